@@ -1,0 +1,135 @@
+//! Receive buffers: lent for as long as bytes are in them, and reused last in, first out, so that
+//! the few that are needed stay warm in the cache.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::mem;
+use std::ops::Deref;
+use std::rc::Rc;
+
+/// The size of a buffer. A typical FastCGI response head and page fit into one; what is larger is
+/// bulk, and spliced.
+pub const BUFFER_BYTES: usize = 16 * 1024;
+
+/// How many free buffers are kept (4 MiB): beyond that, memory goes back to the allocator once a
+/// peak is over.
+const SPARE_BUFFERS_MAX: usize = 256;
+
+/// One thread's buffers.
+pub(super) struct BufferPool {
+    free: Vec<Vec<u8>>,
+    /// Buffers that exist, free ones included.
+    allocated: usize,
+    max: usize,
+}
+
+impl BufferPool {
+    pub(super) fn new(max: usize) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            free: Vec::new(),
+            allocated: 0,
+            max,
+        }))
+    }
+
+    /// An empty vector with [`BUFFER_BYTES`] of capacity, or none at the limit.
+    pub(super) fn take(&mut self) -> Option<Vec<u8>> {
+        if let Some(bytes) = self.free.pop() {
+            return Some(bytes);
+        }
+        if self.allocated == self.max {
+            return None;
+        }
+        self.allocated += 1;
+        Some(Vec::with_capacity(BUFFER_BYTES))
+    }
+
+    /// Takes a vector of [`BufferPool::take`] back.
+    pub(super) fn give(&mut self, mut bytes: Vec<u8>) {
+        if self.free.len() < SPARE_BUFFERS_MAX {
+            bytes.clear();
+            self.free.push(bytes);
+        } else {
+            self.allocated -= 1;
+        }
+    }
+}
+
+/// A lent buffer with received bytes. It gives itself back when dropped.
+pub struct Buf {
+    bytes: Vec<u8>,
+    pool: Rc<RefCell<BufferPool>>,
+}
+
+impl Buf {
+    pub(super) fn new(bytes: Vec<u8>, pool: &Rc<RefCell<BufferPool>>) -> Self {
+        Self {
+            bytes,
+            pool: Rc::clone(pool),
+        }
+    }
+
+    /// Whether the source filled it to the brim: a sign of bulk.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= BUFFER_BYTES
+    }
+}
+
+impl Deref for Buf {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Buf {
+    fn drop(&mut self) {
+        self.pool.borrow_mut().give(mem::take(&mut self.bytes));
+    }
+}
+
+impl fmt::Debug for Buf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dropped_buffer_is_the_next_one_lent() {
+        let pool = BufferPool::new(2);
+        let bytes = pool.borrow_mut().take().unwrap();
+        let address = bytes.as_ptr();
+        drop(Buf::new(bytes, &pool));
+        let again = pool.borrow_mut().take().unwrap();
+        assert_eq!(again.as_ptr(), address);
+    }
+
+    #[test]
+    fn no_more_than_the_limit_are_lent() {
+        let pool = BufferPool::new(2);
+        let first = pool.borrow_mut().take().unwrap();
+        let second = pool.borrow_mut().take().unwrap();
+        assert!(pool.borrow_mut().take().is_none());
+        pool.borrow_mut().give(first);
+        assert!(pool.borrow_mut().take().is_some());
+        drop(second);
+    }
+
+    #[test]
+    fn buffers_beyond_the_spare_ones_are_freed() {
+        let pool = BufferPool::new(SPARE_BUFFERS_MAX + 10);
+        let lent: Vec<_> = (0..SPARE_BUFFERS_MAX + 10)
+            .map(|_| pool.borrow_mut().take().unwrap())
+            .collect();
+        for bytes in lent {
+            pool.borrow_mut().give(bytes);
+        }
+        assert_eq!(pool.borrow().free.len(), SPARE_BUFFERS_MAX);
+        assert_eq!(pool.borrow().allocated, SPARE_BUFFERS_MAX);
+    }
+}

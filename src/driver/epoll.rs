@@ -1,0 +1,440 @@
+//! The epoll driver: the same ops, emulated, for systems that do not allow io_uring.
+//!
+//! Each op is tried; on EAGAIN it waits until epoll reports the socket ready, and is tried again.
+//! Sockets are registered once, edge-triggered, and their readiness is remembered: an edge that
+//! comes while no op waits is not lost, because the next op is tried first.
+//!
+//! Listeners are shared with other workers. They are registered, exclusively and level-triggered,
+//! only while an accept waits, so that a worker that cannot accept is never the one that is woken.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::sys::net::RawAddress;
+use crate::sys::poll::{self, Event};
+use crate::sys::{Errno, net};
+
+use super::buffers::{Buf, BufferPool};
+use super::pipes::{self, Pipe, PipePool};
+use super::table::Table;
+use super::{Close, Completion, Done, Driver, Eof, Filled, Flushed, Lane, Limits, Op, Sock, Waker};
+
+/// Events that one wait takes. What is over comes with the next wait.
+const EVENTS_MAX: usize = 256;
+
+/// The token of the waker's descriptor; sockets have their slots, which are 32-bit numbers.
+const WAKER_TOKEN: u64 = u64::MAX;
+
+const READ_EVENTS: u32 =
+    (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
+const WRITE_EVENTS: u32 = (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
+
+/// The epoll driver of one thread.
+pub struct Epoll {
+    epoll: poll::Epoll,
+    sockets: Table<Socket>,
+    buffers: Rc<RefCell<BufferPool>>,
+    pipes: Rc<RefCell<PipePool>>,
+    waker: Waker,
+    events: Vec<Event>,
+    /// Ops to try: new ones, and those whose socket became ready.
+    untried: Vec<(Sock, Lane)>,
+    /// Listeners that are registered; some of them perhaps without an accept.
+    listeners: Vec<Sock>,
+    done: VecDeque<Completion>,
+    /// Receives that found no buffer.
+    starved: Vec<Sock>,
+}
+
+struct Socket {
+    fd: OwnedFd,
+    kind: SocketKind,
+    read: Read,
+    write: Write,
+    /// Whether the last try of a read, or of a write, found something. Optimistic at first.
+    readable: bool,
+    writable: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SocketKind {
+    Listener { registered: bool },
+    Unix,
+    Tcp,
+}
+
+enum Read {
+    Idle,
+    Accept,
+    Recv,
+    Readable,
+}
+
+enum Write {
+    Idle,
+    Connect(SocketAddr),
+    /// Connecting: writability tells the outcome.
+    Connecting,
+    Send {
+        buf: Buf,
+        sent: usize,
+    },
+    Writable,
+}
+
+impl Epoll {
+    /// Sets the epoll instance up.
+    pub fn new(waker: Waker, limits: Limits) -> Result<Self, Errno> {
+        let epoll = poll::Epoll::new()?;
+        epoll.add(waker.0.fd(), libc::EPOLLIN, WAKER_TOKEN)?;
+        Ok(Self {
+            epoll,
+            sockets: Table::new(),
+            buffers: BufferPool::new(limits.buffers_max),
+            pipes: PipePool::new(limits.pipes_max),
+            waker,
+            events: Vec::with_capacity(EVENTS_MAX),
+            untried: Vec::new(),
+            listeners: Vec::new(),
+            done: VecDeque::new(),
+            starved: Vec::new(),
+        })
+    }
+
+    fn insert(&mut self, fd: OwnedFd, kind: SocketKind) -> Result<Sock, Errno> {
+        let sock = self.sockets.insert(Socket {
+            fd,
+            kind,
+            read: Read::Idle,
+            write: Write::Idle,
+            readable: true,
+            writable: true,
+        });
+        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
+        let fd = &self.sockets.get(sock).fd;
+        if let Err(errno) = self.epoll.add(fd, events, sock.slot.into()) {
+            drop(self.sockets.remove(sock));
+            return Err(errno);
+        }
+        Ok(sock)
+    }
+
+    // --- trying -------------------------------------------------------------------------------
+
+    /// Tries an op whose socket may be ready. Those of closed sockets are passed over.
+    fn attempt(&mut self, sock: Sock, lane: Lane) -> Result<(), Errno> {
+        if !self.sockets.is_open(sock) {
+            return Ok(());
+        }
+        let done = match lane {
+            Lane::Read => self.attempt_read(sock)?,
+            Lane::Write => self.attempt_write(sock),
+        };
+        if let Some(done) = done {
+            self.done.push_back(Completion { sock, lane, done });
+        }
+        Ok(())
+    }
+
+    fn attempt_read(&mut self, sock: Sock) -> Result<Option<Done>, Errno> {
+        let socket = self.sockets.get(sock);
+        Ok(match mem::replace(&mut socket.read, Read::Idle) {
+            Read::Idle => None,
+            Read::Accept => match self.accept_now(sock) {
+                Ok(Some(client)) => Some(Done::Accepted(client)),
+                Ok(None) => {
+                    self.sockets.get(sock).read = Read::Accept;
+                    self.register_listener(sock)?;
+                    None
+                }
+                Err(errno) => Some(Done::Failed(errno)),
+            },
+            Read::Recv => self.attempt_recv(sock),
+            Read::Readable if socket.readable => Some(Done::Ready),
+            Read::Readable => {
+                socket.read = Read::Readable;
+                None
+            }
+        })
+    }
+
+    fn attempt_recv(&mut self, sock: Sock) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        if !socket.readable {
+            socket.read = Read::Recv;
+            return None;
+        }
+        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
+            socket.read = Read::Recv;
+            self.starved.push(sock);
+            return None;
+        };
+        let received = net::recv(&socket.fd, &mut bytes);
+        let buf = Buf::new(bytes, &self.buffers);
+        match received {
+            Ok(0) if socket.kind == SocketKind::Unix && net::peer_is_gone(&socket.fd) => {
+                Some(Done::Eof(Eof::Gone))
+            }
+            Ok(0) => Some(Done::Eof(Eof::Half)),
+            Ok(_) => Some(Done::Received(buf)),
+            Err(Errno(libc::EAGAIN)) => {
+                socket.readable = false;
+                socket.read = Read::Recv;
+                None
+            }
+            Err(Errno(libc::EINTR)) => {
+                socket.read = Read::Recv;
+                self.untried.push((sock, Lane::Read));
+                None
+            }
+            Err(errno) => Some(Done::Failed(errno)),
+        }
+    }
+
+    fn attempt_write(&mut self, sock: Sock) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        match mem::replace(&mut socket.write, Write::Idle) {
+            Write::Idle => None,
+            Write::Connect(address) => match net::connect(&socket.fd, &RawAddress::from(address)) {
+                Ok(()) => Some(Done::Connected),
+                Err(Errno(libc::EINPROGRESS | libc::EINTR)) => {
+                    // An edge from before the connect is no answer to it: an unconnected socket
+                    // reports HUP and OUT.
+                    socket.writable = false;
+                    socket.write = Write::Connecting;
+                    None
+                }
+                Err(errno) => Some(Done::Failed(errno)),
+            },
+            Write::Connecting => Some(match net::take_error(&socket.fd) {
+                Ok(()) => Done::Connected,
+                Err(errno) => Done::Failed(errno),
+            }),
+            Write::Send { buf, sent } => self.attempt_send(sock, buf, sent),
+            Write::Writable if socket.writable => Some(Done::Ready),
+            Write::Writable => {
+                socket.write = Write::Writable;
+                None
+            }
+        }
+    }
+
+    fn attempt_send(&mut self, sock: Sock, buf: Buf, mut sent: usize) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        loop {
+            match net::send(&socket.fd, &buf[sent..]) {
+                Ok(n) => sent += n,
+                Err(Errno(libc::EINTR)) => continue,
+                Err(Errno(libc::EAGAIN)) => {
+                    socket.writable = false;
+                    socket.write = Write::Send { buf, sent };
+                    return None;
+                }
+                Err(errno) => return Some(Done::Failed(errno)),
+            }
+            if sent == buf.len() {
+                return Some(Done::Sent);
+            }
+        }
+    }
+
+    // --- listeners ----------------------------------------------------------------------------
+
+    /// Lets this worker be woken for the listener.
+    fn register_listener(&mut self, sock: Sock) -> Result<(), Errno> {
+        let socket = self.sockets.get(sock);
+        if socket.kind == (SocketKind::Listener { registered: true }) {
+            return Ok(());
+        }
+        let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
+        self.epoll.add(&socket.fd, events, sock.slot.into())?;
+        socket.kind = SocketKind::Listener { registered: true };
+        self.listeners.push(sock);
+        Ok(())
+    }
+
+    /// Before a wait: a listener without an accept must wake others, not this worker.
+    fn unregister_unused_listeners(&mut self) -> Result<(), Errno> {
+        let mut kept = Vec::with_capacity(self.listeners.len());
+        for sock in mem::take(&mut self.listeners) {
+            if !self.sockets.is_open(sock) {
+                continue;
+            }
+            let socket = self.sockets.get(sock);
+            if matches!(socket.read, Read::Accept) {
+                kept.push(sock);
+            } else {
+                self.epoll.remove(&socket.fd)?;
+                socket.kind = SocketKind::Listener { registered: false };
+            }
+        }
+        self.listeners = kept;
+        Ok(())
+    }
+
+    // --- waiting ------------------------------------------------------------------------------
+
+    fn attempt_untried(&mut self) -> Result<(), Errno> {
+        for (sock, lane) in mem::take(&mut self.untried) {
+            self.attempt(sock, lane)?;
+        }
+        Ok(())
+    }
+
+    fn take_events(&mut self) {
+        for event in &self.events {
+            let (token, events) = (event.u64, event.events);
+            if token == WAKER_TOKEN {
+                self.waker.0.clear();
+                continue;
+            }
+            let slot = u32::try_from(token).expect("tokens are slots or the waker's");
+            let (sock, socket) = self.sockets.at(slot);
+            if events & READ_EVENTS != 0 {
+                socket.readable = true;
+                if !matches!(socket.read, Read::Idle) {
+                    self.untried.push((sock, Lane::Read));
+                }
+            }
+            if events & WRITE_EVENTS != 0 {
+                socket.writable = true;
+                if !matches!(socket.write, Write::Idle) {
+                    self.untried.push((sock, Lane::Write));
+                }
+            }
+        }
+    }
+}
+
+impl Driver for Epoll {
+    type Pipe = Pipe;
+
+    fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
+        self.sockets.insert(Socket {
+            fd: listener,
+            kind: SocketKind::Listener { registered: false },
+            read: Read::Idle,
+            write: Write::Idle,
+            readable: true,
+            writable: false,
+        })
+    }
+
+    fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
+        self.insert(net::tcp_socket(like)?, SocketKind::Tcp)
+    }
+
+    fn submit(&mut self, sock: Sock, op: Op) {
+        let lane = op.lane();
+        let socket = self.sockets.get(sock);
+        match lane {
+            Lane::Read => assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already"),
+            Lane::Write => assert!(
+                matches!(socket.write, Write::Idle),
+                "{sock:?} writes already"
+            ),
+        }
+        match op {
+            Op::Accept => socket.read = Read::Accept,
+            Op::Recv => socket.read = Read::Recv,
+            Op::Readable => socket.read = Read::Readable,
+            Op::Connect(address) => socket.write = Write::Connect(address),
+            Op::Send(buf) => socket.write = Write::Send { buf, sent: 0 },
+            Op::Writable => socket.write = Write::Writable,
+        }
+        self.untried.push((sock, lane));
+    }
+
+    fn cancel(&mut self, sock: Sock, lane: Lane) {
+        let socket = self.sockets.get(sock);
+        let in_flight = match lane {
+            Lane::Read => !matches!(mem::replace(&mut socket.read, Read::Idle), Read::Idle),
+            Lane::Write => !matches!(mem::replace(&mut socket.write, Write::Idle), Write::Idle),
+        };
+        if in_flight {
+            let done = Done::Failed(Errno(libc::ECANCELED));
+            self.done.push_back(Completion { sock, lane, done });
+        }
+    }
+
+    fn close(&mut self, sock: Sock, how: Close) {
+        let socket = self.sockets.remove(sock);
+        if how == Close::Reset && socket.kind == SocketKind::Tcp {
+            // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
+            let _ = net::reset_on_close(&socket.fd);
+        }
+        if socket.kind == (SocketKind::Listener { registered: true }) {
+            // Other descriptors of the listener are open, so closing this one does not do it.
+            let _ = self.epoll.remove(&socket.fd);
+        }
+    }
+
+    fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
+        loop {
+            return match net::accept(&self.sockets.get(listener).fd) {
+                Ok(fd) => self.insert(fd, SocketKind::Unix).map(Some),
+                Err(Errno(libc::EAGAIN)) => Ok(None),
+                Err(Errno(libc::EINTR)) => continue,
+                Err(errno) => Err(errno),
+            };
+        }
+    }
+
+    fn shutdown_write(&mut self, sock: Sock) {
+        // ENOTCONN: the peer is gone, and a read or a write will say so.
+        let _ = net::shutdown_write(&self.sockets.get(sock).fd);
+    }
+
+    fn pipe(&mut self) -> Option<Pipe> {
+        PipePool::take(&self.pipes)
+    }
+
+    fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
+        let socket = self.sockets.get(from);
+        let filled = pipe.fill(&socket.fd);
+        if filled == Filled::Empty {
+            socket.readable = false;
+        }
+        pipes::refine_eof(filled, &socket.fd, socket.kind == SocketKind::Unix)
+    }
+
+    fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
+        let socket = self.sockets.get(to);
+        let flushed = pipe.flush(&socket.fd);
+        if flushed == Flushed::Full {
+            socket.writable = false;
+        }
+        flushed
+    }
+
+    fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
+        for sock in mem::take(&mut self.starved) {
+            self.untried.push((sock, Lane::Read));
+        }
+        self.attempt_untried()?;
+        self.unregister_unused_listeners()?;
+        let at_once = !self.done.is_empty() || !self.untried.is_empty();
+        let until = if at_once { Some(Instant::now()) } else { until };
+        self.epoll.wait(&mut self.events, until)?;
+        self.take_events();
+        self.attempt_untried()
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        while let Some(completion) = self.done.pop_front() {
+            if self.sockets.is_open(completion.sock) {
+                return Some(completion);
+            }
+            // A client that a closed listener gave is closed with it.
+            if let Done::Accepted(client) = completion.done {
+                self.close(client, Close::Graceful);
+            }
+        }
+        None
+    }
+}

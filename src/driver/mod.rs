@@ -1,0 +1,223 @@
+//! The seam between sessions and the kernel.
+//!
+//! Sessions are state machines that act only through a [`Driver`]. Two drivers implement it:
+//! [`uring`], and [`epoll`], which emulates the same ops where io_uring is not allowed (try; on
+//! EAGAIN wait for readiness; try again).
+//!
+//! The rules that both keep and sessions rely on:
+//!
+//! - A socket has two lanes, read and write, and at most one op in flight on each. Every op
+//!   completes exactly once, unless its socket is closed first.
+//! - After [`Driver::close`] nothing is heard of a socket again. Its slot is reused only after
+//!   every op in flight has been joined, so a stale [`Sock`] is a bug, not a case.
+//! - What the kernel may touch belongs to the driver until its completion.
+
+mod buffers;
+pub mod epoll;
+mod pipes;
+mod table;
+pub mod uring;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::sys::Errno;
+use crate::sys::poll::EventFd;
+
+pub use buffers::{BUFFER_BYTES, Buf};
+pub use pipes::{PIPE_BYTES, PipeGuard};
+
+/// One open socket of one driver.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Sock {
+    slot: u32,
+    generation: u32,
+}
+
+impl Sock {
+    /// A small number that no other open socket of the driver has: an index for tables beside it.
+    pub fn index(self) -> usize {
+        self.slot as usize
+    }
+}
+
+impl fmt::Debug for Sock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sock {}.{}", self.slot, self.generation)
+    }
+}
+
+/// One of a socket's two places for an op in flight.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lane {
+    /// Accept, receive, wait for readability.
+    Read,
+    /// Connect, send, wait for writability.
+    Write,
+}
+
+/// What a session can ask of a socket and hear of later.
+#[derive(Debug)]
+pub enum Op {
+    /// Read lane of a listener: one connection.
+    Accept,
+    /// Read lane: the next bytes. A buffer is chosen only when they are there.
+    Recv,
+    /// Read lane: wait until [`Driver::fill`] has something to find.
+    Readable,
+    /// Write lane: connect to this address.
+    Connect(SocketAddr),
+    /// Write lane: all of the buffer. Nothing less completes as [`Done::Sent`].
+    Send(Buf),
+    /// Write lane: wait until [`Driver::flush`] has room to use.
+    Writable,
+}
+
+impl Op {
+    /// The lane that the op occupies.
+    pub fn lane(&self) -> Lane {
+        match self {
+            Self::Accept | Self::Recv | Self::Readable => Lane::Read,
+            Self::Connect(_) | Self::Send(_) | Self::Writable => Lane::Write,
+        }
+    }
+}
+
+/// How an op ended.
+#[derive(Debug)]
+pub enum Done {
+    /// [`Op::Accept`]: a client.
+    Accepted(Sock),
+    /// [`Op::Connect`] succeeded.
+    Connected,
+    /// [`Op::Readable`] or [`Op::Writable`]: try now.
+    Ready,
+    /// [`Op::Send`]: every byte is the kernel's.
+    Sent,
+    /// [`Op::Recv`]: at least one byte.
+    Received(Buf),
+    /// [`Op::Recv`]: the peer sends no more.
+    Eof(Eof),
+    /// Any op. Of a send, an unknown part may have gone out.
+    Failed(Errno),
+}
+
+/// What an end of stream says of the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Eof {
+    /// It may still read.
+    Half,
+    /// It closed the socket: nothing can be delivered to it any more. Only AF_UNIX can tell.
+    Gone,
+}
+
+/// One op's end.
+#[derive(Debug)]
+pub struct Completion {
+    /// The socket that the op was submitted on.
+    pub sock: Sock,
+    /// The lane that is free again.
+    pub lane: Lane,
+    /// How it ended.
+    pub done: Done,
+}
+
+/// What [`Driver::fill`] found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Filled {
+    /// This many bytes are in the pipe now.
+    Bytes(usize),
+    /// Nothing is there yet.
+    Empty,
+    /// The peer sends no more.
+    Eof(Eof),
+    /// The connection is broken.
+    Failed(Errno),
+}
+
+/// What [`Driver::flush`] could do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flushed {
+    /// The pipe is empty again.
+    All,
+    /// The socket takes no more for now; the pipe still holds bytes.
+    Full,
+    /// The connection is broken; the pipe still holds bytes.
+    Failed(Errno),
+}
+
+/// How a socket is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Close {
+    /// What was sent is delivered, then the end of stream.
+    Graceful,
+    /// A reset, where the transport has one: the peer learns that bytes are missing.
+    Reset,
+}
+
+/// Ends a driver's wait from another thread.
+#[derive(Clone)]
+pub struct Waker(Arc<EventFd>);
+
+impl Waker {
+    /// For a driver that is created later, on its own thread.
+    pub fn new() -> Result<Self, Errno> {
+        EventFd::new().map(|event| Self(Arc::new(event)))
+    }
+
+    /// Ends the current wait, or else the next one.
+    pub fn wake(&self) {
+        self.0.raise();
+    }
+}
+
+/// How much a driver may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The most receive buffers that can be lent at one time: two per session, so that slow
+    /// readers cannot starve others.
+    pub buffers_max: usize,
+    /// The most pipes, each of [`PIPE_BYTES`].
+    pub pipes_max: usize,
+}
+
+/// One thread's way to the kernel. See the module's rules.
+pub trait Driver: Sized {
+    /// A pipe lent from the driver's pool. Dropped empty it goes back; dropped with bytes in it,
+    /// it is closed.
+    type Pipe: PipeGuard;
+
+    /// Takes over a listener's descriptor, which must be non-blocking.
+    fn adopt_listener(&mut self, listener: OwnedFd) -> Sock;
+    /// A new TCP socket for the family of `like`.
+    fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno>;
+    /// Starts an op. Panics if its lane is taken.
+    fn submit(&mut self, sock: Sock, op: Op);
+    /// Asks an op in flight to end early. It still completes, once, as what it became meanwhile or
+    /// as failed with ECANCELED.
+    fn cancel(&mut self, sock: Sock, lane: Lane);
+    /// Ends what is in flight, waits for it, closes. Nothing follows.
+    fn close(&mut self, sock: Sock, how: Close);
+
+    /// Takes one connection now if one waits. The read lane must be free.
+    fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno>;
+    /// Passes an end of stream on.
+    fn shutdown_write(&mut self, sock: Sock);
+    /// An empty pipe, if the pool has one.
+    fn pipe(&mut self) -> Option<Self::Pipe>;
+    /// Moves what `from` has into the pipe, which must be empty: only then does "would block" mean
+    /// that the source has nothing.
+    fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe) -> Filled;
+    /// Moves what the pipe has into `to`.
+    fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed;
+
+    /// Submits what is new, and waits for a completion, a wake or the time (`None`: for ever). An
+    /// error is one of the driver itself and ends the worker.
+    fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno>;
+    /// The next completion of this turn, in the order in which the kernel gave them. Those of
+    /// sockets that were closed since are dropped.
+    fn next(&mut self) -> Option<Completion>;
+}

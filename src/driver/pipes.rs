@@ -1,0 +1,227 @@
+//! The pipes through which spliced bytes go.
+//!
+//! Pipes are scarce: the kernel grants an unprivileged user 16,384 pages of pipe buffers
+//! (`fs.pipe-user-pages-soft`, 64 MiB), and past that a new pipe has two slots and cannot grow. So
+//! the pool is bounded, a pipe is held only while bytes are in it, and who gets none copies.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use crate::sys::{Errno, net, pipe};
+
+use super::{Eof, Filled, Flushed};
+
+/// The capacity of a pipe: 256 KiB took the fewest cycles per byte of the sizes tried with 16 MB
+/// responses, and 128 of them stay within half of the kernel's soft limit.
+pub const PIPE_BYTES: usize = 256 * 1024;
+
+/// The most bytes that one fill takes.
+const FILL_BYTES_MAX: usize = PIPE_BYTES;
+
+/// What a session may know of a pipe.
+pub trait PipeGuard {
+    /// Whether no bytes are in it.
+    fn is_empty(&self) -> bool;
+}
+
+/// One thread's pipes.
+pub(super) struct PipePool {
+    free: Vec<Ends>,
+    /// Pipes that exist, free ones included.
+    open: usize,
+    max: usize,
+}
+
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+impl PipePool {
+    pub(super) fn new(max: usize) -> Rc<RefCell<Self>> {
+        Rc::new(RefCell::new(Self {
+            free: Vec::new(),
+            open: 0,
+            max,
+        }))
+    }
+
+    /// An empty pipe, or none at the limit or where the system gives none.
+    pub(super) fn take(this: &Rc<RefCell<Self>>) -> Option<Pipe> {
+        let mut pool = this.borrow_mut();
+        let ends = match pool.free.pop() {
+            Some(ends) => ends,
+            None if pool.open == pool.max => return None,
+            None => match Ends::open() {
+                Ok(ends) => {
+                    pool.open += 1;
+                    ends
+                }
+                Err(errno) => {
+                    pool.shrink(errno);
+                    return None;
+                }
+            },
+        };
+        Some(Pipe {
+            ends: Some(ends),
+            len: 0,
+            pool: Rc::clone(this),
+        })
+    }
+
+    /// The system has no more: stay with what there is instead of asking on every transfer.
+    fn shrink(&mut self, errno: Errno) {
+        tracing::debug!(
+            pipes = self.open,
+            %errno,
+            "pipe pool: the system gives no more full-size pipes; further bulk transfers copy"
+        );
+        // Running out of descriptors passes; the limit on pages belongs to the user and is likely
+        // to stay.
+        if !errno.is_exhaustion() {
+            self.max = self.open;
+        }
+    }
+}
+
+impl Ends {
+    /// A pipe of full size or none: a small one would make every transfer through it slow.
+    fn open() -> Result<Self, Errno> {
+        let (read, write) = pipe::pipe()?;
+        let wanted = i32::try_from(PIPE_BYTES).expect("PIPE_BYTES is far below 2 GiB");
+        if pipe::set_capacity(&write, wanted)? < wanted {
+            return Err(Errno(libc::EPERM));
+        }
+        Ok(Self { read, write })
+    }
+}
+
+/// A lent pipe. Dropped empty it goes back to the pool; dropped with bytes in it, it is closed, for
+/// no other session may ever see them.
+pub struct Pipe {
+    /// `None` only while being dropped.
+    ends: Option<Ends>,
+    /// Bytes in it.
+    len: usize,
+    pool: Rc<RefCell<PipePool>>,
+}
+
+impl Pipe {
+    fn ends(&self) -> &Ends {
+        self.ends.as_ref().expect("taken only by drop")
+    }
+
+    /// Moves what `from` has into this empty pipe. `from` must be non-blocking: SPLICE_F_NONBLOCK
+    /// covers only the pipe.
+    pub(super) fn fill(&mut self, from: &OwnedFd) -> Filled {
+        assert_eq!(self.len, 0, "EAGAIN is only unambiguous for an empty pipe");
+        loop {
+            return match pipe::splice(from, &self.ends().write, FILL_BYTES_MAX) {
+                Ok(0) => Filled::Eof(Eof::Half),
+                Ok(moved) => {
+                    self.len = moved;
+                    Filled::Bytes(moved)
+                }
+                Err(Errno(libc::EAGAIN)) => Filled::Empty,
+                Err(Errno(libc::EINTR)) => continue,
+                Err(errno) => Filled::Failed(errno),
+            };
+        }
+    }
+
+    /// Moves what this pipe has into `to`.
+    pub(super) fn flush(&mut self, to: &OwnedFd) -> Flushed {
+        while self.len > 0 {
+            match pipe::splice(&self.ends().read, to, self.len) {
+                // The pipe holds bytes and its write end is open, so there is no end to see.
+                Ok(0) => unreachable!("splice found {} bytes missing from a pipe", self.len),
+                Ok(moved) => self.len -= moved,
+                Err(Errno(libc::EAGAIN)) => return Flushed::Full,
+                Err(Errno(libc::EINTR)) => {}
+                Err(errno) => return Flushed::Failed(errno),
+            }
+        }
+        Flushed::All
+    }
+}
+
+impl PipeGuard for Pipe {
+    fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let mut pool = self.pool.borrow_mut();
+        let ends = self.ends.take().expect("dropped once");
+        if self.len == 0 {
+            pool.free.push(ends);
+        } else {
+            pool.open -= 1;
+            drop(ends);
+        }
+    }
+}
+
+/// An end of stream on an AF_UNIX socket says more than `splice(2)` does.
+pub(super) fn refine_eof(filled: Filled, from: &OwnedFd, is_unix: bool) -> Filled {
+    match filled {
+        Filled::Eof(Eof::Half) if is_unix && net::peer_is_gone(from) => Filled::Eof(Eof::Gone),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    fn pair() -> (UnixStream, OwnedFd) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        theirs.set_nonblocking(true).unwrap();
+        (ours, theirs.into())
+    }
+
+    #[test]
+    fn a_pipe_carries_bytes_between_sockets_and_returns() {
+        let pool = PipePool::new(1);
+        let (mut left, left_end) = pair();
+        let (mut right, right_end) = pair();
+        let mut pipe = PipePool::take(&pool).unwrap();
+
+        assert_eq!(pipe.fill(&left_end), Filled::Empty);
+        left.write_all(b"hello").unwrap();
+        assert_eq!(pipe.fill(&left_end), Filled::Bytes(5));
+        assert_eq!(pipe.flush(&right_end), Flushed::All);
+        let mut got = [0; 5];
+        right.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+
+        drop(pipe);
+        assert_eq!((pool.borrow().open, pool.borrow().free.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_pipe_with_bytes_in_it_is_closed_and_never_lent_again() {
+        let pool = PipePool::new(1);
+        let (mut left, left_end) = pair();
+        let mut pipe = PipePool::take(&pool).unwrap();
+        left.write_all(b"secret").unwrap();
+        assert_eq!(pipe.fill(&left_end), Filled::Bytes(6));
+        drop(pipe);
+        assert_eq!((pool.borrow().open, pool.borrow().free.len()), (0, 0));
+    }
+
+    #[test]
+    fn at_the_limit_there_is_no_pipe() {
+        let pool = PipePool::new(1);
+        let held = PipePool::take(&pool);
+        assert!(held.is_some());
+        assert!(PipePool::take(&pool).is_none());
+    }
+}

@@ -1,0 +1,78 @@
+//! The sockets of a driver, by slot.
+
+use super::Sock;
+
+/// Slots with a generation each: a slot that is used again answers to a new [`Sock`] only.
+pub(super) struct Table<T> {
+    entries: Vec<Entry<T>>,
+    free: Vec<u32>,
+}
+
+struct Entry<T> {
+    generation: u32,
+    socket: Option<T>,
+}
+
+impl<T> Table<T> {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    pub(super) fn insert(&mut self, socket: T) -> Sock {
+        if let Some(slot) = self.free.pop() {
+            let entry = &mut self.entries[slot as usize];
+            assert!(entry.socket.is_none(), "slot {slot} is free");
+            entry.socket = Some(socket);
+            return Sock {
+                slot,
+                generation: entry.generation,
+            };
+        }
+        let slot = u32::try_from(self.entries.len()).expect("descriptors are 31-bit numbers");
+        self.entries.push(Entry {
+            generation: 0,
+            socket: Some(socket),
+        });
+        Sock {
+            slot,
+            generation: 0,
+        }
+    }
+
+    /// The socket; panics for one that is closed.
+    pub(super) fn get(&mut self, sock: Sock) -> &mut T {
+        let entry = &mut self.entries[sock.slot as usize];
+        assert_eq!(entry.generation, sock.generation, "{sock:?} is closed");
+        entry.socket.as_mut().expect("a current generation is open")
+    }
+
+    /// The open socket in a slot, with its name.
+    pub(super) fn at(&mut self, slot: u32) -> (Sock, &mut T) {
+        let entry = &mut self.entries[slot as usize];
+        let sock = Sock {
+            slot,
+            generation: entry.generation,
+        };
+        let socket = entry.socket.as_mut();
+        (sock, socket.expect("a slot with ops in flight is open"))
+    }
+
+    /// Whether the slot holds a socket of this generation.
+    pub(super) fn is_open(&self, sock: Sock) -> bool {
+        self.entries
+            .get(sock.slot as usize)
+            .is_some_and(|e| e.generation == sock.generation && e.socket.is_some())
+    }
+
+    pub(super) fn remove(&mut self, sock: Sock) -> T {
+        let entry = &mut self.entries[sock.slot as usize];
+        assert_eq!(entry.generation, sock.generation, "{sock:?} is closed");
+        let socket = entry.socket.take().expect("a current generation is open");
+        entry.generation = entry.generation.wrapping_add(1);
+        self.free.push(sock.slot);
+        socket
+    }
+}

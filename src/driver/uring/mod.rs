@@ -1,0 +1,761 @@
+//! The io_uring driver.
+//!
+//! The ring does what it is good at: accepting, connecting, receiving, sending and waiting, a turn's
+//! worth of them with one system call. Splice and shutdown are direct calls after readiness,
+//! because the ring always hands its own versions to kernel threads.
+//!
+//! One thing needs care everywhere below. Every wait of the ring, asked for or implied by an op
+//! that would block, also ends when the peer half-closes (RDHUP is always in the kernel's mask). A
+//! wait for *writability* on a socket whose peer has half-closed would end at once, again and
+//! again; a blocked send would end up occupying a kernel thread. So sends never wait inside the
+//! kernel (MSG_DONTWAIT), and once a wait for writability has ended with nothing but RDHUP, that
+//! socket's waits go through an epoll instance, which reports what it is asked for.
+
+#![allow(unsafe_code)]
+
+mod provided;
+mod ring;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::mem::{self, ManuallyDrop};
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use io_uring::squeue::{self, Flags};
+use io_uring::{cqueue, opcode, types};
+
+use crate::sys::net::RawAddress;
+use crate::sys::poll::{Epoll, Event};
+use crate::sys::{Errno, net};
+
+use super::buffers::{Buf, BufferPool};
+use super::pipes::{self, Pipe, PipePool};
+use super::table::Table;
+use super::{Close, Completion, Done, Driver, Eof, Filled, Flushed, Lane, Limits, Op, Sock, Waker};
+use provided::Provided;
+use ring::{Ring, Wait};
+
+/// How long dropping a driver waits for the kernel to let go of its memory.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// `IORING_RECVSEND_POLL_FIRST`: wait for data before the first try.
+const POLL_FIRST: u16 = 1;
+
+/// The io_uring driver of one thread.
+pub struct Uring {
+    // Dropped before the memory that the kernel may write to.
+    ring: Ring,
+    provided: ManuallyDrop<Provided>,
+    sockets: ManuallyDrop<Table<Socket>>,
+    buffers: Rc<RefCell<BufferPool>>,
+    pipes: Rc<RefCell<PipePool>>,
+    waker: Waker,
+    waker_armed: bool,
+    /// Waits for writability that the ring cannot do: see the module's text.
+    half_closed: Epoll,
+    half_closed_armed: bool,
+    /// Waits in `half_closed`.
+    half_closed_waits: usize,
+    events: Vec<Event>,
+    /// Receives that found no buffer, to be armed again when there are some.
+    starved: Vec<Sock>,
+    /// Completions that were taken from the ring and not yet acted on.
+    reaped: VecDeque<Reaped>,
+    /// Ops of sockets that the kernel has.
+    in_flight: usize,
+    /// An error of the ring itself that a call without a result met; the next turn reports it.
+    broken: Option<Errno>,
+}
+
+/// A completion as the kernel gave it.
+#[derive(Clone, Copy)]
+struct Reaped {
+    token: Token,
+    result: i32,
+    flags: u32,
+}
+
+struct Socket {
+    fd: OwnedFd,
+    is_unix: bool,
+    read: Read,
+    write: Write,
+    closing: bool,
+    /// The last receive left nothing behind: wait before the next try.
+    drained: bool,
+    /// Whether `half_closed` knows this socket, and with it that the ring cannot wait for its
+    /// writability.
+    in_epoll: bool,
+}
+
+/// The read lane.
+enum Read {
+    Idle,
+    Accept,
+    Recv,
+    /// A receive that the kernel gave back for want of a buffer.
+    Starved,
+    Readable,
+}
+
+/// The write lane. What the kernel reads is owned here until the op completes.
+enum Write {
+    Idle,
+    Connect(#[expect(dead_code, reason = "the kernel reads it")] Box<RawAddress>),
+    Send(Outgoing),
+    /// A send that found the socket full.
+    SendWait(Outgoing, Waiting),
+    Writable(Waiting),
+}
+
+struct Outgoing {
+    buf: Buf,
+    sent: usize,
+}
+
+/// Who tells us of writability.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Ring,
+    Epoll,
+}
+
+impl Socket {
+    fn new(fd: OwnedFd, is_unix: bool, drained: bool) -> Self {
+        Self {
+            fd,
+            is_unix,
+            read: Read::Idle,
+            write: Write::Idle,
+            closing: false,
+            drained,
+            in_epoll: false,
+        }
+    }
+
+    fn target(&self) -> types::Fd {
+        types::Fd(self.fd.as_raw_fd())
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.read, Read::Idle) && matches!(self.write, Write::Idle)
+    }
+}
+
+/// What a submission is known by. The generation is only checked: a slot's ops are joined before
+/// it is used again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Token(u64);
+
+const LANE_WRITE: u64 = 1 << 32;
+const KIND_SHIFT: u32 = 33;
+const GENERATION_SHIFT: u32 = 40;
+
+/// What a completion is about.
+#[derive(PartialEq, Eq)]
+enum Kind {
+    Op,
+    Cancel,
+    Waker,
+    HalfClosed,
+}
+
+impl Token {
+    const CANCEL: Self = Self(1 << KIND_SHIFT);
+    const WAKER: Self = Self(2 << KIND_SHIFT);
+    const HALF_CLOSED: Self = Self(3 << KIND_SHIFT);
+
+    fn op(sock: Sock, lane: Lane) -> Self {
+        let lane = match lane {
+            Lane::Read => 0,
+            Lane::Write => LANE_WRITE,
+        };
+        Self(u64::from(sock.generation) << GENERATION_SHIFT | lane | u64::from(sock.slot))
+    }
+
+    fn kind(self) -> Kind {
+        match (self.0 >> KIND_SHIFT) & 3 {
+            0 => Kind::Op,
+            1 => Kind::Cancel,
+            2 => Kind::Waker,
+            _ => Kind::HalfClosed,
+        }
+    }
+
+    fn slot(self) -> u32 {
+        u32::try_from(self.0 & u64::from(u32::MAX)).expect("masked to 32 bits")
+    }
+
+    fn lane(self) -> Lane {
+        if self.0 & LANE_WRITE == 0 {
+            Lane::Read
+        } else {
+            Lane::Write
+        }
+    }
+}
+
+impl Uring {
+    /// Sets the ring up. Must be called on the thread that will use it. Fails with EPERM or ENOSYS
+    /// where io_uring is not allowed, and with EINVAL before Linux 6.1.
+    pub fn new(waker: Waker, limits: Limits) -> Result<Self, Errno> {
+        let ring = Ring::new()?;
+        let provided = Provided::new(&ring)?;
+        ring.restrict_and_enable()?;
+        Ok(Self {
+            ring,
+            provided: ManuallyDrop::new(provided),
+            sockets: ManuallyDrop::new(Table::new()),
+            buffers: BufferPool::new(limits.buffers_max),
+            pipes: PipePool::new(limits.pipes_max),
+            waker,
+            waker_armed: false,
+            half_closed: Epoll::new()?,
+            half_closed_armed: false,
+            half_closed_waits: 0,
+            events: Vec::with_capacity(64),
+            starved: Vec::new(),
+            reaped: VecDeque::new(),
+            in_flight: 0,
+            broken: None,
+        })
+    }
+
+    // --- submitting ---------------------------------------------------------------------------
+
+    /// Queues a submission. What `entry` points to must be owned by `self.sockets` or
+    /// `self.provided`, which outlive the op.
+    fn push(&mut self, entry: squeue::Entry, token: Token) {
+        if token.kind() == Kind::Op {
+            self.in_flight += 1;
+        }
+        // SAFETY: sends and connects point into buffers and addresses that their socket's write
+        // lane owns until it is given the completion, receives use provided buffers, and neither
+        // is freed while an op is in flight (see `drop`).
+        if let Err(errno) = unsafe { self.ring.push(&entry.user_data(token.0)) } {
+            self.broken.get_or_insert(errno);
+        }
+    }
+
+    fn submit_recv(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
+        socket.read = Read::Recv;
+        let entry = opcode::Recv::new(socket.target(), std::ptr::null_mut(), 0)
+            .ioprio(if socket.drained { POLL_FIRST } else { 0 })
+            .buf_group(provided::GROUP)
+            .build()
+            .flags(Flags::BUFFER_SELECT);
+        self.push(entry, Token::op(sock, Lane::Read));
+    }
+
+    fn submit_connect(&mut self, sock: Sock, address: SocketAddr) {
+        let socket = self.sockets.get(sock);
+        let address = Box::new(RawAddress::from(address));
+        let entry =
+            opcode::Connect::new(socket.target(), address.as_ptr(), address.socklen()).build();
+        socket.write = Write::Connect(address);
+        self.push(entry, Token::op(sock, Lane::Write));
+    }
+
+    fn submit_send(&mut self, sock: Sock, outgoing: Outgoing) {
+        let socket = self.sockets.get(sock);
+        let rest = &outgoing.buf[outgoing.sent..];
+        let len = u32::try_from(rest.len()).expect("a buffer is far below 4 GiB");
+        let entry = opcode::Send::new(socket.target(), rest.as_ptr(), len)
+            .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+            .build();
+        socket.write = Write::Send(outgoing);
+        self.push(entry, Token::op(sock, Lane::Write));
+    }
+
+    fn submit_poll(&mut self, sock: Sock, lane: Lane) {
+        let events = match lane {
+            Lane::Read => libc::POLLIN,
+            Lane::Write => libc::POLLOUT,
+        };
+        let target = self.sockets.get(sock).target();
+        let entry = opcode::PollAdd::new(target, events.cast_unsigned().into()).build();
+        self.push(entry, Token::op(sock, lane));
+    }
+
+    /// Waits for writability, by the ring or, for a socket whose peer has half-closed, by epoll.
+    fn wait_writable(&mut self, sock: Sock) -> Waiting {
+        let socket = self.sockets.get(sock);
+        if !socket.in_epoll {
+            self.submit_poll(sock, Lane::Write);
+            return Waiting::Ring;
+        }
+        let events = libc::EPOLLOUT | libc::EPOLLONESHOT;
+        if let Err(errno) = self
+            .half_closed
+            .modify(&socket.fd, events, sock.slot.into())
+        {
+            self.broken.get_or_insert(errno);
+        }
+        self.half_closed_waits += 1;
+        Waiting::Epoll
+    }
+
+    /// The ring cannot wait for this socket's writability from now on.
+    fn move_to_epoll(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
+        assert!(
+            !socket.in_epoll,
+            "{sock:?} does not wait in the ring any more"
+        );
+        socket.in_epoll = true;
+        // Armed by wait_writable; until then one-shot without events means silence.
+        let silent = libc::EPOLLONESHOT;
+        if let Err(errno) = self.half_closed.add(&socket.fd, silent, sock.slot.into()) {
+            self.broken.get_or_insert(errno);
+        }
+    }
+
+    // --- completing ---------------------------------------------------------------------------
+
+    /// Takes what the kernel has posted, before any of it is acted on.
+    fn reap(&mut self) -> Result<(), Errno> {
+        for entry in self.ring.completions() {
+            let reaped = Reaped::from(&entry);
+            match reaped.token.kind() {
+                Kind::Op => self.reaped.push_back(reaped),
+                // What became of the op that it was to cancel, that op's own completion tells.
+                Kind::Cancel => {}
+                Kind::Waker => self.waker_armed = false,
+                Kind::HalfClosed => self.half_closed_armed = false,
+            }
+        }
+        if !self.waker_armed {
+            self.waker.0.clear();
+        }
+        if self.half_closed_waits > 0 && !self.half_closed_armed {
+            self.reap_half_closed()?;
+        }
+        Ok(())
+    }
+
+    /// Turns epoll's events into completions like the ring's.
+    fn reap_half_closed(&mut self) -> Result<(), Errno> {
+        self.half_closed
+            .wait(&mut self.events, Some(Instant::now()))?;
+        for event in &self.events {
+            let slot = u32::try_from(event.u64).expect("tokens here are slots");
+            let (sock, _) = self.sockets.at(slot);
+            self.half_closed_waits -= 1;
+            // Counted like the ring's, which `complete` takes it for.
+            self.in_flight += 1;
+            self.reaped.push_back(Reaped {
+                token: Token::op(sock, Lane::Write),
+                result: libc::POLLOUT.into(),
+                flags: 0,
+            });
+        }
+        Ok(())
+    }
+
+    /// Gives a completion to its lane. `None`: nothing that a session has to hear of.
+    fn complete(&mut self, reaped: Reaped) -> Option<Completion> {
+        self.in_flight -= 1;
+        let (sock, socket) = self.sockets.at(reaped.token.slot());
+        let lane = reaped.token.lane();
+        assert!(
+            Token::op(sock, lane) == reaped.token,
+            "{sock:?} was reused before it was joined"
+        );
+        if socket.closing {
+            self.join(sock, reaped);
+            return None;
+        }
+        let done = match lane {
+            Lane::Read => self.complete_read(sock, reaped),
+            Lane::Write => self.complete_write(sock, reaped),
+        };
+        done.map(|done| Completion { sock, lane, done })
+    }
+
+    fn complete_read(&mut self, sock: Sock, reaped: Reaped) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        Some(match mem::replace(&mut socket.read, Read::Idle) {
+            Read::Accept => match reaped.outcome() {
+                Ok(fd) => Done::Accepted(self.insert_accepted(fd)),
+                Err(errno) => Done::Failed(errno),
+            },
+            Read::Readable => match reaped.outcome() {
+                Ok(_) => Done::Ready,
+                Err(errno) => Done::Failed(errno),
+            },
+            Read::Recv => return self.complete_recv(sock, reaped),
+            Read::Idle | Read::Starved => unreachable!("no read of {sock:?} is in flight"),
+        })
+    }
+
+    fn complete_recv(&mut self, sock: Sock, reaped: Reaped) -> Option<Done> {
+        let buf = self.take_buffer(reaped);
+        let socket = self.sockets.get(sock);
+        match (reaped.outcome(), buf) {
+            (Ok(0), _) if socket.is_unix && net::peer_is_gone(&socket.fd) => {
+                Some(Done::Eof(Eof::Gone))
+            }
+            (Ok(0), _) => Some(Done::Eof(Eof::Half)),
+            (Ok(_), Some(buf)) => {
+                socket.drained = !cqueue::sock_nonempty(reaped.flags);
+                Some(Done::Received(buf))
+            }
+            (Ok(n), None) => unreachable!("{n} bytes were received into no buffer"),
+            (Err(Errno(libc::ENOBUFS)), _) => {
+                // Without POLL_FIRST an empty buffer ring answers this before any data is there.
+                socket.drained = true;
+                socket.read = Read::Starved;
+                self.starved.push(sock);
+                None
+            }
+            (Err(Errno(libc::EINTR | libc::EAGAIN)), _) => {
+                self.submit_recv(sock);
+                None
+            }
+            (Err(errno), _) => Some(Done::Failed(errno)),
+        }
+    }
+
+    fn complete_write(&mut self, sock: Sock, reaped: Reaped) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        match mem::replace(&mut socket.write, Write::Idle) {
+            Write::Connect(_) => Some(match reaped.outcome() {
+                Ok(_) => Done::Connected,
+                Err(errno) => Done::Failed(errno),
+            }),
+            Write::Send(outgoing) => self.complete_send(sock, outgoing, reaped),
+            Write::SendWait(outgoing, _) => {
+                match self.writability(sock, reaped) {
+                    Writability::Now => self.submit_send(sock, outgoing),
+                    Writability::Waiting(waiting) => {
+                        self.sockets.get(sock).write = Write::SendWait(outgoing, waiting);
+                    }
+                    Writability::Failed(errno) => return Some(Done::Failed(errno)),
+                }
+                None
+            }
+            Write::Writable(_) => match self.writability(sock, reaped) {
+                Writability::Now => Some(Done::Ready),
+                Writability::Waiting(waiting) => {
+                    self.sockets.get(sock).write = Write::Writable(waiting);
+                    None
+                }
+                Writability::Failed(errno) => Some(Done::Failed(errno)),
+            },
+            Write::Idle => unreachable!("no write of {sock:?} is in flight"),
+        }
+    }
+
+    fn complete_send(
+        &mut self,
+        sock: Sock,
+        mut outgoing: Outgoing,
+        reaped: Reaped,
+    ) -> Option<Done> {
+        match reaped.outcome() {
+            Ok(sent) => {
+                outgoing.sent += usize::try_from(sent).unwrap_or(0);
+                if outgoing.sent == outgoing.buf.len() {
+                    return Some(Done::Sent);
+                }
+            }
+            Err(Errno(libc::EAGAIN | libc::EINTR)) => {}
+            Err(errno) => return Some(Done::Failed(errno)),
+        }
+        let waiting = self.wait_writable(sock);
+        self.sockets.get(sock).write = Write::SendWait(outgoing, waiting);
+        None
+    }
+
+    /// What the end of a wait for writability means.
+    fn writability(&mut self, sock: Sock, reaped: Reaped) -> Writability {
+        const TELLING: i32 = (libc::POLLOUT | libc::POLLERR | libc::POLLHUP) as i32;
+        match reaped.outcome() {
+            Ok(events) if events & TELLING != 0 => Writability::Now,
+            // Nothing but RDHUP.
+            Ok(_) => {
+                self.move_to_epoll(sock);
+                Writability::Waiting(self.wait_writable(sock))
+            }
+            Err(errno) => Writability::Failed(errno),
+        }
+    }
+
+    fn take_buffer(&mut self, reaped: Reaped) -> Option<Buf> {
+        let id = cqueue::buffer_select(reaped.flags)?;
+        let len = usize::try_from(reaped.result).unwrap_or(0);
+        Some(self.provided.take(id, len, &self.buffers))
+    }
+
+    fn insert_accepted(&mut self, fd: i32) -> Sock {
+        // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        self.sockets.insert(Socket::new(fd, true, false))
+    }
+
+    // --- closing ------------------------------------------------------------------------------
+
+    /// Ends the waits that the kernel does not know of, and asks the kernel to end the others.
+    fn terminate(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
+        match socket.read {
+            Read::Idle => {}
+            // Its entry in `starved` is skipped when its turn comes.
+            Read::Starved => socket.read = Read::Idle,
+            Read::Accept | Read::Recv | Read::Readable => self.submit_cancel(sock, Lane::Read),
+        }
+        let socket = self.sockets.get(sock);
+        match socket.write {
+            Write::Idle => {}
+            Write::SendWait(_, Waiting::Epoll) | Write::Writable(Waiting::Epoll) => {
+                // An event that was reaped already completes, and joins, like any other.
+                if !self
+                    .reaped
+                    .iter()
+                    .any(|r| r.token == Token::op(sock, Lane::Write))
+                {
+                    socket.write = Write::Idle;
+                    self.half_closed_waits -= 1;
+                    // It was added before; were it not, there would be nothing to remove.
+                    let _ = self.half_closed.remove(&socket.fd);
+                }
+            }
+            Write::Connect(_)
+            | Write::Send(_)
+            | Write::SendWait(_, Waiting::Ring)
+            | Write::Writable(Waiting::Ring) => self.submit_cancel(sock, Lane::Write),
+        }
+    }
+
+    fn submit_cancel(&mut self, sock: Sock, lane: Lane) {
+        let target = Token::op(sock, lane);
+        self.push(opcode::AsyncCancel::new(target.0).build(), Token::CANCEL);
+    }
+
+    /// A closing socket's op has ended: gives back what it held.
+    fn join(&mut self, sock: Sock, reaped: Reaped) {
+        drop(self.take_buffer(reaped));
+        let socket = self.sockets.get(sock);
+        match reaped.token.lane() {
+            Lane::Write => socket.write = Write::Idle,
+            Lane::Read => {
+                if let (Read::Accept, Ok(fd)) = (&socket.read, reaped.outcome()) {
+                    // SAFETY: the kernel gave this descriptor to us and nobody else knows it.
+                    drop(unsafe { OwnedFd::from_raw_fd(fd) });
+                }
+                socket.read = Read::Idle;
+            }
+        }
+        self.close_if_idle(sock);
+    }
+
+    fn close_if_idle(&mut self, sock: Sock) {
+        if self.sockets.get(sock).is_idle() {
+            drop(self.sockets.remove(sock));
+        }
+    }
+
+    /// Takes every op back from the kernel. False when it does not let go in time.
+    fn join_all(&mut self) -> bool {
+        let everything = types::CancelBuilder::any();
+        self.push(opcode::AsyncCancel2::new(everything).build(), Token::CANCEL);
+        let until = Instant::now() + JOIN_TIMEOUT;
+        loop {
+            while let Some(reaped) = self.reaped.pop_front() {
+                self.in_flight -= 1;
+                drop(self.take_buffer(reaped));
+            }
+            if self.in_flight == 0 {
+                return true;
+            }
+            let entered = self.ring.enter(Wait::CompletionUntil(until));
+            if entered.is_err() || self.reap().is_err() || Instant::now() >= until {
+                return false;
+            }
+        }
+    }
+}
+
+/// What the end of a wait for writability means.
+enum Writability {
+    Now,
+    Waiting(Waiting),
+    Failed(Errno),
+}
+
+impl Driver for Uring {
+    type Pipe = Pipe;
+
+    fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
+        self.sockets.insert(Socket::new(listener, true, false))
+    }
+
+    fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
+        let fd = net::tcp_socket(like)?;
+        Ok(self.sockets.insert(Socket::new(fd, false, true)))
+    }
+
+    fn submit(&mut self, sock: Sock, op: Op) {
+        let socket = self.sockets.get(sock);
+        assert!(!socket.closing, "{sock:?} is closed");
+        match op.lane() {
+            Lane::Read => assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already"),
+            Lane::Write => assert!(
+                matches!(socket.write, Write::Idle),
+                "{sock:?} writes already"
+            ),
+        }
+        match op {
+            Op::Accept => {
+                socket.read = Read::Accept;
+                let nobody = std::ptr::null_mut();
+                let entry = opcode::Accept::new(socket.target(), nobody, std::ptr::null_mut())
+                    .flags(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)
+                    .build();
+                self.push(entry, Token::op(sock, Lane::Read));
+            }
+            Op::Recv => self.submit_recv(sock),
+            Op::Readable => {
+                socket.read = Read::Readable;
+                self.submit_poll(sock, Lane::Read);
+            }
+            Op::Connect(address) => self.submit_connect(sock, address),
+            Op::Send(buf) => self.submit_send(sock, Outgoing { buf, sent: 0 }),
+            Op::Writable => {
+                let waiting = self.wait_writable(sock);
+                self.sockets.get(sock).write = Write::Writable(waiting);
+            }
+        }
+    }
+
+    fn cancel(&mut self, sock: Sock, lane: Lane) {
+        self.submit_cancel(sock, lane);
+    }
+
+    fn close(&mut self, sock: Sock, how: Close) {
+        let socket = self.sockets.get(sock);
+        assert!(!socket.closing, "{sock:?} is closed once");
+        if how == Close::Reset && !socket.is_unix {
+            // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
+            let _ = net::reset_on_close(&socket.fd);
+        }
+        socket.closing = true;
+        self.terminate(sock);
+        self.close_if_idle(sock);
+    }
+
+    fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
+        let socket = self.sockets.get(listener);
+        assert!(
+            matches!(socket.read, Read::Idle),
+            "{listener:?} accepts already"
+        );
+        match net::accept(&socket.fd) {
+            Ok(fd) => Ok(Some(self.sockets.insert(Socket::new(fd, true, false)))),
+            Err(Errno(libc::EAGAIN)) => Ok(None),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn shutdown_write(&mut self, sock: Sock) {
+        // ENOTCONN: the peer is gone, and a read or a write will say so.
+        let _ = net::shutdown_write(&self.sockets.get(sock).fd);
+    }
+
+    fn pipe(&mut self) -> Option<Pipe> {
+        PipePool::take(&self.pipes)
+    }
+
+    fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
+        let socket = self.sockets.get(from);
+        pipes::refine_eof(pipe.fill(&socket.fd), &socket.fd, socket.is_unix)
+    }
+
+    fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
+        pipe.flush(&self.sockets.get(to).fd)
+    }
+
+    fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
+        assert!(
+            self.reaped.is_empty(),
+            "the last turn's completions were not all taken"
+        );
+        self.provided.replenish(&self.buffers);
+        if !self.provided.is_empty() {
+            for sock in mem::take(&mut self.starved) {
+                if self.sockets.is_open(sock)
+                    && matches!(self.sockets.get(sock).read, Read::Starved)
+                {
+                    self.submit_recv(sock);
+                }
+            }
+        }
+        if !self.waker_armed {
+            self.waker_armed = true;
+            let fd = types::Fd(self.waker.0.fd().as_raw_fd());
+            let entry = opcode::PollAdd::new(fd, libc::POLLIN.cast_unsigned().into()).build();
+            self.push(entry, Token::WAKER);
+        }
+        if self.half_closed_waits > 0 && !self.half_closed_armed {
+            self.half_closed_armed = true;
+            let fd = types::Fd(self.half_closed.fd().as_raw_fd());
+            let entry = opcode::PollAdd::new(fd, libc::POLLIN.cast_unsigned().into()).build();
+            self.push(entry, Token::HALF_CLOSED);
+        }
+        if let Some(errno) = self.broken {
+            return Err(errno);
+        }
+        self.ring
+            .enter(until.map_or(Wait::Completion, Wait::CompletionUntil))?;
+        self.reap()
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        while let Some(reaped) = self.reaped.pop_front() {
+            let completion = self.complete(reaped);
+            if completion.is_some() {
+                return completion;
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if !self.join_all() {
+            // The kernel may still write into the buffers: they are left to it for good.
+            tracing::error!("io_uring: ops could not be cancelled; their memory is not reused");
+            return;
+        }
+        // SAFETY: neither value is used again, and no op refers to them any more.
+        unsafe { ManuallyDrop::drop(&mut self.sockets) };
+        // SAFETY: as above.
+        unsafe { ManuallyDrop::drop(&mut self.provided) };
+    }
+}
+
+impl Reaped {
+    /// The result as the system call of the same name would give it.
+    fn outcome(self) -> Result<i32, Errno> {
+        if self.result < 0 {
+            Err(Errno(-self.result))
+        } else {
+            Ok(self.result)
+        }
+    }
+}
+
+impl From<&cqueue::Entry> for Reaped {
+    fn from(entry: &cqueue::Entry) -> Self {
+        Self {
+            token: Token(entry.user_data()),
+            result: entry.result(),
+            flags: entry.flags(),
+        }
+    }
+}

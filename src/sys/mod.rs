@@ -1,0 +1,27 @@
+//! Thin safe wrappers of system calls: one call each, no policy.
+//!
+//! Together with the ring driver the only place for `unsafe`. Nothing here imports the crate.
+
+#![allow(unsafe_code)]
+
+mod errno;
+pub mod net;
+pub mod pipe;
+pub mod poll;
+pub mod process;
+
+pub use errno::Errno;
+
+/// The result of a call that answers -1 on failure.
+fn check(result: libc::c_int) -> Result<libc::c_int, Errno> {
+    if result < 0 {
+        Err(Errno::last())
+    } else {
+        Ok(result)
+    }
+}
+
+/// The same for calls that return a length.
+fn check_len(result: libc::ssize_t) -> Result<usize, Errno> {
+    usize::try_from(result).map_err(|_| Errno::last())
+}

@@ -1,0 +1,229 @@
+//! Stream sockets: open, accept, connect, move bytes, end.
+
+use std::io;
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::{Errno, check, check_len};
+
+/// A socket address in the form that system calls take.
+#[derive(Clone, Copy)]
+pub struct RawAddress {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl RawAddress {
+    /// Where the kernel reads the address from. Valid while this value stays where it is.
+    pub fn as_ptr(&self) -> *const libc::sockaddr {
+        (&raw const self.storage).cast()
+    }
+
+    /// How many bytes of it count.
+    pub fn socklen(&self) -> libc::socklen_t {
+        self.len
+    }
+}
+
+impl From<SocketAddr> for RawAddress {
+    fn from(address: SocketAddr) -> Self {
+        // SAFETY: sockaddr_storage is plain integers, for which all-zero bytes are a valid value.
+        let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        let len = match address {
+            SocketAddr::V4(v4) => {
+                let raw = libc::sockaddr_in {
+                    sin_family: family(libc::AF_INET),
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                    },
+                    sin_zero: [0; 8],
+                };
+                // SAFETY: sockaddr_storage is defined to be large enough and aligned for every
+                // address type, and nothing else refers to `storage`.
+                unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(raw) };
+                socklen::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(v6) => {
+                let raw = libc::sockaddr_in6 {
+                    sin6_family: family(libc::AF_INET6),
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: v6.flowinfo(),
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: v6.ip().octets(),
+                    },
+                    sin6_scope_id: v6.scope_id(),
+                };
+                // SAFETY: as above, for the larger of the two types.
+                unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(raw) };
+                socklen::<libc::sockaddr_in6>()
+            }
+        };
+        Self { storage, len }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the address families are 2 and 10"
+)]
+const fn family(family: libc::c_int) -> libc::sa_family_t {
+    family.cast_unsigned() as libc::sa_family_t
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "addresses and option values are a few bytes"
+)]
+const fn socklen<T>() -> libc::socklen_t {
+    size_of::<T>() as libc::socklen_t
+}
+
+/// A new TCP socket for the family of `like`: non-blocking, close-on-exec, without Nagle's delay
+/// (a relay that holds small writes back adds 40 ms to a request that was sent in two parts).
+pub fn tcp_socket(like: &SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = match like {
+        SocketAddr::V4(_) => libc::AF_INET,
+        SocketAddr::V6(_) => libc::AF_INET6,
+    };
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the call takes no pointers.
+    let fd = check(unsafe { libc::socket(family, kind, libc::IPPROTO_TCP) })?;
+    // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
+    Ok(socket)
+}
+
+/// Makes the next close of this TCP socket send a reset and throw away what is unsent.
+pub fn reset_on_close(socket: &OwnedFd) -> Result<(), Errno> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+}
+
+fn set_option<T>(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> Result<(), Errno> {
+    // SAFETY: `value` is a live T, and the length passed is T's own.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            (&raw const *value).cast(),
+            socklen::<T>(),
+        )
+    })
+    .map(drop)
+}
+
+/// Takes one connection from a non-blocking listener. The new socket is non-blocking and
+/// close-on-exec.
+pub fn accept(listener: &OwnedFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: null addresses tell the kernel not to write the peer's.
+    let fd = check(unsafe {
+        libc::accept4(
+            listener.as_raw_fd(),
+            std::ptr::null_mut(),
+            std::ptr::null_mut(),
+            libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+        )
+    })?;
+    // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Starts a connect on a non-blocking socket: `EINPROGRESS` means that writability will tell.
+pub fn connect(socket: &OwnedFd, address: &RawAddress) -> Result<(), Errno> {
+    // SAFETY: `address` is a live sockaddr of the length that it reports.
+    check(unsafe { libc::connect(socket.as_raw_fd(), address.as_ptr(), address.socklen()) })
+        .map(drop)
+}
+
+/// The error that a socket has pending, if any; reading it clears it.
+pub fn take_error(socket: &OwnedFd) -> Result<(), Errno> {
+    let mut errno: libc::c_int = 0;
+    let mut len = socklen::<libc::c_int>();
+    // SAFETY: both pointers are to live locals, and `len` is the size of the first.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ERROR,
+            (&raw mut errno).cast(),
+            &raw mut len,
+        )
+    })?;
+    if errno == 0 {
+        Ok(())
+    } else {
+        Err(Errno(errno))
+    }
+}
+
+/// Receives into the spare capacity of `bytes`, which must be empty and have some. Returns the
+/// count; 0 is the end.
+pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
+    assert!(
+        bytes.is_empty() && bytes.capacity() > 0,
+        "nothing to receive into"
+    );
+    let room = bytes.spare_capacity_mut();
+    // SAFETY: the pointer and length are those of the vector's own spare capacity.
+    let received = check_len(unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            room.as_mut_ptr().cast(),
+            room.len(),
+            libc::MSG_DONTWAIT,
+        )
+    })?;
+    // SAFETY: the kernel wrote `received` bytes, at most the spare capacity, from its start.
+    unsafe { bytes.set_len(received) };
+    Ok(received)
+}
+
+/// Sends what fits, without waiting and without a signal.
+pub fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: the pointer and length are those of a live slice.
+    check_len(unsafe {
+        libc::send(
+            socket.as_raw_fd(),
+            bytes.as_ptr().cast(),
+            bytes.len(),
+            flags,
+        )
+    })
+}
+
+/// Tells the peer that nothing more comes; the other direction goes on.
+pub fn shutdown_write(socket: &OwnedFd) -> Result<(), Errno> {
+    // SAFETY: the call takes no pointers.
+    check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) }).map(drop)
+}
+
+/// Whether the peer of an AF_UNIX socket has closed it altogether. After an end of stream this
+/// tells a half-close from a peer that is gone.
+pub fn peer_is_gone(socket: &OwnedFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: 0,
+        revents: 0,
+    };
+    // SAFETY: the pointer is to one live pollfd; a timeout of 0 never waits.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    ready == 1 && poll.revents & libc::POLLHUP != 0
+}
+
+/// An independent descriptor of the same socket.
+pub fn duplicate(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    socket.try_clone_to_owned()
+}

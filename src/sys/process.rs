@@ -1,0 +1,47 @@
+//! What belongs to the process or the thread: limits and processors.
+
+use std::mem;
+
+use super::{Errno, check};
+
+/// Raises the soft limit of open descriptors to the hard one and returns it.
+pub fn raise_descriptors_max() -> Result<u64, Errno> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: the pointer is to a live rlimit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: the pointer is to a live rlimit, which the kernel only reads.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
+    Ok(limit.rlim_cur)
+}
+
+/// The processors that this thread may run on, in ascending order.
+pub fn processors() -> Result<Vec<usize>, Errno> {
+    // SAFETY: cpu_set_t is an array of integers, for which all-zero bytes are a valid value.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: the pointer is to a live set of the size passed; 0 is the calling thread.
+    check(unsafe { libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) })?;
+    let count = usize::try_from(libc::CPU_SETSIZE).unwrap_or(0);
+    // SAFETY: every index is below CPU_SETSIZE, the number of bits in the set.
+    Ok((0..count)
+        .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
+        .collect())
+}
+
+/// Binds this thread to one processor.
+pub fn pin(processor: usize) -> Result<(), Errno> {
+    assert!(
+        processor < usize::try_from(libc::CPU_SETSIZE).unwrap_or(0),
+        "the processor comes from processors()"
+    );
+    // SAFETY: cpu_set_t is an array of integers, for which all-zero bytes are a valid value.
+    let mut set: libc::cpu_set_t = unsafe { mem::zeroed() };
+    // SAFETY: the index is below CPU_SETSIZE, the number of bits in the set.
+    unsafe { libc::CPU_SET(processor, &mut set) };
+    // SAFETY: the pointer is to a live set of the size passed; 0 is the calling thread.
+    check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set) })
+        .map(drop)
+}
