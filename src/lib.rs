@@ -5,4 +5,5 @@
 //! address set with one atomic swap ([`resolver`], [`backend`]); the main thread starts everything
 //! and waits for signals ([`daemon`]).
 
+pub mod backend;
 pub mod config;
