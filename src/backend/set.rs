@@ -1,0 +1,369 @@
+//! The set of addresses that backends stand for, its publication, and whose turn it is.
+//!
+//! A set never changes once it is built. What changes is which set is the current one, and a session
+//! keeps the set it started with until it is connected: a swap in the middle of its attempts can
+//! neither make it skip an endpoint nor try one twice.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::{ArcSwap, Guard};
+
+/// The most endpoints of one set.
+///
+/// Large headless services and load balancers answer with some tens of addresses; a UDP answer of
+/// 4096 bytes holds about 250. The bound keeps a hostile or broken name server from growing what
+/// every worker reads.
+pub const ADDRESSES_MAX: usize = 256;
+
+/// The endpoints behind the configured backends, as known at one moment. Immutable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressSet {
+    endpoints: Box<[SocketAddr]>,
+    version: u64,
+    obtained: Option<SystemTime>,
+}
+
+impl AddressSet {
+    /// The set before anything is known: no endpoint, version 0.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            endpoints: Box::default(),
+            version: 0,
+            obtained: None,
+        }
+    }
+
+    /// The set that follows `self`, or `None` if `endpoints` are the ones it already has.
+    fn successor(&self, endpoints: Box<[SocketAddr]>, now: SystemTime) -> Option<Self> {
+        if self.endpoints == endpoints {
+            return None;
+        }
+        Some(Self {
+            endpoints,
+            version: self.version + 1,
+            obtained: Some(now),
+        })
+    }
+
+    /// The endpoints, each once, in the order in which they were published.
+    #[must_use]
+    pub fn endpoints(&self) -> &[SocketAddr] {
+        &self.endpoints
+    }
+
+    /// How many changes led to this set; 0 only for [`AddressSet::empty`].
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// When these endpoints became the current ones (a lookup that confirms them does not count);
+    /// `None` only for [`AddressSet::empty`].
+    #[must_use]
+    pub fn obtained(&self) -> Option<SystemTime> {
+        self.obtained
+    }
+}
+
+/// Drops duplicates (the first one stays) and what exceeds [`ADDRESSES_MAX`]; returns how many
+/// different endpoints did not fit as well.
+fn collapse(endpoints: impl IntoIterator<Item = SocketAddr>) -> (Box<[SocketAddr]>, usize) {
+    let mut kept: Vec<SocketAddr> = Vec::new();
+    let mut dropped: usize = 0;
+    for endpoint in endpoints {
+        // Linear, because the bound makes it so: at most 256 comparisons for each.
+        if kept.contains(&endpoint) {
+            continue;
+        }
+        if kept.len() < ADDRESSES_MAX {
+            kept.push(endpoint);
+        } else {
+            dropped += 1;
+        }
+    }
+    (kept.into_boxed_slice(), dropped)
+}
+
+/// The current [`AddressSet`], shared by its one writer and all its readers.
+///
+/// The resolver (or, with literal addresses only, the thread that starts it) is the only one who
+/// writes; every worker reads. `ArcSwap` publishes with release and reads with acquire ordering, so
+/// whoever sees the new pointer sees the complete set; nobody depends on *when* a worker sees it,
+/// and the wake-up comes after the swap, so a worker that was woken finds the new set.
+pub struct Published {
+    current: ArcSwap<AddressSet>,
+    on_change: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Published {
+    /// An empty set whose readers `on_change` wakes: it runs on the writer's thread after every
+    /// swap and must not block.
+    #[must_use]
+    pub fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            current: ArcSwap::from_pointee(AddressSet::empty()),
+            on_change: Box::new(on_change),
+        }
+    }
+
+    /// The current set for a short look: cheaper than [`Published::load_full`], but to be dropped
+    /// soon, since a thread can hold only a few of these cheaply.
+    pub fn load(&self) -> Guard<Arc<AddressSet>> {
+        self.current.load()
+    }
+
+    /// The current set, to be kept.
+    #[must_use]
+    pub fn load_full(&self) -> Arc<AddressSet> {
+        self.current.load_full()
+    }
+
+    /// Makes `endpoints` the current set and wakes the readers; `false` if they already were, in
+    /// which case nothing is swapped and nobody woken.
+    ///
+    /// Order matters: the caller puts equal sets in equal order, so that an answer that was merely
+    /// rotated is no change. Duplicates collapse, and what exceeds [`ADDRESSES_MAX`] is dropped with
+    /// a warning. For the one writer only: two of them could give a version number twice.
+    pub fn publish(
+        &self,
+        endpoints: impl IntoIterator<Item = SocketAddr>,
+        now: SystemTime,
+    ) -> bool {
+        let (endpoints, dropped) = collapse(endpoints);
+        let Some(next) = self.load().successor(endpoints, now) else {
+            return false;
+        };
+        if dropped > 0 {
+            tracing::warn!(
+                dropped,
+                "publish addresses: more than {ADDRESSES_MAX} in one set; the rest is not used \
+                 (give the backends names with fewer addresses)"
+            );
+        }
+        self.current.store(Arc::new(next));
+        (self.on_change)();
+        true
+    }
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Published")
+            .field("current", &*self.load())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whose turn it is. Each worker has its own, so nothing is shared and nothing is atomic.
+#[derive(Clone, Debug)]
+pub struct RoundRobin {
+    next: usize,
+}
+
+impl RoundRobin {
+    /// Begins at the endpoint number `start`: give each worker another one, or all of them send
+    /// their first session to the same endpoint.
+    #[must_use]
+    pub fn new(start: usize) -> Self {
+        Self { next: start }
+    }
+
+    /// The attempts of one session: it begins where the session before it did not.
+    pub fn start(&mut self, set: Arc<AddressSet>) -> Attempts {
+        let len = set.endpoints.len();
+        let start = self.next.checked_rem(len).unwrap_or(0);
+        if len > 0 {
+            self.next = start + 1;
+        }
+        Attempts {
+            set,
+            start,
+            tried: 0,
+        }
+    }
+}
+
+/// The endpoints that one connecting session may try, each once. Costs no allocation.
+#[derive(Clone, Debug)]
+pub struct Attempts {
+    set: Arc<AddressSet>,
+    start: usize,
+    tried: usize,
+}
+
+impl Attempts {
+    /// The endpoint to try next; `None` when each was tried, or there was none.
+    pub fn next_endpoint(&mut self) -> Option<SocketAddr> {
+        let len = self.set.endpoints.len();
+        if self.tried == len {
+            return None;
+        }
+        let index = (self.start + self.tried) % len;
+        self.tried += 1;
+        Some(self.set.endpoints[index])
+    }
+
+    /// How many endpoints are still untried.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.set.endpoints.len() - self.tried
+    }
+
+    /// The version of the set that these endpoints come from: a session whose attempts ran out may
+    /// start again if the current set is a newer one.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.set.version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn endpoint(last: u8) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, last], 9000))
+    }
+
+    fn endpoints(lasts: impl IntoIterator<Item = u8>) -> Vec<SocketAddr> {
+        lasts.into_iter().map(endpoint).collect()
+    }
+
+    fn set(lasts: impl IntoIterator<Item = u8>) -> Arc<AddressSet> {
+        let published = Published::new(|| {});
+        published.publish(endpoints(lasts), SystemTime::UNIX_EPOCH);
+        published.load_full()
+    }
+
+    fn drain(mut attempts: Attempts) -> Vec<SocketAddr> {
+        std::iter::from_fn(|| attempts.next_endpoint()).collect()
+    }
+
+    #[test]
+    fn publishing_a_change_swaps_once_and_wakes_once() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&wakes);
+        let published = Published::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        assert_eq!(*published.load_full(), AddressSet::empty());
+
+        assert!(published.publish(endpoints([1, 2]), SystemTime::UNIX_EPOCH));
+        assert!(!published.publish(endpoints([1, 2]), SystemTime::now()));
+        assert_eq!(wakes.load(Ordering::Relaxed), 1);
+        assert_eq!(published.load().version(), 1);
+        assert_eq!(published.load().obtained(), Some(SystemTime::UNIX_EPOCH));
+
+        assert!(published.publish(endpoints([2]), SystemTime::UNIX_EPOCH));
+        assert_eq!(wakes.load(Ordering::Relaxed), 2);
+        assert_eq!(published.load().version(), 2);
+    }
+
+    #[test]
+    fn a_woken_reader_finds_the_new_set() {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let published = Arc::new_cyclic(|weak: &std::sync::Weak<Published>| {
+            let (weak, seen) = (weak.clone(), Arc::clone(&seen));
+            Published::new(move || {
+                let published = weak.upgrade().unwrap();
+                seen.store(published.load().endpoints().len(), Ordering::Relaxed);
+            })
+        });
+        published.publish(endpoints([1, 2, 3]), SystemTime::UNIX_EPOCH);
+        assert_eq!(seen.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn publishing_nothing_over_nothing_is_no_change() {
+        let published = Published::new(|| panic!("woken without a change"));
+        assert!(!published.publish([], SystemTime::now()));
+    }
+
+    #[test]
+    fn a_set_may_become_empty() {
+        let published = Published::new(|| {});
+        published.publish(endpoints([1]), SystemTime::UNIX_EPOCH);
+        assert!(published.publish([], SystemTime::now()));
+        assert_eq!(published.load().endpoints(), []);
+        assert_eq!(published.load().version(), 2);
+    }
+
+    #[test]
+    fn duplicates_collapse_to_the_first() {
+        assert_eq!(
+            set([3, 1, 3, 2, 1]).endpoints(),
+            endpoints([3, 1, 2]).as_slice()
+        );
+    }
+
+    #[test]
+    fn a_set_is_truncated_at_its_bound() {
+        let many = (0..1000u16).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+        let published = Published::new(|| {});
+        published.publish(many, SystemTime::UNIX_EPOCH);
+        assert_eq!(published.load().endpoints().len(), ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn rotation_is_fair() {
+        let set = set([1, 2, 3]);
+        let mut turns = RoundRobin::new(7);
+        let mut firsts = [0; 3];
+        for _ in 0..300 {
+            let first = turns.start(Arc::clone(&set)).next_endpoint().unwrap();
+            let index = set.endpoints().iter().position(|e| *e == first).unwrap();
+            firsts[index] += 1;
+        }
+        assert_eq!(firsts, [100, 100, 100]);
+    }
+
+    #[test]
+    fn a_session_tries_each_endpoint_once_and_wraps_around() {
+        let set = set([1, 2, 3]);
+        let mut turns = RoundRobin::new(1);
+        assert_eq!(
+            drain(turns.start(Arc::clone(&set))),
+            endpoints([2, 3, 1]).as_slice()
+        );
+        assert_eq!(drain(turns.start(set)), endpoints([3, 1, 2]).as_slice());
+    }
+
+    #[test]
+    fn remaining_counts_down_to_none() {
+        let mut attempts = RoundRobin::new(0).start(set([1, 2]));
+        assert_eq!((attempts.remaining(), attempts.version()), (2, 1));
+        attempts.next_endpoint();
+        attempts.next_endpoint();
+        assert_eq!(attempts.remaining(), 0);
+        assert_eq!(attempts.next_endpoint(), None);
+        assert_eq!(attempts.next_endpoint(), None);
+    }
+
+    #[test]
+    fn an_empty_set_offers_nothing() {
+        let mut turns = RoundRobin::new(usize::MAX);
+        let mut attempts = turns.start(Arc::new(AddressSet::empty()));
+        assert_eq!(attempts.remaining(), 0);
+        assert_eq!(attempts.next_endpoint(), None);
+        assert_eq!(attempts.version(), 0);
+        assert_eq!(drain(turns.start(set([1, 2]))).len(), 2);
+    }
+
+    #[test]
+    fn a_smaller_set_in_the_middle_of_the_rotation_is_no_matter() {
+        let mut turns = RoundRobin::new(0);
+        for _ in 0..5 {
+            turns.start(set([1, 2, 3, 4, 5, 6, 7]));
+        }
+        assert_eq!(
+            drain(turns.start(set([1, 2]))),
+            endpoints([2, 1]).as_slice()
+        );
+    }
+}
