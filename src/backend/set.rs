@@ -207,6 +207,12 @@ impl Attempts {
         Some(self.set.endpoints[index])
     }
 
+    /// Makes the endpoint that was given last the next one again: it could not be tried.
+    pub fn put_back(&mut self) {
+        assert!(self.tried > 0, "an endpoint was given");
+        self.tried -= 1;
+    }
+
     /// How many endpoints are still untried.
     #[must_use]
     pub fn remaining(&self) -> usize {

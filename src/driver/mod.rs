@@ -214,6 +214,10 @@ pub trait Driver: Sized {
     /// Moves what the pipe has into `to`.
     fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed;
 
+    /// The time. Sessions are told it and never ask.
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
     /// Submits what is new, and waits for a completion, a wake or the time (`None`: for ever). An
     /// error is one of the driver itself and ends the worker.
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno>;

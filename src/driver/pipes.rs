@@ -21,8 +21,13 @@ const FILL_BYTES_MAX: usize = PIPE_BYTES;
 
 /// What a session may know of a pipe.
 pub trait PipeGuard {
+    /// Bytes in it.
+    fn len(&self) -> usize;
+
     /// Whether no bytes are in it.
-    fn is_empty(&self) -> bool;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// One thread's pipes.
@@ -148,8 +153,8 @@ impl Pipe {
 }
 
 impl PipeGuard for Pipe {
-    fn is_empty(&self) -> bool {
-        self.len == 0
+    fn len(&self) -> usize {
+        self.len
     }
 }
 

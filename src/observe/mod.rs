@@ -1,0 +1,5 @@
+//! What operators see of the daemon.
+
+mod failures;
+
+pub use failures::Failures;

@@ -1,0 +1,242 @@
+//! One direction of a session: bytes from a source socket to a sink socket, in order, none lost.
+//!
+//! ```text
+//!             Recv                 Send
+//!   Copying  ------> Sending -----------> Copying            small exchanges
+//!                       | two full buffers in a row
+//!                       v promote
+//!            fill, flush                source empty
+//!   Splicing ----------> Splicing ...  -------------> Copying if little came (demote)
+//!                       | sink full                   Splicing if much did
+//!                       v
+//!                    Flushing (waits for the sink)
+//! ```
+//!
+//! At most one buffer or one pipe is held, and nothing is read while it is: that is the
+//! backpressure. Before the sink is open, one buffer waits in `Holding`.
+//!
+//! A pipe is filled only while it is empty. Only then does EAGAIN mean that the source has nothing,
+//! an end or an error of the source always finds the pipe empty, and nothing can be left behind.
+
+use std::mem;
+
+use crate::driver::{BUFFER_BYTES, Buf, Driver, Eof, Filled, Flushed, Op, PipeGuard, Sock};
+use crate::sys::Errno;
+
+/// Full buffers in a row after which a flow is taken for bulk and promoted. One is not enough: a
+/// 16 KiB response would then pay for a pipe that moves nothing.
+const PROMOTE_AFTER: u8 = 2;
+
+/// What one flow may splice before others have their turn: four pipes full. Small enough that a
+/// fast transfer delays an exchange by some hundred microseconds at the most.
+const SPLICE_BUDGET_BYTES: usize = 1024 * 1024;
+
+/// A splicing flow that moved less than this since it last waited is not bulk any more.
+const DEMOTE_BELOW_BYTES: usize = BUFFER_BYTES;
+
+/// One direction of a session.
+pub(super) struct Flow<D: Driver> {
+    state: State<D::Pipe>,
+    /// Full buffers in a row.
+    full_streak: u8,
+}
+
+enum State<Pipe> {
+    /// A receive is armed on the source, or will be once the source is open.
+    Copying,
+    /// What came before the sink was open.
+    Holding(Held),
+    /// A send is in flight on the sink.
+    Sending,
+    /// Waits for the source to be readable. Holds no pipe meanwhile.
+    Splicing,
+    /// Waits for the sink to be writable; the pipe has bytes.
+    Flushing(Pipe),
+    /// The source's end was passed on.
+    Ended,
+    /// The sink takes no more; what the source still has is not read.
+    Broken,
+}
+
+enum Held {
+    Bytes(Buf),
+    Eof,
+}
+
+/// What became of a flow in one step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Progress {
+    /// It goes on by itself.
+    Going,
+    /// The source ended, every byte before that is the sink's, and the sink was told.
+    Ended(Eof),
+    /// The source is broken; what it gave before is the sink's.
+    SourceFailed(Errno),
+    /// The sink is broken: bytes were lost.
+    SinkFailed(Errno),
+}
+
+impl<D: Driver> Flow<D> {
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Copying,
+            full_streak: 0,
+        }
+    }
+
+    /// Arms the first receive.
+    pub(super) fn start(&mut self, driver: &mut D, source: Sock) {
+        assert!(matches!(self.state, State::Copying), "a flow starts once");
+        driver.submit(source, Op::Recv);
+    }
+
+    /// The source has bytes.
+    pub(super) fn received(&mut self, driver: &mut D, buf: Buf, sink: Option<Sock>) {
+        assert!(matches!(self.state, State::Copying), "a receive was armed");
+        match sink {
+            Some(sink) => self.send(driver, buf, sink),
+            None => self.state = State::Holding(Held::Bytes(buf)),
+        }
+    }
+
+    /// The source ended.
+    pub(super) fn eof(&mut self, driver: &mut D, eof: Eof, sink: Option<Sock>) -> Progress {
+        match sink {
+            Some(sink) => {
+                driver.shutdown_write(sink);
+                self.state = State::Ended;
+                Progress::Ended(eof)
+            }
+            // Nobody is left to hear an answer, and nothing was asked.
+            None if eof == Eof::Gone => {
+                self.state = State::Ended;
+                Progress::Ended(eof)
+            }
+            None => {
+                self.state = State::Holding(Held::Eof);
+                Progress::Going
+            }
+        }
+    }
+
+    /// The sink is open now: what was held goes out.
+    pub(super) fn sink_opened(&mut self, driver: &mut D, sink: Sock) -> Progress {
+        match mem::replace(&mut self.state, State::Copying) {
+            State::Copying => Progress::Going,
+            State::Holding(Held::Bytes(buf)) => {
+                self.send(driver, buf, sink);
+                Progress::Going
+            }
+            State::Holding(Held::Eof) => self.eof(driver, Eof::Half, Some(sink)),
+            State::Sending
+            | State::Splicing
+            | State::Flushing(_)
+            | State::Ended
+            | State::Broken => unreachable!("the sink was not open"),
+        }
+    }
+
+    fn send(&mut self, driver: &mut D, buf: Buf, sink: Sock) {
+        self.full_streak = if buf.is_full() {
+            self.full_streak.saturating_add(1)
+        } else {
+            0
+        };
+        driver.submit(sink, Op::Send(buf));
+        self.state = State::Sending;
+    }
+
+    /// The sink took a whole buffer.
+    pub(super) fn sent(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
+        assert!(matches!(self.state, State::Sending), "a send was in flight");
+        if self.full_streak >= PROMOTE_AFTER {
+            return self.promote(driver, source, sink);
+        }
+        self.copy(driver, source);
+        Progress::Going
+    }
+
+    fn copy(&mut self, driver: &mut D, source: Sock) {
+        driver.submit(source, Op::Recv);
+        self.state = State::Copying;
+    }
+
+    fn promote(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
+        self.state = State::Splicing;
+        self.pump(driver, source, sink)
+    }
+
+    fn demote(&mut self, driver: &mut D, source: Sock) {
+        self.full_streak = 0;
+        self.copy(driver, source);
+    }
+
+    /// A splicing flow's source is readable, or its sink writable: moves what can be moved.
+    pub(super) fn pump(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
+        let mut pipe = match mem::replace(&mut self.state, State::Splicing) {
+            State::Flushing(pipe) => pipe,
+            State::Splicing => match driver.pipe() {
+                Some(pipe) => pipe,
+                // Others have them all. The streak stays: it asks again after the next buffer.
+                None => {
+                    self.copy(driver, source);
+                    return Progress::Going;
+                }
+            },
+            State::Copying | State::Holding(_) | State::Sending | State::Ended | State::Broken => {
+                unreachable!("only a splicing flow waits for readiness")
+            }
+        };
+        let mut moved = 0;
+        loop {
+            let before = pipe.len();
+            let flushed = driver.flush(&mut pipe, sink);
+            moved += before - pipe.len();
+            match flushed {
+                Flushed::All => {}
+                Flushed::Full => {
+                    self.state = State::Flushing(pipe);
+                    driver.submit(sink, Op::Writable);
+                    return Progress::Going;
+                }
+                Flushed::Failed(errno) => return Progress::SinkFailed(errno),
+            }
+            if moved >= SPLICE_BUDGET_BYTES {
+                driver.submit(source, Op::Readable);
+                return Progress::Going;
+            }
+            match driver.fill(source, &mut pipe) {
+                Filled::Bytes(_) => {}
+                Filled::Empty if moved < DEMOTE_BELOW_BYTES => {
+                    self.demote(driver, source);
+                    return Progress::Going;
+                }
+                Filled::Empty => {
+                    driver.submit(source, Op::Readable);
+                    return Progress::Going;
+                }
+                Filled::Eof(eof) => return self.eof(driver, eof, Some(sink)),
+                Filled::Failed(errno) => return Progress::SourceFailed(errno),
+            }
+        }
+    }
+
+    /// The sink takes no more. What it was sent may be lost; what the source has stays unread.
+    pub(super) fn break_off(&mut self) {
+        self.state = State::Broken;
+    }
+
+    /// Whether nothing will move any more.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Ended | State::Broken)
+    }
+
+    /// Whether bytes that the source gave are not the sink's: ending now loses them.
+    pub(super) fn owes_bytes(&self) -> bool {
+        match &self.state {
+            State::Holding(Held::Bytes(_)) | State::Sending | State::Broken => true,
+            State::Flushing(pipe) => !pipe.is_empty(),
+            State::Copying | State::Holding(Held::Eof) | State::Splicing | State::Ended => false,
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Sessions: what happens between a client and the backend that serves it.
+//!
+//! A session is a state machine. It acts only through its driver, never reads the clock, never
+//! holds a descriptor and never blocks; the worker feeds it completions and deadlines.
+
+mod flow;
+mod tunnel;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Published, RoundRobin};
+use crate::driver::{Driver, Sock};
+use crate::sys::Errno;
+
+pub use tunnel::Tunnel;
+
+/// A session of one worker. Used again after the session's end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct SessionId(pub usize);
+
+/// One of a session's two sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The one that was accepted.
+    Client,
+    /// The one that was connected.
+    Backend,
+}
+
+/// Who hears of a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The worker: a listener, by its number.
+    Listener(usize),
+    /// A session.
+    Session(SessionId, End),
+}
+
+/// Who hears of which socket: a table beside the driver's.
+#[derive(Default)]
+pub struct Owners(Vec<Option<Owner>>);
+
+impl Owners {
+    /// From now on `owner` hears of `sock`.
+    pub fn assign(&mut self, sock: Sock, owner: Owner) {
+        if self.0.len() <= sock.index() {
+            self.0.resize(sock.index() + 1, None);
+        }
+        self.0[sock.index()] = Some(owner);
+    }
+
+    /// Who hears of `sock`.
+    pub fn of(&self, sock: Sock) -> Owner {
+        let owner = self.0.get(sock.index()).copied().flatten();
+        owner.expect("a socket with an op in flight has an owner")
+    }
+}
+
+/// How long a session may take for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// From accept until a backend connection is open.
+    pub connect: Duration,
+    /// Without a byte in either direction. `None`: for ever.
+    pub idle: Option<Duration>,
+}
+
+/// What a session can use in one step.
+pub struct Context<'a, D: Driver> {
+    /// The session itself.
+    pub id: SessionId,
+    /// The way to the kernel.
+    pub driver: &'a mut D,
+    /// Who hears of sockets that the session opens.
+    pub owners: &'a mut Owners,
+    /// The endpoints.
+    pub published: &'a Published,
+    /// Whose turn it is among them.
+    pub turns: &'a mut RoundRobin,
+    /// The session's limits in time.
+    pub timeouts: Timeouts,
+    /// The time of this turn.
+    pub now: Instant,
+}
+
+/// What a session does next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Step {
+    /// It waits for completions or its deadline.
+    Continue,
+    /// It is over: to be closed in this turn.
+    End(Ending),
+}
+
+/// Why a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ending {
+    /// Both directions ended, and every byte arrived.
+    Complete,
+    /// The client closed its socket; what it had sent was passed on.
+    ClientClosed,
+    /// The client's connection broke, or it closed without reading what was there for it.
+    ClientReset(Errno),
+    /// The backend's connection broke.
+    BackendReset(Errno),
+    /// Every endpoint was tried, or the only ones left could not be reached in time.
+    ConnectFailed(ConnectFailure),
+    /// No byte in either direction for too long.
+    IdleTimeout,
+    /// The daemon stops and does not wait any longer.
+    Cut,
+}
+
+/// Why no backend connection came about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectFailure {
+    /// No name had an address in time.
+    NoAddress,
+    /// The last attempt ended with this error.
+    Refused(Errno),
+    /// The last attempt was not answered in time.
+    TimedOut,
+}
+
+impl Ending {
+    /// Whether an operator should hear of it: something failed that is not the client's doing.
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::ConnectFailed(_) | Self::BackendReset(_) => true,
+            Self::Complete
+            | Self::ClientClosed
+            | Self::ClientReset(_)
+            | Self::IdleTimeout
+            | Self::Cut => false,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Complete => f.write_str("complete"),
+            Self::ClientClosed => f.write_str("the client closed"),
+            Self::ClientReset(errno) => write!(f, "the client broke off: {errno}"),
+            Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),
+            Self::ConnectFailed(failure) => write!(f, "connect to the backend: {failure}"),
+            Self::IdleTimeout => f.write_str("idle for too long"),
+            Self::Cut => f.write_str("cut at shutdown"),
+        }
+    }
+}
+
+impl fmt::Display for ConnectFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAddress => f.write_str("no address is known"),
+            Self::Refused(errno @ Errno(libc::EADDRNOTAVAIL)) => {
+                write!(f, "{errno}: every local port towards it is in use")
+            }
+            Self::Refused(errno) => errno.fmt(f),
+            Self::TimedOut => f.write_str("no answer in time"),
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The raw session: two flows between a client and an upstream, and the endings that both peers
+//! would have seen without a proxy between them.
+//!
+//! - An end of stream is passed on once everything before it is; the other direction goes on.
+//! - Once both directions have ended, or the client is gone, both sockets are closed in the same
+//!   turn: a PHP-FPM worker stays busy until our side closes.
+//! - The backend is reset only on proof that bytes are lost: the client's reset, or bytes that
+//!   could not be delivered. A client that writes and closes is not an abort. What the backend
+//!   sends to a client that is gone, the kernel answers with a reset of its own.
+//! - A backend that takes no more may still have an answer on its way (it is read to its end).
+
+use std::mem;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::backend::Attempts;
+use crate::driver::{Close, Done, Driver, Eof, Lane, Op, Sock};
+use crate::sys::Errno;
+
+use super::flow::{Flow, Progress};
+use super::{ConnectFailure, Context, End, Ending, Owner, Step, Timeouts};
+
+/// How long to wait before another try when there is no descriptor for an upstream.
+const DESCRIPTOR_RETRY: Duration = Duration::from_millis(20);
+
+/// A client and what serves it.
+pub struct Tunnel<D: Driver> {
+    client: Sock,
+    upstream: Upstream,
+    to_backend: Flow<D>,
+    to_client: Flow<D>,
+    connect_by: Instant,
+    last_activity: Instant,
+    /// Why the flow to the backend was broken off.
+    broken: Option<Errno>,
+}
+
+/// The backend's side.
+enum Upstream {
+    /// No endpoint is known. The socket that came with the session waits with it.
+    Unknown(Sock),
+    /// One endpoint is being tried.
+    Connecting(Attempt),
+    /// No descriptor was left for the next try.
+    Starved {
+        attempts: Attempts,
+        retry_at: Instant,
+    },
+    /// Bytes flow.
+    Open(Sock),
+    /// There is none, and the session is about to end.
+    None,
+}
+
+struct Attempt {
+    sock: Sock,
+    /// Those that are left.
+    attempts: Attempts,
+    give_up_at: Instant,
+}
+
+impl<D: Driver> Tunnel<D> {
+    /// Starts to serve a client. `spare` is an unconnected TCP socket: it was opened before the
+    /// client was accepted, so that no client is taken on who could not be given a descriptor.
+    pub fn start(client: Sock, spare: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
+        cx.owners.assign(client, Owner::Session(cx.id, End::Client));
+        let mut tunnel = Self {
+            client,
+            upstream: Upstream::Unknown(spare),
+            to_backend: Flow::new(),
+            to_client: Flow::new(),
+            connect_by: cx.now + cx.timeouts.connect,
+            last_activity: cx.now,
+            broken: None,
+        };
+        tunnel.to_backend.start(cx.driver, client);
+        let step = tunnel.connect_first(cx);
+        (tunnel, step)
+    }
+
+    /// When [`Tunnel::expire`] is due.
+    pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
+        match &self.upstream {
+            Upstream::Unknown(_) => Some(self.connect_by),
+            Upstream::Connecting(attempt) => Some(attempt.give_up_at),
+            Upstream::Starved { retry_at, .. } => Some(*retry_at),
+            Upstream::Open(_) => timeouts.idle.map(|idle| self.last_activity + idle),
+            Upstream::None => None,
+        }
+    }
+
+    // --- events -------------------------------------------------------------------------------
+
+    /// An op of one of the session's sockets ended.
+    pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
+        self.last_activity = cx.now;
+        match (end, lane) {
+            (End::Client, Lane::Read) => {
+                let sink = self.open_upstream();
+                let progress = feed(&mut self.to_backend, done, self.client, sink, cx.driver);
+                self.after_to_backend(progress)
+            }
+            (End::Backend, Lane::Write) => match self.upstream {
+                Upstream::Connecting(_) => self.connected(done, cx),
+                Upstream::Open(sock) => {
+                    let progress = drain(&mut self.to_backend, done, self.client, sock, cx.driver);
+                    self.after_to_backend(progress)
+                }
+                Upstream::Unknown(_) | Upstream::Starved { .. } | Upstream::None => {
+                    unreachable!("no op was submitted on this socket")
+                }
+            },
+            (End::Backend, Lane::Read) => {
+                let source = self.open_upstream().expect("only an open upstream is read");
+                let sink = Some(self.client);
+                let progress = feed(&mut self.to_client, done, source, sink, cx.driver);
+                self.after_to_client(progress)
+            }
+            (End::Client, Lane::Write) => {
+                let source = self
+                    .open_upstream()
+                    .expect("what is written came from there");
+                let progress = drain(&mut self.to_client, done, source, self.client, cx.driver);
+                self.after_to_client(progress)
+            }
+        }
+    }
+
+    /// The address set changed.
+    pub fn addresses_changed(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self.upstream {
+            Upstream::Unknown(_) => self.connect_first(cx),
+            // One that runs out of attempts looks at the newest set by itself.
+            Upstream::Connecting(_)
+            | Upstream::Starved { .. }
+            | Upstream::Open(_)
+            | Upstream::None => Step::Continue,
+        }
+    }
+
+    /// The deadline has come.
+    pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let out_of_time = cx.now >= self.connect_by;
+        match mem::replace(&mut self.upstream, Upstream::None) {
+            Upstream::Unknown(spare) => {
+                self.upstream = Upstream::Unknown(spare);
+                failed(ConnectFailure::NoAddress)
+            }
+            Upstream::Connecting(attempt) => {
+                cx.driver.close(attempt.sock, Close::Graceful);
+                if out_of_time {
+                    return failed(ConnectFailure::TimedOut);
+                }
+                self.connect_next(attempt.attempts, ConnectFailure::TimedOut, cx)
+            }
+            Upstream::Starved { .. } if out_of_time => {
+                failed(ConnectFailure::Refused(Errno(libc::EMFILE)))
+            }
+            Upstream::Starved { attempts, .. } => self.connect_again(attempts, cx),
+            Upstream::Open(sock) => {
+                self.upstream = Upstream::Open(sock);
+                Step::End(Ending::IdleTimeout)
+            }
+            Upstream::None => unreachable!("a session without an upstream has ended"),
+        }
+    }
+
+    // --- connecting ---------------------------------------------------------------------------
+
+    /// Starts with the current set and the socket that came with the session.
+    fn connect_first(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let Upstream::Unknown(spare) = self.upstream else {
+            unreachable!("nothing was tried yet")
+        };
+        let mut attempts = cx.turns.start(cx.published.load_full());
+        let Some(endpoint) = attempts.next_endpoint() else {
+            return Step::Continue;
+        };
+        if endpoint.is_ipv4() {
+            self.connect(spare, endpoint, attempts, cx);
+            return Step::Continue;
+        }
+        // The spare socket is for IPv4.
+        cx.driver.close(spare, Close::Graceful);
+        self.open_and_connect(endpoint, attempts, cx)
+    }
+
+    /// An attempt failed: the next endpoint, or the end.
+    fn connect_next(
+        &mut self,
+        mut attempts: Attempts,
+        failure: ConnectFailure,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        if let Some(endpoint) = attempts.next_endpoint() {
+            return self.open_and_connect(endpoint, attempts, cx);
+        }
+        // Each was tried once. A newer set deserves a try; the same one again does not.
+        let newest = cx.published.load_full();
+        if newest.version() == attempts.version() {
+            return failed(failure);
+        }
+        let mut attempts = cx.turns.start(newest);
+        match attempts.next_endpoint() {
+            Some(endpoint) => self.open_and_connect(endpoint, attempts, cx),
+            None => failed(failure),
+        }
+    }
+
+    /// After a pause for want of a descriptor: takes the endpoints in turn from where they were.
+    fn connect_again(&mut self, mut attempts: Attempts, cx: &mut Context<'_, D>) -> Step {
+        attempts.put_back();
+        self.connect_next(attempts, ConnectFailure::TimedOut, cx)
+    }
+
+    fn open_and_connect(
+        &mut self,
+        endpoint: SocketAddr,
+        attempts: Attempts,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        match cx.driver.open_tcp(&endpoint) {
+            Ok(sock) => {
+                self.connect(sock, endpoint, attempts, cx);
+                Step::Continue
+            }
+            Err(errno) if errno.is_exhaustion() => {
+                let retry_at = (cx.now + DESCRIPTOR_RETRY).min(self.connect_by);
+                self.upstream = Upstream::Starved { attempts, retry_at };
+                Step::Continue
+            }
+            Err(errno) => self.connect_next(attempts, ConnectFailure::Refused(errno), cx),
+        }
+    }
+
+    fn connect(
+        &mut self,
+        sock: Sock,
+        endpoint: SocketAddr,
+        attempts: Attempts,
+        cx: &mut Context<'_, D>,
+    ) {
+        cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+        cx.driver.submit(sock, Op::Connect(endpoint));
+        // Those that are still untried get as much of the time that is left.
+        let left = self.connect_by.saturating_duration_since(cx.now);
+        let shares = u32::try_from(attempts.remaining() + 1).unwrap_or(u32::MAX);
+        self.upstream = Upstream::Connecting(Attempt {
+            sock,
+            attempts,
+            give_up_at: cx.now + left / shares,
+        });
+    }
+
+    fn connected(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let Upstream::Connecting(attempt) = mem::replace(&mut self.upstream, Upstream::None)
+        else {
+            unreachable!("a connect was in flight")
+        };
+        match done {
+            Done::Connected => {
+                self.upstream = Upstream::Open(attempt.sock);
+                self.to_client.start(cx.driver, attempt.sock);
+                let progress = self.to_backend.sink_opened(cx.driver, attempt.sock);
+                self.after_to_backend(progress)
+            }
+            Done::Failed(errno) => {
+                cx.driver.close(attempt.sock, Close::Graceful);
+                self.connect_next(attempt.attempts, ConnectFailure::Refused(errno), cx)
+            }
+            other => unreachable!("a connect ends with {other:?}"),
+        }
+    }
+
+    fn open_upstream(&self) -> Option<Sock> {
+        match self.upstream {
+            Upstream::Open(sock) => Some(sock),
+            Upstream::Unknown(_)
+            | Upstream::Connecting(_)
+            | Upstream::Starved { .. }
+            | Upstream::None => None,
+        }
+    }
+
+    // --- endings ------------------------------------------------------------------------------
+
+    fn after_to_backend(&mut self, progress: Progress) -> Step {
+        match progress {
+            Progress::Going => Step::Continue,
+            Progress::Ended(Eof::Gone) => Step::End(Ending::ClientClosed),
+            Progress::Ended(Eof::Half) => self.end_if_over(),
+            Progress::SourceFailed(errno) => Step::End(Ending::ClientReset(errno)),
+            Progress::SinkFailed(errno) => {
+                self.to_backend.break_off();
+                self.broken = Some(errno);
+                self.end_if_over()
+            }
+        }
+    }
+
+    fn after_to_client(&mut self, progress: Progress) -> Step {
+        match progress {
+            Progress::Going => Step::Continue,
+            Progress::Ended(_) => self.end_if_over(),
+            Progress::SourceFailed(errno) => Step::End(Ending::BackendReset(errno)),
+            // Bytes of the backend that cannot be delivered.
+            Progress::SinkFailed(errno) => Step::End(Ending::ClientReset(errno)),
+        }
+    }
+
+    fn end_if_over(&self) -> Step {
+        if !self.to_backend.is_over() || !self.to_client.is_over() {
+            return Step::Continue;
+        }
+        Step::End(match self.broken {
+            None => Ending::Complete,
+            Some(errno) => Ending::BackendReset(errno),
+        })
+    }
+
+    /// Closes both sockets, each so that its peer learns the truth.
+    pub fn close(self, ending: Ending, driver: &mut D) {
+        let lost_to_backend = match ending {
+            Ending::Complete | Ending::BackendReset(_) | Ending::ConnectFailed(_) => false,
+            Ending::ClientReset(_) | Ending::Cut => true,
+            // A buffer that waits for the client is one that it will never read.
+            Ending::ClientClosed => self.to_client.owes_bytes(),
+            Ending::IdleTimeout => self.to_backend.owes_bytes() || self.to_client.owes_bytes(),
+        };
+        let to_backend = if lost_to_backend {
+            Close::Reset
+        } else {
+            Close::Graceful
+        };
+        let to_client = match ending {
+            Ending::Complete | Ending::ClientClosed | Ending::ClientReset(_) => Close::Graceful,
+            Ending::BackendReset(_)
+            | Ending::ConnectFailed(_)
+            | Ending::IdleTimeout
+            | Ending::Cut => Close::Reset,
+        };
+        match self.upstream {
+            Upstream::Unknown(sock) | Upstream::Open(sock) => driver.close(sock, to_backend),
+            Upstream::Connecting(attempt) => driver.close(attempt.sock, to_backend),
+            Upstream::Starved { .. } | Upstream::None => {}
+        }
+        driver.close(self.client, to_client);
+    }
+}
+
+fn failed(failure: ConnectFailure) -> Step {
+    Step::End(Ending::ConnectFailed(failure))
+}
+
+/// A read of a flow's source ended.
+fn feed<D: Driver>(
+    flow: &mut Flow<D>,
+    done: Done,
+    source: Sock,
+    sink: Option<Sock>,
+    driver: &mut D,
+) -> Progress {
+    match (done, sink) {
+        (Done::Received(buf), _) => {
+            flow.received(driver, buf, sink);
+            Progress::Going
+        }
+        (Done::Eof(eof), _) => flow.eof(driver, eof, sink),
+        (Done::Ready, Some(sink)) => flow.pump(driver, source, sink),
+        (Done::Failed(errno), _) => Progress::SourceFailed(errno),
+        (done, _) => unreachable!("a read ends with {done:?}"),
+    }
+}
+
+/// A write to a flow's sink ended.
+fn drain<D: Driver>(
+    flow: &mut Flow<D>,
+    done: Done,
+    source: Sock,
+    sink: Sock,
+    driver: &mut D,
+) -> Progress {
+    match done {
+        Done::Sent => flow.sent(driver, source, sink),
+        Done::Ready => flow.pump(driver, source, sink),
+        Done::Failed(errno) => Progress::SinkFailed(errno),
+        done => unreachable!("a write ends with {done:?}"),
+    }
+}

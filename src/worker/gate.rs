@@ -1,0 +1,130 @@
+//! The limit on sessions, over all workers.
+//!
+//! A permit is taken *before* a client is accepted: at the limit nobody is accepted, the backlog
+//! holds the rest, and no client is ever accepted only to be closed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use super::mailbox::{Mailbox, Notice};
+
+/// Counts sessions.
+///
+/// Every worker reads and writes. The orderings are sequentially consistent because of one race: a
+/// worker that finds no permit says so (`wanting`) and looks again, while another gives one back
+/// and then looks who wants one. In one total order, at least one of them sees the other.
+pub struct Gate {
+    used: AtomicU32,
+    max: u32,
+    /// By worker: it found no permit and waits to be told of one.
+    wanting: Box<[AtomicBool]>,
+    mailboxes: Vec<Arc<Mailbox>>,
+}
+
+/// The right to one session; given back when dropped.
+pub struct Permit(Arc<Gate>);
+
+impl Gate {
+    /// Lets `max` sessions in at one time. The mailboxes are the workers', by their number.
+    pub fn new(max: u32, mailboxes: Vec<Arc<Mailbox>>) -> Arc<Self> {
+        Arc::new(Self {
+            used: AtomicU32::new(0),
+            max,
+            wanting: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
+            mailboxes,
+        })
+    }
+
+    /// A permit, or `None`: then [`Notice::Permit`] comes when it is worth asking again.
+    pub(super) fn permit(self: &Arc<Self>, worker: usize) -> Option<Permit> {
+        if let Some(permit) = self.try_permit() {
+            return Some(permit);
+        }
+        self.wanting[worker].store(true, Ordering::SeqCst);
+        let permit = self.try_permit()?;
+        self.wanting[worker].store(false, Ordering::SeqCst);
+        Some(permit)
+    }
+
+    fn try_permit(self: &Arc<Self>) -> Option<Permit> {
+        let one_more = |used| (used < self.max).then_some(used + 1);
+        self.used
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
+            .ok()?;
+        Some(Permit(Arc::clone(self)))
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let gate = &self.0;
+        let used = gate.used.fetch_sub(1, Ordering::SeqCst);
+        assert!(used > 0, "a permit is given back once");
+        // One permit, one worker. The search starts at a place that moves, so that none of them
+        // goes short.
+        let count = gate.wanting.len();
+        let start = used as usize;
+        for i in 0..count {
+            let worker = (start + i) % count;
+            if gate.wanting[worker].load(Ordering::SeqCst)
+                && gate.wanting[worker].swap(false, Ordering::SeqCst)
+            {
+                gate.mailboxes[worker].post(Notice::Permit);
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gate(max: u32, workers: usize) -> Arc<Gate> {
+        let mailboxes = (0..workers).map(|_| Arc::new(Mailbox::new().unwrap()));
+        Gate::new(max, mailboxes.collect())
+    }
+
+    #[test]
+    fn there_are_as_many_permits_as_the_limit_says() {
+        let gate = gate(2, 1);
+        let first = gate.permit(0);
+        let second = gate.permit(0);
+        assert!(first.is_some() && second.is_some());
+        assert!(gate.permit(0).is_none());
+        drop(first);
+        assert!(gate.permit(0).is_some());
+    }
+
+    #[test]
+    fn a_worker_that_wanted_a_permit_is_told_of_one() {
+        let gate = gate(1, 2);
+        let held = gate.permit(0);
+        assert!(gate.permit(1).is_none());
+        assert!(!gate.mailboxes[1].take().has(Notice::Permit));
+        drop(held);
+        assert!(gate.mailboxes[1].take().has(Notice::Permit));
+        assert!(!gate.mailboxes[0].take().has(Notice::Permit));
+    }
+
+    #[test]
+    fn under_contention_no_permit_is_lost_or_doubled() {
+        const WORKERS: usize = 4;
+        const MAX: u32 = 3;
+        let gate = gate(MAX, WORKERS);
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let gate = &gate;
+                scope.spawn(move || {
+                    for _ in 0..20_000 {
+                        if let Some(permit) = gate.permit(worker) {
+                            assert!(gate.used.load(Ordering::SeqCst) <= MAX);
+                            drop(permit);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(gate.used.load(Ordering::SeqCst), 0);
+    }
+}

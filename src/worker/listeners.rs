@@ -1,0 +1,102 @@
+//! A worker's listeners and whether an accept is armed on each.
+
+use std::os::fd::OwnedFd;
+
+use crate::driver::{Close, Driver, Lane, Op, Sock};
+use crate::session::{Owner, Owners};
+
+pub(super) struct Listeners(Vec<Listener>);
+
+struct Listener {
+    sock: Sock,
+    accepting: Accepting,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepting {
+    /// No accept is in flight.
+    Idle,
+    Armed,
+    Closed,
+}
+
+/// A listener without an accept in flight.
+#[derive(Clone, Copy)]
+pub(super) struct IdleListener {
+    number: usize,
+    pub(super) sock: Sock,
+}
+
+impl Listeners {
+    pub(super) fn new<D: Driver>(
+        descriptors: Vec<OwnedFd>,
+        driver: &mut D,
+        owners: &mut Owners,
+    ) -> Self {
+        let adopt = |(number, descriptor)| {
+            let sock = driver.adopt_listener(descriptor);
+            owners.assign(sock, Owner::Listener(number));
+            Listener {
+                sock,
+                accepting: Accepting::Idle,
+            }
+        };
+        Self(descriptors.into_iter().enumerate().map(adopt).collect())
+    }
+
+    /// Arms an accept on each listener that has none.
+    pub(super) fn arm<D: Driver>(&mut self, driver: &mut D) {
+        for listener in &mut self.0 {
+            if listener.accepting == Accepting::Idle {
+                driver.submit(listener.sock, Op::Accept);
+                listener.accepting = Accepting::Armed;
+            }
+        }
+    }
+
+    /// Takes the armed accepts back. Each still completes.
+    pub(super) fn disarm<D: Driver>(&self, driver: &mut D) {
+        for listener in &self.0 {
+            if listener.accepting == Accepting::Armed {
+                driver.cancel(listener.sock, Lane::Read);
+            }
+        }
+    }
+
+    /// The accept of this listener has completed.
+    pub(super) fn disarmed(&mut self, number: usize) {
+        let listener = &mut self.0[number];
+        assert!(listener.accepting == Accepting::Armed, "an accept was armed");
+        listener.accepting = Accepting::Idle;
+    }
+
+    pub(super) fn has_idle(&self) -> bool {
+        self.idle().is_some()
+    }
+
+    /// The first listener without an accept in flight.
+    pub(super) fn idle(&self) -> Option<IdleListener> {
+        let number = self.0.iter().position(|l| l.accepting == Accepting::Idle)?;
+        let sock = self.0[number].sock;
+        Some(IdleListener { number, sock })
+    }
+
+    pub(super) fn close_one<D: Driver>(&mut self, listener: IdleListener, driver: &mut D) {
+        driver.close(listener.sock, Close::Graceful);
+        self.0[listener.number].accepting = Accepting::Closed;
+    }
+
+    /// Closes all of them, whatever waits there.
+    pub(super) fn close<D: Driver>(&mut self, driver: &mut D) {
+        for listener in &mut self.0 {
+            if listener.accepting != Accepting::Closed {
+                driver.close(listener.sock, Close::Graceful);
+                listener.accepting = Accepting::Closed;
+            }
+        }
+    }
+
+    pub(super) fn are_closed(&self) -> bool {
+        self.0.iter().all(|l| l.accepting == Accepting::Closed)
+    }
+}

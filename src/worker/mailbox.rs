@@ -1,0 +1,74 @@
+//! How other threads tell a worker something.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::driver::Waker;
+use crate::sys::Errno;
+
+/// What a worker can be told. Each is a fact, not a message: told twice, it is still one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// There is a new address set.
+    Addresses,
+    /// A permit may be free.
+    Permit,
+    /// Take what is in the backlogs, close the listeners, finish the sessions, end.
+    Drain,
+    /// End at once.
+    Cut,
+}
+
+impl Notice {
+    fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+/// One worker's mailbox.
+///
+/// Anyone writes, the worker reads. A notice is set before the wake, and the worker reads after its
+/// wait has ended, so no notice is left lying. Release and acquire make what the writer did before
+/// visible.
+pub struct Mailbox {
+    notices: AtomicU8,
+    waker: Waker,
+}
+
+/// What was in a mailbox.
+#[derive(Clone, Copy)]
+pub(super) struct Notices(u8);
+
+impl Mailbox {
+    /// An empty one.
+    pub fn new() -> Result<Self, Errno> {
+        Ok(Self {
+            notices: AtomicU8::new(0),
+            waker: Waker::new()?,
+        })
+    }
+
+    /// What ends the worker's wait.
+    pub fn waker(&self) -> Waker {
+        self.waker.clone()
+    }
+
+    /// Tells the worker.
+    pub fn post(&self, notice: Notice) {
+        self.notices.fetch_or(notice.bit(), Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub(super) fn take(&self) -> Notices {
+        // Most turns find nothing; a load leaves the cache line shared.
+        if self.notices.load(Ordering::Relaxed) == 0 {
+            return Notices(0);
+        }
+        Notices(self.notices.swap(0, Ordering::Acquire))
+    }
+}
+
+impl Notices {
+    pub(super) fn has(self, notice: Notice) -> bool {
+        self.0 & notice.bit() != 0
+    }
+}

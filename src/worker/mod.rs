@@ -1,0 +1,394 @@
+//! The event loop of one core.
+//!
+//! A worker owns its driver, its sessions and everything that they hold. It shares with others only
+//! the published address set, the gate that counts sessions, and the failure counts.
+//!
+//! Before a client is accepted, what it needs is at hand: a permit of the gate and an unconnected
+//! TCP socket, together a [`Ticket`]. Accepts are armed only while there is a ticket. So the limit
+//! is exact, and a process that runs out of descriptors stops accepting instead of taking on
+//! clients that it cannot serve.
+
+mod gate;
+mod listeners;
+mod mailbox;
+mod timers;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use crate::backend::{Published, RoundRobin};
+use crate::driver::{Close, Completion, Done, Driver, Sock};
+use crate::observe::Failures;
+use crate::session::{Context, Ending, Owner, Owners, SessionId, Step, Timeouts, Tunnel};
+use crate::sys::Errno;
+
+pub use gate::Gate;
+pub use mailbox::{Mailbox, Notice};
+
+use gate::Permit;
+use listeners::Listeners;
+use timers::Timers;
+
+/// How long accepting pauses when the system has no descriptor or memory left, unless a session of
+/// this worker ends before.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Clients that a draining worker takes from a backlog in one turn.
+const DRAIN_ACCEPTS_PER_TURN: usize = 64;
+
+/// What all workers of a route share.
+pub struct Shared {
+    /// The endpoints. The resolver writes, workers read.
+    pub published: Arc<Published>,
+    /// Counts sessions over all workers.
+    pub gate: Arc<Gate>,
+    /// Limits in time.
+    pub timeouts: Timeouts,
+    /// Sessions that failed.
+    pub session_failures: Failures,
+    /// Accepts that failed.
+    pub accept_failures: Failures,
+}
+
+/// One core's worker.
+pub struct Worker<D: Driver> {
+    /// Its number among the workers.
+    number: usize,
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    driver: D,
+    owners: Owners,
+    listeners: Listeners,
+    sessions: Slab<Active<D>>,
+    timers: Timers,
+    turns: RoundRobin,
+    ticket: Option<Ticket>,
+    /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
+    /// back when another listener's client used the ticket. At most one for each listener.
+    parked: Vec<Sock>,
+    /// No accept is armed before this time.
+    accepting_again_at: Option<Instant>,
+    phase: Phase,
+    now: Instant,
+}
+
+struct Active<D: Driver> {
+    tunnel: Tunnel<D>,
+    _permit: Permit,
+}
+
+/// What a client needs, taken before it is accepted.
+struct Ticket {
+    permit: Permit,
+    spare: Sock,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// Backlogs are emptied, then the listeners closed; sessions finish.
+    Draining,
+}
+
+impl<D: Driver> Worker<D> {
+    /// A worker that accepts on `listeners` (descriptors of its own, non-blocking) once it runs.
+    pub fn new(
+        number: usize,
+        mut driver: D,
+        listeners: Vec<OwnedFd>,
+        shared: Arc<Shared>,
+        mailbox: Arc<Mailbox>,
+    ) -> Self {
+        let mut owners = Owners::default();
+        let now = driver.now();
+        Self {
+            number,
+            listeners: Listeners::new(listeners, &mut driver, &mut owners),
+            shared,
+            mailbox,
+            driver,
+            owners,
+            sessions: Slab::new(),
+            timers: Timers::default(),
+            // Another start for each, or all would send their first session to the same endpoint.
+            turns: RoundRobin::new(number),
+            ticket: None,
+            parked: Vec::new(),
+            accepting_again_at: None,
+            phase: Phase::Serving,
+            now,
+        }
+    }
+
+    /// Runs until drained or cut. An error is one of the driver: the worker cannot go on.
+    pub fn run(mut self) -> Result<(), Errno> {
+        loop {
+            self.read_mailbox();
+            self.expire_deadlines();
+            self.admit();
+            if self.is_finished() {
+                return Ok(());
+            }
+            self.driver.turn(self.next_deadline())?;
+            self.now = self.driver.now();
+            while let Some(completion) = self.driver.next() {
+                self.dispatch(completion);
+            }
+        }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.phase == Phase::Draining
+            && self.listeners.are_closed()
+            && self.parked.is_empty()
+            && self.sessions.is_empty()
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if self.phase == Phase::Draining && self.ticket.is_some() && self.listeners.has_idle() {
+            // More to take from a backlog.
+            return Some(self.now);
+        }
+        [self.timers.next(), self.accepting_again_at].into_iter().flatten().min()
+    }
+
+    fn dispatch(&mut self, completion: Completion) {
+        let Completion { sock, lane, done } = completion;
+        match self.owners.of(sock) {
+            Owner::Listener(listener) => self.accepted(listener, done),
+            Owner::Session(id, end) => {
+                self.step(id, |tunnel, cx| tunnel.complete(end, lane, done, cx));
+            }
+        }
+    }
+
+    // --- mailbox ------------------------------------------------------------------------------
+
+    fn read_mailbox(&mut self) {
+        let notices = self.mailbox.take();
+        if notices.has(Notice::Addresses) {
+            self.each_session(Tunnel::addresses_changed);
+        }
+        if notices.has(Notice::Drain) {
+            self.phase = Phase::Draining;
+            self.listeners.disarm(&mut self.driver);
+        }
+        if notices.has(Notice::Cut) {
+            self.cut();
+        }
+        // Notice::Permit needs no more than this turn: `admit` asks the gate.
+    }
+
+    fn cut(&mut self) {
+        self.phase = Phase::Draining;
+        self.listeners.close(&mut self.driver);
+        for client in self.parked.drain(..) {
+            self.driver.close(client, Close::Reset);
+        }
+        let cut = self.sessions.len();
+        if cut > 0 {
+            tracing::warn!(sessions = cut, "shutdown: cutting sessions that did not finish");
+        }
+        self.each_session(|_, _| Step::End(Ending::Cut));
+    }
+
+    // --- sessions -----------------------------------------------------------------------------
+
+    fn start_session(&mut self, client: Sock, ticket: Ticket) {
+        let entry = self.sessions.vacant_entry();
+        let id = SessionId(entry.key());
+        let mut cx = Context {
+            id,
+            driver: &mut self.driver,
+            owners: &mut self.owners,
+            published: &self.shared.published,
+            turns: &mut self.turns,
+            timeouts: self.shared.timeouts,
+            now: self.now,
+        };
+        let (tunnel, step) = Tunnel::start(client, ticket.spare, &mut cx);
+        entry.insert(Active {
+            tunnel,
+            _permit: ticket.permit,
+        });
+        self.after_step(id, step);
+    }
+
+    /// Lets a session act, and does what it says.
+    fn step(
+        &mut self,
+        id: SessionId,
+        act: impl FnOnce(&mut Tunnel<D>, &mut Context<'_, D>) -> Step,
+    ) {
+        let active = self.sessions.get_mut(id.0).expect("only live sessions own sockets");
+        let mut cx = Context {
+            id,
+            driver: &mut self.driver,
+            owners: &mut self.owners,
+            published: &self.shared.published,
+            turns: &mut self.turns,
+            timeouts: self.shared.timeouts,
+            now: self.now,
+        };
+        let step = act(&mut active.tunnel, &mut cx);
+        self.after_step(id, step);
+    }
+
+    fn after_step(&mut self, id: SessionId, step: Step) {
+        match step {
+            Step::Continue => {
+                let tunnel = &self.sessions[id.0].tunnel;
+                if let Some(deadline) = tunnel.deadline(self.shared.timeouts) {
+                    self.timers.file(id, deadline);
+                }
+            }
+            Step::End(ending) => self.end_session(id, ending),
+        }
+    }
+
+    fn end_session(&mut self, id: SessionId, ending: Ending) {
+        let active = self.sessions.remove(id.0);
+        active.tunnel.close(ending, &mut self.driver);
+        // Descriptors are free again.
+        self.accepting_again_at = None;
+        tracing::debug!(worker = self.number, session = id.0, "session ended: {ending}");
+        if ending.is_failure()
+            && let Some(count) = self.shared.session_failures.count(self.now)
+        {
+            tracing::warn!(failed = count, "session failed: {ending}");
+        }
+    }
+
+    fn each_session(&mut self, act: impl Fn(&mut Tunnel<D>, &mut Context<'_, D>) -> Step) {
+        let ids: Vec<_> = self.sessions.iter().map(|(id, _)| SessionId(id)).collect();
+        for id in ids {
+            self.step(id, &act);
+        }
+    }
+
+    fn expire_deadlines(&mut self) {
+        while let Some(id) = self.timers.take_due(self.now) {
+            let Some(active) = self.sessions.get(id.0) else {
+                continue;
+            };
+            match active.tunnel.deadline(self.shared.timeouts) {
+                Some(deadline) if deadline <= self.now => self.step(id, Tunnel::expire),
+                Some(later) => self.timers.file(id, later),
+                None => {}
+            }
+        }
+    }
+
+    // --- accepting ----------------------------------------------------------------------------
+
+    /// Serves the clients that wait and, with a ticket at hand, asks for more.
+    fn admit(&mut self) {
+        if self.accepting_again_at.is_some_and(|at| at > self.now) {
+            return;
+        }
+        self.accepting_again_at = None;
+        while !self.parked.is_empty() {
+            let Some(ticket) = self.take_ticket() else { return };
+            let client = self.parked.remove(0);
+            self.start_session(client, ticket);
+        }
+        match self.phase {
+            Phase::Serving => {
+                if self.prepare_ticket() {
+                    self.listeners.arm(&mut self.driver);
+                }
+            }
+            Phase::Draining => self.drain_backlogs(),
+        }
+    }
+
+    /// An armed accept ended.
+    fn accepted(&mut self, listener: usize, done: Done) {
+        self.listeners.disarmed(listener);
+        match done {
+            Done::Accepted(client) => match self.take_ticket() {
+                Some(ticket) => self.start_session(client, ticket),
+                None => self.parked.push(client),
+            },
+            Done::Failed(errno) => self.accept_failed(errno),
+            done => unreachable!("an accept ends with {done:?}"),
+        }
+    }
+
+    fn accept_failed(&mut self, errno: Errno) {
+        match errno {
+            // The drain took the accept back, or the client left while it waited.
+            Errno(libc::ECANCELED | libc::ECONNABORTED | libc::EINTR | libc::EAGAIN) => {}
+            errno => self.pause_accepting("accept a client", errno),
+        }
+    }
+
+    fn pause_accepting(&mut self, operation: &str, errno: Errno) {
+        self.accepting_again_at = Some(self.now + ACCEPT_PAUSE);
+        if let Some(count) = self.shared.accept_failures.count(self.now) {
+            tracing::warn!(
+                failed = count,
+                "{operation}: {errno}; accepting pauses and resumes (raise the limit of open \
+                 descriptors, LimitNOFILE= under systemd, or lower --connections-max)"
+            );
+        }
+    }
+
+    fn take_ticket(&mut self) -> Option<Ticket> {
+        self.prepare_ticket();
+        self.ticket.take()
+    }
+
+    /// Whether there is a ticket, if need be a new one.
+    fn prepare_ticket(&mut self) -> bool {
+        /// What a spare socket is for. A session whose endpoint is IPv6 opens its own.
+        const IPV4: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+        if self.ticket.is_some() {
+            return true;
+        }
+        let Some(permit) = self.shared.gate.permit(self.number) else {
+            return false;
+        };
+        match self.driver.open_tcp(&IPV4) {
+            Ok(spare) => {
+                self.ticket = Some(Ticket { permit, spare });
+                true
+            }
+            Err(errno) => {
+                self.pause_accepting("open a socket for the next client", errno);
+                false
+            }
+        }
+    }
+
+    /// Takes what waits in the backlogs, so that nobody who connected before the drain is refused,
+    /// and closes each listener that is found empty.
+    fn drain_backlogs(&mut self) {
+        for _ in 0..DRAIN_ACCEPTS_PER_TURN {
+            let Some(listener) = self.listeners.idle() else { break };
+            if !self.prepare_ticket() {
+                return;
+            }
+            match self.driver.accept_now(listener.sock) {
+                Ok(Some(client)) => {
+                    let ticket = self.ticket.take().expect("it was just prepared");
+                    self.start_session(client, ticket);
+                }
+                Ok(None) => self.listeners.close_one(listener, &mut self.driver),
+                Err(errno) => {
+                    self.accept_failed(errno);
+                    return;
+                }
+            }
+        }
+        if self.listeners.are_closed()
+            && let Some(ticket) = self.ticket.take()
+        {
+            self.driver.close(ticket.spare, Close::Graceful);
+        }
+    }
+}
