@@ -6,3 +6,5 @@
 //! and waits for signals ([`daemon`]).
 
 pub mod config;
+pub mod daemon;
+mod sys;

@@ -1,0 +1,3 @@
+//! Starting, running and ending the daemon.
+
+pub mod listener;
