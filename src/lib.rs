@@ -5,6 +5,7 @@
 //! address set with one atomic swap ([`resolver`], [`backend`]); the main thread starts everything
 //! and waits for signals ([`daemon`]).
 
+pub mod cli;
 pub mod config;
 pub mod daemon;
 mod sys;
