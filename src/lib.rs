@@ -6,7 +6,12 @@
 //! and waits for signals ([`daemon`]).
 
 pub mod backend;
+pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod driver;
+pub mod observe;
+pub mod resolver;
 pub mod session;
 pub mod sys;
+pub mod worker;

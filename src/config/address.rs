@@ -1,7 +1,23 @@
 //! The syntax of addresses: where to listen and where backends are.
+//!
+//! Whatever is accepted here can be handed to the system or to the resolver as it is; whatever
+//! cannot is refused with an error that says how to write it right. Nothing is looked up.
 
-use std::net::SocketAddr;
+use std::fmt;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
+
+/// The longest path of a socket and the longest abstract name, in bytes: `sun_path` has 108, of
+/// which a path's terminating NUL or an abstract name's leading one takes one (unix(7)).
+pub const SOCKET_NAME_BYTES_MAX: usize = 107;
+
+/// The longest label of a host name (RFC 1035, section 2.3.4).
+const LABEL_BYTES_MAX: usize = 63;
+
+/// The longest host name as text without its trailing dot: the 255 octets of RFC 1035, section
+/// 2.3.4, count a length byte for each label and one for the root.
+const HOST_BYTES_MAX: usize = 253;
 
 /// Where a listener stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,4 +40,500 @@ pub enum BackendAddress {
         /// The TCP port, never 0.
         port: u16,
     },
+}
+
+/// Why a text is not an address, and how to write it right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddressError {
+    /// A listen address without `unix:`, or nothing after it.
+    #[error("not a Unix socket (write unix:/PATH or unix:@NAME, for example unix:/run/app.sock)")]
+    NotUnix,
+    /// A path that depends on where the program was started.
+    #[error("the path is relative (write it from the root, for example unix:/run/app.sock)")]
+    RelativePath,
+    /// A path whose last part is empty, `.` or `..`.
+    #[error("the path names a directory (add the file name of the socket)")]
+    DirectoryPath,
+    /// A path or an abstract name that does not fit into a socket address.
+    #[error("{length} bytes are too long for a socket name (use at most {SOCKET_NAME_BYTES_MAX})")]
+    SocketNameTooLong {
+        /// The bytes of the path or of the abstract name.
+        length: usize,
+    },
+    /// `unix:@` alone: the kernel would choose a name that nobody knows.
+    #[error("the abstract name is empty (write unix:@NAME)")]
+    EmptyAbstractName,
+    /// A NUL byte in a path or in an abstract name.
+    #[error("the socket name contains a NUL byte (remove it)")]
+    NulByte,
+
+    /// A Unix socket where a backend belongs.
+    #[error("a backend is a TCP address (write HOST:PORT, for example php.internal:9000)")]
+    UnixBackend,
+    /// A URL where a backend belongs.
+    #[error("a backend is not a URL (write HOST:PORT, for example php.internal:9000)")]
+    UrlBackend,
+    /// No port, or nothing at all.
+    #[error("missing port (write HOST:PORT, for example php.internal:9000)")]
+    MissingPort,
+    /// A port that is not a number from 1 to 65535.
+    #[error("'{port}' is not a port (write a number from 1 to 65535)")]
+    InvalidPort {
+        /// What stands where the port belongs.
+        port: String,
+    },
+    /// Nothing before the port.
+    #[error("missing host (write HOST:PORT, for example php.internal:9000)")]
+    MissingHost,
+    /// Several colons outside brackets.
+    #[error("several colons outside brackets (write an IPv6 address as [ADDRESS]:PORT)")]
+    UnbracketedV6,
+    /// Brackets that are not closed, or hold something else than an IPv6 address.
+    #[error("no IPv6 address in the brackets (write [ADDRESS]:PORT, for example [::1]:9000)")]
+    InvalidV6,
+    /// An IPv6 address with a zone such as `%eth0`.
+    #[error("IPv6 zones are not supported (use an address without %{zone})")]
+    ScopedV6 {
+        /// What stands after the percent sign.
+        zone: String,
+    },
+    /// Digits and dots only, but no IPv4 address: some resolvers read `1.2.3` as `1.2.0.3`.
+    #[error("'{host}' is neither an IPv4 address nor a name (write four numbers from 0 to 255)")]
+    InvalidV4 {
+        /// The host as it was given.
+        host: String,
+    },
+    /// A host name that does not fit into a DNS message.
+    #[error("a host name of {length} bytes is too long (use at most {HOST_BYTES_MAX})")]
+    HostTooLong {
+        /// The bytes of the name without its trailing dot.
+        length: usize,
+    },
+    /// A label that is empty or too long, or begins with a hyphen.
+    #[error(
+        "'{label}' cannot be a part of a host name (1 to {LABEL_BYTES_MAX} characters, no hyphen first)"
+    )]
+    InvalidLabel {
+        /// What stands between two dots.
+        label: String,
+    },
+    /// A character that host names do not have.
+    #[error(
+        "{character:?} cannot be in a host name (use letters, digits, '-', '_' and '.'; \
+         write an international name in its xn-- form)"
+    )]
+    InvalidCharacter {
+        /// The first such character.
+        character: char,
+    },
+}
+
+impl FromStr for ListenAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let name = text.strip_prefix("unix:").ok_or(AddressError::NotUnix)?;
+        if name.is_empty() {
+            return Err(AddressError::NotUnix);
+        }
+        if name.contains('\0') {
+            return Err(AddressError::NulByte);
+        }
+        match name.strip_prefix('@') {
+            Some(abstract_name) => parse_abstract_name(abstract_name),
+            None => parse_path(name),
+        }
+    }
+}
+
+fn parse_abstract_name(name: &str) -> Result<ListenAddress, AddressError> {
+    if name.is_empty() {
+        return Err(AddressError::EmptyAbstractName);
+    }
+    check_socket_name_length(name)?;
+    Ok(ListenAddress::Abstract(name.as_bytes().to_vec()))
+}
+
+fn parse_path(path: &str) -> Result<ListenAddress, AddressError> {
+    let Some((_, file_name)) = path.rsplit_once('/').filter(|_| path.starts_with('/')) else {
+        return Err(AddressError::RelativePath);
+    };
+    if matches!(file_name, "" | "." | "..") {
+        return Err(AddressError::DirectoryPath);
+    }
+    check_socket_name_length(path)?;
+    Ok(ListenAddress::Path(PathBuf::from(path)))
+}
+
+fn check_socket_name_length(name: &str) -> Result<(), AddressError> {
+    match name.len() {
+        ..=SOCKET_NAME_BYTES_MAX => Ok(()),
+        length => Err(AddressError::SocketNameTooLong { length }),
+    }
+}
+
+/// The form that [`FromStr`] reads; a name that is not UTF-8 is shown as well as it can be.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "unix:{}", path.display()),
+            Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+        }
+    }
+}
+
+impl FromStr for BackendAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if text.starts_with("unix:/") || text.starts_with("unix:@") {
+            return Err(AddressError::UnixBackend);
+        }
+        if text.contains("://") {
+            return Err(AddressError::UrlBackend);
+        }
+        let text = text.strip_prefix("tcp:").unwrap_or(text);
+        match text.strip_prefix('[') {
+            Some(bracketed) => parse_v6(bracketed),
+            None => parse_v4_or_name(text),
+        }
+    }
+}
+
+/// `ADDRESS]:PORT`: the opening bracket is gone already.
+fn parse_v6(bracketed: &str) -> Result<BackendAddress, AddressError> {
+    let (address, rest) = bracketed.split_once(']').ok_or(AddressError::InvalidV6)?;
+    if let Some((_, zone)) = address.split_once('%') {
+        return Err(AddressError::ScopedV6 {
+            zone: zone.to_owned(),
+        });
+    }
+    let address: Ipv6Addr = address.parse().map_err(|_| AddressError::InvalidV6)?;
+    let port = rest.strip_prefix(':').ok_or(AddressError::MissingPort)?;
+    Ok(BackendAddress::Literal((address, parse_port(port)?).into()))
+}
+
+fn parse_v4_or_name(text: &str) -> Result<BackendAddress, AddressError> {
+    let (host, port) = text.rsplit_once(':').ok_or(AddressError::MissingPort)?;
+    if host.contains(':') {
+        return Err(AddressError::UnbracketedV6);
+    }
+    if host.is_empty() {
+        return Err(AddressError::MissingHost);
+    }
+    let port = parse_port(port)?;
+    if let Ok(address) = host.parse::<Ipv4Addr>() {
+        return Ok(BackendAddress::Literal((address, port).into()));
+    }
+    check_host_name(host)?;
+    Ok(BackendAddress::Name {
+        host: host.to_owned(),
+        port,
+    })
+}
+
+fn parse_port(port: &str) -> Result<u16, AddressError> {
+    if port.is_empty() {
+        return Err(AddressError::MissingPort);
+    }
+    // The standard parser takes a plus sign, which nobody means.
+    let digits_only = port.bytes().all(|byte| byte.is_ascii_digit());
+    match port.parse() {
+        Ok(number @ 1..) if digits_only => Ok(number),
+        _ => Err(AddressError::InvalidPort {
+            port: port.to_owned(),
+        }),
+    }
+}
+
+/// Host names as resolvers take them: RFC 1123, section 2.1, and the underscores that container
+/// platforms put into theirs. A hyphen in front is what resolvers refuse.
+fn check_host_name(host: &str) -> Result<(), AddressError> {
+    if host
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'.')
+    {
+        return Err(AddressError::InvalidV4 {
+            host: host.to_owned(),
+        });
+    }
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if let Some(character) = host.chars().find(|c| !allowed(*c)) {
+        return Err(AddressError::InvalidCharacter { character });
+    }
+    let name = host.strip_suffix('.').unwrap_or(host);
+    if name.len() > HOST_BYTES_MAX {
+        return Err(AddressError::HostTooLong { length: name.len() });
+    }
+    let fits =
+        |label: &str| (1..=LABEL_BYTES_MAX).contains(&label.len()) && !label.starts_with('-');
+    match name.split('.').find(|label| !fits(label)) {
+        None => Ok(()),
+        Some(label) => Err(AddressError::InvalidLabel {
+            label: label.to_owned(),
+        }),
+    }
+}
+
+/// The form that [`FromStr`] reads, always with its scheme: without it, a host called `tcp` could
+/// not be told from one.
+impl fmt::Display for BackendAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(address) => write!(f, "tcp:{address}"),
+            Self::Name { host, port } => write!(f, "tcp:{host}:{port}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn listen(text: &str) -> Result<ListenAddress, AddressError> {
+        text.parse()
+    }
+
+    fn backend(text: &str) -> Result<BackendAddress, AddressError> {
+        text.parse()
+    }
+
+    fn named(host: &str, port: u16) -> BackendAddress {
+        BackendAddress::Name {
+            host: host.to_owned(),
+            port,
+        }
+    }
+
+    fn literal(address: &str) -> BackendAddress {
+        BackendAddress::Literal(address.parse().unwrap())
+    }
+
+    #[test]
+    fn listen_addresses_are_paths_or_abstract_names() {
+        assert_eq!(
+            listen("unix:/run/a.sock"),
+            Ok(ListenAddress::Path("/run/a.sock".into()))
+        );
+        assert_eq!(
+            listen("unix:@a/b c"),
+            Ok(ListenAddress::Abstract(b"a/b c".to_vec()))
+        );
+        assert_eq!(
+            listen("unix:@@"),
+            Ok(ListenAddress::Abstract(b"@".to_vec()))
+        );
+    }
+
+    #[test]
+    fn socket_names_may_have_107_bytes() {
+        let (fits, too_long) = ("a".repeat(107), "a".repeat(108));
+        let error = Err(AddressError::SocketNameTooLong { length: 108 });
+        assert!(listen(&format!("unix:/{}", &fits[1..])).is_ok());
+        assert_eq!(listen(&format!("unix:/{fits}")), error);
+        assert!(listen(&format!("unix:@{fits}")).is_ok());
+        assert_eq!(listen(&format!("unix:@{too_long}")), error);
+        // 54 characters, 108 bytes.
+        assert_eq!(listen(&format!("unix:@{}", "ä".repeat(54))), error);
+    }
+
+    #[test]
+    fn bad_listen_addresses_are_refused() {
+        for (text, expected) in [
+            ("", AddressError::NotUnix),
+            ("unix:", AddressError::NotUnix),
+            ("/run/a.sock", AddressError::NotUnix),
+            ("tcp:127.0.0.1:80", AddressError::NotUnix),
+            ("UNIX:/run/a.sock", AddressError::NotUnix),
+            ("unix:a.sock", AddressError::RelativePath),
+            ("unix:run/a.sock", AddressError::RelativePath),
+            ("unix:./a.sock", AddressError::RelativePath),
+            ("unix: /a.sock", AddressError::RelativePath),
+            ("unix:/", AddressError::DirectoryPath),
+            ("unix:/run/", AddressError::DirectoryPath),
+            ("unix:/run/.", AddressError::DirectoryPath),
+            ("unix:/run/..", AddressError::DirectoryPath),
+            ("unix:@", AddressError::EmptyAbstractName),
+            ("unix:/run/a\0b", AddressError::NulByte),
+            ("unix:@a\0b", AddressError::NulByte),
+        ] {
+            assert_eq!(listen(text), Err(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn backends_are_names_or_literals() {
+        for (text, expected) in [
+            ("php.internal:9000", named("php.internal", 9000)),
+            ("tcp:php.internal:9000", named("php.internal", 9000)),
+            ("php.internal.:9000", named("php.internal.", 9000)),
+            ("my_php-1:65535", named("my_php-1", 65535)),
+            ("tcp:tcp:1", named("tcp", 1)),
+            ("1a.2.3:80", named("1a.2.3", 80)),
+            (
+                "xn--bcher-kva.example:80",
+                named("xn--bcher-kva.example", 80),
+            ),
+            ("127.0.0.1:9000", literal("127.0.0.1:9000")),
+            ("tcp:127.0.0.1:9000", literal("127.0.0.1:9000")),
+            ("[::1]:9000", literal("[::1]:9000")),
+            ("tcp:[2001:db8::1]:9000", literal("[2001:db8::1]:9000")),
+            ("[::ffff:127.0.0.1]:1", literal("[::ffff:127.0.0.1]:1")),
+        ] {
+            assert_eq!(backend(text), Ok(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_cannot_be_looked_up_are_refused() {
+        let v4 = |host: &str| AddressError::InvalidV4 {
+            host: host.to_owned(),
+        };
+        let label = |label: &str| AddressError::InvalidLabel {
+            label: label.to_owned(),
+        };
+        let character = |character| AddressError::InvalidCharacter { character };
+        for (text, expected) in [
+            ("300.1.2.3:80", v4("300.1.2.3")),
+            ("1.2.3:80", v4("1.2.3")),
+            ("127.0.0.01:80", v4("127.0.0.01")),
+            ("127.0.0.1.:80", v4("127.0.0.1.")),
+            ("2130706433:80", v4("2130706433")),
+            (".:80", v4(".")),
+            ("a..b:80", label("")),
+            (".a:80", label("")),
+            ("a..:80", label("")),
+            ("-a.b:80", label("-a")),
+            ("a b:80", character(' ')),
+            (" a:80", character(' ')),
+            ("a/b:80", character('/')),
+            ("a\n:80", character('\n')),
+            ("a@b:80", character('@')),
+            ("bücher.example:80", character('ü')),
+        ] {
+            assert_eq!(backend(text), Err(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn host_names_fit_into_dns_messages() {
+        let long = "a".repeat(63);
+        let fits = format!("{long}.{long}.{long}.{}", "a".repeat(61));
+        assert!(backend(&format!("{fits}:80")).is_ok());
+        assert!(backend(&format!("{fits}.:80")).is_ok());
+        assert_eq!(
+            backend(&format!("{fits}a:80")),
+            Err(AddressError::HostTooLong { length: 254 })
+        );
+        assert_eq!(
+            backend(&format!("{long}a:80")),
+            Err(AddressError::InvalidLabel {
+                label: format!("{long}a")
+            })
+        );
+    }
+
+    #[test]
+    fn bad_ports_and_brackets_are_refused() {
+        let port = |port: &str| AddressError::InvalidPort {
+            port: port.to_owned(),
+        };
+        for (text, expected) in [
+            ("", AddressError::MissingPort),
+            ("tcp:", AddressError::MissingPort),
+            ("php.internal", AddressError::MissingPort),
+            ("php.internal:", AddressError::MissingPort),
+            ("tcp:9000", AddressError::MissingPort),
+            ("[::1]", AddressError::MissingPort),
+            ("[::1]:", AddressError::MissingPort),
+            ("[::1]9000", AddressError::MissingPort),
+            (":9000", AddressError::MissingHost),
+            ("tcp::9000", AddressError::MissingHost),
+            ("a:0", port("0")),
+            ("a:65536", port("65536")),
+            ("a:+80", port("+80")),
+            ("a:-1", port("-1")),
+            ("a:http", port("http")),
+            ("a:80 ", port("80 ")),
+            ("[::1]:0", port("0")),
+            ("::1:9000", AddressError::UnbracketedV6),
+            ("2001:db8::1", AddressError::UnbracketedV6),
+            ("tcp:2001:db8::1:9000", AddressError::UnbracketedV6),
+            ("fe80::1%eth0:9000", AddressError::UnbracketedV6),
+            ("[", AddressError::InvalidV6),
+            ("[]:80", AddressError::InvalidV6),
+            ("[::1:80", AddressError::InvalidV6),
+            ("[127.0.0.1]:80", AddressError::InvalidV6),
+            ("[[::1]]:80", AddressError::InvalidV6),
+            (
+                "[fe80::1%eth0]:80",
+                AddressError::ScopedV6 {
+                    zone: "eth0".to_owned(),
+                },
+            ),
+            ("unix:/run/a.sock", AddressError::UnixBackend),
+            ("unix:@a", AddressError::UnixBackend),
+            ("http://a:80", AddressError::UrlBackend),
+            ("tcp://a:80", AddressError::UrlBackend),
+        ] {
+            assert_eq!(backend(text), Err(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn errors_say_how_to_write_it_right() {
+        for (text, remedy) in [
+            (
+                "php.internal",
+                "missing port (write HOST:PORT, for example php.internal:9000)",
+            ),
+            ("::1:9000", "write an IPv6 address as [ADDRESS]:PORT"),
+            ("a:0", "'0' is not a port (write a number from 1 to 65535)"),
+        ] {
+            let error = backend(text).unwrap_err().to_string();
+            assert!(error.contains(remedy), "{error}");
+        }
+    }
+
+    fn listen_addresses() -> impl Strategy<Value = ListenAddress> {
+        let file_name =
+            "[^/\0]{1,24}".prop_filter("a directory", |name| name != "." && name != "..");
+        prop_oneof![
+            file_name.prop_map(|name| ListenAddress::Path(format!("/{name}").into())),
+            "[^\0]{1,26}".prop_map(|name| ListenAddress::Abstract(name.into_bytes())),
+        ]
+    }
+
+    fn backend_addresses() -> impl Strategy<Value = BackendAddress> {
+        let host = r"[a-zA-Z_][a-zA-Z0-9_-]{0,62}(\.[a-z0-9_][a-z0-9_-]{0,20}){0,3}\.?";
+        prop_oneof![
+            (any::<Ipv4Addr>(), 1u16..).prop_map(|a| BackendAddress::Literal(a.into())),
+            (any::<Ipv6Addr>(), 1u16..).prop_map(|a| BackendAddress::Literal(a.into())),
+            (host, 1u16..).prop_map(|(host, port)| BackendAddress::Name { host, port }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn listen_addresses_round_trip(address in listen_addresses()) {
+            prop_assert_eq!(listen(&address.to_string()), Ok(address));
+        }
+
+        #[test]
+        fn backend_addresses_round_trip(address in backend_addresses()) {
+            prop_assert_eq!(backend(&address.to_string()), Ok(address));
+        }
+
+        #[test]
+        fn any_text_is_parsed_or_refused(text in r"(unix:|tcp:)?([a-z0-9:.\[\]%@/_-]{0,40}|\PC*|.*)") {
+            if let Ok(address) = listen(&text) {
+                prop_assert_eq!(listen(&address.to_string()), Ok(address));
+            }
+            if let Ok(address) = backend(&text) {
+                prop_assert_eq!(backend(&address.to_string()), Ok(address));
+            }
+        }
+    }
 }

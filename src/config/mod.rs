@@ -6,10 +6,29 @@
 
 pub mod address;
 
+use std::fmt;
 use std::num::NonZeroUsize;
+use std::str::FromStr;
 use std::time::Duration;
 
-pub use address::{BackendAddress, ListenAddress};
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+
+pub use address::{AddressError, BackendAddress, ListenAddress};
+
+/// The most worker threads: the largest machines have fewer cores.
+pub const WORKERS_MAX: usize = 1024;
+
+/// The most sessions that may be open at one time: each takes two descriptors, and the kernel's
+/// default ceiling for a process, `fs.nr_open`, is 1,048,576. Who wants more raises that first.
+pub const CONNECTIONS_MAX: u32 = 1_000_000;
+
+/// The longest timeout. Longer ones are meant to be "never", and instants that far away need no
+/// care for overflow.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The widest mode of a socket file: read, write and execute for everybody.
+pub const MODE_MAX: u32 = 0o777;
 
 /// Everything `spliceway run` needs.
 #[derive(Clone, Debug)]
@@ -47,6 +66,22 @@ pub struct Access {
     pub group: Option<Account>,
 }
 
+impl Access {
+    /// What a socket file gets unless something else is asked for: user and group connect, nobody
+    /// else does.
+    pub const MODE_DEFAULT: u32 = 0o660;
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self {
+            mode: Self::MODE_DEFAULT,
+            owner: None,
+            group: None,
+        }
+    }
+}
+
 /// A user or a group as it was given: ids need no lookup and work where names are unknown
 /// (containers).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +90,51 @@ pub enum Account {
     Name(String),
     /// Taken as it is.
     Id(u32),
+}
+
+/// Why a text names no user or group, and how to write it right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AccountError {
+    /// Digits that are no id. The largest number of 32 bits is none: chown(2) takes it for "leave
+    /// it".
+    #[error("the number is too large for an id (use at most {})", u32::MAX - 1)]
+    IdTooLarge,
+    /// `user:group`, as chown(1) takes it.
+    #[error("one name is expected (give the user with --owner and the group with --group)")]
+    Pair,
+    /// Nothing, or a text with a character that the databases cannot hold.
+    #[error("not the name of an account (write a name or a number)")]
+    InvalidName,
+}
+
+impl FromStr for Account {
+    type Err = AccountError;
+
+    fn from_str(text: &str) -> Result<Self, AccountError> {
+        if text.is_empty() || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(AccountError::InvalidName);
+        }
+        if text.contains(':') {
+            return Err(AccountError::Pair);
+        }
+        if !text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Ok(Self::Name(text.to_owned()));
+        }
+        match text.parse() {
+            Ok(id) if id != u32::MAX => Ok(Self::Id(id)),
+            _ => Err(AccountError::IdTooLarge),
+        }
+    }
+}
+
+/// The form that [`FromStr`] reads.
+impl fmt::Display for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Id(id) => write!(f, "{id}"),
+        }
+    }
 }
 
 /// Which driver moves the bytes.
@@ -67,4 +147,130 @@ pub enum Engine {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// What the daemon says of itself, and in which form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// The form of a line.
+    pub format: LogFormat,
+    /// Which lines there are.
+    pub filter: LogFilter,
+}
+
+/// The form of a log line on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// One line of text for each event, coloured if standard error is a terminal.
+    Text,
+    /// One JSON object for each event.
+    Json,
+}
+
+/// A level, or directives for `tracing`'s `EnvFilter`, such as `info,spliceway::resolver=debug`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFilter(String);
+
+/// Why a text is no log filter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogFilterError {
+    /// A word that is no level. `EnvFilter` would take it for a module's name, say everything
+    /// about that and nothing about the rest: a typo would silence the log.
+    #[error("no level '{word}' (write off, error, warn, info, debug, trace or MODULE=LEVEL)")]
+    NoLevel {
+        /// What stands where a level belongs.
+        word: String,
+    },
+    /// Directives that `EnvFilter` does not take.
+    #[error("{cause} (write a level or MODULE=LEVEL, with commas between several)")]
+    Directive {
+        /// What `EnvFilter` said.
+        cause: String,
+    },
+}
+
+impl LogFilter {
+    /// The directives as they were given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for LogFilter {
+    type Err = LogFilterError;
+
+    fn from_str(text: &str) -> Result<Self, LogFilterError> {
+        let is_directive = |word: &str| word.contains(['=', '[']);
+        // `LevelFilter` takes an empty text for a level, too.
+        let is_level = |word: &str| !word.is_empty() && word.parse::<LevelFilter>().is_ok();
+        // A comma within brackets separates fields: such a text is left to EnvFilter altogether.
+        let mut words = text.split(',').filter(|_| !text.contains('['));
+        if let Some(word) = words.find(|word| !is_directive(word) && !is_level(word)) {
+            return Err(LogFilterError::NoLevel {
+                word: word.to_owned(),
+            });
+        }
+        match EnvFilter::try_new(text) {
+            Ok(_) => Ok(Self(text.to_owned())),
+            Err(error) => Err(LogFilterError::Directive {
+                cause: error.to_string(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_are_names_or_numbers() {
+        for (text, expected) in [
+            ("nginx", Ok(Account::Name("nginx".to_owned()))),
+            ("www-data", Ok(Account::Name("www-data".to_owned()))),
+            ("1a", Ok(Account::Name("1a".to_owned()))),
+            ("0", Ok(Account::Id(0))),
+            ("4294967294", Ok(Account::Id(u32::MAX - 1))),
+            ("4294967295", Err(AccountError::IdTooLarge)),
+            ("99999999999", Err(AccountError::IdTooLarge)),
+            ("nginx:nginx", Err(AccountError::Pair)),
+            ("", Err(AccountError::InvalidName)),
+            ("a b", Err(AccountError::InvalidName)),
+            ("a\0", Err(AccountError::InvalidName)),
+        ] {
+            assert_eq!(text.parse(), expected, "{text:?}");
+            if let Ok(account) = text.parse::<Account>() {
+                assert_eq!(account.to_string(), text);
+            }
+        }
+    }
+
+    #[test]
+    fn log_filters_are_levels_or_directives() {
+        for text in [
+            "info",
+            "off",
+            "DEBUG",
+            "info,spliceway::resolver=debug",
+            "spliceway=trace",
+            "info,[session{id=1}]=trace",
+        ] {
+            assert_eq!(text.parse::<LogFilter>().unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn a_mistyped_level_is_refused() {
+        for (text, word) in [("inof", "inof"), ("", ""), ("info,dbug", "dbug")] {
+            let expected = LogFilterError::NoLevel {
+                word: word.to_owned(),
+            };
+            assert_eq!(text.parse::<LogFilter>(), Err(expected), "{text:?}");
+        }
+        let error = "spliceway=inof".parse::<LogFilter>();
+        assert!(
+            matches!(error, Err(LogFilterError::Directive { .. })),
+            "{error:?}"
+        );
+    }
 }

@@ -4,11 +4,13 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod account;
 mod errno;
 pub mod net;
 pub mod pipe;
 pub mod poll;
 pub mod process;
+pub(crate) mod socket_file;
 
 pub use errno::Errno;
 

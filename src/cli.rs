@@ -1,0 +1,922 @@
+//! The command line: from arguments to a validated configuration, or to one line that says what is
+//! wrong.
+//!
+//! The help texts are the reference of the options. clap reads the arguments, but its errors span
+//! several lines; logs and supervisors keep one, so they are rendered anew here.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::config::{
+    Access, Account, BackendAddress, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter,
+    LogFormat, Logging, MODE_MAX, TIMEOUT_MAX, WORKERS_MAX,
+};
+
+/// The most connections of the demonstration: it runs both ends of each, so that one takes eight
+/// descriptors (four sockets and two pipes), and a process gets 1024 by default.
+const DEMO_CONCURRENCY_MAX: usize = 100;
+
+/// The exit code for a command line that cannot be run, as most programs have it.
+const EXIT_USAGE: u8 = 2;
+
+/// A command line that can be run.
+#[derive(Clone, Debug)]
+pub struct Cli {
+    /// What to do.
+    pub command: Command,
+}
+
+/// What the program can do.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Run the proxy.
+    Run(RunCommand),
+    /// Show what the proxy does on this machine.
+    Demo(DemoCommand),
+}
+
+/// `spliceway run`
+#[derive(Clone, Debug)]
+pub struct RunCommand {
+    /// What the daemon needs.
+    pub config: Config,
+    /// What it says of itself.
+    pub logging: Logging,
+}
+
+/// `spliceway demo`
+#[derive(Clone, Debug)]
+pub struct DemoCommand {
+    /// How long each path is measured.
+    pub duration: Duration,
+    /// How many connections there are at one time.
+    pub concurrency: NonZeroUsize,
+    /// Which driver the proxy uses.
+    pub engine: Engine,
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Stop {
+    /// The help or the version was asked for: it goes to standard output, exit code 0.
+    Answer(String),
+    /// There were no arguments at all: the help goes to standard error, exit code 2.
+    NoArguments(String),
+    /// The arguments are wrong: one line goes to standard error, exit code 2.
+    Usage(UsageError),
+}
+
+/// What is wrong with the arguments, and how to write them right, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}; see '{help}'")]
+pub struct UsageError {
+    problem: String,
+    /// The command that prints the reference of what was attempted.
+    help: String,
+}
+
+/// Reads the command line of this process.
+///
+/// # Errors
+/// If there is nothing to run; [`Stop::report`] says so to the user.
+pub fn parse() -> Result<Cli, Stop> {
+    parse_from(std::env::args_os())
+}
+
+/// Reads a command line, of which the first argument is the name of the program.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let usage = |problem| {
+        Stop::Usage(UsageError {
+            problem,
+            help: help_command(&arguments),
+        })
+    };
+    let parsed = Arguments::try_parse_from(&arguments).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Answer(error.to_string()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop::NoArguments(error.to_string()),
+        _ => usage(describe(&error)),
+    })?;
+    let command = match parsed.command {
+        ArgumentsOf::Run(run) => Command::Run(run.validate().map_err(usage)?),
+        ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
+    };
+    Ok(Cli { command })
+}
+
+impl Stop {
+    /// Tells the user and returns the exit code.
+    pub fn report(&self) -> ExitCode {
+        // Nobody can be told that nobody can be told: failures to write are ignored.
+        match self {
+            Self::Answer(text) => {
+                let _ = io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Self::NoArguments(text) => {
+                let _ = io::stderr().write_all(text.as_bytes());
+                ExitCode::from(EXIT_USAGE)
+            }
+            Self::Usage(error) => {
+                complain(error);
+                ExitCode::from(EXIT_USAGE)
+            }
+        }
+    }
+}
+
+/// Writes `spliceway: PROBLEM` to standard error, as one line whatever the problem contains.
+pub fn complain(problem: &impl fmt::Display) {
+    let _ = writeln!(
+        io::stderr(),
+        "spliceway: {}",
+        one_line(&problem.to_string())
+    );
+}
+
+/// Shows what would end the line, or drive a terminal, by its escape.
+fn one_line(text: &str) -> String {
+    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if breaks(c) {
+            line.extend(c.escape_default())
+        } else {
+            line.push(c)
+        }
+    }
+    line
+}
+
+#[derive(Parser)]
+#[command(
+    name = "spliceway",
+    version,
+    about = "Relays connections from Unix sockets to TCP backends found by name.",
+    after_help = "'spliceway run --help' lists what the proxy can be told."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: ArgumentsOf,
+}
+
+#[derive(Subcommand)]
+enum ArgumentsOf {
+    #[command(
+        about = "Run the proxy until it is told to stop.",
+        long_about = "Run the proxy until SIGTERM or SIGINT: it then stops listening, lets running \
+                      sessions finish for --drain-timeout, and ends.\n\n\
+                      Example: spliceway run --listen unix:/run/app.sock --backend app.internal:9000"
+    )]
+    Run(Box<RunArguments>),
+    #[command(
+        about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
+        long_about = "Run a backend, the proxy and a load on this machine, and compare connections \
+                      made directly with those made through the proxy. Nothing outside this machine \
+                      is contacted and nothing is left behind."
+    )]
+    Demo(DemoArguments),
+}
+
+#[derive(Args)]
+struct RunArguments {
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        required = true,
+        help = "Listen on this Unix socket: unix:/PATH, or unix:@NAME for an abstract one. Give the \
+                option again for more sockets. A socket file on which nobody listens is replaced."
+    )]
+    listen: Vec<ListenAddress>,
+
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        required = true,
+        help = "Connect each session to this TCP backend: HOST:PORT, where HOST is a name, an IPv4 \
+                address or an IPv6 address in brackets; tcp:HOST:PORT is the same. Names are looked \
+                up again and again while the proxy runs; one with a trailing dot skips the search \
+                domains. Give the option again for more backends."
+    )]
+    backend: Vec<BackendAddress>,
+
+    #[arg(
+        long,
+        value_name = "OCTAL",
+        value_parser = mode,
+        help = "Give socket files this mode: who may write may connect. Abstract sockets have no \
+                mode, so the option is refused with them. [default: 0660]"
+    )]
+    mode: Option<u32>,
+
+    #[arg(
+        long,
+        value_name = "USER",
+        help = "Give socket files to this user, by name or number. [default: who runs the proxy]"
+    )]
+    owner: Option<Account>,
+
+    #[arg(
+        long,
+        value_name = "GROUP",
+        help = "Give socket files to this group, by name or number. [default: that of who runs the \
+                proxy]"
+    )]
+    group: Option<Account>,
+
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Protocol::Raw,
+        hide_possible_values = true,
+        help = "Relay sessions as this protocol. The only one is 'raw': bytes, and the ends of \
+                streams, are passed on as they come."
+    )]
+    protocol: Protocol,
+
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count(1..=WORKERS_MAX),
+        help = "Serve sessions with this many threads, from 1 to 1024. [default: one for each core \
+                that the process may use]"
+    )]
+    workers: Option<usize>,
+
+    #[arg(
+        long,
+        help = "Pin each worker thread to a core of its own. This helps where nothing else runs on \
+                those cores, and may harm elsewhere."
+    )]
+    pin: bool,
+
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Engine::Auto,
+        hide_possible_values = true,
+        help = ENGINE_HELP
+    )]
+    engine: Engine,
+
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "8192",
+        value_parser = count(1..=CONNECTIONS_MAX),
+        help = "Keep at most this many sessions open at one time, from 1 to 1000000. Further clients \
+                wait in the sockets' backlogs."
+    )]
+    connections_max: u32,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = positive_timeout,
+        help = "End a session that has no connection to a backend after this time, such as 500ms or \
+                5s; looking up the name counts."
+    )]
+    connect_timeout: Duration,
+
+    #[arg(
+        long,
+        value_name = "DURATION|off",
+        default_value = "off",
+        value_parser = idle_timeout,
+        help = "End a session in which no byte has moved for this time, such as 90s or 10m; 'off' \
+                lets it stand for ever."
+    )]
+    idle_timeout: Timeout,
+
+    #[arg(
+        long,
+        value_name = "DURATION|off",
+        default_value = "30s",
+        value_parser = drain_timeout,
+        help = "When told to stop, wait this long for running sessions, then cut them; 'off' waits \
+                for ever, 0s not at all."
+    )]
+    drain_timeout: Timeout,
+
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Text,
+        hide_possible_values = true,
+        help = "Write the log to standard error as lines of 'text', or as 'json' with one object \
+                for each line."
+    )]
+    log_format: LogFormat,
+
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        help = "Log events of this level and above: off, error, warn, info, debug or trace. Levels \
+                of single modules follow after commas, such as info,spliceway::resolver=debug."
+    )]
+    log_level: LogFilter,
+}
+
+const ENGINE_HELP: &str = "Move bytes with 'io_uring', or with 'epoll', or let 'auto' take io_uring \
+                           where the system allows it and epoll where it does not.";
+
+#[derive(Args)]
+struct DemoArguments {
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "3s",
+        value_parser = positive_timeout,
+        help = "Measure each path for this time, such as 500ms or 3s."
+    )]
+    duration: Duration,
+
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "16",
+        value_parser = count(1..=DEMO_CONCURRENCY_MAX),
+        help = "Keep this many connections busy at one time, from 1 to 100."
+    )]
+    concurrency: usize,
+
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Engine::Auto,
+        hide_possible_values = true,
+        help = ENGINE_HELP
+    )]
+    engine: Engine,
+}
+
+/// What the proxy knows of the bytes that it relays.
+#[derive(Clone, Copy, ValueEnum)]
+enum Protocol {
+    /// Nothing: they may be any protocol.
+    Raw,
+}
+
+impl RunArguments {
+    /// Checks what concerns several options at once.
+    fn validate(self) -> Result<RunCommand, String> {
+        // So far the configuration has no room for another one.
+        let Protocol::Raw = self.protocol;
+        self.check_listeners()?;
+        let access = Access {
+            mode: self.mode.unwrap_or(Access::MODE_DEFAULT),
+            owner: self.owner,
+            group: self.group,
+        };
+        let config = Config {
+            listeners: self.listen,
+            access,
+            backends: self.backend,
+            workers: self.workers.and_then(NonZeroUsize::new),
+            pin: self.pin,
+            engine: self.engine,
+            connections_max: self.connections_max,
+            connect_timeout: self.connect_timeout,
+            idle_timeout: self.idle_timeout.0,
+            drain_timeout: self.drain_timeout.0,
+        };
+        Ok(RunCommand {
+            config,
+            logging: Logging {
+                format: self.log_format,
+                filter: self.log_level,
+            },
+        })
+    }
+
+    fn check_listeners(&self) -> Result<(), String> {
+        for (index, address) in self.listen.iter().enumerate() {
+            if self.listen[..index].contains(address) {
+                return Err(format!("--listen {address}: given twice (remove one)"));
+            }
+        }
+        let is_abstract = |address: &&ListenAddress| matches!(address, ListenAddress::Abstract(_));
+        let Some(address) = self.listen.iter().find(is_abstract) else {
+            return Ok(());
+        };
+        let all_abstract = self.listen.iter().all(|address| is_abstract(&address));
+        // Whoever gives a mode relies on it for every socket. An owner without a mode only widens
+        // who may connect, so it is refused only where it would concern no socket at all.
+        for (option, refused) in [
+            ("--mode", self.mode.is_some()),
+            ("--owner", self.owner.is_some() && all_abstract),
+            ("--group", self.group.is_some() && all_abstract),
+        ] {
+            if refused {
+                return Err(format!(
+                    "{option} with --listen {address}: abstract sockets have no permissions \
+                     (remove {option} or listen on unix:/PATH)"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl From<DemoArguments> for DemoCommand {
+    fn from(arguments: DemoArguments) -> Self {
+        Self {
+            duration: arguments.duration,
+            concurrency: NonZeroUsize::new(arguments.concurrency)
+                .expect("its parser takes no number below 1"),
+            engine: arguments.engine,
+        }
+    }
+}
+
+/// Why the value of an option is refused, and how to write it right.
+#[derive(Debug, thiserror::Error)]
+enum ValueError {
+    #[error("not an octal mode (write three octal digits, for example 0660)")]
+    Mode,
+    #[error("more than the permissions of user, group and others (use at most 0777)")]
+    ModeTooWide,
+    #[error("not a whole number from {least} to {most}")]
+    Count { least: String, most: String },
+    #[error("{cause} (write a number and its unit, for example 500ms or 5s)")]
+    Duration { cause: humantime::DurationError },
+    #[error("no time at all (write a longer one, for example 5s)")]
+    Zero,
+    #[error("no time at all (write a longer one, for example 5s, or 'off' for no limit)")]
+    ZeroNotOff,
+    #[error("too long (use at most 365days)")]
+    TooLong,
+    #[error("too long (use at most 365days, or 'off' for no limit)")]
+    TooLongNotOff,
+}
+
+/// A timeout that can be turned off. It is a type of its own because clap takes an `Option` for
+/// whether the option was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Timeout(Option<Duration>);
+
+/// `660`, `0660` or `0o660`
+fn mode(text: &str) -> Result<u32, ValueError> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    // The standard parser takes a plus sign, which nobody means.
+    if digits.is_empty() || !digits.bytes().all(|byte| matches!(byte, b'0'..=b'7')) {
+        return Err(ValueError::Mode);
+    }
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode @ ..=MODE_MAX) => Ok(mode),
+        _ => Err(ValueError::ModeTooWide),
+    }
+}
+
+fn count<N>(range: RangeInclusive<N>) -> impl Fn(&str) -> Result<N, ValueError> + Clone
+where
+    N: FromStr + PartialOrd + ToString + Clone,
+{
+    move |text| match text.parse() {
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => Err(ValueError::Count {
+            least: range.start().to_string(),
+            most: range.end().to_string(),
+        }),
+    }
+}
+
+fn positive_timeout(text: &str) -> Result<Duration, ValueError> {
+    match duration(text)? {
+        Duration::ZERO => Err(ValueError::Zero),
+        duration if duration > TIMEOUT_MAX => Err(ValueError::TooLong),
+        duration => Ok(duration),
+    }
+}
+
+fn idle_timeout(text: &str) -> Result<Timeout, ValueError> {
+    match drain_timeout(text)? {
+        Timeout(Some(Duration::ZERO)) => Err(ValueError::ZeroNotOff),
+        timeout => Ok(timeout),
+    }
+}
+
+fn drain_timeout(text: &str) -> Result<Timeout, ValueError> {
+    if text == "off" {
+        return Ok(Timeout(None));
+    }
+    match duration(text)? {
+        duration if duration > TIMEOUT_MAX => Err(ValueError::TooLongNotOff),
+        duration => Ok(Timeout(Some(duration))),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, ValueError> {
+    humantime::parse_duration(text).map_err(|cause| ValueError::Duration { cause })
+}
+
+/// Which help has what the user was about to write.
+fn help_command(arguments: &[OsString]) -> String {
+    let command = Arguments::command();
+    let attempted = arguments.get(1).and_then(|argument| argument.to_str());
+    match attempted.and_then(|name| command.find_subcommand(name)) {
+        Some(subcommand) => format!("spliceway {} --help", subcommand.get_name()),
+        None => "spliceway --help".to_owned(),
+    }
+}
+
+/// What clap found, in one line without its remedy at the end.
+fn describe(error: &clap::Error) -> String {
+    let part = |kind| context(error, kind);
+    let argument = part(ContextKind::InvalidArg);
+    let value = part(ContextKind::InvalidValue);
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            format!(
+                "invalid value '{value}' for '{argument}': {}",
+                cause.unwrap_or_default()
+            )
+        }
+        ErrorKind::InvalidValue if value.is_empty() => {
+            format!("'{argument}': the value is missing")
+        }
+        ErrorKind::InvalidValue => {
+            let valid = part(ContextKind::ValidValue);
+            format!("invalid value '{value}' for '{argument}': unknown (write {valid})")
+        }
+        ErrorKind::UnknownArgument => {
+            format!(
+                "unexpected argument '{argument}'{}",
+                suggestion(error, ContextKind::SuggestedArg)
+            )
+        }
+        ErrorKind::InvalidSubcommand => {
+            let command = part(ContextKind::InvalidSubcommand);
+            let suggestion = suggestion(error, ContextKind::SuggestedSubcommand);
+            format!("unknown command '{command}'{suggestion}")
+        }
+        ErrorKind::MissingRequiredArgument => format!("missing required option: {argument}"),
+        ErrorKind::ArgumentConflict if part(ContextKind::PriorArg) == argument => {
+            format!("'{argument}': given more than once (remove all but one)")
+        }
+        ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8 (use another name)".to_owned(),
+        _ => first_line(error),
+    }
+}
+
+fn suggestion(error: &clap::Error, kind: ContextKind) -> String {
+    match context(error, kind) {
+        similar if similar.is_empty() => String::new(),
+        similar => format!(" (a similar one is '{similar}')"),
+    }
+}
+
+/// What clap's error says of this kind; several things are listed with commas.
+fn context(error: &clap::Error, kind: ContextKind) -> String {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    }
+}
+
+/// For what has no words of ours: clap's own first line.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const REQUIRED: &str = "run --listen unix:/a --backend b:1";
+
+    fn parse_words(words: &str) -> Result<Cli, Stop> {
+        parse_from(
+            std::iter::once("spliceway")
+                .chain(words.split(' '))
+                .map(OsString::from),
+        )
+    }
+
+    fn run(words: &str) -> RunCommand {
+        match parse_words(words) {
+            Ok(Cli {
+                command: Command::Run(run),
+            }) => run,
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    fn run_with(options: &str) -> RunCommand {
+        run(&format!("{REQUIRED} {options}"))
+    }
+
+    fn usage_error(words: &str) -> String {
+        match parse_words(words) {
+            Err(Stop::Usage(error)) => one_line(&error.to_string()),
+            other => panic!("{words}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn run_has_the_documented_defaults() {
+        let RunCommand { config, logging } = run(REQUIRED);
+        assert_eq!(config.listeners, [ListenAddress::Path("/a".into())]);
+        assert_eq!(config.backends, ["b:1".parse().unwrap()]);
+        assert_eq!(config.access, Access::default());
+        assert_eq!(config.access.mode, 0o660);
+        assert_eq!(
+            (config.workers, config.pin, config.engine),
+            (None, false, Engine::Auto)
+        );
+        assert_eq!(config.connections_max, 8192);
+        assert_eq!(config.connect_timeout, Duration::from_secs(5));
+        assert_eq!(config.idle_timeout, None);
+        assert_eq!(config.drain_timeout, Some(Duration::from_secs(30)));
+        assert_eq!(logging.format, LogFormat::Text);
+        assert_eq!(logging.filter.as_str(), "info");
+    }
+
+    #[test]
+    fn run_takes_every_option() {
+        let RunCommand { config, logging } = run_with(
+            "--listen unix:@c --backend [::1]:2 --owner nginx --group 33 --protocol raw \
+             --workers 1024 --pin --engine io_uring --connections-max 1000000 \
+             --connect-timeout 500ms --idle-timeout 10m --drain-timeout off --log-format json \
+             --log-level debug",
+        );
+        assert_eq!(config.listeners.len(), 2);
+        assert_eq!(config.backends.len(), 2);
+        assert_eq!(config.access.owner, Some(Account::Name("nginx".to_owned())));
+        assert_eq!(config.access.group, Some(Account::Id(33)));
+        assert_eq!(config.workers, NonZeroUsize::new(1024));
+        assert_eq!((config.pin, config.engine), (true, Engine::IoUring));
+        assert_eq!(config.connections_max, 1_000_000);
+        assert_eq!(config.connect_timeout, Duration::from_millis(500));
+        assert_eq!(config.idle_timeout, Some(Duration::from_secs(600)));
+        assert_eq!(config.drain_timeout, None);
+        assert_eq!(logging.format, LogFormat::Json);
+        assert_eq!(logging.filter.as_str(), "debug");
+    }
+
+    #[test]
+    fn modes_are_octal_however_they_are_written() {
+        for text in ["660", "0660", "0o660", "0o0660"] {
+            assert_eq!(
+                run_with(&format!("--mode {text}")).config.access.mode,
+                0o660,
+                "{text}"
+            );
+        }
+        assert_eq!(run_with("--mode 0777").config.access.mode, 0o777);
+        assert_eq!(run_with("--mode 0").config.access.mode, 0);
+    }
+
+    #[test]
+    fn a_drain_may_take_no_time() {
+        assert_eq!(
+            run_with("--drain-timeout 0s").config.drain_timeout,
+            Some(Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn an_owner_goes_with_paths_beside_abstract_names() {
+        assert!(
+            run_with("--listen unix:@c --owner 0 --group 0")
+                .config
+                .access
+                .owner
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn demo_has_defaults_and_options() {
+        let Ok(Cli {
+            command: Command::Demo(demo),
+        }) = parse_words("demo")
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (demo.duration, demo.concurrency.get()),
+            (Duration::from_secs(3), 16)
+        );
+        assert_eq!(demo.engine, Engine::Auto);
+        let words = "demo --duration 1s --concurrency 2 --engine epoll";
+        let Ok(Cli {
+            command: Command::Demo(demo),
+        }) = parse_words(words)
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (demo.duration, demo.concurrency.get()),
+            (Duration::from_secs(1), 2)
+        );
+        assert_eq!(demo.engine, Engine::Epoll);
+    }
+
+    #[test]
+    fn usage_errors_name_the_argument_the_cause_and_the_remedy() {
+        for (words, expected) in [
+            (
+                "run --listen x --backend b:1",
+                "invalid value 'x' for '--listen <ADDRESS>': not a Unix socket (write unix:/PATH or \
+                 unix:@NAME, for example unix:/run/app.sock); see 'spliceway run --help'",
+            ),
+            (
+                "run --listen unix:/a --backend b",
+                "invalid value 'b' for '--backend <ADDRESS>': missing port (write HOST:PORT, for \
+                 example php.internal:9000); see 'spliceway run --help'",
+            ),
+            (
+                "run",
+                "missing required option: --listen <ADDRESS>, --backend <ADDRESS>; see 'spliceway \
+                 run --help'",
+            ),
+            (
+                "run --listen",
+                "'--listen <ADDRESS>': the value is missing; see 'spliceway run --help'",
+            ),
+            (
+                "run --lisen unix:/a",
+                "unexpected argument '--lisen' (a similar one is '--listen'); see 'spliceway run \
+                 --help'",
+            ),
+            (
+                "rum",
+                "unknown command 'rum' (a similar one is 'run'); see 'spliceway --help'",
+            ),
+            (
+                "--quiet",
+                "unexpected argument '--quiet'; see 'spliceway --help'",
+            ),
+            (
+                "demo 3s",
+                "unexpected argument '3s'; see 'spliceway demo --help'",
+            ),
+            (
+                "demo --engine kqueue",
+                "invalid value 'kqueue' for '--engine <ENGINE>': unknown (write auto, io_uring, \
+                 epoll); see 'spliceway demo --help'",
+            ),
+            (
+                "demo --duration 1s --duration 2s",
+                "'--duration <DURATION>': given more than once (remove all but one); see 'spliceway \
+                 demo --help'",
+            ),
+        ] {
+            assert_eq!(usage_error(words), expected);
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        for (options, cause) in [
+            ("--mode 668", "not an octal mode"),
+            ("--mode 0x1ff", "not an octal mode"),
+            ("--mode +660", "not an octal mode"),
+            ("--mode rw", "not an octal mode"),
+            ("--mode 1777", "use at most 0777"),
+            ("--mode 777777777777777", "use at most 0777"),
+            ("--owner a:b", "one name is expected"),
+            ("--protocol http", "unknown (write raw)"),
+            ("--workers 0", "not a whole number from 1 to 1024"),
+            ("--workers 1025", "not a whole number from 1 to 1024"),
+            ("--workers many", "not a whole number from 1 to 1024"),
+            (
+                "--connections-max 0",
+                "not a whole number from 1 to 1000000",
+            ),
+            (
+                "--connections-max 1000001",
+                "not a whole number from 1 to 1000000",
+            ),
+            ("--connect-timeout 0s", "no time at all"),
+            ("--connect-timeout off", "write a number and its unit"),
+            ("--connect-timeout 5", "write a number and its unit"),
+            ("--connect-timeout 366days", "too long"),
+            ("--idle-timeout 0s", "or 'off'"),
+            ("--idle-timeout 99999years", "too long"),
+            ("--idle-timeout never", "write a number and its unit"),
+            (
+                "--drain-timeout 99999999999999999999s",
+                "write a number and its unit",
+            ),
+            ("--log-level inof", "no level 'inof'"),
+            ("--log-format xml", "unknown (write text, json)"),
+            ("--pin=3", "unexpected value '3' for '--pin'"),
+        ] {
+            let error = usage_error(&format!("{REQUIRED} {options}"));
+            assert!(error.contains(cause), "{options}: {error}");
+        }
+    }
+
+    #[test]
+    fn duplicate_listeners_are_refused() {
+        for again in ["unix:/a", "unix://a", "unix:/./a"] {
+            let error = usage_error(&format!("{REQUIRED} --listen {again}"));
+            let expected = format!("--listen {again}: given twice (remove one); see");
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn abstract_listeners_take_no_permissions() {
+        for (words, option) in [
+            ("run --listen unix:@a --backend b:1 --mode 0660", "--mode"),
+            (
+                "run --listen unix:@a --listen unix:/a --backend b:1 --mode 0660",
+                "--mode",
+            ),
+            ("run --listen unix:@a --backend b:1 --owner root", "--owner"),
+            ("run --listen unix:@a --backend b:1 --group 0", "--group"),
+        ] {
+            let expected = format!("{option} with --listen unix:@a: abstract sockets have no");
+            let error = usage_error(words);
+            assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_are_answers() {
+        for words in [
+            "--help",
+            "-h",
+            "--version",
+            "-V",
+            "help",
+            "run --help",
+            "help run",
+            "demo -h",
+        ] {
+            assert!(
+                matches!(parse_words(words), Err(Stop::Answer(_))),
+                "{words}"
+            );
+        }
+        let Err(Stop::Answer(version)) = parse_words("--version") else {
+            panic!()
+        };
+        assert_eq!(
+            version,
+            format!("spliceway {}\n", env!("CARGO_PKG_VERSION"))
+        );
+    }
+
+    #[test]
+    fn no_arguments_get_the_help() {
+        let stop = parse_from([OsString::from("spliceway")]);
+        let Err(Stop::NoArguments(help)) = stop else {
+            panic!("{stop:?}")
+        };
+        assert!(help.contains("Usage: spliceway"), "{help}");
+    }
+
+    #[test]
+    fn arguments_that_are_not_text_are_refused() {
+        use std::os::unix::ffi::OsStringExt;
+        let path = OsString::from_vec(b"unix:/\xff".to_vec());
+        let words = ["spliceway".into(), "run".into(), "--listen".into(), path];
+        let stop = parse_from(words);
+        assert!(matches!(stop, Err(Stop::Usage(_))), "{stop:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_arguments_get_one_line(words in prop::collection::vec(
+            r"run|demo|--listen|--listen=.{0,9}|--backend|--mode|unix:.{0,9}|b:1|--pin=?|-.{0,5}|.*",
+            0..8,
+        )) {
+            let words = std::iter::once("spliceway".to_owned()).chain(words);
+            if let Err(Stop::Usage(error)) = parse_from(words.map(OsString::from)) {
+                let line = one_line(&error.to_string());
+                prop_assert_eq!(line.lines().count(), 1);
+                prop_assert!(line.ends_with("--help'"), "{}", line);
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! Starting, running and ending the daemon.
+
+pub mod listener;
+pub mod logging;
