@@ -9,6 +9,8 @@
 mod lookup;
 mod names;
 mod schedule;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
