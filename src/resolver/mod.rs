@@ -1,0 +1,335 @@
+//! Finds the addresses behind the backends' names, in the background and for as long as the
+//! daemon runs.
+//!
+//! One thread looks every name up, again when its answer has run out, and publishes what it found.
+//! The data path never waits for it and never resolves. Two rules decide what is published: without
+//! an answer the last good addresses stay, however long that lasts; and only a name server's word
+//! that there are none takes them away, after a hold (`schedule.rs`).
+
+mod lookup;
+mod names;
+mod schedule;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use hickory_resolver::proto::ProtoError;
+use tokio::runtime::{self, Runtime};
+use tokio::sync::oneshot;
+use tokio::task::{self, JoinError, JoinSet};
+
+use self::lookup::{Cause, Failure, Outcome, Sources, Stamps};
+use self::names::{Event, Names, Question};
+use self::schedule::Jitter;
+use crate::backend::Published;
+use crate::config::BackendAddress;
+
+/// How often resolv.conf and the hosts file are looked at: two `stat` calls, so that an edit works
+/// at once, as people expect of these files.
+const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many addresses of one name a log line shows.
+const LOGGED_ADDRESSES_MAX: usize = 8;
+
+/// How names are looked up. The default is the system's own configuration.
+#[derive(Clone, Debug)]
+pub struct ResolverOptions {
+    /// The files that are read, and read again when they change.
+    pub paths: ResolverPaths,
+    /// Ask these name servers instead of the ones in resolv.conf (whose search domains stay).
+    pub name_servers: Option<Vec<SocketAddr>>,
+    /// How long one query may take; it is tried twice.
+    pub query_timeout: Duration,
+}
+
+impl Default for ResolverOptions {
+    fn default() -> Self {
+        Self {
+            paths: ResolverPaths::default(),
+            name_servers: None,
+            query_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Where the system's resolver configuration is.
+#[derive(Clone, Debug)]
+pub struct ResolverPaths {
+    /// See resolv.conf(5).
+    pub resolv_conf: PathBuf,
+    /// See hosts(5).
+    pub hosts: PathBuf,
+}
+
+impl Default for ResolverPaths {
+    fn default() -> Self {
+        Self {
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            hosts: PathBuf::from("/etc/hosts"),
+        }
+    }
+}
+
+/// Why names cannot be looked up at all. A name that does not resolve is no error: it may later.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolverError {
+    /// Something that DNS cannot hold, such as a label of more than 63 bytes.
+    #[error("look up {host:?}: not a host name: {source} (correct the backend's address)")]
+    Name {
+        /// The name as configured.
+        host: String,
+        /// What is wrong with it.
+        source: ProtoError,
+    },
+    /// The event loop needs a few descriptors.
+    #[error("start the resolver: create its event loop: {0} (raise the limit of open files)")]
+    Runtime(#[source] io::Error),
+    /// The system refused another thread.
+    #[error("start the resolver: create its thread: {0} (raise the limit of tasks or memory)")]
+    Thread(#[source] io::Error),
+}
+
+/// Publishes the literal addresses at once and starts looking the names up.
+///
+/// It does not wait for the first answer: until there is one, the set has the literals only, or is
+/// empty. With literals alone there is nothing to look up and no thread.
+///
+/// # Errors
+/// If a name is malformed, or the system refuses a thread or its event loop.
+pub fn spawn(
+    backends: &[BackendAddress],
+    published: Arc<Published>,
+    options: ResolverOptions,
+) -> Result<ResolverHandle, ResolverError> {
+    let names = Names::new(backends, Instant::now())?;
+    published.publish(names.endpoints(), SystemTime::now());
+    if names.is_literal() {
+        return Ok(ResolverHandle { running: None });
+    }
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ResolverError::Runtime)?;
+    let (stop, stopped) = oneshot::channel();
+    let thread = thread::Builder::new()
+        .name("resolver".to_owned())
+        .spawn(move || run(&runtime, names, published, options, stopped))
+        .map_err(ResolverError::Thread)?;
+    Ok(ResolverHandle {
+        running: Some(Running { stop, thread }),
+    })
+}
+
+/// The running resolver; dropping it ends the thread, as [`ResolverHandle::stop`] does.
+#[derive(Debug)]
+#[must_use = "dropping the handle stops the resolver"]
+pub struct ResolverHandle {
+    /// `None` when there is nothing to look up.
+    running: Option<Running>,
+}
+
+#[derive(Debug)]
+struct Running {
+    /// The thread ends when this is dropped.
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl ResolverHandle {
+    /// Ends the thread and waits for it, which is a matter of milliseconds even while a name server
+    /// is silent. What was published stays.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for ResolverHandle {
+    fn drop(&mut self) {
+        if let Some(Running { stop, thread }) = self.running.take() {
+            drop(stop);
+            if thread.join().is_err() {
+                tracing::error!("stop the resolver: its thread had panicked (this is a bug)");
+            }
+        }
+    }
+}
+
+/// The thread. Everything that is still under way when it returns ends with the runtime.
+fn run(
+    runtime: &Runtime,
+    names: Names,
+    published: Arc<Published>,
+    options: ResolverOptions,
+    stopped: oneshot::Receiver<()>,
+) {
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            _ = stopped => {}
+            () = Task::new(names, published, options).run() => {}
+        }
+    });
+}
+
+/// The resolver's work: asks what is due, takes the answers in, publishes.
+struct Task {
+    names: Names,
+    published: Arc<Published>,
+    options: ResolverOptions,
+    stamps: Stamps,
+    sources: Arc<Sources>,
+    lookups: JoinSet<Outcome>,
+    /// Which question each of `lookups` is about.
+    asked: HashMap<task::Id, Question>,
+    randomness: RandomState,
+    /// Answers so far: what makes each jitter another one.
+    answers: u64,
+}
+
+impl Task {
+    fn new(names: Names, published: Arc<Published>, options: ResolverOptions) -> Self {
+        let stamps = Stamps::take(&options);
+        let sources = Arc::new(Sources::read(&options));
+        Self {
+            names,
+            published,
+            options,
+            stamps,
+            sources,
+            lookups: JoinSet::new(),
+            asked: HashMap::new(),
+            randomness: RandomState::new(),
+            answers: 0,
+        }
+    }
+
+    /// Runs until it is dropped.
+    async fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            self.read_changed_files(now);
+            self.ask_due(now);
+            let files_check = now + FILES_CHECK_INTERVAL;
+            let wake = self
+                .names
+                .next_due()
+                .map_or(files_check, |due| due.min(files_check));
+            tokio::select! {
+                Some(ended) = self.lookups.join_next_with_id() => self.take(ended),
+                () = tokio::time::sleep_until(wake.into()) => {}
+            }
+        }
+    }
+
+    /// After a change of the files all is asked again, and what was being asked is forgotten: its
+    /// answer would be one of the old sources.
+    fn read_changed_files(&mut self, now: Instant) {
+        let stamps = Stamps::take(&self.options);
+        if stamps == self.stamps {
+            return;
+        }
+        tracing::info!("resolver configuration changed, looking all names up again");
+        self.stamps = stamps;
+        self.sources = Arc::new(Sources::read(&self.options));
+        self.lookups = JoinSet::new();
+        self.asked.clear();
+        self.names.ask_again(now);
+    }
+
+    fn ask_due(&mut self, now: Instant) {
+        for question in self.names.ask_due(now) {
+            let sources = Arc::clone(&self.sources);
+            let name = self.names.name(question.name).clone();
+            let lookup = async move { sources.look_up(&name, question.family).await };
+            let id = self.lookups.spawn(lookup).id();
+            self.asked.insert(id, question);
+        }
+    }
+
+    fn take(&mut self, ended: Result<(task::Id, Outcome), JoinError>) {
+        let (id, outcome) = ended.unwrap_or_else(|err| {
+            // A panic inside the library, over bytes from the network: no answer, like any other.
+            let cause = Cause::Other(err.to_string());
+            (err.id(), Err(Failure::NoAnswer(cause)))
+        });
+        let question = self
+            .asked
+            .remove(&id)
+            .expect("every lookup is entered when it is spawned");
+        if let Err(failure) = &outcome {
+            let host = self.names.host(question.name);
+            tracing::debug!(family = ?question.family, "look up {host}: {failure}");
+        }
+        let jitter = self.jitter(question);
+        let events = self
+            .names
+            .answered(question, outcome, Instant::now(), jitter);
+        self.published
+            .publish(self.names.endpoints(), SystemTime::now());
+        for event in events {
+            self.log(self.names.host(question.name), event);
+        }
+    }
+
+    fn jitter(&mut self, question: Question) -> Jitter {
+        self.answers = self.answers.wrapping_add(1);
+        Jitter::from_hash(self.randomness.hash_one((question, self.answers)))
+    }
+
+    fn log(&self, host: &str, event: Event) {
+        match event {
+            Event::Changed { old, new, age } => tracing::info!(
+                old = %Listed(&old),
+                new = %Listed(&new),
+                version = self.published.load().version(),
+                "look up {host}: {} addresses, before {} (last good answer: {})",
+                new.len(),
+                old.len(),
+                Age(age)
+            ),
+            Event::Failing { failure, kept, age } => tracing::warn!(
+                "look up {host}: {failure}; {kept} addresses stay in use (last good answer: {}; \
+                 check the name and the name servers)",
+                Age(age)
+            ),
+            Event::Recovered { after } => {
+                tracing::info!("look up {host}: resolves again after {} s", after.as_secs());
+            }
+        }
+    }
+}
+
+/// The first few of some addresses.
+struct Listed<'a>(&'a [IpAddr]);
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shown, hidden) = self.0.split_at(self.0.len().min(LOGGED_ADDRESSES_MAX));
+        f.debug_list().entries(shown).finish()?;
+        if hidden.is_empty() {
+            return Ok(());
+        }
+        write!(f, " and {} more", hidden.len())
+    }
+}
+
+/// How old an answer is.
+struct Age(Option<Duration>);
+
+impl fmt::Display for Age {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(age) => write!(f, "{} s ago", age.as_secs()),
+            None => f.write_str("none yet"),
+        }
+    }
+}

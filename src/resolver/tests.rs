@@ -1,0 +1,746 @@
+//! The resolver against a scripted name server on loopback and files of its own. Nothing here reads
+//! the system's configuration, and nothing sleeps: every wait is for a condition, with a deadline.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::sync::{Condvar, Mutex, MutexGuard};
+
+use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{CNAME, NS};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use tempfile::TempDir;
+
+use super::lookup::Found;
+use super::names::Family;
+use super::*;
+use crate::backend::AddressSet;
+
+/// Far more than anything here takes, also on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A query timeout that no test lives to see: what does not come at once never comes.
+const NEVER: Duration = Duration::from_secs(600);
+
+const SHORT: Duration = Duration::from_millis(100);
+
+/// What the name server says to one question.
+#[derive(Clone)]
+enum Reply {
+    Addresses(Vec<IpAddr>, u32),
+    Alias(&'static str),
+    Code(ResponseCode),
+    NoData,
+    Referral,
+    Silence,
+    /// Forged and broken datagrams first, then these addresses.
+    Noise(Vec<IpAddr>),
+    /// Too long for UDP: these addresses are only to be had over TCP.
+    Truncated(Vec<IpAddr>),
+}
+
+/// A mutex with a condition: what the test waits for.
+#[derive(Default)]
+struct Watched<T> {
+    value: Mutex<T>,
+    changed: Condvar,
+}
+
+impl<T> Watched<T> {
+    fn change(&self, change: impl FnOnce(&mut T)) {
+        change(&mut self.value.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    #[track_caller]
+    fn wait_until(&self, mut is_met: impl FnMut(&T) -> bool) -> MutexGuard<'_, T> {
+        let value = self.value.lock().unwrap();
+        let (value, waited) = self
+            .changed
+            .wait_timeout_while(value, PATIENCE, |value| !is_met(value))
+            .unwrap();
+        assert!(!waited.timed_out(), "waited in vain");
+        value
+    }
+}
+
+#[derive(Default)]
+struct Script {
+    replies: HashMap<(String, RecordType), Reply>,
+    asked: Vec<(String, RecordType)>,
+    is_over: bool,
+}
+
+/// A name server on one loopback port, UDP and TCP. Names that it has no reply for do not exist.
+struct NameServer {
+    address: SocketAddr,
+    script: Arc<Watched<Script>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl NameServer {
+    fn start() -> Self {
+        let (udp, tcp) = bind();
+        let address = udp.local_addr().unwrap();
+        let script = Arc::new(Watched::<Script>::default());
+        let threads = vec![
+            thread::spawn({
+                let script = Arc::clone(&script);
+                move || serve_udp(&udp, &script)
+            }),
+            thread::spawn({
+                let script = Arc::clone(&script);
+                move || serve_tcp(&tcp, &script)
+            }),
+        ];
+        Self {
+            address,
+            script,
+            threads,
+        }
+    }
+
+    fn set(&self, host: &str, record_type: RecordType, reply: Reply) -> &Self {
+        self.script.change(|script| {
+            script.replies.insert((host.to_owned(), record_type), reply);
+        });
+        self
+    }
+
+    fn a(&self, host: &str, addresses: &[&str]) -> &Self {
+        let reply = Reply::Addresses(ips(addresses), 1);
+        self.set(host, RecordType::A, reply)
+    }
+
+    fn aaaa(&self, host: &str, addresses: &[&str]) -> &Self {
+        let reply = Reply::Addresses(ips(addresses), 1);
+        self.set(host, RecordType::AAAA, reply)
+    }
+
+    fn asked(&self, host: &str, record_type: RecordType) -> usize {
+        count(&self.script.value.lock().unwrap(), host, record_type)
+    }
+
+    #[track_caller]
+    fn wait_asked(&self, host: &str, record_type: RecordType, times: usize) {
+        drop(
+            self.script
+                .wait_until(|script| count(script, host, record_type) >= times),
+        );
+    }
+}
+
+impl Drop for NameServer {
+    fn drop(&mut self) {
+        self.script.change(|script| script.is_over = true);
+        // One poke each, so that both threads look.
+        let poke = UdpSocket::bind("127.0.0.1:0").unwrap();
+        poke.send_to(&[], self.address).unwrap();
+        drop(TcpStream::connect(self.address));
+        for thread in self.threads.drain(..) {
+            let ended = thread.join();
+            assert!(
+                ended.is_ok() || thread::panicking(),
+                "the name server panicked"
+            );
+        }
+    }
+}
+
+fn count(script: &Script, host: &str, record_type: RecordType) -> usize {
+    let asked = script.asked.iter();
+    asked
+        .filter(|(h, t)| h == host && *t == record_type)
+        .count()
+}
+
+/// The same port for both transports; someone else may have the TCP one.
+fn bind() -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
+            return (udp, tcp);
+        }
+    }
+    panic!("no port is free for UDP and TCP");
+}
+
+fn serve_udp(udp: &UdpSocket, script: &Watched<Script>) {
+    let mut buffer = [0; 4096];
+    loop {
+        let (len, peer) = udp.recv_from(&mut buffer).unwrap();
+        if script.value.lock().unwrap().is_over {
+            return;
+        }
+        let Some((query, reply)) = next(script, &buffer[..len]) else {
+            continue;
+        };
+        if let Reply::Noise(_) = reply {
+            for noise in noise(&query) {
+                udp.send_to(&noise, peer).unwrap();
+            }
+        }
+        if let Some(response) = respond(&query, reply, true) {
+            udp.send_to(&response.to_vec().unwrap(), peer).unwrap();
+        }
+    }
+}
+
+/// One query per connection, each message behind its length (RFC 1035, section 4.2.2).
+fn serve_tcp(tcp: &TcpListener, script: &Watched<Script>) {
+    loop {
+        let (mut stream, _) = tcp.accept().unwrap();
+        if script.value.lock().unwrap().is_over {
+            return;
+        }
+        let mut length = [0; 2];
+        stream.read_exact(&mut length).unwrap();
+        let mut query = vec![0; u16::from_be_bytes(length).into()];
+        stream.read_exact(&mut query).unwrap();
+        let Some((query, reply)) = next(script, &query) else {
+            continue;
+        };
+        if let Some(response) = respond(&query, reply, false) {
+            let response = response.to_vec().unwrap();
+            let length = u16::try_from(response.len()).unwrap();
+            stream.write_all(&length.to_be_bytes()).unwrap();
+            stream.write_all(&response).unwrap();
+        }
+    }
+}
+
+/// Notes what was asked and finds what to say.
+fn next(script: &Watched<Script>, query: &[u8]) -> Option<(Message, Reply)> {
+    let query = Message::from_vec(query).ok()?;
+    let question = query.queries.first()?;
+    let host = question.name().to_string().to_lowercase();
+    let key = (host.trim_end_matches('.').to_owned(), question.query_type());
+    let mut reply = None;
+    script.change(|script| {
+        let nobody = Reply::Code(ResponseCode::NXDomain);
+        reply = Some(script.replies.get(&key).cloned().unwrap_or(nobody));
+        script.asked.push(key);
+    });
+    Some((query, reply?))
+}
+
+fn respond(query: &Message, reply: Reply, is_udp: bool) -> Option<Message> {
+    let mut response = Message::response(query.metadata.id, OpCode::Query);
+    response.metadata.recursion_available = true;
+    let question = query.queries[0].clone();
+    let name = question.name().clone();
+    response.add_query(question);
+    let add = |response: &mut Message, addresses: Vec<IpAddr>, ttl| {
+        for ip in addresses {
+            response.add_answer(Record::from_rdata(name.clone(), ttl, RData::from(ip)));
+        }
+    };
+    match reply {
+        Reply::Addresses(addresses, ttl) => add(&mut response, addresses, ttl),
+        Reply::Alias(target) => {
+            let target = RData::CNAME(CNAME(Name::from_ascii(target).unwrap()));
+            response.add_answer(Record::from_rdata(name.clone(), 1, target));
+        }
+        Reply::Code(code) => response.metadata.response_code = code,
+        Reply::NoData => {}
+        Reply::Referral => {
+            let server = RData::NS(NS(Name::from_ascii("ns.example.").unwrap()));
+            response.add_authority(Record::from_rdata(name.clone(), 1, server));
+        }
+        Reply::Silence => return None,
+        Reply::Noise(addresses) => add(&mut response, addresses, 1),
+        Reply::Truncated(_) if is_udp => response.metadata.truncation = true,
+        Reply::Truncated(addresses) => add(&mut response, addresses, 1),
+    }
+    Some(response)
+}
+
+/// Datagrams that must not be taken for the answer: too short, not DNS, and forged with another id.
+fn noise(query: &Message) -> Vec<Vec<u8>> {
+    let forged = Reply::Addresses(ips(&["203.0.113.66"]), 60);
+    let mut forged = respond(query, forged, true).unwrap();
+    forged.metadata.id = query.metadata.id.wrapping_add(1);
+    vec![vec![], vec![7], vec![0xff; 600], forged.to_vec().unwrap()]
+}
+
+fn ips(addresses: &[&str]) -> Vec<IpAddr> {
+    addresses.iter().map(|ip| ip.parse().unwrap()).collect()
+}
+
+/// Files, options and a published set to watch.
+struct Setup {
+    dir: TempDir,
+    options: ResolverOptions,
+    published: Arc<Published>,
+    swaps: Arc<Watched<usize>>,
+}
+
+impl Setup {
+    /// Without name servers and with empty files, unless the test says otherwise.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = ResolverOptions {
+            paths: ResolverPaths {
+                resolv_conf: dir.path().join("resolv.conf"),
+                hosts: dir.path().join("hosts"),
+            },
+            name_servers: Some(Vec::new()),
+            query_timeout: NEVER,
+        };
+        let swaps = Arc::new(Watched::<usize>::default());
+        let on_change = Arc::clone(&swaps);
+        let published = Arc::new(Published::new(move || {
+            on_change.change(|swaps| *swaps += 1)
+        }));
+        Self {
+            dir,
+            options,
+            published,
+            swaps,
+        }
+    }
+
+    fn asking(servers: &[&NameServer]) -> Self {
+        let mut setup = Self::new();
+        setup.options.name_servers = Some(servers.iter().map(|s| s.address).collect());
+        setup
+    }
+
+    fn query_timeout(mut self, timeout: Duration) -> Self {
+        self.options.query_timeout = timeout;
+        self
+    }
+
+    /// Replaces a file as careful programs do: readers see the old one or the new one.
+    fn write(&self, file: &str, text: &str) -> &Self {
+        let new = self.dir.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.dir.path().join(file)).unwrap();
+        self
+    }
+
+    fn spawn(&self, backends: &[&str]) -> ResolverHandle {
+        let backends: Vec<_> = backends.iter().map(|backend| parse(backend)).collect();
+        spawn(&backends, Arc::clone(&self.published), self.options.clone()).unwrap()
+    }
+
+    /// Waits for these endpoints.
+    #[track_caller]
+    fn wait_for(&self, endpoints: &[&str]) -> Arc<AddressSet> {
+        let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        let is_met = |_: &usize| *self.published.load().endpoints() == endpoints;
+        drop(self.swaps.wait_until(is_met));
+        self.published.load_full()
+    }
+
+    fn look_up(&self, name: &str, family: Family) -> Outcome {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let name = Name::from_ascii(name).unwrap();
+        runtime.block_on(async {
+            let lookup = Sources::read(&self.options);
+            let lookup = lookup.look_up(&name, family);
+            tokio::time::timeout(PATIENCE, lookup)
+                .await
+                .expect("looked up in vain")
+        })
+    }
+}
+
+fn parse(backend: &str) -> BackendAddress {
+    if let Ok(literal) = backend.parse() {
+        return BackendAddress::Literal(literal);
+    }
+    let (host, port) = backend.rsplit_once(':').unwrap();
+    BackendAddress::Name {
+        host: host.to_owned(),
+        port: port.parse().unwrap(),
+    }
+}
+
+fn no_answer(cause: Cause) -> Outcome {
+    Err(Failure::NoAnswer(cause))
+}
+
+#[track_caller]
+fn assert_found(outcome: Outcome, addresses: &[&str]) -> Duration {
+    let Ok(Found {
+        addresses: found,
+        ttl,
+    }) = outcome
+    else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!(found, ips(addresses));
+    ttl
+}
+
+#[test]
+fn the_first_answer_is_published_and_wakes() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.2", "192.0.2.1"]);
+    server.aaaa("php.internal", &["2001:db8::1"]);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000", "192.0.2.2:9000", "[2001:db8::1]:9000"]);
+}
+
+#[test]
+fn a_changed_answer_swaps_once() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    assert_eq!(setup.wait_for(&["192.0.2.1:9000"]).version(), 1);
+    server.a("php.internal", &["192.0.2.7"]);
+    assert_eq!(setup.wait_for(&["192.0.2.7:9000"]).version(), 2);
+    let asked = server.asked("php.internal", RecordType::A);
+    server.wait_asked("php.internal", RecordType::A, asked + 1);
+    assert_eq!(*setup.swaps.value.lock().unwrap(), 2);
+}
+
+#[test]
+fn a_rotated_answer_swaps_nothing() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1", "192.0.2.2"]);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    let endpoints = ["192.0.2.1:9000", "192.0.2.2:9000"];
+    setup.wait_for(&endpoints);
+    server.a("php.internal", &["192.0.2.2", "192.0.2.1"]);
+    let asked = server.asked("php.internal", RecordType::A);
+    // The second of these comes after the first one's answer was taken in.
+    server.wait_asked("php.internal", RecordType::A, asked + 2);
+    assert_eq!(setup.wait_for(&endpoints).version(), 1);
+}
+
+#[test]
+fn without_an_answer_the_last_good_one_stays() {
+    fn stays_despite(failure: Reply) {
+        let server = NameServer::start();
+        server.a("php.internal", &["192.0.2.1"]);
+        let setup = Setup::asking(&[&server]).query_timeout(SHORT);
+        let _resolver = setup.spawn(&["php.internal:9000"]);
+        setup.wait_for(&["192.0.2.1:9000"]);
+        server.set("php.internal", RecordType::A, failure);
+        let asked = server.asked("php.internal", RecordType::A);
+        // A lookup asks at most twice, so that the third time is another lookup.
+        server.wait_asked("php.internal", RecordType::A, asked + 3);
+        assert_eq!(setup.wait_for(&["192.0.2.1:9000"]).version(), 1);
+        server.a("php.internal", &["192.0.2.2"]);
+        setup.wait_for(&["192.0.2.2:9000"]);
+    }
+    // Side by side, because each of them takes some rounds of the back-off.
+    thread::scope(|scope| {
+        for failure in [
+            Reply::Silence,
+            Reply::Code(ResponseCode::ServFail),
+            Reply::Code(ResponseCode::Refused),
+            Reply::Referral,
+        ] {
+            scope.spawn(|| stays_despite(failure));
+        }
+    });
+}
+
+#[test]
+fn a_denied_name_keeps_its_addresses_at_first() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    server.set(
+        "php.internal",
+        RecordType::A,
+        Reply::Code(ResponseCode::NXDomain),
+    );
+    let asked = server.asked("php.internal", RecordType::A);
+    server.wait_asked("php.internal", RecordType::A, asked + 2);
+    assert_eq!(setup.wait_for(&["192.0.2.1:9000"]).version(), 1);
+}
+
+#[test]
+fn a_name_that_begins_to_exist_is_found() {
+    let server = NameServer::start();
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    server.wait_asked("php.internal", RecordType::A, 1);
+    assert_eq!(setup.published.load().version(), 0);
+    server.a("php.internal", &["192.0.2.1"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+}
+
+#[test]
+fn silence_about_one_family_does_not_delay_the_other() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    server.set("php.internal", RecordType::AAAA, Reply::Silence);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    // And goes on without it: only A is refreshed, while AAAA still hangs.
+    server.a("php.internal", &["192.0.2.2"]);
+    setup.wait_for(&["192.0.2.2:9000"]);
+}
+
+#[test]
+fn broken_and_forged_datagrams_are_ignored() {
+    let server = NameServer::start();
+    server.set(
+        "php.internal",
+        RecordType::A,
+        Reply::Noise(ips(&["192.0.2.1"])),
+    );
+    let setup = Setup::asking(&[&server]);
+    assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
+}
+
+#[test]
+fn a_truncated_answer_is_fetched_over_tcp() {
+    let server = NameServer::start();
+    let many: Vec<IpAddr> = (1..=200)
+        .map(|last| IpAddr::from([192, 0, 2, last]))
+        .collect();
+    server.set(
+        "php.internal",
+        RecordType::A,
+        Reply::Truncated(many.clone()),
+    );
+    let setup = Setup::asking(&[&server]);
+    let found = setup.look_up("php.internal", Family::V4).unwrap();
+    assert_eq!(found.addresses, many);
+}
+
+#[test]
+fn an_alias_is_followed() {
+    let server = NameServer::start();
+    server.set("php.internal", RecordType::A, Reply::Alias("lb.example."));
+    server.a("lb.example", &["192.0.2.1"]);
+    let setup = Setup::asking(&[&server]);
+    assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
+}
+
+#[test]
+fn the_ttl_is_the_answers() {
+    let server = NameServer::start();
+    for (host, ttl) in [("zero", 0), ("some", 7), ("day", 86_400)] {
+        server.set(
+            host,
+            RecordType::A,
+            Reply::Addresses(ips(&["192.0.2.1"]), ttl),
+        );
+        let setup = Setup::asking(&[&server]);
+        let rest = assert_found(setup.look_up(host, Family::V4), &["192.0.2.1"]);
+        let ttl = Duration::from_secs(ttl.into());
+        assert!(
+            rest <= ttl && rest + Duration::from_secs(5) > ttl,
+            "{rest:?} of {ttl:?}"
+        );
+    }
+}
+
+#[test]
+fn what_the_name_server_says_is_told_apart_from_what_it_does_not() {
+    let server = NameServer::start();
+    let setup = Setup::asking(&[&server]).query_timeout(SHORT);
+    for (reply, outcome) in [
+        (Reply::Code(ResponseCode::NXDomain), Err(Failure::Nothing)),
+        (Reply::NoData, Err(Failure::Nothing)),
+        (Reply::Silence, no_answer(Cause::Silence)),
+        (Reply::Referral, no_answer(Cause::Referral)),
+        (
+            Reply::Addresses(ips(&["0.0.0.0"]), 1),
+            no_answer(Cause::Unusable),
+        ),
+        (
+            Reply::Code(ResponseCode::ServFail),
+            no_answer(Cause::ServerFailure(ResponseCode::ServFail)),
+        ),
+        (
+            Reply::Code(ResponseCode::Refused),
+            no_answer(Cause::ServerFailure(ResponseCode::Refused)),
+        ),
+    ] {
+        server.set("php.internal", RecordType::A, reply);
+        assert_eq!(setup.look_up("php.internal.", Family::V4), outcome);
+    }
+}
+
+#[test]
+fn a_failing_or_silent_name_server_does_not_hide_one_that_answers() {
+    for failure in [
+        Reply::Silence,
+        Reply::NoData,
+        Reply::Code(ResponseCode::ServFail),
+        Reply::Code(ResponseCode::NXDomain),
+    ] {
+        let (failing, answering) = (NameServer::start(), NameServer::start());
+        failing.set("php.internal", RecordType::A, failure);
+        answering.a("php.internal", &["192.0.2.1"]);
+        for servers in [[&failing, &answering], [&answering, &failing]] {
+            let setup = Setup::asking(&servers);
+            assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
+        }
+    }
+}
+
+#[test]
+fn without_a_name_server_there_is_no_answer() {
+    let setup = Setup::new();
+    let outcome = setup.look_up("php.internal", Family::V4);
+    assert_eq!(outcome, no_answer(Cause::NoNameServer));
+}
+
+/// A name server that is asked for `php`, searched in a.example and then b.example.
+fn searching() -> (NameServer, Setup) {
+    let server = NameServer::start();
+    let setup = Setup::asking(&[&server]).query_timeout(SHORT);
+    setup.write(
+        "resolv.conf",
+        "nameserver 127.0.0.1\nsearch a.example b.example\n",
+    );
+    (server, setup)
+}
+
+#[test]
+fn a_search_goes_on_past_names_that_do_not_exist() {
+    let (server, setup) = searching();
+    server.a("php.b.example", &["192.0.2.1"]);
+    assert_found(setup.look_up("php", Family::V4), &["192.0.2.1"]);
+    assert_eq!(setup.look_up("php.", Family::V4), Err(Failure::Nothing));
+}
+
+#[test]
+fn a_search_ends_with_a_silent_name_server() {
+    let (server, setup) = searching();
+    server.set("php.a.example", RecordType::A, Reply::Silence);
+    server.a("php.b.example", &["203.0.113.66"]);
+    assert_eq!(setup.look_up("php", Family::V4), no_answer(Cause::Silence));
+}
+
+#[test]
+fn a_failure_in_the_search_never_ends_as_no_such_name() {
+    let (server, setup) = searching();
+    let failure = Reply::Code(ResponseCode::ServFail);
+    server.set("php.a.example", RecordType::A, failure);
+    let outcome = no_answer(Cause::ServerFailure(ResponseCode::ServFail));
+    assert_eq!(setup.look_up("php", Family::V4), outcome);
+    server.a("php.b.example", &["192.0.2.1"]);
+    assert_found(setup.look_up("php", Family::V4), &["192.0.2.1"]);
+}
+
+#[test]
+fn both_families_are_searched_to_the_same_name() {
+    let (server, setup) = searching();
+    server.a("php.a.example", &["192.0.2.1"]);
+    server.set("php.a.example", RecordType::AAAA, Reply::NoData);
+    server.aaaa("php.b.example", &["2001:db8::66"]);
+    assert_eq!(setup.look_up("php", Family::V6), Err(Failure::Nothing));
+}
+
+#[test]
+fn a_search_goes_on_past_names_without_addresses() {
+    let (server, setup) = searching();
+    server.set("php.a.example", RecordType::A, Reply::NoData);
+    server.set("php.a.example", RecordType::AAAA, Reply::NoData);
+    server.a("php.b.example", &["192.0.2.1"]);
+    assert_found(setup.look_up("php", Family::V4), &["192.0.2.1"]);
+}
+
+#[test]
+fn the_hosts_file_is_enough() {
+    let setup = Setup::new();
+    setup.write("hosts", "127.0.0.5 php.internal\n::5 php.internal\n");
+    let _resolver = setup.spawn(&["php.internal:9000", "localhost:80"]);
+    setup.wait_for(&["127.0.0.5:9000", "[::5]:9000", "127.0.0.1:80", "[::1]:80"]);
+}
+
+#[test]
+fn the_hosts_file_comes_before_the_name_servers() {
+    let server = NameServer::start();
+    server.a("php.internal", &["203.0.113.66"]);
+    let setup = Setup::asking(&[&server]);
+    setup.write("hosts", "127.0.0.5 php.internal\n");
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["127.0.0.5:9000"]);
+    assert_eq!(server.asked("php.internal", RecordType::A), 0);
+}
+
+#[test]
+fn a_change_of_the_hosts_file_is_noticed() {
+    let setup = Setup::new();
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.write("hosts", "127.0.0.5 php.internal\n");
+    setup.wait_for(&["127.0.0.5:9000"]);
+    setup.write("hosts", "127.0.0.6 php.internal\n");
+    setup.wait_for(&["127.0.0.6:9000"]);
+}
+
+#[test]
+fn a_change_of_resolv_conf_is_noticed_while_a_lookup_hangs() {
+    let server = NameServer::start();
+    server.set("php.a.example", RecordType::A, Reply::Silence);
+    server.set("php.a.example", RecordType::AAAA, Reply::Silence);
+    server.a("php.b.example", &["192.0.2.1"]);
+    let setup = Setup::asking(&[&server]);
+    setup.write("resolv.conf", "nameserver 127.0.0.1\nsearch a.example\n");
+    let _resolver = setup.spawn(&["php:9000"]);
+    server.wait_asked("php.a.example", RecordType::A, 1);
+    setup.write("resolv.conf", "nameserver 127.0.0.1\nsearch b.example\n");
+    setup.wait_for(&["192.0.2.1:9000"]);
+}
+
+#[test]
+fn literals_alone_need_no_thread() {
+    let setup = Setup::new();
+    let resolver = setup.spawn(&["192.0.2.9:80", "[2001:db8::9]:80"]);
+    assert!(resolver.running.is_none());
+    let set = setup.wait_for(&["192.0.2.9:80", "[2001:db8::9]:80"]);
+    assert_eq!(set.version(), 1);
+}
+
+#[test]
+fn literals_and_names_keep_the_configured_order() {
+    let server = NameServer::start();
+    let setup = Setup::asking(&[&server]);
+    let backends = ["web.internal:80", "192.0.2.9:80", "php.internal:9000"];
+    let _resolver = setup.spawn(&backends);
+    setup.wait_for(&["192.0.2.9:80"]);
+    server.a("php.internal", &["192.0.2.1"]);
+    setup.wait_for(&["192.0.2.9:80", "192.0.2.1:9000"]);
+    server.a("web.internal", &["192.0.2.2"]);
+    setup.wait_for(&["192.0.2.2:80", "192.0.2.9:80", "192.0.2.1:9000"]);
+}
+
+#[test]
+fn stopping_does_not_wait_for_a_hanging_lookup() {
+    let server = NameServer::start();
+    server.set("php.internal", RecordType::A, Reply::Silence);
+    server.set("php.internal", RecordType::AAAA, Reply::Silence);
+    let setup = Setup::asking(&[&server]);
+    let resolver = setup.spawn(&["php.internal:9000"]);
+    server.wait_asked("php.internal", RecordType::A, 1);
+    let begun = Instant::now();
+    resolver.stop();
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[test]
+fn a_malformed_name_is_refused_at_the_start() {
+    let setup = Setup::new();
+    let backends = [parse("a..b:80")];
+    let error = spawn(
+        &backends,
+        Arc::clone(&setup.published),
+        setup.options.clone(),
+    );
+    let error = error.err().unwrap().to_string();
+    assert!(
+        error.starts_with("look up \"a..b\": not a host name"),
+        "{error}"
+    );
+}
