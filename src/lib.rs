@@ -8,4 +8,5 @@
 pub mod backend;
 pub mod config;
 pub mod driver;
+pub mod fastcgi;
 pub mod sys;
