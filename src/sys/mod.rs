@@ -4,6 +4,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod child;
 mod errno;
 pub mod net;
 pub mod pipe;
