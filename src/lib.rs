@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod demo;
 pub mod driver;
 pub mod fastcgi;
 pub mod sys;
