@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod account;
+pub mod child;
 mod errno;
 pub mod net;
 pub mod pipe;

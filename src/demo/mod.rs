@@ -1,0 +1,202 @@
+//! `spliceway demo`: what the proxy costs, shown on this machine with no other software.
+//!
+//! A built-in FastCGI responder listens on a loopback TCP port, the proxy runs as a child process
+//! in front of it, and the same load takes both ways in turn: straight to the TCP port and through
+//! the proxy. Every byte of every response is checked, so that the demo is a smoke test as well: a
+//! figure is printed only if all responses were right.
+//!
+//! The proxy is this same program in a process of its own, because that is how it will be used:
+//! its threads, limits and exit code are the real ones. The demo leaves neither a child nor a file
+//! behind, also when it is interrupted.
+
+mod interrupt;
+mod load;
+mod progress;
+mod proxy;
+mod report;
+mod responder;
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use crate::config::Engine;
+use interrupt::Interrupt;
+pub use load::{Failure, Problem};
+use load::{Target, Trial};
+use progress::Progress;
+use proxy::Proxy;
+use responder::Responder;
+
+/// The most clients at one time: the backlog that the standard library gives the responder's
+/// listener. With more, a burst of connects could lose a SYN and wait a second for the next.
+pub const CONCURRENCY_MAX: usize = 128;
+
+/// How often each path is measured. The paths take turns, so that a machine that slows down or
+/// speeds up meanwhile does it to both; half a second each (at the default duration) leaves the
+/// start of the threads without weight.
+const ROUNDS: u32 = 6;
+
+/// What `spliceway demo` was asked to do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long each path is measured, all rounds together.
+    pub duration: Duration,
+    /// Clients at one time, 1 to [`CONCURRENCY_MAX`].
+    pub concurrency: usize,
+    /// Which driver the proxy uses.
+    pub engine: Engine,
+}
+
+/// Why there is no table.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A concurrency that the demo cannot serve.
+    #[error("run the demo with --concurrency {0}: out of range (give 1 to {CONCURRENCY_MAX})")]
+    Concurrency(usize),
+    /// A part of the demo that could not be set up.
+    #[error("{operation}: {cause} ({remedy})")]
+    Setup {
+        /// What was tried, and on what.
+        operation: &'static str,
+        /// What the system said.
+        cause: io::Error,
+        /// What may help.
+        remedy: &'static str,
+    },
+    /// The proxy's process ended before it served anything.
+    #[error("start the proxy: it ended with {status} before it accepted a connection: {said}")]
+    ProxyEnded {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it wrote.
+        said: String,
+    },
+    /// The proxy's process runs and its socket does not answer.
+    #[error("connect to the proxy at {socket}: {cause}, still after {waited:?}; it said: {said}")]
+    ProxyDeaf {
+        /// Where it should have listened.
+        socket: PathBuf,
+        /// The last connect's error.
+        cause: io::Error,
+        /// How long it was given.
+        waited: Duration,
+        /// The end of what it wrote.
+        said: String,
+    },
+    /// A request that failed or a response that was wrong.
+    #[error("{failure}; the proxy said: {said}")]
+    Load {
+        /// Which request, and what was wrong.
+        failure: Failure,
+        /// The end of what the proxy wrote.
+        said: String,
+    },
+    /// The proxy's process served everything and then did not end as it should.
+    #[error("stop the proxy: it ended with {status} after SIGTERM instead of code 0: {said}")]
+    ProxyExit {
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it wrote.
+        said: String,
+    },
+    /// The proxy's process ignored SIGTERM and was killed.
+    #[error("stop the proxy: still running {waited:?} after SIGTERM, killed; it said: {said}")]
+    ProxyStuck {
+        /// How long it was given.
+        waited: Duration,
+        /// The end of what it wrote.
+        said: String,
+    },
+    /// The user ended the demo (SIGINT or SIGTERM).
+    #[error("run the demo: interrupted before the end, so there is no result")]
+    Interrupted,
+}
+
+/// Measures both paths and prints the comparison on stdout.
+///
+/// # Errors
+///
+/// See [`Error`]: nothing is printed on stdout then. Whatever happens, the proxy's process has
+/// ended and its directory is gone on return.
+pub fn run(options: &Options) -> Result<(), Error> {
+    if !(1..=CONCURRENCY_MAX).contains(&options.concurrency) {
+        return Err(Error::Concurrency(options.concurrency));
+    }
+    let interrupt = Interrupt::watch().map_err(setup("watch for signals", "see ulimit -u"))?;
+    let responder = Responder::start(options.concurrency).map_err(setup(
+        "start the responder on 127.0.0.1",
+        "see ulimit -n and ulimit -u",
+    ))?;
+    let mut proxy = Proxy::start(responder.address(), options.engine)?;
+    proxy.wait_until_it_accepts(&interrupt)?;
+    let mut trials = [
+        Trial::new("straight to TCP", Target::Tcp(responder.address())),
+        Trial::new("through spliceway (raw)", Target::Unix(proxy.socket())),
+    ];
+    measure(&mut trials, options, &interrupt, &proxy)?;
+    let warnings = proxy.stop()?;
+    print(&trials, &warnings)
+}
+
+/// Runs the rounds: each path in turn.
+fn measure(
+    trials: &mut [Trial; 2],
+    options: &Options,
+    interrupt: &Interrupt,
+    proxy: &Proxy,
+) -> Result<(), Error> {
+    let progress = Progress::start(options, ROUNDS);
+    for round in 1..=ROUNDS {
+        progress.round(round);
+        for trial in &mut *trials {
+            trial
+                .run_round(
+                    options.concurrency,
+                    options.duration / ROUNDS,
+                    interrupt.seen(),
+                )
+                .map_err(|failure| Error::Load {
+                    failure,
+                    said: proxy.said(),
+                })?;
+            interrupt.check()?;
+            progress.step();
+        }
+    }
+    Ok(())
+}
+
+fn print(trials: &[Trial; 2], warnings: &str) -> Result<(), Error> {
+    let report = report::render(trials);
+    write!(io::stderr().lock(), "{warnings}")
+        .and_then(|()| write!(io::stdout().lock(), "{report}"))
+        .map_err(setup("print the result", "stdout or stderr was closed"))
+}
+
+/// Turns an I/O error into [`Error::Setup`].
+fn setup(operation: &'static str, remedy: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |cause| Error::Setup {
+        operation,
+        cause,
+        remedy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_concurrency_out_of_range_is_refused() {
+        for concurrency in [0, CONCURRENCY_MAX + 1] {
+            let options = Options {
+                duration: Duration::from_secs(1),
+                concurrency,
+                engine: Engine::Auto,
+            };
+            assert!(matches!(run(&options), Err(Error::Concurrency(_))));
+        }
+    }
+}

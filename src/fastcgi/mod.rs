@@ -1,0 +1,17 @@
+//! The FastCGI 1.0 wire format: records and name-value pairs, in both directions.
+//!
+//! Everything here is pure: bytes in, records out, no I/O, no clock, nothing of the rest of the
+//! crate. A reader may be handed any split of the byte stream and keeps at most one header of it,
+//! so its memory does not depend on what a peer sends.
+//!
+//! The rules come from the *FastCGI Specification 1.0* (Open Market, 1996); section numbers in this
+//! module's documentation refer to it.
+
+mod params;
+mod record;
+
+pub use params::{NAME_OR_VALUE_MAX, PairError, Pairs, push_pair};
+pub use record::{
+    BeginRequest, CONTENT_MAX, EndRequest, Event, FixedBody, HEADER_LEN, Header, Kind, Malformed,
+    ProtocolStatus, Reader, RequestId, Role, push_record, push_stream, push_stream_end,
+};
