@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use spliceway::cli::{self, Cli, Command, DemoCommand, RunCommand};
-use spliceway::daemon::logging;
+use spliceway::daemon::{self, logging};
+use spliceway::demo;
 
 fn main() -> ExitCode {
     match cli::parse() {
@@ -15,20 +16,24 @@ fn main() -> ExitCode {
 fn execute(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Run(command) => run(&command),
-        Command::Demo(command) => demo(&command),
+        Command::Demo(command) => run_demo(&command),
     }
 }
 
 fn run(command: &RunCommand) -> anyhow::Result<()> {
     // Dropped last, so that the last lines are written.
     let _log = logging::start(&command.logging)?;
-    // UNIMPLEMENTED: spliceway::daemon::run(&command.config)?;
-    anyhow::bail!("run {:?}: unimplemented", command.config)
+    daemon::run(&command.config)?;
+    Ok(())
 }
 
-fn demo(command: &DemoCommand) -> anyhow::Result<()> {
-    // UNIMPLEMENTED: spliceway::demo::run(&demo::Options { … })?;
-    anyhow::bail!("demo {command:?}: unimplemented")
+fn run_demo(command: &DemoCommand) -> anyhow::Result<()> {
+    demo::run(&demo::Options {
+        duration: command.duration,
+        concurrency: command.concurrency.get(),
+        engine: command.engine,
+    })?;
+    Ok(())
 }
 
 /// The exit code, after one line with the whole chain of causes if there is an error.

@@ -1,4 +1,253 @@
 //! Starting, running and ending the daemon.
+//!
+//! The order of the start matters: signals first, so that none finds the default action; sockets
+//! before threads, because binding sets the process's umask for a moment; the limit of descriptors
+//! before anything that counts on it. The order of the end is the reverse.
 
+mod capacity;
+mod engine;
 pub mod listener;
 pub mod logging;
+mod workers;
+
+use std::future::pending;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::{self, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time;
+
+use crate::backend::Published;
+use crate::config::Config;
+use crate::observe::Failures;
+use crate::resolver::{self, ResolverError, ResolverOptions};
+use crate::session::Timeouts;
+use crate::sys::{Errno, net, process};
+use crate::worker::{Gate, Mailbox, Notice, Shared};
+
+use capacity::Capacity;
+pub use capacity::CapacityError;
+use engine::Chosen;
+pub use engine::Unavailable;
+pub use listener::ListenError;
+use listener::Listener;
+pub use workers::WorkerError;
+use workers::{Assignment, Workers};
+
+/// Why the daemon did not start, or ended otherwise than by a signal.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("prepare for signals")]
+    Signals(#[source] io::Error),
+    #[error("find the processors that may be used")]
+    Processors(#[source] Errno),
+    #[error(transparent)]
+    Capacity(#[from] CapacityError),
+    #[error(transparent)]
+    Engine(#[from] Unavailable),
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error("duplicate the listener {address} for a worker")]
+    Duplicate { address: String, source: io::Error },
+    #[error("make a worker's mailbox")]
+    Mailbox(#[source] Errno),
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+/// Serves until a signal ends it.
+pub fn run(config: &Config) -> Result<(), Error> {
+    let control = Control::new()?;
+    let processors = process::processors().map_err(Error::Processors)?;
+    let count = config.workers.map_or(processors.len(), usize::from);
+    let capacity = Capacity::measure(config, count)?;
+    let engine = Chosen::choose(config.engine)?;
+    let listeners = bind_all(config)?;
+
+    let mailboxes = mailboxes(count)?;
+    let shared = Arc::new(share(config, capacity, &mailboxes));
+    let _resolver = resolver::spawn(
+        &config.backends,
+        Arc::clone(&shared.published),
+        ResolverOptions::default(),
+    )?;
+    let accepting = accepting_workers(count, listeners.len(), capacity.connections_max);
+    let mut assignments = Vec::new();
+    for (number, mailbox) in mailboxes.into_iter().enumerate() {
+        let accepts = number < accepting;
+        assignments.push(Assignment {
+            engine,
+            limits: capacity.limits,
+            listeners: duplicate_all(if accepts { &listeners } else { &[] })?,
+            processor: config.pin.then(|| processors[number % processors.len()]),
+            mailbox,
+            shared: Arc::clone(&shared),
+        });
+    }
+    let workers = Workers::start(assignments)?;
+    tracing::info!(
+        engine = %engine,
+        workers = count,
+        connections_max = capacity.connections_max,
+        "ready"
+    );
+    control.serve(workers, listeners, config.drain_timeout)
+}
+
+/// How many workers accept.
+///
+/// Each of them holds a permit for the next client, whichever listener it comes from. With several
+/// listeners, a client can be accepted by a worker whose permit another listener's client has just
+/// used, and then waits while other workers' permits are unused. Keeping those few compared with
+/// the limit keeps the limit true; with one listener any worker's permit is as good as another's.
+fn accepting_workers(workers: usize, listeners: usize, connections_max: u32) -> usize {
+    /// Permits for each accepting worker: at most 1.6 % of them can be unused at the limit.
+    const PERMITS_PER_WORKER: usize = 64;
+    if listeners == 1 {
+        return workers;
+    }
+    workers
+        .min(connections_max as usize / PERMITS_PER_WORKER)
+        .max(1)
+}
+
+fn bind_all(config: &Config) -> Result<Vec<Listener>, ListenError> {
+    let bind = |address| listener::bind(address, &config.access);
+    let listeners: Vec<_> = config
+        .listeners
+        .iter()
+        .map(bind)
+        .collect::<Result<_, _>>()?;
+    for listener in &listeners {
+        tracing::info!("listening on {}", listener.address());
+    }
+    Ok(listeners)
+}
+
+fn duplicate_all(listeners: &[Listener]) -> Result<Vec<OwnedFd>, Error> {
+    let duplicate = |listener: &Listener| {
+        net::duplicate(listener.fd()).map_err(|source| Error::Duplicate {
+            address: listener.address().to_string(),
+            source,
+        })
+    };
+    listeners.iter().map(duplicate).collect()
+}
+
+fn mailboxes(count: usize) -> Result<Vec<Arc<Mailbox>>, Error> {
+    let new = |_| Mailbox::new().map(Arc::new).map_err(Error::Mailbox);
+    (0..count).map(new).collect()
+}
+
+fn share(config: &Config, capacity: Capacity, mailboxes: &[Arc<Mailbox>]) -> Shared {
+    let told = mailboxes.to_vec();
+    let tell_all = move || {
+        told.iter()
+            .for_each(|mailbox| mailbox.post(Notice::Addresses))
+    };
+    Shared {
+        published: Arc::new(Published::new(tell_all)),
+        gate: Gate::new(capacity.connections_max, mailboxes.to_vec()),
+        timeouts: Timeouts {
+            connect: config.connect_timeout,
+            idle: config.idle_timeout,
+        },
+        session_failures: Failures::default(),
+        accept_failures: Failures::default(),
+    }
+}
+
+/// The main thread's part once everything runs: signals, and the workers' ends.
+struct Control {
+    runtime: Runtime,
+    stop: StopSignals,
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Control {
+    /// From here on SIGTERM and SIGINT wait to be handled. SIGPIPE is ignored since the program's
+    /// start: Rust's runtime does that, and splice(2) depends on it.
+    fn new() -> Result<Self, Error> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Error::Signals)?;
+        let _guard = runtime.enter();
+        let stop = StopSignals {
+            terminate: signal(SignalKind::terminate()).map_err(Error::Signals)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(Error::Signals)?,
+        };
+        drop(_guard);
+        Ok(Self { runtime, stop })
+    }
+
+    fn serve(
+        self,
+        mut workers: Workers,
+        listeners: Vec<Listener>,
+        drain_timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        let Self { runtime, mut stop } = self;
+        let outcome = runtime.block_on(async {
+            tokio::select! {
+                signal = stop.next() => tracing::info!("{signal}: draining"),
+                // A worker ends by itself only when it fails, and without it the others would
+                // serve on with part of the clients waiting for nobody.
+                end = workers.next_end() => {
+                    workers.post(Notice::Cut);
+                    let others = workers.all_ended().await;
+                    return end.unwrap_or(Ok(())).and(others);
+                }
+            }
+            drain(&mut workers, listeners, &mut stop, drain_timeout).await
+        });
+        tracing::info!("stopped");
+        outcome.map_err(Error::from)
+    }
+}
+
+/// Lets the workers finish, for as long as is allowed.
+async fn drain(
+    workers: &mut Workers,
+    mut listeners: Vec<Listener>,
+    stop: &mut StopSignals,
+    timeout: Option<Duration>,
+) -> Result<(), WorkerError> {
+    // Nobody finds the path any more; who connected before is still served.
+    listeners.iter_mut().for_each(Listener::unlink_if_ours);
+    drop(listeners);
+    workers.post(Notice::Drain);
+    tokio::select! {
+        drained = workers.all_ended() => return drained,
+        signal = stop.next() => tracing::warn!("{signal} again: ending at once"),
+        () = sleep(timeout) => tracing::warn!("--drain-timeout has passed: ending at once"),
+    }
+    workers.post(Notice::Cut);
+    workers.all_ended().await
+}
+
+async fn sleep(timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => time::sleep(timeout).await,
+        None => pending().await,
+    }
+}
+
+impl StopSignals {
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -175,7 +175,7 @@ impl Waker {
 }
 
 /// How much a driver may hold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// The most receive buffers that can be lent at one time: two per session, so that slow
     /// readers cannot starve others.

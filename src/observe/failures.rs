@@ -20,7 +20,10 @@ struct Counts {
 impl Failures {
     /// Counts one. `Some`: a warning is due, for this many since the last.
     pub fn count(&self, now: Instant) -> Option<u64> {
-        let mut counts = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut counts = self
+            .0
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
         counts.unreported += 1;
         let due = |at: Instant| now.saturating_duration_since(at) >= WARN_INTERVAL;
         if counts.reported_at.is_none_or(due) {

@@ -253,8 +253,7 @@ impl<D: Driver> Tunnel<D> {
     }
 
     fn connected(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
-        let Upstream::Connecting(attempt) = mem::replace(&mut self.upstream, Upstream::None)
-        else {
+        let Upstream::Connecting(attempt) = mem::replace(&mut self.upstream, Upstream::None) else {
             unreachable!("a connect was in flight")
         };
         match done {

@@ -22,7 +22,7 @@ pub struct Gate {
 }
 
 /// The right to one session; given back when dropped.
-pub struct Permit(Arc<Gate>);
+pub(super) struct Permit(Arc<Gate>);
 
 impl Gate {
     /// Lets `max` sessions in at one time. The mailboxes are the workers', by their number.

@@ -66,7 +66,10 @@ impl Listeners {
     /// The accept of this listener has completed.
     pub(super) fn disarmed(&mut self, number: usize) {
         let listener = &mut self.0[number];
-        assert!(listener.accepting == Accepting::Armed, "an accept was armed");
+        assert!(
+            listener.accepting == Accepting::Armed,
+            "an accept was armed"
+        );
         listener.accepting = Accepting::Idle;
     }
 

@@ -153,7 +153,10 @@ impl<D: Driver> Worker<D> {
             // More to take from a backlog.
             return Some(self.now);
         }
-        [self.timers.next(), self.accepting_again_at].into_iter().flatten().min()
+        [self.timers.next(), self.accepting_again_at]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -191,7 +194,10 @@ impl<D: Driver> Worker<D> {
         }
         let cut = self.sessions.len();
         if cut > 0 {
-            tracing::warn!(sessions = cut, "shutdown: cutting sessions that did not finish");
+            tracing::warn!(
+                sessions = cut,
+                "shutdown: cutting sessions that did not finish"
+            );
         }
         self.each_session(|_, _| Step::End(Ending::Cut));
     }
@@ -224,7 +230,10 @@ impl<D: Driver> Worker<D> {
         id: SessionId,
         act: impl FnOnce(&mut Tunnel<D>, &mut Context<'_, D>) -> Step,
     ) {
-        let active = self.sessions.get_mut(id.0).expect("only live sessions own sockets");
+        let active = self
+            .sessions
+            .get_mut(id.0)
+            .expect("only live sessions own sockets");
         let mut cx = Context {
             id,
             driver: &mut self.driver,
@@ -255,7 +264,11 @@ impl<D: Driver> Worker<D> {
         active.tunnel.close(ending, &mut self.driver);
         // Descriptors are free again.
         self.accepting_again_at = None;
-        tracing::debug!(worker = self.number, session = id.0, "session ended: {ending}");
+        tracing::debug!(
+            worker = self.number,
+            session = id.0,
+            "session ended: {ending}"
+        );
         if ending.is_failure()
             && let Some(count) = self.shared.session_failures.count(self.now)
         {
@@ -292,13 +305,15 @@ impl<D: Driver> Worker<D> {
         }
         self.accepting_again_at = None;
         while !self.parked.is_empty() {
-            let Some(ticket) = self.take_ticket() else { return };
+            let Some(ticket) = self.take_ticket() else {
+                return;
+            };
             let client = self.parked.remove(0);
             self.start_session(client, ticket);
         }
         match self.phase {
             Phase::Serving => {
-                if self.prepare_ticket() {
+                if self.listeners.has_idle() && self.prepare_ticket() {
                     self.listeners.arm(&mut self.driver);
                 }
             }
@@ -369,7 +384,9 @@ impl<D: Driver> Worker<D> {
     /// and closes each listener that is found empty.
     fn drain_backlogs(&mut self) {
         for _ in 0..DRAIN_ACCEPTS_PER_TURN {
-            let Some(listener) = self.listeners.idle() else { break };
+            let Some(listener) = self.listeners.idle() else {
+                break;
+            };
             if !self.prepare_ticket() {
                 return;
             }

@@ -1,0 +1,142 @@
+//! What the daemon can hold, given the limit of open descriptors.
+//!
+//! A session takes two descriptors. What is promised with `--connections-max` must fit, so the
+//! limit is raised as far as it goes, and the promise cut to what is left: it is better to let
+//! clients wait in the backlog than to run out in the middle.
+
+use crate::config::Config;
+use crate::driver::Limits;
+use crate::sys::{Errno, process};
+
+/// Descriptors of the process as a whole: standard streams, the log, two runtimes with their
+/// signal pipes and polls, name server sockets. Counted on a running daemon, and doubled.
+const PROCESS_DESCRIPTORS: u64 = 32;
+
+/// Descriptors of a worker besides its listeners: ring, two polls, waker, a spare socket, and one
+/// in the making.
+const WORKER_DESCRIPTORS: u64 = 6;
+
+/// The most pipes over all workers: with [`crate::driver::PIPE_BYTES`] each, half of what the
+/// kernel lets an unprivileged user have (`fs.pipe-user-pages-soft`, 64 MiB), so that a second
+/// instance of the same user finds the other half.
+const PIPES_MAX: u64 = 128;
+
+/// Each pipe takes two descriptors; of a low limit they get at most an eighth.
+const PIPES_SHARE: u64 = 16;
+
+/// The most sessions that one worker needs to be able to hold is all of them.
+const BUFFERS_PER_SESSION: u64 = 2;
+
+/// What there is room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Capacity {
+    /// Sessions over all workers.
+    pub(super) connections_max: u32,
+    /// Of each worker's driver.
+    pub(super) limits: Limits,
+}
+
+/// Why there is room for nothing.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum CapacityError {
+    #[error("read the limit of open descriptors")]
+    Read(#[source] Errno),
+    #[error(
+        "serve with at most {descriptors_max} open descriptors: {workers} workers need {needed} \
+         for themselves (raise the limit, LimitNOFILE= under systemd, or lower --workers)"
+    )]
+    TooFew {
+        descriptors_max: u64,
+        workers: u64,
+        needed: u64,
+    },
+}
+
+impl Capacity {
+    /// Raises the limit of open descriptors as far as allowed, and divides it.
+    pub(super) fn measure(config: &Config, workers: usize) -> Result<Self, CapacityError> {
+        let descriptors_max = process::raise_descriptors_max().map_err(CapacityError::Read)?;
+        let capacity = Self::divide(config, workers as u64, descriptors_max)?;
+        if capacity.connections_max < config.connections_max {
+            tracing::warn!(
+                connections_max = capacity.connections_max,
+                asked = config.connections_max,
+                descriptors_max,
+                "the limit of open descriptors allows fewer connections than asked for; more \
+                 clients wait in the backlog (raise the limit, LimitNOFILE= under systemd, or \
+                 lower --connections-max)"
+            );
+        }
+        Ok(capacity)
+    }
+
+    fn divide(config: &Config, workers: u64, descriptors_max: u64) -> Result<Self, CapacityError> {
+        let listeners = config.listeners.len() as u64;
+        let own = PROCESS_DESCRIPTORS + listeners + workers * (WORKER_DESCRIPTORS + listeners);
+        let pipes = PIPES_MAX.min(descriptors_max / PIPES_SHARE);
+        let left = descriptors_max.saturating_sub(own + 2 * pipes) / 2;
+        if left == 0 {
+            return Err(CapacityError::TooFew {
+                descriptors_max,
+                workers,
+                needed: own + 2 * pipes + 2,
+            });
+        }
+        let connections_max = u64::from(config.connections_max).min(left);
+        let as_count = |n: u64| usize::try_from(n).expect("below 2^33, on a 64-bit system");
+        Ok(Self {
+            connections_max: u32::try_from(connections_max).expect("at most what was asked for"),
+            limits: Limits {
+                buffers_max: as_count(connections_max * BUFFERS_PER_SESSION),
+                pipes_max: as_count(pipes / workers),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(connections_max: u32) -> Config {
+        Config {
+            listeners: vec!["unix:/run/a.sock".parse().unwrap()],
+            access: crate::config::Access::default(),
+            backends: vec!["127.0.0.1:9000".parse().unwrap()],
+            workers: None,
+            pin: false,
+            engine: crate::config::Engine::Auto,
+            connections_max,
+            connect_timeout: std::time::Duration::from_secs(5),
+            idle_timeout: None,
+            drain_timeout: None,
+        }
+    }
+
+    #[test]
+    fn a_high_limit_leaves_what_was_asked_for() {
+        let capacity = Capacity::divide(&config(8192), 2, 20_000).unwrap();
+        assert_eq!(capacity.connections_max, 8192);
+        assert_eq!(capacity.limits.buffers_max, 16_384);
+        assert_eq!(capacity.limits.pipes_max, 64);
+    }
+
+    #[test]
+    fn a_low_limit_is_kept() {
+        for descriptors_max in 60..1000 {
+            let Ok(capacity) = Capacity::divide(&config(8192), 2, descriptors_max) else {
+                continue;
+            };
+            let sessions = u64::from(capacity.connections_max) * 2;
+            let pipes = capacity.limits.pipes_max as u64 * 2 * 2;
+            assert!(sessions + pipes + PROCESS_DESCRIPTORS <= descriptors_max);
+        }
+    }
+
+    #[test]
+    fn a_limit_that_leaves_nothing_is_an_error() {
+        let error = Capacity::divide(&config(8192), 4, 32).unwrap_err();
+        assert!(error.to_string().contains("LimitNOFILE="), "{error}");
+    }
+}

@@ -1,0 +1,177 @@
+//! The workers' threads.
+
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::driver::epoll::Epoll;
+use crate::driver::uring::Uring;
+use crate::driver::{Driver, Limits};
+use crate::sys::{Errno, process};
+use crate::worker::{Mailbox, Notice, Shared, Worker};
+
+use super::engine::Chosen;
+
+/// The running workers.
+pub(super) struct Workers {
+    threads: Vec<Option<JoinHandle<Result<(), Errno>>>>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    ended: UnboundedReceiver<usize>,
+    running: usize,
+}
+
+/// What a worker's thread is started with.
+pub(super) struct Assignment {
+    pub(super) engine: Chosen,
+    pub(super) limits: Limits,
+    /// The worker's own descriptors of the listeners.
+    pub(super) listeners: Vec<OwnedFd>,
+    /// The processor to be bound to.
+    pub(super) processor: Option<usize>,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Why a worker does not run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum WorkerError {
+    #[error("start the thread of worker {number}")]
+    Thread {
+        number: usize,
+        source: std::io::Error,
+    },
+    #[error("pin worker {number} to processor {processor} (start without --pin)")]
+    Pin {
+        number: usize,
+        processor: usize,
+        source: Errno,
+    },
+    #[error("set up the driver of worker {number} (try --engine epoll, or fewer --workers)")]
+    Driver { number: usize, source: Errno },
+    #[error("worker {number} failed")]
+    Failed { number: usize, source: Errno },
+    #[error("worker {number} panicked (this is a bug; please report what the log says)")]
+    Panicked { number: usize },
+}
+
+/// Says that the thread is over, also when it panics.
+struct SayEnd(UnboundedSender<usize>, usize);
+
+impl Drop for SayEnd {
+    fn drop(&mut self) {
+        // Nobody listens only when the daemon has given up on its workers.
+        let _ = self.0.send(self.1);
+    }
+}
+
+impl Workers {
+    /// Starts a thread for each assignment and waits until all of them serve.
+    pub(super) fn start(assignments: Vec<Assignment>) -> Result<Self, WorkerError> {
+        let (ready, all_ready) = mpsc::channel();
+        let (end, ended) = unbounded_channel();
+        let mut workers = Self {
+            threads: Vec::new(),
+            mailboxes: assignments.iter().map(|a| Arc::clone(&a.mailbox)).collect(),
+            ended,
+            running: 0,
+        };
+        for (number, assignment) in assignments.into_iter().enumerate() {
+            let ready = ready.clone();
+            let say_end = SayEnd(end.clone(), number);
+            let thread = thread::Builder::new()
+                .name(format!("worker-{number}"))
+                .spawn(move || {
+                    let _say_end = say_end;
+                    assignment.carry_out(number, &ready)
+                })
+                .map_err(|source| WorkerError::Thread { number, source })?;
+            workers.threads.push(Some(thread));
+            workers.running += 1;
+        }
+        drop(ready);
+        for outcome in all_ready {
+            outcome?;
+        }
+        Ok(workers)
+    }
+
+    /// Tells every worker.
+    pub(super) fn post(&self, notice: Notice) {
+        for mailbox in &self.mailboxes {
+            mailbox.post(notice);
+        }
+    }
+
+    /// Waits until one worker has ended, well or badly; `None` once all of them have.
+    pub(super) async fn next_end(&mut self) -> Option<Result<(), WorkerError>> {
+        if self.running == 0 {
+            return None;
+        }
+        let number = self
+            .ended
+            .recv()
+            .await
+            .expect("a running worker can still say so");
+        self.running -= 1;
+        let thread = self.threads[number].take().expect("a worker ends once");
+        Some(match thread.join() {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(WorkerError::Failed { number, source }),
+            Err(_panic) => Err(WorkerError::Panicked { number }),
+        })
+    }
+
+    /// Waits until all workers have ended; the first failure counts.
+    pub(super) async fn all_ended(&mut self) -> Result<(), WorkerError> {
+        let mut outcome = Ok(());
+        while let Some(end) = self.next_end().await {
+            outcome = outcome.and(end);
+        }
+        outcome
+    }
+}
+
+impl Assignment {
+    fn carry_out(
+        self,
+        number: usize,
+        ready: &mpsc::Sender<Result<(), WorkerError>>,
+    ) -> Result<(), Errno> {
+        if let Some(processor) = self.processor
+            && let Err(source) = process::pin(processor)
+        {
+            let _ = ready.send(Err(WorkerError::Pin {
+                number,
+                processor,
+                source,
+            }));
+            return Err(source);
+        }
+        let (waker, limits) = (self.mailbox.waker(), self.limits);
+        match self.engine {
+            Chosen::IoUring => self.serve(number, ready, Uring::new(waker, limits)),
+            Chosen::Epoll => self.serve(number, ready, Epoll::new(waker, limits)),
+        }
+    }
+
+    fn serve<D: Driver>(
+        self,
+        number: usize,
+        ready: &mpsc::Sender<Result<(), WorkerError>>,
+        driver: Result<D, Errno>,
+    ) -> Result<(), Errno> {
+        match driver {
+            Ok(driver) => {
+                let _ = ready.send(Ok(()));
+                Worker::new(number, driver, self.listeners, self.shared, self.mailbox).run()
+            }
+            Err(source) => {
+                let _ = ready.send(Err(WorkerError::Driver { number, source }));
+                Err(source)
+            }
+        }
+    }
+}
