@@ -85,7 +85,7 @@ impl Workers {
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     let _say_end = say_end;
-                    assignment.carry_out(number, &ready)
+                    assignment.carry_out(number, ready)
                 })
                 .map_err(|source| WorkerError::Thread { number, source })?;
             workers.threads.push(Some(thread));
@@ -138,7 +138,7 @@ impl Assignment {
     fn carry_out(
         self,
         number: usize,
-        ready: &mpsc::Sender<Result<(), WorkerError>>,
+        ready: mpsc::Sender<Result<(), WorkerError>>,
     ) -> Result<(), Errno> {
         if let Some(processor) = self.processor
             && let Err(source) = process::pin(processor)
@@ -160,12 +160,14 @@ impl Assignment {
     fn serve<D: Driver>(
         self,
         number: usize,
-        ready: &mpsc::Sender<Result<(), WorkerError>>,
+        ready: mpsc::Sender<Result<(), WorkerError>>,
         driver: Result<D, Errno>,
     ) -> Result<(), Errno> {
         match driver {
             Ok(driver) => {
                 let _ = ready.send(Ok(()));
+                // The start waits until nobody can say any more.
+                drop(ready);
                 Worker::new(number, driver, self.listeners, self.shared, self.mailbox).run()
             }
             Err(source) => {
