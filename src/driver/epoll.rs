@@ -20,9 +20,9 @@ use crate::sys::poll::{self, Event};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
-use super::pipes::{self, Pipe, PipePool};
+use super::pipes::{Pipe, PipePool};
 use super::table::Table;
-use super::{Close, Completion, Done, Driver, Eof, Filled, Flushed, Lane, Limits, Op, Sock, Waker};
+use super::{Close, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock, Waker};
 
 /// Events that one wait takes. What is over comes with the next wait.
 const EVENTS_MAX: usize = 256;
@@ -177,10 +177,7 @@ impl Epoll {
         let received = net::recv(&socket.fd, &mut bytes);
         let buf = Buf::new(bytes, &self.buffers);
         match received {
-            Ok(0) if socket.kind == SocketKind::Unix && net::peer_is_gone(&socket.fd) => {
-                Some(Done::Eof(Eof::Gone))
-            }
-            Ok(0) => Some(Done::Eof(Eof::Half)),
+            Ok(0) => Some(Done::Eof),
             Ok(_) => Some(Done::Received(buf)),
             Err(Errno(libc::EAGAIN)) => {
                 socket.readable = false;
@@ -385,6 +382,11 @@ impl Driver for Epoll {
         }
     }
 
+    fn peer_is_gone(&mut self, sock: Sock) -> bool {
+        let socket = self.sockets.get(sock);
+        socket.kind == SocketKind::Unix && net::peer_is_gone(&socket.fd)
+    }
+
     fn shutdown_write(&mut self, sock: Sock) {
         // ENOTCONN: the peer is gone, and a read or a write will say so.
         let _ = net::shutdown_write(&self.sockets.get(sock).fd);
@@ -400,7 +402,7 @@ impl Driver for Epoll {
         if filled == Filled::Empty {
             socket.readable = false;
         }
-        pipes::refine_eof(filled, &socket.fd, socket.kind == SocketKind::Unix)
+        filled
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {

@@ -100,18 +100,9 @@ pub enum Done {
     /// [`Op::Recv`]: at least one byte.
     Received(Buf),
     /// [`Op::Recv`]: the peer sends no more.
-    Eof(Eof),
+    Eof,
     /// Any op. Of a send, an unknown part may have gone out.
     Failed(Errno),
-}
-
-/// What an end of stream says of the peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Eof {
-    /// It may still read.
-    Half,
-    /// It closed the socket: nothing can be delivered to it any more. Only AF_UNIX can tell.
-    Gone,
 }
 
 /// One op's end.
@@ -133,7 +124,7 @@ pub enum Filled {
     /// Nothing is there yet.
     Empty,
     /// The peer sends no more.
-    Eof(Eof),
+    Eof,
     /// The connection is broken.
     Failed(Errno),
 }
@@ -204,6 +195,9 @@ pub trait Driver: Sized {
 
     /// Takes one connection now if one waits. The read lane must be free.
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno>;
+    /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
+    /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
+    fn peer_is_gone(&mut self, sock: Sock) -> bool;
     /// Passes an end of stream on.
     fn shutdown_write(&mut self, sock: Sock);
     /// An empty pipe, if the pool has one.

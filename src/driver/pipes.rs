@@ -8,9 +8,9 @@ use std::cell::RefCell;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
-use crate::sys::{Errno, net, pipe};
+use crate::sys::{Errno, pipe};
 
-use super::{Eof, Filled, Flushed};
+use super::{Filled, Flushed};
 
 /// The capacity of a pipe: 256 KiB took the fewest cycles per byte of the sizes tried with 16 MB
 /// responses, and 128 of them stay within half of the kernel's soft limit.
@@ -124,7 +124,7 @@ impl Pipe {
         assert_eq!(self.len, 0, "EAGAIN is only unambiguous for an empty pipe");
         loop {
             return match pipe::splice(from, &self.ends().write, FILL_BYTES_MAX) {
-                Ok(0) => Filled::Eof(Eof::Half),
+                Ok(0) => Filled::Eof,
                 Ok(moved) => {
                     self.len = moved;
                     Filled::Bytes(moved)
@@ -168,14 +168,6 @@ impl Drop for Pipe {
             pool.open -= 1;
             drop(ends);
         }
-    }
-}
-
-/// An end of stream on an AF_UNIX socket says more than `splice(2)` does.
-pub(super) fn refine_eof(filled: Filled, from: &OwnedFd, is_unix: bool) -> Filled {
-    match filled {
-        Filled::Eof(Eof::Half) if is_unix && net::peer_is_gone(from) => Filled::Eof(Eof::Gone),
-        other => other,
     }
 }
 

@@ -20,7 +20,7 @@
 
 use std::mem;
 
-use crate::driver::{BUFFER_BYTES, Buf, Driver, Eof, Filled, Flushed, Op, PipeGuard, Sock};
+use crate::driver::{BUFFER_BYTES, Buf, Driver, Filled, Flushed, Op, PipeGuard, Sock};
 use crate::sys::Errno;
 
 /// Full buffers in a row after which a flow is taken for bulk and promoted. One is not enough: a
@@ -45,22 +45,17 @@ enum State<Pipe> {
     /// A receive is armed on the source, or will be once the source is open.
     Copying,
     /// What came before the sink was open.
-    Holding(Held),
+    Holding(Buf),
     /// A send is in flight on the sink.
     Sending,
     /// Waits for the source to be readable. Holds no pipe meanwhile.
     Splicing,
     /// Waits for the sink to be writable; the pipe has bytes.
     Flushing(Pipe),
-    /// The source's end was passed on.
+    /// The source ended, and every byte before that is the sink's.
     Ended,
     /// The sink takes no more; what the source still has is not read.
     Broken,
-}
-
-enum Held {
-    Bytes(Buf),
-    Eof,
 }
 
 /// What became of a flow in one step.
@@ -68,8 +63,8 @@ enum Held {
 pub(super) enum Progress {
     /// It goes on by itself.
     Going,
-    /// The source ended, every byte before that is the sink's, and the sink was told.
-    Ended(Eof),
+    /// The source ended, and every byte before that is the sink's, which does not know yet.
+    Ended,
     /// The source is broken; what it gave before is the sink's.
     SourceFailed(Errno),
     /// The sink is broken: bytes were lost.
@@ -95,44 +90,28 @@ impl<D: Driver> Flow<D> {
         assert!(matches!(self.state, State::Copying), "a receive was armed");
         match sink {
             Some(sink) => self.send(driver, buf, sink),
-            None => self.state = State::Holding(Held::Bytes(buf)),
+            None => self.state = State::Holding(buf),
         }
     }
 
     /// The source ended.
-    pub(super) fn eof(&mut self, driver: &mut D, eof: Eof, sink: Option<Sock>) -> Progress {
-        match sink {
-            Some(sink) => {
-                driver.shutdown_write(sink);
-                self.state = State::Ended;
-                Progress::Ended(eof)
-            }
-            // Nobody is left to hear an answer, and nothing was asked.
-            None if eof == Eof::Gone => {
-                self.state = State::Ended;
-                Progress::Ended(eof)
-            }
-            None => {
-                self.state = State::Holding(Held::Eof);
-                Progress::Going
-            }
-        }
+    pub(super) fn eof(&mut self) -> Progress {
+        self.state = State::Ended;
+        Progress::Ended
     }
 
-    /// The sink is open now: what was held goes out.
-    pub(super) fn sink_opened(&mut self, driver: &mut D, sink: Sock) -> Progress {
+    /// The sink is open now: what came before goes out.
+    pub(super) fn sink_opened(&mut self, driver: &mut D, sink: Sock) {
         match mem::replace(&mut self.state, State::Copying) {
-            State::Copying => Progress::Going,
-            State::Holding(Held::Bytes(buf)) => {
-                self.send(driver, buf, sink);
-                Progress::Going
+            State::Copying => {}
+            State::Holding(buf) => self.send(driver, buf, sink),
+            State::Ended => {
+                driver.shutdown_write(sink);
+                self.state = State::Ended;
             }
-            State::Holding(Held::Eof) => self.eof(driver, Eof::Half, Some(sink)),
-            State::Sending
-            | State::Splicing
-            | State::Flushing(_)
-            | State::Ended
-            | State::Broken => unreachable!("the sink was not open"),
+            State::Sending | State::Splicing | State::Flushing(_) | State::Broken => {
+                unreachable!("the sink was not open")
+            }
         }
     }
 
@@ -215,7 +194,7 @@ impl<D: Driver> Flow<D> {
                     driver.submit(source, Op::Readable);
                     return Progress::Going;
                 }
-                Filled::Eof(eof) => return self.eof(driver, eof, Some(sink)),
+                Filled::Eof => return self.eof(),
                 Filled::Failed(errno) => return Progress::SourceFailed(errno),
             }
         }
@@ -234,9 +213,9 @@ impl<D: Driver> Flow<D> {
     /// Whether bytes that the source gave are not the sink's: ending now loses them.
     pub(super) fn owes_bytes(&self) -> bool {
         match &self.state {
-            State::Holding(Held::Bytes(_)) | State::Sending | State::Broken => true,
+            State::Holding(_) | State::Sending | State::Broken => true,
             State::Flushing(pipe) => !pipe.is_empty(),
-            State::Copying | State::Holding(Held::Eof) | State::Splicing | State::Ended => false,
+            State::Copying | State::Splicing | State::Ended => false,
         }
     }
 }

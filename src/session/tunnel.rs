@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::backend::Attempts;
-use crate::driver::{Close, Done, Driver, Eof, Lane, Op, Sock};
+use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
 use crate::sys::Errno;
 
 use super::flow::{Flow, Progress};
@@ -98,13 +98,13 @@ impl<D: Driver> Tunnel<D> {
             (End::Client, Lane::Read) => {
                 let sink = self.open_upstream();
                 let progress = feed(&mut self.to_backend, done, self.client, sink, cx.driver);
-                self.after_to_backend(progress)
+                self.after_to_backend(progress, cx.driver)
             }
             (End::Backend, Lane::Write) => match self.upstream {
                 Upstream::Connecting(_) => self.connected(done, cx),
                 Upstream::Open(sock) => {
                     let progress = drain(&mut self.to_backend, done, self.client, sock, cx.driver);
-                    self.after_to_backend(progress)
+                    self.after_to_backend(progress, cx.driver)
                 }
                 Upstream::Unknown(_) | Upstream::Starved { .. } | Upstream::None => {
                     unreachable!("no op was submitted on this socket")
@@ -114,14 +114,14 @@ impl<D: Driver> Tunnel<D> {
                 let source = self.open_upstream().expect("only an open upstream is read");
                 let sink = Some(self.client);
                 let progress = feed(&mut self.to_client, done, source, sink, cx.driver);
-                self.after_to_client(progress)
+                self.after_to_client(progress, cx.driver)
             }
             (End::Client, Lane::Write) => {
                 let source = self
                     .open_upstream()
                     .expect("what is written came from there");
                 let progress = drain(&mut self.to_client, done, source, self.client, cx.driver);
-                self.after_to_client(progress)
+                self.after_to_client(progress, cx.driver)
             }
         }
     }
@@ -260,8 +260,8 @@ impl<D: Driver> Tunnel<D> {
             Done::Connected => {
                 self.upstream = Upstream::Open(attempt.sock);
                 self.to_client.start(cx.driver, attempt.sock);
-                let progress = self.to_backend.sink_opened(cx.driver, attempt.sock);
-                self.after_to_backend(progress)
+                self.to_backend.sink_opened(cx.driver, attempt.sock);
+                Step::Continue
             }
             Done::Failed(errno) => {
                 cx.driver.close(attempt.sock, Close::Graceful);
@@ -283,34 +283,51 @@ impl<D: Driver> Tunnel<D> {
 
     // --- endings ------------------------------------------------------------------------------
 
-    fn after_to_backend(&mut self, progress: Progress) -> Step {
+    fn after_to_backend(&mut self, progress: Progress, driver: &mut D) -> Step {
         match progress {
             Progress::Going => Step::Continue,
-            Progress::Ended(Eof::Gone) => Step::End(Ending::ClientClosed),
-            Progress::Ended(Eof::Half) => self.end_if_over(),
+            Progress::Ended => {
+                if self.to_client.is_over() {
+                    return self.over();
+                }
+                if driver.peer_is_gone(self.client) {
+                    return Step::End(Ending::ClientClosed);
+                }
+                if let Upstream::Open(sock) = self.upstream {
+                    driver.shutdown_write(sock);
+                }
+                Step::Continue
+            }
             Progress::SourceFailed(errno) => Step::End(Ending::ClientReset(errno)),
             Progress::SinkFailed(errno) => {
                 self.to_backend.break_off();
                 self.broken = Some(errno);
-                self.end_if_over()
+                if self.to_client.is_over() {
+                    return self.over();
+                }
+                Step::Continue
             }
         }
     }
 
-    fn after_to_client(&mut self, progress: Progress) -> Step {
+    fn after_to_client(&mut self, progress: Progress, driver: &mut D) -> Step {
         match progress {
             Progress::Going => Step::Continue,
-            Progress::Ended(_) => self.end_if_over(),
+            Progress::Ended => {
+                if self.to_backend.is_over() {
+                    return self.over();
+                }
+                driver.shutdown_write(self.client);
+                Step::Continue
+            }
             Progress::SourceFailed(errno) => Step::End(Ending::BackendReset(errno)),
             // Bytes of the backend that cannot be delivered.
             Progress::SinkFailed(errno) => Step::End(Ending::ClientReset(errno)),
         }
     }
 
-    fn end_if_over(&self) -> Step {
-        if !self.to_backend.is_over() || !self.to_client.is_over() {
-            return Step::Continue;
-        }
+    /// Both directions are. The last end of stream is told by closing.
+    fn over(&self) -> Step {
         Step::End(match self.broken {
             None => Ending::Complete,
             Some(errno) => Ending::BackendReset(errno),
@@ -364,7 +381,7 @@ fn feed<D: Driver>(
             flow.received(driver, buf, sink);
             Progress::Going
         }
-        (Done::Eof(eof), _) => flow.eof(driver, eof, sink),
+        (Done::Eof, _) => flow.eof(),
         (Done::Ready, Some(sink)) => flow.pump(driver, source, sink),
         (Done::Failed(errno), _) => Progress::SourceFailed(errno),
         (done, _) => unreachable!("a read ends with {done:?}"),

@@ -32,9 +32,9 @@ use crate::sys::poll::{Epoll, Event};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
-use super::pipes::{self, Pipe, PipePool};
+use super::pipes::{Pipe, PipePool};
 use super::table::Table;
-use super::{Close, Completion, Done, Driver, Eof, Filled, Flushed, Lane, Limits, Op, Sock, Waker};
+use super::{Close, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock, Waker};
 use provided::Provided;
 use ring::{Ring, Wait};
 
@@ -396,10 +396,7 @@ impl Uring {
         let buf = self.take_buffer(reaped);
         let socket = self.sockets.get(sock);
         match (reaped.outcome(), buf) {
-            (Ok(0), _) if socket.is_unix && net::peer_is_gone(&socket.fd) => {
-                Some(Done::Eof(Eof::Gone))
-            }
-            (Ok(0), _) => Some(Done::Eof(Eof::Half)),
+            (Ok(0), _) => Some(Done::Eof),
             (Ok(_), Some(buf)) => {
                 socket.drained = !cqueue::sock_nonempty(reaped.flags);
                 Some(Done::Received(buf))
@@ -661,6 +658,11 @@ impl Driver for Uring {
         }
     }
 
+    fn peer_is_gone(&mut self, sock: Sock) -> bool {
+        let socket = self.sockets.get(sock);
+        socket.is_unix && net::peer_is_gone(&socket.fd)
+    }
+
     fn shutdown_write(&mut self, sock: Sock) {
         // ENOTCONN: the peer is gone, and a read or a write will say so.
         let _ = net::shutdown_write(&self.sockets.get(sock).fd);
@@ -671,8 +673,7 @@ impl Driver for Uring {
     }
 
     fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
-        let socket = self.sockets.get(from);
-        pipes::refine_eof(pipe.fill(&socket.fd), &socket.fd, socket.is_unix)
+        pipe.fill(&self.sockets.get(from).fd)
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
