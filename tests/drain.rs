@@ -6,6 +6,7 @@
 mod common;
 
 use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 
 use common::client::{assert_eof, assert_over, exchange, receive_exact, send};
 use common::proxy::{connect_abstract, fresh_abstract_name};
@@ -54,7 +55,7 @@ fn transfer_in_flight_completes_while_new_connects_are_refused(engine: Engine) {
 
     proxy.terminate();
     wait_until_it_drains(&proxy);
-    let refused = std::os::unix::net::UnixStream::connect(proxy.socket()).unwrap_err();
+    let refused = UnixStream::connect(proxy.socket()).unwrap_err();
     assert!([ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&refused.kind()));
 
     pattern.receive_range(&mut &client, MB, 31 * MB).unwrap();

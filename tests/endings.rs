@@ -6,7 +6,8 @@
 
 mod common;
 
-use std::io::ErrorKind;
+use std::fmt::Display;
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -277,7 +278,7 @@ fn refusing_backend_closes_client(engine: Engine) {
     assert_over(&proxy.connect());
     let client = proxy.connect();
     // The refusal may be faster than we are.
-    let _ = std::io::Write::write_all(&mut &client, b"anybody there?");
+    let _ = (&client).write_all(b"anybody there?");
     assert_over(&client);
 }
 
@@ -340,7 +341,7 @@ fn unresolvable_backend_closes_client_after_connect_timeout(engine: Engine) {
     closes_client_after_connect_timeout(engine, &"no-such-host.invalid:9000");
 }
 
-fn closes_client_after_connect_timeout(engine: Engine, backend: &impl std::fmt::Display) {
+fn closes_client_after_connect_timeout(engine: Engine, backend: &impl Display) {
     let proxy = Proxy::builder()
         .engine(engine)
         .backend(backend)
@@ -377,7 +378,7 @@ fn idle_timeout_ends_the_silent_session_only(engine: Engine) {
 }
 
 fn has_ended(mut stream: &UnixStream) -> bool {
-    match std::io::Read::read(&mut stream, &mut [0]) {
+    match stream.read(&mut [0]) {
         Ok(count) => count == 0,
         Err(error) => error.kind() != ErrorKind::WouldBlock,
     }

@@ -6,7 +6,10 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::io::Read;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::thread;
 
 use common::client::{assert_eof, assert_waiting, exchange, exchange_and_end, receive_exact};
@@ -27,7 +30,7 @@ fn never_more_than_connections_max_reach_the_backend(engine: Engine) {
     const CLIENTS: usize = 60;
     let backend = Backend::hold();
     let proxy = limited(engine, &backend, "4", "4");
-    let clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect_listening()).collect();
     // Each time one is released, exactly one more comes in.
     for released in 0..CLIENTS {
         let expected = (released + 4).min(CLIENTS);
@@ -77,15 +80,20 @@ fn a_limit_of_one_starves_neither_of_two_listeners(engine: Engine) {
 fn a_busy_listener_does_not_starve_its_neighbour_at_the_limit(engine: Engine) {
     let backend = Backend::hold();
     let (_proxy, busy, quiet) = two_listeners(engine, &backend, "2");
-    let crowd: Vec<_> = (0..200).map(|_| connect(&busy).unwrap()).collect();
+    let listening = |socket| {
+        let client = connect(socket).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        client
+    };
+    let crowd: Vec<_> = (0..200).map(|_| listening(&busy)).collect();
     backend.wait_until("the limit is reached", |ledger| ledger.open == 2);
-    let neighbour = connect(&quiet).unwrap();
+    let neighbour = listening(&quiet);
     neighbour.set_nonblocking(true).unwrap();
     // Places get free one at a time. Long before the crowd is through it must have been the
     // neighbour's turn.
     let mut released = 0;
     let mut answer = [0; 4];
-    while std::io::Read::read(&mut &neighbour, &mut answer).is_err() {
+    while (&neighbour).read(&mut answer).is_err() {
         assert!(released < 150, "the neighbour waits behind the whole crowd");
         released += 1;
         backend.release(1);
@@ -120,7 +128,7 @@ fn descriptors_that_run_out_pause_accepting_without_a_spin(engine: Engine) {
     for (seed, client) in &early {
         exchange(client, Pattern::new(*seed), KB);
     }
-    let limit = proxy.process().highest_descriptor() + 1;
+    let limit = proxy.process().lowest_free_descriptor();
     set_soft_nofile(proxy.process().pid(), limit).unwrap();
 
     let late: Vec<_> = (100..160).map(|seed| (seed, proxy.connect())).collect();
@@ -146,7 +154,7 @@ fn two_listeners(
     engine: Engine,
     backend: &Backend,
     connections_max: &str,
-) -> (Proxy, std::path::PathBuf, std::path::PathBuf) {
+) -> (Proxy, PathBuf, PathBuf) {
     let builder = Proxy::builder().engine(engine).backend(backend);
     let [one, other] = ["one.sock", "other.sock"].map(|file| builder.dir().join(file));
     let proxy = builder

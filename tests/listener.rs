@@ -7,17 +7,18 @@ mod common;
 
 use std::fs;
 use std::io::ErrorKind;
+use std::net::Shutdown;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use common::client::{assert_over, exchange};
-use common::proxy::{NOBODY, connect, connect_abstract, fresh_abstract_name, fresh_dir};
-use common::sys::as_user;
+use common::client::{exchange, receive_to_eof};
+use common::proxy::{NOBODY, connect, connect_abstract, fresh_abstract_name, fresh_dir, guarded};
+use common::sys::{as_user, connect_at_once};
 use common::wait::SetOnDrop;
-use common::{Backend, Engine, KB, Pattern, Proxy, eventually, for_each_engine};
+use common::{Backend, Engine, KB, Pattern, Proxy, for_each_engine};
 
 for_each_engine!(
     abstract_socket_serves,
@@ -277,19 +278,18 @@ fn a_thousand_clients_wait_in_the_backlog(engine: Engine) {
         .backend(&backend)
         .args(["--connections-max", "1"])
         .start();
-    let connect = || common::sys::connect_at_once(proxy.socket());
-    let clients: Vec<_> = (0..1000)
-        .map(|_| connect().expect("there is room"))
-        .collect();
-    backend.release(1000);
-    backend.wait_until("every client", |ledger| ledger.accepted == 1000);
-    for client in clients {
-        let client = common::proxy::guarded(client).unwrap();
-        assert_eq!(common::client::receive_exact(&client, 4), b"done");
-        assert_over(&client);
+    let connect = |_| {
+        let client = connect_at_once(proxy.socket()).expect("there is room in the backlog");
+        client.shutdown(Shutdown::Write).unwrap();
+        guarded(client).unwrap()
+    };
+    let clients: Vec<_> = (0..1000).map(connect).collect();
+    backend.release(clients.len());
+    for client in &clients {
+        assert_eq!(receive_to_eof(client), b"done");
     }
-    eventually("all of them are ended", || backend.ledger().open == 0);
-    assert_eq!(backend.ledger().open_most, 1);
+    let ledger = backend.ledger();
+    assert_eq!((ledger.accepted, ledger.open_most), (1000, 1));
 }
 
 fn mode_of(path: &Path) -> u32 {

@@ -7,6 +7,7 @@
 
 mod common;
 
+use std::fmt::Display;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -160,7 +161,7 @@ fn restarted_php_fpm_is_found_again(engine: Engine) {
 
 fn nginx_stream_in_front(engine: Engine) {
     let backend = Backend::echo();
-    let proxy = Proxy::start(engine, &backend);
+    let proxy = start_for_nginx(engine, &backend);
     let dir = fresh_dir();
     let front = dir.path().join("front.sock");
     let config = format!(
@@ -237,7 +238,7 @@ const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 const BIG: Pattern = Pattern::new(20);
 const BIG_BYTES: u64 = 20 * MB;
 
-/// nginx → spliceway → PHP-FPM, with nginx's workers let in by the socket's group.
+/// nginx → spliceway → PHP-FPM.
 struct Site {
     dir: TempDir,
     front: PathBuf,
@@ -253,13 +254,7 @@ impl Site {
         write_scripts(&dir.path().join("www"));
         let endpoint = fresh_endpoint();
         let fpm = start_fpm(dir.path(), &endpoint);
-        let mut proxy = Proxy::builder()
-            .engine(engine)
-            .backend(format!("{}:{}", endpoint.0, endpoint.1));
-        if is_root() {
-            proxy = proxy.args(["--group", WEB_USER]);
-        }
-        let proxy = proxy.start();
+        let proxy = start_for_nginx(engine, format!("{}:{}", endpoint.0, endpoint.1));
         let front = dir.path().join("http.sock");
         let nginx = start_nginx(dir.path(), &http_config(dir.path(), &front, &proxy), &front);
         Self {
@@ -406,6 +401,16 @@ fn http_config(dir: &Path, front: &Path, proxy: &Proxy) -> String {
     )
 }
 
+/// A proxy that lets nginx's workers in by the socket's group.
+fn start_for_nginx(engine: Engine, backend: impl Display) -> Proxy {
+    let builder = Proxy::builder().engine(engine).backend(backend);
+    if is_root() {
+        builder.args(["--group", WEB_USER]).start()
+    } else {
+        builder.start()
+    }
+}
+
 /// Starts nginx with `config` and waits until it listens on `front`.
 fn start_nginx(dir: &Path, config: &str, front: &Path) -> Process {
     let user = if is_root() {
@@ -438,22 +443,18 @@ fn start_nginx(dir: &Path, config: &str, front: &Path) -> Process {
 
 /// Starts PHP-FPM and waits until its workers accept.
 fn start_fpm(dir: &Path, (host, port): &(String, u16)) -> Process {
-    let users = if is_root() {
-        format!("user = {WEB_USER}\ngroup = {WEB_USER}\n")
-    } else {
-        String::new()
-    };
-    let config = format!(
-        "[global]
-        daemonize = no
-        error_log = /dev/stderr
-        [pool]
-        {users}
-        listen = {host}:{port}
-        pm = static
-        pm.max_children = {FPM_WORKERS}
-        "
+    let mut config = format!(
+        "[global]\n\
+        daemonize = no\n\
+        error_log = /dev/stderr\n\
+        [pool]\n\
+        listen = {host}:{port}\n\
+        pm = static\n\
+        pm.max_children = {FPM_WORKERS}\n"
     );
+    if is_root() {
+        config += &format!("user = {WEB_USER}\ngroup = {WEB_USER}\n");
+    }
     let file = dir.join("php-fpm.conf");
     fs::write(&file, config).unwrap();
     let binaries = [

@@ -6,7 +6,9 @@
 
 mod common;
 
+use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 
 use common::process::Process;
 use common::proxy::{NOBODY, Outcome};
@@ -119,8 +121,8 @@ fn a_directory_that_does_not_exist_is_a_run_time_error() {
 fn a_directory_without_permission_is_a_run_time_error() {
     let builder = Proxy::builder().user(NOBODY).backend(BACKEND);
     let dir = builder.dir().join("locked");
-    std::fs::create_dir(&dir).unwrap();
-    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o555)).unwrap();
+    fs::create_dir(&dir).unwrap();
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
     let listen = format!("unix:{}/x.sock", dir.display());
     builder
         .listen(listen)
@@ -164,9 +166,9 @@ fn json_log_lines_are_objects() {
 
 /// The program with bare arguments.
 fn spliceway(arguments: &[&str]) -> Outcome {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_spliceway"));
-    command.args(arguments).stdin(std::process::Stdio::null());
-    command.stdout(std::process::Stdio::null());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway"));
+    command.args(arguments).stdin(Stdio::null());
+    command.stdout(Stdio::null());
     let setup = ChildSetup {
         death_signal: libc::SIGKILL,
         ..ChildSetup::default()

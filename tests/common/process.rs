@@ -89,12 +89,12 @@ impl Process {
         self.descriptors().len()
     }
 
-    /// The number that the process's highest open descriptor has.
-    pub(crate) fn highest_descriptor(&self) -> u64 {
-        self.descriptors()
-            .into_iter()
-            .max()
-            .expect("stderr at least is open")
+    /// The number that the next descriptor of the process would have.
+    pub(crate) fn lowest_free_descriptor(&self) -> u64 {
+        let open = self.descriptors();
+        (0..)
+            .find(|number| !open.contains(number))
+            .expect("numbers do not run out")
     }
 
     pub(crate) fn threads(&self) -> usize {

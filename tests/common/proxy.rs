@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::{self, Permissions};
 use std::io;
+use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixStream};
@@ -69,6 +70,16 @@ impl Proxy {
     #[track_caller]
     pub(crate) fn connect(&self) -> UnixStream {
         connect(&self.socket).expect("the proxy listens")
+    }
+
+    /// Connects and says that nothing will be sent: the session ends as soon as the backend ends it.
+    #[track_caller]
+    pub(crate) fn connect_listening(&self) -> UnixStream {
+        let client = self.connect();
+        client
+            .shutdown(Shutdown::Write)
+            .expect("the client is connected");
+        client
     }
 
     pub(crate) fn socket(&self) -> &Path {

@@ -41,6 +41,7 @@ impl ChildSetup {
                 // SAFETY: this prctl takes one integer and touches no memory of ours.
                 unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, self.death_signal) }
             })?;
+            close_on_exec_from(3)?;
             if let Some(mask) = self.umask {
                 // SAFETY: umask takes an integer, touches no memory and cannot fail.
                 unsafe { libc::umask(mask) };
@@ -53,10 +54,24 @@ impl ChildSetup {
             }
             Ok(())
         };
-        // SAFETY: between fork and exec only system calls are made: prctl, umask, setrlimit and
-        // seccomp. Nothing takes a lock; memory is allocated only on the way to an error.
+        // SAFETY: between fork and exec only system calls are made: prctl, close_range, umask,
+        // setrlimit and seccomp. Nothing takes a lock; memory is allocated only on the way to an error.
         unsafe { command.pre_exec(apply) };
     }
+}
+
+/// What the test runner was given by its own parent is no business of the program's: it would take
+/// numbers below a descriptor limit that a test sets.
+fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
+    // SAFETY: three integers; descriptors are only marked, none is closed under its owner's feet.
+    call_long(|| unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })
 }
 
 /// Allows everything but io_uring, as container runtimes do.
