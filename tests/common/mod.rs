@@ -1,0 +1,44 @@
+//! What the integration tests share: a proxy that a test starts with a builder, scripted TCP
+//! backends, content that betrays loss or reordering, and waiting on conditions.
+//!
+//! The rules of this folder: nothing sleeps except [`wait::pause`]; every wait has [`wait::GUARD`] as
+//! its end, so that a hang becomes a failure; every child process dies with its test.
+
+// Each test binary compiles this module and uses its own part of it.
+#![allow(dead_code, unused_imports, unused_macros)]
+
+pub(crate) mod backend;
+pub(crate) mod client;
+pub(crate) mod pattern;
+pub(crate) mod process;
+pub(crate) mod proxy;
+pub(crate) mod sys;
+pub(crate) mod wait;
+
+pub(crate) use backend::{Backend, Conversation, Ending};
+pub(crate) use pattern::Pattern;
+pub(crate) use process::Process;
+pub(crate) use proxy::{Engine, Proxy};
+pub(crate) use wait::{GUARD, eventually};
+
+pub(crate) const KB: u64 = 1 << 10;
+pub(crate) const MB: u64 = 1 << 20;
+
+/// Makes two tests of each named function, `name::io_uring` and `name::epoll`. A function that is
+/// left out of the list is dead code, which the lints refuse.
+macro_rules! for_each_engine {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            #[test]
+            fn io_uring() {
+                super::$name($crate::common::Engine::IoUring);
+            }
+
+            #[test]
+            fn epoll() {
+                super::$name($crate::common::Engine::Epoll);
+            }
+        })+
+    };
+}
+pub(crate) use for_each_engine;

@@ -1,0 +1,314 @@
+//! The system calls that the standard library does not offer, and what a child process does between
+//! fork and exec. The only place of the tests with unsafe code.
+
+#![allow(unsafe_code)]
+
+use std::ffi::OsStr;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Once;
+use std::thread;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+/// What a child does to itself before it becomes the program.
+#[derive(Clone, Default)]
+pub(crate) struct ChildSetup {
+    /// The signal that the kernel sends when the test dies before its guards could run.
+    pub(crate) death_signal: libc::c_int,
+    /// Soft and hard limit of open descriptors.
+    pub(crate) nofile: Option<u64>,
+    pub(crate) umask: Option<libc::mode_t>,
+    /// The errno with which the three io_uring calls fail.
+    pub(crate) io_uring_errno: Option<libc::c_int>,
+}
+
+impl ChildSetup {
+    /// Puts the child into a process group of its own and has it apply the rest before exec.
+    pub(crate) fn prepare(self, command: &mut Command) {
+        command.process_group(0);
+        let filter = self.io_uring_errno.map(deny_io_uring);
+        let apply = move || {
+            // The standard library runs this after it changed the user, which would have cleared
+            // the death signal.
+            call(|| {
+                // SAFETY: this prctl takes one integer and touches no memory of ours.
+                unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, self.death_signal) }
+            })?;
+            close_on_exec_from(3)?;
+            if let Some(mask) = self.umask {
+                // SAFETY: umask takes an integer, touches no memory and cannot fail.
+                unsafe { libc::umask(mask) };
+            }
+            if let Some(limit) = self.nofile {
+                set_own_nofile(limit, limit)?;
+            }
+            if let Some(filter) = &filter {
+                seccompiler::apply_filter(filter).map_err(io::Error::other)?;
+            }
+            Ok(())
+        };
+        // SAFETY: between fork and exec only system calls are made: prctl, close_range, umask,
+        // setrlimit and seccomp. Nothing takes a lock; memory is allocated only on the way to an error.
+        unsafe { command.pre_exec(apply) };
+    }
+}
+
+/// What the test runner was given by its own parent is no business of the program's: it would take
+/// numbers below a descriptor limit that a test sets.
+fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
+    // SAFETY: three integers; descriptors are only marked, none is closed under its owner's feet.
+    call_long(|| unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    })
+}
+
+/// Allows everything but io_uring, as container runtimes do.
+fn deny_io_uring(errno: libc::c_int) -> BpfProgram {
+    let denied = [
+        libc::SYS_io_uring_setup,
+        libc::SYS_io_uring_enter,
+        libc::SYS_io_uring_register,
+    ];
+    SeccompFilter::new(
+        denied.into_iter().map(|call| (call, Vec::new())).collect(),
+        SeccompAction::Allow,
+        SeccompAction::Errno(errno.unsigned_abs()),
+        std::env::consts::ARCH
+            .try_into()
+            .expect("a known architecture"),
+    )
+    .and_then(BpfProgram::try_from)
+    .expect("the filter is well formed")
+}
+
+/// Sends `signal` to one process.
+pub(crate) fn signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
+    let pid = pid_of(pid);
+    // SAFETY: kill takes two integers and touches no memory.
+    call(|| unsafe { libc::kill(pid, signal) })
+}
+
+/// Sends `signal` to the group that `leader` leads.
+pub(crate) fn signal_group(leader: u32, signal: libc::c_int) -> io::Result<()> {
+    let leader = pid_of(leader);
+    // SAFETY: killpg takes two integers and touches no memory.
+    call(|| unsafe { libc::killpg(leader, signal) })
+}
+
+/// Sets the soft limit of open descriptors of another process.
+pub(crate) fn set_soft_nofile(pid: u32, soft: u64) -> io::Result<()> {
+    let pid = pid_of(pid);
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    call(|| {
+        // SAFETY: a null new limit asks for the current one; `limit` is writable for the call.
+        unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) }
+    })?;
+    limit.rlim_cur = soft;
+    call(|| {
+        // SAFETY: `limit` is initialised and readable; a null old limit is not written to.
+        unsafe {
+            libc::prlimit(
+                pid,
+                libc::RLIMIT_NOFILE,
+                &raw const limit,
+                std::ptr::null_mut(),
+            )
+        }
+    })
+}
+
+/// Raises our own soft limit of open descriptors to the hard one: clients and backends live here.
+pub(crate) fn raise_own_nofile() {
+    static RAISED: Once = Once::new();
+    RAISED.call_once(|| {
+        let mut limit = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        call(|| {
+            // SAFETY: `limit` is writable for the call.
+            unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }
+        })
+        .and_then(|()| set_own_nofile(limit.rlim_max, limit.rlim_max))
+        .expect("the soft limit may always be raised to the hard one");
+    });
+}
+
+fn set_own_nofile(soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    call(|| {
+        // SAFETY: `limit` is initialised and readable for the call.
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }
+    })
+}
+
+pub(crate) fn is_root() -> bool {
+    // SAFETY: geteuid takes nothing and cannot fail.
+    unsafe { libc::geteuid() == 0 }
+}
+
+/// Runs `act` on a thread with another identity and no further groups. Linux keeps credentials per
+/// thread; the C library's wrappers would change all of them, so these are the bare calls.
+pub(crate) fn as_user<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send) -> T {
+    assert!(is_root(), "this test becomes another user: run it as root");
+    let act = move || {
+        become_user(uid, gid).expect("root may become anybody");
+        act()
+    };
+    thread::scope(|scope| {
+        scope
+            .spawn(act)
+            .join()
+            .expect("the other user's part passes")
+    })
+}
+
+fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+    // SAFETY: no groups are read when their count is 0.
+    call_long(|| unsafe { libc::syscall(libc::SYS_setgroups, 0, 0) })?;
+    // SAFETY: three integers, no memory.
+    call_long(|| unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
+    // SAFETY: three integers, no memory.
+    call_long(|| unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
+}
+
+/// The next close sends a reset instead of a FIN.
+pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: 0,
+    };
+    let size = socklen_of::<libc::linger>();
+    call(|| {
+        // SAFETY: `linger` is readable for the `size` bytes that are named, and outlives the call.
+        unsafe {
+            libc::setsockopt(
+                stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_LINGER,
+                (&raw const linger).cast(),
+                size,
+            )
+        }
+    })
+}
+
+/// Makes a thread that waits in `accept` return.
+pub(crate) fn stop_accepting(listener: &TcpListener) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `listener` is borrowed.
+    call(|| unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) })
+}
+
+/// Changes the backlog of a listener that listens already.
+pub(crate) fn set_backlog(listener: &TcpListener, backlog: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `listener` is borrowed.
+    call(|| unsafe { libc::listen(listener.as_raw_fd(), backlog) })
+}
+
+/// A loopback port that nobody else can take and on which nobody listens: it refuses, for as long
+/// as the descriptor is kept.
+pub(crate) fn refusing_port() -> io::Result<(OwnedFd, SocketAddr)> {
+    let socket = socket(libc::AF_INET)?;
+    let mut address = libc::sockaddr_in {
+        sin_family: libc::sa_family_t::try_from(libc::AF_INET).expect("a small constant"),
+        sin_port: 0,
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(Ipv4Addr::LOCALHOST).to_be(),
+        },
+        sin_zero: [0; 8],
+    };
+    let mut size = socklen_of::<libc::sockaddr_in>();
+    call(|| {
+        // SAFETY: `address` is an initialised sockaddr_in of `size` bytes.
+        unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), size) }
+    })?;
+    call(|| {
+        // SAFETY: `address` has room for `size` bytes and `size` is writable.
+        unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut size) }
+    })?;
+    let port = u16::from_be(address.sin_port);
+    Ok((socket, (Ipv4Addr::LOCALHOST, port).into()))
+}
+
+/// Connects without waiting, as nginx does: a full backlog is `WouldBlock`. The stream that comes
+/// back blocks.
+pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {
+    let socket = socket(libc::AF_UNIX)?;
+    let mut address = libc::sockaddr_un {
+        sun_family: libc::sa_family_t::try_from(libc::AF_UNIX).expect("a small constant"),
+        sun_path: [0; 108],
+    };
+    let name = OsStr::as_bytes(path.as_os_str());
+    assert!(
+        name.len() < address.sun_path.len(),
+        "the temporary path fits"
+    );
+    for (to, from) in address.sun_path.iter_mut().zip(name) {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    call(|| {
+        // SAFETY: `address` is an initialised sockaddr_un, NUL-terminated, of the size named.
+        unsafe {
+            libc::connect(
+                socket.as_raw_fd(),
+                (&raw const address).cast(),
+                socklen_of::<libc::sockaddr_un>(),
+            )
+        }
+    })?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// A nonblocking stream socket.
+fn socket(family: libc::c_int) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket takes three integers and touches no memory.
+    let fd: RawFd = unsafe { libc::socket(family, kind, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call just made this descriptor and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn call(system_call: impl FnOnce() -> libc::c_int) -> io::Result<()> {
+    match system_call() {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn call_long(system_call: impl FnOnce() -> libc::c_long) -> io::Result<()> {
+    match system_call() {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+fn pid_of(pid: u32) -> libc::pid_t {
+    libc::pid_t::try_from(pid).expect("process ids are positive ints")
+}
+
+fn socklen_of<T>() -> libc::socklen_t {
+    libc::socklen_t::try_from(size_of::<T>()).expect("addresses are small")
+}

@@ -1,0 +1,39 @@
+//! Waiting for conditions.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The end of every wait. It only turns a hang into a failure: no test expects anything to happen
+/// within it, so it is generous enough for a debug build on a busy machine.
+pub(crate) const GUARD: Duration = Duration::from_secs(60);
+
+/// How long [`eventually`] leaves the processor to others between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Waits until `condition` holds; panics with `what` when it never does.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + GUARD;
+    while !condition() {
+        assert!(Instant::now() < deadline, "never happened: {what}");
+        pause(LOOK_INTERVAL);
+    }
+}
+
+/// The only place where a test lets time pass. Another process's state (`/proc`, the file system, a
+/// listening socket) cannot wake us, so it has to be looked at again and again, and two cores are
+/// too few to do that without a pause. What a process burns shows only over time as well.
+pub(crate) fn pause(length: Duration) {
+    thread::sleep(length);
+}
+
+/// Sets a flag when it goes out of scope, so that a thread which runs until then ends even if the
+/// scope is left by a panic.
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}

@@ -1,0 +1,188 @@
+//! The end of the program: what runs is finished, who waits is served, nobody new comes in.
+
+// The behaviours are not `#[test]` functions themselves: the macro makes those of them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
+
+use common::client::{assert_eof, assert_over, exchange, receive_exact, send};
+use common::proxy::{connect_abstract, fresh_abstract_name};
+use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
+
+for_each_engine!(
+    nothing_to_finish_ends_at_once_with_exit_code_0,
+    interrupt_drains_as_well,
+    transfer_in_flight_completes_while_new_connects_are_refused,
+    both_directions_go_on_during_a_drain,
+    connect_in_the_backlog_is_served,
+    everyone_who_connected_before_the_signal_is_served,
+    abstract_listener_drains,
+    second_signal_ends_at_once,
+    drain_timeout_cuts_what_still_runs,
+    idle_session_of_a_client_that_leaves_ends_the_drain,
+);
+
+fn nothing_to_finish_ends_at_once_with_exit_code_0(engine: Engine) {
+    let backend = Backend::echo();
+    let mut proxy = Proxy::start(engine, &backend);
+    proxy.terminate();
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+fn interrupt_drains_as_well(engine: Engine) {
+    let backend = Backend::hold();
+    let mut proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    backend.wait_until("the session", |ledger| ledger.open == 1);
+    proxy.process().signal(libc::SIGINT);
+    wait_until_it_drains(&proxy);
+    backend.release(1);
+    assert_eq!(receive_exact(&client, 4), b"done");
+    assert_eof(&client);
+    drop(client);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+fn transfer_in_flight_completes_while_new_connects_are_refused(engine: Engine) {
+    let pattern = Pattern::new(1);
+    let backend = Backend::source(pattern, 32 * MB);
+    let mut proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    pattern.receive(&mut &client, MB).unwrap();
+
+    proxy.terminate();
+    wait_until_it_drains(&proxy);
+    let refused = UnixStream::connect(proxy.socket()).unwrap_err();
+    assert!([ErrorKind::NotFound, ErrorKind::ConnectionRefused].contains(&refused.kind()));
+
+    pattern.receive_range(&mut &client, MB, 31 * MB).unwrap();
+    assert_eof(&client);
+    assert!(
+        proxy.is_running(),
+        "the client has not ended its direction yet"
+    );
+    drop(client);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+fn both_directions_go_on_during_a_drain(engine: Engine) {
+    let backend = Backend::echo();
+    let mut proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    exchange(&client, Pattern::new(2), KB);
+    proxy.terminate();
+    wait_until_it_drains(&proxy);
+    exchange(&client, Pattern::new(3), 4 * MB);
+    drop(client);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+/// At `--connections-max` the second client has never been accepted when the signal comes.
+fn connect_in_the_backlog_is_served(engine: Engine) {
+    let backend = Backend::hold();
+    let mut proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--connections-max", "1"])
+        .start();
+    let accepted = proxy.connect();
+    backend.wait_until("the first session", |ledger| ledger.open == 1);
+    let waiting = proxy.connect();
+
+    proxy.terminate();
+    wait_until_it_drains(&proxy);
+    assert_eq!(backend.ledger().accepted, 1);
+    backend.release(2);
+    for client in [accepted, waiting] {
+        assert_eq!(receive_exact(&client, 4), b"done");
+        assert_eof(&client);
+    }
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert_eq!(backend.ledger().open_most, 1);
+}
+
+fn everyone_who_connected_before_the_signal_is_served(engine: Engine) {
+    let backend = Backend::echo();
+    let mut proxy = Proxy::start(engine, &backend);
+    let clients: Vec<_> = (0..300).map(|seed| (seed, proxy.connect())).collect();
+    proxy.terminate();
+    for (seed, client) in clients {
+        exchange(&client, Pattern::new(seed), KB);
+    }
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+fn abstract_listener_drains(engine: Engine) {
+    let (backend, name) = (Backend::hold(), fresh_abstract_name());
+    let listen = format!("unix:@{name}");
+    let mut proxy = Proxy::builder()
+        .engine(engine)
+        .listen(listen)
+        .backend(&backend)
+        .start();
+    let clients: Vec<_> = (0..20).map(|_| connect_abstract(&name).unwrap()).collect();
+    proxy.terminate();
+    backend.release(clients.len());
+    for client in clients {
+        assert_eq!(receive_exact(&client, 4), b"done");
+    }
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert!(connect_abstract(&name).is_err());
+}
+
+fn second_signal_ends_at_once(engine: Engine) {
+    let backend = Backend::hold();
+    let mut proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    backend.wait_until("the session", |ledger| ledger.open == 1);
+    proxy.terminate();
+    wait_until_it_drains(&proxy);
+    assert!(proxy.is_running(), "the session still runs");
+
+    proxy.terminate();
+    assert_ne!(
+        proxy.wait().code(),
+        Some(0),
+        "what ran was cut, not drained"
+    );
+    assert_over(&client);
+    assert!(!proxy.socket().exists());
+}
+
+fn drain_timeout_cuts_what_still_runs(engine: Engine) {
+    let backend = Backend::hold();
+    let mut proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--drain-timeout", "300ms"])
+        .start();
+    let client = proxy.connect();
+    backend.wait_until("the session", |ledger| ledger.open == 1);
+    proxy.terminate();
+    assert!(
+        proxy.wait().code().is_some(),
+        "it ends by itself, not by a signal"
+    );
+    assert_over(&client);
+    assert!(!proxy.socket().exists());
+}
+
+fn idle_session_of_a_client_that_leaves_ends_the_drain(engine: Engine) {
+    let backend = Backend::echo();
+    let mut proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    send(&client, b"x");
+    assert_eq!(receive_exact(&client, 1), b"x");
+    proxy.terminate();
+    wait_until_it_drains(&proxy);
+    drop(client);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+/// The socket is the first to go.
+fn wait_until_it_drains(proxy: &Proxy) {
+    eventually("the socket is unlinked", || !proxy.socket().exists());
+}

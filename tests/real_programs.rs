@@ -1,0 +1,536 @@
+//! The main job with the programs it is for: nginx, PHP-FPM and socat, as Debian packages them,
+//! started by the test with configurations of its own. A program that is missing is a failure:
+//! `scripts/test` installs all of them.
+
+// The behaviours are not `#[test]` functions themselves: the macro makes those of them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fmt::Display;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::thread;
+
+use common::client::{assert_eof, exchange};
+use common::process::Process;
+use common::proxy::{connect, fresh_dir};
+use common::sys::{ChildSetup, is_root};
+use common::{Backend, Ending, Engine, MB, Pattern, Proxy, eventually, for_each_engine};
+use tempfile::TempDir;
+
+for_each_engine!(
+    get_through_nginx_and_php_fpm,
+    post_of_5_mb_comes_back_with_its_checksum,
+    response_of_20_mb_arrives_intact,
+    five_hundred_requests_at_16_concurrent_have_no_error,
+    finished_request_is_answered_while_its_script_runs_on,
+    large_post_that_the_script_ignores_is_answered,
+    restarted_php_fpm_is_found_again,
+    nginx_stream_in_front,
+    socat_as_client,
+    socat_that_writes_and_closes_loses_nothing,
+    socat_as_backend,
+);
+
+/// The user whose workers serve web pages on Debian.
+const WEB_USER: &str = "www-data";
+
+const ECHO_PHP: &str = r#"<?php
+$body = file_get_contents('php://input');
+header('X-Checksum: ' . hash('crc32b', $body));
+echo $body;
+"#;
+
+const GREET_PHP: &str = r#"<?php
+echo "hello, {$_GET['name']} (", PHP_SAPI, ")\n";
+"#;
+
+const BIG_PHP: &str = r#"<?php
+header('Content-Length: ' . filesize(__DIR__ . '/big.bin'));
+readfile(__DIR__ . '/big.bin');
+"#;
+
+/// The answer is out; the script waits for the test to open the gate, and only then writes its log.
+const FINISH_PHP: &str = r#"<?php
+echo "answered\n";
+fastcgi_finish_request();
+for ($i = 0; $i < 60000 && !file_exists("{$_GET['dir']}/gate"); $i++) {
+    usleep(1000);
+    clearstatcache();
+}
+$found = trim(file_get_contents("{$_GET['dir']}/gate"));
+file_put_contents("{$_GET['dir']}/log", "went on and found $found\n");
+"#;
+
+/// Answers without a look at the body.
+const IGNORE_PHP: &str = r#"<?php
+echo "no, thank you\n";
+"#;
+
+fn get_through_nginx_and_php_fpm(engine: Engine) {
+    let site = Site::start(engine);
+    let response = site.get("/greet.php?name=world");
+    assert_eq!(response.text(), "hello, world (fpm-fcgi)\n");
+}
+
+fn post_of_5_mb_comes_back_with_its_checksum(engine: Engine) {
+    let site = Site::start(engine);
+    let body = Pattern::new(1).bytes(5 * MB);
+    let response = site.post("/echo.php", &body);
+    assert_eq!(response.status, 200);
+    assert_eq!(
+        response.header("X-Checksum"),
+        Some(&*format!("{:08x}", crc32(&body)))
+    );
+    assert_eq!(response.body.len(), body.len());
+    assert_eq!(Pattern::new(1).mismatch(0, &response.body), None);
+}
+
+fn response_of_20_mb_arrives_intact(engine: Engine) {
+    let site = Site::start(engine);
+    let response = site.get("/big.php");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.body.len() as u64, BIG_BYTES);
+    assert_eq!(BIG.mismatch(0, &response.body), None);
+}
+
+fn five_hundred_requests_at_16_concurrent_have_no_error(engine: Engine) {
+    const REQUESTS: u32 = 500;
+    let site = Site::start(engine);
+    let next = AtomicU32::new(0);
+    thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= REQUESTS {
+                        break;
+                    }
+                    let response = site.get(&format!("/greet.php?name={number}"));
+                    assert_eq!(response.text(), format!("hello, {number} (fpm-fcgi)\n"));
+                }
+            });
+        }
+    });
+}
+
+fn finished_request_is_answered_while_its_script_runs_on(engine: Engine) {
+    let site = Site::start(engine);
+    let out = site.writable_dir();
+    let response = site.get(&format!("/finish.php?dir={}", out.display()));
+    assert_eq!(response.text(), "answered\n");
+    let log = out.join("log");
+    assert!(!log.exists(), "the script ended before its answer was out");
+
+    // Renamed into place, so that the script never finds a half-written gate.
+    fs::write(out.join("closed"), "token 4711").unwrap();
+    fs::rename(out.join("closed"), out.join("gate")).unwrap();
+    eventually("the script writes its log", || {
+        fs::read_to_string(&log).is_ok_and(|text| text == "went on and found token 4711\n")
+    });
+    // The worker is free again: more requests than workers are served.
+    for _ in 0..2 * FPM_WORKERS {
+        assert_eq!(site.get("/greet.php?name=x").status, 200);
+    }
+}
+
+fn large_post_that_the_script_ignores_is_answered(engine: Engine) {
+    let site = Site::start(engine);
+    for _ in 0..6 {
+        let response = site.post("/ignore.php", &Pattern::new(2).bytes(5 * MB));
+        assert_eq!(response.text(), "no, thank you\n");
+    }
+}
+
+/// While PHP-FPM is away nginx gets its connection closed and answers 502 by itself.
+fn restarted_php_fpm_is_found_again(engine: Engine) {
+    let mut site = Site::start(engine);
+    assert_eq!(site.get("/greet.php?name=1").status, 200);
+    site.stop_fpm();
+    assert_eq!(site.get("/greet.php?name=2").status, 502);
+    site.start_fpm();
+    assert_eq!(site.get("/greet.php?name=3").status, 200);
+}
+
+fn nginx_stream_in_front(engine: Engine) {
+    let backend = Backend::echo();
+    let proxy = start_for_nginx(engine, &backend);
+    let dir = fresh_dir();
+    let front = dir.path().join("front.sock");
+    let config = format!(
+        "load_module {STREAM_MODULE};
+        stream {{
+            server {{
+                listen unix:{front};
+                proxy_pass unix:{proxy};
+            }}
+        }}",
+        front = front.display(),
+        proxy = proxy.socket().display(),
+    );
+    assert!(
+        Path::new(STREAM_MODULE).exists(),
+        "{STREAM_MODULE} is missing: run scripts/test"
+    );
+    let _nginx = start_nginx(dir.path(), &config, &front);
+    for (seed, size) in [(1, 1), (2, 100_000), (3, 16 * MB)] {
+        let client = connect(&front).unwrap();
+        exchange(&client, Pattern::new(seed), size);
+    }
+}
+
+fn socat_as_client(engine: Engine) {
+    let backend = Backend::echo();
+    let proxy = Proxy::start(engine, &backend);
+    // -t: after the end of its input socat would wait only half a second for the rest.
+    let mut socat = start_socat(&["-t", "60", "-", &unix_connect(proxy.socket())]);
+    let mut stdin = socat.child().stdin.take().unwrap();
+    let mut stdout = socat.child().stdout.take().unwrap();
+    let received = thread::scope(|scope| {
+        scope.spawn(move || Pattern::new(4).send(&mut stdin, 4 * MB).unwrap());
+        let received = Pattern::new(4).receive(&mut stdout, 4 * MB);
+        received.and_then(|()| stdout.read(&mut [0]))
+    });
+    assert_eq!(received.unwrap(), 0, "more came back than was sent");
+    assert!(socat.wait().success());
+    assert_eq!(backend.wait_for_end(0).ending, Ending::Eof);
+}
+
+/// The unidirectional form closes as soon as its input is sent: `printf … | socat -u`.
+fn socat_that_writes_and_closes_loses_nothing(engine: Engine) {
+    let backend = Backend::sink();
+    let proxy = Proxy::start(engine, &backend);
+    for round in 0..10 {
+        let mut socat = start_socat(&["-u", "-", &unix_connect(proxy.socket())]);
+        let mut stdin = socat.child().stdin.take().unwrap();
+        Pattern::new(5).send(&mut stdin, 300_000).unwrap();
+        drop(stdin);
+        assert!(socat.wait().success());
+        let seen = backend.wait_for_end(round);
+        assert_eq!((seen.ending, seen.received.len()), (Ending::Eof, 300_000));
+        assert_eq!(Pattern::new(5).mismatch(0, &seen.received), None);
+    }
+}
+
+fn socat_as_backend(engine: Engine) {
+    let (host, port) = fresh_endpoint();
+    let listen = format!("TCP-LISTEN:{port},bind={host},reuseaddr,fork");
+    let socat = start_socat(&["-d", "-d", "-t", "60", &listen, "EXEC:cat"]);
+    socat.wait_for_log("listening on");
+    let proxy = Proxy::start(engine, format!("{host}:{port}"));
+    for (seed, size) in [(6, 1), (7, 2 * MB)] {
+        let client = proxy.connect();
+        exchange(&client, Pattern::new(seed), size);
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eof(&client);
+    }
+}
+
+const FPM_WORKERS: usize = 4;
+const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+const BIG: Pattern = Pattern::new(20);
+const BIG_BYTES: u64 = 20 * MB;
+
+/// nginx → spliceway → PHP-FPM.
+struct Site {
+    dir: TempDir,
+    front: PathBuf,
+    endpoint: (String, u16),
+    fpm: Option<Process>,
+    _proxy: Proxy,
+    _nginx: Process,
+}
+
+impl Site {
+    fn start(engine: Engine) -> Self {
+        let dir = fresh_dir();
+        write_scripts(&dir.path().join("www"));
+        let endpoint = fresh_endpoint();
+        let fpm = start_fpm(dir.path(), &endpoint);
+        let proxy = start_for_nginx(engine, format!("{}:{}", endpoint.0, endpoint.1));
+        let front = dir.path().join("http.sock");
+        let nginx = start_nginx(dir.path(), &http_config(dir.path(), &front, &proxy), &front);
+        Self {
+            front,
+            endpoint,
+            fpm: Some(fpm),
+            _proxy: proxy,
+            _nginx: nginx,
+            dir,
+        }
+    }
+
+    fn get(&self, target: &str) -> Response {
+        self.request("GET", target, &[])
+    }
+
+    fn post(&self, target: &str, body: &[u8]) -> Response {
+        self.request("POST", target, body)
+    }
+
+    /// HTTP/1.0: no chunks, and the end of the connection is the end of the response.
+    fn request(&self, method: &str, target: &str, body: &[u8]) -> Response {
+        let stream = connect(&self.front).expect("nginx listens");
+        let head = format!(
+            "{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut response = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (&stream)
+                    .write_all(head.as_bytes())
+                    .expect("nginx takes the head");
+                (&stream).write_all(body).expect("nginx takes the body");
+            });
+            (&stream).read_to_end(&mut response).expect("a clean end");
+        });
+        Response::parse(&response)
+    }
+
+    /// A directory that scripts may write to.
+    fn writable_dir(&self) -> PathBuf {
+        let dir = self.dir.path().join("out");
+        fs::create_dir(&dir).unwrap();
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
+        dir
+    }
+
+    fn stop_fpm(&mut self) {
+        self.fpm = None;
+    }
+
+    fn start_fpm(&mut self) {
+        self.fpm = Some(start_fpm(self.dir.path(), &self.endpoint));
+    }
+}
+
+struct Response {
+    status: u16,
+    headers: String,
+    body: Vec<u8>,
+}
+
+impl Response {
+    fn parse(bytes: &[u8]) -> Self {
+        let end = bytes
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .expect("a whole head");
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let (status, headers) = head.split_once("\r\n").expect("a status line and headers");
+        let code = status.split(' ').nth(1).expect("a status code");
+        let response = Self {
+            status: code.parse().expect("a number"),
+            headers: headers.to_owned(),
+            body: bytes[end + 4..].to_vec(),
+        };
+        if let Some(length) = response.header("Content-Length") {
+            assert_eq!(
+                length,
+                response.body.len().to_string(),
+                "a truncated response"
+            );
+        }
+        response
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        let fields = self
+            .headers
+            .lines()
+            .filter_map(|line| line.split_once(": "));
+        let mut found = fields.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value)
+    }
+
+    #[track_caller]
+    fn text(&self) -> &str {
+        assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
+        std::str::from_utf8(&self.body).expect("text")
+    }
+}
+
+fn write_scripts(dir: &Path) {
+    fs::create_dir(dir).unwrap();
+    let scripts = [
+        ("echo.php", ECHO_PHP),
+        ("greet.php", GREET_PHP),
+        ("big.php", BIG_PHP),
+        ("finish.php", FINISH_PHP),
+        ("ignore.php", IGNORE_PHP),
+    ];
+    for (name, script) in scripts {
+        fs::write(dir.join(name), script).unwrap();
+    }
+    fs::write(dir.join("big.bin"), BIG.bytes(BIG_BYTES)).unwrap();
+}
+
+fn http_config(dir: &Path, front: &Path, proxy: &Proxy) -> String {
+    format!(
+        "http {{
+            access_log off;
+            client_max_body_size 16m;
+            client_body_temp_path {dir}/body;
+            fastcgi_temp_path {dir}/fastcgi;
+            proxy_temp_path {dir}/proxy;
+            uwsgi_temp_path {dir}/uwsgi;
+            scgi_temp_path {dir}/scgi;
+            server {{
+                listen unix:{front};
+                location / {{
+                    fastcgi_pass unix:{proxy};
+                    fastcgi_param SCRIPT_FILENAME {dir}/www$fastcgi_script_name;
+                    fastcgi_param REQUEST_METHOD $request_method;
+                    fastcgi_param QUERY_STRING $query_string;
+                    fastcgi_param CONTENT_TYPE $content_type;
+                    fastcgi_param CONTENT_LENGTH $content_length;
+                }}
+            }}
+        }}",
+        dir = dir.display(),
+        front = front.display(),
+        proxy = proxy.socket().display(),
+    )
+}
+
+/// A proxy that lets nginx's workers in by the socket's group.
+fn start_for_nginx(engine: Engine, backend: impl Display) -> Proxy {
+    let builder = Proxy::builder().engine(engine).backend(backend);
+    if is_root() {
+        builder.args(["--group", WEB_USER]).start()
+    } else {
+        builder.start()
+    }
+}
+
+/// Starts nginx with `config` and waits until it listens on `front`.
+fn start_nginx(dir: &Path, config: &str, front: &Path) -> Process {
+    let user = if is_root() {
+        format!("user {WEB_USER};")
+    } else {
+        String::new()
+    };
+    let whole = format!(
+        "{config}
+        daemon off;
+        {user}
+        worker_processes 2;
+        pid {dir}/nginx.pid;
+        error_log stderr warn;
+        events {{ worker_connections 1024; }}",
+        dir = dir.display(),
+    );
+    let file = dir.join("nginx.conf");
+    fs::write(&file, whole).unwrap();
+    let mut command = Command::new(program(&["/usr/sbin/nginx"]));
+    command
+        .args(["-e", "stderr", "-p"])
+        .arg(dir)
+        .arg("-c")
+        .arg(file);
+    let nginx = start_server(command);
+    eventually("nginx listens", || UnixStream::connect(front).is_ok());
+    nginx
+}
+
+/// Starts PHP-FPM and waits until its workers accept.
+fn start_fpm(dir: &Path, (host, port): &(String, u16)) -> Process {
+    let mut config = format!(
+        "[global]\n\
+        daemonize = no\n\
+        error_log = /dev/stderr\n\
+        [pool]\n\
+        listen = {host}:{port}\n\
+        pm = static\n\
+        pm.max_children = {FPM_WORKERS}\n"
+    );
+    if is_root() {
+        config += &format!("user = {WEB_USER}\ngroup = {WEB_USER}\n");
+    }
+    let file = dir.join("php-fpm.conf");
+    fs::write(&file, config).unwrap();
+    let binaries = [
+        "/usr/sbin/php-fpm8.2",
+        "/usr/sbin/php-fpm8.4",
+        "/usr/sbin/php-fpm",
+    ];
+    let mut command = Command::new(program(&binaries));
+    // -n: no php.ini of this machine; -O: the log goes to our pipe.
+    command.args(["-n", "-F", "-O", "-y"]).arg(file);
+    let fpm = start_server(command);
+    fpm.wait_for_log("ready to handle connections");
+    fpm
+}
+
+fn start_socat(arguments: &[&str]) -> Process {
+    let mut command = Command::new(program(&["/usr/bin/socat"]));
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    Process::start(
+        command,
+        ChildSetup {
+            death_signal: libc::SIGTERM,
+            ..ChildSetup::default()
+        },
+    )
+}
+
+/// Masters with workers: on SIGTERM they end them as well.
+fn start_server(mut command: Command) -> Process {
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    Process::start(
+        command,
+        ChildSetup {
+            death_signal: libc::SIGTERM,
+            ..ChildSetup::default()
+        },
+    )
+}
+
+fn program(candidates: &[&str]) -> PathBuf {
+    let found = candidates
+        .iter()
+        .map(PathBuf::from)
+        .find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{} is missing: run scripts/test", candidates[0]))
+}
+
+fn unix_connect(path: &Path) -> String {
+    format!("UNIX-CONNECT:{}", path.display())
+}
+
+/// A loopback address and port for a program that has to bind by itself. The address is made from
+/// our process id, so that no other process can come in between, as it could with a port that was
+/// free a moment ago.
+fn fresh_endpoint() -> (String, u16) {
+    static NEXT: AtomicU16 = AtomicU16::new(9000);
+    let [_, high, middle, low] = std::process::id().to_be_bytes();
+    // 127.64.0.0/10 to keep away from 127.0.0.1; process ids have at most 22 bits.
+    let address = format!("127.{}.{middle}.{low}", 64 + high);
+    (address, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// CRC-32 as zlib and PHP's `crc32b` have it.
+fn crc32(bytes: &[u8]) -> u32 {
+    let update = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ ((crc & 1) * 0xEDB8_8320)
+        })
+    };
+    !bytes.iter().fold(!0, update)
+}
+
+#[test]
+fn the_checksum_is_the_usual_one() {
+    assert_eq!(crc32(b"123456789"), 0xCBF4_3926);
+}
