@@ -286,6 +286,7 @@ struct RunArguments {
         value_name = "DURATION",
         default_value = "5s",
         value_parser = positive_timeout,
+        allow_hyphen_values = true,
         help = "End a session that has no connection to a backend after this time, such as 500ms or \
                 5s; looking up the name counts."
     )]
@@ -296,6 +297,7 @@ struct RunArguments {
         value_name = "DURATION|off",
         default_value = "off",
         value_parser = idle_timeout,
+        allow_hyphen_values = true,
         help = "End a session in which no byte has moved for this time, such as 90s or 10m; 'off' \
                 lets it stand for ever."
     )]
@@ -306,6 +308,7 @@ struct RunArguments {
         value_name = "DURATION|off",
         default_value = "30s",
         value_parser = drain_timeout,
+        allow_hyphen_values = true,
         help = "When told to stop, wait this long for running sessions, then cut them; 'off' waits \
                 for ever, 0s not at all."
     )]
@@ -342,6 +345,7 @@ struct DemoArguments {
         value_name = "DURATION",
         default_value = "3s",
         value_parser = positive_timeout,
+        allow_hyphen_values = true,
         help = "Measure each path for this time, such as 500ms or 3s."
     )]
     duration: Duration,

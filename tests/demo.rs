@@ -37,7 +37,7 @@ fn demo_succeeds_and_compares_both_paths() {
     for heading in ["req/s", "p50", "p99"] {
         assert!(table.contains(heading), "no {heading} in:\n{table}");
     }
-    for path in ["proxy", "straight"] {
+    for path in ["through spliceway", "straight"] {
         let rows = table.lines().filter(|line| line.contains(path));
         let with_figures = rows.filter(|line| line.matches(char::is_numeric).count() >= 3);
         assert!(

@@ -48,6 +48,7 @@ fn stalled_reader_costs_nothing(engine: Engine, before_reading: impl Fn(&UnixStr
         .receive_range(&mut &client, MB, 15 * MB)
         .unwrap();
     assert_eof(&client);
+    drop(client);
     assert_eq!(backend.wait_for_end(1).ending, Ending::Eof);
 }
 

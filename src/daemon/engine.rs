@@ -113,7 +113,7 @@ impl fmt::Display for Cause {
             }
             Self::TooOld => "the kernel is too old (Linux 6.1 or newer is needed)",
             Self::Memory => "not enough memory for a ring (raise the limit of locked memory)",
-            Self::Other => "the kernel refuses it (choose --engine epoll)",
+            Self::Other => "the kernel refuses it",
         })
     }
 }

@@ -15,6 +15,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::config::{Access, Account, ListenAddress};
 use crate::sys::account;
@@ -31,6 +33,13 @@ const BIND_TRIES: u32 = 3;
 /// How often a lock file may vanish between being opened and being locked, which takes another
 /// process that finishes its start in just that moment.
 const LOCK_TRIES: u32 = 8;
+
+/// How long the socket of a process that has ended may take to be released. Measured: some
+/// milliseconds; the kernel does it on a worker thread, which a busy machine can delay.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often to look meanwhile.
+const RELEASE_PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A socket that accepts connections; dropping it removes its path and closes it.
 #[derive(Debug)]
@@ -102,7 +111,7 @@ pub enum Cause {
     #[error("another process keeps taking the path (stop it or choose another path)")]
     Contended,
     #[error(
-        "no right to change the owner of the socket (run as root; others may only choose a group \
+        "no permission to change the owner of the socket (run as root; others may only choose a group \
          that they belong to)"
     )]
     OwnerDenied,
@@ -250,7 +259,7 @@ fn remove_stale(path: &Path, name: &SocketName) -> Result<(), Cause> {
     if !found.file_type().is_socket() {
         return Err(Cause::NotASocket);
     }
-    let Err(error) = socket_file::probe(name) else {
+    let Err(error) = probe_until_released(name) else {
         return Err(Cause::Live);
     };
     match error.raw_os_error() {
@@ -265,6 +274,37 @@ fn remove_stale(path: &Path, name: &SocketName) -> Result<(), Cause> {
         .map_err(|error| Cause::StaleKept { error })?;
     tracing::info!(path = %path.display(), "removed a socket on which nobody listened");
     Ok(())
+}
+
+/// Asks whether somebody listens. A killed process that had the socket in an io_uring keeps it for
+/// a moment after its end, until the kernel has taken the ring apart: while whoever listened is no
+/// more, a live answer is asked again.
+fn probe_until_released(name: &SocketName) -> io::Result<()> {
+    let until = Instant::now() + RELEASE_TIMEOUT;
+    loop {
+        let pid = socket_file::probe(name)?;
+        if !is_dead(pid) || Instant::now() >= until {
+            return Ok(());
+        }
+        thread::sleep(RELEASE_PROBE_INTERVAL);
+    }
+}
+
+/// Whether the process is known to have ended: it is not there, or only its exit status is.
+fn is_dead(pid: i32) -> bool {
+    if pid <= 0 {
+        return false;
+    }
+    match fs::read_to_string(format!("/proc/{pid}/stat")) {
+        // "PID (NAME) STATE …", where the name may have spaces and parentheses.
+        Ok(stat) => stat
+            .rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with(['Z', 'X'])),
+        Err(error) => {
+            error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self/stat").exists()
+        }
+    }
 }
 
 /// Who shall own the socket's file, as numbers; `None` leaves what the process has.
@@ -890,7 +930,7 @@ mod tests {
                 drop(UnixListener::bind(&place.path).unwrap());
             }
             let barrier = std::sync::Barrier::new(6);
-            let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let outcomes: Vec<_> = thread::scope(|scope| {
                 let start = || {
                     barrier.wait();
                     place.bind(&with_mode(0o660))

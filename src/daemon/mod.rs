@@ -47,8 +47,8 @@ pub enum Error {
     Processors(#[source] Errno),
     #[error(transparent)]
     Capacity(#[from] CapacityError),
-    #[error(transparent)]
-    Engine(#[from] Unavailable),
+    #[error("{0}; --engine epoll works without it")]
+    Engine(Unavailable),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("duplicate the listener {address} for a worker")]
@@ -67,7 +67,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let processors = process::processors().map_err(Error::Processors)?;
     let count = config.workers.map_or(processors.len(), usize::from);
     let capacity = Capacity::measure(config, count)?;
-    let engine = Chosen::choose(config.engine)?;
+    let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     let listeners = bind_all(config)?;
 
     let mailboxes = mailboxes(count)?;

@@ -7,6 +7,7 @@ mod flow;
 mod tunnel;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Published, RoundRobin};
@@ -118,10 +119,12 @@ pub enum Ending {
 pub enum ConnectFailure {
     /// No name had an address in time.
     NoAddress,
-    /// The last attempt ended with this error.
-    Refused(Errno),
+    /// The last attempt ended with an error.
+    Refused(SocketAddr, Errno),
     /// The last attempt was not answered in time.
-    TimedOut,
+    TimedOut(SocketAddr),
+    /// There was no descriptor for another attempt.
+    NoDescriptor,
 }
 
 impl Ending {
@@ -156,11 +159,15 @@ impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("no address is known"),
-            Self::Refused(errno @ Errno(libc::EADDRNOTAVAIL)) => {
-                write!(f, "{errno}: every local port towards it is in use")
+            Self::Refused(endpoint, errno @ Errno(libc::EADDRNOTAVAIL)) => {
+                write!(
+                    f,
+                    "{endpoint}: {errno}: every local port towards it is in use"
+                )
             }
-            Self::Refused(errno) => errno.fmt(f),
-            Self::TimedOut => f.write_str("no answer in time"),
+            Self::Refused(endpoint, errno) => write!(f, "{endpoint}: {errno}"),
+            Self::TimedOut(endpoint) => write!(f, "{endpoint}: no answer in time"),
+            Self::NoDescriptor => f.write_str("no descriptor for a socket"),
         }
     }
 }

@@ -54,6 +54,7 @@ enum Upstream {
 
 struct Attempt {
     sock: Sock,
+    endpoint: SocketAddr,
     /// Those that are left.
     attempts: Attempts,
     give_up_at: Instant,
@@ -148,14 +149,13 @@ impl<D: Driver> Tunnel<D> {
             }
             Upstream::Connecting(attempt) => {
                 cx.driver.close(attempt.sock, Close::Graceful);
+                let failure = ConnectFailure::TimedOut(attempt.endpoint);
                 if out_of_time {
-                    return failed(ConnectFailure::TimedOut);
+                    return failed(failure);
                 }
-                self.connect_next(attempt.attempts, ConnectFailure::TimedOut, cx)
+                self.connect_next(attempt.attempts, failure, cx)
             }
-            Upstream::Starved { .. } if out_of_time => {
-                failed(ConnectFailure::Refused(Errno(libc::EMFILE)))
-            }
+            Upstream::Starved { .. } if out_of_time => failed(ConnectFailure::NoDescriptor),
             Upstream::Starved { attempts, .. } => self.connect_again(attempts, cx),
             Upstream::Open(sock) => {
                 self.upstream = Upstream::Open(sock);
@@ -210,7 +210,7 @@ impl<D: Driver> Tunnel<D> {
     /// After a pause for want of a descriptor: takes the endpoints in turn from where they were.
     fn connect_again(&mut self, mut attempts: Attempts, cx: &mut Context<'_, D>) -> Step {
         attempts.put_back();
-        self.connect_next(attempts, ConnectFailure::TimedOut, cx)
+        self.connect_next(attempts, ConnectFailure::NoDescriptor, cx)
     }
 
     fn open_and_connect(
@@ -229,7 +229,10 @@ impl<D: Driver> Tunnel<D> {
                 self.upstream = Upstream::Starved { attempts, retry_at };
                 Step::Continue
             }
-            Err(errno) => self.connect_next(attempts, ConnectFailure::Refused(errno), cx),
+            Err(errno) => {
+                let failure = ConnectFailure::Refused(endpoint, errno);
+                self.connect_next(attempts, failure, cx)
+            }
         }
     }
 
@@ -247,6 +250,7 @@ impl<D: Driver> Tunnel<D> {
         let shares = u32::try_from(attempts.remaining() + 1).unwrap_or(u32::MAX);
         self.upstream = Upstream::Connecting(Attempt {
             sock,
+            endpoint,
             attempts,
             give_up_at: cx.now + left / shares,
         });
@@ -265,7 +269,8 @@ impl<D: Driver> Tunnel<D> {
             }
             Done::Failed(errno) => {
                 cx.driver.close(attempt.sock, Close::Graceful);
-                self.connect_next(attempt.attempts, ConnectFailure::Refused(errno), cx)
+                let failure = ConnectFailure::Refused(attempt.endpoint, errno);
+                self.connect_next(attempt.attempts, failure, cx)
             }
             other => unreachable!("a connect ends with {other:?}"),
         }

@@ -76,7 +76,7 @@ const fn family(family: libc::c_int) -> libc::sa_family_t {
     clippy::cast_possible_truncation,
     reason = "addresses and option values are a few bytes"
 )]
-const fn socklen<T>() -> libc::socklen_t {
+pub(super) const fn socklen<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
 }
 

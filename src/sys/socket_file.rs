@@ -105,15 +105,33 @@ pub(crate) fn listen(socket: BorrowedFd<'_>, backlog: i32) -> io::Result<()> {
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)
 }
 
-/// Connects once and hangs up at once, without ever waiting: `Ok` if somebody listens there.
+/// Connects once and hangs up at once, without ever waiting: `Ok` if somebody listens there, with
+/// the id of the process that called listen(2), 0 if it is in another namespace.
 ///
 /// # Errors
 /// `ECONNREFUSED` if nobody does, `EAGAIN` if somebody does and the backlog is full.
-pub(crate) fn probe(name: &SocketName) -> io::Result<()> {
+pub(crate) fn probe(name: &SocketName) -> io::Result<i32> {
     let socket = stream_socket()?;
     // SAFETY: `name.raw` is a sockaddr_un of which the first `name.length` bytes are set, and the
     // kernel copies it before the call returns. `socket` is open until the end of this function.
-    check(unsafe { libc::connect(socket.as_raw_fd(), name.as_ptr(), name.length) }).map(drop)
+    check(unsafe { libc::connect(socket.as_raw_fd(), name.as_ptr(), name.length) })?;
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = super::net::socklen::<libc::ucred>();
+    // SAFETY: both pointers are to live locals, and `length` is the size of the first.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    })?;
+    Ok(peer.pid)
 }
 
 /// Locks the open file for this descriptor alone, without waiting; closing it unlocks.
