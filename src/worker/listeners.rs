@@ -73,6 +73,10 @@ impl Listeners {
         listener.accepting = Accepting::Idle;
     }
 
+    pub(super) fn sock(&self, number: usize) -> Sock {
+        self.0[number].sock
+    }
+
     pub(super) fn has_idle(&self) -> bool {
         self.idle().is_some()
     }

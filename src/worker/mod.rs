@@ -4,7 +4,7 @@
 //! the published address set, the gate that counts sessions, and the failure counts.
 //!
 //! Before a client is accepted, what it needs is at hand: a permit of the gate and an unconnected
-//! TCP socket, together a [`Ticket`]. Accepts are armed only while there is a ticket. So the limit
+//! TCP socket, together a ticket. Accepts are armed only while there is a ticket. So the limit
 //! is exact, and a process that runs out of descriptors stops accepting instead of taking on
 //! clients that it cannot serve.
 
@@ -37,7 +37,12 @@ use timers::Timers;
 /// this worker ends before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Clients that a draining worker takes from a backlog in one turn.
+/// Clients that a worker takes from one listener in one turn. With one, a burst of 16 waits up to
+/// 16 turns (measured with new connections per request: 6 % fewer requests, 10 % more CPU for each).
+/// With many, a busy worker would take what idle ones could serve at once.
+const ACCEPTS_PER_TURN: usize = 8;
+
+/// Clients that a draining worker takes from the backlogs in one turn.
 const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 
 /// What all workers of a route share.
@@ -86,6 +91,9 @@ struct Ticket {
     permit: Permit,
     spare: Sock,
 }
+
+/// An accept failed, and the worker has drawn the consequences.
+struct AcceptFailed;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -326,11 +334,39 @@ impl<D: Driver> Worker<D> {
         self.listeners.disarmed(listener);
         match done {
             Done::Accepted(client) => match self.take_ticket() {
-                Some(ticket) => self.start_session(client, ticket),
+                Some(ticket) => {
+                    self.start_session(client, ticket);
+                    self.accept_more(self.listeners.sock(listener));
+                }
                 None => self.parked.push(client),
             },
             Done::Failed(errno) => self.accept_failed(errno),
             done => unreachable!("an accept ends with {done:?}"),
+        }
+    }
+
+    /// Takes a few more clients of the same burst.
+    fn accept_more(&mut self, listener: Sock) {
+        for _ in 1..ACCEPTS_PER_TURN {
+            if !self.prepare_ticket() || !self.accept_one(listener).unwrap_or(false) {
+                return;
+            }
+        }
+    }
+
+    /// Serves a client that waits, with the ticket at hand. False if none waits.
+    fn accept_one(&mut self, listener: Sock) -> Result<bool, AcceptFailed> {
+        match self.driver.accept_now(listener) {
+            Ok(Some(client)) => {
+                let ticket = self.ticket.take().expect("the caller prepared one");
+                self.start_session(client, ticket);
+                Ok(true)
+            }
+            Ok(None) => Ok(false),
+            Err(errno) => {
+                self.accept_failed(errno);
+                Err(AcceptFailed)
+            }
         }
     }
 
@@ -390,16 +426,10 @@ impl<D: Driver> Worker<D> {
             if !self.prepare_ticket() {
                 return;
             }
-            match self.driver.accept_now(listener.sock) {
-                Ok(Some(client)) => {
-                    let ticket = self.ticket.take().expect("it was just prepared");
-                    self.start_session(client, ticket);
-                }
-                Ok(None) => self.listeners.close_one(listener, &mut self.driver),
-                Err(errno) => {
-                    self.accept_failed(errno);
-                    return;
-                }
+            match self.accept_one(listener.sock) {
+                Ok(true) => {}
+                Ok(false) => self.listeners.close_one(listener, &mut self.driver),
+                Err(AcceptFailed) => return,
             }
         }
         if self.listeners.are_closed()
