@@ -78,16 +78,16 @@ impl PipePool {
 
     /// The system has no more: stay with what there is instead of asking on every transfer.
     fn shrink(&mut self, errno: Errno) {
-        tracing::debug!(
-            pipes = self.open,
-            %errno,
-            "pipe pool: the system gives no more full-size pipes; further bulk transfers copy"
-        );
-        // Running out of descriptors passes; the limit on pages belongs to the user and is likely
-        // to stay.
-        if !errno.is_exhaustion() {
-            self.max = self.open;
+        // Running out of descriptors passes; the limit on pages belongs to the user and stays.
+        if errno.is_exhaustion() {
+            return;
         }
+        self.max = self.open;
+        tracing::warn!(
+            pipes = self.open,
+            "open a pipe of {PIPE_BYTES} bytes: {errno}; bulk transfers beyond those pipes copy (see \
+             fs.pipe-user-pages-soft in pipe(7); other processes of this user may hold pipes)"
+        );
     }
 }
 

@@ -4,7 +4,7 @@
 //! holds the rest, and no client is ever accepted only to be closed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use super::mailbox::{Mailbox, Notice};
 
@@ -16,6 +16,8 @@ use super::mailbox::{Mailbox, Notice};
 pub struct Gate {
     used: AtomicU32,
     max: u32,
+    /// Where the next search for a worker that wants a permit starts.
+    turn: AtomicUsize,
     /// By worker: it found no permit and waits to be told of one.
     wanting: Box<[AtomicBool]>,
     mailboxes: Vec<Arc<Mailbox>>,
@@ -30,6 +32,7 @@ impl Gate {
         Arc::new(Self {
             used: AtomicU32::new(0),
             max,
+            turn: AtomicUsize::new(0),
             wanting: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
             mailboxes,
         })
@@ -41,9 +44,36 @@ impl Gate {
             return Some(permit);
         }
         self.wanting[worker].store(true, Ordering::SeqCst);
-        let permit = self.try_permit()?;
+        self.try_permit()
+    }
+
+    /// After a worker was told of a permit: if it did not take it, another may. With this, whenever
+    /// there is a permit and somebody wants it, somebody is on the way to it.
+    pub(super) fn pass_on(&self) {
+        if self.used.load(Ordering::SeqCst) < self.max {
+            self.tell_one();
+        }
+    }
+
+    /// The worker ends: it is not told any more, and what it was told last is passed on.
+    pub(super) fn leave(&self, worker: usize) {
         self.wanting[worker].store(false, Ordering::SeqCst);
-        Some(permit)
+        self.pass_on();
+    }
+
+    /// One permit, one worker. The search starts at a place that moves, so that none goes short.
+    fn tell_one(&self) {
+        let count = self.wanting.len();
+        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        for i in 0..count {
+            let worker = start.wrapping_add(i) % count;
+            if self.wanting[worker].load(Ordering::SeqCst)
+                && self.wanting[worker].swap(false, Ordering::SeqCst)
+            {
+                self.mailboxes[worker].post(Notice::Permit);
+                return;
+            }
+        }
     }
 
     fn try_permit(self: &Arc<Self>) -> Option<Permit> {
@@ -60,19 +90,7 @@ impl Drop for Permit {
         let gate = &self.0;
         let used = gate.used.fetch_sub(1, Ordering::SeqCst);
         assert!(used > 0, "a permit is given back once");
-        // One permit, one worker. The search starts at a place that moves, so that none of them
-        // goes short.
-        let count = gate.wanting.len();
-        let start = used as usize;
-        for i in 0..count {
-            let worker = (start + i) % count;
-            if gate.wanting[worker].load(Ordering::SeqCst)
-                && gate.wanting[worker].swap(false, Ordering::SeqCst)
-            {
-                gate.mailboxes[worker].post(Notice::Permit);
-                return;
-            }
-        }
+        gate.tell_one();
     }
 }
 
@@ -105,6 +123,30 @@ mod tests {
         drop(held);
         assert!(gate.mailboxes[1].take().has(Notice::Permit));
         assert!(!gate.mailboxes[0].take().has(Notice::Permit));
+    }
+
+    #[test]
+    fn a_permit_that_the_told_worker_does_not_need_goes_to_another() {
+        let gate = gate(1, 3);
+        let held = gate.permit(2);
+        assert!(gate.permit(0).is_none() && gate.permit(1).is_none());
+        drop(held);
+        let told: Vec<_> = (0..2)
+            .filter(|&worker| gate.mailboxes[worker].take().has(Notice::Permit))
+            .collect();
+        assert_eq!(told.len(), 1, "one permit, one worker");
+        gate.pass_on();
+        assert!(gate.mailboxes[1 - told[0]].take().has(Notice::Permit));
+    }
+
+    #[test]
+    fn a_worker_that_is_gone_is_not_told() {
+        let gate = gate(1, 2);
+        let held = gate.permit(0);
+        assert!(gate.permit(0).is_none() && gate.permit(1).is_none());
+        gate.leave(0);
+        drop(held);
+        assert!(gate.mailboxes[1].take().has(Notice::Permit));
     }
 
     #[test]

@@ -135,11 +135,15 @@ impl<D: Driver> Worker<D> {
     /// Runs until drained or cut. An error is one of the driver: the worker cannot go on.
     pub fn run(mut self) -> Result<(), Errno> {
         loop {
-            self.read_mailbox();
+            let told_of_permit = self.read_mailbox();
             self.expire_deadlines();
             self.admit();
             if self.is_finished() {
+                self.shared.gate.leave(self.number);
                 return Ok(());
+            }
+            if told_of_permit {
+                self.shared.gate.pass_on();
             }
             self.driver.turn(self.next_deadline())?;
             self.now = self.driver.now();
@@ -157,14 +161,18 @@ impl<D: Driver> Worker<D> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        if self.phase == Phase::Draining && self.ticket.is_some() && self.listeners.has_idle() {
-            // More to take from a backlog.
+        if self.accepting_again_at.is_none() && self.has_more_to_drain() {
             return Some(self.now);
         }
         [self.timers.next(), self.accepting_again_at]
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// Whether the backlogs were left because the turn had done enough, not for want of a ticket.
+    fn has_more_to_drain(&self) -> bool {
+        self.phase == Phase::Draining && self.ticket.is_some() && self.listeners.has_idle()
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -179,7 +187,8 @@ impl<D: Driver> Worker<D> {
 
     // --- mailbox ------------------------------------------------------------------------------
 
-    fn read_mailbox(&mut self) {
+    /// What it says of permits is left to `admit`.
+    fn read_mailbox(&mut self) -> bool {
         let notices = self.mailbox.take();
         if notices.has(Notice::Addresses) {
             self.each_session(Tunnel::addresses_changed);
@@ -191,7 +200,7 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Cut) {
             self.cut();
         }
-        // Notice::Permit needs no more than this turn: `admit` asks the gate.
+        notices.has(Notice::Permit)
     }
 
     fn cut(&mut self) {
@@ -432,9 +441,10 @@ impl<D: Driver> Worker<D> {
                 Err(AcceptFailed) => return,
             }
         }
-        if self.listeners.are_closed()
-            && let Some(ticket) = self.ticket.take()
-        {
+        if !self.listeners.are_closed() {
+            // Enough for one turn; the next one needs a ticket.
+            self.prepare_ticket();
+        } else if let Some(ticket) = self.ticket.take() {
             self.driver.close(ticket.spare, Close::Graceful);
         }
     }
