@@ -20,10 +20,7 @@ use crate::config::{
     Access, Account, BackendAddress, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter,
     LogFormat, Logging, MODE_MAX, TIMEOUT_MAX, WORKERS_MAX,
 };
-
-/// The most connections of the demonstration: it runs both ends of each, so that one takes eight
-/// descriptors (four sockets and two pipes), and a process gets 1024 by default.
-const DEMO_CONCURRENCY_MAX: usize = 100;
+use crate::demo::CONCURRENCY_MAX;
 
 /// The exit code for a command line that cannot be run, as most programs have it.
 const EXIT_USAGE: u8 = 2;
@@ -354,8 +351,8 @@ struct DemoArguments {
         long,
         value_name = "N",
         default_value = "16",
-        value_parser = count(1..=DEMO_CONCURRENCY_MAX),
-        help = "Keep this many connections busy at one time, from 1 to 100."
+        value_parser = count(1..=CONCURRENCY_MAX),
+        help = "Keep this many connections busy at one time, from 1 to 128."
     )]
     concurrency: usize,
 
