@@ -698,7 +698,7 @@ mod tests {
             ..with_mode(0o660)
         };
         let error = as_thread::with_ids(STRANGER, || place.error(&access));
-        assert!(error.contains("no right to change the owner"), "{error}");
+        assert!(error.contains("no permission to change the owner"), "{error}");
         assert!(place.files().is_empty());
     }
 
