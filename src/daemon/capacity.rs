@@ -24,7 +24,7 @@ const PIPES_MAX: u64 = 128;
 /// Each pipe takes two descriptors; of a low limit they get at most an eighth.
 const PIPES_SHARE: u64 = 16;
 
-/// The most sessions that one worker needs to be able to hold is all of them.
+/// One for each direction. A worker may come to hold all sessions, so each has as many.
 const BUFFERS_PER_SESSION: u64 = 2;
 
 /// What there is room for.
@@ -74,7 +74,11 @@ impl Capacity {
     fn divide(config: &Config, workers: u64, descriptors_max: u64) -> Result<Self, CapacityError> {
         let listeners = config.listeners.len() as u64;
         let own = PROCESS_DESCRIPTORS + listeners + workers * (WORKER_DESCRIPTORS + listeners);
-        let pipes = PIPES_MAX.min(descriptors_max / PIPES_SHARE);
+        let pipes_each = PIPES_MAX.min(descriptors_max / PIPES_SHARE) / workers;
+        // With very many workers, one for each is worth a few more in all.
+        let spare = descriptors_max / PIPES_SHARE >= workers;
+        let pipes_each = if spare { pipes_each.max(1) } else { pipes_each };
+        let pipes = pipes_each * workers;
         let left = descriptors_max.saturating_sub(own + 2 * pipes) / 2;
         if left == 0 {
             return Err(CapacityError::TooFew {
@@ -89,7 +93,7 @@ impl Capacity {
             connections_max: u32::try_from(connections_max).expect("at most what was asked for"),
             limits: Limits {
                 buffers_max: as_count(connections_max * BUFFERS_PER_SESSION),
-                pipes_max: as_count(pipes / workers),
+                pipes_max: as_count(pipes_each),
             },
         })
     }

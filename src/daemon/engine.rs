@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::thread;
 
 use crate::config::Engine;
 use crate::driver::uring::Uring;
@@ -68,9 +69,11 @@ fn try_uring() -> Result<(), Unavailable> {
         buffers_max: 0,
         pipes_max: 0,
     };
-    Waker::new()
-        .and_then(|waker| Uring::new(waker, limits))
-        .map(drop)
+    let set_up = move || Waker::new().and_then(|waker| Uring::new(waker, limits).map(drop));
+    // On a thread of its own: a ring belongs to the thread that made it until that thread ends.
+    let outcome = thread::spawn(set_up).join();
+    outcome
+        .expect("setting up a ring does not panic")
         .map_err(|errno| Unavailable {
             errno,
             cause: Cause::of(errno, disabled_sysctl().as_deref()),

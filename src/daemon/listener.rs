@@ -19,8 +19,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{Access, Account, ListenAddress};
-use crate::sys::account;
 use crate::sys::socket_file::{self, SocketName};
+use crate::sys::{account, net};
 
 /// Connections that may wait to be accepted. Linux cuts it to `net.core.somaxconn`, which is 4096
 /// by default since 5.4: a larger number would promise what most systems do not keep.
@@ -146,6 +146,13 @@ pub fn bind(address: &ListenAddress, access: &Access) -> Result<Listener, Listen
 }
 
 impl Listener {
+    /// Refuses who comes now; who is in the backlog can still be accepted, through any descriptor of
+    /// the socket.
+    pub fn refuse_newcomers(&self) {
+        // It cannot fail on a listening socket; if it did, the last descriptor's close would refuse.
+        let _ = net::stop_listening(self.fd());
+    }
+
     /// The socket: a non-blocking stream socket.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
@@ -698,7 +705,10 @@ mod tests {
             ..with_mode(0o660)
         };
         let error = as_thread::with_ids(STRANGER, || place.error(&access));
-        assert!(error.contains("no permission to change the owner"), "{error}");
+        assert!(
+            error.contains("no permission to change the owner"),
+            "{error}"
+        );
         assert!(place.files().is_empty());
     }
 

@@ -37,6 +37,10 @@ use listener::Listener;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
 
+/// How long workers may take to cut their sessions: they do it in one turn. One that hangs in a
+/// system call must not keep the process from ending.
+const CUT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Why the daemon did not start, or ended otherwise than by a signal.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -182,12 +186,12 @@ impl Control {
             .enable_all()
             .build()
             .map_err(Error::Signals)?;
-        let _guard = runtime.enter();
+        let inside = runtime.enter();
         let stop = StopSignals {
             terminate: signal(SignalKind::terminate()).map_err(Error::Signals)?,
             interrupt: signal(SignalKind::interrupt()).map_err(Error::Signals)?,
         };
-        drop(_guard);
+        drop(inside);
         Ok(Self { runtime, stop })
     }
 
@@ -223,8 +227,11 @@ async fn drain(
     stop: &mut StopSignals,
     timeout: Option<Duration>,
 ) -> Result<(), WorkerError> {
-    // Nobody finds the path any more; who connected before is still served.
-    listeners.iter_mut().for_each(Listener::unlink_if_ours);
+    // Nobody finds the path any more, nor gets in; who connected before is still served.
+    for listener in &mut listeners {
+        listener.unlink_if_ours();
+        listener.refuse_newcomers();
+    }
     drop(listeners);
     workers.post(Notice::Drain);
     tokio::select! {
@@ -233,7 +240,10 @@ async fn drain(
         () = sleep(timeout) => tracing::warn!("--drain-timeout has passed: ending at once"),
     }
     workers.post(Notice::Cut);
-    workers.all_ended().await
+    tokio::select! {
+        ended = workers.all_ended() => ended,
+        () = time::sleep(CUT_TIMEOUT) => Err(WorkerError::Stuck),
+    }
 }
 
 async fn sleep(timeout: Option<Duration>) {

@@ -53,6 +53,8 @@ pub enum WorkerError {
     Driver { number: usize, source: Errno },
     #[error("worker {number} failed")]
     Failed { number: usize, source: Errno },
+    #[error("end the workers: one of them hangs in a system call (the process ends without it)")]
+    Stuck,
     #[error("worker {number} panicked (this is a bug; please report what the log says)")]
     Panicked { number: usize },
 }

@@ -44,6 +44,12 @@ impl BufferPool {
         Some(Vec::with_capacity(BUFFER_BYTES))
     }
 
+    /// Buffers that are not back yet.
+    #[cfg(test)]
+    pub(super) fn lent(&self) -> usize {
+        self.allocated - self.free.len()
+    }
+
     /// Takes a vector of [`BufferPool::take`] back.
     pub(super) fn give(&mut self, mut bytes: Vec<u8>) {
         if self.free.len() < SPARE_BUFFERS_MAX {

@@ -22,7 +22,9 @@ use crate::sys::{Errno, net};
 use super::buffers::{Buf, BufferPool};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
-use super::{Close, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock, Waker};
+use super::{
+    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock, Waker,
+};
 
 /// Events that one wait takes. What is over comes with the next wait.
 const EVENTS_MAX: usize = 256;
@@ -59,6 +61,8 @@ struct Socket {
     /// Whether the last try of a read, or of a write, found something. Optimistic at first.
     readable: bool,
     writable: bool,
+    /// It was a splice that found nothing.
+    spliced_dry: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -73,6 +77,7 @@ enum Read {
     Accept,
     Recv,
     Readable,
+    Hangup,
 }
 
 enum Write {
@@ -114,6 +119,7 @@ impl Epoll {
             write: Write::Idle,
             readable: true,
             writable: true,
+            spliced_dry: false,
         });
         let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
         let fd = &self.sockets.get(sock).fd;
@@ -127,40 +133,48 @@ impl Epoll {
     // --- trying -------------------------------------------------------------------------------
 
     /// Tries an op whose socket may be ready. Those of closed sockets are passed over.
-    fn attempt(&mut self, sock: Sock, lane: Lane) -> Result<(), Errno> {
+    fn attempt(&mut self, sock: Sock, lane: Lane) {
         if !self.sockets.is_open(sock) {
-            return Ok(());
+            return;
         }
         let done = match lane {
-            Lane::Read => self.attempt_read(sock)?,
+            Lane::Read => self.attempt_read(sock),
             Lane::Write => self.attempt_write(sock),
         };
         if let Some(done) = done {
             self.done.push_back(Completion { sock, lane, done });
         }
-        Ok(())
     }
 
-    fn attempt_read(&mut self, sock: Sock) -> Result<Option<Done>, Errno> {
+    fn attempt_read(&mut self, sock: Sock) -> Option<Done> {
         let socket = self.sockets.get(sock);
-        Ok(match mem::replace(&mut socket.read, Read::Idle) {
+        match mem::replace(&mut socket.read, Read::Idle) {
             Read::Idle => None,
             Read::Accept => match self.accept_now(sock) {
                 Ok(Some(client)) => Some(Done::Accepted(client)),
-                Ok(None) => {
-                    self.sockets.get(sock).read = Read::Accept;
-                    self.register_listener(sock)?;
-                    None
-                }
+                Ok(None) => match self.register_listener(sock) {
+                    Ok(()) => {
+                        self.sockets.get(sock).read = Read::Accept;
+                        None
+                    }
+                    Err(errno) => Some(Done::Failed(errno)),
+                },
                 Err(errno) => Some(Done::Failed(errno)),
             },
             Read::Recv => self.attempt_recv(sock),
-            Read::Readable if socket.readable => Some(Done::Ready),
+            // Asked of the kernel as well: behind urgent data, splice finds nothing, recv does, and
+            // no edge comes.
+            Read::Readable if socket.readable || net::is_readable(&socket.fd) => Some(Done::Ready),
+            Read::Hangup if net::peer_is_gone(&socket.fd) => Some(Done::Ready),
+            Read::Hangup => {
+                socket.read = Read::Hangup;
+                None
+            }
             Read::Readable => {
                 socket.read = Read::Readable;
                 None
             }
-        })
+        }
     }
 
     fn attempt_recv(&mut self, sock: Sock) -> Option<Done> {
@@ -276,11 +290,10 @@ impl Epoll {
 
     // --- waiting ------------------------------------------------------------------------------
 
-    fn attempt_untried(&mut self) -> Result<(), Errno> {
+    fn attempt_untried(&mut self) {
         for (sock, lane) in mem::take(&mut self.untried) {
-            self.attempt(sock, lane)?;
+            self.attempt(sock, lane);
         }
-        Ok(())
     }
 
     fn take_events(&mut self) {
@@ -319,6 +332,7 @@ impl Driver for Epoll {
             write: Write::Idle,
             readable: true,
             writable: false,
+            spliced_dry: false,
         })
     }
 
@@ -338,8 +352,13 @@ impl Driver for Epoll {
         }
         match op {
             Op::Accept => socket.read = Read::Accept,
-            Op::Recv => socket.read = Read::Recv,
+            Op::Recv => {
+                socket.read = Read::Recv;
+                // Where splice finds nothing, behind urgent data, recv may find something.
+                socket.readable |= mem::take(&mut socket.spliced_dry);
+            }
             Op::Readable => socket.read = Read::Readable,
+            Op::Hangup => socket.read = Read::Hangup,
             Op::Connect(address) => socket.write = Write::Connect(address),
             Op::Send(buf) => socket.write = Write::Send { buf, sent: 0 },
             Op::Writable => socket.write = Write::Writable,
@@ -359,7 +378,7 @@ impl Driver for Epoll {
         }
     }
 
-    fn close(&mut self, sock: Sock, how: Close) {
+    fn close(&mut self, sock: Sock, how: Close) -> Closed {
         let socket = self.sockets.remove(sock);
         if how == Close::Reset && socket.kind == SocketKind::Tcp {
             // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
@@ -369,13 +388,15 @@ impl Driver for Epoll {
             // Other descriptors of the listener are open, so closing this one does not do it.
             let _ = self.epoll.remove(&socket.fd);
         }
+        Closed::Now
     }
 
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
         loop {
             return match net::accept(&self.sockets.get(listener).fd) {
                 Ok(fd) => self.insert(fd, SocketKind::Unix).map(Some),
-                Err(Errno(libc::EAGAIN)) => Ok(None),
+                // EINVAL: nobody waits, and newcomers are refused by now.
+                Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
                 Err(Errno(libc::EINTR)) => continue,
                 Err(errno) => Err(errno),
             };
@@ -385,6 +406,10 @@ impl Driver for Epoll {
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
         let socket = self.sockets.get(sock);
         socket.kind == SocketKind::Unix && net::peer_is_gone(&socket.fd)
+    }
+
+    fn unread(&mut self, sock: Sock) -> u64 {
+        net::unread(&self.sockets.get(sock).fd)
     }
 
     fn shutdown_write(&mut self, sock: Sock) {
@@ -401,6 +426,7 @@ impl Driver for Epoll {
         let filled = pipe.fill(&socket.fd);
         if filled == Filled::Empty {
             socket.readable = false;
+            socket.spliced_dry = true;
         }
         filled
     }
@@ -418,13 +444,14 @@ impl Driver for Epoll {
         for sock in mem::take(&mut self.starved) {
             self.untried.push((sock, Lane::Read));
         }
-        self.attempt_untried()?;
+        self.attempt_untried();
         self.unregister_unused_listeners()?;
         let at_once = !self.done.is_empty() || !self.untried.is_empty();
         let until = if at_once { Some(Instant::now()) } else { until };
         self.epoll.wait(&mut self.events, until)?;
         self.take_events();
-        self.attempt_untried()
+        self.attempt_untried();
+        Ok(())
     }
 
     fn next(&mut self) -> Option<Completion> {

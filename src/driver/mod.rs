@@ -68,6 +68,9 @@ pub enum Op {
     Recv,
     /// Read lane: wait until [`Driver::fill`] has something to find.
     Readable,
+    /// Read lane, after an end of stream: wait until the peer is gone altogether. Only AF_UNIX can
+    /// tell; elsewhere it does not end.
+    Hangup,
     /// Write lane: connect to this address.
     Connect(SocketAddr),
     /// Write lane: all of the buffer. Nothing less completes as [`Done::Sent`].
@@ -80,7 +83,7 @@ impl Op {
     /// The lane that the op occupies.
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Accept | Self::Recv | Self::Readable => Lane::Read,
+            Self::Accept | Self::Recv | Self::Readable | Self::Hangup => Lane::Read,
             Self::Connect(_) | Self::Send(_) | Self::Writable => Lane::Write,
         }
     }
@@ -93,7 +96,7 @@ pub enum Done {
     Accepted(Sock),
     /// [`Op::Connect`] succeeded.
     Connected,
-    /// [`Op::Readable`] or [`Op::Writable`]: try now.
+    /// [`Op::Readable`] or [`Op::Writable`]: try now. [`Op::Hangup`]: it is gone.
     Ready,
     /// [`Op::Send`]: every byte is the kernel's.
     Sent,
@@ -149,6 +152,15 @@ pub enum Close {
     Reset,
 }
 
+/// Whether a close is done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Closed {
+    /// The descriptor is closed.
+    Now,
+    /// It will be when the ops in flight were joined, which the next turn does.
+    Soon,
+}
+
 /// Ends a driver's wait from another thread.
 #[derive(Clone)]
 pub struct Waker(Arc<EventFd>);
@@ -191,13 +203,16 @@ pub trait Driver: Sized {
     /// as failed with ECANCELED.
     fn cancel(&mut self, sock: Sock, lane: Lane);
     /// Ends what is in flight, waits for it, closes. Nothing follows.
-    fn close(&mut self, sock: Sock, how: Close);
+    fn close(&mut self, sock: Sock, how: Close) -> Closed;
 
     /// Takes one connection now if one waits. The read lane must be free.
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno>;
     /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
     /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
     fn peer_is_gone(&mut self, sock: Sock) -> bool;
+    /// Bytes that the kernel holds for the peer to read, more or less: only good for comparing with
+    /// an earlier answer.
+    fn unread(&mut self, sock: Sock) -> u64;
     /// Passes an end of stream on.
     fn shutdown_write(&mut self, sock: Sock);
     /// An empty pipe, if the pool has one.

@@ -55,7 +55,7 @@ enum State<Pipe> {
     /// The source ended, and every byte before that is the sink's.
     Ended,
     /// The sink takes no more; what the source still has is not read.
-    Broken,
+    Broken(Errno),
 }
 
 /// What became of a flow in one step.
@@ -109,7 +109,7 @@ impl<D: Driver> Flow<D> {
                 driver.shutdown_write(sink);
                 self.state = State::Ended;
             }
-            State::Sending | State::Splicing | State::Flushing(_) | State::Broken => {
+            State::Sending | State::Splicing | State::Flushing(_) | State::Broken(_) => {
                 unreachable!("the sink was not open")
             }
         }
@@ -162,7 +162,11 @@ impl<D: Driver> Flow<D> {
                     return Progress::Going;
                 }
             },
-            State::Copying | State::Holding(_) | State::Sending | State::Ended | State::Broken => {
+            State::Copying
+            | State::Holding(_)
+            | State::Sending
+            | State::Ended
+            | State::Broken(_) => {
                 unreachable!("only a splicing flow waits for readiness")
             }
         };
@@ -201,19 +205,27 @@ impl<D: Driver> Flow<D> {
     }
 
     /// The sink takes no more. What it was sent may be lost; what the source has stays unread.
-    pub(super) fn break_off(&mut self) {
-        self.state = State::Broken;
+    pub(super) fn break_off(&mut self, errno: Errno) {
+        self.state = State::Broken(errno);
+    }
+
+    /// Why the sink takes no more, if so.
+    pub(super) fn broken(&self) -> Option<Errno> {
+        match self.state {
+            State::Broken(errno) => Some(errno),
+            _ => None,
+        }
     }
 
     /// Whether nothing will move any more.
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.state, State::Ended | State::Broken)
+        matches!(self.state, State::Ended | State::Broken(_))
     }
 
     /// Whether bytes that the source gave are not the sink's: ending now loses them.
     pub(super) fn owes_bytes(&self) -> bool {
         match &self.state {
-            State::Holding(_) | State::Sending | State::Broken => true,
+            State::Holding(_) | State::Sending | State::Broken(_) => true,
             State::Flushing(pipe) => !pipe.is_empty(),
             State::Copying | State::Splicing | State::Ended => false,
         }

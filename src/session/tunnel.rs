@@ -14,8 +14,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::backend::Attempts;
-use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
-use crate::sys::Errno;
+use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 
 use super::flow::{Flow, Progress};
 use super::{ConnectFailure, Context, End, Ending, Owner, Step, Timeouts};
@@ -31,8 +30,8 @@ pub struct Tunnel<D: Driver> {
     to_client: Flow<D>,
     connect_by: Instant,
     last_activity: Instant,
-    /// Why the flow to the backend was broken off.
-    broken: Option<Errno>,
+    /// When the session last looked idle with bytes on their way: what the peers had not read then.
+    unread_when_idle: Option<u64>,
 }
 
 /// The backend's side.
@@ -72,7 +71,7 @@ impl<D: Driver> Tunnel<D> {
             to_client: Flow::new(),
             connect_by: cx.now + cx.timeouts.connect,
             last_activity: cx.now,
-            broken: None,
+            unread_when_idle: None,
         };
         tunnel.to_backend.start(cx.driver, client);
         let step = tunnel.connect_first(cx);
@@ -95,16 +94,20 @@ impl<D: Driver> Tunnel<D> {
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         self.last_activity = cx.now;
+        self.unread_when_idle = None;
         match (end, lane) {
+            (End::Client, Lane::Read) if self.to_backend.is_over() => self.hung_up(done),
             (End::Client, Lane::Read) => {
                 let sink = self.open_upstream();
-                let progress = feed(&mut self.to_backend, done, self.client, sink, cx.driver);
+                let progress =
+                    source_read(&mut self.to_backend, done, self.client, sink, cx.driver);
                 self.after_to_backend(progress, cx.driver)
             }
             (End::Backend, Lane::Write) => match self.upstream {
                 Upstream::Connecting(_) => self.connected(done, cx),
                 Upstream::Open(sock) => {
-                    let progress = drain(&mut self.to_backend, done, self.client, sock, cx.driver);
+                    let progress =
+                        sink_written(&mut self.to_backend, done, self.client, sock, cx.driver);
                     self.after_to_backend(progress, cx.driver)
                 }
                 Upstream::Unknown(_) | Upstream::Starved { .. } | Upstream::None => {
@@ -114,14 +117,15 @@ impl<D: Driver> Tunnel<D> {
             (End::Backend, Lane::Read) => {
                 let source = self.open_upstream().expect("only an open upstream is read");
                 let sink = Some(self.client);
-                let progress = feed(&mut self.to_client, done, source, sink, cx.driver);
+                let progress = source_read(&mut self.to_client, done, source, sink, cx.driver);
                 self.after_to_client(progress, cx.driver)
             }
             (End::Client, Lane::Write) => {
                 let source = self
                     .open_upstream()
                     .expect("what is written came from there");
-                let progress = drain(&mut self.to_client, done, source, self.client, cx.driver);
+                let progress =
+                    sink_written(&mut self.to_client, done, source, self.client, cx.driver);
                 self.after_to_client(progress, cx.driver)
             }
         }
@@ -159,10 +163,26 @@ impl<D: Driver> Tunnel<D> {
             Upstream::Starved { attempts, .. } => self.connect_again(attempts, cx),
             Upstream::Open(sock) => {
                 self.upstream = Upstream::Open(sock);
-                Step::End(Ending::IdleTimeout)
+                self.idle(sock, cx)
             }
             Upstream::None => unreachable!("a session without an upstream has ended"),
         }
+    }
+
+    /// Nothing completed for the idle timeout. While a slow reader takes what it was sent, the kernel
+    /// may report room only after minutes: then a peer that has read since the last look is not idle.
+    /// So a session with bytes on their way ends between one and two timeouts after the last read.
+    fn idle(&mut self, upstream: Sock, cx: &mut Context<'_, D>) -> Step {
+        if !self.to_backend.owes_bytes() && !self.to_client.owes_bytes() {
+            return Step::End(Ending::IdleTimeout);
+        }
+        let unread = cx.driver.unread(self.client) + cx.driver.unread(upstream);
+        if self.unread_when_idle.is_some_and(|before| unread >= before) {
+            return Step::End(Ending::IdleTimeout);
+        }
+        self.unread_when_idle = Some(unread);
+        self.last_activity = cx.now;
+        Step::Continue
     }
 
     // --- connecting ---------------------------------------------------------------------------
@@ -301,17 +321,26 @@ impl<D: Driver> Tunnel<D> {
                 if let Upstream::Open(sock) = self.upstream {
                     driver.shutdown_write(sock);
                 }
+                driver.submit(self.client, Op::Hangup);
                 Step::Continue
             }
             Progress::SourceFailed(errno) => Step::End(Ending::ClientReset(errno)),
             Progress::SinkFailed(errno) => {
-                self.to_backend.break_off();
-                self.broken = Some(errno);
+                self.to_backend.break_off(errno);
                 if self.to_client.is_over() {
                     return self.over();
                 }
                 Step::Continue
             }
+        }
+    }
+
+    /// The client had half-closed, and the wait for it to leave has ended.
+    fn hung_up(&self, done: Done) -> Step {
+        match done {
+            Done::Ready => Step::End(Ending::ClientClosed),
+            Done::Failed(errno) => Step::End(Ending::ClientReset(errno)),
+            done => unreachable!("a wait ends with {done:?}"),
         }
     }
 
@@ -333,39 +362,49 @@ impl<D: Driver> Tunnel<D> {
 
     /// Both directions are. The last end of stream is told by closing.
     fn over(&self) -> Step {
-        Step::End(match self.broken {
+        Step::End(match self.to_backend.broken() {
             None => Ending::Complete,
             Some(errno) => Ending::BackendReset(errno),
         })
     }
 
     /// Closes both sockets, each so that its peer learns the truth.
-    pub fn close(self, ending: Ending, driver: &mut D) {
-        let lost_to_backend = match ending {
-            Ending::Complete | Ending::BackendReset(_) | Ending::ConnectFailed(_) => false,
-            Ending::ClientReset(_) | Ending::Cut => true,
-            // A buffer that waits for the client is one that it will never read.
-            Ending::ClientClosed => self.to_client.owes_bytes(),
-            Ending::IdleTimeout => self.to_backend.owes_bytes() || self.to_client.owes_bytes(),
+    pub fn close(self, ending: Ending, driver: &mut D) -> Closed {
+        let upstream = match self.upstream {
+            Upstream::Unknown(sock) | Upstream::Open(sock) => Some(sock),
+            Upstream::Connecting(Attempt { sock, .. }) => Some(sock),
+            Upstream::Starved { .. } | Upstream::None => None,
         };
-        let to_backend = if lost_to_backend {
-            Close::Reset
+        let to_backend = self.close_to_backend(ending);
+        let upstream = upstream.map(|sock| driver.close(sock, to_backend));
+        let client = driver.close(self.client, close_to_client(ending));
+        if client == Closed::Soon || upstream == Some(Closed::Soon) {
+            Closed::Soon
         } else {
-            Close::Graceful
-        };
-        let to_client = match ending {
-            Ending::Complete | Ending::ClientClosed | Ending::ClientReset(_) => Close::Graceful,
-            Ending::BackendReset(_)
-            | Ending::ConnectFailed(_)
-            | Ending::IdleTimeout
-            | Ending::Cut => Close::Reset,
-        };
-        match self.upstream {
-            Upstream::Unknown(sock) | Upstream::Open(sock) => driver.close(sock, to_backend),
-            Upstream::Connecting(attempt) => driver.close(attempt.sock, to_backend),
-            Upstream::Starved { .. } | Upstream::None => {}
+            Closed::Now
         }
-        driver.close(self.client, to_client);
+    }
+
+    fn close_to_backend(&self, ending: Ending) -> Close {
+        let clean = match ending {
+            Ending::Complete | Ending::BackendReset(_) | Ending::ConnectFailed(_) => true,
+            Ending::ClientReset(_) | Ending::Cut => false,
+            // A buffer that waits for the client is one that it will never read.
+            Ending::ClientClosed => !self.to_client.owes_bytes(),
+            // Cut in the middle: an end of stream would say that the client had finished.
+            Ending::IdleTimeout => self.to_backend.is_over() && !self.to_client.owes_bytes(),
+        };
+        if clean { Close::Graceful } else { Close::Reset }
+    }
+}
+
+/// AF_UNIX has no reset; where the client's transport has one, it gets the truth.
+fn close_to_client(ending: Ending) -> Close {
+    match ending {
+        Ending::Complete | Ending::ClientClosed | Ending::ClientReset(_) => Close::Graceful,
+        Ending::BackendReset(_) | Ending::ConnectFailed(_) | Ending::IdleTimeout | Ending::Cut => {
+            Close::Reset
+        }
     }
 }
 
@@ -374,7 +413,7 @@ fn failed(failure: ConnectFailure) -> Step {
 }
 
 /// A read of a flow's source ended.
-fn feed<D: Driver>(
+fn source_read<D: Driver>(
     flow: &mut Flow<D>,
     done: Done,
     source: Sock,
@@ -394,7 +433,7 @@ fn feed<D: Driver>(
 }
 
 /// A write to a flow's sink ended.
-fn drain<D: Driver>(
+fn sink_written<D: Driver>(
     flow: &mut Flow<D>,
     done: Done,
     source: Sock,

@@ -28,6 +28,7 @@ impl Errno {
             libc::EINVAL => "EINVAL",
             libc::ENFILE => "ENFILE",
             libc::EMFILE => "EMFILE",
+            libc::ENOSPC => "ENOSPC",
             libc::EPIPE => "EPIPE",
             libc::ENOSYS => "ENOSYS",
             libc::EPROTO => "EPROTO",
@@ -48,12 +49,12 @@ impl Errno {
         })
     }
 
-    /// The system ran out of descriptors or of memory for sockets: trying again later can help,
-    /// trying again at once cannot.
+    /// The system ran out of descriptors, of memory for sockets or (ENOSPC) of epoll watches: trying
+    /// again later can help, trying again at once cannot.
     pub fn is_exhaustion(self) -> bool {
         matches!(
             self.0,
-            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC
         )
     }
 }

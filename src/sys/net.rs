@@ -223,6 +223,35 @@ pub fn peer_is_gone(socket: &OwnedFd) -> bool {
     ready == 1 && poll.revents & libc::POLLHUP != 0
 }
 
+/// Whether a receive would find something, an end or an error included.
+pub fn is_readable(socket: &OwnedFd) -> bool {
+    let mut poll = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: the pointer is to one live pollfd; a timeout of 0 never waits.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+}
+
+/// What the peer has not read yet, by the kernel's own count (`SIOCOUTQ`): bytes for TCP, memory for
+/// AF_UNIX. 0 if the socket cannot say.
+pub fn unread(socket: &OwnedFd) -> u64 {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int, to which the pointer leads.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result < 0 {
+        return 0;
+    }
+    u64::try_from(count).unwrap_or(0)
+}
+
+/// Refuses further connects; what waits in the backlog can still be accepted.
+pub fn stop_listening(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: the call takes no pointers.
+    check(unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RD) }).map(drop)
+}
+
 /// An independent descriptor of the same socket.
 pub fn duplicate(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     socket.try_clone_to_owned()

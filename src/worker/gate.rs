@@ -55,6 +55,15 @@ impl Gate {
         }
     }
 
+    /// Tells all other workers that this one lacks descriptors.
+    pub(super) fn announce_scarcity(&self, worker: usize) {
+        for (number, mailbox) in self.mailboxes.iter().enumerate() {
+            if number != worker {
+                mailbox.post(Notice::Scarce);
+            }
+        }
+    }
+
     /// The worker ends: it is not told any more, and what it was told last is passed on.
     pub(super) fn leave(&self, worker: usize) {
         self.wanting[worker].store(false, Ordering::SeqCst);
@@ -74,6 +83,12 @@ impl Gate {
                 return;
             }
         }
+    }
+
+    /// Whether every permit was given back.
+    #[cfg(test)]
+    pub(super) fn is_unused(&self) -> bool {
+        self.used.load(Ordering::SeqCst) == 0
     }
 
     fn try_permit(self: &Arc<Self>) -> Option<Permit> {

@@ -12,6 +12,8 @@ pub enum Notice {
     Addresses,
     /// A permit may be free.
     Permit,
+    /// Another worker lacks descriptors: give back what is only kept at hand.
+    Scarce,
     /// Take what is in the backlogs, close the listeners, finish the sessions, end.
     Drain,
     /// End at once.

@@ -13,6 +13,7 @@ mod listeners;
 mod mailbox;
 mod timers;
 
+use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::backend::{Published, RoundRobin};
-use crate::driver::{Close, Completion, Done, Driver, Sock};
+use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
 use crate::session::{Context, Ending, Owner, Owners, SessionId, Step, Timeouts, Tunnel};
 use crate::sys::Errno;
@@ -36,6 +37,10 @@ use timers::Timers;
 /// How long accepting pauses when the system has no descriptor or memory left, unless a session of
 /// this worker ends before.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a worker goes without the socket that it keeps for the next client, when another one
+/// lacks descriptors: long enough for that one to get what it needs after its own pause.
+const SCARCITY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Clients that a worker takes from one listener in one turn. With one, a burst of 16 waits up to
 /// 16 turns (measured with new connections per request: 6 % fewer requests, 10 % more CPU for each).
@@ -75,6 +80,8 @@ pub struct Worker<D: Driver> {
     /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener.
     parked: Vec<Sock>,
+    /// Permits of sessions whose descriptors the driver has yet to close: the next turn does.
+    leaving: Vec<Permit>,
     /// No accept is armed before this time.
     accepting_again_at: Option<Instant>,
     phase: Phase,
@@ -83,7 +90,7 @@ pub struct Worker<D: Driver> {
 
 struct Active<D: Driver> {
     tunnel: Tunnel<D>,
-    _permit: Permit,
+    permit: Permit,
 }
 
 /// What a client needs, taken before it is accepted.
@@ -126,6 +133,7 @@ impl<D: Driver> Worker<D> {
             turns: RoundRobin::new(number),
             ticket: None,
             parked: Vec::new(),
+            leaving: Vec::new(),
             accepting_again_at: None,
             phase: Phase::Serving,
             now,
@@ -147,9 +155,11 @@ impl<D: Driver> Worker<D> {
             }
             self.driver.turn(self.next_deadline())?;
             self.now = self.driver.now();
+            let left = mem::take(&mut self.leaving);
             while let Some(completion) = self.driver.next() {
                 self.dispatch(completion);
             }
+            drop(left);
         }
     }
 
@@ -158,10 +168,13 @@ impl<D: Driver> Worker<D> {
             && self.listeners.are_closed()
             && self.parked.is_empty()
             && self.sessions.is_empty()
+            && self.leaving.is_empty()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        if self.accepting_again_at.is_none() && self.has_more_to_drain() {
+        // What the driver joins may have completed in the last turn already: no waiting for it.
+        let to_release = !self.leaving.is_empty();
+        if to_release || self.accepting_again_at.is_none() && self.has_more_to_drain() {
             return Some(self.now);
         }
         [self.timers.next(), self.accepting_again_at]
@@ -192,6 +205,10 @@ impl<D: Driver> Worker<D> {
         let notices = self.mailbox.take();
         if notices.has(Notice::Addresses) {
             self.each_session(Tunnel::addresses_changed);
+        }
+        if notices.has(Notice::Scarce) && self.ticket.is_some() {
+            self.give_ticket_back();
+            self.accepting_again_at = Some(self.now + SCARCITY_PAUSE);
         }
         if notices.has(Notice::Drain) {
             self.phase = Phase::Draining;
@@ -236,7 +253,7 @@ impl<D: Driver> Worker<D> {
         let (tunnel, step) = Tunnel::start(client, ticket.spare, &mut cx);
         entry.insert(Active {
             tunnel,
-            _permit: ticket.permit,
+            permit: ticket.permit,
         });
         self.after_step(id, step);
     }
@@ -278,7 +295,9 @@ impl<D: Driver> Worker<D> {
 
     fn end_session(&mut self, id: SessionId, ending: Ending) {
         let active = self.sessions.remove(id.0);
-        active.tunnel.close(ending, &mut self.driver);
+        if active.tunnel.close(ending, &mut self.driver) == Closed::Soon {
+            self.leaving.push(active.permit);
+        }
         // Descriptors are free again.
         self.accepting_again_at = None;
         tracing::debug!(
@@ -387,14 +406,32 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    /// The ticket is given back for the time: its descriptor may be the one that another worker, or
+    /// the next accept, lacks.
     fn pause_accepting(&mut self, operation: &str, errno: Errno) {
         self.accepting_again_at = Some(self.now + ACCEPT_PAUSE);
-        if let Some(count) = self.shared.accept_failures.count(self.now) {
-            tracing::warn!(
-                failed = count,
-                "{operation}: {errno}; accepting pauses and resumes (raise the limit of open \
-                 descriptors, LimitNOFILE= under systemd, or lower --connections-max)"
-            );
+        self.give_ticket_back();
+        if errno.is_exhaustion() {
+            self.shared.gate.announce_scarcity(self.number);
+        }
+        let Some(failed) = self.shared.accept_failures.count(self.now) else {
+            return;
+        };
+        let remedy = if errno.is_exhaustion() {
+            " (raise the limit of open descriptors, LimitNOFILE= under systemd, or lower \
+             --connections-max)"
+        } else {
+            ""
+        };
+        tracing::warn!(
+            failed,
+            "{operation}: {errno}; accepting pauses and resumes{remedy}"
+        );
+    }
+
+    fn give_ticket_back(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.driver.close(ticket.spare, Close::Graceful);
         }
     }
 
@@ -444,8 +481,8 @@ impl<D: Driver> Worker<D> {
         if !self.listeners.are_closed() {
             // Enough for one turn; the next one needs a ticket.
             self.prepare_ticket();
-        } else if let Some(ticket) = self.ticket.take() {
-            self.driver.close(ticket.spare, Close::Graceful);
+        } else {
+            self.give_ticket_back();
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -325,6 +325,11 @@ impl Conversation {
         self.stream.write_all(bytes)?;
         note(&self.shared, |ledger| ledger.sent += bytes.len() as u64);
         Ok(())
+    }
+
+    /// Sends one urgent byte, which is no part of the stream for a peer that does not ask for it.
+    pub(crate) fn send_urgent(&mut self) -> io::Result<()> {
+        sys::send_urgent(self.stream.as_raw_fd(), b'!')
     }
 
     /// Sends `count` bytes of `pattern` from position `start`.

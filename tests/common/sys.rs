@@ -211,6 +211,17 @@ pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
     })
 }
 
+/// Sends one urgent byte (`MSG_OOB`).
+pub(crate) fn send_urgent(socket: RawFd, byte: u8) -> io::Result<()> {
+    // SAFETY: `byte` is one readable byte and outlives the call.
+    let sent = unsafe { libc::send(socket, (&raw const byte).cast(), 1, libc::MSG_OOB) };
+    if sent == 1 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// Makes a thread that waits in `accept` return.
 pub(crate) fn stop_accepting(listener: &TcpListener) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `listener` is borrowed.

@@ -9,12 +9,13 @@
 //! wait for *writability* on a socket whose peer has half-closed would end at once, again and
 //! again; a blocked send would end up occupying a kernel thread. So sends never wait inside the
 //! kernel (MSG_DONTWAIT), and once a wait for writability has ended with nothing but RDHUP, that
-//! socket's waits go through an epoll instance, which reports what it is asked for.
+//! socket's waits go through an epoll instance ([`watch`]), which reports what it is asked for.
 
 #![allow(unsafe_code)]
 
 mod provided;
 mod ring;
+mod watch;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -28,15 +29,17 @@ use io_uring::squeue::{self, Flags};
 use io_uring::{cqueue, opcode, types};
 
 use crate::sys::net::RawAddress;
-use crate::sys::poll::{Epoll, Event};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
-use super::{Close, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock, Waker};
+use super::{
+    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock, Waker,
+};
 use provided::Provided;
 use ring::{Ring, Wait};
+use watch::Watch;
 
 /// How long dropping a driver waits for the kernel to let go of its memory.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -46,22 +49,20 @@ const POLL_FIRST: u16 = 1;
 
 /// The io_uring driver of one thread.
 pub struct Uring {
-    // Dropped before the memory that the kernel may write to.
-    ring: Ring,
+    // These three are dropped by hand: the ring first, and what it may refer to only if no op is
+    // left.
+    ring: ManuallyDrop<Ring>,
     provided: ManuallyDrop<Provided>,
     sockets: ManuallyDrop<Table<Socket>>,
     buffers: Rc<RefCell<BufferPool>>,
     pipes: Rc<RefCell<PipePool>>,
     waker: Waker,
     waker_armed: bool,
-    /// Waits for writability that the ring cannot do: see the module's text.
-    half_closed: Epoll,
-    half_closed_armed: bool,
-    /// Waits in `half_closed`.
-    half_closed_waits: usize,
-    events: Vec<Event>,
-    /// Receives that found no buffer, to be armed again when there are some.
-    starved: Vec<Sock>,
+    /// Waits that the ring cannot do.
+    watch: Watch,
+    /// Receives that found no buffer, and those that came while there were such: first come, first
+    /// served, or the newest would take the buffers of each turn.
+    starved: VecDeque<Sock>,
     /// Completions that were taken from the ring and not yet acted on.
     reaped: VecDeque<Reaped>,
     /// Ops of sockets that the kernel has.
@@ -86,9 +87,8 @@ struct Socket {
     closing: bool,
     /// The last receive left nothing behind: wait before the next try.
     drained: bool,
-    /// Whether `half_closed` knows this socket, and with it that the ring cannot wait for its
-    /// writability.
-    in_epoll: bool,
+    /// Whether epoll watches this socket: the ring cannot wait for its writability.
+    watched: bool,
 }
 
 /// The read lane.
@@ -96,9 +96,11 @@ enum Read {
     Idle,
     Accept,
     Recv,
-    /// A receive that the kernel gave back for want of a buffer.
+    /// A receive that waits for a buffer; the kernel does not have it.
     Starved,
     Readable,
+    /// Waits for the peer to go away; epoll tells.
+    Hangup,
 }
 
 /// The write lane. What the kernel reads is owned here until the op completes.
@@ -132,7 +134,7 @@ impl Socket {
             write: Write::Idle,
             closing: false,
             drained,
-            in_epoll: false,
+            watched: false,
         }
     }
 
@@ -160,13 +162,13 @@ enum Kind {
     Op,
     Cancel,
     Waker,
-    HalfClosed,
+    Watch,
 }
 
 impl Token {
     const CANCEL: Self = Self(1 << KIND_SHIFT);
     const WAKER: Self = Self(2 << KIND_SHIFT);
-    const HALF_CLOSED: Self = Self(3 << KIND_SHIFT);
+    const WATCH: Self = Self(3 << KIND_SHIFT);
 
     fn op(sock: Sock, lane: Lane) -> Self {
         let lane = match lane {
@@ -181,7 +183,7 @@ impl Token {
             0 => Kind::Op,
             1 => Kind::Cancel,
             2 => Kind::Waker,
-            _ => Kind::HalfClosed,
+            _ => Kind::Watch,
         }
     }
 
@@ -202,22 +204,20 @@ impl Uring {
     /// Sets the ring up. Must be called on the thread that will use it. Fails with EPERM or ENOSYS
     /// where io_uring is not allowed, and with EINVAL before Linux 6.1.
     pub fn new(waker: Waker, limits: Limits) -> Result<Self, Errno> {
+        let watch = Watch::new()?;
         let ring = Ring::new()?;
         let provided = Provided::new(&ring)?;
         ring.restrict_and_enable()?;
         Ok(Self {
-            ring,
+            ring: ManuallyDrop::new(ring),
             provided: ManuallyDrop::new(provided),
             sockets: ManuallyDrop::new(Table::new()),
             buffers: BufferPool::new(limits.buffers_max),
             pipes: PipePool::new(limits.pipes_max),
             waker,
             waker_armed: false,
-            half_closed: Epoll::new()?,
-            half_closed_armed: false,
-            half_closed_waits: 0,
-            events: Vec::with_capacity(64),
-            starved: Vec::new(),
+            watch,
+            starved: VecDeque::new(),
             reaped: VecDeque::new(),
             in_flight: 0,
             broken: None,
@@ -283,34 +283,62 @@ impl Uring {
 
     /// Waits for writability, by the ring or, for a socket whose peer has half-closed, by epoll.
     fn wait_writable(&mut self, sock: Sock) -> Waiting {
-        let socket = self.sockets.get(sock);
-        if !socket.in_epoll {
-            self.submit_poll(sock, Lane::Write);
-            return Waiting::Ring;
+        if self.sockets.get(sock).watched {
+            return Waiting::Epoll;
         }
-        let events = libc::EPOLLOUT | libc::EPOLLONESHOT;
-        if let Err(errno) = self
-            .half_closed
-            .modify(&socket.fd, events, sock.slot.into())
-        {
-            self.broken.get_or_insert(errno);
-        }
-        self.half_closed_waits += 1;
-        Waiting::Epoll
+        self.submit_poll(sock, Lane::Write);
+        Waiting::Ring
     }
 
-    /// The ring cannot wait for this socket's writability from now on.
-    fn move_to_epoll(&mut self, sock: Sock) {
+    /// From now on epoll tells of this socket.
+    fn watch(&mut self, sock: Sock) -> Result<(), Errno> {
         let socket = self.sockets.get(sock);
-        assert!(
-            !socket.in_epoll,
-            "{sock:?} does not wait in the ring any more"
-        );
-        socket.in_epoll = true;
-        // Armed by wait_writable; until then one-shot without events means silence.
-        let silent = libc::EPOLLONESHOT;
-        if let Err(errno) = self.half_closed.add(&socket.fd, silent, sock.slot.into()) {
-            self.broken.get_or_insert(errno);
+        if !socket.watched {
+            self.watch.add(&socket.fd, sock.slot)?;
+            socket.watched = true;
+        }
+        Ok(())
+    }
+
+    /// A receive: by the ring at once, unless others wait for buffers.
+    fn start_recv(&mut self, sock: Sock) {
+        if self.starved.is_empty() {
+            self.submit_recv(sock);
+        } else {
+            self.sockets.get(sock).read = Read::Starved;
+            self.starved.push_back(sock);
+        }
+    }
+
+    /// Gives the buffers that there are to the receives that have waited longest.
+    fn feed_starved(&mut self) {
+        for _ in 0..self.provided.len() {
+            let Some(sock) = self.starved.pop_front() else {
+                return;
+            };
+            // One that was closed meanwhile is passed over.
+            if self.sockets.is_open(sock) && matches!(self.sockets.get(sock).read, Read::Starved) {
+                self.submit_recv(sock);
+            }
+        }
+    }
+
+    /// An op that ends without the kernel.
+    fn finish(&mut self, sock: Sock, lane: Lane, result: i32) {
+        // Counted like the ring's, which `complete` takes it for.
+        self.in_flight += 1;
+        self.reaped.push_back(Reaped {
+            token: Token::op(sock, lane),
+            result,
+            flags: 0,
+        });
+    }
+
+    /// Waits until the peer is gone.
+    fn submit_hangup(&mut self, sock: Sock) {
+        self.sockets.get(sock).read = Read::Hangup;
+        if let Err(errno) = self.watch(sock) {
+            self.finish(sock, Lane::Read, -errno.0);
         }
     }
 
@@ -325,33 +353,33 @@ impl Uring {
                 // What became of the op that it was to cancel, that op's own completion tells.
                 Kind::Cancel => {}
                 Kind::Waker => self.waker_armed = false,
-                Kind::HalfClosed => self.half_closed_armed = false,
+                Kind::Watch => self.watch.armed = false,
             }
         }
         if !self.waker_armed {
             self.waker.0.clear();
         }
-        if self.half_closed_waits > 0 && !self.half_closed_armed {
-            self.reap_half_closed()?;
+        if self.watch.in_use && !self.watch.armed {
+            self.reap_watch()?;
         }
         Ok(())
     }
 
     /// Turns epoll's events into completions like the ring's.
-    fn reap_half_closed(&mut self) -> Result<(), Errno> {
-        self.half_closed
-            .wait(&mut self.events, Some(Instant::now()))?;
-        for event in &self.events {
-            let slot = u32::try_from(event.u64).expect("tokens here are slots");
-            let (sock, _) = self.sockets.at(slot);
-            self.half_closed_waits -= 1;
-            // Counted like the ring's, which `complete` takes it for.
-            self.in_flight += 1;
-            self.reaped.push_back(Reaped {
-                token: Token::op(sock, Lane::Write),
-                result: libc::POLLOUT.into(),
-                flags: 0,
-            });
+    fn reap_watch(&mut self) -> Result<(), Errno> {
+        for seen in self.watch.look()? {
+            let (sock, socket) = self.sockets.at(seen.slot);
+            let awaited = matches!(
+                socket.write,
+                Write::SendWait(_, Waiting::Epoll) | Write::Writable(Waiting::Epoll)
+            );
+            let hangup_awaited = matches!(socket.read, Read::Hangup);
+            if seen.writable && awaited {
+                self.finish(sock, Lane::Write, libc::POLLOUT.into());
+            }
+            if seen.hung_up && hangup_awaited {
+                self.finish(sock, Lane::Read, libc::POLLHUP.into());
+            }
         }
         Ok(())
     }
@@ -383,7 +411,7 @@ impl Uring {
                 Ok(fd) => Done::Accepted(self.insert_accepted(fd)),
                 Err(errno) => Done::Failed(errno),
             },
-            Read::Readable => match reaped.outcome() {
+            Read::Readable | Read::Hangup => match reaped.outcome() {
                 Ok(_) => Done::Ready,
                 Err(errno) => Done::Failed(errno),
             },
@@ -406,7 +434,7 @@ impl Uring {
                 // Without POLL_FIRST an empty buffer ring answers this before any data is there.
                 socket.drained = true;
                 socket.read = Read::Starved;
-                self.starved.push(sock);
+                self.starved.push_back(sock);
                 None
             }
             (Err(Errno(libc::EINTR | libc::EAGAIN)), _) => {
@@ -474,10 +502,10 @@ impl Uring {
         match reaped.outcome() {
             Ok(events) if events & TELLING != 0 => Writability::Now,
             // Nothing but RDHUP.
-            Ok(_) => {
-                self.move_to_epoll(sock);
-                Writability::Waiting(self.wait_writable(sock))
-            }
+            Ok(_) => match self.watch(sock) {
+                Ok(()) => Writability::Waiting(self.wait_writable(sock)),
+                Err(errno) => Writability::Failed(errno),
+            },
             Err(errno) => Writability::Failed(errno),
         }
     }
@@ -498,33 +526,40 @@ impl Uring {
 
     /// Ends the waits that the kernel does not know of, and asks the kernel to end the others.
     fn terminate(&mut self, sock: Sock) {
+        // Waits of which the kernel does not know end here, unless they have ended already: then they
+        // complete, and join, like any other.
+        let reaped = &self.reaped;
+        let is_reaped = |lane| reaped.iter().any(|r| r.token == Token::op(sock, lane));
         let socket = self.sockets.get(sock);
-        match socket.read {
-            Read::Idle => {}
-            // Its entry in `starved` is skipped when its turn comes.
-            Read::Starved => socket.read = Read::Idle,
-            Read::Accept | Read::Recv | Read::Readable => self.submit_cancel(sock, Lane::Read),
-        }
-        let socket = self.sockets.get(sock);
-        match socket.write {
-            Write::Idle => {}
-            Write::SendWait(_, Waiting::Epoll) | Write::Writable(Waiting::Epoll) => {
-                // An event that was reaped already completes, and joins, like any other.
-                if !self
-                    .reaped
-                    .iter()
-                    .any(|r| r.token == Token::op(sock, Lane::Write))
-                {
-                    socket.write = Write::Idle;
-                    self.half_closed_waits -= 1;
-                    // It was added before; were it not, there would be nothing to remove.
-                    let _ = self.half_closed.remove(&socket.fd);
-                }
+        let read_in_kernel = match socket.read {
+            Read::Accept | Read::Recv | Read::Readable => true,
+            Read::Hangup if is_reaped(Lane::Read) => false,
+            // A starved one's place in the line is passed over when its turn comes.
+            Read::Idle | Read::Starved | Read::Hangup => {
+                socket.read = Read::Idle;
+                false
             }
+        };
+        let write_in_kernel = match socket.write {
             Write::Connect(_)
             | Write::Send(_)
             | Write::SendWait(_, Waiting::Ring)
-            | Write::Writable(Waiting::Ring) => self.submit_cancel(sock, Lane::Write),
+            | Write::Writable(Waiting::Ring) => true,
+            Write::SendWait(_, Waiting::Epoll) | Write::Writable(Waiting::Epoll)
+                if is_reaped(Lane::Write) =>
+            {
+                false
+            }
+            Write::Idle | Write::SendWait(_, Waiting::Epoll) | Write::Writable(Waiting::Epoll) => {
+                socket.write = Write::Idle;
+                false
+            }
+        };
+        if read_in_kernel {
+            self.submit_cancel(sock, Lane::Read);
+        }
+        if write_in_kernel {
+            self.submit_cancel(sock, Lane::Write);
         }
     }
 
@@ -550,9 +585,12 @@ impl Uring {
         self.close_if_idle(sock);
     }
 
-    fn close_if_idle(&mut self, sock: Sock) {
+    fn close_if_idle(&mut self, sock: Sock) -> Closed {
         if self.sockets.get(sock).is_idle() {
             drop(self.sockets.remove(sock));
+            Closed::Now
+        } else {
+            Closed::Soon
         }
     }
 
@@ -564,7 +602,9 @@ impl Uring {
         loop {
             while let Some(reaped) = self.reaped.pop_front() {
                 self.in_flight -= 1;
-                drop(self.take_buffer(reaped));
+                let (sock, socket) = self.sockets.at(reaped.token.slot());
+                socket.closing = true;
+                self.join(sock, reaped);
             }
             if self.in_flight == 0 {
                 return true;
@@ -615,7 +655,8 @@ impl Driver for Uring {
                     .build();
                 self.push(entry, Token::op(sock, Lane::Read));
             }
-            Op::Recv => self.submit_recv(sock),
+            Op::Recv => self.start_recv(sock),
+            Op::Hangup => self.submit_hangup(sock),
             Op::Readable => {
                 socket.read = Read::Readable;
                 self.submit_poll(sock, Lane::Read);
@@ -633,7 +674,7 @@ impl Driver for Uring {
         self.submit_cancel(sock, lane);
     }
 
-    fn close(&mut self, sock: Sock, how: Close) {
+    fn close(&mut self, sock: Sock, how: Close) -> Closed {
         let socket = self.sockets.get(sock);
         assert!(!socket.closing, "{sock:?} is closed once");
         if how == Close::Reset && !socket.is_unix {
@@ -642,7 +683,7 @@ impl Driver for Uring {
         }
         socket.closing = true;
         self.terminate(sock);
-        self.close_if_idle(sock);
+        self.close_if_idle(sock)
     }
 
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
@@ -653,7 +694,8 @@ impl Driver for Uring {
         );
         match net::accept(&socket.fd) {
             Ok(fd) => Ok(Some(self.sockets.insert(Socket::new(fd, true, false)))),
-            Err(Errno(libc::EAGAIN)) => Ok(None),
+            // EINVAL: nobody waits, and newcomers are refused by now.
+            Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
             Err(errno) => Err(errno),
         }
     }
@@ -661,6 +703,10 @@ impl Driver for Uring {
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
         let socket = self.sockets.get(sock);
         socket.is_unix && net::peer_is_gone(&socket.fd)
+    }
+
+    fn unread(&mut self, sock: Sock) -> u64 {
+        net::unread(&self.sockets.get(sock).fd)
     }
 
     fn shutdown_write(&mut self, sock: Sock) {
@@ -686,26 +732,18 @@ impl Driver for Uring {
             "the last turn's completions were not all taken"
         );
         self.provided.replenish(&self.buffers);
-        if !self.provided.is_empty() {
-            for sock in mem::take(&mut self.starved) {
-                if self.sockets.is_open(sock)
-                    && matches!(self.sockets.get(sock).read, Read::Starved)
-                {
-                    self.submit_recv(sock);
-                }
-            }
-        }
+        self.feed_starved();
         if !self.waker_armed {
             self.waker_armed = true;
             let fd = types::Fd(self.waker.0.fd().as_raw_fd());
             let entry = opcode::PollAdd::new(fd, libc::POLLIN.cast_unsigned().into()).build();
             self.push(entry, Token::WAKER);
         }
-        if self.half_closed_waits > 0 && !self.half_closed_armed {
-            self.half_closed_armed = true;
-            let fd = types::Fd(self.half_closed.fd().as_raw_fd());
-            let entry = opcode::PollAdd::new(fd, libc::POLLIN.cast_unsigned().into()).build();
-            self.push(entry, Token::HALF_CLOSED);
+        if self.watch.in_use && !self.watch.armed {
+            self.watch.armed = true;
+            let target = self.watch.target();
+            let entry = opcode::PollAdd::new(target, libc::POLLIN.cast_unsigned().into()).build();
+            self.push(entry, Token::WATCH);
         }
         if let Some(errno) = self.broken {
             return Err(errno);
@@ -728,14 +766,17 @@ impl Driver for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        if !self.join_all() {
+        let joined = self.join_all();
+        // SAFETY: the ring is not used again.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
+        if !joined {
             // The kernel may still write into the buffers: they are left to it for good.
             tracing::error!("io_uring: ops could not be cancelled; their memory is not reused");
             return;
         }
-        // SAFETY: neither value is used again, and no op refers to them any more.
+        // SAFETY: the value is not used again, and no op refers to it any more.
         unsafe { ManuallyDrop::drop(&mut self.sockets) };
-        // SAFETY: as above.
+        // SAFETY: as above; the kernel's own reference to the memory is to pinned pages.
         unsafe { ManuallyDrop::drop(&mut self.provided) };
     }
 }
@@ -758,5 +799,52 @@ impl From<&cqueue::Entry> for Reaped {
             result: entry.result(),
             flags: entry.flags(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// More sockets have data than there are buffers for the kernel to choose from. As in a session
+    /// that copies, a socket is read again one turn (that of the send) after it gave something.
+    #[test]
+    fn a_receive_that_found_no_buffer_is_not_passed_over_for_ever() {
+        const SOCKETS: usize = 200;
+        const TURNS: usize = 12;
+        let limits = Limits {
+            buffers_max: 2 * SOCKETS,
+            pipes_max: 0,
+        };
+        let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+        let (mut writers, mut to_read, mut sending) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..SOCKETS {
+            let (mut writer, reader) = UnixStream::pair().unwrap();
+            writer.write_all(&[0; 128 * 1024]).unwrap();
+            reader.set_nonblocking(true).unwrap();
+            writers.push(writer);
+            let socket = Socket::new(reader.into(), true, false);
+            to_read.push(driver.sockets.insert(socket));
+        }
+        let mut received = vec![0; SOCKETS];
+        for _ in 0..TURNS {
+            for sock in mem::replace(&mut to_read, mem::take(&mut sending)) {
+                driver.submit(sock, Op::Recv);
+            }
+            driver.turn(Some(Instant::now())).unwrap();
+            while let Some(completion) = driver.next() {
+                assert!(matches!(completion.done, Done::Received(_)));
+                received[completion.sock.index()] += 1;
+                sending.push(completion.sock);
+            }
+        }
+        let nothing = received.iter().filter(|&&count| count == 0).count();
+        assert_eq!(
+            nothing, 0,
+            "sockets without a byte, of {SOCKETS}: {received:?}"
+        );
     }
 }

@@ -38,7 +38,7 @@ pub(super) struct Provided {
 }
 
 impl Provided {
-    /// Registers an empty ring of buffers with `ring`, which must be dropped first.
+    /// Registers an empty ring of buffers with `ring`. The value must outlive every receive.
     pub(super) fn new(ring: &Ring) -> Result<Self, Errno> {
         // SAFETY: the layout's size is not zero.
         let memory = unsafe { alloc::alloc_zeroed(Self::layout()) };
@@ -50,7 +50,8 @@ impl Provided {
             free_ids: (0..DEPTH).rev().collect(),
             tail: 0,
         };
-        // SAFETY: the memory is freed by this value's drop, which comes after the ring's.
+        // SAFETY: the memory is freed only by this value's drop, and the driver drops it only when
+        // the ring is gone and no op is left.
         unsafe { ring.register_buffers(entries.as_ptr() as u64, DEPTH, GROUP) }?;
         Ok(this)
     }
@@ -60,9 +61,9 @@ impl Provided {
         Layout::from_size_align(bytes, PAGE_BYTES).expect("a power of two, and far below the limit")
     }
 
-    /// Whether the kernel has no buffer to choose.
-    pub(super) fn is_empty(&self) -> bool {
-        self.free_ids.len() == usize::from(DEPTH)
+    /// How many buffers the kernel has to choose from.
+    pub(super) fn len(&self) -> usize {
+        usize::from(DEPTH) - self.free_ids.len()
     }
 
     /// Gives the kernel as many buffers as fit, as far as the pool has them.
@@ -124,7 +125,7 @@ impl Provided {
 
 impl Drop for Provided {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; the ring that knew it is closed.
+        // SAFETY: allocated in `new` with this layout.
         unsafe { alloc::dealloc(self.entries.as_ptr().cast(), Self::layout()) };
     }
 }

@@ -101,7 +101,7 @@ impl Ring {
     ///
     /// # Safety
     ///
-    /// `entries` ring entries must stay allocated at `address` until this ring is gone.
+    /// `entries` ring entries must stay allocated at `address` for as long as ops may receive.
     pub(super) unsafe fn register_buffers(
         &self,
         address: u64,

@@ -1,0 +1,73 @@
+//! Waits that the ring cannot do: it ends every wait on RDHUP, asked for or not.
+//!
+//! For a socket whose peer has half-closed, a wait of the ring for writability ends at once, and so
+//! does a wait for the peer to go away altogether. epoll reports RDHUP only to those who ask for it.
+//! So such sockets are registered here, edge-triggered, and the ring waits for this epoll instance.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
+
+use io_uring::types;
+
+use crate::sys::Errno;
+use crate::sys::poll::{Epoll, Event};
+
+/// Events that one look takes; the others come with the next.
+const EVENTS_MAX: usize = 64;
+
+/// The sockets that epoll watches for the ring.
+pub(super) struct Watch {
+    epoll: Epoll,
+    events: Vec<Event>,
+    /// A poll of the ring on the epoll instance is in flight.
+    pub(super) armed: bool,
+    /// Sockets that were ever registered: until then there is nothing to wait for.
+    pub(super) in_use: bool,
+}
+
+/// What epoll says of a socket.
+#[derive(Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) slot: u32,
+    /// A send is worth a try.
+    pub(super) writable: bool,
+    /// The peer is gone, or the connection broken.
+    pub(super) hung_up: bool,
+}
+
+impl Watch {
+    pub(super) fn new() -> Result<Self, Errno> {
+        Ok(Self {
+            epoll: Epoll::new()?,
+            events: Vec::with_capacity(EVENTS_MAX),
+            armed: false,
+            in_use: false,
+        })
+    }
+
+    /// What the ring polls.
+    pub(super) fn target(&self) -> types::Fd {
+        types::Fd(self.epoll.fd().as_raw_fd())
+    }
+
+    /// Watches the socket until it is closed. What is true already is reported as well.
+    pub(super) fn add(&mut self, fd: &OwnedFd, slot: u32) -> Result<(), Errno> {
+        self.in_use = true;
+        self.epoll
+            .add(fd, libc::EPOLLOUT | libc::EPOLLET, slot.into())
+    }
+
+    /// What happened since the last look.
+    pub(super) fn look(&mut self) -> Result<impl Iterator<Item = Seen> + use<>, Errno> {
+        const HUNG_UP: u32 = (libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
+        const WRITABLE: u32 = libc::EPOLLOUT.cast_unsigned() | HUNG_UP;
+        self.epoll.wait(&mut self.events, Some(Instant::now()))?;
+        let seen = |event: Event| Seen {
+            slot: u32::try_from(event.u64).expect("tokens here are slots"),
+            writable: event.events & WRITABLE != 0,
+            hung_up: event.events & HUNG_UP != 0,
+        };
+        let seen: Vec<_> = self.events.drain(..).map(seen).collect();
+        Ok(seen.into_iter())
+    }
+}
