@@ -12,6 +12,8 @@ pub mod daemon;
 pub mod demo;
 pub mod driver;
 pub mod fastcgi;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod observe;
 pub mod resolver;
 pub mod session;

@@ -45,7 +45,7 @@ impl BufferPool {
     }
 
     /// Buffers that are not back yet.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn lent(&self) -> usize {
         self.allocated - self.free.len()
     }

@@ -15,6 +15,8 @@
 mod buffers;
 pub mod epoll;
 mod pipes;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod sim;
 mod table;
 pub mod uring;
 

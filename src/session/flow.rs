@@ -198,7 +198,12 @@ impl<D: Driver> Flow<D> {
                     driver.submit(source, Op::Readable);
                     return Progress::Going;
                 }
-                Filled::Eof => return self.eof(),
+                // A receive shall say so, in its turn: the failure of a send that took the socket's
+                // error with it, and so left what looks like an end, may still be in the queue.
+                Filled::Eof => {
+                    self.demote(driver, source);
+                    return Progress::Going;
+                }
                 Filled::Failed(errno) => return Progress::SourceFailed(errno),
             }
         }

@@ -86,7 +86,7 @@ impl Gate {
     }
 
     /// Whether every permit was given back.
-    #[cfg(test)]
+    #[cfg(any(test, fuzzing))]
     pub(super) fn is_unused(&self) -> bool {
         self.used.load(Ordering::SeqCst) == 0
     }

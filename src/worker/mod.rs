@@ -11,6 +11,8 @@
 mod gate;
 mod listeners;
 mod mailbox;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod simulation;
 mod timers;
 
 use std::mem;

@@ -1,0 +1,1189 @@
+//! A simulated kernel: the third driver, for tests only.
+//!
+//! It runs a worker's sessions without a socket, in virtual time, and does what a kernel may do:
+//! completes ops in any order and late, shortens every transfer, wakes for nothing, refuses with any
+//! errno that the call can return, breaks and half-closes connections at any point, runs out of
+//! descriptors and pipes. Every choice comes from [`Dice`], so a run can be replayed.
+//!
+//! It is also the judge. Each rule has a name, with which a run that breaks it panics:
+//!
+//! - `bytes_in_order`: what is given to a peer is the next part of the other peer's stream.
+//! - `end_told_after_last_byte`: an end of stream is passed on only after a true end, and after
+//!   every byte before it.
+//! - `clean_close_loses_nothing`: a close that looks clean comes only when nothing was lost.
+//! - `reset_needs_proof`: a backend is reset only when bytes are lost.
+//! - `lane_is_free`, `socket_is_open`: the worker keeps to the driver's rules.
+//! - `no_spin`: a turn without progress waits.
+//! - `bounded_turn`: no turn does more than a bounded amount of work.
+//! - `not_stuck`: while a session lives, something can still happen.
+//! - `lossless`: two peers that behaved, with no fault between them, got each other's whole streams.
+//! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
+
+pub(crate) mod dice;
+mod peer;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::mem;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::backend::Published;
+use crate::sys::Errno;
+use crate::worker::{Mailbox, Notice};
+
+use super::buffers::{Buf, BufferPool};
+use super::table::Table;
+use super::{
+    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Op, PIPE_BYTES,
+    PipeGuard, Sock,
+};
+use dice::Dice;
+use peer::{Peer, Plan, PlannedEnding, SendSide, stream_byte};
+
+/// Turns in a row that may pass without anything happening before it is a spin. A wake for nothing
+/// and a notice can each cost one.
+const IDLE_TURNS_MAX: u32 = 4;
+
+/// Calls of fill and flush in one turn: the splice budget of each flow, with every call moving as
+/// little as the simulation lets it, and the same again for what was left from before.
+const MOVES_PER_TURN_MAX: u32 = 200_000;
+
+/// What may go wrong in a run, and how often: once in so many times, 0 for never.
+#[derive(Clone, Debug)]
+pub(crate) struct Faults {
+    /// Any op or call fails with an errno.
+    pub(crate) failure: u64,
+    /// A wait ends for nothing.
+    pub(crate) spurious: u64,
+    /// There is no pipe.
+    pub(crate) no_pipe: u64,
+    /// The most descriptors at one time.
+    pub(crate) descriptors_max: usize,
+}
+
+/// A scenario, as far as the world outside of the worker goes.
+pub(crate) struct Scenario {
+    /// Clients that come, one after the other or many at once.
+    pub(crate) clients: usize,
+    /// Whether clients, or else backends, may wait for the other side's end.
+    pub(crate) patient_clients: bool,
+    /// Endpoints that exist.
+    pub(crate) endpoints: Vec<SocketAddr>,
+    /// What goes wrong.
+    pub(crate) faults: Faults,
+    /// Sessions may be ended for being idle.
+    pub(crate) idle_timeout: bool,
+    /// Told of by the world.
+    pub(crate) mailbox: Arc<Mailbox>,
+    /// Changed by the world.
+    pub(crate) published: Arc<Published>,
+    /// Record what happens.
+    pub(crate) trace: bool,
+}
+
+/// The driver that a worker is given. Whoever runs the scenario keeps another handle.
+#[derive(Clone)]
+pub(crate) struct Sim(Rc<RefCell<World>>);
+
+struct World {
+    dice: Dice,
+    scenario: Scenario,
+    now: Instant,
+    started: Instant,
+    sockets: Table<Socket>,
+    open_sockets: usize,
+    open_pipes: usize,
+    buffers: Rc<RefCell<BufferPool>>,
+    peers: Vec<Peer>,
+    clients_to_come: usize,
+    /// Clients that wait to be accepted.
+    backlog: VecDeque<usize>,
+    finished: VecDeque<(Sock, Lane, Done)>,
+    told: Told,
+    /// A fault was injected, a deadline may have passed, or sessions were cut: nobody is promised
+    /// a whole stream any more.
+    disturbed: bool,
+    idle_turns: u32,
+    moves_in_turn: u32,
+    /// Sockets that are in the table, for iteration.
+    live: Vec<Sock>,
+    trace: Vec<String>,
+}
+
+/// What the worker was told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+enum Told {
+    Nothing,
+    Drain,
+    Cut,
+}
+
+struct Socket {
+    kind: Kind,
+    read: Option<InFlight<ReadOp>>,
+    write: Option<InFlight<WriteOp>>,
+    closing: Option<Close>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Kind {
+    Listener,
+    Client(usize),
+    /// A TCP socket, connected to a peer or not.
+    Upstream(Option<usize>),
+}
+
+struct InFlight<T> {
+    op: T,
+    /// Ended; its completion was not taken yet.
+    finished: bool,
+    cancelled: bool,
+}
+
+enum ReadOp {
+    Accept,
+    Recv,
+    Readable,
+    Hangup,
+}
+
+enum WriteOp {
+    Connect {
+        answer_at: Option<Instant>,
+        outcome: Result<(), Errno>,
+    },
+    Send {
+        buf: Buf,
+        sent: usize,
+    },
+    Writable,
+}
+
+/// A pipe of the simulated kernel: a part of one stream.
+pub(crate) struct SimPipe {
+    world: Rc<RefCell<World>>,
+    source: u8,
+    bytes: Range<u64>,
+}
+
+impl PipeGuard for SimPipe {
+    fn len(&self) -> usize {
+        usize::try_from(self.bytes.end - self.bytes.start).expect("a pipe is small")
+    }
+}
+
+impl Drop for SimPipe {
+    fn drop(&mut self) {
+        if let Ok(mut world) = self.world.try_borrow_mut() {
+            world.open_pipes -= 1;
+        }
+    }
+}
+
+impl Sim {
+    /// A world of its own for one worker.
+    pub(crate) fn new(scenario: Scenario, dice: Dice) -> Self {
+        let now = Instant::now();
+        let clients_to_come = scenario.clients;
+        Self(Rc::new(RefCell::new(World {
+            dice,
+            scenario,
+            now,
+            started: now,
+            sockets: Table::new(),
+            open_sockets: 0,
+            open_pipes: 0,
+            buffers: BufferPool::new(usize::MAX),
+            peers: Vec::new(),
+            clients_to_come,
+            backlog: VecDeque::new(),
+            finished: VecDeque::new(),
+            told: Told::Nothing,
+            disturbed: false,
+            idle_turns: 0,
+            moves_in_turn: 0,
+            live: Vec::new(),
+            trace: Vec::new(),
+        })))
+    }
+
+    /// After the worker has ended and was dropped: judges the outcome.
+    pub(crate) fn judge_end(&self) {
+        self.0.borrow_mut().judge_end();
+    }
+
+    /// What happened, if it was recorded.
+    pub(crate) fn trace(&self) -> Vec<String> {
+        self.0.borrow().trace.clone()
+    }
+}
+
+/// The one way in which a run fails.
+macro_rules! rule {
+    ($name:literal, $holds:expr, $($why:tt)+) => {
+        assert!($holds, "INVARIANT {}: {}", $name, format_args!($($why)+))
+    };
+}
+
+impl World {
+    fn note(&mut self, event: impl FnOnce() -> String) {
+        if self.scenario.trace {
+            let at = self.now.duration_since(self.started);
+            self.trace.push(format!("{at:>12.3?} {}", event()));
+        }
+    }
+
+    /// Whether a fault is due.
+    fn fault(&mut self, one_in: u64) -> bool {
+        let due = one_in > 0 && self.dice.one_in(one_in);
+        self.disturbed |= due;
+        due
+    }
+
+    fn insert(&mut self, kind: Kind) -> Sock {
+        let sock = self.sockets.insert(Socket {
+            kind,
+            read: None,
+            write: None,
+            closing: None,
+        });
+        self.live.push(sock);
+        if kind != Kind::Listener {
+            self.open_sockets += 1;
+        }
+        sock
+    }
+
+    fn descriptors_left(&self) -> bool {
+        self.open_sockets + 2 * self.open_pipes < self.scenario.faults.descriptors_max
+    }
+
+    fn peer_of(&mut self, sock: Sock) -> Option<usize> {
+        match self.sockets.get(sock).kind {
+            Kind::Client(peer) | Kind::Upstream(Some(peer)) => Some(peer),
+            Kind::Listener | Kind::Upstream(None) => None,
+        }
+    }
+
+    /// The socket of a call of the worker's, which counts as something that happened.
+    fn open_socket(&mut self, sock: Sock) -> &mut Socket {
+        self.idle_turns = 0;
+        rule!(
+            "socket_is_open",
+            self.sockets.is_open(sock),
+            "{sock:?} is used after its close"
+        );
+        let socket = self.sockets.get(sock);
+        rule!(
+            "socket_is_open",
+            socket.closing.is_none(),
+            "{sock:?} is used after its close"
+        );
+        socket
+    }
+
+    // --- streams ------------------------------------------------------------------------------
+
+    /// The peer that sends `key`'s stream.
+    fn by_key(&self, key: u8) -> &Peer {
+        let found = self.peers.iter().find(|peer| peer.key == key);
+        found.expect("streams come from peers")
+    }
+
+    /// Gives bytes to a peer, and checks that they are the right ones.
+    fn give(&mut self, peer: usize, source: u8, bytes: Range<u64>) {
+        let to = &mut self.peers[peer];
+        let linked = *to.source.get_or_insert(source);
+        rule!(
+            "bytes_in_order",
+            linked == source && to.given == bytes.start,
+            "peer {} has {} bytes of {linked} and is given {bytes:?} of {source}",
+            to.key,
+            to.given
+        );
+        rule!(
+            "end_told_after_last_byte",
+            !to.told_end,
+            "peer {} gets more after its end",
+            to.key
+        );
+        to.given = bytes.end;
+        let to_key = to.key;
+        if to.gone {
+            // Into the void; the answer is a reset.
+            to.read = to.given;
+            to.break_off(Errno(libc::ECONNRESET));
+        }
+        // The other direction belongs to the same two.
+        if let Some(back) = self.peers.iter_mut().find(|p| p.key == source) {
+            back.source.get_or_insert(to_key);
+        }
+    }
+
+    /// Fills a buffer with a stream's bytes.
+    fn render(key: u8, bytes: Range<u64>, into: &mut Vec<u8>) {
+        into.extend(bytes.map(|offset| stream_byte(key, offset)));
+    }
+
+    /// Whose stream these bytes are part of, given how much the receiver has of it.
+    fn recognise(&self, peer: usize, bytes: &[u8]) -> u8 {
+        let to = &self.peers[peer];
+        let source = to.source.filter(|_| to.given > 0).unwrap_or(bytes[0]);
+        let known = self.peers.iter().any(|p| p.key == source);
+        rule!(
+            "bytes_in_order",
+            known,
+            "peer {} gets a stream that nobody sends",
+            to.key
+        );
+        let expected = (to.given..).map(|offset| stream_byte(source, offset));
+        let right = bytes
+            .iter()
+            .copied()
+            .zip(expected)
+            .all(|(got, want)| got == want);
+        rule!(
+            "bytes_in_order",
+            right,
+            "peer {} gets wrong bytes after {}",
+            to.key,
+            to.given
+        );
+        source
+    }
+
+    /// Whether the peer that `to` receives from has ended in order, and `to` was given all of it.
+    /// For a peer that got nothing yet: whether somebody could be the one.
+    fn source_is_done(&self, to: &Peer) -> bool {
+        let done = |from: &Peer| from.ended_in_order() && from.sent == to.given;
+        match to.source {
+            Some(source) => done(self.by_key(source)),
+            None => self.peers.iter().any(|from| {
+                is_client(from.key) != is_client(to.key) && from.source.is_none() && done(from)
+            }),
+        }
+    }
+
+    // --- completing ---------------------------------------------------------------------------
+
+    fn finish(&mut self, sock: Sock, lane: Lane, done: Done) {
+        let socket = self.sockets.get(sock);
+        match lane {
+            Lane::Read => socket.read.as_mut().expect("in flight").finished = true,
+            Lane::Write => socket.write.as_mut().expect("in flight").finished = true,
+        }
+        self.note(|| format!("{sock:?} {lane:?} {done:?}"));
+        self.finished.push_back((sock, lane, done));
+    }
+
+    /// Lets an op make what progress it can. True if it ended.
+    fn advance(&mut self, sock: Sock, lane: Lane) -> bool {
+        let socket = self.sockets.get(sock);
+        let (closing, cancelled) = match lane {
+            Lane::Read => match &socket.read {
+                Some(op) if !op.finished => (socket.closing.is_some(), op.cancelled),
+                _ => return false,
+            },
+            Lane::Write => match &socket.write {
+                Some(op) if !op.finished => (socket.closing.is_some(), op.cancelled),
+                _ => return false,
+            },
+        };
+        // A cancel can come too late: the op may end as if there were none.
+        if (closing || cancelled) && !self.dice.one_in(4) {
+            self.finish(sock, lane, Done::Failed(Errno(libc::ECANCELED)));
+            return true;
+        }
+        let done = match lane {
+            Lane::Read => self.advance_read(sock),
+            Lane::Write => self.advance_write(sock),
+        };
+        match done {
+            Some(done) => {
+                self.finish(sock, lane, done);
+                true
+            }
+            None if closing || cancelled => {
+                self.finish(sock, lane, Done::Failed(Errno(libc::ECANCELED)));
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn advance_read(&mut self, sock: Sock) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        let op = &socket.read.as_ref().expect("in flight").op;
+        match (op, socket.kind) {
+            (ReadOp::Accept, _) => self.advance_accept(),
+            (_, Kind::Listener | Kind::Upstream(None)) => unreachable!("nothing to read"),
+            (ReadOp::Recv, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
+                self.advance_recv(peer)
+            }
+            (ReadOp::Hangup, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
+                self.peers[peer].gone.then_some(Done::Ready)
+            }
+            (ReadOp::Readable, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
+                let from = &self.peers[peer];
+                let ready = from.waiting() > 0 || from.send_side != SendSide::Open;
+                let spurious = self.scenario.faults.spurious;
+                (ready || (spurious > 0 && self.dice.one_in(spurious))).then_some(Done::Ready)
+            }
+        }
+    }
+
+    fn advance_accept(&mut self) -> Option<Done> {
+        /// What accept(2) can return besides EAGAIN.
+        const ERRORS: [i32; 7] = [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::ECONNABORTED,
+            libc::EINTR,
+            libc::EPERM,
+        ];
+        if self.backlog.is_empty() {
+            return None;
+        }
+        if self.fault(self.scenario.faults.failure) {
+            return Some(Done::Failed(Errno(self.dice.pick(&ERRORS))));
+        }
+        if !self.descriptors_left() {
+            return Some(Done::Failed(Errno(libc::EMFILE)));
+        }
+        let peer = self.backlog.pop_front().expect("it is not empty");
+        Some(Done::Accepted(self.insert(Kind::Client(peer))))
+    }
+
+    fn advance_recv(&mut self, peer: usize) -> Option<Done> {
+        /// What recv(2) can return on a connected socket.
+        const ERRORS: [i32; 5] = [
+            libc::ECONNRESET,
+            libc::ETIMEDOUT,
+            libc::EHOSTUNREACH,
+            libc::ENETDOWN,
+            libc::ENOMEM,
+        ];
+        if self.fault(self.scenario.faults.failure) {
+            let errno = Errno(self.dice.pick(&ERRORS));
+            self.peers[peer].break_off(errno);
+            self.peers[peer].failure_seen = true;
+            return Some(Done::Failed(errno));
+        }
+        let from = &mut self.peers[peer];
+        if from.waiting() == 0 {
+            return match from.send_side {
+                SendSide::Open => None,
+                SendSide::Fin => {
+                    from.end_seen = true;
+                    Some(Done::Eof)
+                }
+                SendSide::Broken(errno) => {
+                    // The error is told once; after that it reads like an end.
+                    let first = !mem::replace(&mut from.failure_seen, true);
+                    Some(if first {
+                        Done::Failed(errno)
+                    } else {
+                        Done::Eof
+                    })
+                }
+            };
+        }
+        let most = BUFFER_BYTES as u64;
+        let max = if self.dice.below(3) > 0 {
+            most
+        } else {
+            self.dice.between(1, most)
+        };
+        let from = &mut self.peers[peer];
+        let (key, bytes) = (from.key, from.take(max));
+        let mut buffer = self.buffers.borrow_mut().take().expect("no limit here");
+        Self::render(key, bytes, &mut buffer);
+        Some(Done::Received(Buf::new(buffer, &self.buffers)))
+    }
+
+    fn advance_write(&mut self, sock: Sock) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        let kind = socket.kind;
+        let in_flight = socket.write.as_mut().expect("in flight");
+        match (&mut in_flight.op, kind) {
+            (WriteOp::Connect { answer_at, outcome }, _) => {
+                let due = answer_at.is_some_and(|at| at <= self.now);
+                let outcome = *outcome;
+                due.then(|| match outcome {
+                    Ok(()) => self.connected(sock),
+                    Err(errno) => Done::Failed(errno),
+                })
+            }
+            (WriteOp::Writable, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
+                let to = &self.peers[peer];
+                let ready = to.room() > 0 || to.gone;
+                let spurious = self.scenario.faults.spurious;
+                (ready || (spurious > 0 && self.dice.one_in(spurious))).then_some(Done::Ready)
+            }
+            (WriteOp::Send { .. }, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
+                self.advance_send(sock, peer)
+            }
+            (_, Kind::Listener | Kind::Upstream(None)) => unreachable!("nothing to write"),
+        }
+    }
+
+    fn advance_send(&mut self, sock: Sock, peer: usize) -> Option<Done> {
+        if let Some(errno) = self.write_failure(peer) {
+            return Some(Done::Failed(errno));
+        }
+        let room = self.peers[peer].room();
+        let socket = self.sockets.get(sock);
+        let Some(InFlight {
+            op: WriteOp::Send { buf, sent },
+            ..
+        }) = &mut socket.write
+        else {
+            unreachable!("a send is in flight")
+        };
+        let left = (buf.len() - *sent) as u64;
+        let most = left.min(room);
+        if most == 0 {
+            return None;
+        }
+        let now = if self.dice.one_in(3) {
+            self.dice.between(1, most)
+        } else {
+            most
+        };
+        let part = *sent..*sent + usize::try_from(now).expect("below a buffer");
+        *sent = part.end;
+        let done = part.end == buf.len();
+        let bytes = buf[part].to_vec();
+        let source = self.recognise(peer, &bytes);
+        let start = self.peers[peer].given;
+        self.give(peer, source, start..start + now);
+        done.then_some(Done::Sent)
+    }
+
+    /// Why nothing can be written to this peer, if nothing can.
+    fn write_failure(&mut self, peer: usize) -> Option<Errno> {
+        /// What send(2) and splice(2) can return on a connected socket.
+        const ERRORS: [i32; 5] = [
+            libc::EPIPE,
+            libc::ECONNRESET,
+            libc::ETIMEDOUT,
+            libc::EHOSTUNREACH,
+            libc::ENOMEM,
+        ];
+        if self.fault(self.scenario.faults.failure) {
+            let errno = Errno(self.dice.pick(&ERRORS));
+            self.peers[peer].break_off(errno);
+            self.peers[peer].failure_seen = true;
+            return Some(errno);
+        }
+        let to = &mut self.peers[peer];
+        // TCP finds out late: the first bytes to a peer that is gone may still be taken.
+        let noticed = is_client(to.key) || to.is_broken() || self.dice.one_in(2);
+        let to = &mut self.peers[peer];
+        if to.gone && noticed {
+            if !is_client(to.key) {
+                to.break_off(Errno(libc::ECONNRESET));
+                to.failure_seen = true;
+            }
+            return Some(Errno(libc::EPIPE));
+        }
+        None
+    }
+
+    fn connected(&mut self, sock: Sock) -> Done {
+        let plan = self.plan(!self.scenario.patient_clients);
+        let key =
+            self.peers.iter().filter(|p| !is_client(p.key)).count() + usize::from(CLIENTS_MAX);
+        let peer = Peer::new(u8::try_from(key).expect("connects are few"), plan);
+        let (index, about) = (self.peers.len(), format!("backend {peer:?}"));
+        self.peers.push(peer);
+        self.sockets.get(sock).kind = Kind::Upstream(Some(index));
+        self.note(|| about);
+        Done::Connected
+    }
+
+    // --- the world's own doings ---------------------------------------------------------------
+
+    /// `patient`: it may wait for the other side to end. If both did, they would for ever.
+    fn plan(&mut self, patient: bool) -> Plan {
+        let bulk = self.dice.one_in(3);
+        let total = match self.dice.below(4) {
+            0 => 0,
+            _ if bulk => self.dice.between(1, 300_000),
+            _ => self.dice.between(1, 5_000),
+        };
+        let ending = match self.dice.below(8) {
+            0..3 => PlannedEnding::HalfClose,
+            3 => PlannedEnding::Close,
+            4..7 if patient => PlannedEnding::AfterPeer,
+            4..7 => PlannedEnding::HalfClose,
+            _ => PlannedEnding::Abort(self.dice.below(total + 1)),
+        };
+        let appetite = if self.dice.one_in(3) { 500 } else { 200_000 };
+        Plan {
+            total,
+            ending,
+            appetite,
+        }
+    }
+
+    fn a_client_comes(&mut self) {
+        let key = u8::try_from(self.peers.iter().filter(|p| is_client(p.key)).count());
+        let key = key.expect("clients are few");
+        assert!(key < CLIENTS_MAX, "keys tell clients from backends");
+        let plan = self.plan(self.scenario.patient_clients);
+        let peer = Peer::new(key, plan);
+        self.note(|| format!("client {peer:?}"));
+        self.clients_to_come -= 1;
+        self.backlog.push_back(self.peers.len());
+        self.peers.push(peer);
+    }
+
+    fn addresses_change(&mut self) {
+        let count = self.dice.between(0, self.scenario.endpoints.len() as u64);
+        let count = usize::try_from(count).expect("a few");
+        // Some address must come in the end, or clients wait until their time is up.
+        self.disturbed |= count == 0;
+        let endpoints = self.scenario.endpoints[..count].to_vec();
+        self.note(|| format!("addresses: {endpoints:?}"));
+        if self
+            .scenario
+            .published
+            .publish(endpoints, SystemTime::UNIX_EPOCH)
+        {
+            self.scenario.mailbox.post(Notice::Addresses);
+        }
+    }
+
+    fn tell(&mut self, told: Told) {
+        self.note(|| if told == Told::Drain { "drain" } else { "cut" }.to_owned());
+        self.told = told;
+        self.scenario.mailbox.post(match told {
+            Told::Drain => Notice::Drain,
+            Told::Cut => Notice::Cut,
+            Told::Nothing => unreachable!("that is no notice"),
+        });
+        self.disturbed |= told == Told::Cut;
+    }
+
+    /// Something happens outside of the worker. True if it needs to hear of it.
+    fn happen(&mut self) -> bool {
+        for index in 0..self.peers.len() {
+            if self.dice.one_in(2) && self.peers[index].can_act() {
+                self.peers[index].act(&mut self.dice);
+            }
+        }
+        if self.clients_to_come > 0 && self.told == Told::Nothing && self.dice.one_in(3) {
+            self.a_client_comes();
+        }
+        if self.dice.one_in(60) {
+            self.addresses_change();
+            return true;
+        }
+        let all_came = self.clients_to_come == 0;
+        if self.told == Told::Nothing
+            && (all_came && self.dice.one_in(20) || self.dice.one_in(2000))
+        {
+            self.tell(Told::Drain);
+            return true;
+        }
+        if self.told == Told::Drain && self.dice.one_in(3000) {
+            self.tell(Told::Cut);
+            return true;
+        }
+        false
+    }
+
+    /// Lets a random choice of ops end.
+    fn complete_some(&mut self) {
+        let mut lanes: Vec<_> = self
+            .live
+            .iter()
+            .flat_map(|&s| [(s, Lane::Read), (s, Lane::Write)])
+            .collect();
+        while !lanes.is_empty() {
+            let index = usize::try_from(self.dice.below(lanes.len() as u64)).expect("an index");
+            let (sock, lane) = lanes.swap_remove(index);
+            if self.dice.below(4) > 0 {
+                self.advance(sock, lane);
+            }
+        }
+    }
+
+    /// The next time at which something happens by itself.
+    fn next_answer(&mut self) -> Option<Instant> {
+        let live = self.live.clone();
+        let connects = live
+            .into_iter()
+            .filter_map(|sock| match &self.sockets.get(sock).write {
+                Some(InFlight {
+                    op: WriteOp::Connect { answer_at, .. },
+                    finished: false,
+                    ..
+                }) => *answer_at,
+                _ => None,
+            });
+        connects.filter(|&at| at > self.started).min()
+    }
+
+    fn turn(&mut self, until: Option<Instant>) {
+        self.moves_in_turn = 0;
+        let wait = until.map(|at| at.saturating_duration_since(self.now));
+        let waits = wait != Some(Duration::ZERO);
+        self.note(|| format!("turn, waiting at most {wait:?}"));
+        self.now += Duration::from_micros(self.dice.below(200));
+        // Only when nothing is left to happen does time pass by itself.
+        loop {
+            let told = self.happen();
+            self.complete_some();
+            if !self.finished.is_empty() || told {
+                self.idle_turns = 0;
+                return;
+            }
+            if until.is_some_and(|at| at <= self.now) {
+                self.idle_turns += u32::from(!waits);
+                rule!(
+                    "no_spin",
+                    self.idle_turns <= IDLE_TURNS_MAX,
+                    "turns pass without a wait, and nothing happens"
+                );
+                return;
+            }
+            let quiet = !self.peers.iter().any(Peer::can_act) && self.clients_to_come == 0;
+            if quiet && self.dice.one_in(8) {
+                break;
+            }
+        }
+        for sock in self.live.clone() {
+            self.advance(sock, Lane::Read);
+            self.advance(sock, Lane::Write);
+        }
+        if !self.finished.is_empty() {
+            self.idle_turns = 0;
+            return;
+        }
+        match [until, self.next_answer()].into_iter().flatten().min() {
+            Some(at) => {
+                self.now = self.now.max(at);
+                // Time passes only when nothing else can: whoever waits may be given up on.
+                self.disturbed |= until.is_some_and(|until| until <= at);
+            }
+            None if self.told == Told::Nothing => self.tell(Told::Drain),
+            None => {
+                let live = self.describe_live();
+                rule!(
+                    "not_stuck",
+                    false,
+                    "nothing can happen, and there are {live}"
+                );
+            }
+        }
+    }
+
+    fn describe_live(&mut self) -> String {
+        let mut text = String::new();
+        for sock in self.live.clone() {
+            let socket = self.sockets.get(sock);
+            let (kind, read, write) = (socket.kind, socket.read.is_some(), socket.write.is_some());
+            let closing = socket.closing;
+            let peer = self.peer_of(sock).map(|p| format!("{:?}", self.peers[p]));
+            text += &format!(
+                "\n  {sock:?} {kind:?} read={read} write={write} closing={closing:?} {peer:?}"
+            );
+        }
+        text
+    }
+
+    // --- closing ------------------------------------------------------------------------------
+
+    fn close(&mut self, sock: Sock, how: Close) {
+        self.note(|| format!("{sock:?} close {how:?}"));
+        self.open_socket(sock).closing = Some(how);
+        if let Some(peer) = self.peer_of(sock) {
+            self.judge_close(peer, how);
+        }
+        self.remove_if_joined(sock);
+    }
+
+    fn judge_close(&self, peer: usize, how: Close) {
+        let peer = &self.peers[peer];
+        let source_done = self.source_is_done(peer);
+        match how {
+            Close::Graceful => rule!(
+                "clean_close_loses_nothing",
+                peer.gone || peer.failure_seen || source_done,
+                "{peer:?} sees a clean end; its source is {:?}",
+                peer.source.map(|key| self.by_key(key))
+            ),
+            Close::Reset if is_client(peer.key) => {}
+            Close::Reset => {
+                let client = peer.source.map(|key| self.by_key(key));
+                let client_failed = client.map_or_else(
+                    || {
+                        self.peers
+                            .iter()
+                            .any(|p| is_client(p.key) && (p.gone || p.is_broken()))
+                    },
+                    |client| client.gone || client.is_broken(),
+                );
+                rule!(
+                    "reset_needs_proof",
+                    client_failed
+                        || peer.gone
+                        || self.told == Told::Cut
+                        || self.scenario.idle_timeout,
+                    "{peer:?} is reset, and nothing was lost; its source is {client:?}"
+                );
+            }
+        }
+    }
+
+    fn remove_if_joined(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
+        if socket.closing.is_none() || socket.read.is_some() || socket.write.is_some() {
+            return;
+        }
+        let peer = self.peer_of(sock);
+        let socket = self.sockets.remove(sock);
+        self.live.retain(|&live| live != sock);
+        if socket.kind == Kind::Listener {
+            return;
+        }
+        self.open_sockets -= 1;
+        if let Some(peer) = peer {
+            let peer = &mut self.peers[peer];
+            peer.closed = true;
+            // Bytes that nobody took are answered with a reset, like an explicit one.
+            if socket.closing == Some(Close::Reset) || peer.waiting() > 0 {
+                peer.gone = true;
+            }
+        }
+    }
+
+    fn judge_end(&mut self) {
+        // What is closing already, a driver joins when it is dropped.
+        self.finished.clear();
+        for sock in self.live.clone() {
+            let socket = self.sockets.get(sock);
+            if socket.closing.is_some() {
+                (socket.read, socket.write) = (None, None);
+                self.remove_if_joined(sock);
+            }
+        }
+        let lent = self.buffers.borrow().lent();
+        rule!(
+            "all_returned",
+            self.open_sockets == 0 && self.open_pipes == 0 && lent == 0,
+            "{} sockets, {} pipes and {lent} buffers are left",
+            self.open_sockets,
+            self.open_pipes
+        );
+        if self.disturbed {
+            return;
+        }
+        for client in self.peers.iter().filter(|p| is_client(p.key)) {
+            let Some(backend) = client.source.map(|key| self.by_key(key)) else {
+                continue;
+            };
+            let well_behaved = |p: &Peer| {
+                matches!(
+                    p.plan.ending,
+                    PlannedEnding::HalfClose | PlannedEnding::AfterPeer
+                ) && p.send_side == SendSide::Fin
+                    && p.sent == p.plan.total
+            };
+            if well_behaved(client) && well_behaved(backend) {
+                rule!(
+                    "lossless",
+                    client.given == backend.sent && backend.given == client.sent,
+                    "{client:?} and {backend:?}"
+                );
+            }
+        }
+    }
+}
+
+/// Clients have the keys below this, backends those from it on.
+const CLIENTS_MAX: u8 = 40;
+
+fn is_client(key: u8) -> bool {
+    key < CLIENTS_MAX
+}
+
+impl Driver for Sim {
+    type Pipe = SimPipe;
+
+    fn adopt_listener(&mut self, _listener: OwnedFd) -> Sock {
+        self.0.borrow_mut().insert(Kind::Listener)
+    }
+
+    fn open_tcp(&mut self, _like: &SocketAddr) -> Result<Sock, Errno> {
+        let mut world = self.0.borrow_mut();
+        let failure = world.scenario.faults.failure;
+        if !world.descriptors_left() || world.fault(failure) {
+            return Err(Errno(libc::EMFILE));
+        }
+        Ok(world.insert(Kind::Upstream(None)))
+    }
+
+    fn submit(&mut self, sock: Sock, op: Op) {
+        /// What connect(2) can return in the end.
+        const ERRORS: [i32; 5] = [
+            libc::ECONNREFUSED,
+            libc::ETIMEDOUT,
+            libc::EHOSTUNREACH,
+            libc::ENETUNREACH,
+            libc::EADDRNOTAVAIL,
+        ];
+        let world = &mut *self.0.borrow_mut();
+        world.note(|| format!("{sock:?} submit {op:?}"));
+        let lane = op.lane();
+        let socket = world.open_socket(sock);
+        let free = match lane {
+            Lane::Read => socket.read.is_none(),
+            Lane::Write => socket.write.is_none(),
+        };
+        rule!(
+            "lane_is_free",
+            free,
+            "{sock:?} {lane:?} has an op in flight"
+        );
+        let read = |op| {
+            Some(InFlight {
+                op,
+                finished: false,
+                cancelled: false,
+            })
+        };
+        let write = |op| {
+            Some(InFlight {
+                op,
+                finished: false,
+                cancelled: false,
+            })
+        };
+        match op {
+            Op::Accept => socket.read = read(ReadOp::Accept),
+            Op::Recv => socket.read = read(ReadOp::Recv),
+            Op::Readable => socket.read = read(ReadOp::Readable),
+            Op::Hangup => socket.read = read(ReadOp::Hangup),
+            Op::Writable => socket.write = write(WriteOp::Writable),
+            Op::Send(buf) => socket.write = write(WriteOp::Send { buf, sent: 0 }),
+            Op::Connect(_) => {
+                let answer_at = match world.dice.below(20) {
+                    // Never.
+                    0 => None,
+                    1..4 => Some(world.now + Duration::from_millis(world.dice.between(1, 300))),
+                    _ => Some(world.now),
+                };
+                let refused = world.dice.one_in(8);
+                let outcome = if refused {
+                    Err(Errno(world.dice.pick(&ERRORS)))
+                } else {
+                    Ok(())
+                };
+                world.disturbed |= refused || answer_at.is_none();
+                world.sockets.get(sock).write = write(WriteOp::Connect { answer_at, outcome });
+            }
+        }
+    }
+
+    fn cancel(&mut self, sock: Sock, lane: Lane) {
+        let world = &mut *self.0.borrow_mut();
+        let socket = world.open_socket(sock);
+        match lane {
+            Lane::Read => socket.read.as_mut().expect("an op is in flight").cancelled = true,
+            Lane::Write => socket.write.as_mut().expect("an op is in flight").cancelled = true,
+        }
+    }
+
+    fn close(&mut self, sock: Sock, how: Close) -> Closed {
+        let mut world = self.0.borrow_mut();
+        world.close(sock, how);
+        if world.sockets.is_open(sock) {
+            Closed::Soon
+        } else {
+            Closed::Now
+        }
+    }
+
+    fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
+        let world = &mut *self.0.borrow_mut();
+        let free = world.open_socket(listener).read.is_none();
+        rule!("lane_is_free", free, "{listener:?} accepts already");
+        match world.advance_accept() {
+            None => Ok(None),
+            Some(Done::Accepted(client)) => Ok(Some(client)),
+            Some(Done::Failed(errno)) => Err(errno),
+            Some(done) => unreachable!("an accept ends with {done:?}"),
+        }
+    }
+
+    fn peer_is_gone(&mut self, sock: Sock) -> bool {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are read");
+        is_client(world.peers[peer].key) && world.peers[peer].gone
+    }
+
+    fn unread(&mut self, sock: Sock) -> u64 {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are written");
+        world.peers[peer].given - world.peers[peer].read
+    }
+
+    fn shutdown_write(&mut self, sock: Sock) {
+        let world = &mut *self.0.borrow_mut();
+        world.note(|| format!("{sock:?} shutdown"));
+        world.open_socket(sock);
+        let index = world
+            .peer_of(sock)
+            .expect("only connected sockets are shut down");
+        let peer = &world.peers[index];
+        rule!(
+            "end_told_after_last_byte",
+            peer.gone || world.source_is_done(peer),
+            "{peer:?} is told of an end; its source is {:?}",
+            peer.source.map(|key| world.by_key(key))
+        );
+        world.peers[index].told_end = true;
+    }
+
+    fn pipe(&mut self) -> Option<SimPipe> {
+        let mut world = self.0.borrow_mut();
+        let no_pipe = world.scenario.faults.no_pipe;
+        if !world.descriptors_left() || (no_pipe > 0 && world.dice.one_in(no_pipe)) {
+            return None;
+        }
+        world.open_pipes += 1;
+        Some(SimPipe {
+            world: Rc::clone(&self.0),
+            source: 0,
+            bytes: 0..0,
+        })
+    }
+
+    fn fill(&mut self, from: Sock, pipe: &mut SimPipe) -> Filled {
+        rule!(
+            "bytes_in_order",
+            pipe.is_empty(),
+            "a pipe with bytes in it is filled"
+        );
+        let world = &mut *self.0.borrow_mut();
+        world.count_move();
+        world.open_socket(from);
+        let index = world
+            .peer_of(from)
+            .expect("only connected sockets are read");
+        if world.peers[index].waiting() == 0 {
+            return match world.advance_recv(index) {
+                None => Filled::Empty,
+                Some(Done::Eof) => Filled::Eof,
+                Some(Done::Failed(errno)) => Filled::Failed(errno),
+                Some(done) => unreachable!("nothing waits, and yet {done:?}"),
+            };
+        }
+        let most = PIPE_BYTES as u64;
+        let max = if world.dice.one_in(3) {
+            world.dice.between(1, most)
+        } else {
+            most
+        };
+        let peer = &mut world.peers[index];
+        pipe.source = peer.key;
+        pipe.bytes = peer.take(max);
+        world.note(|| format!("{from:?} fill {:?}", pipe.bytes));
+        Filled::Bytes(pipe.len())
+    }
+
+    fn flush(&mut self, pipe: &mut SimPipe, to: Sock) -> Flushed {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(to);
+        let peer = world
+            .peer_of(to)
+            .expect("only connected sockets are written");
+        while !pipe.is_empty() {
+            world.count_move();
+            if let Some(errno) = world.write_failure(peer) {
+                return Flushed::Failed(errno);
+            }
+            let most = world.peers[peer].room().min(pipe.len() as u64);
+            if most == 0 {
+                return Flushed::Full;
+            }
+            let now = if world.dice.one_in(3) {
+                world.dice.between(1, most)
+            } else {
+                most
+            };
+            let part = pipe.bytes.start..pipe.bytes.start + now;
+            world.note(|| format!("{to:?} flush {part:?}"));
+            pipe.bytes.start = part.end;
+            world.give(peer, pipe.source, part);
+        }
+        Flushed::All
+    }
+
+    fn now(&self) -> Instant {
+        self.0.borrow().now
+    }
+
+    fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
+        self.0.borrow_mut().turn(until);
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        let world = &mut *self.0.borrow_mut();
+        loop {
+            let (sock, lane, done) = world.finished.pop_front()?;
+            let socket = world.sockets.get(sock);
+            match lane {
+                Lane::Read => socket.read = None,
+                Lane::Write => socket.write = None,
+            }
+            if socket.closing.is_none() {
+                return Some(Completion { sock, lane, done });
+            }
+            if let Done::Accepted(client) = done {
+                // The kernel gave it, and the driver closes it with its listener.
+                if let Some(peer) = world.peer_of(client) {
+                    world.peers[peer].failure_seen = true;
+                }
+                world.close(client, Close::Reset);
+            }
+            world.remove_if_joined(sock);
+        }
+    }
+}
+
+impl World {
+    fn count_move(&mut self) {
+        self.moves_in_turn += 1;
+        rule!(
+            "bounded_turn",
+            self.moves_in_turn <= MOVES_PER_TURN_MAX,
+            "{} fills and flushes in one turn",
+            self.moves_in_turn
+        );
+    }
+}
+
+impl fmt::Debug for Sim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sim")
+    }
+}
