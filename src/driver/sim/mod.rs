@@ -13,6 +13,7 @@
 //! - `clean_close_loses_nothing`: a close that looks clean comes only when nothing was lost.
 //! - `reset_needs_proof`: a backend is reset only when bytes are lost.
 //! - `lane_is_free`, `socket_is_open`: the worker keeps to the driver's rules.
+//! - `completes_once`, `joined_before_reuse`: and so does this driver.
 //! - `no_spin`: a turn without progress waits.
 //! - `bounded_turn`: no turn does more than a bounded amount of work.
 //! - `not_stuck`: while a session lives, something can still happen.
@@ -180,9 +181,7 @@ impl PipeGuard for SimPipe {
 
 impl Drop for SimPipe {
     fn drop(&mut self) {
-        if let Ok(mut world) = self.world.try_borrow_mut() {
-            world.open_pipes -= 1;
-        }
+        self.world.borrow_mut().open_pipes -= 1;
     }
 }
 
@@ -1150,11 +1149,22 @@ impl Driver for Sim {
         let world = &mut *self.0.borrow_mut();
         loop {
             let (sock, lane, done) = world.finished.pop_front()?;
+            let open = world.sockets.is_open(sock);
+            rule!(
+                "joined_before_reuse",
+                open,
+                "an op of {sock:?} ends after its slot was given up"
+            );
             let socket = world.sockets.get(sock);
-            match lane {
-                Lane::Read => socket.read = None,
-                Lane::Write => socket.write = None,
-            }
+            let ended = match lane {
+                Lane::Read => socket.read.take().is_some_and(|op| op.finished),
+                Lane::Write => socket.write.take().is_some_and(|op| op.finished),
+            };
+            rule!(
+                "completes_once",
+                ended,
+                "{sock:?} {lane:?} completes, and no op has ended"
+            );
             if socket.closing.is_none() {
                 return Some(Completion { sock, lane, done });
             }
