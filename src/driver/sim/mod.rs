@@ -100,6 +100,8 @@ struct World {
     sockets: Table<Socket>,
     open_sockets: usize,
     open_pipes: usize,
+    /// What is in the pipes that were given back: nothing, as the pool's rule has it.
+    free_pipes: Vec<(u8, Range<u64>)>,
     buffers: Rc<RefCell<BufferPool>>,
     peers: Vec<Peer>,
     clients_to_come: usize,
@@ -181,7 +183,11 @@ impl PipeGuard for SimPipe {
 
 impl Drop for SimPipe {
     fn drop(&mut self) {
-        self.world.borrow_mut().open_pipes -= 1;
+        let world = &mut *self.world.borrow_mut();
+        world.open_pipes -= 1;
+        if self.is_empty() {
+            world.free_pipes.push((self.source, self.bytes.clone()));
+        }
     }
 }
 
@@ -198,6 +204,7 @@ impl Sim {
             sockets: Table::new(),
             open_sockets: 0,
             open_pipes: 0,
+            free_pipes: Vec::new(),
             buffers: BufferPool::new(usize::MAX),
             peers: Vec::new(),
             clients_to_come,
@@ -1068,10 +1075,11 @@ impl Driver for Sim {
             return None;
         }
         world.open_pipes += 1;
+        let (source, bytes) = world.free_pipes.pop().unwrap_or((0, 0..0));
         Some(SimPipe {
             world: Rc::clone(&self.0),
-            source: 0,
-            bytes: 0..0,
+            source,
+            bytes,
         })
     }
 
