@@ -9,7 +9,7 @@
 //! wait for *writability* on a socket whose peer has half-closed would end at once, again and
 //! again; a blocked send would end up occupying a kernel thread. So sends never wait inside the
 //! kernel (MSG_DONTWAIT), and once a wait for writability has ended with nothing but RDHUP, that
-//! socket's waits go through an epoll instance ([`watch`]), which reports what it is asked for.
+//! socket's waits go through an epoll instance (`watch.rs`), which reports what it is asked for.
 
 #![allow(unsafe_code)]
 
