@@ -11,6 +11,7 @@ pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod pattern;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod proxy;
 pub(crate) mod sys;
 pub(crate) mod wait;
