@@ -32,6 +32,7 @@ for_each_engine!(
     backend_reset_ends_a_sending_client,
     early_answer_arrives_while_client_still_sends,
     early_answer_survives_the_reset_that_follows_it,
+    client_that_leaves_with_an_early_answer_loses_nothing_of_its_upload,
     session_closes_once_both_directions_ended_though_client_lingers,
     refusing_backend_closes_client,
     first_endpoint_refuses_and_second_serves,
@@ -248,6 +249,46 @@ fn early_answer_survives_the_reset_that_follows_it(engine: Engine) {
         answer.receive_prefix(&mut &client, 0)
     });
     assert_eq!(received, 8 * KB);
+}
+
+/// The client may be gone before the proxy has taken note that its answer was delivered. Nothing is
+/// lost then, so nothing may be reset. Many sessions in one turn, all of them ready when the stopped
+/// proxy goes on, make that happen.
+fn client_that_leaves_with_an_early_answer_loses_nothing_of_its_upload(engine: Engine) {
+    const CLIENTS: usize = 64;
+    let upload = Pattern::new(13);
+    let backend = Backend::scripted(move |conversation| {
+        conversation.receive_exact(1)?;
+        conversation.send(b"answer")?;
+        conversation.keep_until_eof()
+    });
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--workers", "1"])
+        .start();
+    for round in 1..=10 {
+        let clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+        backend.wait_until("all sessions", |ledger| ledger.accepted == round * CLIENTS);
+        proxy.process().signal(libc::SIGSTOP);
+        for client in &clients {
+            upload.send(&mut &*client, 1 + 100 * KB).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+        }
+        proxy.process().signal(libc::SIGCONT);
+        thread::scope(|scope| {
+            for client in clients {
+                scope.spawn(move || assert_eq!(receive_exact(&client, 6), b"answer"));
+            }
+        });
+        backend.wait_until("their ends", |ledger| ledger.seen.len() == round * CLIENTS);
+    }
+    let ledger = backend.ledger();
+    let whole = ledger.seen.iter().filter(|seen| {
+        let all = (seen.received.len() as u64, &seen.ending) == (100 * KB, &Ending::Eof);
+        all && upload.mismatch(1, &seen.received).is_none()
+    });
+    assert_eq!(whole.count(), ledger.seen.len(), "whole uploads, of all");
 }
 
 /// A PHP-FPM worker stays busy, and our descriptors stay open, until our side closes: a client that

@@ -20,6 +20,7 @@ use std::thread;
 
 use common::client::{assert_eof, exchange};
 use common::process::Process;
+use common::programs::{program, start_socat};
 use common::proxy::{connect, fresh_dir};
 use common::sys::{ChildSetup, is_root};
 use common::{Backend, Ending, Engine, MB, Pattern, Proxy, eventually, for_each_engine};
@@ -470,21 +471,6 @@ fn start_fpm(dir: &Path, (host, port): &(String, u16)) -> Process {
     fpm
 }
 
-fn start_socat(arguments: &[&str]) -> Process {
-    let mut command = Command::new(program(&["/usr/bin/socat"]));
-    command
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped());
-    Process::start(
-        command,
-        ChildSetup {
-            death_signal: libc::SIGTERM,
-            ..ChildSetup::default()
-        },
-    )
-}
-
 /// Masters with workers: on SIGTERM they end them as well.
 fn start_server(mut command: Command) -> Process {
     command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -495,14 +481,6 @@ fn start_server(mut command: Command) -> Process {
             ..ChildSetup::default()
         },
     )
-}
-
-fn program(candidates: &[&str]) -> PathBuf {
-    let found = candidates
-        .iter()
-        .map(PathBuf::from)
-        .find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("{} is missing: run scripts/test", candidates[0]))
 }
 
 fn unix_connect(path: &Path) -> String {

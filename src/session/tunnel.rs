@@ -25,6 +25,7 @@ const DESCRIPTOR_RETRY: Duration = Duration::from_millis(20);
 /// A client and what serves it.
 pub struct Tunnel<D: Driver> {
     client: Sock,
+    presence: Presence,
     upstream: Upstream,
     to_backend: Flow<D>,
     to_client: Flow<D>,
@@ -32,6 +33,14 @@ pub struct Tunnel<D: Driver> {
     last_activity: Instant,
     /// When the session last looked idle with bytes on their way: what the peers had not read then.
     unread_when_idle: Option<u64>,
+}
+
+/// Whether anything can still be delivered to the client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Here,
+    /// It is gone, and a write to it is in flight: how that ends tells whether bytes were lost.
+    Gone,
 }
 
 /// The backend's side.
@@ -66,6 +75,7 @@ impl<D: Driver> Tunnel<D> {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
         let mut tunnel = Self {
             client,
+            presence: Presence::Here,
             upstream: Upstream::Unknown(spare),
             to_backend: Flow::new(),
             to_client: Flow::new(),
@@ -119,6 +129,11 @@ impl<D: Driver> Tunnel<D> {
                 let sink = Some(self.client);
                 let progress = source_read(&mut self.to_client, done, source, sink, cx.driver);
                 self.after_to_client(progress, cx.driver)
+            }
+            (End::Client, Lane::Write)
+                if self.presence == Presence::Gone && matches!(done, Done::Sent) =>
+            {
+                Step::End(Ending::ClientClosed)
             }
             (End::Client, Lane::Write) => {
                 let source = self
@@ -316,7 +331,7 @@ impl<D: Driver> Tunnel<D> {
                     return self.over();
                 }
                 if driver.peer_is_gone(self.client) {
-                    return Step::End(Ending::ClientClosed);
+                    return self.client_gone();
                 }
                 if let Upstream::Open(sock) = self.upstream {
                     driver.shutdown_write(sock);
@@ -335,10 +350,20 @@ impl<D: Driver> Tunnel<D> {
         }
     }
 
+    /// Nothing can be delivered any more. Whether something was lost, the end of a write in flight
+    /// tells: it may have gone through before the client left.
+    fn client_gone(&mut self) -> Step {
+        if self.to_client.owes_bytes() {
+            self.presence = Presence::Gone;
+            return Step::Continue;
+        }
+        Step::End(Ending::ClientClosed)
+    }
+
     /// The client had half-closed, and the wait for it to leave has ended.
-    fn hung_up(&self, done: Done) -> Step {
+    fn hung_up(&mut self, done: Done) -> Step {
         match done {
-            Done::Ready => Step::End(Ending::ClientClosed),
+            Done::Ready => self.client_gone(),
             Done::Failed(errno) => Step::End(Ending::ClientReset(errno)),
             done => unreachable!("a wait ends with {done:?}"),
         }
@@ -387,10 +412,11 @@ impl<D: Driver> Tunnel<D> {
 
     fn close_to_backend(&self, ending: Ending) -> Close {
         let clean = match ending {
-            Ending::Complete | Ending::BackendReset(_) | Ending::ConnectFailed(_) => true,
+            Ending::Complete
+            | Ending::ClientClosed
+            | Ending::BackendReset(_)
+            | Ending::ConnectFailed(_) => true,
             Ending::ClientReset(_) | Ending::Cut => false,
-            // A buffer that waits for the client is one that it will never read.
-            Ending::ClientClosed => !self.to_client.owes_bytes(),
             // Cut in the middle: an end of stream would say that the client had finished.
             Ending::IdleTimeout => self.to_backend.is_over() && !self.to_client.owes_bytes(),
         };

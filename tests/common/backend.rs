@@ -24,7 +24,8 @@ pub(crate) enum Ending {
     Closed,
     /// The other side's FIN was read.
     Eof,
-    /// ECONNRESET: a reset came while the other side's direction was still open.
+    /// ECONNRESET, or ENOTCONN where that was reported already: a reset came while the other side's
+    /// direction was still open.
     Reset,
     /// EPIPE: the other side had ended its direction properly, and refused what came afterwards.
     BrokenPipe,
@@ -379,7 +380,7 @@ impl Conversation {
             Ok(()) if self.saw_eof => Ending::Eof,
             Ok(()) => Ending::Closed,
             Err(error) => match error.kind() {
-                ErrorKind::ConnectionReset => Ending::Reset,
+                ErrorKind::ConnectionReset | ErrorKind::NotConnected => Ending::Reset,
                 ErrorKind::BrokenPipe => Ending::BrokenPipe,
                 ErrorKind::UnexpectedEof => Ending::Eof,
                 _ => Ending::Failed(error.to_string()),

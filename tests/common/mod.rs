@@ -11,7 +11,9 @@ pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod pattern;
 pub(crate) mod process;
+pub(crate) mod programs;
 pub(crate) mod proxy;
+pub(crate) mod random;
 pub(crate) mod sys;
 pub(crate) mod wait;
 
@@ -19,6 +21,7 @@ pub(crate) use backend::{Backend, Conversation, Ending};
 pub(crate) use pattern::Pattern;
 pub(crate) use process::Process;
 pub(crate) use proxy::{Engine, Proxy};
+pub(crate) use random::Random;
 pub(crate) use wait::{GUARD, eventually};
 
 pub(crate) const KB: u64 = 1 << 10;

@@ -63,6 +63,12 @@ impl Process {
         sys::signal(self.pid(), signal).expect("a child that was not reaped can be signalled");
     }
 
+    /// Signals the process and all that it has started.
+    pub(crate) fn signal_group(&self, signal: libc::c_int) {
+        assert!(self.ended.is_none(), "{} has ended already", self.name);
+        sys::signal_group(self.pid(), signal).expect("a group of ours can be signalled");
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         if self.ended.is_none() {
             self.ended = self.child.try_wait().expect("a child can be waited for");
@@ -95,6 +101,51 @@ impl Process {
         (0..)
             .find(|number| !open.contains(number))
             .expect("numbers do not run out")
+    }
+
+    /// What the process holds at this moment.
+    pub(crate) fn holdings(&self) -> Holdings {
+        let pipes = self.count_pipes();
+        Holdings {
+            pipes,
+            descriptors_beside_pipes: self.open_descriptors().saturating_sub(pipes),
+            threads: self.threads(),
+            memory_kb: self.memory_kb(),
+        }
+    }
+
+    fn count_pipes(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.pid());
+        let entries = fs::read_dir(path).expect("the process runs and is ours");
+        // One that is closed between the listing and the look is none.
+        let targets = entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+        targets
+            .filter(|target| target.to_string_lossy().starts_with("pipe:"))
+            .count()
+    }
+
+    /// Resident memory that belongs to no file: the program's own pages come and go as the kernel
+    /// likes.
+    fn memory_kb(&self) -> u64 {
+        let status = self.status();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("RssAnon:"))
+            .expect("Linux 4.5 and later say it");
+        let figure = line.trim().trim_end_matches(" kB");
+        figure.parse().expect("a number of kB")
+    }
+
+    /// Whether SIGSTOP has taken hold of the process itself.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.status()
+            .lines()
+            .any(|line| line.starts_with("State:\tT"))
+    }
+
+    fn status(&self) -> String {
+        let path = format!("/proc/{}/status", self.pid());
+        fs::read_to_string(path).expect("the process runs")
     }
 
     pub(crate) fn threads(&self) -> usize {
@@ -149,6 +200,16 @@ impl Drop for Process {
             eprintln!("--- stderr of {} ---\n{}", self.name, self.log.tail());
         }
     }
+}
+
+/// What a process holds, as `/proc` counts it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Holdings {
+    /// Ends of pipes.
+    pub(crate) pipes: usize,
+    pub(crate) descriptors_beside_pipes: usize,
+    pub(crate) threads: usize,
+    pub(crate) memory_kb: u64,
 }
 
 /// The lines that a child has written to stderr so far.

@@ -190,8 +190,8 @@ fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     call_long(|| unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
 }
 
-/// The next close sends a reset instead of a FIN.
-pub(crate) fn reset_on_close(stream: &TcpStream) -> io::Result<()> {
+/// The next close of a TCP socket sends a reset instead of a FIN.
+pub(crate) fn reset_on_close(stream: &impl AsRawFd) -> io::Result<()> {
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,
@@ -222,6 +222,30 @@ pub(crate) fn send_urgent(socket: RawFd, byte: u8) -> io::Result<()> {
     }
 }
 
+/// Waits for bytes and leaves them unread; says whether there are any, or the stream has ended.
+pub(crate) fn wait_for_bytes(stream: &impl AsRawFd) -> io::Result<bool> {
+    let mut byte = 0u8;
+    // SAFETY: `byte` is writable for the one byte that is named, and outlives the call.
+    let count = unsafe {
+        libc::recv(
+            stream.as_raw_fd(),
+            (&raw mut byte).cast(),
+            1,
+            libc::MSG_PEEK,
+        )
+    };
+    match count {
+        -1 => Err(io::Error::last_os_error()),
+        count => Ok(count > 0),
+    }
+}
+
+/// Ends the sending direction of a stream socket of any family.
+pub(crate) fn half_close(stream: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open as long as `stream` is borrowed.
+    call(|| unsafe { libc::shutdown(stream.as_raw_fd(), libc::SHUT_WR) })
+}
+
 /// Makes a thread that waits in `accept` return.
 pub(crate) fn stop_accepting(listener: &TcpListener) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `listener` is borrowed.
@@ -232,6 +256,22 @@ pub(crate) fn stop_accepting(listener: &TcpListener) -> io::Result<()> {
 pub(crate) fn set_backlog(listener: &TcpListener, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `listener` is borrowed.
     call(|| unsafe { libc::listen(listener.as_raw_fd(), backlog) })
+}
+
+/// Limits what a listener's connections hold unread; the kernel doubles it for its own needs.
+pub(crate) fn set_receive_buffer(listener: &TcpListener, bytes: libc::c_int) -> io::Result<()> {
+    call(|| {
+        // SAFETY: `bytes` is readable for the size that is named, and outlives the call.
+        unsafe {
+            libc::setsockopt(
+                listener.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVBUF,
+                (&raw const bytes).cast(),
+                socklen_of::<libc::c_int>(),
+            )
+        }
+    })
 }
 
 /// A loopback port that nobody else can take and on which nobody listens: it refuses, for as long

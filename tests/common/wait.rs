@@ -28,6 +28,19 @@ pub(crate) fn pause(length: Duration) {
     thread::sleep(length);
 }
 
+/// How long a process stays stopped in [`meanwhile`]: longer than TCP takes to repeat a segment
+/// (200 ms) and than any pause of the proxy's own (100 ms), so that what these might do has happened.
+pub(crate) const STOPPED: Duration = Duration::from_secs(2);
+
+/// Acts again and again until `length` has passed. That something does *not* happen shows only over
+/// time, so this is a real span of it; it is filled with work, not slept away.
+pub(crate) fn meanwhile(length: Duration, mut act: impl FnMut()) {
+    let end = Instant::now() + length;
+    while Instant::now() < end {
+        act();
+    }
+}
+
 /// Sets a flag when it goes out of scope, so that a thread which runs until then ends even if the
 /// scope is left by a panic.
 pub(crate) struct SetOnDrop<'a>(pub(crate) &'a AtomicBool);

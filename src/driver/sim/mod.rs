@@ -831,18 +831,19 @@ impl World {
             ),
             Close::Reset if is_client(peer.key) => {}
             Close::Reset => {
+                // A client that broke off, or bytes that were taken for one and not given to it.
+                let lost = |client: &Peer| {
+                    client.is_broken() || (client.gone && peer.taken > client.given)
+                };
                 let client = peer.source.map(|key| self.by_key(key));
                 let client_failed = client.map_or_else(
-                    || {
-                        self.peers
-                            .iter()
-                            .any(|p| is_client(p.key) && (p.gone || p.is_broken()))
-                    },
-                    |client| client.gone || client.is_broken(),
+                    || self.peers.iter().any(|p| is_client(p.key) && lost(p)),
+                    lost,
                 );
                 rule!(
                     "reset_needs_proof",
                     client_failed
+                        || peer.is_broken()
                         || peer.gone
                         || self.told == Told::Cut
                         || self.scenario.idle_timeout,
