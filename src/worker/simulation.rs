@@ -92,11 +92,9 @@ mod tests {
 
     /// Seeds that found a defect once.
     ///
-    /// - 862 (of an earlier version of the scenarios): a permit whose session had been joined in the
-    ///   same turn was given back only with the next event.
     /// - 2834: a splice saw an end where a send, whose failure was still in the queue, had taken the
     ///   error.
-    const REGRESSIONS: &[u64] = &[862, 2834];
+    const REGRESSIONS: &[u64] = &[2834];
 
     /// Runs a seed; the error has everything that is needed to find out why.
     fn run_seed(seed: u64, trace: bool) -> Result<(), String> {

@@ -89,6 +89,9 @@ struct Socket {
     drained: bool,
     /// Whether epoll watches this socket: the ring cannot wait for its writability.
     watched: bool,
+    /// epoll saw it become writable since the last send was submitted. The failure of that send may
+    /// be older than this, and then no other edge comes.
+    writable_edge: bool,
 }
 
 /// The read lane.
@@ -135,6 +138,7 @@ impl Socket {
             closing: false,
             drained,
             watched: false,
+            writable_edge: false,
         }
     }
 
@@ -264,6 +268,7 @@ impl Uring {
         let socket = self.sockets.get(sock);
         let rest = &outgoing.buf[outgoing.sent..];
         let len = u32::try_from(rest.len()).expect("a buffer is far below 4 GiB");
+        socket.writable_edge = false;
         let entry = opcode::Send::new(socket.target(), rest.as_ptr(), len)
             .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
             .build();
@@ -283,7 +288,11 @@ impl Uring {
 
     /// Waits for writability, by the ring or, for a socket whose peer has half-closed, by epoll.
     fn wait_writable(&mut self, sock: Sock) -> Waiting {
-        if self.sockets.get(sock).watched {
+        let socket = self.sockets.get(sock);
+        if socket.watched {
+            if mem::take(&mut socket.writable_edge) {
+                self.finish(sock, Lane::Write, libc::POLLOUT.into());
+            }
             return Waiting::Epoll;
         }
         self.submit_poll(sock, Lane::Write);
@@ -376,6 +385,8 @@ impl Uring {
             let hangup_awaited = matches!(socket.read, Read::Hangup);
             if seen.writable && awaited {
                 self.finish(sock, Lane::Write, libc::POLLOUT.into());
+            } else if seen.writable {
+                socket.writable_edge = true;
             }
             if seen.hung_up && hangup_awaited {
                 self.finish(sock, Lane::Read, libc::POLLHUP.into());
@@ -727,10 +738,6 @@ impl Driver for Uring {
     }
 
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
-        assert!(
-            self.reaped.is_empty(),
-            "the last turn's completions were not all taken"
-        );
         self.provided.replenish(&self.buffers);
         self.feed_starved();
         if !self.waker_armed {
@@ -748,8 +755,13 @@ impl Driver for Uring {
         if let Some(errno) = self.broken {
             return Err(errno);
         }
-        self.ring
-            .enter(until.map_or(Wait::Completion, Wait::CompletionUntil))?;
+        // An op may have ended without the kernel since the last turn.
+        let wait = match until {
+            _ if !self.reaped.is_empty() => Wait::No,
+            Some(until) => Wait::CompletionUntil(until),
+            None => Wait::Completion,
+        };
+        self.ring.enter(wait)?;
         self.reap()
     }
 
@@ -804,7 +816,7 @@ impl From<&cqueue::Entry> for Reaped {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -846,5 +858,46 @@ mod tests {
             nothing, 0,
             "sockets without a byte, of {SOCKETS}: {received:?}"
         );
+    }
+
+    /// Between a send that found the socket full and the look at how it ended, the peer may read.
+    /// epoll reports that once.
+    #[test]
+    fn room_that_comes_before_the_failed_send_is_looked_at_is_not_missed() {
+        let limits = Limits {
+            buffers_max: 128,
+            pipes_max: 0,
+        };
+        let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+        let (mut peer, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let sock = driver.sockets.insert(Socket::new(ours.into(), true, false));
+        // A half-closed peer, whose leaving is waited for: epoll watches the socket.
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        driver.submit(sock, Op::Hangup);
+        driver.turn(Some(Instant::now())).unwrap();
+        assert!(driver.next().is_none());
+
+        // The send finds the socket full; before anyone looks at that, the peer makes room.
+        while net::send(&driver.sockets.get(sock).fd, &[7; 4096]).is_ok() {}
+        let mut bytes = driver.buffers.borrow_mut().take().unwrap();
+        bytes.push(7);
+        driver.submit(sock, Op::Send(Buf::new(bytes, &driver.buffers)));
+        driver.ring.enter(Wait::No).unwrap();
+        peer.set_nonblocking(true).unwrap();
+        let mut room = vec![0; 1 << 16];
+        while peer.read(&mut room).is_ok_and(|count| count > 0) {}
+
+        let until = Instant::now() + Duration::from_secs(5);
+        let mut completion = None;
+        while completion.is_none() {
+            assert!(
+                Instant::now() < until,
+                "the send waits for an edge that has passed"
+            );
+            driver.turn(Some(until)).unwrap();
+            completion = driver.next();
+        }
+        assert!(matches!(completion.unwrap().done, Done::Sent));
     }
 }
