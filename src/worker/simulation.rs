@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     /// Seeds of a plain test run; `scripts/soak` runs more.
-    const SEEDS_DEFAULT: u64 = 2_000;
+    const SEEDS_DEFAULT: u64 = 5_000;
 
     /// Seeds that found a defect once.
     ///
