@@ -89,8 +89,9 @@ struct Socket {
     drained: bool,
     /// Whether epoll watches this socket: the ring cannot wait for its writability.
     watched: bool,
-    /// epoll saw it become writable since the last send was submitted. The failure of that send may
-    /// be older than this, and then no other edge comes.
+    /// epoll saw it become writable since the last send was submitted, while nobody waited for epoll.
+    /// The failure of that send, or the wait of the ring that ends with nothing but RDHUP, may be
+    /// older than this, and then no other edge comes.
     writable_edge: bool,
 }
 
