@@ -34,8 +34,9 @@ const BIND_TRIES: u32 = 3;
 /// process that finishes its start in just that moment.
 const LOCK_TRIES: u32 = 8;
 
-/// How long the socket of a process that has ended may take to be released. Measured: some
-/// milliseconds; the kernel does it on a worker thread, which a busy machine can delay.
+/// How long the socket of a process that has ended may take to be released. A restart right after
+/// kill -9 was seen to find it alive; how long that lasts was not measured, and the kernel does it on
+/// a worker thread, which a busy machine can delay.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often to look meanwhile.

@@ -14,8 +14,8 @@ use io_uring::{EnterFlags, IoUring, cqueue, opcode, types};
 
 use crate::sys::Errno;
 
-/// Submissions that fit before the ring is entered early. A turn of a busy worker makes a few
-/// hundred.
+/// Submissions that fit before the ring is entered early, which costs a system call and no more: two
+/// ops for each of 256 sessions that are busy in one turn. A guess, not a measurement.
 const SUBMISSIONS: u32 = 512;
 
 /// Room for completions: four lanes for each of 2,048 busy sessions. Beyond that the kernel queues
