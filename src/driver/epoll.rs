@@ -23,7 +23,8 @@ use super::buffers::{Buf, BufferPool};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
-    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock, Waker,
+    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock,
+    Waker,
 };
 
 /// Events that one wait takes. What is over comes with the next wait.
@@ -34,6 +35,10 @@ const WAKER_TOKEN: u64 = u64::MAX;
 
 const READ_EVENTS: u32 =
     (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
+/// Why a receive may stop before the end of what is there. (A hang-up comes with EPOLLRDHUP, except
+/// on a socket that was never connected.)
+const SPECIAL_EVENTS: u32 =
+    (libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLERR).cast_unsigned();
 const WRITE_EVENTS: u32 = (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
 
 /// The epoll driver of one thread.
@@ -51,6 +56,8 @@ pub struct Epoll {
     done: VecDeque<Completion>,
     /// Receives that found no buffer.
     starved: Vec<Sock>,
+    /// Descriptors of sockets that were closed.
+    to_release: Vec<OwnedFd>,
 }
 
 struct Socket {
@@ -63,11 +70,52 @@ struct Socket {
     writable: bool,
     /// It was a splice that found nothing.
     spliced_dry: bool,
+    /// A receive that does not fill its buffer may leave something behind: an end or an error, or
+    /// what follows urgent data or descriptors that were passed along. Without such, it took all that
+    /// had come, and an edge will tell of more.
+    special: bool,
+    /// Whether epoll watches it. Only once something has to be waited for: many an upstream's first
+    /// wait is its last.
+    registered: bool,
+}
+
+impl Socket {
+    fn new(fd: OwnedFd, kind: SocketKind) -> Self {
+        Self {
+            fd,
+            kind,
+            read: Read::Idle,
+            write: Write::Idle,
+            readable: true,
+            writable: true,
+            spliced_dry: false,
+            special: false,
+            registered: false,
+        }
+    }
+
+    /// Receives what is there, up to a buffer full, and takes note of whether there can be more.
+    fn receive(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
+        let received = if self.kind == SocketKind::Unix {
+            net::recv_and_tell(&self.fd, bytes).map(|(received, stopped)| {
+                self.special |= stopped;
+                received
+            })
+        } else {
+            net::recv(&self.fd, bytes)
+        };
+        match received {
+            Ok(received) => self.readable = self.special || received >= BUFFER_BYTES,
+            Err(Errno(libc::EAGAIN)) => self.readable = false,
+            Err(_) => {}
+        }
+        received
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SocketKind {
-    Listener { registered: bool },
+    Listener,
     Unix,
     Tcp,
 }
@@ -108,26 +156,32 @@ impl Epoll {
             listeners: Vec::new(),
             done: VecDeque::new(),
             starved: Vec::new(),
+            to_release: Vec::new(),
         })
     }
 
-    fn insert(&mut self, fd: OwnedFd, kind: SocketKind) -> Result<Sock, Errno> {
-        let sock = self.sockets.insert(Socket {
-            fd,
-            kind,
-            read: Read::Idle,
-            write: Write::Idle,
-            readable: true,
-            writable: true,
-            spliced_dry: false,
-        });
-        let events = libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET;
-        let fd = &self.sockets.get(sock).fd;
-        if let Err(errno) = self.epoll.add(fd, events, sock.slot.into()) {
-            drop(self.sockets.remove(sock));
-            return Err(errno);
+    /// Lets epoll watch a socket. What is there already counts as an edge.
+    fn register(&mut self, sock: Sock) -> Result<(), Errno> {
+        let socket = self.sockets.get(sock);
+        if socket.registered {
+            return Ok(());
         }
-        Ok(sock)
+        let events = match socket.kind {
+            SocketKind::Listener => libc::EPOLLIN | libc::EPOLLEXCLUSIVE,
+            SocketKind::Unix | SocketKind::Tcp => {
+                libc::EPOLLIN
+                    | libc::EPOLLPRI
+                    | libc::EPOLLOUT
+                    | libc::EPOLLRDHUP
+                    | libc::EPOLLET
+            }
+        };
+        self.epoll.add(&socket.fd, events, sock.slot.into())?;
+        socket.registered = true;
+        if socket.kind == SocketKind::Listener {
+            self.listeners.push(sock);
+        }
+        Ok(())
     }
 
     // --- trying -------------------------------------------------------------------------------
@@ -141,9 +195,22 @@ impl Epoll {
             Lane::Read => self.attempt_read(sock),
             Lane::Write => self.attempt_write(sock),
         };
+        let done = done.or_else(|| self.wait_for(sock, lane).err());
         if let Some(done) = done {
             self.done.push_back(Completion { sock, lane, done });
         }
+    }
+
+    /// An op that found nothing: epoll will tell, or else the op has failed.
+    fn wait_for(&mut self, sock: Sock, lane: Lane) -> Result<(), Done> {
+        self.register(sock).map_err(|errno| {
+            let socket = self.sockets.get(sock);
+            match lane {
+                Lane::Read => socket.read = Read::Idle,
+                Lane::Write => socket.write = Write::Idle,
+            }
+            Done::Failed(errno)
+        })
     }
 
     fn attempt_read(&mut self, sock: Sock) -> Option<Done> {
@@ -152,13 +219,10 @@ impl Epoll {
             Read::Idle => None,
             Read::Accept => match self.accept_now(sock) {
                 Ok(Some(client)) => Some(Done::Accepted(client)),
-                Ok(None) => match self.register_listener(sock) {
-                    Ok(()) => {
-                        self.sockets.get(sock).read = Read::Accept;
-                        None
-                    }
-                    Err(errno) => Some(Done::Failed(errno)),
-                },
+                Ok(None) => {
+                    self.sockets.get(sock).read = Read::Accept;
+                    None
+                }
                 Err(errno) => Some(Done::Failed(errno)),
             },
             Read::Recv => self.attempt_recv(sock),
@@ -188,13 +252,12 @@ impl Epoll {
             self.starved.push(sock);
             return None;
         };
-        let received = net::recv(&socket.fd, &mut bytes);
+        let received = socket.receive(&mut bytes);
         let buf = Buf::new(bytes, &self.buffers);
         match received {
             Ok(0) => Some(Done::Eof),
             Ok(_) => Some(Done::Received(buf)),
             Err(Errno(libc::EAGAIN)) => {
-                socket.readable = false;
                 socket.read = Read::Recv;
                 None
             }
@@ -213,23 +276,29 @@ impl Epoll {
             Write::Idle => None,
             Write::Connect(address) => match net::connect(&socket.fd, &RawAddress::from(address)) {
                 Ok(()) => Some(Done::Connected),
-                Err(Errno(libc::EINPROGRESS | libc::EINTR)) => {
-                    // An edge from before the connect is no answer to it: an unconnected socket
-                    // reports HUP and OUT.
-                    socket.writable = false;
-                    socket.write = Write::Connecting;
-                    None
-                }
+                Err(Errno(libc::EINPROGRESS | libc::EINTR)) => self.attempt_connecting(sock),
                 Err(errno) => Some(Done::Failed(errno)),
             },
-            Write::Connecting => Some(match net::take_error(&socket.fd) {
-                Ok(()) => Done::Connected,
-                Err(errno) => Done::Failed(errno),
-            }),
+            Write::Connecting => self.attempt_connecting(sock),
             Write::Send { buf, sent } => self.attempt_send(sock, buf, sent),
             Write::Writable if socket.writable => Some(Done::Ready),
             Write::Writable => {
                 socket.write = Write::Writable;
+                None
+            }
+        }
+    }
+
+    fn attempt_connecting(&mut self, sock: Sock) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        match net::connect_outcome(&socket.fd) {
+            Some(Ok(())) => Some(Done::Connected),
+            Some(Err(errno)) => Some(Done::Failed(errno)),
+            // An edge from before the connect is no answer to it: an unconnected socket reports HUP
+            // and OUT.
+            None => {
+                socket.writable = false;
+                socket.write = Write::Connecting;
                 None
             }
         }
@@ -256,19 +325,6 @@ impl Epoll {
 
     // --- listeners ----------------------------------------------------------------------------
 
-    /// Lets this worker be woken for the listener.
-    fn register_listener(&mut self, sock: Sock) -> Result<(), Errno> {
-        let socket = self.sockets.get(sock);
-        if socket.kind == (SocketKind::Listener { registered: true }) {
-            return Ok(());
-        }
-        let events = libc::EPOLLIN | libc::EPOLLEXCLUSIVE;
-        self.epoll.add(&socket.fd, events, sock.slot.into())?;
-        socket.kind = SocketKind::Listener { registered: true };
-        self.listeners.push(sock);
-        Ok(())
-    }
-
     /// Before a wait: a listener without an accept must wake others, not this worker.
     fn unregister_unused_listeners(&mut self) -> Result<(), Errno> {
         let mut kept = Vec::with_capacity(self.listeners.len());
@@ -281,7 +337,7 @@ impl Epoll {
                 kept.push(sock);
             } else {
                 self.epoll.remove(&socket.fd)?;
-                socket.kind = SocketKind::Listener { registered: false };
+                socket.registered = false;
             }
         }
         self.listeners = kept;
@@ -305,6 +361,7 @@ impl Epoll {
             }
             let slot = u32::try_from(token).expect("tokens are slots or the waker's");
             let (sock, socket) = self.sockets.at(slot);
+            socket.special |= events & SPECIAL_EVENTS != 0;
             if events & READ_EVENTS != 0 {
                 socket.readable = true;
                 if !matches!(socket.read, Read::Idle) {
@@ -325,19 +382,13 @@ impl Driver for Epoll {
     type Pipe = Pipe;
 
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
-        self.sockets.insert(Socket {
-            fd: listener,
-            kind: SocketKind::Listener { registered: false },
-            read: Read::Idle,
-            write: Write::Idle,
-            readable: true,
-            writable: false,
-            spliced_dry: false,
-        })
+        self.sockets
+            .insert(Socket::new(listener, SocketKind::Listener))
     }
 
     fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
-        self.insert(net::tcp_socket(like)?, SocketKind::Tcp)
+        let fd = net::tcp_socket(like)?;
+        Ok(self.sockets.insert(Socket::new(fd, SocketKind::Tcp)))
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {
@@ -359,8 +410,15 @@ impl Driver for Epoll {
             }
             Op::Readable => socket.read = Read::Readable,
             Op::Hangup => socket.read = Read::Hangup,
-            Op::Connect(address) => socket.write = Write::Connect(address),
-            Op::Send(buf) => socket.write = Write::Send { buf, sent: 0 },
+            // These two at once: a request that has come shall not wait for the next turn.
+            Op::Connect(address) => {
+                socket.write = Write::Connect(address);
+                return self.attempt(sock, Lane::Write);
+            }
+            Op::Send(buf) => {
+                socket.write = Write::Send { buf, sent: 0 };
+                return self.attempt(sock, Lane::Write);
+            }
             Op::Writable => socket.write = Write::Writable,
         }
         self.untried.push((sock, lane));
@@ -384,23 +442,50 @@ impl Driver for Epoll {
             // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
             let _ = net::reset_on_close(&socket.fd);
         }
-        if socket.kind == (SocketKind::Listener { registered: true }) {
+        if socket.kind == SocketKind::Listener && socket.registered {
             // Other descriptors of the listener are open, so closing this one does not do it.
             let _ = self.epoll.remove(&socket.fd);
         }
+        self.to_release.push(socket.fd);
         Closed::Now
+    }
+
+    fn release(&mut self) {
+        self.to_release.clear();
     }
 
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
         loop {
             return match net::accept(&self.sockets.get(listener).fd) {
-                Ok(fd) => self.insert(fd, SocketKind::Unix).map(Some),
+                Ok(fd) => Ok(Some(
+                    self.sockets.insert(Socket::new(fd, SocketKind::Unix)),
+                )),
                 // EINVAL: nobody waits, and newcomers are refused by now.
                 Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
                 Err(Errno(libc::EINTR)) => continue,
                 Err(errno) => Err(errno),
             };
         }
+    }
+
+    fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
+            return Ok(None);
+        };
+        let socket = self.sockets.get(sock);
+        assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
+        let received = socket.receive(&mut bytes);
+        let buf = Buf::new(bytes, &self.buffers);
+        match received {
+            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
+            Ok(_) => Ok(Some(buf)),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn send_follows(&mut self, sock: Sock) {
+        // Where it cannot be had, the handshake ends as ever.
+        let _ = net::delay_handshake(&self.sockets.get(sock).fd);
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

@@ -154,12 +154,12 @@ pub enum Close {
     Reset,
 }
 
-/// Whether a close is done.
+/// When a descriptor is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Closed {
-    /// The descriptor is closed.
+    /// By the next [`Driver::release`].
     Now,
-    /// It will be when the ops in flight were joined, which the next turn does.
+    /// By the first one after the next turn: there are ops in flight to be joined before.
     Soon,
 }
 
@@ -204,11 +204,21 @@ pub trait Driver: Sized {
     /// Asks an op in flight to end early. It still completes, once, as what it became meanwhile or
     /// as failed with ECANCELED.
     fn cancel(&mut self, sock: Sock, lane: Lane);
-    /// Ends what is in flight, waits for it, closes. Nothing follows.
+    /// Ends what is in flight and waits for it; [`Driver::release`] does the rest. Nothing follows.
     fn close(&mut self, sock: Sock, how: Close) -> Closed;
+    /// Closes the descriptors of sockets that were closed and joined. Apart from `close`, because
+    /// ending a connection is a good part of its cost, and whoever waits in the same turn to be served
+    /// should not wait for that.
+    fn release(&mut self);
 
     /// Takes one connection now if one waits. The read lane must be free.
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno>;
+    /// Takes bytes that are there already; the read lane must be free. `None`: there are none, or
+    /// the peer sends no more; [`Op::Recv`] will tell.
+    fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
+    /// Before a connect: bytes are at hand that will be sent as soon as it succeeds. Where the
+    /// transport can, they travel with the end of the handshake.
+    fn send_follows(&mut self, sock: Sock);
     /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
     /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
     fn peer_is_gone(&mut self, sock: Sock) -> bool;

@@ -79,6 +79,19 @@ impl<D: Driver> Flow<D> {
         }
     }
 
+    /// Takes what is there already, or else arms the first receive.
+    pub(super) fn start_with_what_came(
+        &mut self,
+        driver: &mut D,
+        source: Sock,
+    ) -> Result<(), Errno> {
+        match driver.receive_now(source)? {
+            Some(buf) => self.received(driver, buf, None),
+            None => self.start(driver, source),
+        }
+        Ok(())
+    }
+
     /// Arms the first receive.
     pub(super) fn start(&mut self, driver: &mut D, source: Sock) {
         assert!(matches!(self.state, State::Copying), "a flow starts once");
@@ -87,11 +100,16 @@ impl<D: Driver> Flow<D> {
 
     /// The source has bytes.
     pub(super) fn received(&mut self, driver: &mut D, buf: Buf, sink: Option<Sock>) {
-        assert!(matches!(self.state, State::Copying), "a receive was armed");
+        assert!(matches!(self.state, State::Copying), "the flow reads");
         match sink {
             Some(sink) => self.send(driver, buf, sink),
             None => self.state = State::Holding(buf),
         }
+    }
+
+    /// Whether bytes wait for the sink to be open.
+    pub(super) fn holds_bytes(&self) -> bool {
+        matches!(self.state, State::Holding(_))
     }
 
     /// The source ended.

@@ -83,7 +83,10 @@ impl<D: Driver> Tunnel<D> {
             last_activity: cx.now,
             unread_when_idle: None,
         };
-        tunnel.to_backend.start(cx.driver, client);
+        // Most clients have sent their request by now. With bytes at hand the connect costs less.
+        if let Err(errno) = tunnel.to_backend.start_with_what_came(cx.driver, client) {
+            return (tunnel, Step::End(Ending::ClientReset(errno)));
+        }
         let step = tunnel.connect_first(cx);
         (tunnel, step)
     }
@@ -279,6 +282,9 @@ impl<D: Driver> Tunnel<D> {
         cx: &mut Context<'_, D>,
     ) {
         cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+        if self.to_backend.holds_bytes() {
+            cx.driver.send_follows(sock);
+        }
         cx.driver.submit(sock, Op::Connect(endpoint));
         // Those that are still untried get as much of the time that is left.
         let left = self.connect_by.saturating_duration_since(cx.now);

@@ -147,6 +147,23 @@ pub fn connect(socket: &OwnedFd, address: &RawAddress) -> Result<(), Errno> {
         .map(drop)
 }
 
+/// How a connect that was in progress stands: `None` while it still is.
+pub fn connect_outcome(socket: &OwnedFd) -> Option<Result<(), Errno>> {
+    match poll_now(socket, libc::POLLOUT) {
+        0 => None,
+        libc::POLLOUT => Some(Ok(())),
+        _ => Some(take_error(socket)),
+    }
+}
+
+/// Lets the packet that completes the handshake wait for the first bytes that we send, so that both
+/// go in one, and the backend is woken once and finds the bytes there. The kernel stops waiting after
+/// 200 ms (`TCP_DELACK_MAX`). Before a connect, this is what clearing TCP_QUICKACK does; once
+/// connected, the kernel acknowledges at once as ever (`tcp_rcv_synsent_state_process`).
+pub fn delay_handshake(socket: &OwnedFd) -> Result<(), Errno> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &0_i32)
+}
+
 /// The error that a socket has pending, if any; reading it clears it.
 pub fn take_error(socket: &OwnedFd) -> Result<(), Errno> {
     let mut errno: libc::c_int = 0;
@@ -190,6 +207,32 @@ pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
     Ok(received)
 }
 
+/// As [`recv`], on a socket of any family. Also tells whether the receive stopped short because the
+/// sender had passed descriptors or credentials along, which are dropped: more may be there.
+pub fn recv_and_tell(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<(usize, bool), Errno> {
+    assert!(
+        bytes.is_empty() && bytes.capacity() > 0,
+        "nothing to receive into"
+    );
+    let room = bytes.spare_capacity_mut();
+    let mut part = libc::iovec {
+        iov_base: room.as_mut_ptr().cast(),
+        iov_len: room.len(),
+    };
+    // SAFETY: msghdr is integers and pointers, for which all-zero bytes mean none.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    // SAFETY: the message leads to one live iovec, and that to the vector's own spare capacity; there
+    // is no room for a name or for control data, and the lengths of both say so.
+    let received = check_len(unsafe {
+        libc::recvmsg(socket.as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT)
+    })?;
+    // SAFETY: the kernel wrote `received` bytes, at most the spare capacity, from its start.
+    unsafe { bytes.set_len(received) };
+    Ok((received, message.msg_flags & libc::MSG_CTRUNC != 0))
+}
+
 /// Sends what fits, without waiting and without a signal.
 pub fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -213,25 +256,24 @@ pub fn shutdown_write(socket: &OwnedFd) -> Result<(), Errno> {
 /// Whether the peer of an AF_UNIX socket has closed it altogether. After an end of stream this
 /// tells a half-close from a peer that is gone.
 pub fn peer_is_gone(socket: &OwnedFd) -> bool {
-    let mut poll = libc::pollfd {
-        fd: socket.as_raw_fd(),
-        events: 0,
-        revents: 0,
-    };
-    // SAFETY: the pointer is to one live pollfd; a timeout of 0 never waits.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    ready == 1 && poll.revents & libc::POLLHUP != 0
+    poll_now(socket, 0) & libc::POLLHUP != 0
 }
 
 /// Whether a receive would find something, an end or an error included.
 pub fn is_readable(socket: &OwnedFd) -> bool {
+    poll_now(socket, libc::POLLIN) != 0
+}
+
+/// Which of these events, or an error or a hang-up, there are now.
+fn poll_now(socket: &OwnedFd, events: libc::c_short) -> libc::c_short {
     let mut poll = libc::pollfd {
         fd: socket.as_raw_fd(),
-        events: libc::POLLIN,
+        events,
         revents: 0,
     };
     // SAFETY: the pointer is to one live pollfd; a timeout of 0 never waits.
-    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    if ready == 1 { poll.revents } else { 0 }
 }
 
 /// What the peer has not read yet, by the kernel's own count (`SIOCOUTQ`): bytes for TCP, memory for

@@ -5,11 +5,19 @@ use std::os::fd::OwnedFd;
 use crate::driver::{Close, Driver, Lane, Op, Sock};
 use crate::session::{Owner, Owners};
 
+/// After so many accepts at the latest, there is another look for a burst. A look that finds nobody
+/// costs about a hundredth of a session, so that more rarely would save nothing.
+const UNLOOKED_MAX: u32 = 31;
+
 pub(super) struct Listeners(Vec<Listener>);
 
 struct Listener {
     sock: Sock,
     accepting: Accepting,
+    /// Accepts that will pass before a look for more clients of the same burst.
+    looks_in: u32,
+    /// How many passed before the last look, which found nobody.
+    looked_after: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -39,6 +47,8 @@ impl Listeners {
             Listener {
                 sock,
                 accepting: Accepting::Idle,
+                looks_in: 0,
+                looked_after: 0,
             }
         };
         Self(descriptors.into_iter().enumerate().map(adopt).collect())
@@ -71,6 +81,26 @@ impl Listeners {
             "an accept was armed"
         );
         listener.accepting = Accepting::Idle;
+    }
+
+    /// Whether it is worth looking for more clients right after one was accepted.
+    pub(super) fn expects_more(&mut self, number: usize) -> bool {
+        let listener = &mut self.0[number];
+        let expects = listener.looks_in == 0;
+        listener.looks_in = listener.looks_in.saturating_sub(1);
+        expects
+    }
+
+    /// What came of looking. Clients that come one at a time are not made to wait, each time, until
+    /// somebody has looked whether there is another.
+    pub(super) fn looked_for_more(&mut self, number: usize, found: bool) {
+        let listener = &mut self.0[number];
+        listener.looked_after = if found {
+            0
+        } else {
+            (2 * listener.looked_after + 1).min(UNLOOKED_MAX)
+        };
+        listener.looks_in = listener.looked_after;
     }
 
     pub(super) fn sock(&self, number: usize) -> Sock {

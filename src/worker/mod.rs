@@ -15,7 +15,6 @@ mod mailbox;
 pub(crate) mod simulation;
 mod timers;
 
-use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -83,8 +82,10 @@ pub struct Worker<D: Driver> {
     /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener.
     parked: Vec<Sock>,
-    /// Permits of sessions whose descriptors the driver has yet to close: the next turn does.
+    /// Permits of sessions whose descriptors the driver has yet to join: the next turn does.
     leaving: Vec<Permit>,
+    /// Permits of sessions whose descriptors the next release closes.
+    left: Vec<Permit>,
     /// No accept is armed before this time.
     accepting_again_at: Option<Instant>,
     phase: Phase,
@@ -137,6 +138,7 @@ impl<D: Driver> Worker<D> {
             ticket: None,
             parked: Vec::new(),
             leaving: Vec::new(),
+            left: Vec::new(),
             accepting_again_at: None,
             phase: Phase::Serving,
             now,
@@ -148,6 +150,9 @@ impl<D: Driver> Worker<D> {
         loop {
             let told_of_permit = self.read_mailbox();
             self.expire_deadlines();
+            // Before a new ticket is asked for, and after everything that someone waits for.
+            self.driver.release();
+            self.left.clear();
             self.admit();
             if self.is_finished() {
                 self.shared.gate.leave(self.number);
@@ -158,11 +163,10 @@ impl<D: Driver> Worker<D> {
             }
             self.driver.turn(self.next_deadline())?;
             self.now = self.driver.now();
-            let left = mem::take(&mut self.leaving);
+            self.left.append(&mut self.leaving);
             while let Some(completion) = self.driver.next() {
                 self.dispatch(completion);
             }
-            drop(left);
         }
     }
 
@@ -172,11 +176,13 @@ impl<D: Driver> Worker<D> {
             && self.parked.is_empty()
             && self.sessions.is_empty()
             && self.leaving.is_empty()
+            && self.left.is_empty()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        // What the driver joins may have completed in the last turn already: no waiting for it.
-        let to_release = !self.leaving.is_empty();
+        // What the driver joins may have completed in the last turn already: no waiting for it. Nor
+        // for the release of what ended since the last one.
+        let to_release = !self.leaving.is_empty() || !self.left.is_empty();
         if to_release || self.accepting_again_at.is_none() && self.has_more_to_drain() {
             return Some(self.now);
         }
@@ -298,8 +304,9 @@ impl<D: Driver> Worker<D> {
 
     fn end_session(&mut self, id: SessionId, ending: Ending) {
         let active = self.sessions.remove(id.0);
-        if active.tunnel.close(ending, &mut self.driver) == Closed::Soon {
-            self.leaving.push(active.permit);
+        match active.tunnel.close(ending, &mut self.driver) {
+            Closed::Now => self.left.push(active.permit),
+            Closed::Soon => self.leaving.push(active.permit),
         }
         // Descriptors are free again.
         self.accepting_again_at = None;
@@ -367,7 +374,7 @@ impl<D: Driver> Worker<D> {
             Done::Accepted(client) => match self.take_ticket() {
                 Some(ticket) => {
                     self.start_session(client, ticket);
-                    self.accept_more(self.listeners.sock(listener));
+                    self.accept_more(listener);
                 }
                 None => self.parked.push(client),
             },
@@ -377,12 +384,18 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Takes a few more clients of the same burst.
-    fn accept_more(&mut self, listener: Sock) {
-        for _ in 1..ACCEPTS_PER_TURN {
-            if !self.prepare_ticket() || !self.accept_one(listener).unwrap_or(false) {
+    fn accept_more(&mut self, listener: usize) {
+        if !self.listeners.expects_more(listener) {
+            return;
+        }
+        let sock = self.listeners.sock(listener);
+        for accepted in 1..ACCEPTS_PER_TURN {
+            if !self.prepare_ticket() || !self.accept_one(sock).unwrap_or(false) {
+                self.listeners.looked_for_more(listener, accepted > 1);
                 return;
             }
         }
+        self.listeners.looked_for_more(listener, true);
     }
 
     /// Serves a client that waits, with the ticket at hand. False if none waits.

@@ -99,6 +99,8 @@ struct World {
     started: Instant,
     sockets: Table<Socket>,
     open_sockets: usize,
+    /// What was closed and joined since the last release: the peer, if any, and how.
+    to_release: Vec<(Option<usize>, Close)>,
     open_pipes: usize,
     /// What is in the pipes that were given back: nothing, as the pool's rule has it.
     free_pipes: Vec<(u8, Range<u64>)>,
@@ -203,6 +205,7 @@ impl Sim {
             started: now,
             sockets: Table::new(),
             open_sockets: 0,
+            to_release: Vec::new(),
             open_pipes: 0,
             free_pipes: Vec::new(),
             buffers: BufferPool::new(usize::MAX),
@@ -864,13 +867,21 @@ impl World {
         if socket.kind == Kind::Listener {
             return;
         }
-        self.open_sockets -= 1;
-        if let Some(peer) = peer {
-            let peer = &mut self.peers[peer];
-            peer.closed = true;
-            // Bytes that nobody took are answered with a reset, like an explicit one.
-            if socket.closing == Some(Close::Reset) || peer.waiting() > 0 {
-                peer.gone = true;
+        let how = socket.closing.expect("it was just seen to be closing");
+        self.to_release.push((peer, how));
+    }
+
+    /// Only now the peers hear of the closes, and the descriptors are free.
+    fn release(&mut self) {
+        for (peer, how) in mem::take(&mut self.to_release) {
+            self.open_sockets -= 1;
+            if let Some(peer) = peer {
+                let peer = &mut self.peers[peer];
+                peer.closed = true;
+                // Bytes that nobody took are answered with a reset, like an explicit one.
+                if how == Close::Reset || peer.waiting() > 0 {
+                    peer.gone = true;
+                }
             }
         }
     }
@@ -885,6 +896,7 @@ impl World {
                 self.remove_if_joined(sock);
             }
         }
+        self.release();
         let lent = self.buffers.borrow().lent();
         rule!(
             "all_returned",
@@ -1022,6 +1034,10 @@ impl Driver for Sim {
         }
     }
 
+    fn release(&mut self) {
+        self.0.borrow_mut().release();
+    }
+
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
         let world = &mut *self.0.borrow_mut();
         let free = world.open_socket(listener).read.is_none();
@@ -1032,6 +1048,30 @@ impl Driver for Sim {
             Some(Done::Failed(errno)) => Err(errno),
             Some(done) => unreachable!("an accept ends with {done:?}"),
         }
+    }
+
+    fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        let world = &mut *self.0.borrow_mut();
+        let free = world.open_socket(sock).read.is_none();
+        rule!("lane_is_free", free, "{sock:?} reads already");
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are read");
+        let from = &world.peers[peer];
+        // An end is left for the next receive.
+        if from.waiting() == 0 && (from.send_side == SendSide::Fin || from.failure_seen) {
+            return Ok(None);
+        }
+        match world.advance_recv(peer) {
+            Some(Done::Received(buf)) => Ok(Some(buf)),
+            Some(Done::Failed(errno)) => Err(errno),
+            None => Ok(None),
+            Some(done) => unreachable!("nothing but bytes and errors: {done:?}"),
+        }
+    }
+
+    fn send_follows(&mut self, sock: Sock) {
+        self.0.borrow_mut().open_socket(sock);
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

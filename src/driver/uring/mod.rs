@@ -1,8 +1,11 @@
 //! The io_uring driver.
 //!
-//! The ring does what it is good at: accepting, connecting, receiving, sending and waiting, a turn's
-//! worth of them with one system call. Splice and shutdown are direct calls after readiness,
-//! because the ring always hands its own versions to kernel threads.
+//! The ring does what it is good at: accepting, receiving, sending and waiting, a turn's worth of
+//! them with one system call. Splice and shutdown are direct calls after readiness, because the
+//! ring always hands its own versions to kernel threads. What would go alone is a direct call too: a
+//! connect, which on a near network has succeeded by the time it returns, and the send of a turn
+//! that had only one completion. Through the ring each would cost a turn of its own, and the request
+//! that it belongs to would wait for it.
 //!
 //! One thing needs care everywhere below. Every wait of the ring, asked for or implied by an op
 //! that would block, also ends when the peer half-closes (RDHUP is always in the kernel's mask). A
@@ -65,8 +68,12 @@ pub struct Uring {
     starved: VecDeque<Sock>,
     /// Completions that were taken from the ring and not yet acted on.
     reaped: VecDeque<Reaped>,
+    /// The last turn had no more than one completion: what is sent now has no company in the ring.
+    alone: bool,
     /// Ops of sockets that the kernel has.
     in_flight: usize,
+    /// Descriptors of sockets that were joined.
+    to_release: Vec<OwnedFd>,
     /// An error of the ring itself that a call without a result met; the next turn reports it.
     broken: Option<Errno>,
 }
@@ -110,7 +117,8 @@ enum Read {
 /// The write lane. What the kernel reads is owned here until the op completes.
 enum Write {
     Idle,
-    Connect(#[expect(dead_code, reason = "the kernel reads it")] Box<RawAddress>),
+    /// A connect is in progress; writability tells.
+    Connecting,
     Send(Outgoing),
     /// A send that found the socket full.
     SendWait(Outgoing, Waiting),
@@ -224,7 +232,9 @@ impl Uring {
             watch,
             starved: VecDeque::new(),
             reaped: VecDeque::new(),
+            alone: false,
             in_flight: 0,
+            to_release: Vec::new(),
             broken: None,
         })
     }
@@ -237,9 +247,9 @@ impl Uring {
         if token.kind() == Kind::Op {
             self.in_flight += 1;
         }
-        // SAFETY: sends and connects point into buffers and addresses that their socket's write
-        // lane owns until it is given the completion, receives use provided buffers, and neither
-        // is freed while an op is in flight (see `drop`).
+        // SAFETY: sends point into buffers that their socket's write lane owns until it is given
+        // the completion, receives use provided buffers, and neither is freed while an op is in
+        // flight (see `drop`).
         if let Err(errno) = unsafe { self.ring.push(&entry.user_data(token.0)) } {
             self.broken.get_or_insert(errno);
         }
@@ -256,13 +266,32 @@ impl Uring {
         self.push(entry, Token::op(sock, Lane::Read));
     }
 
-    fn submit_connect(&mut self, sock: Sock, address: SocketAddr) {
+    fn connect(&mut self, sock: Sock, address: SocketAddr) {
         let socket = self.sockets.get(sock);
-        let address = Box::new(RawAddress::from(address));
-        let entry =
-            opcode::Connect::new(socket.target(), address.as_ptr(), address.socklen()).build();
-        socket.write = Write::Connect(address);
-        self.push(entry, Token::op(sock, Lane::Write));
+        socket.write = Write::Connecting;
+        let result = match net::connect(&socket.fd, &RawAddress::from(address)) {
+            // The socket is locked while it connects, so that even an answer that came at once is
+            // taken in only afterwards.
+            Err(Errno(libc::EINPROGRESS | libc::EINTR)) => net::connect_outcome(&socket.fd),
+            result => Some(result),
+        };
+        match result {
+            Some(Ok(())) => self.finish(sock, Lane::Write, 0),
+            Some(Err(errno)) => self.finish(sock, Lane::Write, -errno.0),
+            None => self.submit_poll(sock, Lane::Write),
+        }
+    }
+
+    /// A send that has no company: without the ring.
+    fn send_now(&mut self, sock: Sock, outgoing: Outgoing) {
+        let socket = self.sockets.get(sock);
+        socket.writable_edge = false;
+        let result = match net::send(&socket.fd, &outgoing.buf[outgoing.sent..]) {
+            Ok(sent) => i32::try_from(sent).expect("a buffer is far below 2 GiB"),
+            Err(errno) => -errno.0,
+        };
+        socket.write = Write::Send(outgoing);
+        self.finish(sock, Lane::Write, result);
     }
 
     fn submit_send(&mut self, sock: Sock, outgoing: Outgoing) {
@@ -460,10 +489,19 @@ impl Uring {
     fn complete_write(&mut self, sock: Sock, reaped: Reaped) -> Option<Done> {
         let socket = self.sockets.get(sock);
         match mem::replace(&mut socket.write, Write::Idle) {
-            Write::Connect(_) => Some(match reaped.outcome() {
-                Ok(_) => Done::Connected,
-                Err(errno) => Done::Failed(errno),
-            }),
+            Write::Connecting => match reaped.outcome() {
+                Ok(0) => Some(Done::Connected),
+                Ok(_) => match net::connect_outcome(&socket.fd) {
+                    Some(Ok(())) => Some(Done::Connected),
+                    Some(Err(errno)) => Some(Done::Failed(errno)),
+                    None => {
+                        socket.write = Write::Connecting;
+                        self.submit_poll(sock, Lane::Write);
+                        None
+                    }
+                },
+                Err(errno) => Some(Done::Failed(errno)),
+            },
             Write::Send(outgoing) => self.complete_send(sock, outgoing, reaped),
             Write::SendWait(outgoing, _) => {
                 match self.writability(sock, reaped) {
@@ -553,10 +591,8 @@ impl Uring {
             }
         };
         let write_in_kernel = match socket.write {
-            Write::Connect(_)
-            | Write::Send(_)
-            | Write::SendWait(_, Waiting::Ring)
-            | Write::Writable(Waiting::Ring) => true,
+            Write::SendWait(_, Waiting::Ring) | Write::Writable(Waiting::Ring) => true,
+            Write::Connecting | Write::Send(_) => !is_reaped(Lane::Write),
             Write::SendWait(_, Waiting::Epoll) | Write::Writable(Waiting::Epoll)
                 if is_reaped(Lane::Write) =>
             {
@@ -599,7 +635,8 @@ impl Uring {
 
     fn close_if_idle(&mut self, sock: Sock) -> Closed {
         if self.sockets.get(sock).is_idle() {
-            drop(self.sockets.remove(sock));
+            let socket = self.sockets.remove(sock);
+            self.to_release.push(socket.fd);
             Closed::Now
         } else {
             Closed::Soon
@@ -673,7 +710,8 @@ impl Driver for Uring {
                 socket.read = Read::Readable;
                 self.submit_poll(sock, Lane::Read);
             }
-            Op::Connect(address) => self.submit_connect(sock, address),
+            Op::Connect(address) => self.connect(sock, address),
+            Op::Send(buf) if self.alone => self.send_now(sock, Outgoing { buf, sent: 0 }),
             Op::Send(buf) => self.submit_send(sock, Outgoing { buf, sent: 0 }),
             Op::Writable => {
                 let waiting = self.wait_writable(sock);
@@ -698,6 +736,10 @@ impl Driver for Uring {
         self.close_if_idle(sock)
     }
 
+    fn release(&mut self) {
+        self.to_release.clear();
+    }
+
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
         let socket = self.sockets.get(listener);
         assert!(
@@ -710,6 +752,26 @@ impl Driver for Uring {
             Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
             Err(errno) => Err(errno),
         }
+    }
+
+    fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
+            return Ok(None);
+        };
+        let socket = self.sockets.get(sock);
+        assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
+        let received = net::recv(&socket.fd, &mut bytes);
+        let buf = Buf::new(bytes, &self.buffers);
+        match received {
+            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
+            Ok(_) => Ok(Some(buf)),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    fn send_follows(&mut self, sock: Sock) {
+        // Where it cannot be had, the handshake ends as ever.
+        let _ = net::delay_handshake(&self.sockets.get(sock).fd);
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
@@ -763,7 +825,9 @@ impl Driver for Uring {
             None => Wait::Completion,
         };
         self.ring.enter(wait)?;
-        self.reap()
+        self.reap()?;
+        self.alone = self.reaped.len() <= 1;
+        Ok(())
     }
 
     fn next(&mut self) -> Option<Completion> {

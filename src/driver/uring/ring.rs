@@ -23,10 +23,9 @@ const SUBMISSIONS: u32 = 512;
 const COMPLETIONS: u32 = 8192;
 
 /// Everything that the driver submits; the ring refuses all else with EACCES.
-const ALLOWED_OPS: [u8; 6] = [
+const ALLOWED_OPS: [u8; 5] = [
     opcode::Accept::CODE,
     opcode::AsyncCancel::CODE,
-    opcode::Connect::CODE,
     opcode::PollAdd::CODE,
     opcode::Recv::CODE,
     opcode::Send::CODE,
