@@ -37,8 +37,7 @@ const READ_EVENTS: u32 =
     (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
 /// Why a receive may stop before the end of what is there. (A hang-up comes with EPOLLRDHUP, except
 /// on a socket that was never connected.)
-const SPECIAL_EVENTS: u32 =
-    (libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLERR).cast_unsigned();
+const SPECIAL_EVENTS: u32 = (libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLERR).cast_unsigned();
 const WRITE_EVENTS: u32 = (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
 
 /// The epoll driver of one thread.
@@ -169,11 +168,7 @@ impl Epoll {
         let events = match socket.kind {
             SocketKind::Listener => libc::EPOLLIN | libc::EPOLLEXCLUSIVE,
             SocketKind::Unix | SocketKind::Tcp => {
-                libc::EPOLLIN
-                    | libc::EPOLLPRI
-                    | libc::EPOLLOUT
-                    | libc::EPOLLRDHUP
-                    | libc::EPOLLET
+                libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET
             }
         };
         self.epoll.add(&socket.fd, events, sock.slot.into())?;
@@ -457,9 +452,7 @@ impl Driver for Epoll {
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
         loop {
             return match net::accept(&self.sockets.get(listener).fd) {
-                Ok(fd) => Ok(Some(
-                    self.sockets.insert(Socket::new(fd, SocketKind::Unix)),
-                )),
+                Ok(fd) => Ok(Some(self.sockets.insert(Socket::new(fd, SocketKind::Unix)))),
                 // EINVAL: nobody waits, and newcomers are refused by now.
                 Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
                 Err(Errno(libc::EINTR)) => continue,

@@ -3,7 +3,7 @@
 //! ```text
 //!             Recv                 Send
 //!   Copying  ------> Sending -----------> Copying            small exchanges
-//!                       | two full buffers in a row
+//!                       | a full buffer
 //!                       v promote
 //!            fill, flush                source empty
 //!   Splicing ----------> Splicing ...  -------------> Copying if little came (demote)
@@ -23,10 +23,6 @@ use std::mem;
 use crate::driver::{BUFFER_BYTES, Buf, Driver, Filled, Flushed, Op, PipeGuard, Sock};
 use crate::sys::Errno;
 
-/// Full buffers in a row after which a flow is taken for bulk and promoted. One is not enough: a
-/// 16 KiB response would then pay for a pipe that moves nothing.
-const PROMOTE_AFTER: u8 = 2;
-
 /// What one flow may splice before others have their turn: four pipes full. Small enough that a
 /// fast transfer delays an exchange by some hundred microseconds at the most.
 const SPLICE_BUDGET_BYTES: usize = 1024 * 1024;
@@ -37,8 +33,6 @@ const DEMOTE_BELOW_BYTES: usize = BUFFER_BYTES;
 /// One direction of a session.
 pub(super) struct Flow<D: Driver> {
     state: State<D::Pipe>,
-    /// Full buffers in a row.
-    full_streak: u8,
 }
 
 enum State<Pipe> {
@@ -46,8 +40,9 @@ enum State<Pipe> {
     Copying,
     /// What came before the sink was open.
     Holding(Buf),
-    /// A send is in flight on the sink.
-    Sending,
+    /// A send is in flight on the sink. If it is a full buffer, it is taken for the start of bulk:
+    /// where it is not, that costs one splice that finds nothing, a hundredth of the exchange.
+    Sending { full: bool },
     /// Waits for the source to be readable. Holds no pipe meanwhile.
     Splicing,
     /// Waits for the sink to be writable; the pipe has bytes.
@@ -75,7 +70,6 @@ impl<D: Driver> Flow<D> {
     pub(super) fn new() -> Self {
         Self {
             state: State::Copying,
-            full_streak: 0,
         }
     }
 
@@ -127,32 +121,32 @@ impl<D: Driver> Flow<D> {
                 driver.shutdown_write(sink);
                 self.state = State::Ended;
             }
-            State::Sending | State::Splicing | State::Flushing(_) | State::Broken(_) => {
+            State::Sending { .. } | State::Splicing | State::Flushing(_) | State::Broken(_) => {
                 unreachable!("the sink was not open")
             }
         }
     }
 
     fn send(&mut self, driver: &mut D, buf: Buf, sink: Sock) {
-        self.full_streak = if buf.is_full() {
-            self.full_streak.saturating_add(1)
-        } else {
-            0
+        self.state = State::Sending {
+            full: buf.is_full(),
         };
         driver.submit(sink, Op::Send(buf));
-        self.state = State::Sending;
     }
 
     /// The sink took a whole buffer.
     pub(super) fn sent(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
-        assert!(matches!(self.state, State::Sending), "a send was in flight");
-        if self.full_streak >= PROMOTE_AFTER {
+        let State::Sending { full } = self.state else {
+            unreachable!("a send was in flight")
+        };
+        if full {
             return self.promote(driver, source, sink);
         }
         self.copy(driver, source);
         Progress::Going
     }
 
+    /// Small exchanges from now on; a promoted flow is demoted by this.
     fn copy(&mut self, driver: &mut D, source: Sock) {
         driver.submit(source, Op::Recv);
         self.state = State::Copying;
@@ -160,21 +154,22 @@ impl<D: Driver> Flow<D> {
 
     fn promote(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
         self.state = State::Splicing;
-        self.pump(driver, source, sink)
-    }
-
-    fn demote(&mut self, driver: &mut D, source: Sock) {
-        self.full_streak = 0;
-        self.copy(driver, source);
+        self.pump_on(driver, source, sink, BUFFER_BYTES)
     }
 
     /// A splicing flow's source is readable, or its sink writable: moves what can be moved.
     pub(super) fn pump(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
+        self.pump_on(driver, source, sink, 0)
+    }
+
+    /// `moved` bytes have gone by since the flow last waited, among them the buffer that promoted it:
+    /// so exchanges of a buffer's size are spliced from the second one on.
+    fn pump_on(&mut self, driver: &mut D, source: Sock, sink: Sock, mut moved: usize) -> Progress {
         let mut pipe = match mem::replace(&mut self.state, State::Splicing) {
             State::Flushing(pipe) => pipe,
             State::Splicing => match driver.pipe() {
                 Some(pipe) => pipe,
-                // Others have them all. The streak stays: it asks again after the next buffer.
+                // Others have them all. It asks again after the next full buffer.
                 None => {
                     self.copy(driver, source);
                     return Progress::Going;
@@ -182,13 +177,12 @@ impl<D: Driver> Flow<D> {
             },
             State::Copying
             | State::Holding(_)
-            | State::Sending
+            | State::Sending { .. }
             | State::Ended
             | State::Broken(_) => {
                 unreachable!("only a splicing flow waits for readiness")
             }
         };
-        let mut moved = 0;
         loop {
             let before = pipe.len();
             let flushed = driver.flush(&mut pipe, sink);
@@ -209,7 +203,7 @@ impl<D: Driver> Flow<D> {
             match driver.fill(source, &mut pipe) {
                 Filled::Bytes(_) => {}
                 Filled::Empty if moved < DEMOTE_BELOW_BYTES => {
-                    self.demote(driver, source);
+                    self.copy(driver, source);
                     return Progress::Going;
                 }
                 Filled::Empty => {
@@ -219,7 +213,7 @@ impl<D: Driver> Flow<D> {
                 // A receive shall say so, in its turn: the failure of a send that took the socket's
                 // error with it, and so left what looks like an end, may still be in the queue.
                 Filled::Eof => {
-                    self.demote(driver, source);
+                    self.copy(driver, source);
                     return Progress::Going;
                 }
                 Filled::Failed(errno) => return Progress::SourceFailed(errno),
@@ -248,7 +242,7 @@ impl<D: Driver> Flow<D> {
     /// Whether bytes that the source gave are not the sink's: ending now loses them.
     pub(super) fn owes_bytes(&self) -> bool {
         match &self.state {
-            State::Holding(_) | State::Sending | State::Broken(_) => true,
+            State::Holding(_) | State::Sending { .. } | State::Broken(_) => true,
             State::Flushing(pipe) => !pipe.is_empty(),
             State::Copying | State::Splicing | State::Ended => false,
         }
