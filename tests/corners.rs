@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use common::client::{exchange, receive_exact, send};
 use common::proxy::{connect_abstract, fresh_abstract_name};
-use common::sys::set_soft_nofile;
+use common::sys::{send_with_descriptor, set_soft_nofile};
 use common::wait::pause;
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 
@@ -21,6 +21,7 @@ for_each_engine!(
     a_client_that_leaves_after_its_half_close_gives_its_place_back,
     a_draining_abstract_listener_refuses_newcomers,
     urgent_data_does_not_stall_a_transfer,
+    bytes_behind_passed_descriptors_are_not_left_lying,
     a_slow_reader_is_not_idle,
 );
 
@@ -126,6 +127,31 @@ fn urgent_data_does_not_stall_a_transfer(engine: Engine) {
     backend.wait_until("everything is on its way", |ledger| ledger.sent == MB + 4);
     pattern.receive(&mut &client, MB).unwrap();
     assert_eq!(receive_exact(&client, 4), b"tail");
+}
+
+/// A receive stops at the message that carried a descriptor, although more has come.
+fn bytes_behind_passed_descriptors_are_not_left_lying(engine: Engine) {
+    let pattern = Pattern::new(2);
+    // Silent until everything has come: whatever it sends wakes the proxy.
+    let backend = Backend::scripted(move |conversation| {
+        conversation.receive_pattern(pattern, KB)?;
+        conversation.send(b"!")
+    });
+    let proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    backend.wait_until("the session", |ledger| ledger.open == 1);
+    proxy.process().assert_comes_to_rest();
+    let bytes = pattern.bytes(KB);
+    let (first, rest) = bytes.split_at(100);
+    let (second, third) = rest.split_at(100);
+    // Everything is there before the proxy looks, so that nothing announces the rest anew.
+    proxy.process().signal(libc::SIGSTOP);
+    eventually("it is stopped", || proxy.process().is_stopped());
+    send_with_descriptor(&client, first).unwrap();
+    send_with_descriptor(&client, second).unwrap();
+    send(&client, third);
+    proxy.process().signal(libc::SIGCONT);
+    assert_eq!(receive_exact(&client, 1), b"!");
 }
 
 /// Some kilobytes are read all the time, but a socket reports room only when most of its buffer is

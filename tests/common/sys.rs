@@ -5,6 +5,7 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::mem;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -220,6 +221,46 @@ pub(crate) fn send_urgent(socket: RawFd, byte: u8) -> io::Result<()> {
     } else {
         Err(io::Error::last_os_error())
     }
+}
+
+/// Sends bytes with a descriptor passed along (`SCM_RIGHTS`).
+pub(crate) fn send_with_descriptor(stream: &UnixStream, bytes: &[u8]) -> io::Result<()> {
+    let mut part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // Aligned like a cmsghdr, and larger than one with a descriptor.
+    let mut control = [0_u64; 4];
+    // SAFETY: msghdr is integers and pointers, for which all-zero bytes mean none.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: CMSG_SPACE computes a number.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(4) } as usize;
+    // SAFETY: the control data has room for one header.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    let filled = libc::cmsghdr {
+        // SAFETY: CMSG_LEN computes a number.
+        cmsg_len: unsafe { libc::CMSG_LEN(4) } as usize,
+        cmsg_level: libc::SOL_SOCKET,
+        cmsg_type: libc::SCM_RIGHTS,
+    };
+    // SAFETY: the header lies in `control`.
+    unsafe { header.write(filled) };
+    // SAFETY: the data follows the header, still in `control`.
+    unsafe {
+        libc::CMSG_DATA(header)
+            .cast::<RawFd>()
+            .write(stream.as_raw_fd())
+    };
+    // SAFETY: the message leads to live memory, and the kernel only reads it.
+    let sent = unsafe { libc::sendmsg(stream.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
+    match usize::try_from(sent) {
+        Ok(sent) => assert_eq!(sent, bytes.len(), "a few bytes are sent as a whole"),
+        Err(_) => return Err(io::Error::last_os_error()),
+    }
+    Ok(())
 }
 
 /// Waits for bytes and leaves them unread; says whether there are any, or the stream has ended.
