@@ -66,8 +66,8 @@ fn flow<D: Driver>(engine: &str, make: fn(Waker, Limits) -> D, criterion: &mut C
                 let mut exchange = Exchange::of(size);
                 group.bench_function(id, |bencher| {
                     bencher.iter(|| rig.carry(direction, &mut exchange));
+                    exchange.check();
                 });
-                exchange.check();
             }
         }
     }
@@ -84,9 +84,9 @@ fn move_bytes<D: Driver>(engine: &str, make: fn(Waker, Limits) -> D, criterion: 
                 BenchmarkId::new(format!("{engine}/{name}"), size),
                 |bencher| {
                     bencher.iter(|| rig.carry(Direction::ToClient, &mut exchange));
+                    exchange.check();
                 },
             );
-            exchange.check();
         }
     }
 }

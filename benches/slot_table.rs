@@ -42,8 +42,6 @@ fn get(criterion: &mut Criterion) {
                 }
             });
         });
-        let visits = order.iter().map(|&sock| table.get(sock)[0]);
-        assert!(visits.min() > Some(1), "every socket was visited");
     }
 }
 
