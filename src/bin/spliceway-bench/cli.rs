@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use spliceway::cli::usage::{self, Stop};
 
 use crate::load::LoadArgs;
+use crate::relay::RelayArgs;
 use crate::respond::RespondArgs;
 
 /// The program's name, which every line of its errors begins with.
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Load(Box<LoadArgs>),
     #[command(about = "Answer FastCGI requests as PHP-FPM would, until told to stop.")]
     Respond(RespondArgs),
+    #[command(about = "Relay a Unix socket to a TCP backend with tokio-uring, as a baseline.")]
+    Relay(RelayArgs),
 }
 
 /// Reads the command line of this process.

@@ -2,6 +2,7 @@
 
 mod cli;
 mod load;
+mod relay;
 mod respond;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Load(args) => load::run(*args),
+        Command::Relay(args) => relay::run(&args),
         Command::Respond(args) => respond::run(args),
     }
 }
