@@ -6,6 +6,7 @@
 //! and waits for signals ([`daemon`]).
 
 pub mod backend;
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod daemon;

@@ -203,7 +203,7 @@ impl Sim {
             scenario,
             now,
             started: now,
-            sockets: Table::new(),
+            sockets: Table::default(),
             open_sockets: 0,
             to_release: Vec::new(),
             open_pipes: 0,

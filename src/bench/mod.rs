@@ -1,0 +1,7 @@
+//! What the harness and the demo measure with: a FastCGI load and a FastCGI responder.
+//!
+//! Neither shares code with the data path that it measures; both know the protocol by
+//! [`crate::fastcgi`].
+
+pub mod load;
+pub mod responder;
