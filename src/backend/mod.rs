@@ -5,4 +5,4 @@
 
 mod set;
 
-pub use set::{ADDRESSES_MAX, AddressSet, Attempts, Published, RoundRobin};
+pub use set::{ADDRESSES_MAX, AddressSet, Attempts, Endpoint, Published, RoundRobin};

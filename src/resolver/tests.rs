@@ -329,7 +329,10 @@ impl Setup {
     #[track_caller]
     fn wait_for(&self, endpoints: &[&str]) -> Arc<AddressSet> {
         let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
-        let is_met = |_: &usize| *self.published.load().endpoints() == endpoints;
+        let is_met = |_: &usize| {
+            let set = self.published.load();
+            set.endpoints().iter().map(|e| e.address).eq(endpoints.iter().copied())
+        };
         drop(self.swaps.wait_until(is_met));
         self.published.load_full()
     }
