@@ -8,9 +8,12 @@ use std::collections::HashSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
+
+use super::Refresher;
 
 /// The most endpoints of one set.
 ///
@@ -119,6 +122,10 @@ fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
 /// and the wake-up comes after the swap, so a worker that was woken finds the new set.
 pub struct Published {
     current: ArcSwap<AddressSet>,
+    /// Milliseconds since the epoch, 0 for never. The resolver writes; who reads wants a figure and
+    /// nothing that goes with it, so no ordering is needed.
+    confirmed: AtomicU64,
+    refresher: Refresher,
     on_change: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -129,6 +136,8 @@ impl Published {
     pub fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             current: ArcSwap::from_pointee(AddressSet::empty()),
+            confirmed: AtomicU64::new(0),
+            refresher: Refresher::default(),
             on_change: Box::new(on_change),
         }
     }
@@ -143,6 +152,29 @@ impl Published {
     #[must_use]
     pub fn load_full(&self) -> Arc<AddressSet> {
         self.current.load_full()
+    }
+
+    /// Where a failed connect is told.
+    pub fn refresher(&self) -> &Refresher {
+        &self.refresher
+    }
+
+    /// Notes that the oldest of the answers in use, over all names, was given at this time; `None`
+    /// if no name has been answered yet. For the one writer only.
+    pub(crate) fn confirm(&self, at: Option<SystemTime>) {
+        let since_epoch = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let millis = since_epoch.map_or(0, |since| since.as_millis());
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        self.confirmed.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long ago the oldest of the answers in use, over all names, was given: while lookups fail,
+    /// this grows. `None` if no name has been answered, which is so for literal addresses.
+    #[must_use]
+    pub fn answer_age(&self, now: SystemTime) -> Option<Duration> {
+        let millis = self.confirmed.load(Ordering::Relaxed);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        (millis > 0).then(|| now.duration_since(at).unwrap_or_default())
     }
 
     /// Makes `endpoints` the current set and wakes the readers; `false` if they already were, in
@@ -254,7 +286,7 @@ impl Attempts {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
@@ -327,6 +359,19 @@ mod tests {
     fn publishing_nothing_over_nothing_is_no_change() {
         let published = Published::new(|| panic!("woken without a change"));
         assert!(!published.publish(endpoints([]), SystemTime::now()));
+    }
+
+    #[test]
+    fn the_age_of_the_answers_grows_until_they_are_confirmed() {
+        let published = Published::new(|| {});
+        let given = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        assert_eq!(published.answer_age(given), None);
+        published.confirm(Some(given));
+        let later = Duration::from_secs(7);
+        assert_eq!(published.answer_age(given + later), Some(later));
+        assert_eq!(published.answer_age(given - later), Some(Duration::ZERO));
+        published.confirm(None);
+        assert_eq!(published.answer_age(given), None);
     }
 
     #[test]
