@@ -168,6 +168,7 @@ impl<D: Driver> Tunnel<D> {
             }
             Upstream::Connecting(attempt) => {
                 cx.driver.close(attempt.sock, Close::Graceful);
+                cx.published.refresher().suspect(attempt.endpoint.ip());
                 let failure = ConnectFailure::TimedOut(attempt.endpoint);
                 if out_of_time {
                     return failed(failure);
@@ -209,6 +210,7 @@ impl<D: Driver> Tunnel<D> {
         };
         let mut attempts = cx.turns.start(cx.published.load_full());
         let Some(endpoint) = attempts.next_endpoint() else {
+            cx.published.refresher().suspect_all();
             return Step::Continue;
         };
         if endpoint.is_ipv4() {
@@ -304,6 +306,7 @@ impl<D: Driver> Tunnel<D> {
             }
             Done::Failed(errno) => {
                 cx.driver.close(attempt.sock, Close::Graceful);
+                cx.published.refresher().suspect(attempt.endpoint.ip());
                 let failure = ConnectFailure::Refused(attempt.endpoint, errno);
                 self.connect_next(attempt.attempts, failure, cx)
             }
