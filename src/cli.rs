@@ -17,8 +17,8 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Access, Account, BackendAddress, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter,
-    LogFormat, Logging, MODE_MAX, TIMEOUT_MAX, WORKERS_MAX,
+    Access, Account, BackendAddress, CONNECTIONS_MAX, Config, Discovery, Engine, ListenAddress,
+    LogFilter, LogFormat, Logging, MODE_MAX, TIMEOUT_MAX, WORKERS_MAX,
 };
 use crate::demo::CONCURRENCY_MAX;
 
@@ -388,6 +388,7 @@ impl RunArguments {
             listeners: self.listen,
             access,
             backends: self.backend,
+            discovery: Discovery::default(),
             workers: self.workers.and_then(NonZeroUsize::new),
             pin: self.pin,
             engine: self.engine,

@@ -40,6 +40,11 @@ pub enum BackendAddress {
         /// The TCP port, never 0.
         port: u16,
     },
+    /// `srv:_service._proto.name`: SRV records say where (RFC 2782).
+    Service {
+        /// The name of the records, as given.
+        name: String,
+    },
 }
 
 /// Why a text is not an address, and how to write it right.
@@ -70,6 +75,15 @@ pub enum AddressError {
     /// A Unix socket where a backend belongs.
     #[error("a backend is a TCP address (write HOST:PORT, for example php.internal:9000)")]
     UnixBackend,
+    /// `srv:` and something that is no name of SRV records.
+    #[error(
+        "not the name of a service (write srv:_SERVICE._PROTO.NAME, for example \
+         srv:_fastcgi._tcp.php.internal)"
+    )]
+    InvalidService,
+    /// `srv:` with a port.
+    #[error("a service has no port: its records have (write srv:_SERVICE._PROTO.NAME)")]
+    ServicePort,
     /// A URL where a backend belongs.
     #[error("a backend is not a URL (write HOST:PORT, for example php.internal:9000)")]
     UrlBackend,
@@ -192,12 +206,34 @@ impl FromStr for BackendAddress {
         if text.contains("://") {
             return Err(AddressError::UrlBackend);
         }
+        if let Some(service) = text.strip_prefix("srv:") {
+            return parse_service(service);
+        }
         let text = text.strip_prefix("tcp:").unwrap_or(text);
         match text.strip_prefix('[') {
             Some(bracketed) => parse_v6(bracketed),
             None => parse_v4_or_name(text),
         }
     }
+}
+
+/// `_SERVICE._PROTO.NAME` (RFC 2782).
+fn parse_service(name: &str) -> Result<BackendAddress, AddressError> {
+    let mut labels = name.split('.');
+    let mut underscored = || {
+        let label = labels.next().and_then(|label| label.strip_prefix('_'));
+        label.is_some_and(|rest| !rest.is_empty())
+    };
+    if !(underscored() && underscored() && labels.next().is_some_and(|rest| !rest.is_empty())) {
+        return Err(AddressError::InvalidService);
+    }
+    if name.contains(':') {
+        return Err(AddressError::ServicePort);
+    }
+    check_host_name(name)?;
+    Ok(BackendAddress::Service {
+        name: name.to_owned(),
+    })
 }
 
 /// `ADDRESS]:PORT`: the opening bracket is gone already.
@@ -282,6 +318,7 @@ impl fmt::Display for BackendAddress {
         match self {
             Self::Literal(address) => write!(f, "tcp:{address}"),
             Self::Name { host, port } => write!(f, "tcp:{host}:{port}"),
+            Self::Service { name } => write!(f, "srv:{name}"),
         }
     }
 }
@@ -384,6 +421,40 @@ mod tests {
         ] {
             assert_eq!(backend(text), Ok(expected), "{text:?}");
         }
+    }
+
+    #[test]
+    fn services_are_names_of_srv_records() {
+        for text in [
+            "_php._tcp.internal",
+            "_http-alt._tcp.web.svc.cluster.local.",
+        ] {
+            let name = text.to_owned();
+            let expected = Ok(BackendAddress::Service { name });
+            assert_eq!(backend(&format!("srv:{text}")), expected);
+        }
+        for text in [
+            "",
+            "php.internal",
+            "_php._tcp",
+            "_php._tcp.",
+            "_php.tcp.internal",
+            "_._tcp.internal",
+        ] {
+            let text = format!("srv:{text}");
+            assert_eq!(
+                backend(&text),
+                Err(AddressError::InvalidService),
+                "{text:?}"
+            );
+        }
+        let port = backend("srv:_php._tcp.internal:9000");
+        assert_eq!(port, Err(AddressError::ServicePort));
+        let label = "".to_owned();
+        let error = backend("srv:_php._tcp.a..b");
+        assert_eq!(error, Err(AddressError::InvalidLabel { label }));
+        let named_srv = named("srv", 9000);
+        assert_eq!(backend("tcp:srv:9000"), Ok(named_srv));
     }
 
     #[test]
@@ -512,6 +583,9 @@ mod tests {
             (any::<Ipv4Addr>(), 1u16..).prop_map(|a| BackendAddress::Literal(a.into())),
             (any::<Ipv6Addr>(), 1u16..).prop_map(|a| BackendAddress::Literal(a.into())),
             (host, 1u16..).prop_map(|(host, port)| BackendAddress::Name { host, port }),
+            host.prop_map(|host| BackendAddress::Service {
+                name: format!("_a._tcp.{host}")
+            }),
         ]
     }
 
@@ -527,7 +601,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(text in r"(unix:|tcp:)?([a-z0-9:.\[\]%@/_-]{0,40}|\PC*|.*)") {
+        fn any_text_is_parsed_or_refused(text in r"(unix:|tcp:|srv:_a._b.)?([a-z0-9:.\[\]%@/_-]{0,40}|\PC*|.*)") {
             if let Ok(address) = listen(&text) {
                 prop_assert_eq!(listen(&address.to_string()), Ok(address));
             }

@@ -4,24 +4,29 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::sync::{Condvar, Mutex, MutexGuard};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::{Condvar, Mutex, MutexGuard, Weak};
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{CNAME, NS};
+use hickory_resolver::proto::rr::rdata::{CNAME, NS, SRV};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tempfile::TempDir;
 
-use super::lookup::Found;
+use super::lookup::{Dns, Failure, Found, Outcome, Target};
 use super::names::Family;
+use super::system::System;
 use super::*;
 use crate::backend::AddressSet;
+use crate::sys::lookup::LookupError;
 
 /// Far more than anything here takes, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A query timeout that no test lives to see: what does not come at once never comes.
 const NEVER: Duration = Duration::from_secs(600);
+
+/// What name servers send over UDP (DNS flag day 2020); more goes over TCP.
+const UDP_BYTES_MAX: usize = 1232;
 
 const SHORT: Duration = Duration::from_millis(100);
 
@@ -34,10 +39,14 @@ enum Reply {
     NoData,
     Referral,
     Silence,
+    /// The answer to the question, but cut off.
+    Broken,
     /// Forged and broken datagrams first, then these addresses.
     Noise(Vec<IpAddr>),
     /// Too long for UDP: these addresses are only to be had over TCP.
     Truncated(Vec<IpAddr>),
+    /// Priority, weight, port and host of each target.
+    Targets(Vec<(u16, u16, u16, &'static str)>),
 }
 
 /// A mutex with a condition: what the test waits for.
@@ -118,6 +127,11 @@ impl NameServer {
         self.set(host, RecordType::AAAA, reply)
     }
 
+    fn srv(&self, service: &str, targets: &[(u16, u16, u16, &'static str)]) -> &Self {
+        let reply = Reply::Targets(targets.to_vec());
+        self.set(service, RecordType::SRV, reply)
+    }
+
     fn asked(&self, host: &str, record_type: RecordType) -> usize {
         count(&self.script.value.lock().unwrap(), host, record_type)
     }
@@ -181,8 +195,19 @@ fn serve_udp(udp: &UdpSocket, script: &Watched<Script>) {
                 udp.send_to(&noise, peer).unwrap();
             }
         }
+        let is_broken = matches!(reply, Reply::Broken);
         if let Some(response) = respond(&query, reply, true) {
-            udp.send_to(&response.to_vec().unwrap(), peer).unwrap();
+            let mut bytes = response.to_vec().unwrap();
+            if bytes.len() > UDP_BYTES_MAX {
+                bytes = respond(&query, Reply::Truncated(Vec::new()), true)
+                    .unwrap()
+                    .to_vec()
+                    .unwrap();
+            }
+            if is_broken {
+                bytes.truncate(bytes.len() - 3);
+            }
+            udp.send_to(&bytes, peer).unwrap();
         }
     }
 }
@@ -249,7 +274,15 @@ fn respond(query: &Message, reply: Reply, is_udp: bool) -> Option<Message> {
             response.add_authority(Record::from_rdata(name.clone(), 1, server));
         }
         Reply::Silence => return None,
+        Reply::Broken => add(&mut response, ips(&["203.0.113.66"]), 60),
         Reply::Noise(addresses) => add(&mut response, addresses, 1),
+        Reply::Targets(targets) => {
+            for (priority, weight, port, host) in targets {
+                let srv = SRV::new(priority, weight, port, Name::from_ascii(host).unwrap());
+                let record = Record::from_rdata(name.clone(), 1, RData::SRV(srv));
+                response.add_answer(record);
+            }
+        }
         Reply::Truncated(_) if is_udp => response.metadata.truncation = true,
         Reply::Truncated(addresses) => add(&mut response, addresses, 1),
     }
@@ -274,6 +307,7 @@ struct Setup {
     options: ResolverOptions,
     published: Arc<Published>,
     swaps: Arc<Watched<usize>>,
+    emptied: Arc<Watched<usize>>,
 }
 
 impl Setup {
@@ -287,17 +321,26 @@ impl Setup {
             },
             name_servers: Some(Vec::new()),
             query_timeout: NEVER,
+            ..ResolverOptions::default()
         };
         let swaps = Arc::new(Watched::<usize>::default());
-        let on_change = Arc::clone(&swaps);
-        let published = Arc::new(Published::new(move || {
-            on_change.change(|swaps| *swaps += 1)
-        }));
+        let emptied = Arc::new(Watched::<usize>::default());
+        let published = Arc::new_cyclic(|weak: &Weak<Published>| {
+            let (weak, swaps, emptied) = (weak.clone(), Arc::clone(&swaps), Arc::clone(&emptied));
+            Published::new(move || {
+                let published = weak.upgrade().unwrap();
+                if published.load().endpoints().is_empty() {
+                    emptied.change(|times| *times += 1);
+                }
+                swaps.change(|swaps| *swaps += 1);
+            })
+        });
         Self {
             dir,
             options,
             published,
             swaps,
+            emptied,
         }
     }
 
@@ -305,6 +348,21 @@ impl Setup {
         let mut setup = Self::new();
         setup.options.name_servers = Some(servers.iter().map(|s| s.address).collect());
         setup
+    }
+
+    fn with_times(mut self, times: RefreshTimes) -> Self {
+        self.options.times = times;
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut RefreshTimes)) -> Self {
+        change(&mut self.options.times);
+        self
+    }
+
+    /// How often the set became empty.
+    fn emptied(&self) -> usize {
+        *self.emptied.value.lock().unwrap()
     }
 
     fn query_timeout(mut self, timeout: Duration) -> Self {
@@ -331,22 +389,32 @@ impl Setup {
         let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
         let is_met = |_: &usize| {
             let set = self.published.load();
-            set.endpoints().iter().map(|e| e.address).eq(endpoints.iter().copied())
+            set.endpoints()
+                .iter()
+                .map(|e| e.address)
+                .eq(endpoints.iter().copied())
         };
         drop(self.swaps.wait_until(is_met));
         self.published.load_full()
     }
 
-    fn look_up(&self, name: &str, family: Family) -> Outcome {
+    fn look_up(&self, name: &str, family: Family) -> Outcome<IpAddr> {
+        self.ask(async |dns, name| dns.look_up(name, family).await, name)
+    }
+
+    fn look_up_targets(&self, name: &str) -> Outcome<Target> {
+        self.ask(async |dns, name| dns.look_up_targets(name).await, name)
+    }
+
+    fn ask<T>(&self, ask: impl AsyncFn(&Dns, &Name) -> T, name: &str) -> T {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         let name = Name::from_ascii(name).unwrap();
         runtime.block_on(async {
-            let lookup = Sources::read(&self.options);
-            let lookup = lookup.look_up(&name, family);
-            tokio::time::timeout(PATIENCE, lookup)
+            let dns = Dns::read(&self.options);
+            tokio::time::timeout(PATIENCE, ask(&dns, &name))
                 .await
                 .expect("looked up in vain")
         })
@@ -357,6 +425,9 @@ fn parse(backend: &str) -> BackendAddress {
     if let Ok(literal) = backend.parse() {
         return BackendAddress::Literal(literal);
     }
+    if backend.starts_with("srv:") {
+        return backend.parse().unwrap();
+    }
     let (host, port) = backend.rsplit_once(':').unwrap();
     BackendAddress::Name {
         host: host.to_owned(),
@@ -364,17 +435,13 @@ fn parse(backend: &str) -> BackendAddress {
     }
 }
 
-fn no_answer(cause: Cause) -> Outcome {
+fn no_answer<T>(cause: Cause) -> Outcome<T> {
     Err(Failure::NoAnswer(cause))
 }
 
 #[track_caller]
-fn assert_found(outcome: Outcome, addresses: &[&str]) -> Duration {
-    let Ok(Found {
-        addresses: found,
-        ttl,
-    }) = outcome
-    else {
+fn assert_found(outcome: Outcome<IpAddr>, addresses: &[&str]) -> Duration {
+    let Ok(Found { items: found, ttl }) = outcome else {
         panic!("{outcome:?}");
     };
     assert_eq!(found, ips(addresses));
@@ -443,6 +510,7 @@ fn without_an_answer_the_last_good_one_stays() {
             Reply::Code(ResponseCode::ServFail),
             Reply::Code(ResponseCode::Refused),
             Reply::Referral,
+            Reply::Broken,
         ] {
             scope.spawn(|| stays_despite(failure));
         }
@@ -515,7 +583,7 @@ fn a_truncated_answer_is_fetched_over_tcp() {
     );
     let setup = Setup::asking(&[&server]);
     let found = setup.look_up("php.internal", Family::V4).unwrap();
-    assert_eq!(found.addresses, many);
+    assert_eq!(found.items, many);
 }
 
 #[test]
@@ -746,4 +814,253 @@ fn a_malformed_name_is_refused_at_the_start() {
         error.starts_with("look up \"a..b\": not a host name"),
         "{error}"
     );
+}
+
+/// A name that is asked for every 100 ms, so that a test need not wait for a second each time.
+fn quick(setup: Setup) -> Setup {
+    let times = RefreshTimes {
+        ttl_min: SHORT,
+        ttl_max: SHORT,
+        ..RefreshTimes::default()
+    };
+    setup.with_times(times)
+}
+
+#[test]
+fn a_service_stands_for_its_targets_by_priority() {
+    let server = NameServer::start();
+    server.srv(
+        "_php._tcp.internal",
+        &[(20, 1, 9002, "b.internal."), (10, 7, 9001, "A.internal.")],
+    );
+    server.a("a.internal", &["192.0.2.1"]);
+    server.aaaa("a.internal", &["2001:db8::1"]);
+    server.a("b.internal", &["192.0.2.2"]);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["srv:_php._tcp.internal"]);
+    let set = setup.wait_for(&["192.0.2.1:9001", "[2001:db8::1]:9001", "192.0.2.2:9002"]);
+    let ranks: Vec<_> = set
+        .endpoints()
+        .iter()
+        .map(|e| (e.priority, e.weight))
+        .collect();
+    assert_eq!(ranks, [(10, 7), (10, 7), (20, 1)]);
+}
+
+#[test]
+fn a_service_whose_targets_are_all_replaced_is_never_without_any() {
+    let server = NameServer::start();
+    server.srv("_php._tcp.internal", &[(1, 1, 9000, "a.internal.")]);
+    server.a("a.internal", &["192.0.2.1"]);
+    server.a("b.internal", &["192.0.2.2"]);
+    let setup = quick(Setup::asking(&[&server]));
+    let _resolver = setup.spawn(&["srv:_php._tcp.internal"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    for (host, endpoint) in [
+        ("b.internal.", "192.0.2.2:9000"),
+        ("a.internal.", "192.0.2.1:9000"),
+    ] {
+        server.srv("_php._tcp.internal", &[(1, 1, 9000, host)]);
+        setup.wait_for(&[endpoint]);
+    }
+    assert_eq!(setup.emptied(), 0);
+}
+
+#[test]
+fn a_service_can_be_denied_without_a_denial_of_the_name() {
+    let server = NameServer::start();
+    let setup = Setup::asking(&[&server]);
+    server.srv("_php._tcp.internal", &[(0, 0, 0, ".")]);
+    let outcome = setup.look_up_targets("_php._tcp.internal.");
+    assert_eq!(
+        outcome,
+        Err(Failure::Nothing),
+        "the root as the only target"
+    );
+    server.srv("_php._tcp.internal", &[(0, 0, 0, "a.internal.")]);
+    let outcome = setup.look_up_targets("_php._tcp.internal.");
+    assert_eq!(outcome, no_answer(Cause::Unusable), "port 0");
+    let outcome = setup.look_up_targets("_no._tcp.internal.");
+    assert_eq!(outcome, Err(Failure::Nothing));
+}
+
+#[test]
+fn a_service_has_at_most_so_many_targets_and_those_are_the_preferred_ones() {
+    let server = NameServer::start();
+    let targets: Vec<_> = (1..=300)
+        .rev()
+        .map(|rank| (rank, 1, 1000 + rank, "a."))
+        .collect();
+    server.srv("_php._tcp.internal", &targets);
+    let setup = Setup::asking(&[&server]);
+    let found = setup.look_up_targets("_php._tcp.internal.").unwrap();
+    assert_eq!(found.items.len(), names::TARGETS_MAX);
+    assert_eq!(found.items[0].priority, 1);
+}
+
+#[test]
+fn a_failed_connect_brings_the_lookup_forward() {
+    let server = NameServer::start();
+    let reply = |ip| Reply::Addresses(ips(&[ip]), 86_400);
+    server.set("php.internal", RecordType::A, reply("192.0.2.1"));
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    server.set("php.internal", RecordType::A, reply("192.0.2.2"));
+    // The next lookup would come in a minute.
+    setup.published.refresher().suspect(ips(&["192.0.2.1"])[0]);
+    setup.wait_for(&["192.0.2.2:9000"]);
+}
+
+#[test]
+fn a_storm_of_failed_connects_is_a_lookup_a_second() {
+    let server = NameServer::start();
+    let reply = Reply::Addresses(ips(&["192.0.2.1"]), 86_400);
+    server.set("php.internal", RecordType::A, reply);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    let begun = Instant::now();
+    while server.asked("php.internal", RecordType::A) < 3 {
+        setup.published.refresher().suspect(ips(&["192.0.2.1"])[0]);
+        assert!(begun.elapsed() < PATIENCE, "asked in vain");
+    }
+    assert!(
+        begun.elapsed() > Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn five_hundred_addresses_are_all_used() {
+    let server = NameServer::start();
+    let many: Vec<IpAddr> = (0..500u16)
+        .map(|n| IpAddr::from([10, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]))
+        .collect();
+    server.set("php.internal", RecordType::A, Reply::Truncated(many));
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    let is_met = |_: &usize| setup.published.load().endpoints().len() == 500;
+    drop(setup.swaps.wait_until(is_met));
+}
+
+#[test]
+fn rotating_subsets_become_one_set_when_missing_addresses_are_kept() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1", "192.0.2.2"]);
+    let setup = quick(Setup::asking(&[&server])).with(|times| times.keep_missing = NEVER);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000", "192.0.2.2:9000"]);
+    server.a("php.internal", &["192.0.2.3"]);
+    let all = ["192.0.2.1:9000", "192.0.2.2:9000", "192.0.2.3:9000"];
+    assert_eq!(setup.wait_for(&all).version(), 2);
+    for subset in ["192.0.2.2", "192.0.2.1", "192.0.2.3"] {
+        server.a("php.internal", &[subset]);
+        let asked = server.asked("php.internal", RecordType::A);
+        server.wait_asked("php.internal", RecordType::A, asked + 2);
+        assert_eq!(setup.wait_for(&all).version(), 2);
+    }
+}
+
+#[test]
+fn without_a_hold_a_denied_name_is_given_up_at_once() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    let setup = quick(Setup::asking(&[&server])).with(|times| times.negative_hold = Duration::ZERO);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    server.set("php.internal", RecordType::A, Reply::NoData);
+    setup.wait_for(&[]);
+    server.a("php.internal", &["192.0.2.1"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+}
+
+#[test]
+fn the_age_of_the_answer_is_known() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    let setup = Setup::asking(&[&server]);
+    assert_eq!(setup.published.answer_age(SystemTime::now()), None);
+    let begun = SystemTime::now();
+    let resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    resolver.stop();
+    let age = setup.published.answer_age(begun + PATIENCE).unwrap();
+    assert!(age <= PATIENCE + Duration::from_millis(1), "{age:?}");
+}
+
+/// What the C library would say: by the name.
+fn system_call(host: &str) -> Result<Vec<IpAddr>, LookupError> {
+    match host {
+        "php.internal" => Ok(ips(&["192.0.2.2", "192.0.2.1", "2001:db8::1", "0.0.0.0"])),
+        "panics" => panic!("as asked for"),
+        "fails" => Err(LookupError::NoAnswer("try again".to_owned())),
+        "hangs" => loop {
+            HANGING.change(|calls| *calls += 1);
+            thread::park();
+        },
+        _ => Err(LookupError::NoSuchName),
+    }
+}
+
+/// Calls that hang, for ever.
+static HANGING: Watched<usize> = Watched {
+    value: Mutex::new(0),
+    changed: Condvar::new(),
+};
+
+fn with_system() -> Setup {
+    let mut setup = Setup::new();
+    setup.options.resolve_with = ResolveWith::System;
+    setup.options.system_call = system_call;
+    setup.query_timeout(SHORT / 5)
+}
+
+#[test]
+fn the_c_library_brings_both_families() {
+    let setup = with_system();
+    let _resolver = setup.spawn(&["php.internal:9000", "nobody:1", "192.0.2.9:2"]);
+    setup.wait_for(&[
+        "192.0.2.1:9000",
+        "192.0.2.2:9000",
+        "[2001:db8::1]:9000",
+        "192.0.2.9:2",
+    ]);
+}
+
+#[test]
+fn a_name_that_hangs_in_the_c_library_is_called_for_once_and_starves_nobody() {
+    let setup = with_system();
+    let resolver = setup.spawn(&["hangs:1", "panics:2", "php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000", "192.0.2.2:9000", "[2001:db8::1]:9000"]);
+    drop(HANGING.wait_until(|calls| *calls == 1));
+    // It is asked for again, and the same call is waited for.
+    for _ in 0..3 {
+        setup.published.refresher().suspect_all();
+        thread::yield_now();
+    }
+    assert_eq!(*HANGING.value.lock().unwrap(), 1);
+    let begun = Instant::now();
+    resolver.stop();
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[test]
+fn what_the_c_library_says_is_told_apart_from_what_it_does_not() {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let system = System::new(system_call, PATIENCE);
+    let look_up = |host| {
+        let name = Name::from_ascii(host).unwrap();
+        runtime.block_on(system.look_up(&name, Family::V4))
+    };
+    assert_eq!(look_up("nobody"), Err(Failure::Nothing));
+    let said = no_answer(Cause::Other("try again".to_owned()));
+    assert_eq!(look_up("fails"), said);
+    let panicked = no_answer(Cause::Other("the call did not return".to_owned()));
+    assert_eq!(look_up("panics"), panicked);
+    assert_found(look_up("php.internal"), &["192.0.2.2", "192.0.2.1"]);
 }
