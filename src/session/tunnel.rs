@@ -22,6 +22,10 @@ use super::{ConnectFailure, Context, End, Ending, Owner, Step, Timeouts};
 /// How long to wait before another try when there is no descriptor for an upstream.
 const DESCRIPTOR_RETRY: Duration = Duration::from_millis(20);
 
+/// How often a session without an address reminds the resolver that somebody waits: its back-off
+/// may be longer than the client's patience.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(1);
+
 /// A client and what serves it.
 pub struct Tunnel<D: Driver> {
     client: Sock,
@@ -30,6 +34,8 @@ pub struct Tunnel<D: Driver> {
     to_backend: Flow<D>,
     to_client: Flow<D>,
     connect_by: Instant,
+    /// While no endpoint is known: when the resolver is reminded.
+    remind_at: Instant,
     last_activity: Instant,
     /// When the session last looked idle with bytes on their way: what the peers had not read then.
     unread_when_idle: Option<u64>,
@@ -80,6 +86,7 @@ impl<D: Driver> Tunnel<D> {
             to_backend: Flow::new(),
             to_client: Flow::new(),
             connect_by: cx.now + cx.timeouts.connect,
+            remind_at: cx.now,
             last_activity: cx.now,
             unread_when_idle: None,
         };
@@ -91,7 +98,7 @@ impl<D: Driver> Tunnel<D> {
     /// When [`Tunnel::expire`] is due.
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         match &self.upstream {
-            Upstream::Unknown(_) => Some(self.connect_by),
+            Upstream::Unknown(_) => Some(self.connect_by.min(self.remind_at)),
             Upstream::Connecting(attempt) => Some(attempt.give_up_at),
             Upstream::Starved { retry_at, .. } => Some(*retry_at),
             Upstream::Open(_) => timeouts.idle.map(|idle| self.last_activity + idle),
@@ -164,7 +171,11 @@ impl<D: Driver> Tunnel<D> {
         match mem::replace(&mut self.upstream, Upstream::None) {
             Upstream::Unknown(spare) => {
                 self.upstream = Upstream::Unknown(spare);
-                failed(ConnectFailure::NoAddress)
+                if out_of_time {
+                    return failed(ConnectFailure::NoAddress);
+                }
+                self.remind_resolver(cx);
+                Step::Continue
             }
             Upstream::Connecting(attempt) => {
                 cx.driver.close(attempt.sock, Close::Graceful);
@@ -210,7 +221,7 @@ impl<D: Driver> Tunnel<D> {
         };
         let mut attempts = cx.turns.start(cx.published.load_full());
         let Some(endpoint) = attempts.next_endpoint() else {
-            cx.published.refresher().suspect_all();
+            self.remind_resolver(cx);
             return Step::Continue;
         };
         if endpoint.is_ipv4() {
@@ -220,6 +231,11 @@ impl<D: Driver> Tunnel<D> {
         // The spare socket is for IPv4.
         cx.driver.close(spare, Close::Graceful);
         self.open_and_connect(endpoint, attempts, cx)
+    }
+
+    fn remind_resolver(&mut self, cx: &Context<'_, D>) {
+        cx.published.refresher().suspect_all();
+        self.remind_at = cx.now + REMINDER_INTERVAL;
     }
 
     /// An attempt failed: the next endpoint, or the end.
