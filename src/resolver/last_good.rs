@@ -24,8 +24,12 @@ pub(super) struct Side<T> {
 }
 
 enum Phase {
-    Waiting { until: Instant },
+    Waiting {
+        until: Instant,
+    },
     Asking,
+    /// And somebody waits for it, so that if there is no answer it is asked again early.
+    Hastened,
 }
 
 enum LastGood<T> {
@@ -74,7 +78,7 @@ impl<T: Ord + Clone> Side<T> {
     pub(super) fn due(&self) -> Option<Instant> {
         match self.phase {
             Phase::Waiting { until } => Some(until),
-            Phase::Asking => None,
+            Phase::Asking | Phase::Hastened => None,
         }
     }
 
@@ -92,8 +96,11 @@ impl<T: Ord + Clone> Side<T> {
 
     /// Makes it due as soon as the schedule permits.
     pub(super) fn hasten(&mut self, now: Instant) {
-        if let Phase::Waiting { until } = &mut self.phase {
-            *until = schedule::earlier(*until, self.asked_last, now);
+        match &mut self.phase {
+            Phase::Waiting { until } => {
+                *until = schedule::earlier(*until, self.asked_last, now);
+            }
+            Phase::Asking | Phase::Hastened => self.phase = Phase::Hastened,
         }
     }
 
@@ -138,17 +145,21 @@ impl<T: Ord + Clone> Side<T> {
         times: &RefreshTimes,
         jitter: Jitter,
     ) {
-        let delay = match outcome {
+        let was_hastened = matches!(self.phase, Phase::Hastened);
+        let (delay, is_missed) = match outcome {
             Ok(Found { items, ttl }) => {
                 self.found(items, now, times);
-                schedule::refresh_after(ttl, times, jitter)
+                (schedule::refresh_after(ttl, times, jitter), false)
             }
             Err(failure) => {
                 self.failed(failure, now, times);
-                self.retry_after(now, times, jitter)
+                (self.retry_after(now, times, jitter), was_hastened)
             }
         };
         self.phase = Phase::Waiting { until: now + delay };
+        if is_missed {
+            self.hasten(now);
+        }
     }
 
     fn found(&mut self, items: Vec<T>, now: Instant, times: &RefreshTimes) {
@@ -385,6 +396,24 @@ mod tests {
         bench.side.ask(bench.now);
         bench.hasten();
         assert_eq!(bench.side.due(), None, "it is being asked");
+    }
+
+    #[test]
+    fn an_answer_that_is_missed_while_somebody_waits_is_asked_for_again_early() {
+        let mut bench = Bench::new(RefreshTimes::default());
+        for _ in 0..5 {
+            bench.side.ask(bench.now);
+            bench.answered(silence());
+        }
+        bench.side.ask(bench.now);
+        bench.hasten();
+        bench.after(EARLY_INTERVAL / 2).answered(silence());
+        let asked = bench.now - EARLY_INTERVAL / 2;
+        assert_eq!(bench.side.due(), Some(asked + EARLY_INTERVAL));
+        bench.now = asked + EARLY_INTERVAL;
+        bench.side.ask(bench.now);
+        bench.answered(silence());
+        assert_eq!(bench.side.due(), Some(bench.now + BACKOFF_MAX), "once");
     }
 
     /// What happens to a question.
