@@ -229,6 +229,7 @@ impl<D: Driver> Tunnel<D> {
             return Step::Continue;
         }
         // The spare socket is for IPv4.
+        self.upstream = Upstream::None;
         cx.driver.close(spare, Close::Graceful);
         self.open_and_connect(endpoint, attempts, cx)
     }
