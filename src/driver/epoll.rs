@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::sys::net::RawAddress;
+use crate::sys::net::{RawAddress, UnixName};
 use crate::sys::poll::{self, Event};
 use crate::sys::{Errno, net};
 
@@ -338,6 +338,10 @@ impl Driver for Epoll {
 
     fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
         self.insert(net::tcp_socket(like)?, SocketKind::Tcp)
+    }
+
+    fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
+        self.insert(net::unix_connected(name)?, SocketKind::Unix)
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {

@@ -36,6 +36,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backend::Published;
 use crate::sys::Errno;
+use crate::sys::net::UnixName;
 use crate::worker::{Mailbox, Notice};
 
 use super::buffers::{Buf, BufferPool};
@@ -138,7 +139,7 @@ struct Socket {
 enum Kind {
     Listener,
     Client(usize),
-    /// A TCP socket, connected to a peer or not.
+    /// A TCP or Unix socket, connected to a peer or not.
     Upstream(Option<usize>),
 }
 
@@ -939,6 +940,23 @@ impl Driver for Sim {
             return Err(Errno(libc::EMFILE));
         }
         Ok(world.insert(Kind::Upstream(None)))
+    }
+
+    fn open_unix(&mut self, _name: UnixName) -> Result<Sock, Errno> {
+        /// What connect(2) can return at once.
+        const ERRORS: [i32; 4] = [libc::EAGAIN, libc::ECONNREFUSED, libc::ENOENT, libc::EACCES];
+        let mut world = self.0.borrow_mut();
+        let failure = world.scenario.faults.failure;
+        if !world.descriptors_left() || world.fault(failure) {
+            return Err(Errno(libc::EMFILE));
+        }
+        if world.dice.one_in(6) {
+            world.disturbed = true;
+            return Err(Errno(world.dice.pick(&ERRORS)));
+        }
+        let sock = world.insert(Kind::Upstream(None));
+        world.connected(sock);
+        Ok(sock)
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {
