@@ -43,8 +43,10 @@ fn error(code: libc::c_int) -> LookupError {
         libc::EAI_NONAME | libc::EAI_NODATA => LookupError::NoSuchName,
         libc::EAI_SYSTEM => LookupError::NoAnswer(io::Error::last_os_error().to_string()),
         code => {
+            // SAFETY: the call takes no pointers.
+            let text = unsafe { libc::gai_strerror(code) };
             // SAFETY: gai_strerror returns a static string for every code.
-            let text = unsafe { CStr::from_ptr(libc::gai_strerror(code)) };
+            let text = unsafe { CStr::from_ptr(text) };
             LookupError::NoAnswer(text.to_string_lossy().into_owned())
         }
     }
