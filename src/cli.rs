@@ -37,7 +37,7 @@ pub struct Cli {
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Run the proxy.
-    Run(RunCommand),
+    Run(Box<RunCommand>),
     /// Show what the proxy does on this machine.
     Demo(DemoCommand),
 }
@@ -108,7 +108,7 @@ pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, 
         _ => usage(describe(&error)),
     })?;
     let command = match parsed.command {
-        ArgumentsOf::Run(run) => Command::Run(run.validate().map_err(usage)?),
+        ArgumentsOf::Run(run) => Command::Run(Box::new(run.validate().map_err(usage)?)),
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
     };
     Ok(Cli { command })
@@ -162,7 +162,7 @@ fn one_line(text: &str) -> String {
 #[command(
     name = "spliceway",
     version,
-    about = "Relays connections from Unix sockets to TCP backends found by name.",
+    about = "Relays connections from Unix sockets to backends found by name.",
     after_help = "'spliceway run --help' lists what the proxy can be told."
 )]
 struct Arguments {
@@ -203,9 +203,9 @@ struct RunArguments {
         long,
         value_name = "ADDRESS",
         required = true,
-        help = "Connect each session to this TCP backend: HOST:PORT, where HOST is a name, an IPv4 \
-                address or an IPv6 address in brackets (tcp:HOST:PORT is the same), or \
-                srv:_SERVICE._PROTO.NAME for what SRV records say. Names are looked up again and \
+        help = "Connect each session to this backend: HOST:PORT, where HOST is a name, an IPv4 \
+                address or an IPv6 address in brackets (tcp:HOST:PORT is the same); \
+                srv:_SERVICE._PROTO.NAME for what SRV records say; or unix:/PATH or unix:@NAME. Names are looked up again and \
                 again while the proxy runs; one with a trailing dot skips the search domains. Give \
                 the option again for more backends: their addresses become one set."
     )]
@@ -746,7 +746,7 @@ mod tests {
         match parse_words(words) {
             Ok(Cli {
                 command: Command::Run(run),
-            }) => run,
+            }) => *run,
             other => panic!("{words}: {other:?}"),
         }
     }

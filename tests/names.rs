@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use common::client::{assert_over, exchange_and_end};
-use common::name_server::{Reply, ips};
+use common::name_server::{Dead, Reply, ips};
 use common::programs::start_dnsmasq;
 use common::proxy::{Builder, fresh_dir};
 use common::sys::is_root;
@@ -203,12 +203,12 @@ fn is_served(proxy: &Proxy) -> bool {
 
 fn pain_1_a_name_server_that_is_dead_at_the_start_is_asked_until_it_lives(engine: Engine) {
     let fleet = Backend::fleet(1);
-    let dead = NameServer::start().address;
+    let dead = Dead::new();
     let proxy = Proxy::builder()
         .engine(engine)
         .args([
             "--nameserver",
-            &dead.to_string(),
+            &dead.address().to_string(),
             "--connect-timeout",
             "60s",
         ])
@@ -218,12 +218,7 @@ fn pain_1_a_name_server_that_is_dead_at_the_start_is_asked_until_it_lives(engine
     proxy
         .process()
         .wait_for_log("check the name and the name servers");
-    let mut alive = None;
-    eventually("the port is free", || {
-        alive = NameServer::start_at(dead).ok();
-        alive.is_some()
-    });
-    let alive = alive.unwrap();
+    let alive = dead.start();
     point_to(&alive, &fleet);
     exchange_and_end(&client, Pattern::new(1), KB);
 }

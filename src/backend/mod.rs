@@ -9,4 +9,4 @@ mod set;
 
 pub use refresh::Refresher;
 pub(crate) use refresh::Suspects;
-pub use set::{ADDRESSES_MAX, AddressSet, Attempts, Endpoint, Published, RoundRobin};
+pub use set::{ADDRESSES_MAX, Address, AddressSet, Attempts, Endpoint, Published, RoundRobin};

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use arc_swap::{ArcSwap, Guard};
 
 use super::Refresher;
+use crate::sys::net::UnixName;
 
 /// The most endpoints of one set.
 ///
@@ -22,22 +23,63 @@ use super::Refresher;
 /// merged into one set, from growing what every worker reads.
 pub const ADDRESSES_MAX: usize = 4096;
 
+/// Where to connect.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A Unix socket of this machine.
+    Unix(UnixName),
+}
+
+impl Address {
+    /// What can stand behind a name.
+    #[must_use]
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(name) => name.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// One address of a set, and how it compares with the others (RFC 2782; what comes without a
 /// priority and a weight has 0 and 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// Where to connect.
-    pub address: SocketAddr,
+    pub address: Address,
     /// Endpoints with a higher number are for when none with a lower one can be reached.
     pub priority: u16,
     /// The share of sessions among endpoints of the same priority. Kept, and not honoured yet.
     pub weight: u16,
 }
 
-impl From<SocketAddr> for Endpoint {
-    fn from(address: SocketAddr) -> Self {
+impl<A: Into<Address>> From<A> for Endpoint {
+    fn from(address: A) -> Self {
         Self {
-            address,
+            address: address.into(),
             priority: 0,
             weight: 1,
         }
@@ -253,7 +295,7 @@ pub struct Attempts {
 impl Attempts {
     /// The endpoint to try next, those of the first priority before the others; `None` when each
     /// was tried, or there was none.
-    pub fn next_endpoint(&mut self) -> Option<SocketAddr> {
+    pub fn next_endpoint(&mut self) -> Option<Address> {
         let preferred = self.set.preferred;
         let index = match self.tried {
             tried if tried < preferred => (self.start + tried) % preferred,
@@ -290,11 +332,11 @@ mod tests {
 
     use super::*;
 
-    fn endpoint(last: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, last], 9000))
+    fn endpoint(last: u8) -> Address {
+        SocketAddr::from(([192, 0, 2, last], 9000)).into()
     }
 
-    fn endpoints(lasts: impl IntoIterator<Item = u8>) -> Vec<SocketAddr> {
+    fn endpoints(lasts: impl IntoIterator<Item = u8>) -> Vec<Address> {
         lasts.into_iter().map(endpoint).collect()
     }
 
@@ -304,7 +346,7 @@ mod tests {
         published.load_full()
     }
 
-    fn addresses(set: &AddressSet) -> Vec<SocketAddr> {
+    fn addresses(set: &AddressSet) -> Vec<Address> {
         set.endpoints().iter().map(|e| e.address).collect()
     }
 
@@ -317,7 +359,7 @@ mod tests {
         ranked.iter().map(endpoint).collect()
     }
 
-    fn drain(mut attempts: Attempts) -> Vec<SocketAddr> {
+    fn drain(mut attempts: Attempts) -> Vec<Address> {
         std::iter::from_fn(|| attempts.next_endpoint()).collect()
     }
 

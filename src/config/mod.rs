@@ -15,7 +15,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-pub use address::{AddressError, BackendAddress, ListenAddress};
+pub use address::{AddressError, BackendAddress, ListenAddress, UnixAddress};
 pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,

@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use hickory_resolver::proto::ProtoError;
@@ -20,8 +21,9 @@ use super::ResolverError;
 use super::last_good::{Latest, Side};
 use super::lookup::{Answer, Failure, Target};
 use super::schedule::{self, Jitter};
-use crate::backend::{ADDRESSES_MAX, Endpoint, Suspects};
-use crate::config::{BackendAddress, RefreshTimes};
+use crate::backend::{ADDRESSES_MAX, Address, Endpoint, Suspects};
+use crate::config::{BackendAddress, RefreshTimes, UnixAddress};
+use crate::sys::net::{UnixKind, UnixName};
 
 /// The most targets of one service that are used: each costs two lookups whenever its answer has run
 /// out. Kubernetes names every pod of a headless service, and a slice of its own list holds 100.
@@ -112,7 +114,7 @@ pub(super) struct Names {
 }
 
 enum Backend {
-    Literal(SocketAddr),
+    Literal(Address),
     Host { name: Name, port: u16 },
     Service(Name),
 }
@@ -165,7 +167,10 @@ impl Names {
         };
         for backend in backends {
             let backend = match backend {
-                BackendAddress::Literal(endpoint) => Backend::Literal(*endpoint),
+                BackendAddress::Literal(address) => Backend::Literal((*address).into()),
+                BackendAddress::Unix(address) => {
+                    Backend::Literal(Address::Unix(unix_name(address)))
+                }
                 BackendAddress::Name { host, port } => {
                     let name = parse(host)?;
                     let new = || Host::new(host.clone(), Origin::Configured, now);
@@ -195,7 +200,7 @@ impl Names {
         let mut endpoints = Vec::new();
         for backend in &self.backends {
             match backend {
-                Backend::Literal(endpoint) => endpoints.push((*endpoint).into()),
+                Backend::Literal(address) => endpoints.push((*address).into()),
                 Backend::Host { name, port } => {
                     let addresses = self.addresses(name);
                     let endpoint = |ip| Endpoint::from(SocketAddr::new(ip, *port));
@@ -205,7 +210,7 @@ impl Names {
                     for target in &self.services[name].adopted {
                         let addresses = self.addresses(&target.host);
                         endpoints.extend(addresses.map(|ip| Endpoint {
-                            address: SocketAddr::new(ip, target.port),
+                            address: SocketAddr::new(ip, target.port).into(),
                             priority: target.priority,
                             weight: target.weight,
                         }));
@@ -385,6 +390,13 @@ impl Names {
         }
         self.hosts
             .retain(|name, host| host.origin == Origin::Configured || used.contains(name));
+    }
+}
+
+fn unix_name(address: &UnixAddress) -> UnixName {
+    match address {
+        UnixAddress::Path(path) => UnixName::new(path.as_os_str().as_bytes(), UnixKind::Path),
+        UnixAddress::Abstract(name) => UnixName::new(name, UnixKind::Abstract),
     }
 }
 

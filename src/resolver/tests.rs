@@ -19,7 +19,7 @@ use super::lookup::{Dns, Failure, Found, Outcome, Target};
 use super::names::Family;
 use super::system::System;
 use super::*;
-use crate::backend::AddressSet;
+use crate::backend::{Address, AddressSet};
 use crate::sys::lookup::LookupError;
 
 /// A query timeout that no test lives to see: what does not come at once never comes.
@@ -112,7 +112,7 @@ impl Setup {
     /// Waits for these endpoints.
     #[track_caller]
     fn wait_for(&self, endpoints: &[&str]) -> Arc<AddressSet> {
-        let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
+        let endpoints: Vec<Address> = endpoints.iter().map(|e| endpoint(e)).collect();
         let is_met = |_: &usize| {
             let set = self.published.load();
             set.endpoints()
@@ -145,6 +145,10 @@ impl Setup {
                 .expect("looked up in vain")
         })
     }
+}
+
+fn endpoint(text: &str) -> Address {
+    Address::Tcp(text.parse().unwrap())
 }
 
 fn parse(backend: &str) -> BackendAddress {

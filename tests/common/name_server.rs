@@ -2,7 +2,7 @@
 //! unit tests use it too.
 
 use std::collections::HashMap;
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
@@ -69,6 +69,27 @@ pub(crate) struct Script {
     is_over: bool,
 }
 
+/// A name server that does not run yet: its ports are there, and nobody answers.
+pub(crate) struct Dead {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl Dead {
+    pub(crate) fn new() -> Self {
+        let (udp, tcp) = bind();
+        Self { udp, tcp }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.udp.local_addr().unwrap()
+    }
+
+    pub(crate) fn start(self) -> NameServer {
+        NameServer::serve(self.udp, self.tcp)
+    }
+}
+
 /// A name server on one loopback port, UDP and TCP. Names that it has no reply for do not exist.
 pub(crate) struct NameServer {
     pub(crate) address: SocketAddr,
@@ -78,16 +99,10 @@ pub(crate) struct NameServer {
 
 impl NameServer {
     pub(crate) fn start() -> Self {
-        Self::serve(bind())
+        Dead::new().start()
     }
 
-    /// On a port that was another one's before.
-    pub(crate) fn start_at(address: SocketAddr) -> io::Result<Self> {
-        let sockets = (UdpSocket::bind(address)?, TcpListener::bind(address)?);
-        Ok(Self::serve(sockets))
-    }
-
-    fn serve((udp, tcp): (UdpSocket, TcpListener)) -> Self {
+    fn serve(udp: UdpSocket, tcp: TcpListener) -> Self {
         let address = udp.local_addr().unwrap();
         let script = Arc::new(Watched::<Script>::default());
         let threads = vec![

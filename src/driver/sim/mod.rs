@@ -34,7 +34,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::backend::Published;
+use crate::backend::{Address, Published};
 use crate::sys::Errno;
 use crate::sys::net::UnixName;
 use crate::worker::{Mailbox, Notice};
@@ -76,7 +76,7 @@ pub(crate) struct Scenario {
     /// Whether clients, or else backends, may wait for the other side's end.
     pub(crate) patient_clients: bool,
     /// Endpoints that exist.
-    pub(crate) endpoints: Vec<SocketAddr>,
+    pub(crate) endpoints: Vec<Address>,
     /// What goes wrong.
     pub(crate) faults: Faults,
     /// Sessions may be ended for being idle.
