@@ -282,7 +282,8 @@ fn pain_6_the_ttl_decides_when_a_name_is_asked_for_again(engine: Engine) {
         .backend("an-hour.internal:9")
         .start();
     server.wait_asked("no-time.internal", RecordType::A, 10);
-    assert_eq!(server.asked("an-hour.internal", RecordType::A), 1);
+    // A datagram whose answer is slow in coming is sent again.
+    assert!(server.asked("an-hour.internal", RecordType::A) <= 2);
 }
 
 /// In a mount namespace, so that the machine's own file is left alone.
@@ -461,6 +462,7 @@ fn literals_names_and_services_are_one_set(engine: Engine) {
     server.srv("_php._tcp.internal", &[(0, 1, port, "last.internal.")]);
     server.a("last.internal", &[&fleet[2].ip()]);
     let proxy = asking(engine, &server)
+        .args(["--workers", "1"])
         .backend(&fleet[0])
         .backend(name_of(&fleet))
         .backend("srv:_php._tcp.internal")
@@ -473,13 +475,13 @@ fn literals_names_and_services_are_one_set(engine: Engine) {
         .iter()
         .map(|b| b.ledger().accepted)
         .collect::<Vec<_>>();
-    // One worker's turns, and the other's: the one that is named twice counts once.
+    // The one that is named twice counts once.
     for _ in 0..120 {
         assert!(is_served(&proxy));
     }
     for (backend, before) in fleet.iter().zip(before) {
         let share = backend.ledger().accepted - before;
-        assert!((38..=42).contains(&share), "{share} of 120");
+        assert!((39..=41).contains(&share), "{share} of 120");
     }
 }
 
