@@ -4,24 +4,94 @@
 //! keeps the set it started with until it is connected: a swap in the middle of its attempts can
 //! neither make it skip an endpoint nor try one twice.
 
+use std::collections::HashSet;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::Refresher;
+use crate::sys::net::UnixName;
+
 /// The most endpoints of one set.
 ///
-/// Large headless services and load balancers answer with some tens of addresses; a UDP answer of
-/// 4096 bytes holds about 250. The bound keeps a hostile or broken name server from growing what
-/// every worker reads.
-pub const ADDRESSES_MAX: usize = 256;
+/// The longest answer that DNS can carry (65,535 bytes, over TCP) has about 4000 IPv4 addresses, so
+/// no name is cut short by this; the bound keeps hostile or broken name servers, and many names
+/// merged into one set, from growing what every worker reads.
+pub const ADDRESSES_MAX: usize = 4096;
+
+/// Where to connect.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A TCP port.
+    Tcp(SocketAddr),
+    /// A Unix socket of this machine.
+    Unix(UnixName),
+}
+
+impl Address {
+    /// What can stand behind a name.
+    #[must_use]
+    pub fn ip(self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) => Some(address.ip()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl From<SocketAddr> for Address {
+    fn from(address: SocketAddr) -> Self {
+        Self::Tcp(address)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(name) => name.fmt(f),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// One address of a set, and how it compares with the others (RFC 2782; what comes without a
+/// priority and a weight has 0 and 1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: Address,
+    /// Endpoints with a higher number are for when none with a lower one can be reached.
+    pub priority: u16,
+    /// The share of sessions among endpoints of the same priority. Kept, and not honoured yet.
+    pub weight: u16,
+}
+
+impl<A: Into<Address>> From<A> for Endpoint {
+    fn from(address: A) -> Self {
+        Self {
+            address: address.into(),
+            priority: 0,
+            weight: 1,
+        }
+    }
+}
 
 /// The endpoints behind the configured backends, as known at one moment. Immutable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressSet {
-    endpoints: Box<[SocketAddr]>,
+    endpoints: Box<[Endpoint]>,
+    /// How many of them share the lowest number for a priority: those that take turns.
+    preferred: usize,
     version: u64,
     obtained: Option<SystemTime>,
 }
@@ -32,26 +102,31 @@ impl AddressSet {
     pub fn empty() -> Self {
         Self {
             endpoints: Box::default(),
+            preferred: 0,
             version: 0,
             obtained: None,
         }
     }
 
     /// The set that follows `self`, or `None` if `endpoints` are the ones it already has.
-    fn successor(&self, endpoints: Box<[SocketAddr]>, now: SystemTime) -> Option<Self> {
+    fn successor(&self, endpoints: Box<[Endpoint]>, now: SystemTime) -> Option<Self> {
         if self.endpoints == endpoints {
             return None;
         }
+        let lowest = endpoints.first().map(|endpoint| endpoint.priority);
+        let is_preferred = |endpoint: &&Endpoint| Some(endpoint.priority) == lowest;
         Some(Self {
+            preferred: endpoints.iter().take_while(is_preferred).count(),
             endpoints,
             version: self.version + 1,
             obtained: Some(now),
         })
     }
 
-    /// The endpoints, each once, in the order in which they were published.
+    /// The endpoints, each address once, by priority and within one in the order in which they were
+    /// published.
     #[must_use]
-    pub fn endpoints(&self) -> &[SocketAddr] {
+    pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 
@@ -69,23 +144,16 @@ impl AddressSet {
     }
 }
 
-/// Drops duplicates (the first one stays) and what exceeds [`ADDRESSES_MAX`]; returns how many
-/// different endpoints did not fit as well.
-fn collapse(endpoints: impl IntoIterator<Item = SocketAddr>) -> (Box<[SocketAddr]>, usize) {
-    let mut kept: Vec<SocketAddr> = Vec::new();
-    let mut dropped: usize = 0;
-    for endpoint in endpoints {
-        // Linear, because the bound makes it so: at most 256 comparisons for each.
-        if kept.contains(&endpoint) {
-            continue;
-        }
-        if kept.len() < ADDRESSES_MAX {
-            kept.push(endpoint);
-        } else {
-            dropped += 1;
-        }
-    }
-    (kept.into_boxed_slice(), dropped)
+/// Sorts by priority, drops addresses that were there before and what exceeds [`ADDRESSES_MAX`];
+/// returns how many different addresses did not fit as well.
+fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
+    // Stable: the caller's order stays within a priority.
+    endpoints.sort_by_key(|endpoint| endpoint.priority);
+    let mut seen = HashSet::with_capacity(endpoints.len());
+    endpoints.retain(|endpoint| seen.insert(endpoint.address));
+    let dropped = endpoints.len().saturating_sub(ADDRESSES_MAX);
+    endpoints.truncate(ADDRESSES_MAX);
+    (endpoints.into_boxed_slice(), dropped)
 }
 
 /// The current [`AddressSet`], shared by its one writer and all its readers.
@@ -96,6 +164,10 @@ fn collapse(endpoints: impl IntoIterator<Item = SocketAddr>) -> (Box<[SocketAddr
 /// and the wake-up comes after the swap, so a worker that was woken finds the new set.
 pub struct Published {
     current: ArcSwap<AddressSet>,
+    /// Milliseconds since the epoch, 0 for never. The resolver writes; who reads wants a figure and
+    /// nothing that goes with it, so no ordering is needed.
+    confirmed: AtomicU64,
+    refresher: Refresher,
     on_change: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -106,6 +178,8 @@ impl Published {
     pub fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             current: ArcSwap::from_pointee(AddressSet::empty()),
+            confirmed: AtomicU64::new(0),
+            refresher: Refresher::default(),
             on_change: Box::new(on_change),
         }
     }
@@ -122,18 +196,41 @@ impl Published {
         self.current.load_full()
     }
 
+    /// Where a failed connect is told.
+    pub fn refresher(&self) -> &Refresher {
+        &self.refresher
+    }
+
+    /// Notes that the oldest of the answers in use, over all names, was given at this time; `None`
+    /// if no name has been answered yet. For the one writer only.
+    pub(crate) fn confirm(&self, at: Option<SystemTime>) {
+        let since_epoch = at.and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        let millis = since_epoch.map_or(0, |since| since.as_millis());
+        let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+        self.confirmed.store(millis, Ordering::Relaxed);
+    }
+
+    /// How long ago the oldest of the answers in use, over all names, was given: while lookups fail,
+    /// this grows. `None` if no name has been answered, which is so for literal addresses.
+    #[must_use]
+    pub fn answer_age(&self, now: SystemTime) -> Option<Duration> {
+        let millis = self.confirmed.load(Ordering::Relaxed);
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(millis);
+        (millis > 0).then(|| now.duration_since(at).unwrap_or_default())
+    }
+
     /// Makes `endpoints` the current set and wakes the readers; `false` if they already were, in
     /// which case nothing is swapped and nobody woken.
     ///
     /// Order matters: the caller puts equal sets in equal order, so that an answer that was merely
     /// rotated is no change. Duplicates collapse, and what exceeds [`ADDRESSES_MAX`] is dropped with
     /// a warning. For the one writer only: two of them could give a version number twice.
-    pub fn publish(
+    pub fn publish<E: Into<Endpoint>>(
         &self,
-        endpoints: impl IntoIterator<Item = SocketAddr>,
+        endpoints: impl IntoIterator<Item = E>,
         now: SystemTime,
     ) -> bool {
-        let (endpoints, dropped) = collapse(endpoints);
+        let (endpoints, dropped) = collapse(endpoints.into_iter().map(E::into).collect());
         let Some(next) = self.load().successor(endpoints, now) else {
             return false;
         };
@@ -172,11 +269,11 @@ impl RoundRobin {
         Self { next: start }
     }
 
-    /// The attempts of one session: it begins where the session before it did not.
+    /// The attempts of one session: it begins where the session before it did not, among the
+    /// endpoints of the first priority.
     pub fn start(&mut self, set: Arc<AddressSet>) -> Attempts {
-        let len = set.endpoints.len();
-        let start = self.next.checked_rem(len).unwrap_or(0);
-        if len > 0 {
+        let start = self.next.checked_rem(set.preferred).unwrap_or(0);
+        if set.preferred > 0 {
             self.next = start + 1;
         }
         Attempts {
@@ -196,15 +293,17 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// The endpoint to try next; `None` when each was tried, or there was none.
-    pub fn next_endpoint(&mut self) -> Option<SocketAddr> {
-        let len = self.set.endpoints.len();
-        if self.tried == len {
-            return None;
-        }
-        let index = (self.start + self.tried) % len;
+    /// The endpoint to try next, those of the first priority before the others; `None` when each
+    /// was tried, or there was none.
+    pub fn next_endpoint(&mut self) -> Option<Address> {
+        let preferred = self.set.preferred;
+        let index = match self.tried {
+            tried if tried < preferred => (self.start + tried) % preferred,
+            tried => tried,
+        };
+        let endpoint = self.set.endpoints.get(index)?;
         self.tried += 1;
-        Some(self.set.endpoints[index])
+        Some(endpoint.address)
     }
 
     /// Makes the endpoint that was given last the next one again: it could not be tried.
@@ -229,15 +328,15 @@ impl Attempts {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 
-    fn endpoint(last: u8) -> SocketAddr {
-        SocketAddr::from(([192, 0, 2, last], 9000))
+    fn endpoint(last: u8) -> Address {
+        SocketAddr::from(([192, 0, 2, last], 9000)).into()
     }
 
-    fn endpoints(lasts: impl IntoIterator<Item = u8>) -> Vec<SocketAddr> {
+    fn endpoints(lasts: impl IntoIterator<Item = u8>) -> Vec<Address> {
         lasts.into_iter().map(endpoint).collect()
     }
 
@@ -247,7 +346,20 @@ mod tests {
         published.load_full()
     }
 
-    fn drain(mut attempts: Attempts) -> Vec<SocketAddr> {
+    fn addresses(set: &AddressSet) -> Vec<Address> {
+        set.endpoints().iter().map(|e| e.address).collect()
+    }
+
+    /// Endpoints with a priority each.
+    fn ranked(ranked: &[(u8, u16)]) -> Vec<Endpoint> {
+        let endpoint = |&(last, priority)| Endpoint {
+            priority,
+            ..endpoint(last).into()
+        };
+        ranked.iter().map(endpoint).collect()
+    }
+
+    fn drain(mut attempts: Attempts) -> Vec<Address> {
         std::iter::from_fn(|| attempts.next_endpoint()).collect()
     }
 
@@ -288,29 +400,69 @@ mod tests {
     #[test]
     fn publishing_nothing_over_nothing_is_no_change() {
         let published = Published::new(|| panic!("woken without a change"));
-        assert!(!published.publish([], SystemTime::now()));
+        assert!(!published.publish(endpoints([]), SystemTime::now()));
+    }
+
+    #[test]
+    fn the_age_of_the_answers_grows_until_they_are_confirmed() {
+        let published = Published::new(|| {});
+        let given = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        assert_eq!(published.answer_age(given), None);
+        published.confirm(Some(given));
+        let later = Duration::from_secs(7);
+        assert_eq!(published.answer_age(given + later), Some(later));
+        assert_eq!(published.answer_age(given - later), Some(Duration::ZERO));
+        published.confirm(None);
+        assert_eq!(published.answer_age(given), None);
     }
 
     #[test]
     fn a_set_may_become_empty() {
         let published = Published::new(|| {});
         published.publish(endpoints([1]), SystemTime::UNIX_EPOCH);
-        assert!(published.publish([], SystemTime::now()));
+        assert!(published.publish(endpoints([]), SystemTime::now()));
         assert_eq!(published.load().endpoints(), []);
         assert_eq!(published.load().version(), 2);
     }
 
     #[test]
     fn duplicates_collapse_to_the_first() {
-        assert_eq!(
-            set([3, 1, 3, 2, 1]).endpoints(),
-            endpoints([3, 1, 2]).as_slice()
-        );
+        assert_eq!(addresses(&set([3, 1, 3, 2, 1])), endpoints([3, 1, 2]));
+    }
+
+    #[test]
+    fn an_address_with_two_priorities_has_the_lower_number() {
+        let published = Published::new(|| {});
+        published.publish(ranked(&[(1, 20), (2, 10), (1, 10)]), SystemTime::UNIX_EPOCH);
+        assert_eq!(published.load().endpoints(), ranked(&[(2, 10), (1, 10)]));
+    }
+
+    #[test]
+    fn only_the_first_priority_takes_turns_and_the_others_follow() {
+        let published = Published::new(|| {});
+        let endpoints_by_priority = ranked(&[(9, 30), (1, 10), (8, 20), (2, 10)]);
+        published.publish(endpoints_by_priority, SystemTime::UNIX_EPOCH);
+        let mut turns = RoundRobin::new(0);
+        let mut tried = || drain(turns.start(published.load_full()));
+        assert_eq!(tried(), endpoints([1, 2, 8, 9]));
+        assert_eq!(tried(), endpoints([2, 1, 8, 9]));
+        assert_eq!(tried(), endpoints([1, 2, 8, 9]));
+    }
+
+    #[test]
+    fn another_weight_or_priority_is_a_change() {
+        let published = Published::new(|| {});
+        assert!(published.publish(ranked(&[(1, 10)]), SystemTime::UNIX_EPOCH));
+        assert!(published.publish(ranked(&[(1, 20)]), SystemTime::UNIX_EPOCH));
+        let mut heavy = ranked(&[(1, 20)]);
+        heavy[0].weight = 7;
+        assert!(published.publish(heavy.clone(), SystemTime::UNIX_EPOCH));
+        assert!(!published.publish(heavy, SystemTime::UNIX_EPOCH));
     }
 
     #[test]
     fn a_set_is_truncated_at_its_bound() {
-        let many = (0..1000u16).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
+        let many = (0..5000u16).map(|port| SocketAddr::from(([192, 0, 2, 1], port)));
         let published = Published::new(|| {});
         published.publish(many, SystemTime::UNIX_EPOCH);
         assert_eq!(published.load().endpoints().len(), ADDRESSES_MAX);
@@ -323,7 +475,7 @@ mod tests {
         let mut firsts = [0; 3];
         for _ in 0..300 {
             let first = turns.start(Arc::clone(&set)).next_endpoint().unwrap();
-            let index = set.endpoints().iter().position(|e| *e == first).unwrap();
+            let index = addresses(&set).iter().position(|a| *a == first).unwrap();
             firsts[index] += 1;
         }
         assert_eq!(firsts, [100, 100, 100]);

@@ -14,12 +14,13 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Access, Account, BackendAddress, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter,
-    LogFormat, Logging, MODE_MAX, TIMEOUT_MAX, WORKERS_MAX,
+    Access, Account, BackendAddress, CONNECTIONS_MAX, Config, DNS_TTL_FLOOR, Discovery, Engine,
+    ListenAddress, LogFilter, LogFormat, Logging, MODE_MAX, NAME_SERVERS_MAX, NameServer,
+    RefreshTimes, ResolveWith, TIMEOUT_MAX, WORKERS_MAX,
 };
 use crate::demo::CONCURRENCY_MAX;
 pub use usage::{Stop, UsageError};
-use values::{ValueError, count, duration, positive_timeout};
+use values::{ValueError, count, duration, positive_timeout, timeout};
 
 /// A command line that can be run.
 #[derive(Clone, Debug)]
@@ -32,7 +33,7 @@ pub struct Cli {
 #[derive(Clone, Debug)]
 pub enum Command {
     /// Run the proxy.
-    Run(RunCommand),
+    Run(Box<RunCommand>),
     /// Show what the proxy does on this machine.
     Demo(DemoCommand),
 }
@@ -73,10 +74,11 @@ pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, 
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let parsed: Arguments = usage::parse(&arguments)?;
     let command = match parsed.command {
-        ArgumentsOf::Run(run) => Command::Run(
-            run.validate()
-                .map_err(|problem| usage::refuse::<Arguments>(&arguments, problem))?,
-        ),
+        ArgumentsOf::Run(run) => {
+            Command::Run(Box::new(run.validate().map_err(|problem| {
+                usage::refuse::<Arguments>(&arguments, problem)
+            })?))
+        }
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
     };
     Ok(Cli { command })
@@ -86,7 +88,7 @@ pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, 
 #[command(
     name = "spliceway",
     version,
-    about = "Relays connections from Unix sockets to TCP backends found by name.",
+    about = "Relays connections from Unix sockets to backends found by name.",
     after_help = "'spliceway run --help' lists what the proxy can be told."
 )]
 struct Arguments {
@@ -127,12 +129,77 @@ struct RunArguments {
         long,
         value_name = "ADDRESS",
         required = true,
-        help = "Connect each session to this TCP backend: HOST:PORT, where HOST is a name, an IPv4 \
-                address or an IPv6 address in brackets; tcp:HOST:PORT is the same. Names are looked \
-                up again and again while the proxy runs; one with a trailing dot skips the search \
-                domains. Give the option again for more backends."
+        help = "Connect each session to this backend: HOST:PORT, where HOST is a name, an IPv4 \
+                address or an IPv6 address in brackets (tcp:HOST:PORT is the same); \
+                srv:_SERVICE._PROTO.NAME for what SRV records say; or unix:/PATH or unix:@NAME. Names are looked up again and \
+                again while the proxy runs; one with a trailing dot skips the search domains. Give \
+                the option again for more backends: their addresses become one set."
     )]
     backend: Vec<BackendAddress>,
+
+    #[arg(
+        long,
+        value_name = "ADDRESS[:PORT]",
+        help = "Ask this name server instead of those in /etc/resolv.conf. Give the option again for \
+                more, at most 8: all of them are asked, and the first answer with addresses wins. \
+                Names in the hosts file are not asked for."
+    )]
+    nameserver: Vec<NameServer>,
+
+    #[arg(
+        long,
+        value_name = "WHO",
+        value_enum,
+        default_value_t = ResolveWith::Dns,
+        hide_possible_values = true,
+        help = "Look names up with 'dns': the hosts file, then name servers. Or with 'system': the C \
+                library, every 10 seconds, for names that only nsswitch.conf knows; it has no srv: \
+                names."
+    )]
+    resolve_with: ResolveWith,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "1s",
+        value_parser = ttl,
+        allow_hyphen_values = true,
+        help = "Believe a DNS answer for at least this time, whatever its TTL is; 100ms or more."
+    )]
+    dns_min_ttl: Duration,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = ttl,
+        allow_hyphen_values = true,
+        help = "Believe a DNS answer for at most this time, whatever its TTL is. A connect that fails \
+                brings the next lookup forward, to one a second for each name."
+    )]
+    dns_max_ttl: Duration,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "60s",
+        value_parser = timeout,
+        allow_hyphen_values = true,
+        help = "Keep the addresses of a name for this time after name servers began to say that it \
+                does not exist or has none. While they say nothing, addresses stay without limit."
+    )]
+    dns_negative_hold: Duration,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "0s",
+        value_parser = timeout,
+        allow_hyphen_values = true,
+        help = "Keep an address for this time after it has left the answer, for name servers that \
+                answer with another part of the addresses each time."
+    )]
+    dns_keep_missing: Duration,
 
     #[arg(
         long,
@@ -304,6 +371,7 @@ impl RunArguments {
         // So far the configuration has no room for another one.
         let Protocol::Raw = self.protocol;
         self.check_listeners()?;
+        let discovery = self.discovery()?;
         let access = Access {
             mode: self.mode.unwrap_or(Access::MODE_DEFAULT),
             owner: self.owner,
@@ -313,6 +381,7 @@ impl RunArguments {
             listeners: self.listen,
             access,
             backends: self.backend,
+            discovery,
             workers: self.workers.and_then(NonZeroUsize::new),
             pin: self.pin,
             engine: self.engine,
@@ -326,6 +395,47 @@ impl RunArguments {
             logging: Logging {
                 format: self.log_format,
                 filter: self.log_level,
+            },
+        })
+    }
+
+    fn discovery(&self) -> Result<Discovery, String> {
+        if self.nameserver.len() > NAME_SERVERS_MAX {
+            return Err(format!(
+                "--nameserver: given {} times (use at most {NAME_SERVERS_MAX})",
+                self.nameserver.len()
+            ));
+        }
+        if let ResolveWith::System = self.resolve_with {
+            if let Some(server) = self.nameserver.first() {
+                return Err(format!(
+                    "--nameserver {server} with --resolve-with system: the C library asks those in \
+                     /etc/resolv.conf (remove one of the two)"
+                ));
+            }
+            let is_service =
+                |backend: &&BackendAddress| matches!(backend, BackendAddress::Service { .. });
+            if let Some(service) = self.backend.iter().find(is_service) {
+                return Err(format!(
+                    "--backend {service} with --resolve-with system: the C library knows no SRV \
+                     records (remove --resolve-with or write HOST:PORT)"
+                ));
+            }
+        }
+        if self.dns_min_ttl > self.dns_max_ttl {
+            return Err(format!(
+                "--dns-min-ttl {:?}: longer than --dns-max-ttl {:?} (exchange them, or give both)",
+                self.dns_min_ttl, self.dns_max_ttl
+            ));
+        }
+        Ok(Discovery {
+            name_servers: self.nameserver.clone(),
+            resolve_with: self.resolve_with,
+            times: RefreshTimes {
+                ttl_min: self.dns_min_ttl,
+                ttl_max: self.dns_max_ttl,
+                negative_hold: self.dns_negative_hold,
+                keep_missing: self.dns_keep_missing,
             },
         })
     }
@@ -388,6 +498,13 @@ fn mode(text: &str) -> Result<u32, ValueError> {
     }
 }
 
+fn ttl(text: &str) -> Result<Duration, ValueError> {
+    match timeout(text)? {
+        ttl if ttl < DNS_TTL_FLOOR => Err(ValueError::TtlTooShort),
+        ttl => Ok(ttl),
+    }
+}
+
 fn idle_timeout(text: &str) -> Result<Timeout, ValueError> {
     match drain_timeout(text)? {
         Timeout(Some(Duration::ZERO)) => Err(ValueError::ZeroNotOff),
@@ -427,7 +544,7 @@ mod tests {
         match parse_words(words) {
             Ok(Cli {
                 command: Command::Run(run),
-            }) => run,
+            }) => *run,
             other => panic!("{words}: {other:?}"),
         }
     }
@@ -459,6 +576,7 @@ mod tests {
             (config.workers, config.pin, config.engine),
             (None, false, Engine::Auto)
         );
+        assert_eq!(config.discovery, Discovery::default());
         assert_eq!(config.connections_max, 8192);
         assert_eq!(config.connect_timeout, Duration::from_secs(5));
         assert_eq!(config.idle_timeout, None);
@@ -473,10 +591,24 @@ mod tests {
             "--listen unix:@c --backend [::1]:2 --owner nginx --group 33 --protocol raw \
              --workers 1024 --pin --engine io_uring --connections-max 1000000 \
              --connect-timeout 500ms --idle-timeout 10m --drain-timeout off --log-format json \
-             --log-level debug",
+             --log-level debug --nameserver 192.0.2.53 --nameserver [::1]:5353 --resolve-with dns \
+             --dns-min-ttl 100ms --dns-max-ttl 1h --dns-negative-hold 0s --dns-keep-missing 5m \
+             --backend srv:_php._tcp.internal",
         );
+        let Discovery {
+            name_servers,
+            resolve_with,
+            times,
+        } = &config.discovery;
+        assert_eq!(name_servers[0].to_string(), "192.0.2.53:53");
+        assert_eq!(name_servers[1].to_string(), "[::1]:5353");
+        assert_eq!(*resolve_with, ResolveWith::Dns);
+        assert_eq!(times.ttl_min, Duration::from_millis(100));
+        assert_eq!(times.ttl_max, Duration::from_secs(3600));
+        assert_eq!(times.negative_hold, Duration::ZERO);
+        assert_eq!(times.keep_missing, Duration::from_secs(300));
         assert_eq!(config.listeners.len(), 2);
-        assert_eq!(config.backends.len(), 2);
+        assert_eq!(config.backends.len(), 3);
         assert_eq!(config.access.owner, Some(Account::Name("nginx".to_owned())));
         assert_eq!(config.access.group, Some(Account::Id(33)));
         assert_eq!(config.workers, NonZeroUsize::new(1024));
@@ -636,12 +768,42 @@ mod tests {
                 "write a number and its unit",
             ),
             ("--log-level inof", "no level 'inof'"),
+            ("--nameserver dns.example", "not an address"),
+            ("--nameserver 192.0.2.53:0", "port 0"),
+            ("--resolve-with magic", "unknown (write dns, system)"),
+            ("--dns-min-ttl 99ms", "too short (use at least 100ms)"),
+            ("--dns-min-ttl 2m", "longer than --dns-max-ttl 60s"),
+            ("--dns-max-ttl 500ms", "longer than --dns-max-ttl 500ms"),
+            ("--dns-max-ttl 366days", "too long"),
+            ("--dns-negative-hold off", "write a number and its unit"),
+            ("--dns-keep-missing -1s", "write a number and its unit"),
+            (
+                "--resolve-with system --nameserver 192.0.2.53",
+                "--nameserver 192.0.2.53:53 with --resolve-with system: the C library asks",
+            ),
+            (
+                "--resolve-with system --backend srv:_a._tcp.b",
+                "--backend srv:_a._tcp.b with --resolve-with system: the C library knows no SRV",
+            ),
+            ("--backend srv:php.internal", "not the name of a service"),
+            ("--backend srv:_a._tcp.b:80", "a service has no port"),
             ("--log-format xml", "unknown (write text, json)"),
             ("--pin=3", "unexpected value '3' for '--pin'"),
         ] {
             let error = usage_error(&format!("{REQUIRED} {options}"));
             assert!(error.contains(cause), "{options}: {error}");
         }
+    }
+
+    #[test]
+    fn name_servers_have_a_bound() {
+        let option = " --nameserver 192.0.2.53";
+        assert!(parse_words(&format!("{REQUIRED}{}", option.repeat(8))).is_ok());
+        let error = usage_error(&format!("{REQUIRED}{}", option.repeat(9)));
+        assert!(
+            error.starts_with("--nameserver: given 9 times (use at most 8)"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::config::TIMEOUT_MAX;
+use crate::config::{DNS_TTL_FLOOR, TIMEOUT_MAX};
 
 /// Why the value of an option is refused, and how to write it right.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,12 @@ pub enum ValueError {
     /// The same for an option that can be turned off.
     #[error("no time at all (write a longer one, for example 5s, or 'off' for no limit)")]
     ZeroNotOff,
+    /// A time to live below the least.
+    #[error(
+        "too short (use at least {})",
+        humantime::format_duration(DNS_TTL_FLOOR)
+    )]
+    TtlTooShort,
     /// A time that nobody waits for.
     #[error("too long (use at most 365days)")]
     TooLong,
@@ -74,8 +80,18 @@ where
 /// # Errors
 /// [`ValueError::Duration`], [`ValueError::Zero`] and [`ValueError::TooLong`]
 pub fn positive_timeout(text: &str) -> Result<Duration, ValueError> {
-    match duration(text)? {
+    match timeout(text)? {
         Duration::ZERO => Err(ValueError::Zero),
+        duration => Ok(duration),
+    }
+}
+
+/// Takes a time that is not too long.
+///
+/// # Errors
+/// [`ValueError::Duration`] and [`ValueError::TooLong`]
+pub fn timeout(text: &str) -> Result<Duration, ValueError> {
+    match duration(text)? {
         duration if duration > TIMEOUT_MAX => Err(ValueError::TooLong),
         duration => Ok(duration),
     }

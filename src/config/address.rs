@@ -28,11 +28,31 @@ pub enum ListenAddress {
     Abstract(Vec<u8>),
 }
 
+/// A Unix socket of this machine.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum UnixAddress {
+    /// `unix:/run/app.sock`
+    Path(PathBuf),
+    /// `unix:@name`; the bytes do not include the leading NUL.
+    Abstract(Vec<u8>),
+}
+
+impl From<UnixAddress> for ListenAddress {
+    fn from(address: UnixAddress) -> Self {
+        match address {
+            UnixAddress::Path(path) => Self::Path(path),
+            UnixAddress::Abstract(name) => Self::Abstract(name),
+        }
+    }
+}
+
 /// Where a backend is: known, or to be looked up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BackendAddress {
     /// An address that needs no lookup.
     Literal(SocketAddr),
+    /// A Unix socket, which needs none either.
+    Unix(UnixAddress),
     /// A host name, as given (a trailing dot is kept: it turns the search domains off), and a port.
     Name {
         /// The host name.
@@ -40,12 +60,17 @@ pub enum BackendAddress {
         /// The TCP port, never 0.
         port: u16,
     },
+    /// `srv:_service._proto.name`: SRV records say where (RFC 2782).
+    Service {
+        /// The name of the records, as given.
+        name: String,
+    },
 }
 
 /// Why a text is not an address, and how to write it right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
-    /// A listen address without `unix:`, or nothing after it.
+    /// A Unix socket's address without `unix:`, or nothing after it.
     #[error("not a Unix socket (write unix:/PATH or unix:@NAME, for example unix:/run/app.sock)")]
     NotUnix,
     /// A path that depends on where the program was started.
@@ -67,9 +92,15 @@ pub enum AddressError {
     #[error("the socket name contains a NUL byte (remove it)")]
     NulByte,
 
-    /// A Unix socket where a backend belongs.
-    #[error("a backend is a TCP address (write HOST:PORT, for example php.internal:9000)")]
-    UnixBackend,
+    /// `srv:` and something that is no name of SRV records.
+    #[error(
+        "not the name of a service (write srv:_SERVICE._PROTO.NAME, for example \
+         srv:_fastcgi._tcp.php.internal)"
+    )]
+    InvalidService,
+    /// `srv:` with a port.
+    #[error("a service has no port: its records have (write srv:_SERVICE._PROTO.NAME)")]
+    ServicePort,
     /// A URL where a backend belongs.
     #[error("a backend is not a URL (write HOST:PORT, for example php.internal:9000)")]
     UrlBackend,
@@ -132,6 +163,14 @@ impl FromStr for ListenAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
+        UnixAddress::from_str(text).map(Self::from)
+    }
+}
+
+impl FromStr for UnixAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
         let name = text.strip_prefix("unix:").ok_or(AddressError::NotUnix)?;
         if name.is_empty() {
             return Err(AddressError::NotUnix);
@@ -146,15 +185,15 @@ impl FromStr for ListenAddress {
     }
 }
 
-fn parse_abstract_name(name: &str) -> Result<ListenAddress, AddressError> {
+fn parse_abstract_name(name: &str) -> Result<UnixAddress, AddressError> {
     if name.is_empty() {
         return Err(AddressError::EmptyAbstractName);
     }
     check_socket_name_length(name)?;
-    Ok(ListenAddress::Abstract(name.as_bytes().to_vec()))
+    Ok(UnixAddress::Abstract(name.as_bytes().to_vec()))
 }
 
-fn parse_path(path: &str) -> Result<ListenAddress, AddressError> {
+fn parse_path(path: &str) -> Result<UnixAddress, AddressError> {
     let Some((_, file_name)) = path.rsplit_once('/').filter(|_| path.starts_with('/')) else {
         return Err(AddressError::RelativePath);
     };
@@ -162,13 +201,21 @@ fn parse_path(path: &str) -> Result<ListenAddress, AddressError> {
         return Err(AddressError::DirectoryPath);
     }
     check_socket_name_length(path)?;
-    Ok(ListenAddress::Path(PathBuf::from(path)))
+    Ok(UnixAddress::Path(PathBuf::from(path)))
 }
 
 fn check_socket_name_length(name: &str) -> Result<(), AddressError> {
     match name.len() {
         ..=SOCKET_NAME_BYTES_MAX => Ok(()),
         length => Err(AddressError::SocketNameTooLong { length }),
+    }
+}
+
+/// The form that [`FromStr`] reads; a name that is not UTF-8 is shown as well as it can be.
+impl fmt::Display for UnixAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The two have the same syntax.
+        ListenAddress::from(self.clone()).fmt(f)
     }
 }
 
@@ -187,10 +234,13 @@ impl FromStr for BackendAddress {
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if text.starts_with("unix:/") || text.starts_with("unix:@") {
-            return Err(AddressError::UnixBackend);
+            return text.parse().map(Self::Unix);
         }
         if text.contains("://") {
             return Err(AddressError::UrlBackend);
+        }
+        if let Some(service) = text.strip_prefix("srv:") {
+            return parse_service(service);
         }
         let text = text.strip_prefix("tcp:").unwrap_or(text);
         match text.strip_prefix('[') {
@@ -198,6 +248,25 @@ impl FromStr for BackendAddress {
             None => parse_v4_or_name(text),
         }
     }
+}
+
+/// `_SERVICE._PROTO.NAME` (RFC 2782).
+fn parse_service(name: &str) -> Result<BackendAddress, AddressError> {
+    let mut labels = name.split('.');
+    let mut underscored = || {
+        let label = labels.next().and_then(|label| label.strip_prefix('_'));
+        label.is_some_and(|rest| !rest.is_empty())
+    };
+    if !(underscored() && underscored() && labels.next().is_some_and(|rest| !rest.is_empty())) {
+        return Err(AddressError::InvalidService);
+    }
+    if name.contains(':') {
+        return Err(AddressError::ServicePort);
+    }
+    check_host_name(name)?;
+    Ok(BackendAddress::Service {
+        name: name.to_owned(),
+    })
 }
 
 /// `ADDRESS]:PORT`: the opening bracket is gone already.
@@ -281,7 +350,9 @@ impl fmt::Display for BackendAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Literal(address) => write!(f, "tcp:{address}"),
+            Self::Unix(address) => address.fmt(f),
             Self::Name { host, port } => write!(f, "tcp:{host}:{port}"),
+            Self::Service { name } => write!(f, "srv:{name}"),
         }
     }
 }
@@ -381,9 +452,52 @@ mod tests {
             ("[::1]:9000", literal("[::1]:9000")),
             ("tcp:[2001:db8::1]:9000", literal("[2001:db8::1]:9000")),
             ("[::ffff:127.0.0.1]:1", literal("[::ffff:127.0.0.1]:1")),
+            (
+                "unix:/run/php.sock",
+                BackendAddress::Unix(UnixAddress::Path("/run/php.sock".into())),
+            ),
+            (
+                "unix:@php",
+                BackendAddress::Unix(UnixAddress::Abstract(b"php".to_vec())),
+            ),
+            ("unix:9000", named("unix", 9000)),
         ] {
             assert_eq!(backend(text), Ok(expected), "{text:?}");
         }
+    }
+
+    #[test]
+    fn services_are_names_of_srv_records() {
+        for text in [
+            "_php._tcp.internal",
+            "_http-alt._tcp.web.svc.cluster.local.",
+        ] {
+            let name = text.to_owned();
+            let expected = Ok(BackendAddress::Service { name });
+            assert_eq!(backend(&format!("srv:{text}")), expected);
+        }
+        for text in [
+            "",
+            "php.internal",
+            "_php._tcp",
+            "_php._tcp.",
+            "_php.tcp.internal",
+            "_._tcp.internal",
+        ] {
+            let text = format!("srv:{text}");
+            assert_eq!(
+                backend(&text),
+                Err(AddressError::InvalidService),
+                "{text:?}"
+            );
+        }
+        let port = backend("srv:_php._tcp.internal:9000");
+        assert_eq!(port, Err(AddressError::ServicePort));
+        let label = "".to_owned();
+        let error = backend("srv:_php._tcp.a..b");
+        assert_eq!(error, Err(AddressError::InvalidLabel { label }));
+        let named_srv = named("srv", 9000);
+        assert_eq!(backend("tcp:srv:9000"), Ok(named_srv));
     }
 
     #[test]
@@ -473,8 +587,8 @@ mod tests {
                     zone: "eth0".to_owned(),
                 },
             ),
-            ("unix:/run/a.sock", AddressError::UnixBackend),
-            ("unix:@a", AddressError::UnixBackend),
+            ("unix:/run/", AddressError::DirectoryPath),
+            ("unix:@", AddressError::EmptyAbstractName),
             ("http://a:80", AddressError::UrlBackend),
             ("tcp://a:80", AddressError::UrlBackend),
         ] {
@@ -497,27 +611,33 @@ mod tests {
         }
     }
 
-    fn listen_addresses() -> impl Strategy<Value = ListenAddress> {
+    fn unix_addresses() -> impl Strategy<Value = UnixAddress> {
         let file_name =
             "[^/\0]{1,24}".prop_filter("a directory", |name| name != "." && name != "..");
         prop_oneof![
-            file_name.prop_map(|name| ListenAddress::Path(format!("/{name}").into())),
-            "[^\0]{1,26}".prop_map(|name| ListenAddress::Abstract(name.into_bytes())),
+            file_name.prop_map(|name| UnixAddress::Path(format!("/{name}").into())),
+            "[^\0]{1,26}".prop_map(|name| UnixAddress::Abstract(name.into_bytes())),
         ]
     }
 
     fn backend_addresses() -> impl Strategy<Value = BackendAddress> {
+        let unix = unix_addresses().prop_map(BackendAddress::Unix);
         let host = r"[a-zA-Z_][a-zA-Z0-9_-]{0,62}(\.[a-z0-9_][a-z0-9_-]{0,20}){0,3}\.?";
         prop_oneof![
+            unix,
             (any::<Ipv4Addr>(), 1u16..).prop_map(|a| BackendAddress::Literal(a.into())),
             (any::<Ipv6Addr>(), 1u16..).prop_map(|a| BackendAddress::Literal(a.into())),
             (host, 1u16..).prop_map(|(host, port)| BackendAddress::Name { host, port }),
+            host.prop_map(|host| BackendAddress::Service {
+                name: format!("_a._tcp.{host}")
+            }),
         ]
     }
 
     proptest! {
         #[test]
-        fn listen_addresses_round_trip(address in listen_addresses()) {
+        fn listen_addresses_round_trip(address in unix_addresses()) {
+            let address = ListenAddress::from(address);
             prop_assert_eq!(listen(&address.to_string()), Ok(address));
         }
 
@@ -527,7 +647,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_parsed_or_refused(text in r"(unix:|tcp:)?([a-z0-9:.\[\]%@/_-]{0,40}|\PC*|.*)") {
+        fn any_text_is_parsed_or_refused(text in r"(unix:|tcp:|srv:_a._b.)?([a-z0-9:.\[\]%@/_-]{0,40}|\PC*|.*)") {
             if let Ok(address) = listen(&text) {
                 prop_assert_eq!(listen(&address.to_string()), Ok(address));
             }

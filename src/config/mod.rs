@@ -5,6 +5,7 @@
 //! system: whether a user exists or a directory can be written is found out at start.
 
 pub mod address;
+pub mod discovery;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -14,7 +15,11 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-pub use address::{AddressError, BackendAddress, ListenAddress};
+pub use address::{AddressError, BackendAddress, ListenAddress, UnixAddress};
+pub use discovery::{
+    DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
+    ResolveWith,
+};
 
 /// The most worker threads: the largest machines have fewer cores.
 pub const WORKERS_MAX: usize = 1024;
@@ -39,6 +44,8 @@ pub struct Config {
     pub access: Access,
     /// Where sessions go; at least one.
     pub backends: Vec<BackendAddress>,
+    /// How the addresses behind their names are found.
+    pub discovery: Discovery,
     /// Worker threads; `None` means one per core that this process may use.
     pub workers: Option<NonZeroUsize>,
     /// Pin each worker to a core of its own.

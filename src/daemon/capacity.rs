@@ -109,6 +109,7 @@ mod tests {
             listeners: vec!["unix:/run/a.sock".parse().unwrap()],
             access: crate::config::Access::default(),
             backends: vec!["127.0.0.1:9000".parse().unwrap()],
+            discovery: crate::config::Discovery::default(),
             workers: None,
             pin: false,
             engine: crate::config::Engine::Auto,

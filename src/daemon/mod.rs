@@ -79,7 +79,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let _resolver = resolver::spawn(
         &config.backends,
         Arc::clone(&shared.published),
-        ResolverOptions::default(),
+        ResolverOptions::from(&config.discovery),
     )?;
     let accepting = accepting_workers(count, listeners.len(), capacity.connections_max);
     let mut assignments = Vec::new();

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::sys::net::RawAddress;
+use crate::sys::net::{RawAddress, UnixName};
 use crate::sys::poll::{self, Event};
 use crate::sys::{Errno, net};
 
@@ -384,6 +384,11 @@ impl Driver for Epoll {
     fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
         let fd = net::tcp_socket(like)?;
         Ok(self.sockets.insert(Socket::new(fd, SocketKind::Tcp)))
+    }
+
+    fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
+        let fd = net::unix_connected(name)?;
+        Ok(self.sockets.insert(Socket::new(fd, SocketKind::Unix)))
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {

@@ -33,6 +33,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sys::Errno;
+use crate::sys::net::UnixName;
 use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf};
@@ -205,6 +206,9 @@ pub trait Driver: Sized {
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock;
     /// A new TCP socket for the family of `like`.
     fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno>;
+    /// A new Unix socket, connected already: there is nothing to wait for. EAGAIN says that the
+    /// listener's backlog is full.
+    fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno>;
     /// Starts an op. Panics if its lane is taken.
     fn submit(&mut self, sock: Sock, op: Op);
     /// Asks an op in flight to end early. It still completes, once, as what it became meanwhile or

@@ -6,6 +6,7 @@
 //! domains are walked here, because hickory reports only the last one's result, so that a timeout
 //! followed by NXDOMAIN would look like "this name does not exist".
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::iter;
@@ -20,14 +21,15 @@ use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::proto::op::{Query, ResponseCode};
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::system_conf::parse_resolv_conf;
 use hickory_resolver::{Hosts, Resolver, TokioResolver};
 use tokio::task::JoinSet;
 
 use super::ResolverOptions;
-use super::names::Family;
-use super::schedule::DNS_TTL_MAX;
+use super::names::{Family, Question, TARGETS_MAX};
+use super::system::System;
+use crate::config::ResolveWith;
 
 /// How often a query that got no usable answer is sent again, on top of the datagrams that hickory
 /// repeats within one timeout.
@@ -37,21 +39,78 @@ const RETRIES_MAX: usize = 1;
 /// meets one name server failure after another would otherwise have no end that can be named.
 const LOOKUP_TIMEOUTS_MAX: u32 = 5;
 
-/// What a lookup of one family ended with.
-pub(super) type Outcome = Result<Found, Failure>;
+/// What a lookup ended with, by what was asked for.
+#[derive(Clone, Debug)]
+pub(super) enum Answer {
+    Addresses(Outcome<IpAddr>),
+    Targets(Outcome<Target>),
+}
 
-/// Addresses, at least one.
+impl Answer {
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Addresses(outcome) => outcome.as_ref().err(),
+            Self::Targets(outcome) => outcome.as_ref().err(),
+        }
+    }
+
+    /// Nobody answered this question.
+    pub(super) fn none(question: &Question, cause: Cause) -> Self {
+        let failure = Failure::NoAnswer(cause);
+        match question {
+            Question::Addresses(..) => Self::Addresses(Err(failure)),
+            Question::Targets(_) => Self::Targets(Err(failure)),
+        }
+    }
+}
+
+/// What the lookup of one question ended with.
+pub(super) type Outcome<T> = Result<Found<T>, Failure>;
+
+/// What was found, at least one item.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) addresses: Vec<IpAddr>,
+pub(super) struct Found<T> {
+    pub(super) items: Vec<T>,
     pub(super) ttl: Duration,
 }
 
-/// Why there are no addresses. The two differ in what they permit: see `NEGATIVE_HOLD`.
+/// Where a service is (RFC 2782). Ordered as they are used, then by name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Target {
+    pub(super) priority: u16,
+    pub(super) host: Name,
+    pub(super) port: u16,
+    pub(super) weight: u16,
+}
+
+impl Target {
+    /// What makes it the same target, whatever its priority and weight are.
+    pub(super) fn place(&self) -> (&Name, u16) {
+        (&self.host, self.port)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            priority,
+            host,
+            port,
+            weight,
+        } = self;
+        write!(
+            f,
+            "{}:{port} (priority {priority}, weight {weight})",
+            host.to_ascii()
+        )
+    }
+}
+
+/// Why nothing was found. The two differ in what they permit: see `last_good.rs`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Failure {
     /// The name servers say that there are none (NXDOMAIN, NODATA).
-    #[error("the name server says that there is no such name or that it has no addresses")]
+    #[error("the name server says that there is no such name, or not with what was asked for")]
     Nothing,
     /// Nobody who could know has said anything.
     #[error("{0}")]
@@ -69,7 +128,7 @@ pub(super) enum Cause {
     ServerFailure(ResponseCode),
     #[error("the name server referred to other servers, so it does not resolve for clients")]
     Referral,
-    #[error("the answer has no address that can be connected to")]
+    #[error("the answer has nothing that can be connected to")]
     Unusable,
     #[error("the query failed: {0}")]
     Other(String),
@@ -77,16 +136,22 @@ pub(super) enum Cause {
 
 /// What the name servers say about one fully qualified name, best first.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Reply {
-    Found(Found),
-    /// The name exists, but not with addresses of this family.
+enum Reply<T> {
+    Found(Found<T>),
+    /// The name exists, but not with records of this type.
     NoData,
     NoSuchName,
     NoAnswer(Cause),
 }
 
-/// Where answers come from, as read from the files at one time.
-pub(super) struct Sources {
+/// Where answers come from.
+pub(super) enum Sources {
+    Dns(Dns),
+    System(System),
+}
+
+/// The hosts file and the name servers, as read from the files at one time.
+pub(super) struct Dns {
     hosts: Hosts,
     servers: Vec<TokioResolver>,
     search: Search,
@@ -100,6 +165,37 @@ struct Search {
 }
 
 impl Sources {
+    pub(super) fn new(options: &ResolverOptions) -> Self {
+        match options.resolve_with {
+            ResolveWith::Dns => Self::Dns(Dns::read(options)),
+            ResolveWith::System => {
+                let timeout = options.query_timeout * LOOKUP_TIMEOUTS_MAX;
+                Self::System(System::new(options.system_call, timeout))
+            }
+        }
+    }
+
+    /// Looks one question up. Never longer than some query timeouts.
+    pub(super) async fn look_up(&self, question: &Question) -> Answer {
+        match (self, question) {
+            (Self::Dns(dns), Question::Addresses(host, family)) => {
+                Answer::Addresses(dns.look_up(host, *family).await)
+            }
+            (Self::Dns(dns), Question::Targets(service)) => {
+                Answer::Targets(dns.look_up_targets(service).await)
+            }
+            (Self::System(system), Question::Addresses(host, family)) => {
+                Answer::Addresses(system.look_up(host, *family).await)
+            }
+            (Self::System(_), Question::Targets(_)) => {
+                let cause = "the system's resolver has no SRV records".to_owned();
+                Answer::none(question, Cause::Other(cause))
+            }
+        }
+    }
+}
+
+impl Dns {
     /// Reads the files. What is missing or malformed is warned about and does without: the hosts
     /// file alone can be all that is needed, and the next change is read again.
     pub(super) fn read(options: &ResolverOptions) -> Self {
@@ -115,19 +211,28 @@ impl Sources {
         }
     }
 
-    /// Looks one family of a name up. Never longer than some query timeouts.
-    pub(super) async fn look_up(&self, name: &Name, family: Family) -> Outcome {
+    /// Looks one family of a host up.
+    pub(super) async fn look_up(&self, name: &Name, family: Family) -> Outcome<IpAddr> {
         if let Some(outcome) = self.look_up_locally(name, family) {
             return outcome;
         }
-        tokio::time::timeout(self.deadline, self.search_for(name, family))
+        self.in_time(self.search_for(name, family)).await
+    }
+
+    /// Looks the targets of a service up.
+    pub(super) async fn look_up_targets(&self, name: &Name) -> Outcome<Target> {
+        self.in_time(self.search_for_targets(name)).await
+    }
+
+    async fn in_time<T>(&self, lookup: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+        tokio::time::timeout(self.deadline, lookup)
             .await
             .unwrap_or(Err(Failure::NoAnswer(Cause::Silence)))
     }
 
     /// The hosts file's word is final: a name that it has with one family only is not asked for
     /// elsewhere, as with the C library (`hosts: files dns`).
-    fn look_up_locally(&self, name: &Name, family: Family) -> Option<Outcome> {
+    fn look_up_locally(&self, name: &Name, family: Family) -> Option<Outcome<IpAddr>> {
         let wanted = self.in_hosts_file(name, family);
         if !wanted.is_empty() || !self.in_hosts_file(name, family.other()).is_empty() {
             return Some(local(wanted));
@@ -148,15 +253,11 @@ impl Sources {
     }
 
     /// Tries the name in the search domains until one has it.
-    ///
-    /// Like the C library, a silent name server ends the search (another domain's answer would be
-    /// another name's), while one that reports a failure does not. But neither may turn into "there
-    /// is no such name" at the end.
-    async fn search_for(&self, name: &Name, family: Family) -> Outcome {
-        let mut unanswered = None;
+    async fn search_for(&self, name: &Name, family: Family) -> Outcome<IpAddr> {
+        let mut searched = Searched::default();
         let mut candidates = self.search.candidates(name).into_iter().peekable();
         while let Some(candidate) = candidates.next() {
-            let reply = match self.ask(&candidate, family).await {
+            let reply = match self.ask_for_addresses(&candidate, family).await {
                 Reply::NoData if candidates.peek().is_some() => {
                     self.tell_no_data(&candidate, family).await
                 }
@@ -164,38 +265,56 @@ impl Sources {
                 Reply::NoData => Reply::NoSuchName,
                 reply => reply,
             };
-            match reply {
-                Reply::Found(found) => return Ok(found),
-                Reply::NoData => return Err(Failure::Nothing),
-                Reply::NoSuchName => {}
-                Reply::NoAnswer(cause @ Cause::ServerFailure(_)) => {
-                    unanswered.get_or_insert(cause);
-                }
-                Reply::NoAnswer(cause) => return Err(Failure::NoAnswer(cause)),
+            if let Some(outcome) = searched.take(reply) {
+                return outcome;
             }
         }
-        Err(unanswered.map_or(Failure::Nothing, Failure::NoAnswer))
+        searched.end()
+    }
+
+    async fn search_for_targets(&self, name: &Name) -> Outcome<Target> {
+        let mut searched = Searched::default();
+        for candidate in self.search.candidates(name) {
+            let reply = match self.ask(&candidate, RecordType::SRV, usable_targets).await {
+                // A name of this form is there for its SRV records, or by a wildcard.
+                Reply::NoData => Reply::NoSuchName,
+                reply => reply,
+            };
+            if let Some(outcome) = searched.take(reply) {
+                return outcome;
+            }
+        }
+        searched.end()
     }
 
     /// Whether a name without data of this family is the one that was meant (no data) or only there
     /// for mail or by a wildcard (no such name): the search must stop at the same name for both
     /// families.
-    async fn tell_no_data(&self, name: &Name, family: Family) -> Reply {
-        match self.ask(name, family.other()).await {
+    async fn tell_no_data(&self, name: &Name, family: Family) -> Reply<IpAddr> {
+        match self.ask_for_addresses(name, family.other()).await {
             Reply::Found(_) => Reply::NoData,
             Reply::NoData | Reply::NoSuchName => Reply::NoSuchName,
             Reply::NoAnswer(cause) => Reply::NoAnswer(cause),
         }
     }
 
-    /// Asks all name servers at once; the first who has addresses wins, else the best reply.
-    async fn ask(&self, name: &Name, family: Family) -> Reply {
+    async fn ask_for_addresses(&self, name: &Name, family: Family) -> Reply<IpAddr> {
+        self.ask(name, family.record_type(), usable_addresses).await
+    }
+
+    /// Asks all name servers at once; the first who has something usable wins, else the best reply.
+    async fn ask<T: Send + 'static>(
+        &self,
+        name: &Name,
+        record_type: RecordType,
+        usable: fn(&Lookup) -> Vec<T>,
+    ) -> Reply<T> {
         let mut asked = JoinSet::new();
         for server in &self.servers {
             let (server, name) = (server.clone(), name.clone());
             asked.spawn(async move {
-                let result = server.lookup(name, family.record_type()).await;
-                Reply::new(result, Instant::now())
+                let result = server.lookup(name, record_type).await;
+                Reply::new(result, usable, Instant::now())
             });
         }
         let mut best = Reply::NoAnswer(Cause::NoNameServer);
@@ -207,6 +326,37 @@ impl Sources {
             best = best.or_better(reply);
         }
         best
+    }
+}
+
+/// How far a search has come.
+///
+/// Like the C library, a silent name server ends the search (another domain's answer would be another
+/// name's), while one that reports a failure does not. But neither may turn into "there is no such
+/// name" at the end.
+#[derive(Default)]
+struct Searched {
+    unanswered: Option<Cause>,
+}
+
+impl Searched {
+    /// What one candidate brought. `Some`: the search is over.
+    fn take<T>(&mut self, reply: Reply<T>) -> Option<Outcome<T>> {
+        match reply {
+            Reply::Found(found) => Some(Ok(found)),
+            Reply::NoData => Some(Err(Failure::Nothing)),
+            Reply::NoSuchName => None,
+            Reply::NoAnswer(cause @ Cause::ServerFailure(_)) => {
+                self.unanswered.get_or_insert(cause);
+                None
+            }
+            Reply::NoAnswer(cause) => Some(Err(Failure::NoAnswer(cause))),
+        }
+    }
+
+    /// No candidate was the one.
+    fn end<T>(self) -> Outcome<T> {
+        Err(self.unanswered.map_or(Failure::Nothing, Failure::NoAnswer))
     }
 }
 
@@ -245,16 +395,23 @@ impl Search {
     }
 }
 
-impl Reply {
-    fn new(result: Result<Lookup, NetError>, now: Instant) -> Self {
+impl<T> Reply<T> {
+    fn new(result: Result<Lookup, NetError>, usable: fn(&Lookup) -> Vec<T>, now: Instant) -> Self {
         match result {
             Ok(lookup) => {
-                let addresses = usable_addresses(&lookup);
-                if addresses.is_empty() {
-                    return Self::NoAnswer(Cause::Unusable);
+                let items = usable(&lookup);
+                if !items.is_empty() {
+                    let ttl = lookup.valid_until().saturating_duration_since(now);
+                    return Self::Found(Found { items, ttl });
                 }
-                let ttl = lookup.valid_until().saturating_duration_since(now);
-                Self::Found(Found { addresses, ttl })
+                if lookup
+                    .answers()
+                    .iter()
+                    .any(|record| denies_service(&record.data))
+                {
+                    return Self::NoData;
+                }
+                Self::NoAnswer(Cause::Unusable)
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(no_records))) => Self::negative(&no_records),
             Err(NetError::Dns(DnsError::ResponseCode(code))) => {
@@ -280,7 +437,7 @@ impl Reply {
     /// Of two servers' replies the one that says more. One dead server among several is ordinary
     /// and must not outweigh another's "there is no such name".
     fn or_better(self, other: Self) -> Self {
-        fn rank(reply: &Reply) -> u8 {
+        fn rank<T>(reply: &Reply<T>) -> u8 {
             match reply {
                 Reply::Found(_) => 4,
                 Reply::NoData => 3,
@@ -307,19 +464,61 @@ fn usable_addresses(lookup: &Lookup) -> Vec<IpAddr> {
     addresses.filter(is_usable).collect()
 }
 
-fn is_usable(ip: &IpAddr) -> bool {
+/// The targets of an answer, the preferred ones if there are too many.
+fn usable_targets(lookup: &Lookup) -> Vec<Target> {
+    let mut targets: Vec<_> = lookup
+        .answers()
+        .iter()
+        .filter_map(|record| match &record.data {
+            RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => Some(Target {
+                priority: srv.priority,
+                host: fully_qualified(&srv.target),
+                port: srv.port,
+                weight: srv.weight,
+            }),
+            _ => None,
+        })
+        .collect();
+    targets.sort();
+    targets.dedup();
+    let dropped = targets.len().saturating_sub(TARGETS_MAX);
+    if dropped > 0 {
+        tracing::debug!(
+            dropped,
+            "look up {}: more than {TARGETS_MAX} targets; the rest is not used",
+            lookup.query().name()
+        );
+    }
+    targets.truncate(TARGETS_MAX);
+    targets
+}
+
+/// A target is never searched for in other domains. Lower case, so that how a name server spells it
+/// makes no difference.
+fn fully_qualified(target: &Name) -> Name {
+    let mut name = target.to_lowercase();
+    name.set_fqdn(true);
+    name
+}
+
+/// RFC 2782: a record whose target is the root says that there is no such service.
+fn denies_service(data: &RData) -> bool {
+    matches!(data, RData::SRV(srv) if srv.target.is_root())
+}
+
+pub(super) fn is_usable(ip: &IpAddr) -> bool {
     let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
     !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
 }
 
 /// An answer without a name server. It has no lifetime (a change of the file is noticed), so the
 /// longest one will do.
-fn local(addresses: Vec<IpAddr>) -> Outcome {
-    if addresses.is_empty() {
+fn local(items: Vec<IpAddr>) -> Outcome<IpAddr> {
+    if items.is_empty() {
         return Err(Failure::Nothing);
     }
-    let ttl = DNS_TTL_MAX;
-    Ok(Found { addresses, ttl })
+    let ttl = Duration::MAX;
+    Ok(Found { items, ttl })
 }
 
 fn read_hosts(path: &Path) -> Hosts {
@@ -478,15 +677,15 @@ mod tests {
         options
     }
 
-    fn sources(resolv_conf: &str, hosts: &[u8]) -> Sources {
+    fn sources(resolv_conf: &str, hosts: &[u8]) -> Dns {
         let dir = tempfile::tempdir().unwrap();
         let options = options(&dir);
         fs::write(&options.paths.resolv_conf, resolv_conf).unwrap();
         fs::write(&options.paths.hosts, hosts).unwrap();
-        Sources::read(&options)
+        Dns::read(&options)
     }
 
-    fn found(addresses: &[&str]) -> Option<Outcome> {
+    fn found(addresses: &[&str]) -> Option<Outcome<IpAddr>> {
         let addresses = addresses.iter().map(|ip| IpAddr::from_str(ip).unwrap());
         Some(local(addresses.collect()))
     }
@@ -529,7 +728,7 @@ mod tests {
 
     #[test]
     fn the_better_of_two_replies_wins_in_either_order() {
-        let silence = || Reply::NoAnswer(Cause::Silence);
+        let silence = || Reply::<IpAddr>::NoAnswer(Cause::Silence);
         let unasked = || Reply::NoAnswer(Cause::NoNameServer);
         for (better, worse) in [
             (Reply::NoData, Reply::NoSuchName),
@@ -565,7 +764,7 @@ mod tests {
         )
         .unwrap();
         options.name_servers = Some(vec![SocketAddr::from(([127, 0, 0, 3], 5353))]);
-        let sources = Sources::read(&options);
+        let sources = Dns::read(&options);
         assert_eq!(sources.servers.len(), 1);
         assert_eq!(
             candidates(&sources.search, "php"),
@@ -576,7 +775,7 @@ mod tests {
     #[test]
     fn without_files_there_is_localhost_and_nothing_else() {
         let dir = tempfile::tempdir().unwrap();
-        let sources = Sources::read(&options(&dir));
+        let sources = Dns::read(&options(&dir));
         assert!(sources.servers.is_empty());
         for host in ["localhost", "localhost.", "php.localhost"] {
             let host = name(host);

@@ -4,11 +4,16 @@
 //! One thread looks every name up, again when its answer has run out, and publishes what it found.
 //! The data path never waits for it and never resolves. Two rules decide what is published: without
 //! an answer the last good addresses stay, however long that lasts; and only a name server's word
-//! that there are none takes them away, after a hold (`schedule.rs`).
+//! that there are none takes them away, after a hold (`last_good.rs`).
+//!
+//! The data path can ask for an earlier lookup, and does when a connect fails; it does not wait for
+//! that either ([`crate::backend::Refresher`]).
 
+mod last_good;
 mod lookup;
 mod names;
 mod schedule;
+mod system;
 #[cfg(test)]
 mod tests;
 
@@ -16,7 +21,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -27,15 +32,25 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::{self, JoinError, JoinSet};
 
-use self::lookup::{Cause, Failure, Outcome, Sources, Stamps};
-use self::names::{Event, Names, Question};
+use self::lookup::{Answer, Cause, Sources, Stamps};
+use self::names::{Event, Names, Note, Question};
 use self::schedule::Jitter;
-use crate::backend::Published;
-use crate::config::BackendAddress;
+pub use self::system::SystemCall;
+use crate::backend::{Published, Refresher};
+use crate::config::{BackendAddress, Discovery, RefreshTimes, ResolveWith};
+use crate::sys::lookup::addresses_of;
 
 /// How often resolv.conf and the hosts file are looked at: two `stat` calls, so that an edit works
 /// at once, as people expect of these files.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The most lookups at one time. Each takes a socket for every name server (or a thread), and services
+/// can have hundreds of targets; those that have been due for longest come first.
+const LOOKUPS_MAX: usize = 16;
+
+/// How long marks of failed connects are let gather before they are looked at: a storm of failures
+/// must not keep this thread busy. Nothing is looked up sooner for it than [`schedule`] permits.
+const SUSPECTS_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How many addresses of one name a log line shows.
 const LOGGED_ADDRESSES_MAX: usize = 8;
@@ -47,6 +62,12 @@ pub struct ResolverOptions {
     pub paths: ResolverPaths,
     /// Ask these name servers instead of the ones in resolv.conf (whose search domains stay).
     pub name_servers: Option<Vec<SocketAddr>>,
+    /// Who looks names up.
+    pub resolve_with: ResolveWith,
+    /// How [`ResolveWith::System`] does it.
+    pub system_call: SystemCall,
+    /// How long answers are believed.
+    pub times: RefreshTimes,
     /// How long one query may take; it is tried twice.
     pub query_timeout: Duration,
 }
@@ -56,7 +77,26 @@ impl Default for ResolverOptions {
         Self {
             paths: ResolverPaths::default(),
             name_servers: None,
+            resolve_with: ResolveWith::default(),
+            system_call: addresses_of,
+            times: RefreshTimes::default(),
             query_timeout: Duration::from_secs(2),
+        }
+    }
+}
+
+impl From<&Discovery> for ResolverOptions {
+    fn from(discovery: &Discovery) -> Self {
+        let name_servers: Vec<_> = discovery
+            .name_servers
+            .iter()
+            .map(|server| server.0)
+            .collect();
+        Self {
+            name_servers: (!name_servers.is_empty()).then_some(name_servers),
+            resolve_with: discovery.resolve_with,
+            times: discovery.times,
+            ..Self::default()
         }
     }
 }
@@ -110,19 +150,21 @@ pub fn spawn(
     published: Arc<Published>,
     options: ResolverOptions,
 ) -> Result<ResolverHandle, ResolverError> {
-    let names = Names::new(backends, Instant::now())?;
+    let names = Names::new(backends, options.times, Instant::now())?;
     published.publish(names.endpoints(), SystemTime::now());
     if names.is_literal() {
         return Ok(ResolverHandle { running: None });
     }
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
+        // For the C library's lookups: at most one for each name, so that none waits for another.
+        .max_blocking_threads(backends.len())
         .build()
         .map_err(ResolverError::Runtime)?;
     let (stop, stopped) = oneshot::channel();
     let thread = thread::Builder::new()
         .name("resolver".to_owned())
-        .spawn(move || run(&runtime, names, published, options, stopped))
+        .spawn(move || run(runtime, names, published, options, stopped))
         .map_err(ResolverError::Thread)?;
     Ok(ResolverHandle {
         running: Some(Running { stop, thread }),
@@ -146,7 +188,7 @@ struct Running {
 
 impl ResolverHandle {
     /// Ends the thread and waits for it, which is a matter of milliseconds even while a name server
-    /// is silent. What was published stays.
+    /// is silent or the C library hangs. What was published stays.
     pub fn stop(self) {
         drop(self);
     }
@@ -163,9 +205,10 @@ impl Drop for ResolverHandle {
     }
 }
 
-/// The thread. Everything that is still under way when it returns ends with the runtime.
+/// The thread. Everything that is still under way when it returns ends with the runtime, except calls
+/// of the C library: nobody can end those, and nobody waits for them.
 fn run(
-    runtime: &Runtime,
+    runtime: Runtime,
     names: Names,
     published: Arc<Published>,
     options: ResolverOptions,
@@ -178,6 +221,7 @@ fn run(
             () = Task::new(names, published, options).run() => {}
         }
     });
+    runtime.shutdown_background();
 }
 
 /// The resolver's work: asks what is due, takes the answers in, publishes.
@@ -187,9 +231,11 @@ struct Task {
     options: ResolverOptions,
     stamps: Stamps,
     sources: Arc<Sources>,
-    lookups: JoinSet<Outcome>,
+    lookups: JoinSet<Answer>,
     /// Which question each of `lookups` is about.
     asked: HashMap<task::Id, Question>,
+    /// Marks of failed connects are not looked at before this time.
+    heed_after: Instant,
     randomness: RandomState,
     /// Answers so far: what makes each jitter another one.
     answers: u64,
@@ -198,7 +244,7 @@ struct Task {
 impl Task {
     fn new(names: Names, published: Arc<Published>, options: ResolverOptions) -> Self {
         let stamps = Stamps::take(&options);
-        let sources = Arc::new(Sources::read(&options));
+        let sources = Arc::new(Sources::new(&options));
         Self {
             names,
             published,
@@ -207,6 +253,7 @@ impl Task {
             sources,
             lookups: JoinSet::new(),
             asked: HashMap::new(),
+            heed_after: Instant::now(),
             randomness: RandomState::new(),
             answers: 0,
         }
@@ -217,17 +264,27 @@ impl Task {
         loop {
             let now = Instant::now();
             self.read_changed_files(now);
+            self.heed_suspects(now);
+            if let Some(notes) = self.names.expire(now) {
+                self.publish(notes);
+            }
             self.ask_due(now);
-            let files_check = now + FILES_CHECK_INTERVAL;
-            let wake = self
-                .names
-                .next_due()
-                .map_or(files_check, |due| due.min(files_check));
+            let wake = self.wake_at(now);
             tokio::select! {
                 Some(ended) = self.lookups.join_next_with_id() => self.take(ended),
+                () = marked(self.published.refresher(), self.heed_after) => {}
                 () = tokio::time::sleep_until(wake.into()) => {}
             }
         }
+    }
+
+    fn wake_at(&self, now: Instant) -> Instant {
+        // Without room for another lookup, the end of one is what to wait for.
+        let has_room = self.lookups.len() < LOOKUPS_MAX;
+        let next_due = self.names.next_due().filter(|_| has_room);
+        let wakes = [next_due, self.names.next_expiry()];
+        let files_check = now + FILES_CHECK_INTERVAL;
+        wakes.into_iter().flatten().fold(files_check, Instant::min)
     }
 
     /// After a change of the files all is asked again, and what was being asked is forgotten: its
@@ -239,82 +296,116 @@ impl Task {
         }
         tracing::info!("resolver configuration changed, looking all names up again");
         self.stamps = stamps;
-        self.sources = Arc::new(Sources::read(&self.options));
+        if let Sources::Dns(_) = *self.sources {
+            self.sources = Arc::new(Sources::new(&self.options));
+        }
         self.lookups = JoinSet::new();
         self.asked.clear();
         self.names.ask_again(now);
     }
 
+    /// Connects have failed, or a session has nowhere to go.
+    fn heed_suspects(&mut self, now: Instant) {
+        if now < self.heed_after {
+            return;
+        }
+        if let Some(suspects) = self.published.refresher().take() {
+            self.names.hasten(suspects, now);
+            self.heed_after = now + SUSPECTS_INTERVAL;
+        }
+    }
+
     fn ask_due(&mut self, now: Instant) {
-        for question in self.names.ask_due(now) {
-            let sources = Arc::clone(&self.sources);
-            let name = self.names.name(question.name).clone();
-            let lookup = async move { sources.look_up(&name, question.family).await };
+        let room = LOOKUPS_MAX.saturating_sub(self.lookups.len());
+        for question in self.names.ask_due(now, room) {
+            let (sources, asked) = (Arc::clone(&self.sources), question.clone());
+            let lookup = async move { sources.look_up(&asked).await };
             let id = self.lookups.spawn(lookup).id();
             self.asked.insert(id, question);
         }
     }
 
-    fn take(&mut self, ended: Result<(task::Id, Outcome), JoinError>) {
-        let (id, outcome) = ended.unwrap_or_else(|err| {
-            // A panic inside the library, over bytes from the network: no answer, like any other.
-            let cause = Cause::Other(err.to_string());
-            (err.id(), Err(Failure::NoAnswer(cause)))
-        });
+    fn take(&mut self, ended: Result<(task::Id, Answer), JoinError>) {
+        let (id, answer) = match ended {
+            Ok((id, answer)) => (id, Ok(answer)),
+            Err(err) => (err.id(), Err(Cause::Other(err.to_string()))),
+        };
         let question = self
             .asked
             .remove(&id)
             .expect("every lookup is entered when it is spawned");
-        if let Err(failure) = &outcome {
-            let host = self.names.host(question.name);
-            tracing::debug!(family = ?question.family, "look up {host}: {failure}");
+        // A panic inside the library, over bytes from the network: no answer, like any other.
+        let answer = answer.unwrap_or_else(|cause| Answer::none(&question, cause));
+        if let Some(failure) = answer.failure() {
+            tracing::debug!("look up {question}: {failure}");
         }
-        let jitter = self.jitter(question);
-        let events = self
-            .names
-            .answered(question, outcome, Instant::now(), jitter);
+        let (now, jitter) = (Instant::now(), self.jitter(&question));
+        let notes = self.names.answered(&question, answer, now, jitter);
+        self.publish(notes);
+        let age = |at| now.saturating_duration_since(at);
+        let age = self.names.answered_at().map(age);
+        self.published
+            .confirm(age.map(|age| SystemTime::now() - age));
+    }
+
+    fn publish(&self, notes: Vec<Note>) {
         self.published
             .publish(self.names.endpoints(), SystemTime::now());
-        for event in events {
-            self.log(self.names.host(question.name), event);
+        for (name, event) in notes {
+            self.log(&name, event);
         }
     }
 
-    fn jitter(&mut self, question: Question) -> Jitter {
+    fn jitter(&mut self, question: &Question) -> Jitter {
         self.answers = self.answers.wrapping_add(1);
         Jitter::from_hash(self.randomness.hash_one((question, self.answers)))
     }
 
-    fn log(&self, host: &str, event: Event) {
+    fn log(&self, name: &str, event: Event) {
         match event {
             Event::Changed { old, new, age } => tracing::info!(
                 old = %Listed(&old),
                 new = %Listed(&new),
                 version = self.published.load().version(),
-                "look up {host}: {} addresses, before {} (last good answer: {})",
+                "look up {name}: {} addresses, before {} (last good answer: {})",
+                new.len(),
+                old.len(),
+                Age(age)
+            ),
+            Event::Retargeted { old, new, age } => tracing::info!(
+                old = %Listed(&old),
+                new = %Listed(&new),
+                "look up {name}: {} targets, before {} (last good answer: {})",
                 new.len(),
                 old.len(),
                 Age(age)
             ),
             Event::Failing { failure, kept, age } => tracing::warn!(
-                "look up {host}: {failure}; {kept} addresses stay in use (last good answer: {}; \
-                 check the name and the name servers)",
+                "look up {name}: {failure}; what was found before stays in use: {kept} (last good \
+                 answer: {}; check the name and the name servers)",
                 Age(age)
             ),
             Event::Recovered { after } => {
-                tracing::info!("look up {host}: resolves again after {} s", after.as_secs());
+                tracing::info!("look up {name}: resolves again after {} s", after.as_secs());
             }
         }
     }
 }
 
-/// The first few of some addresses.
-struct Listed<'a>(&'a [IpAddr]);
+/// Waits for a mark, and no less than until `after`.
+async fn marked(refresher: &Refresher, after: Instant) {
+    tokio::time::sleep_until(after.into()).await;
+    refresher.marked().await;
+}
 
-impl fmt::Display for Listed<'_> {
+/// The first few of some addresses or targets.
+struct Listed<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Listed<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (shown, hidden) = self.0.split_at(self.0.len().min(LOGGED_ADDRESSES_MAX));
-        f.debug_list().entries(shown).finish()?;
+        let shown = shown.iter().map(T::to_string);
+        write!(f, "[{}]", shown.collect::<Vec<_>>().join(", "))?;
         if hidden.is_empty() {
             return Ok(());
         }

@@ -1,21 +1,12 @@
-//! When a name is looked up again. Pure: the time and the jitter are arguments.
+//! When a name is looked up again, and how long what it stood for is kept. Pure: the time and the
+//! jitter are arguments.
 //!
 //! Every delay here is bounded on both sides, so that neither a broken name server (TTL 0, TTL of
 //! a year) nor a long outage can make the daemon a flood of queries or deaf to changes.
 
 use std::time::{Duration, Instant};
 
-/// The shortest time between two lookups of a name that resolves.
-///
-/// TTL 0 is legal and common behind DNS-based load balancers; one query a second is what a single
-/// client may ask of a name server without being noticed.
-pub(super) const DNS_TTL_MIN: Duration = Duration::from_secs(1);
-
-/// The longest time between two lookups of a name that resolves.
-///
-/// The TTL of the large cloud load balancers; a longer one only says that the operator expects no
-/// change, and who moves a service by hand should not have to wait for an hour.
-pub(super) const DNS_TTL_MAX: Duration = Duration::from_secs(60);
+use crate::config::RefreshTimes;
 
 /// The delay after the first failure; it doubles with each one that follows.
 pub(super) const BACKOFF_MIN: Duration = Duration::from_secs(1);
@@ -23,11 +14,9 @@ pub(super) const BACKOFF_MIN: Duration = Duration::from_secs(1);
 /// Where the doubling ends, and the least time between two warnings about the same name.
 pub(super) const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
-/// How long addresses are kept after the name servers began to say that there are none.
-///
-/// Kubernetes says so for a service whose endpoints are all restarting, so it must be survived for
-/// a while; but an address that was given up may soon belong to somebody else, so not for ever.
-pub(super) const NEGATIVE_HOLD: Duration = Duration::from_secs(60);
+/// The least time between two lookups of a name that connects which fail, or sessions without an
+/// address, have asked for: an outage of all backends must not become one of the name servers.
+pub(super) const EARLY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A random fraction of the jitter's range, which is 0 to 10 % of a delay: names that were first
 /// looked up together, by one daemon or by a fleet, should not stay together.
@@ -49,8 +38,8 @@ impl Jitter {
 }
 
 /// How long after an answer its name is looked up again.
-pub(super) fn refresh_after(ttl: Duration, jitter: Jitter) -> Duration {
-    jitter.add_to(ttl.clamp(DNS_TTL_MIN, DNS_TTL_MAX))
+pub(super) fn refresh_after(ttl: Duration, times: &RefreshTimes, jitter: Jitter) -> Duration {
+    jitter.add_to(ttl.clamp(times.ttl_min, times.ttl_max))
 }
 
 /// How long after the last of `failures` failures in a row the next attempt comes.
@@ -63,10 +52,16 @@ pub(super) fn retry_after(failures: u32, jitter: Jitter) -> Duration {
     jitter.add_to(delay)
 }
 
-/// How much of the hold is left for addresses that were first denied at `since`; zero when they
-/// have to go.
-pub(super) fn hold_left(since: Instant, now: Instant) -> Duration {
-    NEGATIVE_HOLD.saturating_sub(now.saturating_duration_since(since))
+/// When a lookup that is due at `due` comes, if it is asked for now: at once, but no sooner than
+/// [`EARLY_INTERVAL`] after the last one, and never later than it would have come anyway.
+pub(super) fn earlier(due: Instant, asked_last: Option<Instant>, now: Instant) -> Instant {
+    let earliest = asked_last.map_or(now, |asked| now.max(asked + EARLY_INTERVAL));
+    due.min(earliest)
+}
+
+/// How much is left of `span`, which began at `since`; zero when it is over.
+pub(super) fn left_of(span: Duration, since: Instant, now: Instant) -> Duration {
+    span.saturating_sub(now.saturating_duration_since(since))
 }
 
 #[cfg(test)]
@@ -86,13 +81,26 @@ mod tests {
     }
 
     #[test]
-    fn the_hold_ends_after_a_minute_of_denial() {
+    fn a_span_ends_when_its_time_has_passed() {
+        let span = Duration::from_secs(60);
         let since = Instant::now();
-        assert_eq!(hold_left(since, since), NEGATIVE_HOLD);
-        let almost = NEGATIVE_HOLD - Duration::from_millis(1);
-        assert_eq!(hold_left(since, since + almost), Duration::from_millis(1));
-        assert_eq!(hold_left(since, since + NEGATIVE_HOLD), Duration::ZERO);
-        assert_eq!(hold_left(since, since + 2 * NEGATIVE_HOLD), Duration::ZERO);
+        assert_eq!(left_of(span, since, since), span);
+        let almost = span - Duration::from_millis(1);
+        assert_eq!(
+            left_of(span, since, since + almost),
+            Duration::from_millis(1)
+        );
+        assert_eq!(left_of(span, since, since + span), Duration::ZERO);
+        assert_eq!(left_of(span, since, since + 2 * span), Duration::ZERO);
+    }
+
+    fn times(min_millis: u64, more_millis: u64) -> RefreshTimes {
+        let ttl_min = Duration::from_millis(min_millis);
+        RefreshTimes {
+            ttl_min,
+            ttl_max: ttl_min + Duration::from_millis(more_millis),
+            ..RefreshTimes::default()
+        }
     }
 
     proptest! {
@@ -105,12 +113,14 @@ mod tests {
         }
 
         #[test]
-        fn a_refresh_is_bounded_whatever_the_ttl(ttl: u32, hash: u64) {
-            let ttl = Duration::from_secs(ttl.into());
-            let delay = refresh_after(ttl, Jitter::from_hash(hash));
-            prop_assert!(delay >= DNS_TTL_MIN);
-            prop_assert!(delay <= DNS_TTL_MAX.mul_f64(1.1));
-            if ttl <= DNS_TTL_MAX {
+        fn a_refresh_is_bounded_whatever_the_ttl(
+            ttl: u32, hash: u64, min in 100u64..10_000, more in 0u64..100_000,
+        ) {
+            let (ttl, times) = (Duration::from_secs(ttl.into()), times(min, more));
+            let delay = refresh_after(ttl, &times, Jitter::from_hash(hash));
+            prop_assert!(delay >= times.ttl_min);
+            prop_assert!(delay <= times.ttl_max.mul_f64(1.1) + Duration::from_nanos(1));
+            if ttl <= times.ttl_max {
                 prop_assert!(delay >= ttl, "asked again before the answer ran out");
             }
         }
@@ -122,6 +132,24 @@ mod tests {
             prop_assert!(delay <= BACKOFF_MAX.mul_f64(1.1));
             let next = retry_after(failures.saturating_add(1), NO_JITTER);
             prop_assert!(next >= retry_after(failures, NO_JITTER));
+        }
+
+        #[test]
+        fn an_early_lookup_is_never_late_and_never_the_second_in_an_interval(
+            until_due in 0u64..100_000, asked_ago in prop::option::of(0u64..100_000),
+        ) {
+            let now = Instant::now() + Duration::from_secs(1000);
+            let due = now + Duration::from_millis(until_due);
+            let asked = asked_ago.map(|ago| now - Duration::from_millis(ago));
+            let early = earlier(due, asked, now);
+            prop_assert!(early <= due);
+            prop_assert!(early == due || early >= now);
+            if let Some(asked) = asked {
+                prop_assert!(early == due || early >= asked + EARLY_INTERVAL);
+                prop_assert!(early <= now.max(asked + EARLY_INTERVAL));
+            } else {
+                prop_assert_eq!(early, now);
+            }
         }
     }
 }

@@ -1,272 +1,31 @@
 //! The resolver against a scripted name server on loopback and files of its own. Nothing here reads
 //! the system's configuration, and nothing sleeps: every wait is for a condition, with a deadline.
 
-use std::collections::HashMap;
-use std::fs;
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::sync::{Condvar, Mutex, MutexGuard};
+/// The tests of the whole program use it as well, and other parts of it.
+#[path = "../../tests/common/name_server.rs"]
+#[allow(dead_code)]
+mod name_server;
 
-use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{CNAME, NS};
-use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use std::fs;
+use std::net::IpAddr;
+use std::sync::{Condvar, Mutex, Weak};
+
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use tempfile::TempDir;
 
-use super::lookup::Found;
+use self::name_server::{NameServer, PATIENCE, Reply, Watched, ips};
+use super::lookup::{Dns, Failure, Found, Outcome, Target};
 use super::names::Family;
+use super::system::System;
 use super::*;
-use crate::backend::AddressSet;
-
-/// Far more than anything here takes, also on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::backend::{Address, AddressSet};
+use crate::sys::lookup::LookupError;
 
 /// A query timeout that no test lives to see: what does not come at once never comes.
 const NEVER: Duration = Duration::from_secs(600);
 
 const SHORT: Duration = Duration::from_millis(100);
-
-/// What the name server says to one question.
-#[derive(Clone)]
-enum Reply {
-    Addresses(Vec<IpAddr>, u32),
-    Alias(&'static str),
-    Code(ResponseCode),
-    NoData,
-    Referral,
-    Silence,
-    /// Forged and broken datagrams first, then these addresses.
-    Noise(Vec<IpAddr>),
-    /// Too long for UDP: these addresses are only to be had over TCP.
-    Truncated(Vec<IpAddr>),
-}
-
-/// A mutex with a condition: what the test waits for.
-#[derive(Default)]
-struct Watched<T> {
-    value: Mutex<T>,
-    changed: Condvar,
-}
-
-impl<T> Watched<T> {
-    fn change(&self, change: impl FnOnce(&mut T)) {
-        change(&mut self.value.lock().unwrap());
-        self.changed.notify_all();
-    }
-
-    #[track_caller]
-    fn wait_until(&self, mut is_met: impl FnMut(&T) -> bool) -> MutexGuard<'_, T> {
-        let value = self.value.lock().unwrap();
-        let (value, waited) = self
-            .changed
-            .wait_timeout_while(value, PATIENCE, |value| !is_met(value))
-            .unwrap();
-        assert!(!waited.timed_out(), "waited in vain");
-        value
-    }
-}
-
-#[derive(Default)]
-struct Script {
-    replies: HashMap<(String, RecordType), Reply>,
-    asked: Vec<(String, RecordType)>,
-    is_over: bool,
-}
-
-/// A name server on one loopback port, UDP and TCP. Names that it has no reply for do not exist.
-struct NameServer {
-    address: SocketAddr,
-    script: Arc<Watched<Script>>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl NameServer {
-    fn start() -> Self {
-        let (udp, tcp) = bind();
-        let address = udp.local_addr().unwrap();
-        let script = Arc::new(Watched::<Script>::default());
-        let threads = vec![
-            thread::spawn({
-                let script = Arc::clone(&script);
-                move || serve_udp(&udp, &script)
-            }),
-            thread::spawn({
-                let script = Arc::clone(&script);
-                move || serve_tcp(&tcp, &script)
-            }),
-        ];
-        Self {
-            address,
-            script,
-            threads,
-        }
-    }
-
-    fn set(&self, host: &str, record_type: RecordType, reply: Reply) -> &Self {
-        self.script.change(|script| {
-            script.replies.insert((host.to_owned(), record_type), reply);
-        });
-        self
-    }
-
-    fn a(&self, host: &str, addresses: &[&str]) -> &Self {
-        let reply = Reply::Addresses(ips(addresses), 1);
-        self.set(host, RecordType::A, reply)
-    }
-
-    fn aaaa(&self, host: &str, addresses: &[&str]) -> &Self {
-        let reply = Reply::Addresses(ips(addresses), 1);
-        self.set(host, RecordType::AAAA, reply)
-    }
-
-    fn asked(&self, host: &str, record_type: RecordType) -> usize {
-        count(&self.script.value.lock().unwrap(), host, record_type)
-    }
-
-    #[track_caller]
-    fn wait_asked(&self, host: &str, record_type: RecordType, times: usize) {
-        drop(
-            self.script
-                .wait_until(|script| count(script, host, record_type) >= times),
-        );
-    }
-}
-
-impl Drop for NameServer {
-    fn drop(&mut self) {
-        self.script.change(|script| script.is_over = true);
-        // One poke each, so that both threads look.
-        let poke = UdpSocket::bind("127.0.0.1:0").unwrap();
-        poke.send_to(&[], self.address).unwrap();
-        drop(TcpStream::connect(self.address));
-        for thread in self.threads.drain(..) {
-            let ended = thread.join();
-            assert!(
-                ended.is_ok() || thread::panicking(),
-                "the name server panicked"
-            );
-        }
-    }
-}
-
-fn count(script: &Script, host: &str, record_type: RecordType) -> usize {
-    let asked = script.asked.iter();
-    asked
-        .filter(|(h, t)| h == host && *t == record_type)
-        .count()
-}
-
-/// The same port for both transports; someone else may have the TCP one.
-fn bind() -> (UdpSocket, TcpListener) {
-    for _ in 0..100 {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()) {
-            return (udp, tcp);
-        }
-    }
-    panic!("no port is free for UDP and TCP");
-}
-
-fn serve_udp(udp: &UdpSocket, script: &Watched<Script>) {
-    let mut buffer = [0; 4096];
-    loop {
-        let (len, peer) = udp.recv_from(&mut buffer).unwrap();
-        if script.value.lock().unwrap().is_over {
-            return;
-        }
-        let Some((query, reply)) = next(script, &buffer[..len]) else {
-            continue;
-        };
-        if let Reply::Noise(_) = reply {
-            for noise in noise(&query) {
-                udp.send_to(&noise, peer).unwrap();
-            }
-        }
-        if let Some(response) = respond(&query, reply, true) {
-            udp.send_to(&response.to_vec().unwrap(), peer).unwrap();
-        }
-    }
-}
-
-/// One query per connection, each message behind its length (RFC 1035, section 4.2.2).
-fn serve_tcp(tcp: &TcpListener, script: &Watched<Script>) {
-    loop {
-        let (mut stream, _) = tcp.accept().unwrap();
-        if script.value.lock().unwrap().is_over {
-            return;
-        }
-        let mut length = [0; 2];
-        stream.read_exact(&mut length).unwrap();
-        let mut query = vec![0; u16::from_be_bytes(length).into()];
-        stream.read_exact(&mut query).unwrap();
-        let Some((query, reply)) = next(script, &query) else {
-            continue;
-        };
-        if let Some(response) = respond(&query, reply, false) {
-            let response = response.to_vec().unwrap();
-            let length = u16::try_from(response.len()).unwrap();
-            stream.write_all(&length.to_be_bytes()).unwrap();
-            stream.write_all(&response).unwrap();
-        }
-    }
-}
-
-/// Notes what was asked and finds what to say.
-fn next(script: &Watched<Script>, query: &[u8]) -> Option<(Message, Reply)> {
-    let query = Message::from_vec(query).ok()?;
-    let question = query.queries.first()?;
-    let host = question.name().to_string().to_lowercase();
-    let key = (host.trim_end_matches('.').to_owned(), question.query_type());
-    let mut reply = None;
-    script.change(|script| {
-        let nobody = Reply::Code(ResponseCode::NXDomain);
-        reply = Some(script.replies.get(&key).cloned().unwrap_or(nobody));
-        script.asked.push(key);
-    });
-    Some((query, reply?))
-}
-
-fn respond(query: &Message, reply: Reply, is_udp: bool) -> Option<Message> {
-    let mut response = Message::response(query.metadata.id, OpCode::Query);
-    response.metadata.recursion_available = true;
-    let question = query.queries[0].clone();
-    let name = question.name().clone();
-    response.add_query(question);
-    let add = |response: &mut Message, addresses: Vec<IpAddr>, ttl| {
-        for ip in addresses {
-            response.add_answer(Record::from_rdata(name.clone(), ttl, RData::from(ip)));
-        }
-    };
-    match reply {
-        Reply::Addresses(addresses, ttl) => add(&mut response, addresses, ttl),
-        Reply::Alias(target) => {
-            let target = RData::CNAME(CNAME(Name::from_ascii(target).unwrap()));
-            response.add_answer(Record::from_rdata(name.clone(), 1, target));
-        }
-        Reply::Code(code) => response.metadata.response_code = code,
-        Reply::NoData => {}
-        Reply::Referral => {
-            let server = RData::NS(NS(Name::from_ascii("ns.example.").unwrap()));
-            response.add_authority(Record::from_rdata(name.clone(), 1, server));
-        }
-        Reply::Silence => return None,
-        Reply::Noise(addresses) => add(&mut response, addresses, 1),
-        Reply::Truncated(_) if is_udp => response.metadata.truncation = true,
-        Reply::Truncated(addresses) => add(&mut response, addresses, 1),
-    }
-    Some(response)
-}
-
-/// Datagrams that must not be taken for the answer: too short, not DNS, and forged with another id.
-fn noise(query: &Message) -> Vec<Vec<u8>> {
-    let forged = Reply::Addresses(ips(&["203.0.113.66"]), 60);
-    let mut forged = respond(query, forged, true).unwrap();
-    forged.metadata.id = query.metadata.id.wrapping_add(1);
-    vec![vec![], vec![7], vec![0xff; 600], forged.to_vec().unwrap()]
-}
-
-fn ips(addresses: &[&str]) -> Vec<IpAddr> {
-    addresses.iter().map(|ip| ip.parse().unwrap()).collect()
-}
 
 /// Files, options and a published set to watch.
 struct Setup {
@@ -274,6 +33,7 @@ struct Setup {
     options: ResolverOptions,
     published: Arc<Published>,
     swaps: Arc<Watched<usize>>,
+    emptied: Arc<Watched<usize>>,
 }
 
 impl Setup {
@@ -287,17 +47,26 @@ impl Setup {
             },
             name_servers: Some(Vec::new()),
             query_timeout: NEVER,
+            ..ResolverOptions::default()
         };
         let swaps = Arc::new(Watched::<usize>::default());
-        let on_change = Arc::clone(&swaps);
-        let published = Arc::new(Published::new(move || {
-            on_change.change(|swaps| *swaps += 1)
-        }));
+        let emptied = Arc::new(Watched::<usize>::default());
+        let published = Arc::new_cyclic(|weak: &Weak<Published>| {
+            let (weak, swaps, emptied) = (weak.clone(), Arc::clone(&swaps), Arc::clone(&emptied));
+            Published::new(move || {
+                let published = weak.upgrade().unwrap();
+                if published.load().endpoints().is_empty() {
+                    emptied.change(|times| *times += 1);
+                }
+                swaps.change(|swaps| *swaps += 1);
+            })
+        });
         Self {
             dir,
             options,
             published,
             swaps,
+            emptied,
         }
     }
 
@@ -305,6 +74,21 @@ impl Setup {
         let mut setup = Self::new();
         setup.options.name_servers = Some(servers.iter().map(|s| s.address).collect());
         setup
+    }
+
+    fn with_times(mut self, times: RefreshTimes) -> Self {
+        self.options.times = times;
+        self
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut RefreshTimes)) -> Self {
+        change(&mut self.options.times);
+        self
+    }
+
+    /// How often the set became empty.
+    fn emptied(&self) -> usize {
+        *self.emptied.value.lock().unwrap()
     }
 
     fn query_timeout(mut self, timeout: Duration) -> Self {
@@ -328,31 +112,51 @@ impl Setup {
     /// Waits for these endpoints.
     #[track_caller]
     fn wait_for(&self, endpoints: &[&str]) -> Arc<AddressSet> {
-        let endpoints: Vec<SocketAddr> = endpoints.iter().map(|e| e.parse().unwrap()).collect();
-        let is_met = |_: &usize| *self.published.load().endpoints() == endpoints;
+        let endpoints: Vec<Address> = endpoints.iter().map(|e| endpoint(e)).collect();
+        let is_met = |_: &usize| {
+            let set = self.published.load();
+            set.endpoints()
+                .iter()
+                .map(|e| e.address)
+                .eq(endpoints.iter().copied())
+        };
         drop(self.swaps.wait_until(is_met));
         self.published.load_full()
     }
 
-    fn look_up(&self, name: &str, family: Family) -> Outcome {
+    fn look_up(&self, name: &str, family: Family) -> Outcome<IpAddr> {
+        self.ask(async |dns, name| dns.look_up(name, family).await, name)
+    }
+
+    fn look_up_targets(&self, name: &str) -> Outcome<Target> {
+        self.ask(async |dns, name| dns.look_up_targets(name).await, name)
+    }
+
+    fn ask<T>(&self, ask: impl AsyncFn(&Dns, &Name) -> T, name: &str) -> T {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         let name = Name::from_ascii(name).unwrap();
         runtime.block_on(async {
-            let lookup = Sources::read(&self.options);
-            let lookup = lookup.look_up(&name, family);
-            tokio::time::timeout(PATIENCE, lookup)
+            let dns = Dns::read(&self.options);
+            tokio::time::timeout(PATIENCE, ask(&dns, &name))
                 .await
                 .expect("looked up in vain")
         })
     }
 }
 
+fn endpoint(text: &str) -> Address {
+    Address::Tcp(text.parse().unwrap())
+}
+
 fn parse(backend: &str) -> BackendAddress {
     if let Ok(literal) = backend.parse() {
         return BackendAddress::Literal(literal);
+    }
+    if backend.starts_with("srv:") {
+        return backend.parse().unwrap();
     }
     let (host, port) = backend.rsplit_once(':').unwrap();
     BackendAddress::Name {
@@ -361,17 +165,13 @@ fn parse(backend: &str) -> BackendAddress {
     }
 }
 
-fn no_answer(cause: Cause) -> Outcome {
+fn no_answer<T>(cause: Cause) -> Outcome<T> {
     Err(Failure::NoAnswer(cause))
 }
 
 #[track_caller]
-fn assert_found(outcome: Outcome, addresses: &[&str]) -> Duration {
-    let Ok(Found {
-        addresses: found,
-        ttl,
-    }) = outcome
-    else {
+fn assert_found(outcome: Outcome<IpAddr>, addresses: &[&str]) -> Duration {
+    let Ok(Found { items: found, ttl }) = outcome else {
         panic!("{outcome:?}");
     };
     assert_eq!(found, ips(addresses));
@@ -440,6 +240,7 @@ fn without_an_answer_the_last_good_one_stays() {
             Reply::Code(ResponseCode::ServFail),
             Reply::Code(ResponseCode::Refused),
             Reply::Referral,
+            Reply::Broken,
         ] {
             scope.spawn(|| stays_despite(failure));
         }
@@ -512,7 +313,7 @@ fn a_truncated_answer_is_fetched_over_tcp() {
     );
     let setup = Setup::asking(&[&server]);
     let found = setup.look_up("php.internal", Family::V4).unwrap();
-    assert_eq!(found.addresses, many);
+    assert_eq!(found.items, many);
 }
 
 #[test]
@@ -743,4 +544,253 @@ fn a_malformed_name_is_refused_at_the_start() {
         error.starts_with("look up \"a..b\": not a host name"),
         "{error}"
     );
+}
+
+/// A name that is asked for every 100 ms, so that a test need not wait for a second each time.
+fn quick(setup: Setup) -> Setup {
+    let times = RefreshTimes {
+        ttl_min: SHORT,
+        ttl_max: SHORT,
+        ..RefreshTimes::default()
+    };
+    setup.with_times(times)
+}
+
+#[test]
+fn a_service_stands_for_its_targets_by_priority() {
+    let server = NameServer::start();
+    server.srv(
+        "_php._tcp.internal",
+        &[(20, 1, 9002, "b.internal."), (10, 7, 9001, "A.internal.")],
+    );
+    server.a("a.internal", &["192.0.2.1"]);
+    server.aaaa("a.internal", &["2001:db8::1"]);
+    server.a("b.internal", &["192.0.2.2"]);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["srv:_php._tcp.internal"]);
+    let set = setup.wait_for(&["192.0.2.1:9001", "[2001:db8::1]:9001", "192.0.2.2:9002"]);
+    let ranks: Vec<_> = set
+        .endpoints()
+        .iter()
+        .map(|e| (e.priority, e.weight))
+        .collect();
+    assert_eq!(ranks, [(10, 7), (10, 7), (20, 1)]);
+}
+
+#[test]
+fn a_service_whose_targets_are_all_replaced_is_never_without_any() {
+    let server = NameServer::start();
+    server.srv("_php._tcp.internal", &[(1, 1, 9000, "a.internal.")]);
+    server.a("a.internal", &["192.0.2.1"]);
+    server.a("b.internal", &["192.0.2.2"]);
+    let setup = quick(Setup::asking(&[&server]));
+    let _resolver = setup.spawn(&["srv:_php._tcp.internal"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    for (host, endpoint) in [
+        ("b.internal.", "192.0.2.2:9000"),
+        ("a.internal.", "192.0.2.1:9000"),
+    ] {
+        server.srv("_php._tcp.internal", &[(1, 1, 9000, host)]);
+        setup.wait_for(&[endpoint]);
+    }
+    assert_eq!(setup.emptied(), 0);
+}
+
+#[test]
+fn a_service_can_be_denied_without_a_denial_of_the_name() {
+    let server = NameServer::start();
+    let setup = Setup::asking(&[&server]);
+    server.srv("_php._tcp.internal", &[(0, 0, 0, ".")]);
+    let outcome = setup.look_up_targets("_php._tcp.internal.");
+    assert_eq!(
+        outcome,
+        Err(Failure::Nothing),
+        "the root as the only target"
+    );
+    server.srv("_php._tcp.internal", &[(0, 0, 0, "a.internal.")]);
+    let outcome = setup.look_up_targets("_php._tcp.internal.");
+    assert_eq!(outcome, no_answer(Cause::Unusable), "port 0");
+    let outcome = setup.look_up_targets("_no._tcp.internal.");
+    assert_eq!(outcome, Err(Failure::Nothing));
+}
+
+#[test]
+fn a_service_has_at_most_so_many_targets_and_those_are_the_preferred_ones() {
+    let server = NameServer::start();
+    let targets: Vec<_> = (1..=300)
+        .rev()
+        .map(|rank| (rank, 1, 1000 + rank, "a."))
+        .collect();
+    server.srv("_php._tcp.internal", &targets);
+    let setup = Setup::asking(&[&server]);
+    let found = setup.look_up_targets("_php._tcp.internal.").unwrap();
+    assert_eq!(found.items.len(), names::TARGETS_MAX);
+    assert_eq!(found.items[0].priority, 1);
+}
+
+#[test]
+fn a_failed_connect_brings_the_lookup_forward() {
+    let server = NameServer::start();
+    let reply = |ip| Reply::Addresses(ips(&[ip]), 86_400);
+    server.set("php.internal", RecordType::A, reply("192.0.2.1"));
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    server.set("php.internal", RecordType::A, reply("192.0.2.2"));
+    // The next lookup would come in a minute.
+    setup.published.refresher().suspect(ips(&["192.0.2.1"])[0]);
+    setup.wait_for(&["192.0.2.2:9000"]);
+}
+
+#[test]
+fn a_storm_of_failed_connects_is_a_lookup_a_second() {
+    let server = NameServer::start();
+    let reply = Reply::Addresses(ips(&["192.0.2.1"]), 86_400);
+    server.set("php.internal", RecordType::A, reply);
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    let begun = Instant::now();
+    while server.asked("php.internal", RecordType::A) < 3 {
+        setup.published.refresher().suspect(ips(&["192.0.2.1"])[0]);
+        assert!(begun.elapsed() < PATIENCE, "asked in vain");
+    }
+    assert!(
+        begun.elapsed() > Duration::from_secs(1),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
+fn five_hundred_addresses_are_all_used() {
+    let server = NameServer::start();
+    let many: Vec<IpAddr> = (0..500u16)
+        .map(|n| IpAddr::from([10, 0, n.to_be_bytes()[0], n.to_be_bytes()[1]]))
+        .collect();
+    server.set("php.internal", RecordType::A, Reply::Truncated(many));
+    let setup = Setup::asking(&[&server]);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    let is_met = |_: &usize| setup.published.load().endpoints().len() == 500;
+    drop(setup.swaps.wait_until(is_met));
+}
+
+#[test]
+fn rotating_subsets_become_one_set_when_missing_addresses_are_kept() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1", "192.0.2.2"]);
+    let setup = quick(Setup::asking(&[&server])).with(|times| times.keep_missing = NEVER);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000", "192.0.2.2:9000"]);
+    server.a("php.internal", &["192.0.2.3"]);
+    let all = ["192.0.2.1:9000", "192.0.2.2:9000", "192.0.2.3:9000"];
+    assert_eq!(setup.wait_for(&all).version(), 2);
+    for subset in ["192.0.2.2", "192.0.2.1", "192.0.2.3"] {
+        server.a("php.internal", &[subset]);
+        let asked = server.asked("php.internal", RecordType::A);
+        server.wait_asked("php.internal", RecordType::A, asked + 2);
+        assert_eq!(setup.wait_for(&all).version(), 2);
+    }
+}
+
+#[test]
+fn without_a_hold_a_denied_name_is_given_up_at_once() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    let setup = quick(Setup::asking(&[&server])).with(|times| times.negative_hold = Duration::ZERO);
+    let _resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    server.set("php.internal", RecordType::A, Reply::NoData);
+    setup.wait_for(&[]);
+    server.a("php.internal", &["192.0.2.1"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+}
+
+#[test]
+fn the_age_of_the_answer_is_known() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    let setup = Setup::asking(&[&server]);
+    assert_eq!(setup.published.answer_age(SystemTime::now()), None);
+    let begun = SystemTime::now();
+    let resolver = setup.spawn(&["php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000"]);
+    resolver.stop();
+    let age = setup.published.answer_age(begun + PATIENCE).unwrap();
+    assert!(age <= PATIENCE + Duration::from_millis(1), "{age:?}");
+}
+
+/// What the C library would say: by the name.
+fn system_call(host: &str) -> Result<Vec<IpAddr>, LookupError> {
+    match host {
+        "php.internal" => Ok(ips(&["192.0.2.2", "192.0.2.1", "2001:db8::1", "0.0.0.0"])),
+        "panics" => panic!("as asked for"),
+        "fails" => Err(LookupError::NoAnswer("try again".to_owned())),
+        "hangs" => loop {
+            HANGING.change(|calls| *calls += 1);
+            thread::park();
+        },
+        _ => Err(LookupError::NoSuchName),
+    }
+}
+
+/// Calls that hang, for ever.
+static HANGING: Watched<usize> = Watched {
+    value: Mutex::new(0),
+    changed: Condvar::new(),
+};
+
+fn with_system() -> Setup {
+    let mut setup = Setup::new();
+    setup.options.resolve_with = ResolveWith::System;
+    setup.options.system_call = system_call;
+    setup.query_timeout(SHORT / 5)
+}
+
+#[test]
+fn the_c_library_brings_both_families() {
+    let setup = with_system();
+    let _resolver = setup.spawn(&["php.internal:9000", "nobody:1", "192.0.2.9:2"]);
+    setup.wait_for(&[
+        "192.0.2.1:9000",
+        "192.0.2.2:9000",
+        "[2001:db8::1]:9000",
+        "192.0.2.9:2",
+    ]);
+}
+
+#[test]
+fn a_name_that_hangs_in_the_c_library_is_called_for_once_and_starves_nobody() {
+    let setup = with_system();
+    let resolver = setup.spawn(&["hangs:1", "panics:2", "php.internal:9000"]);
+    setup.wait_for(&["192.0.2.1:9000", "192.0.2.2:9000", "[2001:db8::1]:9000"]);
+    drop(HANGING.wait_until(|calls| *calls == 1));
+    // It is asked for again, and the same call is waited for.
+    for _ in 0..3 {
+        setup.published.refresher().suspect_all();
+        thread::yield_now();
+    }
+    assert_eq!(*HANGING.value.lock().unwrap(), 1);
+    let begun = Instant::now();
+    resolver.stop();
+    assert!(begun.elapsed() < PATIENCE);
+}
+
+#[test]
+fn what_the_c_library_says_is_told_apart_from_what_it_does_not() {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let system = System::new(system_call, PATIENCE);
+    let look_up = |host| {
+        let name = Name::from_ascii(host).unwrap();
+        runtime.block_on(system.look_up(&name, Family::V4))
+    };
+    assert_eq!(look_up("nobody"), Err(Failure::Nothing));
+    let said = no_answer(Cause::Other("try again".to_owned()));
+    assert_eq!(look_up("fails"), said);
+    let panicked = no_answer(Cause::Other("the call did not return".to_owned()));
+    assert_eq!(look_up("panics"), panicked);
+    assert_found(look_up("php.internal"), &["192.0.2.2", "192.0.2.1"]);
 }

@@ -7,10 +7,9 @@ mod flow;
 mod tunnel;
 
 use std::fmt;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Published, RoundRobin};
+use crate::backend::{Address, Published, RoundRobin};
 use crate::driver::{Driver, Sock};
 use crate::sys::Errno;
 
@@ -120,9 +119,9 @@ pub enum ConnectFailure {
     /// No name had an address in time.
     NoAddress,
     /// The last attempt ended with an error.
-    Refused(SocketAddr, Errno),
+    Refused(Address, Errno),
     /// The last attempt was not answered in time.
-    TimedOut(SocketAddr),
+    TimedOut(Address),
     /// There was no descriptor for another attempt.
     NoDescriptor,
 }
@@ -164,6 +163,9 @@ impl fmt::Display for ConnectFailure {
                     f,
                     "{endpoint}: {errno}: every local port towards it is in use"
                 )
+            }
+            Self::Refused(endpoint @ Address::Unix(_), errno @ Errno(libc::EAGAIN)) => {
+                write!(f, "{endpoint}: {errno}: its backlog is full")
             }
             Self::Refused(endpoint, errno) => write!(f, "{endpoint}: {errno}"),
             Self::TimedOut(endpoint) => write!(f, "{endpoint}: no answer in time"),

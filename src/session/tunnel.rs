@@ -10,17 +10,22 @@
 //! - A backend that takes no more may still have an answer on its way (it is read to its end).
 
 use std::mem;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::backend::Attempts;
+use crate::backend::{Address, Attempts};
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
+use crate::sys::Errno;
 
 use super::flow::{Flow, Progress};
 use super::{ConnectFailure, Context, End, Ending, Owner, Step, Timeouts};
 
-/// How long to wait before another try when there is no descriptor for an upstream.
-const DESCRIPTOR_RETRY: Duration = Duration::from_millis(20);
+/// How long to wait before another try when there is no descriptor for an upstream, or no room in a
+/// Unix socket's backlog.
+const STARVED_RETRY: Duration = Duration::from_millis(20);
+
+/// How often a session without an address reminds the resolver that somebody waits: its back-off
+/// may be longer than the client's patience.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A client and what serves it.
 pub struct Tunnel<D: Driver> {
@@ -30,6 +35,8 @@ pub struct Tunnel<D: Driver> {
     to_backend: Flow<D>,
     to_client: Flow<D>,
     connect_by: Instant,
+    /// While no endpoint is known: when the resolver is reminded.
+    remind_at: Instant,
     last_activity: Instant,
     /// When the session last looked idle with bytes on their way: what the peers had not read then.
     unread_when_idle: Option<u64>,
@@ -49,9 +56,11 @@ enum Upstream {
     Unknown(Sock),
     /// One endpoint is being tried.
     Connecting(Attempt),
-    /// No descriptor was left for the next try.
+    /// The last try could not be made for now: no descriptor was left, or a Unix socket has no room in
+    /// its backlog and would not wait.
     Starved {
         attempts: Attempts,
+        failure: ConnectFailure,
         retry_at: Instant,
     },
     /// Bytes flow.
@@ -62,7 +71,7 @@ enum Upstream {
 
 struct Attempt {
     sock: Sock,
-    endpoint: SocketAddr,
+    endpoint: Address,
     /// Those that are left.
     attempts: Attempts,
     give_up_at: Instant,
@@ -80,6 +89,7 @@ impl<D: Driver> Tunnel<D> {
             to_backend: Flow::new(),
             to_client: Flow::new(),
             connect_by: cx.now + cx.timeouts.connect,
+            remind_at: cx.now,
             last_activity: cx.now,
             unread_when_idle: None,
         };
@@ -94,7 +104,7 @@ impl<D: Driver> Tunnel<D> {
     /// When [`Tunnel::expire`] is due.
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         match &self.upstream {
-            Upstream::Unknown(_) => Some(self.connect_by),
+            Upstream::Unknown(_) => Some(self.connect_by.min(self.remind_at)),
             Upstream::Connecting(attempt) => Some(attempt.give_up_at),
             Upstream::Starved { retry_at, .. } => Some(*retry_at),
             Upstream::Open(_) => timeouts.idle.map(|idle| self.last_activity + idle),
@@ -167,18 +177,25 @@ impl<D: Driver> Tunnel<D> {
         match mem::replace(&mut self.upstream, Upstream::None) {
             Upstream::Unknown(spare) => {
                 self.upstream = Upstream::Unknown(spare);
-                failed(ConnectFailure::NoAddress)
+                if out_of_time {
+                    return failed(ConnectFailure::NoAddress);
+                }
+                self.remind_resolver(cx);
+                Step::Continue
             }
             Upstream::Connecting(attempt) => {
                 cx.driver.close(attempt.sock, Close::Graceful);
+                suspect(attempt.endpoint, cx);
                 let failure = ConnectFailure::TimedOut(attempt.endpoint);
                 if out_of_time {
                     return failed(failure);
                 }
                 self.connect_next(attempt.attempts, failure, cx)
             }
-            Upstream::Starved { .. } if out_of_time => failed(ConnectFailure::NoDescriptor),
-            Upstream::Starved { attempts, .. } => self.connect_again(attempts, cx),
+            Upstream::Starved { failure, .. } if out_of_time => failed(failure),
+            Upstream::Starved {
+                attempts, failure, ..
+            } => self.connect_again(attempts, failure, cx),
             Upstream::Open(sock) => {
                 self.upstream = Upstream::Open(sock);
                 self.idle(sock, cx)
@@ -212,15 +229,22 @@ impl<D: Driver> Tunnel<D> {
         };
         let mut attempts = cx.turns.start(cx.published.load_full());
         let Some(endpoint) = attempts.next_endpoint() else {
+            self.remind_resolver(cx);
             return Step::Continue;
         };
-        if endpoint.is_ipv4() {
+        if matches!(endpoint, Address::Tcp(address) if address.is_ipv4()) {
             self.connect(spare, endpoint, attempts, cx);
             return Step::Continue;
         }
         // The spare socket is for IPv4.
+        self.upstream = Upstream::None;
         cx.driver.close(spare, Close::Graceful);
         self.open_and_connect(endpoint, attempts, cx)
+    }
+
+    fn remind_resolver(&mut self, cx: &Context<'_, D>) {
+        cx.published.refresher().suspect_all();
+        self.remind_at = cx.now + REMINDER_INTERVAL;
     }
 
     /// An attempt failed: the next endpoint, or the end.
@@ -245,47 +269,81 @@ impl<D: Driver> Tunnel<D> {
         }
     }
 
-    /// After a pause for want of a descriptor: takes the endpoints in turn from where they were.
-    fn connect_again(&mut self, mut attempts: Attempts, cx: &mut Context<'_, D>) -> Step {
+    /// After a pause for want of something: takes the endpoints in turn from where they were.
+    fn connect_again(
+        &mut self,
+        mut attempts: Attempts,
+        failure: ConnectFailure,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
         attempts.put_back();
-        self.connect_next(attempts, ConnectFailure::NoDescriptor, cx)
+        self.connect_next(attempts, failure, cx)
     }
 
     fn open_and_connect(
         &mut self,
-        endpoint: SocketAddr,
+        endpoint: Address,
         attempts: Attempts,
         cx: &mut Context<'_, D>,
     ) -> Step {
-        match cx.driver.open_tcp(&endpoint) {
-            Ok(sock) => {
+        let opened = match endpoint {
+            Address::Tcp(address) => cx.driver.open_tcp(&address),
+            Address::Unix(name) => cx.driver.open_unix(name),
+        };
+        match (opened, endpoint) {
+            (Ok(sock), Address::Tcp(_)) => {
                 self.connect(sock, endpoint, attempts, cx);
                 Step::Continue
             }
-            Err(errno) if errno.is_exhaustion() => {
-                let retry_at = (cx.now + DESCRIPTOR_RETRY).min(self.connect_by);
-                self.upstream = Upstream::Starved { attempts, retry_at };
+            // Such a connect does not wait: it is open.
+            (Ok(sock), Address::Unix(_)) => {
+                cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+                self.opened(sock, cx);
                 Step::Continue
             }
-            Err(errno) => {
+            (Err(errno), _) if errno.is_exhaustion() => {
+                self.starve(attempts, ConnectFailure::NoDescriptor, cx)
+            }
+            // A TCP connect would wait, so this does, if there is no other endpoint.
+            (Err(errno @ Errno(libc::EAGAIN)), Address::Unix(_)) if attempts.remaining() == 0 => {
+                self.starve(attempts, ConnectFailure::Refused(endpoint, errno), cx)
+            }
+            (Err(errno), _) => {
                 let failure = ConnectFailure::Refused(endpoint, errno);
                 self.connect_next(attempts, failure, cx)
             }
         }
     }
 
+    fn starve(
+        &mut self,
+        attempts: Attempts,
+        failure: ConnectFailure,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        self.upstream = Upstream::Starved {
+            attempts,
+            failure,
+            retry_at: (cx.now + STARVED_RETRY).min(self.connect_by),
+        };
+        Step::Continue
+    }
+
     fn connect(
         &mut self,
         sock: Sock,
-        endpoint: SocketAddr,
+        endpoint: Address,
         attempts: Attempts,
         cx: &mut Context<'_, D>,
     ) {
+        let Address::Tcp(address) = endpoint else {
+            unreachable!("a Unix socket is open when it is there")
+        };
         cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
         if self.to_backend.holds_bytes() {
             cx.driver.send_follows(sock);
         }
-        cx.driver.submit(sock, Op::Connect(endpoint));
+        cx.driver.submit(sock, Op::Connect(address));
         // Those that are still untried get as much of the time that is left.
         let left = self.connect_by.saturating_duration_since(cx.now);
         let shares = u32::try_from(attempts.remaining() + 1).unwrap_or(u32::MAX);
@@ -303,18 +361,23 @@ impl<D: Driver> Tunnel<D> {
         };
         match done {
             Done::Connected => {
-                self.upstream = Upstream::Open(attempt.sock);
-                self.to_client.start(cx.driver, attempt.sock);
-                self.to_backend.sink_opened(cx.driver, attempt.sock);
+                self.opened(attempt.sock, cx);
                 Step::Continue
             }
             Done::Failed(errno) => {
                 cx.driver.close(attempt.sock, Close::Graceful);
+                suspect(attempt.endpoint, cx);
                 let failure = ConnectFailure::Refused(attempt.endpoint, errno);
                 self.connect_next(attempt.attempts, failure, cx)
             }
             other => unreachable!("a connect ends with {other:?}"),
         }
+    }
+
+    fn opened(&mut self, sock: Sock, cx: &mut Context<'_, D>) {
+        self.upstream = Upstream::Open(sock);
+        self.to_client.start(cx.driver, sock);
+        self.to_backend.sink_opened(cx.driver, sock);
     }
 
     fn open_upstream(&self) -> Option<Sock> {
@@ -437,6 +500,13 @@ fn close_to_client(ending: Ending) -> Close {
         Ending::BackendReset(_) | Ending::ConnectFailed(_) | Ending::IdleTimeout | Ending::Cut => {
             Close::Reset
         }
+    }
+}
+
+/// The address may have moved: the names behind it are looked up early.
+fn suspect<D: Driver>(endpoint: Address, cx: &Context<'_, D>) {
+    if let Some(ip) = endpoint.ip() {
+        cx.published.refresher().suspect(ip);
     }
 }
 

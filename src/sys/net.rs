@@ -1,5 +1,6 @@
 //! Stream sockets: open, accept, connect, move bytes, end.
 
+use std::fmt;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
@@ -64,9 +65,81 @@ impl From<SocketAddr> for RawAddress {
     }
 }
 
+/// The name of a Unix socket to connect to. Names come from the configuration, and each lives as long
+/// as the process: so it can be copied like an address, on a path where nothing is allocated.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct UnixName(&'static [u8]);
+
+impl UnixName {
+    /// The name of a path, or of an abstract socket (without its leading NUL), which both must fit
+    /// into an address: at most 107 bytes.
+    ///
+    /// # Panics
+    /// If it does not fit; whoever reads names from the user has refused it.
+    pub fn new(name: &[u8], kind: UnixKind) -> Self {
+        assert!(name.len() < UNIX_NAME_BYTES, "it fits into an address");
+        let mut bytes = name.to_vec();
+        match kind {
+            // A path ends with a NUL, an abstract name begins with one.
+            UnixKind::Path => bytes.push(0),
+            UnixKind::Abstract => bytes.insert(0, 0),
+        }
+        Self(Box::leak(bytes.into_boxed_slice()))
+    }
+}
+
+/// Where a Unix socket's name is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnixKind {
+    /// In the file system.
+    Path,
+    /// In Linux's abstract namespace.
+    Abstract,
+}
+
+/// `unix:/path` or `unix:@name`
+impl fmt::Display for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [0, name @ ..] => write!(f, "unix:@{}", name.escape_ascii()),
+            [path @ .., _] => write!(f, "unix:{}", path.escape_ascii()),
+            [] => unreachable!("it has its NUL at least"),
+        }
+    }
+}
+
+impl fmt::Debug for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The room for a name with its NUL (unix(7)).
+const UNIX_NAME_BYTES: usize = 108;
+
+impl From<UnixName> for RawAddress {
+    fn from(name: UnixName) -> Self {
+        let mut raw = libc::sockaddr_un {
+            sun_family: family(libc::AF_UNIX),
+            sun_path: [0; UNIX_NAME_BYTES],
+        };
+        for (to, from) in raw.sun_path.iter_mut().zip(name.0) {
+            *to = from.cast_signed();
+        }
+        // SAFETY: sockaddr_storage is plain integers, for which all-zero bytes are a valid value.
+        let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+        // SAFETY: sockaddr_storage is defined to be large enough and aligned for every address type,
+        // and nothing else refers to `storage`.
+        unsafe { (&raw mut storage).cast::<libc::sockaddr_un>().write(raw) };
+        let len = mem::offset_of!(libc::sockaddr_un, sun_path) + name.0.len();
+        let len = libc::socklen_t::try_from(len).expect("at most 110");
+        Self { storage, len }
+    }
+}
+
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "the address families are 2 and 10"
+    reason = "the address families are 1, 2 and 10"
 )]
 const fn family(family: libc::c_int) -> libc::sa_family_t {
     family.cast_unsigned() as libc::sa_family_t
@@ -93,6 +166,18 @@ pub fn tcp_socket(like: &SocketAddr) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
+    Ok(socket)
+}
+
+/// A new Unix socket that is connected to `name`: non-blocking and close-on-exec. It never waits:
+/// EAGAIN says that the listener's backlog is full.
+pub fn unix_connected(name: UnixName) -> Result<OwnedFd, Errno> {
+    let kind = libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the call takes no pointers.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
+    // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    connect(&socket, &name.into())?;
     Ok(socket)
 }
 

@@ -1,7 +1,8 @@
 //! Whole workers in a simulated kernel, one scenario for each seed.
 //!
 //! `SPLICEWAY_SIM_SEEDS` says how many seeds are run (and `SPLICEWAY_SIM_FIRST` where they start);
-//! `SPLICEWAY_SIM_SEED` replays a single one and prints what happened.
+//! `SPLICEWAY_SIM_SEED` replays a single one and prints what happened; with `SPLICEWAY_SIM_MIXED` set,
+//! the one in which a Unix socket is among the backends.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -9,16 +10,17 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::Published;
+use crate::backend::{Address, Published};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{Faults, Scenario, Sim};
 use crate::observe::Failures;
 use crate::session::Timeouts;
+use crate::sys::net::{UnixKind, UnixName};
 
 use super::{Gate, Mailbox, Shared, Worker};
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
-fn run(mut dice: Dice, trace: bool, keep: &mut Option<Sim>) {
+fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
     let mailbox = Arc::new(Mailbox::new().expect("descriptors are left"));
     let published = Arc::new(Published::new(|| {}));
     let connections_max = dice.pick(&[1, 2, 5, 100]);
@@ -36,7 +38,7 @@ fn run(mut dice: Dice, trace: bool, keep: &mut Option<Sim>) {
     let scenario = Scenario {
         clients: count(dice.between(1, 25)),
         patient_clients: dice.one_in(2),
-        endpoints: endpoints(),
+        endpoints: backends.endpoints(),
         faults: Faults {
             failure: dice.pick(&[0, 0, 300, 40]),
             spurious: dice.pick(&[0, 20]),
@@ -60,10 +62,23 @@ fn run(mut dice: Dice, trace: bool, keep: &mut Option<Sim>) {
     );
 }
 
-fn endpoints() -> Vec<SocketAddr> {
-    (1..4)
-        .map(|port| SocketAddr::from(([192, 0, 2, 1], port)))
-        .collect()
+/// What the addresses are of. Not one of the dice: seeds that found something stay what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backends {
+    Tcp,
+    /// The first one's is a Unix socket.
+    Mixed,
+}
+
+impl Backends {
+    fn endpoints(self) -> Vec<Address> {
+        let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1], port)));
+        let mut endpoints: Vec<_> = (1..4).map(address).collect();
+        if self == Self::Mixed {
+            endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
+        }
+        endpoints
+    }
 }
 
 /// The simulation wants a descriptor to own and does nothing with it.
@@ -77,7 +92,8 @@ fn count(n: u64) -> usize {
 
 /// Runs the scenario that a script of bytes chooses.
 pub(crate) fn run_script(script: &[u8]) {
-    run(Dice::from_script(script.to_vec()), false, &mut None);
+    let dice = Dice::from_script(script.to_vec());
+    run(dice, Backends::Tcp, false, &mut None);
 }
 
 #[cfg(test)]
@@ -97,10 +113,10 @@ mod tests {
     const REGRESSIONS: &[u64] = &[2834];
 
     /// Runs a seed; the error has everything that is needed to find out why.
-    fn run_seed(seed: u64, trace: bool) -> Result<(), String> {
+    fn run_seed(seed: u64, backends: Backends, trace: bool) -> Result<(), String> {
         let mut sim = None;
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-            run(Dice::from_seed(seed), trace, &mut sim);
+            run(Dice::from_seed(seed), backends, trace, &mut sim);
         }));
         if trace {
             sim.iter()
@@ -116,9 +132,13 @@ mod tests {
                 (None, Some(text)) => text,
                 (None, None) => "a panic without a text",
             };
+            let mixed = match backends {
+                Backends::Tcp => "",
+                Backends::Mixed => "SPLICEWAY_SIM_MIXED=1 ",
+            };
             format!(
                 "seed {seed}: {text}\n\
-                 replay it with: SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
+                 replay it with: {mixed}SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
                  worker::simulation -- --nocapture"
             )
         })
@@ -131,14 +151,22 @@ mod tests {
     #[test]
     fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
         if let Some(seed) = number("SPLICEWAY_SIM_SEED") {
-            run_seed(seed, true).unwrap();
+            let backends = match env::var_os("SPLICEWAY_SIM_MIXED") {
+                None => Backends::Tcp,
+                Some(_) => Backends::Mixed,
+            };
+            run_seed(seed, backends, true).unwrap();
             return;
         }
         let first = number("SPLICEWAY_SIM_FIRST").unwrap_or(0);
         let seeds = number("SPLICEWAY_SIM_SEEDS").unwrap_or(SEEDS_DEFAULT);
         let all = REGRESSIONS.iter().copied().chain(first..first + seeds);
+        let all = all.map(|seed| (seed, Backends::Tcp));
+        // The path that differs is short, so fewer will do.
+        let mixed = (first..first + seeds.div_ceil(5)).map(|seed| (seed, Backends::Mixed));
         let failed: Vec<_> = all
-            .filter_map(|seed| run_seed(seed, false).err())
+            .chain(mixed)
+            .filter_map(|(seed, backends)| run_seed(seed, backends, false).err())
             .take(3)
             .collect();
         assert!(failed.is_empty(), "{}", failed.join("\n\n"));

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -81,8 +82,15 @@ impl Backend {
     where
         F: Fn(&mut Conversation) -> io::Result<()> + Send + Sync + 'static,
     {
+        Self::scripted_with(TcpListener::bind((address, 0))?, script)
+    }
+
+    fn scripted_with<F>(listener: TcpListener, script: F) -> io::Result<Self>
+    where
+        F: Fn(&mut Conversation) -> io::Result<()> + Send + Sync + 'static,
+    {
         sys::raise_own_nofile();
-        let listener = Arc::new(TcpListener::bind((address, 0))?);
+        let listener = Arc::new(listener);
         // A crowd connects faster than threads start; the standard library's 128 would make the
         // kernel drop SYNs, and a second would pass before they are repeated.
         sys::set_backlog(&listener, 4096)?;
@@ -94,6 +102,23 @@ impl Backend {
         let (listener, shared) = (Arc::clone(&backend.listener), Arc::clone(&backend.shared));
         thread::spawn(move || accept_all(&listener, &shared, &Arc::new(script)));
         Ok(backend)
+    }
+
+    /// Echoing backends on 127.0.0.1, 127.0.0.2 and so on, all with the same port: what one name can
+    /// stand for.
+    pub(crate) fn fleet(count: u8) -> Vec<Self> {
+        let fleet = || -> io::Result<Vec<Self>> {
+            let first = Self::echo();
+            let port = first.port();
+            let others = (2..=count).map(|last| {
+                let listener = TcpListener::bind((Ipv4Addr::new(127, 0, 0, last), port))?;
+                Self::scripted_with(listener, Conversation::echo)
+            });
+            iter::once(Ok(first)).chain(others).collect()
+        };
+        // Somebody may have the port on one of the other addresses.
+        let mut attempts = iter::repeat_with(fleet).take(100);
+        attempts.find_map(Result::ok).expect("some port is free")
     }
 
     /// Sends back what it receives, until the end.
@@ -143,6 +168,10 @@ impl Backend {
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    pub(crate) fn ip(&self) -> String {
+        self.address.ip().to_string()
     }
 
     pub(crate) fn port(&self) -> u16 {

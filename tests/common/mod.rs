@@ -9,6 +9,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod name_server;
 pub(crate) mod pattern;
 pub(crate) mod process;
 pub(crate) mod programs;
@@ -18,6 +19,7 @@ pub(crate) mod sys;
 pub(crate) mod wait;
 
 pub(crate) use backend::{Backend, Conversation, Ending};
+pub(crate) use name_server::NameServer;
 pub(crate) use pattern::Pattern;
 pub(crate) use process::Process;
 pub(crate) use proxy::{Engine, Proxy};

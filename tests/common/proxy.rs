@@ -54,6 +54,7 @@ impl Proxy {
             listeners: Vec::new(),
             args: Vec::new(),
             user: None,
+            private_hosts: None,
             setup: ChildSetup {
                 death_signal: libc::SIGKILL,
                 ..ChildSetup::default()
@@ -115,6 +116,7 @@ pub(crate) struct Builder {
     listeners: Vec<String>,
     args: Vec<String>,
     user: Option<u32>,
+    private_hosts: Option<PathBuf>,
     setup: ChildSetup,
 }
 
@@ -160,6 +162,12 @@ impl Builder {
     /// we are unprivileged already.
     pub(crate) fn user(mut self, uid: u32) -> Self {
         self.user = sys::is_root().then_some(uid);
+        self
+    }
+
+    /// The program finds this file where the hosts file is; nobody else does. Root can have that.
+    pub(crate) fn private_hosts(mut self, file: PathBuf) -> Self {
+        self.private_hosts = Some(file);
         self
     }
 
@@ -220,7 +228,7 @@ impl Builder {
     fn spawn(self) -> (Process, PathBuf, TempDir) {
         sys::raise_own_nofile();
         let socket = self.socket();
-        let mut command = Command::new(self.binary());
+        let mut command = self.command();
         command.arg("run").args(&self.args);
         if self.listeners.is_empty() {
             command
@@ -243,6 +251,27 @@ impl Builder {
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         (Process::start(command, self.setup), socket, self.dir)
+    }
+
+    fn command(&self) -> Command {
+        /// Mounts within a namespace of its own, which ends with the program.
+        const MOUNT_AND_RUN: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+        let Some(hosts) = &self.private_hosts else {
+            return Command::new(self.binary());
+        };
+        let mut command = Command::new("unshare");
+        command
+            .args([
+                "--mount",
+                "--propagation",
+                "private",
+                "sh",
+                "-c",
+                MOUNT_AND_RUN,
+            ])
+            .arg(hosts)
+            .arg(self.binary());
+        command
     }
 
     /// Another user may not be able to reach the build directory, so it gets a copy. `cp` makes it:

@@ -248,12 +248,10 @@ pub(crate) fn send_with_descriptor(stream: &UnixStream, bytes: &[u8]) -> io::Res
     };
     // SAFETY: the header lies in `control`.
     unsafe { header.write(filled) };
-    // SAFETY: the data follows the header, still in `control`.
-    unsafe {
-        libc::CMSG_DATA(header)
-            .cast::<RawFd>()
-            .write(stream.as_raw_fd())
-    };
+    // SAFETY: the header is whole, and room follows it.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: the data has room for one descriptor, still in `control`.
+    unsafe { data.cast::<RawFd>().write_unaligned(stream.as_raw_fd()) };
     // SAFETY: the message leads to live memory, and the kernel only reads it.
     let sent = unsafe { libc::sendmsg(stream.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
     match usize::try_from(sent) {

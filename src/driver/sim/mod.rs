@@ -34,8 +34,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::backend::Published;
+use crate::backend::{Address, Published};
 use crate::sys::Errno;
+use crate::sys::net::UnixName;
 use crate::worker::{Mailbox, Notice};
 
 use super::buffers::{Buf, BufferPool};
@@ -75,7 +76,7 @@ pub(crate) struct Scenario {
     /// Whether clients, or else backends, may wait for the other side's end.
     pub(crate) patient_clients: bool,
     /// Endpoints that exist.
-    pub(crate) endpoints: Vec<SocketAddr>,
+    pub(crate) endpoints: Vec<Address>,
     /// What goes wrong.
     pub(crate) faults: Faults,
     /// Sessions may be ended for being idle.
@@ -140,7 +141,7 @@ struct Socket {
 enum Kind {
     Listener,
     Client(usize),
-    /// A TCP socket, connected to a peer or not.
+    /// A TCP or Unix socket, connected to a peer or not.
     Upstream(Option<usize>),
 }
 
@@ -951,6 +952,23 @@ impl Driver for Sim {
             return Err(Errno(libc::EMFILE));
         }
         Ok(world.insert(Kind::Upstream(None)))
+    }
+
+    fn open_unix(&mut self, _name: UnixName) -> Result<Sock, Errno> {
+        /// What connect(2) can return at once.
+        const ERRORS: [i32; 4] = [libc::EAGAIN, libc::ECONNREFUSED, libc::ENOENT, libc::EACCES];
+        let mut world = self.0.borrow_mut();
+        let failure = world.scenario.faults.failure;
+        if !world.descriptors_left() || world.fault(failure) {
+            return Err(Errno(libc::EMFILE));
+        }
+        if world.dice.one_in(6) {
+            world.disturbed = true;
+            return Err(Errno(world.dice.pick(&ERRORS)));
+        }
+        let sock = world.insert(Kind::Upstream(None));
+        world.connected(sock);
+        Ok(sock)
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {

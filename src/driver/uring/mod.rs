@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::{self, Flags};
 use io_uring::{cqueue, opcode, types};
 
-use crate::sys::net::RawAddress;
+use crate::sys::net::{RawAddress, UnixName};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
@@ -683,6 +683,12 @@ impl Driver for Uring {
     fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
         let fd = net::tcp_socket(like)?;
         Ok(self.sockets.insert(Socket::new(fd, false, true)))
+    }
+
+    fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
+        // Not through the ring: this connect never waits, and a full backlog is an error at once.
+        let fd = net::unix_connected(name)?;
+        Ok(self.sockets.insert(Socket::new(fd, true, true)))
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {
