@@ -7,6 +7,7 @@
 pub(crate) mod account;
 pub mod child;
 mod errno;
+pub mod namespace;
 pub mod net;
 pub mod pipe;
 pub mod poll;
