@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
-use spliceway::cli::{self, Cli, Command, DemoCommand, RunCommand};
+use spliceway::cli::{self, Cli, Command, DemoCommand, RunCommand, usage};
 use spliceway::daemon::{self, logging};
 use spliceway::demo;
 
 fn main() -> ExitCode {
     match cli::parse() {
-        Ok(cli) => report(execute(cli)),
+        Ok(cli) => usage::report("spliceway", execute(cli)),
         Err(stop) => stop.report(),
     }
 }
@@ -34,15 +34,4 @@ fn run_demo(command: &DemoCommand) -> anyhow::Result<()> {
         engine: command.engine,
     })?;
     Ok(())
-}
-
-/// The exit code, after one line with the whole chain of causes if there is an error.
-fn report(outcome: anyhow::Result<()>) -> ExitCode {
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            cli::complain(&format_args!("{error:#}"));
-            ExitCode::FAILURE
-        }
-    }
 }

@@ -1,29 +1,25 @@
 //! The command line: from arguments to a validated configuration, or to one line that says what is
 //! wrong.
 //!
-//! The help texts are the reference of the options. clap reads the arguments, but its errors span
-//! several lines; logs and supervisors keep one, so they are rendered anew here.
+//! The help texts are the reference of the options. What the programs of this package have in common
+//! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times.
+
+pub mod usage;
+pub mod values;
 
 use std::ffi::OsString;
-use std::fmt;
-use std::io::{self, Write};
 use std::num::NonZeroUsize;
-use std::ops::RangeInclusive;
-use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
     Access, Account, BackendAddress, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter,
     LogFormat, Logging, MODE_MAX, TIMEOUT_MAX, WORKERS_MAX,
 };
 use crate::demo::CONCURRENCY_MAX;
-
-/// The exit code for a command line that cannot be run, as most programs have it.
-const EXIT_USAGE: u8 = 2;
+pub use usage::{Stop, UsageError};
+use values::{ValueError, count, duration, positive_timeout};
 
 /// A command line that can be run.
 #[derive(Clone, Debug)]
@@ -61,26 +57,6 @@ pub struct DemoCommand {
     pub engine: Engine,
 }
 
-/// Why there is nothing to run.
-#[derive(Debug)]
-pub enum Stop {
-    /// The help or the version was asked for: it goes to standard output, exit code 0.
-    Answer(String),
-    /// There were no arguments at all: the help goes to standard error, exit code 2.
-    NoArguments(String),
-    /// The arguments are wrong: one line goes to standard error, exit code 2.
-    Usage(UsageError),
-}
-
-/// What is wrong with the arguments, and how to write them right, in one line.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{problem}; see '{help}'")]
-pub struct UsageError {
-    problem: String,
-    /// The command that prints the reference of what was attempted.
-    help: String,
-}
-
 /// Reads the command line of this process.
 ///
 /// # Errors
@@ -95,66 +71,15 @@ pub fn parse() -> Result<Cli, Stop> {
 /// As [`parse`].
 pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let usage = |problem| {
-        Stop::Usage(UsageError {
-            problem,
-            help: help_command(&arguments),
-        })
-    };
-    let parsed = Arguments::try_parse_from(&arguments).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Answer(error.to_string()),
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop::NoArguments(error.to_string()),
-        _ => usage(describe(&error)),
-    })?;
+    let parsed: Arguments = usage::parse(&arguments)?;
     let command = match parsed.command {
-        ArgumentsOf::Run(run) => Command::Run(run.validate().map_err(usage)?),
+        ArgumentsOf::Run(run) => Command::Run(
+            run.validate()
+                .map_err(|problem| usage::refuse::<Arguments>(&arguments, problem))?,
+        ),
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
     };
     Ok(Cli { command })
-}
-
-impl Stop {
-    /// Tells the user and returns the exit code.
-    pub fn report(&self) -> ExitCode {
-        // Nobody can be told that nobody can be told: failures to write are ignored.
-        match self {
-            Self::Answer(text) => {
-                let _ = io::stdout().write_all(text.as_bytes());
-                ExitCode::SUCCESS
-            }
-            Self::NoArguments(text) => {
-                let _ = io::stderr().write_all(text.as_bytes());
-                ExitCode::from(EXIT_USAGE)
-            }
-            Self::Usage(error) => {
-                complain(error);
-                ExitCode::from(EXIT_USAGE)
-            }
-        }
-    }
-}
-
-/// Writes `spliceway: PROBLEM` to standard error, as one line whatever the problem contains.
-pub fn complain(problem: &impl fmt::Display) {
-    let _ = writeln!(
-        io::stderr(),
-        "spliceway: {}",
-        one_line(&problem.to_string())
-    );
-}
-
-/// Shows what would end the line, or drive a terminal, by its escape.
-fn one_line(text: &str) -> String {
-    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if breaks(c) {
-            line.extend(c.escape_default())
-        } else {
-            line.push(c)
-        }
-    }
-    line
 }
 
 #[derive(Parser)]
@@ -445,27 +370,6 @@ impl From<DemoArguments> for DemoCommand {
     }
 }
 
-/// Why the value of an option is refused, and how to write it right.
-#[derive(Debug, thiserror::Error)]
-enum ValueError {
-    #[error("not an octal mode (write three octal digits, for example 0660)")]
-    Mode,
-    #[error("more than the permissions of user, group and others (use at most 0777)")]
-    ModeTooWide,
-    #[error("not a whole number from {least} to {most}")]
-    Count { least: String, most: String },
-    #[error("{cause} (write a number and its unit, for example 500ms or 5s)")]
-    Duration { cause: humantime::DurationError },
-    #[error("no time at all (write a longer one, for example 5s)")]
-    Zero,
-    #[error("no time at all (write a longer one, for example 5s, or 'off' for no limit)")]
-    ZeroNotOff,
-    #[error("too long (use at most 365days)")]
-    TooLong,
-    #[error("too long (use at most 365days, or 'off' for no limit)")]
-    TooLongNotOff,
-}
-
 /// A timeout that can be turned off. It is a type of its own because clap takes an `Option` for
 /// whether the option was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -481,27 +385,6 @@ fn mode(text: &str) -> Result<u32, ValueError> {
     match u32::from_str_radix(digits, 8) {
         Ok(mode @ ..=MODE_MAX) => Ok(mode),
         _ => Err(ValueError::ModeTooWide),
-    }
-}
-
-fn count<N>(range: RangeInclusive<N>) -> impl Fn(&str) -> Result<N, ValueError> + Clone
-where
-    N: FromStr + PartialOrd + ToString + Clone,
-{
-    move |text| match text.parse() {
-        Ok(number) if range.contains(&number) => Ok(number),
-        _ => Err(ValueError::Count {
-            least: range.start().to_string(),
-            most: range.end().to_string(),
-        }),
-    }
-}
-
-fn positive_timeout(text: &str) -> Result<Duration, ValueError> {
-    match duration(text)? {
-        Duration::ZERO => Err(ValueError::Zero),
-        duration if duration > TIMEOUT_MAX => Err(ValueError::TooLong),
-        duration => Ok(duration),
     }
 }
 
@@ -522,87 +405,12 @@ fn drain_timeout(text: &str) -> Result<Timeout, ValueError> {
     }
 }
 
-fn duration(text: &str) -> Result<Duration, ValueError> {
-    humantime::parse_duration(text).map_err(|cause| ValueError::Duration { cause })
-}
-
-/// Which help has what the user was about to write.
-fn help_command(arguments: &[OsString]) -> String {
-    let command = Arguments::command();
-    let attempted = arguments.get(1).and_then(|argument| argument.to_str());
-    match attempted.and_then(|name| command.find_subcommand(name)) {
-        Some(subcommand) => format!("spliceway {} --help", subcommand.get_name()),
-        None => "spliceway --help".to_owned(),
-    }
-}
-
-/// What clap found, in one line without its remedy at the end.
-fn describe(error: &clap::Error) -> String {
-    let part = |kind| context(error, kind);
-    let argument = part(ContextKind::InvalidArg);
-    let value = part(ContextKind::InvalidValue);
-    match error.kind() {
-        ErrorKind::ValueValidation => {
-            let cause = std::error::Error::source(error).map(ToString::to_string);
-            format!(
-                "invalid value '{value}' for '{argument}': {}",
-                cause.unwrap_or_default()
-            )
-        }
-        ErrorKind::InvalidValue if value.is_empty() => {
-            format!("'{argument}': the value is missing")
-        }
-        ErrorKind::InvalidValue => {
-            let valid = part(ContextKind::ValidValue);
-            format!("invalid value '{value}' for '{argument}': unknown (write {valid})")
-        }
-        ErrorKind::UnknownArgument => {
-            format!(
-                "unexpected argument '{argument}'{}",
-                suggestion(error, ContextKind::SuggestedArg)
-            )
-        }
-        ErrorKind::InvalidSubcommand => {
-            let command = part(ContextKind::InvalidSubcommand);
-            let suggestion = suggestion(error, ContextKind::SuggestedSubcommand);
-            format!("unknown command '{command}'{suggestion}")
-        }
-        ErrorKind::MissingRequiredArgument => format!("missing required option: {argument}"),
-        ErrorKind::ArgumentConflict if part(ContextKind::PriorArg) == argument => {
-            format!("'{argument}': given more than once (remove all but one)")
-        }
-        ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8 (use another name)".to_owned(),
-        _ => first_line(error),
-    }
-}
-
-fn suggestion(error: &clap::Error, kind: ContextKind) -> String {
-    match context(error, kind) {
-        similar if similar.is_empty() => String::new(),
-        similar => format!(" (a similar one is '{similar}')"),
-    }
-}
-
-/// What clap's error says of this kind; several things are listed with commas.
-fn context(error: &clap::Error, kind: ContextKind) -> String {
-    match error.get(kind) {
-        Some(ContextValue::String(text)) => text.clone(),
-        Some(ContextValue::Strings(texts)) => texts.join(", "),
-        _ => String::new(),
-    }
-}
-
-/// For what has no words of ours: clap's own first line.
-fn first_line(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    line.strip_prefix("error: ").unwrap_or(line).to_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory as _;
     use proptest::prelude::*;
 
+    use super::usage::one_line;
     use super::*;
 
     const REQUIRED: &str = "run --listen unix:/a --backend b:1";

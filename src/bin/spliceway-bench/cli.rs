@@ -1,0 +1,52 @@
+//! The command line: which subcommands there are. Each has its arguments beside what it does.
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+use spliceway::cli::usage::{self, Stop};
+
+use crate::load::LoadArgs;
+use crate::respond::RespondArgs;
+
+/// The program's name, which every line of its errors begins with.
+pub(crate) const PROGRAM: &str = "spliceway-bench";
+
+#[derive(Parser)]
+#[command(
+    name = PROGRAM,
+    version,
+    about = "Measures what a proxy between FastCGI clients and backends costs.",
+    after_help = "'spliceway-bench load --help' lists what a load can be told."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What the program can do.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    #[command(about = "Send FastCGI requests, check every answer, and report the latencies.")]
+    Load(Box<LoadArgs>),
+    #[command(about = "Answer FastCGI requests as PHP-FPM would, until told to stop.")]
+    Respond(RespondArgs),
+}
+
+/// Reads the command line of this process.
+pub(crate) fn parse() -> Result<Command, Stop> {
+    let arguments: Vec<OsString> = std::env::args_os().collect();
+    let parsed: Arguments = usage::parse(&arguments)?;
+    Ok(parsed.command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        Arguments::command().debug_assert();
+    }
+}

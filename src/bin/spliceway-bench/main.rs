@@ -1,0 +1,24 @@
+//! The program `spliceway-bench`: measures what a proxy costs.
+
+mod cli;
+mod load;
+mod respond;
+
+use std::process::ExitCode;
+
+use cli::Command;
+use spliceway::cli::usage;
+
+fn main() -> ExitCode {
+    match cli::parse() {
+        Ok(command) => usage::report(cli::PROGRAM, execute(command)),
+        Err(stop) => stop.report(),
+    }
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Load(args) => load::run(*args),
+        Command::Respond(args) => respond::run(args),
+    }
+}

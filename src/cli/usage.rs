@@ -1,0 +1,188 @@
+//! What every program of this package does with a command line that it cannot run: one line on
+//! standard error, and the exit code that most programs have for it.
+//!
+//! clap reads the arguments, but its errors span several lines; logs and supervisors keep one, so
+//! they are rendered anew here.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+
+/// The exit code for a command line that cannot be run, as most programs have it.
+const EXIT_USAGE: u8 = 2;
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Stop {
+    /// The help or the version was asked for: it goes to standard output, exit code 0.
+    Answer(String),
+    /// There were no arguments at all: the help goes to standard error, exit code 2.
+    NoArguments(String),
+    /// The arguments are wrong: one line goes to standard error, exit code 2.
+    Usage(UsageError),
+}
+
+/// What is wrong with the arguments, and how to write them right, in one line.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{problem}; see '{help}'")]
+pub struct UsageError {
+    program: String,
+    problem: String,
+    /// The command that prints the reference of what was attempted.
+    help: String,
+}
+
+/// Reads a command line, of which the first argument is the name of the program.
+///
+/// # Errors
+/// If there is nothing to run; [`Stop::report`] says so to the user.
+pub fn parse<A: Parser>(arguments: &[OsString]) -> Result<A, Stop> {
+    A::try_parse_from(arguments).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Answer(error.to_string()),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop::NoArguments(error.to_string()),
+        _ => refuse::<A>(arguments, describe(&error)),
+    })
+}
+
+/// Refuses arguments that clap has taken, for what concerns several of them at once.
+#[must_use]
+pub fn refuse<A: Parser>(arguments: &[OsString], problem: String) -> Stop {
+    Stop::Usage(UsageError {
+        program: A::command().get_name().to_owned(),
+        problem,
+        help: help_command::<A>(arguments),
+    })
+}
+
+impl Stop {
+    /// Tells the user and returns the exit code.
+    pub fn report(&self) -> ExitCode {
+        // Nobody can be told that nobody can be told: failures to write are ignored.
+        match self {
+            Self::Answer(text) => {
+                let _ = io::stdout().write_all(text.as_bytes());
+                ExitCode::SUCCESS
+            }
+            Self::NoArguments(text) => {
+                let _ = io::stderr().write_all(text.as_bytes());
+                ExitCode::from(EXIT_USAGE)
+            }
+            Self::Usage(error) => {
+                complain(&error.program, error);
+                ExitCode::from(EXIT_USAGE)
+            }
+        }
+    }
+}
+
+/// The exit code of a program that ran, after one line with the whole chain of causes if it failed.
+pub fn report(program: &str, outcome: Result<(), impl fmt::Display>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The alternate form of an error that has causes prints all of them.
+            complain(program, &format_args!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes `PROGRAM: PROBLEM` to standard error, as one line whatever the problem contains.
+fn complain(program: &str, problem: &impl fmt::Display) {
+    let _ = writeln!(
+        io::stderr(),
+        "{program}: {}",
+        one_line(&problem.to_string())
+    );
+}
+
+/// Shows what would end the line, or drive a terminal, by its escape.
+pub(super) fn one_line(text: &str) -> String {
+    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if breaks(c) {
+            line.extend(c.escape_default())
+        } else {
+            line.push(c)
+        }
+    }
+    line
+}
+
+/// Which help has what the user was about to write.
+fn help_command<A: Parser>(arguments: &[OsString]) -> String {
+    let command = A::command();
+    let attempted = arguments.get(1).and_then(|argument| argument.to_str());
+    match attempted.and_then(|name| command.find_subcommand(name)) {
+        Some(subcommand) => format!("{} {} --help", command.get_name(), subcommand.get_name()),
+        None => format!("{} --help", command.get_name()),
+    }
+}
+
+/// What clap found, in one line without its remedy at the end.
+fn describe(error: &clap::Error) -> String {
+    let part = |kind| context(error, kind);
+    let argument = part(ContextKind::InvalidArg);
+    let value = part(ContextKind::InvalidValue);
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            format!(
+                "invalid value '{value}' for '{argument}': {}",
+                cause.unwrap_or_default()
+            )
+        }
+        ErrorKind::InvalidValue if value.is_empty() => {
+            format!("'{argument}': the value is missing")
+        }
+        ErrorKind::InvalidValue => {
+            let valid = part(ContextKind::ValidValue);
+            format!("invalid value '{value}' for '{argument}': unknown (write {valid})")
+        }
+        ErrorKind::UnknownArgument => {
+            format!(
+                "unexpected argument '{argument}'{}",
+                suggestion(error, ContextKind::SuggestedArg)
+            )
+        }
+        ErrorKind::InvalidSubcommand => {
+            let command = part(ContextKind::InvalidSubcommand);
+            let suggestion = suggestion(error, ContextKind::SuggestedSubcommand);
+            format!("unknown command '{command}'{suggestion}")
+        }
+        ErrorKind::MissingRequiredArgument => format!("missing required option: {argument}"),
+        ErrorKind::ArgumentConflict if part(ContextKind::PriorArg) == argument => {
+            format!("'{argument}': given more than once (remove all but one)")
+        }
+        ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8 (use another name)".to_owned(),
+        _ => first_line(error),
+    }
+}
+
+fn suggestion(error: &clap::Error, kind: ContextKind) -> String {
+    match context(error, kind) {
+        similar if similar.is_empty() => String::new(),
+        similar => format!(" (a similar one is '{similar}')"),
+    }
+}
+
+/// What clap's error says of this kind; several things are listed with commas.
+fn context(error: &clap::Error, kind: ContextKind) -> String {
+    match error.get(kind) {
+        Some(ContextValue::String(text)) => text.clone(),
+        Some(ContextValue::Strings(texts)) => texts.join(", "),
+        _ => String::new(),
+    }
+}
+
+/// For what has no words of ours: clap's own first line.
+fn first_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
+}
