@@ -37,7 +37,10 @@ pub fn ticks_per_second() -> u64 {
     // SAFETY: sysconf takes a number by value and touches no memory of this process.
     let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
     // 100 on every architecture that Linux is used on, should the call have no answer.
-    u64::try_from(ticks).ok().filter(|&ticks| ticks > 0).unwrap_or(100)
+    u64::try_from(ticks)
+        .ok()
+        .filter(|&ticks| ticks > 0)
+        .unwrap_or(100)
 }
 
 /// Binds this thread to one processor.

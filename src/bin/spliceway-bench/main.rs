@@ -1,6 +1,7 @@
 //! The program `spliceway-bench`: measures what a proxy costs.
 
 mod cli;
+mod compare;
 mod load;
 mod respond;
 
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Compare(args) => compare::run(&args),
         Command::Load(args) => load::run(*args),
         Command::Respond(args) => respond::run(args),
     }
