@@ -94,7 +94,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let address = listener.local_addr().unwrap();
             TcpStream::connect(address).unwrap();
-            Ok((listener, address))
+            Ok::<_, Errno>((listener, address))
         });
         match tried.join().unwrap() {
             Ok((_listener, address)) => assert!(TcpStream::connect(address).is_err()),

@@ -163,6 +163,19 @@ impl Cell {
         format!("{carry}-{key}-{}", self.concurrency)
     }
 
+    /// For the head of a column.
+    pub(super) fn short(&self) -> String {
+        let carry = self.carry.word();
+        let response = self
+            .exchange
+            .key
+            .title()
+            .rsplit('→')
+            .next()
+            .unwrap_or_default();
+        format!("{} {carry} × {}", response.trim(), self.concurrency)
+    }
+
     pub(super) fn title(&self) -> String {
         let (exchange, carry) = (self.exchange.key.title(), self.carry.title());
         format!("{exchange}, {carry}, {} at a time", self.concurrency)

@@ -15,10 +15,13 @@ mod machine;
 mod matrix;
 mod peers;
 mod php;
+mod plots;
 mod progress;
 mod report;
 mod results;
 mod rounds;
+#[cfg(test)]
+mod sample_results;
 mod schedule;
 mod server;
 mod statistics;
@@ -39,6 +42,7 @@ use self::fleet::{DIRECT_UNIX, Fleet, Shape};
 use self::matrix::Cell;
 use self::peers::{Peer, Threads};
 use self::progress::Progress;
+use self::report::Companions;
 use self::results::{CellResult, DIRECT_TCP, Effort, Results};
 use self::rounds::one_line;
 use self::schedule::{Schedule, Section, Wishes};
@@ -181,7 +185,20 @@ fn write(args: &CompareArgs, results: &Results) -> anyhow::Result<()> {
         .clone()
         .unwrap_or_else(|| args.output.join("data.json"));
     put(&json, &format!("{data}\n"))?;
-    put(&args.results, &report::render(results))
+    for (file, svg) in plots::render(results)? {
+        put(&args.output.join(file), &svg)?;
+    }
+    put(&args.results, &report::render(results, &companions(args)))
+}
+
+/// What is beside the plots. The report refers to it by the path that was given, as the report is
+/// where it was asked for from.
+fn companions(args: &CompareArgs) -> Companions {
+    Companions {
+        dir: args.output.display().to_string(),
+        growth: fs::read_to_string(args.output.join("growth.md")).ok(),
+        has_experiments: args.output.join("experiments.md").exists(),
+    }
 }
 
 /// The client's threads, and the responder's: half of the cores each, as the work is about equal.

@@ -29,6 +29,14 @@ pub(super) struct Results {
     pub(super) not_measured: Vec<String>,
 }
 
+impl Results {
+    /// What tables call a path.
+    pub(super) fn name(&self, key: &str) -> String {
+        let found = self.paths.iter().find(|info| info.key == key);
+        found.map_or_else(|| key.to_owned(), |info| info.name.clone())
+    }
+}
+
 /// Where and with what it was measured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Machine {
@@ -114,6 +122,11 @@ pub(super) struct Latency {
 impl Sample {
     pub(super) fn per_second(&self) -> f64 {
         self.requests as f64 / self.seconds
+    }
+
+    /// Requests per second, as the other figures are asked for.
+    pub(super) fn rate(&self) -> Option<f64> {
+        Some(self.per_second())
     }
 
     pub(super) fn mb_per_second(&self) -> f64 {
@@ -212,9 +225,7 @@ pub(super) fn failure(outcomes: &[Outcome]) -> Option<&str> {
 /// Requests per second of the direct TCP path in a cell, if that was measured.
 pub(super) fn closed_capacity(results: &Results, cell: &Cell) -> Option<f64> {
     let found = results.cells.iter().find(|result| result.cell == *cell)?;
-    let spread = found
-        .path(DIRECT_TCP)?
-        .spread(|sample| Some(sample.per_second()))?;
+    let spread = found.path(DIRECT_TCP)?.spread(Sample::rate)?;
     Some(spread.median)
 }
 
@@ -274,7 +285,7 @@ const KEPT_UP: f64 = 0.97;
 impl SweepPoint {
     /// Whether as many requests were answered as were sent, in the middle round.
     pub(super) fn kept_up(&self) -> bool {
-        let achieved = spread(&self.rounds, |sample| Some(sample.per_second()));
+        let achieved = spread(&self.rounds, Sample::rate);
         failure(&self.rounds).is_none()
             && achieved.is_some_and(|achieved| achieved.median >= KEPT_UP * self.rate)
     }
