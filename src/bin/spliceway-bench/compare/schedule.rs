@@ -74,10 +74,14 @@ pub(super) struct Schedule {
 
 impl Schedule {
     pub(super) fn of(wishes: &Wishes, client_threads: NonZeroUsize) -> Self {
-        let (rounds, millis) = if wishes.quick { (3, 500) } else { (5, 1000) };
+        let (rounds, duration) = if wishes.quick {
+            (3, Duration::from_millis(500))
+        } else {
+            (5, Duration::from_secs(1))
+        };
         let effort = Effort {
             rounds: wishes.rounds.unwrap_or(rounds),
-            duration: wishes.duration.unwrap_or(Duration::from_millis(millis)),
+            duration: wishes.duration.unwrap_or(duration),
             client_threads,
         };
         let cells = if wishes.quick {

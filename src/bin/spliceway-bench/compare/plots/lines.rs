@@ -64,6 +64,12 @@ impl Line {
         self.points.iter().map(|point| point.at.0)
     }
 
+    /// Without what is crossed out.
+    pub(super) fn good_ys(&self) -> impl Iterator<Item = f64> {
+        let good = self.points.iter().filter(|point| point.good);
+        good.map(|point| point.at.1)
+    }
+
     pub(super) fn ys(&self) -> impl Iterator<Item = f64> {
         self.points.iter().map(|point| point.at.1)
     }
@@ -93,7 +99,7 @@ impl Axis {
             from: 0.0,
             to: step * count * 1.03,
             ticks: ticks
-                .map(|tick| (tick * step, number(tick * step)))
+                .map(|tick| (tick * step, short(tick * step)))
                 .collect(),
         }
     }
@@ -121,8 +127,20 @@ impl Axis {
             to,
             ticks: ticks
                 .filter(within)
-                .map(|tick| (tick.log10(), number(tick)))
+                .map(|tick| (tick.log10(), short(tick)))
                 .collect(),
+        }
+    }
+
+    /// Logarithmic, with a tick at each of the values.
+    pub(super) fn counts(title: &'static str, values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        values.dedup();
+        let ticks = values.iter().map(|value| (value.log10(), short(*value)));
+        Self {
+            ticks: ticks.collect(),
+            ..Self::log(title, values.iter().copied())
         }
     }
 
@@ -193,6 +211,15 @@ impl Ranged for Scale {
 
     fn range(&self) -> Range<f64> {
         self.range.clone()
+    }
+}
+
+/// A number without zeros behind the point.
+fn short(value: f64) -> String {
+    let text = number(value);
+    match text.contains('.') {
+        true => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        false => text,
     }
 }
 
@@ -272,10 +299,10 @@ fn draw_graph(area: &Area<'_>, graph: &Graph) -> Result<()> {
         .x_label_formatter(&|at| x.label(*at))
         .y_label_formatter(&|at| y.label(*at))
         .draw()?;
-    // spliceway's last, so that they are not hidden.
     for line in lines {
         let Look { colour, width, .. } = line.look;
-        let at = |point: &Point| (x.drawn(point.at.0), y.drawn(point.at.1));
+        // What is crossed out may lie beyond the axis: it is shown at its end.
+        let at = |point: &Point| (x.drawn(point.at.0), y.drawn(point.at.1).min(y.to));
         let points = line.points.iter().map(at);
         if line.look.dashed {
             chart.draw_series(DashedLineSeries::new(points, 5, 4, stroke(colour, width)))?;
@@ -397,7 +424,7 @@ mod tests {
     fn a_linear_axis_begins_at_nothing_and_holds_everything() {
         let axis = Axis::linear("", [3.0, 17.5].into_iter());
         let names: Vec<&str> = axis.ticks.iter().map(|(_, name)| name.as_str()).collect();
-        assert_eq!(names, ["0", "5.00", "10.0", "15.0", "20.0"]);
+        assert_eq!(names, ["0", "5", "10", "15", "20"]);
         assert!(axis.from.abs() < 1e-9 && axis.to >= 17.5);
     }
 

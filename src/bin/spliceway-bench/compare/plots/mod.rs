@@ -150,7 +150,7 @@ fn panel(
         })
     };
     Panel {
-        title: cell.cell.short(),
+        title: cell.cell.title(),
         unit: unit.to_owned(),
         bars: cell.paths.iter().filter_map(bar).collect(),
     }
@@ -186,13 +186,11 @@ fn nines(share: f64) -> f64 {
     -(1.0 - share).log10()
 }
 
+type Quantile = fn(&Sample) -> f64;
+
 /// The median and the tail.
 fn sweep(results: &Results) -> Figure {
-    let quantiles: [(&str, fn(&Sample) -> f64); 2] = [
-        ("p50", |sample| sample.latency_us.p50),
-        ("p99", |sample| sample.latency_us.p99),
-    ];
-    let graph = |(name, figure): (&str, fn(&Sample) -> f64)| {
+    let graph = |(name, figure): (&str, Quantile)| {
         let sweep = results.sweep.as_ref()?;
         let line = |path: &super::results::SweepPath| {
             let mut line = Line::marked(results, &path.path, Vec::new());
@@ -211,17 +209,22 @@ fn sweep(results: &Results) -> Figure {
         Some(Graph {
             title: format!("{name}, 4 KB, new connections"),
             x: Axis::linear("requests per second, open loop", rates),
-            y: Axis::log("latency, µs", lines.iter().flat_map(Line::ys)),
+            y: Axis::log("latency, µs", lines.iter().flat_map(Line::good_ys)),
             lines,
         })
     };
+    let quantiles: [(&str, Quantile); 2] = [
+        ("p50", |sample| sample.latency_us.p50),
+        ("p99", |sample| sample.latency_us.p99),
+    ];
     let graphs = quantiles.into_iter().filter_map(graph);
     Figure {
         title: Plot::Sweep.title(),
         graphs: graphs
             .filter(|graph| graph.lines.iter().any(|line| !line.is_empty()))
             .collect(),
-        note: "A cross: the path answered fewer requests than were sent.",
+        note: "A cross at the top: the path could not keep up, and its latency grows for as long as \
+               that lasts.",
     }
 }
 
@@ -235,7 +238,7 @@ fn growth(results: &Results) -> Figure {
             .collect();
         (!lines.is_empty()).then(|| Graph {
             title: format!("4 KB, {}", carry.title()),
-            x: Axis::log("clients at one time", lines.iter().flat_map(Line::xs)),
+            x: Axis::counts("clients at one time", lines.iter().flat_map(Line::xs)),
             y: Axis::linear("CPU µs per request", lines.iter().flat_map(Line::ys)),
             lines,
         })

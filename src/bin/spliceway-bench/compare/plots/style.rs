@@ -50,7 +50,7 @@ pub(super) fn look(key: &str) -> Look {
         "haproxy-splice" => plain(0xe6, 0x9f, 0x00, Mark::Square),
         "nginx" => plain(0x00, 0x9e, 0x73, Mark::Triangle),
         "socat" => plain(0x99, 0x99, 0x99, Mark::Ring),
-        "tokio-uring" => dashed(plain(0x88, 0x22, 0x55, Mark::Ring)),
+        "tokio-uring" => plain(0x88, 0x22, 0x55, Mark::Ring),
         "spliceway" => bold(plain(0x00, 0x72, 0xb2, Mark::Dot)),
         "spliceway-epoll" => bold(plain(0x56, 0xb4, 0xe9, Mark::Dot)),
         _ => dashed(haproxy),
