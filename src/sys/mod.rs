@@ -13,6 +13,7 @@ pub mod pipe;
 pub mod poll;
 pub mod process;
 pub(crate) mod socket_file;
+pub mod timer;
 
 pub use errno::Errno;
 

@@ -1,6 +1,7 @@
 //! What belongs to the process or the thread: limits and processors.
 
 use std::mem;
+use std::time::Duration;
 
 use super::{Errno, check};
 
@@ -16,6 +17,20 @@ pub fn raise_descriptors_max() -> Result<u64, Errno> {
     // SAFETY: the pointer is to a live rlimit, which the kernel only reads.
     check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
     Ok(limit.rlim_cur)
+}
+
+/// The time that this thread has spent on a processor so far, in user and system mode.
+pub fn thread_cpu() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live timespec.
+    let read = check(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) });
+    assert!(read.is_ok(), "every thread has this clock");
+    let seconds = time.tv_sec.try_into().unwrap_or(0);
+    let nanoseconds = time.tv_nsec.try_into().unwrap_or(0);
+    Duration::new(seconds, nanoseconds)
 }
 
 /// The processors that this thread may run on, in ascending order.
