@@ -255,8 +255,8 @@ fn respond(dir: &Path, threads: usize) -> std::io::Result<Command> {
     command
         .arg("respond")
         // Every loopback address: endpoints of their own.
-        .arg(format!("--tcp=0.0.0.0:{RESPONDER_PORT}"))
-        .arg(format!("--unix={}", responder_socket(dir).display()))
+        .arg(format!("--listen=tcp:0.0.0.0:{RESPONDER_PORT}"))
+        .arg(format!("--listen=unix:{}", responder_socket(dir).display()))
         .arg(format!("--threads={threads}"));
     Ok(command)
 }

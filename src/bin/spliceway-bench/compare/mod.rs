@@ -69,7 +69,7 @@ pub(crate) struct CompareArgs {
         long,
         value_name = "SECONDS",
         value_parser = seconds,
-        help = "Measure each path for this time in each round. [default: 1, with --quick 0.5]"
+        help = "Measure each path for this time in each round. [default: 1, with --quick 0.4]"
     )]
     seconds: Option<Duration>,
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
 use spliceway::bench::load::Target;
@@ -22,7 +22,7 @@ use super::fleet::{Fleet, Shape};
 use super::ground::PHP_PORT;
 use super::peers::{Engine, Haproxy, Peer, Spliceway, Threads, find_one, nginx_program, output_of};
 use super::progress::Progress;
-use super::results::{Php, PhpPath, PhpSample};
+use super::results::{Php, PhpPath, PhpSample, SecondClient};
 use super::rounds::one_line;
 use super::server::Server;
 
@@ -199,7 +199,7 @@ fn measure(
         key: way.key(),
         name: way.name(),
         rounds: Vec::new(),
-        second_client: Some((0, 0)),
+        second_client: SecondClient::default(),
     });
     for _ in 0..rounds {
         for (index, (path, (way, target))) in paths.iter_mut().zip(&targets).enumerate() {
@@ -280,7 +280,7 @@ fn sample(
 fn with_second_client<T>(
     pool: SocketAddr,
     dir: &Path,
-    counts: &mut Option<(u64, u64)>,
+    counts: &mut SecondClient,
     work: impl FnOnce() -> T,
 ) -> T {
     let over = AtomicBool::new(false);
@@ -291,19 +291,24 @@ fn with_second_client<T>(
     );
     thread::scope(|scope| {
         let second = scope.spawn(|| {
-            let (mut tried, mut answered) = (0, 0);
+            let started = Instant::now();
+            let mut counts = SecondClient::default();
             while !over.load(Ordering::Relaxed) {
-                tried += 1;
-                answered += u64::from(is_answered(pool, &request));
+                match is_answered(pool, &request) {
+                    true => counts.answered += 1,
+                    false => counts.lost += 1,
+                }
                 thread::sleep(SECOND_PAUSE);
             }
-            (tried, answered)
+            counts.seconds = started.elapsed().as_secs_f64();
+            counts
         });
         let result = work();
         over.store(true, Ordering::Relaxed);
-        let (tried, answered) = second.join().expect("it does not panic");
-        let before = counts.unwrap_or_default();
-        *counts = Some((before.0 + tried, before.1 + answered));
+        let round = second.join().expect("it does not panic");
+        counts.answered += round.answered;
+        counts.lost += round.lost;
+        counts.seconds += round.seconds;
         result
     })
 }

@@ -279,8 +279,9 @@ pub(super) struct SweepPoint {
     pub(super) rounds: Vec<Outcome>,
 }
 
-/// Below this part of the rate asked for, a path has not kept up.
-const KEPT_UP: f64 = 0.97;
+/// Below this part of the rate asked for, a path has not kept up: it needed a twentieth of the time
+/// again to answer what was due.
+const KEPT_UP: f64 = 0.95;
 
 impl SweepPoint {
     /// Whether as many requests were answered as were sent, in the middle round.
@@ -331,8 +332,16 @@ pub(super) struct PhpPath {
     pub(super) key: String,
     pub(super) name: String,
     pub(super) rounds: Vec<Result<PhpSample, String>>,
-    /// Of a second client of the same PHP-FPM during the load: requests tried and answered.
-    pub(super) second_client: Option<(u64, u64)>,
+    pub(super) second_client: SecondClient,
+}
+
+/// A second client of the same PHP-FPM during the load, one request after the other.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(super) struct SecondClient {
+    pub(super) answered: u64,
+    /// Requests that were not answered in time.
+    pub(super) lost: u64,
+    pub(super) seconds: f64,
 }
 
 /// What wrk saw.

@@ -19,9 +19,16 @@ use super::results::{CellResult, Latency, Outcome, PathResult, Sample};
 /// Before each measurement, on the same connections where they are kept: buffers grow, caches warm.
 pub(super) const WARM_UP: Duration = Duration::from_millis(100);
 
-/// How long after the time for sending the last answers may come. 256 answers of 16 MB at once are
-/// 4 GB: ten seconds for the slowest path seen. What takes longer is stuck, and is ended.
-const ENDING_MAX: Duration = Duration::from_secs(20);
+/// How long a request may take. 256 answers of 16 MB at once are 4 GB: ten seconds for the slowest
+/// path seen.
+const REQUEST_MAX: Duration = Duration::from_secs(20);
+
+/// How long after the time for sending the load may go on: what takes longer is stuck, and is ended.
+const ENDING_MAX: Duration = REQUEST_MAX.saturating_add(Duration::from_secs(5));
+
+/// In an open loop, what was due and not yet sent is sent for this much longer: the path has then
+/// fallen behind, and how far it falls depends only on how long it is watched.
+const BEHIND_MAX: Duration = Duration::from_millis(300);
 
 /// How often the state of a running load is looked at.
 const POLL: Duration = Duration::from_millis(1);
@@ -91,6 +98,7 @@ pub(super) fn plan(cell: &Cell, target: Target, pace: Pace, effort: Effort) -> P
         duration: effort.duration,
         requests_max: None,
         threads: effort.client_threads,
+        deadline: REQUEST_MAX,
     }
 }
 
@@ -193,18 +201,22 @@ struct Window {
 }
 
 /// Runs the load on a thread of its own and reads the clocks at both ends of what counts. The time
-/// is bounded: a path that does not end is killed, which ends the load.
+/// is bounded: a load that is late sends nothing more, and a path that does not end even so is killed,
+/// which ends the load.
 fn watch(fleet: &mut Fleet, path: &str, plan: &Plan) -> anyhow::Result<Watched> {
     let control = Control::default();
-    let deadline = Instant::now() + plan.warm_up + plan.duration + ENDING_MAX;
+    let sending_end = Instant::now() + plan.warm_up + plan.duration;
     thread::scope(|scope| {
         let load = scope.spawn(|| load::run(plan, &control));
         let mut stuck = false;
         let mut wait_while = |fleet: &mut Fleet, goes_on: &dyn Fn() -> bool| {
             while goes_on() {
-                if Instant::now() > deadline && !stuck {
-                    stuck = true;
+                let late = sending_end.elapsed();
+                if late > BEHIND_MAX {
                     control.stop.store(true, Ordering::Relaxed);
+                }
+                if late > ENDING_MAX && !stuck {
+                    stuck = true;
                     fleet.kill(path);
                 }
                 thread::sleep(POLL);
@@ -219,7 +231,7 @@ fn watch(fleet: &mut Fleet, path: &str, plan: &Plan) -> anyhow::Result<Watched> 
         let result = load.join().expect("the load does not panic");
         anyhow::ensure!(
             !stuck,
-            "no end within {ENDING_MAX:?} after the last request was sent"
+            "no end within {ENDING_MAX:?} after the last request was due"
         );
         let measured = result?;
         let (start, end) = (start?, end?);

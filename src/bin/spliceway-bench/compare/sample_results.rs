@@ -3,8 +3,8 @@
 use super::matrix::{Carry, Cell, Key};
 use super::results::{
     CellResult, DIRECT_TCP, Effort, Growth, GrowthSeries, Idle, Latency, Machine, Network, Outcome,
-    PathInfo, PathResult, Php, PhpPath, PhpSample, Results, Sample, Sweep, SweepPath, SweepPoint,
-    Variant,
+    PathInfo, PathResult, Php, PhpPath, PhpSample, Results, Sample, SecondClient, Sweep, SweepPath,
+    SweepPoint, Variant,
 };
 
 /// Path, name, requests per second; slower paths use more CPU.
@@ -164,7 +164,11 @@ pub(super) fn results() -> Results {
                     per_second: 10_000.0,
                     ..PhpSample::default()
                 })],
-                second_client: Some((10, 0)),
+                second_client: SecondClient {
+                    answered: 3,
+                    lost: 1,
+                    seconds: 2.0,
+                },
             }],
         }),
         not_measured: Vec::new(),

@@ -75,7 +75,7 @@ pub(super) struct Schedule {
 impl Schedule {
     pub(super) fn of(wishes: &Wishes, client_threads: NonZeroUsize) -> Self {
         let (rounds, duration) = if wishes.quick {
-            (3, Duration::from_millis(500))
+            (3, Duration::from_millis(400))
         } else {
             (5, Duration::from_secs(1))
         };
@@ -140,8 +140,8 @@ impl Schedule {
             _ => self.effort.rounds.min(few),
         };
         let duration = match section {
-            // A tail needs more requests than a median.
-            Section::Sweep if !self.quick => self.effort.duration * 2,
+            // A tail needs more requests than a median, and falling behind takes its time.
+            Section::Sweep => self.effort.duration * 2,
             _ => self.effort.duration,
         };
         Effort {
@@ -153,7 +153,7 @@ impl Schedule {
 
     pub(super) fn sweep_shares(&self) -> &'static [f64] {
         if self.quick {
-            &[0.1, 0.3, 0.5, 0.7, 0.9]
+            &[0.2, 0.5, 0.8]
         } else {
             &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
         }

@@ -108,8 +108,7 @@ impl Peer for Haproxy {
                 {splice}
             listen fastcgi
                 bind {listen} mode 666
-                server responder {backend}
-            ",
+                server responder {backend}\n",
             listen = job.socket().display(),
             backend = job.backend(),
         );

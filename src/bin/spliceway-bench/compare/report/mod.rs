@@ -31,7 +31,7 @@ pub(super) fn summary(results: &Results) -> String {
             "Ratios of requests per second to the direct TCP path",
             &ratios(results),
         ),
-        titled("Targets", &targets::render(results)),
+        titled("Targets", &targets::render_measured(results)),
         titled("Where spliceway is behind", &behind::render(results)),
         titled("One thread each", &cells::tables(results, &results.cells)),
         titled(

@@ -183,7 +183,8 @@ pub(super) fn php(results: &Results) -> String {
         "max",
         "CPU µs/req",
         "errors",
-        "second client",
+        "2nd client/s",
+        "lost",
     ];
     let mut table = Table::new(titles);
     let base = php.paths.iter().find(|path| path.key == "php-tcp");
@@ -196,8 +197,9 @@ pub(super) fn php(results: &Results) -> String {
     }
     format!(
         "wrk with {} connections, nginx, PHP-FPM with {} static workers, a script that echoes 2 KB \
-         ({}). *second client*: meanwhile, somebody else asked the same pool of PHP-FPM now and then; \
-         how many of its requests were answered within a second. wrk's latencies do not count what a \
+         ({}). *2nd client/s*: meanwhile, somebody else asked the same pool of PHP-FPM, one request \
+         after the other with a pause of 50 ms in between; how many of them were answered in a second, \
+         and how many were *lost* because they were not answered within a second. wrk's latencies do not count what a \
          stalled connection could not send.\n\n{}\n{failures}",
         php.connections,
         php.workers,
@@ -226,9 +228,7 @@ fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {
     let rate = range.map(|Spread { median, min, max }| {
         format!("{} ({}–{})", number(median), number(min), number(max))
     });
-    let second = path
-        .second_client
-        .map(|(tried, answered)| format!("{answered} of {tried}"));
+    let second = path.second_client;
     vec![
         path.name.clone(),
         rate.unwrap_or_default(),
@@ -239,7 +239,8 @@ fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {
         median(|sample| Some(sample.max_us)),
         median(|sample| sample.cpu_us.map(|cpu| cpu / sample.requests as f64)),
         errors.to_string(),
-        second.unwrap_or_default(),
+        number(second.answered as f64 / second.seconds),
+        second.lost.to_string(),
     ]
 }
 

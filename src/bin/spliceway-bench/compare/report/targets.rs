@@ -47,6 +47,20 @@ pub(super) fn render(results: &Results) -> String {
     if targets.iter().all(|target| target.reached.is_none()) {
         return String::new();
     }
+    rows(targets)
+}
+
+/// Only those that were measured.
+pub(super) fn render_measured(results: &Results) -> String {
+    let mut targets = all(results);
+    targets.retain(|target| target.reached.is_some());
+    if targets.is_empty() {
+        return String::new();
+    }
+    rows(targets)
+}
+
+fn rows(targets: Vec<Target>) -> String {
     let mut table = Table::new(["work", "figure", "target", "reached (min–max)", ""]);
     for target in targets {
         let (reached, verdict) = match target.reached {
