@@ -30,6 +30,17 @@ pub(super) struct Results {
 }
 
 impl Results {
+    /// How many measurements of the matrix there are, and in how many of them others had much of
+    /// the machine.
+    pub(super) fn disturbed(&self) -> (usize, usize) {
+        /// Interrupts and the kernel's threads have up to a tenth while the loopback is busy.
+        const OTHERS_MAX: f64 = 0.15;
+        let paths = self.cells.iter().flat_map(|cell| &cell.paths);
+        let samples = || paths.clone().flat_map(|path| path.rounds.iter().flatten());
+        let much = |sample: &&Sample| sample.others_share(self.machine.cores) > OTHERS_MAX;
+        (samples().count(), samples().filter(much).count())
+    }
+
     /// What tables call a path.
     pub(super) fn name(&self, key: &str) -> String {
         let found = self.paths.iter().find(|info| info.key == key);
@@ -103,8 +114,11 @@ pub(super) struct Sample {
     /// Of the program on the way and all of its processes.
     pub(super) cpu_us: Option<f64>,
     pub(super) responder_cpu_us: Option<f64>,
+    pub(super) client_cpu_us: f64,
     /// Of all processors together, whatever ran on them.
     pub(super) busy_us: f64,
+    /// Between the two readings of the clocks.
+    pub(super) window_seconds: f64,
     /// Resident at the end, shared pages divided among those that share them.
     pub(super) memory_kb: Option<u64>,
 }
@@ -127,6 +141,14 @@ impl Sample {
     /// Requests per second, as the other figures are asked for.
     pub(super) fn rate(&self) -> Option<f64> {
         Some(self.per_second())
+    }
+
+    /// The part of the machine's time that none of the three parties had: the kernel's own threads,
+    /// interrupts, and whatever else ran.
+    pub(super) fn others_share(&self, cores: usize) -> f64 {
+        let parties = [self.cpu_us, self.responder_cpu_us, Some(self.client_cpu_us)];
+        let known: f64 = parties.into_iter().flatten().sum();
+        (self.busy_us - known).max(0.0) / 1e6 / self.window_seconds / cores as f64
     }
 
     pub(super) fn mb_per_second(&self) -> f64 {

@@ -170,7 +170,9 @@ pub(super) fn measure(
         counted_requests: window.requests,
         cpu_us: window.cpu.map(micros),
         responder_cpu_us: Some(micros(window.responder)),
+        client_cpu_us: micros(measured.cpu),
         busy_us: micros(window.busy),
+        window_seconds: window.seconds,
         memory_kb: fleet.memory_kb(path),
     };
     Ok((sample, measured.latency_ns))
@@ -195,6 +197,7 @@ struct Watched {
 /// What passed between the end of the warm-up and the end of the load.
 struct Window {
     requests: f64,
+    seconds: f64,
     cpu: Option<Duration>,
     responder: Duration,
     busy: Duration,
@@ -237,6 +240,7 @@ fn watch(fleet: &mut Fleet, path: &str, plan: &Plan) -> anyhow::Result<Watched> 
         let (start, end) = (start?, end?);
         Ok(Watched {
             window: Window {
+                seconds: (end.at - start.at).as_secs_f64(),
                 requests: (end.answered.saturating_sub(start.answered)).max(1) as f64,
                 cpu: end
                     .cpu
@@ -252,6 +256,7 @@ fn watch(fleet: &mut Fleet, path: &str, plan: &Plan) -> anyhow::Result<Watched> 
 
 /// All clocks at one time.
 struct Reading {
+    at: Instant,
     answered: u64,
     cpu: Option<Duration>,
     responder: Duration,
@@ -261,6 +266,7 @@ struct Reading {
 impl Reading {
     fn take(fleet: &Fleet, path: &str, control: &Control) -> anyhow::Result<Self> {
         Ok(Self {
+            at: Instant::now(),
             answered: control.answered.load(Ordering::Relaxed),
             cpu: fleet.cpu(path)?,
             responder: fleet.responder_cpu()?,

@@ -31,7 +31,9 @@ fn sample(per_second: f64) -> Sample {
         counted_requests: 1_000.0,
         cpu_us: Some(1e9 / per_second),
         responder_cpu_us: None,
+        client_cpu_us: 5e8 / per_second,
         busy_us: 2e9 / per_second,
+        window_seconds: 1_000.0 / per_second,
         memory_kb: Some(4096),
     }
 }

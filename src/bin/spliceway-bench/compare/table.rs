@@ -98,6 +98,11 @@ fn thousands(value: f64) -> String {
     text
 }
 
+/// A whole number.
+pub(super) fn whole(value: usize) -> String {
+    thousands(value as f64)
+}
+
 /// A number, or a dash.
 pub(super) fn maybe(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), number)

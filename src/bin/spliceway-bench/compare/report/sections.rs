@@ -4,7 +4,7 @@ use super::super::results::{
     Growth, GrowthSeries, Outcome, PhpPath, PhpSample, Results, Sample, failure, spread,
 };
 use super::super::statistics::Spread;
-use super::super::table::{Table, maybe, number};
+use super::super::table::{Table, maybe, number, whole};
 
 /// A column for each rate, with a row for each path.
 pub(super) fn sweep(results: &Results) -> String {
@@ -70,15 +70,15 @@ pub(super) fn idle(results: &Results) -> String {
         if let Some(refusal) = &idle.refusal {
             refusals += &format!(
                 "{name} held {} of {}; the next one: {refusal}.\n",
-                number(idle.held as f64),
-                number(idle.asked as f64)
+                whole(idle.held),
+                whole(idle.asked)
             );
         } else if idle.asked < super::super::idle::SESSIONS {
             refusals += &format!("{name} was asked for {} only.\n", idle.asked);
         }
         table.row(vec![
             name,
-            number(idle.held as f64),
+            whole(idle.held),
             maybe(idle.bytes_per_session()),
             number(idle.memory_before_kb as f64 / 1024.0),
             number(idle.memory_kb as f64 / 1024.0),
@@ -111,10 +111,7 @@ fn by_clients(results: &Results, growth: &Growth) -> String {
     let Some(first) = growth.series.first() else {
         return String::new();
     };
-    let clients = first
-        .points
-        .iter()
-        .map(|(clients, _)| number(*clients as f64));
+    let clients = first.points.iter().map(|(clients, _)| whole(*clients));
     let mut table = Table::new(["path".to_owned()].into_iter().chain(clients));
     for series in &growth.series {
         let name = format!("{}, {}", results.name(&series.path), series.carry.title());

@@ -6,7 +6,7 @@ use super::super::table::Table;
 /// For the head of the report.
 pub(super) fn short(results: &Results) -> String {
     let machine = &results.machine;
-    format!(
+    let text = format!(
         "`{}`, {} UTC, commit {}, Linux {}, {} cores of an {}, {} rounds of {} s. Client, proxy and \
          responder share the cores.\n\n",
         machine.command,
@@ -17,6 +17,21 @@ pub(super) fn short(results: &Results) -> String {
         machine.processor,
         results.effort.rounds,
         results.effort.seconds,
+    );
+    text + &disturbance(results)
+}
+
+/// A warning, if there is reason for one.
+fn disturbance(results: &Results) -> String {
+    let (all, disturbed) = results.disturbed();
+    // One in twenty is what a machine does to itself now and then.
+    if disturbed * 20 <= all {
+        return String::new();
+    }
+    format!(
+        "**Something else ran on the machine**: in {disturbed} of {all} measurements more than 15 % of \
+         its time went neither to the client nor to the program in between nor to the responder. Do \
+         not rely on these figures; run it again while nothing else does.\n\n"
     )
 }
 
