@@ -1,7 +1,11 @@
 //! The program `spliceway-bench`: measures what a proxy costs.
 
+mod address;
 mod cli;
+mod hgrm;
 mod load;
+mod progress;
+mod report;
 mod respond;
 
 use std::process::ExitCode;
