@@ -5,6 +5,7 @@
 
 mod digest;
 mod frames;
+pub mod interrupt;
 pub mod load;
 mod net;
 mod pattern;

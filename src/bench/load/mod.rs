@@ -18,6 +18,7 @@ mod worker;
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
+use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::SocketAddr as UnixAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -88,7 +89,7 @@ pub fn run(plan: &Plan, control: &Control) -> Result<Measured, Failure> {
         address: address(&plan.target).map_err(|cause| Failure::Setup {
             operation: "use the target",
             cause,
-            remedy: "a socket's path has at most 107 bytes",
+            remedy: "a socket's path or name has at most 107 bytes",
         })?,
         measure: Measure::new(plan),
         threads: templates.len(),
@@ -126,6 +127,7 @@ fn address(target: &Target) -> io::Result<Address> {
     Ok(match target {
         Target::Tcp(address) => Address::Tcp(*address),
         Target::Unix(path) => Address::Unix(UnixAddr::from_pathname(path)?),
+        Target::Abstract(name) => Address::Unix(UnixAddr::from_abstract_name(name)?),
     })
 }
 

@@ -45,6 +45,11 @@ pub(crate) enum Command {
 pub(crate) fn parse() -> Result<Command, Stop> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let parsed: Arguments = usage::parse(&arguments)?;
+    let checked = match &parsed.command {
+        Command::Load(args) => args.check(),
+        Command::Respond(args) => args.check(),
+    };
+    checked.map_err(|problem| usage::refuse::<Arguments>(&arguments, problem))?;
     Ok(parsed.command)
 }
 

@@ -1,8 +1,12 @@
 //! The program `spliceway-bench`: measures what a proxy costs.
 
+mod address;
 mod cli;
 mod compare;
+mod hgrm;
 mod load;
+mod progress;
+mod report;
 mod respond;
 
 use std::process::ExitCode;
