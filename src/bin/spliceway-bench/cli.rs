@@ -46,6 +46,7 @@ pub(crate) fn parse() -> Result<Command, Stop> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let parsed: Arguments = usage::parse(&arguments)?;
     let checked = match &parsed.command {
+        Command::Compare(args) => args.check(),
         Command::Load(args) => args.check(),
         Command::Respond(args) => args.check(),
     };

@@ -128,9 +128,12 @@ fn find_groups() -> Option<PathBuf> {
     remove_stale(&dir);
     let trial = dir.join(format!("{GROUP_PREFIX}{}", std::process::id()));
     fs::create_dir(&trial).ok()?;
-    let usable = fs::read_to_string(trial.join("cpu.stat")).is_ok_and(|stat| stat.contains("usage_usec"))
-        // Opening is what permissions decide; nothing is written.
-        && fs::OpenOptions::new().write(true).open(trial.join("cgroup.procs")).is_ok();
+    let counts = fs::read_to_string(trial.join("cpu.stat"));
+    // Opening is what permissions decide; nothing is written.
+    let door = fs::OpenOptions::new()
+        .write(true)
+        .open(trial.join("cgroup.procs"));
+    let usable = door.is_ok() && counts.is_ok_and(|stat| stat.contains("usage_usec"));
     let _ = fs::remove_dir(&trial);
     usable.then_some(dir)
 }

@@ -55,11 +55,7 @@ pub(super) fn prepare(congestion_control: Option<&str>) -> anyhow::Result<Networ
     // Without a network of our own nothing of the machine's is changed unless it is asked for.
     match congestion_control {
         Some(name) => set(&mut network, CONGESTION_CONTROL, name),
-        None if own => set(
-            &mut network,
-            CONGESTION_CONTROL,
-            default_congestion_control(),
-        ),
+        None if own => choose_congestion_control(),
         None => {}
     }
     let names = SETTINGS.iter().map(|(name, _)| *name);
@@ -110,14 +106,13 @@ fn map_ids(user: u32, group: u32) {
 }
 
 /// cubic is what Linux takes unless told otherwise. BBR, which many servers are told to take, paces
-/// what it sends, and on loopback that holds bulk transfers back by a fifth to a half.
-fn default_congestion_control() -> &'static str {
-    let available = read("net.ipv4.tcp_available_congestion_control").unwrap_or_default();
-    if available.split(' ').any(|name| name == "cubic") {
-        "cubic"
-    } else {
-        "reno"
-    }
+/// what it sends, and on loopback that holds bulk transfers back by a fifth to a half. Where cubic is
+/// not the machine's own choice, the kernel refuses it to other namespaces than the first
+/// (`net.ipv4.tcp_allowed_congestion_control`); reno is allowed everywhere.
+fn choose_congestion_control() {
+    let mut names = ["cubic", "reno"].into_iter();
+    // If neither can be had, the report shows what there is instead.
+    let _ = names.find(|name| fs::write(file(CONGESTION_CONTROL), name).is_ok());
 }
 
 fn set(network: &mut Network, name: &str, value: &str) {

@@ -34,7 +34,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use spliceway::cli::values::{count, positive_timeout};
 use spliceway::sys::process::raise_descriptors_max;
 
@@ -61,7 +61,7 @@ pub(crate) struct CompareArgs {
         long,
         value_name = "N",
         value_parser = count(1..=ROUNDS_MAX),
-        help = "Measure every path this many times in turn. [default: 5, with --quick 3]"
+        help = "Measure every path this many times in turn. [default: 5, with --quick 4]"
     )]
     rounds: Option<usize>,
 
@@ -103,7 +103,7 @@ pub(crate) struct CompareArgs {
     #[arg(
         long,
         value_name = "NAME",
-        help = "Use this congestion control. [default: cubic, or reno where there is no cubic]"
+        help = "Use this congestion control. [default: cubic, or reno where cubic is not allowed]"
     )]
     congestion_control: Option<String>,
 
@@ -133,10 +133,42 @@ pub(crate) struct CompareArgs {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["quick", "rounds", "seconds", "only", "peers", "haproxy", "congestion_control"],
+        conflicts_with_all = ["quick", "rounds", "seconds", "only", "peers", "haproxy"],
         help = "Measure nothing: make the report and the plots from the raw data of an earlier run."
     )]
     render: Option<PathBuf>,
+}
+
+impl CompareArgs {
+    /// Whether everything that was asked for exists.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let unknown = Schedule::unknown(&self.wishes());
+        if !unknown.is_empty() {
+            let unknown = unknown.join(",");
+            return Err(format!(
+                "--only {unknown}: neither a section nor in the name of a cell"
+            ));
+        }
+        let peers = peers::all(&self.haproxy).into_iter().map(|peer| peer.key());
+        let direct = [DIRECT_TCP, DIRECT_UNIX].map(str::to_owned);
+        let known: Vec<String> = direct.into_iter().chain(peers).collect();
+        match self.peers.iter().find(|key| !known.contains(key)) {
+            Some(key) => Err(format!(
+                "--peers {key}: there is no such path (write {})",
+                known.join(", ")
+            )),
+            None => Ok(()),
+        }
+    }
+
+    fn wishes(&self) -> Wishes {
+        Wishes {
+            quick: self.quick,
+            rounds: self.rounds,
+            duration: self.seconds,
+            only: self.only.clone(),
+        }
+    }
 }
 
 /// Beyond, a median gains nothing.
@@ -207,25 +239,12 @@ fn threads_each() -> NonZeroUsize {
 }
 
 fn measure(args: &CompareArgs) -> anyhow::Result<Results> {
-    let wishes = Wishes {
-        quick: args.quick,
-        rounds: args.rounds,
-        duration: args.seconds,
-        only: args.only.clone(),
-    };
-    let unknown = Schedule::unknown(&wishes);
-    if !unknown.is_empty() {
-        bail!(
-            "--only {}: neither a section nor in the name of a cell",
-            unknown.join(",")
-        );
-    }
     let mut peers = peers::all(&args.haproxy);
-    let left_out = choose(&mut peers, &args.peers)?;
+    let left_out = choose(&mut peers, &args.peers);
     let threads = threads_each();
-    let schedule = Schedule::of(&wishes, threads);
+    let schedule = Schedule::of(&args.wishes(), threads);
     let machine = machine::describe(threads.get(), threads.get());
-    // Threads must not be there yet, and everything is started in the new network.
+    // Before there are threads, and everything is started in the new network.
     let network = ground::prepare(args.congestion_control.as_deref())?;
     raise_descriptors_max().context("raise the limit of open descriptors")?;
 
@@ -258,18 +277,9 @@ fn measure(args: &CompareArgs) -> anyhow::Result<Results> {
 }
 
 /// Leaves only the programs that were asked for, and says which others there are.
-fn choose(peers: &mut Vec<Box<dyn Peer>>, asked: &[String]) -> anyhow::Result<Vec<String>> {
+fn choose(peers: &mut Vec<Box<dyn Peer>>, asked: &[String]) -> Vec<String> {
     if asked.is_empty() {
-        return Ok(Vec::new());
-    }
-    let keys: Vec<String> = peers.iter().map(|peer| peer.key()).collect();
-    let direct = [DIRECT_TCP, DIRECT_UNIX];
-    let known = |key: &&String| keys.contains(key) || direct.contains(&key.as_str());
-    if let Some(unknown) = asked.iter().find(|key| !known(key)) {
-        bail!(
-            "--peers {unknown}: there is no such path (there are {})",
-            keys.join(", ")
-        );
+        return Vec::new();
     }
     let (chosen, others): (Vec<_>, Vec<_>) = peers
         .drain(..)
@@ -278,7 +288,7 @@ fn choose(peers: &mut Vec<Box<dyn Peer>>, asked: &[String]) -> anyhow::Result<Ve
     let left_out = others
         .iter()
         .map(|peer| format!("{}: not asked for (--peers)", peer.name()));
-    Ok(left_out.collect())
+    left_out.collect()
 }
 
 /// Without the direct Unix path, if it was not asked for.

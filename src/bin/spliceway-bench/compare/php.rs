@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use spliceway::bench::load::Target;
 use spliceway::sys::child::spawn_bound;
 use spliceway::sys::namespace::effective_ids;
@@ -20,7 +20,9 @@ use spliceway::sys::namespace::effective_ids;
 use super::client;
 use super::fleet::{Fleet, Shape};
 use super::ground::PHP_PORT;
-use super::peers::{Engine, Haproxy, Peer, Spliceway, Threads, find_one, nginx_program, output_of};
+use super::peers::{
+    Engine, Haproxy, Peer, Spliceway, Threads, find_one, nginx_program, output_of, word_after,
+};
 use super::progress::Progress;
 use super::results::{Php, PhpPath, PhpSample, SecondClient};
 use super::rounds::one_line;
@@ -174,13 +176,14 @@ impl Programs {
     }
 
     fn versions(&self) -> Vec<String> {
-        let first_line = |program: &Path| {
-            let text = output_of(program, "-v");
-            text.lines().next().unwrap_or_default().trim().to_owned()
+        let version = |program, name: &str, before| {
+            format!("{name} {}", word_after(&output_of(program, "-v"), before))
         };
-        [&self.fpm, &self.nginx, &self.wrk]
-            .map(|program| first_line(program))
-            .to_vec()
+        vec![
+            version(&self.fpm, "PHP", "PHP "),
+            version(&self.nginx, "nginx", "nginx/"),
+            version(&self.wrk, "wrk", "wrk "),
+        ]
     }
 }
 
@@ -229,6 +232,7 @@ fn passed_to(fleet: &mut Fleet, dir: &Path, way: Way) -> anyhow::Result<String> 
         Way::Haproxy | Way::Spliceway(_) => match fleet.target(&way.key())? {
             Target::Unix(path) => Ok(format!("unix:{}", path.display())),
             Target::Tcp(address) => Ok(address.to_string()),
+            Target::Abstract(_) => bail!("nginx does not connect to abstract sockets"),
         },
     }
 }

@@ -292,7 +292,8 @@ fn distribution(ns: &Histogram<u64>) -> Vec<(f64, f64)> {
     const STEPS_PER_NINE: u32 = 16;
     const NINES_MAX: u32 = 5;
     const BEYOND_MIN: f64 = 10.0;
-    let shares = (0..=NINES_MAX * STEPS_PER_NINE)
+    // Not from the fastest of all on, which says little and takes half of the plot's height.
+    let shares = (1..=NINES_MAX * STEPS_PER_NINE)
         .map(|step| 1.0 - 10_f64.powf(-f64::from(step) / f64::from(STEPS_PER_NINE)));
     let known = shares.take_while(|share| (1.0 - share) * ns.len() as f64 >= BEYOND_MIN);
     known
@@ -320,7 +321,7 @@ mod tests {
             ns.record(value * 1000).unwrap();
         }
         let curve = distribution(&ns);
-        assert_eq!(curve[0].0, 0.0);
+        assert!((0.1..0.2).contains(&curve[0].0));
         let (last, us) = *curve.last().unwrap();
         assert!((0.98..=0.99).contains(&last), "{last}");
         assert!((980.0..=991.0).contains(&us), "{us}");

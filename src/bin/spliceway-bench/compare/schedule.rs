@@ -75,7 +75,7 @@ pub(super) struct Schedule {
 impl Schedule {
     pub(super) fn of(wishes: &Wishes, client_threads: NonZeroUsize) -> Self {
         let (rounds, duration) = if wishes.quick {
-            (3, Duration::from_millis(400))
+            (4, Duration::from_millis(400))
         } else {
             (5, Duration::from_secs(1))
         };

@@ -2,9 +2,11 @@
 
 use std::fmt::Write as _;
 
-/// Rows under titles; the first column is aligned to the left, the others to the right.
+/// Rows under titles; the first columns, which hold words, are aligned to the left, the others to the
+/// right.
 pub(super) struct Table {
     titles: Vec<String>,
+    words: usize,
     rows: Vec<Vec<String>>,
 }
 
@@ -12,8 +14,14 @@ impl Table {
     pub(super) fn new<T: Into<String>>(titles: impl IntoIterator<Item = T>) -> Self {
         Self {
             titles: titles.into_iter().map(Into::into).collect(),
+            words: 1,
             rows: Vec::new(),
         }
+    }
+
+    /// With so many columns of words.
+    pub(super) fn words(self, words: usize) -> Self {
+        Self { words, ..self }
     }
 
     /// Adds a row; cells that are missing at its end are empty.
@@ -33,18 +41,16 @@ impl Table {
         let widths: Vec<usize> = (0..self.titles.len())
             .map(|column| self.width(column))
             .collect();
-        let mut text = line(&self.titles, &widths);
+        let mut text = self.line(&self.titles, &widths);
         text.push('|');
         for (column, width) in widths.iter().enumerate() {
             let dashes = "-".repeat(width + 1);
-            let _ = match column {
-                0 => write!(text, "{dashes}-|"),
-                _ => write!(text, "{dashes}:|"),
-            };
+            let end = if column < self.words { '-' } else { ':' };
+            let _ = write!(text, "{dashes}{end}|");
         }
         text.push('\n');
         for row in &self.rows {
-            text += &line(row, &widths);
+            text += &self.line(row, &widths);
         }
         text
     }
@@ -57,19 +63,20 @@ impl Table {
             .unwrap_or(0)
             .max(1)
     }
-}
 
-fn line(cells: &[String], widths: &[usize]) -> String {
-    let mut text = "|".to_owned();
-    for (column, &width) in widths.iter().enumerate() {
-        let cell = cells.get(column).map_or("", String::as_str);
-        let _ = match column {
-            0 => write!(text, " {cell:<width$} |"),
-            _ => write!(text, " {cell:>width$} |"),
-        };
+    fn line(&self, cells: &[String], widths: &[usize]) -> String {
+        let mut text = "|".to_owned();
+        for (column, &width) in widths.iter().enumerate() {
+            let cell = cells.get(column).map_or("", String::as_str);
+            let _ = if column < self.words {
+                write!(text, " {cell:<width$} |")
+            } else {
+                write!(text, " {cell:>width$} |")
+            };
+        }
+        text.push('\n');
+        text
     }
-    text.push('\n');
-    text
 }
 
 /// Three significant digits, or whole numbers with their thousands apart.
@@ -108,6 +115,25 @@ pub(super) fn maybe(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), number)
 }
 
+/// Broken into lines of text; a paragraph ends with an empty line.
+pub(super) fn paragraph(words: &str) -> String {
+    const LINE_CHARS: usize = 100;
+    let mut text = String::new();
+    let mut length = 0;
+    for word in words.split_ascii_whitespace() {
+        let more = word.chars().count() + 1;
+        if length > 0 && length + more > LINE_CHARS {
+            text.push('\n');
+            length = 0;
+        } else if length > 0 {
+            text.push(' ');
+        }
+        text.push_str(word);
+        length += more;
+    }
+    text + "\n\n"
+}
+
 /// A ratio, with two decimals whatever its size.
 pub(super) fn ratio(value: Option<f64>) -> String {
     value.map_or_else(|| "–".to_owned(), |value| format!("{value:.2}"))
@@ -129,6 +155,14 @@ mod tests {
              | direct, TCP | 19,000 |\n\
              | socat       |        |\n"
         );
+    }
+
+    #[test]
+    fn paragraphs_have_lines_of_a_hundred_characters() {
+        let text = paragraph(&"word ".repeat(50));
+        assert!(text.ends_with("word\n\n"));
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.lines().all(|line| line.len() <= 100));
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub(super) fn output_of(program: &Path, argument: &str) -> String {
 }
 
 /// The word after `before` in a program's answer.
-fn word_after(text: &str, before: &str) -> String {
+pub(super) fn word_after(text: &str, before: &str) -> String {
     let rest = text.split_once(before).map_or("", |(_, rest)| rest);
     let end = rest.find(|c: char| c.is_whitespace() || c == ',');
     let word = &rest[..end.unwrap_or(rest.len())];

@@ -111,7 +111,8 @@ impl Axis {
             (from.min(value), to.max(value))
         });
         let (from, to) = if from <= to { (from, to) } else { (0.0, 1.0) };
-        let (from, to) = (from - 0.05, to + 0.05);
+        // Room for what is crossed out, at the top.
+        let (from, to) = (from - 0.05, to + 0.05 + (to - from) * 0.06);
         let steps: &[f64] = if to - from < 2.5 {
             &[1.0, 2.0, 5.0]
         } else {
@@ -302,7 +303,8 @@ fn draw_graph(area: &Area<'_>, graph: &Graph) -> Result<()> {
     for line in lines {
         let Look { colour, width, .. } = line.look;
         // What is crossed out may lie beyond the axis: it is shown at its end.
-        let at = |point: &Point| (x.drawn(point.at.0), y.drawn(point.at.1).min(y.to));
+        let end = y.to - (y.to - y.from) * 0.03;
+        let at = |point: &Point| (x.drawn(point.at.0), y.drawn(point.at.1).min(end));
         let points = line.points.iter().map(at);
         if line.look.dashed {
             chart.draw_series(DashedLineSeries::new(points, 5, 4, stroke(colour, width)))?;

@@ -2,7 +2,7 @@
 
 use super::super::results::{CellResult, DIRECT_TCP, Results, Sample};
 use super::super::statistics::Spread;
-use super::super::table::Table;
+use super::super::table::{Table, paragraph};
 use super::DIRECT_UNIX;
 
 /// How a figure is compared.
@@ -35,17 +35,24 @@ const MEASURES: [Measure; 4] = [
     },
 ];
 
-/// A row for each path of spliceway, cell and measure in which another program is ahead, the one
-/// that is farthest ahead.
+/// One comparison that is lost.
+struct Loss {
+    row: Vec<String>,
+    ratio: Spread,
+}
+
+impl Loss {
+    /// Whether it was lost in every round: a difference that has another sign in some may be chance.
+    fn is_certain(&self) -> bool {
+        let Spread { min, max, .. } = self.ratio;
+        !(min < 1.0 && max > 1.0)
+    }
+}
+
+/// Each path of spliceway, cell and measure in which another program is ahead, against the one that
+/// is farthest ahead.
 pub(super) fn render(results: &Results) -> String {
-    let mut table = Table::new([
-        "cell",
-        "engine",
-        "behind in",
-        "the best",
-        "ratio (min–max)",
-        "",
-    ]);
+    let mut losses = Vec::new();
     let mut compared = 0;
     for cell in &results.cells {
         for of in results.paths.iter().filter(|info| is_ours(&info.key)) {
@@ -55,31 +62,70 @@ pub(super) fn render(results: &Results) -> String {
                 };
                 compared += 1;
                 if is_behind(measure, ratio.median) {
-                    table.row(vec![
-                        format!("`{}`", cell.cell.id()),
-                        of.name.clone(),
-                        measure.name.to_owned(),
-                        best,
-                        format!("{:.2} ({:.2}–{:.2})", ratio.median, ratio.min, ratio.max),
-                        doubt(ratio).to_owned(),
-                    ]);
+                    let row = row(cell, &of.name, measure, best, ratio);
+                    losses.push(Loss { row, ratio });
                 }
             }
         }
     }
-    match (compared, table.is_empty()) {
-        (0, _) => String::new(),
-        (compared, true) => format!(
-            "In none of {compared} comparisons (cells, engines, and requests per second, p50, p99 and \
-             CPU per request) with the best of the other programs.\n"
-        ),
-        (compared, false) => format!(
-            "Of {compared} comparisons with the best of the other programs (each cell and engine, in \
-             requests per second, p50, p99 and CPU per request), spliceway loses these. The ratio is \
-             spliceway's figure to the other's.\n\n{}",
-            table.render()
-        ),
+    match compared {
+        0 if results.cells.is_empty() => return String::new(),
+        0 => return "No other program was measured beside it.\n".to_owned(),
+        _ => {}
     }
+    words(compared, &losses) + &tables(&losses)
+}
+
+fn row(
+    cell: &CellResult,
+    engine: &str,
+    measure: &Measure,
+    best: String,
+    ratio: Spread,
+) -> Vec<String> {
+    let Spread { median, min, max } = ratio;
+    vec![
+        format!("`{}`", cell.cell.id()),
+        engine.to_owned(),
+        measure.name.to_owned(),
+        best,
+        format!("{median:.2} ({min:.2}–{max:.2})"),
+    ]
+}
+
+fn words(compared: usize, losses: &[Loss]) -> String {
+    let certain = losses.iter().filter(|loss| loss.is_certain()).count();
+    paragraph(&format!(
+        "Each cell and engine is compared with the best of the other programs in requests per second, \
+         p50, p99 and CPU per request. Of these {compared} comparisons spliceway loses {certain} in \
+         every round, and {} more by the median of the rounds, though not in all of them. The ratio is \
+         spliceway's figure to the other's.",
+        losses.len() - certain
+    ))
+}
+
+/// What is certain at once, the rest folded away where that can be.
+fn tables(losses: &[Loss]) -> String {
+    let table = |certain: bool| {
+        let titles = ["cell", "engine", "behind in", "the best", "ratio (min–max)"];
+        let mut table = Table::new(titles).words(4);
+        for loss in losses.iter().filter(|loss| loss.is_certain() == certain) {
+            table.row(loss.row.clone());
+        }
+        table
+    };
+    let (certain, others) = (table(true), table(false));
+    let mut text = String::new();
+    if !certain.is_empty() {
+        text += &certain.render();
+        text.push('\n');
+    }
+    if !others.is_empty() {
+        text += "<details><summary>Not in every round</summary>\n\n";
+        text += &others.render();
+        text += "\n</details>\n\n";
+    }
+    text
 }
 
 fn is_ours(key: &str) -> bool {
@@ -91,15 +137,6 @@ fn is_behind(measure: &Measure, ratio: f64) -> bool {
         ratio < 1.0
     } else {
         ratio > 1.0
-    }
-}
-
-/// A difference that has another sign in some rounds may be chance.
-fn doubt(ratio: Spread) -> &'static str {
-    if ratio.min < 1.0 && ratio.max > 1.0 {
-        "not in every round"
-    } else {
-        ""
     }
 }
 
@@ -134,7 +171,8 @@ mod tests {
     #[test]
     fn it_says_where_another_program_is_ahead_and_by_how_much() {
         let text = render(&sample_results::results());
-        assert!(text.contains("Of 8 comparisons"), "{text}");
+        let words = text.replace('\n', " ");
+        assert!(words.contains("Of these 8 comparisons"), "{text}");
         // The sample's HAProxy is slower than io_uring and faster than epoll.
         assert!(text.contains("| spliceway raw, epoll "), "{text}");
         assert!(text.contains("0.90 (0.90–0.90)"), "{text}");

@@ -4,7 +4,7 @@ use super::super::results::{
     Growth, GrowthSeries, Outcome, PhpPath, PhpSample, Results, Sample, failure, spread,
 };
 use super::super::statistics::Spread;
-use super::super::table::{Table, maybe, number, whole};
+use super::super::table::{Table, maybe, number, paragraph, whole};
 
 /// A column for each rate, with a row for each path.
 pub(super) fn sweep(results: &Results) -> String {
@@ -42,14 +42,14 @@ pub(super) fn sweep(results: &Results) -> String {
                 .collect(),
         );
     }
-    format!(
+    let words = format!(
         "New connections, 4 KB, requests sent at fixed rates whatever becomes of the earlier ones; \
          latency counts from the time at which a request was due. The rates are parts of what the \
          direct TCP path does in a closed loop ({}/s). Each field: p50 / p99 / p99.9 in µs; ✗: the path \
-         answered fewer requests than were sent.\n\n{}",
+         could not keep up, and its latency grows for as long as that lasts.",
         number(sweep.capacity),
-        table.render()
-    )
+    );
+    paragraph(&words) + &table.render()
 }
 
 pub(super) fn idle(results: &Results) -> String {
@@ -85,12 +85,10 @@ pub(super) fn idle(results: &Results) -> String {
             number(idle.cpu_us / idle.seconds),
         ]);
     }
-    format!(
-        "Connections that have had one request and wait for the next. *bytes each*: growth of the \
+    let words = "Connections that have had one request and wait for the next. *bytes each*: growth of the \
          program's resident memory, divided; the kernel's own memory for sockets and pipes is not in \
-         it. *CPU*: while nothing happened.\n\n{}\n{refusals}",
-        table.render()
-    )
+         it. *CPU*: while nothing happened.";
+    format!("{}{}\n{refusals}", paragraph(words), table.render())
 }
 
 pub(super) fn growth(results: &Results) -> String {
@@ -129,7 +127,8 @@ fn variants(growth: &Growth) -> String {
         "req/s",
         "CPU µs/req",
         "p99 µs",
-    ]);
+    ])
+    .words(2);
     for variant in &growth.variants {
         let median = |figure: fn(&Sample) -> Option<f64>| {
             maybe(spread(&variant.rounds, figure).map(|spread| spread.median))
@@ -192,17 +191,17 @@ pub(super) fn php(results: &Results) -> String {
             None => table.row(php_row(path, base)),
         }
     }
-    format!(
+    let words = format!(
         "wrk with {} connections, nginx, PHP-FPM with {} static workers, a script that echoes 2 KB \
          ({}). *2nd client/s*: meanwhile, somebody else asked the same pool of PHP-FPM, one request \
          after the other with a pause of 50 ms in between; how many of them were answered in a second, \
          and how many were *lost* because they were not answered within a second. wrk's latencies do not count what a \
-         stalled connection could not send.\n\n{}\n{failures}",
+         stalled connection could not send.",
         php.connections,
         php.workers,
-        php.versions.join("; "),
-        table.render()
-    )
+        php.versions.join(", "),
+    );
+    format!("{}{}\n{failures}", paragraph(&words), table.render())
 }
 
 fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {

@@ -1,14 +1,14 @@
 //! Where and how it was measured, without which no figure is a result.
 
 use super::super::results::{PathInfo, Results};
-use super::super::table::Table;
+use super::super::table::{Table, paragraph};
 
 /// For the head of the report.
 pub(super) fn short(results: &Results) -> String {
     let machine = &results.machine;
-    let text = format!(
+    let text = paragraph(&format!(
         "`{}`, {} UTC, commit {}, Linux {}, {} cores of an {}, {} rounds of {} s. Client, proxy and \
-         responder share the cores.\n\n",
+         responder share the cores.",
         machine.command,
         machine.date,
         machine.commit,
@@ -17,7 +17,7 @@ pub(super) fn short(results: &Results) -> String {
         machine.processor,
         results.effort.rounds,
         results.effort.seconds,
-    );
+    ));
     text + &disturbance(results)
 }
 
@@ -28,11 +28,11 @@ fn disturbance(results: &Results) -> String {
     if disturbed * 20 <= all {
         return String::new();
     }
-    format!(
+    paragraph(&format!(
         "**Something else ran on the machine**: in {disturbed} of {all} measurements more than 15 % of \
          its time went neither to the client nor to the program in between nor to the responder. Do \
-         not rely on these figures; run it again while nothing else does.\n\n"
-    )
+         not rely on these figures; run it again while nothing else does."
+    ))
 }
 
 /// The rest, at the end.
@@ -83,7 +83,7 @@ const NEVER: &str = "\
 
 fn facts(results: &Results) -> String {
     let machine = &results.machine;
-    let mut table = Table::new(["", "what"]);
+    let mut table = Table::new(["", "what"]).words(2);
     let mut fact = |name: &str, value: String| table.row(vec![name.to_owned(), value]);
     fact("command", format!("`{}`", machine.command));
     fact("date", format!("{} UTC", machine.date));
@@ -109,12 +109,7 @@ fn facts(results: &Results) -> String {
             fact(&info.name, info.version.clone());
         }
     }
-    left_aligned(&table)
-}
-
-/// Words read badly against the right margin.
-fn left_aligned(table: &Table) -> String {
-    table.render().replace("-:|", "--|")
+    table.render()
 }
 
 fn sysctls(results: &Results) -> String {

@@ -61,7 +61,7 @@ pub(super) fn render_measured(results: &Results) -> String {
 }
 
 fn rows(targets: Vec<Target>) -> String {
-    let mut table = Table::new(["work", "figure", "target", "reached (min–max)", ""]);
+    let mut table = Table::new(["work", "figure", "target", "reached (min–max)", ""]).words(2);
     for target in targets {
         let (reached, verdict) = match target.reached {
             None => ("not measured".to_owned(), ""),
