@@ -99,7 +99,7 @@ impl Epoll {
         epoll.add(waker.0.fd(), libc::EPOLLIN, WAKER_TOKEN)?;
         Ok(Self {
             epoll,
-            sockets: Table::new(),
+            sockets: Table::default(),
             buffers: BufferPool::new(limits.buffers_max),
             pipes: PipePool::new(limits.pipes_max),
             waker,

@@ -20,6 +20,12 @@ pub(crate) mod sim;
 mod table;
 pub mod uring;
 
+/// What `benches/` reaches beside the public interface; not for anyone else.
+#[doc(hidden)]
+pub mod bench_support {
+    pub use super::table::Table;
+}
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

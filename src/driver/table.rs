@@ -3,7 +3,7 @@
 use super::Sock;
 
 /// Slots with a generation each: a slot that is used again answers to a new [`Sock`] only.
-pub(super) struct Table<T> {
+pub struct Table<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
 }
@@ -13,15 +13,18 @@ struct Entry<T> {
     socket: Option<T>,
 }
 
-impl<T> Table<T> {
-    pub(super) fn new() -> Self {
+impl<T> Default for Table<T> {
+    fn default() -> Self {
         Self {
             entries: Vec::new(),
             free: Vec::new(),
         }
     }
+}
 
-    pub(super) fn insert(&mut self, socket: T) -> Sock {
+impl<T> Table<T> {
+    /// Puts a socket into a free slot, the one that was freed last.
+    pub fn insert(&mut self, socket: T) -> Sock {
         if let Some(slot) = self.free.pop() {
             let entry = &mut self.entries[slot as usize];
             assert!(entry.socket.is_none(), "slot {slot} is free");
@@ -43,7 +46,7 @@ impl<T> Table<T> {
     }
 
     /// The socket; panics for one that is closed.
-    pub(super) fn get(&mut self, sock: Sock) -> &mut T {
+    pub fn get(&mut self, sock: Sock) -> &mut T {
         let entry = &mut self.entries[sock.slot as usize];
         assert_eq!(entry.generation, sock.generation, "{sock:?} is closed");
         entry.socket.as_mut().expect("a current generation is open")
@@ -67,7 +70,8 @@ impl<T> Table<T> {
             .is_some_and(|e| e.generation == sock.generation && e.socket.is_some())
     }
 
-    pub(super) fn remove(&mut self, sock: Sock) -> T {
+    /// Takes the socket out; panics for one that is closed. Its slot is free.
+    pub fn remove(&mut self, sock: Sock) -> T {
         let entry = &mut self.entries[sock.slot as usize];
         assert_eq!(entry.generation, sock.generation, "{sock:?} is closed");
         let socket = entry.socket.take().expect("a current generation is open");

@@ -7,6 +7,7 @@ use spliceway::cli::usage::{self, Stop};
 
 use crate::compare::CompareArgs;
 use crate::load::LoadArgs;
+use crate::relay::RelayArgs;
 use crate::respond::RespondArgs;
 
 /// The program's name, which every line of its errors begins with.
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Load(Box<LoadArgs>),
     #[command(about = "Answer FastCGI requests as PHP-FPM would, until told to stop.")]
     Respond(RespondArgs),
+    #[command(about = "Relay a Unix socket to a TCP backend with tokio-uring, as a baseline.")]
+    Relay(RelayArgs),
 }
 
 /// Reads the command line of this process.
@@ -48,6 +51,7 @@ pub(crate) fn parse() -> Result<Command, Stop> {
     let checked = match &parsed.command {
         Command::Compare(args) => args.check(),
         Command::Load(args) => args.check(),
+        Command::Relay(_) => Ok(()),
         Command::Respond(args) => args.check(),
     };
     checked.map_err(|problem| usage::refuse::<Arguments>(&arguments, problem))?;

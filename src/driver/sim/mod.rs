@@ -201,7 +201,7 @@ impl Sim {
             scenario,
             now,
             started: now,
-            sockets: Table::new(),
+            sockets: Table::default(),
             open_sockets: 0,
             open_pipes: 0,
             free_pipes: Vec::new(),

@@ -216,7 +216,7 @@ impl Uring {
         Ok(Self {
             ring: ManuallyDrop::new(ring),
             provided: ManuallyDrop::new(provided),
-            sockets: ManuallyDrop::new(Table::new()),
+            sockets: ManuallyDrop::new(Table::default()),
             buffers: BufferPool::new(limits.buffers_max),
             pipes: PipePool::new(limits.pipes_max),
             waker,
