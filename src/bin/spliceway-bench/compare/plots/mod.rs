@@ -223,8 +223,7 @@ fn sweep(results: &Results) -> Figure {
         graphs: graphs
             .filter(|graph| graph.lines.iter().any(|line| !line.is_empty()))
             .collect(),
-        note: "A cross at the top: the path could not keep up, and its latency grows for as long as \
-               that lasts.",
+        note: "A cross: the path could not keep up, and its latency grows for as long as that lasts.",
     }
 }
 

@@ -26,6 +26,17 @@ impl Bound {
         }
     }
 
+    /// A figure, with a further digit where two are those of a bound that it misses.
+    fn written(self, figure: f64) -> String {
+        let (Self::AtLeast(bound) | Self::AtMost(bound)) = self;
+        let short = number(figure);
+        if short == number(bound) && !self.is_met(figure) {
+            format!("{figure:.3}")
+        } else {
+            short
+        }
+    }
+
     fn text(self) -> String {
         match self {
             Self::AtLeast(bound) => format!("≥ {bound}"),
@@ -66,7 +77,12 @@ fn rows(targets: Vec<Target>) -> String {
         let (reached, verdict) = match target.reached {
             None => ("not measured".to_owned(), ""),
             Some(Spread { median, min, max }) => (
-                format!("{} ({}–{})", number(median), number(min), number(max)),
+                format!(
+                    "{} ({}–{})",
+                    target.bound.written(median),
+                    number(min),
+                    number(max)
+                ),
                 if target.bound.is_met(median) {
                     "met"
                 } else {
@@ -262,4 +278,31 @@ fn smallest_advantage(results: &Results) -> Option<Spread> {
     ];
     let known = rates.into_iter().chain([one, tail]).flatten();
     known.min_by(|a, b| a.median.total_cmp(&b.median))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_that_just_misses_does_not_look_like_its_bound() {
+        let bound = Bound::AtLeast(0.75);
+        assert_eq!(bound.written(0.748), "0.748");
+        assert_eq!(bound.written(0.751), "0.75");
+        assert_eq!(bound.written(0.5), "0.50");
+    }
+
+    #[test]
+    fn targets_are_judged_by_their_medians() {
+        use super::super::super::sample_results;
+        let text = render_measured(&sample_results::results());
+        // The sample's spliceway has 15,000 requests per second to HAProxy's 10,000.
+        let row = text.lines().find(|line| line.contains("req/s ÷ HAProxy's"));
+        let row = row.unwrap_or_default();
+        assert!(row.contains("1.50") && row.contains(" met "), "{text}");
+        let row = text
+            .lines()
+            .find(|line| line.contains("req/s ÷ direct TCP's"));
+        assert!(row.is_some_and(|row| row.contains("**not met**")), "{text}");
+    }
 }
