@@ -3,5 +3,12 @@
 //! Neither shares code with the data path that it measures; both know the protocol by
 //! [`crate::fastcgi`].
 
+mod digest;
+mod frames;
+pub mod interrupt;
 pub mod load;
+mod net;
+mod pattern;
 pub mod responder;
+mod synthetic;
+mod timer;

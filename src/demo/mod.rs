@@ -10,27 +10,29 @@
 //! behind, also when it is interrupted.
 
 mod interrupt;
-mod load;
 mod progress;
 mod proxy;
 mod report;
-mod responder;
+mod trial;
 
 use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::bench::load::{Failure, Target};
+use crate::bench::responder::{self, Responder};
 use crate::config::Engine;
+use crate::sys::process;
 use interrupt::Interrupt;
-pub use load::{Failure, Problem};
-use load::{Target, Trial};
 use progress::Progress;
 use proxy::Proxy;
-use responder::Responder;
+use trial::Trial;
 
-/// The most clients at one time: the backlog that the standard library gives the responder's
-/// listener. With more, a burst of connects could lose a SYN and wait a second for the next.
+/// The most clients at one time: what the proxy's and the responder's backlogs hold on any system,
+/// so that no burst of connects has to wait for a lost SYN.
 pub const CONCURRENCY_MAX: usize = 128;
 
 /// How often each path is measured. The paths take turns, so that a machine that slows down or
@@ -86,10 +88,12 @@ pub enum Error {
         said: String,
     },
     /// A request that failed or a response that was wrong.
-    #[error("{failure}; the proxy said: {said}")]
+    #[error("{path}: {failure}; the proxy said: {said}")]
     Load {
+        /// The path's name in the table.
+        path: &'static str,
         /// Which request, and what was wrong.
-        failure: Failure,
+        failure: Box<Failure>,
         /// The end of what the proxy wrote.
         said: String,
     },
@@ -121,29 +125,52 @@ pub enum Error {
 /// See [`Error`]: nothing is printed on stdout then. Whatever happens, the proxy's process has
 /// ended and its directory is gone on return.
 pub fn run(options: &Options) -> Result<(), Error> {
-    if !(1..=CONCURRENCY_MAX).contains(&options.concurrency) {
-        return Err(Error::Concurrency(options.concurrency));
-    }
+    let concurrency = NonZeroUsize::new(options.concurrency)
+        .filter(|concurrency| concurrency.get() <= CONCURRENCY_MAX)
+        .ok_or(Error::Concurrency(options.concurrency))?;
     let interrupt = Interrupt::watch().map_err(setup("watch for signals", "see ulimit -u"))?;
-    let responder = Responder::start(options.concurrency).map_err(setup(
+    let threads = threads();
+    let (_responder, address) = start_responder(threads).map_err(setup(
         "start the responder on 127.0.0.1",
         "see ulimit -n and ulimit -u",
     ))?;
-    let mut proxy = Proxy::start(responder.address(), options.engine)?;
+    let mut proxy = Proxy::start(address, options.engine)?;
     proxy.wait_until_it_accepts(&interrupt)?;
     let mut trials = [
-        Trial::new("straight to TCP", Target::Tcp(responder.address())),
-        Trial::new("through spliceway (raw)", Target::Unix(proxy.socket())),
+        Trial::new("straight to TCP", Target::Tcp(address), threads),
+        Trial::new(
+            "through spliceway (raw)",
+            Target::Unix(proxy.socket()),
+            threads,
+        ),
     ];
-    measure(&mut trials, options, &interrupt, &proxy)?;
+    measure(&mut trials, options, concurrency, &interrupt, &proxy)?;
     let warnings = proxy.stop()?;
     print(&trials, &warnings)
+}
+
+/// Of the load and of the responder each: the proxy is to have the larger part of the cores.
+fn threads() -> NonZeroUsize {
+    let cores = process::processors().map_or(1, |processors| processors.len());
+    NonZeroUsize::new(cores / 4).unwrap_or(NonZeroUsize::MIN)
+}
+
+/// The backend, on a free port.
+fn start_responder(threads: NonZeroUsize) -> io::Result<(Responder, SocketAddr)> {
+    let responder = Responder::start(&responder::Options {
+        tcp: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        threads: Some(threads),
+        ..responder::Options::default()
+    })?;
+    let address = responder.tcp().expect("it was told to listen on TCP");
+    Ok((responder, address))
 }
 
 /// Runs the rounds: each path in turn.
 fn measure(
     trials: &mut [Trial; 2],
     options: &Options,
+    concurrency: NonZeroUsize,
     interrupt: &Interrupt,
     proxy: &Proxy,
 ) -> Result<(), Error> {
@@ -152,13 +179,10 @@ fn measure(
         progress.round(round);
         for trial in &mut *trials {
             trial
-                .run_round(
-                    options.concurrency,
-                    options.duration / ROUNDS,
-                    interrupt.seen(),
-                )
+                .run_round(concurrency, options.duration / ROUNDS, interrupt.control())
                 .map_err(|failure| Error::Load {
-                    failure,
+                    path: trial.name(),
+                    failure: Box::new(failure),
                     said: proxy.said(),
                 })?;
             interrupt.check()?;

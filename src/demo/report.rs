@@ -2,7 +2,7 @@
 
 use indicatif::HumanCount;
 
-use super::load::Trial;
+use super::trial::Trial;
 
 /// The columns' titles; the first is aligned to the left, the others to the right.
 const TITLES: [&str; 6] = ["path", "requests", "req/s", "p50 µs", "p99 µs", "ratio"];

@@ -476,6 +476,12 @@ impl Reader {
         }
     }
 
+    /// Whether the next byte begins a record, or nothing was read at all.
+    #[must_use]
+    pub const fn is_between_records(&self) -> bool {
+        matches!(self.position, Position::Header { len: 0, .. })
+    }
+
     fn header<'a>(
         &mut self,
         mut bytes: [u8; HEADER_LEN],

@@ -4,19 +4,45 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
+/// How the kernel ends a bound child.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EndBy {
+    /// At once: nobody is left who could follow a polite request up.
+    Kill,
+    /// By SIGTERM, for programs that have children of their own to end.
+    Terminate,
+}
+
+impl EndBy {
+    const fn signal(self) -> libc::c_int {
+        match self {
+            Self::Kill => libc::SIGKILL,
+            Self::Terminate => libc::SIGTERM,
+        }
+    }
+}
+
 /// Starts `command` as a child that the kernel kills when the calling thread ends.
 ///
 /// The signal is bound to the *thread* that called, not to the process (`PR_SET_PDEATHSIG`,
-/// prctl(2)): call from a thread that lives at least as long as the child should. It is SIGKILL
-/// because nobody is left who could follow a polite request up.
+/// prctl(2)): call from a thread that lives at least as long as the child should.
 ///
 /// # Errors
 ///
 /// What [`Command::spawn`] gives; the child's prctl failing; ESRCH if we ended before the child had
 /// bound itself.
 pub fn spawn_bound(command: &mut Command) -> io::Result<Child> {
+    spawn_bound_by(command, EndBy::Kill)
+}
+
+/// The same with a choice of the signal.
+///
+/// # Errors
+///
+/// As [`spawn_bound`].
+pub fn spawn_bound_by(command: &mut Command, end_by: EndBy) -> io::Result<Child> {
     let parent = libc::pid_t::try_from(std::process::id()).map_err(io::Error::other)?;
-    let bind = move || bind_to(parent);
+    let bind = move || bind_to(parent, end_by);
     // SAFETY: the closure runs in the forked child before exec, where only async-signal-safe work
     // is allowed. `bind_to` makes two system calls and builds errors from numbers: no allocation,
     // no lock, no access to memory that another thread of the parent may have left half-changed.
@@ -25,8 +51,8 @@ pub fn spawn_bound(command: &mut Command) -> io::Result<Child> {
 }
 
 /// Runs in the child, between fork and exec.
-fn bind_to(parent: libc::pid_t) -> io::Result<()> {
-    let signal = libc::c_ulong::from(libc::SIGKILL.unsigned_abs());
+fn bind_to(parent: libc::pid_t, end_by: EndBy) -> io::Result<()> {
+    let signal = libc::c_ulong::from(end_by.signal().unsigned_abs());
     // SAFETY: PR_SET_PDEATHSIG takes a signal number by value and touches no memory.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, signal) } == -1 {
         return Err(io::Error::last_os_error());
@@ -86,6 +112,13 @@ mod tests {
         let starter = std::thread::spawn(|| spawn_bound(&mut sleeper()).unwrap());
         let mut child = starter.join().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGKILL));
+    }
+
+    #[test]
+    fn a_child_may_be_asked_to_end_instead() {
+        let start = || spawn_bound_by(&mut sleeper(), EndBy::Terminate).unwrap();
+        let mut child = std::thread::spawn(start).join().unwrap();
+        assert_eq!(child.wait().unwrap().signal(), Some(libc::SIGTERM));
     }
 
     #[test]

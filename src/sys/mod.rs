@@ -8,11 +8,13 @@ pub(crate) mod account;
 pub mod child;
 mod errno;
 pub mod lookup;
+pub mod namespace;
 pub mod net;
 pub mod pipe;
 pub mod poll;
 pub mod process;
 pub(crate) mod socket_file;
+pub mod timer;
 
 pub use errno::Errno;
 

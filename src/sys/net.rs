@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::{Errno, check, check_len};
 
@@ -165,7 +165,7 @@ pub fn tcp_socket(like: &SocketAddr) -> Result<OwnedFd, Errno> {
     let fd = check(unsafe { libc::socket(family, kind, libc::IPPROTO_TCP) })?;
     // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-    set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
+    set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
     Ok(socket)
 }
 
@@ -181,17 +181,28 @@ pub fn unix_connected(name: UnixName) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
+/// Gives a listener another backlog; `net.core.somaxconn` bounds it.
+pub fn set_backlog(listener: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
+    // SAFETY: the call takes no pointers.
+    check(unsafe { libc::listen(listener.as_raw_fd(), backlog) }).map(drop)
+}
+
+/// Turns Nagle's delay off; what a listener accepts inherits it.
+pub fn set_nodelay(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)
+}
+
 /// Makes the next close of this TCP socket send a reset and throw away what is unsent.
 pub fn reset_on_close(socket: &OwnedFd) -> Result<(), Errno> {
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
-    set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
 fn set_option<T>(
-    socket: &OwnedFd,
+    socket: BorrowedFd<'_>,
     level: libc::c_int,
     name: libc::c_int,
     value: &T,
@@ -246,7 +257,12 @@ pub fn connect_outcome(socket: &OwnedFd) -> Option<Result<(), Errno>> {
 /// 200 ms (`TCP_DELACK_MAX`). Before a connect, this is what clearing TCP_QUICKACK does; once
 /// connected, the kernel acknowledges at once as ever (`tcp_rcv_synsent_state_process`).
 pub fn delay_handshake(socket: &OwnedFd) -> Result<(), Errno> {
-    set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &0_i32)
+    set_option(
+        socket.as_fd(),
+        libc::IPPROTO_TCP,
+        libc::TCP_QUICKACK,
+        &0_i32,
+    )
 }
 
 /// The error that a socket has pending, if any; reading it clears it.

@@ -1,6 +1,7 @@
 //! What belongs to the process or the thread: limits and processors.
 
 use std::mem;
+use std::time::Duration;
 
 use super::{Errno, check};
 
@@ -18,6 +19,20 @@ pub fn raise_descriptors_max() -> Result<u64, Errno> {
     Ok(limit.rlim_cur)
 }
 
+/// The time that this thread has spent on a processor so far, in user and system mode.
+pub fn thread_cpu() -> Duration {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer is to a live timespec.
+    let read = check(unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) });
+    assert!(read.is_ok(), "every thread has this clock");
+    let seconds = time.tv_sec.try_into().unwrap_or(0);
+    let nanoseconds = time.tv_nsec.try_into().unwrap_or(0);
+    Duration::new(seconds, nanoseconds)
+}
+
 /// The processors that this thread may run on, in ascending order.
 pub fn processors() -> Result<Vec<usize>, Errno> {
     // SAFETY: cpu_set_t is an array of integers, for which all-zero bytes are a valid value.
@@ -29,6 +44,18 @@ pub fn processors() -> Result<Vec<usize>, Errno> {
     Ok((0..count)
         .filter(|&cpu| unsafe { libc::CPU_ISSET(cpu, &set) })
         .collect())
+}
+
+/// How many ticks /proc counts in a second (`USER_HZ`).
+#[must_use]
+pub fn ticks_per_second() -> u64 {
+    // SAFETY: sysconf takes a number by value and touches no memory of this process.
+    let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    // 100 on every architecture that Linux is used on, should the call have no answer.
+    u64::try_from(ticks)
+        .ok()
+        .filter(|&ticks| ticks > 0)
+        .unwrap_or(100)
 }
 
 /// Binds this thread to one processor.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 use spliceway::cli::usage::{self, Stop};
 
+use crate::compare::CompareArgs;
 use crate::load::LoadArgs;
 use crate::relay::RelayArgs;
 use crate::respond::RespondArgs;
@@ -27,6 +28,14 @@ struct Arguments {
 /// What the program can do.
 #[derive(Subcommand)]
 pub(crate) enum Command {
+    #[command(
+        about = "Compare every proxy that is installed, and write a report with plots.",
+        long_about = "Start a FastCGI responder and every proxy that is found on this machine, send \
+                      the same requests through each of them in interleaved rounds, and write a \
+                      report with plots. Where that is allowed, everything runs in a network \
+                      namespace of its own; nothing outside this machine is contacted."
+    )]
+    Compare(Box<CompareArgs>),
     #[command(about = "Send FastCGI requests, check every answer, and report the latencies.")]
     Load(Box<LoadArgs>),
     #[command(about = "Answer FastCGI requests as PHP-FPM would, until told to stop.")]
@@ -39,6 +48,13 @@ pub(crate) enum Command {
 pub(crate) fn parse() -> Result<Command, Stop> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
     let parsed: Arguments = usage::parse(&arguments)?;
+    let checked = match &parsed.command {
+        Command::Compare(args) => args.check(),
+        Command::Load(args) => args.check(),
+        Command::Relay(_) => Ok(()),
+        Command::Respond(args) => args.check(),
+    };
+    checked.map_err(|problem| usage::refuse::<Arguments>(&arguments, problem))?;
     Ok(parsed.command)
 }
 

@@ -1,8 +1,13 @@
 //! The program `spliceway-bench`: measures what a proxy costs.
 
+mod address;
 mod cli;
+mod compare;
+mod hgrm;
 mod load;
+mod progress;
 mod relay;
+mod report;
 mod respond;
 
 use std::process::ExitCode;
@@ -19,6 +24,7 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> anyhow::Result<()> {
     match command {
+        Command::Compare(args) => compare::run(&args),
         Command::Load(args) => load::run(*args),
         Command::Relay(args) => relay::run(&args),
         Command::Respond(args) => respond::run(args),

@@ -1,0 +1,407 @@
+//! One connection: requests in, answers out, and the end as PHP-FPM makes it.
+
+use std::io::{self, IoSlice};
+use std::mem;
+use std::time::Instant;
+
+use mio::{Registry, Token};
+
+use super::request::{Asked, BadRequest, Item, Parser, Refusal, Request};
+use crate::bench::frames::{Begun, Frames, Shape};
+use crate::bench::net::{Arrival, Received, Stream, Watch};
+use crate::bench::pattern::Pattern;
+use crate::bench::synthetic::{HEAD_LEN, Head};
+use crate::fastcgi::{
+    EndRequest, HEADER_LEN, Kind, PairError, Pairs, ProtocolStatus, RequestId, push_pair,
+    push_record, push_stream, push_stream_end,
+};
+
+/// What FCGI_MAX_CONNS and FCGI_MAX_REQS say without a limit on workers.
+const CONNECTIONS_MAX_TOLD: usize = 65_535;
+
+/// A connection that is being served.
+pub(super) struct Connection {
+    stream: Stream,
+    watch: Watch,
+    arrival: Arrival,
+    parser: Parser,
+    state: State,
+    /// Received behind a request that is not answered yet. Empty for clients that wait, and bounded
+    /// by the loop's buffer: nothing is received while something is here.
+    behind: Vec<u8>,
+}
+
+/// What a connection is doing.
+enum State {
+    /// Waiting for a request, or for the rest of one.
+    Reading,
+    /// Waiting until an answer is due.
+    Delaying(Answer, Instant),
+    /// Sending an answer.
+    Answering(Answer),
+    /// Everything is sent and told; what comes is thrown away until the other side closes. PHP-FPM
+    /// does the same: its worker is busy until then.
+    Ending,
+    /// The other side has closed, or is not worth talking to.
+    Over,
+}
+
+/// Where a step has led: the next state, and what to wait for before the next step.
+type Step = (State, Option<Watch>);
+
+/// An answer, as far as it is sent.
+struct Answer {
+    bytes: Bytes,
+    sent: u64,
+    then: Then,
+}
+
+/// What an answer consists of.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and it costs no allocation"
+)]
+enum Bytes {
+    /// A CGI header and a pattern.
+    Pattern {
+        prefix: [u8; HEADER_LEN + HEAD_LEN],
+        frames: Frames,
+        pattern: Pattern,
+    },
+    /// All of it.
+    Plain(Vec<u8>),
+}
+
+/// What follows an answer.
+#[derive(Clone, Copy)]
+enum Then {
+    /// It was about the connection: go on.
+    Continue,
+    /// The next request.
+    Read,
+    /// The end.
+    End,
+}
+
+/// What a connection needs of the loop that it lives in.
+pub(super) struct Context<'a> {
+    pub(super) registry: &'a Registry,
+    pub(super) token: Token,
+    /// Received into; shared by all connections.
+    pub(super) buffer: &'a mut [u8],
+    /// The limit that FCGI_GET_VALUES tells.
+    pub(super) workers: Option<usize>,
+    /// Requests that were answered; the connection adds to it.
+    pub(super) answered: &'a mut u64,
+}
+
+/// Why a connection ends before its time.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The other side did it.
+    Io,
+    /// What it sent is not a request.
+    Request(BadRequest),
+}
+
+impl From<io::Error> for Broken {
+    fn from(_: io::Error) -> Self {
+        Self::Io
+    }
+}
+
+impl From<BadRequest> for Broken {
+    fn from(bad: BadRequest) -> Self {
+        Self::Request(bad)
+    }
+}
+
+impl From<PairError> for Broken {
+    fn from(bad: PairError) -> Self {
+        Self::Request(bad.into())
+    }
+}
+
+impl Connection {
+    /// One that was just accepted.
+    pub(super) fn new(stream: Stream) -> Self {
+        Self {
+            stream,
+            watch: Watch::Nothing,
+            arrival: Arrival::Unread,
+            parser: Parser::default(),
+            state: State::Reading,
+            behind: Vec::new(),
+        }
+    }
+
+    /// When it wants to be woken, if at a time.
+    pub(super) fn due(&self) -> Option<Instant> {
+        match self.state {
+            State::Delaying(_, due) => Some(due),
+            State::Reading | State::Answering(_) | State::Ending | State::Over => None,
+        }
+    }
+
+    /// Whether it can be dropped.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, State::Over)
+    }
+
+    /// Notes what the kernel says of the other side.
+    pub(super) fn note(&mut self, arrival: Arrival) {
+        self.arrival = self.arrival.max(arrival);
+    }
+
+    /// Goes on until it has to wait for something. After an error it is over.
+    pub(super) fn advance(&mut self, context: &mut Context<'_>) -> Result<(), Broken> {
+        if self.arrival == Arrival::Gone {
+            self.state = State::Over;
+            return Ok(());
+        }
+        let wanted = loop {
+            let (next, wanted) = match mem::replace(&mut self.state, State::Over) {
+                State::Reading => self.read(context)?,
+                State::Delaying(answer, due) if due > Instant::now() => {
+                    (State::Delaying(answer, due), Some(Watch::Readable))
+                }
+                State::Delaying(answer, _) => (State::Answering(answer), None),
+                State::Answering(answer) => self.send(answer, context)?,
+                State::Ending => self.discard(context)?,
+                State::Over => return Ok(()),
+            };
+            self.state = next;
+            if let Some(wanted) = wanted {
+                break wanted;
+            }
+        };
+        let watched = self
+            .watch
+            .extend(wanted, context.registry, &mut self.stream, context.token);
+        watched.inspect_err(|_| self.state = State::Over)?;
+        Ok(())
+    }
+
+    /// Looks for the next request: first in what came behind the last one.
+    fn read(&mut self, context: &mut Context<'_>) -> Result<Step, Broken> {
+        if !self.behind.is_empty() {
+            let behind = mem::take(&mut self.behind);
+            if let Some(state) = self.parse(&behind, context.workers)? {
+                return Ok((state, None));
+            }
+        }
+        while self.arrival != Arrival::Drained {
+            match self.stream.receive(context.buffer)? {
+                Received::Bytes(len) => {
+                    self.arrival = self.arrival.after(len, context.buffer.len());
+                    if let Some(state) = self.parse(&context.buffer[..len], context.workers)? {
+                        return Ok((state, None));
+                    }
+                }
+                Received::Nothing => break,
+                Received::End => return Ok((State::Over, None)),
+            }
+        }
+        Ok((State::Reading, Some(Watch::Readable)))
+    }
+
+    /// Reads `input` up to the end of a request, and keeps what is behind it.
+    fn parse(&mut self, mut input: &[u8], workers: Option<usize>) -> Result<Option<State>, Broken> {
+        let Some(item) = self.parser.read(&mut input)? else {
+            return Ok(None);
+        };
+        self.behind.extend_from_slice(input);
+        Ok(Some(match item {
+            Item::Request(request) => match request.asked {
+                Ok(asked) if asked.delay.is_zero() => {
+                    State::Answering(Answer::to(&request, &asked))
+                }
+                Ok(asked) => {
+                    let due = Instant::now() + asked.delay;
+                    State::Delaying(Answer::to(&request, &asked), due)
+                }
+                Err(refusal) => State::Answering(Answer::refuse(&request, refusal)),
+            },
+            Item::GetValues => State::Answering(Answer::values(self.parser.params(), workers)?),
+        }))
+    }
+
+    fn send(&mut self, mut answer: Answer, context: &mut Context<'_>) -> Result<Step, Broken> {
+        if !answer.send(&mut self.stream)? {
+            return Ok((State::Answering(answer), Some(Watch::Both)));
+        }
+        match answer.then {
+            Then::Continue => {}
+            Then::Read | Then::End => *context.answered += 1,
+        }
+        match answer.then {
+            Then::Continue | Then::Read => Ok((State::Reading, None)),
+            Then::End => {
+                self.stream.shutdown_write()?;
+                self.behind = Vec::new();
+                Ok((State::Ending, None))
+            }
+        }
+    }
+
+    fn discard(&mut self, context: &mut Context<'_>) -> Result<Step, Broken> {
+        while self.arrival != Arrival::Drained {
+            match self.stream.receive(context.buffer)? {
+                Received::Bytes(len) => {
+                    self.arrival = self.arrival.after(len, context.buffer.len());
+                }
+                Received::Nothing => break,
+                Received::End => return Ok((State::Over, None)),
+            }
+        }
+        Ok((State::Ending, Some(Watch::Readable)))
+    }
+}
+
+impl Answer {
+    /// The answer that was asked for.
+    fn to(request: &Request, asked: &Asked) -> Self {
+        let head = Head {
+            nonce: asked.nonce,
+            params_digest: asked.params_digest,
+            body_bytes: request.body_bytes,
+        };
+        let begun = Begun {
+            in_prefix: HEAD_LEN,
+        };
+        let bytes = asked.response_bytes - HEAD_LEN as u64;
+        let mut prefix = [0; HEADER_LEN + HEAD_LEN];
+        let (header, content) = prefix.split_at_mut(HEADER_LEN);
+        header.copy_from_slice(&begun.header(Kind::Stdout, request.id, bytes).encode());
+        content.copy_from_slice(&head.encode());
+        let frames = Frames::new(&Shape {
+            kind: Kind::Stdout,
+            id: request.id,
+            prefix_len: prefix.len(),
+            begun: Some(begun),
+            bytes,
+            closing: &closing(request.id),
+        });
+        Self {
+            bytes: Bytes::Pattern {
+                prefix,
+                frames,
+                pattern: Pattern::of(asked.params_digest),
+            },
+            sent: 0,
+            then: Then::after(request),
+        }
+    }
+
+    /// Says what is wrong with the request, as a CGI program would.
+    fn refuse(request: &Request, refusal: Refusal) -> Self {
+        let mut bytes = Vec::new();
+        let words = refusal.to_string();
+        push_stream(&mut bytes, Kind::Stderr, request.id, words.as_bytes());
+        push_stream_end(&mut bytes, Kind::Stderr, request.id);
+        push_stream_end(&mut bytes, Kind::Stdout, request.id);
+        let end = EndRequest {
+            app_status: 1,
+            protocol_status: ProtocolStatus::RequestComplete,
+        };
+        push_record(&mut bytes, Kind::EndRequest, request.id, &end.encode());
+        Self {
+            bytes: Bytes::Plain(bytes),
+            sent: 0,
+            then: Then::after(request),
+        }
+    }
+
+    /// The values that a FCGI_GET_VALUES names, as far as they are known (§4.1).
+    fn values(names: &[u8], workers: Option<usize>) -> Result<Self, PairError> {
+        let most = workers.unwrap_or(CONNECTIONS_MAX_TOLD).to_string();
+        let known: [(&[u8], &[u8]); 3] = [
+            (b"FCGI_MAX_CONNS", most.as_bytes()),
+            (b"FCGI_MAX_REQS", most.as_bytes()),
+            (b"FCGI_MPXS_CONNS", b"0"),
+        ];
+        let mut values = Vec::new();
+        for pair in Pairs::new(names) {
+            let (asked, _) = pair?;
+            // A name that is repeated without end would make an answer longer than a record.
+            let found = known.iter().find(|(name, _)| *name == asked);
+            if let Some((name, value)) = found.filter(|_| values.len() < 1024) {
+                push_pair(&mut values, name, value);
+            }
+        }
+        let mut bytes = Vec::new();
+        let id = RequestId::MANAGEMENT;
+        push_record(&mut bytes, Kind::GetValuesResult, id, &values);
+        Ok(Self {
+            bytes: Bytes::Plain(bytes),
+            sent: 0,
+            then: Then::Continue,
+        })
+    }
+
+    /// Sends what fits; whether that was all.
+    fn send(&mut self, stream: &mut Stream) -> io::Result<bool> {
+        while self.sent < self.total() {
+            let sent = match &self.bytes {
+                Bytes::Pattern {
+                    prefix,
+                    frames,
+                    pattern,
+                } => stream.send(frames.pieces(prefix, *pattern, self.sent).as_slices())?,
+                Bytes::Plain(bytes) => {
+                    let from = usize::try_from(self.sent).expect("within the bytes");
+                    stream.send(&[IoSlice::new(&bytes[from..])])?
+                }
+            };
+            match sent {
+                Some(sent) => self.sent += sent as u64,
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+
+    fn total(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Pattern { frames, .. } => frames.total(),
+            Bytes::Plain(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+impl Then {
+    fn after(request: &Request) -> Self {
+        if request.keep_conn {
+            Self::Read
+        } else {
+            Self::End
+        }
+    }
+}
+
+/// The end of STDOUT and of the request.
+fn closing(id: RequestId) -> [u8; 3 * HEADER_LEN] {
+    let header = |kind, content_len| {
+        crate::fastcgi::Header {
+            kind,
+            request_id: id,
+            content_len,
+            padding_len: 0,
+        }
+        .encode()
+    };
+    let end = EndRequest {
+        app_status: 0,
+        protocol_status: ProtocolStatus::RequestComplete,
+    };
+    let mut closing = [0; 3 * HEADER_LEN];
+    let parts = [
+        header(Kind::Stdout, 0),
+        header(Kind::EndRequest, 8),
+        end.encode(),
+    ];
+    for (place, part) in closing.chunks_exact_mut(HEADER_LEN).zip(parts) {
+        place.copy_from_slice(&part);
+    }
+    closing
+}

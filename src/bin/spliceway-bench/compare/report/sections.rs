@@ -1,0 +1,246 @@
+//! The tables besides the matrix.
+
+use super::super::results::{
+    Growth, GrowthSeries, Outcome, PhpPath, PhpSample, Results, Sample, failure, spread,
+};
+use super::super::statistics::Spread;
+use super::super::table::{Table, maybe, number, paragraph, whole};
+
+/// A column for each rate, with a row for each path.
+pub(super) fn sweep(results: &Results) -> String {
+    let Some(sweep) = &results.sweep else {
+        return String::new();
+    };
+    let Some(first) = sweep.paths.first() else {
+        return String::new();
+    };
+    let rates = first.points.iter().map(|point| {
+        let (share, rate) = (point.share * 100.0, number(point.rate));
+        format!("{share:.0} % ({rate}/s)")
+    });
+    let mut table = Table::new(["path".to_owned()].into_iter().chain(rates));
+    for path in &sweep.paths {
+        let cells = path.points.iter().map(|point| {
+            if failure(&point.rounds).is_some() {
+                return "failed".to_owned();
+            }
+            let late = if point.kept_up() { "" } else { " ✗" };
+            let median = |figure: fn(&Sample) -> f64| {
+                maybe(spread(&point.rounds, |sample| Some(figure(sample))).map(|us| us.median))
+            };
+            format!(
+                "{} / {} / {}{late}",
+                median(|sample| sample.latency_us.p50),
+                median(|sample| sample.latency_us.p99),
+                median(|sample| sample.latency_us.p999),
+            )
+        });
+        table.row(
+            [results.name(&path.path)]
+                .into_iter()
+                .chain(cells)
+                .collect(),
+        );
+    }
+    let words = format!(
+        "New connections, 4 KB, requests sent at fixed rates whatever becomes of the earlier ones; \
+         latency counts from the time at which a request was due. The rates are parts of what the \
+         direct TCP path does in a closed loop ({}/s). Each field: p50 / p99 / p99.9 in µs; ✗: the path \
+         could not keep up, and its latency grows for as long as that lasts.",
+        number(sweep.capacity),
+    );
+    paragraph(&words) + &table.render()
+}
+
+pub(super) fn idle(results: &Results) -> String {
+    if results.idle.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new([
+        "path",
+        "held",
+        "bytes each",
+        "MB before",
+        "MB with",
+        "CPU µs/s",
+    ]);
+    let mut refusals = String::new();
+    for idle in &results.idle {
+        let name = results.name(&idle.path);
+        if let Some(refusal) = &idle.refusal {
+            refusals += &format!(
+                "{name} held {} of {}; the next one: {refusal}.\n",
+                whole(idle.held),
+                whole(idle.asked)
+            );
+        } else if idle.asked < super::super::idle::SESSIONS {
+            refusals += &format!("{name} was asked for {} only.\n", idle.asked);
+        }
+        table.row(vec![
+            name,
+            whole(idle.held),
+            maybe(idle.bytes_per_session()),
+            number(idle.memory_before_kb as f64 / 1024.0),
+            number(idle.memory_kb as f64 / 1024.0),
+            number(idle.cpu_us / idle.seconds),
+        ]);
+    }
+    let words = "Connections that have had one request and wait for the next. *bytes each*: growth of the \
+         program's resident memory, divided; the kernel's own memory for sockets and pipes is not in \
+         it. *CPU*: while nothing happened.";
+    format!("{}{}\n{refusals}", paragraph(words), table.render())
+}
+
+pub(super) fn growth(results: &Results) -> String {
+    let Some(growth) = &results.growth else {
+        return String::new();
+    };
+    [
+        "CPU µs per request of 4 KB, one thread, with more and more clients at one time:\n\n",
+        &by_clients(results, growth),
+        "\nspliceway (io_uring) with more of something else:\n\n",
+        &variants(growth),
+        "\n",
+    ]
+    .concat()
+}
+
+fn by_clients(results: &Results, growth: &Growth) -> String {
+    let Some(first) = growth.series.first() else {
+        return String::new();
+    };
+    let clients = first.points.iter().map(|(clients, _)| whole(*clients));
+    let mut table = Table::new(["path".to_owned()].into_iter().chain(clients));
+    for series in &growth.series {
+        let name = format!("{}, {}", results.name(&series.path), series.carry.title());
+        let cells = series.points.iter().map(|(_, rounds)| cpu(rounds));
+        table.row([name].into_iter().chain(cells).collect());
+    }
+    table.render()
+}
+
+fn variants(growth: &Growth) -> String {
+    let mut table = Table::new([
+        "",
+        "connections",
+        "clients",
+        "req/s",
+        "CPU µs/req",
+        "p99 µs",
+    ])
+    .words(2);
+    for variant in &growth.variants {
+        let median = |figure: fn(&Sample) -> Option<f64>| {
+            maybe(spread(&variant.rounds, figure).map(|spread| spread.median))
+        };
+        let rate = match failure(&variant.rounds) {
+            Some(why) => format!("failed: {why}"),
+            None => median(Sample::rate),
+        };
+        table.row(vec![
+            variant.what.clone(),
+            variant.carry.word().to_owned(),
+            variant.concurrency.to_string(),
+            rate,
+            median(Sample::cpu_us_per_request),
+            median(|sample| Some(sample.latency_us.p99)),
+        ]);
+    }
+    table.render()
+}
+
+fn cpu(rounds: &[Outcome]) -> String {
+    if failure(rounds).is_some() {
+        return "failed".to_owned();
+    }
+    maybe(spread(rounds, Sample::cpu_us_per_request).map(|spread| spread.median))
+}
+
+/// The median CPU of a series, for the plot.
+pub(in super::super) fn cpu_points(series: &GrowthSeries) -> Vec<(f64, f64)> {
+    let point = |(clients, rounds): &(usize, Vec<Outcome>)| {
+        let cpu = spread(rounds, Sample::cpu_us_per_request)?;
+        Some((*clients as f64, cpu.median))
+    };
+    series.points.iter().filter_map(point).collect()
+}
+
+pub(super) fn php(results: &Results) -> String {
+    let Some(php) = &results.php else {
+        return String::new();
+    };
+    let titles = [
+        "path",
+        "req/s (min–max)",
+        "× TCP",
+        "p50 µs",
+        "p90",
+        "p99",
+        "max",
+        "CPU µs/req",
+        "errors",
+        "2nd client/s",
+        "lost",
+    ];
+    let mut table = Table::new(titles);
+    let base = php.paths.iter().find(|path| path.key == "php-tcp");
+    let mut failures = String::new();
+    for path in &php.paths {
+        match path.rounds.iter().find_map(|round| round.as_ref().err()) {
+            Some(why) => failures += &format!("{}: failed: {why}\n", path.name),
+            None => table.row(php_row(path, base)),
+        }
+    }
+    let words = format!(
+        "wrk with {} connections, nginx, PHP-FPM with {} static workers, a script that echoes 2 KB \
+         ({}). *2nd client/s*: meanwhile, somebody else asked the same pool of PHP-FPM, one request \
+         after the other with a pause of 50 ms in between; how many of them were answered in a second, \
+         and how many were *lost* because they were not answered within a second. wrk's latencies do not count what a \
+         stalled connection could not send.",
+        php.connections,
+        php.workers,
+        php.versions.join(", "),
+    );
+    format!("{}{}\n{failures}", paragraph(&words), table.render())
+}
+
+fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {
+    let rates = php_figures(path, |sample| Some(sample.per_second));
+    let range = Spread::of(rates.iter().copied().flatten());
+    let against = base.and_then(|base| {
+        let bases = php_figures(base, |sample| Some(sample.per_second));
+        super::super::statistics::ratio(&rates, &bases)
+    });
+    let median = |figure: fn(&PhpSample) -> Option<f64>| {
+        let figures = php_figures(path, figure);
+        maybe(Spread::of(figures.into_iter().flatten()).map(|spread| spread.median))
+    };
+    let errors: u64 = path
+        .rounds
+        .iter()
+        .flatten()
+        .map(|sample| sample.errors)
+        .sum();
+    let rate = range.map(|Spread { median, min, max }| {
+        format!("{} ({}–{})", number(median), number(min), number(max))
+    });
+    let second = path.second_client;
+    vec![
+        path.name.clone(),
+        rate.unwrap_or_default(),
+        super::super::table::ratio(against.map(|ratio| ratio.median)),
+        median(|sample| Some(sample.p50_us)),
+        median(|sample| Some(sample.p90_us)),
+        median(|sample| Some(sample.p99_us)),
+        median(|sample| Some(sample.max_us)),
+        median(|sample| sample.cpu_us.map(|cpu| cpu / sample.requests as f64)),
+        errors.to_string(),
+        number(second.answered as f64 / second.seconds),
+        second.lost.to_string(),
+    ]
+}
+
+fn php_figures(path: &PhpPath, figure: impl Fn(&PhpSample) -> Option<f64>) -> Vec<Option<f64>> {
+    let one = |round: &Result<PhpSample, String>| figure(round.as_ref().ok()?);
+    path.rounds.iter().map(one).collect()
+}

@@ -1,0 +1,308 @@
+//! What spliceway is to reach, and what it has reached.
+
+use super::super::matrix::{Carry, Cell, Key};
+use super::super::results::{
+    CellResult, DIRECT_TCP, Outcome, Results, Sample, Sweep, SweepPoint, figures,
+};
+use super::super::statistics::{self, Spread};
+use super::super::table::{Table, number};
+
+const RAW: &str = "spliceway";
+const EPOLL: &str = "spliceway-epoll";
+const HAPROXY: &str = "haproxy";
+
+/// Where a figure is to be.
+#[derive(Clone, Copy)]
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+impl Bound {
+    fn is_met(self, figure: f64) -> bool {
+        match self {
+            Self::AtLeast(bound) => figure >= bound,
+            Self::AtMost(bound) => figure <= bound,
+        }
+    }
+
+    /// A figure, with a further digit where two are those of a bound that it misses.
+    fn written(self, figure: f64) -> String {
+        let (Self::AtLeast(bound) | Self::AtMost(bound)) = self;
+        let short = number(figure);
+        if short == number(bound) && !self.is_met(figure) {
+            format!("{figure:.3}")
+        } else {
+            short
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Self::AtLeast(bound) => format!("≥ {bound}"),
+            Self::AtMost(bound) => format!("≤ {bound}"),
+        }
+    }
+}
+
+struct Target {
+    work: &'static str,
+    figure: &'static str,
+    bound: Bound,
+    reached: Option<Spread>,
+}
+
+/// A row for each; nothing if none of them was measured.
+pub(super) fn render(results: &Results) -> String {
+    let targets = all(results);
+    if targets.iter().all(|target| target.reached.is_none()) {
+        return String::new();
+    }
+    rows(targets)
+}
+
+/// Only those that were measured.
+pub(super) fn render_measured(results: &Results) -> String {
+    let mut targets = all(results);
+    targets.retain(|target| target.reached.is_some());
+    if targets.is_empty() {
+        return String::new();
+    }
+    rows(targets)
+}
+
+fn rows(targets: Vec<Target>) -> String {
+    let mut table = Table::new(["work", "figure", "target", "reached (min–max)", ""]).words(2);
+    for target in targets {
+        let (reached, verdict) = match target.reached {
+            None => ("not measured".to_owned(), ""),
+            Some(Spread { median, min, max }) => (
+                format!(
+                    "{} ({}–{})",
+                    target.bound.written(median),
+                    number(min),
+                    number(max)
+                ),
+                if target.bound.is_met(median) {
+                    "met"
+                } else {
+                    "**not met**"
+                },
+            ),
+        };
+        table.row(vec![
+            target.work.to_owned(),
+            target.figure.to_owned(),
+            target.bound.text(),
+            reached,
+            verdict.to_owned(),
+        ]);
+    }
+    table.render()
+}
+
+const NEW: &str = "4 KB, new connections, 16 at a time";
+const KEPT: &str = "4 KB, kept connections, 16 at a time";
+const BULK: &str = "16 MB, 4 at a time";
+const IMAGE: &str = "256 KB, new connections, 8 at a time";
+
+fn all(results: &Results) -> Vec<Target> {
+    use Bound::{AtLeast, AtMost};
+    let cell = |carry, key, concurrency| find(results, Cell::new(carry, key, concurrency));
+    let new = cell(Carry::New, Key::Small, 16);
+    let kept = cell(Carry::Kept, Key::Small, 16);
+    let bulk = cell(Carry::New, Key::Bulk, 4);
+    let image = cell(Carry::New, Key::Image, 8);
+    let one = cell(Carry::New, Key::Small, 1);
+    let p50 = |sample: &Sample| Some(sample.latency_us.p50);
+    let against = |cell: Option<&CellResult>, to: &str| cell?.ratio(RAW, to, Sample::rate);
+    let cpu = |cell: Option<&CellResult>| cell?.ratio(RAW, HAPROXY, Sample::cpu_us_per_request);
+    let target = |work, figure, bound, reached| Target {
+        work,
+        figure,
+        bound,
+        reached,
+    };
+    vec![
+        target(
+            NEW,
+            "req/s ÷ HAProxy's",
+            AtLeast(1.25),
+            against(new, HAPROXY),
+        ),
+        target(
+            NEW,
+            "req/s ÷ direct TCP's",
+            AtLeast(0.85),
+            against(new, DIRECT_TCP),
+        ),
+        target(NEW, "CPU ÷ HAProxy's", AtMost(0.75), cpu(new)),
+        target(KEPT, "CPU ÷ HAProxy's", AtMost(0.75), cpu(kept)),
+        target(
+            KEPT,
+            "req/s ÷ HAProxy's",
+            AtLeast(1.1),
+            against(kept, HAPROXY),
+        ),
+        target(
+            BULK,
+            "req/s ÷ direct TCP's",
+            AtLeast(0.95),
+            against(bulk, DIRECT_TCP),
+        ),
+        target(
+            BULK,
+            "req/s ÷ HAProxy's",
+            AtLeast(3.0),
+            against(bulk, HAPROXY),
+        ),
+        target(
+            BULK,
+            "req/s ÷ nginx stream's",
+            AtLeast(3.0),
+            against(bulk, "nginx"),
+        ),
+        target(
+            BULK,
+            "req/s ÷ that of a newer HAProxy with splice-auto",
+            AtLeast(1.5),
+            further_haproxy(results).and_then(|key| against(bulk, &key)),
+        ),
+        target(
+            BULK,
+            "CPU ms per GB",
+            AtMost(100.0),
+            bulk.and_then(|bulk| bulk.path(RAW)?.spread(Sample::cpu_ms_per_gb)),
+        ),
+        target(
+            IMAGE,
+            "req/s ÷ socket-proxyd's",
+            AtLeast(1.3),
+            against(image, "socket-proxyd"),
+        ),
+        target(
+            IMAGE,
+            "req/s ÷ direct TCP's",
+            AtLeast(0.75),
+            against(image, DIRECT_TCP),
+        ),
+        target(
+            "4 KB, new connections, one at a time",
+            "p50 ÷ HAProxy's",
+            AtMost(0.75),
+            one.and_then(|one| one.ratio(RAW, HAPROXY, p50)),
+        ),
+        target(
+            "4 KB, open loop at half of direct TCP's capacity",
+            "p99 ÷ HAProxy's",
+            AtMost(0.7),
+            open_loop_p99(results, RAW, HAPROXY),
+        ),
+        target(
+            "idle session",
+            "bytes of user memory",
+            AtMost(1024.0),
+            idle_bytes(results),
+        ),
+        target(
+            "idle sessions",
+            "CPU, µs per second",
+            AtMost(0.0),
+            idle_cpu(results),
+        ),
+        target(
+            "epoll engine, all of the above",
+            "smallest advantage over HAProxy",
+            AtLeast(1.0),
+            smallest_advantage(results),
+        ),
+    ]
+}
+
+fn find(results: &Results, cell: Cell) -> Option<&CellResult> {
+    results.cells.iter().find(|result| result.cell == cell)
+}
+
+/// The last HAProxy that was given on the command line, splicing.
+fn further_haproxy(results: &Results) -> Option<String> {
+    let keys = results.paths.iter().rev().map(|info| &info.key);
+    let mut further = keys.filter(|key| {
+        key.starts_with("haproxy-") && key.ends_with("-splice") && *key != "haproxy-splice"
+    });
+    further.next().cloned()
+}
+
+fn open_loop_p99(results: &Results, of: &str, to: &str) -> Option<Spread> {
+    const HALF: f64 = 0.5;
+    let sweep = results.sweep.as_ref()?;
+    let p99 = |sample: &Sample| Some(sample.latency_us.p99);
+    let rounds = |key| Some(figures(at(sweep, key, HALF)?, p99));
+    statistics::ratio(&rounds(of)?, &rounds(to)?)
+}
+
+fn at<'a>(sweep: &'a Sweep, key: &str, share: f64) -> Option<&'a [Outcome]> {
+    let path = sweep.paths.iter().find(|path| path.path == key)?;
+    let near = |point: &&SweepPoint| (point.share - share).abs() < 1e-6;
+    Some(&path.points.iter().find(near)?.rounds)
+}
+
+fn idle_bytes(results: &Results) -> Option<Spread> {
+    let idle = results.idle.iter().find(|idle| idle.path == RAW)?;
+    Spread::of(idle.bytes_per_session())
+}
+
+/// Below the accuracy of the clock it is none.
+fn idle_cpu(results: &Results) -> Option<Spread> {
+    let idle = results.idle.iter().find(|idle| idle.path == RAW)?;
+    Spread::of([(idle.cpu_us / idle.seconds).round()])
+}
+
+/// Over every work that the others are about, larger being better.
+fn smallest_advantage(results: &Results) -> Option<Spread> {
+    let rate = |cell: Cell| find(results, cell)?.ratio(EPOLL, HAPROXY, Sample::rate);
+    let inverse = |spread: Spread| Spread {
+        median: 1.0 / spread.median,
+        min: 1.0 / spread.max,
+        max: 1.0 / spread.min,
+    };
+    let p50 = |sample: &Sample| Some(sample.latency_us.p50);
+    let one = find(results, Cell::new(Carry::New, Key::Small, 1))
+        .and_then(|one| one.ratio(EPOLL, HAPROXY, p50))
+        .map(inverse);
+    let tail = open_loop_p99(results, EPOLL, HAPROXY).map(inverse);
+    let rates = [
+        rate(Cell::new(Carry::New, Key::Small, 16)),
+        rate(Cell::new(Carry::Kept, Key::Small, 16)),
+        rate(Cell::new(Carry::New, Key::Bulk, 4)),
+        rate(Cell::new(Carry::New, Key::Image, 8)),
+    ];
+    let known = rates.into_iter().chain([one, tail]).flatten();
+    known.min_by(|a, b| a.median.total_cmp(&b.median))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_that_just_misses_does_not_look_like_its_bound() {
+        let bound = Bound::AtLeast(0.75);
+        assert_eq!(bound.written(0.748), "0.748");
+        assert_eq!(bound.written(0.751), "0.75");
+        assert_eq!(bound.written(0.5), "0.50");
+    }
+
+    #[test]
+    fn targets_are_judged_by_their_medians() {
+        use super::super::super::sample_results;
+        let text = render_measured(&sample_results::results());
+        // The sample's spliceway has 15,000 requests per second to HAProxy's 10,000.
+        let row = text.lines().find(|line| line.contains("req/s ÷ HAProxy's"));
+        let row = row.unwrap_or_default();
+        assert!(row.contains("1.50") && row.contains(" met "), "{text}");
+        let row = text
+            .lines()
+            .find(|line| line.contains("req/s ÷ direct TCP's"));
+        assert!(row.is_some_and(|row| row.contains("**not met**")), "{text}");
+    }
+}

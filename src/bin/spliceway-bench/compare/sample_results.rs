@@ -1,0 +1,178 @@
+//! Small made-up results for the tests of the report and the plots.
+
+use super::matrix::{Carry, Cell, Key};
+use super::results::{
+    CellResult, DIRECT_TCP, Effort, Growth, GrowthSeries, Idle, Latency, Machine, Network, Outcome,
+    PathInfo, PathResult, Php, PhpPath, PhpSample, Results, Sample, SecondClient, Sweep, SweepPath,
+    SweepPoint, Variant,
+};
+
+/// Path, name, requests per second; slower paths use more CPU.
+const PATHS: [(&str, &str, f64); 5] = [
+    (DIRECT_TCP, "direct, TCP", 20_000.0),
+    ("unix", "direct, Unix", 60_000.0),
+    ("haproxy", "HAProxy", 10_000.0),
+    ("spliceway", "spliceway raw, io_uring", 15_000.0),
+    ("spliceway-epoll", "spliceway raw, epoll", 9_000.0),
+];
+
+fn sample(per_second: f64) -> Sample {
+    Sample {
+        requests: 1_000,
+        seconds: 1_000.0 / per_second,
+        bytes: 4_600_000,
+        latency_us: Latency {
+            p50: 1e6 / per_second,
+            p90: 2e6 / per_second,
+            p99: 4e6 / per_second,
+            p999: 8e6 / per_second,
+            max: 9e6 / per_second,
+        },
+        counted_requests: 1_000.0,
+        cpu_us: Some(1e9 / per_second),
+        responder_cpu_us: None,
+        client_cpu_us: 5e8 / per_second,
+        busy_us: 2e9 / per_second,
+        window_seconds: 1_000.0 / per_second,
+        memory_kb: Some(4096),
+    }
+}
+
+fn rounds(per_second: f64) -> Vec<Outcome> {
+    vec![Ok(sample(per_second)), Ok(sample(per_second))]
+}
+
+fn cell() -> CellResult {
+    let path = |&(key, _, rate): &(&str, &str, f64)| PathResult {
+        path: key.to_owned(),
+        rounds: rounds(rate),
+        distribution: vec![
+            (0.0, 50.0),
+            (0.5, 1e6 / rate),
+            (0.9, 2e6 / rate),
+            (0.99, 9e6 / rate),
+        ],
+    };
+    CellResult {
+        cell: Cell::new(Carry::New, Key::Small, 16),
+        paths: PATHS.iter().map(path).collect(),
+    }
+}
+
+fn paths() -> Vec<PathInfo> {
+    let info = |key: &str, name: &str, missing: Option<&str>| PathInfo {
+        key: key.to_owned(),
+        name: name.to_owned(),
+        version: "1.0".to_owned(),
+        threads_default: "one thread".to_owned(),
+        missing: missing.map(str::to_owned),
+    };
+    let mut paths: Vec<PathInfo> = PATHS
+        .iter()
+        .map(|(key, name, _)| info(key, name, None))
+        .collect();
+    paths.push(info(
+        "socat",
+        "socat (fork)",
+        Some("/usr/bin/socat is not there"),
+    ));
+    paths
+}
+
+fn sweep() -> Sweep {
+    let point = |share: f64, rate: f64| SweepPoint {
+        share,
+        rate: share * 20_000.0,
+        rounds: rounds(rate),
+    };
+    let path = |&(key, _, rate): &(&str, &str, f64)| SweepPath {
+        path: key.to_owned(),
+        points: [0.2, 0.5, 0.8]
+            .map(|share| point(share, rate.min(share * 20_000.0)))
+            .into(),
+    };
+    Sweep {
+        capacity: 20_000.0,
+        paths: PATHS.iter().map(path).collect(),
+    }
+}
+
+fn growth() -> Growth {
+    let series = |carry| GrowthSeries {
+        path: "spliceway".to_owned(),
+        carry,
+        points: [1, 64, 4096]
+            .map(|clients| (clients, rounds(15_000.0)))
+            .into(),
+    };
+    Growth {
+        series: Carry::ALL.map(series).into(),
+        variants: vec![Variant {
+            path: "spliceway".to_owned(),
+            what: "2 workers".to_owned(),
+            carry: Carry::New,
+            concurrency: 64,
+            rounds: vec![Err("it would not start".to_owned())],
+        }],
+    }
+}
+
+/// All sections, in small.
+pub(super) fn results() -> Results {
+    Results {
+        machine: Machine {
+            command: "spliceway-bench compare --quick".to_owned(),
+            kernel: "6.18.0".to_owned(),
+            cores: 2,
+            ..Machine::default()
+        },
+        network: Network {
+            isolation: "a network namespace of its own".to_owned(),
+            sysctls: vec![(
+                "net.ipv4.tcp_congestion_control".to_owned(),
+                "cubic".to_owned(),
+            )],
+            refused: Vec::new(),
+        },
+        effort: Effort {
+            quick: true,
+            rounds: 2,
+            seconds: 0.5,
+        },
+        paths: paths(),
+        cells: vec![cell()],
+        defaults: Vec::new(),
+        idle: vec![Idle {
+            path: "spliceway".to_owned(),
+            asked: 4_000,
+            held: 3_000,
+            refusal: Some("timed out".to_owned()),
+            memory_before_kb: 2_000,
+            memory_kb: 5_000,
+            cpu_us: 0.0,
+            seconds: 1.0,
+        }],
+        sweep: Some(sweep()),
+        growth: Some(growth()),
+        php: Some(Php {
+            versions: vec!["PHP 8.2".to_owned()],
+            connections: 16,
+            workers: 8,
+            paths: vec![PhpPath {
+                key: "php-tcp".to_owned(),
+                name: "direct, TCP".to_owned(),
+                rounds: vec![Ok(PhpSample {
+                    requests: 100,
+                    per_second: 10_000.0,
+                    ..PhpSample::default()
+                })],
+                second_client: SecondClient {
+                    answered: 3,
+                    lost: 1,
+                    seconds: 2.0,
+                },
+            }],
+        }),
+        not_measured: Vec::new(),
+    }
+}

@@ -1,0 +1,254 @@
+//! What is measured, and how much of it: from the command line's wishes to sections and numbers.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::growth;
+use super::matrix::{self, Cell};
+use super::php;
+use super::rounds::Effort;
+
+/// The parts of a comparison.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Section {
+    /// Every cell, one thread each.
+    Matrix,
+    /// Some cells, with every program at its default number of threads.
+    Defaults,
+    Idle,
+    Sweep,
+    Growth,
+    Php,
+}
+
+impl Section {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Matrix,
+        Self::Defaults,
+        Self::Idle,
+        Self::Sweep,
+        Self::Growth,
+        Self::Php,
+    ];
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Matrix => "matrix",
+            Self::Defaults => "defaults",
+            Self::Idle => "idle",
+            Self::Sweep => "sweep",
+            Self::Growth => "growth",
+            Self::Php => "php",
+        }
+    }
+
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Matrix => "one thread each",
+            Self::Defaults => "each at its default number of threads",
+            Self::Idle => "idle connections",
+            Self::Sweep => "latency under load",
+            Self::Growth => "growth",
+            Self::Php => "nginx and PHP-FPM end to end",
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Wishes {
+    pub(super) quick: bool,
+    pub(super) rounds: Option<usize>,
+    pub(super) duration: Option<Duration>,
+    pub(super) only: Vec<String>,
+}
+
+/// What will be done.
+#[derive(Clone)]
+pub(super) struct Schedule {
+    quick: bool,
+    only: Vec<String>,
+    effort: Effort,
+    pub(super) cells: Vec<Cell>,
+}
+
+impl Schedule {
+    pub(super) fn of(wishes: &Wishes, client_threads: NonZeroUsize) -> Self {
+        let (rounds, duration) = if wishes.quick {
+            (4, Duration::from_millis(400))
+        } else {
+            (5, Duration::from_secs(1))
+        };
+        let effort = Effort {
+            rounds: wishes.rounds.unwrap_or(rounds),
+            duration: wishes.duration.unwrap_or(duration),
+            client_threads,
+        };
+        let cells = if wishes.quick {
+            matrix::targets()
+        } else {
+            matrix::all()
+        };
+        let mut schedule = Self {
+            quick: wishes.quick,
+            only: wishes.only.clone(),
+            effort,
+            cells,
+        };
+        let wanted = |cell: &Cell| schedule.wants_cell(cell);
+        schedule.cells = schedule.cells.iter().copied().filter(wanted).collect();
+        schedule
+    }
+
+    fn wants_cell(&self, cell: &Cell) -> bool {
+        let matches =
+            |pattern: &String| pattern == Section::Matrix.word() || cell.id().contains(pattern);
+        self.only.is_empty() || self.only.iter().any(matches)
+    }
+
+    pub(super) fn wants(&self, section: Section) -> bool {
+        match section {
+            Section::Matrix => !self.cells.is_empty(),
+            other => self.only.is_empty() || self.only.iter().any(|word| word == other.word()),
+        }
+    }
+
+    /// Patterns that are neither a section nor in the name of a cell.
+    pub(super) fn unknown(wishes: &Wishes) -> Vec<String> {
+        let known = |pattern: &&String| {
+            Section::ALL
+                .iter()
+                .any(|section| section.word() == *pattern)
+                || matrix::all()
+                    .iter()
+                    .any(|cell| cell.id().contains(pattern.as_str()))
+        };
+        wishes
+            .only
+            .iter()
+            .filter(|pattern| !known(pattern))
+            .cloned()
+            .collect()
+    }
+
+    /// Of a section. The matrix has the rounds that were asked for; the others, whose figures are
+    /// plainer, at most three.
+    pub(super) fn effort(&self, section: Section) -> Effort {
+        let few = if self.quick { 1 } else { 3 };
+        let rounds = match section {
+            Section::Matrix => self.effort.rounds,
+            _ => self.effort.rounds.min(few),
+        };
+        let duration = match section {
+            // A tail needs more requests than a median, and falling behind takes its time.
+            Section::Sweep => self.effort.duration * 2,
+            _ => self.effort.duration,
+        };
+        Effort {
+            rounds,
+            duration,
+            ..self.effort
+        }
+    }
+
+    pub(super) fn sweep_shares(&self) -> &'static [f64] {
+        if self.quick {
+            &[0.2, 0.5, 0.8]
+        } else {
+            &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+        }
+    }
+
+    pub(super) fn growth_concurrencies(&self) -> &'static [usize] {
+        if self.quick {
+            &[1, 16, 256, 4096]
+        } else {
+            &growth::CONCURRENCIES
+        }
+    }
+
+    pub(super) fn idle_rest(&self) -> Duration {
+        Duration::from_secs(if self.quick { 1 } else { 5 })
+    }
+
+    /// Whole seconds, for wrk.
+    pub(super) fn php_seconds(&self) -> u64 {
+        if self.quick { 2 } else { 5 }
+    }
+
+    /// About how long all of it takes, with so many paths.
+    pub(super) fn planned(&self, paths: usize) -> Duration {
+        /// Opening and closing thousands of connections.
+        const IDLE_WORK: Duration = Duration::from_millis(1500);
+        let section = |section| {
+            if !self.wants(section) {
+                return Duration::ZERO;
+            }
+            let effort = self.effort(section);
+            let measurements = match section {
+                Section::Matrix => self.cells.len() * paths,
+                Section::Defaults => matrix::at_defaults().len() * paths,
+                Section::Sweep => self.sweep_shares().len() * paths,
+                Section::Growth => {
+                    growth::count(growth::PATHS.len(), self.growth_concurrencies().len())
+                }
+                Section::Idle => return scaled(self.idle_rest() + IDLE_WORK, paths),
+                Section::Php => {
+                    let each = Duration::from_secs(self.php_seconds());
+                    return scaled(each, php::count() * effort.rounds);
+                }
+            };
+            scaled(effort.each(), measurements * effort.rounds)
+        };
+        Section::ALL.into_iter().map(section).sum()
+    }
+}
+
+fn scaled(duration: Duration, by: usize) -> Duration {
+    duration.saturating_mul(u32::try_from(by).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn schedule(quick: bool, only: &[&str]) -> Schedule {
+        let wishes = Wishes {
+            quick,
+            only: only.iter().map(|&word| word.to_owned()).collect(),
+            ..Wishes::default()
+        };
+        Schedule::of(&wishes, NonZeroUsize::MIN)
+    }
+
+    #[test]
+    fn a_quick_run_is_planned_to_end_within_five_minutes() {
+        assert!(schedule(true, &[]).planned(11) < Duration::from_secs(270));
+    }
+
+    #[test]
+    fn a_full_run_is_planned_to_end_within_eighty_minutes() {
+        assert!(schedule(false, &[]).planned(11) < Duration::from_secs(75 * 60));
+    }
+
+    #[test]
+    fn a_pattern_chooses_cells_or_sections() {
+        let one = schedule(false, &["new-4k-16"]);
+        assert_eq!(one.cells.len(), 1);
+        assert!(one.wants(Section::Matrix) && !one.wants(Section::Idle));
+        let idle = schedule(false, &["idle"]);
+        assert!(idle.wants(Section::Idle) && !idle.wants(Section::Matrix));
+        assert_eq!(schedule(false, &["matrix"]).cells, matrix::all());
+    }
+
+    #[test]
+    fn a_pattern_that_chooses_nothing_is_found() {
+        let wishes = Wishes {
+            only: ["kept-4k", "upload", "php", "kept-5k"]
+                .map(str::to_owned)
+                .into(),
+            ..Wishes::default()
+        };
+        assert_eq!(Schedule::unknown(&wishes), ["kept-5k"]);
+    }
+}

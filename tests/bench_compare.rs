@@ -1,0 +1,100 @@
+//! `spliceway-bench compare` from end to end, in small: whether it measures and writes everything
+//! that it says, not what comes out.
+
+#![cfg(feature = "bench")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+use serde_json::Value;
+
+/// Where there is no network of one's own to be had, two comparisons would want the same port.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// One cell, one round, a tenth of a second, without other people's programs.
+fn compare(dir: &Path, more: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway-bench"));
+    command
+        .current_dir(dir)
+        .args(["compare", "--only=new-4k-16", "--rounds=1", "--seconds=0.1"])
+        .args(["--peers=unix,spliceway,spliceway-epoll"])
+        .args(["--output=out", "--results=RESULTS.md"])
+        .args(more);
+    let _one = ONE_AT_A_TIME.lock();
+    command.output().expect("the program starts")
+}
+
+#[test]
+fn a_small_comparison_writes_a_report_with_all_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = compare(dir.path(), &[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    for part in [
+        "spliceway-bench compare --only=new-4k-16",
+        "## In short",
+        "## Where spliceway is behind",
+        "## What was not measured",
+        "### 600 B → 4 KB, new connection per request, 16 at a time (`new-4k-16`)",
+        "| direct, TCP ",
+        "| spliceway raw, io_uring ",
+        "| spliceway raw, epoll ",
+        "(out/throughput.svg)",
+        "HAProxy: not asked for",
+        "net.ipv4.tcp_congestion_control",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+    for plot in ["throughput.svg", "cpu.svg", "latency.svg"] {
+        assert!(dir.path().join("out").join(plot).exists(), "{plot}");
+    }
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let paths = data["cells"][0]["paths"].as_array().unwrap();
+    assert_eq!(paths.len(), 4);
+    for path in paths {
+        let round = &path["rounds"][0]["Ok"];
+        assert!(round["requests"].as_u64().unwrap() > 0, "{path}");
+        let through_a_program = path["path"].as_str().unwrap().starts_with("spliceway");
+        assert_eq!(round["cpu_us"].is_number(), through_a_program, "{path}");
+    }
+}
+
+#[test]
+fn a_report_can_be_made_again_from_the_raw_data() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(compare(dir.path(), &[]).status.success());
+    let first = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway-bench"));
+    command.current_dir(dir.path()).args([
+        "compare",
+        "--render=out/data.json",
+        "--output=out",
+        "--results=again.md",
+    ]);
+    assert!(command.output().unwrap().status.success());
+    let again = fs::read_to_string(dir.path().join("again.md")).unwrap();
+    assert_eq!(first, again);
+}
+
+#[test]
+fn a_wrong_choice_is_an_error_before_anything_is_started() {
+    let dir = tempfile::tempdir().unwrap();
+    for (more, problem) in [
+        ("--peers=apache", "--peers apache: there is no such path"),
+        (
+            "--only=tuesday",
+            "--only tuesday: neither a section nor in the name of a cell",
+        ),
+    ] {
+        let output = compare(dir.path(), &[more]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(stderr.contains(problem), "{stderr}");
+        assert!(!dir.path().join("RESULTS.md").exists());
+    }
+}
