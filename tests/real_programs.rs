@@ -14,15 +14,17 @@ use std::net::Shutdown;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use common::client::{assert_eof, exchange};
 use common::process::Process;
-use common::programs::{program, start_socat};
+use common::programs::{
+    FPM_WORKERS, WEB_USER, fresh_endpoint, program, start_fpm, start_server, start_socat,
+};
 use common::proxy::{connect, fresh_dir};
-use common::sys::{ChildSetup, is_root};
+use common::sys::is_root;
 use common::{Backend, Ending, Engine, MB, Pattern, Proxy, eventually, for_each_engine};
 use tempfile::TempDir;
 
@@ -39,9 +41,6 @@ for_each_engine!(
     socat_that_writes_and_closes_loses_nothing,
     socat_as_backend,
 );
-
-/// The user whose workers serve web pages on Debian.
-const WEB_USER: &str = "www-data";
 
 const ECHO_PHP: &str = r#"<?php
 $body = file_get_contents('php://input');
@@ -234,7 +233,6 @@ fn socat_as_backend(engine: Engine) {
     }
 }
 
-const FPM_WORKERS: usize = 4;
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 const BIG: Pattern = Pattern::new(20);
 const BIG_BYTES: u64 = 20 * MB;
@@ -442,60 +440,8 @@ fn start_nginx(dir: &Path, config: &str, front: &Path) -> Process {
     nginx
 }
 
-/// Starts PHP-FPM and waits until its workers accept.
-fn start_fpm(dir: &Path, (host, port): &(String, u16)) -> Process {
-    let mut config = format!(
-        "[global]\n\
-        daemonize = no\n\
-        error_log = /dev/stderr\n\
-        [pool]\n\
-        listen = {host}:{port}\n\
-        pm = static\n\
-        pm.max_children = {FPM_WORKERS}\n"
-    );
-    if is_root() {
-        config += &format!("user = {WEB_USER}\ngroup = {WEB_USER}\n");
-    }
-    let file = dir.join("php-fpm.conf");
-    fs::write(&file, config).unwrap();
-    let binaries = [
-        "/usr/sbin/php-fpm8.2",
-        "/usr/sbin/php-fpm8.4",
-        "/usr/sbin/php-fpm",
-    ];
-    let mut command = Command::new(program(&binaries));
-    // -n: no php.ini of this machine; -O: the log goes to our pipe.
-    command.args(["-n", "-F", "-O", "-y"]).arg(file);
-    let fpm = start_server(command);
-    fpm.wait_for_log("ready to handle connections");
-    fpm
-}
-
-/// Masters with workers: on SIGTERM they end them as well.
-fn start_server(mut command: Command) -> Process {
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    Process::start(
-        command,
-        ChildSetup {
-            death_signal: libc::SIGTERM,
-            ..ChildSetup::default()
-        },
-    )
-}
-
 fn unix_connect(path: &Path) -> String {
     format!("UNIX-CONNECT:{}", path.display())
-}
-
-/// A loopback address and port for a program that has to bind by itself. The address is made from
-/// our process id, so that no other process can come in between, as it could with a port that was
-/// free a moment ago.
-fn fresh_endpoint() -> (String, u16) {
-    static NEXT: AtomicU16 = AtomicU16::new(9000);
-    let [_, high, middle, low] = std::process::id().to_be_bytes();
-    // 127.64.0.0/10 to keep away from 127.0.0.1; process ids have at most 22 bits.
-    let address = format!("127.{}.{middle}.{low}", 64 + high);
-    (address, NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// CRC-32 as zlib and PHP's `crc32b` have it.

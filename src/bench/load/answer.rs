@@ -297,10 +297,9 @@ impl Answer {
                 said: self.said(),
             });
         }
-        if bytes != end.encode() {
-            return Err(Problem::Reserved);
-        }
         match &self.content {
+            // PHP-FPM leaves whatever was on its stack in the reserved bytes; our responder does not.
+            Content::Known { .. } if bytes != end.encode() => Err(Problem::Reserved),
             Content::Known { bytes, .. } if self.stdout_bytes < *bytes => {
                 Err(Problem::Ended(progress))
             }

@@ -278,3 +278,6 @@ fn bind_unix(path: &Path) -> io::Result<UnixListener> {
 fn named(error: &io::Error, object: &impl std::fmt::Display) -> io::Error {
     io::Error::new(error.kind(), format!("listen on {object}: {error}"))
 }
+
+#[cfg(test)]
+mod tests;
