@@ -92,6 +92,9 @@ struct Socket {
     read: Read,
     write: Write,
     closing: bool,
+    /// It was connected without the ring, and nothing was sent yet: what was held for it goes out
+    /// without the ring as well, or it would wait for everything else that the turn has to do.
+    fresh: bool,
     /// The last receive left nothing behind: wait before the next try.
     drained: bool,
     /// Whether epoll watches this socket: the ring cannot wait for its writability.
@@ -145,6 +148,7 @@ impl Socket {
             read: Read::Idle,
             write: Write::Idle,
             closing: false,
+            fresh: false,
             drained,
             watched: false,
             writable_edge: false,
@@ -276,7 +280,10 @@ impl Uring {
             result => Some(result),
         };
         match result {
-            Some(Ok(())) => self.finish(sock, Lane::Write, 0),
+            Some(Ok(())) => {
+                socket.fresh = true;
+                self.finish(sock, Lane::Write, 0);
+            }
             Some(Err(errno)) => self.finish(sock, Lane::Write, -errno.0),
             None => self.submit_poll(sock, Lane::Write),
         }
@@ -717,7 +724,7 @@ impl Driver for Uring {
                 self.submit_poll(sock, Lane::Read);
             }
             Op::Connect(address) => self.connect(sock, address),
-            Op::Send(buf) if self.alone => self.send_now(sock, Outgoing { buf, sent: 0 }),
+            Op::Send(buf) if self.alone || mem::take(&mut socket.fresh) => self.send_now(sock, Outgoing { buf, sent: 0 }),
             Op::Send(buf) => self.submit_send(sock, Outgoing { buf, sent: 0 }),
             Op::Writable => {
                 let waiting = self.wait_writable(sock);
