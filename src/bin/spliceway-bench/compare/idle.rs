@@ -21,6 +21,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// After the last request, before the time that counts: what a program does late, it has done.
 const SETTLE: Duration = Duration::from_millis(300);
 
+/// The same for timers: a connect timeout of 5 s that was put off is looked at once when it is over.
+const SETTLE_TIMERS: Duration = Duration::from_millis(5_500);
+
 /// Opens connections one after the other, sends one request over each, and keeps them.
 pub(super) fn measure(fleet: &mut Fleet, path: &str, rest: Duration) -> anyhow::Result<Idle> {
     // A fresh program: what earlier loads left behind in its pools would hide what it needs.
@@ -45,6 +48,7 @@ pub(super) fn measure(fleet: &mut Fleet, path: &str, rest: Duration) -> anyhow::
     }
     thread::sleep(SETTLE);
     let memory_kb = fleet.memory_kb(path).context("read its memory")?;
+    thread::sleep(SETTLE_TIMERS);
     let (started, cpu) = (Instant::now(), fleet.cpu(path)?.unwrap_or_default());
     thread::sleep(rest);
     let cpu = fleet.cpu(path)?.unwrap_or_default().saturating_sub(cpu);
