@@ -18,7 +18,8 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use spliceway::backend::{Published, RoundRobin};
 use spliceway::driver::{Completion, Done, Driver, Filled, Flushed, Limits, Op, Sock, Waker};
-use spliceway::session::{Context, Owner, Owners, SessionId, Step, Timeouts, Tunnel};
+use spliceway::session::{Context, Owner, Owners, SessionId, Step, Timeouts, Tunnel, Upstreams};
+use spliceway::sys::net::{Source, TcpOptions};
 
 use common::{Door, LIMITS, each_engine, guard, moved, turn};
 
@@ -36,6 +37,16 @@ const NO_PIPES: Limits = Limits {
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
     idle: Some(Duration::from_secs(60)),
+    removed: None,
+};
+
+static UPSTREAMS: Upstreams = Upstreams {
+    tcp: TcpOptions {
+        keepalive: None,
+        user_timeout: None,
+        source: Source { v4: None, v6: None },
+    },
+    introductions: Vec::new(),
 };
 
 fn main() {
@@ -147,7 +158,9 @@ impl<D: Driver, M: Machine<D>> Rig<D, M> {
         let address = listener.local_addr().expect("it is bound");
         let ends = Ends {
             client: accepted,
-            spare: driver.open_tcp(&address).expect("there are descriptors"),
+            spare: driver
+                .open_tcp(&address, &UPSTREAMS.tcp)
+                .expect("there are descriptors"),
             backend: address,
         };
         let mut machine = start(&ends, &mut driver);
@@ -232,9 +245,10 @@ impl<D: Driver> Session<D> {
             owners: &mut owners,
             published: &published,
             turns: &mut turns,
+            upstreams: &UPSTREAMS,
             timeouts: TIMEOUTS,
         };
-        let (tunnel, step) = Tunnel::start(ends.client, ends.spare, &mut context);
+        let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, &mut context);
         assert_eq!(step, Step::Continue);
         Self {
             tunnel,
@@ -257,6 +271,7 @@ impl<D: Driver> Machine<D> for Session<D> {
             owners: &mut self.owners,
             published: &self.published,
             turns: &mut self.turns,
+            upstreams: &UPSTREAMS,
             timeouts: TIMEOUTS,
             now,
         };

@@ -16,6 +16,7 @@ pub mod fastcgi;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod observe;
+pub mod proxy_protocol;
 pub mod resolver;
 pub mod session;
 pub mod sys;

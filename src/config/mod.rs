@@ -6,6 +6,7 @@
 
 pub mod address;
 pub mod discovery;
+pub mod upstream;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -19,6 +20,10 @@ pub use address::{AddressError, BackendAddress, ListenAddress, UnixAddress};
 pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
+};
+pub use upstream::{
+    KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress, SourceAddressError,
+    SourceAddresses, USER_TIMEOUT_MAX, Upstreams,
 };
 
 /// The most worker threads: the largest machines have fewer cores.
@@ -46,6 +51,8 @@ pub struct Config {
     pub backends: Vec<BackendAddress>,
     /// How the addresses behind their names are found.
     pub discovery: Discovery,
+    /// How connections to their endpoints are made and kept.
+    pub upstreams: Upstreams,
     /// Worker threads; `None` means one per core that this process may use.
     pub workers: Option<NonZeroUsize>,
     /// Pin each worker to a core of its own.

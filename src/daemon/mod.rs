@@ -8,6 +8,7 @@ mod capacity;
 mod engine;
 pub mod listener;
 pub mod logging;
+mod upstreams;
 mod workers;
 
 use std::future::pending;
@@ -34,6 +35,7 @@ use engine::Chosen;
 pub use engine::Unavailable;
 pub use listener::ListenError;
 use listener::Listener;
+pub use upstreams::SourceError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
 
@@ -54,6 +56,8 @@ pub enum Error {
     #[error("{0}; --engine epoll works without it")]
     Engine(Unavailable),
     #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("duplicate the listener {address} for a worker")]
     Duplicate { address: String, source: io::Error },
@@ -72,6 +76,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let count = config.workers.map_or(processors.len(), usize::from);
     let capacity = Capacity::measure(config, count)?;
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
+    upstreams::check_source(&config.upstreams)?;
     let listeners = bind_all(config)?;
 
     let mailboxes = mailboxes(count)?;
@@ -158,9 +163,11 @@ fn share(config: &Config, capacity: Capacity, mailboxes: &[Arc<Mailbox>]) -> Sha
     Shared {
         published: Arc::new(Published::new(tell_all)),
         gate: Gate::new(capacity.connections_max, mailboxes.to_vec()),
+        upstreams: upstreams::of(&config.upstreams, &config.listeners),
         timeouts: Timeouts {
             connect: config.connect_timeout,
             idle: config.idle_timeout,
+            removed: config.upstreams.close_removed_after,
         },
         session_failures: Failures::default(),
         accept_failures: Failures::default(),

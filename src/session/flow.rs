@@ -106,6 +106,17 @@ impl<D: Driver> Flow<D> {
         matches!(self.state, State::Holding(_))
     }
 
+    /// Puts a few bytes before those that wait for the sink to be open. False if none wait.
+    pub(super) fn prepend(&mut self, bytes: &[u8]) -> bool {
+        match &mut self.state {
+            State::Holding(buf) => {
+                buf.prepend(bytes);
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// The source ended.
     pub(super) fn eof(&mut self) -> Progress {
         self.state = State::Ended;

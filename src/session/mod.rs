@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Address, Published, RoundRobin};
 use crate::driver::{Driver, Sock};
 use crate::sys::Errno;
+use crate::sys::net::TcpOptions;
 
 pub use tunnel::Tunnel;
 
@@ -64,6 +65,23 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Without a byte in either direction. `None`: for ever.
     pub idle: Option<Duration>,
+    /// After its endpoint has left the set. `None`: for ever.
+    pub removed: Option<Duration>,
+}
+
+/// How the sessions of a route make their upstreams.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    /// What TCP sockets are given.
+    pub tcp: TcpOptions,
+    /// For each listener, what a backend is told before the client's bytes; empty: nothing.
+    pub introductions: Vec<Box<[u8]>>,
+}
+
+impl Upstreams {
+    fn introduction(&self, listener: usize) -> Option<&[u8]> {
+        self.introductions.get(listener).map(|bytes| &**bytes)
+    }
 }
 
 /// What a session can use in one step.
@@ -78,6 +96,8 @@ pub struct Context<'a, D: Driver> {
     pub published: &'a Published,
     /// Whose turn it is among them.
     pub turns: &'a mut RoundRobin,
+    /// How its upstreams are made.
+    pub upstreams: &'a Upstreams,
     /// The session's limits in time.
     pub timeouts: Timeouts,
     /// The time of this turn.
@@ -109,6 +129,8 @@ pub enum Ending {
     ConnectFailed(ConnectFailure),
     /// No byte in either direction for too long.
     IdleTimeout,
+    /// Its endpoint left the set, and did not come back in time.
+    EndpointRemoved,
     /// The daemon stops and does not wait any longer.
     Cut,
 }
@@ -124,6 +146,10 @@ pub enum ConnectFailure {
     TimedOut(Address),
     /// There was no descriptor for another attempt.
     NoDescriptor,
+    /// The address that connections shall come from cannot be used.
+    NoSource(Address, Errno),
+    /// Connections shall come from an address of the other family only.
+    OtherFamily(Address),
 }
 
 impl Ending {
@@ -135,6 +161,7 @@ impl Ending {
             | Self::ClientClosed
             | Self::ClientReset(_)
             | Self::IdleTimeout
+            | Self::EndpointRemoved
             | Self::Cut => false,
         }
     }
@@ -149,21 +176,34 @@ impl fmt::Display for Ending {
             Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),
             Self::ConnectFailed(failure) => write!(f, "connect to the backend: {failure}"),
             Self::IdleTimeout => f.write_str("idle for too long"),
+            Self::EndpointRemoved => f.write_str("its endpoint was removed"),
             Self::Cut => f.write_str("cut at shutdown"),
         }
     }
 }
+
+/// What EADDRNOTAVAIL of a connect means (ip(7), tcp(7)).
+const NO_PORT_LEFT: &str = "no local port is free for it: those of net.ipv4.ip_local_port_range are \
+                            connected to it or in TIME_WAIT, or this machine has no address of its \
+                            family (widen the range, connect from another --source-address, or give \
+                            the name more endpoints)";
 
 impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("no address is known"),
             Self::Refused(endpoint, errno @ Errno(libc::EADDRNOTAVAIL)) => {
-                write!(
-                    f,
-                    "{endpoint}: {errno}: every local port towards it is in use"
-                )
+                write!(f, "{endpoint}: {errno}: {NO_PORT_LEFT}")
             }
+            Self::NoSource(endpoint, errno) => write!(
+                f,
+                "{endpoint}: {errno}: this machine does not have the --source-address"
+            ),
+            Self::OtherFamily(endpoint) => write!(
+                f,
+                "{endpoint}: not connected to from the --source-address of the other family (give \
+                 one for its family as well)"
+            ),
             Self::Refused(endpoint @ Address::Unix(_), errno @ Errno(libc::EAGAIN)) => {
                 write!(f, "{endpoint}: {errno}: its backlog is full")
             }

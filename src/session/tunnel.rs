@@ -7,6 +7,8 @@
 //! - The backend is reset only on proof that bytes are lost: the client's reset, or bytes that
 //!   could not be delivered. A client that writes and closes is not an abort. What the backend
 //!   sends to a client that is gone, the kernel answers with a reset of its own.
+//! - A backend that is to be told who connects hears it before anything else: with the client's first
+//!   bytes if they are there, else at once, because some protocols have the backend speak first.
 //! - A backend that takes no more may still have an answer on its way (it is read to its end).
 
 use std::mem;
@@ -30,8 +32,14 @@ const REMINDER_INTERVAL: Duration = Duration::from_secs(1);
 /// A client and what serves it.
 pub struct Tunnel<D: Driver> {
     client: Sock,
+    /// The listener that the client came from, by its number.
+    listener: usize,
     presence: Presence,
     upstream: Upstream,
+    /// The endpoint of an open upstream.
+    endpoint: Option<Address>,
+    /// It has left the set: when the session is ended for that.
+    cut_at: Option<Instant>,
     to_backend: Flow<D>,
     to_client: Flow<D>,
     connect_by: Instant,
@@ -80,12 +88,20 @@ struct Attempt {
 impl<D: Driver> Tunnel<D> {
     /// Starts to serve a client. `spare` is an unconnected TCP socket: it was opened before the
     /// client was accepted, so that no client is taken on who could not be given a descriptor.
-    pub fn start(client: Sock, spare: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
+    pub fn start(
+        client: Sock,
+        listener: usize,
+        spare: Sock,
+        cx: &mut Context<'_, D>,
+    ) -> (Self, Step) {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
         let mut tunnel = Self {
             client,
+            listener,
             presence: Presence::Here,
             upstream: Upstream::Unknown(spare),
+            endpoint: None,
+            cut_at: None,
             to_backend: Flow::new(),
             to_client: Flow::new(),
             connect_by: cx.now + cx.timeouts.connect,
@@ -107,7 +123,10 @@ impl<D: Driver> Tunnel<D> {
             Upstream::Unknown(_) => Some(self.connect_by.min(self.remind_at)),
             Upstream::Connecting(attempt) => Some(attempt.give_up_at),
             Upstream::Starved { retry_at, .. } => Some(*retry_at),
-            Upstream::Open(_) => timeouts.idle.map(|idle| self.last_activity + idle),
+            Upstream::Open(_) => {
+                let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
+                idle_at.into_iter().chain(self.cut_at).min()
+            }
             Upstream::None => None,
         }
     }
@@ -171,6 +190,20 @@ impl<D: Driver> Tunnel<D> {
         }
     }
 
+    /// The endpoint of an open upstream.
+    pub fn endpoint(&self) -> Option<Address> {
+        self.endpoint
+    }
+
+    /// The endpoint is in the set, or is not: then the session has a while left, unless it comes back.
+    pub fn endpoint_is_current(&mut self, current: bool, cx: &mut Context<'_, D>) -> Step {
+        self.cut_at = match (current, cx.timeouts.removed) {
+            (false, Some(left)) => self.cut_at.or(Some(cx.now + left)),
+            (true, _) | (_, None) => None,
+        };
+        Step::Continue
+    }
+
     /// The deadline has come.
     pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
         let out_of_time = cx.now >= self.connect_by;
@@ -198,6 +231,9 @@ impl<D: Driver> Tunnel<D> {
             } => self.connect_again(attempts, failure, cx),
             Upstream::Open(sock) => {
                 self.upstream = Upstream::Open(sock);
+                if self.cut_at.is_some_and(|at| at <= cx.now) {
+                    return Step::End(Ending::EndpointRemoved);
+                }
                 self.idle(sock, cx)
             }
             Upstream::None => unreachable!("a session without an upstream has ended"),
@@ -232,7 +268,9 @@ impl<D: Driver> Tunnel<D> {
             self.remind_resolver(cx);
             return Step::Continue;
         };
-        if matches!(endpoint, Address::Tcp(address) if address.is_ipv4()) {
+        let source = cx.upstreams.tcp.source;
+        if matches!(endpoint, Address::Tcp(address) if address.is_ipv4() && source.reaches(&address))
+        {
             self.connect(spare, endpoint, attempts, cx);
             return Step::Continue;
         }
@@ -286,8 +324,12 @@ impl<D: Driver> Tunnel<D> {
         attempts: Attempts,
         cx: &mut Context<'_, D>,
     ) -> Step {
+        let tcp = &cx.upstreams.tcp;
         let opened = match endpoint {
-            Address::Tcp(address) => cx.driver.open_tcp(&address),
+            Address::Tcp(address) if !tcp.source.reaches(&address) => {
+                return self.connect_next(attempts, ConnectFailure::OtherFamily(endpoint), cx);
+            }
+            Address::Tcp(address) => cx.driver.open_tcp(&address, tcp),
             Address::Unix(name) => cx.driver.open_unix(name),
         };
         match (opened, endpoint) {
@@ -298,8 +340,7 @@ impl<D: Driver> Tunnel<D> {
             // Such a connect does not wait: it is open.
             (Ok(sock), Address::Unix(_)) => {
                 cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
-                self.opened(sock, cx);
-                Step::Continue
+                self.opened(sock, endpoint, attempts, cx)
             }
             (Err(errno), _) if errno.is_exhaustion() => {
                 self.starve(attempts, ConnectFailure::NoDescriptor, cx)
@@ -307,6 +348,11 @@ impl<D: Driver> Tunnel<D> {
             // A TCP connect would wait, so this does, if there is no other endpoint.
             (Err(errno @ Errno(libc::EAGAIN)), Address::Unix(_)) if attempts.remaining() == 0 => {
                 self.starve(attempts, ConnectFailure::Refused(endpoint, errno), cx)
+            }
+            // Nothing was connected yet, so this is about the address to bind to.
+            (Err(errno @ Errno(libc::EADDRNOTAVAIL)), Address::Tcp(_)) => {
+                let failure = ConnectFailure::NoSource(endpoint, errno);
+                self.connect_next(attempts, failure, cx)
             }
             (Err(errno), _) => {
                 let failure = ConnectFailure::Refused(endpoint, errno);
@@ -340,7 +386,7 @@ impl<D: Driver> Tunnel<D> {
             unreachable!("a Unix socket is open when it is there")
         };
         cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
-        if self.to_backend.holds_bytes() {
+        if self.to_backend.holds_bytes() || cx.upstreams.introduction(self.listener).is_some() {
             cx.driver.send_follows(sock);
         }
         cx.driver.submit(sock, Op::Connect(address));
@@ -360,24 +406,67 @@ impl<D: Driver> Tunnel<D> {
             unreachable!("a connect was in flight")
         };
         match done {
-            Done::Connected => {
-                self.opened(attempt.sock, cx);
-                Step::Continue
-            }
+            Done::Connected => self.opened(attempt.sock, attempt.endpoint, attempt.attempts, cx),
             Done::Failed(errno) => {
-                cx.driver.close(attempt.sock, Close::Graceful);
-                suspect(attempt.endpoint, cx);
-                let failure = ConnectFailure::Refused(attempt.endpoint, errno);
-                self.connect_next(attempt.attempts, failure, cx)
+                self.connect_failed(attempt.sock, attempt.endpoint, errno, attempt.attempts, cx)
             }
             other => unreachable!("a connect ends with {other:?}"),
         }
     }
 
-    fn opened(&mut self, sock: Sock, cx: &mut Context<'_, D>) {
+    fn connect_failed(
+        &mut self,
+        sock: Sock,
+        endpoint: Address,
+        errno: Errno,
+        attempts: Attempts,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        cx.driver.close(sock, Close::Graceful);
+        suspect(endpoint, cx);
+        let failure = ConnectFailure::Refused(endpoint, errno);
+        self.connect_next(attempts, failure, cx)
+    }
+
+    fn opened(
+        &mut self,
+        sock: Sock,
+        endpoint: Address,
+        attempts: Attempts,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        // A connection that breaks before anything of the client's was sent is as good as none.
+        if let Err(errno) = self.introduce(sock, cx) {
+            return self.connect_failed(sock, endpoint, errno, attempts, cx);
+        }
         self.upstream = Upstream::Open(sock);
+        self.endpoint = Some(endpoint);
+        self.cut_if_removed(endpoint, &attempts, cx);
         self.to_client.start(cx.driver, sock);
         self.to_backend.sink_opened(cx.driver, sock);
+        Step::Continue
+    }
+
+    /// Tells the backend who connects, if it is to be told: in one send with what the client has sent.
+    fn introduce(&mut self, sock: Sock, cx: &mut Context<'_, D>) -> Result<(), Errno> {
+        match cx.upstreams.introduction(self.listener) {
+            Some(introduction) if !self.to_backend.prepend(introduction) => {
+                cx.driver.send_first(sock, introduction)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The set may have changed during the connect; whoever compares sets then passed this session by.
+    fn cut_if_removed(&mut self, endpoint: Address, attempts: &Attempts, cx: &Context<'_, D>) {
+        let Some(left) = cx.timeouts.removed else {
+            return;
+        };
+        let set = cx.published.load();
+        let is_current = || set.endpoints().iter().any(|e| e.address == endpoint);
+        if set.version() != attempts.version() && !is_current() {
+            self.cut_at = Some(cx.now + left);
+        }
     }
 
     fn open_upstream(&self) -> Option<Sock> {
@@ -485,7 +574,7 @@ impl<D: Driver> Tunnel<D> {
             | Ending::ClientClosed
             | Ending::BackendReset(_)
             | Ending::ConnectFailed(_) => true,
-            Ending::ClientReset(_) | Ending::Cut => false,
+            Ending::ClientReset(_) | Ending::EndpointRemoved | Ending::Cut => false,
             // Cut in the middle: an end of stream would say that the client had finished.
             Ending::IdleTimeout => self.to_backend.is_over() && !self.to_client.owes_bytes(),
         };
@@ -497,9 +586,11 @@ impl<D: Driver> Tunnel<D> {
 fn close_to_client(ending: Ending) -> Close {
     match ending {
         Ending::Complete | Ending::ClientClosed | Ending::ClientReset(_) => Close::Graceful,
-        Ending::BackendReset(_) | Ending::ConnectFailed(_) | Ending::IdleTimeout | Ending::Cut => {
-            Close::Reset
-        }
+        Ending::BackendReset(_)
+        | Ending::ConnectFailed(_)
+        | Ending::IdleTimeout
+        | Ending::EndpointRemoved
+        | Ending::Cut => Close::Reset,
     }
 }
 

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use super::{Errno, check, check_len};
 
@@ -153,9 +154,58 @@ pub(super) const fn socklen<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
 }
 
+/// What TCP sockets towards backends are given besides TCP_NODELAY. Each thing that is `None` is
+/// left to the kernel, and costs no system call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TcpOptions {
+    /// Probes of an idle connection (tcp(7), SO_KEEPALIVE).
+    pub keepalive: Option<Keepalive>,
+    /// How long sent bytes may stay without acknowledgement (tcp(7), TCP_USER_TIMEOUT), to the
+    /// millisecond.
+    pub user_timeout: Option<Duration>,
+    /// Where connections come from.
+    pub source: Source,
+}
+
+/// When an idle connection is probed, and given up. The kernel counts in seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keepalive {
+    /// Without a byte for this long, the first probe is sent.
+    pub idle_seconds: u16,
+    /// The time between probes.
+    pub interval_seconds: u16,
+    /// So many probes without an answer, and the connection is broken.
+    pub count: u16,
+}
+
+/// The local address of connections, for each family. Neither: the kernel chooses for both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Source {
+    /// Towards IPv4 endpoints.
+    pub v4: Option<Ipv4Addr>,
+    /// Towards IPv6 endpoints.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Source {
+    /// Whether a connection to `endpoint` can come from here: who gives an address of one family
+    /// only means that connections come from no other.
+    pub fn reaches(self, endpoint: &SocketAddr) -> bool {
+        self == Self::default() || self.towards(endpoint).is_some()
+    }
+
+    fn towards(self, endpoint: &SocketAddr) -> Option<SocketAddr> {
+        let ip = match endpoint {
+            SocketAddr::V4(_) => self.v4.map(IpAddr::from),
+            SocketAddr::V6(_) => self.v6.map(IpAddr::from),
+        };
+        ip.map(|ip| SocketAddr::new(ip, 0))
+    }
+}
+
 /// A new TCP socket for the family of `like`: non-blocking, close-on-exec, without Nagle's delay
 /// (a relay that holds small writes back adds 40 ms to a request that was sent in two parts).
-pub fn tcp_socket(like: &SocketAddr) -> Result<OwnedFd, Errno> {
+pub fn tcp_socket(like: &SocketAddr, options: &TcpOptions) -> Result<OwnedFd, Errno> {
     let family = match like {
         SocketAddr::V4(_) => libc::AF_INET,
         SocketAddr::V6(_) => libc::AF_INET6,
@@ -166,7 +216,39 @@ pub fn tcp_socket(like: &SocketAddr) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     set_option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
+    if let Some(keepalive) = options.keepalive {
+        keep_alive(&socket, keepalive)?;
+    }
+    if let Some(timeout) = options.user_timeout {
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        set_option(&socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &millis)?;
+    }
+    if let Some(source) = options.source.towards(like) {
+        bind_source(&socket, source)?;
+    }
     Ok(socket)
+}
+
+fn keep_alive(socket: &OwnedFd, keepalive: Keepalive) -> Result<(), Errno> {
+    for (name, value) in [
+        (libc::TCP_KEEPIDLE, keepalive.idle_seconds),
+        (libc::TCP_KEEPINTVL, keepalive.interval_seconds),
+        (libc::TCP_KEEPCNT, keepalive.count),
+    ] {
+        set_option(socket, libc::IPPROTO_TCP, name, &i32::from(value))?;
+    }
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)
+}
+
+/// The port is chosen when the socket connects (IP_BIND_ADDRESS_NO_PORT in ip(7), which IPv6 sockets
+/// take as well): one that bind(2) chose would be taken for all destinations at once, and the ports
+/// would be used up at some 28,000 connections altogether.
+fn bind_source(socket: &OwnedFd, source: SocketAddr) -> Result<(), Errno> {
+    let option = libc::IP_BIND_ADDRESS_NO_PORT;
+    set_option(socket, libc::IPPROTO_IP, option, &1_i32)?;
+    let address = RawAddress::from(source);
+    // SAFETY: `address` is a live sockaddr of the length that it reports.
+    check(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr(), address.socklen()) }).map(drop)
 }
 
 /// A new Unix socket that is connected to `name`: non-blocking and close-on-exec. It never waits:
@@ -330,6 +412,20 @@ pub fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
             flags,
         )
     })
+}
+
+/// Sends the first bytes of a connection. There is room for some kilobytes at least (the least that
+/// SO_SNDBUF can be, socket(7)), so a few hundred bytes go whole or not at all.
+pub fn send_first(socket: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
+    loop {
+        match send(socket, bytes) {
+            Ok(sent) if sent == bytes.len() => return Ok(()),
+            // The kernel had no memory for the rest. A part is of no use to the peer.
+            Ok(_) => return Err(Errno(libc::ENOBUFS)),
+            Err(Errno(libc::EINTR)) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
 }
 
 /// Tells the peer that nothing more comes; the other direction goes on.

@@ -14,8 +14,8 @@ use crate::backend::{Address, Published};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{Faults, Scenario, Sim};
 use crate::observe::Failures;
-use crate::session::Timeouts;
-use crate::sys::net::{UnixKind, UnixName};
+use crate::session::{Timeouts, Upstreams};
+use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::{Gate, Mailbox, Shared, Worker};
 
@@ -28,9 +28,17 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let shared = Arc::new(Shared {
         published: Arc::clone(&published),
         gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
+        upstreams: Upstreams {
+            tcp: TcpOptions::default(),
+            introductions: match backends {
+                Backends::Tcp => Vec::new(),
+                Backends::Mixed => vec![backends.introduction().into(); count(listeners)],
+            },
+        },
         timeouts: Timeouts {
             connect: Duration::from_millis(dice.pick(&[20, 500, 5000])),
             idle: dice.one_in(4).then(|| Duration::from_millis(50)),
+            removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
         },
         session_failures: Failures::default(),
         accept_failures: Failures::default(),
@@ -45,6 +53,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             no_pipe: dice.pick(&[0, 2, 10]),
             descriptors_max: dice.pick(&[1000, 1000, 8, 20]),
         },
+        introduction: backends.introduction(),
+        removed_are_cut: shared.timeouts.removed.is_some(),
         idle_timeout: shared.timeouts.idle.is_some(),
         mailbox: Arc::clone(&mailbox),
         published,
@@ -66,7 +76,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backends {
     Tcp,
-    /// The first one's is a Unix socket.
+    /// The first one's is a Unix socket, all are to be told who connects, and sessions to those that
+    /// leave the set are cut.
     Mixed,
 }
 
@@ -78,6 +89,15 @@ impl Backends {
             endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
         }
         endpoints
+    }
+}
+
+impl Backends {
+    fn introduction(self) -> &'static [u8] {
+        match self {
+            Self::Tcp => b"",
+            Self::Mixed => b"PROXY UNKNOWN\r\n",
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! - `end_told_after_last_byte`: an end of stream is passed on only after a true end, and after
 //!   every byte before it.
 //! - `clean_close_loses_nothing`: a close that looks clean comes only when nothing was lost.
+//! - `introduced_first`: a backend gets the introduction before anything else, and once.
 //! - `reset_needs_proof`: a backend is reset only when bytes are lost.
 //! - `lane_is_free`, `socket_is_open`: the worker keeps to the driver's rules.
 //! - `completes_once`, `joined_before_reuse`: and so does this driver.
@@ -36,7 +37,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backend::{Address, Published};
 use crate::sys::Errno;
-use crate::sys::net::UnixName;
+use crate::sys::net::{TcpOptions, UnixName};
 use crate::worker::{Mailbox, Notice};
 
 use super::buffers::{Buf, BufferPool};
@@ -79,8 +80,12 @@ pub(crate) struct Scenario {
     pub(crate) endpoints: Vec<Address>,
     /// What goes wrong.
     pub(crate) faults: Faults,
+    /// What each backend is told before anything else.
+    pub(crate) introduction: &'static [u8],
     /// Sessions may be ended for being idle.
     pub(crate) idle_timeout: bool,
+    /// Sessions are ended when their endpoint has left the set.
+    pub(crate) removed_are_cut: bool,
     /// Told of by the world.
     pub(crate) mailbox: Arc<Mailbox>,
     /// Changed by the world.
@@ -572,10 +577,31 @@ impl World {
         *sent = part.end;
         let done = part.end == buf.len();
         let bytes = buf[part].to_vec();
-        let source = self.recognise(peer, &bytes);
-        let start = self.peers[peer].given;
-        self.give(peer, source, start..start + now);
+        let bytes = self.take_introduction(peer, &bytes);
+        if !bytes.is_empty() {
+            let source = self.recognise(peer, &bytes);
+            let start = self.peers[peer].given;
+            self.give(peer, source, start..start + bytes.len() as u64);
+        }
         done.then_some(Done::Sent)
+    }
+
+    /// Takes off what of the introduction this peer has not got yet; returns the rest.
+    fn take_introduction(&mut self, peer: usize, bytes: &[u8]) -> Vec<u8> {
+        let to = &mut self.peers[peer];
+        if is_client(to.key) {
+            return bytes.to_vec();
+        }
+        let missing = &self.scenario.introduction[to.introduced..];
+        let now = missing.len().min(bytes.len());
+        let key = to.key;
+        rule!(
+            "introduced_first",
+            missing[..now] == bytes[..now],
+            "backend {key} gets something else before the introduction"
+        );
+        to.introduced += now;
+        bytes[now..].to_vec()
     }
 
     /// Why nothing can be written to this peer, if nothing can.
@@ -661,7 +687,7 @@ impl World {
         let count = self.dice.between(0, self.scenario.endpoints.len() as u64);
         let count = usize::try_from(count).expect("a few");
         // Some address must come in the end, or clients wait until their time is up.
-        self.disturbed |= count == 0;
+        self.disturbed |= count == 0 || self.scenario.removed_are_cut;
         let endpoints = self.scenario.endpoints[..count].to_vec();
         self.note(|| format!("addresses: {endpoints:?}"));
         if self
@@ -850,7 +876,8 @@ impl World {
                         || peer.is_broken()
                         || peer.gone
                         || self.told == Told::Cut
-                        || self.scenario.idle_timeout,
+                        || self.scenario.idle_timeout
+                        || self.scenario.removed_are_cut,
                     "{peer:?} is reset, and nothing was lost; its source is {client:?}"
                 );
             }
@@ -945,7 +972,7 @@ impl Driver for Sim {
         self.0.borrow_mut().insert(Kind::Listener)
     }
 
-    fn open_tcp(&mut self, _like: &SocketAddr) -> Result<Sock, Errno> {
+    fn open_tcp(&mut self, _like: &SocketAddr, _options: &TcpOptions) -> Result<Sock, Errno> {
         let mut world = self.0.borrow_mut();
         let failure = world.scenario.faults.failure;
         if !world.descriptors_left() || world.fault(failure) {
@@ -1092,6 +1119,26 @@ impl Driver for Sim {
         self.0.borrow_mut().open_socket(sock);
     }
 
+    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+        let world = &mut *self.0.borrow_mut();
+        world.note(|| format!("{sock:?} send first {} bytes", bytes.len()));
+        let free = world.open_socket(sock).write.is_none();
+        rule!("lane_is_free", free, "{sock:?} writes already");
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are written");
+        if let Some(errno) = world.write_failure(peer) {
+            return Err(errno);
+        }
+        let rest = world.take_introduction(peer, bytes);
+        rule!(
+            "introduced_first",
+            rest.is_empty(),
+            "more than the introduction"
+        );
+        Ok(())
+    }
+
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
         let world = &mut *self.0.borrow_mut();
         world.open_socket(sock);
@@ -1123,6 +1170,12 @@ impl Driver for Sim {
             peer.gone || world.source_is_done(peer),
             "{peer:?} is told of an end; its source is {:?}",
             peer.source.map(|key| world.by_key(key))
+        );
+        let untold = !is_client(peer.key) && peer.introduced < world.scenario.introduction.len();
+        rule!(
+            "introduced_first",
+            !untold || peer.gone,
+            "{peer:?} is told of an end before the introduction"
         );
         world.peers[index].told_end = true;
     }

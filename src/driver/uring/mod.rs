@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::{self, Flags};
 use io_uring::{cqueue, opcode, types};
 
-use crate::sys::net::{RawAddress, UnixName};
+use crate::sys::net::{RawAddress, TcpOptions, UnixName};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
@@ -680,8 +680,8 @@ impl Driver for Uring {
         self.sockets.insert(Socket::new(listener, true, false))
     }
 
-    fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
-        let fd = net::tcp_socket(like)?;
+    fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
+        let fd = net::tcp_socket(like, options)?;
         Ok(self.sockets.insert(Socket::new(fd, false, true)))
     }
 
@@ -778,6 +778,10 @@ impl Driver for Uring {
     fn send_follows(&mut self, sock: Sock) {
         // Where it cannot be had, the handshake ends as ever.
         let _ = net::delay_handshake(&self.sockets.get(sock).fd);
+    }
+
+    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+        net::send_first(&self.sockets.get(sock).fd, bytes)
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
