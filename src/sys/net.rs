@@ -479,3 +479,74 @@ pub fn stop_listening(listener: BorrowedFd<'_>) -> Result<(), Errno> {
 pub fn duplicate(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     socket.try_clone_to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn option(socket: &OwnedFd, level: libc::c_int, name: libc::c_int) -> libc::c_int {
+        let (mut value, mut len): (libc::c_int, _) = (0, socklen::<libc::c_int>());
+        let fd = socket.as_raw_fd();
+        // SAFETY: both pointers are to live locals, and `len` is the size of the first.
+        check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) })
+            .unwrap();
+        value
+    }
+
+    #[test]
+    fn by_default_only_the_delay_is_changed() {
+        let like = "127.0.0.1:0".parse().unwrap();
+        let socket = tcp_socket(&like, &TcpOptions::default()).unwrap();
+        assert_eq!(option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY), 1);
+        assert_eq!(option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 0);
+        assert_eq!(
+            option(&socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+            0
+        );
+        assert_eq!(
+            option(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
+            0
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_is_set() {
+        let options = TcpOptions {
+            keepalive: Some(Keepalive {
+                idle_seconds: 60,
+                interval_seconds: 20,
+                count: 3,
+            }),
+            user_timeout: Some(Duration::from_millis(1500)),
+            source: Source {
+                v4: Some(Ipv4Addr::new(127, 0, 0, 9)),
+                v6: None,
+            },
+        };
+        let like = "127.0.0.1:0".parse().unwrap();
+        let socket = tcp_socket(&like, &options).unwrap();
+        assert_eq!(option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 1);
+        for (name, value) in [
+            (libc::TCP_KEEPIDLE, 60),
+            (libc::TCP_KEEPINTVL, 20),
+            (libc::TCP_KEEPCNT, 3),
+            (libc::TCP_USER_TIMEOUT, 1500),
+        ] {
+            assert_eq!(option(&socket, libc::IPPROTO_TCP, name), value);
+        }
+        let bound = std::net::TcpStream::from(socket).local_addr().unwrap();
+        // The port is chosen when it connects.
+        assert_eq!(bound, "127.0.0.9:0".parse().unwrap());
+    }
+
+    #[test]
+    fn a_source_of_one_family_reaches_no_other() {
+        let (v4, v6) = ("192.0.2.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
+        let source = Source {
+            v4: None,
+            v6: Some(Ipv6Addr::LOCALHOST),
+        };
+        assert!(Source::default().reaches(&v4) && Source::default().reaches(&v6));
+        assert!(!source.reaches(&v4) && source.reaches(&v6));
+    }
+}

@@ -85,6 +85,11 @@ impl Backend {
         Self::scripted_with(TcpListener::bind((address, 0))?, script)
     }
 
+    /// Echoes at this address and port, if nobody else has it.
+    pub(crate) fn echo_at(address: IpAddr, port: u16) -> io::Result<Self> {
+        Self::scripted_with(TcpListener::bind((address, port))?, Conversation::echo)
+    }
+
     fn scripted_with<F>(listener: TcpListener, script: F) -> io::Result<Self>
     where
         F: Fn(&mut Conversation) -> io::Result<()> + Send + Sync + 'static,
@@ -311,6 +316,11 @@ impl Conversation {
         self.stream.read_exact(&mut bytes)?;
         note(&self.shared, |ledger| ledger.received += count as u64);
         Ok(bytes)
+    }
+
+    /// Where the connection comes from.
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
     }
 
     pub(crate) fn receive_seed(&mut self) -> io::Result<u64> {

@@ -72,3 +72,18 @@ fn free_address() -> SocketAddr {
     let server = NameServer::start();
     server.address
 }
+
+/// HAProxy with `config`, in the foreground.
+pub(crate) fn start_haproxy(file: &Path) -> Process {
+    let mut command = Command::new(program(&["/usr/sbin/haproxy"]));
+    command
+        .args(["-db", "-f"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let setup = ChildSetup {
+        death_signal: libc::SIGTERM,
+        ..ChildSetup::default()
+    };
+    Process::start(command, setup)
+}
