@@ -110,6 +110,8 @@ mod tests {
             access: crate::config::Access::default(),
             backends: vec!["127.0.0.1:9000".parse().unwrap()],
             discovery: crate::config::Discovery::default(),
+            balance: crate::config::Balance::default(),
+            ejection: crate::config::Ejection::default(),
             workers: None,
             pin: false,
             engine: crate::config::Engine::Auto,

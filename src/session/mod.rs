@@ -3,13 +3,14 @@
 //! A session is a state machine. It acts only through its driver, never reads the clock, never
 //! holds a descriptor and never blocks; the worker feeds it completions and deadlines.
 
+mod connect;
 mod flow;
 mod tunnel;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Published, RoundRobin};
+use crate::backend::{Address, Balancer, Published};
 use crate::driver::{Driver, Sock};
 use crate::sys::Errno;
 
@@ -19,13 +20,15 @@ pub use tunnel::Tunnel;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SessionId(pub usize);
 
-/// One of a session's two sockets.
+/// One of a session's sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// The one that was accepted.
     Client,
-    /// The one that was connected.
+    /// The one that is connected, or is to be.
     Backend,
+    /// A second one that is to be connected, in a race with the first.
+    Rival,
 }
 
 /// Who hears of a socket.
@@ -76,8 +79,8 @@ pub struct Context<'a, D: Driver> {
     pub owners: &'a mut Owners,
     /// The endpoints.
     pub published: &'a Published,
-    /// Whose turn it is among them.
-    pub turns: &'a mut RoundRobin,
+    /// The choice among them.
+    pub balancer: &'a mut Balancer,
     /// The session's limits in time.
     pub timeouts: Timeouts,
     /// The time of this turn.
@@ -103,9 +106,11 @@ pub enum Ending {
     ClientClosed,
     /// The client's connection broke, or it closed without reading what was there for it.
     ClientReset(Errno),
+    /// The client closed its socket while nothing could be connected to; what it had sent is lost.
+    ClientLeft,
     /// The backend's connection broke.
     BackendReset(Errno),
-    /// Every endpoint was tried, or the only ones left could not be reached in time.
+    /// No endpoint could be reached in time.
     ConnectFailed(ConnectFailure),
     /// No byte in either direction for too long.
     IdleTimeout,
@@ -133,6 +138,7 @@ impl Ending {
             Self::ConnectFailed(_) | Self::BackendReset(_) => true,
             Self::Complete
             | Self::ClientClosed
+            | Self::ClientLeft
             | Self::ClientReset(_)
             | Self::IdleTimeout
             | Self::Cut => false,
@@ -145,12 +151,20 @@ impl fmt::Display for Ending {
         match self {
             Self::Complete => f.write_str("complete"),
             Self::ClientClosed => f.write_str("the client closed"),
+            Self::ClientLeft => f.write_str("the client left before a backend was reached"),
             Self::ClientReset(errno) => write!(f, "the client broke off: {errno}"),
             Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),
             Self::ConnectFailed(failure) => write!(f, "connect to the backend: {failure}"),
             Self::IdleTimeout => f.write_str("idle for too long"),
             Self::Cut => f.write_str("cut at shutdown"),
         }
+    }
+}
+
+impl ConnectFailure {
+    /// Whether a Unix socket had no room for another connection at that moment.
+    fn is_full_backlog(self) -> bool {
+        matches!(self, Self::Refused(Address::Unix(_), Errno(libc::EAGAIN)))
     }
 }
 

@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::backend::{Published, RoundRobin};
+use crate::backend::{Balancer, Published};
+use crate::config::Balance;
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
 use crate::session::{Context, Ending, Owner, Owners, SessionId, Step, Timeouts, Tunnel};
@@ -58,6 +59,10 @@ pub struct Shared {
     pub published: Arc<Published>,
     /// Counts sessions over all workers.
     pub gate: Arc<Gate>,
+    /// How workers choose among them.
+    pub balance: Balance,
+    /// Where their choices by chance come from.
+    pub seed: u64,
     /// Limits in time.
     pub timeouts: Timeouts,
     /// Sessions that failed.
@@ -77,7 +82,7 @@ pub struct Worker<D: Driver> {
     listeners: Listeners,
     sessions: Slab<Active<D>>,
     timers: Timers,
-    turns: RoundRobin,
+    balancer: Balancer,
     ticket: Option<Ticket>,
     /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener.
@@ -127,14 +132,14 @@ impl<D: Driver> Worker<D> {
         Self {
             number,
             listeners: Listeners::new(listeners, &mut driver, &mut owners),
+            // Another seed for each, or all of them send their first session to the same endpoint.
+            balancer: Balancer::new(shared.balance, shared.seed.wrapping_add(number as u64)),
             shared,
             mailbox,
             driver,
             owners,
             sessions: Slab::new(),
             timers: Timers::default(),
-            // Another start for each, or all would send their first session to the same endpoint.
-            turns: RoundRobin::new(number),
             ticket: None,
             parked: Vec::new(),
             leaving: Vec::new(),
@@ -213,6 +218,7 @@ impl<D: Driver> Worker<D> {
     fn read_mailbox(&mut self) -> bool {
         let notices = self.mailbox.take();
         if notices.has(Notice::Addresses) {
+            self.balancer.refresh(&self.shared.published);
             self.each_session(Tunnel::addresses_changed);
         }
         if notices.has(Notice::Scarce) && self.ticket.is_some() {
@@ -255,7 +261,7 @@ impl<D: Driver> Worker<D> {
             driver: &mut self.driver,
             owners: &mut self.owners,
             published: &self.shared.published,
-            turns: &mut self.turns,
+            balancer: &mut self.balancer,
             timeouts: self.shared.timeouts,
             now: self.now,
         };
@@ -282,7 +288,7 @@ impl<D: Driver> Worker<D> {
             driver: &mut self.driver,
             owners: &mut self.owners,
             published: &self.shared.published,
-            turns: &mut self.turns,
+            balancer: &mut self.balancer,
             timeouts: self.shared.timeouts,
             now: self.now,
         };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Address, Published};
+use crate::config::Balance;
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{Faults, Scenario, Sim};
 use crate::observe::Failures;
@@ -28,6 +29,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let shared = Arc::new(Shared {
         published: Arc::clone(&published),
         gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
+        balance: Balance::RoundRobin,
+        seed: 0,
         timeouts: Timeouts {
             connect: Duration::from_millis(dice.pick(&[20, 500, 5000])),
             idle: dice.one_in(4).then(|| Duration::from_millis(50)),
