@@ -16,7 +16,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use spliceway::backend::{Published, RoundRobin};
+use spliceway::backend::{Balancer, Published};
+use spliceway::config::Balance;
 use spliceway::driver::{Completion, Done, Driver, Filled, Flushed, Limits, Op, Sock, Waker};
 use spliceway::session::{Context, Owner, Owners, SessionId, Step, Timeouts, Tunnel, Upstreams};
 use spliceway::sys::net::{Source, TcpOptions};
@@ -228,7 +229,7 @@ struct Session<D: Driver> {
     tunnel: Tunnel<D>,
     owners: Owners,
     published: Published,
-    turns: RoundRobin,
+    balancer: Balancer,
 }
 
 const SESSION: SessionId = SessionId(0);
@@ -237,15 +238,16 @@ impl<D: Driver> Session<D> {
     fn start(ends: &Ends, driver: &mut D) -> Self {
         let published = Published::new(|| {});
         published.publish([ends.backend], SystemTime::UNIX_EPOCH);
-        let (mut owners, mut turns) = (Owners::default(), RoundRobin::new(0));
+        let mut owners = Owners::default();
+        let mut balancer = Balancer::new(Balance::default(), 0);
         let mut context = Context {
             id: SESSION,
             now: driver.now(),
             driver,
             owners: &mut owners,
             published: &published,
-            turns: &mut turns,
             upstreams: &UPSTREAMS,
+            balancer: &mut balancer,
             timeouts: TIMEOUTS,
         };
         let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, &mut context);
@@ -254,7 +256,7 @@ impl<D: Driver> Session<D> {
             tunnel,
             owners,
             published,
-            turns,
+            balancer,
         }
     }
 }
@@ -270,8 +272,8 @@ impl<D: Driver> Machine<D> for Session<D> {
             driver,
             owners: &mut self.owners,
             published: &self.published,
-            turns: &mut self.turns,
             upstreams: &UPSTREAMS,
+            balancer: &mut self.balancer,
             timeouts: TIMEOUTS,
             now,
         };

@@ -84,6 +84,7 @@ fn endpoints_of_another_family_than_the_source_are_passed_over(engine: Engine) {
         .engine(engine)
         .args(["--nameserver", &server.address.to_string()])
         .args(["--dns-min-ttl", "100ms", "--source-address", "127.0.0.1"])
+        .args(["--connect-timeout", "1s"])
         .backend(format!("both.internal:{}", v6.port()))
         .start();
     assert_over(&proxy.connect());
@@ -125,7 +126,11 @@ fn when_no_port_is_left_the_log_says_so_and_what_helps(engine: Engine) {
     with_four_ports(|| {
         let backend = Backend::hold();
         leave_four_ports();
-        let proxy = Proxy::start(engine, &backend);
+        let proxy = Proxy::builder()
+            .engine(engine)
+            .args(["--connect-timeout", "1s"])
+            .backend(&backend)
+            .start();
         let _clients: Vec<_> = (0..4).map(|_| proxy.connect_listening()).collect();
         backend.wait_until("all ports are taken", |ledger| ledger.accepted == 4);
         assert_over(&proxy.connect_listening());

@@ -9,16 +9,16 @@ pub mod values;
 
 use std::ffi::OsString;
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Access, Account, BackendAddress, CONNECTIONS_MAX, Config, DNS_TTL_FLOOR, Discovery, Engine,
-    KEEPALIVE_MAX, KEEPALIVE_MIN, ListenAddress, LogFilter, LogFormat, Logging, MODE_MAX,
-    NAME_SERVERS_MAX, NameServer, ProxyProtocol, RefreshTimes, ResolveWith, SourceAddress,
-    SourceAddresses, TIMEOUT_MAX, USER_TIMEOUT_MAX, Upstreams, WORKERS_MAX,
+    Access, Account, BackendAddress, Balance, CONNECTIONS_MAX, Config, DNS_TTL_FLOOR, Discovery,
+    Ejection, Engine, KEEPALIVE_MAX, KEEPALIVE_MIN, ListenAddress, LogFilter, LogFormat, Logging,
+    MODE_MAX, NAME_SERVERS_MAX, NameServer, ProxyProtocol, RefreshTimes, ResolveWith,
+    SourceAddress, SourceAddresses, TIMEOUT_MAX, USER_TIMEOUT_MAX, Upstreams, WORKERS_MAX,
 };
 use crate::demo::CONCURRENCY_MAX;
 pub use usage::{Stop, UsageError};
@@ -258,6 +258,42 @@ struct RunArguments {
 
     #[arg(
         long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t = Balance::LeastConnections,
+        hide_possible_values = true,
+        help = "Spread sessions over addresses by 'least-connections' of the worker thread (of all up \
+                to 16 addresses, of two that are drawn above), 'round-robin', 'random-two' (the one \
+                of two with fewer connections), or 'first': the first one in the configured order \
+                that works, the others as its backups. All but 'first' honour the weights of srv: \
+                names, and all of them their priorities."
+    )]
+    balance: Balance,
+
+    #[arg(
+        long,
+        value_name = "N|off",
+        default_value = "5",
+        value_parser = eject_after,
+        help = "Leave an address out after this many failures in a row: connects that are refused or \
+                not answered, and connections that are closed without an answer to what was sent. The \
+                last address is never left out. 'off' leaves none out."
+    )]
+    eject_after: EjectAfter,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = positive_timeout,
+        allow_hyphen_values = true,
+        help = "Leave an address out for this time, twice as long when that happens again, and so on, \
+                up to 300s."
+    )]
+    eject_time: Duration,
+
+    #[arg(
+        long,
         value_name = "OCTAL",
         value_parser = mode,
         help = "Give socket files this mode: who may write may connect. Abstract sockets have no \
@@ -332,7 +368,7 @@ struct RunArguments {
         value_parser = positive_timeout,
         allow_hyphen_values = true,
         help = "End a session that has no connection to a backend after this time, such as 500ms or \
-                5s; looking up the name counts."
+                5s; looking up the name counts. Until then every address is tried, again and again."
     )]
     connect_timeout: Duration,
 
@@ -378,6 +414,9 @@ struct RunArguments {
     )]
     log_level: LogFilter,
 }
+
+/// The most failures in a row before an endpoint is left out. Who wants more wants 'off'.
+const EJECT_AFTER_MAX: u32 = 1_000_000;
 
 const ENGINE_HELP: &str = "Move bytes with 'io_uring', or with 'epoll', or let 'auto' take io_uring \
                            where the system allows it and epoll where it does not.";
@@ -439,6 +478,11 @@ impl RunArguments {
             backends: self.backend,
             discovery,
             upstreams,
+            balance: self.balance,
+            ejection: Ejection {
+                after: self.eject_after.0,
+                time: self.eject_time,
+            },
             workers: self.workers.and_then(NonZeroUsize::new),
             pin: self.pin,
             engine: self.engine,
@@ -602,6 +646,18 @@ impl From<DemoArguments> for DemoCommand {
 /// whether the option was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Timeout(Option<Duration>);
+
+/// A number of failures, or none at all: a type of its own as [`Timeout`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EjectAfter(Option<NonZeroU32>);
+
+fn eject_after(text: &str) -> Result<EjectAfter, ValueError> {
+    if text == "off" {
+        return Ok(EjectAfter(None));
+    }
+    let number = count(1..=EJECT_AFTER_MAX)(text)?;
+    Ok(EjectAfter(NonZeroU32::new(number)))
+}
 
 /// `660`, `0660` or `0o660`
 fn mode(text: &str) -> Result<u32, ValueError> {

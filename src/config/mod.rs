@@ -5,6 +5,7 @@
 //! system: whether a user exists or a directory can be written is found out at start.
 
 pub mod address;
+pub mod balancing;
 pub mod discovery;
 pub mod upstream;
 
@@ -17,6 +18,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 pub use address::{AddressError, BackendAddress, ListenAddress, UnixAddress};
+pub use balancing::{Balance, Ejection};
 pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
@@ -53,6 +55,10 @@ pub struct Config {
     pub discovery: Discovery,
     /// How connections to their endpoints are made and kept.
     pub upstreams: Upstreams,
+    /// How sessions are spread over them.
+    pub balance: Balance,
+    /// When one of them is left out.
+    pub ejection: Ejection,
     /// Worker threads; `None` means one per core that this process may use.
     pub workers: Option<NonZeroUsize>,
     /// Pin each worker to a core of its own.

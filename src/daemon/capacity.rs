@@ -111,6 +111,8 @@ mod tests {
             backends: vec!["127.0.0.1:9000".parse().unwrap()],
             discovery: crate::config::Discovery::default(),
             upstreams: crate::config::Upstreams::default(),
+            balance: crate::config::Balance::default(),
+            ejection: crate::config::Ejection::default(),
             workers: None,
             pin: false,
             engine: crate::config::Engine::Auto,

@@ -12,6 +12,7 @@ mod upstreams;
 mod workers;
 
 use std::future::pending;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -161,9 +162,12 @@ fn share(config: &Config, capacity: Capacity, mailboxes: &[Arc<Mailbox>]) -> Sha
             .for_each(|mailbox| mailbox.post(Notice::Addresses))
     };
     Shared {
-        published: Arc::new(Published::new(tell_all)),
+        published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
         gate: Gate::new(capacity.connections_max, mailboxes.to_vec()),
         upstreams: upstreams::of(&config.upstreams, &config.listeners),
+        balance: config.balance,
+        // The standard library's own source of what differs between processes.
+        seed: RandomState::new().hash_one(0),
         timeouts: Timeouts {
             connect: config.connect_timeout,
             idle: config.idle_timeout,

@@ -106,14 +106,10 @@ impl<D: Driver> Flow<D> {
         matches!(self.state, State::Holding(_))
     }
 
-    /// Puts a few bytes before those that wait for the sink to be open. False if none wait.
-    pub(super) fn prepend(&mut self, bytes: &[u8]) -> bool {
-        match &mut self.state {
-            State::Holding(buf) => {
-                buf.prepend(bytes);
-                true
-            }
-            _ => false,
+    /// Puts a few bytes before those that wait for the sink to be open, if any do.
+    pub(super) fn prepend(&mut self, bytes: &[u8]) {
+        if let State::Holding(buf) = &mut self.state {
+            buf.prepend(bytes);
         }
     }
 

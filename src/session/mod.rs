@@ -3,13 +3,14 @@
 //! A session is a state machine. It acts only through its driver, never reads the clock, never
 //! holds a descriptor and never blocks; the worker feeds it completions and deadlines.
 
+mod connect;
 mod flow;
 mod tunnel;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Published, RoundRobin};
+use crate::backend::{Address, Balancer, Published};
 use crate::driver::{Driver, Sock};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
@@ -20,13 +21,15 @@ pub use tunnel::Tunnel;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SessionId(pub usize);
 
-/// One of a session's two sockets.
+/// One of a session's sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// The one that was accepted.
     Client,
-    /// The one that was connected.
+    /// The one that is connected, or is to be.
     Backend,
+    /// A second one that is to be connected, in a race with the first.
+    Rival,
 }
 
 /// Who hears of a socket.
@@ -94,10 +97,10 @@ pub struct Context<'a, D: Driver> {
     pub owners: &'a mut Owners,
     /// The endpoints.
     pub published: &'a Published,
-    /// Whose turn it is among them.
-    pub turns: &'a mut RoundRobin,
     /// How its upstreams are made.
     pub upstreams: &'a Upstreams,
+    /// The choice among them.
+    pub balancer: &'a mut Balancer,
     /// The session's limits in time.
     pub timeouts: Timeouts,
     /// The time of this turn.
@@ -123,9 +126,11 @@ pub enum Ending {
     ClientClosed,
     /// The client's connection broke, or it closed without reading what was there for it.
     ClientReset(Errno),
+    /// The client closed its socket while nothing could be connected to; what it had sent is lost.
+    ClientLeft,
     /// The backend's connection broke.
     BackendReset(Errno),
-    /// Every endpoint was tried, or the only ones left could not be reached in time.
+    /// No endpoint could be reached in time.
     ConnectFailed(ConnectFailure),
     /// No byte in either direction for too long.
     IdleTimeout,
@@ -159,6 +164,7 @@ impl Ending {
             Self::ConnectFailed(_) | Self::BackendReset(_) => true,
             Self::Complete
             | Self::ClientClosed
+            | Self::ClientLeft
             | Self::ClientReset(_)
             | Self::IdleTimeout
             | Self::EndpointRemoved
@@ -172,6 +178,7 @@ impl fmt::Display for Ending {
         match self {
             Self::Complete => f.write_str("complete"),
             Self::ClientClosed => f.write_str("the client closed"),
+            Self::ClientLeft => f.write_str("the client left before a backend was reached"),
             Self::ClientReset(errno) => write!(f, "the client broke off: {errno}"),
             Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),
             Self::ConnectFailed(failure) => write!(f, "connect to the backend: {failure}"),
@@ -187,6 +194,13 @@ const NO_PORT_LEFT: &str = "no local port is free for it: those of net.ipv4.ip_l
                             connected to it or in TIME_WAIT, or this machine has no address of its \
                             family (widen the range, connect from another --source-address, or give \
                             the name more endpoints)";
+
+impl ConnectFailure {
+    /// Whether a Unix socket had no room for another connection at that moment.
+    fn is_full_backlog(self) -> bool {
+        matches!(self, Self::Refused(Address::Unix(_), Errno(libc::EAGAIN)))
+    }
+}
 
 impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

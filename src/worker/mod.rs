@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::backend::{Address, Published, RoundRobin};
+use crate::backend::{Address, Balancer, Published};
+use crate::config::Balance;
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
 use crate::session::{
@@ -64,6 +65,10 @@ pub struct Shared {
     pub gate: Arc<Gate>,
     /// How sessions make their upstreams.
     pub upstreams: Upstreams,
+    /// How workers choose among them.
+    pub balance: Balance,
+    /// Where their choices by chance come from.
+    pub seed: u64,
     /// Limits in time.
     pub timeouts: Timeouts,
     /// Sessions that failed.
@@ -83,7 +88,7 @@ pub struct Worker<D: Driver> {
     listeners: Listeners,
     sessions: Slab<Active<D>>,
     timers: Timers,
-    turns: RoundRobin,
+    balancer: Balancer,
     ticket: Option<Ticket>,
     /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener.
@@ -141,14 +146,14 @@ impl<D: Driver> Worker<D> {
         Self {
             number,
             listeners: Listeners::new(listeners, &mut driver, &mut owners),
+            // Another seed for each, or all of them send their first session to the same endpoint.
+            balancer: Balancer::new(shared.balance, shared.seed.wrapping_add(number as u64)),
             shared,
             mailbox,
             driver,
             owners,
             sessions: Slab::new(),
             timers: Timers::default(),
-            // Another start for each, or all would send their first session to the same endpoint.
-            turns: RoundRobin::new(number),
             ticket: None,
             parked: Vec::new(),
             leaving: Vec::new(),
@@ -228,6 +233,7 @@ impl<D: Driver> Worker<D> {
     fn read_mailbox(&mut self) -> bool {
         let notices = self.mailbox.take();
         if notices.has(Notice::Addresses) {
+            self.balancer.refresh(&self.shared.published);
             self.each_session(Tunnel::addresses_changed);
             self.compare_endpoints();
         }
@@ -284,8 +290,8 @@ impl<D: Driver> Worker<D> {
             driver: &mut self.driver,
             owners: &mut self.owners,
             published: &self.shared.published,
-            turns: &mut self.turns,
             upstreams: &self.shared.upstreams,
+            balancer: &mut self.balancer,
             timeouts: self.shared.timeouts,
             now: self.now,
         };
@@ -312,8 +318,8 @@ impl<D: Driver> Worker<D> {
             driver: &mut self.driver,
             owners: &mut self.owners,
             published: &self.shared.published,
-            turns: &mut self.turns,
             upstreams: &self.shared.upstreams,
+            balancer: &mut self.balancer,
             timeouts: self.shared.timeouts,
             now: self.now,
         };

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::backend::{Address, Published};
+use crate::config::Balance;
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{Faults, Scenario, Sim};
 use crate::observe::Failures;
@@ -35,6 +36,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
                 Backends::Mixed => vec![backends.introduction().into(); count(listeners)],
             },
         },
+        balance: Balance::RoundRobin,
+        seed: 0,
         timeouts: Timeouts {
             connect: Duration::from_millis(dice.pick(&[20, 500, 5000])),
             idle: dice.one_in(4).then(|| Duration::from_millis(50)),

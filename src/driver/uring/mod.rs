@@ -404,6 +404,12 @@ impl Uring {
         Ok(())
     }
 
+    /// Whether an op has ended and its completion was not given yet.
+    fn is_reaped(&self, sock: Sock, lane: Lane) -> bool {
+        let token = Token::op(sock, lane);
+        self.reaped.iter().any(|reaped| reaped.token == token)
+    }
+
     /// Turns epoll's events into completions like the ring's.
     fn reap_watch(&mut self) -> Result<(), Errno> {
         for seen in self.watch.look()? {
@@ -418,7 +424,7 @@ impl Uring {
             } else if seen.writable {
                 socket.writable_edge = true;
             }
-            if seen.hung_up && hangup_awaited {
+            if seen.hung_up && hangup_awaited && !self.is_reaped(sock, Lane::Read) {
                 self.finish(sock, Lane::Read, libc::POLLHUP.into());
             }
         }
@@ -727,7 +733,13 @@ impl Driver for Uring {
     }
 
     fn cancel(&mut self, sock: Sock, lane: Lane) {
-        self.submit_cancel(sock, lane);
+        let is_hangup = lane == Lane::Read && matches!(self.sockets.get(sock).read, Read::Hangup);
+        if !is_hangup {
+            self.submit_cancel(sock, lane);
+        } else if !self.is_reaped(sock, lane) {
+            // The kernel does not know of this wait.
+            self.finish(sock, lane, -libc::ECANCELED);
+        }
     }
 
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
