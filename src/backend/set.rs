@@ -521,7 +521,10 @@ mod tests {
     #[test]
     fn five_failures_in_a_row_eject_for_half_a_minute() {
         let (published, start) = (published([1, 2]), Instant::now());
-        assert_eq!(fail(&published, 0, 5, start), [false, false, false, false, true]);
+        assert_eq!(
+            fail(&published, 0, 5, start),
+            [false, false, false, false, true]
+        );
         assert_eq!(ejected(&published, start + 29 * SECOND), [true, false]);
         assert_eq!(ejected(&published, start + 31 * SECOND), [false, false]);
     }

@@ -14,9 +14,9 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Access, Account, BackendAddress, Balance, CONNECTIONS_MAX, Config, DNS_TTL_FLOOR, Discovery, Ejection, Engine,
-    ListenAddress, LogFilter, LogFormat, Logging, MODE_MAX, NAME_SERVERS_MAX, NameServer,
-    RefreshTimes, ResolveWith, TIMEOUT_MAX, WORKERS_MAX,
+    Access, Account, BackendAddress, Balance, CONNECTIONS_MAX, Config, DNS_TTL_FLOOR, Discovery,
+    Ejection, Engine, ListenAddress, LogFilter, LogFormat, Logging, MODE_MAX, NAME_SERVERS_MAX,
+    NameServer, RefreshTimes, ResolveWith, TIMEOUT_MAX, WORKERS_MAX,
 };
 use crate::demo::CONCURRENCY_MAX;
 pub use usage::{Stop, UsageError};
@@ -824,6 +824,13 @@ mod tests {
                 "write a number and its unit",
             ),
             ("--log-level inof", "no level 'inof'"),
+            (
+                "--balance fair",
+                "unknown (write least-connections, round-robin, random-two, first)",
+            ),
+            ("--eject-after 0", "not a whole number from 1 to 1000000"),
+            ("--eject-after never", "not a whole number"),
+            ("--eject-time 0s", "no time at all"),
             ("--nameserver dns.example", "not an address"),
             ("--nameserver 192.0.2.53:0", "port 0"),
             ("--resolve-with magic", "unknown (write dns, system)"),
@@ -849,6 +856,18 @@ mod tests {
             let error = usage_error(&format!("{REQUIRED} {options}"));
             assert!(error.contains(cause), "{options}: {error}");
         }
+    }
+
+    #[test]
+    fn ejection_can_be_set_and_turned_off() {
+        let config = |options| run_with(options).config;
+        assert_eq!(run(REQUIRED).config.ejection, Ejection::default());
+        assert_eq!(run(REQUIRED).config.balance, Balance::LeastConnections);
+        assert_eq!(config("--balance first").balance, Balance::First);
+        assert_eq!(config("--eject-after off").ejection.after, None);
+        let ejection = config("--eject-after 3 --eject-time 1m").ejection;
+        assert_eq!(ejection.after, NonZeroU32::new(3));
+        assert_eq!(ejection.time, Duration::from_secs(60));
     }
 
     #[test]

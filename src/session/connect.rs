@@ -232,7 +232,11 @@ impl Connecting {
     }
 
     /// The deadline has come.
-    pub(super) fn expire<D: Driver>(&mut self, bytes_follow: bool, cx: &mut Context<'_, D>) -> Found {
+    pub(super) fn expire<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
         let is_over = cx.now >= self.by;
         match self.take_stage(cx.now) {
             Stage::Unknown { .. } | Stage::Pausing { .. } if is_over => Found::Failed(self.failure),

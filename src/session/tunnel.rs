@@ -419,10 +419,9 @@ impl<D: Driver> Tunnel<D> {
 /// AF_UNIX has no reset; where the client's transport has one, it gets the truth.
 fn close_to_client(ending: Ending) -> Close {
     match ending {
-        Ending::Complete
-        | Ending::ClientClosed
-        | Ending::ClientLeft
-        | Ending::ClientReset(_) => Close::Graceful,
+        Ending::Complete | Ending::ClientClosed | Ending::ClientLeft | Ending::ClientReset(_) => {
+            Close::Graceful
+        }
         Ending::BackendReset(_) | Ending::ConnectFailed(_) | Ending::IdleTimeout | Ending::Cut => {
             Close::Reset
         }
