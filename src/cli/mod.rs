@@ -976,6 +976,13 @@ mod tests {
                 "write a number and its unit",
             ),
             ("--log-level inof", "no level 'inof'"),
+            (
+                "--balance fair",
+                "unknown (write least-connections, round-robin, random-two, first)",
+            ),
+            ("--eject-after 0", "not a whole number from 1 to 1000000"),
+            ("--eject-after never", "not a whole number"),
+            ("--eject-time 0s", "no time at all"),
             ("--nameserver dns.example", "not an address"),
             ("--nameserver 192.0.2.53:0", "port 0"),
             ("--resolve-with magic", "unknown (write dns, system)"),
@@ -1001,6 +1008,18 @@ mod tests {
             let error = usage_error(&format!("{REQUIRED} {options}"));
             assert!(error.contains(cause), "{options}: {error}");
         }
+    }
+
+    #[test]
+    fn ejection_can_be_set_and_turned_off() {
+        let config = |options| run_with(options).config;
+        assert_eq!(run(REQUIRED).config.ejection, Ejection::default());
+        assert_eq!(run(REQUIRED).config.balance, Balance::LeastConnections);
+        assert_eq!(config("--balance first").balance, Balance::First);
+        assert_eq!(config("--eject-after off").ejection.after, None);
+        let ejection = config("--eject-after 3 --eject-time 1m").ejection;
+        assert_eq!(ejection.after, NonZeroU32::new(3));
+        assert_eq!(ejection.time, Duration::from_secs(60));
     }
 
     #[test]

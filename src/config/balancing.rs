@@ -31,7 +31,7 @@ pub struct Ejection {
 
 impl Ejection {
     /// Envoy's `consecutive_5xx` of its outlier detection.
-    pub const AFTER_DEFAULT: NonZeroU32 = NonZeroU32::new(5).unwrap();
+    pub const AFTER_DEFAULT: NonZeroU32 = NonZeroU32::new(5).expect("5 is not 0");
 
     /// Envoy's `base_ejection_time`.
     pub const TIME_DEFAULT: Duration = Duration::from_secs(30);

@@ -372,6 +372,19 @@ pub(crate) fn refusing_port() -> io::Result<(OwnedFd, SocketAddr)> {
     Ok((socket, (Ipv4Addr::LOCALHOST, port).into()))
 }
 
+/// What [`refusing_port`] gave listens from now on.
+pub(crate) fn listen(socket: OwnedFd) -> io::Result<TcpListener> {
+    /// The largest that the kernel gives.
+    const BACKLOG: libc::c_int = 4096;
+    call(|| {
+        // SAFETY: listen takes two integers and touches no memory.
+        unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) }
+    })?;
+    let listener = TcpListener::from(socket);
+    listener.set_nonblocking(false)?;
+    Ok(listener)
+}
+
 /// Connects without waiting, as nginx does: a full backlog is `WouldBlock`. The stream that comes
 /// back blocks.
 pub(crate) fn connect_at_once(path: &Path) -> io::Result<UnixStream> {

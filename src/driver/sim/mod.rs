@@ -10,6 +10,8 @@
 //! - `bytes_in_order`: what is given to a peer is the next part of the other peer's stream.
 //! - `end_told_after_last_byte`: an end of stream is passed on only after a true end, and after
 //!   every byte before it.
+//! - `sent_once`: a client's bytes go to one backend, whatever was tried before.
+//! - `two_attempts`: there are never more than two connects for each client.
 //! - `clean_close_loses_nothing`: a close that looks clean comes only when nothing was lost.
 //! - `introduced_first`: a backend gets the introduction before anything else, and once.
 //! - `reset_needs_proof`: a backend is reset only when bytes are lost.
@@ -78,6 +80,8 @@ pub(crate) struct Scenario {
     pub(crate) patient_clients: bool,
     /// Endpoints that exist.
     pub(crate) endpoints: Vec<Address>,
+    /// Whether, now and then, one of them is down for a while: it refuses, or is silent.
+    pub(crate) outages: bool,
     /// What goes wrong.
     pub(crate) faults: Faults,
     /// What each backend is told before anything else.
@@ -122,9 +126,18 @@ struct World {
     disturbed: bool,
     idle_turns: u32,
     moves_in_turn: u32,
+    /// By endpoint: how it is down, if it is.
+    outages: Vec<Option<Outage>>,
     /// Sockets that are in the table, for iteration.
     live: Vec<Sock>,
     trace: Vec<String>,
+}
+
+/// How an endpoint is down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outage {
+    Refuses,
+    Silent,
 }
 
 /// What the worker was told.
@@ -204,6 +217,7 @@ impl Sim {
     pub(crate) fn new(scenario: Scenario, dice: Dice) -> Self {
         let now = Instant::now();
         let clients_to_come = scenario.clients;
+        let outages = vec![None; scenario.endpoints.len()];
         Self(Rc::new(RefCell::new(World {
             dice,
             scenario,
@@ -223,6 +237,7 @@ impl Sim {
             disturbed: false,
             idle_turns: 0,
             moves_in_turn: 0,
+            outages,
             live: Vec::new(),
             trace: Vec::new(),
         })))
@@ -330,6 +345,13 @@ impl World {
         );
         to.given = bytes.end;
         let to_key = to.key;
+        let is_other = |p: &Peer| p.key != to_key && p.source == Some(source) && p.given > 0;
+        rule!(
+            "sent_once",
+            !self.peers.iter().any(is_other),
+            "peer {to_key} is given {bytes:?} of {source}, and another had some of it"
+        );
+        let to = &mut self.peers[peer];
         if to.gone {
             // Into the void; the answer is a reset.
             to.read = to.given;
@@ -634,6 +656,28 @@ impl World {
         None
     }
 
+    fn outage(&self, address: Address) -> Option<Outage> {
+        let index = self.scenario.endpoints.iter().position(|e| *e == address);
+        self.outages[index.expect("only endpoints are connected to")]
+    }
+
+    fn judge_connects(&mut self) {
+        let (mut clients, mut connects) = (0, 0);
+        for sock in self.live.clone() {
+            let socket = self.sockets.get(sock);
+            match (socket.closing, socket.kind, &socket.write) {
+                (None, Kind::Client(_), _) => clients += 1,
+                (None, Kind::Upstream(None), Some(_)) => connects += 1,
+                _ => {}
+            }
+        }
+        rule!(
+            "two_attempts",
+            connects <= 2 * clients,
+            "{connects} connects for {clients} clients"
+        );
+    }
+
     fn connected(&mut self, sock: Sock) -> Done {
         let plan = self.plan(!self.scenario.patient_clients);
         let key =
@@ -699,6 +743,17 @@ impl World {
         }
     }
 
+    fn an_endpoint_fails_or_recovers(&mut self) {
+        let count = self.outages.len() as u64;
+        let index = usize::try_from(self.dice.below(count)).expect("an index");
+        let outage = self
+            .dice
+            .pick(&[None, Some(Outage::Refuses), Some(Outage::Silent)]);
+        self.note(|| format!("endpoint {index}: {outage:?}"));
+        self.outages[index] = outage;
+        self.disturbed |= outage.is_some();
+    }
+
     fn tell(&mut self, told: Told) {
         self.note(|| if told == Told::Drain { "drain" } else { "cut" }.to_owned());
         self.told = told;
@@ -723,6 +778,9 @@ impl World {
         if self.dice.one_in(60) {
             self.addresses_change();
             return true;
+        }
+        if self.scenario.outages && self.dice.one_in(30) {
+            self.an_endpoint_fails_or_recovers();
         }
         let all_came = self.clients_to_come == 0;
         if self.told == Told::Nothing
@@ -842,8 +900,21 @@ impl World {
 
     fn close(&mut self, sock: Sock, how: Close) {
         self.note(|| format!("{sock:?} close {how:?}"));
-        self.open_socket(sock).closing = Some(how);
-        if let Some(peer) = self.peer_of(sock) {
+        let socket = self.open_socket(sock);
+        socket.closing = Some(how);
+        // One that has just been connected, and of which the worker has not heard yet: nothing was
+        // to go there.
+        let is_news = matches!(
+            &socket.write,
+            Some(InFlight {
+                op: WriteOp::Connect { .. },
+                finished: true,
+                ..
+            })
+        );
+        if let Some(peer) = self.peer_of(sock)
+            && !is_news
+        {
             self.judge_close(peer, how);
         }
         self.remove_if_joined(sock);
@@ -981,7 +1052,7 @@ impl Driver for Sim {
         Ok(world.insert(Kind::Upstream(None)))
     }
 
-    fn open_unix(&mut self, _name: UnixName) -> Result<Sock, Errno> {
+    fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         /// What connect(2) can return at once.
         const ERRORS: [i32; 4] = [libc::EAGAIN, libc::ECONNREFUSED, libc::ENOENT, libc::EACCES];
         let mut world = self.0.borrow_mut();
@@ -989,7 +1060,7 @@ impl Driver for Sim {
         if !world.descriptors_left() || world.fault(failure) {
             return Err(Errno(libc::EMFILE));
         }
-        if world.dice.one_in(6) {
+        if world.outage(Address::Unix(name)).is_some() || world.dice.one_in(6) {
             world.disturbed = true;
             return Err(Errno(world.dice.pick(&ERRORS)));
         }
@@ -1041,14 +1112,16 @@ impl Driver for Sim {
             Op::Hangup => socket.read = read(ReadOp::Hangup),
             Op::Writable => socket.write = write(WriteOp::Writable),
             Op::Send(buf) => socket.write = write(WriteOp::Send { buf, sent: 0 }),
-            Op::Connect(_) => {
+            Op::Connect(to) => {
+                let outage = world.outage(Address::Tcp(to));
                 let answer_at = match world.dice.below(20) {
+                    _ if outage == Some(Outage::Silent) => None,
                     // Never.
                     0 => None,
                     1..4 => Some(world.now + Duration::from_millis(world.dice.between(1, 300))),
                     _ => Some(world.now),
                 };
-                let refused = world.dice.one_in(8);
+                let refused = outage == Some(Outage::Refuses) || world.dice.one_in(8);
                 let outcome = if refused {
                     Err(Errno(world.dice.pick(&ERRORS)))
                 } else {
@@ -1056,6 +1129,7 @@ impl Driver for Sim {
                 };
                 world.disturbed |= refused || answer_at.is_none();
                 world.sockets.get(sock).write = write(WriteOp::Connect { answer_at, outcome });
+                world.judge_connects();
             }
         }
     }
