@@ -41,7 +41,9 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             tcp: TcpOptions::default(),
             introductions: match backends {
                 Backends::Tcp => Vec::new(),
-                Backends::Mixed => vec![backends.introduction().into(); count(listeners)],
+                Backends::Mixed | Backends::BothFamilies => {
+                    vec![backends.introduction().into(); count(listeners)]
+                }
             },
         },
         balance: dice.pick(Balance::value_variants()),
@@ -118,7 +120,7 @@ impl Backends {
     fn introduction(self) -> &'static [u8] {
         match self {
             Self::Tcp => b"",
-            Self::Mixed => b"PROXY UNKNOWN\r\n",
+            Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
         }
     }
 }
