@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod checks;
 pub mod cli;
 pub mod config;
 pub mod daemon;

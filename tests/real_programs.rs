@@ -40,6 +40,7 @@ for_each_engine!(
     socat_as_backend,
     nginx_reads_the_proxy_protocol,
     haproxy_reads_the_proxy_protocol,
+    php_fpm_is_checked_and_being_busy_is_not_being_down,
 );
 
 /// The user whose workers serve web pages on Debian.
@@ -311,6 +312,43 @@ fn haproxy_reads_the_proxy_protocol(engine: Engine) {
         TcpStream::connect((&**host, *port)).is_ok()
     });
     assert_only_with_a_header(engine, &endpoint, &["v1"]);
+}
+
+/// Connections that say nothing take all the workers. The other endpoint only answers checks.
+fn php_fpm_is_checked_and_being_busy_is_not_being_down(engine: Engine) {
+    const ANSWER: &[u8] = b"\x01\x0a\0\0\0\0\0\0";
+    let other = Backend::scripted(|conversation| {
+        conversation.receive()?;
+        conversation.send(ANSWER)
+    });
+    let dir = fresh_dir();
+    let endpoint = fresh_endpoint();
+    let fpm = start_fpm(dir.path(), &endpoint);
+    let name = format!("{}:{}", endpoint.0, endpoint.1);
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--check", "fastcgi", "--check-interval", "200ms"])
+        .args(["--log-level", "info,spliceway::checks=debug"])
+        .backend(&name)
+        .backend(&other)
+        .start();
+    let connect = || TcpStream::connect((&*endpoint.0, endpoint.1)).unwrap();
+    let silent: Vec<_> = (0..FPM_WORKERS).map(|_| connect()).collect();
+    let log = proxy.process().log();
+    let busy = format!("check endpoint {name}: busy");
+    eventually("it was busy for longer than it takes to be down", || {
+        log.count(&busy) >= 5
+    });
+    assert_eq!(log.count("is left out"), 0);
+    drop(silent);
+    drop(fpm);
+    proxy
+        .process()
+        .wait_for_log(&format!("endpoint {name} is left out until it passes"));
+    let _fpm = start_fpm(dir.path(), &endpoint);
+    proxy
+        .process()
+        .wait_for_log(&format!("endpoint {name} passes its checks again"));
 }
 
 const FPM_WORKERS: usize = 4;

@@ -3,7 +3,7 @@
 //! The figures are those of Envoy's outlier detection: see [`Ejection`].
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Address;
@@ -29,6 +29,8 @@ pub struct Health {
     ejections: AtomicU32,
     /// When the latest ejection ended or will end, also if it was cut short.
     ejected_until: AtomicU64,
+    /// Left out by active checks until they say otherwise.
+    down: AtomicBool,
 }
 
 /// What an ejection came to.
@@ -48,6 +50,7 @@ impl Health {
             out_until: AtomicU64::new(0),
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            down: AtomicBool::new(false),
         }
     }
 
@@ -60,6 +63,21 @@ impl Health {
     /// Whether sessions shall not go there now.
     #[must_use]
     pub fn is_ejected(&self, now: Instant) -> bool {
+        self.is_down() || self.is_out(now)
+    }
+
+    /// Whether active checks leave it out.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.down.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_down(&self, down: bool) {
+        self.down.store(down, Ordering::Relaxed);
+    }
+
+    /// Whether it is left out for a while.
+    fn is_out(&self, now: Instant) -> bool {
         match self.out_until.load(Ordering::Relaxed) {
             0 => false,
             until => self.millis(now) < until,
@@ -88,7 +106,7 @@ impl Health {
 
     /// Ends an ejection before its time. True if there was one.
     pub(super) fn restore(&self, now: Instant) -> bool {
-        let was_out = self.is_ejected(now);
+        let was_out = self.is_out(now);
         if was_out {
             self.out_until.store(0, Ordering::Relaxed);
         }
@@ -119,7 +137,7 @@ impl Health {
 
     /// Whether anything is known of it that a new one would not have.
     pub(super) fn is_pristine(&self) -> bool {
-        self.failures() == 0 && self.ejections.load(Ordering::Relaxed) == 0
+        !self.is_down() && self.failures() == 0 && self.ejections.load(Ordering::Relaxed) == 0
     }
 
     fn millis(&self, now: Instant) -> u64 {

@@ -349,6 +349,32 @@ impl Published {
         true
     }
 
+    /// Active checks say that this endpoint is down: it is left out until [`Published::bring_up`],
+    /// unless it is the last one of the current set that is not. Returns whether it is left out.
+    pub fn take_down(&self, health: &Health, now: Instant) -> bool {
+        let one_at_a_time = self.known();
+        if health.is_down() {
+            return true;
+        }
+        let is_other = |other: &&Arc<Health>| other.address() != health.address();
+        let set = self.load();
+        let mut others = set.health.iter().filter(is_other);
+        if !others.any(|other| !other.is_ejected(now)) {
+            return false;
+        }
+        health.set_down(true);
+        drop(one_at_a_time);
+        if let Some(ip) = health.address().ip() {
+            self.refresher.suspect(ip);
+        }
+        true
+    }
+
+    /// Active checks have nothing against this endpoint any more.
+    pub fn bring_up(&self, health: &Health) {
+        health.set_down(false);
+    }
+
     /// This endpoint has answered: a row of failures ends. An ejection does not.
     pub fn succeeded(&self, health: &Health) {
         health.clear_failures();

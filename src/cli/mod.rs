@@ -15,10 +15,11 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Access, Account, BackendAddress, Balance, CONNECTIONS_MAX, Config, DNS_TTL_FLOOR, Discovery,
-    Ejection, Engine, KEEPALIVE_MAX, KEEPALIVE_MIN, ListenAddress, LogFilter, LogFormat, Logging,
-    MODE_MAX, NAME_SERVERS_MAX, NameServer, ProxyProtocol, RefreshTimes, ResolveWith,
-    SourceAddress, SourceAddresses, TIMEOUT_MAX, USER_TIMEOUT_MAX, Upstreams, WORKERS_MAX,
+    Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind, Config,
+    DNS_TTL_FLOOR, Discovery, Ejection, Engine, KEEPALIVE_MAX, KEEPALIVE_MIN, ListenAddress,
+    LogFilter, LogFormat, Logging, MODE_MAX, NAME_SERVERS_MAX, NameServer, ProxyProtocol,
+    RefreshTimes, ResolveWith, SourceAddress, SourceAddresses, TIMEOUT_MAX, USER_TIMEOUT_MAX,
+    Upstreams, WORKERS_MAX,
 };
 use crate::demo::CONCURRENCY_MAX;
 pub use usage::{Stop, UsageError};
@@ -258,6 +259,29 @@ struct RunArguments {
 
     #[arg(
         long,
+        value_name = "KIND",
+        value_enum,
+        default_value_t = Check::Off,
+        hide_possible_values = true,
+        help = "Check each address again and again by 'tcp' (a connection) or 'fastcgi' (an answer to \
+                FCGI_GET_VALUES; without one in time the server is busy, and stays in use), or 'off'. \
+                One that fails three times in a row is left out until it passes twice, but never the \
+                last one."
+    )]
+    check: Check,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = ttl,
+        allow_hyphen_values = true,
+        help = "Check this often; 100ms or more. A check has this time, and 2s at most."
+    )]
+    check_interval: Duration,
+
+    #[arg(
+        long,
         value_name = "HOW",
         value_enum,
         default_value_t = Balance::LeastConnections,
@@ -459,6 +483,24 @@ enum Protocol {
     Raw,
 }
 
+/// Whether and how endpoints are checked.
+#[derive(Clone, Copy, ValueEnum)]
+enum Check {
+    Off,
+    Tcp,
+    Fastcgi,
+}
+
+impl Check {
+    fn kind(self) -> Option<CheckKind> {
+        match self {
+            Self::Off => None,
+            Self::Tcp => Some(CheckKind::Tcp),
+            Self::Fastcgi => Some(CheckKind::Fastcgi),
+        }
+    }
+}
+
 impl RunArguments {
     /// Checks what concerns several options at once.
     fn validate(self) -> Result<RunCommand, String> {
@@ -548,6 +590,10 @@ impl RunArguments {
             source: self.source()?,
             proxy_protocol: self.proxy_protocol()?,
             close_removed_after: self.close_removed_after()?,
+            checks: self.check.kind().map(|kind| ActiveChecks {
+                kind,
+                interval: self.check_interval,
+            }),
         })
     }
 
@@ -790,7 +836,7 @@ mod tests {
              --dns-min-ttl 100ms --dns-max-ttl 1h --dns-negative-hold 0s --dns-keep-missing 5m \
              --backend srv:_php._tcp.internal --tcp-keepalive 60s --tcp-user-timeout 30s \
              --source-address 192.0.2.10 --source-address 2001:db8::1 --proxy-protocol v2 \
-             --removed-endpoint close-after 30s",
+             --removed-endpoint close-after 30s --check fastcgi --check-interval 100ms",
         );
         let expected = Upstreams {
             tcp_keepalive: Some(Duration::from_secs(60)),
@@ -801,6 +847,10 @@ mod tests {
             },
             proxy_protocol: ProxyProtocol::V2,
             close_removed_after: Some(Duration::from_secs(30)),
+            checks: Some(ActiveChecks {
+                kind: CheckKind::Fastcgi,
+                interval: Duration::from_millis(100),
+            }),
         };
         assert_eq!(config.upstreams, expected);
         let Discovery {
@@ -1080,6 +1130,8 @@ mod tests {
                 "--backend tcp:[::1]:80 with --source-address 192.0.2.1: of another family",
             ),
             ("--proxy-protocol v3", "unknown (write off, v1, v2)"),
+            ("--check http", "unknown (write off, tcp, fastcgi)"),
+            ("--check-interval 99ms", "too short"),
             ("--removed-endpoint close", "unknown (write keep"),
             ("--removed-endpoint keep 5s", "unknown (write keep"),
             ("--removed-endpoint close-after", "the time is missing"),

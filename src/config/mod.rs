@@ -24,8 +24,8 @@ pub use discovery::{
     ResolveWith,
 };
 pub use upstream::{
-    KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress, SourceAddressError,
-    SourceAddresses, USER_TIMEOUT_MAX, Upstreams,
+    ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,
+    SourceAddressError, SourceAddresses, USER_TIMEOUT_MAX, Upstreams,
 };
 
 /// The most worker threads: the largest machines have fewer cores.

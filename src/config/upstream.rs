@@ -33,6 +33,8 @@ pub struct Upstreams {
     pub proxy_protocol: ProxyProtocol,
     /// How long sessions go on after their endpoint has left the set. `None`: for ever.
     pub close_removed_after: Option<Duration>,
+    /// Whether and how endpoints are checked.
+    pub checks: Option<ActiveChecks>,
 }
 
 /// The local addresses of connections, at most one for each family.
@@ -110,6 +112,24 @@ impl ProxyProtocol {
             Self::V2 => Some(Version::V2),
         }
     }
+}
+
+/// Active checks of endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ActiveChecks {
+    /// What they ask for.
+    pub kind: CheckKind,
+    /// How often.
+    pub interval: Duration,
+}
+
+/// What a check asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CheckKind {
+    /// A connection.
+    Tcp,
+    /// An answer to FCGI_GET_VALUES.
+    Fastcgi,
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time;
 
 use crate::backend::Published;
+use crate::checks;
 use crate::config::Config;
 use crate::observe::Failures;
 use crate::resolver::{self, ResolverError, ResolverOptions};
@@ -87,6 +88,12 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Arc::clone(&shared.published),
         ResolverOptions::from(&config.discovery),
     )?;
+    if let Some(checks) = upstreams::checks(&config.upstreams) {
+        // It runs for as long as the control plane does.
+        control
+            .runtime
+            .spawn(checks::run(Arc::clone(&shared.published), checks));
+    }
     let accepting = accepting_workers(count, listeners.len(), capacity.connections_max);
     let mut assignments = Vec::new();
     for (number, mailbox) in mailboxes.into_iter().enumerate() {

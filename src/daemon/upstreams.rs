@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use crate::checks::Checks;
 use crate::config::{self, ListenAddress};
 use crate::proxy_protocol::{self, Version};
 use crate::session::Upstreams;
@@ -35,6 +36,18 @@ pub(super) fn of(config: &config::Upstreams, listeners: &[ListenAddress]) -> Ups
         tcp: tcp_options(config),
         introductions,
     }
+}
+
+/// What the control plane checks, if anything.
+pub(super) fn checks(config: &config::Upstreams) -> Option<Checks> {
+    let config::ActiveChecks { kind, interval } = config.checks?;
+    let version = config.proxy_protocol.version();
+    Some(Checks {
+        kind,
+        interval,
+        tcp: tcp_options(config),
+        introduction: version.map(proxy_protocol::of_check).unwrap_or_default(),
+    })
 }
 
 fn tcp_options(config: &config::Upstreams) -> TcpOptions {
