@@ -860,7 +860,8 @@ impl World {
             self.advance(sock, Lane::Read);
             self.advance(sock, Lane::Write);
         }
-        if !self.finished.is_empty() {
+        // A part of a send may have gone out, and its peer can read now.
+        if !self.finished.is_empty() || self.peers.iter().any(Peer::can_act) {
             self.idle_turns = 0;
             return;
         }
