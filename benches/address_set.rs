@@ -3,21 +3,22 @@
 
 use std::hint::black_box;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
+use clap::ValueEnum as _;
 use criterion::{BenchmarkId, Criterion};
-use spliceway::backend::{ADDRESSES_MAX, Published, RoundRobin};
+use spliceway::backend::{ADDRESSES_MAX, Balancer, Published, Tried, Want};
+use spliceway::config::Balance;
 
-/// Endpoints in a set: the usual one, a service's, and the most that there can be.
-const SIZES: [usize; 3] = [1, 16, ADDRESSES_MAX];
+/// Endpoints in a set: the usual one, a service's, many, and the most that there can be.
+const SIZES: [usize; 4] = [1, 16, 1000, ADDRESSES_MAX];
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     read(&mut criterion);
-    pick(&mut criterion);
+    choose(&mut criterion);
     criterion.final_summary();
 }
 
@@ -32,16 +33,25 @@ fn published(endpoints: usize) -> Published {
 fn read(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("address_set/read");
     let published = published(1);
+    // What a session does: it asks whether its worker still has the current set.
+    group.bench_function("version", |bencher| {
+        bencher.iter(|| black_box(&published).version());
+    });
     // A short look.
     group.bench_function("load", |bencher| {
         bencher.iter(|| black_box(published.load()).version());
     });
-    // What a session does: it keeps its set until it is connected.
+    // What a worker does after a swap: it keeps the set.
     group.bench_function("load_full", |bencher| {
         bencher.iter(|| black_box(published.load_full()).version());
     });
-    // The count of a set's users is the one thing here that readers write: another worker on another
-    // core does nothing else meanwhile. Real ones do it once for each session.
+    // Another worker on another core does nothing else meanwhile, and keeps sets, which changes the
+    // count of a set's users.
+    group.bench_function("version_contended", |bencher| {
+        beside_another_reader(&published, || {
+            bencher.iter(|| black_box(&published).version());
+        });
+    });
     group.bench_function("load_full_contended", |bencher| {
         beside_another_reader(&published, || {
             bencher.iter(|| black_box(published.load_full()).version());
@@ -62,17 +72,23 @@ fn beside_another_reader(published: &Published, measure: impl FnOnce()) {
     });
 }
 
-/// The read and the choice of an endpoint.
-fn pick(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("address_set/pick");
-    for size in SIZES {
-        let published = Arc::new(published(size));
-        let mut turns = RoundRobin::new(0);
-        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
-            bencher.iter(|| {
-                let endpoint = turns.start(published.load_full()).next_endpoint();
-                endpoint.expect("the set is not empty")
+/// The choice of an endpoint, with the read before it, for a session that ends at once.
+fn choose(criterion: &mut Criterion) {
+    for policy in Balance::value_variants() {
+        let name = policy.to_possible_value().expect("none is hidden");
+        let group = format!("address_set/choose/{}", name.get_name());
+        let mut group = criterion.benchmark_group(group);
+        for size in SIZES {
+            let published = published(size);
+            let mut balancer = Balancer::new(*policy, 0);
+            let now = Instant::now();
+            group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
+                bencher.iter(|| {
+                    let mut tried = Tried::default();
+                    let lease = balancer.choose(&published, &mut tried, Want::Any, now);
+                    lease.expect("the set is not empty").address()
+                });
             });
-        });
+        }
     }
 }

@@ -16,9 +16,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use spliceway::backend::{Published, RoundRobin};
+use spliceway::backend::{Balancer, Published};
+use spliceway::config::Balance;
 use spliceway::driver::{Completion, Done, Driver, Filled, Flushed, Limits, Op, Sock, Waker};
-use spliceway::session::{Context, Owner, Owners, SessionId, Step, Timeouts, Tunnel};
+use spliceway::session::{Context, Owner, Owners, SessionId, Step, Timeouts, Tunnel, Upstreams};
+use spliceway::sys::net::{Source, TcpOptions};
 
 use common::{Door, LIMITS, each_engine, guard, moved, turn};
 
@@ -36,6 +38,16 @@ const NO_PIPES: Limits = Limits {
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(10),
     idle: Some(Duration::from_secs(60)),
+    removed: None,
+};
+
+static UPSTREAMS: Upstreams = Upstreams {
+    tcp: TcpOptions {
+        keepalive: None,
+        user_timeout: None,
+        source: Source { v4: None, v6: None },
+    },
+    introductions: Vec::new(),
 };
 
 fn main() {
@@ -147,7 +159,9 @@ impl<D: Driver, M: Machine<D>> Rig<D, M> {
         let address = listener.local_addr().expect("it is bound");
         let ends = Ends {
             client: accepted,
-            spare: driver.open_tcp(&address).expect("there are descriptors"),
+            spare: driver
+                .open_tcp(&address, &UPSTREAMS.tcp)
+                .expect("there are descriptors"),
             backend: address,
         };
         let mut machine = start(&ends, &mut driver);
@@ -215,7 +229,7 @@ struct Session<D: Driver> {
     tunnel: Tunnel<D>,
     owners: Owners,
     published: Published,
-    turns: RoundRobin,
+    balancer: Balancer,
 }
 
 const SESSION: SessionId = SessionId(0);
@@ -224,23 +238,25 @@ impl<D: Driver> Session<D> {
     fn start(ends: &Ends, driver: &mut D) -> Self {
         let published = Published::new(|| {});
         published.publish([ends.backend], SystemTime::UNIX_EPOCH);
-        let (mut owners, mut turns) = (Owners::default(), RoundRobin::new(0));
+        let mut owners = Owners::default();
+        let mut balancer = Balancer::new(Balance::default(), 0);
         let mut context = Context {
             id: SESSION,
             now: driver.now(),
             driver,
             owners: &mut owners,
             published: &published,
-            turns: &mut turns,
+            upstreams: &UPSTREAMS,
+            balancer: &mut balancer,
             timeouts: TIMEOUTS,
         };
-        let (tunnel, step) = Tunnel::start(ends.client, ends.spare, &mut context);
+        let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, &mut context);
         assert_eq!(step, Step::Continue);
         Self {
             tunnel,
             owners,
             published,
-            turns,
+            balancer,
         }
     }
 }
@@ -256,7 +272,8 @@ impl<D: Driver> Machine<D> for Session<D> {
             driver,
             owners: &mut self.owners,
             published: &self.published,
-            turns: &mut self.turns,
+            upstreams: &UPSTREAMS,
+            balancer: &mut self.balancer,
             timeouts: TIMEOUTS,
             now,
         };

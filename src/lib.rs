@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod bench;
+pub mod checks;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -16,6 +17,7 @@ pub mod fastcgi;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 pub mod observe;
+pub mod proxy_protocol;
 pub mod resolver;
 pub mod session;
 pub mod sys;

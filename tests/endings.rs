@@ -7,7 +7,7 @@
 mod common;
 
 use std::fmt::Display;
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -34,7 +34,7 @@ for_each_engine!(
     early_answer_survives_the_reset_that_follows_it,
     client_that_leaves_with_an_early_answer_loses_nothing_of_its_upload,
     session_closes_once_both_directions_ended_though_client_lingers,
-    refusing_backend_closes_client,
+    refusing_backend_closes_client_after_connect_timeout,
     first_endpoint_refuses_and_second_serves,
     bytes_sent_before_the_backend_is_connected_are_held,
     two_backends_share_the_sessions,
@@ -313,14 +313,8 @@ fn session_closes_once_both_directions_ended_though_client_lingers(engine: Engin
     assert_eq!(backend.wait_for_end(20).ending, Ending::Eof);
 }
 
-fn refusing_backend_closes_client(engine: Engine) {
-    let refusing = Refusing::new();
-    let proxy = Proxy::start(engine, &refusing);
-    assert_over(&proxy.connect());
-    let client = proxy.connect();
-    // The refusal may be faster than we are.
-    let _ = (&client).write_all(b"anybody there?");
-    assert_over(&client);
+fn refusing_backend_closes_client_after_connect_timeout(engine: Engine) {
+    closes_client_after_connect_timeout(engine, &Refusing::new());
 }
 
 fn first_endpoint_refuses_and_second_serves(engine: Engine) {
@@ -429,9 +423,14 @@ fn has_ended(mut stream: &UnixStream) -> bool {
 fn refusals_are_warned_about_but_not_each(engine: Engine) {
     const CLIENTS: usize = 60;
     let refusing = Refusing::new();
-    let proxy = Proxy::start(engine, &refusing);
-    for _ in 0..CLIENTS {
-        assert_eq!(receive_to_eof(&proxy.connect()), b"");
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&refusing)
+        .args(["--connect-timeout", "100ms"])
+        .start();
+    let clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    for client in &clients {
+        assert_eq!(receive_to_eof(client), b"");
     }
     proxy.process().wait_for_log(&refusing.to_string());
     let warnings = proxy.process().log().count(&refusing.to_string());

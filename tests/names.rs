@@ -10,6 +10,7 @@
 //! 6. The TTL is ignored.
 //! 7. When the configuration is read again, addresses that work are dropped.
 //! 8. All addresses are dropped when a name server is silent, fails, or denies the name.
+//! 9. Connections to addresses that are gone go on for ever, whether that is wanted or not.
 //! 10. Name servers that answer with another part of the addresses each time cause churn.
 
 // The behaviours are not `#[test]` functions themselves: the macro makes those of them.
@@ -19,18 +20,21 @@ mod common;
 
 use std::fmt;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv6Addr};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::client::{assert_over, exchange_and_end};
+use common::client::{assert_over, exchange, exchange_and_end};
 use common::name_server::{Dead, Reply, ips};
 use common::programs::start_dnsmasq;
 use common::proxy::{Builder, fresh_dir};
 use common::sys::is_root;
 use common::wait::SetOnDrop;
-use common::{Backend, Engine, KB, NameServer, Pattern, Proxy, eventually, for_each_engine};
+use common::{
+    Backend, Ending, Engine, KB, NameServer, Pattern, Proxy, eventually, for_each_engine,
+};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
 
@@ -47,6 +51,9 @@ for_each_engine!(
     pain_7_a_change_of_the_hosts_file_is_noticed_and_takes_nothing_else_away,
     pain_8_without_an_answer_the_addresses_stay,
     pain_8_a_denied_name_loses_its_addresses_after_the_hold_and_gets_them_back,
+    pain_9_sessions_to_a_removed_endpoint_go_on,
+    pain_9_sessions_to_a_removed_endpoint_are_ended_when_told_to,
+    pain_9_an_endpoint_that_comes_back_keeps_its_sessions,
     pain_10_rotating_subsets_cause_no_churn,
     a_failed_connect_finds_the_new_address_long_before_the_ttl_is_over,
     a_service_is_served_by_priority_and_by_the_next_one_when_that_is_down,
@@ -78,7 +85,11 @@ fn an_ipv6_literal_is_served_where_the_machine_has_ipv6(engine: Engine) {
             let proxy = Proxy::start(engine, format!("[::1]:{}", backend.port()));
             exchange_and_end(&proxy.connect(), Pattern::new(2), KB);
         }
-        Err(_) => assert_over(&Proxy::start(engine, "[::1]:9").connect()),
+        Err(_) => {
+            let proxy = Proxy::builder().engine(engine).backend("[::1]:9");
+            let proxy = proxy.args(["--connect-timeout", "100ms"]).start();
+            assert_over(&proxy.connect());
+        }
     }
 }
 
@@ -363,6 +374,92 @@ fn pain_8_a_denied_name_loses_its_addresses_after_the_hold_and_gets_them_back(en
     let client = proxy.connect();
     point_to(&server, &fleet);
     exchange_and_end(&client, Pattern::new(2), KB);
+}
+
+fn pain_9_sessions_to_a_removed_endpoint_go_on(engine: Engine) {
+    let fleet = Backend::fleet(2);
+    let server = NameServer::start();
+    point_to(&server, &fleet[..1]);
+    let proxy = asking(engine, &server).backend(name_of(&fleet)).start();
+    let client = proxy.connect();
+    exchange(&client, Pattern::new(1), KB);
+    wait_for_swap(&proxy, || point_to(&server, &fleet[1..]));
+    exchange_and_end(&client, Pattern::new(2), KB);
+    assert_eq!(fleet[0].wait_for_end(0).ending, Ending::Eof);
+}
+
+fn pain_9_sessions_to_a_removed_endpoint_are_ended_when_told_to(engine: Engine) {
+    let fleet = Backend::fleet(2);
+    let server = NameServer::start();
+    point_to(&server, &fleet[..1]);
+    let proxy = asking(engine, &server)
+        .args(["--workers", "1", "--log-level", "debug"])
+        .args(["--removed-endpoint", "close-after", "300ms"])
+        .backend(name_of(&fleet))
+        .start();
+    let clients = [proxy.connect(), proxy.connect()];
+    for client in &clients {
+        exchange(client, Pattern::new(1), KB);
+    }
+    wait_for_swap(&proxy, || point_to(&server, &fleet[1..]));
+    let other = proxy.connect();
+    exchange(&other, Pattern::new(2), KB);
+    for (number, client) in clients.iter().enumerate() {
+        assert_over(client);
+        assert_eq!(fleet[0].wait_for_end(number).ending, Ending::Reset);
+    }
+    let log = proxy.process().log();
+    proxy
+        .process()
+        .wait_for_log("ended sessions whose endpoint was removed");
+    assert_eq!(log.count("worker=0 sessions=2"), 1);
+    assert_eq!(log.count("session ended: its endpoint was removed"), 2);
+    exchange_and_end(&other, Pattern::new(3), KB);
+}
+
+fn pain_9_an_endpoint_that_comes_back_keeps_its_sessions(engine: Engine) {
+    let fleet = Backend::fleet(3);
+    let server = NameServer::start();
+    point_to(&server, &fleet[..2]);
+    let proxy = asking(engine, &server)
+        .args(["--workers", "1", "--removed-endpoint", "close-after", "3s"])
+        .backend(name_of(&fleet))
+        .start();
+    proxy
+        .process()
+        .wait_for_log(&format!("look up {NAME}: 2 addresses"));
+    // One session to each.
+    let clients = [proxy.connect(), proxy.connect()];
+    for client in &clients {
+        exchange(client, Pattern::new(1), KB);
+    }
+    let [to_first, to_second] = [&fleet[..1], &fleet[1..2]].map(accepted);
+    assert_eq!((to_first, to_second), (1, 1));
+    wait_for_swap(&proxy, || point_to(&server, &fleet[2..]));
+    wait_for_swap(&proxy, || point_to(&server, &fleet[..1]));
+    // The other one would end at the same time.
+    let over = eventually_one_is_over(&clients);
+    assert_eq!(fleet[1].wait_for_end(0).ending, Ending::Reset);
+    exchange_and_end(&clients[1 - over], Pattern::new(2), KB);
+    assert_eq!(fleet[0].wait_for_end(0).ending, Ending::Eof);
+}
+
+/// Which of the two ends first.
+fn eventually_one_is_over(clients: &[UnixStream; 2]) -> usize {
+    let mut over = None;
+    eventually("one of them is over", || {
+        over = clients.iter().position(is_over);
+        over.is_some()
+    });
+    over.unwrap()
+}
+
+fn is_over(mut client: &UnixStream) -> bool {
+    client.set_nonblocking(true).unwrap();
+    let ended =
+        !matches!(client.read(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock);
+    client.set_nonblocking(false).unwrap();
+    ended
 }
 
 fn pain_10_rotating_subsets_cause_no_churn(engine: Engine) {

@@ -10,7 +10,7 @@ mod common;
 use std::fmt::Display;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ use std::thread;
 use common::client::{assert_eof, exchange};
 use common::process::Process;
 use common::programs::{
-    FPM_WORKERS, WEB_USER, fresh_endpoint, program, start_fpm, start_server, start_socat,
+    FPM_WORKERS, WEB_USER, fresh_endpoint, program, start_fpm, start_haproxy, start_server,
+    start_socat,
 };
 use common::proxy::{connect, fresh_dir};
 use common::sys::is_root;
@@ -40,6 +41,9 @@ for_each_engine!(
     socat_as_client,
     socat_that_writes_and_closes_loses_nothing,
     socat_as_backend,
+    nginx_reads_the_proxy_protocol,
+    haproxy_reads_the_proxy_protocol,
+    php_fpm_is_checked_and_being_busy_is_not_being_down,
 );
 
 const ECHO_PHP: &str = r#"<?php
@@ -231,6 +235,120 @@ fn socat_as_backend(engine: Engine) {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eof(&client);
     }
+}
+
+/// What either program serves behind the PROXY protocol, and nothing to whoever does not speak it.
+fn assert_only_with_a_header(engine: Engine, (host, port): &(String, u16), versions: &[&str]) {
+    let get = |version: &str| {
+        let proxy = Proxy::builder()
+            .engine(engine)
+            .args(["--proxy-protocol", version])
+            .backend(format!("{host}:{port}"))
+            .start();
+        let mut client = proxy.connect();
+        let request = b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n";
+        client.write_all(request).unwrap();
+        let mut response = Vec::new();
+        // Whoever gets no header may reset the connection.
+        let _ = client.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
+    };
+    for version in versions {
+        let response = get(version);
+        assert!(response.contains(" 200 OK\r\n"), "{version}: {response}");
+        assert!(response.ends_with("served"), "{version}: {response}");
+    }
+    let response = get("off");
+    assert!(!response.contains("served"), "{response}");
+}
+
+fn nginx_reads_the_proxy_protocol(engine: Engine) {
+    let dir = fresh_dir();
+    let front = dir.path().join("front.sock");
+    let endpoint = fresh_endpoint();
+    let config = format!(
+        "http {{
+            access_log off;
+            client_body_temp_path {dir}/body;
+            fastcgi_temp_path {dir}/fastcgi;
+            proxy_temp_path {dir}/proxy;
+            uwsgi_temp_path {dir}/uwsgi;
+            scgi_temp_path {dir}/scgi;
+            server {{
+                listen unix:{front};
+                listen {host}:{port} proxy_protocol;
+                location / {{ return 200 served; }}
+            }}
+        }}",
+        dir = dir.path().display(),
+        front = front.display(),
+        host = endpoint.0,
+        port = endpoint.1,
+    );
+    let _nginx = start_nginx(dir.path(), &config, &front);
+    assert_only_with_a_header(engine, &endpoint, &["v1", "v2"]);
+}
+
+/// HAProxy 2.6 takes version 2 for an invalid header unless its addresses are of IP: there is no case
+/// for Unix sockets in its reader.
+fn haproxy_reads_the_proxy_protocol(engine: Engine) {
+    let dir = fresh_dir();
+    let endpoint = fresh_endpoint();
+    let (host, port) = &endpoint;
+    let config = format!(
+        "global\n\
+        \tmaxconn 100\n\
+        defaults\n\
+        \tmode http\n\
+        \ttimeout client 60s\n\
+        frontend front\n\
+        \tbind {host}:{port} accept-proxy\n\
+        \thttp-request return status 200 content-type text/plain string served\n"
+    );
+    let file = dir.path().join("haproxy.cfg");
+    fs::write(&file, config).unwrap();
+    let _haproxy = start_haproxy(&file);
+    eventually("haproxy listens", || {
+        TcpStream::connect((&**host, *port)).is_ok()
+    });
+    assert_only_with_a_header(engine, &endpoint, &["v1"]);
+}
+
+/// Connections that say nothing take all the workers. The other endpoint only answers checks.
+fn php_fpm_is_checked_and_being_busy_is_not_being_down(engine: Engine) {
+    const ANSWER: &[u8] = b"\x01\x0a\0\0\0\0\0\0";
+    let other = Backend::scripted(|conversation| {
+        conversation.receive()?;
+        conversation.send(ANSWER)
+    });
+    let dir = fresh_dir();
+    let endpoint = fresh_endpoint();
+    let fpm = start_fpm(dir.path(), &endpoint);
+    let name = format!("{}:{}", endpoint.0, endpoint.1);
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--check", "fastcgi", "--check-interval", "200ms"])
+        .args(["--log-level", "info,spliceway::checks=debug"])
+        .backend(&name)
+        .backend(&other)
+        .start();
+    let connect = || TcpStream::connect((&*endpoint.0, endpoint.1)).unwrap();
+    let silent: Vec<_> = (0..FPM_WORKERS).map(|_| connect()).collect();
+    let log = proxy.process().log();
+    let busy = format!("check endpoint {name}: busy");
+    eventually("it was busy for longer than it takes to be down", || {
+        log.count(&busy) >= 5
+    });
+    assert_eq!(log.count("is left out"), 0);
+    drop(silent);
+    drop(fpm);
+    proxy
+        .process()
+        .wait_for_log(&format!("endpoint {name} is left out until it passes"));
+    let _fpm = start_fpm(dir.path(), &endpoint);
+    proxy
+        .process()
+        .wait_for_log(&format!("endpoint {name} passes its checks again"));
 }
 
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";

@@ -76,7 +76,11 @@ fn a_unix_backend_that_is_not_there_is_passed_over(engine: Engine) {
     for round in 0..9 {
         exchange_and_end(&proxy.connect(), Pattern::new(round), KB);
     }
-    let alone = Proxy::start(engine, format!("unix:{}", missing.display()));
+    let alone = Proxy::builder()
+        .engine(engine)
+        .backend(format!("unix:{}", missing.display()))
+        .args(["--connect-timeout", "100ms"])
+        .start();
     assert_over(&alone.connect());
     alone.process().wait_for_log("(ENOENT)");
 }

@@ -1,12 +1,17 @@
 //! What a backend is at this moment: its addresses, and which of them a session tries.
 //!
 //! This is where the resolver thread and the workers meet, and they meet nowhere else: the resolver
-//! publishes an [`AddressSet`], the workers read it and mark addresses that fail ([`Refresher`]).
-//! Nothing here resolves, connects or waits.
+//! publishes an [`AddressSet`], the workers read it, each with a [`Balancer`] of its own, and tell
+//! which endpoints fail ([`Published::failed`], [`Refresher`]). Nothing here resolves, connects or
+//! waits.
 
+mod balance;
+mod health;
 mod refresh;
 mod set;
 
+pub use balance::{Balancer, Family, Lease, Tried, Want};
+pub use health::Health;
 pub use refresh::Refresher;
 pub(crate) use refresh::Suspects;
-pub use set::{ADDRESSES_MAX, Address, AddressSet, Attempts, Endpoint, Published, RoundRobin};
+pub use set::{ADDRESSES_MAX, Address, AddressSet, Endpoint, Published};

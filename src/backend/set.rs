@@ -1,19 +1,19 @@
-//! The set of addresses that backends stand for, its publication, and whose turn it is.
+//! The set of addresses that backends stand for, and its publication.
 //!
-//! A set never changes once it is built. What changes is which set is the current one, and a session
-//! keeps the set it started with until it is connected: a swap in the middle of its attempts can
-//! neither make it skip an endpoint nor try one twice.
+//! A set never changes once it is built. What changes is which set is the current one. How the
+//! endpoints fare outlives the sets: an address that leaves and comes back is the same endpoint.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::Refresher;
+use super::{Health, Refresher};
+use crate::config::Ejection;
 use crate::sys::net::UnixName;
 
 /// The most endpoints of one set.
@@ -22,6 +22,10 @@ use crate::sys::net::UnixName;
 /// no name is cut short by this; the bound keeps hostile or broken name servers, and many names
 /// merged into one set, from growing what every worker reads.
 pub const ADDRESSES_MAX: usize = 4096;
+
+/// The most addresses whose health is remembered, with those of the current set: one set's worth of
+/// them may have left.
+const KNOWN_MAX: usize = 2 * ADDRESSES_MAX;
 
 /// Where to connect.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,7 +76,7 @@ pub struct Endpoint {
     pub address: Address,
     /// Endpoints with a higher number are for when none with a lower one can be reached.
     pub priority: u16,
-    /// The share of sessions among endpoints of the same priority. Kept, and not honoured yet.
+    /// The share of sessions among endpoints of the same priority.
     pub weight: u16,
 }
 
@@ -87,11 +91,11 @@ impl<A: Into<Address>> From<A> for Endpoint {
 }
 
 /// The endpoints behind the configured backends, as known at one moment. Immutable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct AddressSet {
     endpoints: Box<[Endpoint]>,
-    /// How many of them share the lowest number for a priority: those that take turns.
-    preferred: usize,
+    /// How each of them fares, in the same order.
+    health: Box<[Arc<Health>]>,
     version: u64,
     obtained: Option<SystemTime>,
 }
@@ -102,25 +106,10 @@ impl AddressSet {
     pub fn empty() -> Self {
         Self {
             endpoints: Box::default(),
-            preferred: 0,
+            health: Box::default(),
             version: 0,
             obtained: None,
         }
-    }
-
-    /// The set that follows `self`, or `None` if `endpoints` are the ones it already has.
-    fn successor(&self, endpoints: Box<[Endpoint]>, now: SystemTime) -> Option<Self> {
-        if self.endpoints == endpoints {
-            return None;
-        }
-        let lowest = endpoints.first().map(|endpoint| endpoint.priority);
-        let is_preferred = |endpoint: &&Endpoint| Some(endpoint.priority) == lowest;
-        Some(Self {
-            preferred: endpoints.iter().take_while(is_preferred).count(),
-            endpoints,
-            version: self.version + 1,
-            obtained: Some(now),
-        })
     }
 
     /// The endpoints, each address once, by priority and within one in the order in which they were
@@ -128,6 +117,12 @@ impl AddressSet {
     #[must_use]
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// How each of [`AddressSet::endpoints`] fares, in the same order.
+    #[must_use]
+    pub fn health(&self) -> &[Arc<Health>] {
+        &self.health
     }
 
     /// How many changes led to this set; 0 only for [`AddressSet::empty`].
@@ -162,14 +157,33 @@ fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
 /// writes; every worker reads. `ArcSwap` publishes with release and reads with acquire ordering, so
 /// whoever sees the new pointer sees the complete set; nobody depends on *when* a worker sees it,
 /// and the wake-up comes after the swap, so a worker that was woken finds the new set.
+///
+/// A worker keeps the set that it read last, with what it made of it, and asks by
+/// [`Published::version`] whether there is another: so the count of a set's users, which all workers
+/// share, changes once per swap and worker, not with every session.
+///
+/// How endpoints fare ([`Health`]) is written by whoever meets a failure. An ejection is decided
+/// under a lock, so that two threads cannot eject the last two endpoints at one time.
 pub struct Published {
     current: ArcSwap<AddressSet>,
+    /// That of `current`; written after it.
+    version: Version,
     /// Milliseconds since the epoch, 0 for never. The resolver writes; who reads wants a figure and
     /// nothing that goes with it, so no ordering is needed.
     confirmed: AtomicU64,
     refresher: Refresher,
+    ejection: Ejection,
+    /// What the times in [`Health`] are counted from.
+    began: Instant,
+    /// Every endpoint of the current set, and those that were in one before and have a history.
+    /// Taken by the one writer of sets, and by who has reason to eject an endpoint.
+    known: Mutex<HashMap<Address, Arc<Health>>>,
     on_change: Box<dyn Fn() + Send + Sync>,
 }
+
+/// Read for every session, written at a swap: in a cache line that nothing else shares.
+#[repr(align(128))]
+struct Version(AtomicU64);
 
 impl Published {
     /// An empty set whose readers `on_change` wakes: it runs on the writer's thread after every
@@ -178,10 +192,27 @@ impl Published {
     pub fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             current: ArcSwap::from_pointee(AddressSet::empty()),
+            version: Version(AtomicU64::new(0)),
             confirmed: AtomicU64::new(0),
             refresher: Refresher::default(),
+            ejection: Ejection::default(),
+            began: Instant::now(),
+            known: Mutex::default(),
             on_change: Box::new(on_change),
         }
+    }
+
+    /// Leaves endpoints out by these rules instead of [`Ejection::default`].
+    #[must_use]
+    pub fn ejecting(mut self, ejection: Ejection) -> Self {
+        self.ejection = ejection;
+        self
+    }
+
+    /// That of the current set: whoever reads a new one gets that set, or a newer one, when loading.
+    #[inline]
+    pub fn version(&self) -> u64 {
+        self.version.0.load(Ordering::Acquire)
     }
 
     /// The current set for a short look: cheaper than [`Published::load_full`], but to be dropped
@@ -231,9 +262,10 @@ impl Published {
         now: SystemTime,
     ) -> bool {
         let (endpoints, dropped) = collapse(endpoints.into_iter().map(E::into).collect());
-        let Some(next) = self.load().successor(endpoints, now) else {
+        let before = self.load();
+        if before.endpoints == endpoints {
             return false;
-        };
+        }
         if dropped > 0 {
             tracing::warn!(
                 dropped,
@@ -241,9 +273,118 @@ impl Published {
                  (give the backends names with fewer addresses)"
             );
         }
+        let next = AddressSet {
+            health: self.health_of(&endpoints),
+            endpoints,
+            version: before.version + 1,
+            obtained: Some(now),
+        };
+        drop(before);
+        let version = next.version;
         self.current.store(Arc::new(next));
+        self.version.0.store(version, Ordering::Release);
         (self.on_change)();
         true
+    }
+
+    /// The health of each: what it was if it is known. Forgets those that left with nothing to tell.
+    fn health_of(&self, endpoints: &[Endpoint]) -> Box<[Arc<Health>]> {
+        let mut known = self.known();
+        let of = |endpoint: &Endpoint| {
+            let new = || Arc::new(Health::new(endpoint.address, self.began));
+            Arc::clone(known.entry(endpoint.address).or_insert_with(new))
+        };
+        let health: Box<[_]> = endpoints.iter().map(of).collect();
+        known.retain(|_, health| Arc::strong_count(health) > 1 || !health.is_pristine());
+        if known.len() > KNOWN_MAX {
+            known.retain(|_, health| Arc::strong_count(health) > 1);
+        }
+        health
+    }
+
+    /// Nothing can be half done when a thread panics with the lock held: every change under it is
+    /// complete in itself.
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<Address, Arc<Health>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // --- how endpoints fare -------------------------------------------------------------------
+
+    /// This endpoint failed: it could not be connected to, or closed without a byte after a request
+    /// was sent to it. With enough of that in a row it is left out for a while, unless it is the last
+    /// one of the current set that is not. Returns whether this ejected it.
+    pub fn failed(&self, health: &Health, now: Instant) -> bool {
+        let Some(after) = self.ejection.after else {
+            return false;
+        };
+        if health.is_ejected(now) || health.count_failure() < after.get() {
+            return false;
+        }
+        self.eject(health, now)
+    }
+
+    fn eject(&self, health: &Health, now: Instant) -> bool {
+        let one_at_a_time = self.known();
+        let set = self.load();
+        let others_left = set
+            .health
+            .iter()
+            .any(|other| other.address() != health.address() && !other.is_ejected(now));
+        if !others_left || health.is_ejected(now) {
+            return false;
+        }
+        let failures = health.failures();
+        let ejected = health.eject(self.ejection, now);
+        drop(one_at_a_time);
+        tracing::warn!(
+            failures,
+            ejections = ejected.ejections,
+            "endpoint {} is left out for {:?}: {failures} failures in a row",
+            health.address(),
+            ejected.time,
+        );
+        if let Some(ip) = health.address().ip() {
+            self.refresher.suspect(ip);
+        }
+        true
+    }
+
+    /// Active checks say that this endpoint is down: it is left out until [`Published::bring_up`],
+    /// unless it is the last one of the current set that is not. Returns whether it is left out.
+    pub fn take_down(&self, health: &Health, now: Instant) -> bool {
+        let one_at_a_time = self.known();
+        if health.is_down() {
+            return true;
+        }
+        let is_other = |other: &&Arc<Health>| other.address() != health.address();
+        let set = self.load();
+        let mut others = set.health.iter().filter(is_other);
+        if !others.any(|other| !other.is_ejected(now)) {
+            return false;
+        }
+        health.set_down(true);
+        drop(one_at_a_time);
+        if let Some(ip) = health.address().ip() {
+            self.refresher.suspect(ip);
+        }
+        true
+    }
+
+    /// Active checks have nothing against this endpoint any more.
+    pub fn bring_up(&self, health: &Health) {
+        health.set_down(false);
+    }
+
+    /// This endpoint has answered: a row of failures ends. An ejection does not.
+    pub fn succeeded(&self, health: &Health) {
+        health.clear_failures();
+    }
+
+    /// This endpoint was tried although it is left out, and has answered: it is used again at once.
+    pub fn restored(&self, health: &Health, now: Instant) {
+        if health.restore(now) {
+            tracing::info!("endpoint {} is back before its time", health.address());
+        }
     }
 }
 
@@ -255,80 +396,10 @@ impl fmt::Debug for Published {
     }
 }
 
-/// Whose turn it is. Each worker has its own, so nothing is shared and nothing is atomic.
-#[derive(Clone, Debug)]
-pub struct RoundRobin {
-    next: usize,
-}
-
-impl RoundRobin {
-    /// Begins at the endpoint number `start`: give each worker another one, or all of them send
-    /// their first session to the same endpoint.
-    #[must_use]
-    pub fn new(start: usize) -> Self {
-        Self { next: start }
-    }
-
-    /// The attempts of one session: it begins where the session before it did not, among the
-    /// endpoints of the first priority.
-    pub fn start(&mut self, set: Arc<AddressSet>) -> Attempts {
-        let start = self.next.checked_rem(set.preferred).unwrap_or(0);
-        if set.preferred > 0 {
-            self.next = start + 1;
-        }
-        Attempts {
-            set,
-            start,
-            tried: 0,
-        }
-    }
-}
-
-/// The endpoints that one connecting session may try, each once. Costs no allocation.
-#[derive(Clone, Debug)]
-pub struct Attempts {
-    set: Arc<AddressSet>,
-    start: usize,
-    tried: usize,
-}
-
-impl Attempts {
-    /// The endpoint to try next, those of the first priority before the others; `None` when each
-    /// was tried, or there was none.
-    pub fn next_endpoint(&mut self) -> Option<Address> {
-        let preferred = self.set.preferred;
-        let index = match self.tried {
-            tried if tried < preferred => (self.start + tried) % preferred,
-            tried => tried,
-        };
-        let endpoint = self.set.endpoints.get(index)?;
-        self.tried += 1;
-        Some(endpoint.address)
-    }
-
-    /// Makes the endpoint that was given last the next one again: it could not be tried.
-    pub fn put_back(&mut self) {
-        assert!(self.tried > 0, "an endpoint was given");
-        self.tried -= 1;
-    }
-
-    /// How many endpoints are still untried.
-    #[must_use]
-    pub fn remaining(&self) -> usize {
-        self.set.endpoints.len() - self.tried
-    }
-
-    /// The version of the set that these endpoints come from: a session whose attempts ran out may
-    /// start again if the current set is a newer one.
-    #[must_use]
-    pub fn version(&self) -> u64 {
-        self.set.version
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
+    use std::thread;
 
     use super::*;
 
@@ -359,10 +430,6 @@ mod tests {
         ranked.iter().map(endpoint).collect()
     }
 
-    fn drain(mut attempts: Attempts) -> Vec<Address> {
-        std::iter::from_fn(|| attempts.next_endpoint()).collect()
-    }
-
     #[test]
     fn publishing_a_change_swaps_once_and_wakes_once() {
         let wakes = Arc::new(AtomicUsize::new(0));
@@ -370,7 +437,8 @@ mod tests {
         let published = Published::new(move || {
             counter.fetch_add(1, Ordering::Relaxed);
         });
-        assert_eq!(*published.load_full(), AddressSet::empty());
+        assert_eq!(published.load().version(), AddressSet::empty().version());
+        assert_eq!(published.load().endpoints(), []);
 
         assert!(published.publish(endpoints([1, 2]), SystemTime::UNIX_EPOCH));
         assert!(!published.publish(endpoints([1, 2]), SystemTime::now()));
@@ -438,18 +506,6 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_priority_takes_turns_and_the_others_follow() {
-        let published = Published::new(|| {});
-        let endpoints_by_priority = ranked(&[(9, 30), (1, 10), (8, 20), (2, 10)]);
-        published.publish(endpoints_by_priority, SystemTime::UNIX_EPOCH);
-        let mut turns = RoundRobin::new(0);
-        let mut tried = || drain(turns.start(published.load_full()));
-        assert_eq!(tried(), endpoints([1, 2, 8, 9]));
-        assert_eq!(tried(), endpoints([2, 1, 8, 9]));
-        assert_eq!(tried(), endpoints([1, 2, 8, 9]));
-    }
-
-    #[test]
     fn another_weight_or_priority_is_a_change() {
         let published = Published::new(|| {});
         assert!(published.publish(ranked(&[(1, 10)]), SystemTime::UNIX_EPOCH));
@@ -468,60 +524,136 @@ mod tests {
         assert_eq!(published.load().endpoints().len(), ADDRESSES_MAX);
     }
 
-    #[test]
-    fn rotation_is_fair() {
-        let set = set([1, 2, 3]);
-        let mut turns = RoundRobin::new(7);
-        let mut firsts = [0; 3];
-        for _ in 0..300 {
-            let first = turns.start(Arc::clone(&set)).next_endpoint().unwrap();
-            let index = addresses(&set).iter().position(|a| *a == first).unwrap();
-            firsts[index] += 1;
-        }
-        assert_eq!(firsts, [100, 100, 100]);
+    /// Fails an endpoint of the current set, by its place, so many times.
+    fn fail(published: &Published, index: usize, times: u32, now: Instant) -> Vec<bool> {
+        let set = published.load_full();
+        let fail = |_| published.failed(&set.health()[index], now);
+        (0..times).map(fail).collect()
     }
 
+    fn ejected(published: &Published, now: Instant) -> Vec<bool> {
+        let set = published.load_full();
+        set.health().iter().map(|h| h.is_ejected(now)).collect()
+    }
+
+    fn published(lasts: impl IntoIterator<Item = u8>) -> Published {
+        let published = Published::new(|| {});
+        published.publish(endpoints(lasts), SystemTime::UNIX_EPOCH);
+        published
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+
     #[test]
-    fn a_session_tries_each_endpoint_once_and_wraps_around() {
-        let set = set([1, 2, 3]);
-        let mut turns = RoundRobin::new(1);
+    fn five_failures_in_a_row_eject_for_half_a_minute() {
+        let (published, start) = (published([1, 2]), Instant::now());
         assert_eq!(
-            drain(turns.start(Arc::clone(&set))),
-            endpoints([2, 3, 1]).as_slice()
+            fail(&published, 0, 5, start),
+            [false, false, false, false, true]
         );
-        assert_eq!(drain(turns.start(set)), endpoints([3, 1, 2]).as_slice());
+        assert_eq!(ejected(&published, start + 29 * SECOND), [true, false]);
+        assert_eq!(ejected(&published, start + 31 * SECOND), [false, false]);
     }
 
     #[test]
-    fn remaining_counts_down_to_none() {
-        let mut attempts = RoundRobin::new(0).start(set([1, 2]));
-        assert_eq!((attempts.remaining(), attempts.version()), (2, 1));
-        attempts.next_endpoint();
-        attempts.next_endpoint();
-        assert_eq!(attempts.remaining(), 0);
-        assert_eq!(attempts.next_endpoint(), None);
-        assert_eq!(attempts.next_endpoint(), None);
-    }
-
-    #[test]
-    fn an_empty_set_offers_nothing() {
-        let mut turns = RoundRobin::new(usize::MAX);
-        let mut attempts = turns.start(Arc::new(AddressSet::empty()));
-        assert_eq!(attempts.remaining(), 0);
-        assert_eq!(attempts.next_endpoint(), None);
-        assert_eq!(attempts.version(), 0);
-        assert_eq!(drain(turns.start(set([1, 2]))).len(), 2);
-    }
-
-    #[test]
-    fn a_smaller_set_in_the_middle_of_the_rotation_is_no_matter() {
-        let mut turns = RoundRobin::new(0);
-        for _ in 0..5 {
-            turns.start(set([1, 2, 3, 4, 5, 6, 7]));
+    fn a_success_ends_the_row() {
+        let (published, now) = (published([1, 2]), Instant::now());
+        for _ in 0..10 {
+            assert_eq!(fail(&published, 0, 4, now), [false; 4]);
+            published.succeeded(&published.load().health()[0]);
         }
-        assert_eq!(
-            drain(turns.start(set([1, 2]))),
-            endpoints([2, 1]).as_slice()
-        );
+        assert_eq!(ejected(&published, now), [false, false]);
+    }
+
+    #[test]
+    fn each_ejection_is_longer_up_to_five_minutes_and_all_is_forgiven_in_time() {
+        let published = published([1, 2]);
+        let mut now = Instant::now();
+        for seconds in [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300] {
+            assert!(fail(&published, 0, 5, now)[4]);
+            let end = now + seconds * SECOND;
+            assert!(ejected(&published, end - SECOND)[0], "{seconds}");
+            assert!(!ejected(&published, end + SECOND)[0], "{seconds}");
+            now = end + SECOND;
+        }
+        now += 302 * SECOND;
+        assert!(fail(&published, 0, 5, now)[4]);
+        assert!(!ejected(&published, now + 31 * SECOND)[0]);
+    }
+
+    #[test]
+    fn the_last_endpoint_is_never_ejected() {
+        let (published, now) = (published([1, 2, 3]), Instant::now());
+        for index in 0..3 {
+            fail(&published, index, 50, now);
+        }
+        assert_eq!(ejected(&published, now), [true, true, false]);
+        let later = now + 31 * SECOND;
+        assert!(fail(&published, 2, 1, later)[0], "the others are back");
+    }
+
+    #[test]
+    fn threads_that_eject_at_one_time_leave_one_endpoint() {
+        let now = Instant::now();
+        for _ in 0..200 {
+            let published = published([1, 2]);
+            thread::scope(|scope| {
+                for index in 0..2 {
+                    let published = &published;
+                    scope.spawn(move || fail(published, index, 5, now));
+                }
+            });
+            let out = ejected(&published, now).into_iter().filter(|out| *out);
+            assert_eq!(out.count(), 1);
+        }
+    }
+
+    #[test]
+    fn an_ejection_outlives_swaps() {
+        let (published, now) = (published([1, 2]), Instant::now());
+        fail(&published, 0, 5, now);
+        published.publish(endpoints([2, 3]), SystemTime::UNIX_EPOCH);
+        assert_eq!(ejected(&published, now), [false, false]);
+        published.publish(endpoints([1, 2, 3]), SystemTime::UNIX_EPOCH);
+        assert_eq!(ejected(&published, now), [true, false, false]);
+    }
+
+    #[test]
+    fn what_is_remembered_of_the_past_has_a_bound() {
+        let (published, now) = (published([1, 2]), Instant::now());
+        for round in 0..3u16 {
+            let port = |n: u16| SocketAddr::from(([192, 0, 2, 1], 1 + round * 4096 + n));
+            published.publish((0..4096).map(port), SystemTime::UNIX_EPOCH);
+            for index in 0..4096 {
+                fail(&published, index, 1, now);
+            }
+        }
+        published.publish(endpoints([1]), SystemTime::UNIX_EPOCH);
+        assert!(published.known().len() <= KNOWN_MAX);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_back_before_its_time_is_used_at_once() {
+        let (published, now) = (published([1, 2]), Instant::now());
+        fail(&published, 0, 5, now);
+        published.succeeded(&published.load().health()[0]);
+        assert_eq!(ejected(&published, now), [true, false]);
+        published.restored(&published.load().health()[0], now);
+        assert_eq!(ejected(&published, now), [false, false]);
+        // It was the first time all the same.
+        fail(&published, 0, 5, now);
+        assert_eq!(ejected(&published, now + 59 * SECOND), [true, false]);
+    }
+
+    #[test]
+    fn ejection_can_be_turned_off() {
+        let off = Ejection {
+            after: None,
+            ..Ejection::default()
+        };
+        let published = Published::new(|| {}).ejecting(off);
+        published.publish(endpoints([1, 2]), SystemTime::UNIX_EPOCH);
+        let now = Instant::now();
+        assert_eq!(fail(&published, 0, 20, now), [false; 20]);
     }
 }

@@ -8,15 +8,18 @@ pub mod usage;
 pub mod values;
 
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
+use std::net::IpAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{
-    Access, Account, BackendAddress, CONNECTIONS_MAX, Config, DNS_TTL_FLOOR, Discovery, Engine,
-    ListenAddress, LogFilter, LogFormat, Logging, MODE_MAX, NAME_SERVERS_MAX, NameServer,
-    RefreshTimes, ResolveWith, TIMEOUT_MAX, WORKERS_MAX,
+    Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind, Config,
+    DNS_TTL_FLOOR, Discovery, Ejection, Engine, KEEPALIVE_MAX, KEEPALIVE_MIN, ListenAddress,
+    LogFilter, LogFormat, Logging, MODE_MAX, NAME_SERVERS_MAX, NameServer, ProxyProtocol,
+    RefreshTimes, ResolveWith, SourceAddress, SourceAddresses, TIMEOUT_MAX, USER_TIMEOUT_MAX,
+    Upstreams, WORKERS_MAX,
 };
 use crate::demo::CONCURRENCY_MAX;
 pub use usage::{Stop, UsageError};
@@ -203,6 +206,118 @@ struct RunArguments {
 
     #[arg(
         long,
+        value_name = "DURATION|off",
+        default_value = "off",
+        value_parser = tcp_keepalive,
+        allow_hyphen_values = true,
+        help = "Probe a backend connection that has been idle for this time, in whole seconds from 1s \
+                to 9h, then every third of it; three probes without an answer break the connection. \
+                'off' sends none."
+    )]
+    tcp_keepalive: Timeout,
+
+    #[arg(
+        long,
+        value_name = "DURATION|off",
+        default_value = "off",
+        value_parser = tcp_user_timeout,
+        allow_hyphen_values = true,
+        help = "Break a backend connection on which sent bytes, or probes, are not acknowledged for \
+                this time, up to 24days; 'off' leaves it to the kernel, which takes about 15 minutes."
+    )]
+    tcp_user_timeout: Timeout,
+
+    #[arg(
+        long,
+        value_name = "IP",
+        help = "Connect to backends from this address of this machine. Give the option again for the \
+                other family; endpoints of a family without one are not connected to."
+    )]
+    source_address: Vec<SourceAddress>,
+
+    #[arg(
+        long,
+        value_name = "VERSION",
+        value_enum,
+        default_value_t = ProxyProtocol::Off,
+        hide_possible_values = true,
+        help = "Begin each backend connection with a header of the PROXY protocol: 'v1' (PROXY \
+                UNKNOWN, as it has no Unix sockets), 'v2' (with the listener's name) or 'off'. \
+                Backends must expect it."
+    )]
+    proxy_protocol: ProxyProtocol,
+
+    #[arg(
+        long,
+        value_names = ["keep|close-after", "DURATION"],
+        num_args = 1..=2,
+        default_value = "keep",
+        help = "What becomes of a session whose endpoint leaves the addresses: 'keep' lets it go on, \
+                'close-after 30s' ends it after that time unless the endpoint is back."
+    )]
+    removed_endpoint: Vec<String>,
+
+    #[arg(
+        long,
+        value_name = "KIND",
+        value_enum,
+        default_value_t = Check::Off,
+        hide_possible_values = true,
+        help = "Check each address again and again by 'tcp' (a connection) or 'fastcgi' (an answer to \
+                FCGI_GET_VALUES; without one in time the server is busy, and stays in use), or 'off'. \
+                One that fails three times in a row is left out until it passes twice, but never the \
+                last one."
+    )]
+    check: Check,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "5s",
+        value_parser = ttl,
+        allow_hyphen_values = true,
+        help = "Check this often; 100ms or more. A check has this time, and 2s at most."
+    )]
+    check_interval: Duration,
+
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t = Balance::LeastConnections,
+        hide_possible_values = true,
+        help = "Spread sessions over addresses by 'least-connections' of the worker thread (of all up \
+                to 16 addresses, of two that are drawn above), 'round-robin', 'random-two' (the one \
+                of two with fewer connections), or 'first': the first one in the configured order \
+                that works, the others as its backups. All but 'first' honour the weights of srv: \
+                names, and all of them their priorities."
+    )]
+    balance: Balance,
+
+    #[arg(
+        long,
+        value_name = "N|off",
+        default_value = "5",
+        value_parser = eject_after,
+        help = "Leave an address out after this many failures in a row: connects that are refused or \
+                not answered, and connections that are closed without an answer to what was sent. The \
+                last address is never left out. 'off' leaves none out."
+    )]
+    eject_after: EjectAfter,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = positive_timeout,
+        allow_hyphen_values = true,
+        help = "Leave an address out for this time, twice as long when that happens again, and so on, \
+                up to 300s."
+    )]
+    eject_time: Duration,
+
+    #[arg(
+        long,
         value_name = "OCTAL",
         value_parser = mode,
         help = "Give socket files this mode: who may write may connect. Abstract sockets have no \
@@ -277,7 +392,7 @@ struct RunArguments {
         value_parser = positive_timeout,
         allow_hyphen_values = true,
         help = "End a session that has no connection to a backend after this time, such as 500ms or \
-                5s; looking up the name counts."
+                5s; looking up the name counts. Until then every address is tried, again and again."
     )]
     connect_timeout: Duration,
 
@@ -324,6 +439,9 @@ struct RunArguments {
     log_level: LogFilter,
 }
 
+/// The most failures in a row before an endpoint is left out. Who wants more wants 'off'.
+const EJECT_AFTER_MAX: u32 = 1_000_000;
+
 const ENGINE_HELP: &str = "Move bytes with 'io_uring', or with 'epoll', or let 'auto' take io_uring \
                            where the system allows it and epoll where it does not.";
 
@@ -365,6 +483,24 @@ enum Protocol {
     Raw,
 }
 
+/// Whether and how endpoints are checked.
+#[derive(Clone, Copy, ValueEnum)]
+enum Check {
+    Off,
+    Tcp,
+    Fastcgi,
+}
+
+impl Check {
+    fn kind(self) -> Option<CheckKind> {
+        match self {
+            Self::Off => None,
+            Self::Tcp => Some(CheckKind::Tcp),
+            Self::Fastcgi => Some(CheckKind::Fastcgi),
+        }
+    }
+}
+
 impl RunArguments {
     /// Checks what concerns several options at once.
     fn validate(self) -> Result<RunCommand, String> {
@@ -372,6 +508,7 @@ impl RunArguments {
         let Protocol::Raw = self.protocol;
         self.check_listeners()?;
         let discovery = self.discovery()?;
+        let upstreams = self.upstreams()?;
         let access = Access {
             mode: self.mode.unwrap_or(Access::MODE_DEFAULT),
             owner: self.owner,
@@ -382,6 +519,12 @@ impl RunArguments {
             access,
             backends: self.backend,
             discovery,
+            upstreams,
+            balance: self.balance,
+            ejection: Ejection {
+                after: self.eject_after.0,
+                time: self.eject_time,
+            },
             workers: self.workers.and_then(NonZeroUsize::new),
             pin: self.pin,
             engine: self.engine,
@@ -440,6 +583,71 @@ impl RunArguments {
         })
     }
 
+    fn upstreams(&self) -> Result<Upstreams, String> {
+        Ok(Upstreams {
+            tcp_keepalive: self.tcp_keepalive.0,
+            tcp_user_timeout: self.tcp_user_timeout.0,
+            source: self.source()?,
+            proxy_protocol: self.proxy_protocol()?,
+            close_removed_after: self.close_removed_after()?,
+            checks: self.check.kind().map(|kind| ActiveChecks {
+                kind,
+                interval: self.check_interval,
+            }),
+        })
+    }
+
+    fn source(&self) -> Result<SourceAddresses, String> {
+        let mut source = SourceAddresses::default();
+        for SourceAddress(ip) in &self.source_address {
+            let taken = match *ip {
+                IpAddr::V4(ip) => source.v4.replace(ip).is_some(),
+                IpAddr::V6(ip) => source.v6.replace(ip).is_some(),
+            };
+            if taken {
+                return Err(format!(
+                    "--source-address {ip}: the second one of its family (give at most one for IPv4 \
+                     and one for IPv6)"
+                ));
+            }
+        }
+        let is_out_of_reach = |backend: &&BackendAddress| matches!(backend, BackendAddress::Literal(address) if !source.reach(address.ip()));
+        match self.backend.iter().find(is_out_of_reach) {
+            None => Ok(source),
+            Some(backend) => Err(format!(
+                "--backend {backend} with --source-address {}: of another family (give a source \
+                 address of the backend's family as well)",
+                self.source_address[0].0
+            )),
+        }
+    }
+
+    /// A FastCGI server would take the header for a broken record.
+    fn proxy_protocol(&self) -> Result<ProxyProtocol, String> {
+        match self.protocol {
+            Protocol::Raw => Ok(self.proxy_protocol),
+        }
+    }
+
+    fn close_removed_after(&self) -> Result<Option<Duration>, String> {
+        let refuse = |problem: &str| {
+            let given = self.removed_endpoint.join(" ");
+            Err(format!(
+                "invalid value '{given}' for '--removed-endpoint': {problem}"
+            ))
+        };
+        let words: Vec<&str> = self.removed_endpoint.iter().map(String::as_str).collect();
+        match words[..] {
+            ["keep"] => Ok(None),
+            ["close-after", time] => match timeout(time) {
+                Ok(time) => Ok(Some(time)),
+                Err(error) => refuse(&error.to_string()),
+            },
+            ["close-after"] => refuse("the time is missing (write for example close-after 30s)"),
+            _ => refuse("unknown (write keep, or for example close-after 30s)"),
+        }
+    }
+
     fn check_listeners(&self) -> Result<(), String> {
         for (index, address) in self.listen.iter().enumerate() {
             if self.listen[..index].contains(address) {
@@ -485,6 +693,18 @@ impl From<DemoArguments> for DemoCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Timeout(Option<Duration>);
 
+/// A number of failures, or none at all: a type of its own as [`Timeout`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EjectAfter(Option<NonZeroU32>);
+
+fn eject_after(text: &str) -> Result<EjectAfter, ValueError> {
+    if text == "off" {
+        return Ok(EjectAfter(None));
+    }
+    let number = count(1..=EJECT_AFTER_MAX)(text)?;
+    Ok(EjectAfter(NonZeroU32::new(number)))
+}
+
 /// `660`, `0660` or `0o660`
 fn mode(text: &str) -> Result<u32, ValueError> {
     let digits = text.strip_prefix("0o").unwrap_or(text);
@@ -502,6 +722,26 @@ fn ttl(text: &str) -> Result<Duration, ValueError> {
     match timeout(text)? {
         ttl if ttl < DNS_TTL_FLOOR => Err(ValueError::TtlTooShort),
         ttl => Ok(ttl),
+    }
+}
+
+fn tcp_keepalive(text: &str) -> Result<Timeout, ValueError> {
+    match drain_timeout(text)? {
+        Timeout(Some(time)) if !(KEEPALIVE_MIN..=KEEPALIVE_MAX).contains(&time) => {
+            Err(ValueError::Keepalive)
+        }
+        timeout => Ok(timeout),
+    }
+}
+
+fn tcp_user_timeout(text: &str) -> Result<Timeout, ValueError> {
+    /// The kernel's unit; it takes 0 for its default.
+    const LEAST: Duration = Duration::from_millis(1);
+    match drain_timeout(text)? {
+        Timeout(Some(time)) if !(LEAST..=USER_TIMEOUT_MAX).contains(&time) => {
+            Err(ValueError::UserTimeout)
+        }
+        timeout => Ok(timeout),
     }
 }
 
@@ -577,6 +817,7 @@ mod tests {
             (None, false, Engine::Auto)
         );
         assert_eq!(config.discovery, Discovery::default());
+        assert_eq!(config.upstreams, Upstreams::default());
         assert_eq!(config.connections_max, 8192);
         assert_eq!(config.connect_timeout, Duration::from_secs(5));
         assert_eq!(config.idle_timeout, None);
@@ -593,8 +834,25 @@ mod tests {
              --connect-timeout 500ms --idle-timeout 10m --drain-timeout off --log-format json \
              --log-level debug --nameserver 192.0.2.53 --nameserver [::1]:5353 --resolve-with dns \
              --dns-min-ttl 100ms --dns-max-ttl 1h --dns-negative-hold 0s --dns-keep-missing 5m \
-             --backend srv:_php._tcp.internal",
+             --backend srv:_php._tcp.internal --tcp-keepalive 60s --tcp-user-timeout 30s \
+             --source-address 192.0.2.10 --source-address 2001:db8::1 --proxy-protocol v2 \
+             --removed-endpoint close-after 30s --check fastcgi --check-interval 100ms",
         );
+        let expected = Upstreams {
+            tcp_keepalive: Some(Duration::from_secs(60)),
+            tcp_user_timeout: Some(Duration::from_secs(30)),
+            source: SourceAddresses {
+                v4: Some([192, 0, 2, 10].into()),
+                v6: Some("2001:db8::1".parse().unwrap()),
+            },
+            proxy_protocol: ProxyProtocol::V2,
+            close_removed_after: Some(Duration::from_secs(30)),
+            checks: Some(ActiveChecks {
+                kind: CheckKind::Fastcgi,
+                interval: Duration::from_millis(100),
+            }),
+        };
+        assert_eq!(config.upstreams, expected);
         let Discovery {
             name_servers,
             resolve_with,
@@ -768,6 +1026,13 @@ mod tests {
                 "write a number and its unit",
             ),
             ("--log-level inof", "no level 'inof'"),
+            (
+                "--balance fair",
+                "unknown (write least-connections, round-robin, random-two, first)",
+            ),
+            ("--eject-after 0", "not a whole number from 1 to 1000000"),
+            ("--eject-after never", "not a whole number"),
+            ("--eject-time 0s", "no time at all"),
             ("--nameserver dns.example", "not an address"),
             ("--nameserver 192.0.2.53:0", "port 0"),
             ("--resolve-with magic", "unknown (write dns, system)"),
@@ -793,6 +1058,18 @@ mod tests {
             let error = usage_error(&format!("{REQUIRED} {options}"));
             assert!(error.contains(cause), "{options}: {error}");
         }
+    }
+
+    #[test]
+    fn ejection_can_be_set_and_turned_off() {
+        let config = |options| run_with(options).config;
+        assert_eq!(run(REQUIRED).config.ejection, Ejection::default());
+        assert_eq!(run(REQUIRED).config.balance, Balance::LeastConnections);
+        assert_eq!(config("--balance first").balance, Balance::First);
+        assert_eq!(config("--eject-after off").ejection.after, None);
+        let ejection = config("--eject-after 3 --eject-time 1m").ejection;
+        assert_eq!(ejection.after, NonZeroU32::new(3));
+        assert_eq!(ejection.time, Duration::from_secs(60));
     }
 
     #[test]
@@ -829,6 +1106,42 @@ mod tests {
             let expected = format!("{option} with --listen unix:@a: abstract sockets have no");
             let error = usage_error(words);
             assert!(error.starts_with(&expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_upstreams_cannot_be_is_refused() {
+        for (options, problem) in [
+            ("--tcp-keepalive 999ms", "not a time that the kernel takes"),
+            ("--tcp-keepalive 10h", "not a time that the kernel takes"),
+            ("--tcp-user-timeout 0s", "not a time that the kernel takes"),
+            (
+                "--tcp-user-timeout 25days",
+                "not a time that the kernel takes",
+            ),
+            ("--source-address host", "not an address"),
+            ("--source-address 0.0.0.0", "not an address of one machine"),
+            (
+                "--source-address 192.0.2.1 --source-address 192.0.2.2",
+                "the second one of its family",
+            ),
+            (
+                "--source-address 192.0.2.1 --backend [::1]:80",
+                "--backend tcp:[::1]:80 with --source-address 192.0.2.1: of another family",
+            ),
+            ("--proxy-protocol v3", "unknown (write off, v1, v2)"),
+            ("--check http", "unknown (write off, tcp, fastcgi)"),
+            ("--check-interval 99ms", "too short"),
+            ("--removed-endpoint close", "unknown (write keep"),
+            ("--removed-endpoint keep 5s", "unknown (write keep"),
+            ("--removed-endpoint close-after", "the time is missing"),
+            (
+                "--removed-endpoint close-after soon",
+                "write a number and its unit",
+            ),
+        ] {
+            let error = usage_error(&format!("{REQUIRED} {options}"));
+            assert!(error.contains(problem), "{options}: {error}");
         }
     }
 

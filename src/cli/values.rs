@@ -50,6 +50,16 @@ pub enum ValueError {
         humantime::format_duration(DNS_TTL_FLOOR)
     )]
     TtlTooShort,
+    /// A time that the kernel's keepalive does not take.
+    #[error(
+        "not a time that the kernel takes (write one from 1s to 9h, for example 60s, or 'off')"
+    )]
+    Keepalive,
+    /// The same for TCP_USER_TIMEOUT.
+    #[error(
+        "not a time that the kernel takes (write one from 1ms to 24days, for example 30s, or 'off')"
+    )]
+    UserTimeout,
     /// A time that nobody waits for.
     #[error("too long (use at most 365days)")]
     TooLong,

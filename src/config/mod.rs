@@ -5,7 +5,9 @@
 //! system: whether a user exists or a directory can be written is found out at start.
 
 pub mod address;
+pub mod balancing;
 pub mod discovery;
+pub mod upstream;
 
 use std::fmt;
 use std::num::NonZeroUsize;
@@ -16,9 +18,14 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 pub use address::{AddressError, BackendAddress, ListenAddress, UnixAddress};
+pub use balancing::{Balance, Ejection};
 pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
+};
+pub use upstream::{
+    ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,
+    SourceAddressError, SourceAddresses, USER_TIMEOUT_MAX, Upstreams,
 };
 
 /// The most worker threads: the largest machines have fewer cores.
@@ -46,6 +53,12 @@ pub struct Config {
     pub backends: Vec<BackendAddress>,
     /// How the addresses behind their names are found.
     pub discovery: Discovery,
+    /// How connections to their endpoints are made and kept.
+    pub upstreams: Upstreams,
+    /// How sessions are spread over them.
+    pub balance: Balance,
+    /// When one of them is left out.
+    pub ejection: Ejection,
     /// Worker threads; `None` means one per core that this process may use.
     pub workers: Option<NonZeroUsize>,
     /// Pin each worker to a core of its own.

@@ -4,6 +4,7 @@
 //! limit is raised as far as it goes, and the promise cut to what is left: it is better to let
 //! clients wait in the backlog than to run out in the middle.
 
+use crate::checks::PROBES_MAX;
 use crate::config::Config;
 use crate::driver::Limits;
 use crate::sys::{Errno, process};
@@ -74,7 +75,9 @@ impl Capacity {
 
     fn divide(config: &Config, workers: u64, descriptors_max: u64) -> Result<Self, CapacityError> {
         let listeners = config.listeners.len() as u64;
-        let own = PROCESS_DESCRIPTORS + listeners + workers * (WORKER_DESCRIPTORS + listeners);
+        let checks = config.upstreams.checks.map_or(0, |_| PROBES_MAX as u64);
+        let own =
+            PROCESS_DESCRIPTORS + checks + listeners + workers * (WORKER_DESCRIPTORS + listeners);
         let pipes_each = PIPES_MAX.min(descriptors_max / PIPES_SHARE) / workers;
         // With very many workers, one for each is worth a few more in all.
         let spare = descriptors_max / PIPES_SHARE >= workers;
@@ -110,6 +113,9 @@ mod tests {
             access: crate::config::Access::default(),
             backends: vec!["127.0.0.1:9000".parse().unwrap()],
             discovery: crate::config::Discovery::default(),
+            upstreams: crate::config::Upstreams::default(),
+            balance: crate::config::Balance::default(),
+            ejection: crate::config::Ejection::default(),
             workers: None,
             pin: false,
             engine: crate::config::Engine::Auto,

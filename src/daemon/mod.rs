@@ -8,9 +8,11 @@ mod capacity;
 mod engine;
 pub mod listener;
 pub mod logging;
+mod upstreams;
 mod workers;
 
 use std::future::pending;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time;
 
 use crate::backend::Published;
+use crate::checks;
 use crate::config::Config;
 use crate::observe::Failures;
 use crate::resolver::{self, ResolverError, ResolverOptions};
@@ -34,6 +37,7 @@ use engine::Chosen;
 pub use engine::Unavailable;
 pub use listener::ListenError;
 use listener::Listener;
+pub use upstreams::SourceError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
 
@@ -54,6 +58,8 @@ pub enum Error {
     #[error("{0}; --engine epoll works without it")]
     Engine(Unavailable),
     #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
     Listen(#[from] ListenError),
     #[error("duplicate the listener {address} for a worker")]
     Duplicate { address: String, source: io::Error },
@@ -72,6 +78,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let count = config.workers.map_or(processors.len(), usize::from);
     let capacity = Capacity::measure(config, count)?;
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
+    upstreams::check_source(&config.upstreams)?;
     let listeners = bind_all(config)?;
 
     let mailboxes = mailboxes(count)?;
@@ -81,6 +88,12 @@ pub fn run(config: &Config) -> Result<(), Error> {
         Arc::clone(&shared.published),
         ResolverOptions::from(&config.discovery),
     )?;
+    if let Some(checks) = upstreams::checks(&config.upstreams) {
+        // It runs for as long as the control plane does.
+        control
+            .runtime
+            .spawn(checks::run(Arc::clone(&shared.published), checks));
+    }
     let accepting = accepting_workers(count, listeners.len(), capacity.connections_max);
     let mut assignments = Vec::new();
     for (number, mailbox) in mailboxes.into_iter().enumerate() {
@@ -156,11 +169,16 @@ fn share(config: &Config, capacity: Capacity, mailboxes: &[Arc<Mailbox>]) -> Sha
             .for_each(|mailbox| mailbox.post(Notice::Addresses))
     };
     Shared {
-        published: Arc::new(Published::new(tell_all)),
+        published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
         gate: Gate::new(capacity.connections_max, mailboxes.to_vec()),
+        upstreams: upstreams::of(&config.upstreams, &config.listeners),
+        balance: config.balance,
+        // The standard library's own source of what differs between processes.
+        seed: RandomState::new().hash_one(0),
         timeouts: Timeouts {
             connect: config.connect_timeout,
             idle: config.idle_timeout,
+            removed: config.upstreams.close_removed_after,
         },
         session_failures: Failures::default(),
         accept_failures: Failures::default(),

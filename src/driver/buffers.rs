@@ -50,9 +50,9 @@ impl BufferPool {
         self.allocated - self.free.len()
     }
 
-    /// Takes a vector of [`BufferPool::take`] back.
+    /// Takes a vector of [`BufferPool::take`] back. One that had to grow goes to the allocator.
     pub(super) fn give(&mut self, mut bytes: Vec<u8>) {
-        if self.free.len() < SPARE_BUFFERS_MAX {
+        if self.free.len() < SPARE_BUFFERS_MAX && bytes.capacity() == BUFFER_BYTES {
             bytes.clear();
             self.free.push(bytes);
         } else {
@@ -78,6 +78,11 @@ impl Buf {
     /// Whether the source filled it to the brim: a sign of bulk.
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= BUFFER_BYTES
+    }
+
+    /// Puts a few bytes before those that were received, so that both are one send.
+    pub fn prepend(&mut self, bytes: &[u8]) {
+        self.bytes.splice(0..0, bytes.iter().copied());
     }
 }
 
@@ -124,6 +129,20 @@ mod tests {
         pool.borrow_mut().give(first);
         assert!(pool.borrow_mut().take().is_some());
         drop(second);
+    }
+
+    #[test]
+    fn what_is_put_before_a_full_buffer_makes_it_grow_and_it_is_not_lent_again() {
+        let pool = BufferPool::new(1);
+        let mut bytes = pool.borrow_mut().take().unwrap();
+        bytes.resize(BUFFER_BYTES, b'x');
+        let mut buf = Buf::new(bytes, &pool);
+        buf.prepend(b"before");
+        assert_eq!(buf.len(), BUFFER_BYTES + 6);
+        assert_eq!(&buf[..7], b"beforex");
+        drop(buf);
+        assert_eq!(pool.borrow().lent(), 0);
+        assert_eq!(pool.borrow_mut().take().unwrap().capacity(), BUFFER_BYTES);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::sys::net::{RawAddress, UnixName};
+use crate::sys::net::{RawAddress, TcpOptions, UnixName};
 use crate::sys::poll::{self, Event};
 use crate::sys::{Errno, net};
 
@@ -381,8 +381,8 @@ impl Driver for Epoll {
             .insert(Socket::new(listener, SocketKind::Listener))
     }
 
-    fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
-        let fd = net::tcp_socket(like)?;
+    fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
+        let fd = net::tcp_socket(like, options)?;
         Ok(self.sockets.insert(Socket::new(fd, SocketKind::Tcp)))
     }
 
@@ -484,6 +484,10 @@ impl Driver for Epoll {
     fn send_follows(&mut self, sock: Sock) {
         // Where it cannot be had, the handshake ends as ever.
         let _ = net::delay_handshake(&self.sockets.get(sock).fd);
+    }
+
+    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+        net::send_first(&self.sockets.get(sock).fd, bytes)
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

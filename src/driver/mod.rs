@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sys::Errno;
-use crate::sys::net::UnixName;
+use crate::sys::net::{TcpOptions, UnixName};
 use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf};
@@ -205,7 +205,7 @@ pub trait Driver: Sized {
     /// Takes over a listener's descriptor, which must be non-blocking.
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock;
     /// A new TCP socket for the family of `like`.
-    fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno>;
+    fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno>;
     /// A new Unix socket, connected already: there is nothing to wait for. EAGAIN says that the
     /// listener's backlog is full.
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno>;
@@ -229,6 +229,9 @@ pub trait Driver: Sized {
     /// Before a connect: bytes are at hand that will be sent as soon as it succeeds. Where the
     /// transport can, they travel with the end of the handshake.
     fn send_follows(&mut self, sock: Sock);
+    /// Sends these few bytes at once and whole. Only for the first bytes of a connection, because
+    /// then the kernel has room for them.
+    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno>;
     /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
     /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
     fn peer_is_gone(&mut self, sock: Sock) -> bool;

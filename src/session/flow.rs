@@ -106,6 +106,13 @@ impl<D: Driver> Flow<D> {
         matches!(self.state, State::Holding(_))
     }
 
+    /// Puts a few bytes before those that wait for the sink to be open, if any do.
+    pub(super) fn prepend(&mut self, bytes: &[u8]) {
+        if let State::Holding(buf) = &mut self.state {
+            buf.prepend(bytes);
+        }
+    }
+
     /// The source ended.
     pub(super) fn eof(&mut self) -> Progress {
         self.state = State::Ended;

@@ -3,15 +3,17 @@
 //! A session is a state machine. It acts only through its driver, never reads the clock, never
 //! holds a descriptor and never blocks; the worker feeds it completions and deadlines.
 
+mod connect;
 mod flow;
 mod tunnel;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Published, RoundRobin};
+use crate::backend::{Address, Balancer, Published};
 use crate::driver::{Driver, Sock};
 use crate::sys::Errno;
+use crate::sys::net::TcpOptions;
 
 pub use tunnel::Tunnel;
 
@@ -19,13 +21,15 @@ pub use tunnel::Tunnel;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SessionId(pub usize);
 
-/// One of a session's two sockets.
+/// One of a session's sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
     /// The one that was accepted.
     Client,
-    /// The one that was connected.
+    /// The one that is connected, or is to be.
     Backend,
+    /// A second one that is to be connected, in a race with the first.
+    Rival,
 }
 
 /// Who hears of a socket.
@@ -64,6 +68,23 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Without a byte in either direction. `None`: for ever.
     pub idle: Option<Duration>,
+    /// After its endpoint has left the set. `None`: for ever.
+    pub removed: Option<Duration>,
+}
+
+/// How the sessions of a route make their upstreams.
+#[derive(Debug, Default)]
+pub struct Upstreams {
+    /// What TCP sockets are given.
+    pub tcp: TcpOptions,
+    /// For each listener, what a backend is told before the client's bytes; empty: nothing.
+    pub introductions: Vec<Box<[u8]>>,
+}
+
+impl Upstreams {
+    fn introduction(&self, listener: usize) -> Option<&[u8]> {
+        self.introductions.get(listener).map(|bytes| &**bytes)
+    }
 }
 
 /// What a session can use in one step.
@@ -76,8 +97,10 @@ pub struct Context<'a, D: Driver> {
     pub owners: &'a mut Owners,
     /// The endpoints.
     pub published: &'a Published,
-    /// Whose turn it is among them.
-    pub turns: &'a mut RoundRobin,
+    /// How its upstreams are made.
+    pub upstreams: &'a Upstreams,
+    /// The choice among them.
+    pub balancer: &'a mut Balancer,
     /// The session's limits in time.
     pub timeouts: Timeouts,
     /// The time of this turn.
@@ -103,12 +126,16 @@ pub enum Ending {
     ClientClosed,
     /// The client's connection broke, or it closed without reading what was there for it.
     ClientReset(Errno),
+    /// The client closed its socket while nothing could be connected to; what it had sent is lost.
+    ClientLeft,
     /// The backend's connection broke.
     BackendReset(Errno),
-    /// Every endpoint was tried, or the only ones left could not be reached in time.
+    /// No endpoint could be reached in time.
     ConnectFailed(ConnectFailure),
     /// No byte in either direction for too long.
     IdleTimeout,
+    /// Its endpoint left the set, and did not come back in time.
+    EndpointRemoved,
     /// The daemon stops and does not wait any longer.
     Cut,
 }
@@ -124,6 +151,10 @@ pub enum ConnectFailure {
     TimedOut(Address),
     /// There was no descriptor for another attempt.
     NoDescriptor,
+    /// The address that connections shall come from cannot be used.
+    NoSource(Address, Errno),
+    /// Connections shall come from an address of the other family only.
+    OtherFamily(Address),
 }
 
 impl Ending {
@@ -133,8 +164,10 @@ impl Ending {
             Self::ConnectFailed(_) | Self::BackendReset(_) => true,
             Self::Complete
             | Self::ClientClosed
+            | Self::ClientLeft
             | Self::ClientReset(_)
             | Self::IdleTimeout
+            | Self::EndpointRemoved
             | Self::Cut => false,
         }
     }
@@ -145,12 +178,27 @@ impl fmt::Display for Ending {
         match self {
             Self::Complete => f.write_str("complete"),
             Self::ClientClosed => f.write_str("the client closed"),
+            Self::ClientLeft => f.write_str("the client left before a backend was reached"),
             Self::ClientReset(errno) => write!(f, "the client broke off: {errno}"),
             Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),
             Self::ConnectFailed(failure) => write!(f, "connect to the backend: {failure}"),
             Self::IdleTimeout => f.write_str("idle for too long"),
+            Self::EndpointRemoved => f.write_str("its endpoint was removed"),
             Self::Cut => f.write_str("cut at shutdown"),
         }
+    }
+}
+
+/// What EADDRNOTAVAIL of a connect means (ip(7), tcp(7)).
+const NO_PORT_LEFT: &str = "no local port is free for it: those of net.ipv4.ip_local_port_range are \
+                            connected to it or in TIME_WAIT, or this machine has no address of its \
+                            family (widen the range, connect from another --source-address, or give \
+                            the name more endpoints)";
+
+impl ConnectFailure {
+    /// Whether a Unix socket had no room for another connection at that moment.
+    fn is_full_backlog(self) -> bool {
+        matches!(self, Self::Refused(Address::Unix(_), Errno(libc::EAGAIN)))
     }
 }
 
@@ -159,11 +207,17 @@ impl fmt::Display for ConnectFailure {
         match self {
             Self::NoAddress => f.write_str("no address is known"),
             Self::Refused(endpoint, errno @ Errno(libc::EADDRNOTAVAIL)) => {
-                write!(
-                    f,
-                    "{endpoint}: {errno}: every local port towards it is in use"
-                )
+                write!(f, "{endpoint}: {errno}: {NO_PORT_LEFT}")
             }
+            Self::NoSource(endpoint, errno) => write!(
+                f,
+                "{endpoint}: {errno}: this machine does not have the --source-address"
+            ),
+            Self::OtherFamily(endpoint) => write!(
+                f,
+                "{endpoint}: not connected to from the --source-address of the other family (give \
+                 one for its family as well)"
+            ),
             Self::Refused(endpoint @ Address::Unix(_), errno @ Errno(libc::EAGAIN)) => {
                 write!(f, "{endpoint}: {errno}: its backlog is full")
             }

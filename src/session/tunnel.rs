@@ -7,36 +7,30 @@
 //! - The backend is reset only on proof that bytes are lost: the client's reset, or bytes that
 //!   could not be delivered. A client that writes and closes is not an abort. What the backend
 //!   sends to a client that is gone, the kernel answers with a reset of its own.
+//! - A backend that is to be told who connects hears it before anything else: with the client's first
+//!   bytes if they are there, else at once, because some protocols have the backend speak first.
 //! - A backend that takes no more may still have an answer on its way (it is read to its end).
 
 use std::mem;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::backend::{Address, Attempts};
+use crate::backend::{Address, Lease};
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
-use crate::sys::Errno;
 
+use super::connect::{Connecting, Found};
 use super::flow::{Flow, Progress};
-use super::{ConnectFailure, Context, End, Ending, Owner, Step, Timeouts};
-
-/// How long to wait before another try when there is no descriptor for an upstream, or no room in a
-/// Unix socket's backlog.
-const STARVED_RETRY: Duration = Duration::from_millis(20);
-
-/// How often a session without an address reminds the resolver that somebody waits: its back-off
-/// may be longer than the client's patience.
-const REMINDER_INTERVAL: Duration = Duration::from_secs(1);
+use super::{Context, End, Ending, Owner, Step, Timeouts};
 
 /// A client and what serves it.
 pub struct Tunnel<D: Driver> {
     client: Sock,
+    /// The listener that the client came from, by its number.
+    listener: usize,
     presence: Presence,
+    watch: Watch,
     upstream: Upstream,
     to_backend: Flow<D>,
     to_client: Flow<D>,
-    connect_by: Instant,
-    /// While no endpoint is known: when the resolver is reminded.
-    remind_at: Instant,
     last_activity: Instant,
     /// When the session last looked idle with bytes on their way: what the peers had not read then.
     unread_when_idle: Option<u64>,
@@ -50,46 +44,71 @@ enum Presence {
     Gone,
 }
 
+/// The wait for a client to leave whose bytes wait for an upstream: nothing is read meanwhile, so
+/// nothing else would tell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    Off,
+    Armed,
+    /// It was taken back, and is about to end.
+    Ending,
+}
+
 /// The backend's side.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "every session connects once, and a box would be an allocation for each"
+)]
 enum Upstream {
-    /// No endpoint is known. The socket that came with the session waits with it.
-    Unknown(Sock),
-    /// One endpoint is being tried.
-    Connecting(Attempt),
-    /// The last try could not be made for now: no descriptor was left, or a Unix socket has no room in
-    /// its backlog and would not wait.
-    Starved {
-        attempts: Attempts,
-        failure: ConnectFailure,
-        retry_at: Instant,
-    },
+    /// There is none yet.
+    Connecting(Connecting),
+    /// It is open, and is used as soon as the watch over the client has ended.
+    Opening(Serving),
     /// Bytes flow.
-    Open(Sock),
+    Open(Serving),
     /// There is none, and the session is about to end.
     None,
 }
 
-struct Attempt {
+/// An open connection to an endpoint.
+struct Serving {
     sock: Sock,
-    endpoint: Address,
-    /// Those that are left.
-    attempts: Attempts,
-    give_up_at: Instant,
+    lease: Lease,
+    verdict: Verdict,
+    /// The endpoint has left the set: when the session is ended for that.
+    cut_at: Option<Instant>,
+}
+
+/// What the session can say of its endpoint.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing: it was asked for nothing.
+    Unasked,
+    /// It owes an answer.
+    Asked,
+    /// It was said.
+    Given,
 }
 
 impl<D: Driver> Tunnel<D> {
     /// Starts to serve a client. `spare` is an unconnected TCP socket: it was opened before the
     /// client was accepted, so that no client is taken on who could not be given a descriptor.
-    pub fn start(client: Sock, spare: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
+    pub fn start(
+        client: Sock,
+        listener: usize,
+        spare: Sock,
+        cx: &mut Context<'_, D>,
+    ) -> (Self, Step) {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
+        let connecting = Connecting::new(listener, spare, cx.now, cx.timeouts.connect);
         let mut tunnel = Self {
             client,
+            listener,
             presence: Presence::Here,
-            upstream: Upstream::Unknown(spare),
+            watch: Watch::Off,
+            upstream: Upstream::Connecting(connecting),
             to_backend: Flow::new(),
             to_client: Flow::new(),
-            connect_by: cx.now + cx.timeouts.connect,
-            remind_at: cx.now,
             last_activity: cx.now,
             unread_when_idle: None,
         };
@@ -97,18 +116,19 @@ impl<D: Driver> Tunnel<D> {
         if let Err(errno) = tunnel.to_backend.start_with_what_came(cx.driver, client) {
             return (tunnel, Step::End(Ending::ClientReset(errno)));
         }
-        let step = tunnel.connect_first(cx);
+        let step = tunnel.connect(cx, Connecting::search);
         (tunnel, step)
     }
 
     /// When [`Tunnel::expire`] is due.
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         match &self.upstream {
-            Upstream::Unknown(_) => Some(self.connect_by.min(self.remind_at)),
-            Upstream::Connecting(attempt) => Some(attempt.give_up_at),
-            Upstream::Starved { retry_at, .. } => Some(*retry_at),
-            Upstream::Open(_) => timeouts.idle.map(|idle| self.last_activity + idle),
-            Upstream::None => None,
+            Upstream::Connecting(connecting) => Some(connecting.deadline()),
+            Upstream::Open(serving) => {
+                let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
+                idle_at.into_iter().chain(serving.cut_at).min()
+            }
+            Upstream::Opening(_) | Upstream::None => None,
         }
     }
 
@@ -119,30 +139,37 @@ impl<D: Driver> Tunnel<D> {
         self.last_activity = cx.now;
         self.unread_when_idle = None;
         match (end, lane) {
+            (End::Client, Lane::Read) if self.watch != Watch::Off => self.watched(done, cx),
             (End::Client, Lane::Read) if self.to_backend.is_over() => self.hung_up(done),
             (End::Client, Lane::Read) => {
                 let sink = self.open_upstream();
                 let progress =
                     source_read(&mut self.to_backend, done, self.client, sink, cx.driver);
+                self.watch_client(cx);
                 self.after_to_backend(progress, cx.driver)
             }
-            (End::Backend, Lane::Write) => match self.upstream {
-                Upstream::Connecting(_) => self.connected(done, cx),
-                Upstream::Open(sock) => {
-                    let progress =
-                        sink_written(&mut self.to_backend, done, self.client, sock, cx.driver);
-                    self.after_to_backend(progress, cx.driver)
-                }
-                Upstream::Unknown(_) | Upstream::Starved { .. } | Upstream::None => {
-                    unreachable!("no op was submitted on this socket")
-                }
-            },
+            (End::Backend | End::Rival, Lane::Write)
+                if matches!(self.upstream, Upstream::Connecting(_)) =>
+            {
+                self.connect(cx, |connecting, bytes_follow, cx| {
+                    connecting.connected(end, done, bytes_follow, cx)
+                })
+            }
+            (End::Backend, Lane::Write) => {
+                let sock = self.open_upstream().expect("only an open one is written");
+                self.judge_write(&done, cx);
+                let progress =
+                    sink_written(&mut self.to_backend, done, self.client, sock, cx.driver);
+                self.after_to_backend(progress, cx.driver)
+            }
             (End::Backend, Lane::Read) => {
                 let source = self.open_upstream().expect("only an open upstream is read");
+                self.judge_read(&done, cx);
                 let sink = Some(self.client);
                 let progress = source_read(&mut self.to_client, done, source, sink, cx.driver);
                 self.after_to_client(progress, cx.driver)
             }
+            (End::Rival, _) => unreachable!("who wins a race is the backend from then on"),
             (End::Client, Lane::Write)
                 if self.presence == Presence::Gone && matches!(done, Done::Sent) =>
             {
@@ -162,45 +189,41 @@ impl<D: Driver> Tunnel<D> {
     /// The address set changed.
     pub fn addresses_changed(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self.upstream {
-            Upstream::Unknown(_) => self.connect_first(cx),
-            // One that runs out of attempts looks at the newest set by itself.
-            Upstream::Connecting(_)
-            | Upstream::Starved { .. }
-            | Upstream::Open(_)
-            | Upstream::None => Step::Continue,
+            Upstream::Connecting(_) => self.connect(cx, Connecting::addresses_changed),
+            Upstream::Opening(_) | Upstream::Open(_) | Upstream::None => Step::Continue,
         }
+    }
+
+    /// The endpoint of an open upstream.
+    pub fn endpoint(&self) -> Option<Address> {
+        match &self.upstream {
+            Upstream::Opening(serving) | Upstream::Open(serving) => Some(serving.lease.address()),
+            Upstream::Connecting(_) | Upstream::None => None,
+        }
+    }
+
+    /// The endpoint is in the set, or is not: then the session has a while left, unless it comes back.
+    pub fn endpoint_is_current(&mut self, current: bool, cx: &mut Context<'_, D>) -> Step {
+        if let Upstream::Opening(serving) | Upstream::Open(serving) = &mut self.upstream {
+            serving.cut_at = match (current, cx.timeouts.removed) {
+                (false, Some(left)) => serving.cut_at.or(Some(cx.now + left)),
+                (true, _) | (_, None) => None,
+            };
+        }
+        Step::Continue
     }
 
     /// The deadline has come.
     pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
-        let out_of_time = cx.now >= self.connect_by;
-        match mem::replace(&mut self.upstream, Upstream::None) {
-            Upstream::Unknown(spare) => {
-                self.upstream = Upstream::Unknown(spare);
-                if out_of_time {
-                    return failed(ConnectFailure::NoAddress);
-                }
-                self.remind_resolver(cx);
-                Step::Continue
+        match &self.upstream {
+            Upstream::Connecting(_) => self.connect(cx, Connecting::expire),
+            Upstream::Open(serving) if serving.cut_at.is_some_and(|at| at <= cx.now) => {
+                Step::End(Ending::EndpointRemoved)
             }
-            Upstream::Connecting(attempt) => {
-                cx.driver.close(attempt.sock, Close::Graceful);
-                suspect(attempt.endpoint, cx);
-                let failure = ConnectFailure::TimedOut(attempt.endpoint);
-                if out_of_time {
-                    return failed(failure);
-                }
-                self.connect_next(attempt.attempts, failure, cx)
+            Upstream::Open(serving) => self.idle(serving.sock, cx),
+            Upstream::Opening(_) | Upstream::None => {
+                unreachable!("it waits for what comes without a deadline")
             }
-            Upstream::Starved { failure, .. } if out_of_time => failed(failure),
-            Upstream::Starved {
-                attempts, failure, ..
-            } => self.connect_again(attempts, failure, cx),
-            Upstream::Open(sock) => {
-                self.upstream = Upstream::Open(sock);
-                self.idle(sock, cx)
-            }
-            Upstream::None => unreachable!("a session without an upstream has ended"),
         }
     }
 
@@ -222,171 +245,116 @@ impl<D: Driver> Tunnel<D> {
 
     // --- connecting ---------------------------------------------------------------------------
 
-    /// Starts with the current set and the socket that came with the session.
-    fn connect_first(&mut self, cx: &mut Context<'_, D>) -> Step {
-        let Upstream::Unknown(spare) = self.upstream else {
-            unreachable!("nothing was tried yet")
-        };
-        let mut attempts = cx.turns.start(cx.published.load_full());
-        let Some(endpoint) = attempts.next_endpoint() else {
-            self.remind_resolver(cx);
-            return Step::Continue;
-        };
-        if matches!(endpoint, Address::Tcp(address) if address.is_ipv4()) {
-            self.connect(spare, endpoint, attempts, cx);
-            return Step::Continue;
-        }
-        // The spare socket is for IPv4.
-        self.upstream = Upstream::None;
-        cx.driver.close(spare, Close::Graceful);
-        self.open_and_connect(endpoint, attempts, cx)
-    }
-
-    fn remind_resolver(&mut self, cx: &Context<'_, D>) {
-        cx.published.refresher().suspect_all();
-        self.remind_at = cx.now + REMINDER_INTERVAL;
-    }
-
-    /// An attempt failed: the next endpoint, or the end.
-    fn connect_next(
+    /// Lets the search for an upstream act, and does what follows.
+    fn connect(
         &mut self,
-        mut attempts: Attempts,
-        failure: ConnectFailure,
         cx: &mut Context<'_, D>,
+        act: impl FnOnce(&mut Connecting, bool, &mut Context<'_, D>) -> Found,
     ) -> Step {
-        if let Some(endpoint) = attempts.next_endpoint() {
-            return self.open_and_connect(endpoint, attempts, cx);
-        }
-        // Each was tried once. A newer set deserves a try; the same one again does not.
-        let newest = cx.published.load_full();
-        if newest.version() == attempts.version() {
-            return failed(failure);
-        }
-        let mut attempts = cx.turns.start(newest);
-        match attempts.next_endpoint() {
-            Some(endpoint) => self.open_and_connect(endpoint, attempts, cx),
-            None => failed(failure),
-        }
-    }
-
-    /// After a pause for want of something: takes the endpoints in turn from where they were.
-    fn connect_again(
-        &mut self,
-        mut attempts: Attempts,
-        failure: ConnectFailure,
-        cx: &mut Context<'_, D>,
-    ) -> Step {
-        attempts.put_back();
-        self.connect_next(attempts, failure, cx)
-    }
-
-    fn open_and_connect(
-        &mut self,
-        endpoint: Address,
-        attempts: Attempts,
-        cx: &mut Context<'_, D>,
-    ) -> Step {
-        let opened = match endpoint {
-            Address::Tcp(address) => cx.driver.open_tcp(&address),
-            Address::Unix(name) => cx.driver.open_unix(name),
+        let Upstream::Connecting(connecting) = &mut self.upstream else {
+            unreachable!("there is no upstream yet")
         };
-        match (opened, endpoint) {
-            (Ok(sock), Address::Tcp(_)) => {
-                self.connect(sock, endpoint, attempts, cx);
-                Step::Continue
-            }
-            // Such a connect does not wait: it is open.
-            (Ok(sock), Address::Unix(_)) => {
-                cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
-                self.opened(sock, cx);
-                Step::Continue
-            }
-            (Err(errno), _) if errno.is_exhaustion() => {
-                self.starve(attempts, ConnectFailure::NoDescriptor, cx)
-            }
-            // A TCP connect would wait, so this does, if there is no other endpoint.
-            (Err(errno @ Errno(libc::EAGAIN)), Address::Unix(_)) if attempts.remaining() == 0 => {
-                self.starve(attempts, ConnectFailure::Refused(endpoint, errno), cx)
-            }
-            (Err(errno), _) => {
-                let failure = ConnectFailure::Refused(endpoint, errno);
-                self.connect_next(attempts, failure, cx)
-            }
+        match act(connecting, self.to_backend.holds_bytes(), cx) {
+            Found::Waiting => self.watch_client(cx),
+            Found::Open(sock, lease) => self.found(sock, lease, cx),
+            Found::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),
         }
-    }
-
-    fn starve(
-        &mut self,
-        attempts: Attempts,
-        failure: ConnectFailure,
-        cx: &mut Context<'_, D>,
-    ) -> Step {
-        self.upstream = Upstream::Starved {
-            attempts,
-            failure,
-            retry_at: (cx.now + STARVED_RETRY).min(self.connect_by),
-        };
         Step::Continue
     }
 
-    fn connect(
-        &mut self,
-        sock: Sock,
-        endpoint: Address,
-        attempts: Attempts,
-        cx: &mut Context<'_, D>,
-    ) {
-        let Address::Tcp(address) = endpoint else {
-            unreachable!("a Unix socket is open when it is there")
-        };
-        cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
-        if self.to_backend.holds_bytes() {
-            cx.driver.send_follows(sock);
+    /// While nothing can be connected to, a client that leaves shall not keep its place.
+    fn watch_client(&mut self, cx: &mut Context<'_, D>) {
+        if let Upstream::Connecting(connecting) = &self.upstream
+            && self.watch == Watch::Off
+            && connecting.is_stalled(cx.now)
+            && self.to_backend.holds_bytes()
+        {
+            cx.driver.submit(self.client, Op::Hangup);
+            self.watch = Watch::Armed;
         }
-        cx.driver.submit(sock, Op::Connect(address));
-        // Those that are still untried get as much of the time that is left.
-        let left = self.connect_by.saturating_duration_since(cx.now);
-        let shares = u32::try_from(attempts.remaining() + 1).unwrap_or(u32::MAX);
-        self.upstream = Upstream::Connecting(Attempt {
-            sock,
-            endpoint,
-            attempts,
-            give_up_at: cx.now + left / shares,
-        });
     }
 
-    fn connected(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
-        let Upstream::Connecting(attempt) = mem::replace(&mut self.upstream, Upstream::None) else {
-            unreachable!("a connect was in flight")
-        };
-        match done {
-            Done::Connected => {
-                self.opened(attempt.sock, cx);
+    /// The watch over the client has ended.
+    fn watched(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let watch = mem::replace(&mut self.watch, Watch::Off);
+        match (watch, done) {
+            // Also if the client is gone: what it sent can be delivered now.
+            (Watch::Ending, _) => {
+                let Upstream::Opening(serving) = mem::replace(&mut self.upstream, Upstream::None)
+                else {
+                    unreachable!("the watch was taken back for an upstream")
+                };
+                self.opened(serving, cx);
                 Step::Continue
             }
-            Done::Failed(errno) => {
-                cx.driver.close(attempt.sock, Close::Graceful);
-                suspect(attempt.endpoint, cx);
-                let failure = ConnectFailure::Refused(attempt.endpoint, errno);
-                self.connect_next(attempt.attempts, failure, cx)
-            }
-            other => unreachable!("a connect ends with {other:?}"),
+            (_, Done::Ready) => Step::End(Ending::ClientLeft),
+            (_, Done::Failed(errno)) => Step::End(Ending::ClientReset(errno)),
+            (_, done) => unreachable!("a wait ends with {done:?}"),
         }
     }
 
-    fn opened(&mut self, sock: Sock, cx: &mut Context<'_, D>) {
-        self.upstream = Upstream::Open(sock);
+    fn found(&mut self, sock: Sock, lease: Lease, cx: &mut Context<'_, D>) {
+        let serving = Serving {
+            sock,
+            cut_at: cut_if_removed(&lease, cx),
+            lease,
+            verdict: Verdict::Unasked,
+        };
+        match self.watch {
+            Watch::Off => self.opened(serving, cx),
+            Watch::Armed => {
+                cx.driver.cancel(self.client, Lane::Read);
+                self.watch = Watch::Ending;
+                self.upstream = Upstream::Opening(serving);
+            }
+            Watch::Ending => unreachable!("an upstream is found once"),
+        }
+    }
+
+    fn opened(&mut self, serving: Serving, cx: &mut Context<'_, D>) {
+        let sock = serving.sock;
+        self.upstream = Upstream::Open(serving);
         self.to_client.start(cx.driver, sock);
+        // Where nothing is held, the search for an upstream has sent it.
+        if let Some(introduction) = cx.upstreams.introduction(self.listener) {
+            self.to_backend.prepend(introduction);
+        }
         self.to_backend.sink_opened(cx.driver, sock);
     }
 
     fn open_upstream(&self) -> Option<Sock> {
-        match self.upstream {
-            Upstream::Open(sock) => Some(sock),
-            Upstream::Unknown(_)
-            | Upstream::Connecting(_)
-            | Upstream::Starved { .. }
-            | Upstream::None => None,
+        match &self.upstream {
+            Upstream::Open(serving) => Some(serving.sock),
+            Upstream::Connecting(_) | Upstream::Opening(_) | Upstream::None => None,
+        }
+    }
+
+    // --- how the endpoint fares ---------------------------------------------------------------
+
+    /// A write to the backend ended.
+    fn judge_write(&mut self, done: &Done, cx: &Context<'_, D>) {
+        let Upstream::Open(serving) = &mut self.upstream else {
+            return;
+        };
+        match done {
+            Done::Sent if serving.verdict == Verdict::Unasked => serving.verdict = Verdict::Asked,
+            Done::Failed(_) => serving.fail(cx),
+            _ => {}
+        }
+    }
+
+    /// A read of the backend ended. Bytes are an answer. An end without a byte is none, unless the
+    /// client had ended before: then it may be all that was wanted.
+    fn judge_read(&mut self, done: &Done, cx: &Context<'_, D>) {
+        let Upstream::Open(serving) = &mut self.upstream else {
+            return;
+        };
+        match (done, serving.verdict) {
+            (_, Verdict::Given) => {}
+            (Done::Received(_), _) => serving.succeed(cx),
+            (Done::Eof, Verdict::Asked) if self.to_backend.is_over() => serving.succeed(cx),
+            (Done::Eof | Done::Failed(_), Verdict::Asked) => serving.fail(cx),
+            _ => {}
         }
     }
 
@@ -402,7 +370,7 @@ impl<D: Driver> Tunnel<D> {
                 if driver.peer_is_gone(self.client) {
                     return self.client_gone();
                 }
-                if let Upstream::Open(sock) = self.upstream {
+                if let Some(sock) = self.open_upstream() {
                     driver.shutdown_write(sock);
                 }
                 driver.submit(self.client, Op::Hangup);
@@ -462,17 +430,18 @@ impl<D: Driver> Tunnel<D> {
         })
     }
 
-    /// Closes both sockets, each so that its peer learns the truth.
+    /// Closes all sockets, each so that its peer learns the truth.
     pub fn close(self, ending: Ending, driver: &mut D) -> Closed {
-        let upstream = match self.upstream {
-            Upstream::Unknown(sock) | Upstream::Open(sock) => Some(sock),
-            Upstream::Connecting(Attempt { sock, .. }) => Some(sock),
-            Upstream::Starved { .. } | Upstream::None => None,
-        };
         let to_backend = self.close_to_backend(ending);
-        let upstream = upstream.map(|sock| driver.close(sock, to_backend));
+        let upstream = match self.upstream {
+            Upstream::Connecting(connecting) => connecting.close(driver),
+            Upstream::Opening(serving) | Upstream::Open(serving) => {
+                driver.close(serving.sock, to_backend)
+            }
+            Upstream::None => Closed::Now,
+        };
         let client = driver.close(self.client, close_to_client(ending));
-        if client == Closed::Soon || upstream == Some(Closed::Soon) {
+        if client == Closed::Soon || upstream == Closed::Soon {
             Closed::Soon
         } else {
             Closed::Now
@@ -483,9 +452,10 @@ impl<D: Driver> Tunnel<D> {
         let clean = match ending {
             Ending::Complete
             | Ending::ClientClosed
+            | Ending::ClientLeft
             | Ending::BackendReset(_)
             | Ending::ConnectFailed(_) => true,
-            Ending::ClientReset(_) | Ending::Cut => false,
+            Ending::ClientReset(_) | Ending::EndpointRemoved | Ending::Cut => false,
             // Cut in the middle: an end of stream would say that the client had finished.
             Ending::IdleTimeout => self.to_backend.is_over() && !self.to_client.owes_bytes(),
         };
@@ -496,22 +466,47 @@ impl<D: Driver> Tunnel<D> {
 /// AF_UNIX has no reset; where the client's transport has one, it gets the truth.
 fn close_to_client(ending: Ending) -> Close {
     match ending {
-        Ending::Complete | Ending::ClientClosed | Ending::ClientReset(_) => Close::Graceful,
-        Ending::BackendReset(_) | Ending::ConnectFailed(_) | Ending::IdleTimeout | Ending::Cut => {
-            Close::Reset
+        Ending::Complete | Ending::ClientClosed | Ending::ClientLeft | Ending::ClientReset(_) => {
+            Close::Graceful
+        }
+        Ending::BackendReset(_)
+        | Ending::ConnectFailed(_)
+        | Ending::IdleTimeout
+        | Ending::EndpointRemoved
+        | Ending::Cut => Close::Reset,
+    }
+}
+
+/// The set may have changed during the connect; whoever compares sets then passed this session by.
+fn cut_if_removed<D: Driver>(lease: &Lease, cx: &Context<'_, D>) -> Option<Instant> {
+    let left = cx.timeouts.removed?;
+    if lease.version() == cx.published.version() {
+        return None;
+    }
+    let set = cx.published.load();
+    let is_current = set.endpoints().iter().any(|e| e.address == lease.address());
+    (!is_current).then(|| cx.now + left)
+}
+
+impl Serving {
+    /// It answered.
+    fn succeed<D: Driver>(&mut self, cx: &Context<'_, D>) {
+        self.verdict = Verdict::Given;
+        let health = self.lease.health();
+        if self.lease.was_ejected() {
+            cx.published.restored(health, cx.now);
+        } else {
+            cx.published.succeeded(health);
         }
     }
-}
 
-/// The address may have moved: the names behind it are looked up early.
-fn suspect<D: Driver>(endpoint: Address, cx: &Context<'_, D>) {
-    if let Some(ip) = endpoint.ip() {
-        cx.published.refresher().suspect(ip);
+    /// It took the request, or part of it, and gave nothing back.
+    fn fail<D: Driver>(&mut self, cx: &Context<'_, D>) {
+        if self.verdict != Verdict::Given {
+            self.verdict = Verdict::Given;
+            cx.published.failed(self.lease.health(), cx.now);
+        }
     }
-}
-
-fn failed(failure: ConnectFailure) -> Step {
-    Step::End(Ending::ConnectFailed(failure))
 }
 
 /// A read of a flow's source ended.

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::io;
 use std::mem;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use super::{Errno, check, check_len};
 
@@ -153,9 +154,58 @@ pub(super) const fn socklen<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
 }
 
+/// What TCP sockets towards backends are given besides TCP_NODELAY. Each thing that is `None` is
+/// left to the kernel, and costs no system call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TcpOptions {
+    /// Probes of an idle connection (tcp(7), SO_KEEPALIVE).
+    pub keepalive: Option<Keepalive>,
+    /// How long sent bytes may stay without acknowledgement (tcp(7), TCP_USER_TIMEOUT), to the
+    /// millisecond.
+    pub user_timeout: Option<Duration>,
+    /// Where connections come from.
+    pub source: Source,
+}
+
+/// When an idle connection is probed, and given up. The kernel counts in seconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Keepalive {
+    /// Without a byte for this long, the first probe is sent.
+    pub idle_seconds: u16,
+    /// The time between probes.
+    pub interval_seconds: u16,
+    /// So many probes without an answer, and the connection is broken.
+    pub count: u16,
+}
+
+/// The local address of connections, for each family. Neither: the kernel chooses for both.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Source {
+    /// Towards IPv4 endpoints.
+    pub v4: Option<Ipv4Addr>,
+    /// Towards IPv6 endpoints.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Source {
+    /// Whether a connection to `endpoint` can come from here: who gives an address of one family
+    /// only means that connections come from no other.
+    pub fn reaches(self, endpoint: &SocketAddr) -> bool {
+        self == Self::default() || self.towards(endpoint).is_some()
+    }
+
+    fn towards(self, endpoint: &SocketAddr) -> Option<SocketAddr> {
+        let ip = match endpoint {
+            SocketAddr::V4(_) => self.v4.map(IpAddr::from),
+            SocketAddr::V6(_) => self.v6.map(IpAddr::from),
+        };
+        ip.map(|ip| SocketAddr::new(ip, 0))
+    }
+}
+
 /// A new TCP socket for the family of `like`: non-blocking, close-on-exec, without Nagle's delay
 /// (a relay that holds small writes back adds 40 ms to a request that was sent in two parts).
-pub fn tcp_socket(like: &SocketAddr) -> Result<OwnedFd, Errno> {
+pub fn tcp_socket(like: &SocketAddr, options: &TcpOptions) -> Result<OwnedFd, Errno> {
     let family = match like {
         SocketAddr::V4(_) => libc::AF_INET,
         SocketAddr::V6(_) => libc::AF_INET6,
@@ -166,7 +216,44 @@ pub fn tcp_socket(like: &SocketAddr) -> Result<OwnedFd, Errno> {
     // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
+    if let Some(keepalive) = options.keepalive {
+        keep_alive(&socket, keepalive)?;
+    }
+    if let Some(timeout) = options.user_timeout {
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        set_option(
+            socket.as_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_USER_TIMEOUT,
+            &millis,
+        )?;
+    }
+    if let Some(source) = options.source.towards(like) {
+        bind_source(&socket, source)?;
+    }
     Ok(socket)
+}
+
+fn keep_alive(socket: &OwnedFd, keepalive: Keepalive) -> Result<(), Errno> {
+    for (name, value) in [
+        (libc::TCP_KEEPIDLE, keepalive.idle_seconds),
+        (libc::TCP_KEEPINTVL, keepalive.interval_seconds),
+        (libc::TCP_KEEPCNT, keepalive.count),
+    ] {
+        set_option(socket.as_fd(), libc::IPPROTO_TCP, name, &i32::from(value))?;
+    }
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)
+}
+
+/// The port is chosen when the socket connects (IP_BIND_ADDRESS_NO_PORT in ip(7), which IPv6 sockets
+/// take as well): one that bind(2) chose would be taken for all destinations at once, and the ports
+/// would be used up at some 28,000 connections altogether.
+fn bind_source(socket: &OwnedFd, source: SocketAddr) -> Result<(), Errno> {
+    let option = libc::IP_BIND_ADDRESS_NO_PORT;
+    set_option(socket.as_fd(), libc::IPPROTO_IP, option, &1_i32)?;
+    let address = RawAddress::from(source);
+    // SAFETY: `address` is a live sockaddr of the length that it reports.
+    check(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr(), address.socklen()) }).map(drop)
 }
 
 /// A new Unix socket that is connected to `name`: non-blocking and close-on-exec. It never waits:
@@ -348,6 +435,20 @@ pub fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
     })
 }
 
+/// Sends the first bytes of a connection. There is room for some kilobytes at least (the least that
+/// SO_SNDBUF can be, socket(7)), so a few hundred bytes go whole or not at all.
+pub fn send_first(socket: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
+    loop {
+        match send(socket, bytes) {
+            Ok(sent) if sent == bytes.len() => return Ok(()),
+            // The kernel had no memory for the rest. A part is of no use to the peer.
+            Ok(_) => return Err(Errno(libc::ENOBUFS)),
+            Err(Errno(libc::EINTR)) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
 /// Tells the peer that nothing more comes; the other direction goes on.
 pub fn shutdown_write(socket: &OwnedFd) -> Result<(), Errno> {
     // SAFETY: the call takes no pointers.
@@ -398,4 +499,75 @@ pub fn stop_listening(listener: BorrowedFd<'_>) -> Result<(), Errno> {
 /// An independent descriptor of the same socket.
 pub fn duplicate(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     socket.try_clone_to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn option(socket: &OwnedFd, level: libc::c_int, name: libc::c_int) -> libc::c_int {
+        let (mut value, mut len): (libc::c_int, _) = (0, socklen::<libc::c_int>());
+        let fd = socket.as_raw_fd();
+        // SAFETY: both pointers are to live locals, and `len` is the size of the first.
+        check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) })
+            .unwrap();
+        value
+    }
+
+    #[test]
+    fn by_default_only_the_delay_is_changed() {
+        let like = "127.0.0.1:0".parse().unwrap();
+        let socket = tcp_socket(&like, &TcpOptions::default()).unwrap();
+        assert_eq!(option(&socket, libc::IPPROTO_TCP, libc::TCP_NODELAY), 1);
+        assert_eq!(option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 0);
+        assert_eq!(
+            option(&socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+            0
+        );
+        assert_eq!(
+            option(&socket, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT),
+            0
+        );
+    }
+
+    #[test]
+    fn what_is_asked_for_is_set() {
+        let options = TcpOptions {
+            keepalive: Some(Keepalive {
+                idle_seconds: 60,
+                interval_seconds: 20,
+                count: 3,
+            }),
+            user_timeout: Some(Duration::from_millis(1500)),
+            source: Source {
+                v4: Some(Ipv4Addr::new(127, 0, 0, 9)),
+                v6: None,
+            },
+        };
+        let like = "127.0.0.1:0".parse().unwrap();
+        let socket = tcp_socket(&like, &options).unwrap();
+        assert_eq!(option(&socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE), 1);
+        for (name, value) in [
+            (libc::TCP_KEEPIDLE, 60),
+            (libc::TCP_KEEPINTVL, 20),
+            (libc::TCP_KEEPCNT, 3),
+            (libc::TCP_USER_TIMEOUT, 1500),
+        ] {
+            assert_eq!(option(&socket, libc::IPPROTO_TCP, name), value);
+        }
+        let bound = std::net::TcpStream::from(socket).local_addr().unwrap();
+        // The port is chosen when it connects.
+        assert_eq!(bound, "127.0.0.9:0".parse().unwrap());
+    }
+
+    #[test]
+    fn a_source_of_one_family_reaches_no_other() {
+        let (v4, v6) = ("192.0.2.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
+        let source = Source {
+            v4: None,
+            v6: Some(Ipv6Addr::LOCALHOST),
+        };
+        assert!(Source::default().reaches(&v4) && Source::default().reaches(&v6));
+        assert!(!source.reaches(&v4) && source.reaches(&v6));
+    }
 }

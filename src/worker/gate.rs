@@ -16,7 +16,8 @@ use super::mailbox::{Mailbox, Notice};
 pub struct Gate {
     used: AtomicU32,
     max: u32,
-    /// Where the next search for a worker that wants a permit starts.
+    /// Where the next search for a worker that wants a permit starts: a hint, so that any order of
+    /// writes will do.
     turn: AtomicUsize,
     /// By worker: it found no permit and waits to be told of one.
     wanting: Box<[AtomicBool]>,
@@ -70,15 +71,17 @@ impl Gate {
         self.pass_on();
     }
 
-    /// One permit, one worker. The search starts at a place that moves, so that none goes short.
+    /// One permit, one worker. The search starts after the one that was told last, so that none goes
+    /// short. Below the limit nobody wants one, and nothing is written.
     fn tell_one(&self) {
         let count = self.wanting.len();
-        let start = self.turn.fetch_add(1, Ordering::Relaxed);
+        let start = self.turn.load(Ordering::Relaxed);
         for i in 0..count {
             let worker = start.wrapping_add(i) % count;
             if self.wanting[worker].load(Ordering::SeqCst)
                 && self.wanting[worker].swap(false, Ordering::SeqCst)
             {
+                self.turn.store(worker + 1, Ordering::Relaxed);
                 self.mailboxes[worker].post(Notice::Permit);
                 return;
             }

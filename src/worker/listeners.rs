@@ -31,8 +31,8 @@ enum Accepting {
 /// A listener without an accept in flight.
 #[derive(Clone, Copy)]
 pub(super) struct IdleListener {
-    number: usize,
-    pub(super) sock: Sock,
+    pub(super) number: usize,
+    sock: Sock,
 }
 
 impl Listeners {

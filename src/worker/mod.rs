@@ -15,6 +15,8 @@ mod mailbox;
 pub(crate) mod simulation;
 mod timers;
 
+use std::collections::HashSet;
+use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,10 +24,13 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::backend::{Published, RoundRobin};
+use crate::backend::{Address, Balancer, Published};
+use crate::config::Balance;
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
-use crate::session::{Context, Ending, Owner, Owners, SessionId, Step, Timeouts, Tunnel};
+use crate::session::{
+    Context, Ending, Owner, Owners, SessionId, Step, Timeouts, Tunnel, Upstreams,
+};
 use crate::sys::Errno;
 
 pub use gate::Gate;
@@ -58,6 +63,12 @@ pub struct Shared {
     pub published: Arc<Published>,
     /// Counts sessions over all workers.
     pub gate: Arc<Gate>,
+    /// How sessions make their upstreams.
+    pub upstreams: Upstreams,
+    /// How workers choose among them.
+    pub balance: Balance,
+    /// Where their choices by chance come from.
+    pub seed: u64,
     /// Limits in time.
     pub timeouts: Timeouts,
     /// Sessions that failed.
@@ -77,17 +88,19 @@ pub struct Worker<D: Driver> {
     listeners: Listeners,
     sessions: Slab<Active<D>>,
     timers: Timers,
-    turns: RoundRobin,
+    balancer: Balancer,
     ticket: Option<Ticket>,
     /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener.
-    parked: Vec<Sock>,
+    parked: Vec<Parked>,
     /// Permits of sessions whose descriptors the driver has yet to join: the next turn does.
     leaving: Vec<Permit>,
     /// Permits of sessions whose descriptors the next release closes.
     left: Vec<Permit>,
     /// No accept is armed before this time.
     accepting_again_at: Option<Instant>,
+    /// Sessions that ended in this turn because their endpoint was removed.
+    removed: usize,
     phase: Phase,
     now: Instant,
 }
@@ -101,6 +114,12 @@ struct Active<D: Driver> {
 struct Ticket {
     permit: Permit,
     spare: Sock,
+}
+
+/// A client that was accepted and is not served yet.
+struct Parked {
+    client: Sock,
+    listener: usize,
 }
 
 /// An accept failed, and the worker has drawn the consequences.
@@ -127,19 +146,20 @@ impl<D: Driver> Worker<D> {
         Self {
             number,
             listeners: Listeners::new(listeners, &mut driver, &mut owners),
+            // Another seed for each, or all of them send their first session to the same endpoint.
+            balancer: Balancer::new(shared.balance, shared.seed.wrapping_add(number as u64)),
             shared,
             mailbox,
             driver,
             owners,
             sessions: Slab::new(),
             timers: Timers::default(),
-            // Another start for each, or all would send their first session to the same endpoint.
-            turns: RoundRobin::new(number),
             ticket: None,
             parked: Vec::new(),
             leaving: Vec::new(),
             left: Vec::new(),
             accepting_again_at: None,
+            removed: 0,
             phase: Phase::Serving,
             now,
         }
@@ -213,7 +233,9 @@ impl<D: Driver> Worker<D> {
     fn read_mailbox(&mut self) -> bool {
         let notices = self.mailbox.take();
         if notices.has(Notice::Addresses) {
+            self.balancer.refresh(&self.shared.published);
             self.each_session(Tunnel::addresses_changed);
+            self.compare_endpoints();
         }
         if notices.has(Notice::Scarce) && self.ticket.is_some() {
             self.give_ticket_back();
@@ -229,11 +251,24 @@ impl<D: Driver> Worker<D> {
         notices.has(Notice::Permit)
     }
 
+    /// Tells sessions whether their endpoints are in the set, if it matters to them.
+    fn compare_endpoints(&mut self) {
+        if self.shared.timeouts.removed.is_none() {
+            return;
+        }
+        let set = self.shared.published.load_full();
+        let current: HashSet<Address> = set.endpoints().iter().map(|e| e.address).collect();
+        self.each_session(|tunnel, cx| match tunnel.endpoint() {
+            Some(endpoint) => tunnel.endpoint_is_current(current.contains(&endpoint), cx),
+            None => Step::Continue,
+        });
+    }
+
     fn cut(&mut self) {
         self.phase = Phase::Draining;
         self.listeners.close(&mut self.driver);
-        for client in self.parked.drain(..) {
-            self.driver.close(client, Close::Reset);
+        for parked in self.parked.drain(..) {
+            self.driver.close(parked.client, Close::Reset);
         }
         let cut = self.sessions.len();
         if cut > 0 {
@@ -247,7 +282,7 @@ impl<D: Driver> Worker<D> {
 
     // --- sessions -----------------------------------------------------------------------------
 
-    fn start_session(&mut self, client: Sock, ticket: Ticket) {
+    fn start_session(&mut self, client: Sock, listener: usize, ticket: Ticket) {
         let entry = self.sessions.vacant_entry();
         let id = SessionId(entry.key());
         let mut cx = Context {
@@ -255,11 +290,12 @@ impl<D: Driver> Worker<D> {
             driver: &mut self.driver,
             owners: &mut self.owners,
             published: &self.shared.published,
-            turns: &mut self.turns,
+            upstreams: &self.shared.upstreams,
+            balancer: &mut self.balancer,
             timeouts: self.shared.timeouts,
             now: self.now,
         };
-        let (tunnel, step) = Tunnel::start(client, ticket.spare, &mut cx);
+        let (tunnel, step) = Tunnel::start(client, listener, ticket.spare, &mut cx);
         entry.insert(Active {
             tunnel,
             permit: ticket.permit,
@@ -282,7 +318,8 @@ impl<D: Driver> Worker<D> {
             driver: &mut self.driver,
             owners: &mut self.owners,
             published: &self.shared.published,
-            turns: &mut self.turns,
+            upstreams: &self.shared.upstreams,
+            balancer: &mut self.balancer,
             timeouts: self.shared.timeouts,
             now: self.now,
         };
@@ -315,6 +352,7 @@ impl<D: Driver> Worker<D> {
             session = id.0,
             "session ended: {ending}"
         );
+        self.removed += usize::from(ending == Ending::EndpointRemoved);
         if ending.is_failure()
             && let Some(count) = self.shared.session_failures.count(self.now)
         {
@@ -340,6 +378,19 @@ impl<D: Driver> Worker<D> {
                 None => {}
             }
         }
+        self.report_removed();
+    }
+
+    /// Sessions that lose their endpoint by the same change end in the same turn.
+    fn report_removed(&mut self) {
+        let sessions = mem::take(&mut self.removed);
+        if sessions > 0 {
+            tracing::info!(
+                worker = self.number,
+                sessions,
+                "ended sessions whose endpoint was removed (--removed-endpoint)"
+            );
+        }
     }
 
     // --- accepting ----------------------------------------------------------------------------
@@ -354,8 +405,8 @@ impl<D: Driver> Worker<D> {
             let Some(ticket) = self.take_ticket() else {
                 return;
             };
-            let client = self.parked.remove(0);
-            self.start_session(client, ticket);
+            let Parked { client, listener } = self.parked.remove(0);
+            self.start_session(client, listener, ticket);
         }
         match self.phase {
             Phase::Serving => {
@@ -373,10 +424,10 @@ impl<D: Driver> Worker<D> {
         match done {
             Done::Accepted(client) => match self.take_ticket() {
                 Some(ticket) => {
-                    self.start_session(client, ticket);
+                    self.start_session(client, listener, ticket);
                     self.accept_more(listener);
                 }
-                None => self.parked.push(client),
+                None => self.parked.push(Parked { client, listener }),
             },
             Done::Failed(errno) => self.accept_failed(errno),
             done => unreachable!("an accept ends with {done:?}"),
@@ -388,9 +439,8 @@ impl<D: Driver> Worker<D> {
         if !self.listeners.expects_more(listener) {
             return;
         }
-        let sock = self.listeners.sock(listener);
         for accepted in 1..ACCEPTS_PER_TURN {
-            if !self.prepare_ticket() || !self.accept_one(sock).unwrap_or(false) {
+            if !self.prepare_ticket() || !self.accept_one(listener).unwrap_or(false) {
                 self.listeners.looked_for_more(listener, accepted > 1);
                 return;
             }
@@ -399,11 +449,11 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Serves a client that waits, with the ticket at hand. False if none waits.
-    fn accept_one(&mut self, listener: Sock) -> Result<bool, AcceptFailed> {
-        match self.driver.accept_now(listener) {
+    fn accept_one(&mut self, listener: usize) -> Result<bool, AcceptFailed> {
+        match self.driver.accept_now(self.listeners.sock(listener)) {
             Ok(Some(client)) => {
                 let ticket = self.ticket.take().expect("the caller prepared one");
-                self.start_session(client, ticket);
+                self.start_session(client, listener, ticket);
                 Ok(true)
             }
             Ok(None) => Ok(false),
@@ -433,11 +483,14 @@ impl<D: Driver> Worker<D> {
         let Some(failed) = self.shared.accept_failures.count(self.now) else {
             return;
         };
-        let remedy = if errno.is_exhaustion() {
-            " (raise the limit of open descriptors, LimitNOFILE= under systemd, or lower \
-             --connections-max)"
-        } else {
-            ""
+        let remedy = match errno {
+            errno if errno.is_exhaustion() => {
+                " (raise the limit of open descriptors, LimitNOFILE= under systemd, or lower \
+                 --connections-max)"
+            }
+            // The spare socket is bound.
+            Errno(libc::EADDRNOTAVAIL) => " (this machine has lost the --source-address)",
+            _ => "",
         };
         tracing::warn!(
             failed,
@@ -466,7 +519,7 @@ impl<D: Driver> Worker<D> {
         let Some(permit) = self.shared.gate.permit(self.number) else {
             return false;
         };
-        match self.driver.open_tcp(&IPV4) {
+        match self.driver.open_tcp(&IPV4, &self.shared.upstreams.tcp) {
             Ok(spare) => {
                 self.ticket = Some(Ticket { permit, spare });
                 true
@@ -488,7 +541,7 @@ impl<D: Driver> Worker<D> {
             if !self.prepare_ticket() {
                 return;
             }
-            match self.accept_one(listener.sock) {
+            match self.accept_one(listener.number) {
                 Ok(true) => {}
                 Ok(false) => self.listeners.close_one(listener, &mut self.driver),
                 Err(AcceptFailed) => return,

@@ -85,6 +85,11 @@ impl Backend {
         Self::scripted_with(TcpListener::bind((address, 0))?, script)
     }
 
+    /// Echoes at this address and port, if nobody else has it.
+    pub(crate) fn echo_at(address: IpAddr, port: u16) -> io::Result<Self> {
+        Self::scripted_with(TcpListener::bind((address, port))?, Conversation::echo)
+    }
+
     fn scripted_with<F>(listener: TcpListener, script: F) -> io::Result<Self>
     where
         F: Fn(&mut Conversation) -> io::Result<()> + Send + Sync + 'static,
@@ -233,16 +238,22 @@ impl Drop for Backend {
 /// A port that refuses connections for as long as this lives.
 pub(crate) struct Refusing {
     address: SocketAddr,
-    _port: OwnedFd,
+    port: OwnedFd,
 }
 
 impl Refusing {
     pub(crate) fn new() -> Self {
         let (port, address) = sys::refusing_port().expect("loopback has free ports");
-        Self {
-            address,
-            _port: port,
-        }
+        Self { address, port }
+    }
+
+    /// Somebody listens there from now on, and runs `script` for every connection.
+    pub(crate) fn recover<F>(self, script: F) -> Backend
+    where
+        F: Fn(&mut Conversation) -> io::Result<()> + Send + Sync + 'static,
+    {
+        let listener = sys::listen(self.port).expect("the port is ours");
+        Backend::scripted_with(listener, script).expect("it listens")
     }
 }
 
@@ -260,10 +271,15 @@ pub(crate) struct Unanswering {
 
 impl Unanswering {
     pub(crate) fn new() -> Self {
+        Self::on(Ipv4Addr::LOCALHOST.into()).expect("loopback has ports")
+    }
+
+    /// The same on another address of this machine.
+    pub(crate) fn on(address: IpAddr) -> io::Result<Self> {
         /// On loopback an answer takes microseconds. Too short only means one more filler.
         const ANSWER_WITHIN: Duration = Duration::from_millis(300);
 
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has ports");
+        let listener = TcpListener::bind((address, 0))?;
         sys::set_backlog(&listener, 0).expect("a listener's backlog can be changed");
         let address = listener.local_addr().expect("it is bound");
         let mut fillers = Vec::new();
@@ -274,10 +290,10 @@ impl Unanswering {
             }
         };
         assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
-        Self {
+        Ok(Self {
             listener,
             _fillers: fillers,
-        }
+        })
     }
 }
 
@@ -311,6 +327,11 @@ impl Conversation {
         self.stream.read_exact(&mut bytes)?;
         note(&self.shared, |ledger| ledger.received += count as u64);
         Ok(bytes)
+    }
+
+    /// Where the connection comes from.
+    pub(crate) fn peer(&self) -> io::Result<SocketAddr> {
+        self.stream.peer_addr()
     }
 
     pub(crate) fn receive_seed(&mut self) -> io::Result<u64> {

@@ -132,3 +132,18 @@ pub(crate) fn fresh_endpoint() -> (String, u16) {
     let address = format!("127.{}.{middle}.{low}", 64 + high);
     (address, NEXT.fetch_add(1, Ordering::Relaxed))
 }
+
+/// HAProxy with `config`, in the foreground.
+pub(crate) fn start_haproxy(file: &Path) -> Process {
+    let mut command = Command::new(program(&["/usr/sbin/haproxy"]));
+    command
+        .args(["-db", "-f"])
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let setup = ChildSetup {
+        death_signal: libc::SIGTERM,
+        ..ChildSetup::default()
+    };
+    Process::start(command, setup)
+}

@@ -191,6 +191,40 @@ fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     call_long(|| unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })
 }
 
+/// Runs `act` on a thread whose network is its own: loopback and nothing else, with settings that
+/// nobody else sees. The threads and the programs that `act` starts are in it as well.
+pub(crate) fn in_own_network<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    assert!(is_root(), "a network of its own takes root");
+    let act = move || {
+        // SAFETY: unshare(2) takes an integer; a network namespace is one thread's own.
+        call(|| unsafe { libc::unshare(libc::CLONE_NEWNET) }).expect("root may have a network");
+        set_loopback(true).expect("it is ours");
+        act()
+    };
+    thread::scope(|scope| {
+        scope
+            .spawn(act)
+            .join()
+            .expect("what happens in the network passes")
+    })
+}
+
+/// Turns this thread's loopback on or off. Nothing comes through while it is off.
+pub(crate) fn set_loopback(up: bool) -> io::Result<()> {
+    let socket = socket(libc::AF_INET)?;
+    // SAFETY: an ifreq is integers and an address of integers, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    let flags = if up { libc::IFF_UP } else { 0 };
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).expect("the lowest bit");
+    call(|| {
+        // SAFETY: the request reads one ifreq, which is initialised and outlives the call.
+        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }
+    })
+}
+
 /// The next close of a TCP socket sends a reset instead of a FIN.
 pub(crate) fn reset_on_close(stream: &impl AsRawFd) -> io::Result<()> {
     let linger = libc::linger {
@@ -336,6 +370,19 @@ pub(crate) fn refusing_port() -> io::Result<(OwnedFd, SocketAddr)> {
     })?;
     let port = u16::from_be(address.sin_port);
     Ok((socket, (Ipv4Addr::LOCALHOST, port).into()))
+}
+
+/// What [`refusing_port`] gave listens from now on.
+pub(crate) fn listen(socket: OwnedFd) -> io::Result<TcpListener> {
+    /// The largest that the kernel gives.
+    const BACKLOG: libc::c_int = 4096;
+    call(|| {
+        // SAFETY: listen takes two integers and touches no memory.
+        unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) }
+    })?;
+    let listener = TcpListener::from(socket);
+    listener.set_nonblocking(false)?;
+    Ok(listener)
 }
 
 /// Connects without waiting, as nginx does: a full backlog is `WouldBlock`. The stream that comes

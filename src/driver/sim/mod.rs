@@ -10,7 +10,10 @@
 //! - `bytes_in_order`: what is given to a peer is the next part of the other peer's stream.
 //! - `end_told_after_last_byte`: an end of stream is passed on only after a true end, and after
 //!   every byte before it.
+//! - `sent_once`: a client's bytes go to one backend, whatever was tried before.
+//! - `two_attempts`: there are never more than two connects for each client.
 //! - `clean_close_loses_nothing`: a close that looks clean comes only when nothing was lost.
+//! - `introduced_first`: a backend gets the introduction before anything else, and once.
 //! - `reset_needs_proof`: a backend is reset only when bytes are lost.
 //! - `lane_is_free`, `socket_is_open`: the worker keeps to the driver's rules.
 //! - `completes_once`, `joined_before_reuse`: and so does this driver.
@@ -36,7 +39,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backend::{Address, Published};
 use crate::sys::Errno;
-use crate::sys::net::UnixName;
+use crate::sys::net::{TcpOptions, UnixName};
 use crate::worker::{Mailbox, Notice};
 
 use super::buffers::{Buf, BufferPool};
@@ -77,10 +80,16 @@ pub(crate) struct Scenario {
     pub(crate) patient_clients: bool,
     /// Endpoints that exist.
     pub(crate) endpoints: Vec<Address>,
+    /// Whether, now and then, one of them is down for a while: it refuses, or is silent.
+    pub(crate) outages: bool,
     /// What goes wrong.
     pub(crate) faults: Faults,
+    /// What each backend is told before anything else.
+    pub(crate) introduction: &'static [u8],
     /// Sessions may be ended for being idle.
     pub(crate) idle_timeout: bool,
+    /// Sessions are ended when their endpoint has left the set.
+    pub(crate) removed_are_cut: bool,
     /// Told of by the world.
     pub(crate) mailbox: Arc<Mailbox>,
     /// Changed by the world.
@@ -117,9 +126,18 @@ struct World {
     disturbed: bool,
     idle_turns: u32,
     moves_in_turn: u32,
+    /// By endpoint: how it is down, if it is.
+    outages: Vec<Option<Outage>>,
     /// Sockets that are in the table, for iteration.
     live: Vec<Sock>,
     trace: Vec<String>,
+}
+
+/// How an endpoint is down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outage {
+    Refuses,
+    Silent,
 }
 
 /// What the worker was told.
@@ -199,6 +217,7 @@ impl Sim {
     pub(crate) fn new(scenario: Scenario, dice: Dice) -> Self {
         let now = Instant::now();
         let clients_to_come = scenario.clients;
+        let outages = vec![None; scenario.endpoints.len()];
         Self(Rc::new(RefCell::new(World {
             dice,
             scenario,
@@ -218,6 +237,7 @@ impl Sim {
             disturbed: false,
             idle_turns: 0,
             moves_in_turn: 0,
+            outages,
             live: Vec::new(),
             trace: Vec::new(),
         })))
@@ -325,6 +345,13 @@ impl World {
         );
         to.given = bytes.end;
         let to_key = to.key;
+        let is_other = |p: &Peer| p.key != to_key && p.source == Some(source) && p.given > 0;
+        rule!(
+            "sent_once",
+            !self.peers.iter().any(is_other),
+            "peer {to_key} is given {bytes:?} of {source}, and another had some of it"
+        );
+        let to = &mut self.peers[peer];
         if to.gone {
             // Into the void; the answer is a reset.
             to.read = to.given;
@@ -572,10 +599,31 @@ impl World {
         *sent = part.end;
         let done = part.end == buf.len();
         let bytes = buf[part].to_vec();
-        let source = self.recognise(peer, &bytes);
-        let start = self.peers[peer].given;
-        self.give(peer, source, start..start + now);
+        let bytes = self.take_introduction(peer, &bytes);
+        if !bytes.is_empty() {
+            let source = self.recognise(peer, &bytes);
+            let start = self.peers[peer].given;
+            self.give(peer, source, start..start + bytes.len() as u64);
+        }
         done.then_some(Done::Sent)
+    }
+
+    /// Takes off what of the introduction this peer has not got yet; returns the rest.
+    fn take_introduction(&mut self, peer: usize, bytes: &[u8]) -> Vec<u8> {
+        let to = &mut self.peers[peer];
+        if is_client(to.key) {
+            return bytes.to_vec();
+        }
+        let missing = &self.scenario.introduction[to.introduced..];
+        let now = missing.len().min(bytes.len());
+        let key = to.key;
+        rule!(
+            "introduced_first",
+            missing[..now] == bytes[..now],
+            "backend {key} gets something else before the introduction"
+        );
+        to.introduced += now;
+        bytes[now..].to_vec()
     }
 
     /// Why nothing can be written to this peer, if nothing can.
@@ -606,6 +654,28 @@ impl World {
             return Some(Errno(libc::EPIPE));
         }
         None
+    }
+
+    fn outage(&self, address: Address) -> Option<Outage> {
+        let index = self.scenario.endpoints.iter().position(|e| *e == address);
+        self.outages[index.expect("only endpoints are connected to")]
+    }
+
+    fn judge_connects(&mut self) {
+        let (mut clients, mut connects) = (0, 0);
+        for sock in self.live.clone() {
+            let socket = self.sockets.get(sock);
+            match (socket.closing, socket.kind, &socket.write) {
+                (None, Kind::Client(_), _) => clients += 1,
+                (None, Kind::Upstream(None), Some(_)) => connects += 1,
+                _ => {}
+            }
+        }
+        rule!(
+            "two_attempts",
+            connects <= 2 * clients,
+            "{connects} connects for {clients} clients"
+        );
     }
 
     fn connected(&mut self, sock: Sock) -> Done {
@@ -661,7 +731,7 @@ impl World {
         let count = self.dice.between(0, self.scenario.endpoints.len() as u64);
         let count = usize::try_from(count).expect("a few");
         // Some address must come in the end, or clients wait until their time is up.
-        self.disturbed |= count == 0;
+        self.disturbed |= count == 0 || self.scenario.removed_are_cut;
         let endpoints = self.scenario.endpoints[..count].to_vec();
         self.note(|| format!("addresses: {endpoints:?}"));
         if self
@@ -671,6 +741,17 @@ impl World {
         {
             self.scenario.mailbox.post(Notice::Addresses);
         }
+    }
+
+    fn an_endpoint_fails_or_recovers(&mut self) {
+        let count = self.outages.len() as u64;
+        let index = usize::try_from(self.dice.below(count)).expect("an index");
+        let outage = self
+            .dice
+            .pick(&[None, Some(Outage::Refuses), Some(Outage::Silent)]);
+        self.note(|| format!("endpoint {index}: {outage:?}"));
+        self.outages[index] = outage;
+        self.disturbed |= outage.is_some();
     }
 
     fn tell(&mut self, told: Told) {
@@ -697,6 +778,9 @@ impl World {
         if self.dice.one_in(60) {
             self.addresses_change();
             return true;
+        }
+        if self.scenario.outages && self.dice.one_in(30) {
+            self.an_endpoint_fails_or_recovers();
         }
         let all_came = self.clients_to_come == 0;
         if self.told == Told::Nothing
@@ -776,7 +860,8 @@ impl World {
             self.advance(sock, Lane::Read);
             self.advance(sock, Lane::Write);
         }
-        if !self.finished.is_empty() {
+        // A part of a send may have gone out, and its peer can read now.
+        if !self.finished.is_empty() || self.peers.iter().any(Peer::can_act) {
             self.idle_turns = 0;
             return;
         }
@@ -816,8 +901,21 @@ impl World {
 
     fn close(&mut self, sock: Sock, how: Close) {
         self.note(|| format!("{sock:?} close {how:?}"));
-        self.open_socket(sock).closing = Some(how);
-        if let Some(peer) = self.peer_of(sock) {
+        let socket = self.open_socket(sock);
+        socket.closing = Some(how);
+        // One that has just been connected, and of which the worker has not heard yet: nothing was
+        // to go there.
+        let is_news = matches!(
+            &socket.write,
+            Some(InFlight {
+                op: WriteOp::Connect { .. },
+                finished: true,
+                ..
+            })
+        );
+        if let Some(peer) = self.peer_of(sock)
+            && !is_news
+        {
             self.judge_close(peer, how);
         }
         self.remove_if_joined(sock);
@@ -850,7 +948,8 @@ impl World {
                         || peer.is_broken()
                         || peer.gone
                         || self.told == Told::Cut
-                        || self.scenario.idle_timeout,
+                        || self.scenario.idle_timeout
+                        || self.scenario.removed_are_cut,
                     "{peer:?} is reset, and nothing was lost; its source is {client:?}"
                 );
             }
@@ -945,7 +1044,7 @@ impl Driver for Sim {
         self.0.borrow_mut().insert(Kind::Listener)
     }
 
-    fn open_tcp(&mut self, _like: &SocketAddr) -> Result<Sock, Errno> {
+    fn open_tcp(&mut self, _like: &SocketAddr, _options: &TcpOptions) -> Result<Sock, Errno> {
         let mut world = self.0.borrow_mut();
         let failure = world.scenario.faults.failure;
         if !world.descriptors_left() || world.fault(failure) {
@@ -954,7 +1053,7 @@ impl Driver for Sim {
         Ok(world.insert(Kind::Upstream(None)))
     }
 
-    fn open_unix(&mut self, _name: UnixName) -> Result<Sock, Errno> {
+    fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         /// What connect(2) can return at once.
         const ERRORS: [i32; 4] = [libc::EAGAIN, libc::ECONNREFUSED, libc::ENOENT, libc::EACCES];
         let mut world = self.0.borrow_mut();
@@ -962,7 +1061,7 @@ impl Driver for Sim {
         if !world.descriptors_left() || world.fault(failure) {
             return Err(Errno(libc::EMFILE));
         }
-        if world.dice.one_in(6) {
+        if world.outage(Address::Unix(name)).is_some() || world.dice.one_in(6) {
             world.disturbed = true;
             return Err(Errno(world.dice.pick(&ERRORS)));
         }
@@ -1014,14 +1113,16 @@ impl Driver for Sim {
             Op::Hangup => socket.read = read(ReadOp::Hangup),
             Op::Writable => socket.write = write(WriteOp::Writable),
             Op::Send(buf) => socket.write = write(WriteOp::Send { buf, sent: 0 }),
-            Op::Connect(_) => {
+            Op::Connect(to) => {
+                let outage = world.outage(Address::Tcp(to));
                 let answer_at = match world.dice.below(20) {
+                    _ if outage == Some(Outage::Silent) => None,
                     // Never.
                     0 => None,
                     1..4 => Some(world.now + Duration::from_millis(world.dice.between(1, 300))),
                     _ => Some(world.now),
                 };
-                let refused = world.dice.one_in(8);
+                let refused = outage == Some(Outage::Refuses) || world.dice.one_in(8);
                 let outcome = if refused {
                     Err(Errno(world.dice.pick(&ERRORS)))
                 } else {
@@ -1029,6 +1130,7 @@ impl Driver for Sim {
                 };
                 world.disturbed |= refused || answer_at.is_none();
                 world.sockets.get(sock).write = write(WriteOp::Connect { answer_at, outcome });
+                world.judge_connects();
             }
         }
     }
@@ -1092,6 +1194,26 @@ impl Driver for Sim {
         self.0.borrow_mut().open_socket(sock);
     }
 
+    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+        let world = &mut *self.0.borrow_mut();
+        world.note(|| format!("{sock:?} send first {} bytes", bytes.len()));
+        let free = world.open_socket(sock).write.is_none();
+        rule!("lane_is_free", free, "{sock:?} writes already");
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are written");
+        if let Some(errno) = world.write_failure(peer) {
+            return Err(errno);
+        }
+        let rest = world.take_introduction(peer, bytes);
+        rule!(
+            "introduced_first",
+            rest.is_empty(),
+            "more than the introduction"
+        );
+        Ok(())
+    }
+
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
         let world = &mut *self.0.borrow_mut();
         world.open_socket(sock);
@@ -1123,6 +1245,12 @@ impl Driver for Sim {
             peer.gone || world.source_is_done(peer),
             "{peer:?} is told of an end; its source is {:?}",
             peer.source.map(|key| world.by_key(key))
+        );
+        let untold = !is_client(peer.key) && peer.introduced < world.scenario.introduction.len();
+        rule!(
+            "introduced_first",
+            !untold || peer.gone,
+            "{peer:?} is told of an end before the introduction"
         );
         world.peers[index].told_end = true;
     }

@@ -57,6 +57,8 @@ pub(super) struct Peer {
     /// What the proxy gave to the kernel for it, and what it read of that.
     pub(super) given: u64,
     pub(super) read: u64,
+    /// How much of the introduction it got.
+    pub(super) introduced: usize,
     /// The proxy has said that no more comes.
     pub(super) told_end: bool,
     /// It closed its socket: nothing can be delivered to it.
@@ -81,6 +83,7 @@ impl Peer {
             send_side: SendSide::Open,
             given: 0,
             read: 0,
+            introduced: 0,
             told_end: false,
             gone: false,
             closed: false,

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::{self, Flags};
 use io_uring::{cqueue, opcode, types};
 
-use crate::sys::net::{RawAddress, UnixName};
+use crate::sys::net::{RawAddress, TcpOptions, UnixName};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
@@ -411,6 +411,12 @@ impl Uring {
         Ok(())
     }
 
+    /// Whether an op has ended and its completion was not given yet.
+    fn is_reaped(&self, sock: Sock, lane: Lane) -> bool {
+        let token = Token::op(sock, lane);
+        self.reaped.iter().any(|reaped| reaped.token == token)
+    }
+
     /// Turns epoll's events into completions like the ring's.
     fn reap_watch(&mut self) -> Result<(), Errno> {
         for seen in self.watch.look()? {
@@ -425,7 +431,7 @@ impl Uring {
             } else if seen.writable {
                 socket.writable_edge = true;
             }
-            if seen.hung_up && hangup_awaited {
+            if seen.hung_up && hangup_awaited && !self.is_reaped(sock, Lane::Read) {
                 self.finish(sock, Lane::Read, libc::POLLHUP.into());
             }
         }
@@ -687,8 +693,8 @@ impl Driver for Uring {
         self.sockets.insert(Socket::new(listener, true, false))
     }
 
-    fn open_tcp(&mut self, like: &SocketAddr) -> Result<Sock, Errno> {
-        let fd = net::tcp_socket(like)?;
+    fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
+        let fd = net::tcp_socket(like, options)?;
         Ok(self.sockets.insert(Socket::new(fd, false, true)))
     }
 
@@ -724,7 +730,9 @@ impl Driver for Uring {
                 self.submit_poll(sock, Lane::Read);
             }
             Op::Connect(address) => self.connect(sock, address),
-            Op::Send(buf) if self.alone || mem::take(&mut socket.fresh) => self.send_now(sock, Outgoing { buf, sent: 0 }),
+            Op::Send(buf) if self.alone || mem::take(&mut socket.fresh) => {
+                self.send_now(sock, Outgoing { buf, sent: 0 })
+            }
             Op::Send(buf) => self.submit_send(sock, Outgoing { buf, sent: 0 }),
             Op::Writable => {
                 let waiting = self.wait_writable(sock);
@@ -734,7 +742,13 @@ impl Driver for Uring {
     }
 
     fn cancel(&mut self, sock: Sock, lane: Lane) {
-        self.submit_cancel(sock, lane);
+        let is_hangup = lane == Lane::Read && matches!(self.sockets.get(sock).read, Read::Hangup);
+        if !is_hangup {
+            self.submit_cancel(sock, lane);
+        } else if !self.is_reaped(sock, lane) {
+            // The kernel does not know of this wait.
+            self.finish(sock, lane, -libc::ECANCELED);
+        }
     }
 
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
@@ -785,6 +799,10 @@ impl Driver for Uring {
     fn send_follows(&mut self, sock: Sock) {
         // Where it cannot be had, the handshake ends as ever.
         let _ = net::delay_handshake(&self.sockets.get(sock).fd);
+    }
+
+    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+        net::send_first(&self.sockets.get(sock).fd, bytes)
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

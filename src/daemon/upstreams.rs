@@ -1,0 +1,125 @@
+//! From the configuration of upstreams to what the data path uses of it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use crate::checks::Checks;
+use crate::config::{self, ListenAddress};
+use crate::proxy_protocol::{self, Version};
+use crate::session::Upstreams;
+use crate::sys::Errno;
+use crate::sys::net::{self, Keepalive, Source, TcpOptions};
+
+/// Probes without an answer before the connection is given up. With an interval of a third of the
+/// idle time, a peer that is gone is noticed after twice that time, and two lost probes do no harm.
+const KEEPALIVE_PROBES: u16 = 3;
+
+/// A source address that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "connect from --source-address {address}: {errno} (give an address that this machine has, or \
+     leave the option out)"
+)]
+pub struct SourceError {
+    address: IpAddr,
+    errno: Errno,
+}
+
+/// What sessions make their upstreams with.
+pub(super) fn of(config: &config::Upstreams, listeners: &[ListenAddress]) -> Upstreams {
+    let introductions = match config.proxy_protocol.version() {
+        None => Vec::new(),
+        Some(version) => listeners.iter().map(|l| introduction(version, l)).collect(),
+    };
+    Upstreams {
+        tcp: tcp_options(config),
+        introductions,
+    }
+}
+
+/// What the control plane checks, if anything.
+pub(super) fn checks(config: &config::Upstreams) -> Option<Checks> {
+    let config::ActiveChecks { kind, interval } = config.checks?;
+    let version = config.proxy_protocol.version();
+    Some(Checks {
+        kind,
+        interval,
+        tcp: tcp_options(config),
+        introduction: version.map(proxy_protocol::of_check).unwrap_or_default(),
+    })
+}
+
+fn tcp_options(config: &config::Upstreams) -> TcpOptions {
+    TcpOptions {
+        keepalive: config.tcp_keepalive.map(keepalive),
+        user_timeout: config.tcp_user_timeout,
+        source: Source {
+            v4: config.source.v4,
+            v6: config.source.v6,
+        },
+    }
+}
+
+fn keepalive(idle: Duration) -> Keepalive {
+    let seconds = |time: Duration| u16::try_from(time.as_secs()).unwrap_or(u16::MAX).max(1);
+    Keepalive {
+        idle_seconds: seconds(idle),
+        interval_seconds: seconds(idle / u32::from(KEEPALIVE_PROBES)),
+        count: KEEPALIVE_PROBES,
+    }
+}
+
+fn introduction(version: Version, listener: &ListenAddress) -> Box<[u8]> {
+    match listener {
+        ListenAddress::Path(path) => {
+            proxy_protocol::of_unix_listener(version, path.as_os_str().as_bytes())
+        }
+        ListenAddress::Abstract(name) => {
+            proxy_protocol::of_unix_listener(version, &[b"\0", &name[..]].concat())
+        }
+    }
+}
+
+/// Whether connections can come from where they shall: else no session would ever be served, and the
+/// start is the time to say so.
+pub(super) fn check_source(config: &config::Upstreams) -> Result<(), SourceError> {
+    let options = tcp_options(config);
+    for address in config.source.iter() {
+        net::tcp_socket(&SocketAddr::new(address, 0), &options)
+            .map_err(|errno| SourceError { address, errno })?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_peer_is_noticed_after_twice_the_time() {
+        for (idle, expected) in [(60, (60, 20)), (1, (1, 1)), (32_400, (32_400, 10_800))] {
+            let keepalive = keepalive(Duration::from_secs(idle));
+            let seconds = (keepalive.idle_seconds, keepalive.interval_seconds);
+            assert_eq!(seconds, expected);
+        }
+    }
+
+    #[test]
+    fn an_abstract_listener_is_named_with_its_nul() {
+        let header = introduction(Version::V2, &ListenAddress::Abstract(b"name".to_vec()));
+        assert_eq!(&header[124..130], b"\0name\0");
+    }
+
+    #[test]
+    fn a_source_that_is_not_ours_is_named() {
+        let mut config = config::Upstreams::default();
+        check_source(&config).unwrap();
+        config.source.v4 = Some([127, 0, 0, 77].into());
+        check_source(&config).unwrap();
+        // For documentation: no machine has it.
+        config.source.v4 = Some([192, 0, 2, 1].into());
+        let error = check_source(&config).unwrap_err().to_string();
+        assert!(error.contains("--source-address 192.0.2.1: "), "{error}");
+    }
+}

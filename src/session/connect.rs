@@ -1,0 +1,622 @@
+//! From an accepted client to an open connection to an endpoint, inside one deadline.
+//!
+//! ```text
+//!            chosen                  refused, silent for its part of the time
+//!   Unknown --------> Trying --------------------------------> Trying (the next one)
+//!      ^ no address     |  250 ms, and the set has both families: a second one races
+//!      |                | each was tried once
+//!      |                v
+//!      +------------ Pausing -------> Trying (the best one again)
+//! ```
+//!
+//! - Each endpoint is tried once, then, after a pause, the best one again, until the deadline.
+//! - At most two connects run at one time, and two only for different address families (RFC 8305).
+//!   The first one that is open wins; the other is closed before anything is sent on it.
+//! - Who has nothing to connect to yet, or again and again, waits here; what its client sent waits
+//!   in the flow.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Address, Family, Lease, Tried, Want};
+use crate::driver::{Close, Closed, Done, Driver, Op, Sock};
+use crate::sys::Errno;
+
+use super::{ConnectFailure, Context, End, Owner};
+
+/// How long a connect has before one of the other address family joins in (RFC 8305, section 5, its
+/// "Connection Attempt Delay").
+const HEAD_START: Duration = Duration::from_millis(250);
+
+/// The first pause after each endpoint was tried: about what a service takes at least to start again,
+/// and short enough that nobody notices.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// The longest pause. With 8,192 clients that wait, an endpoint that is down still answers fewer than
+/// 20,000 connects a second.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// How long to wait before another try when there is no descriptor for an upstream, or no room in a
+/// Unix socket's backlog.
+const STARVED_RETRY: Duration = Duration::from_millis(20);
+
+/// How often a session without an address reminds the resolver that somebody waits: its back-off
+/// may be longer than the client's patience.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// An endpoint that does not answer gets at least this part of the time that is left, however many
+/// others there are: with the default of 5 s, enough for a second SYN, which follows after 1 s.
+const PARTS_MAX: u32 = 4;
+
+/// Silence counts as a failure of the endpoint when it lasted for this part of the session's whole
+/// time: the last attempt before the deadline may have had no time at all.
+const FAIR_PART: u32 = 8;
+
+/// A session that looks for an upstream.
+pub(super) struct Connecting {
+    /// The listener that the client came from, by its number.
+    listener: usize,
+    patience: Duration,
+    /// The end of its patience.
+    by: Instant,
+    /// The unconnected IPv4 socket that came with the session, until it is used or of no use.
+    spare: Option<Sock>,
+    tried: Tried,
+    /// What to ask for next.
+    want: Want,
+    /// How the last attempt ended.
+    failure: ConnectFailure,
+    /// The length of the next pause.
+    pause: Duration,
+    stage: Stage,
+}
+
+enum Stage {
+    /// No endpoint is known.
+    Unknown { remind_at: Instant },
+    /// One endpoint is being tried, or two.
+    Trying { first: Attempt, race: Race },
+    /// Nothing can be tried for now.
+    Pausing { until: Instant, then: Then },
+}
+
+/// What comes after a pause.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Those that were not tried: something was missing that comes back.
+    GoOn,
+    /// All of them again.
+    StartOver,
+}
+
+/// The second connect.
+enum Race {
+    /// There is none, and will be none.
+    Off,
+    /// It starts then.
+    StartsAt(Instant),
+    On(Attempt),
+}
+
+struct Attempt {
+    sock: Sock,
+    lease: Lease,
+    started: Instant,
+    give_up_at: Instant,
+}
+
+/// What the search came to in one step.
+pub(super) enum Found {
+    /// Nothing yet.
+    Waiting,
+    /// A connection is open.
+    Open(Sock, Lease),
+    /// The time is up.
+    Failed(ConnectFailure),
+}
+
+impl Connecting {
+    /// Nothing is tried until [`Connecting::search`].
+    pub(super) fn new(listener: usize, spare: Sock, now: Instant, patience: Duration) -> Self {
+        Self {
+            listener,
+            patience,
+            by: now + patience,
+            spare: Some(spare),
+            tried: Tried::default(),
+            want: Want::Any,
+            failure: ConnectFailure::NoAddress,
+            pause: PAUSE_MIN,
+            stage: Stage::Unknown { remind_at: now },
+        }
+    }
+
+    /// When [`Connecting::expire`] is due.
+    pub(super) fn deadline(&self) -> Instant {
+        let next = match &self.stage {
+            Stage::Unknown { remind_at } => *remind_at,
+            Stage::Trying { first, race } => match race {
+                Race::Off => first.give_up_at,
+                Race::StartsAt(at) => first.give_up_at.min(*at),
+                Race::On(rival) => first.give_up_at.min(rival.give_up_at),
+            },
+            Stage::Pausing { until, .. } => *until,
+        };
+        next.min(self.by)
+    }
+
+    /// Whether nothing is under way, and not only for a moment at the start: a client that leaves now
+    /// takes what it sent with it.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        match self.stage {
+            Stage::Unknown { .. } => now + self.patience >= self.by + REMINDER_INTERVAL,
+            Stage::Pausing { .. } => true,
+            Stage::Trying { .. } => false,
+        }
+    }
+
+    // --- events -------------------------------------------------------------------------------
+
+    /// Tries the next endpoint, and the next, until one does not fail at once.
+    /// `bytes_follow`: the client has sent something already.
+    pub(super) fn search<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        loop {
+            let chosen = cx
+                .balancer
+                .choose(cx.published, &mut self.tried, self.want, cx.now);
+            let Some(lease) = chosen else {
+                self.wait_for_more(cx);
+                return Found::Waiting;
+            };
+            match self.start(lease, bytes_follow, cx) {
+                Started::Connecting(first) => {
+                    self.try_alone(first, cx);
+                    return Found::Waiting;
+                }
+                Started::Open(sock, lease) => match self.introduce(sock, bytes_follow, cx) {
+                    Ok(()) => return self.found(sock, lease, cx),
+                    Err(errno) => {
+                        cx.driver.close(sock, Close::Graceful);
+                        let failure = ConnectFailure::Refused(lease.address(), errno);
+                        self.failed(&lease, failure, Blame::of(errno), cx);
+                    }
+                },
+                Started::Failed => {}
+                Started::Starved => {
+                    self.pause(STARVED_RETRY, Then::GoOn, cx.now);
+                    return Found::Waiting;
+                }
+            }
+        }
+    }
+
+    /// A connect ended.
+    pub(super) fn connected<D: Driver>(
+        &mut self,
+        end: End,
+        done: Done,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        let Stage::Trying { first, race } = self.take_stage(cx.now) else {
+            unreachable!("a connect was in flight")
+        };
+        let (mut attempt, mut other) = (first, None);
+        match race {
+            Race::On(rival) if end == End::Rival => other = Some(mem::replace(&mut attempt, rival)),
+            Race::On(rival) => other = Some(rival),
+            Race::Off | Race::StartsAt(_) => {}
+        }
+        match done {
+            Done::Connected => match self.introduce(attempt.sock, bytes_follow, cx) {
+                Ok(()) => self.won(attempt, end, other, cx),
+                Err(errno) => self.lost(attempt, errno, other, bytes_follow, cx),
+            },
+            Done::Failed(errno) => self.lost(attempt, errno, other, bytes_follow, cx),
+            other => unreachable!("a connect ends with {other:?}"),
+        }
+    }
+
+    /// Tells the backend who connects, if it is to be told, unless that goes with what the client has
+    /// sent. A connection that breaks here has been given nothing of that: it is as good as none.
+    fn introduce<D: Driver>(
+        &self,
+        sock: Sock,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Result<(), Errno> {
+        match cx.upstreams.introduction(self.listener) {
+            Some(introduction) if !bytes_follow => cx.driver.send_first(sock, introduction),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// An attempt has failed.
+    fn lost<D: Driver>(
+        &mut self,
+        attempt: Attempt,
+        errno: Errno,
+        other: Option<Attempt>,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        let failure = ConnectFailure::Refused(attempt.lease.address(), errno);
+        self.give_up(attempt, failure, Blame::of(errno), cx);
+        self.go_on(other, bytes_follow, cx)
+    }
+
+    /// The address set changed.
+    pub(super) fn addresses_changed<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        match self.stage {
+            // The newest set is looked at when an attempt fails.
+            Stage::Trying { .. } => return Found::Waiting,
+            Stage::Unknown { .. } | Stage::Pausing { .. } => {}
+        }
+        cx.balancer.refresh(cx.published);
+        if cx.balancer.untried(&self.tried) == 0 {
+            return Found::Waiting;
+        }
+        self.search(bytes_follow, cx)
+    }
+
+    /// The deadline has come.
+    pub(super) fn expire<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        let is_over = cx.now >= self.by;
+        match self.take_stage(cx.now) {
+            Stage::Unknown { .. } | Stage::Pausing { .. } if is_over => Found::Failed(self.failure),
+            Stage::Unknown { .. } => self.search(bytes_follow, cx),
+            Stage::Pausing { then, .. } => {
+                if then == Then::StartOver {
+                    self.tried.clear();
+                }
+                self.search(bytes_follow, cx)
+            }
+            Stage::Trying { first, race } if is_over => {
+                if let Race::On(rival) = race {
+                    self.time_out(rival, cx);
+                }
+                self.time_out(first, cx);
+                Found::Failed(self.failure)
+            }
+            Stage::Trying { first, race } => self.look_at_attempts(first, race, bytes_follow, cx),
+        }
+    }
+
+    /// Closes what is open.
+    pub(super) fn close<D: Driver>(self, driver: &mut D) -> Closed {
+        let attempts = match self.stage {
+            Stage::Unknown { .. } | Stage::Pausing { .. } => [None, None],
+            Stage::Trying { first, race } => match race {
+                Race::Off | Race::StartsAt(_) => [Some(first.sock), None],
+                Race::On(rival) => [Some(first.sock), Some(rival.sock)],
+            },
+        };
+        let [first, rival] = attempts;
+        let mut closed = Closed::Now;
+        for sock in [self.spare, first, rival].into_iter().flatten() {
+            if driver.close(sock, Close::Graceful) == Closed::Soon {
+                closed = Closed::Soon;
+            }
+        }
+        closed
+    }
+
+    // --- attempts -----------------------------------------------------------------------------
+
+    /// What is left in its place says that a look is due.
+    fn take_stage(&mut self, now: Instant) -> Stage {
+        mem::replace(&mut self.stage, Stage::Unknown { remind_at: now })
+    }
+
+    /// Starts to connect.
+    fn start<D: Driver>(
+        &mut self,
+        lease: Lease,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Started {
+        let address = lease.address();
+        if let Address::Tcp(to) = address
+            && !cx.upstreams.tcp.source.reaches(&to)
+        {
+            let failure = ConnectFailure::OtherFamily(address);
+            self.failed(&lease, failure, Blame::Nobody, cx);
+            return Started::Failed;
+        }
+        match (self.open(address, cx), address) {
+            (Ok(sock), Address::Tcp(to)) => {
+                if bytes_follow || cx.upstreams.introduction(self.listener).is_some() {
+                    cx.driver.send_follows(sock);
+                }
+                cx.driver.submit(sock, Op::Connect(to));
+                // Those that are still untried get as much of the time that is left.
+                let left = self.by.saturating_duration_since(cx.now);
+                let untried = cx.balancer.untried(&self.tried);
+                let parts = u32::try_from(untried).unwrap_or(PARTS_MAX);
+                Started::Connecting(Attempt {
+                    sock,
+                    lease,
+                    started: cx.now,
+                    give_up_at: cx.now + left / parts.clamp(1, PARTS_MAX),
+                })
+            }
+            // Such a connect does not wait: it is open.
+            (Ok(sock), Address::Unix(_)) => Started::Open(sock, lease),
+            (Err(errno), _) if errno.is_exhaustion() => {
+                self.failure = ConnectFailure::NoDescriptor;
+                Started::Starved
+            }
+            // Nothing was connected yet, so this is about the address to bind to.
+            (Err(errno @ Errno(libc::EADDRNOTAVAIL)), Address::Tcp(_)) => {
+                let failure = ConnectFailure::NoSource(address, errno);
+                self.failed(&lease, failure, Blame::of(errno), cx);
+                Started::Failed
+            }
+            (Err(errno), _) => {
+                let failure = ConnectFailure::Refused(address, errno);
+                self.failed(&lease, failure, Blame::of(errno), cx);
+                Started::Failed
+            }
+        }
+    }
+
+    fn open<D: Driver>(
+        &mut self,
+        address: Address,
+        cx: &mut Context<'_, D>,
+    ) -> Result<Sock, Errno> {
+        if matches!(address, Address::Tcp(to) if to.is_ipv4())
+            && let Some(spare) = self.spare.take()
+        {
+            return Ok(spare);
+        }
+        // The spare socket is for IPv4: of use if one of those may race with this one.
+        if !cx.balancer.is_mixed() {
+            self.close_spare(cx.driver);
+        }
+        let opened = match address {
+            Address::Tcp(to) => cx.driver.open_tcp(&to, &cx.upstreams.tcp),
+            Address::Unix(name) => cx.driver.open_unix(name),
+        };
+        // Its descriptor may be the one that is missing.
+        opened.inspect_err(|_| self.close_spare(cx.driver))
+    }
+
+    fn close_spare<D: Driver>(&mut self, driver: &mut D) {
+        if let Some(spare) = self.spare.take() {
+            driver.close(spare, Close::Graceful);
+        }
+    }
+
+    /// One attempt is under way. If the set has both families, one of the other joins it in time.
+    fn try_alone<D: Driver>(&mut self, first: Attempt, cx: &mut Context<'_, D>) {
+        cx.owners
+            .assign(first.sock, Owner::Session(cx.id, End::Backend));
+        let race = if cx.balancer.is_mixed() && Family::of(first.lease.address()).is_some() {
+            Race::StartsAt(cx.now + HEAD_START)
+        } else {
+            Race::Off
+        };
+        self.stage = Stage::Trying { first, race };
+    }
+
+    /// The head start is over: one of the other family, if there is any.
+    fn start_race<D: Driver>(
+        &mut self,
+        first: Attempt,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) {
+        self.tried.insert(&first.lease);
+        let family = Family::of(first.lease.address()).expect("only those with a family race");
+        let want = Want::Only(family.other());
+        let race = loop {
+            let chosen = cx
+                .balancer
+                .choose(cx.published, &mut self.tried, want, cx.now);
+            let Some(lease) = chosen else {
+                break Race::Off;
+            };
+            match self.start(lease, bytes_follow, cx) {
+                Started::Connecting(rival) => {
+                    cx.owners
+                        .assign(rival.sock, Owner::Session(cx.id, End::Rival));
+                    break Race::On(rival);
+                }
+                Started::Open(..) => unreachable!("a Unix socket has no address family"),
+                Started::Failed => {}
+                Started::Starved => break Race::StartsAt(cx.now + HEAD_START),
+            }
+        };
+        self.stage = Stage::Trying { first, race };
+    }
+
+    /// Something about the attempts is due.
+    fn look_at_attempts<D: Driver>(
+        &mut self,
+        first: Attempt,
+        race: Race,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        let has_had_its_time = |attempt: &Attempt| attempt.give_up_at <= cx.now;
+        let first_is_due = has_had_its_time(&first);
+        match race {
+            Race::On(rival) => {
+                let rival_is_due = has_had_its_time(&rival);
+                assert!(first_is_due || rival_is_due, "nothing else is timed");
+                let mut left = None;
+                for (attempt, is_due) in [(first, first_is_due), (rival, rival_is_due)] {
+                    match is_due {
+                        true => self.time_out(attempt, cx),
+                        false => left = Some(attempt),
+                    }
+                }
+                self.go_on(left, bytes_follow, cx)
+            }
+            Race::Off | Race::StartsAt(_) if first_is_due => {
+                self.time_out(first, cx);
+                self.go_on(None, bytes_follow, cx)
+            }
+            Race::StartsAt(_) => {
+                self.start_race(first, bytes_follow, cx);
+                Found::Waiting
+            }
+            Race::Off => unreachable!("nothing was due"),
+        }
+    }
+
+    /// An attempt has failed, and another may still be under way.
+    fn go_on<D: Driver>(
+        &mut self,
+        left: Option<Attempt>,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        match left {
+            Some(attempt) => {
+                self.try_alone(attempt, cx);
+                Found::Waiting
+            }
+            None => self.search(bytes_follow, cx),
+        }
+    }
+
+    /// The loser, if there is one, has nothing sent on it yet.
+    fn won<D: Driver>(
+        &mut self,
+        winner: Attempt,
+        end: End,
+        loser: Option<Attempt>,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        if let Some(loser) = loser {
+            cx.driver.close(loser.sock, Close::Graceful);
+            // It had a head start, and yet it lost: or sessions would go on waiting for it.
+            if end == End::Rival {
+                cx.published.failed(loser.lease.health(), cx.now);
+            }
+        }
+        self.found(winner.sock, winner.lease, cx)
+    }
+
+    fn found<D: Driver>(&mut self, sock: Sock, lease: Lease, cx: &mut Context<'_, D>) -> Found {
+        self.close_spare(cx.driver);
+        cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+        Found::Open(sock, lease)
+    }
+
+    // --- failures -----------------------------------------------------------------------------
+
+    fn time_out<D: Driver>(&mut self, attempt: Attempt, cx: &mut Context<'_, D>) {
+        let failure = ConnectFailure::TimedOut(attempt.lease.address());
+        let lasted = cx.now.saturating_duration_since(attempt.started);
+        let blame = if lasted * FAIR_PART >= self.patience {
+            Blame::Endpoint
+        } else {
+            Blame::Nobody
+        };
+        self.give_up(attempt, failure, blame, cx);
+    }
+
+    fn give_up<D: Driver>(
+        &mut self,
+        attempt: Attempt,
+        failure: ConnectFailure,
+        blame: Blame,
+        cx: &mut Context<'_, D>,
+    ) {
+        cx.driver.close(attempt.sock, Close::Graceful);
+        self.failed(&attempt.lease, failure, blame, cx);
+    }
+
+    fn failed<D: Driver>(
+        &mut self,
+        lease: &Lease,
+        failure: ConnectFailure,
+        blame: Blame,
+        cx: &mut Context<'_, D>,
+    ) {
+        self.tried.insert(lease);
+        self.failure = failure;
+        self.want = match Family::of(lease.address()) {
+            Some(family) if cx.balancer.is_mixed() => Want::Rather(family.other()),
+            _ => Want::Any,
+        };
+        if blame == Blame::Endpoint {
+            cx.published.failed(lease.health(), cx.now);
+        }
+        // The address may have moved: the names behind it are looked up early.
+        if let Some(ip) = lease.address().ip() {
+            cx.published.refresher().suspect(ip);
+        }
+    }
+
+    // --- waiting ------------------------------------------------------------------------------
+
+    /// Each endpoint was tried, or there is none.
+    fn wait_for_more<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.want = Want::Any;
+        if cx.balancer.is_empty() {
+            cx.published.refresher().suspect_all();
+            self.stage = Stage::Unknown {
+                remind_at: cx.now + REMINDER_INTERVAL,
+            };
+        } else if self.failure.is_full_backlog() {
+            // A TCP connect would wait, so this does.
+            self.pause(STARVED_RETRY, Then::StartOver, cx.now);
+        } else {
+            self.pause(self.pause, Then::StartOver, cx.now);
+            self.pause = (2 * self.pause).min(PAUSE_MAX);
+        }
+    }
+
+    fn pause(&mut self, length: Duration, then: Then, now: Instant) {
+        self.stage = Stage::Pausing {
+            until: now + length,
+            then,
+        };
+    }
+}
+
+/// How the start of an attempt went.
+enum Started {
+    Connecting(Attempt),
+    Open(Sock, Lease),
+    /// It counts as tried.
+    Failed,
+    /// Something is missing that has nothing to do with the endpoint.
+    Starved,
+}
+
+/// Whose fault a failed connect is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blame {
+    Endpoint,
+    /// This machine's, or that of a busy moment.
+    Nobody,
+}
+
+impl Blame {
+    fn of(errno: Errno) -> Self {
+        match errno {
+            // No port, no memory; a Unix socket's full backlog; taken back.
+            Errno(libc::EADDRNOTAVAIL | libc::ENOMEM | libc::ENOBUFS)
+            | Errno(libc::EAGAIN | libc::ECANCELED) => Self::Nobody,
+            // Refused, unreachable, forbidden, unanswered.
+            _ => Self::Endpoint,
+        }
+    }
+}
