@@ -212,8 +212,8 @@ fn an_imbalance_of_connections_is_corrected(engine: Engine) {
         .start();
     let open = || [one.ledger().open, other.ledger().open];
     let connect = || {
-        let client = proxy.connect();
         let before = open();
+        let client = proxy.connect();
         exchange(&client, Pattern::new(1), KB);
         let is_at_one = open()[0] > before[0];
         (client, is_at_one)
