@@ -113,6 +113,8 @@ pub(super) enum Found {
     Open(Sock, Lease),
     /// The time is up.
     Failed(ConnectFailure),
+    /// The backend accepted and broke off before the connect was looked at.
+    BrokenOff(Errno),
 }
 
 impl Connecting {
@@ -216,6 +218,13 @@ impl Connecting {
                 Ok(()) => self.won(attempt, end, other, cx),
                 Err(errno) => self.lost(attempt, errno, other, bytes_follow, cx),
             },
+            // Only an established connection fails so; a connect is refused. The client gets what it
+            // would get had the backend broken off a moment later.
+            Done::Failed(errno @ Errno(libc::ECONNRESET | libc::EPIPE)) if other.is_none() => {
+                let failure = ConnectFailure::Refused(attempt.lease.address(), errno);
+                self.give_up(attempt, failure, Blame::Endpoint, cx);
+                Found::BrokenOff(errno)
+            }
             Done::Failed(errno) => self.lost(attempt, errno, other, bytes_follow, cx),
             other => unreachable!("a connect ends with {other:?}"),
         }

@@ -258,6 +258,7 @@ impl<D: Driver> Tunnel<D> {
             Found::Waiting => self.watch_client(cx),
             Found::Open(sock, lease) => self.found(sock, lease, cx),
             Found::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),
+            Found::BrokenOff(errno) => return Step::End(Ending::BackendReset(errno)),
         }
         Step::Continue
     }
