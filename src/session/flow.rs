@@ -41,7 +41,7 @@ enum State<Pipe> {
     /// What came before the sink was open.
     Holding(Buf),
     /// A send is in flight on the sink. If it is a full buffer, it is taken for the start of bulk:
-    /// where it is not, that costs one splice that finds nothing, a hundredth of the exchange.
+    /// where it is not, that costs one splice that finds nothing.
     Sending { full: bool },
     /// Waits for the source to be readable. Holds no pipe meanwhile.
     Splicing,

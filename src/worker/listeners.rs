@@ -5,8 +5,8 @@ use std::os::fd::OwnedFd;
 use crate::driver::{Close, Driver, Lane, Op, Sock};
 use crate::session::{Owner, Owners};
 
-/// After so many accepts at the latest, there is another look for a burst. A look that finds nobody
-/// costs about a hundredth of a session, so that more rarely would save nothing.
+/// After so many accepts at the latest, there is another look for a burst. With one client at a time, a
+/// look for each accept was 2 to 4 % of the worker's time.
 const UNLOOKED_MAX: u32 = 31;
 
 pub(super) struct Listeners(Vec<Listener>);
