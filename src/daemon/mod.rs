@@ -24,7 +24,7 @@ use tokio::time;
 
 use crate::backend::Published;
 use crate::checks;
-use crate::config::Config;
+use crate::config::{Config, Route};
 use crate::observe::Failures;
 use crate::resolver::{self, ResolverError, ResolverOptions};
 use crate::session::Timeouts;
@@ -74,21 +74,22 @@ pub enum Error {
 /// Serves until a signal ends it.
 pub fn run(config: &Config) -> Result<(), Error> {
     let control = Control::new()?;
+    let route = &config.routes[0];
     let processors = process::processors().map_err(Error::Processors)?;
     let count = config.workers.map_or(processors.len(), usize::from);
     let capacity = Capacity::measure(config, count)?;
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
-    upstreams::check_source(&config.upstreams)?;
-    let listeners = bind_all(config)?;
+    upstreams::check_source(&route.upstreams)?;
+    let listeners = bind_all(route)?;
 
     let mailboxes = mailboxes(count)?;
-    let shared = Arc::new(share(config, capacity, &mailboxes));
+    let shared = Arc::new(share(route, capacity, &mailboxes));
     let _resolver = resolver::spawn(
-        &config.backends,
+        &route.backends,
         Arc::clone(&shared.published),
-        ResolverOptions::from(&config.discovery),
+        ResolverOptions::from(&route.discovery),
     )?;
-    if let Some(checks) = upstreams::checks(&config.upstreams) {
+    if let Some(checks) = upstreams::checks(&route.upstreams) {
         // It runs for as long as the control plane does.
         control
             .runtime
@@ -134,13 +135,9 @@ fn accepting_workers(workers: usize, listeners: usize, connections_max: u32) -> 
         .max(1)
 }
 
-fn bind_all(config: &Config) -> Result<Vec<Listener>, ListenError> {
-    let bind = |address| listener::bind(address, &config.access);
-    let listeners: Vec<_> = config
-        .listeners
-        .iter()
-        .map(bind)
-        .collect::<Result<_, _>>()?;
+fn bind_all(route: &Route) -> Result<Vec<Listener>, ListenError> {
+    let bind = |address| listener::bind(address, &route.access);
+    let listeners: Vec<_> = route.listeners.iter().map(bind).collect::<Result<_, _>>()?;
     for listener in &listeners {
         tracing::info!("listening on {}", listener.address());
     }
@@ -162,23 +159,23 @@ fn mailboxes(count: usize) -> Result<Vec<Arc<Mailbox>>, Error> {
     (0..count).map(new).collect()
 }
 
-fn share(config: &Config, capacity: Capacity, mailboxes: &[Arc<Mailbox>]) -> Shared {
+fn share(route: &Route, capacity: Capacity, mailboxes: &[Arc<Mailbox>]) -> Shared {
     let told = mailboxes.to_vec();
     let tell_all = move || {
         told.iter()
             .for_each(|mailbox| mailbox.post(Notice::Addresses))
     };
     Shared {
-        published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
+        published: Arc::new(Published::new(tell_all).ejecting(route.ejection)),
         gate: Gate::new(capacity.connections_max, mailboxes.to_vec()),
-        upstreams: upstreams::of(&config.upstreams, &config.listeners),
-        balance: config.balance,
+        upstreams: upstreams::of(&route.upstreams, &route.listeners),
+        balance: route.balance,
         // The standard library's own source of what differs between processes.
         seed: RandomState::new().hash_one(0),
         timeouts: Timeouts {
-            connect: config.connect_timeout,
-            idle: config.idle_timeout,
-            removed: config.upstreams.close_removed_after,
+            connect: route.connect_timeout,
+            idle: route.idle_timeout,
+            removed: route.upstreams.close_removed_after,
         },
         session_failures: Failures::default(),
         accept_failures: Failures::default(),
