@@ -7,11 +7,15 @@
 //! The rules come from the *FastCGI Specification 1.0* (Open Market, 1996); section numbers in this
 //! module's documentation refer to it.
 
+mod body;
 mod params;
+mod reader;
 mod record;
 
+pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
 pub use params::{NAME_OR_VALUE_MAX, PairError, Pairs, push_pair};
+pub use reader::{Event, Reader};
 pub use record::{
-    BeginRequest, CONTENT_MAX, EndRequest, Event, FixedBody, HEADER_LEN, Header, Kind, Malformed,
-    ProtocolStatus, Reader, RequestId, Role, push_record, push_stream, push_stream_end,
+    CONTENT_MAX, HEADER_LEN, Header, Kind, Malformed, RequestId, push_record, push_stream,
+    push_stream_end,
 };
