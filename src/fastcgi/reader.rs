@@ -107,6 +107,38 @@ impl Reader {
         matches!(self.position, Position::Header { len: 0, .. })
     }
 
+    /// Bytes of the current record that are still to come, padding included; 0 between records.
+    #[must_use]
+    pub const fn left(&self) -> usize {
+        match self.position {
+            Position::Content { left, padding_len } => left as usize + padding_len as usize,
+            Position::Padding { left } => left as usize,
+            Position::Header { .. } | Position::Lost(_) => 0,
+        }
+    }
+
+    /// Steps over bytes of the current record that went another way than through [`Reader::next`].
+    ///
+    /// # Panics
+    ///
+    /// If there are more than [`Reader::left`].
+    pub fn skip(&mut self, bytes: usize) {
+        let left = self.left().checked_sub(bytes);
+        let left = left.expect("the caller asked how many are left");
+        match &mut self.position {
+            Position::Content {
+                left: content,
+                padding_len,
+            } => {
+                let padding = usize::from(*padding_len);
+                *content = narrow(left.saturating_sub(padding));
+                *padding_len = narrow(left.min(padding));
+            }
+            Position::Padding { left: padding } => *padding = narrow(left),
+            Position::Header { .. } | Position::Lost(_) => {}
+        }
+    }
+
     fn header<'a>(
         &mut self,
         mut bytes: [u8; HEADER_LEN],
@@ -136,7 +168,7 @@ impl Reader {
         input: &mut &'a [u8],
     ) -> Option<Event<'a>> {
         let piece = take(input, usize::from(left));
-        let len = u16::try_from(piece.len()).expect("at most `left`, which has 16 bits");
+        let len: u16 = narrow(piece.len());
         self.position = Position::Content {
             left: left - len,
             padding_len,
@@ -146,7 +178,7 @@ impl Reader {
 
     fn padding<'a>(&mut self, left: u8, input: &mut &'a [u8]) -> Option<Event<'a>> {
         let piece = take(input, usize::from(left));
-        let left = left - u8::try_from(piece.len()).expect("at most `left`, which has 8 bits");
+        let left = left - narrow::<u8>(piece.len());
         if left > 0 {
             self.position = Position::Padding { left };
             return None;
@@ -154,6 +186,14 @@ impl Reader {
         self.position = Position::BETWEEN_RECORDS;
         Some(Event::End)
     }
+}
+
+/// A part of a length is not longer than the length.
+fn narrow<T: TryFrom<usize>>(part: usize) -> T {
+    let Ok(part) = part.try_into() else {
+        unreachable!("a part is longer than the whole");
+    };
+    part
 }
 
 /// Takes up to `len` bytes off the front of `input`.
@@ -300,6 +340,27 @@ mod tests {
             push_record(&mut out, Kind::Stdin, one(), &vec![7; len]);
             assert_eq!(out.len() % ALIGNMENT, 0);
             assert_eq!(decode(&out, &[]).unwrap()[0].content, vec![7; len]);
+        }
+    }
+
+    #[test]
+    fn bytes_that_went_another_way_are_stepped_over() {
+        let mut stream = Vec::new();
+        push_record(&mut stream, Kind::Stdout, one(), b"hello");
+        for skipped in 0..=8 {
+            let mut reader = Reader::new();
+            let mut input = &stream[..HEADER_LEN];
+            assert!(matches!(reader.next(&mut input), Ok(Some(Event::Begin(_)))));
+            assert_eq!(reader.left(), 8);
+            reader.skip(skipped);
+            assert_eq!(reader.left(), 8 - skipped);
+            let mut input = &stream[HEADER_LEN + skipped..];
+            while let Some(event) = reader.next(&mut input).unwrap() {
+                if let Event::Content(piece) = event {
+                    assert_eq!(piece, &b"hello"[skipped..]);
+                }
+            }
+            assert_eq!((reader.left(), reader.is_between_records()), (0, true));
         }
     }
 
