@@ -7,11 +7,26 @@
 //! The rules come from the *FastCGI Specification 1.0* (Open Market, 1996); section numbers in this
 //! module's documentation refer to it.
 
+mod body;
+mod head;
+mod management;
 mod params;
+mod pass;
+mod reader;
 mod record;
+mod request;
 
+pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
+pub use head::Head;
+pub use management::{Capacity, FENCE, QUERY_BYTES_MAX, Reply, Settled, Settling};
 pub use params::{NAME_OR_VALUE_MAX, PairError, Pairs, push_pair};
+pub use pass::Pass;
+pub use reader::{Event, Reader};
 pub use record::{
-    BeginRequest, CONTENT_MAX, EndRequest, Event, FixedBody, HEADER_LEN, Header, Kind, Malformed,
-    ProtocolStatus, Reader, RequestId, Role, push_record, push_stream, push_stream_end,
+    CONTENT_MAX, HEADER_LEN, Header, Kind, Malformed, RequestId, push_record, push_stream,
+    push_stream_end,
+};
+pub use request::{
+    ClientEnd, PARAMS_BYTES_MAX, ProtocolError, RequestEvent, RequestLimits, RequestReader,
+    Violation,
 };

@@ -56,6 +56,11 @@ impl<'a> Pairs<'a> {
         Self { rest: stream }
     }
 
+    /// Bytes that are not read yet.
+    pub(super) const fn left(&self) -> usize {
+        self.rest.len()
+    }
+
     fn pair(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let name_len = self.len()?;
         let value_len = self.len()?;
