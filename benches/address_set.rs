@@ -87,7 +87,9 @@ fn choose(criterion: &mut Criterion) {
                     let mut tried = Tried::default();
                     match balancer.choose(&published, &mut tried, Want::Any, now) {
                         Choice::Chosen(lease) => lease.address(),
-                        Choice::Full | Choice::Exhausted => unreachable!("the set is not empty"),
+                        Choice::Resting(_) | Choice::Full | Choice::Exhausted => {
+                            unreachable!("the set is not empty, and nothing rests")
+                        }
                     }
                 });
             });

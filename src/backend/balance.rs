@@ -80,8 +80,10 @@ pub enum Want {
 /// What a search for an endpoint comes to.
 #[must_use]
 pub enum Choice {
-    /// This one.
+    /// This one, for a new connection.
     Chosen(Lease),
+    /// The endpoint at this address, to which a connection [rests](Lease::rest).
+    Resting(Address),
     /// None now: those that would do have as many connections as they may. It is worth asking again
     /// when one of them ends.
     Full,
@@ -101,7 +103,17 @@ pub struct Lease {
 /// An endpoint as one worker knows it; the same one for as long as it is in the set, or has sessions.
 struct Member {
     health: Arc<Health>,
+    /// Leases.
     in_flight: Cell<u32>,
+    /// Those among them that rest.
+    resting: Cell<u32>,
+}
+
+impl Member {
+    /// What counts when endpoints are compared.
+    fn load(&self) -> u32 {
+        self.in_flight.get() - self.resting.get()
+    }
 }
 
 impl Lease {
@@ -131,6 +143,17 @@ impl Lease {
     #[must_use]
     pub fn health(&self) -> &Health {
         &self.member.health
+    }
+
+    /// Its connection stays open and has nothing to do: whoever is sent to the endpoint takes it, or
+    /// else it still counts there.
+    pub fn rest(&self) {
+        self.member.resting.set(self.member.resting.get() + 1);
+    }
+
+    /// Its connection is used again, or is closed.
+    pub fn rouse(&self) {
+        self.member.resting.set(self.member.resting.get() - 1);
     }
 
     /// Whether the endpoint was chosen although it was ejected: nothing else was left.
@@ -256,6 +279,9 @@ impl Balancer {
         self.refresh(published);
         tried.follow(self.set.version());
         match self.find(tried, want, now) {
+            Found::At(index) if self.members[index].resting.get() > 0 => {
+                Choice::Resting(self.members[index].health.address())
+            }
             Found::At(index) => {
                 let version = self.set.version();
                 Choice::Chosen(Lease::new(&self.members[index], index, version, now))
@@ -315,6 +341,7 @@ impl Balancer {
                 Rc::new(Member {
                     health: Arc::clone(health),
                     in_flight: Cell::new(0),
+                    resting: Cell::new(0),
                 })
             };
             let member = self.known.entry(health.address()).or_insert_with(new);
@@ -414,7 +441,8 @@ impl Balancer {
     }
 
     fn has_place(&self, index: usize) -> bool {
-        self.members[index].in_flight.get() < self.per_endpoint_max
+        let member = &self.members[index];
+        member.in_flight.get() < self.per_endpoint_max || member.resting.get() > 0
     }
 
     fn is_usable(&self, index: usize, now: Instant) -> bool {
@@ -548,7 +576,7 @@ impl Balancer {
 
     fn by_load(&self, a: usize, b: usize) -> Ordering {
         let load = |index: usize, shares_of: usize| {
-            let in_flight = self.members[index].in_flight.get();
+            let in_flight = self.members[index].load();
             u64::from(in_flight) * u64::from(self.shares[shares_of])
         };
         // a's sessions / a's shares compared with b's, without dividing.
@@ -682,7 +710,7 @@ mod tests {
     fn chosen(choice: Choice) -> Option<Lease> {
         match choice {
             Choice::Chosen(lease) => Some(lease),
-            Choice::Full | Choice::Exhausted => None,
+            Choice::Resting(_) | Choice::Full | Choice::Exhausted => None,
         }
     }
 

@@ -4,7 +4,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::mem;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::rc::Rc;
 
 /// The size of a buffer. A typical FastCGI response head and page fit into one; what is larger is
@@ -61,7 +61,7 @@ impl BufferPool {
     }
 }
 
-/// A lent buffer with received bytes. It gives itself back when dropped.
+/// A lent buffer, with received bytes or with our own. It gives itself back when dropped.
 pub struct Buf {
     bytes: Vec<u8>,
     pool: Rc<RefCell<BufferPool>>,
@@ -83,6 +83,26 @@ impl Buf {
     /// Puts a few bytes before those that were received, so that both are one send.
     pub fn prepend(&mut self, bytes: &[u8]) {
         self.bytes.splice(0..0, bytes.iter().copied());
+    }
+
+    /// Puts bytes behind those that are here. One that grows beyond its size is not lent again.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Lets `write` put bytes behind those that are here.
+    pub fn write(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+    }
+
+    /// Keeps this part only.
+    ///
+    /// # Panics
+    ///
+    /// If it is not a part of what is here.
+    pub fn keep(&mut self, part: Range<usize>) {
+        self.bytes.truncate(part.end);
+        self.bytes.drain(..part.start);
     }
 }
 

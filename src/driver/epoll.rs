@@ -494,6 +494,20 @@ impl Driver for Epoll {
         }
     }
 
+    fn lend(&mut self) -> Option<Buf> {
+        let bytes = self.buffers.borrow_mut().take()?;
+        Some(Buf::new(bytes, &self.buffers))
+    }
+
+    fn acknowledge(&mut self, sock: Sock) {
+        // It cannot fail on a TCP socket; on another one there is nothing to acknowledge.
+        let _ = net::acknowledge(self.sockets.get(sock).fd.as_fd());
+    }
+
+    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
+        net::acknowledged(self.sockets.get(sock).fd.as_fd())
+    }
+
     fn send_follows(&mut self, sock: Sock) {
         // Where it cannot be had, the handshake ends as ever.
         let _ = net::delay_handshake(&self.sockets.get(sock).fd);

@@ -237,6 +237,13 @@ pub trait Driver: Sized {
     /// Takes bytes that are there already; the read lane must be free. `None`: there are none, or
     /// the peer sends no more; [`Op::Recv`] will tell.
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
+    /// An empty buffer for bytes of our own; `None` at the limit, which only a defect reaches.
+    fn lend(&mut self) -> Option<Buf>;
+    /// What a TCP socket has received is acknowledged at once, now and for the next moment: a peer
+    /// without TCP_NODELAY holds its next small write back until then.
+    fn acknowledge(&mut self, sock: Sock);
+    /// How many bytes the peer of a TCP socket has acknowledged, from the connection's first one on.
+    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno>;
     /// Before a connect: bytes are at hand that will be sent as soon as it succeeds. Where the
     /// transport can, they travel with the end of the handshake.
     fn send_follows(&mut self, sock: Sock);

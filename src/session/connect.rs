@@ -73,6 +73,7 @@ pub(super) struct Connecting {
     failure: ConnectFailure,
     /// The length of the next pause.
     pause: Duration,
+    wants_new: bool,
     stage: Stage,
 }
 
@@ -126,6 +127,8 @@ pub(super) enum Found {
     Waiting,
     /// A connection is open.
     Open(Sock, Lease),
+    /// The endpoint at this address is the one to go to, and has a connection that rests.
+    Resting(Address),
     /// The time is up.
     Failed(ConnectFailure),
     /// The time for a place at an endpoint is up, and nothing was tried.
@@ -138,7 +141,7 @@ impl Connecting {
     /// Nothing is tried until [`Connecting::search`], or [`Connecting::place_free`] in a queue.
     pub(super) fn new(
         listener: usize,
-        spare: Sock,
+        spare: Option<Sock>,
         now: Instant,
         timeouts: Timeouts,
         entry: Entry,
@@ -153,11 +156,12 @@ impl Connecting {
             patience: timeouts.connect,
             by: None,
             queue_by,
-            spare: Some(spare),
+            spare,
             tried: Tried::default(),
             want: Want::Any,
             failure: ConnectFailure::NoAddress,
             pause: PAUSE_MIN,
+            wants_new: false,
             stage,
         }
     }
@@ -210,6 +214,7 @@ impl Connecting {
                 .choose(cx.published, &mut self.tried, self.want, cx.now);
             let lease = match chosen {
                 Choice::Chosen(lease) => lease,
+                Choice::Resting(address) => return Found::Resting(address),
                 Choice::Full => {
                     self.wait_for_place(cx);
                     return Found::Waiting;
@@ -352,6 +357,22 @@ impl Connecting {
             }
             Stage::Trying { first, race } => self.look_at_attempts(first, race, bytes_follow, cx),
         }
+    }
+
+    /// Others wait for a place already, so it waits behind them.
+    pub(super) fn queue_up<D: Driver>(&mut self, _cx: &mut Context<'_, D>) -> Found {
+        self.stage = Stage::Queued(Wait::First);
+        Found::Waiting
+    }
+
+    /// A connection that rests will not do.
+    pub(super) fn want_new(&mut self) {
+        self.wants_new = true;
+    }
+
+    /// Whether a connection that rests will not do.
+    pub(super) fn wants_new(&self) -> bool {
+        self.wants_new
     }
 
     /// Its turn in the queue has come: some endpoint has a place. It may be of no use to a session that

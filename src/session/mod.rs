@@ -4,7 +4,10 @@
 //! holds a descriptor and never blocks; the worker feeds it completions and deadlines.
 
 mod connect;
+mod exchange;
+mod fastcgi;
 mod flow;
+mod pool;
 mod tunnel;
 
 use std::fmt;
@@ -12,10 +15,14 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Address, Balancer, Lease, Published};
 use crate::driver::{Close, Closed, Driver, Sock};
+use crate::fastcgi::{ProtocolError, Rejection, ResponseError, Rule, Settling};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
 pub use connect::Entry;
+pub use exchange::Exchange;
+pub use fastcgi::{FastcgiOptions, OnFailure, Protocol};
+pub use pool::{Change, Pool, PoolContext, PoolOptions, UpstreamId};
 pub use tunnel::Tunnel;
 
 /// A session of one worker. Used again after the session's end.
@@ -40,6 +47,8 @@ pub enum Owner {
     Listener(usize),
     /// A session.
     Session(SessionId, End),
+    /// The pool of a route, by the route's number: a connection that no request uses now.
+    Upstream(usize, UpstreamId),
 }
 
 /// Who hears of which socket: a table beside the driver's.
@@ -162,13 +171,69 @@ pub struct Context<'a, D: Driver> {
     pub balancer: &'a mut Balancer,
     /// Places at endpoints whose connections were closed.
     pub retired: &'a mut Retired<Lease>,
+    /// The number of the session's route.
+    pub route: usize,
+    /// What it speaks.
+    pub protocol: &'a Protocol,
+    /// Its connections that no request uses now.
+    pub pool: &'a mut Pool,
+    /// What becomes of that.
+    pub changes: &'a mut Changes,
+    /// Nobody waits for a place at an endpoint.
+    pub queue_is_empty: bool,
+    /// The worker finishes what it has and takes nothing new on.
+    pub draining: bool,
     /// The session's limits in time.
     pub timeouts: Timeouts,
     /// The time of this turn.
     pub now: Instant,
 }
 
+/// What a session's step means to others.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// A place may be free for who waits.
+    pub room: bool,
+    /// Answers of our own since they were counted.
+    pub early: Vec<Ending>,
+}
+
 impl<D: Driver> Context<'_, D> {
+    /// Only asked by sessions that speak it.
+    fn fastcgi(&self) -> &FastcgiOptions {
+        match self.protocol {
+            Protocol::Fastcgi(options) => options,
+            Protocol::Raw => unreachable!("a route without FastCGI has no such sessions"),
+        }
+    }
+
+    fn pool_parts(&mut self) -> (&mut Pool, PoolContext<'_, D>) {
+        let cx = PoolContext {
+            driver: self.driver,
+            owners: self.owners,
+            retired: self.retired,
+            now: self.now,
+        };
+        (self.pool, cx)
+    }
+
+    /// A request is over, and its connection may serve others.
+    fn settle(&mut self, open: pool::Open, settling: Settling) {
+        let route = self.route;
+        let (pool, mut cx) = self.pool_parts();
+        let change = pool.settle(open, settling, false, route, &mut cx);
+        self.changes.room |= change != Change::None;
+    }
+
+    /// A request is answered by the proxy for this reason.
+    fn early(&mut self, ending: Ending) {
+        self.changes.early.push(ending);
+    }
+
+    fn rejected(&mut self, rejection: &Rejection) {
+        tracing::debug!("guard: {rejection}");
+    }
+
     /// Closes a connection that was given nothing, and then gives its place back.
     fn abandon(&mut self, sock: Sock, lease: Lease) {
         let closed = self.driver.close(sock, Close::Graceful);
@@ -210,6 +275,14 @@ pub enum Ending {
     IdleTimeout,
     /// Its endpoint left the set, and did not come back in time.
     EndpointRemoved,
+    /// The client does not speak FastCGI as applications read it.
+    BadRequest(ProtocolError),
+    /// The backend does not speak FastCGI.
+    BadResponse(ResponseError),
+    /// The guard does not let the request pass.
+    Rejected(Rule),
+    /// The client gave its request up.
+    Aborted,
     /// The daemon stops and does not wait any longer.
     Cut,
 }
@@ -237,9 +310,13 @@ impl Ending {
         match self {
             Self::ConnectFailed(_)
             | Self::BackendReset(_)
+            | Self::BadResponse(_)
             | Self::QueueFull
             | Self::QueueTimeout => true,
-            Self::Complete
+            Self::BadRequest(_)
+            | Self::Rejected(_)
+            | Self::Aborted
+            | Self::Complete
             | Self::ClientClosed
             | Self::ClientLeft
             | Self::ClientReset(_)
@@ -268,6 +345,10 @@ impl fmt::Display for Ending {
             Self::ConnectFailed(failure) => write!(f, "connect to the backend: {failure}"),
             Self::IdleTimeout => f.write_str("idle for too long"),
             Self::EndpointRemoved => f.write_str("its endpoint was removed"),
+            Self::BadRequest(error) => error.fmt(f),
+            Self::BadResponse(error) => error.fmt(f),
+            Self::Rejected(rule) => write!(f, "the guard rejects the request: {rule}"),
+            Self::Aborted => f.write_str("the client gave its request up"),
             Self::Cut => f.write_str("cut at shutdown"),
         }
     }

@@ -105,7 +105,7 @@ impl<D: Driver> Tunnel<D> {
         cx: &mut Context<'_, D>,
     ) -> (Self, Step) {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
-        let connecting = Connecting::new(listener, spare, cx.now, cx.timeouts, entry);
+        let connecting = Connecting::new(listener, Some(spare), cx.now, cx.timeouts, entry);
         let mut tunnel = Self {
             client,
             listener,
@@ -283,6 +283,7 @@ impl<D: Driver> Tunnel<D> {
             Found::Waiting => self.watch_client(cx),
             Found::Open(sock, lease) => self.found(sock, lease, cx),
             Found::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),
+            Found::Resting(_) => unreachable!("a raw session's connection never rests"),
             Found::QueueTimeout => return Step::End(Ending::QueueTimeout),
             Found::BrokenOff(errno) => return Step::End(Ending::BackendReset(errno)),
         }
@@ -502,6 +503,9 @@ impl<D: Driver> Tunnel<D> {
             | Ending::QueueFull
             | Ending::QueueTimeout
             | Ending::ConnectFailed(_) => true,
+            Ending::BadRequest(_) | Ending::BadResponse(_) | Ending::Rejected(_) | Ending::Aborted => {
+                unreachable!("a raw session reads nothing of what it relays")
+            }
             Ending::ClientReset(_) | Ending::EndpointRemoved | Ending::Cut => false,
             // Cut in the middle: an end of stream would say that the client had finished.
             Ending::IdleTimeout => self.to_backend.is_over() && !self.to_client.owes_bytes(),
@@ -520,6 +524,10 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::ConnectFailed(_)
         | Ending::QueueFull
         | Ending::QueueTimeout
+        | Ending::BadRequest(_)
+        | Ending::BadResponse(_)
+        | Ending::Rejected(_)
+        | Ending::Aborted
         | Ending::IdleTimeout
         | Ending::EndpointRemoved
         | Ending::Cut => Close::Reset,

@@ -273,6 +273,31 @@ pub fn unix_connected(name: UnixName) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
+/// Sends the acknowledgement that is due now and does not delay the next ones (TCP_QUICKACK in tcp(7),
+/// which does not last).
+pub fn acknowledge(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &1_i32)
+}
+
+/// How many bytes of data the peer of a TCP socket has acknowledged. The kernel's counter
+/// (`tcpi_bytes_acked`, RFC 4898) counts the SYN as well.
+pub fn acknowledged(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    // SAFETY: the struct has only integers, for which zero is a value.
+    let mut info: libc::tcp_info = unsafe { mem::zeroed() };
+    let mut len = socklen::<libc::tcp_info>();
+    // SAFETY: both pointers are to live locals, and `len` is the size of the first.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(info.tcpi_bytes_acked.saturating_sub(1))
+}
+
 /// Gives a listener another backlog; `net.core.somaxconn` bounds it.
 pub fn set_backlog(listener: BorrowedFd<'_>, backlog: i32) -> Result<(), Errno> {
     // SAFETY: the call takes no pointers.

@@ -1246,6 +1246,20 @@ impl Driver for Sim {
         }
     }
 
+    fn lend(&mut self) -> Option<Buf> {
+        let world = self.0.borrow_mut();
+        let bytes = world.buffers.borrow_mut().take()?;
+        Some(Buf::new(bytes, &world.buffers))
+    }
+
+    fn acknowledge(&mut self, sock: Sock) {
+        self.0.borrow_mut().open_socket(sock);
+    }
+
+    fn acknowledged(&mut self, _sock: Sock) -> Result<u64, Errno> {
+        Err(Errno(libc::EOPNOTSUPP))
+    }
+
     fn send_follows(&mut self, sock: Sock) {
         self.0.borrow_mut().open_socket(sock);
     }

@@ -1,0 +1,998 @@
+//! The FastCGI session: a client's requests, one after another, each on a connection of its own choice.
+//!
+//! ```text
+//!          head complete          connection open       END_REQUEST
+//!   Head ----------------> Search ----------------> Serve ----------> Head (the client keeps its
+//!    |  guard says no        | no place, no server    | broken         connection), or the end
+//!    v                       v                        v
+//!   Farewell (an answer of our own, then whatever still comes is read and thrown away), or the end
+//! ```
+//!
+//! - What a server gets is the head as we write it, and then the client's own records.
+//! - What a client gets is the server's own records, up to END_REQUEST.
+//! - A connection goes back to the pool only from a request that was sent whole, answered whole and
+//!   followed by the fence; from everything else it is closed.
+//! - A request is sent a second time only if nothing of it can have been read the first time.
+//! - A request that fails before its first byte of an answer ends without a byte, so that the web
+//!   server's own failover works; later it is cut, so that its answer is seen to be incomplete.
+
+use std::mem;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Address, Lease};
+use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
+use crate::fastcgi::{
+    ClientEnd, FENCE, Pass, RequestEvent, RequestReader, ResponseEvent, ResponseReader, Settled,
+    Settling, Verdict, answer,
+};
+use crate::sys::Errno;
+
+use super::connect::{Connecting, Entry, Found};
+use super::fastcgi::{FastcgiOptions, OnFailure};
+use super::pool::{Open, Reuse};
+use super::{ConnectFailure, Context, End, Ending, Owner, Retired, Step, Timeouts};
+
+/// How long a request runs before its client is watched for leaving. Most are over by then, and are
+/// spared the wait that would have to be taken back.
+const WATCH_AFTER: Duration = Duration::from_millis(100);
+
+/// How long, and how many bytes of a request that was answered early are read and thrown away: closing
+/// with bytes unread would be a reset, which can cost the client the answer (RFC 9112, section 9.6, on
+/// the same matter).
+const FAREWELL_TIME: Duration = Duration::from_secs(5);
+
+/// See [`FAREWELL_TIME`].
+const FAREWELL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// The most of a body that is kept for sending it again: a request without one has 8 bytes.
+const REPEATABLE_BYTES_MAX: usize = 4096;
+
+/// A client's connection, and the request that it has now.
+pub struct Exchange {
+    client: Sock,
+    reader: RequestReader,
+    /// What the client has sent and was not read yet.
+    inbox: Option<Inbox>,
+    reading: Reading,
+    writing: Writing,
+    stage: Stage,
+    /// When the request's head was complete; before, when the connection or the wait for it began.
+    began: Instant,
+    last_activity: Instant,
+    /// How many requests the client has made.
+    requests: u64,
+    /// What of the head's parameters the server does not get.
+    without: Vec<Range<usize>>,
+    /// The part of the body that went out with the head, for sending it again.
+    repeatable: Vec<u8>,
+}
+
+struct Inbox {
+    buf: Buf,
+    at: usize,
+}
+
+/// The client's read lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Reading {
+    Idle,
+    Receiving,
+    /// A wait for the client to leave, which has sent all that it has to send.
+    Watching,
+    /// It was taken back, because there is something to be read after all.
+    Unwatching,
+    /// The client sends no more.
+    Ended,
+}
+
+/// The client's write lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Writing {
+    Idle,
+    /// A part of an answer.
+    Part,
+    /// The end of an answer.
+    Last,
+    /// An answer of our own.
+    Farewell,
+}
+
+#[allow(
+    clippy::large_enum_variant,
+    reason = "each request is served, and a box would be an allocation for each"
+)]
+enum Stage {
+    /// A head is to come, or the rest of it.
+    Head,
+    /// Its request waits for a connection.
+    Search(Connecting),
+    Serve(Serving),
+    /// The answer of our own is sent, or on its way; what still comes of the request is thrown away.
+    Farewell { left: u64, by: Instant },
+}
+
+/// A request and the connection that serves it.
+struct Serving {
+    open: Open,
+    /// Goes out next.
+    outbox: Option<Buf>,
+    sending: Sending,
+    /// Bytes of this request that the server was sent.
+    sent: u64,
+    /// A receive is in flight.
+    receiving: bool,
+    response: ResponseReader,
+    answer: Answer,
+    /// The server has sent what belongs to no request.
+    tainted: bool,
+    /// Whether what was sent so far is kept to be sent again.
+    repeatable: bool,
+}
+
+/// The way to the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sending {
+    /// It waits for the client.
+    Idle,
+    /// A send is in flight.
+    Busy,
+    /// The last send is in flight: the end of the request and, if the connection is to be kept, the
+    /// fence.
+    Last,
+    /// All of it was sent.
+    Done,
+    /// The server takes no more. It may have answered all the same.
+    Broken,
+}
+
+/// The way from the server.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    Running,
+    /// END_REQUEST came; this is what came after it.
+    Ended(Settling),
+}
+
+impl Exchange {
+    /// Starts to serve a client.
+    pub fn start<D: Driver>(client: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
+        cx.owners.assign(client, Owner::Session(cx.id, End::Client));
+        let mut exchange = Self {
+            client,
+            reader: RequestReader::new(cx.fastcgi().limits),
+            inbox: None,
+            reading: Reading::Idle,
+            writing: Writing::Idle,
+            stage: Stage::Head,
+            began: cx.now,
+            last_activity: cx.now,
+            requests: 0,
+            without: Vec::new(),
+            repeatable: Vec::new(),
+        };
+        // Most clients have sent their request by now.
+        let step = match cx.driver.receive_now(client) {
+            Ok(Some(buf)) => exchange.received(buf, cx),
+            Ok(None) => {
+                exchange.read_on(cx.driver);
+                Step::Continue
+            }
+            Err(errno) => Step::End(Ending::ClientReset(errno)),
+        };
+        (exchange, step)
+    }
+
+    /// When [`Exchange::expire`] is due.
+    pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
+        let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
+        match &self.stage {
+            Stage::Head => idle_at,
+            Stage::Search(connecting) => connecting.deadline(),
+            Stage::Serve(_) if self.reading == Reading::Idle => {
+                let watch_at = self.began + WATCH_AFTER;
+                Some(idle_at.map_or(watch_at, |idle_at| idle_at.min(watch_at)))
+            }
+            Stage::Serve(_) => idle_at,
+            Stage::Farewell { by, .. } => Some(*by),
+        }
+    }
+
+    /// Whether its request waits for a place at an endpoint.
+    pub fn is_queued(&self) -> bool {
+        matches!(&self.stage, Stage::Search(connecting) if connecting.is_queued())
+    }
+
+    /// The number of the request that it has, or had last.
+    pub fn request(&self) -> u64 {
+        self.requests
+    }
+
+    /// The client's socket.
+    pub fn client(&self) -> Sock {
+        self.client
+    }
+
+    // --- events -------------------------------------------------------------------------------
+
+    /// An op of one of the session's sockets ended.
+    pub fn complete<D: Driver>(
+        &mut self,
+        end: End,
+        lane: Lane,
+        done: Done,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        self.last_activity = cx.now;
+        match (end, lane) {
+            (End::Client, Lane::Read) => self.client_read(done, cx),
+            (End::Client, Lane::Write) => self.client_written(done, cx),
+            (End::Backend | End::Rival, Lane::Write) if matches!(self.stage, Stage::Search(_)) => {
+                self.search(cx, |connecting, cx| {
+                    connecting.connected(end, done, true, cx)
+                })
+            }
+            (End::Backend, Lane::Write) => self.server_written(done, cx),
+            (End::Backend, Lane::Read) => self.server_read(done, cx),
+            (End::Rival, _) => unreachable!("who wins a race is the backend from then on"),
+        }
+    }
+
+    /// The deadline has come.
+    pub fn expire<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let is_idle = cx
+            .timeouts
+            .idle
+            .is_some_and(|idle| self.last_activity + idle <= cx.now);
+        match &self.stage {
+            Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
+            Stage::Farewell { .. } => Step::End(Ending::Complete),
+            Stage::Head | Stage::Serve(_) if is_idle => Step::End(Ending::IdleTimeout),
+            Stage::Serve(_) => {
+                self.watch(cx.driver);
+                Step::Continue
+            }
+            Stage::Head => unreachable!("it waits for nothing else"),
+        }
+    }
+
+    /// The address set changed.
+    pub fn addresses_changed<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self.stage {
+            Stage::Search(_) => self.search(cx, |connecting, cx| {
+                connecting.addresses_changed(true, cx)
+            }),
+            Stage::Head | Stage::Serve(_) | Stage::Farewell { .. } => Step::Continue,
+        }
+    }
+
+    /// Some endpoint has a place, or a connection that rests, and it is the turn of this session.
+    pub fn place_free<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search(cx, |connecting, cx| connecting.place_free(true, cx))
+    }
+
+    /// There is no place for the request, and no room to wait for one.
+    pub fn refuse<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.give_up_search(cx);
+        self.farewell(answer::SERVICE_UNAVAILABLE, Ending::QueueFull, cx)
+    }
+
+    /// The worker ends as soon as its sessions have: who has no request is not waited for.
+    pub fn drain(&mut self) -> Step {
+        match self.stage {
+            Stage::Head if self.reader.end() == ClientEnd::BetweenRequests => {
+                Step::End(Ending::Complete)
+            }
+            _ => Step::Continue,
+        }
+    }
+}
+
+// --- the client ---------------------------------------------------------------------------------
+
+impl Exchange {
+    fn client_read<D: Driver>(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let reading = mem::replace(&mut self.reading, Reading::Idle);
+        match (reading, done) {
+            // Whether it has left or not, a receive tells.
+            (Reading::Unwatching, Done::Ready | Done::Failed(_)) => {
+                self.read_on(cx.driver);
+                Step::Continue
+            }
+            (Reading::Watching, Done::Ready) => self.client_left(),
+            (_, Done::Received(buf)) => self.received(buf, cx),
+            (_, Done::Eof) => self.client_ended(cx),
+            (_, Done::Failed(errno)) => Step::End(Ending::ClientReset(errno)),
+            (_, done) => unreachable!("a read ends with {done:?}"),
+        }
+    }
+
+    fn received<D: Driver>(&mut self, buf: Buf, cx: &mut Context<'_, D>) -> Step {
+        if let Stage::Farewell { left, .. } = &mut self.stage {
+            *left = left.saturating_sub(buf.len() as u64);
+            if *left == 0 {
+                return Step::End(Ending::Complete);
+            }
+            self.read_on(cx.driver);
+            return Step::Continue;
+        }
+        self.inbox = Some(Inbox { buf, at: 0 });
+        self.advance(cx)
+    }
+
+    /// The client sends no more. If its request is complete, it may still wait for the answer.
+    fn client_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.reading = Reading::Ended;
+        match (&self.stage, self.reader.end()) {
+            (Stage::Farewell { .. }, _) if self.writing == Writing::Farewell => Step::Continue,
+            (Stage::Farewell { .. }, _) => Step::End(Ending::Complete),
+            (Stage::Head, ClientEnd::BetweenRequests) => Step::End(Ending::Complete),
+            (Stage::Search(_) | Stage::Serve(_), ClientEnd::AfterRequest) => {
+                if cx.driver.peer_is_gone(self.client) {
+                    return self.client_left();
+                }
+                cx.driver.submit(self.client, Op::Hangup);
+                self.reading = Reading::Watching;
+                Step::Continue
+            }
+            _ => self.client_left(),
+        }
+    }
+
+    fn client_left(&self) -> Step {
+        Step::End(match self.stage {
+            Stage::Head | Stage::Search(_) => Ending::ClientLeft,
+            Stage::Serve(_) | Stage::Farewell { .. } => Ending::ClientClosed,
+        })
+    }
+
+    /// Something is to be read.
+    fn read_on<D: Driver>(&mut self, driver: &mut D) {
+        match self.reading {
+            Reading::Idle => {
+                driver.submit(self.client, Op::Recv);
+                self.reading = Reading::Receiving;
+            }
+            Reading::Watching => {
+                driver.cancel(self.client, Lane::Read);
+                self.reading = Reading::Unwatching;
+            }
+            Reading::Receiving | Reading::Unwatching | Reading::Ended => {}
+        }
+    }
+
+    /// The request takes its time, and the client may leave meanwhile. With its next request at hand,
+    /// nothing more is read from it.
+    fn watch<D: Driver>(&mut self, driver: &mut D) {
+        if self.reading != Reading::Idle {
+            return;
+        }
+        if self.inbox.is_some() || self.reader.end() != ClientEnd::AfterRequest {
+            driver.submit(self.client, Op::Hangup);
+            self.reading = Reading::Watching;
+        } else {
+            // It may also be the next request, or FCGI_ABORT_REQUEST, that comes.
+            self.read_on(driver);
+        }
+    }
+
+    fn client_written<D: Driver>(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let writing = mem::replace(&mut self.writing, Writing::Idle);
+        if let Done::Failed(errno) = done {
+            return Step::End(Ending::ClientReset(errno));
+        }
+        match writing {
+            Writing::Part => {
+                self.receive_answer(cx.driver);
+                Step::Continue
+            }
+            Writing::Last => self.answered(cx),
+            Writing::Farewell if self.reading == Reading::Ended => Step::End(Ending::Complete),
+            Writing::Farewell => {
+                cx.driver.shutdown_write(self.client);
+                self.read_on(cx.driver);
+                Step::Continue
+            }
+            Writing::Idle => unreachable!("a send was in flight"),
+        }
+    }
+
+    /// The whole answer is the client's.
+    fn answered<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        if let Stage::Serve(serving) = &self.stage {
+            // The end of the request is on its way to the server, which has answered before it.
+            debug_assert!(matches!(serving.answer, Answer::Ended(_)));
+            return Step::Continue;
+        }
+        let complete = self.reader.end() == ClientEnd::AfterRequest;
+        if !self.reader.head().keep_conn() || cx.draining {
+            if complete {
+                return Step::End(Ending::Complete);
+            }
+            cx.driver.shutdown_write(self.client);
+            return self.throw_the_rest_away(cx);
+        }
+        self.reader.next_request();
+        self.stage = Stage::Head;
+        self.advance(cx)
+    }
+
+    fn throw_the_rest_away<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.inbox = None;
+        self.stage = Stage::Farewell {
+            left: FAREWELL_BYTES_MAX,
+            by: cx.now + FAREWELL_TIME,
+        };
+        if self.reading == Reading::Ended {
+            return Step::End(Ending::Complete);
+        }
+        self.read_on(cx.driver);
+        Step::Continue
+    }
+
+    /// Answers for the servers. The client's connection ends with it.
+    fn farewell<D: Driver>(
+        &mut self,
+        answer: answer::Answer,
+        ending: Ending,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        tracing::debug!("request answered by the proxy: {ending}");
+        cx.early(ending);
+        let Some(mut buf) = cx.driver.lend() else {
+            return Step::End(ending);
+        };
+        buf.extend(&answer.bytes(self.reader.head().request_id()));
+        cx.driver.submit(self.client, Op::Send(buf));
+        self.writing = Writing::Farewell;
+        self.inbox = None;
+        self.stage = Stage::Farewell {
+            left: FAREWELL_BYTES_MAX,
+            by: cx.now + FAREWELL_TIME,
+        };
+        Step::Continue
+    }
+
+    // --- requests -----------------------------------------------------------------------------
+
+    /// Reads what the client has sent, as far as it can be used now.
+    fn advance<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match &self.stage {
+            Stage::Head => self.read_head(cx),
+            Stage::Serve(_) => self.read_body(cx),
+            Stage::Search(_) | Stage::Farewell { .. } => Step::Continue,
+        }
+    }
+
+    fn next_event(&mut self) -> Result<Option<RequestEvent>, Ending> {
+        let (input, at) = match &mut self.inbox {
+            Some(inbox) => (&inbox.buf[..], &mut inbox.at),
+            None => (&[][..], &mut 0),
+        };
+        self.reader.next(input, at).map_err(Ending::BadRequest)
+    }
+
+    fn read_head<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        loop {
+            match self.next_event() {
+                Err(ending) => return Step::End(ending),
+                Ok(Some(RequestEvent::Head)) => return self.head_complete(cx),
+                Ok(Some(RequestEvent::Reply(reply))) => self.reply(&reply, cx),
+                Ok(Some(event)) => unreachable!("no request is open: {event:?}"),
+                Ok(None) => {
+                    self.inbox = None;
+                    if self.reading == Reading::Ended {
+                        return self.client_left();
+                    }
+                    self.read_on(cx.driver);
+                    return Step::Continue;
+                }
+            }
+        }
+    }
+
+    /// Between two requests, the client has its answer at once. During one, the question would have to
+    /// wait for the end of a record of the answer; nobody who asks does that, and so it is not answered.
+    fn reply<D: Driver>(&mut self, reply: &[u8], cx: &mut Context<'_, D>) {
+        if matches!(self.stage, Stage::Head) && self.writing == Writing::Idle {
+            // A failure shows in what follows.
+            let _ = cx.driver.send_first(self.client, reply);
+        }
+    }
+
+    fn head_complete<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.began = cx.now;
+        self.requests += 1;
+        self.repeatable.clear();
+        match cx.fastcgi().guard.judge(self.reader.head()) {
+            Verdict::Pass => self.without.clear(),
+            Verdict::PassWithout(ranges) => self.without = ranges,
+            Verdict::Reject(rejection) => {
+                cx.rejected(&rejection);
+                return self.farewell(answer::FORBIDDEN, Ending::Rejected(rejection.rule), cx);
+            }
+        }
+        let connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
+        self.stage = Stage::Search(connecting);
+        if cx.queue_is_empty {
+            self.search(cx, |connecting, cx| connecting.search(true, cx))
+        } else {
+            self.search(cx, Connecting::queue_up)
+        }
+    }
+}
+
+// --- the search for a connection ----------------------------------------------------------------
+
+impl Exchange {
+    /// Lets the search act, and does what follows.
+    fn search<D: Driver>(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> Found,
+    ) -> Step {
+        let Stage::Search(connecting) = &mut self.stage else {
+            unreachable!("only a request that waits is told")
+        };
+        let mut found = act(connecting, cx);
+        loop {
+            match found {
+                Found::Waiting => {
+                    if connecting.is_stalled(cx.now) {
+                        self.watch(cx.driver);
+                    }
+                    return Step::Continue;
+                }
+                Found::Resting(address) => match self.take(address, cx) {
+                    Some(open) => return self.serve(open, true, cx),
+                    // It leads nowhere that this request may go; the place that it had is free soon.
+                    None => {
+                        let Stage::Search(connecting) = &mut self.stage else {
+                            unreachable!("nothing was found")
+                        };
+                        found = connecting.search(true, cx);
+                        continue;
+                    }
+                },
+                Found::Open(sock, lease) => return self.serve(Open::new(sock, lease), false, cx),
+                Found::Failed(failure) => return self.unreachable(failure, cx),
+                Found::BrokenOff(errno) => {
+                    return self.failed(Ending::BackendReset(errno), cx);
+                }
+                Found::QueueTimeout => {
+                    self.give_up_search(cx);
+                    return self.farewell(answer::SERVICE_UNAVAILABLE, Ending::QueueTimeout, cx);
+                }
+            }
+        }
+    }
+
+    /// A connection that rests, if this request may use one.
+    fn take<D: Driver>(&mut self, address: Address, cx: &mut Context<'_, D>) -> Option<Open> {
+        let may_use = match cx.pool.reuse(address) {
+            Reuse::Works | Reuse::Unproven(_) => true,
+            Reuse::Doubtful => self.is_repeatable_method(),
+        };
+        let (pool, mut pool_cx) = cx.pool_parts();
+        if may_use && !self.wants_new() {
+            return pool.take(address);
+        }
+        pool.drop_resting(address, &mut pool_cx);
+        None
+    }
+
+    fn wants_new(&self) -> bool {
+        matches!(&self.stage, Stage::Search(connecting) if connecting.wants_new())
+    }
+
+    fn is_repeatable_method(&self) -> bool {
+        matches!(
+            self.reader.head().param(b"REQUEST_METHOD"),
+            Some(b"GET" | b"HEAD")
+        )
+    }
+
+    fn give_up_search<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        if let Stage::Search(connecting) = mem::replace(&mut self.stage, Stage::Head) {
+            connecting.close(cx.driver, cx.retired);
+        }
+    }
+
+    fn unreachable<D: Driver>(
+        &mut self,
+        failure: ConnectFailure,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        self.failed(Ending::ConnectFailed(failure), cx)
+    }
+
+    /// The request failed before its first byte of an answer.
+    fn failed<D: Driver>(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        self.give_up_search(cx);
+        match cx.fastcgi().on_failure {
+            OnFailure::Close => Step::End(ending),
+            OnFailure::Respond => self.farewell(answer::BAD_GATEWAY, ending, cx),
+        }
+    }
+}
+
+// --- a request and its server -------------------------------------------------------------------
+
+impl Exchange {
+    /// A connection is open. `receiving`: a receive is armed on it.
+    fn serve<D: Driver>(
+        &mut self,
+        open: Open,
+        receiving: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Step {
+        let sock = open.sock;
+        if receiving {
+            cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+        } else {
+            cx.driver.submit(sock, Op::Recv);
+        }
+        let Some(mut outbox) = cx.driver.lend() else {
+            self.stage = Stage::Head;
+            close_upstream(open, Close::Graceful, cx.driver, cx.retired);
+            return self.failed(Ending::ConnectFailed(ConnectFailure::NoDescriptor), cx);
+        };
+        let keep = cx.pool.keeps(&open);
+        let head = self.reader.head();
+        outbox.write(|out| head.write(keep, &self.without, out));
+        // The body of a request that is sent again.
+        outbox.extend(&self.repeatable);
+        let id = head.request_id();
+        let body_is_over = self.reader.end() == ClientEnd::AfterRequest;
+        if body_is_over && keep {
+            outbox.extend(&FENCE);
+        }
+        self.stage = Stage::Serve(Serving {
+            open,
+            outbox: Some(outbox),
+            sending: if body_is_over { Sending::Last } else { Sending::Idle },
+            sent: 0,
+            receiving: true,
+            response: ResponseReader::new(id),
+            answer: Answer::Running,
+            tainted: false,
+            repeatable: true,
+        });
+        if body_is_over {
+            self.send_on(cx);
+            return Step::Continue;
+        }
+        self.read_body(cx)
+    }
+
+    /// Takes what is there of the body to the server. While nothing can be sent, nothing is read.
+    fn read_body<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        loop {
+            let Stage::Serve(serving) = &self.stage else {
+                unreachable!("somebody serves the request")
+            };
+            let sending = serving.sending;
+            if sending == Sending::Busy {
+                return Step::Continue;
+            }
+            match self.next_event() {
+                Err(ending) => return Step::End(ending),
+                Ok(None) => {
+                    self.inbox = None;
+                    break;
+                }
+                Ok(Some(RequestEvent::Body(pass))) => self.take_body(&pass, cx),
+                Ok(Some(RequestEvent::BodyEnd)) => {
+                    self.body_ended(cx);
+                    break;
+                }
+                Ok(Some(RequestEvent::Abort)) => return Step::End(Ending::Aborted),
+                Ok(Some(RequestEvent::Reply(reply))) => self.reply(&reply, cx),
+                // It stays where it is until this one is over.
+                Ok(Some(RequestEvent::Next)) => return Step::Continue,
+                Ok(Some(RequestEvent::Head)) => unreachable!("the head is complete"),
+            }
+        }
+        self.send_on(cx);
+        let Stage::Serve(serving) = &self.stage else {
+            unreachable!("somebody serves the request")
+        };
+        match serving.sending {
+            Sending::Idle => self.read_on(cx.driver),
+            // Nobody takes the body; the answer may still come.
+            Sending::Broken if self.reader.end() == ClientEnd::TooEarly => self.read_on(cx.driver),
+            Sending::Busy | Sending::Last | Sending::Done | Sending::Broken => {}
+        }
+        Step::Continue
+    }
+
+    fn take_body<D: Driver>(&mut self, pass: &Pass, cx: &mut Context<'_, D>) {
+        let (Stage::Serve(serving), Some(inbox)) = (&mut self.stage, &mut self.inbox) else {
+            unreachable!("a body comes from the client and goes to a server")
+        };
+        if serving.sending == Sending::Broken {
+            return;
+        }
+        let (lead, range) = (pass.lead(), pass.range());
+        let bytes = &inbox.buf[range.clone()];
+        let kept = self.repeatable.len() + pass.len();
+        let is_first = serving.sent == 0 && kept <= REPEATABLE_BYTES_MAX;
+        serving.repeatable &= is_first;
+        if is_first {
+            self.repeatable.extend_from_slice(lead);
+            self.repeatable.extend_from_slice(bytes);
+        }
+        match &mut serving.outbox {
+            Some(outbox) => {
+                outbox.extend(lead);
+                outbox.extend(bytes);
+            }
+            // As it came, without being copied.
+            None if lead.is_empty() && range.end == inbox.buf.len() => {
+                let Inbox { mut buf, .. } = self.inbox.take().expect("it was just seen");
+                buf.keep(range);
+                serving.outbox = Some(buf);
+            }
+            None => {
+                // There are two for each session; where that were wrong, the request ends by itself.
+                if let Some(mut outbox) = cx.driver.lend() {
+                    outbox.extend(lead);
+                    outbox.extend(bytes);
+                    serving.outbox = Some(outbox);
+                }
+            }
+        }
+    }
+
+    fn body_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("somebody serves the request")
+        };
+        if serving.sending == Sending::Broken {
+            return;
+        }
+        serving.sending = Sending::Last;
+        if cx.pool.keeps(&serving.open) {
+            match &mut serving.outbox {
+                Some(outbox) => outbox.extend(&FENCE),
+                None => {
+                    if let Some(mut outbox) = cx.driver.lend() {
+                        outbox.extend(&FENCE);
+                        serving.outbox = Some(outbox);
+                    }
+                }
+            }
+        }
+    }
+
+    fn send_on<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        let Stage::Serve(serving) = &mut self.stage else {
+            return;
+        };
+        let Some(outbox) = serving.outbox.take() else {
+            if serving.sending == Sending::Last {
+                serving.sending = Sending::Done;
+            }
+            return;
+        };
+        if serving.sending == Sending::Broken {
+            return;
+        }
+        serving.sent += outbox.len() as u64;
+        if serving.sending == Sending::Idle {
+            serving.sending = Sending::Busy;
+        }
+        cx.driver.submit(serving.open.sock, Op::Send(outbox));
+    }
+
+    fn server_written<D: Driver>(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("only a server is written")
+        };
+        match (done, serving.sending) {
+            (Done::Sent, Sending::Busy) => {
+                serving.sending = Sending::Idle;
+                self.read_body(cx)
+            }
+            (Done::Sent, Sending::Last) => {
+                serving.sending = Sending::Done;
+                self.server_done(cx)
+            }
+            // What it has to say, and its end, a receive tells.
+            (Done::Failed(_), _) => {
+                serving.sending = Sending::Broken;
+                match serving.answer {
+                    Answer::Ended(_) => self.server_done(cx),
+                    Answer::Running => self.read_body(cx),
+                }
+            }
+            (done, sending) => unreachable!("{done:?} while {sending:?}"),
+        }
+    }
+
+    fn receive_answer<D: Driver>(&mut self, driver: &mut D) {
+        if let Stage::Serve(serving) = &mut self.stage
+            && !serving.receiving
+            && !matches!(serving.answer, Answer::Ended(_))
+        {
+            driver.submit(serving.open.sock, Op::Recv);
+            serving.receiving = true;
+        }
+    }
+
+    fn server_read<D: Driver>(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("only a server is read")
+        };
+        serving.receiving = false;
+        match done {
+            Done::Received(buf) => self.answer_came(buf, cx),
+            Done::Eof => self.server_lost(Errno(libc::ECONNRESET), cx),
+            Done::Failed(errno) => self.server_lost(errno, cx),
+            done => unreachable!("a receive ends with {done:?}"),
+        }
+    }
+
+    /// A part of the answer came. The client gets it as it is.
+    fn answer_came<D: Driver>(&mut self, mut buf: Buf, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("only a server answers")
+        };
+        if serving.response.is_untouched() {
+            serving.succeed(cx);
+        }
+        let (mut pass, mut at) = (None, 0);
+        loop {
+            match serving.response.next(&buf, &mut at) {
+                Err(error) => return Step::End(Ending::BadResponse(error)),
+                Ok(None) => break,
+                Ok(Some(ResponseEvent::Pass(next))) if pass.is_none() => pass = Some(next),
+                // Only a record that is not for the client parts two of them.
+                Ok(Some(ResponseEvent::Pass(_))) => {
+                    return Step::End(Ending::BackendReset(Errno(libc::EPROTO)));
+                }
+                Ok(Some(ResponseEvent::Management(_))) => serving.tainted = true,
+                Ok(Some(ResponseEvent::End(_))) => {
+                    let mut settling = Settling::new();
+                    settling.read(&buf[at..]);
+                    serving.answer = Answer::Ended(settling);
+                    break;
+                }
+            }
+        }
+        let has_ended = matches!(serving.answer, Answer::Ended(_));
+        let Some(pass) = pass else {
+            if has_ended {
+                return self.server_done(cx);
+            }
+            self.receive_answer(cx.driver);
+            return Step::Continue;
+        };
+        buf.keep(pass.range());
+        if !pass.lead().is_empty() {
+            buf.prepend(pass.lead());
+        }
+        cx.driver.submit(self.client, Op::Send(buf));
+        if has_ended {
+            self.writing = Writing::Last;
+            return self.server_done(cx);
+        }
+        self.writing = Writing::Part;
+        Step::Continue
+    }
+
+    /// The answer is complete. Once the request is as well, the connection is for others.
+    fn server_done<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &self.stage else {
+            unreachable!("a server has answered")
+        };
+        let Answer::Ended(settling) = serving.answer else {
+            return Step::Continue;
+        };
+        if serving.sending == Sending::Last {
+            return Step::Continue;
+        }
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+            unreachable!("it was just seen")
+        };
+        let settles = !matches!(settling.state(), Settled::Surplus(_)) && !serving.tainted;
+        if serving.sending == Sending::Done && settles && cx.pool.keeps(&serving.open) && !cx.draining
+        {
+            if settling.state() == Settled::NotYet {
+                // Without TCP_NODELAY on its side, its answer to the fence waits for this.
+                cx.driver.acknowledge(serving.open.sock);
+            }
+            let open = Open {
+                sent_before: serving.open.sent_before + serving.sent,
+                ..serving.open
+            };
+            cx.settle(open, settling);
+        } else {
+            // END_REQUEST before the end of the request: the rest of it would be read as the next one.
+            close_upstream(serving.open, Close::Graceful, cx.driver, cx.retired);
+        }
+        match self.writing {
+            Writing::Idle => self.answered(cx),
+            Writing::Part | Writing::Last | Writing::Farewell => Step::Continue,
+        }
+    }
+
+    /// The server's connection has ended in the midst of the request.
+    fn server_lost<D: Driver>(&mut self, errno: Errno, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("only a server is read")
+        };
+        if serving.response.has_begun() {
+            return Step::End(Ending::BackendReset(errno));
+        }
+        let was_reused = serving.open.is_reused();
+        let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
+            let acknowledged = cx.driver.acknowledged(serving.open.sock);
+            acknowledged.is_ok_and(|bytes| bytes <= serving.open.sent_before)
+                || cx.pool.reuse(serving.open.lease.address()) == Reuse::Doubtful
+        };
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+            unreachable!("it was just seen")
+        };
+        if was_reused {
+            cx.pool.disappointed(serving.open.lease.address());
+        } else {
+            serving.fail(cx);
+        }
+        close_upstream(serving.open, Close::Graceful, cx.driver, cx.retired);
+        if !may_repeat {
+            return self.failed(Ending::BackendReset(errno), cx);
+        }
+        let mut connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
+        connecting.want_new();
+        self.stage = Stage::Search(connecting);
+        self.search(cx, |connecting, cx| connecting.search(true, cx))
+    }
+
+    /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
+    pub fn close<D: Driver>(
+        self,
+        driver: &mut D,
+        retired: &mut Retired<Lease>,
+    ) -> Option<Sock> {
+        let leaving = match self.stage {
+            Stage::Head | Stage::Farewell { .. } => None,
+            Stage::Search(connecting) => connecting.close(driver, retired),
+            // In the midst of a request: the server learns that nobody waits for it.
+            Stage::Serve(serving) => close_upstream(serving.open, Close::Reset, driver, retired),
+        };
+        let closed = driver.close(self.client, Close::Graceful);
+        leaving.or_else(|| (closed == Closed::Soon).then_some(self.client))
+    }
+}
+
+fn close_upstream<D: Driver>(
+    open: Open,
+    how: Close,
+    driver: &mut D,
+    retired: &mut Retired<Lease>,
+) -> Option<Sock> {
+    let closed = driver.close(open.sock, how);
+    retired.push(open.lease, open.sock, closed);
+    (closed == Closed::Soon).then_some(open.sock)
+}
+
+impl Serving {
+    /// The server has begun to answer.
+    fn succeed<D: Driver>(&self, cx: &mut Context<'_, D>) {
+        let lease = &self.open.lease;
+        if self.open.is_reused() {
+            cx.pool.served_again(lease.address());
+        }
+        if lease.was_ejected() {
+            cx.published.restored(lease.health(), cx.now);
+        } else {
+            cx.published.succeeded(lease.health());
+        }
+    }
+
+    /// It took the request and gave nothing back.
+    fn fail<D: Driver>(&self, cx: &Context<'_, D>) {
+        cx.published.failed(self.open.lease.health(), cx.now);
+    }
+}

@@ -1,0 +1,368 @@
+//! The connections to FastCGI servers that no request uses now.
+//!
+//! After END_REQUEST a connection is *settling*: its server may still be busy with the request
+//! (`fastcgi_finish_request`), or about to retire. Only the answer to the fence, and nothing else,
+//! makes it leasable. The pool belongs to one worker, as do the permits: a connection that rests in
+//! another worker's pool would hold a place that somebody waits for here.
+//!
+//! - The one that was used last is leased first, so that those that are not needed are closed.
+//! - Nothing is opened in advance.
+//! - What settles never makes anyone wait: once somebody does, whatever has been settling for longer
+//!   than the settle timeout is closed.
+//! - Servers that never answer the fence, or close after the answer, are found out: see [`Reuse`].
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use crate::backend::{Address, AddressSet, Lease};
+use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
+use crate::fastcgi::{Settled, Settling};
+
+use super::{Owner, Owners, Retired};
+
+/// Connections in a row that a server leaves without an answer to the fence, or closes after it, before
+/// it counts as one that does so always.
+const UNFIT_AFTER: u32 = 3;
+
+/// How often the pool looks for connections whose time is up: so many times in one idle timeout.
+const LOOKS: u32 = 4;
+
+/// How connections are kept.
+#[derive(Clone, Copy, Debug)]
+pub struct PoolOptions {
+    /// Whether a connection serves more than one request.
+    pub reuse: bool,
+    /// How long one rests, or settles while nobody waits.
+    pub idle: Duration,
+    /// How long one may settle while somebody waits.
+    pub settle: Duration,
+    /// Requests that one serves at most.
+    pub requests_max: u32,
+}
+
+/// A kept connection, by its number in the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UpstreamId(pub(super) usize);
+
+/// An open connection that a request has for itself.
+pub(super) struct Open {
+    pub(super) sock: Sock,
+    pub(super) lease: Lease,
+    /// Requests so far, the one that it has now included.
+    pub(super) requests: u32,
+    /// Bytes that were sent on it before the request that it has now.
+    pub(super) sent_before: u64,
+}
+
+impl Open {
+    /// A new connection, for its first request.
+    pub(super) fn new(sock: Sock, lease: Lease) -> Self {
+        Self {
+            sock,
+            lease,
+            requests: 1,
+            sent_before: 0,
+        }
+    }
+
+    /// Whether another request had it before.
+    pub(super) fn is_reused(&self) -> bool {
+        self.requests > 1
+    }
+}
+
+/// What is known of a server's way with kept connections.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Reuse {
+    /// This many of its connections in a row did not come to rest, or ended as soon as they did.
+    Unproven(u32),
+    /// A kept connection has served a request.
+    Works,
+    /// It does not answer the fence, or closes after the answer: only requests that may be repeated
+    /// are worth a kept connection.
+    Doubtful,
+}
+
+/// One worker's kept connections of one route.
+pub struct Pool {
+    options: PoolOptions,
+    kept: Slab<Kept>,
+    /// Of each endpoint, those that rest, the one that was used last at the end.
+    resting: HashMap<Address, Vec<UpstreamId>>,
+    reuse: HashMap<Address, Reuse>,
+    /// When to look for connections whose time is up. `None`: there are none at all.
+    look_at: Option<Instant>,
+}
+
+struct Kept {
+    open: Open,
+    /// Since it has this state.
+    since: Instant,
+    state: State,
+}
+
+enum State {
+    Settling(Settling),
+    Resting,
+}
+
+/// What became of a connection in the pool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Change {
+    /// Nothing that anyone waits for.
+    None,
+    /// It can be leased.
+    Rests,
+    /// It was closed.
+    Gone,
+}
+
+impl Pool {
+    /// An empty one.
+    #[must_use]
+    pub fn new(options: PoolOptions) -> Self {
+        Self {
+            options,
+            kept: Slab::new(),
+            resting: HashMap::new(),
+            reuse: HashMap::new(),
+            look_at: None,
+        }
+    }
+
+    /// Whether a connection is kept after the request that it has.
+    pub(super) fn keeps(&self, open: &Open) -> bool {
+        self.options.reuse && open.requests < self.options.requests_max
+    }
+
+    /// What is known of the server at `address`.
+    pub(super) fn reuse(&self, address: Address) -> Reuse {
+        let known = self.reuse.get(&address).copied();
+        known.unwrap_or(Reuse::Unproven(0))
+    }
+
+    /// A request is over, and the fence was sent. A receive is armed on the connection, or `armed` is
+    /// false. `settling` has seen what came after END_REQUEST.
+    pub(super) fn settle<D: Driver>(
+        &mut self,
+        open: Open,
+        settling: Settling,
+        armed: bool,
+        route: usize,
+        cx: &mut PoolContext<'_, D>,
+    ) -> Change {
+        let entry = self.kept.vacant_entry();
+        let id = UpstreamId(entry.key());
+        let sock = open.sock;
+        cx.owners.assign(sock, Owner::Upstream(route, id));
+        if !armed {
+            cx.driver.submit(sock, Op::Recv);
+        }
+        entry.insert(Kept {
+            open,
+            since: cx.now,
+            state: State::Settling(settling),
+        });
+        self.look_at.get_or_insert(cx.now + self.options.idle / LOOKS);
+        self.judge(id, settling.state(), cx)
+    }
+
+    /// The connection that was used last among those that rest at this endpoint.
+    pub(super) fn take(&mut self, address: Address) -> Option<Open> {
+        let id = self.resting.get_mut(&address)?.pop()?;
+        let Kept { open, .. } = self.kept.remove(id.0);
+        open.lease.rouse();
+        Some(Open {
+            requests: open.requests + 1,
+            ..open
+        })
+    }
+
+    /// Closes a connection that rests at this endpoint: its place is wanted for a new one.
+    pub(super) fn drop_resting<D: Driver>(
+        &mut self,
+        address: Address,
+        cx: &mut PoolContext<'_, D>,
+    ) {
+        if let Some(id) = self.resting.get(&address).and_then(|ids| ids.first()) {
+            self.close(*id, cx);
+        }
+    }
+
+    /// A kept connection has served a request.
+    pub(super) fn served_again(&mut self, address: Address) {
+        self.reuse.insert(address, Reuse::Works);
+    }
+
+    /// A connection did not come to rest, or was of no use when it did.
+    pub(super) fn disappointed(&mut self, address: Address) {
+        let next = match self.reuse(address) {
+            Reuse::Works => Reuse::Works,
+            Reuse::Doubtful => Reuse::Doubtful,
+            Reuse::Unproven(before) if before + 1 < UNFIT_AFTER => Reuse::Unproven(before + 1),
+            Reuse::Unproven(_) => {
+                tracing::warn!(
+                    "endpoint {address}: keeps no connections, or does not answer \
+                     FCGI_GET_VALUES; only GET and HEAD use a connection again there"
+                );
+                Reuse::Doubtful
+            }
+        };
+        self.reuse.insert(address, next);
+    }
+
+    /// A connection of the pool was heard of.
+    pub fn complete<D: Driver>(
+        &mut self,
+        id: UpstreamId,
+        lane: Lane,
+        done: Done,
+        cx: &mut PoolContext<'_, D>,
+    ) -> Change {
+        assert!(lane == Lane::Read, "everything was sent before it was kept");
+        let kept = &mut self.kept[id.0];
+        match (done, &mut kept.state) {
+            (Done::Received(buf), State::Settling(settling)) => {
+                let settled = settling.read(&buf);
+                cx.driver.submit(kept.open.sock, Op::Recv);
+                self.judge(id, settled, cx)
+            }
+            // Nobody has asked for anything; or it is the end.
+            (Done::Received(_) | Done::Eof | Done::Failed(_), _) => {
+                self.fail(id, cx);
+                Change::Gone
+            }
+            (done, _) => unreachable!("a receive ends with {done:?}"),
+        }
+    }
+
+    fn judge<D: Driver>(
+        &mut self,
+        id: UpstreamId,
+        settled: Settled,
+        cx: &mut PoolContext<'_, D>,
+    ) -> Change {
+        match settled {
+            Settled::NotYet => Change::None,
+            Settled::Surplus(_) => {
+                self.fail(id, cx);
+                Change::Gone
+            }
+            Settled::Answered => {
+                let kept = &mut self.kept[id.0];
+                kept.state = State::Resting;
+                kept.since = cx.now;
+                kept.open.lease.rest();
+                let address = kept.open.lease.address();
+                self.resting.entry(address).or_default().push(id);
+                Change::Rests
+            }
+        }
+    }
+
+    /// It ended by itself, or broke the rules. One that has rested for long is not to blame.
+    fn fail<D: Driver>(&mut self, id: UpstreamId, cx: &mut PoolContext<'_, D>) {
+        let kept = &self.kept[id.0];
+        let address = kept.open.lease.address();
+        let rested = cx.now.saturating_duration_since(kept.since);
+        if matches!(kept.state, State::Settling(_)) || rested < self.options.settle {
+            self.disappointed(address);
+        }
+        self.close(id, cx);
+    }
+
+    fn close<D: Driver>(&mut self, id: UpstreamId, cx: &mut PoolContext<'_, D>) {
+        let Kept { open, state, .. } = self.kept.remove(id.0);
+        if let State::Resting = state {
+            open.lease.rouse();
+            let ids = self.resting.get_mut(&open.lease.address());
+            let ids = ids.expect("what rests is listed");
+            ids.retain(|other| *other != id);
+        }
+        let closed = cx.driver.close(open.sock, Close::Graceful);
+        cx.retired.push(open.lease, open.sock, closed);
+    }
+
+    /// Somebody waits for a place: whatever has been settling for too long gives up its own.
+    pub fn make_room<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
+        let settle = self.options.settle;
+        let is_late = |kept: &Kept| {
+            matches!(kept.state, State::Settling(_)) && kept.since + settle <= cx.now
+        };
+        for id in self.all(is_late) {
+            self.disappointed(self.kept[id.0].open.lease.address());
+            self.close(id, cx);
+        }
+    }
+
+    /// When [`Pool::make_room`] can make some, if somebody waits then.
+    #[must_use]
+    pub fn room_at(&self) -> Option<Instant> {
+        let settling = |(_, kept): (usize, &Kept)| match kept.state {
+            State::Settling(_) => Some(kept.since + self.options.settle),
+            State::Resting => None,
+        };
+        self.kept.iter().filter_map(settling).min()
+    }
+
+    /// When [`Pool::expire`] is due.
+    #[must_use]
+    pub fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Closes what nobody has used for the idle timeout.
+    pub fn expire<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
+        if self.look_at.is_none_or(|at| at > cx.now) {
+            return;
+        }
+        let idle = self.options.idle;
+        for id in self.all(|kept| kept.since + idle <= cx.now) {
+            let kept = &self.kept[id.0];
+            if let State::Settling(_) = kept.state {
+                self.disappointed(kept.open.lease.address());
+            }
+            self.close(id, cx);
+        }
+        self.look_at = (!self.kept.is_empty()).then(|| cx.now + idle / LOOKS);
+    }
+
+    /// Closes what leads to endpoints that are not in the set, and forgets them.
+    pub fn follow<D: Driver>(&mut self, set: &AddressSet, cx: &mut PoolContext<'_, D>) {
+        let is_current =
+            |address: Address| set.endpoints().iter().any(|e| e.address == address);
+        for id in self.all(|kept| !is_current(kept.open.lease.address())) {
+            self.close(id, cx);
+        }
+        self.resting.retain(|address, _| is_current(*address));
+        self.reuse.retain(|address, _| is_current(*address));
+    }
+
+    /// Closes everything.
+    pub fn close_all<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
+        for id in self.all(|_| true) {
+            self.close(id, cx);
+        }
+        self.look_at = None;
+    }
+
+    fn all(&self, which: impl Fn(&Kept) -> bool) -> Vec<UpstreamId> {
+        let which = self.kept.iter().filter(|(_, kept)| which(kept));
+        which.map(|(id, _)| UpstreamId(id)).collect()
+    }
+}
+
+/// What the pool can use in one step.
+pub struct PoolContext<'a, D: Driver> {
+    /// The way to the kernel.
+    pub driver: &'a mut D,
+    /// Who hears of sockets.
+    pub owners: &'a mut Owners,
+    /// Places at endpoints whose connections were closed.
+    pub retired: &'a mut Retired<Lease>,
+    /// The time of this turn.
+    pub now: Instant,
+}
