@@ -8,6 +8,7 @@
 //! module's documentation refer to it.
 
 mod body;
+mod guard;
 mod head;
 mod management;
 mod params;
@@ -17,6 +18,9 @@ mod record;
 mod request;
 
 pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
+pub use guard::{
+    Guard, GuardError, GuardOptions, NAME_BYTES_MAX, PARAMS_MAX, Rejection, Rule, Verdict,
+};
 pub use head::Head;
 pub use management::{Capacity, FENCE, QUERY_BYTES_MAX, Reply, Settled, Settling};
 pub use params::{NAME_OR_VALUE_MAX, PairError, Pairs, push_pair};
