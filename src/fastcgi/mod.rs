@@ -7,6 +7,7 @@
 //! The rules come from the *FastCGI Specification 1.0* (Open Market, 1996); section numbers in this
 //! module's documentation refer to it.
 
+mod answer;
 mod body;
 mod guard;
 mod head;
@@ -16,7 +17,10 @@ mod pass;
 mod reader;
 mod record;
 mod request;
+mod response;
+mod status;
 
+pub use answer::Answer;
 pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
 pub use guard::{
     Guard, GuardError, GuardOptions, NAME_BYTES_MAX, PARAMS_MAX, Rejection, Rule, Verdict,
@@ -34,3 +38,4 @@ pub use request::{
     ClientEnd, PARAMS_BYTES_MAX, ProtocolError, RequestEvent, RequestLimits, RequestReader,
     Violation,
 };
+pub use response::{Nonsense, ResponseError, ResponseEvent, ResponseReader};
