@@ -7,7 +7,9 @@
 //! The rules come from the *FastCGI Specification 1.0* (Open Market, 1996); section numbers in this
 //! module's documentation refer to it.
 
+mod answer;
 mod body;
+mod guard;
 mod head;
 mod management;
 mod params;
@@ -15,8 +17,14 @@ mod pass;
 mod reader;
 mod record;
 mod request;
+mod response;
+mod status;
 
+pub use answer::Answer;
 pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
+pub use guard::{
+    Guard, GuardError, GuardOptions, NAME_BYTES_MAX, PARAMS_MAX, Rejection, Rule, Verdict,
+};
 pub use head::Head;
 pub use management::{Capacity, FENCE, QUERY_BYTES_MAX, Reply, Settled, Settling};
 pub use params::{NAME_OR_VALUE_MAX, PairError, Pairs, push_pair};
@@ -30,3 +38,4 @@ pub use request::{
     ClientEnd, PARAMS_BYTES_MAX, ProtocolError, RequestEvent, RequestLimits, RequestReader,
     Violation,
 };
+pub use response::{Nonsense, ResponseError, ResponseEvent, ResponseReader};

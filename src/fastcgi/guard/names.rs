@@ -1,0 +1,182 @@
+//! Which parameter a name stands for.
+//!
+//! PHP-FPM compares names byte by byte (`fcgi_hash_get`), but not every reader is that strict, and one
+//! who takes a name for another is enough:
+//!
+//! - `$_SERVER` has names as PHP makes variables of them (`php_register_variable_ex`): spaces in
+//!   front are left out, ` `, `.` and an unclosed `[` become `_`, and `[` begins an index;
+//! - libfcgi (fcgiwrap, perl's FCGI) keeps `NAME=VALUE` strings and finds a name up to the first
+//!   `=` (`FCGX_GetParam`);
+//! - environment variables have no case on Windows, nor in some frameworks.
+//!
+//! So names are compared after all of this was undone. Ordinary names need nothing of it: they are
+//! looked up as they are.
+
+use super::{GuardError, Kept, Rule};
+
+/// The longest name in a rule. Nothing that web servers send comes near it.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// What is known of a name.
+#[derive(Clone, Debug)]
+pub(super) struct Entry {
+    name: Vec<u8>,
+    /// Rejected, by this rule.
+    pub(super) deny: Option<Rule>,
+    /// Left out.
+    pub(super) strip: bool,
+    /// May come once, and has this bit.
+    pub(super) unique: Option<u64>,
+    /// What its value is checked for.
+    pub(super) part: Option<Part>,
+}
+
+/// What a value is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    ContentLength,
+    ScriptFilename,
+    PathTranslated,
+    /// A path that PHP puts behind `doc_root` or takes PATH_INFO from.
+    Relative,
+}
+
+/// Names that decide about security, and may come once. Where both of two are read, a check and
+/// its use may see different ones: PHP-FPM keeps the last (`fcgi_hash_set`), libfcgi the first.
+const UNIQUE: [(&str, Option<Part>); 19] = [
+    // What is run: PHP-FPM's `init_request_info` makes the path from these.
+    ("SCRIPT_FILENAME", Some(Part::ScriptFilename)),
+    ("PATH_TRANSLATED", Some(Part::PathTranslated)),
+    ("SCRIPT_NAME", Some(Part::Relative)),
+    ("PATH_INFO", Some(Part::Relative)),
+    ("REDIRECT_URL", Some(Part::Relative)),
+    // Where PHP looks for .user.ini, and what applications build paths from.
+    ("DOCUMENT_ROOT", None),
+    // Which settings of php.ini count ([HOST=…]), and which site an application takes itself for.
+    ("SERVER_NAME", None),
+    // "Microsoft-IIS" changes what PATH_INFO means.
+    ("SERVER_SOFTWARE", None),
+    // What was asked for, which is what access rules are about.
+    ("REQUEST_METHOD", None),
+    ("REQUEST_URI", None),
+    ("QUERY_STRING", None),
+    // Where the body ends, what it is, and which file it is taken from instead.
+    ("CONTENT_LENGTH", Some(Part::ContentLength)),
+    ("CONTENT_TYPE", None),
+    ("REQUEST_BODY_FILE", None),
+    // Who asks, and over what.
+    ("REMOTE_USER", None),
+    ("AUTH_TYPE", None),
+    ("REMOTE_ADDR", None),
+    ("HTTPS", None),
+    // php-cgi's `cgi.force_redirect` asks for it.
+    ("REDIRECT_STATUS", None),
+];
+
+/// The names that a guard knows.
+#[derive(Clone, Debug)]
+pub(super) struct Names {
+    /// By length, because that tells most names apart. A name of `len` bytes is in `by_len[len]`.
+    by_len: Vec<Vec<Entry>>,
+}
+
+impl Names {
+    /// What holds for every guard.
+    pub(super) fn of_php() -> Self {
+        let mut names = Self {
+            by_len: vec![Vec::new(); NAME_BYTES_MAX + 1],
+        };
+        for (place, (name, part)) in UNIQUE.into_iter().enumerate() {
+            let entry = names.entry(name);
+            entry.unique = Some(1 << place);
+            entry.part = part;
+        }
+        // httpoxy: a request header "Proxy" becomes what programs take for their proxy.
+        names.entry("HTTP_PROXY").strip = true;
+        names.entry("PHP_VALUE").deny = Some(Rule::PhpValue);
+        names.entry("PHP_ADMIN_VALUE").deny = Some(Rule::PhpAdminValue);
+        names
+    }
+
+    pub(super) fn deny(&mut self, name: &str) -> Result<(), GuardError> {
+        self.check(name)?;
+        self.entry(name).deny.get_or_insert(Rule::DeniedParam);
+        Ok(())
+    }
+
+    pub(super) fn strip(&mut self, name: &str) -> Result<(), GuardError> {
+        self.check(name)?;
+        self.entry(name).strip = true;
+        Ok(())
+    }
+
+    /// Whether a rule can be about this name.
+    pub(super) fn check(&self, name: &str) -> Result<(), GuardError> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        let ok = (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed);
+        ok.then_some(())
+            .ok_or_else(|| GuardError::Name(name.to_owned()))
+    }
+
+    fn entry(&mut self, name: &str) -> &mut Entry {
+        let name = name.to_ascii_uppercase().into_bytes();
+        let same_len = &mut self.by_len[name.len()];
+        let place = same_len.iter().position(|entry| entry.name == name);
+        let place = place.unwrap_or_else(|| {
+            same_len.push(Entry {
+                name,
+                deny: None,
+                strip: false,
+                unique: None,
+                part: None,
+            });
+            same_len.len() - 1
+        });
+        &mut same_len[place]
+    }
+
+    /// Asks `judge` about every entry that `name` stands for. It stays if all of them let it.
+    pub(super) fn find(
+        &self,
+        name: &[u8],
+        mut judge: impl FnMut(&Entry) -> Result<Kept, Rule>,
+    ) -> Result<Kept, Rule> {
+        if name.iter().all(|&byte| is_plain(byte)) {
+            return self.exactly(name).map_or(Ok(Kept::Yes), &mut judge);
+        }
+        let mut ask = |name: &[u8]| self.exactly(name).map_or(Ok(Kept::Yes), &mut judge);
+        let mut buffer = [0; NAME_BYTES_MAX];
+        let mut len = 0;
+        let name = name.trim_ascii_start();
+        for &byte in name.iter().take_while(|&&byte| byte != b'=') {
+            // Either the name is over here, or this is a letter like others.
+            if byte == b'[' && ask(&buffer[..len])? == Kept::No {
+                return Ok(Kept::No);
+            }
+            let Some(place) = buffer.get_mut(len) else {
+                return Ok(Kept::Yes);
+            };
+            *place = folded(byte);
+            len += 1;
+        }
+        ask(&buffer[..len])
+    }
+
+    fn exactly(&self, name: &[u8]) -> Option<&Entry> {
+        let same_len = self.by_len.get(name.len())?;
+        same_len.iter().find(|entry| entry.name == name)
+    }
+}
+
+/// Whether a byte stands for itself whoever reads it.
+const fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_')
+}
+
+/// What a byte of a name is taken for.
+const fn folded(byte: u8) -> u8 {
+    match byte {
+        b' ' | b'.' | b'[' => b'_',
+        byte => byte.to_ascii_uppercase(),
+    }
+}

@@ -1,0 +1,290 @@
+//! Whole and split: what a backend can send.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::super::body::ProtocolStatus;
+use super::*;
+
+const DONE: EndRequest = EndRequest {
+    app_status: 0,
+    protocol_status: ProtocolStatus::RequestComplete,
+};
+
+fn record(kind: Kind, id: u16, content: &[u8], padding_len: u8) -> Vec<u8> {
+    let header = Header {
+        kind,
+        request_id: RequestId::from_number(id),
+        content_len: u16::try_from(content.len()).unwrap(),
+        padding_len,
+    };
+    let mut bytes = header.encode().to_vec();
+    bytes.extend_from_slice(content);
+    bytes.resize(bytes.len() + usize::from(padding_len), 0xff);
+    bytes
+}
+
+fn end() -> Vec<u8> {
+    record(Kind::EndRequest, 1, &DONE.encode(), 0)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Told {
+    Pass(Vec<u8>),
+    /// And what was not read behind it.
+    End(EndRequest, Vec<u8>),
+    Management(Kind),
+    Error(ResponseError),
+}
+
+/// What a reader tells of `stream` in the pieces that `cuts` make, and the reader itself.
+fn read(stream: &[u8], cuts: &[usize]) -> (Vec<Told>, ResponseReader) {
+    let mut reader = ResponseReader::new(RequestId::from_number(1));
+    let mut told = Vec::new();
+    let mut from = 0;
+    for &to in cuts.iter().chain([&stream.len()]) {
+        let input = &stream[from..to];
+        let mut at = 0;
+        loop {
+            match reader.next(input, &mut at) {
+                Ok(None) => break,
+                Ok(Some(ResponseEvent::Pass(pass))) => {
+                    assert!(!pass.is_empty());
+                    let bytes = [pass.lead(), &input[pass.range()]].concat();
+                    match told.last_mut() {
+                        Some(Told::Pass(before)) => before.extend(bytes),
+                        _ => told.push(Told::Pass(bytes)),
+                    }
+                }
+                Ok(Some(ResponseEvent::Management(kind))) => told.push(Told::Management(kind)),
+                Ok(Some(ResponseEvent::End(end))) => {
+                    let again = reader.next(input, &mut at);
+                    assert_eq!(again, Ok(Some(ResponseEvent::End(end))));
+                    told.push(Told::End(end, stream[from + at..].to_vec()));
+                    return (told, reader);
+                }
+                Err(error) => {
+                    assert_eq!(reader.next(input, &mut at), Err(error));
+                    told.push(Told::Error(error));
+                    return (told, reader);
+                }
+            }
+        }
+        assert_eq!(at, input.len(), "everything is read");
+        from = to;
+    }
+    (told, reader)
+}
+
+fn read_in_every_way(stream: &[u8]) -> Vec<Told> {
+    let (whole, reader) = read(stream, &[]);
+    let bytes: Vec<usize> = (0..stream.len()).collect();
+    let cuts = (0..stream.len()).map(|cut| vec![cut]).chain([bytes]);
+    for cuts in cuts {
+        let (told, split) = read(stream, &cuts);
+        assert_eq!(told, whole, "cut at {cuts:?}");
+        assert_eq!(split.status(), reader.status());
+        assert_eq!(split.stdout_bytes(), reader.stdout_bytes());
+    }
+    whole
+}
+
+fn error(stream: &[u8]) -> ResponseError {
+    match read_in_every_way(stream).pop() {
+        Some(Told::Error(error)) => error,
+        other => panic!("no error but {other:?}"),
+    }
+}
+
+/// What PHP-FPM 8.2 sends for `<?php echo "none";`, and its answer to the fence.
+const FPM: &[u8] = b"\x01\x06\0\x01\0H\0\0X-Powered-By: PHP/8.2.36\r\n\
+    Content-type: text/html; charset=UTF-8\r\n\r\nnone\
+    \x01\x03\0\x01\0\x08\0\0\0\0\0\0\0\x08\0\0";
+const FPM_FENCE: &[u8] = b"\x01\x0a\0\0\0\x12\x06\0\x0f\x01FCGI_MPXS_CONNS0\0\0\0\0\0\0";
+
+#[test]
+fn a_response_passes_as_it_came_and_what_is_behind_it_stays() {
+    let told = read_in_every_way(&[FPM, FPM_FENCE].concat());
+    assert_eq!(
+        told,
+        [
+            Told::Pass(FPM.to_vec()),
+            Told::End(DONE, FPM_FENCE.to_vec())
+        ]
+    );
+    let (_, reader) = read(FPM, &[]);
+    assert_eq!((reader.status(), reader.stdout_bytes()), (200, 72));
+}
+
+#[test]
+fn a_response_that_arrives_together_is_one_range() {
+    let mut reader = ResponseReader::new(RequestId::from_number(1));
+    let mut at = 0;
+    let stream = [FPM, FPM_FENCE].concat();
+    let Ok(Some(ResponseEvent::Pass(pass))) = reader.next(&stream, &mut at) else {
+        panic!("no response");
+    };
+    assert_eq!(
+        (pass.lead(), pass.range(), at),
+        (&[][..], 0..FPM.len(), FPM.len())
+    );
+}
+
+#[test]
+fn error_output_is_not_the_response_but_a_sign_of_life() {
+    let stderr = record(Kind::Stderr, 1, b"Status: 404\r\nPHP Warning", 3);
+    let (_, mut reader) = read(&[], &[]);
+    assert!(reader.is_untouched());
+    reader.next(&stderr, &mut 0).unwrap();
+    assert!(!reader.is_untouched() && !reader.has_begun());
+    let stdout = record(Kind::Stdout, 1, b"Status: 500 Oh\r\n\r\n", 0);
+    reader.next(&stdout, &mut 0).unwrap();
+    assert!(reader.has_begun());
+    assert_eq!((reader.status(), reader.stdout_bytes()), (500, 18));
+    let stream = [stderr, stdout, record(Kind::Stdout, 1, b"", 5), end()].concat();
+    assert_eq!(
+        read_in_every_way(&stream),
+        [Told::Pass(stream), Told::End(DONE, Vec::new())]
+    );
+}
+
+#[test]
+fn a_status_split_over_records_is_found() {
+    let stream = [
+        record(Kind::Stdout, 1, b"Sta", 1),
+        record(Kind::Stderr, 1, b"x", 0),
+        record(Kind::Stdout, 1, b"tus: 40", 2),
+        record(Kind::Stdout, 1, b"4\r\n", 0),
+    ];
+    assert_eq!(read(&stream.concat(), &[]).1.status(), 404);
+}
+
+#[test]
+fn management_records_are_not_for_the_client() {
+    let stdout = record(Kind::Stdout, 1, b"a", 7);
+    let unknown = record(Kind::UnknownType, 0, &[9; 8], 3);
+    let stream = [&stdout, FPM_FENCE, &stdout, &unknown, &end()].concat();
+    assert_eq!(
+        read_in_every_way(&stream),
+        [
+            Told::Pass(stdout.clone()),
+            Told::Management(Kind::GetValuesResult),
+            Told::Pass(stdout),
+            Told::Management(Kind::UnknownType),
+            Told::Pass(end()),
+            Told::End(DONE, Vec::new()),
+        ]
+    );
+}
+
+#[test]
+fn how_the_request_ended_is_told() {
+    let overloaded = EndRequest {
+        app_status: 938,
+        protocol_status: ProtocolStatus::Overloaded,
+    };
+    let stream = record(Kind::EndRequest, 1, &overloaded.encode(), 4);
+    let told = read_in_every_way(&stream);
+    assert_eq!(
+        told,
+        [Told::Pass(stream), Told::End(overloaded, Vec::new())]
+    );
+}
+
+#[test]
+fn a_record_of_another_request_is_an_error_behind_what_came_before_it() {
+    let stdout = record(Kind::Stdout, 1, b"mine", 0);
+    for kind in [Kind::Stdout, Kind::Stderr, Kind::EndRequest] {
+        let stream = [stdout.clone(), record(kind, 2, b"not mine", 0)].concat();
+        let at = stdout.len() as u64;
+        let cause = Nonsense::Foreign(2);
+        let error = ResponseError { at, cause };
+        let told = read_in_every_way(&stream);
+        assert_eq!(told, [Told::Pass(stdout.clone()), Told::Error(error)]);
+    }
+}
+
+#[test]
+fn what_is_no_response_is_an_error() {
+    assert_eq!(error(b"HTTP/1.1 200 OK").cause, Nonsense::Version(b'H'));
+    assert_eq!(
+        error(&record(Kind::EndRequest, 1, &[0; 9], 0)).cause,
+        Nonsense::EndLen(9)
+    );
+    assert_eq!(
+        error(&record(Kind::Stdout, 0, b"x", 0)).cause,
+        Nonsense::Foreign(0)
+    );
+    for kind in [
+        Kind::Stdin,
+        Kind::BeginRequest,
+        Kind::GetValuesResult,
+        Kind::Other(99),
+    ] {
+        assert_eq!(
+            error(&record(kind, 1, b"", 0)).cause,
+            Nonsense::NotAResponse(kind)
+        );
+    }
+    let text = error(&record(Kind::Stdout, 7, b"x", 0)).to_string();
+    assert_eq!(
+        text,
+        "read a backend's FastCGI record at byte 0 of its response: request id 7, which is not \
+         running (the backend is broken)"
+    );
+}
+
+#[test]
+fn the_body_of_a_record_can_go_another_way() {
+    let body = record(Kind::Stdout, 1, &[7; 1000], 8);
+    let mut reader = ResponseReader::new(RequestId::from_number(1));
+    assert_eq!(reader.passable(), 0);
+    reader.next(&body[..20], &mut 0).unwrap();
+    assert_eq!(reader.passable(), 996);
+    assert!(!reader.is_between_records());
+    reader.passed(996);
+    assert_eq!(reader.passable(), 0);
+    let end = end();
+    let mut at = 0;
+    let Ok(Some(ResponseEvent::Pass(pass))) = reader.next(&end, &mut at) else {
+        panic!("no end");
+    };
+    assert_eq!((pass.lead(), pass.range()), (&[][..], 0..end.len()));
+    assert_eq!(
+        reader.next(&end, &mut at),
+        Ok(Some(ResponseEvent::End(DONE)))
+    );
+}
+
+fn any_response() -> impl Strategy<Value = Vec<u8>> {
+    let content = prop_oneof![
+        2 => vec(any::<u8>(), 0..30),
+        1 => Just(DONE.encode().to_vec()),
+        1 => Just(b"Status: 404 Not Found\r\n\r\n".to_vec()),
+    ];
+    let kind = prop_oneof![6 => Just(6_u8), 2 => Just(7), 1 => Just(3), 1 => 0..13_u8];
+    let id = prop_oneof![9 => Just(1_u16), 1 => 0..3_u16];
+    let one = (kind, id, content, prop_oneof![Just(0_u8), any::<u8>()]);
+    let one = one.prop_map(|(kind, id, content, padding_len)| {
+        record(Kind::from_byte(kind), id, &content, padding_len)
+    });
+    vec(prop_oneof![8 => one, 1 => Just(FPM_FENCE.to_vec())], 0..8).prop_map(|all| all.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_split_tells_the_same(
+        stream in any_response(),
+        cuts in vec(any::<prop::sample::Index>(), 0..20),
+    ) {
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+        cuts.sort_unstable();
+        let (split, split_reader) = read(&stream, &cuts);
+        let (whole, reader) = read(&stream, &[]);
+        prop_assert_eq!(split, whole);
+        prop_assert_eq!(split_reader.status(), reader.status());
+        prop_assert_eq!(split_reader.stdout_bytes(), reader.stdout_bytes());
+    }
+}
