@@ -20,7 +20,8 @@ use spliceway::backend::{Balancer, Lease, Published};
 use spliceway::config::Balance;
 use spliceway::driver::{Completion, Done, Driver, Filled, Flushed, Limits, Op, Sock, Waker};
 use spliceway::session::{
-    Context, Entry, Owner, Owners, Retired, SessionId, Step, Timeouts, Tunnel, Upstreams,
+    Changes, Context, Entry, Owner, Owners, Pool, Protocol, Retired, SessionId, Step, Timeouts,
+    Tunnel, Upstreams,
 };
 use spliceway::sys::net::{Source, TcpOptions};
 
@@ -234,6 +235,8 @@ struct Session<D: Driver> {
     published: Published,
     balancer: Balancer,
     retired: Retired<Lease>,
+    pool: Pool,
+    changes: Changes,
 }
 
 const SESSION: SessionId = SessionId(0);
@@ -245,6 +248,7 @@ impl<D: Driver> Session<D> {
         let mut owners = Owners::default();
         let mut balancer = Balancer::new(Balance::default(), 0);
         let mut retired = Retired::default();
+        let (mut pool, mut changes) = (Pool::empty(), Changes::default());
         let mut context = Context {
             id: SESSION,
             now: driver.now(),
@@ -254,6 +258,12 @@ impl<D: Driver> Session<D> {
             upstreams: &UPSTREAMS,
             balancer: &mut balancer,
             retired: &mut retired,
+            route: 0,
+            protocol: &Protocol::Raw,
+            pool: &mut pool,
+            changes: &mut changes,
+            queue_is_empty: true,
+            draining: false,
             timeouts: TIMEOUTS,
         };
         let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, Entry::Direct, &mut context);
@@ -264,6 +274,8 @@ impl<D: Driver> Session<D> {
             published,
             balancer,
             retired,
+            pool,
+            changes,
         }
     }
 }
@@ -282,6 +294,12 @@ impl<D: Driver> Machine<D> for Session<D> {
             upstreams: &UPSTREAMS,
             balancer: &mut self.balancer,
             retired: &mut self.retired,
+            route: 0,
+            protocol: &Protocol::Raw,
+            pool: &mut self.pool,
+            changes: &mut self.changes,
+            queue_is_empty: true,
+            draining: false,
             timeouts: TIMEOUTS,
             now,
         };

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use crate::backend::Published;
 use crate::config::{self, Limits, RouteName};
 use crate::observe::Failures;
-use crate::session::Timeouts;
+use crate::session::{Protocol, Timeouts};
 use crate::sys::net;
 use crate::worker::{Limit, Mailbox, Notice, Route, Share};
 
@@ -72,6 +72,7 @@ fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
     Route {
         name: config.name.clone(),
         published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
+        protocol: Protocol::Raw,
         upstreams: upstreams::of(&config.upstreams, &config.listeners),
         balance: config.balance,
         timeouts: Timeouts {

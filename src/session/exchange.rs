@@ -23,13 +23,13 @@ use std::time::{Duration, Instant};
 use crate::backend::{Address, Lease};
 use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{
-    ClientEnd, FENCE, Pass, RequestEvent, RequestReader, ResponseEvent, ResponseReader, Settled,
-    Settling, Verdict, answer,
+    Answer as Synthesised, ClientEnd, FENCE, Pass, RequestEvent, RequestReader, ResponseEvent,
+    ResponseReader, Settled, Settling, Verdict,
 };
 use crate::sys::Errno;
 
 use super::connect::{Connecting, Entry, Found};
-use super::fastcgi::{FastcgiOptions, OnFailure};
+use super::fastcgi::OnFailure;
 use super::pool::{Open, Reuse};
 use super::{ConnectFailure, Context, End, Ending, Owner, Retired, Step, Timeouts};
 
@@ -109,7 +109,10 @@ enum Stage {
     Search(Connecting),
     Serve(Serving),
     /// The answer of our own is sent, or on its way; what still comes of the request is thrown away.
-    Farewell { left: u64, by: Instant },
+    Farewell {
+        left: u64,
+        by: Instant,
+    },
 }
 
 /// A request and the connection that serves it.
@@ -259,9 +262,9 @@ impl Exchange {
     /// The address set changed.
     pub fn addresses_changed<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self.stage {
-            Stage::Search(_) => self.search(cx, |connecting, cx| {
-                connecting.addresses_changed(true, cx)
-            }),
+            Stage::Search(_) => {
+                self.search(cx, |connecting, cx| connecting.addresses_changed(true, cx))
+            }
             Stage::Head | Stage::Serve(_) | Stage::Farewell { .. } => Step::Continue,
         }
     }
@@ -274,7 +277,7 @@ impl Exchange {
     /// There is no place for the request, and no room to wait for one.
     pub fn refuse<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.give_up_search(cx);
-        self.farewell(answer::SERVICE_UNAVAILABLE, Ending::QueueFull, cx)
+        self.farewell(Synthesised::Unavailable, Ending::QueueFull, cx)
     }
 
     /// The worker ends as soon as its sessions have: who has no request is not waited for.
@@ -433,7 +436,7 @@ impl Exchange {
     /// Answers for the servers. The client's connection ends with it.
     fn farewell<D: Driver>(
         &mut self,
-        answer: answer::Answer,
+        answer: Synthesised,
         ending: Ending,
         cx: &mut Context<'_, D>,
     ) -> Step {
@@ -442,7 +445,7 @@ impl Exchange {
         let Some(mut buf) = cx.driver.lend() else {
             return Step::End(ending);
         };
-        buf.extend(&answer.bytes(self.reader.head().request_id()));
+        buf.write(|out| answer.write(self.reader.head().request_id(), out));
         cx.driver.submit(self.client, Op::Send(buf));
         self.writing = Writing::Farewell;
         self.inbox = None;
@@ -509,7 +512,7 @@ impl Exchange {
             Verdict::PassWithout(ranges) => self.without = ranges,
             Verdict::Reject(rejection) => {
                 cx.rejected(&rejection);
-                return self.farewell(answer::FORBIDDEN, Ending::Rejected(rejection.rule), cx);
+                return self.farewell(Synthesised::Forbidden, Ending::Rejected(rejection.rule), cx);
             }
         }
         let connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
@@ -531,38 +534,37 @@ impl Exchange {
         cx: &mut Context<'_, D>,
         act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> Found,
     ) -> Step {
-        let Stage::Search(connecting) = &mut self.stage else {
-            unreachable!("only a request that waits is told")
-        };
-        let mut found = act(connecting, cx);
-        loop {
-            match found {
-                Found::Waiting => {
-                    if connecting.is_stalled(cx.now) {
-                        self.watch(cx.driver);
-                    }
-                    return Step::Continue;
+        let mut found = act(self.connecting(), cx);
+        while let Found::Resting(address) = found {
+            if let Some(open) = self.take(address, cx) {
+                return self.serve(open, true, cx);
+            }
+            // It was of no use to this request, and was closed: its place is free soon.
+            found = self.connecting().search(true, cx);
+        }
+        match found {
+            Found::Waiting => {
+                if self.connecting().is_stalled(cx.now) {
+                    self.watch(cx.driver);
                 }
-                Found::Resting(address) => match self.take(address, cx) {
-                    Some(open) => return self.serve(open, true, cx),
-                    // It leads nowhere that this request may go; the place that it had is free soon.
-                    None => {
-                        let Stage::Search(connecting) = &mut self.stage else {
-                            unreachable!("nothing was found")
-                        };
-                        found = connecting.search(true, cx);
-                        continue;
-                    }
-                },
-                Found::Open(sock, lease) => return self.serve(Open::new(sock, lease), false, cx),
-                Found::Failed(failure) => return self.unreachable(failure, cx),
-                Found::BrokenOff(errno) => {
-                    return self.failed(Ending::BackendReset(errno), cx);
-                }
-                Found::QueueTimeout => {
-                    self.give_up_search(cx);
-                    return self.farewell(answer::SERVICE_UNAVAILABLE, Ending::QueueTimeout, cx);
-                }
+                Step::Continue
+            }
+            Found::Open(sock, lease) => self.serve(Open::new(sock, lease), false, cx),
+            Found::Failed(failure) => self.failed(Ending::ConnectFailed(failure), cx),
+            Found::BrokenOff(errno) => self.failed(Ending::BackendReset(errno), cx),
+            Found::QueueTimeout => {
+                self.give_up_search(cx);
+                self.farewell(Synthesised::Unavailable, Ending::QueueTimeout, cx)
+            }
+            Found::Resting(_) => unreachable!("each of those was looked at"),
+        }
+    }
+
+    fn connecting(&mut self) -> &mut Connecting {
+        match &mut self.stage {
+            Stage::Search(connecting) => connecting,
+            Stage::Head | Stage::Serve(_) | Stage::Farewell { .. } => {
+                unreachable!("only a request that waits is told")
             }
         }
     }
@@ -598,20 +600,12 @@ impl Exchange {
         }
     }
 
-    fn unreachable<D: Driver>(
-        &mut self,
-        failure: ConnectFailure,
-        cx: &mut Context<'_, D>,
-    ) -> Step {
-        self.failed(Ending::ConnectFailed(failure), cx)
-    }
-
     /// The request failed before its first byte of an answer.
     fn failed<D: Driver>(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
         self.give_up_search(cx);
         match cx.fastcgi().on_failure {
             OnFailure::Close => Step::End(ending),
-            OnFailure::Respond => self.farewell(answer::BAD_GATEWAY, ending, cx),
+            OnFailure::Respond => self.farewell(Synthesised::BadGateway, ending, cx),
         }
     }
 }
@@ -620,12 +614,7 @@ impl Exchange {
 
 impl Exchange {
     /// A connection is open. `receiving`: a receive is armed on it.
-    fn serve<D: Driver>(
-        &mut self,
-        open: Open,
-        receiving: bool,
-        cx: &mut Context<'_, D>,
-    ) -> Step {
+    fn serve<D: Driver>(&mut self, open: Open, receiving: bool, cx: &mut Context<'_, D>) -> Step {
         let sock = open.sock;
         if receiving {
             cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
@@ -650,7 +639,11 @@ impl Exchange {
         self.stage = Stage::Serve(Serving {
             open,
             outbox: Some(outbox),
-            sending: if body_is_over { Sending::Last } else { Sending::Idle },
+            sending: if body_is_over {
+                Sending::Last
+            } else {
+                Sending::Idle
+            },
             sent: 0,
             receiving: true,
             response: ResponseReader::new(id),
@@ -896,7 +889,10 @@ impl Exchange {
             unreachable!("it was just seen")
         };
         let settles = !matches!(settling.state(), Settled::Surplus(_)) && !serving.tainted;
-        if serving.sending == Sending::Done && settles && cx.pool.keeps(&serving.open) && !cx.draining
+        if serving.sending == Sending::Done
+            && settles
+            && cx.pool.keeps(&serving.open)
+            && !cx.draining
         {
             if settling.state() == Settled::NotYet {
                 // Without TCP_NODELAY on its side, its answer to the fence waits for this.
@@ -950,11 +946,7 @@ impl Exchange {
     }
 
     /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
-    pub fn close<D: Driver>(
-        self,
-        driver: &mut D,
-        retired: &mut Retired<Lease>,
-    ) -> Option<Sock> {
+    pub fn close<D: Driver>(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
         let leaving = match self.stage {
             Stage::Head | Stage::Farewell { .. } => None,
             Stage::Search(connecting) => connecting.close(driver, retired),

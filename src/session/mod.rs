@@ -4,6 +4,7 @@
 //! holds a descriptor and never blocks; the worker feeds it completions and deadlines.
 
 mod connect;
+mod either;
 mod exchange;
 mod fastcgi;
 mod flow;
@@ -20,6 +21,7 @@ use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
 pub use connect::Entry;
+pub use either::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, OnFailure, Protocol};
 pub use pool::{Change, Pool, PoolContext, PoolOptions, UpstreamId};

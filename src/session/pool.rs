@@ -133,6 +133,17 @@ impl Pool {
         }
     }
 
+    /// One that is never used.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self::new(PoolOptions {
+            reuse: false,
+            idle: Duration::ZERO,
+            settle: Duration::ZERO,
+            requests_max: 0,
+        })
+    }
+
     /// Whether a connection is kept after the request that it has.
     pub(super) fn keeps(&self, open: &Open) -> bool {
         self.options.reuse && open.requests < self.options.requests_max
@@ -166,7 +177,8 @@ impl Pool {
             since: cx.now,
             state: State::Settling(settling),
         });
-        self.look_at.get_or_insert(cx.now + self.options.idle / LOOKS);
+        self.look_at
+            .get_or_insert(cx.now + self.options.idle / LOOKS);
         self.judge(id, settling.state(), cx)
     }
 
@@ -289,9 +301,8 @@ impl Pool {
     /// Somebody waits for a place: whatever has been settling for too long gives up its own.
     pub fn make_room<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
         let settle = self.options.settle;
-        let is_late = |kept: &Kept| {
-            matches!(kept.state, State::Settling(_)) && kept.since + settle <= cx.now
-        };
+        let is_late =
+            |kept: &Kept| matches!(kept.state, State::Settling(_)) && kept.since + settle <= cx.now;
         for id in self.all(is_late) {
             self.disappointed(self.kept[id.0].open.lease.address());
             self.close(id, cx);
@@ -332,8 +343,7 @@ impl Pool {
 
     /// Closes what leads to endpoints that are not in the set, and forgets them.
     pub fn follow<D: Driver>(&mut self, set: &AddressSet, cx: &mut PoolContext<'_, D>) {
-        let is_current =
-            |address: Address| set.endpoints().iter().any(|e| e.address == address);
+        let is_current = |address: Address| set.endpoints().iter().any(|e| e.address == address);
         for id in self.all(|kept| !is_current(kept.open.lease.address())) {
             self.close(id, cx);
         }

@@ -503,7 +503,10 @@ impl<D: Driver> Tunnel<D> {
             | Ending::QueueFull
             | Ending::QueueTimeout
             | Ending::ConnectFailed(_) => true,
-            Ending::BadRequest(_) | Ending::BadResponse(_) | Ending::Rejected(_) | Ending::Aborted => {
+            Ending::BadRequest(_)
+            | Ending::BadResponse(_)
+            | Ending::Rejected(_)
+            | Ending::Aborted => {
                 unreachable!("a raw session reads nothing of what it relays")
             }
             Ending::ClientReset(_) | Ending::EndpointRemoved | Ending::Cut => false,

@@ -28,7 +28,10 @@ use slab::Slab;
 use crate::backend::{Address, Lease};
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
-use crate::session::{Context, Ending, Owner, Owners, Retired, SessionId, Step, Tunnel};
+use crate::session::{
+    Change, Changes, Context, Ending, Owner, Owners, Pool, PoolContext, Retired, Session,
+    SessionId, Step,
+};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
@@ -88,6 +91,8 @@ pub struct Worker<D: Driver> {
     /// Those that the worker serves; sessions and listeners name them by their place here.
     routes: Vec<Served>,
     ticket: Option<Ticket>,
+    /// A socket for the next ticket, if the last one's was not needed.
+    spare: Option<Sock>,
     /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener.
     parked: Vec<Parked>,
@@ -95,6 +100,8 @@ pub struct Worker<D: Driver> {
     retired_permits: Retired<Permit>,
     /// Places at endpoints whose connections were closed.
     retired_leases: Retired<Lease>,
+    /// What the steps of sessions mean to others.
+    changes: Changes,
     /// A client was sent away in this turn: the next release closes it.
     refused: bool,
     /// When the queues are looked at though no place was given back. `None`: nobody waits.
@@ -108,7 +115,7 @@ pub struct Worker<D: Driver> {
 }
 
 struct Active<D: Driver> {
-    tunnel: Tunnel<D>,
+    session: Session<D>,
     permit: Permit,
     route: usize,
     /// Where connections are limited.
@@ -167,9 +174,11 @@ impl<D: Driver> Worker<D> {
             sessions: Slab::new(),
             timers: Timers::default(),
             ticket: None,
+            spare: None,
             parked: Vec::new(),
             retired_permits: Retired::default(),
             retired_leases: Retired::default(),
+            changes: Changes::default(),
             refused: false,
             queues_looked_at: None,
             accepting_again_at: None,
@@ -189,6 +198,8 @@ impl<D: Driver> Worker<D> {
             self.refused = false;
             self.retired_permits.released(&self.driver);
             let places_free = self.retired_leases.released(&self.driver);
+            let places_free = mem::take(&mut self.changes.room) || places_free;
+            self.look_at_pools();
             self.serve_queues(places_free || told.has(Notice::Addresses));
             self.admit();
             if self.is_finished() {
@@ -230,7 +241,11 @@ impl<D: Driver> Worker<D> {
             self.accepting_again_at,
             self.queues_looked_at,
         ];
-        dates.into_iter().flatten().min()
+        let pools = self
+            .routes
+            .iter()
+            .filter_map(|served| served.pool.look_at());
+        dates.into_iter().flatten().chain(pools).min()
     }
 
     /// Whether the backlogs were left because the turn had done enough, not for want of a ticket.
@@ -243,7 +258,12 @@ impl<D: Driver> Worker<D> {
         match self.owners.of(sock) {
             Owner::Listener(listener) => self.accepted(listener, done),
             Owner::Session(id, end) => {
-                self.step(id, |tunnel, cx| tunnel.complete(end, lane, done, cx));
+                self.step(id, |session, cx| session.complete(end, lane, done, cx));
+            }
+            Owner::Upstream(route, id) => {
+                let (pool, mut cx) = self.pool_parts(route);
+                let change = pool.complete(id, lane, done, &mut cx);
+                self.changes.room |= change != Change::None;
             }
         }
     }
@@ -256,7 +276,10 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Addresses) {
             for route in 0..self.routes.len() {
                 if self.routes[route].follow() {
-                    self.each_session_of(route, Tunnel::addresses_changed);
+                    let set = self.routes[route].route.published.load_full();
+                    let (pool, mut cx) = self.pool_parts(route);
+                    pool.follow(&set, &mut cx);
+                    self.each_session_of(route, Session::addresses_changed);
                     self.compare_endpoints(route);
                 }
             }
@@ -268,6 +291,9 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Drain) {
             self.phase = Phase::Draining;
             self.listeners.disarm(&mut self.driver);
+            for route in 0..self.routes.len() {
+                self.each_session_of(route, |session, _| session.drain());
+            }
         }
         if notices.has(Notice::Cut) {
             self.cut();
@@ -283,8 +309,8 @@ impl<D: Driver> Worker<D> {
         }
         let set = shared.published.load_full();
         let current: HashSet<Address> = set.endpoints().iter().map(|e| e.address).collect();
-        self.each_session_of(route, |tunnel, cx| match tunnel.endpoint() {
-            Some(endpoint) => tunnel.endpoint_is_current(current.contains(&endpoint), cx),
+        self.each_session_of(route, |session, cx| match session.endpoint() {
+            Some(endpoint) => session.endpoint_is_current(current.contains(&endpoint), cx),
             None => Step::Continue,
         });
     }
@@ -328,11 +354,15 @@ impl<D: Driver> Worker<D> {
             &mut self.owners,
             &mut self.routes[of.route],
             &mut self.retired_leases,
+            &mut self.changes,
+            (of.route, self.phase),
             self.now,
         );
-        let (tunnel, step) = Tunnel::start(client, of.number, ticket.spare, entry, &mut cx);
+        let (session, step, spare) =
+            Session::start(client, of.number, ticket.spare, entry, &mut cx);
+        self.spare = self.spare.or(spare);
         vacant.insert(Active {
-            tunnel,
+            session,
             permit: ticket.permit,
             route: of.route,
             place,
@@ -350,7 +380,7 @@ impl<D: Driver> Worker<D> {
     fn step(
         &mut self,
         id: SessionId,
-        act: impl FnOnce(&mut Tunnel<D>, &mut Context<'_, D>) -> Step,
+        act: impl FnOnce(&mut Session<D>, &mut Context<'_, D>) -> Step,
     ) {
         let active = self
             .sessions
@@ -362,24 +392,32 @@ impl<D: Driver> Worker<D> {
             &mut self.owners,
             &mut self.routes[active.route],
             &mut self.retired_leases,
+            &mut self.changes,
+            (active.route, self.phase),
             self.now,
         );
-        let step = act(&mut active.tunnel, &mut cx);
+        let step = act(&mut active.session, &mut cx);
         self.after_step(id, step);
     }
 
     fn after_step(&mut self, id: SessionId, step: Step) {
+        while let Some(ending) = self.changes.early.pop() {
+            self.count_ending(self.sessions[id.0].route, ending);
+        }
         if let Step::End(ending) = step {
             return self.end_session(id, ending);
         }
         let active = &mut self.sessions[id.0];
         let served = &mut self.routes[active.route];
         if let (Some(place), Some(queue)) = (&mut active.place, &mut served.queue)
-            && active.tunnel.is_queued() != (place.standing == Standing::Waiting)
+            && active.session.is_queued() != (place.standing == Standing::Waiting)
         {
+            if place.standing != Standing::Waiting && place.request != active.session.request() {
+                *place = Place::new(queue.arrive(), active.session.request());
+            }
             place.standing = match place.standing {
                 Standing::New if queue.is_full() => {
-                    return self.end_session(id, Ending::QueueFull);
+                    return self.step(id, Session::refuse);
                 }
                 Standing::New | Standing::Called => {
                     queue.join(place.arrival, id);
@@ -393,7 +431,7 @@ impl<D: Driver> Worker<D> {
                 }
             };
         }
-        if let Some(deadline) = active.tunnel.deadline(served.route.timeouts) {
+        if let Some(deadline) = active.session.deadline(served.route.timeouts) {
             self.timers.file(id, deadline);
         }
     }
@@ -406,9 +444,9 @@ impl<D: Driver> Worker<D> {
         {
             queue.leave(place.arrival);
         }
-        let client = active.tunnel.client();
+        let client = active.session.client();
         let leaving = active
-            .tunnel
+            .session
             .close(ending, &mut self.driver, &mut self.retired_leases);
         let (last, closed) = match leaving {
             Some(sock) => (sock, Closed::Soon),
@@ -439,7 +477,7 @@ impl<D: Driver> Worker<D> {
     fn each_session_of(
         &mut self,
         route: usize,
-        act: impl Fn(&mut Tunnel<D>, &mut Context<'_, D>) -> Step,
+        act: impl Fn(&mut Session<D>, &mut Context<'_, D>) -> Step,
     ) {
         let of_route = self
             .sessions
@@ -471,15 +509,45 @@ impl<D: Driver> Worker<D> {
         }
         self.queues_looked_at = None;
         for route in 0..self.routes.len() {
+            if self.routes[route].has_queue() {
+                let (pool, mut cx) = self.pool_parts(route);
+                pool.make_room(&mut cx);
+            }
             let mut last = None;
             while let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now) {
                 last = Some(arrival);
-                self.step(id, Tunnel::place_free);
+                self.step(id, Session::place_free);
             }
         }
-        if self.routes.iter().any(Served::has_queue) {
-            self.queues_looked_at = Some(self.now + QUEUE_LOOK_INTERVAL);
+        let waiting = self.routes.iter().filter(|served| served.has_queue());
+        let room_at = waiting.map(|served| served.pool.room_at());
+        let latest = self.now + QUEUE_LOOK_INTERVAL;
+        self.queues_looked_at = room_at
+            .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.now, latest)))
+            .min();
+    }
+
+    /// Closes kept connections whose time is up; in a drain, all of them once nobody is left.
+    fn look_at_pools(&mut self) {
+        let is_over = self.phase == Phase::Draining && self.sessions.is_empty();
+        for route in 0..self.routes.len() {
+            let (pool, mut cx) = self.pool_parts(route);
+            if is_over {
+                pool.close_all(&mut cx);
+            } else {
+                pool.expire(&mut cx);
+            }
         }
+    }
+
+    fn pool_parts(&mut self, route: usize) -> (&mut Pool, PoolContext<'_, D>) {
+        let cx = PoolContext {
+            driver: &mut self.driver,
+            owners: &mut self.owners,
+            retired: &mut self.retired_leases,
+            now: self.now,
+        };
+        (&mut self.routes[route].pool, cx)
     }
 
     fn expire_deadlines(&mut self) {
@@ -488,8 +556,8 @@ impl<D: Driver> Worker<D> {
                 continue;
             };
             let timeouts = self.routes[active.route].route.timeouts;
-            match active.tunnel.deadline(timeouts) {
-                Some(deadline) if deadline <= self.now => self.step(id, Tunnel::expire),
+            match active.session.deadline(timeouts) {
+                Some(deadline) if deadline <= self.now => self.step(id, Session::expire),
                 Some(later) => self.timers.file(id, later),
                 None => {}
             }
@@ -615,6 +683,9 @@ impl<D: Driver> Worker<D> {
         if let Some(ticket) = self.ticket.take() {
             self.driver.close(ticket.spare, Close::Graceful);
         }
+        if let Some(spare) = self.spare.take() {
+            self.driver.close(spare, Close::Graceful);
+        }
     }
 
     fn take_ticket(&mut self) -> Option<Ticket> {
@@ -633,6 +704,10 @@ impl<D: Driver> Worker<D> {
             return false;
         };
         // A route's own options are for the session to set.
+        if let Some(spare) = self.spare.take() {
+            self.ticket = Some(Ticket { permit, spare });
+            return true;
+        }
         match self.driver.open_tcp(&IPV4, &TcpOptions::default()) {
             Ok(spare) => {
                 self.ticket = Some(Ticket { permit, spare });
@@ -677,12 +752,20 @@ fn context<'a, D: Driver>(
     owners: &'a mut Owners,
     served: &'a mut Served,
     retired: &'a mut Retired<Lease>,
+    changes: &'a mut Changes,
+    (route, phase): (usize, Phase),
     now: Instant,
 ) -> Context<'a, D> {
     Context {
         id,
         driver,
         owners,
+        queue_is_empty: !served.has_queue(),
+        route,
+        protocol: &served.route.protocol,
+        pool: &mut served.pool,
+        changes,
+        draining: phase == Phase::Draining,
         published: &served.route.published,
         upstreams: &served.route.upstreams,
         balancer: &mut served.balancer,

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::backend::{Balancer, Published};
 use crate::config::{Balance, RouteName};
 use crate::observe::Failures;
-use crate::session::{Entry, SessionId, Timeouts, Upstreams};
+use crate::session::{Entry, Pool, Protocol, SessionId, Timeouts, Upstreams};
 
 use super::queue::{Arrival, Queue};
 
@@ -18,6 +18,8 @@ pub struct Route {
     pub name: RouteName,
     /// The endpoints. The resolver writes, workers read.
     pub published: Arc<Published>,
+    /// What sessions speak.
+    pub protocol: Protocol,
     /// How sessions make their upstreams.
     pub upstreams: Upstreams,
     /// How workers choose among the endpoints.
@@ -52,6 +54,8 @@ pub struct Limit {
 pub(super) struct Served {
     pub(super) route: Arc<Route>,
     pub(super) balancer: Balancer,
+    /// Of a FastCGI route: connections that no request uses now.
+    pub(super) pool: Pool,
     /// Where the number of connections is limited: who waits.
     pub(super) queue: Option<Queue>,
     /// That of the address set with which sessions were compared last.
@@ -61,7 +65,19 @@ pub(super) struct Served {
 /// A session's place among those of a limited route.
 pub(super) struct Place {
     pub(super) arrival: Arrival,
+    /// The request that it is for.
+    pub(super) request: u64,
     pub(super) standing: Standing,
+}
+
+impl Place {
+    pub(super) fn new(arrival: Arrival, request: u64) -> Self {
+        Self {
+            arrival,
+            request,
+            standing: Standing::New,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -87,9 +103,14 @@ impl Served {
             Some(limit) => balancer.limited(limit.per_endpoint_max.get()),
             None => balancer,
         };
+        let pool = match &route.protocol {
+            Protocol::Raw => Pool::empty(),
+            Protocol::Fastcgi(options) => Pool::new(options.pool),
+        };
         Self {
             route,
             balancer,
+            pool,
             queue: limit.map(|limit| Queue::new(limit.queue_max)),
             version: 0,
         }
@@ -109,6 +130,10 @@ impl Served {
         let Some(queue) = &mut self.queue else {
             return Admission::Serve(Entry::Direct, None);
         };
+        if let Protocol::Fastcgi(_) = self.route.protocol {
+            // It is a request that waits, not the client.
+            return Admission::Serve(Entry::Direct, Some(Place::new(queue.arrive(), 0)));
+        }
         self.balancer.refresh(&self.route.published);
         // Without any endpoint there is no limit to wait for, but an address.
         let may_go = self.balancer.is_empty() || self.balancer.has_room(now);
@@ -119,11 +144,7 @@ impl Served {
         } else {
             Entry::Queued
         };
-        let place = Place {
-            arrival: queue.arrive(),
-            standing: Standing::New,
-        };
-        Admission::Serve(entry, Some(place))
+        Admission::Serve(entry, Some(Place::new(queue.arrive(), 0)))
     }
 
     /// Whether somebody waits here.

@@ -20,7 +20,7 @@ use crate::config::{Balance, Ejection, RouteName};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{Faults, Scenario, Sim};
 use crate::observe::Failures;
-use crate::session::{Timeouts, Upstreams};
+use crate::session::{Protocol, Timeouts, Upstreams};
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::{Gate, Limit, Mailbox, Route, Share, Shared, Worker};
@@ -44,6 +44,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let route = Arc::new(Route {
         name: RouteName::default(),
         published: Arc::clone(&published),
+        protocol: Protocol::Raw,
         upstreams: Upstreams {
             tcp: TcpOptions::default(),
             introductions: match backends {

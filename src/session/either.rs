@@ -1,0 +1,152 @@
+//! A session of either kind, for its worker.
+
+use std::time::Instant;
+
+use crate::backend::{Address, Lease};
+use crate::driver::{Done, Driver, Lane, Sock};
+
+use super::{Context, End, Ending, Entry, Exchange, Protocol, Retired, Step, Timeouts, Tunnel};
+
+/// A client and what serves it.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a worker has sessions of one kind mostly, and a box would be an allocation for each"
+)]
+pub enum Session<D: Driver> {
+    /// Bytes are relayed as they come.
+    Tunnel(Tunnel<D>),
+    /// Requests are.
+    Exchange(Exchange),
+}
+
+impl<D: Driver> Session<D> {
+    /// Starts to serve a client. A socket that was opened for it and is not needed comes back.
+    pub fn start(
+        client: Sock,
+        listener: usize,
+        spare: Sock,
+        entry: Entry,
+        cx: &mut Context<'_, D>,
+    ) -> (Self, Step, Option<Sock>) {
+        match cx.protocol {
+            Protocol::Raw => {
+                let (tunnel, step) = Tunnel::start(client, listener, spare, entry, cx);
+                (Self::Tunnel(tunnel), step, None)
+            }
+            Protocol::Fastcgi(_) => {
+                let (exchange, step) = Exchange::start(client, cx);
+                (Self::Exchange(exchange), step, Some(spare))
+            }
+        }
+    }
+
+    /// When [`Session::expire`] is due.
+    pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.deadline(timeouts),
+            Self::Exchange(exchange) => exchange.deadline(timeouts),
+        }
+    }
+
+    /// Whether it waits for a place at an endpoint.
+    pub fn is_queued(&self) -> bool {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.is_queued(),
+            Self::Exchange(exchange) => exchange.is_queued(),
+        }
+    }
+
+    /// What it waits for, if it does: another number than the last time means another turn.
+    pub fn request(&self) -> u64 {
+        match self {
+            Self::Tunnel(_) => 0,
+            Self::Exchange(exchange) => exchange.request(),
+        }
+    }
+
+    /// The client's socket.
+    pub fn client(&self) -> Sock {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.client(),
+            Self::Exchange(exchange) => exchange.client(),
+        }
+    }
+
+    /// The endpoint of an open upstream that is the session's for as long as it lives.
+    pub fn endpoint(&self) -> Option<Address> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.endpoint(),
+            Self::Exchange(_) => None,
+        }
+    }
+
+    /// An op of one of the session's sockets ended.
+    pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.complete(end, lane, done, cx),
+            Self::Exchange(exchange) => exchange.complete(end, lane, done, cx),
+        }
+    }
+
+    /// The deadline has come.
+    pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.expire(cx),
+            Self::Exchange(exchange) => exchange.expire(cx),
+        }
+    }
+
+    /// Some endpoint has a place, and it is the turn of this session, which [`Session::is_queued`].
+    pub fn place_free(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.place_free(cx),
+            Self::Exchange(exchange) => exchange.place_free(cx),
+        }
+    }
+
+    /// It [`Session::is_queued`], and the queue is full.
+    pub fn refuse(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(_) => Step::End(Ending::QueueFull),
+            Self::Exchange(exchange) => exchange.refuse(cx),
+        }
+    }
+
+    /// The address set changed.
+    pub fn addresses_changed(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.addresses_changed(cx),
+            Self::Exchange(exchange) => exchange.addresses_changed(cx),
+        }
+    }
+
+    /// The endpoint is in the set, or is not: then the session has a while left, unless it comes back.
+    pub fn endpoint_is_current(&mut self, current: bool, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.endpoint_is_current(current, cx),
+            Self::Exchange(_) => Step::Continue,
+        }
+    }
+
+    /// The worker takes nothing new on.
+    pub fn drain(&mut self) -> Step {
+        match self {
+            Self::Tunnel(_) => Step::Continue,
+            Self::Exchange(exchange) => exchange.drain(),
+        }
+    }
+
+    /// Closes all sockets, each so that its peer learns the truth. Returns one that the driver has yet
+    /// to join, if there is one.
+    pub fn close(
+        self,
+        ending: Ending,
+        driver: &mut D,
+        retired: &mut Retired<Lease>,
+    ) -> Option<Sock> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.close(ending, driver, retired),
+            Self::Exchange(exchange) => exchange.close(driver, retired),
+        }
+    }
+}
