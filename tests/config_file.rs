@@ -40,7 +40,7 @@ const WRONG_IN_A_ROUTE: &[Wrong<'static>] = &[
     ("zzz = 1", &["4: route a: zzz: unknown key (remove it; 'spliceway run --help' lists the options)"]),
     ("workers = 2", &["4: route a: workers: belongs at the top level (move it above the first [table])"]),
     ("wrkers = 2", &["4: route a: wrkers: unknown key (did you mean workers, at the top level?)"]),
-    ("config = \"f\"", &["4: route a: config: unknown key (did you mean control, at the top level?)"]),
+    ("config = \"f\"", &["4: route a: config: unknown key (remove it; 'spliceway run --help' lists the options)"]),
     ("[route.a.limits]\nqueue-max = 1", &["4: route a: limits: unknown table (the keys stand in the table itself)"]),
     ("[[route.a.listener]]", &["4: route a: listener: unknown key (did you mean listen?)"]),
     // Types.

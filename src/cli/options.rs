@@ -127,14 +127,14 @@ pub(super) fn default_in_words(option: &Arg) -> Option<String> {
     Some(default.strip_suffix(']')?.to_owned())
 }
 
-/// The key that was probably meant.
+/// The key that was probably meant, and how alike the two are, from 0 to 1.
 pub(super) fn similar<'a>(
     key: &str,
     candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+) -> Option<(f64, &'a str)> {
     let rated = candidates.into_iter().map(|c| (strsim::jaro(key, c), c));
     let alike = rated.filter(|(similarity, _)| *similarity > SIMILARITY_MIN);
-    alike.max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, c)| c)
+    alike.max_by(|a, b| a.0.total_cmp(&b.0))
 }
 
 /// A message about options, for a reader of a file: its keys have no hyphens in front.
@@ -199,7 +199,8 @@ mod tests {
             ("backends", Some("backend")),
             ("zzz", None),
         ] {
-            assert_eq!(similar(typed, options.keys()), meant, "{typed}");
+            let similar = similar(typed, options.keys()).map(|(_, key)| key);
+            assert_eq!(similar, meant, "{typed}");
         }
     }
 

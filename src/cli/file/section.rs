@@ -13,6 +13,9 @@ use crate::cli::options::{self, Kind, kind, value_name};
 use crate::cli::usage;
 use crate::config::RouteName;
 
+/// The tables of the top level.
+const TABLES: [&str; 2] = ["route", "defaults"];
+
 /// Which table it is.
 pub(super) enum Place<'a> {
     Daemon,
@@ -121,48 +124,61 @@ impl Place<'_> {
 
     /// Why there is no such key, and what may have been meant.
     fn unknown(&self, key: &str, is_table: bool, options: &Definitions) -> String {
-        let (here, elsewhere, remedy) = match self {
+        match (self.belongs_elsewhere(key, options), is_table) {
+            (Some(where_to), _) => where_to.to_owned(),
+            (None, true) => self.unknown_table(key),
+            (None, false) => self.unknown_key(key, options),
+        }
+    }
+
+    fn belongs_elsewhere(&self, key: &str, options: &Definitions) -> Option<&'static str> {
+        let of_daemon = options.daemon.find(key).is_some();
+        let of_route = options.route.find(key).is_some();
+        match self {
+            Self::Daemon if of_route => {
+                Some("belongs in a route (move it under [route.NAME], or under [defaults])")
+            }
+            Self::Defaults if of_route => Some(
+                "belongs in a route (move it under [route.NAME]: no two can listen on one socket)",
+            ),
+            Self::Defaults | Self::Route(_) if of_daemon => {
+                Some("belongs at the top level (move it above the first [table])")
+            }
+            Self::Daemon | Self::Defaults | Self::Route(_) => None,
+        }
+    }
+
+    fn unknown_table(&self, key: &str) -> String {
+        match (self, options::similar(key, TABLES)) {
+            (Self::Daemon, Some((_, similar))) => {
+                format!("unknown table (did you mean {similar}?)")
+            }
+            (Self::Daemon, None) => "unknown table (a route is written [route.NAME])".to_owned(),
+            (Self::Defaults | Self::Route(_), _) => {
+                "unknown table (the keys stand in the table itself)".to_owned()
+            }
+        }
+    }
+
+    /// The most similar key, wherever it belongs.
+    fn unknown_key(&self, key: &str, options: &Definitions) -> String {
+        let (here, elsewhere, place) = match self {
             Self::Daemon => (&options.daemon, &options.route, "in a route"),
             Self::Defaults | Self::Route(_) => {
                 (&options.route, &options.daemon, "at the top level")
             }
         };
-        match self {
-            Self::Daemon if options.route.find(key).is_some() => {
-                return "belongs in a route (move it under [route.NAME], or under [defaults])"
-                    .to_owned();
+        let near = options::similar(key, here.keys());
+        let far = options::similar(key, elsewhere.keys());
+        match (near, far) {
+            (Some((near, _)), Some((far, similar))) if far > near => {
+                format!("unknown key (did you mean {similar}, {place}?)")
             }
-            Self::Defaults if key == "listen" => {
-                return "belongs in a route (move it under [route.NAME]: no two can listen on one \
-                        socket)"
-                    .to_owned();
+            (Some((_, similar)), _) => format!("unknown key (did you mean {similar}?)"),
+            (None, Some((_, similar))) => {
+                format!("unknown key (did you mean {similar}, {place}?)")
             }
-            Self::Defaults | Self::Route(_) if options.daemon.find(key).is_some() => {
-                return "belongs at the top level (move it above the first [table])".to_owned();
-            }
-            Self::Daemon | Self::Defaults | Self::Route(_) => {}
-        }
-        let tables: &[&str] = match self {
-            Self::Daemon => &["route", "defaults"],
-            Self::Defaults | Self::Route(_) => &[],
-        };
-        let near = options::similar(key, here.keys().chain(tables.iter().copied()));
-        let far = || options::similar(key, elsewhere.keys());
-        match (near, far(), is_table) {
-            (Some(similar), _, true) if tables.contains(&similar) => {
-                format!("unknown table (did you mean {similar}?)")
-            }
-            (_, _, true) => match self {
-                Self::Daemon => "unknown table (a route is written [route.NAME])".to_owned(),
-                Self::Defaults | Self::Route(_) => {
-                    "unknown table (the keys stand in the table itself)".to_owned()
-                }
-            },
-            (Some(similar), _, false) => format!("unknown key (did you mean {similar}?)"),
-            (None, Some(similar), false) => {
-                format!("unknown key (did you mean {similar}, {remedy}?)")
-            }
-            (None, None, false) => {
+            (None, None) => {
                 "unknown key (remove it; 'spliceway run --help' lists the options)".to_owned()
             }
         }
