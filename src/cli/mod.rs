@@ -3,7 +3,7 @@
 //!
 //! The help texts are the reference of the options. What the programs of this package have in common
 //! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times. A
-//! configuration file ([`file`]) is another way to write the same options.
+//! configuration file ([`mod@file`]) is another way to write the same options.
 
 mod daemon;
 mod effective;

@@ -39,6 +39,10 @@ pub const ROUTES_MAX: usize = 1024;
 /// The most mistakes that are told at one time, as many as a screen has lines.
 const PROBLEMS_SHOWN_MAX: usize = 24;
 
+/// The longest line about a mistake: parsers quote what they refuse, and that may be anything. The longest
+/// that they say of something sensible has about 300.
+const PROBLEM_CHARS_MAX: usize = 500;
+
 /// What is wrong with a file: a line for each mistake, such as
 /// `php.toml:3: route php: conect-timeout: unknown key (did you mean connect-timeout?)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -432,6 +436,7 @@ impl<'a> Problems<'a> {
 
     fn shown(&self, line: usize, problem: &str) -> String {
         let path = self.path.display();
+        let problem = source::beginning(problem, PROBLEM_CHARS_MAX);
         usage::one_line(&match line {
             0 => format!("{path}: {problem}"),
             line => format!("{path}:{line}: {problem}"),

@@ -98,9 +98,13 @@ fn remedy(line: &str, message: &str) -> &'static str {
     }
 }
 
-/// The beginning of a text that may be long.
+/// The beginning of a key or a value that may be long.
 pub(super) fn shown(text: &str) -> String {
-    match text.char_indices().nth(QUOTED_CHARS_MAX) {
+    beginning(text, QUOTED_CHARS_MAX)
+}
+
+pub(super) fn beginning(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }

@@ -337,6 +337,25 @@ fn mistakes_are_told_in_the_order_of_the_file_up_to_a_bound() {
 }
 
 #[test]
+fn lines_about_long_values_end_somewhere() {
+    for (key, value) in [
+        ("owner", "x ".repeat(10_000)),
+        ("removed-endpoint", "x".repeat(10_000)),
+        ("backend", format!("b:{}", "9".repeat(10_000))),
+        ("zzz", "x".repeat(10_000)),
+    ] {
+        let file = format!("[route.a]\nlisten = \"unix:/a\"\n{key} = \"{value}\"");
+        let Err(Stop::File(errors)) = parse("run --config f", &file) else {
+            panic!("{key}")
+        };
+        let [line] = &errors.lines().collect::<Vec<_>>()[..] else {
+            panic!("{key}: {errors}")
+        };
+        assert!(line.chars().count() < PROBLEM_CHARS_MAX + 10, "{line}");
+    }
+}
+
+#[test]
 fn a_thousand_routes_are_read_in_one_go() {
     let file = |routes: usize| -> String {
         let route = |n| format!("[route.r{n}]\nlisten = \"unix:/r{n}\"\nbackend = \"b:1\"\n");
