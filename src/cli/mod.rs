@@ -7,6 +7,7 @@
 
 mod daemon;
 mod effective;
+mod fastcgi;
 pub mod file;
 mod options;
 mod route;
@@ -557,7 +558,7 @@ mod tests {
             ("--mode 1777", "use at most 0777"),
             ("--mode 777777777777777", "use at most 0777"),
             ("--owner a:b", "one name is expected"),
-            ("--protocol http", "unknown (write raw)"),
+            ("--protocol http", "unknown (write raw, fastcgi)"),
             ("--workers 0", "not a whole number from 1 to 1024"),
             ("--workers 1025", "not a whole number from 1 to 1024"),
             ("--workers many", "not a whole number from 1 to 1024"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::Refusal;
+use super::fastcgi::FastcgiArguments;
 use super::options::CONFIG;
 use super::values::{
     Timeout, ValueError, count, positive_timeout, positive_timeout_or_off, timeout, timeout_or_off,
@@ -15,8 +16,8 @@ use super::values::{
 use crate::config::{
     Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind,
     DNS_TTL_FLOOR, Discovery, Ejection, KEEPALIVE_MAX, KEEPALIVE_MIN, Limits, ListenAddress,
-    MODE_MAX, NAME_SERVERS_MAX, NameServer, ProxyProtocol, RefreshTimes, ResolveWith, Route,
-    RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, Upstreams, WORKERS_MAX,
+    MODE_MAX, NAME_SERVERS_MAX, NameServer, Protocol, ProxyProtocol, RefreshTimes, ResolveWith,
+    Route, RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, Upstreams, WORKERS_MAX,
 };
 
 /// What a route can be told.
@@ -246,12 +247,16 @@ pub(super) struct RouteArguments {
     #[arg(
         long,
         value_enum,
-        default_value_t = Protocol::Raw,
+        default_value_t = ProtocolName::Raw,
         hide_possible_values = true,
-        help = "Relay sessions as this protocol. The only one is 'raw': bytes, and the ends of \
-                streams, are passed on as they come."
+        help = "Relay sessions as this protocol. 'raw': bytes, and the ends of streams, are passed on \
+                as they come. 'fastcgi': each request of a client is sent on a connection of its own \
+                choice, and connections are used again."
     )]
-    protocol: Protocol,
+    protocol: ProtocolName,
+
+    #[command(flatten)]
+    fastcgi: FastcgiArguments,
 
     #[arg(
         long,
@@ -327,10 +332,11 @@ pub(super) struct RouteArguments {
 const EJECT_AFTER_MAX: u32 = 1_000_000;
 
 /// What the proxy knows of the bytes that it relays.
-#[derive(Clone, Copy, ValueEnum)]
-enum Protocol {
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ProtocolName {
     /// Nothing: they may be any protocol.
     Raw,
+    Fastcgi,
 }
 
 /// Whether and how endpoints are checked.
@@ -354,8 +360,6 @@ impl Check {
 impl RouteArguments {
     /// Checks what concerns several options at once.
     pub(super) fn validate(self, name: RouteName) -> Result<Route, Refusal> {
-        // So far the configuration has no room for another one.
-        let Protocol::Raw = self.protocol;
         self.check_listeners()?;
         let discovery = self.discovery()?;
         let upstreams = self.upstreams()?;
@@ -365,8 +369,16 @@ impl RouteArguments {
             owner: self.owner,
             group: self.group,
         };
+        let protocol = match self.protocol {
+            ProtocolName::Raw => {
+                self.fastcgi.refuse_any()?;
+                Protocol::Raw
+            }
+            ProtocolName::Fastcgi => Protocol::Fastcgi(Box::new(self.fastcgi.validate()?)),
+        };
         Ok(Route {
             name,
+            protocol,
             listeners: self.listen,
             access,
             backends: self.backend,
@@ -483,8 +495,15 @@ impl RouteArguments {
 
     /// A FastCGI server would take the header for a broken record.
     fn proxy_protocol(&self) -> Result<ProxyProtocol, Refusal> {
-        match self.protocol {
-            Protocol::Raw => Ok(self.proxy_protocol),
+        match (self.protocol, self.proxy_protocol) {
+            (ProtocolName::Raw, version) => Ok(version),
+            (ProtocolName::Fastcgi, ProxyProtocol::Off) => Ok(ProxyProtocol::Off),
+            (ProtocolName::Fastcgi, _) => Err(Refusal::new(
+                "proxy-protocol",
+                "--proxy-protocol with --protocol fastcgi: a FastCGI server takes the header for a \
+                 broken record (remove one of the two)"
+                    .to_owned(),
+            )),
         }
     }
 
@@ -547,7 +566,7 @@ impl RouteArguments {
         let shards = self.shards;
         let refuse = |problem: String| Err(Refusal::new("shards", problem));
         match self.per_endpoint_max.0 {
-            None if shards > 1 => refuse(format!(
+            None if shards > 1 && self.protocol == ProtocolName::Raw => refuse(format!(
                 "--shards {shards} without --per-endpoint-max: all worker threads serve a route \
                  that has no limit (remove --shards or give --per-endpoint-max)"
             )),

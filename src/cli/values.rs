@@ -70,6 +70,9 @@ pub enum ValueError {
     /// Not an IP address with a port.
     #[error("not an address (write IP:PORT, for example 127.0.0.1:9145 or [::1]:9145)")]
     SocketAddress,
+    /// Not a parameter with its value.
+    #[error("not a name and a value (write NAME=VALUE)")]
+    NameAndValue,
     /// A time that nobody waits for.
     #[error("too long (use at most 365days)")]
     TooLong,

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod balancing;
 pub mod discovery;
+pub mod fastcgi;
 pub mod route;
 pub mod upstream;
 
@@ -26,6 +27,7 @@ pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
 };
+pub use fastcgi::{Fastcgi, OnFailure, Protocol, UpstreamReuse};
 pub use route::{Limits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError};
 pub use upstream::{
     ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,

@@ -5,7 +5,9 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Access, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Upstreams};
+use super::{
+    Access, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Protocol, Upstreams,
+};
 
 /// The longest name of a route: as long as the longest label of a host name, and one more. It is a part
 /// of log lines and of every metric.
@@ -16,6 +18,8 @@ pub const ROUTE_NAME_BYTES_MAX: usize = 64;
 pub struct Route {
     /// What logs and metrics call it.
     pub name: RouteName,
+    /// What it makes of the bytes that it relays.
+    pub protocol: Protocol,
     /// Where clients connect; at least one.
     pub listeners: Vec<ListenAddress>,
     /// Who may connect to the path listeners.

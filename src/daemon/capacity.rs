@@ -111,6 +111,7 @@ mod tests {
 
     fn config(connections_max: u32) -> Config {
         let route = crate::config::Route {
+            protocol: crate::config::Protocol::Raw,
             name: crate::config::RouteName::default(),
             listeners: vec!["unix:/run/a.sock".parse().unwrap()],
             access: crate::config::Access::default(),

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use crate::backend::Published;
 use crate::config::{self, Limits, RouteName};
+use crate::fastcgi::{self, RequestLimits};
 use crate::observe::Failures;
-use crate::session::{Protocol, Timeouts};
+use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
 use crate::sys::net;
 use crate::worker::{Limit, Mailbox, Notice, Route, Share};
 
@@ -72,7 +73,7 @@ fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
     Route {
         name: config.name.clone(),
         published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
-        protocol: Protocol::Raw,
+        protocol: protocol(&config.protocol),
         upstreams: upstreams::of(&config.upstreams, &config.listeners),
         balance: config.balance,
         timeouts: Timeouts {
@@ -85,6 +86,33 @@ fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
     }
 }
 
+fn protocol(config: &config::Protocol) -> Protocol {
+    let config::Protocol::Fastcgi(config) = config else {
+        return Protocol::Raw;
+    };
+    Protocol::Fastcgi(FastcgiOptions {
+        guard: config.guard.clone(),
+        limits: RequestLimits {
+            params_bytes_max: config.params_max,
+            capacity: CLIENTS_CAPACITY,
+        },
+        pool: PoolOptions {
+            reuse: config.upstream_reuse,
+            idle: config.idle_upstream,
+            settle: config.settle_timeout,
+            requests_max: config.requests_per_upstream,
+        },
+        on_failure: config.on_failure,
+    })
+}
+
+/// What clients are told who ask for FCGI_MAX_CONNS and FCGI_MAX_REQS: whoever comes is served or
+/// waits, so there is no number that they should keep to.
+const CLIENTS_CAPACITY: fastcgi::Capacity = fastcgi::Capacity {
+    connections_max: u32::MAX,
+    requests_max: u32::MAX,
+};
+
 /// What each worker serves, for the workers that accept.
 pub(super) fn divide(routes: &[Opened], workers: usize) -> Result<Vec<Vec<Share>>, ShareError> {
     let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
@@ -92,12 +120,13 @@ pub(super) fn divide(routes: &[Opened], workers: usize) -> Result<Vec<Vec<Share>
     let mut next = 0;
     for opened in routes {
         match opened.limits.per_endpoint_max {
-            None => {
+            None if matches!(opened.route.protocol, Protocol::Raw) => {
                 for worker in &mut shares {
                     worker.push(opened.share(None)?);
                 }
             }
-            Some(max) => {
+            // Connections that are kept belong to one worker, as do permits and queue.
+            max => {
                 for limit in opened.limits_of_shards(max, workers)? {
                     shares[next % workers].push(opened.share(Some(limit))?);
                     next += 1;
@@ -129,7 +158,7 @@ impl Opened {
 
     fn limits_of_shards(
         &self,
-        per_endpoint_max: NonZeroU32,
+        per_endpoint_max: Option<NonZeroU32>,
         workers: usize,
     ) -> Result<Vec<Limit>, ShareError> {
         let shards = self.limits.shards.get();
@@ -145,17 +174,20 @@ impl Opened {
 }
 
 /// The parts add up to the whole.
-fn shards_of(per_endpoint_max: NonZeroU32, queue_max: u32, shards: usize) -> Vec<Limit> {
+fn shards_of(per_endpoint_max: Option<NonZeroU32>, queue_max: u32, shards: usize) -> Vec<Limit> {
     let part = |whole: u32, shard: usize| {
         let whole = whole as usize;
         whole / shards + usize::from(shard < whole % shards)
     };
     let limit = |shard| {
-        let permits = u32::try_from(part(per_endpoint_max.get(), shard)).ok();
-        Limit {
-            per_endpoint_max: permits
+        let permits = |max: NonZeroU32| {
+            let permits = u32::try_from(part(max.get(), shard)).ok();
+            permits
                 .and_then(NonZeroU32::new)
-                .expect("no more shards than permits are configured"),
+                .expect("no more shards than permits are configured")
+        };
+        Limit {
+            per_endpoint_max: per_endpoint_max.map(permits),
             queue_max: part(queue_max, shard),
         }
     };
@@ -167,11 +199,14 @@ mod tests {
     use super::*;
 
     fn parts(per_endpoint_max: u32, queue_max: u32, shards: usize) -> Vec<(u32, usize)> {
-        let max = NonZeroU32::new(per_endpoint_max).unwrap();
+        let max = NonZeroU32::new(per_endpoint_max);
         let limits = shards_of(max, queue_max, shards);
         limits
             .iter()
-            .map(|limit| (limit.per_endpoint_max.get(), limit.queue_max))
+            .map(|limit| {
+                let permits = limit.per_endpoint_max.map_or(0, NonZeroU32::get);
+                (permits, limit.queue_max)
+            })
             .collect()
     }
 

@@ -21,6 +21,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Address, Lease};
+use crate::config::OnFailure;
 use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{
     Answer as Synthesised, ClientEnd, FENCE, Pass, RequestEvent, RequestReader, ResponseEvent,
@@ -29,7 +30,6 @@ use crate::fastcgi::{
 use crate::sys::Errno;
 
 use super::connect::{Connecting, Entry, Found};
-use super::fastcgi::OnFailure;
 use super::pool::{Open, Reuse};
 use super::{ConnectFailure, Context, End, Ending, Owner, Retired, Step, Timeouts};
 
@@ -507,7 +507,9 @@ impl Exchange {
         self.began = cx.now;
         self.requests += 1;
         self.repeatable.clear();
-        match cx.fastcgi().guard.judge(self.reader.head()) {
+        let guard = cx.fastcgi().guard.as_ref();
+        let verdict = guard.map(|guard| guard.judge(self.reader.head()));
+        match verdict.unwrap_or(Verdict::Pass) {
             Verdict::Pass => self.without.clear(),
             Verdict::PassWithout(ranges) => self.without = ranges,
             Verdict::Reject(rejection) => {

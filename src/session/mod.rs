@@ -23,7 +23,7 @@ use crate::sys::net::TcpOptions;
 pub use connect::Entry;
 pub use either::Session;
 pub use exchange::Exchange;
-pub use fastcgi::{FastcgiOptions, OnFailure, Protocol};
+pub use fastcgi::{FastcgiOptions, Protocol};
 pub use pool::{Change, Pool, PoolContext, PoolOptions, UpstreamId};
 pub use tunnel::Tunnel;
 

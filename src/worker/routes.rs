@@ -44,8 +44,8 @@ pub struct Share {
 /// no other thread's memory is touched for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limit {
-    /// Open connections to each endpoint.
-    pub per_endpoint_max: NonZeroU32,
+    /// Open connections to each endpoint; `None`: any number.
+    pub per_endpoint_max: Option<NonZeroU32>,
     /// Clients that wait for one.
     pub queue_max: usize,
 }
@@ -99,8 +99,8 @@ pub(super) enum Admission {
 impl Served {
     pub(super) fn new(route: Arc<Route>, limit: Option<Limit>, seed: u64) -> Self {
         let balancer = Balancer::new(route.balance, seed);
-        let balancer = match limit {
-            Some(limit) => balancer.limited(limit.per_endpoint_max.get()),
+        let balancer = match limit.and_then(|limit| limit.per_endpoint_max) {
+            Some(max) => balancer.limited(max.get()),
             None => balancer,
         };
         let pool = match &route.protocol {

@@ -136,7 +136,7 @@ impl Backends {
 impl Backends {
     fn limit(self, dice: &mut Dice) -> Option<Limit> {
         (self == Self::Limited).then(|| Limit {
-            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])).expect("it is not 0"),
+            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
             queue_max: dice.pick(&[0, 2, 100]),
         })
     }

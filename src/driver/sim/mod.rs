@@ -679,7 +679,8 @@ impl World {
 
     /// A connection to this endpoint begins.
     fn judge_limit(&mut self, to: Address) {
-        let Some(limit) = self.scenario.limit else {
+        let limit = self.scenario.limit.and_then(|limit| limit.per_endpoint_max);
+        let Some(max) = limit else {
             return;
         };
         let mut open = self.to_release.iter().filter(|r| r.to == Some(to)).count();
@@ -688,7 +689,7 @@ impl World {
         }
         rule!(
             "within_limit",
-            open <= limit.per_endpoint_max.get() as usize,
+            open <= max.get() as usize,
             "{open} connections to {to}"
         );
     }

@@ -195,7 +195,7 @@ impl fmt::Display for Rejection {
 }
 
 /// The policy of one route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guard {
     names: Names,
     allow: Vec<(Vec<u8>, Vec<u8>)>,

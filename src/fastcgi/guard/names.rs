@@ -18,7 +18,7 @@ use super::{GuardError, Kept, Rule};
 pub const NAME_BYTES_MAX: usize = 128;
 
 /// What is known of a name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     name: Vec<u8>,
     /// Rejected, by this rule.
@@ -74,7 +74,7 @@ const UNIQUE: [(&str, Option<Part>); 19] = [
 ];
 
 /// The names that a guard knows.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Names {
     /// By length, because that tells most names apart. A name of `len` bytes is in `by_len[len]`.
     by_len: Vec<Vec<Entry>>,

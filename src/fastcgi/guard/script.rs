@@ -22,7 +22,7 @@ use super::{GuardError, Rule};
 const APACHE_PREFIXES: [&[u8]; 2] = [b"proxy:fcgi://", b"proxy:balancer://"];
 
 /// Where scripts may be and how they must be called.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ScriptRule {
     /// The components of the root; none is the root of all files.
     root: Vec<Vec<u8>>,

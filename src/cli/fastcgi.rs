@@ -1,0 +1,278 @@
+//! The options of FastCGI routes.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::Refusal;
+use super::values::{ValueError, count, positive_timeout, size};
+use crate::config::{Fastcgi, OnFailure, UpstreamReuse};
+use crate::fastcgi::{Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role};
+
+/// The most that `--params-max` may be: sixteen times the default. It is held for every request that
+/// waits.
+const PARAMS_MAX_CEILING: u64 = 1024 * 1024;
+
+/// What a FastCGI route can be told. All of them are optional, so that one that is given with another
+/// protocol can be refused.
+#[derive(Args)]
+pub(super) struct FastcgiArguments {
+    #[arg(
+        long,
+        value_name = "SIZE",
+        value_parser = size(PARAMS_MAX_CEILING),
+        help = "With --protocol fastcgi, take at most this much of parameters (CGI variables) in one \
+                request, up to 1MiB; more ends the client's connection. [default: 64KiB]"
+    )]
+    params_max: Option<u64>,
+
+    #[arg(
+        long,
+        value_name = "WHEN",
+        value_enum,
+        hide_possible_values = true,
+        help = "With --protocol fastcgi, use a backend's connection for further requests: 'auto' where \
+                the backend proves that it is ready for them, or 'never'. [default: auto]"
+    )]
+    upstream_reuse: Option<UpstreamReuse>,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = positive_timeout,
+        allow_hyphen_values = true,
+        help = "With --protocol fastcgi, close a connection whose backend takes longer than this after \
+                a request to be ready for the next one, if a request waits for its place. [default: \
+                50ms]"
+    )]
+    settle_timeout: Option<Duration>,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = positive_timeout,
+        allow_hyphen_values = true,
+        help = "With --protocol fastcgi, close a backend's connection that had no request for this \
+                time: it holds a worker of PHP-FPM. [default: 1s]"
+    )]
+    idle_upstream: Option<Duration>,
+
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count(1..=u32::MAX),
+        help = "With --protocol fastcgi, send at most this many requests on one connection. [default: \
+                no limit]"
+    )]
+    requests_per_upstream: Option<u32>,
+
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        hide_possible_values = true,
+        help = "With --protocol fastcgi, when no backend has begun to answer a request: 'close' the \
+                client's connection, of which nginx makes a 502 or goes to its next upstream, or \
+                'respond' with a 502. [default: close]"
+    )]
+    on_failure: Option<OnFailure>,
+
+    #[arg(
+        long,
+        value_name = "on|off",
+        value_enum,
+        hide_possible_values = true,
+        help = "With --protocol fastcgi, check the parameters of each request before anything of it is \
+                sent: HTTP_PROXY is left out; PHP_VALUE, PHP_ADMIN_VALUE, a NUL, and a second copy of a \
+                parameter that decides about security are answered with 403. [default: on]"
+    )]
+    guard: Option<Switch>,
+
+    #[arg(
+        long,
+        value_name = "NAME",
+        help = "Answer a request that has this parameter with 403; repeatable."
+    )]
+    deny_param: Vec<String>,
+
+    #[arg(
+        long,
+        value_name = "NAME",
+        help = "Leave this parameter out of what backends get; repeatable."
+    )]
+    strip_param: Vec<String>,
+
+    #[arg(
+        long,
+        value_name = "NAME=VALUE",
+        value_parser = name_and_value,
+        help = "Let this parameter pass if it has exactly this value, whatever else is said of it, such \
+                as PHP_VALUE=memory_limit=256M; repeatable."
+    )]
+    allow_param: Vec<(String, String)>,
+
+    #[arg(
+        long,
+        value_name = "DIR",
+        help = "Let only requests pass whose SCRIPT_FILENAME is a path under this directory. Paths are \
+                compared as text: a symbolic link under it leads where it leads."
+    )]
+    script_root: Option<String>,
+
+    #[arg(
+        long,
+        value_name = "SUFFIX",
+        help = "Let only requests pass whose SCRIPT_FILENAME ends so, such as .php."
+    )]
+    script_suffix: Option<String>,
+
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count(1..=1_000_000_usize),
+        help = "Answer a request with more parameters than this with 403. [default: 1024]"
+    )]
+    max_params: Option<usize>,
+
+    #[arg(
+        long,
+        value_name = "ROLE,...",
+        value_enum,
+        value_delimiter = ',',
+        hide_possible_values = true,
+        help = "Answer requests for other FastCGI roles than these with 403: responder, authorizer and \
+                filter. [default: all of them]"
+    )]
+    roles: Vec<RoleName>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum RoleName {
+    Responder,
+    Authorizer,
+    Filter,
+}
+
+impl From<RoleName> for Role {
+    fn from(name: RoleName) -> Self {
+        match name {
+            RoleName::Responder => Self::Responder,
+            RoleName::Authorizer => Self::Authorizer,
+            RoleName::Filter => Self::Filter,
+        }
+    }
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), ValueError> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(ValueError::NameAndValue),
+    }
+}
+
+impl FastcgiArguments {
+    /// For a route of another protocol: none of them may be given.
+    pub(super) fn refuse_any(&self) -> Result<(), Refusal> {
+        let given = [
+            ("params-max", self.params_max.is_some()),
+            ("upstream-reuse", self.upstream_reuse.is_some()),
+            ("settle-timeout", self.settle_timeout.is_some()),
+            ("idle-upstream", self.idle_upstream.is_some()),
+            (
+                "requests-per-upstream",
+                self.requests_per_upstream.is_some(),
+            ),
+            ("on-failure", self.on_failure.is_some()),
+            ("guard", self.guard.is_some()),
+        ];
+        let given = given.into_iter().chain(self.about_the_guard());
+        match given.into_iter().find(|(_, is_given)| *is_given) {
+            None => Ok(()),
+            Some((option, _)) => Err(Refusal::new(
+                option,
+                format!(
+                    "--{option} without --protocol fastcgi: nothing of that is read (remove it, or \
+                     give --protocol fastcgi)"
+                ),
+            )),
+        }
+    }
+
+    /// What only the guard does, and whether it is asked for.
+    fn about_the_guard(&self) -> [(&'static str, bool); 7] {
+        [
+            ("deny-param", !self.deny_param.is_empty()),
+            ("strip-param", !self.strip_param.is_empty()),
+            ("allow-param", !self.allow_param.is_empty()),
+            ("script-root", self.script_root.is_some()),
+            ("script-suffix", self.script_suffix.is_some()),
+            ("max-params", self.max_params.is_some()),
+            ("roles", !self.roles.is_empty()),
+        ]
+    }
+
+    /// For a FastCGI route.
+    pub(super) fn validate(self) -> Result<Fastcgi, Refusal> {
+        Ok(Fastcgi {
+            guard: self.guard()?,
+            params_max: self
+                .params_max
+                .and_then(|size| usize::try_from(size).ok())
+                .unwrap_or(PARAMS_BYTES_MAX),
+            upstream_reuse: self.upstream_reuse != Some(UpstreamReuse::Never),
+            settle_timeout: self
+                .settle_timeout
+                .unwrap_or(Fastcgi::SETTLE_TIMEOUT_DEFAULT),
+            idle_upstream: self.idle_upstream.unwrap_or(Fastcgi::IDLE_UPSTREAM_DEFAULT),
+            requests_per_upstream: self.requests_per_upstream.unwrap_or(u32::MAX),
+            on_failure: self.on_failure.unwrap_or(OnFailure::Close),
+        })
+    }
+
+    fn guard(&self) -> Result<Option<Guard>, Refusal> {
+        if self.guard == Some(Switch::Off) {
+            let given = self.about_the_guard().into_iter().find(|(_, given)| *given);
+            return match given {
+                None => Ok(None),
+                Some((option, _)) => Err(Refusal::new(
+                    option,
+                    format!(
+                        "--{option} with --guard off: nothing is checked (remove one of the two)"
+                    ),
+                )),
+            };
+        }
+        let all = [RoleName::Responder, RoleName::Authorizer, RoleName::Filter];
+        let roles = if self.roles.is_empty() {
+            &all[..]
+        } else {
+            &self.roles
+        };
+        let options = GuardOptions {
+            deny: self.deny_param.clone(),
+            strip: self.strip_param.clone(),
+            allow: self.allow_param.clone(),
+            script_root: self.script_root.clone(),
+            script_suffix: self.script_suffix.clone(),
+            params_max: self.max_params.unwrap_or(PARAMS_MAX),
+            roles: roles.iter().copied().map(Role::from).collect(),
+        };
+        let guard = Guard::new(&options).map_err(|error| {
+            let option = match &error {
+                GuardError::Name(name) if self.deny_param.contains(name) => "deny-param",
+                GuardError::Name(name) if self.strip_param.contains(name) => "strip-param",
+                GuardError::Name(_) => "allow-param",
+                GuardError::ScriptRoot(_) => "script-root",
+                GuardError::ScriptSuffix(_) => "script-suffix",
+            };
+            Refusal::new(option, format!("--{option}: {error}"))
+        })?;
+        Ok(Some(guard))
+    }
+}

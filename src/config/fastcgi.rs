@@ -1,0 +1,60 @@
+//! How a FastCGI route is served.
+
+use std::time::Duration;
+
+use crate::fastcgi::Guard;
+
+/// What a route makes of the bytes that it relays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// Nothing: they may be any protocol.
+    Raw,
+    /// Requests, each with a connection of its own choice.
+    Fastcgi(Box<Fastcgi>),
+}
+
+/// What the sessions of a FastCGI route go by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fastcgi {
+    /// Which parameters pass; `None`: all of them.
+    pub guard: Option<Guard>,
+    /// The most bytes of a request's parameters.
+    pub params_max: usize,
+    /// Whether a connection to a backend serves more than one request.
+    pub upstream_reuse: bool,
+    /// How long a backend has to say that it is ready for the next request, while somebody waits.
+    pub settle_timeout: Duration,
+    /// How long a connection without a request is kept.
+    pub idle_upstream: Duration,
+    /// The most requests on one connection.
+    pub requests_per_upstream: u32,
+    /// What a client gets when no backend has begun to answer.
+    pub on_failure: OnFailure,
+}
+
+impl Fastcgi {
+    /// Twenty times what PHP-FPM was seen to take at most when it was not busy, and not long for who
+    /// waits.
+    pub const SETTLE_TIMEOUT_DEFAULT: Duration = Duration::from_millis(50);
+
+    /// An idle connection holds a worker of PHP-FPM, which others may want.
+    pub const IDLE_UPSTREAM_DEFAULT: Duration = Duration::from_secs(1);
+}
+
+/// What a client gets when no backend has begun to answer its request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum OnFailure {
+    /// The end of its connection.
+    Close,
+    /// A well-formed 502.
+    Respond,
+}
+
+/// Whether connections to backends serve more than one request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum UpstreamReuse {
+    /// Where the backend says that it is ready for the next one.
+    Auto,
+    /// No.
+    Never,
+}
