@@ -4,6 +4,7 @@
 //! The help texts are the reference of the options. What the programs of this package have in common
 //! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times.
 
+pub mod status;
 pub mod usage;
 pub mod values;
 
