@@ -9,7 +9,7 @@ use std::time::{Instant, SystemTime};
 
 use clap::ValueEnum as _;
 use criterion::{BenchmarkId, Criterion};
-use spliceway::backend::{ADDRESSES_MAX, Balancer, Published, Tried, Want};
+use spliceway::backend::{ADDRESSES_MAX, Balancer, Choice, Published, Tried, Want};
 use spliceway::config::Balance;
 
 /// Endpoints in a set: the usual one, a service's, many, and the most that there can be.
@@ -85,8 +85,10 @@ fn choose(criterion: &mut Criterion) {
             group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
                 bencher.iter(|| {
                     let mut tried = Tried::default();
-                    let lease = balancer.choose(&published, &mut tried, Want::Any, now);
-                    lease.expect("the set is not empty").address()
+                    match balancer.choose(&published, &mut tried, Want::Any, now) {
+                        Choice::Chosen(lease) => lease.address(),
+                        Choice::Full | Choice::Exhausted => unreachable!("the set is not empty"),
+                    }
                 });
             });
         }

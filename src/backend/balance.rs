@@ -77,6 +77,18 @@ pub enum Want {
     Only(Family),
 }
 
+/// What a search for an endpoint comes to.
+#[must_use]
+pub enum Choice {
+    /// This one.
+    Chosen(Lease),
+    /// None now: those that would do have as many connections as they may. It is worth asking again
+    /// when one of them ends.
+    Full,
+    /// None: each was tried, or there is none.
+    Exhausted,
+}
+
 /// One session's place at an endpoint: it counts there for as long as this lives.
 pub struct Lease {
     member: Rc<Member>,
@@ -181,6 +193,8 @@ impl Tried {
 /// One worker's choice among the endpoints of the current set.
 pub struct Balancer {
     policy: Balance,
+    /// The most leases of one endpoint at one time.
+    per_endpoint_max: u32,
     set: Arc<AddressSet>,
     /// In the order of the set.
     members: Vec<Rc<Member>>,
@@ -208,6 +222,7 @@ impl Balancer {
     pub fn new(policy: Balance, seed: u64) -> Self {
         Self {
             policy,
+            per_endpoint_max: u32::MAX,
             set: Arc::new(AddressSet::empty()),
             members: Vec::new(),
             turns: Vec::new(),
@@ -221,20 +236,45 @@ impl Balancer {
         }
     }
 
+    /// Gives at most this many leases of one endpoint at one time, instead of any number.
+    #[must_use]
+    pub fn limited(mut self, per_endpoint_max: u32) -> Self {
+        self.per_endpoint_max = per_endpoint_max;
+        self
+    }
+
     /// The endpoint that a session tries next, if there is one that it has not tried. Endpoints of a
-    /// better priority come first, and ejected ones when nothing else is left.
+    /// better priority come first, and ejected ones when nothing else is left. To have no room is not
+    /// to be out: nobody goes to a worse priority, or to an ejected one, because the others are full.
     pub fn choose(
         &mut self,
         published: &Published,
         tried: &mut Tried,
         want: Want,
         now: Instant,
-    ) -> Option<Lease> {
+    ) -> Choice {
         self.refresh(published);
         tried.follow(self.set.version());
-        let index = self.find(tried, want, now)?;
-        let version = self.set.version();
-        Some(Lease::new(&self.members[index], index, version, now))
+        match self.find(tried, want, now) {
+            Found::At(index) => {
+                let version = self.set.version();
+                Choice::Chosen(Lease::new(&self.members[index], index, version, now))
+            }
+            Found::Full => Choice::Full,
+            Found::Nothing => Choice::Exhausted,
+        }
+    }
+
+    /// Whether a session that has tried nothing would be given a lease now, of the set that was taken
+    /// over last.
+    #[must_use]
+    pub fn has_room(&self, now: Instant) -> bool {
+        let is_usable = |index: &usize| self.is_usable(*index, now);
+        let mut groups = self.groups.iter().cloned();
+        match groups.find(|group| group.clone().any(|index| is_usable(&index))) {
+            Some(mut group) => group.any(|index| is_usable(&index) && self.has_place(index)),
+            None => (0..self.members.len()).any(|index| self.has_place(index)),
+        }
     }
 
     /// How many endpoints the session has not tried.
@@ -309,20 +349,22 @@ impl Balancer {
         }
     }
 
-    fn find(&mut self, tried: &Tried, want: Want, now: Instant) -> Option<usize> {
+    fn find(&mut self, tried: &Tried, want: Want, now: Instant) -> Found {
         // Nothing has failed yet in by far the most sessions.
         let is_new = |index: usize| tried.count == 0 || !tried.has(index);
         for number in 0..self.groups.len() {
             let group = self.groups[number].clone();
             if let Want::Rather(family) | Want::Only(family) = want {
-                let is_right = |balancer: &Self, index: usize| {
-                    is_new(index) && balancer.family(index) == Some(family)
-                };
                 let usable = |balancer: &Self, index: usize| {
-                    is_right(balancer, index) && balancer.is_usable(index, now)
+                    is_new(index)
+                        && balancer.family(index) == Some(family)
+                        && balancer.is_usable(index, now)
                 };
-                if let Some(index) = self.find_in(group.clone(), usable) {
-                    return Some(index);
+                match self.find_with_place(group.clone(), usable) {
+                    Found::Nothing => {}
+                    // The other family may have room.
+                    Found::Full if matches!(want, Want::Rather(_)) => {}
+                    found => return found,
                 }
                 if let Want::Only(_) = want {
                     continue;
@@ -330,18 +372,49 @@ impl Balancer {
             }
             let usable =
                 |balancer: &Self, index: usize| is_new(index) && balancer.is_usable(index, now);
-            if let Some(index) = self.find_in(group, usable) {
-                return Some(index);
+            match self.find_with_place(group, usable) {
+                Found::Nothing => {}
+                found => return found,
             }
         }
         if let Want::Only(_) = want {
-            return None;
+            return Found::Nothing;
         }
         // Ejected, all of them. One that may have recovered is better than none.
-        (0..self.groups.len()).find_map(|number| {
+        let mut outcome = Found::Nothing;
+        for number in 0..self.groups.len() {
             let group = self.groups[number].clone();
-            self.find_in(group, |_, index| is_new(index))
-        })
+            match self.find_with_place(group, |_, index| is_new(index)) {
+                Found::Nothing => {}
+                Found::Full => outcome = Found::Full,
+                found @ Found::At(_) => return found,
+            }
+        }
+        outcome
+    }
+
+    /// The best of one group among those that qualify and have a place left.
+    fn find_with_place(
+        &mut self,
+        group: Range<usize>,
+        qualifies: impl Fn(&Self, usize) -> bool,
+    ) -> Found {
+        let with_place =
+            |balancer: &Self, index: usize| balancer.has_place(index) && qualifies(balancer, index);
+        if let Some(index) = self.find_in(group.clone(), with_place) {
+            return Found::At(index);
+        }
+        // Without a limit, each has a place.
+        let is_limited = self.per_endpoint_max != u32::MAX;
+        if is_limited && group.into_iter().any(|index| qualifies(self, index)) {
+            Found::Full
+        } else {
+            Found::Nothing
+        }
+    }
+
+    fn has_place(&self, index: usize) -> bool {
+        self.members[index].in_flight.get() < self.per_endpoint_max
     }
 
     fn is_usable(&self, index: usize, now: Instant) -> bool {
@@ -496,6 +569,15 @@ impl Balancer {
     }
 }
 
+/// Where a search has led.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    At(usize),
+    /// Some would do and have no place.
+    Full,
+    Nothing,
+}
+
 /// Where one priority ends and the next begins. The endpoints are sorted by it.
 fn groups(endpoints: &[Endpoint]) -> Vec<Range<usize>> {
     let mut groups: Vec<Range<usize>> = Vec::new();
@@ -597,9 +679,15 @@ mod tests {
         assert!(health.is_ejected(now));
     }
 
-    /// The number of the endpoint that a session gets at its first attempt.
+    fn chosen(choice: Choice) -> Option<Lease> {
+        match choice {
+            Choice::Chosen(lease) => Some(lease),
+            Choice::Full | Choice::Exhausted => None,
+        }
+    }
+
     fn choose(balancer: &mut Balancer, published: &Published, now: Instant) -> Option<Lease> {
-        balancer.choose(published, &mut Tried::default(), Want::Any, now)
+        chosen(balancer.choose(published, &mut Tried::default(), Want::Any, now))
     }
 
     fn number(lease: &Lease) -> usize {
@@ -623,7 +711,7 @@ mod tests {
     fn order(balancer: &mut Balancer, published: &Published, now: Instant) -> Vec<usize> {
         let mut tried = Tried::default();
         std::iter::from_fn(|| {
-            let lease = balancer.choose(published, &mut tried, Want::Any, now)?;
+            let lease = chosen(balancer.choose(published, &mut tried, Want::Any, now))?;
             tried.insert(&lease);
             Some(number(&lease))
         })
@@ -788,14 +876,10 @@ mod tests {
         eject(&published, 0, now);
         let mut balancer = Balancer::new(Balance::First, 7);
         let mut tried = Tried::default();
-        let first = balancer
-            .choose(&published, &mut tried, Want::Any, now)
-            .unwrap();
+        let first = chosen(balancer.choose(&published, &mut tried, Want::Any, now)).unwrap();
         assert!(number(&first) == 1 && !first.was_ejected());
         tried.insert(&first);
-        let last = balancer
-            .choose(&published, &mut tried, Want::Any, now)
-            .unwrap();
+        let last = chosen(balancer.choose(&published, &mut tried, Want::Any, now)).unwrap();
         assert!(number(&last) == 0 && last.was_ejected());
     }
 
@@ -809,7 +893,7 @@ mod tests {
             let mut balancer = Balancer::new(policy, 7);
             let mut tried = Tried::default();
             let mut get = |want, tried: &mut Tried| {
-                let lease = balancer.choose(&published, tried, want, now);
+                let lease = chosen(balancer.choose(&published, tried, want, now));
                 lease.inspect(|lease| tried.insert(lease))
             };
             for _ in 0..2 {
@@ -856,15 +940,11 @@ mod tests {
         let (published, now) = (equals(2), Instant::now());
         let mut balancer = Balancer::new(Balance::First, 7);
         let mut tried = Tried::default();
-        let lease = balancer
-            .choose(&published, &mut tried, Want::Any, now)
-            .unwrap();
+        let lease = chosen(balancer.choose(&published, &mut tried, Want::Any, now)).unwrap();
         tried.insert(&lease);
         assert_eq!(balancer.untried(&tried), 1);
         publish(&published, &[(0, 1), (0, 1), (0, 1)]);
-        let again = balancer
-            .choose(&published, &mut tried, Want::Any, now)
-            .unwrap();
+        let again = chosen(balancer.choose(&published, &mut tried, Want::Any, now)).unwrap();
         assert_eq!(number(&again), 0);
         assert_eq!(balancer.untried(&tried), 3);
         // The lease of the set before says nothing of this one.

@@ -10,7 +10,7 @@ mod health;
 mod refresh;
 mod set;
 
-pub use balance::{Balancer, Family, Lease, Tried, Want};
+pub use balance::{Balancer, Choice, Family, Lease, Tried, Want};
 pub use health::Health;
 pub use refresh::Refresher;
 pub(crate) use refresh::Suspects;

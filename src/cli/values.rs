@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::config::address::SOCKET_NAME_BYTES_MAX;
 use crate::config::{DNS_TTL_FLOOR, TIMEOUT_MAX};
 
 /// Why the value of an option is refused, and how to write it right.
@@ -63,6 +64,15 @@ pub enum ValueError {
         "not a time that the kernel takes (write one from 1ms to 24days, for example 30s, or 'off')"
     )]
     UserTimeout,
+    /// Not the path of a socket.
+    #[error(
+        "not a path for a socket (write it from the root, with at most {SOCKET_NAME_BYTES_MAX} bytes, \
+         for example /run/spliceway/control.sock)"
+    )]
+    SocketPath,
+    /// Not an IP address with a port.
+    #[error("not an address (write IP:PORT, for example 127.0.0.1:9145 or [::1]:9145)")]
+    SocketAddress,
     /// A time that nobody waits for.
     #[error("too long (use at most 365days)")]
     TooLong,
@@ -107,6 +117,36 @@ pub fn timeout(text: &str) -> Result<Duration, ValueError> {
     match duration(text)? {
         duration if duration > TIMEOUT_MAX => Err(ValueError::TooLong),
         duration => Ok(duration),
+    }
+}
+
+/// A timeout that can be turned off. It is a type of its own because clap takes an `Option` for
+/// whether the option was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeout(pub Option<Duration>);
+
+/// Takes a time that is not too long, or 'off'.
+///
+/// # Errors
+/// [`ValueError::Duration`] and [`ValueError::TooLongNotOff`]
+pub fn timeout_or_off(text: &str) -> Result<Timeout, ValueError> {
+    if text == "off" {
+        return Ok(Timeout(None));
+    }
+    match duration(text)? {
+        duration if duration > TIMEOUT_MAX => Err(ValueError::TooLongNotOff),
+        duration => Ok(Timeout(Some(duration))),
+    }
+}
+
+/// Takes a time that is neither none at all nor too long, or 'off'.
+///
+/// # Errors
+/// [`ValueError::Duration`], [`ValueError::ZeroNotOff`] and [`ValueError::TooLongNotOff`]
+pub fn positive_timeout_or_off(text: &str) -> Result<Timeout, ValueError> {
+    match timeout_or_off(text)? {
+        Timeout(Some(Duration::ZERO)) => Err(ValueError::ZeroNotOff),
+        timeout => Ok(timeout),
     }
 }
 

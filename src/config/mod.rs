@@ -7,10 +7,13 @@
 pub mod address;
 pub mod balancing;
 pub mod discovery;
+pub mod route;
 pub mod upstream;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -23,6 +26,7 @@ pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
 };
+pub use route::{Limits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError};
 pub use upstream::{
     ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,
     SourceAddressError, SourceAddresses, USER_TIMEOUT_MAX, Upstreams,
@@ -43,36 +47,24 @@ pub const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 pub const MODE_MAX: u32 = 0o777;
 
 /// Everything `spliceway run` needs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where clients connect; at least one.
-    pub listeners: Vec<ListenAddress>,
-    /// Who may connect to the path listeners.
-    pub access: Access,
-    /// Where sessions go; at least one.
-    pub backends: Vec<BackendAddress>,
-    /// How the addresses behind their names are found.
-    pub discovery: Discovery,
-    /// How connections to their endpoints are made and kept.
-    pub upstreams: Upstreams,
-    /// How sessions are spread over them.
-    pub balance: Balance,
-    /// When one of them is left out.
-    pub ejection: Ejection,
+    /// What is served; at least one. Their names differ, and so do their listeners.
+    pub routes: Vec<Route>,
     /// Worker threads; `None` means one per core that this process may use.
     pub workers: Option<NonZeroUsize>,
     /// Pin each worker to a core of its own.
     pub pin: bool,
     /// Which driver the workers use.
     pub engine: Engine,
-    /// The most sessions that are open at one time, over all workers.
+    /// The most sessions that are open at one time, over all workers and routes.
     pub connections_max: u32,
-    /// How long a client may wait for an open backend connection, name lookup included.
-    pub connect_timeout: Duration,
-    /// A session without a byte in either direction for this long is ended. `None`: never.
-    pub idle_timeout: Option<Duration>,
     /// How long a drain waits for running sessions before it cuts them. `None`: for ever.
     pub drain_timeout: Option<Duration>,
+    /// The Unix socket on which `spliceway status` asks. `None`: there is none.
+    pub control: Option<PathBuf>,
+    /// Where metrics and probes are answered over HTTP. `None`: nowhere.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// Mode and ownership of the socket files that the daemon creates.

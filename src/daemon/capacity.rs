@@ -74,8 +74,10 @@ impl Capacity {
     }
 
     fn divide(config: &Config, workers: u64, descriptors_max: u64) -> Result<Self, CapacityError> {
-        let listeners = config.listeners.len() as u64;
-        let checks = config.upstreams.checks.map_or(0, |_| PROBES_MAX as u64);
+        let routes = &config.routes;
+        let listeners: u64 = routes.iter().map(|r| r.listeners.len() as u64).sum();
+        let checking = routes.iter().filter(|r| r.upstreams.checks.is_some());
+        let checks = (checking.count() * PROBES_MAX) as u64;
         let own =
             PROCESS_DESCRIPTORS + checks + listeners + workers * (WORKER_DESCRIPTORS + listeners);
         let pipes_each = PIPES_MAX.min(descriptors_max / PIPES_SHARE) / workers;
@@ -108,7 +110,8 @@ mod tests {
     use super::*;
 
     fn config(connections_max: u32) -> Config {
-        Config {
+        let route = crate::config::Route {
+            name: crate::config::RouteName::default(),
             listeners: vec!["unix:/run/a.sock".parse().unwrap()],
             access: crate::config::Access::default(),
             backends: vec!["127.0.0.1:9000".parse().unwrap()],
@@ -116,13 +119,19 @@ mod tests {
             upstreams: crate::config::Upstreams::default(),
             balance: crate::config::Balance::default(),
             ejection: crate::config::Ejection::default(),
+            connect_timeout: std::time::Duration::from_secs(5),
+            idle_timeout: None,
+            limits: crate::config::Limits::default(),
+        };
+        Config {
+            routes: vec![route],
             workers: None,
             pin: false,
             engine: crate::config::Engine::Auto,
             connections_max,
-            connect_timeout: std::time::Duration::from_secs(5),
-            idle_timeout: None,
             drain_timeout: None,
+            control: None,
+            metrics: None,
         }
     }
 

@@ -8,13 +8,13 @@ mod capacity;
 mod engine;
 pub mod listener;
 pub mod logging;
+mod routes;
 mod upstreams;
 mod workers;
 
 use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,13 +22,11 @@ use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time;
 
-use crate::backend::Published;
 use crate::checks;
 use crate::config::Config;
 use crate::observe::Failures;
-use crate::resolver::{self, ResolverError, ResolverOptions};
-use crate::session::Timeouts;
-use crate::sys::{Errno, net, process};
+use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
+use crate::sys::{Errno, process};
 use crate::worker::{Gate, Mailbox, Notice, Shared};
 
 use capacity::Capacity;
@@ -37,6 +35,8 @@ use engine::Chosen;
 pub use engine::Unavailable;
 pub use listener::ListenError;
 use listener::Listener;
+use routes::Opened;
+pub use routes::ShareError;
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
@@ -61,8 +61,8 @@ pub enum Error {
     Source(#[from] SourceError),
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error("duplicate the listener {address} for a worker")]
-    Duplicate { address: String, source: io::Error },
+    #[error(transparent)]
+    Share(#[from] ShareError),
     #[error("make a worker's mailbox")]
     Mailbox(#[source] Errno),
     #[error(transparent)]
@@ -78,30 +78,33 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let count = config.workers.map_or(processors.len(), usize::from);
     let capacity = Capacity::measure(config, count)?;
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
-    upstreams::check_source(&config.upstreams)?;
-    let listeners = bind_all(config)?;
-
-    let mailboxes = mailboxes(count)?;
-    let shared = Arc::new(share(config, capacity, &mailboxes));
-    let _resolver = resolver::spawn(
-        &config.backends,
-        Arc::clone(&shared.published),
-        ResolverOptions::from(&config.discovery),
-    )?;
-    if let Some(checks) = upstreams::checks(&config.upstreams) {
-        // It runs for as long as the control plane does.
-        control
-            .runtime
-            .spawn(checks::run(Arc::clone(&shared.published), checks));
+    for route in &config.routes {
+        upstreams::check_source(&route.upstreams)?;
     }
-    let accepting = accepting_workers(count, listeners.len(), capacity.connections_max);
+    let mailboxes = mailboxes(count)?;
+    let routes = open_all(config, &mailboxes)?;
+    let _resolver = start_resolver(config, &routes)?;
+    start_checks(config, &routes, &control);
+
+    let shared = Arc::new(Shared {
+        gate: Gate::new(capacity.connections_max, mailboxes.clone()),
+        // The standard library's own source of what differs between processes.
+        seed: RandomState::new().hash_one(0),
+        accept_failures: Failures::default(),
+    });
+    let listeners = config
+        .routes
+        .iter()
+        .map(|route| route.listeners.len())
+        .sum();
+    let accepting = accepting_workers(count, listeners, capacity.connections_max);
+    let mut shares = routes::divide(&routes, accepting)?.into_iter();
     let mut assignments = Vec::new();
     for (number, mailbox) in mailboxes.into_iter().enumerate() {
-        let accepts = number < accepting;
         assignments.push(Assignment {
             engine,
             limits: capacity.limits,
-            listeners: duplicate_all(if accepts { &listeners } else { &[] })?,
+            shares: shares.next().unwrap_or_default(),
             processor: config.pin.then(|| processors[number % processors.len()]),
             mailbox,
             shared: Arc::clone(&shared),
@@ -114,7 +117,33 @@ pub fn run(config: &Config) -> Result<(), Error> {
         connections_max = capacity.connections_max,
         "ready"
     );
-    control.serve(workers, listeners, config.drain_timeout)
+    let listeners = routes.into_iter().flat_map(|route| route.listeners);
+    control.serve(workers, listeners.collect(), config.drain_timeout)
+}
+
+/// In order; if one cannot be bound, those before it are taken back.
+fn open_all(config: &Config, mailboxes: &[Arc<Mailbox>]) -> Result<Vec<Opened>, ListenError> {
+    let open = |route| routes::open(route, mailboxes);
+    config.routes.iter().map(open).collect()
+}
+
+fn start_resolver(config: &Config, routes: &[Opened]) -> Result<ResolverHandle, ResolverError> {
+    let pairs = config.routes.iter().zip(routes);
+    resolver::spawn(pairs.map(|(config, opened)| resolver::Job {
+        backends: &config.backends,
+        published: Arc::clone(&opened.route.published),
+        options: ResolverOptions::from(&config.discovery),
+    }))
+}
+
+/// They run for as long as the control plane does.
+fn start_checks(config: &Config, routes: &[Opened], control: &Control) {
+    for (config, opened) in config.routes.iter().zip(routes) {
+        if let Some(checks) = upstreams::checks(&config.upstreams) {
+            let published = Arc::clone(&opened.route.published);
+            control.runtime.spawn(checks::run(published, checks));
+        }
+    }
 }
 
 /// How many workers accept.
@@ -134,55 +163,9 @@ fn accepting_workers(workers: usize, listeners: usize, connections_max: u32) -> 
         .max(1)
 }
 
-fn bind_all(config: &Config) -> Result<Vec<Listener>, ListenError> {
-    let bind = |address| listener::bind(address, &config.access);
-    let listeners: Vec<_> = config
-        .listeners
-        .iter()
-        .map(bind)
-        .collect::<Result<_, _>>()?;
-    for listener in &listeners {
-        tracing::info!("listening on {}", listener.address());
-    }
-    Ok(listeners)
-}
-
-fn duplicate_all(listeners: &[Listener]) -> Result<Vec<OwnedFd>, Error> {
-    let duplicate = |listener: &Listener| {
-        net::duplicate(listener.fd()).map_err(|source| Error::Duplicate {
-            address: listener.address().to_string(),
-            source,
-        })
-    };
-    listeners.iter().map(duplicate).collect()
-}
-
 fn mailboxes(count: usize) -> Result<Vec<Arc<Mailbox>>, Error> {
     let new = |_| Mailbox::new().map(Arc::new).map_err(Error::Mailbox);
     (0..count).map(new).collect()
-}
-
-fn share(config: &Config, capacity: Capacity, mailboxes: &[Arc<Mailbox>]) -> Shared {
-    let told = mailboxes.to_vec();
-    let tell_all = move || {
-        told.iter()
-            .for_each(|mailbox| mailbox.post(Notice::Addresses))
-    };
-    Shared {
-        published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
-        gate: Gate::new(capacity.connections_max, mailboxes.to_vec()),
-        upstreams: upstreams::of(&config.upstreams, &config.listeners),
-        balance: config.balance,
-        // The standard library's own source of what differs between processes.
-        seed: RandomState::new().hash_one(0),
-        timeouts: Timeouts {
-            connect: config.connect_timeout,
-            idle: config.idle_timeout,
-            removed: config.upstreams.close_removed_after,
-        },
-        session_failures: Failures::default(),
-        accept_failures: Failures::default(),
-    }
 }
 
 /// The main thread's part once everything runs: signals, and the workers' ends.

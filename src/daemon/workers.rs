@@ -1,6 +1,5 @@
 //! The workers' threads.
 
-use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -10,7 +9,7 @@ use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Limits};
 use crate::sys::{Errno, process};
-use crate::worker::{Mailbox, Notice, Shared, Worker};
+use crate::worker::{Mailbox, Notice, Share, Shared, Worker};
 
 use super::engine::Chosen;
 
@@ -26,8 +25,8 @@ pub(super) struct Workers {
 pub(super) struct Assignment {
     pub(super) engine: Chosen,
     pub(super) limits: Limits,
-    /// The worker's own descriptors of the listeners.
-    pub(super) listeners: Vec<OwnedFd>,
+    /// What it serves.
+    pub(super) shares: Vec<Share>,
     /// The processor to be bound to.
     pub(super) processor: Option<usize>,
     pub(super) mailbox: Arc<Mailbox>,
@@ -170,7 +169,7 @@ impl Assignment {
                 let _ = ready.send(Ok(()));
                 // The start waits until nobody can say any more.
                 drop(ready);
-                Worker::new(number, driver, self.listeners, self.shared, self.mailbox).run()
+                Worker::new(number, driver, self.shares, self.shared, self.mailbox).run()
             }
             Err(source) => {
                 let _ = ready.send(Err(WorkerError::Driver { number, source }));

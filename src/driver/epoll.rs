@@ -11,7 +11,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -386,6 +386,15 @@ impl Driver for Epoll {
         Ok(self.sockets.insert(Socket::new(fd, SocketKind::Tcp)))
     }
 
+    fn configure_tcp(
+        &mut self,
+        sock: Sock,
+        like: &SocketAddr,
+        options: &TcpOptions,
+    ) -> Result<(), Errno> {
+        net::configure_tcp(self.sockets.get(sock).fd.as_fd(), like, options)
+    }
+
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         let fd = net::unix_connected(name)?;
         Ok(self.sockets.insert(Socket::new(fd, SocketKind::Unix)))
@@ -452,6 +461,10 @@ impl Driver for Epoll {
 
     fn release(&mut self) {
         self.to_release.clear();
+    }
+
+    fn is_closed(&self, sock: Sock) -> bool {
+        !self.sockets.is_open(sock)
     }
 
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {

@@ -166,7 +166,8 @@ pub enum Close {
 pub enum Closed {
     /// By the next [`Driver::release`].
     Now,
-    /// By the first one after the next turn: there are ops in flight to be joined before.
+    /// By a later one: there are ops in flight to be joined before, most often in the next turn.
+    /// [`Driver::is_closed`] tells.
     Soon,
 }
 
@@ -206,6 +207,14 @@ pub trait Driver: Sized {
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock;
     /// A new TCP socket for the family of `like`.
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno>;
+    /// Gives a socket that [`Driver::open_tcp`] made with no options for the family of `like`, and
+    /// that is not connected, these.
+    fn configure_tcp(
+        &mut self,
+        sock: Sock,
+        like: &SocketAddr,
+        options: &TcpOptions,
+    ) -> Result<(), Errno>;
     /// A new Unix socket, connected already: there is nothing to wait for. EAGAIN says that the
     /// listener's backlog is full.
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno>;
@@ -220,6 +229,8 @@ pub trait Driver: Sized {
     /// ending a connection is a good part of its cost, and whoever waits in the same turn to be served
     /// should not wait for that.
     fn release(&mut self);
+    /// After a release: whether the descriptor of a socket that was closed is.
+    fn is_closed(&self, sock: Sock) -> bool;
 
     /// Takes one connection now if one waits. The read lane must be free.
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno>;

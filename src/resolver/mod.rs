@@ -19,6 +19,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hickory_resolver::proto::ProtoError;
 use tokio::runtime::{self, Runtime};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 
 use self::lookup::{Answer, Cause, Sources, Stamps};
@@ -44,7 +45,7 @@ use crate::sys::lookup::addresses_of;
 /// at once, as people expect of these files.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The most lookups at one time. Each takes a socket for every name server (or a thread), and services
+/// The most lookups at one time, over all routes. Each takes a socket for every name server (or a thread), and services
 /// can have hundreds of targets; those that have been due for longest come first.
 const LOOKUPS_MAX: usize = 16;
 
@@ -138,33 +139,50 @@ pub enum ResolverError {
     Thread(#[source] io::Error),
 }
 
+/// The backends of one route.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// What stands for addresses.
+    pub backends: &'a [BackendAddress],
+    /// Where they go.
+    pub published: Arc<Published>,
+    /// How they are found.
+    pub options: ResolverOptions,
+}
+
 /// Publishes the literal addresses at once and starts looking the names up.
 ///
-/// It does not wait for the first answer: until there is one, the set has the literals only, or is
+/// It does not wait for the first answer: until there is one, a set has the literals only, or is
 /// empty. With literals alone there is nothing to look up and no thread.
 ///
 /// # Errors
 /// If a name is malformed, or the system refuses a thread or its event loop.
-pub fn spawn(
-    backends: &[BackendAddress],
-    published: Arc<Published>,
-    options: ResolverOptions,
-) -> Result<ResolverHandle, ResolverError> {
-    let names = Names::new(backends, options.times, Instant::now())?;
-    published.publish(names.endpoints(), SystemTime::now());
-    if names.is_literal() {
+pub fn spawn<'a>(jobs: impl IntoIterator<Item = Job<'a>>) -> Result<ResolverHandle, ResolverError> {
+    let mut tasks = Vec::new();
+    let mut names_count = 0;
+    let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
+    for job in jobs {
+        let names = Names::new(job.backends, job.options.times, Instant::now())?;
+        job.published.publish(names.endpoints(), SystemTime::now());
+        if !names.is_literal() {
+            names_count += job.backends.len();
+            let slots = Arc::clone(&slots);
+            tasks.push(Task::new(names, job.published, job.options, slots));
+        }
+    }
+    if tasks.is_empty() {
         return Ok(ResolverHandle { running: None });
     }
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         // For the C library's lookups: at most one for each name, so that none waits for another.
-        .max_blocking_threads(backends.len())
+        .max_blocking_threads(names_count)
         .build()
         .map_err(ResolverError::Runtime)?;
     let (stop, stopped) = oneshot::channel();
     let thread = thread::Builder::new()
         .name("resolver".to_owned())
-        .spawn(move || run(runtime, names, published, options, stopped))
+        .spawn(move || run(runtime, tasks, stopped))
         .map_err(ResolverError::Thread)?;
     Ok(ResolverHandle {
         running: Some(Running { stop, thread }),
@@ -207,30 +225,40 @@ impl Drop for ResolverHandle {
 
 /// The thread. Everything that is still under way when it returns ends with the runtime, except calls
 /// of the C library: nobody can end those, and nobody waits for them.
-fn run(
-    runtime: Runtime,
-    names: Names,
-    published: Arc<Published>,
-    options: ResolverOptions,
-    stopped: oneshot::Receiver<()>,
-) {
+fn run(runtime: Runtime, tasks: Vec<Task>, stopped: oneshot::Receiver<()>) {
     runtime.block_on(async {
+        let mut running: JoinSet<()> = tasks.into_iter().map(Task::run).collect();
         tokio::select! {
             biased;
             _ = stopped => {}
-            () = Task::new(names, published, options).run() => {}
+            () = outlive(&mut running) => {}
         }
     });
     runtime.shutdown_background();
 }
 
-/// The resolver's work: asks what is due, takes the answers in, publishes.
+/// Tasks run until they are dropped. One that panics leaves its route with the addresses that it has,
+/// and the others alone.
+async fn outlive(running: &mut JoinSet<()>) {
+    while let Some(ended) = running.join_next().await {
+        if let Err(panic) = ended {
+            tracing::error!(
+                "look names up: {panic} (this is a bug; the addresses stay as they are)"
+            );
+        }
+    }
+    pending().await
+}
+
+/// The resolver's work for one route: asks what is due, takes the answers in, publishes.
 struct Task {
     names: Names,
     published: Arc<Published>,
     options: ResolverOptions,
     stamps: Stamps,
     sources: Arc<Sources>,
+    /// For all tasks: each lookup holds one.
+    slots: Arc<Semaphore>,
     lookups: JoinSet<Answer>,
     /// Which question each of `lookups` is about.
     asked: HashMap<task::Id, Question>,
@@ -242,7 +270,12 @@ struct Task {
 }
 
 impl Task {
-    fn new(names: Names, published: Arc<Published>, options: ResolverOptions) -> Self {
+    fn new(
+        names: Names,
+        published: Arc<Published>,
+        options: ResolverOptions,
+        slots: Arc<Semaphore>,
+    ) -> Self {
         let stamps = Stamps::take(&options);
         let sources = Arc::new(Sources::new(&options));
         Self {
@@ -251,6 +284,7 @@ impl Task {
             options,
             stamps,
             sources,
+            slots,
             lookups: JoinSet::new(),
             asked: HashMap::new(),
             heed_after: Instant::now(),
@@ -319,7 +353,13 @@ impl Task {
         let room = LOOKUPS_MAX.saturating_sub(self.lookups.len());
         for question in self.names.ask_due(now, room) {
             let (sources, asked) = (Arc::clone(&self.sources), question.clone());
-            let lookup = async move { sources.look_up(&asked).await };
+            let slots = Arc::clone(&self.slots);
+            let lookup = async move {
+                let slot = slots.acquire().await.expect("it is never closed");
+                let answer = sources.look_up(&asked).await;
+                drop(slot);
+                answer
+            };
             let id = self.lookups.spawn(lookup).id();
             self.asked.insert(id, question);
         }

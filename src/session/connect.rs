@@ -7,6 +7,8 @@
 //!      |                | each was tried once
 //!      |                v
 //!      +------------ Pausing -------> Trying (the best one again)
+//!
+//!   Queued ---------> Trying         every endpoint that would do is full: its turn comes by arrival
 //! ```
 //!
 //! - Each endpoint is tried once, then, after a pause, the best one again, until the deadline.
@@ -16,13 +18,14 @@
 //!   in the flow.
 
 use std::mem;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Family, Lease, Tried, Want};
+use crate::backend::{Address, Choice, Family, Lease, Tried, Want};
 use crate::driver::{Close, Closed, Done, Driver, Op, Sock};
 use crate::sys::Errno;
 
-use super::{ConnectFailure, Context, End, Owner};
+use super::{ConnectFailure, Context, End, Owner, Retired, Timeouts};
 
 /// How long a connect has before one of the other address family joins in (RFC 8305, section 5, its
 /// "Connection Attempt Delay").
@@ -57,8 +60,10 @@ pub(super) struct Connecting {
     /// The listener that the client came from, by its number.
     listener: usize,
     patience: Duration,
-    /// The end of its patience.
-    by: Instant,
+    /// The end of its patience; `None` before anything could be tried.
+    by: Option<Instant>,
+    /// The end of its first wait in the queue.
+    queue_by: Option<Instant>,
     /// The unconnected IPv4 socket that came with the session, until it is used or of no use.
     spare: Option<Sock>,
     tried: Tried,
@@ -78,6 +83,16 @@ enum Stage {
     Trying { first: Attempt, race: Race },
     /// Nothing can be tried for now.
     Pausing { until: Instant, then: Then },
+    /// Every endpoint that would do is full.
+    Queued(Wait),
+}
+
+/// A session's wait for a place at an endpoint.
+enum Wait {
+    /// Nothing was tried yet.
+    First,
+    /// Those that failed are tried again then.
+    Again { retry_at: Instant },
 }
 
 /// What comes after a pause.
@@ -113,46 +128,69 @@ pub(super) enum Found {
     Open(Sock, Lease),
     /// The time is up.
     Failed(ConnectFailure),
+    /// The time for a place at an endpoint is up, and nothing was tried.
+    QueueTimeout,
     /// The backend accepted and broke off before the connect was looked at.
     BrokenOff(Errno),
 }
 
 impl Connecting {
-    /// Nothing is tried until [`Connecting::search`].
-    pub(super) fn new(listener: usize, spare: Sock, now: Instant, patience: Duration) -> Self {
+    /// Nothing is tried until [`Connecting::search`], or [`Connecting::place_free`] in a queue.
+    pub(super) fn new(
+        listener: usize,
+        spare: Sock,
+        now: Instant,
+        timeouts: Timeouts,
+        entry: Entry,
+    ) -> Self {
+        let queue_by = timeouts.queue.map(|time| now + time);
+        let stage = match entry {
+            Entry::Direct => Stage::Unknown { remind_at: now },
+            Entry::Queued => Stage::Queued(Wait::First),
+        };
         Self {
             listener,
-            patience,
-            by: now + patience,
+            patience: timeouts.connect,
+            by: None,
+            queue_by,
             spare: Some(spare),
             tried: Tried::default(),
             want: Want::Any,
             failure: ConnectFailure::NoAddress,
             pause: PAUSE_MIN,
-            stage: Stage::Unknown { remind_at: now },
+            stage,
         }
     }
 
     /// When [`Connecting::expire`] is due.
-    pub(super) fn deadline(&self) -> Instant {
+    pub(super) fn deadline(&self) -> Option<Instant> {
         let next = match &self.stage {
-            Stage::Unknown { remind_at } => *remind_at,
-            Stage::Trying { first, race } => match race {
+            Stage::Unknown { remind_at } => Some(*remind_at),
+            Stage::Trying { first, race } => Some(match race {
                 Race::Off => first.give_up_at,
                 Race::StartsAt(at) => first.give_up_at.min(*at),
                 Race::On(rival) => first.give_up_at.min(rival.give_up_at),
-            },
-            Stage::Pausing { until, .. } => *until,
+            }),
+            Stage::Pausing { until, .. } => Some(*until),
+            Stage::Queued(Wait::First) => self.queue_by,
+            Stage::Queued(Wait::Again { retry_at }) => Some(*retry_at),
         };
-        next.min(self.by)
+        next.into_iter().chain(self.by).min()
+    }
+
+    /// Whether it waits for a place at an endpoint.
+    pub(super) fn is_queued(&self) -> bool {
+        matches!(self.stage, Stage::Queued(_))
     }
 
     /// Whether nothing is under way, and not only for a moment at the start: a client that leaves now
     /// takes what it sent with it.
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
         match self.stage {
-            Stage::Unknown { .. } => now + self.patience >= self.by + REMINDER_INTERVAL,
-            Stage::Pausing { .. } => true,
+            Stage::Unknown { .. } => self
+                .by
+                .is_some_and(|by| now + self.patience >= by + REMINDER_INTERVAL),
+            Stage::Pausing { .. } | Stage::Queued(_) => true,
             Stage::Trying { .. } => false,
         }
     }
@@ -170,9 +208,16 @@ impl Connecting {
             let chosen = cx
                 .balancer
                 .choose(cx.published, &mut self.tried, self.want, cx.now);
-            let Some(lease) = chosen else {
-                self.wait_for_more(cx);
-                return Found::Waiting;
+            let lease = match chosen {
+                Choice::Chosen(lease) => lease,
+                Choice::Full => {
+                    self.wait_for_place(cx);
+                    return Found::Waiting;
+                }
+                Choice::Exhausted => {
+                    self.wait_for_more(cx);
+                    return Found::Waiting;
+                }
             };
             match self.start(lease, bytes_follow, cx) {
                 Started::Connecting(first) => {
@@ -182,9 +227,9 @@ impl Connecting {
                 Started::Open(sock, lease) => match self.introduce(sock, bytes_follow, cx) {
                     Ok(()) => return self.found(sock, lease, cx),
                     Err(errno) => {
-                        cx.driver.close(sock, Close::Graceful);
                         let failure = ConnectFailure::Refused(lease.address(), errno);
                         self.failed(&lease, failure, Blame::of(errno), cx);
+                        cx.abandon(sock, lease);
                     }
                 },
                 Started::Failed => {}
@@ -265,8 +310,8 @@ impl Connecting {
         cx: &mut Context<'_, D>,
     ) -> Found {
         match self.stage {
-            // The newest set is looked at when an attempt fails.
-            Stage::Trying { .. } => return Found::Waiting,
+            // The newest set is looked at when an attempt fails, or when its turn comes.
+            Stage::Trying { .. } | Stage::Queued(_) => return Found::Waiting,
             Stage::Unknown { .. } | Stage::Pausing { .. } => {}
         }
         cx.balancer.refresh(cx.published);
@@ -282,8 +327,14 @@ impl Connecting {
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
     ) -> Found {
-        let is_over = cx.now >= self.by;
+        let is_over = self.by.is_some_and(|by| by <= cx.now);
         match self.take_stage(cx.now) {
+            Stage::Queued(Wait::First) => Found::QueueTimeout,
+            Stage::Queued(_) if is_over => Found::Failed(self.failure),
+            Stage::Queued(Wait::Again { .. }) => {
+                self.tried.clear();
+                self.search(bytes_follow, cx)
+            }
             Stage::Unknown { .. } | Stage::Pausing { .. } if is_over => Found::Failed(self.failure),
             Stage::Unknown { .. } => self.search(bytes_follow, cx),
             Stage::Pausing { then, .. } => {
@@ -303,23 +354,41 @@ impl Connecting {
         }
     }
 
-    /// Closes what is open.
-    pub(super) fn close<D: Driver>(self, driver: &mut D) -> Closed {
+    /// Its turn in the queue has come: some endpoint has a place. It may be of no use to a session that
+    /// has tried that endpoint, which then waits on.
+    pub(super) fn place_free<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        assert!(self.is_queued(), "only those are told");
+        self.search(bytes_follow, cx)
+    }
+
+    /// Closes what is open. Returns a socket that the driver has yet to join, if there is one.
+    pub(super) fn close<D: Driver>(
+        self,
+        driver: &mut D,
+        retired: &mut Retired<Lease>,
+    ) -> Option<Sock> {
         let attempts = match self.stage {
-            Stage::Unknown { .. } | Stage::Pausing { .. } => [None, None],
+            Stage::Unknown { .. } | Stage::Pausing { .. } | Stage::Queued(_) => [None, None],
             Stage::Trying { first, race } => match race {
-                Race::Off | Race::StartsAt(_) => [Some(first.sock), None],
-                Race::On(rival) => [Some(first.sock), Some(rival.sock)],
+                Race::Off | Race::StartsAt(_) => [Some(first), None],
+                Race::On(rival) => [Some(first), Some(rival)],
             },
         };
-        let [first, rival] = attempts;
-        let mut closed = Closed::Now;
-        for sock in [self.spare, first, rival].into_iter().flatten() {
-            if driver.close(sock, Close::Graceful) == Closed::Soon {
-                closed = Closed::Soon;
-            }
+        // It was never used, so there is nothing to join.
+        if let Some(spare) = self.spare {
+            driver.close(spare, Close::Graceful);
         }
-        closed
+        let mut leaving = None;
+        for Attempt { sock, lease, .. } in attempts.into_iter().flatten() {
+            let closed = driver.close(sock, Close::Graceful);
+            retired.push(lease, sock, closed);
+            leaving = leaving.or((closed == Closed::Soon).then_some(sock));
+        }
+        leaving
     }
 
     // --- attempts -----------------------------------------------------------------------------
@@ -337,6 +406,7 @@ impl Connecting {
         cx: &mut Context<'_, D>,
     ) -> Started {
         let address = lease.address();
+        let by = self.begin(cx.now);
         if let Address::Tcp(to) = address
             && !cx.upstreams.tcp.source.reaches(&to)
         {
@@ -351,7 +421,7 @@ impl Connecting {
                 }
                 cx.driver.submit(sock, Op::Connect(to));
                 // Those that are still untried get as much of the time that is left.
-                let left = self.by.saturating_duration_since(cx.now);
+                let left = by.saturating_duration_since(cx.now);
                 let untried = cx.balancer.untried(&self.tried);
                 let parts = u32::try_from(untried).unwrap_or(PARTS_MAX);
                 Started::Connecting(Attempt {
@@ -386,10 +456,17 @@ impl Connecting {
         address: Address,
         cx: &mut Context<'_, D>,
     ) -> Result<Sock, Errno> {
-        if matches!(address, Address::Tcp(to) if to.is_ipv4())
+        if let Address::Tcp(to @ SocketAddr::V4(_)) = address
             && let Some(spare) = self.spare.take()
         {
-            return Ok(spare);
+            let configured = cx.driver.configure_tcp(spare, &to, &cx.upstreams.tcp);
+            return match configured {
+                Ok(()) => Ok(spare),
+                Err(errno) => {
+                    cx.driver.close(spare, Close::Graceful);
+                    Err(errno)
+                }
+            };
         }
         // The spare socket is for IPv4: of use if one of those may race with this one.
         if !cx.balancer.is_mixed() {
@@ -435,7 +512,7 @@ impl Connecting {
             let chosen = cx
                 .balancer
                 .choose(cx.published, &mut self.tried, want, cx.now);
-            let Some(lease) = chosen else {
+            let Choice::Chosen(lease) = chosen else {
                 break Race::Off;
             };
             match self.start(lease, bytes_follow, cx) {
@@ -512,11 +589,11 @@ impl Connecting {
         cx: &mut Context<'_, D>,
     ) -> Found {
         if let Some(loser) = loser {
-            cx.driver.close(loser.sock, Close::Graceful);
             // It had a head start, and yet it lost: or sessions would go on waiting for it.
             if end == End::Rival {
                 cx.published.failed(loser.lease.health(), cx.now);
             }
+            cx.abandon(loser.sock, loser.lease);
         }
         self.found(winner.sock, winner.lease, cx)
     }
@@ -547,8 +624,8 @@ impl Connecting {
         blame: Blame,
         cx: &mut Context<'_, D>,
     ) {
-        cx.driver.close(attempt.sock, Close::Graceful);
         self.failed(&attempt.lease, failure, blame, cx);
+        cx.abandon(attempt.sock, attempt.lease);
     }
 
     fn failed<D: Driver>(
@@ -575,8 +652,30 @@ impl Connecting {
 
     // --- waiting ------------------------------------------------------------------------------
 
+    /// The time for connecting begins with the first moment in which something could be tried, or
+    /// nothing was there to be tried: waiting in the queue has a limit of its own. Returns its end.
+    fn begin(&mut self, now: Instant) -> Instant {
+        *self.by.get_or_insert(now + self.patience)
+    }
+
+    /// Those that were not tried are full. A session that has tried others stays in line, and asks
+    /// those again meanwhile.
+    fn wait_for_place<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.want = Want::Any;
+        let wait = match (&self.stage, self.by) {
+            // Its turn came, and the place was not for it: nothing was tried.
+            (Stage::Queued(Wait::Again { .. }), _) => return,
+            (_, None) => Wait::First,
+            (_, Some(_)) => Wait::Again {
+                retry_at: cx.now + self.next_pause(),
+            },
+        };
+        self.stage = Stage::Queued(wait);
+    }
+
     /// Each endpoint was tried, or there is none.
     fn wait_for_more<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        self.begin(cx.now);
         self.want = Want::Any;
         if cx.balancer.is_empty() {
             cx.published.refresher().suspect_all();
@@ -587,9 +686,15 @@ impl Connecting {
             // A TCP connect would wait, so this does.
             self.pause(STARVED_RETRY, Then::StartOver, cx.now);
         } else {
-            self.pause(self.pause, Then::StartOver, cx.now);
-            self.pause = (2 * self.pause).min(PAUSE_MAX);
+            let pause = self.next_pause();
+            self.pause(pause, Then::StartOver, cx.now);
         }
+    }
+
+    fn next_pause(&mut self) -> Duration {
+        let pause = self.pause;
+        self.pause = (2 * pause).min(PAUSE_MAX);
+        pause
     }
 
     fn pause(&mut self, length: Duration, then: Then, now: Instant) {
@@ -598,6 +703,15 @@ impl Connecting {
             then,
         };
     }
+}
+
+/// How a session comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// It looks for an endpoint at once.
+    Direct,
+    /// Others wait for a place at an endpoint already, so it waits behind them.
+    Queued,
 }
 
 /// How the start of an attempt went.

@@ -78,9 +78,10 @@ impl<D: Driver> Flow<D> {
         &mut self,
         driver: &mut D,
         source: Sock,
+        sink: Option<Sock>,
     ) -> Result<(), Errno> {
         match driver.receive_now(source)? {
-            Some(buf) => self.received(driver, buf, None),
+            Some(buf) => self.received(driver, buf, sink),
             None => self.start(driver, source),
         }
         Ok(())

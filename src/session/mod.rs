@@ -10,11 +10,12 @@ mod tunnel;
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Balancer, Published};
-use crate::driver::{Driver, Sock};
+use crate::backend::{Address, Balancer, Lease, Published};
+use crate::driver::{Close, Closed, Driver, Sock};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
+pub use connect::Entry;
 pub use tunnel::Tunnel;
 
 /// A session of one worker. Used again after the session's end.
@@ -64,7 +65,9 @@ impl Owners {
 /// How long a session may take for what.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// From accept until a backend connection is open.
+    /// For a place at an endpoint, where their number is limited. `None`: for ever.
+    pub queue: Option<Duration>,
+    /// From accept, or from having a place, until a backend connection is open.
     pub connect: Duration,
     /// Without a byte in either direction. `None`: for ever.
     pub idle: Option<Duration>,
@@ -87,6 +90,62 @@ impl Upstreams {
     }
 }
 
+/// What is given back only when its descriptor is closed: whoever got a place before that could be one
+/// too many for the backend.
+pub struct Retired<T> {
+    /// The next [`Driver::release`] closes it.
+    left: Vec<T>,
+    /// The driver has yet to join this socket.
+    leaving: Vec<(Sock, T)>,
+    /// Whether there was no turn since the last one came in.
+    is_new: bool,
+}
+
+impl<T> Retired<T> {
+    /// Given back when `sock`, which was closed like this, is.
+    pub fn push(&mut self, retired: T, sock: Sock, closed: Closed) {
+        match closed {
+            Closed::Now => self.left.push(retired),
+            Closed::Soon => self.leaving.push((sock, retired)),
+        }
+        self.is_new = true;
+    }
+
+    /// A turn has passed.
+    pub fn turned(&mut self) {
+        self.is_new = false;
+    }
+
+    /// Right after [`Driver::release`]. Whether this gave anything back.
+    pub fn released(&mut self, driver: &impl Driver) -> bool {
+        let before = self.left.len() + self.leaving.len();
+        self.left.clear();
+        self.leaving.retain(|(sock, _)| !driver.is_closed(*sock));
+        self.leaving.len() < before
+    }
+
+    /// Whether to look again without waiting: the driver joins most sockets in the next turn, and for
+    /// the others a completion ends the wait.
+    pub fn is_urgent(&self) -> bool {
+        self.is_new || !self.left.is_empty()
+    }
+
+    /// Whether everything was given back.
+    pub fn is_empty(&self) -> bool {
+        self.left.is_empty() && self.leaving.is_empty()
+    }
+}
+
+impl<T> Default for Retired<T> {
+    fn default() -> Self {
+        Self {
+            left: Vec::new(),
+            leaving: Vec::new(),
+            is_new: false,
+        }
+    }
+}
+
 /// What a session can use in one step.
 pub struct Context<'a, D: Driver> {
     /// The session itself.
@@ -101,10 +160,20 @@ pub struct Context<'a, D: Driver> {
     pub upstreams: &'a Upstreams,
     /// The choice among them.
     pub balancer: &'a mut Balancer,
+    /// Places at endpoints whose connections were closed.
+    pub retired: &'a mut Retired<Lease>,
     /// The session's limits in time.
     pub timeouts: Timeouts,
     /// The time of this turn.
     pub now: Instant,
+}
+
+impl<D: Driver> Context<'_, D> {
+    /// Closes a connection that was given nothing, and then gives its place back.
+    fn abandon(&mut self, sock: Sock, lease: Lease) {
+        let closed = self.driver.close(sock, Close::Graceful);
+        self.retired.push(lease, sock, closed);
+    }
 }
 
 /// What a session does next.
@@ -126,8 +195,13 @@ pub enum Ending {
     ClientClosed,
     /// The client's connection broke, or it closed without reading what was there for it.
     ClientReset(Errno),
-    /// The client closed its socket while nothing could be connected to; what it had sent is lost.
+    /// The client closed its socket while nothing could be connected to, or while it waited for its
+    /// turn; what it had sent is lost.
     ClientLeft,
+    /// As many clients as may wait for a place at an endpoint did so already.
+    QueueFull,
+    /// No endpoint had a place for it in time.
+    QueueTimeout,
     /// The backend's connection broke.
     BackendReset(Errno),
     /// No endpoint could be reached in time.
@@ -161,7 +235,10 @@ impl Ending {
     /// Whether an operator should hear of it: something failed that is not the client's doing.
     pub fn is_failure(self) -> bool {
         match self {
-            Self::ConnectFailed(_) | Self::BackendReset(_) => true,
+            Self::ConnectFailed(_)
+            | Self::BackendReset(_)
+            | Self::QueueFull
+            | Self::QueueTimeout => true,
             Self::Complete
             | Self::ClientClosed
             | Self::ClientLeft
@@ -179,6 +256,13 @@ impl fmt::Display for Ending {
             Self::Complete => f.write_str("complete"),
             Self::ClientClosed => f.write_str("the client closed"),
             Self::ClientLeft => f.write_str("the client left before a backend was reached"),
+            Self::QueueFull => f.write_str(
+                "every place at its endpoints was taken and the queue full (see --per-endpoint-max, \
+                 --queue-max)",
+            ),
+            Self::QueueTimeout => f.write_str(
+                "no place at an endpoint in time (see --per-endpoint-max, --queue-timeout)",
+            ),
             Self::ClientReset(errno) => write!(f, "the client broke off: {errno}"),
             Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),
             Self::ConnectFailed(failure) => write!(f, "connect to the backend: {failure}"),

@@ -17,9 +17,9 @@ use std::time::Instant;
 use crate::backend::{Address, Lease};
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 
-use super::connect::{Connecting, Found};
+use super::connect::{Connecting, Entry, Found};
 use super::flow::{Flow, Progress};
-use super::{Context, End, Ending, Owner, Step, Timeouts};
+use super::{Context, End, Ending, Owner, Retired, Step, Timeouts};
 
 /// A client and what serves it.
 pub struct Tunnel<D: Driver> {
@@ -28,6 +28,9 @@ pub struct Tunnel<D: Driver> {
     listener: usize,
     presence: Presence,
     watch: Watch,
+    /// Whether reading from the client has begun. It has not while a client waits in the queue that was
+    /// put there when it came.
+    reading: bool,
     upstream: Upstream,
     to_backend: Flow<D>,
     to_client: Flow<D>,
@@ -91,31 +94,43 @@ enum Verdict {
 }
 
 impl<D: Driver> Tunnel<D> {
-    /// Starts to serve a client. `spare` is an unconnected TCP socket: it was opened before the
-    /// client was accepted, so that no client is taken on who could not be given a descriptor.
+    /// Starts to serve a client. `spare` is an unconnected TCP socket without options: it was opened
+    /// before the client was accepted, so that no client is taken on who could not be given a
+    /// descriptor.
     pub fn start(
         client: Sock,
         listener: usize,
         spare: Sock,
+        entry: Entry,
         cx: &mut Context<'_, D>,
     ) -> (Self, Step) {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
-        let connecting = Connecting::new(listener, spare, cx.now, cx.timeouts.connect);
+        let connecting = Connecting::new(listener, spare, cx.now, cx.timeouts, entry);
         let mut tunnel = Self {
             client,
             listener,
             presence: Presence::Here,
             watch: Watch::Off,
+            reading: false,
             upstream: Upstream::Connecting(connecting),
             to_backend: Flow::new(),
             to_client: Flow::new(),
             last_activity: cx.now,
             unread_when_idle: None,
         };
+        if entry == Entry::Queued {
+            // What it has sent stays with the kernel until its turn: a long queue costs no memory.
+            tunnel.watch_client(cx);
+            return (tunnel, Step::Continue);
+        }
         // Most clients have sent their request by now. With bytes at hand the connect costs less.
-        if let Err(errno) = tunnel.to_backend.start_with_what_came(cx.driver, client) {
+        if let Err(errno) = tunnel
+            .to_backend
+            .start_with_what_came(cx.driver, client, None)
+        {
             return (tunnel, Step::End(Ending::ClientReset(errno)));
         }
+        tunnel.reading = true;
         let step = tunnel.connect(cx, Connecting::search);
         (tunnel, step)
     }
@@ -123,7 +138,7 @@ impl<D: Driver> Tunnel<D> {
     /// When [`Tunnel::expire`] is due.
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         match &self.upstream {
-            Upstream::Connecting(connecting) => Some(connecting.deadline()),
+            Upstream::Connecting(connecting) => connecting.deadline(),
             Upstream::Open(serving) => {
                 let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
                 idle_at.into_iter().chain(serving.cut_at).min()
@@ -132,7 +147,17 @@ impl<D: Driver> Tunnel<D> {
         }
     }
 
+    /// Whether it waits for a place at an endpoint.
+    pub fn is_queued(&self) -> bool {
+        matches!(&self.upstream, Upstream::Connecting(connecting) if connecting.is_queued())
+    }
+
     // --- events -------------------------------------------------------------------------------
+
+    /// Some endpoint has a place, and it is the turn of this session, which [`Tunnel::is_queued`].
+    pub fn place_free(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.connect(cx, Connecting::place_free)
+    }
 
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
@@ -258,17 +283,19 @@ impl<D: Driver> Tunnel<D> {
             Found::Waiting => self.watch_client(cx),
             Found::Open(sock, lease) => self.found(sock, lease, cx),
             Found::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),
+            Found::QueueTimeout => return Step::End(Ending::QueueTimeout),
             Found::BrokenOff(errno) => return Step::End(Ending::BackendReset(errno)),
         }
         Step::Continue
     }
 
-    /// While nothing can be connected to, a client that leaves shall not keep its place.
+    /// While nothing can be connected to, a client that leaves shall not keep its place. An armed
+    /// receive tells as well.
     fn watch_client(&mut self, cx: &mut Context<'_, D>) {
         if let Upstream::Connecting(connecting) = &self.upstream
             && self.watch == Watch::Off
             && connecting.is_stalled(cx.now)
-            && self.to_backend.holds_bytes()
+            && (self.to_backend.holds_bytes() || !self.reading)
         {
             cx.driver.submit(self.client, Op::Hangup);
             self.watch = Watch::Armed;
@@ -285,8 +312,16 @@ impl<D: Driver> Tunnel<D> {
                 else {
                     unreachable!("the watch was taken back for an upstream")
                 };
+                let sock = serving.sock;
                 self.opened(serving, cx);
-                Step::Continue
+                if mem::replace(&mut self.reading, true) {
+                    return Step::Continue;
+                }
+                let flow = &mut self.to_backend;
+                match flow.start_with_what_came(cx.driver, self.client, Some(sock)) {
+                    Ok(()) => Step::Continue,
+                    Err(errno) => Step::End(Ending::ClientReset(errno)),
+                }
             }
             (_, Done::Ready) => Step::End(Ending::ClientLeft),
             (_, Done::Failed(errno)) => Step::End(Ending::ClientReset(errno)),
@@ -431,22 +466,31 @@ impl<D: Driver> Tunnel<D> {
         })
     }
 
-    /// Closes all sockets, each so that its peer learns the truth.
-    pub fn close(self, ending: Ending, driver: &mut D) -> Closed {
+    /// Closes all sockets, each so that its peer learns the truth. Returns one that the driver has yet
+    /// to join, if there is one.
+    pub fn close(
+        self,
+        ending: Ending,
+        driver: &mut D,
+        retired: &mut Retired<Lease>,
+    ) -> Option<Sock> {
         let to_backend = self.close_to_backend(ending);
-        let upstream = match self.upstream {
-            Upstream::Connecting(connecting) => connecting.close(driver),
+        let leaving = match self.upstream {
+            Upstream::Connecting(connecting) => connecting.close(driver, retired),
             Upstream::Opening(serving) | Upstream::Open(serving) => {
-                driver.close(serving.sock, to_backend)
+                let closed = driver.close(serving.sock, to_backend);
+                retired.push(serving.lease, serving.sock, closed);
+                (closed == Closed::Soon).then_some(serving.sock)
             }
-            Upstream::None => Closed::Now,
+            Upstream::None => None,
         };
-        let client = driver.close(self.client, close_to_client(ending));
-        if client == Closed::Soon || upstream == Closed::Soon {
-            Closed::Soon
-        } else {
-            Closed::Now
-        }
+        let closed = driver.close(self.client, close_to_client(ending));
+        leaving.or((closed == Closed::Soon).then_some(self.client))
+    }
+
+    /// The client's socket.
+    pub fn client(&self) -> Sock {
+        self.client
     }
 
     fn close_to_backend(&self, ending: Ending) -> Close {
@@ -455,6 +499,8 @@ impl<D: Driver> Tunnel<D> {
             | Ending::ClientClosed
             | Ending::ClientLeft
             | Ending::BackendReset(_)
+            | Ending::QueueFull
+            | Ending::QueueTimeout
             | Ending::ConnectFailed(_) => true,
             Ending::ClientReset(_) | Ending::EndpointRemoved | Ending::Cut => false,
             // Cut in the middle: an end of stream would say that the client had finished.
@@ -472,6 +518,8 @@ fn close_to_client(ending: Ending) -> Close {
         }
         Ending::BackendReset(_)
         | Ending::ConnectFailed(_)
+        | Ending::QueueFull
+        | Ending::QueueTimeout
         | Ending::IdleTimeout
         | Ending::EndpointRemoved
         | Ending::Cut => Close::Reset,

@@ -216,41 +216,46 @@ pub fn tcp_socket(like: &SocketAddr, options: &TcpOptions) -> Result<OwnedFd, Er
     // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
     set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)?;
-    if let Some(keepalive) = options.keepalive {
-        keep_alive(&socket, keepalive)?;
-    }
-    if let Some(timeout) = options.user_timeout {
-        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        set_option(
-            socket.as_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_USER_TIMEOUT,
-            &millis,
-        )?;
-    }
-    if let Some(source) = options.source.towards(like) {
-        bind_source(&socket, source)?;
-    }
+    configure_tcp(socket.as_fd(), like, options)?;
     Ok(socket)
 }
 
-fn keep_alive(socket: &OwnedFd, keepalive: Keepalive) -> Result<(), Errno> {
+/// Gives an unconnected socket of [`tcp_socket`], made without options for the family of `like`, these.
+pub fn configure_tcp(
+    socket: BorrowedFd<'_>,
+    like: &SocketAddr,
+    options: &TcpOptions,
+) -> Result<(), Errno> {
+    if let Some(keepalive) = options.keepalive {
+        keep_alive(socket, keepalive)?;
+    }
+    if let Some(timeout) = options.user_timeout {
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        set_option(socket, libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT, &millis)?;
+    }
+    match options.source.towards(like) {
+        Some(source) => bind_source(socket, source),
+        None => Ok(()),
+    }
+}
+
+fn keep_alive(socket: BorrowedFd<'_>, keepalive: Keepalive) -> Result<(), Errno> {
     for (name, value) in [
         (libc::TCP_KEEPIDLE, keepalive.idle_seconds),
         (libc::TCP_KEEPINTVL, keepalive.interval_seconds),
         (libc::TCP_KEEPCNT, keepalive.count),
     ] {
-        set_option(socket.as_fd(), libc::IPPROTO_TCP, name, &i32::from(value))?;
+        set_option(socket, libc::IPPROTO_TCP, name, &i32::from(value))?;
     }
-    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)
+    set_option(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, &1_i32)
 }
 
 /// The port is chosen when the socket connects (IP_BIND_ADDRESS_NO_PORT in ip(7), which IPv6 sockets
 /// take as well): one that bind(2) chose would be taken for all destinations at once, and the ports
 /// would be used up at some 28,000 connections altogether.
-fn bind_source(socket: &OwnedFd, source: SocketAddr) -> Result<(), Errno> {
+fn bind_source(socket: BorrowedFd<'_>, source: SocketAddr) -> Result<(), Errno> {
     let option = libc::IP_BIND_ADDRESS_NO_PORT;
-    set_option(socket.as_fd(), libc::IPPROTO_IP, option, &1_i32)?;
+    set_option(socket, libc::IPPROTO_IP, option, &1_i32)?;
     let address = RawAddress::from(source);
     // SAFETY: `address` is a live sockaddr of the length that it reports.
     check(unsafe { libc::bind(socket.as_raw_fd(), address.as_ptr(), address.socklen()) }).map(drop)

@@ -9,10 +9,12 @@ use crate::session::{Owner, Owners};
 /// look for each accept was 2 to 4 % of the worker's time.
 const UNLOOKED_MAX: u32 = 31;
 
+#[derive(Default)]
 pub(super) struct Listeners(Vec<Listener>);
 
 struct Listener {
     sock: Sock,
+    of: ListenerOf,
     accepting: Accepting,
     /// Accepts that will pass before a look for more clients of the same burst.
     looks_in: u32,
@@ -28,6 +30,13 @@ enum Accepting {
     Closed,
 }
 
+/// Which route a listener belongs to, and which of its listeners it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ListenerOf {
+    pub(super) route: usize,
+    pub(super) number: usize,
+}
+
 /// A listener without an accept in flight.
 #[derive(Clone, Copy)]
 pub(super) struct IdleListener {
@@ -36,22 +45,25 @@ pub(super) struct IdleListener {
 }
 
 impl Listeners {
-    pub(super) fn new<D: Driver>(
+    /// Takes the listeners of the worker's next route over.
+    pub(super) fn add_route<D: Driver>(
+        &mut self,
+        route: usize,
         descriptors: Vec<OwnedFd>,
         driver: &mut D,
         owners: &mut Owners,
-    ) -> Self {
-        let adopt = |(number, descriptor)| {
+    ) {
+        for (number, descriptor) in descriptors.into_iter().enumerate() {
             let sock = driver.adopt_listener(descriptor);
-            owners.assign(sock, Owner::Listener(number));
-            Listener {
+            owners.assign(sock, Owner::Listener(self.0.len()));
+            self.0.push(Listener {
                 sock,
+                of: ListenerOf { route, number },
                 accepting: Accepting::Idle,
                 looks_in: 0,
                 looked_after: 0,
-            }
-        };
-        Self(descriptors.into_iter().enumerate().map(adopt).collect())
+            });
+        }
     }
 
     /// Arms an accept on each listener that has none.
@@ -105,6 +117,10 @@ impl Listeners {
 
     pub(super) fn sock(&self, number: usize) -> Sock {
         self.0[number].sock
+    }
+
+    pub(super) fn of(&self, number: usize) -> ListenerOf {
+        self.0[number].of
     }
 
     pub(super) fn has_idle(&self) -> bool {

@@ -11,6 +11,8 @@
 mod gate;
 mod listeners;
 mod mailbox;
+mod queue;
+mod routes;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod simulation;
 mod timers;
@@ -18,26 +20,26 @@ mod timers;
 use std::collections::HashSet;
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::backend::{Address, Balancer, Published};
-use crate::config::Balance;
+use crate::backend::{Address, Lease};
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
-use crate::session::{
-    Context, Ending, Owner, Owners, SessionId, Step, Timeouts, Tunnel, Upstreams,
-};
+use crate::session::{Context, Ending, Owner, Owners, Retired, SessionId, Step, Tunnel};
 use crate::sys::Errno;
+use crate::sys::net::TcpOptions;
 
 pub use gate::Gate;
 pub use mailbox::{Mailbox, Notice};
+pub use routes::{Limit, Route, Share};
 
 use gate::Permit;
 use listeners::Listeners;
+use mailbox::Notices;
+use routes::{Admission, Place, Served, Standing};
 use timers::Timers;
 
 /// How long accepting pauses when the system has no descriptor or memory left, unless a session of
@@ -57,22 +59,17 @@ const ACCEPTS_PER_TURN: usize = 8;
 /// Clients that a draining worker takes from the backlogs in one turn.
 const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 
-/// What all workers of a route share.
+/// How often a worker with a queue looks whether an endpoint is back: the end of an ejection, and
+/// checks that pass, are not announced. Long enough to cost nothing, and short compared with the
+/// patience of those who wait.
+const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What all workers share, whatever they serve.
 pub struct Shared {
-    /// The endpoints. The resolver writes, workers read.
-    pub published: Arc<Published>,
     /// Counts sessions over all workers.
     pub gate: Arc<Gate>,
-    /// How sessions make their upstreams.
-    pub upstreams: Upstreams,
-    /// How workers choose among them.
-    pub balance: Balance,
-    /// Where their choices by chance come from.
+    /// Where choices by chance come from.
     pub seed: u64,
-    /// Limits in time.
-    pub timeouts: Timeouts,
-    /// Sessions that failed.
-    pub session_failures: Failures,
     /// Accepts that failed.
     pub accept_failures: Failures,
 }
@@ -88,15 +85,20 @@ pub struct Worker<D: Driver> {
     listeners: Listeners,
     sessions: Slab<Active<D>>,
     timers: Timers,
-    balancer: Balancer,
+    /// Those that the worker serves; sessions and listeners name them by their place here.
+    routes: Vec<Served>,
     ticket: Option<Ticket>,
     /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener.
     parked: Vec<Parked>,
-    /// Permits of sessions whose descriptors the driver has yet to join: the next turn does.
-    leaving: Vec<Permit>,
-    /// Permits of sessions whose descriptors the next release closes.
-    left: Vec<Permit>,
+    /// Permits of sessions that ended.
+    retired_permits: Retired<Permit>,
+    /// Places at endpoints whose connections were closed.
+    retired_leases: Retired<Lease>,
+    /// A client was sent away in this turn: the next release closes it.
+    refused: bool,
+    /// When the queues are looked at though no place was given back. `None`: nobody waits.
+    queues_looked_at: Option<Instant>,
     /// No accept is armed before this time.
     accepting_again_at: Option<Instant>,
     /// Sessions that ended in this turn because their endpoint was removed.
@@ -108,6 +110,9 @@ pub struct Worker<D: Driver> {
 struct Active<D: Driver> {
     tunnel: Tunnel<D>,
     permit: Permit,
+    route: usize,
+    /// Where connections are limited.
+    place: Option<Place>,
 }
 
 /// What a client needs, taken before it is accepted.
@@ -133,21 +138,28 @@ enum Phase {
 }
 
 impl<D: Driver> Worker<D> {
-    /// A worker that accepts on `listeners` (descriptors of its own, non-blocking) once it runs.
+    /// A worker that accepts on the listeners of its shares once it runs.
     pub fn new(
         number: usize,
         mut driver: D,
-        listeners: Vec<OwnedFd>,
+        shares: Vec<Share>,
         shared: Arc<Shared>,
         mailbox: Arc<Mailbox>,
     ) -> Self {
         let mut owners = Owners::default();
+        let mut listeners = Listeners::default();
+        // Another seed for each, or all of them send their first session to the same endpoint.
+        let seed = shared.seed.wrapping_add(number as u64);
+        let mut routes = Vec::with_capacity(shares.len());
+        for share in shares {
+            listeners.add_route(routes.len(), share.listeners, &mut driver, &mut owners);
+            routes.push(Served::new(share.route, share.limit, seed));
+        }
         let now = driver.now();
         Self {
             number,
-            listeners: Listeners::new(listeners, &mut driver, &mut owners),
-            // Another seed for each, or all of them send their first session to the same endpoint.
-            balancer: Balancer::new(shared.balance, shared.seed.wrapping_add(number as u64)),
+            listeners,
+            routes,
             shared,
             mailbox,
             driver,
@@ -156,8 +168,10 @@ impl<D: Driver> Worker<D> {
             timers: Timers::default(),
             ticket: None,
             parked: Vec::new(),
-            leaving: Vec::new(),
-            left: Vec::new(),
+            retired_permits: Retired::default(),
+            retired_leases: Retired::default(),
+            refused: false,
+            queues_looked_at: None,
             accepting_again_at: None,
             removed: 0,
             phase: Phase::Serving,
@@ -168,22 +182,26 @@ impl<D: Driver> Worker<D> {
     /// Runs until drained or cut. An error is one of the driver: the worker cannot go on.
     pub fn run(mut self) -> Result<(), Errno> {
         loop {
-            let told_of_permit = self.read_mailbox();
+            let told = self.read_mailbox();
             self.expire_deadlines();
             // Before a new ticket is asked for, and after everything that someone waits for.
             self.driver.release();
-            self.left.clear();
+            self.refused = false;
+            self.retired_permits.released(&self.driver);
+            let places_free = self.retired_leases.released(&self.driver);
+            self.serve_queues(places_free || told.has(Notice::Addresses));
             self.admit();
             if self.is_finished() {
                 self.shared.gate.leave(self.number);
                 return Ok(());
             }
-            if told_of_permit {
+            if told.has(Notice::Permit) {
                 self.shared.gate.pass_on();
             }
             self.driver.turn(self.next_deadline())?;
             self.now = self.driver.now();
-            self.left.append(&mut self.leaving);
+            self.retired_permits.turned();
+            self.retired_leases.turned();
             while let Some(completion) = self.driver.next() {
                 self.dispatch(completion);
             }
@@ -195,21 +213,24 @@ impl<D: Driver> Worker<D> {
             && self.listeners.are_closed()
             && self.parked.is_empty()
             && self.sessions.is_empty()
-            && self.leaving.is_empty()
-            && self.left.is_empty()
+            && self.retired_permits.is_empty()
+            && self.retired_leases.is_empty()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        // What the driver joins may have completed in the last turn already: no waiting for it. Nor
-        // for the release of what ended since the last one.
-        let to_release = !self.leaving.is_empty() || !self.left.is_empty();
+        // No waiting with what ended since the last release, nor with what the driver joins: that may
+        // have completed in the last turn already.
+        let to_release =
+            self.refused || self.retired_permits.is_urgent() || self.retired_leases.is_urgent();
         if to_release || self.accepting_again_at.is_none() && self.has_more_to_drain() {
             return Some(self.now);
         }
-        [self.timers.next(), self.accepting_again_at]
-            .into_iter()
-            .flatten()
-            .min()
+        let dates = [
+            self.timers.next(),
+            self.accepting_again_at,
+            self.queues_looked_at,
+        ];
+        dates.into_iter().flatten().min()
     }
 
     /// Whether the backlogs were left because the turn had done enough, not for want of a ticket.
@@ -230,12 +251,15 @@ impl<D: Driver> Worker<D> {
     // --- mailbox ------------------------------------------------------------------------------
 
     /// What it says of permits is left to `admit`.
-    fn read_mailbox(&mut self) -> bool {
+    fn read_mailbox(&mut self) -> Notices {
         let notices = self.mailbox.take();
         if notices.has(Notice::Addresses) {
-            self.balancer.refresh(&self.shared.published);
-            self.each_session(Tunnel::addresses_changed);
-            self.compare_endpoints();
+            for route in 0..self.routes.len() {
+                if self.routes[route].follow() {
+                    self.each_session_of(route, Tunnel::addresses_changed);
+                    self.compare_endpoints(route);
+                }
+            }
         }
         if notices.has(Notice::Scarce) && self.ticket.is_some() {
             self.give_ticket_back();
@@ -248,17 +272,18 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Cut) {
             self.cut();
         }
-        notices.has(Notice::Permit)
+        notices
     }
 
     /// Tells sessions whether their endpoints are in the set, if it matters to them.
-    fn compare_endpoints(&mut self) {
-        if self.shared.timeouts.removed.is_none() {
+    fn compare_endpoints(&mut self, route: usize) {
+        let Served { route: shared, .. } = &self.routes[route];
+        if shared.timeouts.removed.is_none() {
             return;
         }
-        let set = self.shared.published.load_full();
+        let set = shared.published.load_full();
         let current: HashSet<Address> = set.endpoints().iter().map(|e| e.address).collect();
-        self.each_session(|tunnel, cx| match tunnel.endpoint() {
+        self.each_session_of(route, |tunnel, cx| match tunnel.endpoint() {
             Some(endpoint) => tunnel.endpoint_is_current(current.contains(&endpoint), cx),
             None => Step::Continue,
         });
@@ -277,30 +302,48 @@ impl<D: Driver> Worker<D> {
                 "shutdown: cutting sessions that did not finish"
             );
         }
-        self.each_session(|_, _| Step::End(Ending::Cut));
+        for route in 0..self.routes.len() {
+            self.each_session_of(route, |_, _| Step::End(Ending::Cut));
+        }
     }
 
     // --- sessions -----------------------------------------------------------------------------
 
+    /// Serves a client, or lets it wait; a client with nowhere to wait is sent away, and the ticket is
+    /// for the next one.
     fn start_session(&mut self, client: Sock, listener: usize, ticket: Ticket) {
-        let entry = self.sessions.vacant_entry();
-        let id = SessionId(entry.key());
-        let mut cx = Context {
-            id,
-            driver: &mut self.driver,
-            owners: &mut self.owners,
-            published: &self.shared.published,
-            upstreams: &self.shared.upstreams,
-            balancer: &mut self.balancer,
-            timeouts: self.shared.timeouts,
-            now: self.now,
+        let of = self.listeners.of(listener);
+        let (entry, place) = match self.routes[of.route].admit(self.now) {
+            Admission::Serve(entry, place) => (entry, place),
+            Admission::Refuse => {
+                self.ticket = Some(ticket);
+                return self.refuse(client, of.route);
+            }
         };
-        let (tunnel, step) = Tunnel::start(client, listener, ticket.spare, &mut cx);
-        entry.insert(Active {
+        let vacant = self.sessions.vacant_entry();
+        let id = SessionId(vacant.key());
+        let mut cx = context(
+            id,
+            &mut self.driver,
+            &mut self.owners,
+            &mut self.routes[of.route],
+            &mut self.retired_leases,
+            self.now,
+        );
+        let (tunnel, step) = Tunnel::start(client, of.number, ticket.spare, entry, &mut cx);
+        vacant.insert(Active {
             tunnel,
             permit: ticket.permit,
+            route: of.route,
+            place,
         });
         self.after_step(id, step);
+    }
+
+    fn refuse(&mut self, client: Sock, route: usize) {
+        self.driver.close(client, Close::Reset);
+        self.refused = true;
+        self.count_ending(route, Ending::QueueFull);
     }
 
     /// Lets a session act, and does what it says.
@@ -313,38 +356,65 @@ impl<D: Driver> Worker<D> {
             .sessions
             .get_mut(id.0)
             .expect("only live sessions own sockets");
-        let mut cx = Context {
+        let mut cx = context(
             id,
-            driver: &mut self.driver,
-            owners: &mut self.owners,
-            published: &self.shared.published,
-            upstreams: &self.shared.upstreams,
-            balancer: &mut self.balancer,
-            timeouts: self.shared.timeouts,
-            now: self.now,
-        };
+            &mut self.driver,
+            &mut self.owners,
+            &mut self.routes[active.route],
+            &mut self.retired_leases,
+            self.now,
+        );
         let step = act(&mut active.tunnel, &mut cx);
         self.after_step(id, step);
     }
 
     fn after_step(&mut self, id: SessionId, step: Step) {
-        match step {
-            Step::Continue => {
-                let tunnel = &self.sessions[id.0].tunnel;
-                if let Some(deadline) = tunnel.deadline(self.shared.timeouts) {
-                    self.timers.file(id, deadline);
+        if let Step::End(ending) = step {
+            return self.end_session(id, ending);
+        }
+        let active = &mut self.sessions[id.0];
+        let served = &mut self.routes[active.route];
+        if let (Some(place), Some(queue)) = (&mut active.place, &mut served.queue)
+            && active.tunnel.is_queued() != (place.standing == Standing::Waiting)
+        {
+            place.standing = match place.standing {
+                Standing::New if queue.is_full() => {
+                    return self.end_session(id, Ending::QueueFull);
                 }
-            }
-            Step::End(ending) => self.end_session(id, ending),
+                Standing::New | Standing::Called => {
+                    queue.join(place.arrival, id);
+                    self.queues_looked_at
+                        .get_or_insert(self.now + QUEUE_LOOK_INTERVAL);
+                    Standing::Waiting
+                }
+                Standing::Waiting => {
+                    queue.leave(place.arrival);
+                    Standing::Called
+                }
+            };
+        }
+        if let Some(deadline) = active.tunnel.deadline(served.route.timeouts) {
+            self.timers.file(id, deadline);
         }
     }
 
     fn end_session(&mut self, id: SessionId, ending: Ending) {
         let active = self.sessions.remove(id.0);
-        match active.tunnel.close(ending, &mut self.driver) {
-            Closed::Now => self.left.push(active.permit),
-            Closed::Soon => self.leaving.push(active.permit),
+        if let Some(place) = active.place
+            && place.standing == Standing::Waiting
+            && let Some(queue) = &mut self.routes[active.route].queue
+        {
+            queue.leave(place.arrival);
         }
+        let client = active.tunnel.client();
+        let leaving = active
+            .tunnel
+            .close(ending, &mut self.driver, &mut self.retired_leases);
+        let (last, closed) = match leaving {
+            Some(sock) => (sock, Closed::Soon),
+            None => (client, Closed::Now),
+        };
+        self.retired_permits.push(active.permit, last, closed);
         // Descriptors are free again.
         self.accepting_again_at = None;
         tracing::debug!(
@@ -352,18 +422,63 @@ impl<D: Driver> Worker<D> {
             session = id.0,
             "session ended: {ending}"
         );
+        self.count_ending(active.route, ending);
+    }
+
+    fn count_ending(&mut self, route: usize, ending: Ending) {
+        let route = &self.routes[route].route;
         self.removed += usize::from(ending == Ending::EndpointRemoved);
         if ending.is_failure()
-            && let Some(count) = self.shared.session_failures.count(self.now)
+            && let Some(count) = route.session_failures.count(self.now)
         {
-            tracing::warn!(failed = count, "session failed: {ending}");
+            tracing::warn!(route = %route.name, failed = count, "session failed: {ending}");
         }
     }
 
-    fn each_session(&mut self, act: impl Fn(&mut Tunnel<D>, &mut Context<'_, D>) -> Step) {
-        let ids: Vec<_> = self.sessions.iter().map(|(id, _)| SessionId(id)).collect();
-        for id in ids {
+    /// In the order of arrival where that decides who is served first.
+    fn each_session_of(
+        &mut self,
+        route: usize,
+        act: impl Fn(&mut Tunnel<D>, &mut Context<'_, D>) -> Step,
+    ) {
+        let of_route = self
+            .sessions
+            .iter()
+            .filter(|(_, active)| active.route == route);
+        let mut ids: Vec<_> = of_route
+            .map(|(id, active)| {
+                (
+                    active.place.as_ref().map(|place| place.arrival),
+                    SessionId(id),
+                )
+            })
+            .collect();
+        ids.sort_unstable();
+        for (_, id) in ids {
             self.step(id, &act);
+        }
+    }
+
+    // --- queues -------------------------------------------------------------------------------
+
+    /// Gives free places to those who wait, by arrival.
+    fn serve_queues(&mut self, something_changed: bool) {
+        let Some(look_at) = self.queues_looked_at else {
+            return;
+        };
+        if !something_changed && look_at > self.now {
+            return;
+        }
+        self.queues_looked_at = None;
+        for route in 0..self.routes.len() {
+            let mut last = None;
+            while let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now) {
+                last = Some(arrival);
+                self.step(id, Tunnel::place_free);
+            }
+        }
+        if self.routes.iter().any(Served::has_queue) {
+            self.queues_looked_at = Some(self.now + QUEUE_LOOK_INTERVAL);
         }
     }
 
@@ -372,7 +487,8 @@ impl<D: Driver> Worker<D> {
             let Some(active) = self.sessions.get(id.0) else {
                 continue;
             };
-            match active.tunnel.deadline(self.shared.timeouts) {
+            let timeouts = self.routes[active.route].route.timeouts;
+            match active.tunnel.deadline(timeouts) {
                 Some(deadline) if deadline <= self.now => self.step(id, Tunnel::expire),
                 Some(later) => self.timers.file(id, later),
                 None => {}
@@ -483,14 +599,11 @@ impl<D: Driver> Worker<D> {
         let Some(failed) = self.shared.accept_failures.count(self.now) else {
             return;
         };
-        let remedy = match errno {
-            errno if errno.is_exhaustion() => {
-                " (raise the limit of open descriptors, LimitNOFILE= under systemd, or lower \
-                 --connections-max)"
-            }
-            // The spare socket is bound.
-            Errno(libc::EADDRNOTAVAIL) => " (this machine has lost the --source-address)",
-            _ => "",
+        let remedy = if errno.is_exhaustion() {
+            " (raise the limit of open descriptors, LimitNOFILE= under systemd, or lower \
+             --connections-max)"
+        } else {
+            ""
         };
         tracing::warn!(
             failed,
@@ -519,7 +632,8 @@ impl<D: Driver> Worker<D> {
         let Some(permit) = self.shared.gate.permit(self.number) else {
             return false;
         };
-        match self.driver.open_tcp(&IPV4, &self.shared.upstreams.tcp) {
+        // A route's own options are for the session to set.
+        match self.driver.open_tcp(&IPV4, &TcpOptions::default()) {
             Ok(spare) => {
                 self.ticket = Some(Ticket { permit, spare });
                 true
@@ -553,5 +667,27 @@ impl<D: Driver> Worker<D> {
         } else {
             self.give_ticket_back();
         }
+    }
+}
+
+/// What a session of this route can use.
+fn context<'a, D: Driver>(
+    id: SessionId,
+    driver: &'a mut D,
+    owners: &'a mut Owners,
+    served: &'a mut Served,
+    retired: &'a mut Retired<Lease>,
+    now: Instant,
+) -> Context<'a, D> {
+    Context {
+        id,
+        driver,
+        owners,
+        published: &served.route.published,
+        upstreams: &served.route.upstreams,
+        balancer: &mut served.balancer,
+        retired,
+        timeouts: served.route.timeouts,
+        now,
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! `SPLICEWAY_SIM_SEEDS` says how many seeds are run (and `SPLICEWAY_SIM_FIRST` where they start);
 //! `SPLICEWAY_SIM_SEED` replays a single one and prints what happened; with `SPLICEWAY_SIM_BACKENDS`
-//! set to `mixed`, the one in which a Unix socket is among the backends, and set to `families`, the
-//! one with addresses of both families.
+//! set to `mixed`, the one in which a Unix socket is among the backends, set to `families`, the one
+//! with addresses of both families, and set to `limited`, the one in which endpoints take a few
+//! connections only and clients queue.
 
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -15,14 +16,14 @@ use std::time::Duration;
 use clap::ValueEnum as _;
 
 use crate::backend::{Address, Published};
-use crate::config::{Balance, Ejection};
+use crate::config::{Balance, Ejection, RouteName};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{Faults, Scenario, Sim};
 use crate::observe::Failures;
 use crate::session::{Timeouts, Upstreams};
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
-use super::{Gate, Mailbox, Shared, Worker};
+use super::{Gate, Limit, Mailbox, Route, Share, Shared, Worker};
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
 fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
@@ -35,26 +36,34 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let connections_max = dice.pick(&[1, 2, 5, 100]);
     let listeners = dice.between(1, 2);
     let shared = Arc::new(Shared {
-        published: Arc::clone(&published),
         gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
+        seed: dice.below(1 << 16),
+        accept_failures: Failures::default(),
+    });
+    let limit = backends.limit(&mut dice);
+    let route = Arc::new(Route {
+        name: RouteName::default(),
+        published: Arc::clone(&published),
         upstreams: Upstreams {
             tcp: TcpOptions::default(),
             introductions: match backends {
-                Backends::Tcp => Vec::new(),
+                Backends::Tcp | Backends::Limited => Vec::new(),
                 Backends::Mixed | Backends::BothFamilies => {
                     vec![backends.introduction().into(); count(listeners)]
                 }
             },
         },
         balance: dice.pick(Balance::value_variants()),
-        seed: dice.below(1 << 16),
         timeouts: Timeouts {
+            queue: limit.and_then(|_| {
+                let times = [None, Some(30), Some(1000)];
+                dice.pick(&times).map(Duration::from_millis)
+            }),
             connect: Duration::from_millis(dice.pick(&[20, 500, 5000])),
             idle: dice.one_in(4).then(|| Duration::from_millis(50)),
             removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
         },
         session_failures: Failures::default(),
-        accept_failures: Failures::default(),
     });
     let scenario = Scenario {
         clients: count(dice.between(1, 25)),
@@ -68,16 +77,21 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             descriptors_max: dice.pick(&[1000, 1000, 8, 20]),
         },
         introduction: backends.introduction(),
-        removed_are_cut: shared.timeouts.removed.is_some(),
-        idle_timeout: shared.timeouts.idle.is_some(),
+        removed_are_cut: route.timeouts.removed.is_some(),
+        idle_timeout: route.timeouts.idle.is_some(),
+        limit,
         mailbox: Arc::clone(&mailbox),
         published,
         trace,
     };
     let sim = Sim::new(scenario, dice);
     *keep = Some(sim.clone());
-    let descriptors = (0..listeners).map(|_| no_descriptor()).collect();
-    let worker = Worker::new(0, sim.clone(), descriptors, Arc::clone(&shared), mailbox);
+    let share = Share {
+        route,
+        listeners: (0..listeners).map(|_| no_descriptor()).collect(),
+        limit,
+    };
+    let worker = Worker::new(0, sim.clone(), vec![share], Arc::clone(&shared), mailbox);
     worker.run().expect("the simulated driver does not fail");
     sim.judge_end();
     assert!(
@@ -95,6 +109,8 @@ enum Backends {
     Mixed,
     /// Addresses of both families, so that connects race.
     BothFamilies,
+    /// TCP, and no endpoint gets more than a few connections.
+    Limited,
 }
 
 impl Backends {
@@ -102,7 +118,7 @@ impl Backends {
         let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1], port)));
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
-            Self::Tcp => {}
+            Self::Tcp | Self::Limited => {}
             Self::Mixed => {
                 endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
             }
@@ -117,9 +133,16 @@ impl Backends {
 }
 
 impl Backends {
+    fn limit(self, dice: &mut Dice) -> Option<Limit> {
+        (self == Self::Limited).then(|| Limit {
+            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])).expect("it is not 0"),
+            queue_max: dice.pick(&[0, 2, 100]),
+        })
+    }
+
     fn introduction(self) -> &'static [u8] {
         match self {
-            Self::Tcp => b"",
+            Self::Tcp | Self::Limited => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
         }
     }
@@ -181,6 +204,7 @@ mod tests {
                 Backends::Tcp => "",
                 Backends::Mixed => "SPLICEWAY_SIM_BACKENDS=mixed ",
                 Backends::BothFamilies => "SPLICEWAY_SIM_BACKENDS=families ",
+                Backends::Limited => "SPLICEWAY_SIM_BACKENDS=limited ",
             };
             format!(
                 "seed {seed}: {text}\n\
@@ -200,6 +224,7 @@ mod tests {
             let backends = match env::var("SPLICEWAY_SIM_BACKENDS").as_deref() {
                 Err(_) => Backends::Tcp,
                 Ok("mixed") => Backends::Mixed,
+                Ok("limited") => Backends::Limited,
                 Ok(_) => Backends::BothFamilies,
             };
             run_seed(seed, backends, true).unwrap();
@@ -213,9 +238,11 @@ mod tests {
         let fewer = first..first + seeds.div_ceil(5);
         let mixed = fewer.clone().map(|seed| (seed, Backends::Mixed));
         let families = fewer.map(|seed| (seed, Backends::BothFamilies));
+        let limited = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Limited));
         let failed: Vec<_> = all
             .chain(mixed)
             .chain(families)
+            .chain(limited)
             .filter_map(|(seed, backends)| run_seed(seed, backends, false).err())
             .take(3)
             .collect();

@@ -11,6 +11,7 @@
 //! - `end_told_after_last_byte`: an end of stream is passed on only after a true end, and after
 //!   every byte before it.
 //! - `sent_once`: a client's bytes go to one backend, whatever was tried before.
+//! - `within_limit`: no endpoint has more connections than it may, until their descriptors are closed.
 //! - `two_attempts`: there are never more than two connects for each client.
 //! - `clean_close_loses_nothing`: a close that looks clean comes only when nothing was lost.
 //! - `introduced_first`: a backend gets the introduction before anything else, and once.
@@ -19,7 +20,7 @@
 //! - `completes_once`, `joined_before_reuse`: and so does this driver.
 //! - `no_spin`: a turn without progress waits.
 //! - `bounded_turn`: no turn does more than a bounded amount of work.
-//! - `not_stuck`: while a session lives, something can still happen.
+//! - `not_stuck`: while a session lives, something can still happen, and does in the end.
 //! - `lossless`: two peers that behaved, with no fault between them, got each other's whole streams.
 //! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
 
@@ -40,7 +41,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::backend::{Address, Published};
 use crate::sys::Errno;
 use crate::sys::net::{TcpOptions, UnixName};
-use crate::worker::{Mailbox, Notice};
+use crate::worker::{Limit, Mailbox, Notice};
 
 use super::buffers::{Buf, BufferPool};
 use super::table::Table;
@@ -58,6 +59,9 @@ const IDLE_TURNS_MAX: u32 = 4;
 /// Calls of fill and flush in one turn: the splice budget of each flow, with every call moving as
 /// little as the simulation lets it, and the same again for what was left from before.
 const MOVES_PER_TURN_MAX: u32 = 200_000;
+
+/// Virtual time that no run takes: with every limit in time used up again and again, minutes pass.
+const DURATION_MAX: Duration = Duration::from_secs(3600);
 
 /// What may go wrong in a run, and how often: once in so many times, 0 for never.
 #[derive(Clone, Debug)]
@@ -90,6 +94,8 @@ pub(crate) struct Scenario {
     pub(crate) idle_timeout: bool,
     /// Sessions are ended when their endpoint has left the set.
     pub(crate) removed_are_cut: bool,
+    /// The most connections to an endpoint, and who may wait for one.
+    pub(crate) limit: Option<Limit>,
     /// Told of by the world.
     pub(crate) mailbox: Arc<Mailbox>,
     /// Changed by the world.
@@ -109,8 +115,8 @@ struct World {
     started: Instant,
     sockets: Table<Socket>,
     open_sockets: usize,
-    /// What was closed and joined since the last release: the peer, if any, and how.
-    to_release: Vec<(Option<usize>, Close)>,
+    /// What was closed and joined since the last release.
+    to_release: Vec<ToRelease>,
     open_pipes: usize,
     /// What is in the pipes that were given back: nothing, as the pool's rule has it.
     free_pipes: Vec<(u8, Range<u64>)>,
@@ -148,8 +154,17 @@ enum Told {
     Cut,
 }
 
+struct ToRelease {
+    peer: Option<usize>,
+    how: Close,
+    /// The endpoint that it was connected to.
+    to: Option<Address>,
+}
+
 struct Socket {
     kind: Kind,
+    /// The endpoint that it is connected to, or is to be.
+    to: Option<Address>,
     read: Option<InFlight<ReadOp>>,
     write: Option<InFlight<WriteOp>>,
     closing: Option<Close>,
@@ -279,6 +294,7 @@ impl World {
     fn insert(&mut self, kind: Kind) -> Sock {
         let sock = self.sockets.insert(Socket {
             kind,
+            to: None,
             read: None,
             write: None,
             closing: None,
@@ -661,6 +677,22 @@ impl World {
         self.outages[index.expect("only endpoints are connected to")]
     }
 
+    /// A connection to this endpoint begins.
+    fn judge_limit(&mut self, to: Address) {
+        let Some(limit) = self.scenario.limit else {
+            return;
+        };
+        let mut open = self.to_release.iter().filter(|r| r.to == Some(to)).count();
+        for sock in self.live.clone() {
+            open += usize::from(self.sockets.get(sock).to == Some(to));
+        }
+        rule!(
+            "within_limit",
+            open <= limit.per_endpoint_max.get() as usize,
+            "{open} connections to {to}"
+        );
+    }
+
     fn judge_connects(&mut self) {
         let (mut clients, mut connects) = (0, 0);
         for sock in self.live.clone() {
@@ -834,6 +866,12 @@ impl World {
         let waits = wait != Some(Duration::ZERO);
         self.note(|| format!("turn, waiting at most {wait:?}"));
         self.now += Duration::from_micros(self.dice.below(200));
+        rule!(
+            "not_stuck",
+            self.now.duration_since(self.started) < DURATION_MAX,
+            "time passes, and there are {}",
+            self.describe_live()
+        );
         // Only when nothing is left to happen does time pass by itself.
         loop {
             let told = self.happen();
@@ -968,12 +1006,13 @@ impl World {
             return;
         }
         let how = socket.closing.expect("it was just seen to be closing");
-        self.to_release.push((peer, how));
+        let to = socket.to;
+        self.to_release.push(ToRelease { peer, how, to });
     }
 
     /// Only now the peers hear of the closes, and the descriptors are free.
     fn release(&mut self) {
-        for (peer, how) in mem::take(&mut self.to_release) {
+        for ToRelease { peer, how, .. } in mem::take(&mut self.to_release) {
             self.open_sockets -= 1;
             if let Some(peer) = peer {
                 let peer = &mut self.peers[peer];
@@ -1053,6 +1092,16 @@ impl Driver for Sim {
         Ok(world.insert(Kind::Upstream(None)))
     }
 
+    fn configure_tcp(
+        &mut self,
+        sock: Sock,
+        _like: &SocketAddr,
+        _options: &TcpOptions,
+    ) -> Result<(), Errno> {
+        self.0.borrow_mut().open_socket(sock);
+        Ok(())
+    }
+
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         /// What connect(2) can return at once.
         const ERRORS: [i32; 4] = [libc::EAGAIN, libc::ECONNREFUSED, libc::ENOENT, libc::EACCES];
@@ -1129,8 +1178,11 @@ impl Driver for Sim {
                     Ok(())
                 };
                 world.disturbed |= refused || answer_at.is_none();
-                world.sockets.get(sock).write = write(WriteOp::Connect { answer_at, outcome });
+                let socket = world.sockets.get(sock);
+                socket.to = Some(to.into());
+                socket.write = write(WriteOp::Connect { answer_at, outcome });
                 world.judge_connects();
+                world.judge_limit(to.into());
             }
         }
     }
@@ -1156,6 +1208,10 @@ impl Driver for Sim {
 
     fn release(&mut self) {
         self.0.borrow_mut().release();
+    }
+
+    fn is_closed(&self, sock: Sock) -> bool {
+        !self.0.borrow().sockets.is_open(sock)
     }
 
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {

@@ -24,7 +24,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem::{self, ManuallyDrop};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -698,6 +698,15 @@ impl Driver for Uring {
         Ok(self.sockets.insert(Socket::new(fd, false, true)))
     }
 
+    fn configure_tcp(
+        &mut self,
+        sock: Sock,
+        like: &SocketAddr,
+        options: &TcpOptions,
+    ) -> Result<(), Errno> {
+        net::configure_tcp(self.sockets.get(sock).fd.as_fd(), like, options)
+    }
+
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         // Not through the ring: this connect never waits, and a full backlog is an error at once.
         let fd = net::unix_connected(name)?;
@@ -765,6 +774,10 @@ impl Driver for Uring {
 
     fn release(&mut self) {
         self.to_release.clear();
+    }
+
+    fn is_closed(&self, sock: Sock) -> bool {
+        !self.sockets.is_open(sock)
     }
 
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {

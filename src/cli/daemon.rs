@@ -1,0 +1,174 @@
+//! The options of the daemon: what all of its routes have in common.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::values::{Timeout, ValueError, count, timeout_or_off};
+use super::{ENGINE_HELP, RunCommand};
+use crate::config::{
+    CONNECTIONS_MAX, Config, Engine, LogFilter, LogFormat, Logging, Route, UnixAddress, WORKERS_MAX,
+};
+
+/// What the daemon can be told.
+#[derive(Args)]
+pub(super) struct DaemonArguments {
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = count(1..=WORKERS_MAX),
+        help = "Serve sessions with this many threads, from 1 to 1024. [default: one for each core \
+                that the process may use]"
+    )]
+    workers: Option<usize>,
+
+    #[arg(
+        long,
+        help = "Pin each worker thread to a core of its own. This helps where nothing else runs on \
+                those cores, and may harm elsewhere."
+    )]
+    pin: bool,
+
+    #[arg(
+        long,
+        value_enum,
+        default_value_t = Engine::Auto,
+        hide_possible_values = true,
+        help = ENGINE_HELP
+    )]
+    engine: Engine,
+
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "8192",
+        value_parser = count(1..=CONNECTIONS_MAX),
+        help = "Keep at most this many sessions open at one time, from 1 to 1000000. Further clients \
+                wait in the sockets' backlogs."
+    )]
+    connections_max: u32,
+
+    #[arg(
+        long,
+        value_name = "DURATION|off",
+        default_value = "30s",
+        value_parser = timeout_or_off,
+        allow_hyphen_values = true,
+        help = "When told to stop, wait this long for running sessions, then cut them; 'off' waits \
+                for ever, 0s not at all."
+    )]
+    drain_timeout: Timeout,
+
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        default_value_t = LogFormat::Text,
+        hide_possible_values = true,
+        help = "Write the log to standard error as lines of 'text', or as 'json' with one object \
+                for each line."
+    )]
+    log_format: LogFormat,
+
+    #[arg(
+        long,
+        value_name = "LEVEL",
+        default_value = "info",
+        help = "Log events of this level and above: off, error, warn, info, debug or trace. Levels \
+                of single modules follow after commas, such as info,spliceway::resolver=debug."
+    )]
+    log_level: LogFilter,
+
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_parser = control,
+        help = "Listen on this Unix socket for 'spliceway status'; only the user that runs the proxy, \
+                and root, may connect. [default: none]"
+    )]
+    control: Option<PathBuf>,
+
+    #[arg(
+        long,
+        value_name = "IP:PORT",
+        value_parser = metrics,
+        help = "Answer HTTP on this address: /metrics for Prometheus, and /healthz and /readyz for \
+                probes. Whoever reaches it may read it. [default: none]"
+    )]
+    metrics: Option<SocketAddr>,
+}
+
+impl DaemonArguments {
+    pub(super) fn with_routes(self, routes: Vec<Route>) -> RunCommand {
+        let config = Config {
+            routes,
+            workers: self.workers.and_then(NonZeroUsize::new),
+            pin: self.pin,
+            engine: self.engine,
+            connections_max: self.connections_max,
+            drain_timeout: self.drain_timeout.0,
+            control: self.control,
+            metrics: self.metrics,
+        };
+        RunCommand {
+            config,
+            logging: Logging {
+                format: self.log_format,
+                filter: self.log_level,
+            },
+        }
+    }
+}
+
+/// A path that a socket can have.
+fn control(text: &str) -> Result<PathBuf, ValueError> {
+    match format!("unix:{text}").parse() {
+        Ok(UnixAddress::Path(path)) => Ok(path),
+        Ok(UnixAddress::Abstract(_)) | Err(_) => Err(ValueError::SocketPath),
+    }
+}
+
+fn metrics(text: &str) -> Result<SocketAddr, ValueError> {
+    text.parse().map_err(|_| ValueError::SocketAddress)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::testing::{REQUIRED, run, run_with, usage_error};
+
+    #[test]
+    fn a_drain_may_take_no_time() {
+        assert_eq!(
+            run_with("--drain-timeout 0s").config.drain_timeout,
+            Some(Duration::ZERO)
+        );
+    }
+
+    #[test]
+    fn seeing_is_asked_for() {
+        let config = run(REQUIRED).config;
+        assert_eq!((config.control, config.metrics), (None, None));
+        let config = run_with("--control /run/c.sock --metrics [::1]:9145").config;
+        assert_eq!(config.control, Some("/run/c.sock".into()));
+        assert_eq!(config.metrics, Some("[::1]:9145".parse().unwrap()));
+    }
+
+    #[test]
+    fn what_cannot_be_seen_at_is_refused() {
+        for (options, problem) in [
+            ("--control run/c.sock", "not a path for a socket"),
+            ("--control unix:/run/c.sock", "not a path for a socket"),
+            ("--control @control", "not a path for a socket"),
+            ("--control /run/", "not a path for a socket"),
+            ("--metrics 9145", "not an address"),
+            ("--metrics localhost:9145", "not an address"),
+        ] {
+            let error = usage_error(&format!("{REQUIRED} {options}"));
+            assert!(error.contains(problem), "{options}: {error}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! A route: listeners, the backends behind them, and how the ones are connected with the others.
+
+use std::fmt;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::{Access, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Upstreams};
+
+/// The longest name of a route: as long as the longest label of a host name, and one more. It is a part
+/// of log lines and of every metric.
+pub const ROUTE_NAME_BYTES_MAX: usize = 64;
+
+/// One of the things that a daemon serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What logs and metrics call it.
+    pub name: RouteName,
+    /// Where clients connect; at least one.
+    pub listeners: Vec<ListenAddress>,
+    /// Who may connect to the path listeners.
+    pub access: Access,
+    /// Where sessions go; at least one.
+    pub backends: Vec<BackendAddress>,
+    /// How the addresses behind their names are found.
+    pub discovery: Discovery,
+    /// How connections to their endpoints are made and kept.
+    pub upstreams: Upstreams,
+    /// How sessions are spread over them.
+    pub balance: Balance,
+    /// When one of them is left out.
+    pub ejection: Ejection,
+    /// How long a client may wait for an open backend connection, name lookup included.
+    pub connect_timeout: Duration,
+    /// A session without a byte in either direction for this long is ended. `None`: never.
+    pub idle_timeout: Option<Duration>,
+    /// How much its endpoints take, and who waits meanwhile.
+    pub limits: Limits,
+}
+
+/// What a route is called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RouteName(String);
+
+/// Why a text is no name for a route, and how to write it right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RouteNameError {
+    /// Nothing.
+    #[error("the name of the route is empty (write for example [route.php])")]
+    Empty,
+    /// More bytes than metrics should carry.
+    #[error(
+        "{length} bytes are too long for the name of a route (use at most {ROUTE_NAME_BYTES_MAX})"
+    )]
+    TooLong {
+        /// The bytes of the name.
+        length: usize,
+    },
+    /// A character that would have to be escaped somewhere.
+    #[error(
+        "{character:?} cannot be in the name of a route (use letters from a to z, digits, '_', '-' \
+         and '.')"
+    )]
+    InvalidCharacter {
+        /// The first such character.
+        character: char,
+    },
+}
+
+impl RouteName {
+    /// The name as it was given.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The name of the one route that the command line describes.
+impl Default for RouteName {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl FromStr for RouteName {
+    type Err = RouteNameError;
+
+    fn from_str(text: &str) -> Result<Self, RouteNameError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+        if let Some(character) = text.chars().find(|c| !allowed(*c)) {
+            return Err(RouteNameError::InvalidCharacter { character });
+        }
+        match text.len() {
+            0 => Err(RouteNameError::Empty),
+            1..=ROUTE_NAME_BYTES_MAX => Ok(Self(text.to_owned())),
+            length => Err(RouteNameError::TooLong { length }),
+        }
+    }
+}
+
+/// The form that [`FromStr`] reads.
+impl fmt::Display for RouteName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// How much the endpoints of a route take, and who waits meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most open connections to an endpoint. `None`: no limit, and nobody waits.
+    pub per_endpoint_max: Option<NonZeroU32>,
+    /// The most clients that wait at one time. 0: nobody waits.
+    pub queue_max: u32,
+    /// How long a client waits. `None`: for ever.
+    pub queue_timeout: Option<Duration>,
+    /// How many workers share the route, and with it the permits of each endpoint: no more than there
+    /// are. 1 without [`Self::per_endpoint_max`], where all workers serve it.
+    pub shards: NonZeroUsize,
+}
+
+impl Limits {
+    /// HAProxy's servers let as many wait as there are descriptors; this is the somaxconn of many
+    /// systems, so that as many wait here as would have waited in a backlog.
+    pub const QUEUE_MAX_DEFAULT: u32 = 1024;
+
+    /// Less than the minute that most clients of FastCGI servers wait for an answer.
+    pub const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            per_endpoint_max: None,
+            queue_max: Self::QUEUE_MAX_DEFAULT,
+            queue_timeout: Some(Self::QUEUE_TIMEOUT_DEFAULT),
+            shards: NonZeroUsize::MIN,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_routes_are_words() {
+        let longest = "a".repeat(64);
+        for text in ["php", "php-fpm_8.2", "0", "A", &longest] {
+            assert_eq!(text.parse::<RouteName>().unwrap().as_str(), text);
+        }
+        assert_eq!("default".parse(), Ok(RouteName::default()));
+    }
+
+    #[test]
+    fn what_would_have_to_be_escaped_is_no_name() {
+        assert_eq!("".parse::<RouteName>(), Err(RouteNameError::Empty));
+        for (text, character) in [("a b", ' '), ("a\nb", '\n'), ("ä", 'ä'), ("a\"", '"')] {
+            let error = Err(RouteNameError::InvalidCharacter { character });
+            assert_eq!(text.parse::<RouteName>(), error, "{text:?}");
+        }
+        let error = Err(RouteNameError::TooLong { length: 65 });
+        assert_eq!("a".repeat(65).parse::<RouteName>(), error);
+    }
+}

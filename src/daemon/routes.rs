@@ -1,0 +1,183 @@
+//! From the configured routes to what each worker serves.
+//!
+//! A route without limits is served by every worker that accepts. One with a limit per endpoint belongs
+//! to one worker, or to as many as it has shards: permits and queue are then that worker's own, so the
+//! limit is exact, the queue fair, and neither costs a lock.
+
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use crate::backend::Published;
+use crate::config::{self, Limits, RouteName};
+use crate::observe::Failures;
+use crate::session::Timeouts;
+use crate::sys::net;
+use crate::worker::{Limit, Mailbox, Notice, Route, Share};
+
+use super::listener::{self, ListenError, Listener};
+use super::upstreams;
+
+/// A route whose listeners are bound.
+pub(super) struct Opened {
+    pub(super) route: Arc<Route>,
+    pub(super) listeners: Vec<Listener>,
+    limits: Limits,
+}
+
+/// Why the workers cannot be given their parts.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ShareError {
+    #[error("duplicate the listener {address} for a worker")]
+    Duplicate { address: String, source: io::Error },
+    #[error(
+        "serve route {route} with {shards} shards: only {workers} workers can serve it (lower \
+         --shards, or raise --workers or --connections-max)"
+    )]
+    TooManyShards {
+        route: RouteName,
+        shards: usize,
+        workers: usize,
+    },
+}
+
+/// Binds everything that the route listens on. Its set of addresses is empty so far.
+pub(super) fn open(
+    config: &config::Route,
+    mailboxes: &[Arc<Mailbox>],
+) -> Result<Opened, ListenError> {
+    let bind = |address| listener::bind(address, &config.access);
+    let listeners: Vec<_> = config
+        .listeners
+        .iter()
+        .map(bind)
+        .collect::<Result<_, _>>()?;
+    for listener in &listeners {
+        tracing::info!(route = %config.name, "listening on {}", listener.address());
+    }
+    Ok(Opened {
+        route: Arc::new(route(config, mailboxes.to_vec())),
+        listeners,
+        limits: config.limits,
+    })
+}
+
+fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
+    let tell_all = move || {
+        told.iter()
+            .for_each(|mailbox| mailbox.post(Notice::Addresses))
+    };
+    Route {
+        name: config.name.clone(),
+        published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
+        upstreams: upstreams::of(&config.upstreams, &config.listeners),
+        balance: config.balance,
+        timeouts: Timeouts {
+            queue: config.limits.queue_timeout,
+            connect: config.connect_timeout,
+            idle: config.idle_timeout,
+            removed: config.upstreams.close_removed_after,
+        },
+        session_failures: Failures::default(),
+    }
+}
+
+/// What each worker serves, for the workers that accept.
+pub(super) fn divide(routes: &[Opened], workers: usize) -> Result<Vec<Vec<Share>>, ShareError> {
+    let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
+    // Where the next limited route goes: they are spread over the workers.
+    let mut next = 0;
+    for opened in routes {
+        match opened.limits.per_endpoint_max {
+            None => {
+                for worker in &mut shares {
+                    worker.push(opened.share(None)?);
+                }
+            }
+            Some(max) => {
+                for limit in opened.limits_of_shards(max, workers)? {
+                    shares[next % workers].push(opened.share(Some(limit))?);
+                    next += 1;
+                }
+            }
+        }
+    }
+    Ok(shares)
+}
+
+impl Opened {
+    fn share(&self, limit: Option<Limit>) -> Result<Share, ShareError> {
+        Ok(Share {
+            route: Arc::clone(&self.route),
+            listeners: self.duplicate_listeners()?,
+            limit,
+        })
+    }
+
+    fn duplicate_listeners(&self) -> Result<Vec<OwnedFd>, ShareError> {
+        let duplicate = |listener: &Listener| {
+            net::duplicate(listener.fd()).map_err(|source| ShareError::Duplicate {
+                address: listener.address().to_string(),
+                source,
+            })
+        };
+        self.listeners.iter().map(duplicate).collect()
+    }
+
+    fn limits_of_shards(
+        &self,
+        per_endpoint_max: NonZeroU32,
+        workers: usize,
+    ) -> Result<Vec<Limit>, ShareError> {
+        let shards = self.limits.shards.get();
+        if shards > workers {
+            return Err(ShareError::TooManyShards {
+                route: self.route.name.clone(),
+                shards,
+                workers,
+            });
+        }
+        Ok(shards_of(per_endpoint_max, self.limits.queue_max, shards))
+    }
+}
+
+/// The parts add up to the whole.
+fn shards_of(per_endpoint_max: NonZeroU32, queue_max: u32, shards: usize) -> Vec<Limit> {
+    let part = |whole: u32, shard: usize| {
+        let whole = whole as usize;
+        whole / shards + usize::from(shard < whole % shards)
+    };
+    let limit = |shard| {
+        let permits = u32::try_from(part(per_endpoint_max.get(), shard)).ok();
+        Limit {
+            per_endpoint_max: permits
+                .and_then(NonZeroU32::new)
+                .expect("no more shards than permits are configured"),
+            queue_max: part(queue_max, shard),
+        }
+    };
+    (0..shards).map(limit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(per_endpoint_max: u32, queue_max: u32, shards: usize) -> Vec<(u32, usize)> {
+        let max = NonZeroU32::new(per_endpoint_max).unwrap();
+        let limits = shards_of(max, queue_max, shards);
+        limits
+            .iter()
+            .map(|limit| (limit.per_endpoint_max.get(), limit.queue_max))
+            .collect()
+    }
+
+    #[test]
+    fn shards_share_permits_and_queue_without_losing_any() {
+        assert_eq!(parts(8, 1024, 1), [(8, 1024)]);
+        assert_eq!(parts(8, 3, 2), [(4, 2), (4, 1)]);
+        assert_eq!(parts(5, 0, 3), [(2, 0), (2, 0), (1, 0)]);
+    }
+}

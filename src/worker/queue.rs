@@ -1,0 +1,108 @@
+//! The clients of one route that wait for a place at an endpoint: first come, first served.
+//!
+//! A session keeps its number from its arrival on. If its turn comes and leads to nothing, because the
+//! endpoint with the free place refused it, it waits on where it was.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use crate::session::SessionId;
+
+/// When a session came, compared with others of the same route.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Arrival(u64);
+
+/// One worker's queue of one route.
+pub(super) struct Queue {
+    /// By arrival. Leaving from the middle is ordinary: clients lose patience.
+    waiting: BTreeMap<Arrival, SessionId>,
+    max: usize,
+    /// The number of the next one.
+    next: u64,
+}
+
+impl Queue {
+    pub(super) fn new(max: usize) -> Self {
+        Self {
+            waiting: BTreeMap::new(),
+            max,
+            next: 0,
+        }
+    }
+
+    /// The number of a session that comes now, whether it has to wait or not.
+    pub(super) fn arrive(&mut self) -> Arrival {
+        self.next += 1;
+        Arrival(self.next)
+    }
+
+    pub(super) fn join(&mut self, arrival: Arrival, id: SessionId) {
+        let before = self.waiting.insert(arrival, id);
+        assert!(before.is_none(), "a session waits once");
+    }
+
+    pub(super) fn leave(&mut self, arrival: Arrival) {
+        let left = self.waiting.remove(&arrival);
+        assert!(left.is_some(), "only who waits leaves");
+    }
+
+    /// The first one, or the first one after `arrival`.
+    pub(super) fn after(&self, arrival: Option<Arrival>) -> Option<(Arrival, SessionId)> {
+        let from = arrival.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut rest = self.waiting.range((from, Bound::Unbounded));
+        rest.next().map(|(arrival, id)| (*arrival, *id))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Whether nobody else may join who has not waited before.
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= self.max
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(queue: &Queue) -> Vec<usize> {
+        let mut order = Vec::new();
+        let mut last = None;
+        while let Some((arrival, id)) = queue.after(last) {
+            order.push(id.0);
+            last = Some(arrival);
+        }
+        order
+    }
+
+    #[test]
+    fn the_order_is_that_of_arrival_also_for_who_comes_back() {
+        let mut queue = Queue::new(10);
+        let [first, second, third] = [7, 3, 5].map(|id| {
+            let arrival = queue.arrive();
+            queue.join(arrival, SessionId(id));
+            arrival
+        });
+        assert_eq!(order(&queue), [7, 3, 5]);
+        queue.leave(first);
+        queue.leave(third);
+        assert_eq!(order(&queue), [3]);
+        queue.join(first, SessionId(7));
+        assert_eq!(order(&queue), [7, 3]);
+        queue.leave(second);
+        queue.leave(first);
+        assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn it_is_full_at_its_maximum() {
+        let mut queue = Queue::new(1);
+        assert!(!queue.is_full());
+        let arrival = queue.arrive();
+        queue.join(arrival, SessionId(0));
+        assert!(queue.is_full());
+        assert!(Queue::new(0).is_full());
+    }
+}

@@ -1,0 +1,148 @@
+//! What a worker has of each route that it serves.
+
+use std::num::NonZeroU32;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::backend::{Balancer, Published};
+use crate::config::{Balance, RouteName};
+use crate::observe::Failures;
+use crate::session::{Entry, SessionId, Timeouts, Upstreams};
+
+use super::queue::{Arrival, Queue};
+
+/// What all workers of a route share.
+pub struct Route {
+    /// What the operator calls it.
+    pub name: RouteName,
+    /// The endpoints. The resolver writes, workers read.
+    pub published: Arc<Published>,
+    /// How sessions make their upstreams.
+    pub upstreams: Upstreams,
+    /// How workers choose among the endpoints.
+    pub balance: Balance,
+    /// Limits in time.
+    pub timeouts: Timeouts,
+    /// Sessions that failed.
+    pub session_failures: Failures,
+}
+
+/// One worker's part of a route.
+pub struct Share {
+    /// The route.
+    pub route: Arc<Route>,
+    /// The worker's own descriptors of the route's listeners, non-blocking.
+    pub listeners: Vec<OwnedFd>,
+    /// How many connections it may have, if that is limited.
+    pub limit: Option<Limit>,
+}
+
+/// How much of a route one worker may have at one time. Nobody else counts with it, so it is exact, and
+/// no other thread's memory is touched for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limit {
+    /// Open connections to each endpoint.
+    pub per_endpoint_max: NonZeroU32,
+    /// Clients that wait for one.
+    pub queue_max: usize,
+}
+
+/// A route as one worker serves it.
+pub(super) struct Served {
+    pub(super) route: Arc<Route>,
+    pub(super) balancer: Balancer,
+    /// Where the number of connections is limited: who waits.
+    pub(super) queue: Option<Queue>,
+    /// That of the address set with which sessions were compared last.
+    version: u64,
+}
+
+/// A session's place among those of a limited route.
+pub(super) struct Place {
+    pub(super) arrival: Arrival,
+    pub(super) standing: Standing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It has not waited so far.
+    New,
+    Waiting,
+    /// It has waited, and has had its turn.
+    Called,
+}
+
+/// What becomes of a client of a route.
+pub(super) enum Admission {
+    Serve(Entry, Option<Place>),
+    /// No place, and no room to wait for one.
+    Refuse,
+}
+
+impl Served {
+    pub(super) fn new(route: Arc<Route>, limit: Option<Limit>, seed: u64) -> Self {
+        let balancer = Balancer::new(route.balance, seed);
+        let balancer = match limit {
+            Some(limit) => balancer.limited(limit.per_endpoint_max.get()),
+            None => balancer,
+        };
+        Self {
+            route,
+            balancer,
+            queue: limit.map(|limit| Queue::new(limit.queue_max)),
+            version: 0,
+        }
+    }
+
+    /// Takes the current address set over. Whether it is another one than the last time.
+    pub(super) fn follow(&mut self) -> bool {
+        self.balancer.refresh(&self.route.published);
+        let version = self.route.published.version();
+        let is_new = version != self.version;
+        self.version = version;
+        is_new
+    }
+
+    /// Whether a client that comes now is served at once, waits, or is sent away.
+    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+        let Some(queue) = &mut self.queue else {
+            return Admission::Serve(Entry::Direct, None);
+        };
+        self.balancer.refresh(&self.route.published);
+        // Without any endpoint there is no limit to wait for, but an address.
+        let may_go = self.balancer.is_empty() || self.balancer.has_room(now);
+        let entry = if queue.is_empty() && may_go {
+            Entry::Direct
+        } else if queue.is_full() {
+            return Admission::Refuse;
+        } else {
+            Entry::Queued
+        };
+        let place = Place {
+            arrival: queue.arrive(),
+            standing: Standing::New,
+        };
+        Admission::Serve(entry, Some(place))
+    }
+
+    /// Whether somebody waits here.
+    pub(super) fn has_queue(&self) -> bool {
+        self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
+    }
+
+    /// Who is next after `last`, if some endpoint has a place.
+    pub(super) fn next_in_line(
+        &mut self,
+        last: Option<Arrival>,
+        now: Instant,
+    ) -> Option<(Arrival, SessionId)> {
+        let next = self.queue.as_ref()?.after(last)?;
+        self.balancer.refresh(&self.route.published);
+        if self.balancer.is_empty() {
+            // Nobody else asks the name servers for those who wait.
+            self.route.published.refresher().suspect_all();
+        }
+        self.balancer.has_room(now).then_some(next)
+    }
+}
