@@ -16,6 +16,7 @@ fn main() -> ExitCode {
 fn execute(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Run(command) => run(&command),
+        Command::Status(command) => Ok(cli::status::run(&command)?),
         Command::Demo(command) => run_demo(&command),
     }
 }

@@ -20,6 +20,8 @@ use crate::config::{Config, Engine, Logging, RouteName};
 use crate::demo::CONCURRENCY_MAX;
 use daemon::DaemonArguments;
 use route::RouteArguments;
+use status::StatusArguments;
+pub use status::StatusCommand;
 pub use usage::{Stop, UsageError};
 use values::{count, positive_timeout};
 
@@ -35,6 +37,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the proxy.
     Run(Box<RunCommand>),
+    /// Ask a running proxy how it is.
+    Status(StatusCommand),
     /// Show what the proxy does on this machine.
     Demo(DemoCommand),
 }
@@ -80,6 +84,7 @@ pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, 
                 usage::refuse::<Arguments>(&arguments, refusal.problem)
             })?))
         }
+        ArgumentsOf::Status(status) => Command::Status(status.into()),
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
     };
     Ok(Cli { command })
@@ -106,6 +111,13 @@ enum ArgumentsOf {
                       Example: spliceway run --listen unix:/run/app.sock --backend app.internal:9000"
     )]
     Run(Box<RunArguments>),
+    #[command(
+        about = "Show what a running proxy does: sessions, rates, queues, endpoints.",
+        long_about = "Show what a running proxy does: sessions, rates, queues, endpoints. It is asked \
+                      through its control socket, so it has to run with --control.\n\n\
+                      Example: spliceway status --control /run/spliceway/control.sock --watch"
+    )]
+    Status(StatusArguments),
     #[command(
         about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
         long_about = "Run a backend, the proxy and a load on this machine, and compare connections \

@@ -10,7 +10,7 @@ mod endpoints;
 mod histogram;
 mod outcome;
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 pub use cells::{Count, Level, Moment};
 pub use endpoints::{EndpointCounters, Endpoints};
@@ -20,7 +20,7 @@ pub use outcome::Outcome;
 use crate::sys::clock::ThreadClock;
 
 /// What a worker counts of itself. It writes, the main thread reads.
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerCounters {
     /// Turns of its loop.
@@ -39,8 +39,17 @@ pub struct WorkerCounters {
     pub clock: OnceLock<ThreadClock>,
 }
 
+/// What one worker counts of one route.
+#[derive(Clone, Debug, Default)]
+pub struct ShareCounters {
+    /// Its clients and sessions.
+    pub route: Arc<RouteCounters>,
+    /// Its endpoints.
+    pub endpoints: Arc<Endpoints>,
+}
+
 /// What a worker counts of one route. It writes, the main thread reads.
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct RouteCounters {
     /// Clients that were accepted.
@@ -73,7 +82,7 @@ impl RouteCounters {
 }
 
 /// One direction of all sessions of a route.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct FlowCounters {
     /// Bytes that went to the sink through a buffer.
     pub copied: Count,
@@ -89,7 +98,7 @@ pub struct FlowCounters {
 
 /// Lookups of one route's names, by how they ended. The resolver's thread writes, the main thread
 /// reads.
-#[derive(Default)]
+#[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct LookupCounters {
     /// Records came.

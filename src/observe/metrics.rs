@@ -383,6 +383,12 @@ impl Page<'_> {
         let (name, unit) = split.unwrap_or((metric.name, None));
         // The encoder ends the sentence.
         let mut family = self.0.encode_descriptor(name, metric.help, unit, kind)?;
+        let mut series = series.into_iter();
+        if metric.labels.is_empty() {
+            // Within a family, it would be written with empty braces.
+            let only = series.next();
+            return only.map_or(Ok(()), |(_, value)| encode(family, value));
+        }
         for (labels, value) in series {
             encode(family.encode_family(&labels)?, value)?;
         }
@@ -484,6 +490,8 @@ mod tests {
         let page = page();
         for line in [
             "spliceway_build_info{version=\"1.2.3\",engine=\"io_uring\"} 1",
+            "spliceway_sessions_max 8192",
+            "spliceway_log_lines_dropped_total 0",
             "spliceway_worker_busy_seconds_total{worker=\"1\"} 7.25",
             "spliceway_sessions_ended_total{route=\"php\",reason=\"connect_refused\"} 4",
             "spliceway_sessions_active{route=\"php\"} 9",

@@ -11,8 +11,8 @@ use super::status::{
 };
 use crate::backend::{Address, Endpoint, Health, Published};
 use crate::counters::{
-    Buckets, Count, EndpointCounters, Endpoints, FlowCounters, LookupCounters, Outcome,
-    RouteCounters, WorkerCounters,
+    Buckets, Count, EndpointCounters, FlowCounters, LookupCounters, Outcome, RouteCounters,
+    ShareCounters, WorkerCounters,
 };
 
 /// Everything that a running daemon shows of itself. Made once, at its start.
@@ -59,8 +59,8 @@ pub struct ObservedRoute {
     pub lookups: Arc<LookupCounters>,
     /// What it may have.
     pub limits: RouteLimits,
-    /// Those that serve it.
-    pub workers: Vec<RouteWorker>,
+    /// What those count of it that serve it.
+    pub shares: Vec<ShareCounters>,
 }
 
 /// What a route may have; `None` is no limit of its own, or no queue.
@@ -70,14 +70,6 @@ pub struct RouteLimits {
     pub per_endpoint_max: Option<u32>,
     /// Clients that may wait, over all workers.
     pub queue_max: Option<u32>,
-}
-
-/// A worker's part of a route.
-pub struct RouteWorker {
-    /// What it counts of the route.
-    pub counters: Arc<RouteCounters>,
-    /// What it counts of the route's endpoints.
-    pub endpoints: Arc<Endpoints>,
 }
 
 impl Default for Phase {
@@ -182,13 +174,13 @@ impl ObservedRoute {
     }
 
     fn sum(&self, pick: impl Fn(&RouteCounters) -> &Count) -> u64 {
-        self.workers.iter().map(|w| pick(&w.counters).get()).sum()
+        self.shares.iter().map(|s| pick(&s.route).get()).sum()
     }
 
     fn buckets(&self, read: impl Fn(&RouteCounters) -> Buckets) -> Buckets {
         let mut sum = Buckets::default();
-        for worker in &self.workers {
-            sum += read(&worker.counters);
+        for share in &self.shares {
+            sum += read(&share.route);
         }
         sum
     }
@@ -200,12 +192,12 @@ impl ObservedRoute {
     }
 
     fn queue(&self, now: Instant) -> QueueStatus {
-        let oldest = |w: &RouteWorker| w.counters.queue_oldest.age(now);
-        let depth = |w: &RouteWorker| w.counters.queue_depth.get();
+        let oldest = |share: &ShareCounters| share.route.queue_oldest.age(now);
+        let depth = |share: &ShareCounters| share.route.queue_depth.get();
         QueueStatus {
-            depth: self.workers.iter().map(depth).sum(),
+            depth: self.shares.iter().map(depth).sum(),
             max: self.limits.queue_max.map(u64::from),
-            oldest_wait_seconds: self.workers.iter().filter_map(oldest).max().map(seconds),
+            oldest_wait_seconds: self.shares.iter().filter_map(oldest).max().map(seconds),
             queued: self.sum(|counters| &counters.queued),
             wait: histogram(self.buckets(|counters| counters.queue_wait.read())),
         }
@@ -245,8 +237,8 @@ impl ObservedRoute {
 
     fn figures_by_endpoint(&self) -> HashMap<Address, EndpointFigures> {
         let mut figures: HashMap<Address, EndpointFigures> = HashMap::new();
-        for worker in &self.workers {
-            worker
+        for share in &self.shares {
+            share
                 .endpoints
                 .each(|address, counters| figures.entry(address).or_default().add(counters));
         }

@@ -25,7 +25,7 @@ use super::{DaemonState, Observed, metrics};
 
 /// Connections at one time, of each listener; more wait to be accepted. A Prometheus has one, and a
 /// few of them, probes and people fit in together.
-const CONNECTIONS_MAX: usize = 16;
+pub const CONNECTIONS_MAX: usize = 16;
 
 /// How long a connection lives: as long as Prometheus waits for a scrape by default (10 s).
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -284,7 +284,7 @@ mod tests {
             published: Arc::clone(published),
             lookups: Arc::new(LookupCounters::default()),
             limits: RouteLimits::default(),
-            workers: Vec::new(),
+            shares: Vec::new(),
         }
     }
 
