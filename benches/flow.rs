@@ -16,10 +16,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use spliceway::backend::{Balancer, Published};
+use spliceway::backend::{Balancer, Lease, Published};
 use spliceway::config::Balance;
 use spliceway::driver::{Completion, Done, Driver, Filled, Flushed, Limits, Op, Sock, Waker};
-use spliceway::session::{Context, Owner, Owners, SessionId, Step, Timeouts, Tunnel, Upstreams};
+use spliceway::session::{
+    Context, Entry, Owner, Owners, Retired, SessionId, Step, Timeouts, Tunnel, Upstreams,
+};
 use spliceway::sys::net::{Source, TcpOptions};
 
 use common::{Door, LIMITS, each_engine, guard, moved, turn};
@@ -36,6 +38,7 @@ const NO_PIPES: Limits = Limits {
 };
 
 const TIMEOUTS: Timeouts = Timeouts {
+    queue: None,
     connect: Duration::from_secs(10),
     idle: Some(Duration::from_secs(60)),
     removed: None,
@@ -230,6 +233,7 @@ struct Session<D: Driver> {
     owners: Owners,
     published: Published,
     balancer: Balancer,
+    retired: Retired<Lease>,
 }
 
 const SESSION: SessionId = SessionId(0);
@@ -240,6 +244,7 @@ impl<D: Driver> Session<D> {
         published.publish([ends.backend], SystemTime::UNIX_EPOCH);
         let mut owners = Owners::default();
         let mut balancer = Balancer::new(Balance::default(), 0);
+        let mut retired = Retired::default();
         let mut context = Context {
             id: SESSION,
             now: driver.now(),
@@ -248,15 +253,17 @@ impl<D: Driver> Session<D> {
             published: &published,
             upstreams: &UPSTREAMS,
             balancer: &mut balancer,
+            retired: &mut retired,
             timeouts: TIMEOUTS,
         };
-        let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, &mut context);
+        let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, Entry::Direct, &mut context);
         assert_eq!(step, Step::Continue);
         Self {
             tunnel,
             owners,
             published,
             balancer,
+            retired,
         }
     }
 }
@@ -274,6 +281,7 @@ impl<D: Driver> Machine<D> for Session<D> {
             published: &self.published,
             upstreams: &UPSTREAMS,
             balancer: &mut self.balancer,
+            retired: &mut self.retired,
             timeouts: TIMEOUTS,
             now,
         };

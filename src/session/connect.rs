@@ -386,7 +386,7 @@ impl Connecting {
         for Attempt { sock, lease, .. } in attempts.into_iter().flatten() {
             let closed = driver.close(sock, Close::Graceful);
             retired.push(lease, sock, closed);
-            leaving = leaving.or((closed == Closed::Soon).then_some(sock));
+            leaving = leaving.or_else(|| (closed == Closed::Soon).then_some(sock));
         }
         leaving
     }

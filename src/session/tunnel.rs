@@ -488,7 +488,7 @@ impl<D: Driver> Tunnel<D> {
             Upstream::None => None,
         };
         let closed = driver.close(self.client, close_to_client(ending));
-        leaving.or((closed == Closed::Soon).then_some(self.client))
+        leaving.or_else(|| (closed == Closed::Soon).then_some(self.client))
     }
 
     /// The client's socket.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::iter;
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -82,12 +82,20 @@ impl Backend {
     where
         F: Fn(&mut Conversation) -> io::Result<()> + Send + Sync + 'static,
     {
-        Self::scripted_with(TcpListener::bind((address, 0))?, script)
+        Self::scripted_at((address, 0), script)
     }
 
     /// Echoes at this address and port, if nobody else has it.
     pub(crate) fn echo_at(address: IpAddr, port: u16) -> io::Result<Self> {
-        Self::scripted_with(TcpListener::bind((address, port))?, Conversation::echo)
+        Self::scripted_at((address, port), Conversation::echo)
+    }
+
+    /// The same at this address and port, if nobody else has it.
+    pub(crate) fn scripted_at<F>(address: impl ToSocketAddrs, script: F) -> io::Result<Self>
+    where
+        F: Fn(&mut Conversation) -> io::Result<()> + Send + Sync + 'static,
+    {
+        Self::scripted_with(TcpListener::bind(address)?, script)
     }
 
     fn scripted_with<F>(listener: TcpListener, script: F) -> io::Result<Self>

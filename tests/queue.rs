@@ -1,0 +1,380 @@
+//! With a limit for each endpoint, who finds no place waits for one: in order, for a time, and not
+//! without number.
+
+// The behaviours are not `#[test]` functions themselves: the macro makes those of them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use common::backend::Refusing;
+use common::client::{assert_over, assert_waiting, receive_exact, receive_to_eof, send};
+use common::proxy::Builder;
+use common::{Backend, Conversation, Engine, NameServer, Proxy, eventually, for_each_engine};
+
+for_each_engine!(
+    service_is_by_arrival_and_never_exceeds_the_permits,
+    a_place_is_given_on_only_when_its_connection_is_closed,
+    permits_are_counted_for_each_endpoint,
+    a_client_that_finds_the_queue_full_is_sent_away,
+    without_a_queue_nobody_waits,
+    a_wait_in_the_queue_has_its_own_limit,
+    a_client_that_leaves_the_queue_is_forgotten_at_once,
+    who_waits_is_served_by_an_endpoint_that_joins,
+    who_waits_is_served_by_an_endpoint_that_is_back_from_ejection,
+    one_that_is_out_keeps_counting_the_connections_that_it_has,
+    a_drain_serves_who_waits,
+    shards_divide_the_permits,
+);
+
+/// One backend or more, on one of two workers.
+fn limited(engine: Engine, per_endpoint_max: &str) -> Builder {
+    Proxy::builder()
+        .engine(engine)
+        .args(["--workers", "2", "--per-endpoint-max", per_endpoint_max])
+}
+
+/// What backends heard, in the order in which they heard it.
+type Order = Arc<Mutex<Vec<u64>>>;
+
+/// Notes each client's number, and holds the connection until it is released.
+fn noting(order: &Order) -> impl Fn(&mut Conversation) -> io::Result<()> + use<> {
+    let order = Arc::clone(order);
+    move |conversation| {
+        let number = conversation.receive_seed()?;
+        order.lock().unwrap().push(number);
+        conversation.wait_for_release()?;
+        conversation.send(b"done")
+    }
+}
+
+/// Says its number and no more: its session ends as soon as the backend ends it.
+fn client(proxy: &Proxy, number: u64) -> UnixStream {
+    let client = proxy.connect();
+    send(&client, &number.to_le_bytes());
+    client.shutdown(Shutdown::Write).unwrap();
+    client
+}
+
+#[track_caller]
+fn wait_for_count(order: &Order, count: usize) {
+    eventually("the next client is served", || {
+        order.lock().unwrap().len() >= count
+    });
+}
+
+/// With each place that gets free, exactly one client comes in, the one that has waited for longest: so
+/// nobody waits longer than for the places of those before it.
+fn service_is_by_arrival_and_never_exceeds_the_permits(engine: Engine) {
+    const CLIENTS: usize = 200;
+    const PERMITS: usize = 8;
+    let order = Order::default();
+    let backend = Backend::scripted(noting(&order));
+    let proxy = limited(engine, "8").backend(&backend).start();
+    let clients: Vec<_> = (0..CLIENTS as u64).map(|n| client(&proxy, n)).collect();
+    for released in 0..CLIENTS {
+        let served = (released + PERMITS).min(CLIENTS);
+        wait_for_count(&order, served);
+        assert_eq!(order.lock().unwrap().len(), served);
+        backend.release(1);
+    }
+    for client in &clients {
+        assert_eq!(receive_to_eof(client), b"done");
+    }
+    let mut order = order.lock().unwrap();
+    // Those that were let in together are heard in any order.
+    order[..PERMITS].sort_unstable();
+    assert!(order.iter().copied().eq(0..CLIENTS as u64), "{order:?}");
+    let ledger = backend.ledger();
+    assert_eq!((ledger.accepted, ledger.open_most), (CLIENTS, PERMITS));
+}
+
+/// When the backend accepts a connection, it has the end of the one before.
+fn a_place_is_given_on_only_when_its_connection_is_closed(engine: Engine) {
+    const CLIENTS: usize = 300;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let backend = thread::spawn(move || {
+        let mut before: Option<TcpStream> = None;
+        for number in 0..CLIENTS {
+            let (mut connection, _) = listener.accept().unwrap();
+            if let Some(before) = before {
+                before.set_nonblocking(true).unwrap();
+                let end = before.peek(&mut [0]);
+                let is_closed = end
+                    .as_ref()
+                    .map_or_else(|e| e.kind() == ErrorKind::ConnectionReset, |n| *n == 0);
+                assert!(is_closed, "{end:?} before connection {number}");
+            }
+            connection.read_exact(&mut [0; 8]).unwrap();
+            connection.write_all(b"done").unwrap();
+            before = Some(connection);
+        }
+    });
+    let proxy = limited(engine, "1").backend(address).start();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|_| {
+            let client = proxy.connect();
+            send(&client, b"question");
+            client
+        })
+        .collect();
+    for client in clients {
+        assert_eq!(receive_exact(&client, 4), b"done");
+    }
+    backend.join().unwrap();
+}
+
+fn permits_are_counted_for_each_endpoint(engine: Engine) {
+    let backends = [Backend::hold(), Backend::hold()];
+    let proxy = limited(engine, "3")
+        .backend(&backends[0])
+        .backend(&backends[1])
+        .start();
+    let clients: Vec<_> = (0..10).map(|_| proxy.connect_listening()).collect();
+    for backend in &backends {
+        backend.wait_until("its places are taken", |ledger| ledger.open == 3);
+    }
+    proxy.process().assert_comes_to_rest();
+    backends.iter().for_each(|backend| backend.release(10));
+    for client in &clients {
+        assert_eq!(receive_exact(client, 4), b"done");
+    }
+    for backend in &backends {
+        assert_eq!(backend.ledger().open_most, 3);
+    }
+}
+
+fn a_client_that_finds_the_queue_full_is_sent_away(engine: Engine) {
+    let backend = Backend::hold();
+    let proxy = limited(engine, "1")
+        .backend(&backend)
+        .args(["--queue-max", "2"])
+        .start();
+    let served = proxy.connect_listening();
+    backend.wait_until("the first", |ledger| ledger.accepted == 1);
+    let waiting = [proxy.connect_listening(), proxy.connect_listening()];
+    let refused = proxy.connect_listening();
+    assert_over(&refused);
+    proxy.process().wait_for_log("the queue full");
+    waiting.iter().for_each(assert_waiting);
+    backend.release(3);
+    for client in [&served, &waiting[0], &waiting[1]] {
+        assert_eq!(receive_exact(client, 4), b"done");
+    }
+    assert_eq!(backend.ledger().accepted, 3);
+}
+
+fn without_a_queue_nobody_waits(engine: Engine) {
+    let backend = Backend::hold();
+    let proxy = limited(engine, "1")
+        .backend(&backend)
+        .args(["--queue-max", "0"])
+        .start();
+    let served = proxy.connect_listening();
+    backend.wait_until("the first", |ledger| ledger.accepted == 1);
+    assert_over(&proxy.connect_listening());
+    backend.release(1);
+    assert_eq!(receive_to_eof(&served), b"done");
+    backend.release(1);
+    eventually("a place for the next", || {
+        receive_to_eof(&proxy.connect_listening()) == b"done"
+    });
+}
+
+/// The time for connecting is used up long before, and does not count.
+fn a_wait_in_the_queue_has_its_own_limit(engine: Engine) {
+    let backend = Backend::hold();
+    let proxy = limited(engine, "1")
+        .backend(&backend)
+        .args(["--queue-timeout", "300ms", "--connect-timeout", "50ms"])
+        .start();
+    let served = proxy.connect_listening();
+    backend.wait_until("the first", |ledger| ledger.accepted == 1);
+    let late = proxy.connect_listening();
+    assert_over(&late);
+    proxy
+        .process()
+        .wait_for_log("no place at an endpoint in time");
+    backend.release(1);
+    assert_eq!(receive_to_eof(&served), b"done");
+    assert_eq!(backend.ledger().accepted, 1);
+}
+
+fn a_client_that_leaves_the_queue_is_forgotten_at_once(engine: Engine) {
+    let order = Order::default();
+    let backend = Backend::scripted(noting(&order));
+    let proxy = limited(engine, "1")
+        .backend(&backend)
+        .args(["--queue-max", "1"])
+        .start();
+    let served = client(&proxy, 0);
+    wait_for_count(&order, 1);
+    // It has sent something, and may have ended its own direction: only its leaving counts.
+    let leaving = client(&proxy, 1);
+    proxy.process().assert_comes_to_rest();
+    assert_over(&proxy.connect_listening());
+    drop(leaving);
+    proxy.process().assert_comes_to_rest();
+    let next = client(&proxy, 2);
+    proxy.process().assert_comes_to_rest();
+    assert_waiting(&next);
+    backend.release(2);
+    for client in [&served, &next] {
+        assert_eq!(receive_to_eof(client), b"done");
+    }
+    assert_eq!(*order.lock().unwrap(), [0, 2]);
+}
+
+/// The only endpoint leaves the set while clients wait for it; they go to the one that comes.
+fn who_waits_is_served_by_an_endpoint_that_joins(engine: Engine) {
+    let (old, new) = two_that_hold_on_one_port();
+    let names = NameServer::start();
+    names.a("app.test", &["127.0.0.1"]);
+    let proxy = limited(engine, "1")
+        .backend(format_args!("app.test.:{}", old.port()))
+        .args(["--nameserver", &names.address.to_string()])
+        .args(["--dns-max-ttl", "200ms", "--dns-min-ttl", "100ms"])
+        .start();
+    let first = proxy.connect_listening();
+    old.wait_until("the first", |ledger| ledger.accepted == 1);
+    let waiting = [proxy.connect_listening(), proxy.connect_listening()];
+    proxy.process().assert_comes_to_rest();
+    names.a("app.test", &["127.0.0.2"]);
+    new.wait_until("one of those who wait", |ledger| ledger.accepted == 1);
+    new.release(2);
+    for client in &waiting {
+        assert_eq!(receive_to_eof(client), b"done");
+    }
+    assert_waiting(&first);
+    old.release(1);
+    let ledgers = [old.ledger(), new.ledger()].map(|ledger| (ledger.accepted, ledger.open_most));
+    assert_eq!(ledgers, [(1, 1), (2, 1)]);
+}
+
+fn two_that_hold_on_one_port() -> (Backend, Backend) {
+    let hold = |conversation: &mut Conversation| {
+        conversation.wait_for_release()?;
+        conversation.send(b"done")
+    };
+    let mut pairs = (0..100).map(|_| {
+        let first = Backend::scripted(hold);
+        let second = Backend::scripted_at(("127.0.0.2", first.port()), hold);
+        second.map(|second| (first, second))
+    });
+    pairs.find_map(Result::ok).expect("some port is free")
+}
+
+/// Its ejection ends at a time of which nobody is told.
+fn who_waits_is_served_by_an_endpoint_that_is_back_from_ejection(engine: Engine) {
+    let (full, down) = (Backend::hold(), Refusing::new());
+    let proxy = limited(engine, "1")
+        .backend(&down)
+        .backend(&full)
+        .args(["--balance", "first", "--connect-timeout", "60s"])
+        .args(["--eject-after", "1", "--eject-time", "200ms"])
+        .start();
+    let first = proxy.connect_listening();
+    full.wait_until("the first", |ledger| ledger.accepted == 1);
+    let second = proxy.connect_listening();
+    proxy.process().assert_comes_to_rest();
+    assert_waiting(&second);
+    let back = down.recover(|conversation| conversation.send(b"back"));
+    assert_eq!(receive_to_eof(&second), b"back");
+    assert_waiting(&first);
+    assert_eq!(back.ledger().accepted, 1);
+    full.release(1);
+    assert_eq!(receive_to_eof(&first), b"done");
+}
+
+/// An endpoint answers nothing, so it is ejected while it has connections. When it is back, these are
+/// still counted.
+fn one_that_is_out_keeps_counting_the_connections_that_it_has(engine: Engine) {
+    // Says `done` to who sends 1, and breaks off without a word with who sends 0.
+    let order = Order::default();
+    let script_order = Arc::clone(&order);
+    let odd = Backend::scripted(move |conversation| {
+        let number = conversation.receive_seed()?;
+        script_order.lock().unwrap().push(number);
+        if number == 0 {
+            return Ok(());
+        }
+        conversation.wait_for_release()?;
+        conversation.send(b"done")
+    });
+    let other = Backend::hold();
+    let proxy = limited(engine, "2")
+        .backend(&odd)
+        .backend(&other)
+        .args([
+            "--balance",
+            "first",
+            "--eject-after",
+            "1",
+            "--eject-time",
+            "200ms",
+        ])
+        .start();
+    let held = client(&proxy, 1);
+    wait_for_count(&order, 1);
+    let unanswered = proxy.connect();
+    send(&unanswered, &0_u64.to_le_bytes());
+    assert_eq!(receive_to_eof(&unanswered), b"");
+    drop(unanswered);
+    proxy.process().wait_for_log("is left out for");
+    // Those that come while it is out, and wait when the other is full.
+    let crowd: Vec<_> = (10..16).map(|number| client(&proxy, number)).collect();
+    other.wait_until("the other is full", |ledger| ledger.open == 2);
+    // It is back, and takes one more beside the one that it has.
+    wait_for_count(&order, 3);
+    proxy.process().assert_comes_to_rest();
+    assert_eq!(order.lock().unwrap().len(), 3);
+    assert_eq!(odd.ledger().open, 2);
+    other.release(10);
+    odd.release(10);
+    for client in crowd.iter().chain([&held]) {
+        assert_eq!(receive_to_eof(client), b"done");
+    }
+    assert!(odd.ledger().open_most <= 2 && other.ledger().open_most <= 2);
+}
+
+fn a_drain_serves_who_waits(engine: Engine) {
+    let backend = Backend::hold();
+    let mut proxy = limited(engine, "1").backend(&backend).start();
+    let clients = [
+        proxy.connect_listening(),
+        proxy.connect_listening(),
+        proxy.connect_listening(),
+    ];
+    backend.wait_until("the first", |ledger| ledger.accepted == 1);
+    proxy.terminate();
+    proxy.process().wait_for_log("draining");
+    backend.release(3);
+    for client in &clients {
+        assert_eq!(receive_to_eof(client), b"done");
+    }
+    assert!(proxy.wait().success());
+    assert_eq!(backend.ledger().open_most, 1);
+}
+
+/// Two workers with a permit each: two clients of one worker may have to wait, but never are three
+/// connections open.
+fn shards_divide_the_permits(engine: Engine) {
+    let backend = Backend::hold();
+    let proxy = limited(engine, "2")
+        .backend(&backend)
+        .args(["--shards", "2"])
+        .start();
+    let clients: Vec<_> = (0..30).map(|_| proxy.connect_listening()).collect();
+    backend.wait_until("the first", |ledger| ledger.open >= 1);
+    backend.release(30);
+    for client in &clients {
+        assert_eq!(receive_exact(client, 4), b"done");
+    }
+    assert!(backend.ledger().open_most <= 2);
+}
