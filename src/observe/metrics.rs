@@ -329,7 +329,7 @@ impl Page<'_> {
         series: impl IntoIterator<Item = (L, N)>,
     ) -> fmt::Result {
         self.family(metric, MetricType::Counter, series, |mut encoder, value| {
-            value.as_counter(&mut encoder)
+            value.write_counter(&mut encoder)
         })
     }
 
@@ -339,7 +339,7 @@ impl Page<'_> {
         series: impl IntoIterator<Item = (L, N)>,
     ) -> fmt::Result {
         self.family(metric, MetricType::Gauge, series, |mut encoder, value| {
-            value.as_gauge(&mut encoder)
+            value.write_gauge(&mut encoder)
         })
     }
 
@@ -398,26 +398,26 @@ impl Page<'_> {
 
 /// What a series can have as its value.
 trait Number {
-    fn as_counter(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result;
-    fn as_gauge(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result;
+    fn write_counter(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result;
+    fn write_gauge(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result;
 }
 
 impl Number for u64 {
-    fn as_counter(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+    fn write_counter(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_counter::<[Label<'_>; 0], _, f64>(&self, None)
     }
 
-    fn as_gauge(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+    fn write_gauge(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_gauge(&self)
     }
 }
 
 impl Number for f64 {
-    fn as_counter(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
-        encoder.encode_counter::<[Label<'_>; 0], _, f64>(&self, None)
+    fn write_counter(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+        encoder.encode_counter::<[Label<'_>; 0], _, Self>(&self, None)
     }
 
-    fn as_gauge(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
+    fn write_gauge(self, encoder: &mut MetricEncoder<'_>) -> fmt::Result {
         encoder.encode_gauge(&self)
     }
 }
