@@ -20,7 +20,7 @@ use common::http::{self, Scrape};
 use common::name_server::Reply;
 use common::process::Process;
 use common::proxy::fresh_dir;
-use common::sys::{ChildSetup, Halted};
+use common::sys::{ChildSetup, Halted, set_soft_nofile};
 use common::wait::GUARD;
 use common::{Backend, Engine, KB, MB, NameServer, Pattern, Proxy, eventually, for_each_engine};
 use hickory_resolver::proto::op::ResponseCode;
@@ -32,6 +32,8 @@ for_each_engine!(
     clients_that_wait_and_how_that_ends_are_counted,
     a_connect_that_fails_is_counted_at_its_endpoint,
     each_worker_turns_and_says_so,
+    pauses_in_accepting_are_counted_by_their_reason,
+    an_endpoint_that_left_is_shown_until_its_last_session_is_over,
 );
 
 /// An observed proxy before a backend that echoes.
@@ -307,6 +309,83 @@ fn each_worker_turns_and_says_so(engine: Engine) {
     assert_eq!(scrape.value("spliceway_draining"), 0.0);
     let engine = format!("engine=\"{engine}\"");
     assert_eq!(scrape.sum("spliceway_build_info", &[&engine]), 1.0);
+}
+
+fn pauses_in_accepting_are_counted_by_their_reason(engine: Engine) {
+    let backend = Backend::echo();
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--workers", "1", "--connections-max", "3"])
+        .observed()
+        .start();
+    let pauses = |scrape: &Scrape, reason: &str| {
+        scrape.value(&format!(
+            "spliceway_accept_pauses_total{{reason=\"{reason}\"}}"
+        ))
+    };
+    let mut clients: Vec<_> = (0..2).map(|_| proxy.connect()).collect();
+    for client in &clients {
+        exchange(client, Pattern::new(1), KB);
+    }
+    assert_eq!(pauses(&proxy.scrape(), "limit_reached"), 0.0);
+    clients.push(proxy.connect());
+    scrape_once(&proxy, "the limit is reached", |scrape| {
+        pauses(scrape, "limit_reached") == 1.0
+    });
+    clients.clear();
+    scrape_once(&proxy, "they are gone", |scrape| {
+        of_route(scrape, "sessions_active") == 0.0
+    });
+
+    // The limit falls to what is in use, so that the kernel says EMFILE, to the scrape as well.
+    let early = proxy.connect();
+    exchange(&early, Pattern::new(2), KB);
+    let limit = proxy.process().lowest_free_descriptor();
+    set_soft_nofile(proxy.process().pid(), limit).unwrap();
+    let late: Vec<_> = (0..2).map(|_| proxy.connect()).collect();
+    proxy.process().wait_for_log("accepting pauses and resumes");
+    drop(early);
+    drop(late);
+    scrape_once(&proxy, "a pause was counted", |scrape| {
+        pauses(scrape, "no_descriptors") >= 1.0
+    });
+    assert_eq!(pauses(&proxy.scrape(), "other"), 0.0);
+}
+
+fn an_endpoint_that_left_is_shown_until_its_last_session_is_over(engine: Engine) {
+    let fleet = Backend::fleet(2);
+    let names = NameServer::start();
+    names.a("php.test", &[&fleet[0].ip()]);
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--nameserver", &names.address.to_string()])
+        .args(["--dns-max-ttl", "100ms", "--dns-min-ttl", "100ms"])
+        .backend(format!("php.test:{}", fleet[0].port()))
+        .observed()
+        .start();
+    let client = proxy.connect();
+    exchange(&client, Pattern::new(1), KB);
+    let state = |scrape: &Scrape, backend: &Backend, state: &str| {
+        let endpoint = format!("endpoint=\"{backend}\"");
+        let state = format!("state=\"{state}\"");
+        scrape.sum("spliceway_endpoint_state", &[&endpoint, &state])
+    };
+    let scrape = proxy.scrape();
+    assert_eq!(state(&scrape, &fleet[0], "ok"), 1.0);
+    assert!(of_route(&scrape, "answer_age_seconds") < GUARD.as_secs_f64());
+    names.a("php.test", &[&fleet[1].ip()]);
+    let scrape = scrape_once(&proxy, "it has left", |scrape| {
+        state(scrape, &fleet[0], "removed") == 1.0
+    });
+    assert_eq!(state(&scrape, &fleet[1], "ok"), 1.0);
+    assert_eq!(of_route(&scrape, "address_set_version"), 2.0);
+    exchange(&client, Pattern::new(2), KB);
+    drop(client);
+    let gone = fleet[0].to_string();
+    scrape_once(&proxy, "nothing is said of it", |scrape| {
+        !scrape.0.contains(&gone)
+    });
 }
 
 #[test]

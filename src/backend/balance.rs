@@ -219,7 +219,7 @@ pub struct Balancer {
     random: Random,
     /// Every endpoint of the set, and those that left and have sessions.
     known: HashMap<Address, Rc<Member>>,
-    /// Where their counters are for others to see.
+    /// Where others see their counters.
     counted: Arc<Endpoints>,
 }
 
@@ -252,7 +252,7 @@ impl Balancer {
         self
     }
 
-    /// Counts there, for others to see, instead of for itself.
+    /// Shows there what it counts.
     #[must_use]
     pub fn counting(mut self, endpoints: Arc<Endpoints>) -> Self {
         self.counted = endpoints;
@@ -330,7 +330,7 @@ impl Balancer {
             let new = || {
                 Rc::new(Member {
                     health: Arc::clone(health),
-                    counters: self.counted.of(health.address()),
+                    counters: Arc::default(),
                 })
             };
             let member = self.known.entry(health.address()).or_insert_with(new);
@@ -341,7 +341,9 @@ impl Balancer {
             self.members.push(Rc::clone(member));
         }
         self.known.retain(|_, member| Rc::strong_count(member) > 1);
-        self.counted.forget_unused();
+        let counted = self.known.iter();
+        self.counted
+            .show(counted.map(|(address, member)| (*address, Arc::clone(&member.counters))));
         self.groups = groups(endpoints);
         self.shares = shares(endpoints);
         self.shares_up_to = running_sums(&self.shares, &self.groups);

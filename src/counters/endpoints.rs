@@ -1,7 +1,8 @@
 //! What one worker counts of one route's endpoints, by their addresses.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use super::{Count, Level};
 use crate::backend::Address;
@@ -20,35 +21,23 @@ pub struct EndpointCounters {
 
 /// All of one worker's [`EndpointCounters`] of one route.
 ///
-/// Locked only when the worker takes a new address set over, and when somebody looks: the counters
-/// themselves are written without it. They live for as long as the worker has a use for them, so
-/// there are no more of them than endpoints in the set and sessions that outlived theirs.
+/// The worker shows another list when it takes a new address set over; whoever looks takes the current
+/// one. Neither waits for the other, as with a set itself. So there are no more of them than endpoints in
+/// the set and endpoints that left it with sessions.
 #[derive(Debug, Default)]
-pub struct Endpoints(Mutex<HashMap<Address, Arc<EndpointCounters>>>);
+pub struct Endpoints(ArcSwap<Vec<(Address, Arc<EndpointCounters>)>>);
 
 impl Endpoints {
-    /// Those of an address: the same as before if somebody still holds them.
-    #[must_use]
-    pub fn of(&self, address: Address) -> Arc<EndpointCounters> {
-        Arc::clone(self.lock().entry(address).or_default())
-    }
-
-    /// Forgets those that nobody else holds.
-    pub fn forget_unused(&self) {
-        self.lock()
-            .retain(|_, counters| Arc::strong_count(counters) > 1);
+    /// For the one writer: shows these from now on.
+    pub fn show(&self, counters: impl Iterator<Item = (Address, Arc<EndpointCounters>)>) {
+        self.0.store(Arc::new(counters.collect()));
     }
 
     /// A look at all of them.
     pub fn each(&self, mut look: impl FnMut(Address, &EndpointCounters)) {
-        for (address, counters) in &*self.lock() {
+        for (address, counters) in self.0.load_full().iter() {
             look(*address, counters);
         }
-    }
-
-    /// Every change under the lock is complete in itself, so a panic leaves nothing half done.
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Address, Arc<EndpointCounters>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,22 +47,25 @@ mod tests {
 
     use super::*;
 
-    fn endpoint(last: u8) -> Address {
-        SocketAddr::from(([192, 0, 2, last], 9000)).into()
+    fn connects(endpoints: &Endpoints) -> Vec<(Address, u64)> {
+        let mut seen = Vec::new();
+        endpoints.each(|address, counters| seen.push((address, counters.connects.get())));
+        seen
     }
 
     #[test]
-    fn counters_stay_while_somebody_holds_them() {
+    fn what_is_counted_after_it_was_shown_is_seen() {
         let endpoints = Endpoints::default();
-        let (one, two) = (endpoints.of(endpoint(1)), endpoints.of(endpoint(2)));
-        one.connects.add(1);
-        two.connects.add(2);
-        drop(one);
-        endpoints.forget_unused();
-        let mut seen = Vec::new();
-        endpoints.each(|address, counters| seen.push((address, counters.connects.get())));
-        assert_eq!(seen, [(endpoint(2), 2)]);
-        assert!(Arc::ptr_eq(&two, &endpoints.of(endpoint(2))));
-        assert_eq!(endpoints.of(endpoint(1)).connects.get(), 0);
+        assert_eq!(connects(&endpoints), []);
+        let [one, two] = [1, 2].map(|last| {
+            let address = Address::from(SocketAddr::from(([192, 0, 2, last], 9000)));
+            (address, Arc::new(EndpointCounters::default()))
+        });
+        endpoints.show([one.clone(), two.clone()].into_iter());
+        one.1.connects.add(1);
+        two.1.connects.add(2);
+        assert_eq!(connects(&endpoints), [(one.0, 1), (two.0, 2)]);
+        endpoints.show([two.clone()].into_iter());
+        assert_eq!(connects(&endpoints), [(two.0, 2)]);
     }
 }
