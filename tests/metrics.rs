@@ -577,6 +577,30 @@ fn alert_rules_are_right_and_fire_when_they_should() {
     promtool(&["test", "rules", "alerts_test.yml"], &directory);
 }
 
+/// The linter reads the older text format, where a counter is called what its series are: for those it
+/// misses the help. It has nothing else to say.
+#[test]
+fn promtool_finds_no_fault_with_the_names() {
+    let (proxy, _backend) = observed_echo();
+    let mut promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool is installed");
+    let page = proxy.scrape().0;
+    let mut stdin = promtool.stdin.take().unwrap();
+    stdin.write_all(page.as_bytes()).unwrap();
+    drop(stdin);
+    let output = promtool.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    let is_expected = |line: &&str| line.ends_with("_total no help text");
+    let faults: Vec<_> = said.lines().filter(|line| !is_expected(line)).collect();
+    assert_eq!(faults, Vec::<&str>::new());
+    assert!(said.lines().count() > 5, "it has read counters: {said}");
+}
+
 /// A Prometheus with a port and a directory of its own, which ends with the test.
 struct Prometheus {
     _process: Process,
