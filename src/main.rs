@@ -1,23 +1,32 @@
 //! The program `spliceway`: parse the command line, do what it says, say how it ended.
 
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use spliceway::cli::{self, Cli, Command, DemoCommand, RunCommand, usage};
+use spliceway::cli::{
+    self, CheckCommand, Cli, Command, DemoCommand, RunCommand, StatusCommand, usage,
+};
 use spliceway::daemon::{self, logging};
 use spliceway::demo;
 
+const PROGRAM: &str = "spliceway";
+
 fn main() -> ExitCode {
     match cli::parse() {
-        Ok(cli) => usage::report("spliceway", execute(cli)),
+        Ok(cli) => execute(cli),
         Err(stop) => stop.report(),
     }
 }
 
-fn execute(cli: Cli) -> anyhow::Result<()> {
+fn execute(cli: Cli) -> ExitCode {
     match cli.command {
-        Command::Run(command) => run(&command),
-        Command::Status(command) => Ok(cli::status::run(&command)?),
-        Command::Demo(command) => run_demo(&command),
+        Command::Run(command) => usage::report(PROGRAM, run(&command)),
+        Command::Check(command) => match check(&command) {
+            Ok(code) => code,
+            Err(error) => usage::report(PROGRAM, Err(error)),
+        },
+        Command::Status(command) => usage::report(PROGRAM, status(&command)),
+        Command::Demo(command) => usage::report(PROGRAM, run_demo(&command)),
     }
 }
 
@@ -25,6 +34,27 @@ fn run(command: &RunCommand) -> anyhow::Result<()> {
     // Dropped last, so that the last lines are written.
     let _log = logging::start(&command.logging)?;
     daemon::run(&command.config)?;
+    Ok(())
+}
+
+/// The exit code says whether something stands in the way.
+fn check(command: &CheckCommand) -> anyhow::Result<ExitCode> {
+    let _log = logging::start(&command.run.logging)?;
+    let mut out = io::stdout().lock();
+    // Who does not read what is printed still gets the exit code.
+    let _ = out.write_all(command.effective.as_bytes());
+    let obstacles = daemon::check::run(&command.run.config, &mut out)?;
+    for obstacle in &obstacles {
+        usage::complain(PROGRAM, obstacle);
+    }
+    Ok(match obstacles.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
+}
+
+fn status(command: &StatusCommand) -> anyhow::Result<()> {
+    cli::status::run(command)?;
     Ok(())
 }
 

@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 
 use super::values::{Timeout, ValueError, count, timeout_or_off};
-use super::{ENGINE_HELP, RunCommand};
+use super::{ENGINE_HELP, Refusal, RunCommand, Served, ServedRoute};
 use crate::config::{
-    CONNECTIONS_MAX, Config, Engine, LogFilter, LogFormat, Logging, Route, UnixAddress, WORKERS_MAX,
+    CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
+    UnixAddress, WORKERS_MAX,
 };
 
 /// What the daemon can be told.
@@ -101,7 +102,40 @@ pub(super) struct DaemonArguments {
 }
 
 impl DaemonArguments {
-    pub(super) fn with_routes(self, routes: Vec<Route>) -> RunCommand {
+    /// Nobody can ask where a route listens.
+    pub(super) fn check_control<'a>(
+        &self,
+        routes: impl IntoIterator<Item = &'a Route>,
+    ) -> Result<(), Refusal> {
+        let Some(path) = &self.control else {
+            return Ok(());
+        };
+        let address = ListenAddress::Path(path.clone());
+        let mut routes = routes.into_iter();
+        match routes.find(|route| route.listeners.contains(&address)) {
+            None => Ok(()),
+            Some(route) => Err(Refusal::new(
+                "control",
+                format!(
+                    "--control {}: route {} listens there (choose another path)",
+                    path.display(),
+                    route.name
+                ),
+            )),
+        }
+    }
+
+    /// Takes what was checked; `matches` is what these arguments were made from.
+    pub(super) fn serve(self, matches: ArgMatches, routes: Vec<ServedRoute>) -> Served {
+        let (routes, route_matches) = routes.into_iter().map(|r| (r.route, r.matches)).unzip();
+        Served {
+            command: self.with_routes(routes),
+            daemon: matches,
+            routes: route_matches,
+        }
+    }
+
+    fn with_routes(self, routes: Vec<Route>) -> RunCommand {
         let config = Config {
             routes,
             workers: self.workers.and_then(NonZeroUsize::new),

@@ -2,23 +2,33 @@
 //! wrong.
 //!
 //! The help texts are the reference of the options. What the programs of this package have in common
-//! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times.
+//! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times. A
+//! configuration file ([`mod@file`]) is another way to write the same options.
 
 mod daemon;
+mod effective;
+pub mod file;
+mod options;
 mod route;
 pub mod status;
 pub mod usage;
 pub mod values;
 
-use std::ffi::OsString;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args, Parser, Subcommand};
 
-use crate::config::{Config, Engine, Logging, RouteName};
+use crate::config::{Config, Engine, Logging, Route, RouteName};
 use crate::demo::CONCURRENCY_MAX;
 use daemon::DaemonArguments;
+pub use file::FileErrors;
+use options::{CONFIG, Kind, Options, kind};
 use route::RouteArguments;
 use status::StatusArguments;
 pub use status::StatusCommand;
@@ -37,6 +47,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the proxy.
     Run(Box<RunCommand>),
+    /// Say what the proxy would do.
+    Check(Box<CheckCommand>),
     /// Ask a running proxy how it is.
     Status(StatusCommand),
     /// Show what the proxy does on this machine.
@@ -50,6 +62,15 @@ pub struct RunCommand {
     pub config: Config,
     /// What it says of itself.
     pub logging: Logging,
+}
+
+/// `spliceway check`
+#[derive(Clone, Debug)]
+pub struct CheckCommand {
+    /// What would be run.
+    pub run: RunCommand,
+    /// The same as a configuration file, with every option.
+    pub effective: String,
 }
 
 /// `spliceway demo`
@@ -71,18 +92,36 @@ pub fn parse() -> Result<Cli, Stop> {
     parse_from(std::env::args_os())
 }
 
-/// Reads a command line, of which the first argument is the name of the program.
+/// Reads a command line, of which the first argument is the name of the program, and the configuration
+/// file that it names.
 ///
 /// # Errors
 /// As [`parse`].
 pub fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, Stop> {
+    parse_with(arguments, file::read)
+}
+
+/// The same with another way to read files, for tests.
+pub(crate) fn parse_with(
+    arguments: impl IntoIterator<Item = OsString>,
+    read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
+) -> Result<Cli, Stop> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
-    let parsed: Arguments = usage::parse(&arguments)?;
+    let (parsed, matches): (Arguments, _) = usage::parse_with_matches(&arguments)?;
+    let refuse = |refusal: Refusal| usage::refuse::<Arguments>(&arguments, refusal.problem);
+    let matches = matches.subcommand().map(|(_, matches)| matches.clone());
+    let matches = matches.unwrap_or_default();
     let command = match parsed.command {
         ArgumentsOf::Run(run) => {
-            Command::Run(Box::new(run.validate().map_err(|refusal| {
-                usage::refuse::<Arguments>(&arguments, refusal.problem)
-            })?))
+            let served = run.serve(matches, read, refuse)?;
+            Command::Run(Box::new(served.command))
+        }
+        ArgumentsOf::Check(run) => {
+            let served = run.serve(matches, read, refuse)?;
+            Command::Check(Box::new(CheckCommand {
+                effective: effective::print(&served),
+                run: served.command,
+            }))
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
@@ -108,9 +147,24 @@ enum ArgumentsOf {
         about = "Run the proxy until it is told to stop.",
         long_about = "Run the proxy until SIGTERM or SIGINT: it then stops listening, lets running \
                       sessions finish for --drain-timeout, and ends.\n\n\
-                      Example: spliceway run --listen unix:/run/app.sock --backend app.internal:9000"
+                      Example: spliceway run --listen unix:/run/app.sock --backend app.internal:9000\n\n\
+                      A file can describe several routes. Every option has its key there, without \
+                      the hyphens in front; 'spliceway check --config FILE' says what it comes to.",
+        override_usage = "spliceway run [OPTIONS] --listen <ADDRESS> --backend <ADDRESS>\n       \
+                          spliceway run [OPTIONS] --config <FILE>"
     )]
     Run(Box<RunArguments>),
+    #[command(
+        about = "Check a configuration file, and print what it comes to.",
+        long_about = "Check a configuration file (or options of 'run'), print the effective \
+                      configuration as such a file, and what each backend's name resolves to now. \
+                      Nothing is listened on.\n\n\
+                      The exit code is 0 if all is well, 1 if a name has no address now or a user, \
+                      group or source address does not exist, and 2 if the configuration is wrong.",
+        override_usage = "spliceway check [OPTIONS] --config <FILE>\n       \
+                          spliceway check [OPTIONS] --listen <ADDRESS> --backend <ADDRESS>"
+    )]
+    Check(Box<RunArguments>),
     #[command(
         about = "Show what a running proxy does: sessions, rates, queues, endpoints.",
         long_about = "Show what a running proxy does: sessions, rates, queues, endpoints. It is asked \
@@ -129,24 +183,106 @@ enum ArgumentsOf {
 
 #[derive(Args)]
 struct RunArguments {
+    #[arg(
+        id = CONFIG,
+        long,
+        value_name = "FILE",
+        help = "Read routes and settings from this TOML file. Beside it, options of the daemon count \
+                more than the file's (--workers, --pin, --engine, --connections-max, --drain-timeout, \
+                --control, --metrics, --log-format, --log-level); those of routes belong in the file."
+    )]
+    config: Option<PathBuf>,
     #[command(flatten)]
     route: RouteArguments,
     #[command(flatten)]
     daemon: DaemonArguments,
 }
 
+/// What is to be served, and the arguments that say so.
+struct Served {
+    command: RunCommand,
+    daemon: ArgMatches,
+    /// One for each route of the command.
+    routes: Vec<ArgMatches>,
+}
+
+/// A route, and the arguments that describe it.
+struct ServedRoute {
+    route: Route,
+    matches: ArgMatches,
+}
+
 impl RunArguments {
-    fn validate(self) -> Result<RunCommand, Refusal> {
-        let route = self.route.validate(RouteName::default())?;
-        Ok(self.daemon.with_routes(vec![route]))
+    fn serve(
+        self,
+        matches: ArgMatches,
+        read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
+        refuse: impl Fn(Refusal) -> Stop,
+    ) -> Result<Served, Stop> {
+        let Some(path) = &self.config else {
+            return self.serve_one(matches).map_err(refuse);
+        };
+        if let Some(option) = Options::of_route().all().find(|o| is_given(&matches, o)) {
+            return Err(refuse(beside_config(option)));
+        }
+        file::load(path, read(path), &daemon_words(&matches)).map_err(Stop::File)
     }
+
+    /// Without a file, the options describe one route.
+    fn serve_one(self, matches: ArgMatches) -> Result<Served, Refusal> {
+        let route = self.route.validate(RouteName::default())?;
+        self.daemon.check_control([&route])?;
+        let route = ServedRoute {
+            route,
+            matches: matches.clone(),
+        };
+        Ok(self.daemon.serve(matches, vec![route]))
+    }
+}
+
+fn is_given(matches: &ArgMatches, option: &Arg) -> bool {
+    matches.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine)
+}
+
+fn beside_config(option: &Arg) -> Refusal {
+    let key = option.get_long().unwrap_or_default();
+    Refusal {
+        option: CONFIG,
+        problem: format!(
+            "--{key} with --config: an option of a route (write the key {key} into the file, under \
+             [route.NAME] or [defaults])"
+        ),
+    }
+}
+
+/// The daemon's options that were given, by their names, in words that parse to the same again.
+fn daemon_words(matches: &ArgMatches) -> BTreeMap<String, Vec<OsString>> {
+    let options = Options::of_daemon();
+    let given = options.all().filter(|option| is_given(matches, option));
+    given
+        .map(|option| {
+            let key = option.get_long().unwrap_or_default();
+            let values = matches.get_raw(option.get_id().as_str());
+            let word = |value: &OsStr| {
+                let mut word = OsString::from(format!("--{key}="));
+                word.push(value);
+                word
+            };
+            let words = match kind(option) {
+                Kind::Flag => vec![OsString::from(format!("--{key}"))],
+                Kind::Number | Kind::Text | Kind::Words | Kind::List => {
+                    values.into_iter().flatten().map(word).collect()
+                }
+            };
+            (key.to_owned(), words)
+        })
+        .collect()
 }
 
 /// Options of which each is right, but not beside the others.
 #[derive(Debug)]
 struct Refusal {
-    /// The option that is to be changed.
-    #[expect(dead_code, reason = "for the configuration file, which has lines")]
+    /// The option that is to be changed: a file has a line for it.
     option: &'static str,
     /// The problem and the remedy, in one line.
     problem: String,
@@ -208,7 +344,6 @@ impl From<DemoArguments> for DemoCommand {
 mod testing {
     use super::usage::one_line;
     use super::*;
-    use crate::config::Route;
 
     pub(super) const REQUIRED: &str = "run --listen unix:/a --backend b:1";
 

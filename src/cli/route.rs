@@ -1,5 +1,6 @@
 //! The options of a route: where clients come in, where they go, and what becomes of them on the way.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 
 use super::Refusal;
+use super::options::CONFIG;
 use super::values::{
     Timeout, ValueError, count, positive_timeout, positive_timeout_or_off, timeout, timeout_or_off,
 };
@@ -23,7 +25,7 @@ pub(super) struct RouteArguments {
     #[arg(
         long,
         value_name = "ADDRESS",
-        required = true,
+        required_unless_present = CONFIG,
         help = "Listen on this Unix socket: unix:/PATH, or unix:@NAME for an abstract one. Give the \
                 option again for more sockets. A socket file on which nobody listens is replaced."
     )]
@@ -32,7 +34,7 @@ pub(super) struct RouteArguments {
     #[arg(
         long,
         value_name = "ADDRESS",
-        required = true,
+        required_unless_present = CONFIG,
         help = "Connect each session to this backend: HOST:PORT, where HOST is a name, an IPv4 \
                 address or an IPv6 address in brackets (tcp:HOST:PORT is the same); \
                 srv:_SERVICE._PROTO.NAME for what SRV records say; or unix:/PATH or unix:@NAME. \
@@ -46,7 +48,7 @@ pub(super) struct RouteArguments {
         value_name = "ADDRESS[:PORT]",
         help = "Ask this name server instead of those in /etc/resolv.conf. Give the option again for \
                 more, at most 8: all of them are asked, and the first answer with addresses wins. \
-                Names in the hosts file are not asked for."
+                Names in the hosts file are not asked for. [default: those in /etc/resolv.conf]"
     )]
     nameserver: Vec<NameServer>,
 
@@ -132,7 +134,7 @@ pub(super) struct RouteArguments {
         long,
         value_name = "IP",
         help = "Connect to backends from this address of this machine. Give the option again for the \
-                other family; endpoints of a family without one are not connected to."
+                other family; endpoints of a family without one are not connected to. [default: the kernel's choice]"
     )]
     source_address: Vec<SourceAddress>,
 
@@ -507,8 +509,9 @@ impl RouteArguments {
     }
 
     fn check_listeners(&self) -> Result<(), Refusal> {
-        for (index, address) in self.listen.iter().enumerate() {
-            if self.listen[..index].contains(address) {
+        let mut seen = HashSet::new();
+        for address in &self.listen {
+            if !seen.insert(address) {
                 return Err(Refusal::new(
                     "listen",
                     format!("--listen {address}: given twice (remove one)"),

@@ -9,8 +9,10 @@ use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{ArgMatches, Parser};
+
+use super::file::FileErrors;
 
 /// The exit code for a command line that cannot be run, as most programs have it.
 const EXIT_USAGE: u8 = 2;
@@ -24,6 +26,8 @@ pub enum Stop {
     NoArguments(String),
     /// The arguments are wrong: one line goes to standard error, exit code 2.
     Usage(UsageError),
+    /// The configuration file is wrong: a line for each mistake goes to standard error, exit code 2.
+    File(FileErrors),
 }
 
 /// What is wrong with the arguments, and how to write them right, in one line.
@@ -41,7 +45,17 @@ pub struct UsageError {
 /// # Errors
 /// If there is nothing to run; [`Stop::report`] says so to the user.
 pub fn parse<A: Parser>(arguments: &[OsString]) -> Result<A, Stop> {
-    A::try_parse_from(arguments).map_err(|error| match error.kind() {
+    parse_with_matches(arguments).map(|(parsed, _)| parsed)
+}
+
+/// The same, with clap's own view of it: which options were given, and in which words.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with_matches<A: Parser>(arguments: &[OsString]) -> Result<(A, ArgMatches), Stop> {
+    let matches = A::command().try_get_matches_from(arguments);
+    let parsed = matches.and_then(|matches| Ok((A::from_arg_matches(&matches)?, matches)));
+    parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Answer(error.to_string()),
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop::NoArguments(error.to_string()),
         _ => refuse::<A>(arguments, describe(&error)),
@@ -75,6 +89,12 @@ impl Stop {
                 complain(&error.program, error);
                 ExitCode::from(EXIT_USAGE)
             }
+            Self::File(errors) => {
+                for line in errors.lines() {
+                    let _ = writeln!(io::stderr(), "{line}");
+                }
+                ExitCode::from(EXIT_USAGE)
+            }
         }
     }
 }
@@ -92,7 +112,7 @@ pub fn report(program: &str, outcome: Result<(), impl fmt::Display>) -> ExitCode
 }
 
 /// Writes `PROGRAM: PROBLEM` to standard error, as one line whatever the problem contains.
-fn complain(program: &str, problem: &impl fmt::Display) {
+pub fn complain(program: &str, problem: &impl fmt::Display) {
     let _ = writeln!(
         io::stderr(),
         "{program}: {}",
@@ -130,19 +150,11 @@ fn describe(error: &clap::Error) -> String {
     let argument = part(ContextKind::InvalidArg);
     let value = part(ContextKind::InvalidValue);
     match error.kind() {
-        ErrorKind::ValueValidation => {
-            let cause = std::error::Error::source(error).map(ToString::to_string);
-            format!(
-                "invalid value '{value}' for '{argument}': {}",
-                cause.unwrap_or_default()
-            )
-        }
         ErrorKind::InvalidValue if value.is_empty() => {
-            format!("'{argument}': the value is missing")
+            format!("'{argument}': {}", cause(error))
         }
-        ErrorKind::InvalidValue => {
-            let valid = part(ContextKind::ValidValue);
-            format!("invalid value '{value}' for '{argument}': unknown (write {valid})")
+        ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+            format!("invalid value '{value}' for '{argument}': {}", cause(error))
         }
         ErrorKind::UnknownArgument => {
             format!(
@@ -161,6 +173,38 @@ fn describe(error: &clap::Error) -> String {
         }
         ErrorKind::InvalidUtf8 => "an argument is not valid UTF-8 (use another name)".to_owned(),
         _ => first_line(error),
+    }
+}
+
+/// Why a value is refused, without the names of the option and the value.
+pub(super) fn cause(error: &clap::Error) -> String {
+    match error.kind() {
+        ErrorKind::ValueValidation => {
+            let cause = std::error::Error::source(error).map(ToString::to_string);
+            cause.unwrap_or_default()
+        }
+        ErrorKind::InvalidValue if context(error, ContextKind::InvalidValue).is_empty() => {
+            "the value is missing".to_owned()
+        }
+        ErrorKind::InvalidValue => {
+            let valid = context(error, ContextKind::ValidValue);
+            format!("unknown (write {valid})")
+        }
+        ErrorKind::UnknownArgument => {
+            let word = context(error, ContextKind::InvalidArg);
+            format!("unexpected word '{word}' (remove it)")
+        }
+        _ => first_line(error),
+    }
+}
+
+/// The options that are required and not there, such as `--listen <ADDRESS>`.
+pub(super) fn missing_options(error: &clap::Error) -> Vec<String> {
+    match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(options))) => {
+            options.clone()
+        }
+        _ => Vec::new(),
     }
 }
 

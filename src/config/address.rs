@@ -19,8 +19,8 @@ const LABEL_BYTES_MAX: usize = 63;
 /// 2.3.4, count a length byte for each label and one for the root.
 const HOST_BYTES_MAX: usize = 253;
 
-/// Where a listener stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a listener stands. Two spellings of one path, such as `/run/a` and `/run/./a`, are equal.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
     /// `unix:/run/app.sock`
     Path(PathBuf),

@@ -146,6 +146,14 @@ pub fn bind(address: &ListenAddress, access: &Access) -> Result<Listener, Listen
     })
 }
 
+/// Whether the owner and the group of `access` exist.
+///
+/// # Errors
+/// The one that does not.
+pub fn check_accounts(access: &Access) -> Result<(), Cause> {
+    Owners::look_up(access).map(drop)
+}
+
 impl Listener {
     /// Refuses who comes now; who is in the backlog can still be accepted, through any descriptor of
     /// the socket.

@@ -5,6 +5,7 @@
 //! before anything that counts on it. The order of the end is the reverse.
 
 mod capacity;
+pub mod check;
 mod engine;
 pub mod listener;
 pub mod logging;

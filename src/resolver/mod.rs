@@ -12,6 +12,7 @@
 mod last_good;
 mod lookup;
 mod names;
+pub mod once;
 mod schedule;
 mod system;
 #[cfg(test)]

@@ -401,7 +401,7 @@ fn unix_name(address: &UnixAddress) -> UnixName {
 }
 
 /// A host name in DNS's form. Underscores are accepted: container names have them.
-fn parse(host: &str) -> Result<Name, ResolverError> {
+pub(super) fn parse(host: &str) -> Result<Name, ResolverError> {
     let name = Name::from_ascii(host).and_then(|name| match name.num_labels() {
         0 => Err(ProtoError::from("it is empty")),
         _ => Ok(name),

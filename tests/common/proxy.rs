@@ -51,6 +51,7 @@ impl Proxy {
         Builder {
             dir: fresh_dir(),
             engine: None,
+            config: None,
             listeners: Vec::new(),
             args: Vec::new(),
             user: None,
@@ -113,6 +114,7 @@ impl Proxy {
 pub(crate) struct Builder {
     dir: TempDir,
     engine: Option<Engine>,
+    config: Option<PathBuf>,
     listeners: Vec<String>,
     args: Vec<String>,
     user: Option<u32>,
@@ -134,6 +136,14 @@ impl Builder {
     /// Left out, the program chooses.
     pub(crate) fn engine(mut self, engine: Engine) -> Self {
         self.engine = Some(engine);
+        self
+    }
+
+    /// Routes come from a file with this content: there is no socket and no backend but what it says.
+    pub(crate) fn config(mut self, content: &str) -> Self {
+        let path = self.dir.path().join("spliceway.toml");
+        fs::write(&path, content).expect("the directory is ours");
+        self.config = Some(path);
         self
     }
 
@@ -230,7 +240,9 @@ impl Builder {
         let socket = self.socket();
         let mut command = self.command();
         command.arg("run").args(&self.args);
-        if self.listeners.is_empty() {
+        if let Some(config) = &self.config {
+            command.arg("--config").arg(config);
+        } else if self.listeners.is_empty() {
             command
                 .arg("--listen")
                 .arg(format!("unix:{}", socket.display()));

@@ -1,0 +1,96 @@
+//! `spliceway check`: what would be served, and what stands in the way of it now.
+//!
+//! Nothing is bound and nothing is left behind: names are looked up as the daemon would, accounts are
+//! looked for, and so are the addresses that connections shall come from.
+
+use std::io::{self, Write};
+
+use crate::config::{Config, Route};
+use crate::resolver::ResolverError;
+use crate::resolver::once::{self, Resolved, Wanted};
+
+use super::listener;
+use super::upstreams;
+
+/// Prints what each backend resolves to, as comments of the configuration before it, and returns a line
+/// for each obstacle.
+///
+/// # Errors
+/// If names cannot be looked up at all.
+pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, ResolverError> {
+    let wanted: Vec<_> = config.routes.iter().map(wanted).collect();
+    let resolved = once::look_up_all(&wanted)?;
+    let mut obstacles = Vec::new();
+    // Who does not read what is printed still gets the exit code.
+    let _ = writeln!(out, "\n# What the backends are now:");
+    for (route, resolved) in config.routes.iter().zip(&resolved) {
+        let _ = print_backends(route, resolved, out);
+        obstacles.extend(accounts(route));
+        obstacles.extend(source(route));
+        obstacles.extend(nameless(route, resolved));
+    }
+    Ok(obstacles)
+}
+
+fn wanted(route: &Route) -> Wanted<'_> {
+    Wanted {
+        discovery: &route.discovery,
+        backends: &route.backends,
+    }
+}
+
+fn print_backends(route: &Route, resolved: &[Resolved], out: &mut impl Write) -> io::Result<()> {
+    writeln!(out, "# route {}", route.name)?;
+    for (backend, resolved) in route.backends.iter().zip(resolved) {
+        let backend = backend.to_string();
+        let backend = backend.strip_prefix("tcp:").unwrap_or(&backend);
+        match resolved {
+            Resolved::Literal => writeln!(out, "# {backend} needs no lookup")?,
+            Resolved::Host(addresses) => writeln!(out, "# {backend} → {}", listed(addresses))?,
+            Resolved::Nothing(problem) => writeln!(out, "# {backend} → none: {problem}")?,
+            Resolved::Service(targets) => {
+                writeln!(out, "# {backend} → {} targets", targets.len())?;
+                for target in targets {
+                    match &target.addresses {
+                        Ok(found) => writeln!(out, "#   {} → {}", target.record, listed(found))?,
+                        Err(problem) => writeln!(out, "#   {} → none: {problem}", target.record)?,
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn listed(addresses: &[impl ToString]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    addresses.join(", ")
+}
+
+/// Backends of which the names stand for nothing.
+fn nameless(route: &Route, resolved: &[Resolved]) -> impl Iterator<Item = String> {
+    let backends = route.backends.iter().zip(resolved);
+    let nameless = backends.filter(|(_, resolved)| !resolved.has_address());
+    nameless.map(|(backend, resolved)| {
+        let problem = match resolved {
+            Resolved::Nothing(problem) => problem,
+            Resolved::Literal | Resolved::Host(_) | Resolved::Service(_) => {
+                "none of its targets has an address"
+            }
+        };
+        format!(
+            "route {}: look up {backend}: {problem} (check the name and the name servers)",
+            route.name
+        )
+    })
+}
+
+fn accounts(route: &Route) -> Option<String> {
+    let cause = listener::check_accounts(&route.access).err()?;
+    Some(format!("route {}: {cause}", route.name))
+}
+
+fn source(route: &Route) -> Option<String> {
+    let error = upstreams::check_source(&route.upstreams).err()?;
+    Some(format!("route {}: {error}", route.name))
+}

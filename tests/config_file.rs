@@ -1,0 +1,431 @@
+//! Configuration files that are wrong, each with the line that is said about it, and `spliceway check`.
+//!
+//! What right files mean has its tests beside the code (`src/cli/file/tests.rs`).
+
+// For the helpers beside the tests.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use common::client::exchange_and_end;
+use common::name_server::Dead;
+use common::proxy::fresh_dir;
+use common::{Backend, Engine, KB, NameServer, Pattern, Proxy, for_each_engine};
+use spliceway::cli::{self, Stop};
+use tempfile::TempDir;
+
+for_each_engine!(a_file_starts_the_daemon);
+
+/// A file, and the lines that are said about it, without its path in front.
+type Wrong<'a> = (&'a str, &'a [&'a str]);
+
+const ROUTE: &str = "[route.a]\nlisten = \"unix:/a\"\nbackend = \"b:1\"\n";
+
+/// What comes after the lines of [`ROUTE`]: the first one is line 4.
+#[rustfmt::skip]
+const WRONG_IN_A_ROUTE: &[Wrong<'static>] = &[
+    // Keys.
+    ("conect-timeout = \"5s\"", &["4: route a: conect-timeout: unknown key (did you mean connect-timeout?)"]),
+    ("connect_timeout = \"5s\"", &["4: route a: connect_timeout: unknown key (did you mean connect-timeout?)"]),
+    ("balence = 1\nmod = 2", &[
+        "4: route a: balence: unknown key (did you mean balance?)",
+        "5: route a: mod: unknown key (did you mean mode?)",
+    ]),
+    ("zzz = 1", &["4: route a: zzz: unknown key (remove it; 'spliceway run --help' lists the options)"]),
+    ("workers = 2", &["4: route a: workers: belongs at the top level (move it above the first [table])"]),
+    ("wrkers = 2", &["4: route a: wrkers: unknown key (did you mean workers, at the top level?)"]),
+    ("config = \"f\"", &["4: route a: config: unknown key (remove it; 'spliceway run --help' lists the options)"]),
+    ("[route.a.limits]\nqueue-max = 1", &["4: route a: limits: unknown table (the keys stand in the table itself)"]),
+    ("[[route.a.listener]]", &["4: route a: listener: unknown key (did you mean listen?)"]),
+    // Types.
+    ("connect-timeout = 5", &["4: route a: connect-timeout = 5: expected a string, found an integer (give it a unit and quotes, for example \"5s\")"]),
+    ("idle-timeout = false", &["4: route a: idle-timeout = false: expected a string, found a boolean (write \"off\", or a value)"]),
+    ("mode = 660", &["4: route a: mode = 660: expected a string, found an integer (write it in quotes: \"660\")"]),
+    ("mode = 0o660", &["4: route a: mode = 0o660: expected a string, found an integer (write it in quotes: \"0o660\")"]),
+    ("mode = 0660", &["4: mode = 0660: unexpected leading zero (write the mode in quotes, for example \"0660\")"]),
+    ("owner = 33", &["4: route a: owner = 33: expected a string, found an integer (write it in quotes: \"33\")"]),
+    ("balance = [\"first\"]", &["4: route a: balance = [\"first\"]: expected a string, found an array (write one value in quotes)"]),
+    ("queue-max = 1.5", &["4: route a: queue-max = 1.5: expected a whole number, found a fraction (write for example 8)"]),
+    ("queue-max = [1]", &["4: route a: queue-max = [1]: expected a whole number, found an array (write for example 8)"]),
+    ("per-endpoint-max = false", &["4: route a: per-endpoint-max = false: expected a whole number or \"off\", found a boolean (write \"off\", or a value)"]),
+    ("check-interval = 07:32:00", &["4: route a: check-interval = 07:32:00: expected a string, found a date or time (write it in quotes: \"07:32:00\")"]),
+    ("nameserver = []", &["4: route a: nameserver = []: an empty array (write at least one value, or remove the key)"]),
+    ("nameserver = [\n  \"::1\",\n  53,\n]", &["6: route a: nameserver = 53: expected a string, or an array of strings, found an integer (write it in quotes: \"53\")"]),
+    ("balance = {}", &["4: route a: balance = {}: expected a string, found a table (write one value in quotes)"]),
+    // Values, refused by the options' parsers.
+    ("connect-timeout = \"5\"", &["4: route a: connect-timeout = \"5\": time unit needed, for example 5sec or 5ms (write a number and its unit, for example 500ms or 5s)"]),
+    ("connect-timeout = \"0s\"", &["4: route a: connect-timeout = \"0s\": no time at all (write a longer one, for example 5s)"]),
+    ("balance = \"fair\"", &["4: route a: balance = \"fair\": unknown (write least-connections, round-robin, random-two, first)"]),
+    ("mode = \"0689\"", &["4: route a: mode = \"0689\": not an octal mode (write three octal digits, for example 0660)"]),
+    ("queue-max = -1", &["4: route a: queue-max = -1: not a whole number from 0 to 1000000"]),
+    ("shards = \"two\"", &["4: route a: shards = \"two\": not a whole number from 1 to 1024"]),
+    ("per-endpoint-max = 99999999999999999999", &["4: route a: per-endpoint-max = 99999999999999999999: not a whole number from 1 to 1000000"]),
+    ("group = \"a:b\"", &["4: route a: group = \"a:b\": one name is expected (give the user with owner and the group with group)"]),
+    ("removed-endpoint = \"close-after\"", &["4: route a: invalid value 'close-after' for 'removed-endpoint': the time is missing (write for example close-after 30s)"]),
+    ("removed-endpoint = \"\"", &["4: route a: removed-endpoint = \"\": the value is missing"]),
+    ("source-address = [\"192.0.2.1\", \"host\"]", &["4: route a: source-address = \"host\": not an address (write an IP address without a port, for example 192.0.2.10)"]),
+    ("owner = \"a\\nb\"", &["4: route a: owner = \"a\\nb\": not the name of an account (write a name or a number)"]),
+    // Values that don't go together.
+    ("dns-max-ttl = \"5s\"\ndns-min-ttl = \"9s\"", &["5: route a: dns-min-ttl 9s: longer than dns-max-ttl 5s (exchange them, or give both)"]),
+    ("shards = 2", &["4: route a: shards 2 without per-endpoint-max: all worker threads serve a route that has no limit (remove shards or give per-endpoint-max)"]),
+    ("per-endpoint-max = 2\nshards = 3", &["5: route a: shards 3 with per-endpoint-max 2: each shard needs a connection of its own (use at most 2 shards)"]),
+    ("nameserver = \"192.0.2.53\"\nresolve-with = \"system\"", &["4: route a: nameserver 192.0.2.53:53 with resolve-with system: the C library asks those in /etc/resolv.conf (remove one of the two)"]),
+    ("source-address = [\"192.0.2.1\", \"192.0.2.2\"]", &["4: route a: source-address 192.0.2.2: the second one of its family (give at most one for IPv4 and one for IPv6)"]),
+    // Other routes.
+    ("[route.a]", &["4: [route.a]: duplicate key (remove one)"]),
+    ("[route.\"a b\"]", &["4: route a b: ' ' cannot be in the name of a route (use letters from a to z, digits, '_', '-' and '.')"]),
+    ("[route.\"\"]", &["4: route : the name of the route is empty (write for example [route.php])"]),
+    ("[route.b]\nbackend = \"b:1\"", &["4: route b: listen: missing (every route needs listen and backend)"]),
+    ("[route.b]\nlistn = \"unix:/b\"\nbackend = \"b:1\"", &["5: route b: listn: unknown key (did you mean listen?)"]),
+    ("[route.b]", &["4: route b: listen and backend: missing (every route needs listen and backend)"]),
+    ("[route.b]\nbackend = \"b:1\"\nlisten = \"unix:/a\"", &["6: route b: listen unix:/a: route a listens there as well (give each route a socket of its own)"]),
+    ("[route.b]\nbackend = \"b:1\"\nlisten = [\n  \"unix:/b\",\n  \"unix:/.//a\",\n]", &["8: route b: listen unix:/.//a: route a listens there as well (give each route a socket of its own)"]),
+    ("[route.b]\nbackend = \"b:1\"\nlisten = [\"unix:/b\", \"unix://b\"]", &["6: route b: listen unix://b: given twice (remove one)"]),
+    ("[route.b]\nbackend = \"b:1\"\nlisten = \"unix:@b\"\nmode = \"0600\"", &["7: route b: mode with listen unix:@b: abstract sockets have no permissions (remove mode or listen on unix:/PATH)"]),
+    // Defaults.
+    ("[defaults]\nlisten = \"unix:/b\"", &["5: defaults: listen: belongs in a route (move it under [route.NAME]: no two can listen on one socket)"]),
+    ("[defaults]\nqueue-max = true\n[route.b]\nlisten = \"unix:/b\"", &["5: defaults: queue-max = true: expected a whole number, found a boolean (write for example 8)"]),
+    ("[defaults]\nshards = 2", &["5: route a: shards 2 without per-endpoint-max: all worker threads serve a route that has no limit (remove shards or give per-endpoint-max)"]),
+    ("[defaults]\npin = true", &["5: defaults: pin: belongs at the top level (move it above the first [table])"]),
+    // Other tables.
+    ("[routes.b]", &["4: routes: unknown table (did you mean route?)"]),
+    ("[php]\nlisten = \"unix:/b\"", &["4: php: unknown table (a route is written [route.NAME])"]),
+];
+
+/// What comes before [`ROUTE`].
+#[rustfmt::skip]
+const WRONG_AT_THE_TOP: &[Wrong<'static>] = &[
+    ("wrkers = 2", &["1: wrkers: unknown key (did you mean workers?)"]),
+    ("balance = \"first\"", &["1: balance: belongs in a route (move it under [route.NAME], or under [defaults])"]),
+    ("balence = \"first\"", &["1: balence: unknown key (did you mean balance, in a route?)"]),
+    ("pin = \"yes\"", &["1: pin = \"yes\": expected true or false, found a string (write true or false without quotes)"]),
+    ("workers = 0", &["1: workers = 0: not a whole number from 1 to 1024"]),
+    ("control = \"c.sock\"", &["1: control = \"c.sock\": not a path for a socket (write it from the root, with at most 107 bytes, for example /run/spliceway/control.sock)"]),
+    ("control = \"/a\"", &["1: control /a: route a listens there (choose another path)"]),
+    ("metrics = \"9145\"", &["1: metrics = \"9145\": not an address (write IP:PORT, for example 127.0.0.1:9145 or [::1]:9145)"]),
+    ("metrics = 9145", &["1: metrics = 9145: expected a string, found an integer (write it in quotes: \"9145\")"]),
+    ("log-level = \"inof\"", &["1: log-level = \"inof\": no level 'inof' (write off, error, warn, info, debug, trace or MODULE=LEVEL)"]),
+    ("defaults = 1", &["1: defaults: expected a table, found an integer (write [defaults] and its keys)"]),
+    // What is no TOML.
+    ("workers", &["1: workers: key with no value, expected `=` (correct the line; the file is TOML)"]),
+    ("workers = ", &["1: workers =: string values must be quoted, expected literal string (write it in quotes)"]),
+    ("engine = epoll", &["1: engine = epoll: string values must be quoted, expected literal string (write it in quotes)"]),
+    ("engine = \"epoll", &["1: engine = \"epoll: invalid basic string, expected `\"` (correct the line; the file is TOML)"]),
+    ("workers = 1\nworkers = 2", &["2: workers = 2: duplicate key (remove one)"]),
+    ("[defaults", &["1: [defaults: unclosed table, expected `]` (correct the line; the file is TOML)"]),
+];
+
+/// Whole files.
+#[rustfmt::skip]
+const WRONG_ALTOGETHER: &[Wrong<'static>] = &[
+    ("", &[" no route (write for example [route.php] and its keys)"]),
+    ("workers = 2", &[" no route (write for example [route.php] and its keys)"]),
+    ("[route]", &["1: route: no route (write for example [route.php] and its keys)"]),
+    ("[[route]]\nlisten = \"unix:/a\"", &["1: route: expected a table, found an array (write for example [route.php] and its keys)"]),
+    ("[route]\nlisten = \"unix:/a\"", &["2: listen: the route has no name (write for example [route.php])"]),
+    ("[route]\nphp = 1", &["2: route php: expected a table, found an integer (write [route.php] and its keys)"]),
+];
+
+/// A file in a directory of its own.
+struct Written {
+    dir: TempDir,
+}
+
+impl Written {
+    fn new(content: impl AsRef<[u8]>) -> Self {
+        let written = Self { dir: fresh_dir() };
+        fs::write(written.path(), content).unwrap();
+        written
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("spliceway.toml")
+    }
+
+    /// What is said about the file, without its path in front.
+    #[track_caller]
+    fn refusal(&self) -> Vec<String> {
+        let place = format!("{}:", self.path().display());
+        let lines = refusal(&self.path()).into_iter();
+        let without_path = |line: String| line.strip_prefix(&place).unwrap_or(&line).to_owned();
+        lines.map(without_path).collect()
+    }
+}
+
+/// What the program says about a file.
+#[track_caller]
+fn refusal(path: &Path) -> Vec<String> {
+    let words = [
+        OsString::from("spliceway"),
+        "run".into(),
+        "--config".into(),
+        path.into(),
+    ];
+    match cli::parse_from(words) {
+        Err(Stop::File(errors)) => errors.lines().map(str::to_owned).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn every_wrong_file_gets_its_lines() {
+    let in_a_route = WRONG_IN_A_ROUTE.iter();
+    let in_a_route = in_a_route.map(|(end, expected)| (format!("{ROUTE}{end}"), *expected));
+    let at_the_top = WRONG_AT_THE_TOP.iter();
+    let at_the_top = at_the_top.map(|(begin, expected)| (format!("{begin}\n{ROUTE}"), *expected));
+    let altogether = WRONG_ALTOGETHER.iter();
+    let altogether = altogether.map(|(file, expected)| ((*file).to_owned(), *expected));
+    let mut others = String::new();
+    for (file, expected) in in_a_route.chain(at_the_top).chain(altogether) {
+        let said = Written::new(&file).refusal();
+        if said != expected {
+            others += &format!("{file}\nis refused with {said:#?}\nand not {expected:#?}\n\n");
+        }
+    }
+    assert!(others.is_empty(), "{others}");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_with_their_line() {
+    let expected = "2: not valid UTF-8 (save the file as UTF-8)";
+    let file = Written::new(b"workers = 1\n# caf\xe9\n");
+    assert_eq!(file.refusal(), [expected]);
+}
+
+#[test]
+fn a_file_that_is_too_large_is_not_read_to_its_end() {
+    let expected = " too large (use at most 1048576 bytes; is it a configuration file?)";
+    let file = Written::new(vec![b'#'; cli::file::FILE_BYTES_MAX + 1]);
+    assert_eq!(file.refusal(), [expected]);
+    let endless = refusal(Path::new("/dev/zero"));
+    assert_eq!(endless, [format!("/dev/zero:{expected}")]);
+}
+
+#[test]
+fn a_name_that_is_too_long_is_quoted_in_part() {
+    let file = Written::new(format!("[route.{}]", "x".repeat(300)));
+    let expected = format!(
+        "1: route {}…: 300 bytes are too long for the name of a route (use at most 64)",
+        "x".repeat(80)
+    );
+    assert_eq!(file.refusal(), [expected]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let dir = fresh_dir();
+    let path = dir.path().join("none.toml");
+    let expected = format!(
+        "{}: cannot be read: No such file or directory (os error 2) (give the path of a file that \
+         this user may read)",
+        path.display()
+    );
+    assert_eq!(refusal(&path), [expected]);
+    let [line] = &refusal(dir.path())[..] else {
+        panic!()
+    };
+    assert!(line.contains("cannot be read: Is a directory"), "{line}");
+}
+
+#[test]
+fn every_mistake_is_a_line_of_standard_error() {
+    let file = Written::new(format!("wrkers = 1\n{ROUTE}mode = 660\n"));
+    let path = file.path();
+    for command in ["run", "check"] {
+        let output = spliceway(&[command, "--config", path.to_str().unwrap()]);
+        let expected = format!(
+            "{path}:1: wrkers: unknown key (did you mean workers?)\n\
+             {path}:5: route a: mode = 660: expected a string, found an integer (write it in quotes: \
+             \"660\")\n",
+            path = path.display()
+        );
+        assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
+        assert_eq!(output.status.code(), Some(2));
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn options_of_routes_beside_a_file_are_a_usage_error() {
+    let file = Written::new(ROUTE);
+    let path = file.path();
+    let output = spliceway(&["run", "--config", path.to_str().unwrap(), "--mode", "0600"]);
+    let line = String::from_utf8_lossy(&output.stderr);
+    let expected = "spliceway: --mode with --config: an option of a route (write the key mode into";
+    assert!(line.starts_with(expected), "{line}");
+    assert_eq!((output.status.code(), line.lines().count()), (Some(2), 1));
+}
+
+// --- check --------------------------------------------------------------------------------------------
+
+#[test]
+fn check_prints_what_each_name_is_now() {
+    let names = NameServer::start();
+    names.a("php.test", &["192.0.2.2", "192.0.2.1"]);
+    names.aaaa("php.test", &["2001:db8::1"]);
+    names.srv(
+        "_app._tcp.test",
+        &[(20, 5, 81, "b.test"), (10, 7, 80, "a.test")],
+    );
+    names.a("a.test", &["192.0.2.3"]);
+    let output = check(&format!(
+        "[defaults]\nnameserver = \"{}\"\n\
+         [route.php]\nlisten = \"unix:/no/such/directory/a\"\nbackend = [\"php.test.:9000\", \"[::1]:1\"]\n\
+         [route.app]\nlisten = \"unix:@never-bound\"\nbackend = \"srv:_app._tcp.test.\"\n",
+        names.address
+    ));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let (_, now) = printed
+        .split_once("\n\n# What the backends are now:\n")
+        .unwrap();
+    assert_eq!(
+        now,
+        "# route php\n\
+         # php.test.:9000 → 192.0.2.1:9000, 192.0.2.2:9000, [2001:db8::1]:9000\n\
+         # [::1]:1 needs no lookup\n\
+         # route app\n\
+         # srv:_app._tcp.test. → 2 targets\n\
+         #   a.test.:80 (priority 10, weight 7) → 192.0.2.3:80\n\
+         #   b.test.:81 (priority 20, weight 5) → none: the name server says that there is no such \
+         name, or not with what was asked for\n"
+    );
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn a_name_without_an_address_is_told_by_the_exit_code() {
+    let names = NameServer::start();
+    names.a("here.test", &["192.0.2.1"]);
+    let output = check(&format!(
+        "[route.a]\nlisten = \"unix:/a\"\nbackend = [\"here.test.:1\", \"gone.test.:1\"]\n\
+         nameserver = \"{}\"\n",
+        names.address
+    ));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "spliceway: route a: look up tcp:gone.test.:1: the name server says that there is no such \
+         name, or not with what was asked for (check the name and the name servers)\n"
+    );
+    assert_eq!(output.status.code(), Some(1));
+}
+
+#[test]
+fn a_name_server_that_is_silent_ends_the_check_in_time() {
+    let silent = Dead::new();
+    let output = check(&format!(
+        "[route.a]\nlisten = \"unix:/a\"\nbackend = \"any.test.:1\"\nnameserver = \"{}\"\n",
+        silent.address()
+    ));
+    let line = String::from_utf8_lossy(&output.stderr);
+    assert!(line.contains("no name server answered in time"), "{line}");
+    assert_eq!((output.status.code(), line.lines().count()), (Some(1), 1));
+}
+
+#[test]
+fn what_the_machine_does_not_have_is_told() {
+    let output = check(
+        "[route.a]\nlisten = \"unix:/a\"\nbackend = \"127.0.0.1:1\"\nowner = \"no-such-user\"\n\
+         [route.b]\nlisten = \"unix:/b\"\nbackend = \"127.0.0.1:1\"\nsource-address = \"192.0.2.1\"\n",
+    );
+    let lines = String::from_utf8_lossy(&output.stderr);
+    let lines: Vec<_> = lines.lines().collect();
+    assert_eq!(
+        lines[0],
+        "spliceway: route a: no user named no-such-user (create it, or give its number)"
+    );
+    assert!(
+        lines[1].starts_with("spliceway: route b: connect from --source-address 192.0.2.1: "),
+        "{lines:?}"
+    );
+    assert_eq!((output.status.code(), lines.len()), (Some(1), 2));
+}
+
+#[test]
+fn check_binds_nothing() {
+    let dir = fresh_dir();
+    let socket = dir.path().join("a.sock");
+    let control = dir.path().join("control.sock");
+    let output = check(&format!(
+        "control = \"{}\"\n[route.a]\nlisten = \"unix:{}\"\nbackend = \"127.0.0.1:1\"\n",
+        control.display(),
+        socket.display()
+    ));
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_check_prints_is_a_file_for_check() {
+    let first = check(&format!("workers = 2\n{ROUTE}"));
+    let again = check(std::str::from_utf8(&first.stdout).unwrap());
+    let configuration = |output: &Output| {
+        let text = String::from_utf8(output.stdout.clone()).unwrap();
+        text.split_once("\n# What").unwrap().0.to_owned()
+    };
+    assert_eq!(configuration(&first), configuration(&again));
+    assert!(configuration(&first).contains("workers = 2\n"));
+}
+
+#[test]
+fn the_example_that_ships_is_right() {
+    let names = NameServer::start();
+    names.a("php.internal", &["192.0.2.1"]);
+    names.srv(
+        "_search._tcp.example.internal",
+        &[(1, 1, 9200, "s.internal")],
+    );
+    names.a("s.internal", &["192.0.2.2"]);
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/spliceway.toml");
+    let example = fs::read_to_string(example).unwrap();
+    let ask = format!("nameserver = \"{}\"", names.address);
+    // A test asks its own name server only, and has no other accounts than the machine's.
+    let example = example
+        .replace("[defaults]", &format!("[defaults]\n{ask}"))
+        .replace(
+            "nameserver = [\"192.0.2.53\", \"[2001:db8::53]:5353\"]",
+            &ask,
+        )
+        .replace("www-data", "0");
+    let output = check(&example);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert_eq!(output.status.code(), Some(0));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        printed.contains("# php.internal:9000 → 192.0.2.1:9000\n"),
+        "{printed}"
+    );
+    let keys = example.lines().filter(|line| line.contains(" = ")).count();
+    assert!(keys >= 30, "{keys} keys are not most of them");
+}
+
+fn a_file_starts_the_daemon(engine: Engine) {
+    let backend = Backend::echo();
+    let builder = Proxy::builder().engine(engine);
+    let file = format!(
+        "workers = 1\n[route.a]\nlisten = \"unix:{}\"\nbackend = \"{backend}\"\nmode = \"0600\"\n",
+        builder.socket().display()
+    );
+    let proxy = builder.config(&file).start();
+    let mode = fs::metadata(proxy.socket()).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    exchange_and_end(&proxy.connect(), Pattern::new(1), 10 * KB);
+}
+
+fn check(content: &str) -> Output {
+    let file = Written::new(content);
+    spliceway(&["check", "--config", file.path().to_str().unwrap()])
+}
+
+/// It ends by itself: its lookups are bounded.
+fn spliceway(arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway"));
+    command.args(arguments).stdin(Stdio::null());
+    command.output().unwrap()
+}
