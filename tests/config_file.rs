@@ -200,7 +200,7 @@ fn bytes_that_are_no_text_are_refused_with_their_line() {
 
 #[test]
 fn a_file_that_is_too_large_is_not_read_to_its_end() {
-    let expected = " too large (use at most 1048576 bytes; is it a configuration file?)";
+    let expected = " too large (use at most 4194304 bytes; is it a configuration file?)";
     let file = Written::new(vec![b'#'; cli::file::FILE_BYTES_MAX + 1]);
     assert_eq!(file.refusal(), [expected]);
     let endless = refusal(Path::new("/dev/zero"));

@@ -120,11 +120,12 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// HAProxy's servers let as many wait as there are descriptors; this is the somaxconn of many
-    /// systems, so that as many wait here as would have waited in a backlog.
+    /// With 8 permits and 100 ms for a request, the last of so many waits for 13 s: what comes behind it
+    /// would only meet [`Self::QUEUE_TIMEOUT_DEFAULT`].
     pub const QUEUE_MAX_DEFAULT: u32 = 1024;
 
-    /// Less than the minute that most clients of FastCGI servers wait for an answer.
+    /// nginx gives a FastCGI server 60 s for its answer (`fastcgi_read_timeout`): most of them should be
+    /// left for the work.
     pub const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 }
 

@@ -29,11 +29,11 @@ use super::route::RouteArguments;
 use super::{Refusal, Served, ServedRoute, usage};
 use crate::config::{ListenAddress, RouteName};
 
-/// The largest file: a thousand routes with every key take less than half of it, and whatever is larger
-/// is another file.
-pub const FILE_BYTES_MAX: usize = 1 << 20;
+/// The largest file: [`ROUTES_MAX`] routes with every key, as `check` prints them, take a quarter of it,
+/// and whatever is larger is another file.
+pub const FILE_BYTES_MAX: usize = 1 << 22;
 
-/// The most routes: each has a resolver and sockets of its own.
+/// The most routes: more than a host has services, and each takes sockets and lookups of its own.
 pub const ROUTES_MAX: usize = 1024;
 
 /// The most mistakes that are told at one time, as many as a screen has lines.

@@ -361,7 +361,10 @@ fn a_thousand_routes_are_read_in_one_go() {
         let route = |n| format!("[route.r{n}]\nlisten = \"unix:/r{n}\"\nbackend = \"b:1\"\n");
         (0..routes).map(route).collect()
     };
-    assert_eq!(run_file(&file(ROUTES_MAX)).config.routes.len(), 1024);
+    let check = check_file(&file(ROUTES_MAX));
+    assert_eq!(check.run.config.routes.len(), 1024);
+    assert!(check.effective.len() < FILE_BYTES_MAX / 3);
+    assert_eq!(check_file(&check.effective).run.config, check.run.config);
     let Err(Stop::File(errors)) = parse("run --config f", &file(ROUTES_MAX + 1)) else {
         panic!()
     };
