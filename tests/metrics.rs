@@ -19,7 +19,7 @@ use common::client::{assert_over, exchange, exchange_and_end, receive_to_eof, se
 use common::http::{self, Scrape};
 use common::name_server::Reply;
 use common::process::Process;
-use common::proxy::fresh_dir;
+use common::proxy::{connect, fresh_dir};
 use common::sys::{ChildSetup, Halted, set_soft_nofile};
 use common::wait::GUARD;
 use common::{Backend, Engine, KB, MB, NameServer, Pattern, Proxy, eventually, for_each_engine};
@@ -34,6 +34,7 @@ for_each_engine!(
     each_worker_turns_and_says_so,
     pauses_in_accepting_are_counted_by_their_reason,
     an_endpoint_that_left_is_shown_until_its_last_session_is_over,
+    routes_are_counted_apart_and_workers_of_one_route_together,
 );
 
 /// An observed proxy before a backend that echoes.
@@ -386,6 +387,62 @@ fn an_endpoint_that_left_is_shown_until_its_last_session_is_over(engine: Engine)
     scrape_once(&proxy, "nothing is said of it", |scrape| {
         !scrape.0.contains(&gone)
     });
+}
+
+fn routes_are_counted_apart_and_workers_of_one_route_together(engine: Engine) {
+    let backend = Backend::echo();
+    let builder = Proxy::builder().engine(engine);
+    let socket = |name: &str| builder.dir().join(format!("{name}.sock"));
+    let (wide, split) = (socket("wide"), socket("split"));
+    let config = format!(
+        "workers = 3\n\
+         [route.wide]\nlisten = \"unix:{}\"\nbackend = \"{backend}\"\n\
+         [route.split]\nlisten = \"unix:{}\"\nbackend = \"{backend}\"\n\
+         per-endpoint-max = 5\nshards = 2\nqueue-max = 7\n",
+        wide.display(),
+        split.display()
+    );
+    let proxy = builder.config(&config).observed().start();
+    // At one time, so that several workers accept.
+    let all_at_once = |path: &Path, count: u64| {
+        let clients: Vec<_> = (0..count).map(|_| connect(path).unwrap()).collect();
+        for (seed, client) in clients.iter().enumerate() {
+            exchange_and_end(client, Pattern::new(seed as u64), KB);
+        }
+    };
+    all_at_once(&wide, 20);
+    all_at_once(&split, 4);
+    let of = |scrape: &Scrape, route: &str, metric: &str| {
+        scrape.value(&format!("spliceway_{metric}{{route=\"{route}\"}}"))
+    };
+    let scrape = scrape_once(&proxy, "all are over", |scrape| {
+        scrape.sum("spliceway_sessions_ended_total", &[]) == 24.0
+    });
+    for (route, count) in [("wide", 20.0), ("split", 4.0)] {
+        assert_eq!(of(&scrape, route, "connections_accepted_total"), count);
+        assert_eq!(of(&scrape, route, "connect_time_seconds_count"), count);
+        let label = format!("route=\"{route}\"");
+        for metric in ["relayed_bytes_total", "endpoint_connects_total"] {
+            let sum = scrape.sum(&format!("spliceway_{metric}"), &[&label]);
+            let each = if metric == "relayed_bytes_total" {
+                2.0 * KB as f64
+            } else {
+                1.0
+            };
+            assert_eq!(sum, count * each, "{route} {metric}");
+        }
+    }
+    assert_eq!(of(&scrape, "split", "endpoint_connections_max"), 5.0);
+    assert_eq!(of(&scrape, "split", "queue_max"), 7.0);
+    // The other one has no such limits.
+    assert_eq!(scrape.sum("spliceway_queue_max", &[]), 7.0);
+    let names: Vec<_> = proxy.status()["routes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|route| route["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(names, ["wide", "split"]);
 }
 
 #[test]
