@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use spliceway::backend::{Balancer, Lease, Published};
 use spliceway::config::Balance;
+use spliceway::counters::RouteCounters;
 use spliceway::driver::{Completion, Done, Driver, Filled, Flushed, Limits, Op, Sock, Waker};
 use spliceway::session::{
     Context, Entry, Owner, Owners, Retired, SessionId, Step, Timeouts, Tunnel, Upstreams,
@@ -234,6 +235,7 @@ struct Session<D: Driver> {
     published: Published,
     balancer: Balancer,
     retired: Retired<Lease>,
+    counters: RouteCounters,
 }
 
 const SESSION: SessionId = SessionId(0);
@@ -245,6 +247,7 @@ impl<D: Driver> Session<D> {
         let mut owners = Owners::default();
         let mut balancer = Balancer::new(Balance::default(), 0);
         let mut retired = Retired::default();
+        let counters = RouteCounters::default();
         let mut context = Context {
             id: SESSION,
             now: driver.now(),
@@ -255,6 +258,7 @@ impl<D: Driver> Session<D> {
             balancer: &mut balancer,
             retired: &mut retired,
             timeouts: TIMEOUTS,
+            counters: &counters,
         };
         let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, Entry::Direct, &mut context);
         assert_eq!(step, Step::Continue);
@@ -264,6 +268,7 @@ impl<D: Driver> Session<D> {
             published,
             balancer,
             retired,
+            counters,
         }
     }
 }
@@ -283,6 +288,7 @@ impl<D: Driver> Machine<D> for Session<D> {
             balancer: &mut self.balancer,
             retired: &mut self.retired,
             timeouts: TIMEOUTS,
+            counters: &self.counters,
             now,
         };
         let step = self.tunnel.complete(end, lane, done, &mut context);

@@ -1,12 +1,11 @@
 //! Which endpoint a session tries, and which one after that.
 //!
-//! Each worker has a [`Balancer`] of its own, made anew from every set. What it counts, nobody else
-//! reads: a session's place among the endpoints costs no shared cache line. So "least connections"
-//! means those of this worker; workers that take clients evenly come to the same.
+//! Each worker has a [`Balancer`] of its own, made anew from every set. What it counts, no other
+//! worker writes: a session's place among the endpoints costs no shared cache line. So "least
+//! connections" means those of this worker; workers that take clients evenly come to the same.
 //!
 //! Pure: no clock, no I/O, and the same choices for the same seed.
 
-use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,6 +15,7 @@ use std::time::Instant;
 
 use super::{Address, AddressSet, Endpoint, Health, Published};
 use crate::config::Balance;
+use crate::counters::{EndpointCounters, Endpoints};
 
 /// Up to so many endpoints of one priority, [`Balance::LeastConnections`] compares all of them; above,
 /// two that are drawn: those are nearly as good, and cost the same for any number.
@@ -101,12 +101,13 @@ pub struct Lease {
 /// An endpoint as one worker knows it; the same one for as long as it is in the set, or has sessions.
 struct Member {
     health: Arc<Health>,
-    in_flight: Cell<u32>,
+    /// Among them how many sessions there are: who compares endpoints reads what is shown.
+    counters: Arc<EndpointCounters>,
 }
 
 impl Lease {
     fn new(member: &Rc<Member>, index: usize, version: u64, now: Instant) -> Self {
-        member.in_flight.set(member.in_flight.get() + 1);
+        member.counters.in_flight.raise();
         Self {
             was_ejected: member.health.is_ejected(now),
             member: Rc::clone(member),
@@ -133,6 +134,12 @@ impl Lease {
         &self.member.health
     }
 
+    /// What this worker counts of the endpoint.
+    #[must_use]
+    pub fn counters(&self) -> &EndpointCounters {
+        &self.member.counters
+    }
+
     /// Whether the endpoint was chosen although it was ejected: nothing else was left.
     #[must_use]
     pub fn was_ejected(&self) -> bool {
@@ -142,8 +149,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let in_flight = self.member.in_flight.get();
-        self.member.in_flight.set(in_flight - 1);
+        self.member.counters.in_flight.lower();
     }
 }
 
@@ -213,6 +219,8 @@ pub struct Balancer {
     random: Random,
     /// Every endpoint of the set, and those that left and have sessions.
     known: HashMap<Address, Rc<Member>>,
+    /// Where others see their counters.
+    counted: Arc<Endpoints>,
 }
 
 impl Balancer {
@@ -233,6 +241,7 @@ impl Balancer {
             turn: 0,
             random: Random(seed),
             known: HashMap::new(),
+            counted: Arc::default(),
         }
     }
 
@@ -240,6 +249,13 @@ impl Balancer {
     #[must_use]
     pub fn limited(mut self, per_endpoint_max: u32) -> Self {
         self.per_endpoint_max = per_endpoint_max;
+        self
+    }
+
+    /// Shows there what it counts.
+    #[must_use]
+    pub fn counting(mut self, endpoints: Arc<Endpoints>) -> Self {
+        self.counted = endpoints;
         self
     }
 
@@ -314,7 +330,7 @@ impl Balancer {
             let new = || {
                 Rc::new(Member {
                     health: Arc::clone(health),
-                    in_flight: Cell::new(0),
+                    counters: Arc::default(),
                 })
             };
             let member = self.known.entry(health.address()).or_insert_with(new);
@@ -325,6 +341,9 @@ impl Balancer {
             self.members.push(Rc::clone(member));
         }
         self.known.retain(|_, member| Rc::strong_count(member) > 1);
+        let counted = self.known.iter();
+        self.counted
+            .show(counted.map(|(address, member)| (*address, Arc::clone(&member.counters))));
         self.groups = groups(endpoints);
         self.shares = shares(endpoints);
         self.shares_up_to = running_sums(&self.shares, &self.groups);
@@ -414,7 +433,7 @@ impl Balancer {
     }
 
     fn has_place(&self, index: usize) -> bool {
-        self.members[index].in_flight.get() < self.per_endpoint_max
+        self.members[index].counters.in_flight.get() < u64::from(self.per_endpoint_max)
     }
 
     fn is_usable(&self, index: usize, now: Instant) -> bool {
@@ -548,8 +567,8 @@ impl Balancer {
 
     fn by_load(&self, a: usize, b: usize) -> Ordering {
         let load = |index: usize, shares_of: usize| {
-            let in_flight = self.members[index].in_flight.get();
-            u64::from(in_flight) * u64::from(self.shares[shares_of])
+            let in_flight = self.members[index].counters.in_flight.get();
+            in_flight * u64::from(self.shares[shares_of])
         };
         // a's sessions / a's shares compared with b's, without dividing.
         load(a, b).cmp(&load(b, a))
@@ -1005,7 +1024,7 @@ mod tests {
             }
             drop(open);
             balancer.refresh(&published);
-            prop_assert!(balancer.members.iter().all(|member| member.in_flight.get() == 0));
+            prop_assert!(balancer.members.iter().all(|member| member.counters.in_flight.get() == 0));
         }
     }
 

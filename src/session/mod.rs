@@ -11,6 +11,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Address, Balancer, Lease, Published};
+use crate::counters::{Outcome, RouteCounters};
 use crate::driver::{Close, Closed, Driver, Sock};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
@@ -164,6 +165,8 @@ pub struct Context<'a, D: Driver> {
     pub retired: &'a mut Retired<Lease>,
     /// The session's limits in time.
     pub timeouts: Timeouts,
+    /// What is counted of the route.
+    pub counters: &'a RouteCounters,
     /// The time of this turn.
     pub now: Instant,
 }
@@ -232,6 +235,31 @@ pub enum ConnectFailure {
 }
 
 impl Ending {
+    /// As what it is counted.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Complete => Outcome::Complete,
+            Self::ClientClosed => Outcome::ClientClosed,
+            Self::ClientReset(_) => Outcome::ClientReset,
+            Self::ClientLeft => Outcome::ClientLeft,
+            Self::QueueFull => Outcome::QueueFull,
+            Self::QueueTimeout => Outcome::QueueTimedOut,
+            Self::BackendReset(_) => Outcome::BackendReset,
+            Self::ConnectFailed(failure) => match failure {
+                ConnectFailure::NoAddress => Outcome::ConnectNoAddress,
+                ConnectFailure::Refused(..) => Outcome::ConnectRefused,
+                ConnectFailure::TimedOut(_) => Outcome::ConnectTimedOut,
+                ConnectFailure::NoDescriptor => Outcome::ConnectNoDescriptor,
+                ConnectFailure::NoSource(..) | ConnectFailure::OtherFamily(_) => {
+                    Outcome::ConnectNoSource
+                }
+            },
+            Self::IdleTimeout => Outcome::IdleTimeout,
+            Self::EndpointRemoved => Outcome::EndpointRemoved,
+            Self::Cut => Outcome::Cut,
+        }
+    }
+
     /// Whether an operator should hear of it: something failed that is not the client's doing.
     pub fn is_failure(self) -> bool {
         match self {
