@@ -18,6 +18,7 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{BenchmarkId, Criterion, Throughput};
 use spliceway::backend::{Balancer, Lease, Published};
 use spliceway::config::Balance;
+use spliceway::counters::RouteCounters;
 use spliceway::driver::{Completion, Done, Driver, Filled, Flushed, Limits, Op, Sock, Waker};
 use spliceway::session::{
     Changes, Context, Entry, Owner, Owners, Pool, Protocol, Retired, SessionId, Step, Timeouts,
@@ -237,6 +238,7 @@ struct Session<D: Driver> {
     retired: Retired<Lease>,
     pool: Pool,
     changes: Changes,
+    counters: RouteCounters,
 }
 
 const SESSION: SessionId = SessionId(0);
@@ -249,6 +251,7 @@ impl<D: Driver> Session<D> {
         let mut balancer = Balancer::new(Balance::default(), 0);
         let mut retired = Retired::default();
         let (mut pool, mut changes) = (Pool::empty(), Changes::default());
+        let counters = RouteCounters::default();
         let mut context = Context {
             id: SESSION,
             now: driver.now(),
@@ -265,6 +268,7 @@ impl<D: Driver> Session<D> {
             queue_is_empty: true,
             draining: false,
             timeouts: TIMEOUTS,
+            counters: &counters,
         };
         let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, Entry::Direct, &mut context);
         assert_eq!(step, Step::Continue);
@@ -276,6 +280,7 @@ impl<D: Driver> Session<D> {
             retired,
             pool,
             changes,
+            counters,
         }
     }
 }
@@ -301,6 +306,7 @@ impl<D: Driver> Machine<D> for Session<D> {
             queue_is_empty: true,
             draining: false,
             timeouts: TIMEOUTS,
+            counters: &self.counters,
             now,
         };
         let step = self.tunnel.complete(end, lane, done, &mut context);

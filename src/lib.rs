@@ -10,6 +10,7 @@ pub mod bench;
 pub mod checks;
 pub mod cli;
 pub mod config;
+pub mod counters;
 pub mod daemon;
 pub mod demo;
 pub mod driver;

@@ -3,7 +3,9 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use spliceway::cli::{self, CheckCommand, Cli, Command, DemoCommand, RunCommand, usage};
+use spliceway::cli::{
+    self, CheckCommand, Cli, Command, DemoCommand, RunCommand, StatusCommand, usage,
+};
 use spliceway::daemon::{self, logging};
 use spliceway::demo;
 
@@ -23,6 +25,7 @@ fn execute(cli: Cli) -> ExitCode {
             Ok(code) => code,
             Err(error) => usage::report(PROGRAM, Err(error)),
         },
+        Command::Status(command) => usage::report(PROGRAM, status(&command)),
         Command::Demo(command) => usage::report(PROGRAM, run_demo(&command)),
     }
 }
@@ -48,6 +51,11 @@ fn check(command: &CheckCommand) -> anyhow::Result<ExitCode> {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+fn status(command: &StatusCommand) -> anyhow::Result<()> {
+    cli::status::run(command)?;
+    Ok(())
 }
 
 fn run_demo(command: &DemoCommand) -> anyhow::Result<()> {

@@ -15,12 +15,12 @@ use std::process::{Command, Output, Stdio};
 
 use common::client::exchange_and_end;
 use common::name_server::Dead;
-use common::proxy::fresh_dir;
+use common::proxy::{connect, fresh_dir};
 use common::{Backend, Engine, KB, NameServer, Pattern, Proxy, for_each_engine};
 use spliceway::cli::{self, Stop};
 use tempfile::TempDir;
 
-for_each_engine!(a_file_starts_the_daemon);
+for_each_engine!(a_file_starts_the_daemon, each_route_has_its_own_backend);
 
 /// A file, and the lines that are said about it, without its path in front.
 type Wrong<'a> = (&'a str, &'a [&'a str]);
@@ -126,7 +126,7 @@ const WRONG_AT_THE_TOP: &[Wrong<'static>] = &[
 const WRONG_ALTOGETHER: &[Wrong<'static>] = &[
     ("", &[" no route (write for example [route.php] and its keys)"]),
     ("workers = 2", &[" no route (write for example [route.php] and its keys)"]),
-    ("[route]", &["1: route: no route (write for example [route.php] and its keys)"]),
+    ("[route]", &[" no route (write for example [route.php] and its keys)"]),
     ("[[route]]\nlisten = \"unix:/a\"", &["1: route: expected a table, found an array (write for example [route.php] and its keys)"]),
     ("[route]\nlisten = \"unix:/a\"", &["2: listen: the route has no name (write for example [route.php])"]),
     ("[route]\nphp = 1", &["2: route php: expected a table, found an integer (write [route.php] and its keys)"]),
@@ -416,6 +416,28 @@ fn a_file_starts_the_daemon(engine: Engine) {
     let mode = fs::metadata(proxy.socket()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     exchange_and_end(&proxy.connect(), Pattern::new(1), 10 * KB);
+}
+
+fn each_route_has_its_own_backend(engine: Engine) {
+    let (first, second) = (Backend::echo(), Backend::echo());
+    let builder = Proxy::builder().engine(engine);
+    let other = builder.dir().join("other.sock");
+    let file = format!(
+        "workers = 2\n[defaults]\nmode = \"0600\"\n\
+         [route.a]\nlisten = \"unix:{}\"\nbackend = \"{first}\"\n\
+         [route.b]\nlisten = \"unix:{}\"\nbackend = \"{second}\"\nmode = \"0640\"\n",
+        builder.socket().display(),
+        other.display()
+    );
+    let proxy = builder.config(&file).start();
+    for (path, expected) in [(proxy.socket(), 0o600), (&other, 0o640)] {
+        let mode = fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, expected, "{}", path.display());
+    }
+    exchange_and_end(&proxy.connect(), Pattern::new(1), 10 * KB);
+    assert_eq!((first.ledger().accepted, second.ledger().accepted), (1, 0));
+    exchange_and_end(&connect(&other).unwrap(), Pattern::new(2), 10 * KB);
+    assert_eq!((first.ledger().accepted, second.ledger().accepted), (1, 1));
 }
 
 fn check(content: &str) -> Output {

@@ -1,12 +1,11 @@
 //! Which endpoint a session tries, and which one after that.
 //!
-//! Each worker has a [`Balancer`] of its own, made anew from every set. What it counts, nobody else
-//! reads: a session's place among the endpoints costs no shared cache line. So "least connections"
-//! means those of this worker; workers that take clients evenly come to the same.
+//! Each worker has a [`Balancer`] of its own, made anew from every set. What it counts, no other
+//! worker writes: a session's place among the endpoints costs no shared cache line. So "least
+//! connections" means those of this worker; workers that take clients evenly come to the same.
 //!
 //! Pure: no clock, no I/O, and the same choices for the same seed.
 
-use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
@@ -16,6 +15,7 @@ use std::time::Instant;
 
 use super::{Address, AddressSet, Endpoint, Health, Published};
 use crate::config::Balance;
+use crate::counters::{EndpointCounters, Endpoints};
 
 /// Up to so many endpoints of one priority, [`Balance::LeastConnections`] compares all of them; above,
 /// two that are drawn: those are nearly as good, and cost the same for any number.
@@ -103,22 +103,21 @@ pub struct Lease {
 /// An endpoint as one worker knows it; the same one for as long as it is in the set, or has sessions.
 struct Member {
     health: Arc<Health>,
-    /// Leases.
-    in_flight: Cell<u32>,
-    /// Those among them that rest.
-    resting: Cell<u32>,
+    /// Among them how many sessions there are, and connections that rest: who compares endpoints reads
+    /// what is shown.
+    counters: Arc<EndpointCounters>,
 }
 
 impl Member {
     /// What counts when endpoints are compared.
-    fn load(&self) -> u32 {
-        self.in_flight.get() - self.resting.get()
+    fn load(&self) -> u64 {
+        self.counters.in_flight.get() - self.counters.resting.get()
     }
 }
 
 impl Lease {
     fn new(member: &Rc<Member>, index: usize, version: u64, now: Instant) -> Self {
-        member.in_flight.set(member.in_flight.get() + 1);
+        member.counters.in_flight.raise();
         Self {
             was_ejected: member.health.is_ejected(now),
             member: Rc::clone(member),
@@ -148,12 +147,18 @@ impl Lease {
     /// Its connection stays open and has nothing to do: whoever is sent to the endpoint takes it, or
     /// else it still counts there.
     pub fn rest(&self) {
-        self.member.resting.set(self.member.resting.get() + 1);
+        self.member.counters.resting.raise();
     }
 
     /// Its connection is used again, or is closed.
     pub fn rouse(&self) {
-        self.member.resting.set(self.member.resting.get() - 1);
+        self.member.counters.resting.lower();
+    }
+
+    /// What this worker counts of the endpoint.
+    #[must_use]
+    pub fn counters(&self) -> &EndpointCounters {
+        &self.member.counters
     }
 
     /// Whether the endpoint was chosen although it was ejected: nothing else was left.
@@ -165,8 +170,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        let in_flight = self.member.in_flight.get();
-        self.member.in_flight.set(in_flight - 1);
+        self.member.counters.in_flight.lower();
     }
 }
 
@@ -236,6 +240,8 @@ pub struct Balancer {
     random: Random,
     /// Every endpoint of the set, and those that left and have sessions.
     known: HashMap<Address, Rc<Member>>,
+    /// Where others see their counters.
+    counted: Arc<Endpoints>,
 }
 
 impl Balancer {
@@ -256,6 +262,7 @@ impl Balancer {
             turn: 0,
             random: Random(seed),
             known: HashMap::new(),
+            counted: Arc::default(),
         }
     }
 
@@ -263,6 +270,13 @@ impl Balancer {
     #[must_use]
     pub fn limited(mut self, per_endpoint_max: u32) -> Self {
         self.per_endpoint_max = per_endpoint_max;
+        self
+    }
+
+    /// Shows there what it counts.
+    #[must_use]
+    pub fn counting(mut self, endpoints: Arc<Endpoints>) -> Self {
+        self.counted = endpoints;
         self
     }
 
@@ -279,7 +293,7 @@ impl Balancer {
         self.refresh(published);
         tried.follow(self.set.version());
         match self.find(tried, want, now) {
-            Found::At(index) if self.members[index].resting.get() > 0 => {
+            Found::At(index) if self.members[index].counters.resting.get() > 0 => {
                 Choice::Resting(self.members[index].health.address())
             }
             Found::At(index) => {
@@ -340,8 +354,7 @@ impl Balancer {
             let new = || {
                 Rc::new(Member {
                     health: Arc::clone(health),
-                    in_flight: Cell::new(0),
-                    resting: Cell::new(0),
+                    counters: Arc::default(),
                 })
             };
             let member = self.known.entry(health.address()).or_insert_with(new);
@@ -352,6 +365,9 @@ impl Balancer {
             self.members.push(Rc::clone(member));
         }
         self.known.retain(|_, member| Rc::strong_count(member) > 1);
+        let counted = self.known.iter();
+        self.counted
+            .show(counted.map(|(address, member)| (*address, Arc::clone(&member.counters))));
         self.groups = groups(endpoints);
         self.shares = shares(endpoints);
         self.shares_up_to = running_sums(&self.shares, &self.groups);
@@ -441,8 +457,8 @@ impl Balancer {
     }
 
     fn has_place(&self, index: usize) -> bool {
-        let member = &self.members[index];
-        member.in_flight.get() < self.per_endpoint_max || member.resting.get() > 0
+        let counters = &self.members[index].counters;
+        counters.in_flight.get() < u64::from(self.per_endpoint_max) || counters.resting.get() > 0
     }
 
     fn is_usable(&self, index: usize, now: Instant) -> bool {
@@ -576,8 +592,7 @@ impl Balancer {
 
     fn by_load(&self, a: usize, b: usize) -> Ordering {
         let load = |index: usize, shares_of: usize| {
-            let in_flight = self.members[index].load();
-            u64::from(in_flight) * u64::from(self.shares[shares_of])
+            self.members[index].load() * u64::from(self.shares[shares_of])
         };
         // a's sessions / a's shares compared with b's, without dividing.
         load(a, b).cmp(&load(b, a))
@@ -1033,7 +1048,7 @@ mod tests {
             }
             drop(open);
             balancer.refresh(&published);
-            prop_assert!(balancer.members.iter().all(|member| member.in_flight.get() == 0));
+            prop_assert!(balancer.members.iter().all(|member| member.counters.in_flight.get() == 0));
         }
     }
 

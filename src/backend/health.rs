@@ -84,6 +84,14 @@ impl Health {
         }
     }
 
+    /// How much longer it is left out for its failures, if it is.
+    #[must_use]
+    pub fn left_out_for(&self, now: Instant) -> Option<Duration> {
+        let until = self.out_until.load(Ordering::Relaxed);
+        let left = until.checked_sub(self.millis(now))?;
+        (left > 0).then(|| Duration::from_millis(left))
+    }
+
     /// How many failures there were in a row.
     #[must_use]
     pub fn failures(&self) -> u32 {

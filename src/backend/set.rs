@@ -173,6 +173,8 @@ pub struct Published {
     confirmed: AtomicU64,
     refresher: Refresher,
     ejection: Ejection,
+    /// How many there were. Written under the lock of `known`, read by who wants a figure.
+    ejections: AtomicU64,
     /// What the times in [`Health`] are counted from.
     began: Instant,
     /// Every endpoint of the current set, and those that were in one before and have a history.
@@ -196,6 +198,7 @@ impl Published {
             confirmed: AtomicU64::new(0),
             refresher: Refresher::default(),
             ejection: Ejection::default(),
+            ejections: AtomicU64::new(0),
             began: Instant::now(),
             known: Mutex::default(),
             on_change: Box::new(on_change),
@@ -323,6 +326,12 @@ impl Published {
         self.eject(health, now)
     }
 
+    /// How often an endpoint was left out for its failures, over all of them.
+    #[must_use]
+    pub fn ejections(&self) -> u64 {
+        self.ejections.load(Ordering::Relaxed)
+    }
+
     fn eject(&self, health: &Health, now: Instant) -> bool {
         let one_at_a_time = self.known();
         let set = self.load();
@@ -335,6 +344,7 @@ impl Published {
         }
         let failures = health.failures();
         let ejected = health.eject(self.ejection, now);
+        self.ejections.fetch_add(1, Ordering::Relaxed);
         drop(one_at_a_time);
         tracing::warn!(
             failures,
@@ -571,11 +581,15 @@ mod tests {
         let mut now = Instant::now();
         for seconds in [30, 60, 90, 120, 150, 180, 210, 240, 270, 300, 300] {
             assert!(fail(&published, 0, 5, now)[4]);
+            let left = published.load().health()[0].left_out_for(now);
+            assert_eq!(left, Some(seconds * SECOND));
             let end = now + seconds * SECOND;
             assert!(ejected(&published, end - SECOND)[0], "{seconds}");
             assert!(!ejected(&published, end + SECOND)[0], "{seconds}");
             now = end + SECOND;
         }
+        assert_eq!(published.ejections(), 11);
+        assert_eq!(published.load().health()[0].left_out_for(now), None);
         now += 302 * SECOND;
         assert!(fail(&published, 0, 5, now)[4]);
         assert!(!ejected(&published, now + 31 * SECOND)[0]);

@@ -11,6 +11,7 @@ mod fastcgi;
 pub mod file;
 mod options;
 mod route;
+pub mod status;
 pub mod usage;
 pub mod values;
 
@@ -30,6 +31,8 @@ use daemon::DaemonArguments;
 pub use file::FileErrors;
 use options::{CONFIG, Kind, Options, kind};
 use route::RouteArguments;
+use status::StatusArguments;
+pub use status::StatusCommand;
 pub use usage::{Stop, UsageError};
 use values::{count, positive_timeout};
 
@@ -47,6 +50,8 @@ pub enum Command {
     Run(Box<RunCommand>),
     /// Say what the proxy would do.
     Check(Box<CheckCommand>),
+    /// Ask a running proxy how it is.
+    Status(StatusCommand),
     /// Show what the proxy does on this machine.
     Demo(DemoCommand),
 }
@@ -119,6 +124,7 @@ pub(crate) fn parse_with(
                 run: served.command,
             }))
         }
+        ArgumentsOf::Status(status) => Command::Status(status.into()),
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
     };
     Ok(Cli { command })
@@ -160,6 +166,13 @@ enum ArgumentsOf {
                           spliceway check [OPTIONS] --listen <ADDRESS> --backend <ADDRESS>"
     )]
     Check(Box<RunArguments>),
+    #[command(
+        about = "Show what a running proxy does: sessions, rates, queues, endpoints.",
+        long_about = "Show what a running proxy does: sessions, rates, queues, endpoints. It is asked \
+                      through its control socket, so it has to run with --control.\n\n\
+                      Example: spliceway status --control /run/spliceway/control.sock --watch"
+    )]
+    Status(StatusArguments),
     #[command(
         about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
         long_about = "Run a backend, the proxy and a load on this machine, and compare connections \

@@ -51,6 +51,9 @@ pub enum ValueError {
         humantime::format_duration(DNS_TTL_FLOOR)
     )]
     TtlTooShort,
+    /// Refreshes that nobody can follow.
+    #[error("too often (use at least 100ms)")]
+    WatchTooOften,
     /// A time that the kernel's keepalive does not take.
     #[error(
         "not a time that the kernel takes (write one from 1s to 9h, for example 60s, or 'off')"

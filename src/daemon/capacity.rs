@@ -7,12 +7,17 @@
 use crate::checks::PROBES_MAX;
 use crate::config::Config;
 use crate::driver::Limits;
+use crate::observe::server;
 use crate::sys::{Errno, process};
 
 /// Descriptors of the process as a whole: standard streams, the log, two runtimes with their
 /// signal pipes and polls, name server sockets. An idle daemon with two workers was seen to have 19 to
 /// 21 in all, so this leaves room.
 const PROCESS_DESCRIPTORS: u64 = 32;
+
+/// Descriptors of the control socket, and as many of the metrics address: its listener, which one of
+/// them has twice, and its connections.
+const SITE_DESCRIPTORS: u64 = server::CONNECTIONS_MAX as u64 + 2;
 
 /// Descriptors of a worker besides its listeners: ring, two polls, waker, a spare socket, and one
 /// in the making.
@@ -78,8 +83,12 @@ impl Capacity {
         let listeners: u64 = routes.iter().map(|r| r.listeners.len() as u64).sum();
         let checking = routes.iter().filter(|r| r.upstreams.checks.is_some());
         let checks = (checking.count() * PROBES_MAX) as u64;
-        let own =
-            PROCESS_DESCRIPTORS + checks + listeners + workers * (WORKER_DESCRIPTORS + listeners);
+        let sites = u64::from(config.control.is_some()) + u64::from(config.metrics.is_some());
+        let own = PROCESS_DESCRIPTORS
+            + checks
+            + sites * SITE_DESCRIPTORS
+            + listeners
+            + workers * (WORKER_DESCRIPTORS + listeners);
         let pipes_each = PIPES_MAX.min(descriptors_max / PIPES_SHARE) / workers;
         // With very many workers, one for each is worth a few more in all.
         let spare = descriptors_max / PIPES_SHARE >= workers;

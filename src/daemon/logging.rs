@@ -9,9 +9,10 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::sync::OnceLock;
 
 use tracing::Dispatch;
-use tracing_appender::non_blocking::{NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -20,6 +21,15 @@ use crate::config::{LogFormat, Logging};
 /// Lines that wait for a slow reader: a burst of a few seconds at the rates at which the daemon may
 /// log, about 2 MB. More are dropped.
 const LINES_MAX: usize = 8192;
+
+/// That of this process's log.
+static LOST: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// How many lines were dropped because nobody read them in time.
+pub fn lines_dropped() -> u64 {
+    LOST.get()
+        .map_or(0, |counter| counter.dropped_lines() as u64)
+}
 
 /// Keeps the log running; dropping it writes what is queued, for at most a second.
 #[derive(Debug)]
@@ -55,6 +65,7 @@ pub fn start(logging: &Logging) -> Result<LogGuard, LoggingError> {
     let stderr = File::from(stderr);
     let look = Look::of(&stderr, env::var_os("JOURNAL_STREAM").as_deref());
     let (writer, guard) = queue_to(stderr);
+    LOST.get_or_init(|| writer.error_counter());
     dispatch(logging, look, writer)?
         .try_init()
         .map_err(LoggingError::Started)?;

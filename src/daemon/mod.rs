@@ -10,6 +10,7 @@ mod engine;
 pub mod listener;
 pub mod logging;
 mod routes;
+mod sites;
 mod upstreams;
 mod workers;
 
@@ -25,7 +26,7 @@ use tokio::time;
 
 use crate::checks;
 use crate::config::Config;
-use crate::observe::Failures;
+use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
 use crate::worker::{Gate, Mailbox, Notice, Shared};
@@ -38,6 +39,8 @@ pub use listener::ListenError;
 use listener::Listener;
 use routes::Opened;
 pub use routes::ShareError;
+pub use sites::SiteError;
+use sites::Sites;
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
@@ -63,6 +66,8 @@ pub enum Error {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
+    Site(#[from] SiteError),
+    #[error(transparent)]
     Share(#[from] ShareError),
     #[error("make a worker's mailbox")]
     Mailbox(#[source] Errno),
@@ -83,7 +88,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
         upstreams::check_source(&route.upstreams)?;
     }
     let mailboxes = mailboxes(count)?;
-    let routes = open_all(config, &mailboxes)?;
+    let mut routes = open_all(config, &mailboxes)?;
+    let mut sites = Sites::bind(config)?;
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
 
@@ -99,7 +105,16 @@ pub fn run(config: &Config) -> Result<(), Error> {
         .map(|route| route.listeners.len())
         .sum();
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
-    let mut shares = routes::divide(&routes, accepting)?.into_iter();
+    let mut shares = routes::divide(&mut routes, accepting)?.into_iter();
+    let observed = Arc::new(Observed {
+        engine: engine.to_string(),
+        sessions_max: capacity.connections_max,
+        workers: mailboxes.iter().map(observed_worker).collect(),
+        routes: routes.iter().map(Opened::observed).collect(),
+        log_lines_dropped: Box::new(logging::lines_dropped),
+        phase: Phase::default(),
+    });
+    sites.serve(&control.runtime, &observed)?;
     let mut assignments = Vec::new();
     for (number, mailbox) in mailboxes.into_iter().enumerate() {
         assignments.push(Assignment {
@@ -108,6 +123,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
             shares: shares.next().unwrap_or_default(),
             processor: config.pin.then(|| processors[number % processors.len()]),
             mailbox,
+            counters: Arc::clone(&observed.workers[number].counters),
             shared: Arc::clone(&shared),
         });
     }
@@ -119,7 +135,20 @@ pub fn run(config: &Config) -> Result<(), Error> {
         "ready"
     );
     let listeners = routes.into_iter().flat_map(|route| route.listeners);
-    control.serve(workers, listeners.collect(), config.drain_timeout)
+    let listeners = listeners.collect();
+    let served = control.serve(workers, listeners, &observed.phase, config.drain_timeout);
+    // Until its end, the daemon can be asked.
+    drop(sites);
+    tracing::info!("stopped");
+    served
+}
+
+fn observed_worker(mailbox: &Arc<Mailbox>) -> ObservedWorker {
+    let mailbox = Arc::clone(mailbox);
+    ObservedWorker {
+        counters: Arc::default(),
+        poke: Box::new(move || mailbox.post(Notice::Turn)),
+    }
 }
 
 /// In order; if one cannot be bound, those before it are taken back.
@@ -133,6 +162,7 @@ fn start_resolver(config: &Config, routes: &[Opened]) -> Result<ResolverHandle, 
     resolver::spawn(pairs.map(|(config, opened)| resolver::Job {
         backends: &config.backends,
         published: Arc::clone(&opened.route.published),
+        lookups: Arc::clone(&opened.lookups),
         options: ResolverOptions::from(&config.discovery),
     }))
 }
@@ -201,6 +231,7 @@ impl Control {
         self,
         mut workers: Workers,
         listeners: Vec<Listener>,
+        phase: &Phase,
         drain_timeout: Option<Duration>,
     ) -> Result<(), Error> {
         let Self { runtime, mut stop } = self;
@@ -215,9 +246,9 @@ impl Control {
                     return end.unwrap_or(Ok(())).and(others);
                 }
             }
+            phase.drain();
             drain(&mut workers, listeners, &mut stop, drain_timeout).await
         });
-        tracing::info!("stopped");
         outcome.map_err(Error::from)
     }
 }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use crate::backend::Published;
 use crate::config::{self, Limits, RouteName};
+use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, RequestLimits};
-use crate::observe::Failures;
+use crate::observe::{Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
 use crate::sys::net;
 use crate::worker::{Limit, Mailbox, Notice, Route, Share};
@@ -24,7 +25,10 @@ use super::upstreams;
 pub(super) struct Opened {
     pub(super) route: Arc<Route>,
     pub(super) listeners: Vec<Listener>,
+    pub(super) lookups: Arc<LookupCounters>,
     limits: Limits,
+    /// Those of the workers that serve it, as [`divide`] gave them out.
+    counters: Vec<ShareCounters>,
 }
 
 /// Why the workers cannot be given their parts.
@@ -61,7 +65,9 @@ pub(super) fn open(
     Ok(Opened {
         route: Arc::new(route(config, mailboxes.to_vec())),
         listeners,
+        lookups: Arc::default(),
         limits: config.limits,
+        counters: Vec::new(),
     })
 }
 
@@ -114,7 +120,7 @@ const CLIENTS_CAPACITY: fastcgi::Capacity = fastcgi::Capacity {
 };
 
 /// What each worker serves, for the workers that accept.
-pub(super) fn divide(routes: &[Opened], workers: usize) -> Result<Vec<Vec<Share>>, ShareError> {
+pub(super) fn divide(routes: &mut [Opened], workers: usize) -> Result<Vec<Vec<Share>>, ShareError> {
     let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
     // Where the next limited route goes: they are spread over the workers.
     let mut next = 0;
@@ -138,11 +144,32 @@ pub(super) fn divide(routes: &[Opened], workers: usize) -> Result<Vec<Vec<Share>
 }
 
 impl Opened {
-    fn share(&self, limit: Option<Limit>) -> Result<Share, ShareError> {
+    /// How operators see it, once it is divided.
+    pub(super) fn observed(&self) -> ObservedRoute {
+        let listeners = self.listeners.iter();
+        let per_endpoint_max = self.limits.per_endpoint_max;
+        ObservedRoute {
+            name: self.route.name.to_string(),
+            listeners: listeners.map(|l| l.address().to_string()).collect(),
+            published: Arc::clone(&self.route.published),
+            lookups: Arc::clone(&self.lookups),
+            limits: RouteLimits {
+                per_endpoint_max: per_endpoint_max.map(NonZeroU32::get),
+                // Without a limit, nobody waits.
+                queue_max: per_endpoint_max.map(|_| self.limits.queue_max),
+            },
+            shares: self.counters.clone(),
+        }
+    }
+
+    fn share(&mut self, limit: Option<Limit>) -> Result<Share, ShareError> {
+        let counters = ShareCounters::default();
+        self.counters.push(counters.clone());
         Ok(Share {
             route: Arc::clone(&self.route),
             listeners: self.duplicate_listeners()?,
             limit,
+            counters,
         })
     }
 

@@ -5,6 +5,7 @@ use std::thread::{self, JoinHandle};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::counters::WorkerCounters;
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Limits};
@@ -30,6 +31,7 @@ pub(super) struct Assignment {
     /// The processor to be bound to.
     pub(super) processor: Option<usize>,
     pub(super) mailbox: Arc<Mailbox>,
+    pub(super) counters: Arc<WorkerCounters>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -169,7 +171,14 @@ impl Assignment {
                 let _ = ready.send(Ok(()));
                 // The start waits until nobody can say any more.
                 drop(ready);
-                Worker::new(number, driver, self.shares, self.shared, self.mailbox).run()
+                let Self {
+                    shares,
+                    shared,
+                    mailbox,
+                    counters,
+                    ..
+                } = self;
+                Worker::new(number, driver, shares, shared, mailbox, counters).run()
             }
             Err(source) => {
                 let _ = ready.send(Err(WorkerError::Driver { number, source }));

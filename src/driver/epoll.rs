@@ -535,6 +535,10 @@ impl Driver for Epoll {
         PipePool::take(&self.pipes)
     }
 
+    fn pipes_in_use(&self) -> usize {
+        self.pipes.borrow().lent()
+    }
+
     fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
         let socket = self.sockets.get(from);
         let filled = pipe.fill(&socket.fd);

@@ -260,6 +260,8 @@ pub trait Driver: Sized {
     fn shutdown_write(&mut self, sock: Sock);
     /// An empty pipe, if the pool has one.
     fn pipe(&mut self) -> Option<Self::Pipe>;
+    /// How many of them are lent.
+    fn pipes_in_use(&self) -> usize;
     /// Moves what `from` has into the pipe, which must be empty: only then does "would block" mean
     /// that the source has nothing.
     fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe) -> Filled;

@@ -53,6 +53,11 @@ impl PipePool {
         }))
     }
 
+    /// Pipes that sessions hold.
+    pub(super) fn lent(&self) -> usize {
+        self.open - self.free.len()
+    }
+
     /// An empty pipe, or none at the limit or where the system gives none.
     pub(super) fn take(this: &Rc<RefCell<Self>>) -> Option<Pipe> {
         let mut pool = this.borrow_mut();
@@ -202,6 +207,7 @@ mod tests {
 
         drop(pipe);
         assert_eq!((pool.borrow().open, pool.borrow().free.len()), (1, 1));
+        assert_eq!(pool.borrow().lent(), 0);
     }
 
     #[test]
@@ -220,6 +226,7 @@ mod tests {
         let pool = PipePool::new(1);
         let held = PipePool::take(&pool);
         assert!(held.is_some());
+        assert_eq!(pool.borrow().lent(), 1);
         assert!(PipePool::take(&pool).is_none());
     }
 }

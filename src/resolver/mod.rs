@@ -34,12 +34,13 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 
-use self::lookup::{Answer, Cause, Sources, Stamps};
+use self::lookup::{Answer, Cause, Failure, Sources, Stamps};
 use self::names::{Event, Names, Note, Question};
 use self::schedule::Jitter;
 pub use self::system::SystemCall;
 use crate::backend::{Published, Refresher};
 use crate::config::{BackendAddress, Discovery, RefreshTimes, ResolveWith};
+use crate::counters::LookupCounters;
 use crate::sys::lookup::addresses_of;
 
 /// How often resolv.conf and the hosts file are looked at: two `stat` calls, so that an edit works
@@ -147,6 +148,8 @@ pub struct Job<'a> {
     pub backends: &'a [BackendAddress],
     /// Where they go.
     pub published: Arc<Published>,
+    /// How lookups end.
+    pub lookups: Arc<LookupCounters>,
     /// How they are found.
     pub options: ResolverOptions,
 }
@@ -168,7 +171,13 @@ pub fn spawn<'a>(jobs: impl IntoIterator<Item = Job<'a>>) -> Result<ResolverHand
         if !names.is_literal() {
             names_count += job.backends.len();
             let slots = Arc::clone(&slots);
-            tasks.push(Task::new(names, job.published, job.options, slots));
+            tasks.push(Task::new(
+                names,
+                job.published,
+                job.lookups,
+                job.options,
+                slots,
+            ));
         }
     }
     if tasks.is_empty() {
@@ -255,6 +264,7 @@ async fn outlive(running: &mut JoinSet<()>) {
 struct Task {
     names: Names,
     published: Arc<Published>,
+    counters: Arc<LookupCounters>,
     options: ResolverOptions,
     stamps: Stamps,
     sources: Arc<Sources>,
@@ -274,6 +284,7 @@ impl Task {
     fn new(
         names: Names,
         published: Arc<Published>,
+        counters: Arc<LookupCounters>,
         options: ResolverOptions,
         slots: Arc<Semaphore>,
     ) -> Self {
@@ -282,6 +293,7 @@ impl Task {
         Self {
             names,
             published,
+            counters,
             options,
             stamps,
             sources,
@@ -377,8 +389,16 @@ impl Task {
             .expect("every lookup is entered when it is spawned");
         // A panic inside the library, over bytes from the network: no answer, like any other.
         let answer = answer.unwrap_or_else(|cause| Answer::none(&question, cause));
-        if let Some(failure) = answer.failure() {
-            tracing::debug!("look up {question}: {failure}");
+        let counters = &self.counters;
+        match answer.failure() {
+            None => counters.answers.add(1),
+            Some(failure) => {
+                tracing::debug!("look up {question}: {failure}");
+                match failure {
+                    Failure::Nothing => counters.denials.add(1),
+                    Failure::NoAnswer(_) => counters.failures.add(1),
+                }
+            }
         }
         let (now, jitter) = (Instant::now(), self.jitter(&question));
         let notes = self.names.answered(&question, answer, now, jitter);

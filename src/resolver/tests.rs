@@ -113,6 +113,7 @@ impl Setup {
         Job {
             backends,
             published: Arc::clone(&self.published),
+            lookups: Arc::default(),
             options: self.options.clone(),
         }
     }

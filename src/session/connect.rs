@@ -622,6 +622,11 @@ impl Connecting {
     fn found<D: Driver>(&mut self, sock: Sock, lease: Lease, cx: &mut Context<'_, D>) -> Found {
         self.close_spare(cx.driver);
         cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+        let left = self.begin(cx.now).saturating_duration_since(cx.now);
+        cx.counters
+            .connect_time
+            .record(self.patience.saturating_sub(left));
+        lease.counters().connects.add(1);
         Found::Open(sock, lease)
     }
 
@@ -656,6 +661,8 @@ impl Connecting {
         blame: Blame,
         cx: &mut Context<'_, D>,
     ) {
+        cx.counters.connect_failures.add(1);
+        lease.counters().connect_failures.add(1);
         self.tried.insert(lease);
         self.failure = failure;
         self.want = match Family::of(lease.address()) {

@@ -112,6 +112,8 @@ enum Stage {
     Farewell {
         left: u64,
         by: Instant,
+        /// What the session ends as.
+        ending: Ending,
     },
 }
 
@@ -249,7 +251,7 @@ impl Exchange {
             .is_some_and(|idle| self.last_activity + idle <= cx.now);
         match &self.stage {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
-            Stage::Farewell { .. } => Step::End(Ending::Complete),
+            Stage::Farewell { ending, .. } => Step::End(*ending),
             Stage::Head | Stage::Serve(_) if is_idle => Step::End(Ending::IdleTimeout),
             Stage::Serve(_) => {
                 self.watch(cx.driver);
@@ -311,10 +313,10 @@ impl Exchange {
     }
 
     fn received<D: Driver>(&mut self, buf: Buf, cx: &mut Context<'_, D>) -> Step {
-        if let Stage::Farewell { left, .. } = &mut self.stage {
+        if let Stage::Farewell { left, ending, .. } = &mut self.stage {
             *left = left.saturating_sub(buf.len() as u64);
             if *left == 0 {
-                return Step::End(Ending::Complete);
+                return Step::End(*ending);
             }
             self.read_on(cx.driver);
             return Step::Continue;
@@ -328,7 +330,7 @@ impl Exchange {
         self.reading = Reading::Ended;
         match (&self.stage, self.reader.end()) {
             (Stage::Farewell { .. }, _) if self.writing == Writing::Farewell => Step::Continue,
-            (Stage::Farewell { .. }, _) => Step::End(Ending::Complete),
+            (Stage::Farewell { ending, .. }, _) => Step::End(*ending),
             (Stage::Head, ClientEnd::BetweenRequests) => Step::End(Ending::Complete),
             (Stage::Search(_) | Stage::Serve(_), ClientEnd::AfterRequest) => {
                 if cx.driver.peer_is_gone(self.client) {
@@ -345,7 +347,8 @@ impl Exchange {
     fn client_left(&self) -> Step {
         Step::End(match self.stage {
             Stage::Head | Stage::Search(_) => Ending::ClientLeft,
-            Stage::Serve(_) | Stage::Farewell { .. } => Ending::ClientClosed,
+            Stage::Serve(_) => Ending::ClientClosed,
+            Stage::Farewell { ending, .. } => ending,
         })
     }
 
@@ -390,8 +393,12 @@ impl Exchange {
                 Step::Continue
             }
             Writing::Last => self.answered(cx),
-            Writing::Farewell if self.reading == Reading::Ended => Step::End(Ending::Complete),
             Writing::Farewell => {
+                if let (Reading::Ended, Stage::Farewell { ending, .. }) =
+                    (self.reading, &self.stage)
+                {
+                    return Step::End(*ending);
+                }
                 cx.driver.shutdown_write(self.client);
                 self.read_on(cx.driver);
                 Step::Continue
@@ -425,6 +432,7 @@ impl Exchange {
         self.stage = Stage::Farewell {
             left: FAREWELL_BYTES_MAX,
             by: cx.now + FAREWELL_TIME,
+            ending: Ending::Complete,
         };
         if self.reading == Reading::Ended {
             return Step::End(Ending::Complete);
@@ -441,7 +449,6 @@ impl Exchange {
         cx: &mut Context<'_, D>,
     ) -> Step {
         tracing::debug!("request answered by the proxy: {ending}");
-        cx.early(ending);
         let Some(mut buf) = cx.driver.lend() else {
             return Step::End(ending);
         };
@@ -452,6 +459,7 @@ impl Exchange {
         self.stage = Stage::Farewell {
             left: FAREWELL_BYTES_MAX,
             by: cx.now + FAREWELL_TIME,
+            ending,
         };
         Step::Continue
     }

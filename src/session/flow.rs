@@ -20,6 +20,7 @@
 
 use std::mem;
 
+use crate::counters::FlowCounters;
 use crate::driver::{BUFFER_BYTES, Buf, Driver, Filled, Flushed, Op, PipeGuard, Sock};
 use crate::sys::Errno;
 
@@ -38,11 +39,11 @@ pub(super) struct Flow<D: Driver> {
 enum State<Pipe> {
     /// A receive is armed on the source, or will be once the source is open.
     Copying,
-    /// What came before the sink was open.
-    Holding(Buf),
+    /// What came before the sink was open, and how much of that is not the source's.
+    Holding { buf: Buf, prepended: usize },
     /// A send is in flight on the sink. If it is a full buffer, it is taken for the start of bulk:
     /// where it is not, that costs one splice that finds nothing.
-    Sending { full: bool },
+    Sending { full: bool, bytes: usize },
     /// Waits for the source to be readable. Holds no pipe meanwhile.
     Splicing,
     /// Waits for the sink to be writable; the pipe has bytes.
@@ -97,20 +98,21 @@ impl<D: Driver> Flow<D> {
     pub(super) fn received(&mut self, driver: &mut D, buf: Buf, sink: Option<Sock>) {
         assert!(matches!(self.state, State::Copying), "the flow reads");
         match sink {
-            Some(sink) => self.send(driver, buf, sink),
-            None => self.state = State::Holding(buf),
+            Some(sink) => self.send(driver, buf, 0, sink),
+            None => self.state = State::Holding { buf, prepended: 0 },
         }
     }
 
     /// Whether bytes wait for the sink to be open.
     pub(super) fn holds_bytes(&self) -> bool {
-        matches!(self.state, State::Holding(_))
+        matches!(self.state, State::Holding { .. })
     }
 
     /// Puts a few bytes before those that wait for the sink to be open, if any do.
     pub(super) fn prepend(&mut self, bytes: &[u8]) {
-        if let State::Holding(buf) = &mut self.state {
+        if let State::Holding { buf, prepended } = &mut self.state {
             buf.prepend(bytes);
+            *prepended += bytes.len();
         }
     }
 
@@ -124,7 +126,7 @@ impl<D: Driver> Flow<D> {
     pub(super) fn sink_opened(&mut self, driver: &mut D, sink: Sock) {
         match mem::replace(&mut self.state, State::Copying) {
             State::Copying => {}
-            State::Holding(buf) => self.send(driver, buf, sink),
+            State::Holding { buf, prepended } => self.send(driver, buf, prepended, sink),
             State::Ended => {
                 driver.shutdown_write(sink);
                 self.state = State::Ended;
@@ -135,56 +137,97 @@ impl<D: Driver> Flow<D> {
         }
     }
 
-    fn send(&mut self, driver: &mut D, buf: Buf, sink: Sock) {
+    fn send(&mut self, driver: &mut D, buf: Buf, prepended: usize, sink: Sock) {
         self.state = State::Sending {
             full: buf.is_full(),
+            bytes: buf.len() - prepended,
         };
         driver.submit(sink, Op::Send(buf));
     }
 
-    /// The sink took a whole buffer.
-    pub(super) fn sent(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
-        let State::Sending { full } = self.state else {
+    /// The sink took what was sent. Whether that was a full buffer.
+    pub(super) fn count_sent(&self, counters: &FlowCounters) -> bool {
+        let State::Sending { full, bytes } = self.state else {
             unreachable!("a send was in flight")
         };
-        if full {
-            return self.promote(driver, source, sink);
+        counters.copied.add(bytes as u64);
+        full
+    }
+
+    /// The sink took a whole buffer.
+    pub(super) fn sent(
+        &mut self,
+        driver: &mut D,
+        source: Sock,
+        sink: Sock,
+        counters: &FlowCounters,
+    ) -> Progress {
+        if self.count_sent(counters) {
+            return self.promote(driver, source, sink, counters);
         }
         self.copy(driver, source);
         Progress::Going
     }
 
-    /// Small exchanges from now on; a promoted flow is demoted by this.
+    /// Small exchanges from now on.
     fn copy(&mut self, driver: &mut D, source: Sock) {
         driver.submit(source, Op::Recv);
         self.state = State::Copying;
     }
 
-    fn promote(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
+    fn promote(
+        &mut self,
+        driver: &mut D,
+        source: Sock,
+        sink: Sock,
+        counters: &FlowCounters,
+    ) -> Progress {
         self.state = State::Splicing;
-        self.pump_on(driver, source, sink, BUFFER_BYTES)
+        counters.promotions.add(1);
+        self.pump_on(driver, source, sink, BUFFER_BYTES, counters)
+    }
+
+    /// Back to small exchanges: little came.
+    fn demote(&mut self, driver: &mut D, source: Sock, counters: &FlowCounters) -> Progress {
+        counters.demotions.add(1);
+        self.copy(driver, source);
+        Progress::Going
     }
 
     /// A splicing flow's source is readable, or its sink writable: moves what can be moved.
-    pub(super) fn pump(&mut self, driver: &mut D, source: Sock, sink: Sock) -> Progress {
-        self.pump_on(driver, source, sink, 0)
+    pub(super) fn pump(
+        &mut self,
+        driver: &mut D,
+        source: Sock,
+        sink: Sock,
+        counters: &FlowCounters,
+    ) -> Progress {
+        self.pump_on(driver, source, sink, 0, counters)
     }
 
     /// `moved` bytes have gone by since the flow last waited, among them the buffer that promoted it:
     /// so exchanges of a buffer's size are spliced from the second one on.
-    fn pump_on(&mut self, driver: &mut D, source: Sock, sink: Sock, mut moved: usize) -> Progress {
+    fn pump_on(
+        &mut self,
+        driver: &mut D,
+        source: Sock,
+        sink: Sock,
+        mut moved: usize,
+        counters: &FlowCounters,
+    ) -> Progress {
         let mut pipe = match mem::replace(&mut self.state, State::Splicing) {
             State::Flushing(pipe) => pipe,
             State::Splicing => match driver.pipe() {
                 Some(pipe) => pipe,
                 // Others have them all. It asks again after the next full buffer.
                 None => {
+                    counters.fallbacks.add(1);
                     self.copy(driver, source);
                     return Progress::Going;
                 }
             },
             State::Copying
-            | State::Holding(_)
+            | State::Holding { .. }
             | State::Sending { .. }
             | State::Ended
             | State::Broken(_) => {
@@ -194,7 +237,9 @@ impl<D: Driver> Flow<D> {
         loop {
             let before = pipe.len();
             let flushed = driver.flush(&mut pipe, sink);
-            moved += before - pipe.len();
+            let flown = before - pipe.len();
+            counters.spliced.add(flown as u64);
+            moved += flown;
             match flushed {
                 Flushed::All => {}
                 Flushed::Full => {
@@ -211,8 +256,7 @@ impl<D: Driver> Flow<D> {
             match driver.fill(source, &mut pipe) {
                 Filled::Bytes(_) => {}
                 Filled::Empty if moved < DEMOTE_BELOW_BYTES => {
-                    self.copy(driver, source);
-                    return Progress::Going;
+                    return self.demote(driver, source, counters);
                 }
                 Filled::Empty => {
                     driver.submit(source, Op::Readable);
@@ -250,7 +294,7 @@ impl<D: Driver> Flow<D> {
     /// Whether bytes that the source gave are not the sink's: ending now loses them.
     pub(super) fn owes_bytes(&self) -> bool {
         match &self.state {
-            State::Holding(_) | State::Sending { .. } | State::Broken(_) => true,
+            State::Holding { .. } | State::Sending { .. } | State::Broken(_) => true,
             State::Flushing(pipe) => !pipe.is_empty(),
             State::Copying | State::Splicing | State::Ended => false,
         }

@@ -15,6 +15,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Address, Balancer, Lease, Published};
+use crate::counters::{Outcome, RouteCounters};
 use crate::driver::{Close, Closed, Driver, Sock};
 use crate::fastcgi::{ProtocolError, Rejection, ResponseError, Rule, Settling};
 use crate::sys::Errno;
@@ -187,6 +188,8 @@ pub struct Context<'a, D: Driver> {
     pub draining: bool,
     /// The session's limits in time.
     pub timeouts: Timeouts,
+    /// What is counted of the route.
+    pub counters: &'a RouteCounters,
     /// The time of this turn.
     pub now: Instant,
 }
@@ -196,8 +199,6 @@ pub struct Context<'a, D: Driver> {
 pub struct Changes {
     /// A place may be free for who waits.
     pub room: bool,
-    /// Answers of our own since they were counted.
-    pub early: Vec<Ending>,
 }
 
 impl<D: Driver> Context<'_, D> {
@@ -225,11 +226,6 @@ impl<D: Driver> Context<'_, D> {
         let (pool, mut cx) = self.pool_parts();
         let change = pool.settle(open, settling, false, route, &mut cx);
         self.changes.room |= change != Change::None;
-    }
-
-    /// A request is answered by the proxy for this reason.
-    fn early(&mut self, ending: Ending) {
-        self.changes.early.push(ending);
     }
 
     fn rejected(&mut self, rejection: &Rejection) {
@@ -307,6 +303,35 @@ pub enum ConnectFailure {
 }
 
 impl Ending {
+    /// As what it is counted.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            Self::Complete => Outcome::Complete,
+            Self::ClientClosed => Outcome::ClientClosed,
+            Self::ClientReset(_) => Outcome::ClientReset,
+            Self::ClientLeft => Outcome::ClientLeft,
+            Self::QueueFull => Outcome::QueueFull,
+            Self::QueueTimeout => Outcome::QueueTimedOut,
+            Self::BackendReset(_) => Outcome::BackendReset,
+            Self::ConnectFailed(failure) => match failure {
+                ConnectFailure::NoAddress => Outcome::ConnectNoAddress,
+                ConnectFailure::Refused(..) => Outcome::ConnectRefused,
+                ConnectFailure::TimedOut(_) => Outcome::ConnectTimedOut,
+                ConnectFailure::NoDescriptor => Outcome::ConnectNoDescriptor,
+                ConnectFailure::NoSource(..) | ConnectFailure::OtherFamily(_) => {
+                    Outcome::ConnectNoSource
+                }
+            },
+            Self::IdleTimeout => Outcome::IdleTimeout,
+            Self::EndpointRemoved => Outcome::EndpointRemoved,
+            Self::BadRequest(_) => Outcome::BadRequest,
+            Self::BadResponse(_) => Outcome::BadResponse,
+            Self::Rejected(_) => Outcome::Rejected,
+            Self::Aborted => Outcome::Aborted,
+            Self::Cut => Outcome::Cut,
+        }
+    }
+
     /// Whether an operator should hear of it: something failed that is not the client's doing.
     pub fn is_failure(self) -> bool {
         match self {

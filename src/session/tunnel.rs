@@ -15,6 +15,7 @@ use std::mem;
 use std::time::Instant;
 
 use crate::backend::{Address, Lease};
+use crate::counters::FlowCounters;
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 
 use super::connect::{Connecting, Entry, Found};
@@ -168,8 +169,8 @@ impl<D: Driver> Tunnel<D> {
             (End::Client, Lane::Read) if self.to_backend.is_over() => self.hung_up(done),
             (End::Client, Lane::Read) => {
                 let sink = self.open_upstream();
-                let progress =
-                    source_read(&mut self.to_backend, done, self.client, sink, cx.driver);
+                let (flow, counters) = (&mut self.to_backend, &cx.counters.to_backend);
+                let progress = source_read(flow, done, self.client, sink, cx.driver, counters);
                 self.watch_client(cx);
                 self.after_to_backend(progress, cx.driver)
             }
@@ -183,29 +184,31 @@ impl<D: Driver> Tunnel<D> {
             (End::Backend, Lane::Write) => {
                 let sock = self.open_upstream().expect("only an open one is written");
                 self.judge_write(&done, cx);
-                let progress =
-                    sink_written(&mut self.to_backend, done, self.client, sock, cx.driver);
+                let (flow, counters) = (&mut self.to_backend, &cx.counters.to_backend);
+                let progress = sink_written(flow, done, self.client, sock, cx.driver, counters);
                 self.after_to_backend(progress, cx.driver)
             }
             (End::Backend, Lane::Read) => {
                 let source = self.open_upstream().expect("only an open upstream is read");
                 self.judge_read(&done, cx);
                 let sink = Some(self.client);
-                let progress = source_read(&mut self.to_client, done, source, sink, cx.driver);
+                let (flow, counters) = (&mut self.to_client, &cx.counters.to_client);
+                let progress = source_read(flow, done, source, sink, cx.driver, counters);
                 self.after_to_client(progress, cx.driver)
             }
             (End::Rival, _) => unreachable!("who wins a race is the backend from then on"),
             (End::Client, Lane::Write)
                 if self.presence == Presence::Gone && matches!(done, Done::Sent) =>
             {
+                self.to_client.count_sent(&cx.counters.to_client);
                 Step::End(Ending::ClientClosed)
             }
             (End::Client, Lane::Write) => {
                 let source = self
                     .open_upstream()
                     .expect("what is written came from there");
-                let progress =
-                    sink_written(&mut self.to_client, done, source, self.client, cx.driver);
+                let (flow, counters) = (&mut self.to_client, &cx.counters.to_client);
+                let progress = sink_written(flow, done, source, self.client, cx.driver, counters);
                 self.after_to_client(progress, cx.driver)
             }
         }
@@ -576,6 +579,7 @@ fn source_read<D: Driver>(
     source: Sock,
     sink: Option<Sock>,
     driver: &mut D,
+    counters: &FlowCounters,
 ) -> Progress {
     match (done, sink) {
         (Done::Received(buf), _) => {
@@ -583,7 +587,7 @@ fn source_read<D: Driver>(
             Progress::Going
         }
         (Done::Eof, _) => flow.eof(),
-        (Done::Ready, Some(sink)) => flow.pump(driver, source, sink),
+        (Done::Ready, Some(sink)) => flow.pump(driver, source, sink, counters),
         (Done::Failed(errno), _) => Progress::SourceFailed(errno),
         (done, _) => unreachable!("a read ends with {done:?}"),
     }
@@ -596,10 +600,11 @@ fn sink_written<D: Driver>(
     source: Sock,
     sink: Sock,
     driver: &mut D,
+    counters: &FlowCounters,
 ) -> Progress {
     match done {
-        Done::Sent => flow.sent(driver, source, sink),
-        Done::Ready => flow.pump(driver, source, sink),
+        Done::Sent => flow.sent(driver, source, sink, counters),
+        Done::Ready => flow.pump(driver, source, sink, counters),
         Done::Failed(errno) => Progress::SinkFailed(errno),
         done => unreachable!("a write ends with {done:?}"),
     }

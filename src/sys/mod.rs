@@ -6,6 +6,7 @@
 
 pub(crate) mod account;
 pub mod child;
+pub mod clock;
 mod errno;
 pub mod lookup;
 pub mod namespace;

@@ -18,6 +18,8 @@ pub enum Notice {
     Drain,
     /// End at once.
     Cut,
+    /// Somebody wants to see whether the worker turns: that it does is the answer.
+    Turn,
 }
 
 impl Notice {

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::backend::{Address, Lease};
+use crate::counters::{Outcome, WorkerCounters};
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
 use crate::session::{
@@ -33,6 +34,7 @@ use crate::session::{
     SessionId, Step,
 };
 use crate::sys::Errno;
+use crate::sys::clock::ThreadClock;
 use crate::sys::net::TcpOptions;
 
 pub use gate::Gate;
@@ -83,6 +85,7 @@ pub struct Worker<D: Driver> {
     number: usize,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
+    counters: Arc<WorkerCounters>,
     driver: D,
     owners: Owners,
     listeners: Listeners,
@@ -108,6 +111,8 @@ pub struct Worker<D: Driver> {
     queues_looked_at: Option<Instant>,
     /// No accept is armed before this time.
     accepting_again_at: Option<Instant>,
+    /// The last time it asked, there was no permit.
+    at_limit: bool,
     /// Sessions that ended in this turn because their endpoint was removed.
     removed: usize,
     phase: Phase,
@@ -152,6 +157,7 @@ impl<D: Driver> Worker<D> {
         shares: Vec<Share>,
         shared: Arc<Shared>,
         mailbox: Arc<Mailbox>,
+        counters: Arc<WorkerCounters>,
     ) -> Self {
         let mut owners = Owners::default();
         let mut listeners = Listeners::default();
@@ -160,7 +166,7 @@ impl<D: Driver> Worker<D> {
         let mut routes = Vec::with_capacity(shares.len());
         for share in shares {
             listeners.add_route(routes.len(), share.listeners, &mut driver, &mut owners);
-            routes.push(Served::new(share.route, share.limit, seed));
+            routes.push(Served::new(share.route, share.limit, share.counters, seed));
         }
         let now = driver.now();
         Self {
@@ -169,6 +175,7 @@ impl<D: Driver> Worker<D> {
             routes,
             shared,
             mailbox,
+            counters,
             driver,
             owners,
             sessions: Slab::new(),
@@ -182,6 +189,7 @@ impl<D: Driver> Worker<D> {
             refused: false,
             queues_looked_at: None,
             accepting_again_at: None,
+            at_limit: false,
             removed: 0,
             phase: Phase::Serving,
             now,
@@ -190,6 +198,9 @@ impl<D: Driver> Worker<D> {
 
     /// Runs until drained or cut. An error is one of the driver: the worker cannot go on.
     pub fn run(mut self) -> Result<(), Errno> {
+        if let Some(clock) = ThreadClock::of_this_thread() {
+            self.counters.clock.get_or_init(|| clock);
+        }
         loop {
             let told = self.read_mailbox();
             self.expire_deadlines();
@@ -204,11 +215,13 @@ impl<D: Driver> Worker<D> {
             self.admit();
             if self.is_finished() {
                 self.shared.gate.leave(self.number);
+                self.counters.finished.set(1);
                 return Ok(());
             }
             if told.has(Notice::Permit) {
                 self.shared.gate.pass_on();
             }
+            self.count_turn();
             self.driver.turn(self.next_deadline())?;
             self.now = self.driver.now();
             self.retired_permits.turned();
@@ -217,6 +230,13 @@ impl<D: Driver> Worker<D> {
                 self.dispatch(completion);
             }
         }
+    }
+
+    /// Before the wait, so that what is seen of a worker that waits is how it waits.
+    fn count_turn(&self) {
+        self.counters.turns.add(1);
+        let pipes = self.driver.pipes_in_use();
+        self.counters.pipes_in_use.set(pipes as u64);
     }
 
     fn is_finished(&self) -> bool {
@@ -339,6 +359,7 @@ impl<D: Driver> Worker<D> {
     /// for the next one.
     fn start_session(&mut self, client: Sock, listener: usize, ticket: Ticket) {
         let of = self.listeners.of(listener);
+        self.routes[of.route].counters.accepted.add(1);
         let (entry, place) = match self.routes[of.route].admit(self.now) {
             Admission::Serve(entry, place) => (entry, place),
             Admission::Refuse => {
@@ -373,7 +394,7 @@ impl<D: Driver> Worker<D> {
     fn refuse(&mut self, client: Sock, route: usize) {
         self.driver.close(client, Close::Reset);
         self.refused = true;
-        self.count_ending(route, Ending::QueueFull);
+        self.count_ending(route, Ending::QueueFull, Outcome::QueueFull);
     }
 
     /// Lets a session act, and does what it says.
@@ -401,9 +422,6 @@ impl<D: Driver> Worker<D> {
     }
 
     fn after_step(&mut self, id: SessionId, step: Step) {
-        while let Some(ending) = self.changes.early.pop() {
-            self.count_ending(self.sessions[id.0].route, ending);
-        }
         if let Step::End(ending) = step {
             return self.end_session(id, ending);
         }
@@ -420,16 +438,21 @@ impl<D: Driver> Worker<D> {
                     return self.step(id, Session::refuse);
                 }
                 Standing::New | Standing::Called => {
-                    queue.join(place.arrival, id);
+                    queue.join(place.arrival, id, self.now);
+                    let is_first = place.standing == Standing::New;
+                    served.counters.queued.add(u64::from(is_first));
                     self.queues_looked_at
                         .get_or_insert(self.now + QUEUE_LOOK_INTERVAL);
                     Standing::Waiting
                 }
                 Standing::Waiting => {
-                    queue.leave(place.arrival);
+                    let since = queue.leave(place.arrival);
+                    let waited = self.now.saturating_duration_since(since);
+                    served.counters.queue_wait.record(waited);
                     Standing::Called
                 }
             };
+            served.count_queue();
         }
         if let Some(deadline) = active.session.deadline(served.route.timeouts) {
             self.timers.file(id, deadline);
@@ -438,11 +461,17 @@ impl<D: Driver> Worker<D> {
 
     fn end_session(&mut self, id: SessionId, ending: Ending) {
         let active = self.sessions.remove(id.0);
+        let served = &mut self.routes[active.route];
+        let mut outcome = ending.outcome();
         if let Some(place) = active.place
             && place.standing == Standing::Waiting
-            && let Some(queue) = &mut self.routes[active.route].queue
+            && let Some(queue) = &mut served.queue
         {
             queue.leave(place.arrival);
+            served.count_queue();
+            if ending == Ending::ClientLeft {
+                outcome = Outcome::QueueLeft;
+            }
         }
         let client = active.session.client();
         let leaving = active
@@ -460,11 +489,14 @@ impl<D: Driver> Worker<D> {
             session = id.0,
             "session ended: {ending}"
         );
-        self.count_ending(active.route, ending);
+        self.count_ending(active.route, ending, outcome);
     }
 
-    fn count_ending(&mut self, route: usize, ending: Ending) {
-        let route = &self.routes[route].route;
+    fn count_ending(&mut self, route: usize, ending: Ending, outcome: Outcome) {
+        let Served {
+            route, counters, ..
+        } = &self.routes[route];
+        counters.ended(outcome);
         self.removed += usize::from(ending == Ending::EndpointRemoved);
         if ending.is_failure()
             && let Some(count) = route.session_failures.count(self.now)
@@ -662,7 +694,10 @@ impl<D: Driver> Worker<D> {
         self.accepting_again_at = Some(self.now + ACCEPT_PAUSE);
         self.give_ticket_back();
         if errno.is_exhaustion() {
+            self.counters.pauses_exhausted.add(1);
             self.shared.gate.announce_scarcity(self.number);
+        } else {
+            self.counters.pauses_other.add(1);
         }
         let Some(failed) = self.shared.accept_failures.count(self.now) else {
             return;
@@ -701,8 +736,12 @@ impl<D: Driver> Worker<D> {
             return true;
         }
         let Some(permit) = self.shared.gate.permit(self.number) else {
+            // It may ask in vain in many turns before there is one again.
+            self.counters.pauses_at_limit.add(u64::from(!self.at_limit));
+            self.at_limit = true;
             return false;
         };
+        self.at_limit = false;
         // A route's own options are for the session to set.
         if let Some(spare) = self.spare.take() {
             self.ticket = Some(Ticket { permit, spare });
@@ -771,6 +810,7 @@ fn context<'a, D: Driver>(
         balancer: &mut served.balancer,
         retired,
         timeouts: served.route.timeouts,
+        counters: &served.counters,
         now,
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::time::Instant;
 
 use crate::session::SessionId;
 
@@ -12,10 +13,16 @@ use crate::session::SessionId;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct Arrival(u64);
 
+/// Who waits, and since when.
+struct Waiting {
+    id: SessionId,
+    since: Instant,
+}
+
 /// One worker's queue of one route.
 pub(super) struct Queue {
     /// By arrival. Leaving from the middle is ordinary: clients lose patience.
-    waiting: BTreeMap<Arrival, SessionId>,
+    waiting: BTreeMap<Arrival, Waiting>,
     max: usize,
     /// The number of the next one.
     next: u64,
@@ -36,21 +43,31 @@ impl Queue {
         Arrival(self.next)
     }
 
-    pub(super) fn join(&mut self, arrival: Arrival, id: SessionId) {
-        let before = self.waiting.insert(arrival, id);
+    pub(super) fn join(&mut self, arrival: Arrival, id: SessionId, now: Instant) {
+        let before = self.waiting.insert(arrival, Waiting { id, since: now });
         assert!(before.is_none(), "a session waits once");
     }
 
-    pub(super) fn leave(&mut self, arrival: Arrival) {
+    /// Returns since when it has waited.
+    pub(super) fn leave(&mut self, arrival: Arrival) -> Instant {
         let left = self.waiting.remove(&arrival);
-        assert!(left.is_some(), "only who waits leaves");
+        left.expect("only who waits leaves").since
     }
 
     /// The first one, or the first one after `arrival`.
     pub(super) fn after(&self, arrival: Option<Arrival>) -> Option<(Arrival, SessionId)> {
         let from = arrival.map_or(Bound::Unbounded, Bound::Excluded);
         let mut rest = self.waiting.range((from, Bound::Unbounded));
-        rest.next().map(|(arrival, id)| (*arrival, *id))
+        rest.next().map(|(arrival, waiting)| (*arrival, waiting.id))
+    }
+
+    /// Since when the first one has waited.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.waiting.values().next().map(|first| first.since)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -79,17 +96,17 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_arrival_also_for_who_comes_back() {
-        let mut queue = Queue::new(10);
+        let (mut queue, now) = (Queue::new(10), Instant::now());
         let [first, second, third] = [7, 3, 5].map(|id| {
             let arrival = queue.arrive();
-            queue.join(arrival, SessionId(id));
+            queue.join(arrival, SessionId(id), now);
             arrival
         });
         assert_eq!(order(&queue), [7, 3, 5]);
         queue.leave(first);
         queue.leave(third);
         assert_eq!(order(&queue), [3]);
-        queue.join(first, SessionId(7));
+        queue.join(first, SessionId(7), now);
         assert_eq!(order(&queue), [7, 3]);
         queue.leave(second);
         queue.leave(first);
@@ -101,7 +118,7 @@ mod tests {
         let mut queue = Queue::new(1);
         assert!(!queue.is_full());
         let arrival = queue.arrive();
-        queue.join(arrival, SessionId(0));
+        queue.join(arrival, SessionId(0), Instant::now());
         assert!(queue.is_full());
         assert!(Queue::new(0).is_full());
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use crate::backend::{Balancer, Published};
 use crate::config::{Balance, RouteName};
+use crate::counters::{RouteCounters, ShareCounters};
 use crate::observe::Failures;
 use crate::session::{Entry, Pool, Protocol, SessionId, Timeouts, Upstreams};
 
@@ -38,6 +39,8 @@ pub struct Share {
     pub listeners: Vec<OwnedFd>,
     /// How many connections it may have, if that is limited.
     pub limit: Option<Limit>,
+    /// What the worker counts of it.
+    pub counters: ShareCounters,
 }
 
 /// How much of a route one worker may have at one time. Nobody else counts with it, so it is exact, and
@@ -58,6 +61,7 @@ pub(super) struct Served {
     pub(super) pool: Pool,
     /// Where the number of connections is limited: who waits.
     pub(super) queue: Option<Queue>,
+    pub(super) counters: Arc<RouteCounters>,
     /// That of the address set with which sessions were compared last.
     version: u64,
 }
@@ -97,8 +101,13 @@ pub(super) enum Admission {
 }
 
 impl Served {
-    pub(super) fn new(route: Arc<Route>, limit: Option<Limit>, seed: u64) -> Self {
-        let balancer = Balancer::new(route.balance, seed);
+    pub(super) fn new(
+        route: Arc<Route>,
+        limit: Option<Limit>,
+        counters: ShareCounters,
+        seed: u64,
+    ) -> Self {
+        let balancer = Balancer::new(route.balance, seed).counting(counters.endpoints);
         let balancer = match limit.and_then(|limit| limit.per_endpoint_max) {
             Some(max) => balancer.limited(max.get()),
             None => balancer,
@@ -112,6 +121,7 @@ impl Served {
             balancer,
             pool,
             queue: limit.map(|limit| Queue::new(limit.queue_max)),
+            counters: counters.route,
             version: 0,
         }
     }
@@ -145,6 +155,14 @@ impl Served {
             Entry::Queued
         };
         Admission::Serve(entry, Some(Place::new(queue.arrive(), 0)))
+    }
+
+    /// Shows who waits, after somebody came or left.
+    pub(super) fn count_queue(&self) {
+        if let Some(queue) = &self.queue {
+            self.counters.queue_depth.set(queue.len() as u64);
+            self.counters.queue_oldest.set(queue.oldest());
+        }
     }
 
     /// Whether somebody waits here.

@@ -11,12 +11,13 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
 
 use crate::backend::{Address, Published};
 use crate::config::{Balance, Ejection, RouteName};
+use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{Faults, Scenario, Sim};
 use crate::observe::Failures;
@@ -87,18 +88,43 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     };
     let sim = Sim::new(scenario, dice);
     *keep = Some(sim.clone());
+    let counters = ShareCounters::default();
     let share = Share {
         route,
         listeners: (0..listeners).map(|_| no_descriptor()).collect(),
         limit,
+        counters: counters.clone(),
     };
-    let worker = Worker::new(0, sim.clone(), vec![share], Arc::clone(&shared), mailbox);
+    let of_worker = Arc::new(WorkerCounters::default());
+    let all = Arc::clone(&shared);
+    let worker = Worker::new(0, sim.clone(), vec![share], all, mailbox, of_worker);
     worker.run().expect("the simulated driver does not fail");
     sim.judge_end();
     assert!(
         shared.gate.is_unused(),
         "INVARIANT all_returned: permits are left"
     );
+    judge_counters(&counters);
+}
+
+/// Who was accepted has ended, and nobody is counted anywhere any more.
+fn judge_counters(counters: &ShareCounters) {
+    let route = &counters.route;
+    let ended: u64 = route.ended.iter().map(Count::get).sum();
+    assert_eq!(
+        route.accepted.get(),
+        ended,
+        "INVARIANT counted: as many ends as beginnings"
+    );
+    let waiting = (
+        route.queue_depth.get(),
+        route.queue_oldest.age(Instant::now()),
+    );
+    assert_eq!(waiting, (0, None), "INVARIANT counted: nobody waits");
+    counters.endpoints.each(|endpoint, counters| {
+        let in_flight = counters.in_flight.get();
+        assert_eq!(in_flight, 0, "INVARIANT counted: connections to {endpoint}");
+    });
 }
 
 /// What the addresses are of. Not one of the dice: seeds that found something stay what they are.

@@ -148,6 +148,19 @@ impl Process {
         fs::read_to_string(path).expect("the process runs")
     }
 
+    /// The id of the thread with this name.
+    pub(crate) fn thread(&self, name: &str) -> u32 {
+        let path = format!("/proc/{}/task", self.pid());
+        let threads = fs::read_dir(path).expect("the process runs");
+        let id = |thread: fs::DirEntry| {
+            let found = fs::read_to_string(thread.path().join("comm")).ok()?;
+            let is_it = found.trim_end() == name;
+            is_it.then(|| thread.file_name().to_str()?.parse().ok())?
+        };
+        let found = threads.filter_map(Result::ok).find_map(id);
+        found.unwrap_or_else(|| panic!("no thread {name}"))
+    }
+
     pub(crate) fn threads(&self) -> usize {
         let path = format!("/proc/{}/task", self.pid());
         fs::read_dir(path).expect("the process runs").count()

@@ -87,8 +87,13 @@ pub(super) fn load(
     let document = DeTable::parse(text)
         .map_err(|error| problems.only_at(source.syntax_error(&error)))?
         .into_inner();
-    let document = Document::read(&source, document, &mut problems);
-    let served = document.serve(overrides, &mut problems);
+    let file = Context {
+        source,
+        daemon: Options::of_daemon(),
+        route: Options::of_route(),
+    };
+    let document = Document::read(&file, &document, &mut problems);
+    let served = document.serve(&file, overrides, &mut problems);
     match problems.into_errors() {
         Some(errors) => Err(errors),
         None => Ok(served.expect("without it there is a problem")),
@@ -108,17 +113,19 @@ fn text<'a>(content: &'a [u8], problems: &mut Problems<'_>) -> Result<&'a str, F
     })
 }
 
+/// What every part of a file is read with.
+struct Context<'a> {
+    source: Source<'a>,
+    daemon: Options,
+    route: Options,
+}
+
 /// The tables of a file, with each key's words.
+#[derive(Default)]
 struct Document {
     daemon: Section,
     defaults: Section,
     routes: Vec<Route>,
-    options: Definitions,
-}
-
-struct Definitions {
-    daemon: Options,
-    route: Options,
 }
 
 struct Route {
@@ -132,71 +139,32 @@ type Key<'a> = Spanned<DeString<'a>>;
 type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Document {
-    fn read(source: &Source<'_>, table: Table<'_>, problems: &mut Problems<'_>) -> Self {
-        let mut document = Self {
-            daemon: Section::default(),
-            defaults: Section::default(),
-            routes: Vec::new(),
-            options: Definitions {
-                daemon: Options::of_daemon(),
-                route: Options::of_route(),
-            },
-        };
-        let mut has_routes = false;
-        for (key, value) in &table {
+    fn read(file: &Context<'_>, table: &Table<'_>, problems: &mut Problems<'_>) -> Self {
+        let mut document = Self::default();
+        for (key, value) in table {
             match (key.get_ref().as_ref(), value.get_ref()) {
-                ("route", DeValue::Table(routes)) => {
-                    has_routes = true;
-                    document.read_routes(source, key, routes, problems);
-                }
+                ("route", DeValue::Table(routes)) => document.read_routes(file, routes, problems),
                 ("defaults", DeValue::Table(defaults)) => {
                     let section = &mut document.defaults;
-                    section.read(
-                        source,
-                        &Place::Defaults,
-                        defaults,
-                        &document.options,
-                        problems,
-                    );
+                    section.read(file, &Place::Defaults, defaults, problems);
                 }
                 ("route" | "defaults", _) => {
-                    problems.add(
-                        source.line(key.span().start),
-                        source.not_a_table(key, value),
-                    );
+                    let line = file.source.line(key.span().start);
+                    problems.add(line, source::not_a_table(key, value));
                 }
                 _ => {
                     let section = &mut document.daemon;
-                    section.read_key(
-                        source,
-                        &Place::Daemon,
-                        (key, value),
-                        &document.options,
-                        problems,
-                    );
+                    section.read_key(file, &Place::Daemon, (key, value), problems);
                 }
             }
         }
-        if !has_routes && problems.is_empty() {
+        if document.routes.is_empty() && problems.is_empty() {
             problems.add_without_line("no route (write for example [route.php] and its keys)");
         }
         document
     }
 
-    fn read_routes(
-        &mut self,
-        source: &Source<'_>,
-        route: &Key<'_>,
-        routes: &Table<'_>,
-        problems: &mut Problems<'_>,
-    ) {
-        if routes.is_empty() {
-            let line = source.line(route.span().start);
-            problems.add(
-                line,
-                "route: no route (write for example [route.php] and its keys)",
-            );
-        }
+    fn read_routes(&mut self, file: &Context<'_>, routes: &Table<'_>, problems: &mut Problems<'_>) {
         if routes.len() > ROUTES_MAX {
             problems.add_without_line(format!(
                 "{} routes are too many (use at most {ROUTES_MAX})",
@@ -204,22 +172,21 @@ impl Document {
             ));
             return;
         }
-        for (key, value) in routes {
-            self.read_route(source, key, value, problems);
+        for entry in routes {
+            self.read_route(file, entry, problems);
         }
     }
 
     fn read_route(
         &mut self,
-        source: &Source<'_>,
-        key: &Key<'_>,
-        value: &Value<'_>,
+        file: &Context<'_>,
+        (key, value): (&Key<'_>, &Value<'_>),
         problems: &mut Problems<'_>,
     ) {
-        let line = source.line(key.span().start);
+        let line = file.source.line(key.span().start);
         let DeValue::Table(table) = value.get_ref() else {
-            let option = self.options.route.find(key.get_ref());
-            return problems.add(line, source.not_a_route(key, value, option.is_some()));
+            let is_option = file.route.find(key.get_ref()).is_some();
+            return problems.add(line, source::not_a_route(key, value, is_option));
         };
         match key.get_ref().parse::<RouteName>() {
             Err(error) => {
@@ -228,8 +195,7 @@ impl Document {
             }
             Ok(name) => {
                 let mut section = Section::default();
-                let place = Place::Route(&name);
-                section.read(source, &place, table, &self.options, problems);
+                section.read(file, &Place::Route(&name), table, problems);
                 self.routes.push(Route {
                     name,
                     line,
@@ -242,10 +208,11 @@ impl Document {
     /// `None` if there is a problem.
     fn serve(
         self,
+        file: &Context<'_>,
         overrides: &BTreeMap<String, Vec<OsString>>,
         problems: &mut Problems<'_>,
     ) -> Option<Served> {
-        let daemon = self.daemon(overrides, problems);
+        let daemon = self.daemon(&file.daemon, overrides, problems);
         // Mistakes of the defaults are told once, not again for every route.
         let defaults = &self.defaults;
         let routes: Vec<_> = self
@@ -253,7 +220,7 @@ impl Document {
             .iter()
             .filter(|route| !route.section.is_wrong && !defaults.is_wrong)
             .filter_map(|route| {
-                let served = route.serve(defaults, &self.options.route);
+                let served = route.serve(defaults, &file.route);
                 served
                     .map_err(|(line, problem)| problems.add(line, problem))
                     .ok()
@@ -269,6 +236,7 @@ impl Document {
 
     fn daemon(
         &self,
+        options: &Options,
         overrides: &BTreeMap<String, Vec<OsString>>,
         problems: &mut Problems<'_>,
     ) -> Option<(DaemonArguments, ArgMatches)> {
@@ -279,7 +247,7 @@ impl Document {
         let ours = ours.filter(|(key, _)| !overrides.contains_key(*key));
         let words = ours.flat_map(|(_, entry)| entry.words());
         let words = words.chain(overrides.values().flatten().cloned()).collect();
-        let matches = self.options.daemon.parse(words);
+        let matches = options.parse(words);
         match matches
             .and_then(|matches| Ok((DaemonArguments::from_arg_matches(&matches)?, matches)))
         {

@@ -8,7 +8,7 @@ use clap::Arg;
 use toml::de::{DeInteger, DeValue};
 
 use super::source::{self, Source};
-use super::{Definitions, Key, Problems, Table, Value};
+use super::{Context, Key, Problems, Table, Value};
 use crate::cli::options::{self, Kind, kind, value_name};
 use crate::cli::usage;
 use crate::config::RouteName;
@@ -71,34 +71,32 @@ impl Entry {
 impl Section {
     pub(super) fn read(
         &mut self,
-        source: &Source<'_>,
+        file: &Context<'_>,
         place: &Place<'_>,
         table: &Table<'_>,
-        options: &Definitions,
         problems: &mut Problems<'_>,
     ) {
         for entry in table {
-            self.read_key(source, place, entry, options, problems);
+            self.read_key(file, place, entry, problems);
         }
     }
 
     pub(super) fn read_key(
         &mut self,
-        source: &Source<'_>,
+        file: &Context<'_>,
         place: &Place<'_>,
         (key, value): (&Key<'_>, &Value<'_>),
-        options: &Definitions,
         problems: &mut Problems<'_>,
     ) {
-        let (name, line) = (key.get_ref().as_ref(), source.line(key.span().start));
+        let (name, line) = (key.get_ref().as_ref(), file.source.line(key.span().start));
         let quoted = source::shown(name);
-        let Some(option) = place.option(name, options) else {
+        let Some(option) = place.option(name, file) else {
             self.is_wrong = true;
             let is_table = matches!(value.get_ref(), DeValue::Table(_));
-            let problem = place.unknown(name, is_table, options);
+            let problem = place.unknown(name, is_table, file);
             return problems.add(line, format!("{place}{quoted}: {problem}"));
         };
-        match occurrences(source, option, value) {
+        match occurrences(&file.source, option, value) {
             Ok(occurrences) => {
                 let entry = Entry { line, occurrences };
                 self.entries.insert(name.to_owned(), entry);
@@ -113,27 +111,27 @@ impl Section {
 }
 
 impl Place<'_> {
-    fn option<'o>(&self, key: &str, options: &'o Definitions) -> Option<&'o Arg> {
+    fn option<'o>(&self, key: &str, file: &'o Context<'_>) -> Option<&'o Arg> {
         match self {
-            Self::Daemon => options.daemon.find(key),
+            Self::Daemon => file.daemon.find(key),
             // Every route listens on sockets of its own.
             Self::Defaults if key == "listen" => None,
-            Self::Defaults | Self::Route(_) => options.route.find(key),
+            Self::Defaults | Self::Route(_) => file.route.find(key),
         }
     }
 
     /// Why there is no such key, and what may have been meant.
-    fn unknown(&self, key: &str, is_table: bool, options: &Definitions) -> String {
-        match (self.belongs_elsewhere(key, options), is_table) {
+    fn unknown(&self, key: &str, is_table: bool, file: &Context<'_>) -> String {
+        match (self.belongs_elsewhere(key, file), is_table) {
             (Some(where_to), _) => where_to.to_owned(),
             (None, true) => self.unknown_table(key),
-            (None, false) => self.unknown_key(key, options),
+            (None, false) => self.unknown_key(key, file),
         }
     }
 
-    fn belongs_elsewhere(&self, key: &str, options: &Definitions) -> Option<&'static str> {
-        let of_daemon = options.daemon.find(key).is_some();
-        let of_route = options.route.find(key).is_some();
+    fn belongs_elsewhere(&self, key: &str, file: &Context<'_>) -> Option<&'static str> {
+        let of_daemon = file.daemon.find(key).is_some();
+        let of_route = file.route.find(key).is_some();
         match self {
             Self::Daemon if of_route => {
                 Some("belongs in a route (move it under [route.NAME], or under [defaults])")
@@ -161,12 +159,10 @@ impl Place<'_> {
     }
 
     /// The most similar key, wherever it belongs.
-    fn unknown_key(&self, key: &str, options: &Definitions) -> String {
+    fn unknown_key(&self, key: &str, file: &Context<'_>) -> String {
         let (here, elsewhere, place) = match self {
-            Self::Daemon => (&options.daemon, &options.route, "in a route"),
-            Self::Defaults | Self::Route(_) => {
-                (&options.route, &options.daemon, "at the top level")
-            }
+            Self::Daemon => (&file.daemon, &file.route, "in a route"),
+            Self::Defaults | Self::Route(_) => (&file.route, &file.daemon, "at the top level"),
         };
         let near = options::similar(key, here.keys());
         let far = options::similar(key, elsewhere.keys());

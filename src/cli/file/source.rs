@@ -50,38 +50,33 @@ impl<'a> Source<'a> {
         let remedy = remedy(text, message);
         (line, format!("{}: {message}{remedy}", shown(text)))
     }
+}
 
-    /// For `route` and `defaults` where something else stands.
-    pub(super) fn not_a_table(
-        &self,
-        key: &Spanned<DeString<'_>>,
-        value: &Spanned<DeValue<'_>>,
-    ) -> String {
-        let remedy = match key.get_ref().as_ref() {
-            "route" => "write for example [route.php] and its keys",
-            _ => "write [defaults] and its keys",
-        };
-        let found = found(value.get_ref());
-        format!(
-            "{}: expected a table, found {found} ({remedy})",
-            key.get_ref()
-        )
-    }
+/// For `route` and `defaults` where something else stands.
+pub(super) fn not_a_table(key: &Spanned<DeString<'_>>, value: &Spanned<DeValue<'_>>) -> String {
+    let remedy = match key.get_ref().as_ref() {
+        "route" => "write for example [route.php] and its keys",
+        _ => "write [defaults] and its keys",
+    };
+    let found = found(value.get_ref());
+    format!(
+        "{}: expected a table, found {found} ({remedy})",
+        key.get_ref()
+    )
+}
 
-    /// For what stands in `[route]` and is no table.
-    pub(super) fn not_a_route(
-        &self,
-        key: &Spanned<DeString<'_>>,
-        value: &Spanned<DeValue<'_>>,
-        is_option: bool,
-    ) -> String {
-        let name = shown(key.get_ref());
-        if is_option {
-            return format!("{name}: the route has no name (write for example [route.php])");
-        }
-        let found = found(value.get_ref());
-        format!("route {name}: expected a table, found {found} (write [route.{name}] and its keys)")
+/// For what stands in `[route]` and is no table.
+pub(super) fn not_a_route(
+    key: &Spanned<DeString<'_>>,
+    value: &Spanned<DeValue<'_>>,
+    is_option: bool,
+) -> String {
+    let name = shown(key.get_ref());
+    if is_option {
+        return format!("{name}: the route has no name (write for example [route.php])");
     }
+    let found = found(value.get_ref());
+    format!("route {name}: expected a table, found {found} (write [route.{name}] and its keys)")
 }
 
 /// What helps with the mistakes that people make most; the parser's messages name none.

@@ -1341,6 +1341,10 @@ impl Driver for Sim {
         })
     }
 
+    fn pipes_in_use(&self) -> usize {
+        self.0.borrow().open_pipes
+    }
+
     fn fill(&mut self, from: Sock, pipe: &mut SimPipe) -> Filled {
         rule!(
             "bytes_in_order",

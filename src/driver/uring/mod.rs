@@ -850,6 +850,10 @@ impl Driver for Uring {
         PipePool::take(&self.pipes)
     }
 
+    fn pipes_in_use(&self) -> usize {
+        self.pipes.borrow().lent()
+    }
+
     fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
         pipe.fill(&self.sockets.get(from).fd)
     }

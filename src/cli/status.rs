@@ -1,0 +1,197 @@
+//! `spliceway status`: what a running daemon says of itself, once or again and again.
+
+use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use tokio::runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time;
+
+use super::values::{ValueError, timeout};
+use crate::observe::client::{AskError, ask};
+use crate::observe::{CONTROL_PATH, Status, render_table};
+
+/// The time between the two samples that rates are made from: long enough for some ten requests of a
+/// quiet service, short enough not to be noticed.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The least time between two refreshes. More often, nobody can read.
+const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
+
+/// What is to be shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StatusCommand {
+    /// The daemon's control socket.
+    pub control: PathBuf,
+    /// JSON instead of a table.
+    pub json: bool,
+    /// Again and again, with this time between.
+    pub watch: Option<Duration>,
+}
+
+/// The command line.
+#[derive(Args)]
+pub(super) struct StatusArguments {
+    #[arg(
+        long,
+        value_name = "PATH",
+        default_value = CONTROL_PATH,
+        help = "Ask the daemon whose --control is this socket."
+    )]
+    control: PathBuf,
+
+    #[arg(
+        long,
+        help = "Print JSON: everything that is known, one line for each status. Its fields are listed \
+                in the documentation."
+    )]
+    json: bool,
+
+    #[arg(
+        long,
+        value_name = "INTERVAL",
+        num_args = 0..=1,
+        default_missing_value = "1s",
+        value_parser = interval,
+        allow_hyphen_values = true,
+        help = "Print it again and again until Ctrl-C, every second or as often as is said (100ms or \
+                more), in the same place on a terminal."
+    )]
+    watch: Option<Duration>,
+}
+
+impl From<StatusArguments> for StatusCommand {
+    fn from(arguments: StatusArguments) -> Self {
+        Self {
+            control: arguments.control,
+            json: arguments.json,
+            watch: arguments.watch,
+        }
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, ValueError> {
+    match timeout(text)? {
+        interval if interval < WATCH_INTERVAL_MIN => Err(ValueError::WatchTooOften),
+        interval => Ok(interval),
+    }
+}
+
+/// Why a status could not be shown.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum Error {
+    #[error("prepare for signals")]
+    Signals(#[source] io::Error),
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("write a status as JSON")]
+    Json(#[from] serde_json::Error),
+    #[error("write to standard output")]
+    Output(#[source] io::Error),
+}
+
+/// Asks and prints.
+///
+/// # Errors
+/// If the daemon cannot be asked, or the answer cannot be written down.
+pub fn run(command: &StatusCommand) -> Result<(), Error> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Signals)?;
+    let shown = runtime.block_on(async {
+        match (command.watch, command.json) {
+            (Some(interval), _) => watch(command, interval).await,
+            (None, true) => show(&json(&ask(&command.control).await?)?),
+            (None, false) => {
+                let before = ask(&command.control).await?;
+                time::sleep(SAMPLE_INTERVAL).await;
+                let after = ask(&command.control).await?;
+                show(&render_table(&after, Some(&before)))
+            }
+        }
+    });
+    match shown {
+        // Whoever reads has seen enough.
+        Err(Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        shown => shown,
+    }
+}
+
+/// Until Ctrl-C, or until the daemon does not answer any more.
+async fn watch(command: &StatusCommand, interval: Duration) -> Result<(), Error> {
+    let mut interrupted = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
+    let mut terminated = signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    tokio::select! {
+        ended = repeat(&command.control, command.json, interval) => ended,
+        _ = interrupted.recv() => Ok(()),
+        _ = terminated.recv() => Ok(()),
+    }
+}
+
+async fn repeat(control: &Path, as_json: bool, interval: Duration) -> Result<(), Error> {
+    let in_place = !as_json && io::stdout().is_terminal();
+    let mut before: Option<Status> = None;
+    let mut ticks = time::interval(interval);
+    ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let status = ask(control).await?;
+        let text = match as_json {
+            true => json(&status)?,
+            false => render_table(&status, before.as_ref()),
+        };
+        match (in_place, before.is_some() && !as_json) {
+            (true, _) => show(&in_the_same_place(&text))?,
+            (false, true) => show(&format!("\n{text}"))?,
+            (false, false) => show(&text)?,
+        }
+        before = Some(status);
+    }
+}
+
+fn json(status: &Status) -> Result<String, Error> {
+    let mut line = serde_json::to_string(status)?;
+    line.push('\n');
+    Ok(line)
+}
+
+/// From the top left corner, each line over the one that is there, and nothing below. Lines that are
+/// longer than the terminal is wide are cut: wrapped, they would push others out of their places.
+fn in_the_same_place(text: &str) -> String {
+    const HOME_WITHOUT_WRAP: &str = "\x1b[?7l\x1b[H";
+    const CLEAR_BELOW_AND_WRAP: &str = "\x1b[J\x1b[?7h";
+    let lines: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
+    format!("{HOME_WITHOUT_WRAP}{lines}{CLEAR_BELOW_AND_WRAP}")
+}
+
+fn show(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(Error::Output)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refresh_covers_what_was_there() {
+        assert_eq!(
+            in_the_same_place("one\ntwo\n"),
+            "\x1b[?7l\x1b[Hone\x1b[K\ntwo\x1b[K\n\x1b[J\x1b[?7h"
+        );
+    }
+
+    #[test]
+    fn intervals_that_nobody_can_follow_are_refused() {
+        assert_eq!(interval("2s").unwrap(), Duration::from_secs(2));
+        assert_eq!(interval("100ms").unwrap(), WATCH_INTERVAL_MIN);
+        assert!(matches!(interval("99ms"), Err(ValueError::WatchTooOften)));
+        assert!(matches!(interval("0s"), Err(ValueError::WatchTooOften)));
+    }
+}

@@ -1,0 +1,110 @@
+//! Numbers that the threads of the daemon keep of what they do, for others to read.
+//!
+//! Counting must cost the data path neither a lock nor a cache line that two threads write. So every
+//! cell has a single writer, which adds by a load and a store, and what one thread writes lies in
+//! lines of its own. What the figures mean to an operator is said where they are shown, in
+//! [`crate::observe`].
+
+mod cells;
+mod endpoints;
+mod histogram;
+mod outcome;
+
+use std::sync::{Arc, OnceLock};
+
+pub use cells::{Count, Level, Moment};
+pub use endpoints::{EndpointCounters, Endpoints};
+pub use histogram::{BOUNDS, Buckets, Histogram};
+pub use outcome::Outcome;
+
+use crate::sys::clock::ThreadClock;
+
+/// What a worker counts of itself. It writes, the main thread reads.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    /// Turns of its loop.
+    pub turns: Count,
+    /// Pipes that flows hold.
+    pub pipes_in_use: Level,
+    /// Pauses in accepting for want of descriptors or memory.
+    pub pauses_exhausted: Count,
+    /// Pauses in accepting because the limit on sessions was reached.
+    pub pauses_at_limit: Count,
+    /// Pauses in accepting for other reasons.
+    pub pauses_other: Count,
+    /// 1 once it has ended as it should.
+    pub finished: Level,
+    /// The time that its thread has computed; set by the thread when it starts.
+    pub clock: OnceLock<ThreadClock>,
+}
+
+/// What one worker counts of one route.
+#[derive(Clone, Debug, Default)]
+pub struct ShareCounters {
+    /// Its clients and sessions.
+    pub route: Arc<RouteCounters>,
+    /// Its endpoints.
+    pub endpoints: Arc<Endpoints>,
+}
+
+/// What a worker counts of one route. It writes, the main thread reads.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct RouteCounters {
+    /// Clients that were accepted.
+    pub accepted: Count,
+    /// Sessions that ended, by [`Outcome`].
+    pub ended: [Count; Outcome::ALL.len()],
+    /// Clients that had to wait for an endpoint to have room.
+    pub queued: Count,
+    /// Those that wait now.
+    pub queue_depth: Level,
+    /// Since when the first of them has waited.
+    pub queue_oldest: Moment,
+    /// How long those waited that were served then.
+    pub queue_wait: Histogram,
+    /// From a client's acceptance, or the end of its wait, until a connection for it was open.
+    pub connect_time: Histogram,
+    /// Attempts to connect that failed, whatever became of the session.
+    pub connect_failures: Count,
+    /// What clients sent.
+    pub to_backend: FlowCounters,
+    /// What backends sent.
+    pub to_client: FlowCounters,
+}
+
+impl RouteCounters {
+    /// A session ended.
+    pub fn ended(&self, outcome: Outcome) {
+        self.ended[outcome as usize].add(1);
+    }
+}
+
+/// One direction of all sessions of a route.
+#[derive(Debug, Default)]
+pub struct FlowCounters {
+    /// Bytes that went to the sink through a buffer.
+    pub copied: Count,
+    /// Bytes that went to the sink through a pipe.
+    pub spliced: Count,
+    /// Flows that went over from copying to splicing.
+    pub promotions: Count,
+    /// Flows that wanted a pipe when there was none.
+    pub fallbacks: Count,
+    /// Flows that went back to copying because little came.
+    pub demotions: Count,
+}
+
+/// Lookups of one route's names, by how they ended. The resolver's thread writes, the main thread
+/// reads.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct LookupCounters {
+    /// Records came.
+    pub answers: Count,
+    /// Name servers said that there are none.
+    pub denials: Count,
+    /// Nobody answered, or not usefully.
+    pub failures: Count,
+}

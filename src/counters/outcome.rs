@@ -1,0 +1,143 @@
+//! How a session came to its end, as it is counted.
+
+/// Reasons of an end, without what differs from one session to the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Both directions ended, and every byte arrived.
+    Complete,
+    /// The client closed its socket; what it had sent was passed on.
+    ClientClosed,
+    /// The client's connection broke.
+    ClientReset,
+    /// The client left before a backend was reached.
+    ClientLeft,
+    /// The backend's connection broke.
+    BackendReset,
+    /// No name had an address in time.
+    ConnectNoAddress,
+    /// The last attempt to connect ended with an error.
+    ConnectRefused,
+    /// The last attempt to connect was not answered in time.
+    ConnectTimedOut,
+    /// There was no descriptor for another attempt.
+    ConnectNoDescriptor,
+    /// The address to connect from cannot be used, or is of the other family.
+    ConnectNoSource,
+    /// No byte in either direction for too long.
+    IdleTimeout,
+    /// Its endpoint left the set.
+    EndpointRemoved,
+    /// The client's stream was no FastCGI.
+    BadRequest,
+    /// The backend's was none.
+    BadResponse,
+    /// The guard did not let the request pass.
+    Rejected,
+    /// The client gave its request up.
+    Aborted,
+    /// The daemon stopped.
+    Cut,
+    /// The queue had no room.
+    QueueFull,
+    /// It waited in the queue for as long as is allowed.
+    QueueTimedOut,
+    /// The client left the queue.
+    QueueLeft,
+}
+
+impl Outcome {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 20] = [
+        Self::Complete,
+        Self::ClientClosed,
+        Self::ClientReset,
+        Self::ClientLeft,
+        Self::BackendReset,
+        Self::ConnectNoAddress,
+        Self::ConnectRefused,
+        Self::ConnectTimedOut,
+        Self::ConnectNoDescriptor,
+        Self::ConnectNoSource,
+        Self::IdleTimeout,
+        Self::EndpointRemoved,
+        Self::BadRequest,
+        Self::BadResponse,
+        Self::Rejected,
+        Self::Aborted,
+        Self::Cut,
+        Self::QueueFull,
+        Self::QueueTimedOut,
+        Self::QueueLeft,
+    ];
+
+    /// Its name in metrics and in the status.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientClosed => "client_closed",
+            Self::ClientReset => "client_reset",
+            Self::ClientLeft => "client_left",
+            Self::BackendReset => "backend_reset",
+            Self::ConnectNoAddress => "connect_no_address",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimedOut => "connect_timeout",
+            Self::ConnectNoDescriptor => "connect_no_descriptor",
+            Self::ConnectNoSource => "connect_no_source",
+            Self::IdleTimeout => "idle_timeout",
+            Self::EndpointRemoved => "endpoint_removed",
+            Self::BadRequest => "bad_request",
+            Self::BadResponse => "bad_response",
+            Self::Rejected => "rejected",
+            Self::Aborted => "aborted",
+            Self::Cut => "cut",
+            Self::QueueFull => "queue_full",
+            Self::QueueTimedOut => "queue_timeout",
+            Self::QueueLeft => "queue_left",
+        }
+    }
+
+    /// Whether the client got nothing, or not all, of what it came for, and that not by its own
+    /// doing.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        match self {
+            Self::BackendReset
+            | Self::BadResponse
+            | Self::ConnectNoAddress
+            | Self::ConnectRefused
+            | Self::ConnectTimedOut
+            | Self::ConnectNoDescriptor
+            | Self::ConnectNoSource
+            | Self::QueueFull
+            | Self::QueueTimedOut => true,
+            Self::Complete
+            | Self::ClientClosed
+            | Self::ClientReset
+            | Self::ClientLeft
+            | Self::IdleTimeout
+            | Self::EndpointRemoved
+            | Self::BadRequest
+            | Self::Rejected
+            | Self::Aborted
+            | Self::Cut
+            | Self::QueueLeft => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn each_has_its_number_and_a_name_of_its_own() {
+        for (number, outcome) in Outcome::ALL.into_iter().enumerate() {
+            assert_eq!(outcome as usize, number, "{outcome:?}");
+        }
+        let names: HashSet<_> = Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
+        assert_eq!(names.len(), Outcome::ALL.len());
+    }
+}

@@ -1,0 +1,300 @@
+//! Where the figures are, and how they become a [`Status`].
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::status::{
+    AcceptPauses, DaemonState, EndpointState, EndpointStatus, FlowStatus, HistogramStatus,
+    LookupStatus, QueueStatus, RouteStatus, Status, WorkerStatus,
+};
+use crate::backend::{Address, Endpoint, Health, Published};
+use crate::counters::{
+    Buckets, Count, EndpointCounters, FlowCounters, LookupCounters, Outcome, RouteCounters,
+    ShareCounters, WorkerCounters,
+};
+
+/// Everything that a running daemon shows of itself. Made once, at its start.
+pub struct Observed {
+    /// What drives the workers.
+    pub engine: String,
+    /// The most sessions at one time.
+    pub sessions_max: u32,
+    /// By their number.
+    pub workers: Vec<ObservedWorker>,
+    /// As configured.
+    pub routes: Vec<ObservedRoute>,
+    /// How many lines of the log were lost.
+    pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Since when, and in what phase.
+    pub phase: Phase,
+}
+
+/// When the daemon started, and whether it is about to end.
+pub struct Phase {
+    started: Instant,
+    started_at: SystemTime,
+    /// The main thread writes; nobody concludes anything from it about other memory.
+    draining: AtomicBool,
+}
+
+/// One worker.
+pub struct ObservedWorker {
+    /// What it counts of itself.
+    pub counters: Arc<WorkerCounters>,
+    /// Makes it turn once, if it can.
+    pub poke: Box<dyn Fn() + Send + Sync>,
+}
+
+/// One route.
+pub struct ObservedRoute {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where its clients come from.
+    pub listeners: Vec<String>,
+    /// Its endpoints.
+    pub published: Arc<Published>,
+    /// How its names are looked up.
+    pub lookups: Arc<LookupCounters>,
+    /// What it may have.
+    pub limits: RouteLimits,
+    /// What those count of it that serve it.
+    pub shares: Vec<ShareCounters>,
+}
+
+/// What a route may have; `None` is no limit of its own, or no queue.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RouteLimits {
+    /// Open connections to one endpoint, over all workers.
+    pub per_endpoint_max: Option<u32>,
+    /// Clients that may wait, over all workers.
+    pub queue_max: Option<u32>,
+}
+
+impl Default for Phase {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            started_at: SystemTime::now(),
+            draining: AtomicBool::new(false),
+        }
+    }
+}
+
+impl Phase {
+    /// From now on the daemon takes no new clients.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn state(&self) -> DaemonState {
+        match self.draining.load(Ordering::Relaxed) {
+            true => DaemonState::Draining,
+            false => DaemonState::Serving,
+        }
+    }
+}
+
+impl Observed {
+    /// All figures as they are now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let now = Instant::now();
+        let started_at = self.phase.started_at.duration_since(SystemTime::UNIX_EPOCH);
+        let sum = |pick: fn(&WorkerCounters) -> &Count| {
+            let counts = self.workers.iter().map(|w| pick(&w.counters).get());
+            counts.sum()
+        };
+        Status {
+            program: Status::PROGRAM.to_owned(),
+            schema: Status::SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            engine: self.engine.clone(),
+            pid: std::process::id(),
+            started_at_seconds: started_at.unwrap_or_default().as_secs_f64(),
+            uptime_seconds: seconds(now.saturating_duration_since(self.phase.started)),
+            state: self.phase.state(),
+            sessions_max: self.sessions_max.into(),
+            log_lines_dropped: (self.log_lines_dropped)(),
+            accept_pauses: AcceptPauses {
+                no_descriptors: sum(|counters| &counters.pauses_exhausted),
+                limit_reached: sum(|counters| &counters.pauses_at_limit),
+                other: sum(|counters| &counters.pauses_other),
+            },
+            workers: self.workers.iter().map(|w| w.counters.status()).collect(),
+            routes: self.routes.iter().map(|route| route.status(now)).collect(),
+        }
+    }
+}
+
+impl WorkerCounters {
+    fn status(&self) -> WorkerStatus {
+        let busy = self.clock.get().and_then(|clock| clock.read());
+        WorkerStatus {
+            turns: self.turns.get(),
+            busy_seconds: busy.map(seconds),
+            pipes_in_use: self.pipes_in_use.get(),
+        }
+    }
+}
+
+impl ObservedRoute {
+    fn status(&self, now: Instant) -> RouteStatus {
+        let set = self.published.load_full();
+        // The ends before the beginnings: so no more have ended than were accepted.
+        let ended = self.ended();
+        let accepted = self.sum(|counters| &counters.accepted);
+        RouteStatus {
+            name: self.name.clone(),
+            listeners: self.listeners.clone(),
+            connections_accepted: accepted,
+            sessions_active: accepted.saturating_sub(ended.values().sum()),
+            sessions_ended: ended,
+            queue: self.queue(now),
+            connect_time: histogram(self.buckets(|counters| counters.connect_time.read())),
+            connect_failures: self.sum(|counters| &counters.connect_failures),
+            to_backend: self.flow(|counters| &counters.to_backend),
+            to_client: self.flow(|counters| &counters.to_client),
+            lookups: LookupStatus {
+                answers: self.lookups.answers.get(),
+                denials: self.lookups.denials.get(),
+                failures: self.lookups.failures.get(),
+            },
+            set_version: set.version(),
+            set_age_seconds: set
+                .obtained()
+                .and_then(|at| SystemTime::now().duration_since(at).ok())
+                .map(seconds),
+            answer_age_seconds: self.published.answer_age(SystemTime::now()).map(seconds),
+            ejections: self.published.ejections(),
+            endpoint_connections_max: self.limits.per_endpoint_max.map(u64::from),
+            endpoints: self.endpoints(set.endpoints(), set.health(), now),
+        }
+    }
+
+    fn sum(&self, pick: impl Fn(&RouteCounters) -> &Count) -> u64 {
+        self.shares.iter().map(|s| pick(&s.route).get()).sum()
+    }
+
+    fn buckets(&self, read: impl Fn(&RouteCounters) -> Buckets) -> Buckets {
+        let mut sum = Buckets::default();
+        for share in &self.shares {
+            sum += read(&share.route);
+        }
+        sum
+    }
+
+    fn ended(&self) -> BTreeMap<String, u64> {
+        let count = |outcome: Outcome| self.sum(|counters| &counters.ended[outcome as usize]);
+        let entry = |outcome: Outcome| (outcome.name().to_owned(), count(outcome));
+        Outcome::ALL.into_iter().map(entry).collect()
+    }
+
+    fn queue(&self, now: Instant) -> QueueStatus {
+        let oldest = |share: &ShareCounters| share.route.queue_oldest.age(now);
+        let depth = |share: &ShareCounters| share.route.queue_depth.get();
+        QueueStatus {
+            depth: self.shares.iter().map(depth).sum(),
+            max: self.limits.queue_max.map(u64::from),
+            oldest_wait_seconds: self.shares.iter().filter_map(oldest).max().map(seconds),
+            queued: self.sum(|counters| &counters.queued),
+            wait: histogram(self.buckets(|counters| counters.queue_wait.read())),
+        }
+    }
+
+    fn flow(&self, pick: impl Fn(&RouteCounters) -> &FlowCounters) -> FlowStatus {
+        FlowStatus {
+            copied_bytes: self.sum(|counters| &pick(counters).copied),
+            spliced_bytes: self.sum(|counters| &pick(counters).spliced),
+            promotions: self.sum(|counters| &pick(counters).promotions),
+            fallbacks: self.sum(|counters| &pick(counters).fallbacks),
+            demotions: self.sum(|counters| &pick(counters).demotions),
+        }
+    }
+
+    /// Those of the set, in its order, then those that have left it and still have connections.
+    fn endpoints(
+        &self,
+        endpoints: &[Endpoint],
+        health: &[Arc<Health>],
+        now: Instant,
+    ) -> Vec<EndpointStatus> {
+        let mut figures = self.figures_by_endpoint();
+        let current = endpoints.iter().zip(health).map(|(endpoint, health)| {
+            let figures = figures.remove(&endpoint.address).unwrap_or_default();
+            figures.status(endpoint.address, state_of(health, now), health.failures())
+        });
+        let mut all: Vec<_> = current.collect();
+        let used = figures.into_iter().filter(|(_, f)| f.in_flight > 0);
+        let mut gone: Vec<_> = used
+            .map(|(address, f)| f.status(address, EndpointState::Removed, 0))
+            .collect();
+        gone.sort_by(|a, b| a.address.cmp(&b.address));
+        all.append(&mut gone);
+        all
+    }
+
+    fn figures_by_endpoint(&self) -> HashMap<Address, EndpointFigures> {
+        let mut figures: HashMap<Address, EndpointFigures> = HashMap::new();
+        for share in &self.shares {
+            share
+                .endpoints
+                .each(|address, counters| figures.entry(address).or_default().add(counters));
+        }
+        figures
+    }
+}
+
+/// One endpoint's figures, over all workers.
+#[derive(Clone, Copy, Default)]
+struct EndpointFigures {
+    in_flight: u64,
+    connects: u64,
+    connect_failures: u64,
+}
+
+impl EndpointFigures {
+    fn add(&mut self, counters: &EndpointCounters) {
+        self.in_flight += counters.in_flight.get();
+        self.connects += counters.connects.get();
+        self.connect_failures += counters.connect_failures.get();
+    }
+
+    fn status(self, address: Address, state: EndpointState, failures: u32) -> EndpointStatus {
+        EndpointStatus {
+            address: address.to_string(),
+            state,
+            connections: self.in_flight,
+            connects: self.connects,
+            connect_failures: self.connect_failures,
+            failures_in_a_row: failures.into(),
+        }
+    }
+}
+
+fn state_of(health: &Health, now: Instant) -> EndpointState {
+    match health.left_out_for(now) {
+        _ if health.is_down() => EndpointState::Down,
+        Some(left) => EndpointState::Ejected {
+            left_seconds: seconds(left),
+        },
+        None => EndpointState::Ok,
+    }
+}
+
+fn histogram(buckets: Buckets) -> HistogramStatus {
+    HistogramStatus::of(buckets)
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+impl std::fmt::Debug for Observed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observed")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,445 @@
+//! HTTP over the metrics address and over the control socket.
+//!
+//! Anybody may talk to the metrics address, so everything is bounded: how many connections there are,
+//! how much a request may be, and how long a connection lives, which carries one request. All of it
+//! runs on the main thread, as tasks that share it with the daemon's signals; workers know nothing of
+//! it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::time;
+
+use super::{DaemonState, Observed, metrics};
+
+/// Connections at one time, of each listener; more wait to be accepted. A Prometheus has one, and a
+/// few of them, probes and people fit in together.
+pub const CONNECTIONS_MAX: usize = 16;
+
+/// How long a connection lives: as long as Prometheus waits for a scrape by default (10 s).
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the head of a request may take. Who has not said what it wants by then does not mean to.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of a request's head. Prometheus sends about 300; hyper takes no less than 8,192.
+const HEAD_BYTES_MAX: usize = 8192;
+
+/// Headers of a request. Prometheus sends five; a proxy in between adds some.
+const HEADERS_MAX: usize = 64;
+
+/// How long accepting pauses after it failed: for want of descriptors, mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where requests come from.
+pub enum Listening {
+    /// The metrics address.
+    Metrics(TcpListener),
+    /// The control socket, for who may open it.
+    Control(UnixListener),
+}
+
+/// What a listener answers to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Site {
+    Metrics,
+    /// The same, and `/status`.
+    Control,
+}
+
+/// Answers for as long as it is polled.
+pub async fn serve(listening: Listening, observed: Arc<Observed>) {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let place = Arc::clone(&places).acquire_owned().await;
+        let site = listening.site();
+        let accepted = match &listening {
+            Listening::Metrics(listener) => listener.accept().await.map(|(stream, _)| {
+                let stream: Box<dyn Stream> = Box::new(stream);
+                stream
+            }),
+            Listening::Control(listener) => listener.accept().await.map(|(stream, _)| {
+                let stream: Box<dyn Stream> = Box::new(stream);
+                stream
+            }),
+        };
+        match accepted {
+            Ok(stream) => {
+                let observed = Arc::clone(&observed);
+                tokio::spawn(async move {
+                    converse(stream, site, &observed).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::debug!("accept on the {site:?} listener: {error}");
+                time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+impl Listening {
+    fn site(&self) -> Site {
+        match self {
+            Self::Metrics(_) => Site::Metrics,
+            Self::Control(_) => Site::Control,
+        }
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+/// One connection: one request and its answer.
+async fn converse(stream: Box<dyn Stream>, site: Site, observed: &Observed) {
+    let service = service_fn(async |request: Request<Incoming>| {
+        let answer = answer(site, request.method(), request.uri().path(), observed).await;
+        Ok::<_, Infallible>(answer)
+    });
+    let conversation = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_BYTES_MAX)
+        .max_headers(HEADERS_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    match time::timeout(CONNECTION_TIMEOUT, conversation).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("answer on the {site:?} listener: {error}"),
+        Err(_) => tracing::debug!("answer on the {site:?} listener: not taken in time"),
+    }
+}
+
+async fn answer(
+    site: Site,
+    method: &Method,
+    path: &str,
+    observed: &Observed,
+) -> Response<Full<Bytes>> {
+    let is_known = match path {
+        "/metrics" | "/healthz" | "/readyz" => true,
+        "/status" => site == Site::Control,
+        _ => false,
+    };
+    if !is_known {
+        return of_text(StatusCode::NOT_FOUND, site.directory().to_owned());
+    }
+    let body_follows = match *method {
+        Method::GET => true,
+        Method::HEAD => false,
+        _ => {
+            let mut refusal = of_text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET and HEAD\n".to_owned(),
+            );
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            refusal.headers_mut().insert(ALLOW, allowed);
+            return refusal;
+        }
+    };
+    let response = match path {
+        "/metrics" => metrics_text(observed),
+        "/status" => status_json(observed),
+        "/healthz" => health(observed).await,
+        _ => readiness(observed),
+    };
+    if body_follows {
+        return response;
+    }
+    headless(response)
+}
+
+impl Site {
+    fn directory(self) -> &'static str {
+        match self {
+            Self::Metrics => "there are /metrics, /healthz and /readyz\n",
+            Self::Control => "there are /status, /metrics, /healthz and /readyz\n",
+        }
+    }
+}
+
+fn metrics_text(observed: &Observed) -> Response<Full<Bytes>> {
+    match metrics::render(observed.status()) {
+        Ok(text) => of(StatusCode::OK, metrics::CONTENT_TYPE, text.into()),
+        Err(error) => failed(&error),
+    }
+}
+
+fn status_json(observed: &Observed) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(&observed.status()) {
+        Ok(json) => of(StatusCode::OK, "application/json", json.into()),
+        Err(error) => failed(&error),
+    }
+}
+
+async fn health(observed: &Observed) -> Response<Full<Bytes>> {
+    let stuck = observed.stuck_workers().await;
+    if stuck.is_empty() {
+        return of_text(StatusCode::OK, "ok\n".to_owned());
+    }
+    let line = |number: &usize| format!("worker {number} does not turn\n");
+    of_text(
+        StatusCode::SERVICE_UNAVAILABLE,
+        stuck.iter().map(line).collect(),
+    )
+}
+
+/// A route is ready when it knows an endpoint, be it one that is left out: those are tried when
+/// nothing else is left, and an address set is never left without one.
+fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
+    let mut reasons = String::new();
+    if observed.phase.state() == DaemonState::Draining {
+        reasons.push_str("the daemon is draining\n");
+    }
+    for route in &observed.routes {
+        if route.published.load().endpoints().is_empty() {
+            reasons.push_str(&format!("route {}: no endpoint is known\n", route.name));
+        }
+    }
+    match reasons.is_empty() {
+        true => of_text(StatusCode::OK, "ready\n".to_owned()),
+        false => of_text(StatusCode::SERVICE_UNAVAILABLE, reasons),
+    }
+}
+
+fn failed(error: &dyn std::error::Error) -> Response<Full<Bytes>> {
+    of_text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n"))
+}
+
+fn of_text(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    of(status, "text/plain; charset=utf-8", text.into())
+}
+
+fn of(status: StatusCode, kind: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// As for GET, its length included (RFC 9110, section 9.3.2), and without the body.
+fn headless(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    let (mut head, body) = response.into_parts();
+    let length = hyper::body::Body::size_hint(&body).exact().unwrap_or(0);
+    head.headers.insert(CONTENT_LENGTH, length.into());
+    Response::from_parts(head, Full::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{SocketAddr, TcpStream};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::runtime;
+
+    use super::*;
+    use crate::backend::Published;
+    use crate::counters::{LookupCounters, WorkerCounters};
+    use crate::observe::{ObservedRoute, ObservedWorker, Phase, RouteLimits};
+
+    /// A daemon without threads, of which the workers' turns are played.
+    struct Stage {
+        observed: Arc<Observed>,
+        published: Arc<Published>,
+        /// Whether worker 1 turns when it is poked.
+        alive: Arc<AtomicBool>,
+        address: SocketAddr,
+        _runtime: runtime::Runtime,
+    }
+
+    fn worker(alive: Arc<AtomicBool>) -> ObservedWorker {
+        let counters = Arc::new(WorkerCounters::default());
+        let turns = Arc::clone(&counters);
+        let poke = move || {
+            if alive.load(Ordering::Relaxed) {
+                turns.turns.add(1);
+            }
+        };
+        ObservedWorker {
+            counters,
+            poke: Box::new(poke),
+        }
+    }
+
+    fn route(published: &Arc<Published>) -> ObservedRoute {
+        ObservedRoute {
+            name: "main".to_owned(),
+            listeners: vec!["unix:/run/x.sock".to_owned()],
+            published: Arc::clone(published),
+            lookups: Arc::new(LookupCounters::default()),
+            limits: RouteLimits::default(),
+            shares: Vec::new(),
+        }
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            let published = Arc::new(Published::new(|| {}));
+            let alive = Arc::new(AtomicBool::new(true));
+            let always = Arc::new(AtomicBool::new(true));
+            let observed = Arc::new(Observed {
+                engine: "epoll".to_owned(),
+                sessions_max: 10,
+                workers: vec![worker(always), worker(Arc::clone(&alive))],
+                routes: vec![route(&published)],
+                log_lines_dropped: Box::new(|| 3),
+                phase: Phase::default(),
+            });
+            let runtime = runtime::Builder::new_multi_thread()
+                .worker_threads(1)
+                .enable_all()
+                .build()
+                .unwrap();
+            let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+            let address = listener.local_addr().unwrap();
+            let server = serve(Listening::Metrics(listener), Arc::clone(&observed));
+            runtime.spawn(server);
+            Self {
+                observed,
+                published,
+                alive,
+                address,
+                _runtime: runtime,
+            }
+        }
+
+        fn publish(&self) {
+            let endpoint: SocketAddr = "192.0.2.1:1".parse().unwrap();
+            self.published
+                .publish([endpoint], std::time::SystemTime::now());
+        }
+
+        fn open(&self) -> TcpStream {
+            let stream = TcpStream::connect(self.address).unwrap();
+            let guard = Some(Duration::from_secs(60));
+            stream.set_read_timeout(guard).unwrap();
+            stream
+        }
+
+        fn say(&self, request: &str) -> String {
+            let mut stream = self.open();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut answer = Vec::new();
+            // Who was refused may have been reset.
+            let _ = stream.read_to_end(&mut answer);
+            String::from_utf8(answer).unwrap()
+        }
+
+        fn get(&self, path: &str) -> (u16, String) {
+            let answer = self.say(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            (head[9..12].parse().unwrap(), body.to_owned())
+        }
+    }
+
+    #[test]
+    fn metrics_are_answered_with_their_type() {
+        let stage = Stage::new();
+        let answer = stage.say("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let kind = format!("content-type: {}\r\n", metrics::CONTENT_TYPE);
+        assert!(answer.contains(&kind), "{answer}");
+        assert!(answer.contains("\nspliceway_log_lines_dropped_total 3\n"));
+        assert!(answer.ends_with("# EOF\n"));
+    }
+
+    #[test]
+    fn a_head_is_the_same_without_the_body() {
+        let stage = Stage::new();
+        stage.publish();
+        let answer = stage.say("HEAD /readyz HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        assert!(answer.contains("content-length: 6\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn what_is_not_there_or_not_allowed_is_said() {
+        let stage = Stage::new();
+        let (code, body) = stage.get("/");
+        assert_eq!(code, 404);
+        assert!(body.contains("/metrics"), "{body}");
+        // It is for who may open the control socket.
+        assert_eq!(stage.get("/status").0, 404);
+        let refusal = stage.say("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        assert!(refusal.starts_with("HTTP/1.1 405 "), "{refusal}");
+        assert!(refusal.contains("allow: GET, HEAD\r\n"), "{refusal}");
+    }
+
+    #[test]
+    fn the_daemon_is_ready_when_each_route_has_an_endpoint_and_until_it_drains() {
+        let stage = Stage::new();
+        let none = (503, "route main: no endpoint is known\n".to_owned());
+        assert_eq!(stage.get("/readyz"), none);
+        stage.publish();
+        assert_eq!(stage.get("/readyz"), (200, "ready\n".to_owned()));
+        stage.observed.phase.drain();
+        let draining = (503, "the daemon is draining\n".to_owned());
+        assert_eq!(stage.get("/readyz"), draining);
+    }
+
+    #[test]
+    fn a_worker_that_does_not_turn_is_named() {
+        let stage = Stage::new();
+        assert_eq!(stage.get("/healthz"), (200, "ok\n".to_owned()));
+        stage.alive.store(false, Ordering::Relaxed);
+        let stuck = (503, "worker 1 does not turn\n".to_owned());
+        assert_eq!(stage.get("/healthz"), stuck);
+        stage.observed.workers[1].counters.finished.set(1);
+        assert_eq!(stage.get("/healthz").0, 200);
+    }
+
+    #[test]
+    fn a_request_that_is_too_large_or_no_request_is_refused() {
+        let stage = Stage::new();
+        let long = format!(
+            "GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n",
+            "x".repeat(100_000)
+        );
+        let answer = stage.say(&long);
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 431 "),
+            "{answer}"
+        );
+        let many = "A: b\r\n".repeat(HEADERS_MAX + 1);
+        let answer = stage.say(&format!("GET /metrics HTTP/1.1\r\n{many}\r\n"));
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        let answer = stage.say("\0\0\0 nonsense\r\n\r\n");
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert_eq!(stage.get("/metrics").0, 200);
+    }
+
+    #[test]
+    fn who_says_nothing_gives_its_place_to_others_in_time() {
+        let stage = Stage::new();
+        let silent: Vec<TcpStream> = (0..CONNECTIONS_MAX + 4).map(|_| stage.open()).collect();
+        // The places are taken: the answer comes once their time is up.
+        let began = std::time::Instant::now();
+        assert_eq!(stage.get("/metrics").0, 200);
+        assert!(began.elapsed() >= HEAD_TIMEOUT / 2, "{:?}", began.elapsed());
+        drop(silent);
+    }
+
+    #[test]
+    fn one_connection_is_one_request() {
+        let stage = Stage::new();
+        let twice = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2);
+        assert_eq!(stage.say(&twice).matches("HTTP/1.1").count(), 1);
+    }
+}

@@ -1,0 +1,415 @@
+//! The daemon's figures at one moment: what `spliceway status --json` prints and the control socket
+//! answers to `GET /status`.
+//!
+//! This is a format that other programs read. Fields may be added; a field that changes its meaning
+//! or goes makes another [`Status::SCHEMA`]. Counts grow from the daemon's start on; times are in
+//! seconds; what is unknown or not configured is `null`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::counters::{BOUNDS, Buckets};
+
+/// All figures.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// `spliceway`: who asks can tell that no other program answers.
+    pub program: String,
+    /// The number of this format: 1.
+    pub schema: u32,
+    /// The program's version.
+    pub version: String,
+    /// `io_uring` or `epoll`.
+    pub engine: String,
+    /// The process.
+    pub pid: u32,
+    /// When it started, since 1970.
+    pub started_at_seconds: f64,
+    /// How long ago that is, by a clock that nobody sets.
+    pub uptime_seconds: f64,
+    /// Whether it takes new clients.
+    pub state: DaemonState,
+    /// The most sessions at one time, over all routes (`--connections-max`).
+    pub sessions_max: u64,
+    /// Lines of the log that were lost because nobody read them in time.
+    pub log_lines_dropped: u64,
+    /// How often accepting paused.
+    pub accept_pauses: AcceptPauses,
+    /// By their number.
+    pub workers: Vec<WorkerStatus>,
+    /// As configured.
+    pub routes: Vec<RouteStatus>,
+}
+
+impl Status {
+    /// What [`Status::program`] is.
+    pub const PROGRAM: &str = "spliceway";
+
+    /// What [`Status::schema`] is.
+    pub const SCHEMA: u32 = 1;
+}
+
+/// Whether the daemon takes new clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DaemonState {
+    /// It does.
+    Serving,
+    /// It finishes what runs, and ends.
+    Draining,
+}
+
+/// How often workers paused in accepting clients, by the reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AcceptPauses {
+    /// No descriptors or memory were left.
+    pub no_descriptors: u64,
+    /// The limit on sessions was reached.
+    pub limit_reached: u64,
+    /// Anything else; the log says what.
+    pub other: u64,
+}
+
+/// One worker thread.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Turns of its loop.
+    pub turns: u64,
+    /// The processor time that it has used, system calls included.
+    pub busy_seconds: Option<f64>,
+    /// Pipes that its sessions hold.
+    pub pipes_in_use: u64,
+}
+
+/// One route.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RouteStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Where its clients come from.
+    pub listeners: Vec<String>,
+    /// Clients that were accepted.
+    pub connections_accepted: u64,
+    /// Those that are there now, waiting ones included.
+    pub sessions_active: u64,
+    /// Those that are not, by the reason; every reason is listed.
+    pub sessions_ended: BTreeMap<String, u64>,
+    /// Those that wait until an endpoint has room for them.
+    pub queue: QueueStatus,
+    /// From a client's acceptance, or the end of its wait, until a connection for it was open.
+    pub connect_time: HistogramStatus,
+    /// Attempts to connect that failed.
+    pub connect_failures: u64,
+    /// What clients sent.
+    pub to_backend: FlowStatus,
+    /// What backends sent.
+    pub to_client: FlowStatus,
+    /// Lookups of its names.
+    pub lookups: LookupStatus,
+    /// How often its addresses changed.
+    pub set_version: u64,
+    /// Since when they have been what they are.
+    pub set_age_seconds: Option<f64>,
+    /// How long ago the answer came that is the oldest of those in use; `null` before the first,
+    /// and without names.
+    pub answer_age_seconds: Option<f64>,
+    /// How often an endpoint was left out for its failures.
+    pub ejections: u64,
+    /// The most connections to one endpoint (`--per-endpoint-max`).
+    pub endpoint_connections_max: Option<u64>,
+    /// Those of the current addresses, in their order, then those that left with connections open.
+    pub endpoints: Vec<EndpointStatus>,
+}
+
+/// Clients that wait.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct QueueStatus {
+    /// How many.
+    pub depth: u64,
+    /// The most that may (`--queue-max`).
+    pub max: Option<u64>,
+    /// How long the first of them has.
+    pub oldest_wait_seconds: Option<f64>,
+    /// How many had to, ever.
+    pub queued: u64,
+    /// How long those waited that were served then.
+    pub wait: HistogramStatus,
+}
+
+/// Times by their length.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistogramStatus {
+    /// How many there were.
+    pub count: u64,
+    /// All of them together.
+    pub sum_seconds: f64,
+    /// By their length, in ascending order.
+    pub buckets: Vec<HistogramBucket>,
+}
+
+/// Times of about one length.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistogramBucket {
+    /// The longest that belongs here; `null` for the last bucket, which has no bound.
+    pub up_to_seconds: Option<f64>,
+    /// How many: of this bucket alone, without those before it.
+    pub count: u64,
+}
+
+impl HistogramStatus {
+    pub(super) fn of(buckets: Buckets) -> Self {
+        let bounds = BOUNDS.iter().map(Duration::as_secs_f64).map(Some);
+        let counts = bounds.chain([None]).zip(buckets.counts);
+        Self {
+            count: buckets.counts.iter().sum(),
+            sum_seconds: buckets.sum.as_secs_f64(),
+            buckets: counts
+                .map(|(up_to_seconds, count)| HistogramBucket {
+                    up_to_seconds,
+                    count,
+                })
+                .collect(),
+        }
+    }
+}
+
+/// One direction of all sessions. Bytes count once they are the receiving side's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// Bytes that went through a buffer.
+    pub copied_bytes: u64,
+    /// Bytes that went through a pipe.
+    pub spliced_bytes: u64,
+    /// How often a session turned to splicing.
+    pub promotions: u64,
+    /// How often it would have, had there been a pipe.
+    pub fallbacks: u64,
+    /// How often it turned back.
+    pub demotions: u64,
+}
+
+/// Lookups, by how they ended. One is for the addresses of one family of one name, or its services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookupStatus {
+    /// Records came.
+    pub answers: u64,
+    /// Name servers said that there are none.
+    pub denials: u64,
+    /// Nobody answered, or not usefully.
+    pub failures: u64,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndpointStatus {
+    /// Where it is.
+    pub address: String,
+    /// Whether sessions go there.
+    #[serde(flatten)]
+    pub state: EndpointState,
+    /// Connections there: open ones, and those that are being made.
+    pub connections: u64,
+    /// Connections that came to be open.
+    pub connects: u64,
+    /// Attempts that failed.
+    pub connect_failures: u64,
+    /// Failures since it last answered.
+    pub failures_in_a_row: u64,
+}
+
+/// Whether sessions go to an endpoint: its field `state`, and what belongs to that.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum EndpointState {
+    /// They do.
+    Ok,
+    /// It is left out for its failures, unless nothing else is left.
+    Ejected {
+        /// For so long.
+        left_seconds: f64,
+    },
+    /// It is left out because active checks fail, unless nothing else is left.
+    Down,
+    /// It is not among the addresses any more; its last sessions go on.
+    Removed,
+}
+
+impl EndpointState {
+    /// All names, each with its place in a table.
+    pub(super) const NAMES: [&str; 4] = ["ok", "ejected", "down", "removed"];
+
+    /// As in the field `state`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Ejected { .. } => "ejected",
+            Self::Down => "down",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// What tests of everything that is made from a status begin with.
+#[cfg(test)]
+pub(super) mod samples {
+    use super::*;
+    use crate::counters::{Histogram, Outcome};
+
+    fn times(micros: &[u64]) -> HistogramStatus {
+        let histogram = Histogram::default();
+        for micros in micros {
+            histogram.record(Duration::from_micros(*micros));
+        }
+        HistogramStatus::of(histogram.read())
+    }
+
+    fn endpoint(last: u8, state: EndpointState, connections: u64) -> EndpointStatus {
+        EndpointStatus {
+            address: format!("192.0.2.{last}:9000"),
+            state,
+            connections,
+            connects: 100,
+            connect_failures: 3,
+            failures_in_a_row: 1,
+        }
+    }
+
+    /// Nothing has come yet, and little is configured.
+    fn idle_route() -> RouteStatus {
+        let none = |outcome: Outcome| (outcome.name().to_owned(), 0);
+        RouteStatus {
+            name: "other".to_owned(),
+            listeners: vec!["unix:@other".to_owned()],
+            connections_accepted: 0,
+            sessions_active: 0,
+            sessions_ended: Outcome::ALL.into_iter().map(none).collect(),
+            queue: QueueStatus {
+                depth: 0,
+                max: None,
+                oldest_wait_seconds: None,
+                queued: 0,
+                wait: times(&[]),
+            },
+            connect_time: times(&[]),
+            connect_failures: 0,
+            to_backend: FlowStatus::default(),
+            to_client: FlowStatus::default(),
+            lookups: LookupStatus::default(),
+            set_version: 0,
+            set_age_seconds: None,
+            answer_age_seconds: None,
+            ejections: 0,
+            endpoint_connections_max: None,
+            endpoints: Vec::new(),
+        }
+    }
+
+    fn busy_route() -> RouteStatus {
+        let mut route = idle_route();
+        route.name = "php".to_owned();
+        route.listeners = vec!["unix:/run/php.sock".to_owned()];
+        route.connections_accepted = 113;
+        route.sessions_active = 9;
+        route.sessions_ended.insert("complete".to_owned(), 100);
+        route.sessions_ended.insert("connect_refused".to_owned(), 4);
+        route.queue = QueueStatus {
+            depth: 1,
+            max: Some(64),
+            oldest_wait_seconds: Some(1.5),
+            queued: 12,
+            wait: times(&[900, 30_000_000]),
+        };
+        route.connect_time = times(&[40, 300, 400, 600, 2_000_000]);
+        route.connect_failures = 6;
+        route.to_backend.copied_bytes = 5_000;
+        route.to_client = FlowStatus {
+            copied_bytes: 70_000,
+            spliced_bytes: 4_000_000,
+            promotions: 3,
+            fallbacks: 1,
+            demotions: 2,
+        };
+        route.lookups = LookupStatus {
+            answers: 5,
+            denials: 2,
+            failures: 1,
+        };
+        route.set_version = 7;
+        route.set_age_seconds = Some(7_260.0);
+        route.answer_age_seconds = Some(4.25);
+        route.ejections = 2;
+        route.endpoint_connections_max = Some(8);
+        route.endpoints = vec![
+            endpoint(1, EndpointState::Ok, 8),
+            endpoint(2, EndpointState::Ejected { left_seconds: 12.5 }, 0),
+            endpoint(3, EndpointState::Down, 0),
+            endpoint(4, EndpointState::Removed, 1),
+        ];
+        route
+    }
+
+    /// Two workers and two routes, of which one has seen everything.
+    pub(in crate::observe) fn busy() -> Status {
+        let worker = |turns, busy| WorkerStatus {
+            turns,
+            busy_seconds: Some(busy),
+            pipes_in_use: 1,
+        };
+        Status {
+            program: Status::PROGRAM.to_owned(),
+            schema: Status::SCHEMA,
+            version: "1.2.3".to_owned(),
+            engine: "io_uring".to_owned(),
+            pid: 4711,
+            started_at_seconds: 1.75e9,
+            uptime_seconds: 11_520.0,
+            state: DaemonState::Serving,
+            sessions_max: 8192,
+            log_lines_dropped: 0,
+            accept_pauses: AcceptPauses {
+                no_descriptors: 1,
+                limit_reached: 2,
+                other: 0,
+            },
+            workers: vec![worker(10_000, 3.5), worker(20_000, 7.25)],
+            routes: vec![busy_route(), idle_route()],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_the_same_after_a_journey_as_json() {
+        let status = samples::busy();
+        let json = serde_json::to_string(&status).unwrap();
+        let back: Status = serde_json::from_str(&json).unwrap();
+        assert_eq!(back, status);
+    }
+
+    #[test]
+    fn an_endpoint_says_its_state_and_how_long_it_lasts() {
+        let status = samples::busy();
+        let endpoint = serde_json::to_value(&status.routes[0].endpoints[1]).unwrap();
+        assert_eq!(endpoint["state"], "ejected");
+        assert_eq!(endpoint["left_seconds"], 12.5);
+        assert_eq!(endpoint["address"], "192.0.2.2:9000");
+    }
+
+    #[test]
+    fn what_a_newer_daemon_says_besides_does_no_harm() {
+        let mut json = serde_json::to_value(samples::busy()).unwrap();
+        json["news"] = 1.into();
+        json["routes"][0]["news"] = 1.into();
+        json["routes"][0]["endpoints"][0]["news"] = 1.into();
+        assert_eq!(
+            serde_json::from_value::<Status>(json).unwrap(),
+            samples::busy()
+        );
+    }
+}

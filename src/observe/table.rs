@@ -1,0 +1,421 @@
+//! A status as a table for people.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::status::{
+    DaemonState, EndpointState, EndpointStatus, HistogramStatus, RouteStatus, Status,
+};
+use crate::counters::Outcome;
+
+/// The daemon's line, then each route's lines and its endpoints. Rates are those since `before`;
+/// without it, or if the daemon has started again since, there are none.
+#[must_use]
+pub fn render(status: &Status, before: Option<&Status>) -> String {
+    let before = before.filter(|before| is_same_daemon(before, status));
+    let span = before.map_or(0.0, |before| status.uptime_seconds - before.uptime_seconds);
+    let mut text = String::new();
+    daemon(&mut text, status);
+    for (number, route) in status.routes.iter().enumerate() {
+        let before = before.and_then(|before| before.routes.get(number));
+        let before = before.filter(|before| before.name == route.name && span > 0.0);
+        let rates = before.map(|before| Rates { before, span });
+        text.push('\n');
+        self::route(&mut text, route, rates);
+    }
+    text
+}
+
+fn is_same_daemon(before: &Status, after: &Status) -> bool {
+    before.pid == after.pid && before.uptime_seconds < after.uptime_seconds
+}
+
+/// How fast figures grow.
+#[derive(Clone, Copy)]
+struct Rates<'a> {
+    before: &'a RouteStatus,
+    /// Seconds.
+    span: f64,
+}
+
+impl Rates<'_> {
+    /// Per second.
+    fn of(&self, now: &RouteStatus, pick: impl Fn(&RouteStatus) -> u64) -> f64 {
+        let more = pick(now).saturating_sub(pick(self.before));
+        more as f64 / self.span
+    }
+}
+
+fn daemon(text: &mut String, status: &Status) {
+    let sessions: u64 = status.routes.iter().map(|r| r.sessions_active).sum();
+    let state = match status.state {
+        DaemonState::Serving => "serving",
+        DaemonState::Draining => "draining",
+    };
+    line(
+        text,
+        &format!(
+            "spliceway {}, process {}, {}, {} workers, {state} for {}; {sessions} of {} sessions",
+            status.version,
+            status.pid,
+            status.engine,
+            status.workers.len(),
+            span(status.uptime_seconds),
+            status.sessions_max,
+        ),
+    );
+    let pauses = status.accept_pauses;
+    if pauses.no_descriptors + pauses.limit_reached + pauses.other > 0 {
+        line(
+            text,
+            &format!(
+                "accepting paused: for descriptors {}, at the limit {}, otherwise {}",
+                pauses.no_descriptors, pauses.limit_reached, pauses.other
+            ),
+        );
+    }
+    if status.log_lines_dropped > 0 {
+        line(
+            text,
+            &format!("lost lines of the log: {}", status.log_lines_dropped),
+        );
+    }
+}
+
+fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
+    line(
+        text,
+        &format!("{}  {}", route.name, route.listeners.join(", ")),
+    );
+    item(text, "sessions", &sessions(route, rates));
+    if route.queue.max.is_some() || route.queue.queued > 0 {
+        item(text, "queue", &queue(route));
+    }
+    item(text, "connects", &connects(route));
+    item(text, "bytes", &bytes(route, rates));
+    item(text, "addresses", &addresses(route));
+    if !route.endpoints.is_empty() {
+        endpoints(text, route);
+    }
+}
+
+fn sessions(route: &RouteStatus, rates: Option<Rates<'_>>) -> String {
+    let active = route.sessions_active;
+    let accepted = route.connections_accepted;
+    match rates {
+        None => format!(
+            "{active} active, {accepted} accepted, {} failed",
+            failed(route)
+        ),
+        Some(rates) => format!(
+            "{active} active, {accepted} accepted ({}/s), {} failed ({}/s)",
+            rate(rates.of(route, |route| route.connections_accepted)),
+            failed(route),
+            rate(rates.of(route, failed)),
+        ),
+    }
+}
+
+fn failed(route: &RouteStatus) -> u64 {
+    let failures = Outcome::ALL.into_iter().filter(|o| o.is_failure());
+    let count = |outcome: Outcome| route.sessions_ended.get(outcome.name()).copied();
+    failures.filter_map(count).sum()
+}
+
+fn queue(route: &RouteStatus) -> String {
+    let queue = &route.queue;
+    let max = queue
+        .max
+        .map_or_else(String::new, |max| format!(" of {max}"));
+    let oldest = match queue.oldest_wait_seconds {
+        Some(oldest) => format!(", the first for {}", span(oldest)),
+        None => String::new(),
+    };
+    let queued = queue.queued;
+    let typical = typical(&queue.wait, " who waited ");
+    format!(
+        "{}{max} wait{oldest}; {queued} had to{typical}",
+        queue.depth
+    )
+}
+
+fn connects(route: &RouteStatus) -> String {
+    let failures = route.connect_failures;
+    let typical = typical(&route.connect_time, " after ");
+    format!(
+        "{} open{typical}; failed attempts: {failures}",
+        route.connect_time.count
+    )
+}
+
+/// Within which time half of them and 99 % of them were over.
+fn typical(times: &HistogramStatus, before: &str) -> String {
+    match (quantile(times, 0.5), quantile(times, 0.99)) {
+        (Some(half), Some(most)) => format!(",{before}{half} (half) to {most} (99 %)"),
+        _ => String::new(),
+    }
+}
+
+/// The bound of the bucket that the quantile is in.
+fn quantile(times: &HistogramStatus, part: f64) -> Option<String> {
+    let wanted = times.count as f64 * part;
+    let mut seen = 0;
+    let bucket = times.buckets.iter().find(|bucket| {
+        seen += bucket.count;
+        seen > 0 && seen as f64 >= wanted
+    })?;
+    Some(match bucket.up_to_seconds {
+        Some(bound) => format!("<{}", span(bound)),
+        None => "longer than 10 s".to_owned(),
+    })
+}
+
+fn bytes(route: &RouteStatus, rates: Option<Rates<'_>>) -> String {
+    fn sent(route: &RouteStatus) -> u64 {
+        route.to_backend.copied_bytes + route.to_backend.spliced_bytes
+    }
+    fn received(route: &RouteStatus) -> u64 {
+        route.to_client.copied_bytes + route.to_client.spliced_bytes
+    }
+    let of = |pick: fn(&RouteStatus) -> u64| match rates {
+        None => size(pick(route) as f64),
+        Some(rates) => {
+            let (all, rate) = (size(pick(route) as f64), size(rates.of(route, pick)));
+            format!("{all} ({rate}/s)")
+        }
+    };
+    let spliced = route.to_backend.spliced_bytes + route.to_client.spliced_bytes;
+    let part = match sent(route) + received(route) {
+        0 => String::new(),
+        all => format!("; {:.0} % spliced", spliced as f64 / all as f64 * 100.0),
+    };
+    format!(
+        "{} to backends, {} to clients{part}",
+        of(sent),
+        of(received)
+    )
+}
+
+fn addresses(route: &RouteStatus) -> String {
+    let mut text = format!("version {}", route.set_version);
+    if let Some(age) = route.set_age_seconds {
+        push(&mut text, &format!(", {} old", span(age)));
+    }
+    if let Some(age) = route.answer_age_seconds {
+        push(&mut text, &format!(", last confirmed {} ago", span(age)));
+    }
+    if route
+        .endpoints
+        .iter()
+        .all(|e| e.state == EndpointState::Removed)
+    {
+        push(&mut text, "; no endpoint is known");
+    }
+    if route.lookups.failures > 0 {
+        push(
+            &mut text,
+            &format!("; failed lookups: {}", route.lookups.failures),
+        );
+    }
+    text
+}
+
+// --- endpoints --------------------------------------------------------------------------------
+
+const HEAD: [&str; 6] = [
+    "endpoint",
+    "state",
+    "in flight",
+    "connects",
+    "failed",
+    "in a row",
+];
+
+fn endpoints(text: &mut String, route: &RouteStatus) {
+    let rows = route.endpoints.iter().map(|endpoint| row(endpoint, route));
+    let rows: Vec<[String; 6]> = [HEAD.map(str::to_owned)].into_iter().chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max();
+    let widths: [usize; 6] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    for [address, state, figures @ ..] in &rows {
+        let [address_width, state_width, figure_widths @ ..] = widths;
+        let mut row = format!("  {address:address_width$}  {state:state_width$}");
+        for (figure, width) in figures.iter().zip(figure_widths) {
+            push(&mut row, &format!("  {figure:>width$}"));
+        }
+        line(text, &row);
+    }
+}
+
+fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
+    let state = match endpoint.state {
+        EndpointState::Ejected { left_seconds } => format!("ejected {}", span(left_seconds)),
+        EndpointState::Down => "down by check".to_owned(),
+        state @ (EndpointState::Ok | EndpointState::Removed) => state.name().to_owned(),
+    };
+    let in_flight = match route.endpoint_connections_max {
+        Some(max) => format!("{}/{max}", endpoint.connections),
+        None => endpoint.connections.to_string(),
+    };
+    [
+        endpoint.address.clone(),
+        state,
+        in_flight,
+        endpoint.connects.to_string(),
+        endpoint.connect_failures.to_string(),
+        endpoint.failures_in_a_row.to_string(),
+    ]
+}
+
+// --- words ------------------------------------------------------------------------------------
+
+fn line(text: &mut String, line: &str) {
+    push(text, line);
+    text.push('\n');
+}
+
+fn item(text: &mut String, name: &str, value: &str) {
+    line(text, &format!("  {name:<9}  {value}"));
+}
+
+fn push(text: &mut String, more: &str) {
+    // A string takes all that is written to it.
+    let _ = text.write_str(more);
+}
+
+/// A time with the two units that matter, or a small one with one.
+fn span(seconds: f64) -> String {
+    if seconds < 1.0 {
+        return small(seconds);
+    }
+    if seconds < 60.0 {
+        return format!("{}s", short(seconds));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "no daemon runs for longer, and no time is negative"
+    )]
+    let whole = Duration::from_secs(seconds as u64).as_secs();
+    let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
+    match (days, hours) {
+        (0, 0) => format!("{minutes}m{}s", whole % 60),
+        (0, _) => format!("{hours}h{}m", minutes % 60),
+        (_, _) => format!("{days}d{}h", hours % 24),
+    }
+}
+
+fn small(seconds: f64) -> String {
+    match seconds * 1e6 {
+        micros if micros < 1000.0 => format!("{}us", short(micros)),
+        micros => format!("{}ms", short(micros / 1000.0)),
+    }
+}
+
+/// Bytes with the unit that leaves at most four digits.
+fn size(mut bytes: f64) -> String {
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if bytes < 1024.0 {
+            return format!("{} {unit}", short(bytes));
+        }
+        bytes /= 1024.0;
+    }
+    format!("{} TiB", short(bytes))
+}
+
+fn rate(per_second: f64) -> String {
+    short(per_second)
+}
+
+/// About three digits, and no more than it needs.
+fn short(number: f64) -> String {
+    let text = match number {
+        n if n < 10.0 => format!("{n:.2}"),
+        n if n < 100.0 => format!("{n:.1}"),
+        n => return format!("{n:.0}"),
+    };
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::status::samples;
+
+    const BUSY: &str = "\
+spliceway 1.2.3, process 4711, io_uring, 2 workers, serving for 3h12m; 9 of 8192 sessions
+accepting paused: for descriptors 1, at the limit 2, otherwise 0
+
+php  unix:/run/php.sock
+  sessions   9 active, 113 accepted, 4 failed
+  queue      1 of 64 wait, the first for 1.5s; 12 had to, who waited <1ms (half) to longer than 10 s (99 %)
+  connects   5 open, after <500us (half) to <2.5s (99 %); failed attempts: 6
+  bytes      4.88 KiB to backends, 3.88 MiB to clients; 98 % spliced
+  addresses  version 7, 2h1m old, last confirmed 4.25s ago; failed lookups: 1
+  endpoint        state          in flight  connects  failed  in a row
+  192.0.2.1:9000  ok                   8/8       100       3         1
+  192.0.2.2:9000  ejected 12.5s        0/8       100       3         1
+  192.0.2.3:9000  down by check        0/8       100       3         1
+  192.0.2.4:9000  removed              1/8       100       3         1
+
+other  unix:@other
+  sessions   0 active, 0 accepted, 0 failed
+  connects   0 open; failed attempts: 0
+  bytes      0 B to backends, 0 B to clients
+  addresses  version 0; no endpoint is known
+";
+
+    #[test]
+    fn a_status_as_people_see_it() {
+        assert_eq!(render(&samples::busy(), None), BUSY);
+    }
+
+    #[test]
+    fn rates_are_those_since_the_sample_before() {
+        let before = samples::busy();
+        let mut after = before.clone();
+        after.uptime_seconds += 0.5;
+        after.routes[0].connections_accepted += 50;
+        after.routes[0].to_client.spliced_bytes += 1024 * 1024;
+        let text = render(&after, Some(&before));
+        for part in [
+            "163 accepted (100/s), 4 failed (0/s)",
+            "4.88 MiB (2 MiB/s) to clients",
+        ] {
+            assert!(text.contains(part), "no {part:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn there_are_no_rates_since_a_daemon_that_is_another_one() {
+        let before = samples::busy();
+        let mut after = before.clone();
+        after.pid += 1;
+        after.uptime_seconds = 20_000.0;
+        assert!(!render(&after, Some(&before)).contains("/s"));
+        let younger = samples::busy();
+        assert!(!render(&younger, Some(&before)).contains("/s"));
+    }
+
+    #[test]
+    fn times_and_sizes_are_short() {
+        for (seconds, text) in [
+            (0.0, "0us"),
+            (0.00005, "50us"),
+            (0.0025, "2.5ms"),
+            (1.0, "1s"),
+            (59.96, "60s"),
+            (61.0, "1m1s"),
+            (90_000.0, "1d1h"),
+        ] {
+            assert_eq!(span(seconds), text);
+        }
+        for (bytes, text) in [
+            (0.0, "0 B"),
+            (1023.0, "1023 B"),
+            (1536.0, "1.5 KiB"),
+            (5e15, "4547 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What clients of HTTP say and hear: one request, one answer, one connection.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use super::proxy::{Builder, Proxy};
+use super::wait::GUARD;
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+/// Asks a metrics address.
+#[track_caller]
+pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
+    let stream = TcpStream::connect(address).expect("the address is listened on");
+    stream
+        .set_read_timeout(Some(GUARD))
+        .expect("a timeout can be set");
+    exchange(stream, path)
+}
+
+/// Asks a control socket.
+#[track_caller]
+pub(crate) fn get_unix(socket: &Path, path: &str) -> Answer {
+    let stream = UnixStream::connect(socket).expect("the socket is listened on");
+    stream
+        .set_read_timeout(Some(GUARD))
+        .expect("a timeout can be set");
+    exchange(stream, path)
+}
+
+#[track_caller]
+fn exchange(mut stream: impl Read + Write, path: &str) -> Answer {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+    stream
+        .write_all(request.as_bytes())
+        .expect("a request fits in a socket's buffer");
+    let mut text = String::new();
+    stream
+        .read_to_string(&mut text)
+        .expect("an answer is text and ends");
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer has a head");
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
+    Answer {
+        code: code.expect("an answer begins with its code"),
+        head: head.to_owned(),
+        body: body.to_owned(),
+    }
+}
+
+impl Builder {
+    /// With a control socket and a metrics address, whose port the kernel chooses.
+    pub(crate) fn observed(self) -> Self {
+        let control = self.control();
+        let control = control.to_str().expect("temporary paths are text");
+        self.args(["--control", control, "--metrics", "127.0.0.1:0"])
+    }
+
+    /// Where [`Builder::observed`] has the control socket.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.dir().join("control.sock")
+    }
+}
+
+impl Proxy {
+    /// The control socket of one that is observed.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.dir().join("control.sock")
+    }
+
+    /// The metrics address of one that is observed.
+    #[track_caller]
+    pub(crate) fn metrics_address(&self) -> SocketAddr {
+        let lines = self.process().log().lines();
+        let of = |line: &String| {
+            let (_, rest) = line.split_once("metrics on http://")?;
+            rest.split('/').next()?.parse().ok()
+        };
+        lines
+            .iter()
+            .find_map(of)
+            .expect("the log names the address")
+    }
+
+    #[track_caller]
+    pub(crate) fn scrape(&self) -> Scrape {
+        let answer = get(self.metrics_address(), "/metrics");
+        assert_eq!(answer.code, 200, "{answer:?}");
+        Scrape(answer.body)
+    }
+
+    /// The status as the control socket gives it.
+    #[track_caller]
+    pub(crate) fn status(&self) -> serde_json::Value {
+        let answer = get_unix(&self.control(), "/status");
+        assert_eq!(answer.code, 200, "{answer:?}");
+        serde_json::from_str(&answer.body).expect("a status is JSON")
+    }
+}
+
+/// The text of one scrape.
+#[derive(Debug)]
+pub(crate) struct Scrape(pub(crate) String);
+
+impl Scrape {
+    /// The value of the series with exactly this name and these labels, as they are written.
+    #[track_caller]
+    pub(crate) fn value(&self, series: &str) -> f64 {
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+        let found = self.0.lines().find_map(value);
+        found.unwrap_or_else(|| panic!("no {series} in\n{}", self.0))
+    }
+
+    /// The sum over all series of this name that have all of these labels.
+    pub(crate) fn sum(&self, name: &str, labels: &[&str]) -> f64 {
+        let start = format!("{name}{{");
+        let fits = |line: &&str| labels.iter().all(|label| line.contains(label));
+        let its = self.0.lines().filter(|line| line.starts_with(&start));
+        let values = its.filter(fits).filter_map(|line| line.rsplit(' ').next());
+        values.filter_map(|value| value.parse::<f64>().ok()).sum()
+    }
+
+    /// All metrics with their types.
+    pub(crate) fn types(&self) -> BTreeMap<&str, &str> {
+        let types = self
+            .0
+            .lines()
+            .filter_map(|line| line.strip_prefix("# TYPE "));
+        types.filter_map(|line| line.split_once(' ')).collect()
+    }
+}
+
+/// The text of a file of this repository.
+#[track_caller]
+pub(crate) fn file(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}

@@ -1,0 +1,350 @@
+//! `spliceway status` against running daemons, and against what is none.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use common::client::exchange_and_end;
+use common::proxy::{NOBODY, fresh_dir};
+use common::sys::{self, is_root};
+use common::{Backend, KB, Pattern, Proxy, eventually};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_spliceway");
+
+fn status(control: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .arg("status")
+        .arg("--control")
+        .arg(control)
+        .args(arguments)
+        .stdin(Stdio::null());
+    command
+}
+
+#[track_caller]
+fn succeeded(output: Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// It failed with one line that mentions all of this.
+#[track_caller]
+fn assert_error_line(output: Output, mentions: &[&str]) {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    for mention in mentions {
+        assert!(stderr.contains(mention), "no {mention:?} in {stderr}");
+    }
+}
+
+fn observed(backend: &Backend) -> Proxy {
+    Proxy::builder().backend(backend).observed().start()
+}
+
+/// A child whose standard output is collected while it runs.
+struct Running {
+    child: Child,
+    output: Arc<Mutex<String>>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = child.stdout.take().unwrap();
+        let output = Arc::new(Mutex::new(String::new()));
+        let collected = Arc::clone(&output);
+        thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = stdout.read(&mut bytes) {
+                let text = String::from_utf8_lossy(&bytes[..count]);
+                collected.lock().unwrap().push_str(&text);
+            }
+        });
+        Self { child, output }
+    }
+
+    fn count(&self, part: &str) -> usize {
+        self.output.lock().unwrap().matches(part).count()
+    }
+
+    #[track_caller]
+    fn wait(mut self) -> ExitStatus {
+        let mut ended = None;
+        eventually("it ends", || {
+            ended = self.child.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It has ended already, unless the test failed.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_table_shows_routes_and_endpoints() {
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    for round in 0..4 {
+        exchange_and_end(&proxy.connect(), Pattern::new(round), KB);
+    }
+    eventually("all are over", || {
+        proxy.status()["routes"][0]["sessions_active"] == 0
+    });
+    let output = status(&proxy.control(), &[]).output().unwrap();
+    let table = succeeded(output);
+    for part in [
+        "spliceway 0.",
+        "serving for",
+        &format!("default  unix:{}", proxy.socket().display()),
+        "0 active, 4 accepted (0/s), 0 failed (0/s)",
+        "4 KiB (0 B/s) to backends, 4 KiB (0 B/s) to clients",
+        &format!("{backend}  ok"),
+    ] {
+        assert!(table.contains(part), "no {part:?} in\n{table}");
+    }
+}
+
+#[test]
+fn json_is_what_the_control_socket_says() {
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    exchange_and_end(&proxy.connect(), Pattern::new(1), KB);
+    eventually("it is over", || {
+        proxy.status()["routes"][0]["sessions_active"] == 0
+    });
+    let output = status(&proxy.control(), &["--json"]).output().unwrap();
+    let without_age = |status: &serde_json::Value| {
+        let mut routes = status["routes"].clone();
+        let age = routes[0]["set_age_seconds"].take();
+        assert!(age.as_f64().unwrap() >= 0.0);
+        routes
+    };
+    let printed: serde_json::Value = serde_json::from_str(&succeeded(output)).unwrap();
+    assert_eq!(printed["schema"], 1);
+    assert_eq!(without_age(&printed), without_age(&proxy.status()));
+}
+
+/// Each field of the JSON is in the README's list.
+#[test]
+fn the_readme_lists_the_fields_of_the_json() {
+    fn fields(value: &serde_json::Value, found: &mut Vec<String>) {
+        match value {
+            serde_json::Value::Object(map) => {
+                for (name, value) in map {
+                    found.push(name.clone());
+                    // Its fields are reasons, which the metrics have as well.
+                    if name != "sessions_ended" {
+                        fields(value, found);
+                    }
+                }
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|v| fields(v, found)),
+            _ => {}
+        }
+    }
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    let mut found = Vec::new();
+    fields(&proxy.status(), &mut found);
+    assert!(found.len() > 50, "{found:?}");
+    let readme = common::http::file("README.md");
+    let (_, list) = readme.split_once("The fields of the JSON").unwrap();
+    let (list, _) = list.split_once("</details>").unwrap();
+    for field in found {
+        let is_there =
+            list.contains(&format!("`{field}`")) || list.contains(&format!("`{field}[]`"));
+        assert!(is_there, "{field}");
+    }
+}
+
+#[test]
+fn watching_a_pipe_repeats_until_ctrl_c() {
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    for (arguments, mark) in [
+        (["--watch", "100ms"].as_slice(), "serving for"),
+        (["--watch", "100ms", "--json"].as_slice(), "\"program\""),
+    ] {
+        let running = Running::start(status(&proxy.control(), arguments));
+        eventually("three of them", || running.count(mark) >= 3);
+        assert_eq!(running.count("\x1b"), 0, "this is no terminal");
+        sys::signal(running.child.id(), libc::SIGINT).unwrap();
+        assert_eq!(running.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn watching_on_a_terminal_refreshes_in_place_until_ctrl_c() {
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    let watch = format!(
+        "{BINARY} status --control {} --watch 100ms",
+        proxy.control().display()
+    );
+    // script(1) runs it on a terminal of its own, with our pipes at the terminal's other side.
+    let mut command = Command::new("script");
+    command
+        .args(["--quiet", "--return", "--command", &watch, "/dev/null"])
+        .stdin(Stdio::piped());
+    let mut running = Running::start(command);
+    eventually("three refreshes", || running.count("\x1b[H") >= 3);
+    assert!(running.count("\x1b[J") >= 2);
+    let mut keyboard = running.child.stdin.take().unwrap();
+    keyboard.write_all(b"\x03").unwrap();
+    assert_eq!(running.wait().code(), Some(0));
+}
+
+#[test]
+fn watching_ends_with_the_daemon() {
+    let backend = Backend::echo();
+    let mut proxy = observed(&backend);
+    let mut command = status(&proxy.control(), &["--watch", "100ms"]);
+    command.stderr(Stdio::null());
+    let running = Running::start(command);
+    eventually("it watches", || running.count("serving") >= 1);
+    proxy.terminate();
+    assert!(proxy.wait().success());
+    assert_eq!(running.wait().code(), Some(1));
+}
+
+#[test]
+fn whoever_has_seen_enough_may_stop_reading() {
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    let mut command = status(&proxy.control(), &["--watch", "100ms"]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
+}
+
+// --- no daemon --------------------------------------------------------------------------------
+
+#[test]
+fn without_a_socket_it_asks_whether_the_daemon_runs() {
+    let directory = fresh_dir();
+    let control = directory.path().join("none.sock");
+    let output = status(&control, &[]).output().unwrap();
+    assert_error_line(output, &["none.sock: no such socket", "with --control"]);
+}
+
+#[test]
+fn a_socket_that_a_dead_daemon_left_is_told_from_none() {
+    let directory = fresh_dir();
+    let control = directory.path().join("stale.sock");
+    drop(UnixListener::bind(&control).unwrap());
+    let output = status(&control, &["--json"]).output().unwrap();
+    assert_error_line(output, &["connection refused", "is gone"]);
+}
+
+#[test]
+fn somebody_else_is_refused() {
+    if !is_root() {
+        // Nobody else can be played.
+        return;
+    }
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    // The build directory may be closed to others.
+    let copy = proxy.dir().join("spliceway");
+    assert!(
+        Command::new("cp")
+            .args([Path::new(BINARY), &copy])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let mut command = Command::new(&copy);
+    command
+        .args(["status", "--control"])
+        .arg(proxy.control())
+        .uid(NOBODY)
+        .gid(NOBODY);
+    assert_error_line(
+        command.output().unwrap(),
+        &["permission denied", "the user that"],
+    );
+}
+
+#[test]
+fn another_program_is_not_taken_for_a_daemon() {
+    let directory = fresh_dir();
+    for (number, words) in [
+        "SSH-2.0-other\r\n",
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+        "",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let control = directory.path().join(format!("{number}.sock"));
+        let listener = UnixListener::bind(&control).unwrap();
+        let other = thread::spawn(move || {
+            let (mut stream, _): (UnixStream, _) = listener.accept().unwrap();
+            let mut request = [0; 1024];
+            let count = stream.read(&mut request).unwrap();
+            assert!(request[..count].starts_with(b"GET /status HTTP/1.1"));
+            stream.write_all(words.as_bytes()).unwrap();
+        });
+        let output = status(&control, &[]).output().unwrap();
+        other.join().unwrap();
+        assert_error_line(output, &["another program answers", "--control"]);
+    }
+}
+
+#[test]
+fn a_daemon_that_stands_still_is_not_waited_for() {
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    proxy.process().signal(libc::SIGSTOP);
+    eventually("it is stopped", || proxy.process().is_stopped());
+    let output = status(&proxy.control(), &[]).output().unwrap();
+    proxy.process().signal(libc::SIGCONT);
+    assert_error_line(output, &["no answer within 5 s"]);
+}
+
+#[test]
+fn wrong_arguments_are_said_in_one_line() {
+    for (arguments, mention) in [
+        (["--watch", "1ms"].as_slice(), "too often"),
+        (
+            ["--watch", "often"].as_slice(),
+            "write a number and its unit",
+        ),
+        (["--jso"].as_slice(), "unexpected argument"),
+    ] {
+        let output = Command::new(BINARY)
+            .arg("status")
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert!(stderr.contains(mention), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+}
