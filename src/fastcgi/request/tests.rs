@@ -698,5 +698,5 @@ fn what_is_stripped_is_not_written() {
     assert_eq!(records, [params(&[("B", "2")]), Vec::new()]);
     out.clear();
     head.write(true, &[0..4, 4..8, 8..12], &mut out);
-    assert_eq!(contents(&out).1, [Vec::new()]);
+    assert_eq!(contents(&out).1, [Vec::<u8>::new()]);
 }
