@@ -9,8 +9,8 @@ use std::os::unix::ffi::OsStringExt;
 use crate::cli;
 use crate::config::{BackendAddress, ListenAddress};
 use crate::fastcgi::{
-    Capacity, Guard, GuardOptions, Pairs, RequestEvent, RequestId, RequestLimits, RequestReader,
-    ResponseEvent, ResponseReader, Rule, Settling, Verdict,
+    Capacity, Guard, GuardOptions, HEADER_LEN, Pairs, RequestEvent, RequestId, RequestLimits,
+    RequestReader, ResponseEvent, ResponseReader, Rule, Settling, Verdict,
 };
 use crate::worker::simulation;
 
@@ -64,8 +64,9 @@ pub fn fastcgi_request(data: &[u8]) {
     assert_eq!(pieces, whole);
 }
 
-/// All that a reader tells about `stream`, as bytes; the next request begins at once.
-fn read_requests(guard: &Guard, stream: &[u8], piece: usize) -> Vec<u8> {
+/// All that a reader tells about `stream`, and what it passes on; the next request begins at once.
+fn read_requests(guard: &Guard, stream: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
+    let mut sent = Vec::new();
     let mut reader = request_reader();
     let mut told = Vec::new();
     for input in stream.chunks(piece) {
@@ -75,8 +76,8 @@ fn read_requests(guard: &Guard, stream: &[u8], piece: usize) -> Vec<u8> {
                 Ok(None) => break,
                 Ok(Some(RequestEvent::Head)) => write_guarded(guard, &reader, &mut told),
                 Ok(Some(RequestEvent::Body(pass))) => {
-                    told.extend_from_slice(pass.lead());
-                    told.extend_from_slice(&input[pass.range()]);
+                    sent.extend_from_slice(pass.lead());
+                    sent.extend_from_slice(&input[pass.range()]);
                 }
                 Ok(Some(RequestEvent::BodyEnd)) => told.extend(reader.body_missing().to_be_bytes()),
                 Ok(Some(RequestEvent::Reply(reply))) => told.extend_from_slice(&reply),
@@ -84,13 +85,24 @@ fn read_requests(guard: &Guard, stream: &[u8], piece: usize) -> Vec<u8> {
                 Ok(Some(RequestEvent::Next)) => reader.next_request(),
                 Err(error) => {
                     told.extend(error.to_string().bytes());
-                    return told;
+                    return (told, without_reserved(sent));
                 }
             }
         }
         assert_eq!(at, input.len(), "everything is read");
     }
-    told
+    (told, without_reserved(sent))
+}
+
+/// Records with their reserved bytes, which mean nothing, set to 0. The last one may be incomplete.
+fn without_reserved(mut records: Vec<u8>) -> Vec<u8> {
+    let mut at = 0;
+    while let Some(header) = records.get_mut(at..at + HEADER_LEN) {
+        header[HEADER_LEN - 1] = 0;
+        let content_len = u16::from_be_bytes([header[4], header[5]]);
+        at += HEADER_LEN + usize::from(content_len) + usize::from(header[6]);
+    }
+    records
 }
 
 fn request_reader() -> RequestReader {
@@ -158,7 +170,7 @@ fn read_response(stream: &[u8], piece: usize) -> (Vec<u8>, String) {
                     told += &format!("{end:?} ");
                     settling = Some(Settling::new());
                 }
-                Err(error) => return (sent, told + &error.to_string()),
+                Err(error) => return (without_reserved(sent), told + &error.to_string()),
             }
         }
         if let Some(settling) = &mut settling {
@@ -166,7 +178,7 @@ fn read_response(stream: &[u8], piece: usize) -> (Vec<u8>, String) {
         }
     }
     told += &format!("{settling:?} {} {}", reader.status(), reader.stdout_bytes());
-    (sent, told)
+    (without_reserved(sent), told)
 }
 
 #[cfg(test)]

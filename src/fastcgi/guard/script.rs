@@ -116,10 +116,13 @@ pub(super) fn check_relative(path: &[u8]) -> Result<(), Rule> {
 /// components on some systems, and stands in no script's name.
 fn components(path: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let absolute = path.first() == Some(&b'/');
-    let parts = || path.split(|&byte| byte == b'/');
-    let strange = path.contains(&b'\\') || path.contains(&0) || parts().any(|part| part == b"..");
-    let components = parts().filter(|part| !matches!(*part, b"" | b"."));
-    (absolute && !strange).then_some(components)
+    let strange = path
+        .iter()
+        .fold(false, |any, byte| any | matches!(byte, b'\\' | 0));
+    let parts = path.split(|&byte| byte == b'/');
+    let climbs = path.windows(2).any(|two| two == b"..") && parts.clone().any(|part| part == b"..");
+    let components = parts.filter(|part| !matches!(*part, b"" | b"."));
+    (absolute && !strange && !climbs).then_some(components)
 }
 
 /// How much Apache put in front of the path.
