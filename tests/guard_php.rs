@@ -1,6 +1,9 @@
 //! What the guard is there for: each attack is sent to a real PHP-FPM, which does what the attacker
 //! wants, and the same bytes are given to the guard, which refuses them.
 
+// What the tests share is not itself `#[test]`.
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::fs;
