@@ -9,10 +9,10 @@ mod common;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use common::process::Process;
-use common::programs::{fresh_endpoint, start_fpm};
+use common::programs::{fresh_endpoint, start_fpm_with};
 use common::proxy::fresh_dir;
 use common::{GUARD, eventually};
 use spliceway::fastcgi::{
@@ -40,6 +40,11 @@ struct Site {
 
 impl Site {
     fn start() -> Self {
+        Self::start_with(|_| Vec::new())
+    }
+
+    /// With the lines of php.ini that `settings` makes of the root.
+    fn start_with(settings: impl Fn(&Path) -> Vec<String>) -> Self {
         let dir = fresh_dir();
         let (root, outside) = (dir.path().join("www"), dir.path().join("outside"));
         for (place, text) in [(&root, INSIDE), (&outside, OUTSIDE)] {
@@ -54,7 +59,7 @@ impl Site {
         .unwrap();
         fs::write(root.join("picture.jpg"), format!("<?php echo '{OUTSIDE}';")).unwrap();
         let fpm = fresh_endpoint();
-        let process = start_fpm(dir.path(), &fpm);
+        let process = start_fpm_with(dir.path(), &fpm, &settings(&root));
         Self {
             fpm,
             root,
@@ -214,6 +219,38 @@ fn path_translated_with_redirect_url_runs_instead_of_script_filename() {
     ];
     assert!(site.get(&pairs).contains(OUTSIDE));
     assert_eq!(site.rule(&pairs, None), Some(Rule::ScriptRoot));
+}
+
+#[test]
+fn path_translated_runs_instead_of_script_filename_without_fix_pathinfo() {
+    let site = Site::start_with(|_| vec!["cgi.fix_pathinfo=0".to_owned()]);
+    let pairs = [
+        ("SCRIPT_FILENAME", site.under_root("x.php")),
+        ("PATH_TRANSLATED", site.outside()),
+    ];
+    assert!(site.get(&pairs).contains(OUTSIDE));
+    assert_eq!(site.rule(&pairs, None), Some(Rule::ScriptRoot));
+}
+
+#[test]
+fn two_dots_lead_out_of_phps_own_root() {
+    let doc_root = |root: &Path| format!("doc_root={}", root.display());
+    let without_fix = "cgi.fix_pathinfo=0".to_owned();
+    let cases = [
+        ("SCRIPT_NAME", Site::start_with(|root| vec![doc_root(root)])),
+        (
+            "PATH_INFO",
+            Site::start_with(|root| vec![doc_root(root), without_fix.clone()]),
+        ),
+    ];
+    for (name, site) in cases {
+        let pairs = [
+            ("SCRIPT_FILENAME", site.under_root("x.php")),
+            (name, "/../outside/x.php".to_owned()),
+        ];
+        assert!(site.get(&pairs).contains(OUTSIDE), "{name}");
+        assert_eq!(site.rule(&pairs, None), Some(Rule::ScriptRoot), "{name}");
+    }
 }
 
 #[test]

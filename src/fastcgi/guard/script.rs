@@ -105,7 +105,8 @@ impl ScriptRule {
     }
 }
 
-/// A path that PHP puts behind its `doc_root`, if it has one: it must not lead out of it.
+/// A path that PHP puts behind its `doc_root`, if it has one (SCRIPT_NAME; PATH_INFO without
+/// `cgi.fix_pathinfo`; REDIRECT_URL can become SCRIPT_NAME): it must not lead out of it.
 pub(super) fn check_relative(path: &[u8]) -> Result<(), Rule> {
     let mut parts = path.split(|byte| matches!(byte, b'/' | b'\\'));
     let climbs = parts.any(|part| part == b"..");
