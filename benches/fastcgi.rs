@@ -6,8 +6,9 @@ use std::num::NonZeroU16;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use spliceway::driver::BUFFER_BYTES;
 use spliceway::fastcgi::{
-    BeginRequest, Event, Kind, Pairs, Reader, RequestId, Role, push_pair, push_record, push_stream,
-    push_stream_end,
+    BeginRequest, Capacity, Event, Guard, GuardOptions, Kind, PARAMS_BYTES_MAX, Pairs, Reader,
+    RequestEvent, RequestId, RequestLimits, RequestReader, ResponseEvent, ResponseReader, Role,
+    Verdict, push_pair, push_record, push_stream, push_stream_end,
 };
 
 const REQUEST: RequestId = RequestId::application(NonZeroU16::MIN);
@@ -62,6 +63,8 @@ fn main() {
     write_stream(&mut criterion);
     read_params(&mut criterion);
     write_request(&mut criterion);
+    forward_head(&mut criterion);
+    forward_response(&mut criterion);
     criterion.final_summary();
 }
 
@@ -147,6 +150,120 @@ fn write_request(criterion: &mut Criterion) {
             push_stream_end(&mut out, Kind::Params, REQUEST);
             push_stream_end(&mut out, Kind::Stdin, REQUEST);
             black_box(out.len())
+        });
+    });
+}
+
+/// More headers, as a browser and an application of some age send them, up to 40 parameters.
+const MORE: [(&str, &str); 16] = [
+    ("HTTP_CONNECTION", "keep-alive"),
+    ("HTTP_CACHE_CONTROL", "max-age=0"),
+    ("HTTP_UPGRADE_INSECURE_REQUESTS", "1"),
+    ("HTTP_ACCEPT_LANGUAGE", "en-US,en;q=0.5"),
+    ("HTTP_ACCEPT_ENCODING", "gzip, deflate, br, zstd"),
+    (
+        "HTTP_REFERER",
+        "https://www.example.org/articles/list?page=1",
+    ),
+    ("HTTP_SEC_FETCH_DEST", "document"),
+    ("HTTP_SEC_FETCH_MODE", "navigate"),
+    ("HTTP_SEC_FETCH_SITE", "same-origin"),
+    ("HTTP_SEC_FETCH_USER", "?1"),
+    ("HTTP_PRIORITY", "u=0, i"),
+    ("HTTP_DNT", "1"),
+    ("HTTP_X_FORWARDED_FOR", "192.0.2.77"),
+    ("HTTP_X_FORWARDED_PROTO", "https"),
+    ("HTTP_X_REQUEST_ID", "3f1d2c4b5a69788796a5b4c3d2e1f001"),
+    ("PATH_INFO", ""),
+];
+
+/// What a client sends for a GET with 40 parameters.
+fn client_request() -> Vec<u8> {
+    let begin = BeginRequest {
+        role: Role::Responder,
+        keep_conn: true,
+    };
+    let mut params = params();
+    for (name, value) in MORE {
+        push_pair(&mut params, name.as_bytes(), value.as_bytes());
+    }
+    let mut request = Vec::new();
+    push_record(&mut request, Kind::BeginRequest, REQUEST, &begin.encode());
+    push_stream(&mut request, Kind::Params, REQUEST, &params);
+    push_stream_end(&mut request, Kind::Params, REQUEST);
+    push_stream_end(&mut request, Kind::Stdin, REQUEST);
+    request
+}
+
+/// From the bytes of a client to those for an upstream, with the guard and without.
+fn forward_head(criterion: &mut Criterion) {
+    let guard = Guard::new(&GuardOptions {
+        script_root: Some("/srv/www/example".to_owned()),
+        script_suffix: Some(".php".to_owned()),
+        ..GuardOptions::default()
+    });
+    let guard = guard.expect("the options are valid");
+    let request = client_request();
+    let mut reader = RequestReader::new(RequestLimits {
+        params_bytes_max: PARAMS_BYTES_MAX,
+        capacity: Capacity {
+            connections_max: 1024,
+            requests_max: 1024,
+        },
+    });
+    let mut out = Vec::new();
+    let mut group = criterion.benchmark_group("fastcgi/forward_40_params");
+    for (name, guard) in [("guard_off", None), ("guard_on", Some(&guard))] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                forward(&mut reader, guard, black_box(&request), &mut out);
+                assert_eq!(out.len(), request.len());
+            });
+        });
+    }
+}
+
+fn forward(reader: &mut RequestReader, guard: Option<&Guard>, request: &[u8], out: &mut Vec<u8>) {
+    let mut at = 0;
+    while let Some(event) = reader.next(request, &mut at).expect("it is FastCGI") {
+        match event {
+            RequestEvent::Head => {
+                if let Some(guard) = guard {
+                    assert_eq!(guard.judge(reader.head()), Verdict::Pass);
+                }
+                reader.head().write(true, &[], out);
+            }
+            RequestEvent::Body(pass) => out.extend_from_slice(&request[pass.range()]),
+            RequestEvent::BodyEnd => break,
+            other => unreachable!("{other:?} in a GET"),
+        }
+    }
+    reader.next_request();
+}
+
+/// A page of 4 KB in one buffer, and what is told of it.
+fn forward_response(criterion: &mut Criterion) {
+    let mut response = Vec::new();
+    let head = b"X-Powered-By: PHP\r\nContent-type: text/html; charset=UTF-8\r\n\r\n";
+    let page = [head.as_slice(), &[b'x'; 4096]].concat();
+    push_record(&mut response, Kind::Stdout, REQUEST, &page);
+    push_record(&mut response, Kind::EndRequest, REQUEST, &[0; 8]);
+    let mut group = criterion.benchmark_group("fastcgi");
+    group.throughput(Throughput::Bytes(response.len() as u64));
+    group.bench_function("forward_4_KB_response", |bencher| {
+        bencher.iter(|| {
+            let mut reader = ResponseReader::new(REQUEST);
+            let mut at = 0;
+            let mut bytes = 0;
+            loop {
+                match reader.next(black_box(&response), &mut at) {
+                    Ok(Some(ResponseEvent::Pass(pass))) => bytes += pass.len(),
+                    Ok(Some(ResponseEvent::End(_))) => break,
+                    other => unreachable!("{other:?} in a response"),
+                }
+            }
+            assert_eq!((bytes, reader.status()), (response.len(), 200));
         });
     });
 }

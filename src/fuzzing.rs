@@ -9,6 +9,10 @@ use std::os::unix::ffi::OsStringExt;
 
 use crate::cli;
 use crate::config::{BackendAddress, ListenAddress};
+use crate::fastcgi::{
+    Capacity, Guard, GuardOptions, HEADER_LEN, Pairs, RequestEvent, RequestId, RequestLimits,
+    RequestReader, ResponseEvent, ResponseReader, Rule, Settling, Verdict,
+};
 use crate::worker::simulation;
 
 /// Addresses: whatever is accepted is printed so that it parses to the same again.
@@ -77,6 +81,140 @@ pub fn sessions(data: &[u8]) {
     simulation::run_script(data);
 }
 
+/// What a client sends: the first byte is the size of the pieces that it comes in. In pieces or
+/// whole, the same is told, and what passes the guard is what the guard would pass again.
+pub fn fastcgi_request(data: &[u8]) {
+    let Some((&piece, stream)) = data.split_first() else {
+        return;
+    };
+    let guard = Guard::new(&GuardOptions {
+        script_root: Some("/srv/www".to_owned()),
+        script_suffix: Some(".php".to_owned()),
+        ..GuardOptions::default()
+    });
+    let guard = guard.expect("the options are valid");
+    let pieces = read_requests(&guard, stream, usize::from(piece).max(1));
+    let whole = read_requests(&guard, stream, stream.len().max(1));
+    assert_eq!(pieces, whole);
+}
+
+/// All that a reader tells about `stream`, and what it passes on; the next request begins at once.
+fn read_requests(guard: &Guard, stream: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
+    let mut sent = Vec::new();
+    let mut reader = request_reader();
+    let mut told = Vec::new();
+    for input in stream.chunks(piece) {
+        let mut at = 0;
+        loop {
+            match reader.next(input, &mut at) {
+                Ok(None) => break,
+                Ok(Some(RequestEvent::Head)) => write_guarded(guard, &reader, &mut told),
+                Ok(Some(RequestEvent::Body(pass))) => {
+                    sent.extend_from_slice(pass.lead());
+                    sent.extend_from_slice(&input[pass.range()]);
+                }
+                Ok(Some(RequestEvent::BodyEnd)) => told.extend(reader.body_missing().to_be_bytes()),
+                Ok(Some(RequestEvent::Reply(reply))) => told.extend_from_slice(&reply),
+                Ok(Some(RequestEvent::Abort)) => told.push(b'A'),
+                Ok(Some(RequestEvent::Next)) => reader.next_request(),
+                Err(error) => {
+                    told.extend(error.to_string().bytes());
+                    return (told, without_reserved(sent));
+                }
+            }
+        }
+        assert_eq!(at, input.len(), "everything is read");
+    }
+    (told, without_reserved(sent))
+}
+
+/// Records with their reserved bytes, which mean nothing, set to 0. The last one may be incomplete.
+fn without_reserved(mut records: Vec<u8>) -> Vec<u8> {
+    let mut at = 0;
+    while let Some(header) = records.get_mut(at..at + HEADER_LEN) {
+        header[HEADER_LEN - 1] = 0;
+        let content_len = u16::from_be_bytes([header[4], header[5]]);
+        at += HEADER_LEN + usize::from(content_len) + usize::from(header[6]);
+    }
+    records
+}
+
+fn request_reader() -> RequestReader {
+    RequestReader::new(RequestLimits {
+        params_bytes_max: 1024,
+        capacity: Capacity {
+            connections_max: 1,
+            requests_max: 1,
+        },
+    })
+}
+
+fn write_guarded(guard: &Guard, reader: &RequestReader, told: &mut Vec<u8>) {
+    let head = reader.head();
+    let gaps = match guard.judge(head) {
+        Verdict::Pass => Vec::new(),
+        Verdict::PassWithout(gaps) => gaps,
+        Verdict::Reject(rejection) => {
+            assert!(Rule::ALL.contains(&rejection.rule));
+            told.extend(rejection.to_string().bytes());
+            return;
+        }
+    };
+    let start = told.len();
+    head.write(true, &gaps, told);
+    let mut names = Pairs::new(head.params()).flatten().map(|(name, _)| name);
+    assert!(names.all(|name| name != b"PHP_VALUE" && name != b"PHP_ADMIN_VALUE"));
+    let script = head.param(b"SCRIPT_FILENAME").expect("it is required");
+    assert!(!script.split(|&byte| byte == b'/').any(|part| part == b".."));
+
+    // Read by another reader, it passes as it is.
+    let mut again = request_reader();
+    let event = again.next(&told[start..], &mut 0);
+    assert_eq!(event, Ok(Some(RequestEvent::Head)));
+    assert_eq!(guard.judge(again.head()), Verdict::Pass);
+}
+
+/// What a backend sends, the fence's answer included: the first byte is the size of the pieces. In
+/// pieces or whole, the same is told.
+pub fn fastcgi_response(data: &[u8]) {
+    let Some((&piece, stream)) = data.split_first() else {
+        return;
+    };
+    let pieces = read_response(stream, usize::from(piece).max(1));
+    assert_eq!(pieces, read_response(stream, stream.len().max(1)));
+}
+
+fn read_response(stream: &[u8], piece: usize) -> (Vec<u8>, String) {
+    let request_id = RequestId::application(std::num::NonZeroU16::MIN);
+    let mut reader = ResponseReader::new(request_id);
+    let mut settling = None;
+    let mut sent = Vec::new();
+    let mut told = String::new();
+    for input in stream.chunks(piece) {
+        let mut at = 0;
+        while settling.is_none() {
+            match reader.next(input, &mut at) {
+                Ok(None) => break,
+                Ok(Some(ResponseEvent::Pass(pass))) => {
+                    sent.extend_from_slice(pass.lead());
+                    sent.extend_from_slice(&input[pass.range()]);
+                }
+                Ok(Some(ResponseEvent::Management(kind))) => told += &format!("{kind:?} "),
+                Ok(Some(ResponseEvent::End(end))) => {
+                    told += &format!("{end:?} ");
+                    settling = Some(Settling::new());
+                }
+                Err(error) => return (without_reserved(sent), told + &error.to_string()),
+            }
+        }
+        if let Some(settling) = &mut settling {
+            settling.read(&input[at..]);
+        }
+    }
+    told += &format!("{settling:?} {} {}", reader.status(), reader.stdout_bytes());
+    (without_reserved(sent), told)
+}
+
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -109,6 +247,12 @@ mod tests {
             .iter()
             .for_each(|data| config_file(data));
         corpus("sessions").iter().for_each(|data| sessions(data));
+        corpus("fastcgi_request")
+            .iter()
+            .for_each(|data| fastcgi_request(data));
+        corpus("fastcgi_response")
+            .iter()
+            .for_each(|data| fastcgi_response(data));
     }
 
     proptest! {
@@ -145,6 +289,23 @@ mod tests {
             data in prop::collection::vec(any::<u8>(), 0..2000),
         ) {
             sessions(&data);
+        }
+
+        /// Mutations of the corpus, because random bytes are hardly ever FastCGI.
+        #[test]
+        fn any_change_of_a_fastcgi_stream_is_read_the_same_in_pieces(
+            seed: prop::sample::Index,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        ) {
+            for target in ["fastcgi_request", "fastcgi_response"] {
+                let files = corpus(target);
+                let mut data = seed.get(&files).clone();
+                for (place, byte) in &changes {
+                    *place.get_mut(&mut data) = *byte;
+                }
+                fastcgi_request(&data);
+                fastcgi_response(&data);
+            }
         }
     }
 }

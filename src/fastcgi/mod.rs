@@ -1,8 +1,8 @@
-//! The FastCGI 1.0 wire format: records and name-value pairs, in both directions.
+//! FastCGI 1.0: the wire format, a client's requests, a backend's responses, and what may pass.
 //!
-//! Everything here is pure: bytes in, records out, no I/O, no clock, nothing of the rest of the
-//! crate. A reader may be handed any split of the byte stream and keeps at most one header of it,
-//! so its memory does not depend on what a peer sends.
+//! Everything here is pure: bytes in, events out, no I/O, no clock, nothing of the rest of the crate.
+//! A reader may be handed any split of the byte stream. Beside the head of one request, which has a
+//! bound, it keeps at most one header, so its memory does not depend on what a peer sends.
 //!
 //! The rules come from the *FastCGI Specification 1.0* (Open Market, 1996); section numbers in this
 //! module's documentation refer to it.

@@ -8,7 +8,8 @@ use super::record::{HEADER_LEN, Header};
 ///
 /// The lead is there for a header that was cut in two by the end of an earlier slice, and for one
 /// that is sent in place of the peer's own. Otherwise it is empty, and what was received can leave as
-/// it is.
+/// it is. The reserved byte of a header that leads is 0; in a range it is the peer's (§3.3: it means
+/// nothing).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pass {
     lead: Option<[u8; HEADER_LEN]>,

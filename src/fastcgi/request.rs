@@ -12,12 +12,18 @@
 //! Records of requests that do not run are ignored (§3.3), so a request can be answered early: after
 //! [`RequestReader::next_request`] what is left of its body is stepped over.
 
+mod phase;
+mod violation;
+
 use super::body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
 use super::head::Head;
 use super::management::{Capacity, QUERY_BYTES_MAX, Reply, result_of, unknown_type};
 use super::pass::Pass;
 use super::reader::{Event, Reader};
-use super::record::{HEADER_LEN, Header, Kind, Malformed, RequestId};
+use super::record::{HEADER_LEN, Header, Kind, RequestId};
+use phase::{Phase, Streams};
+
+pub use violation::{ProtocolError, Violation};
 
 /// The default bound of the parameters of one request, in bytes. nginx holds the headers of a client
 /// in 4 × 8 KiB (`large_client_header_buffers`); Apache takes 100 fields of 8 KiB, but hardly anyone
@@ -52,57 +58,6 @@ pub enum RequestEvent {
     Next,
 }
 
-/// Why a client's byte stream is not FastCGI as an application reads it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("read a client's FastCGI record at byte {at}: {cause}")]
-pub struct ProtocolError {
-    /// Where the record begins, counted from the beginning of the connection.
-    pub at: u64,
-    /// What is wrong with it.
-    pub cause: Violation,
-}
-
-/// What a client must not send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Violation {
-    /// A header that does not begin with version 1 (§3.3).
-    #[error("version {0} instead of 1 (the client does not speak FastCGI 1.0)")]
-    Version(u8),
-    /// Request id 0 in a record that is about a request (§3.3).
-    #[error("{0:?} with request id 0, which belongs to no request (the client is broken)")]
-    NullId(Kind),
-    /// Another request id than 0 in a management record (§3.3).
-    #[error("{0:?} with a request id, though it is about no request (the client is broken)")]
-    NotNullId(Kind),
-    /// A record that only applications send (§5.3, §5.5, §4).
-    #[error("{0:?}, which only applications send (the client is broken)")]
-    FromApplication(Kind),
-    /// A type that the specification does not name, with a request id.
-    #[error("type {0}, which FastCGI 1.0 does not have (the client speaks something newer)")]
-    UnknownKind(u8),
-    /// A BEGIN_REQUEST that has not eight bytes of content (§5.1).
-    #[error("a BEGIN_REQUEST of {0} bytes instead of 8 (the client is broken)")]
-    BeginLen(u16),
-    /// A BEGIN_REQUEST for the request that runs.
-    #[error("a BEGIN_REQUEST for a request that runs (the client is broken)")]
-    BeginTwice,
-    /// A record of a stream that has ended or not begun (§5.2, §5.3, §6).
-    #[error("{0:?} where it has no place (the client is broken)")]
-    OutOfPlace(Kind),
-    /// More bytes of name-value pairs than allowed.
-    #[error("more than {0} bytes of parameters (raise --params-max if they are wanted)")]
-    ParamsTooLong(usize),
-    /// A name-value pair that is longer than its stream (§3.4).
-    #[error("a parameter that is longer than its stream (the client is broken)")]
-    PairTooLong,
-    /// A GET_VALUES of more names than there are.
-    #[error("a GET_VALUES of {0} bytes (the client is broken)")]
-    QueryTooLong(u16),
-    /// More of a body than CONTENT_LENGTH says.
-    #[error("more of the body than CONTENT_LENGTH says (the client is broken or hostile)")]
-    BodyTooLong,
-}
-
 /// What it means that a client's stream ends here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientEnd {
@@ -112,52 +67,6 @@ pub enum ClientEnd {
     AfterRequest,
     /// In the midst of a request or of a record: nothing can come of it.
     TooEarly,
-}
-
-/// How far the request is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// None is open.
-    Idle,
-    /// PARAMS are expected.
-    Params,
-    /// These streams are open.
-    Body(Streams),
-    /// Every stream has ended; the answer may still be on its way.
-    Complete,
-}
-
-/// Input streams that have not ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Streams {
-    Stdin,
-    Data,
-    Both,
-}
-
-impl Streams {
-    const fn of(role: Role) -> Self {
-        match role {
-            Role::Filter => Self::Both,
-            Role::Responder | Role::Authorizer | Role::Other(_) => Self::Stdin,
-        }
-    }
-
-    const fn has(self, kind: Kind) -> bool {
-        matches!(
-            (self, kind),
-            (Self::Stdin | Self::Both, Kind::Stdin) | (Self::Data | Self::Both, Kind::Data)
-        )
-    }
-
-    /// What is open after `kind` has ended.
-    const fn without(self, kind: Kind) -> Phase {
-        match (self, kind) {
-            (Self::Both, Kind::Stdin) => Phase::Body(Self::Data),
-            (Self::Both, _) => Phase::Body(Self::Stdin),
-            (Self::Stdin | Self::Data, _) => Phase::Complete,
-        }
-    }
 }
 
 /// What becomes of the current record.
@@ -361,7 +270,7 @@ impl RequestReader {
             pass.reach(*at);
         }
         match found {
-            Err(malformed) => Err(version(malformed)),
+            Err(malformed) => Err(malformed.into()),
             Ok(None) => Ok(Step::Stop),
             Ok(Some(Event::Begin(header))) => {
                 self.open(header, *at - from == HEADER_LEN, *at, pass)
@@ -562,15 +471,6 @@ const fn unpadded(header: Header) -> Header {
     Header {
         padding_len: 0,
         ..header
-    }
-}
-
-fn version(malformed: Malformed) -> Violation {
-    match malformed {
-        Malformed::Version(version) => Violation::Version(version),
-        Malformed::Truncated | Malformed::BodyLen(_) => {
-            unreachable!("finding records has no such error: {malformed}")
-        }
     }
 }
 

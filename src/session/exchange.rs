@@ -62,6 +62,8 @@ pub struct Exchange {
     last_activity: Instant,
     /// How many requests the client has made.
     requests: u64,
+    /// All of the request was read.
+    body_ended: bool,
     /// What of the head's parameters the server does not get.
     without: Vec<Range<usize>>,
     /// The part of the body that went out with the head, for sending it again.
@@ -131,6 +133,9 @@ struct Serving {
     answer: Answer,
     /// The server has sent what belongs to no request.
     tainted: bool,
+    /// The body is shorter than announced. A server that counts waits for the rest; the end of the
+    /// stream behind it tells that none comes.
+    is_short: bool,
     /// Whether what was sent so far is kept to be sent again.
     repeatable: bool,
 }
@@ -173,6 +178,7 @@ impl Exchange {
             began: cx.now,
             last_activity: cx.now,
             requests: 0,
+            body_ended: false,
             without: Vec::new(),
             repeatable: Vec::new(),
         };
@@ -514,6 +520,7 @@ impl Exchange {
     fn head_complete<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.began = cx.now;
         self.requests += 1;
+        self.body_ended = false;
         self.repeatable.clear();
         let guard = cx.fastcgi().guard.as_ref();
         let verdict = guard.map(|guard| guard.judge(self.reader.head()));
@@ -642,8 +649,9 @@ impl Exchange {
         // The body of a request that is sent again.
         outbox.extend(&self.repeatable);
         let id = head.request_id();
-        let body_is_over = self.reader.end() == ClientEnd::AfterRequest;
-        if body_is_over && keep {
+        // Only if it is sent again.
+        let body_is_over = self.body_ended;
+        if body_is_over && keep && self.reader.body_missing() == 0 {
             outbox.extend(&FENCE);
         }
         self.stage = Stage::Serve(Serving {
@@ -659,6 +667,7 @@ impl Exchange {
             response: ResponseReader::new(id),
             answer: Answer::Running,
             tainted: false,
+            is_short: self.body_ended && self.reader.body_missing() > 0,
             repeatable: true,
         });
         if body_is_over {
@@ -755,7 +764,10 @@ impl Exchange {
             return;
         }
         serving.sending = Sending::Last;
-        if cx.pool.keeps(&serving.open) {
+        self.body_ended = true;
+        if self.reader.body_missing() > 0 {
+            serving.is_short = true;
+        } else if cx.pool.keeps(&serving.open) {
             match &mut serving.outbox {
                 Some(outbox) => outbox.extend(&FENCE),
                 None => {
@@ -774,7 +786,7 @@ impl Exchange {
         };
         let Some(outbox) = serving.outbox.take() else {
             if serving.sending == Sending::Last {
-                serving.sending = Sending::Done;
+                serving.all_sent(cx.driver);
             }
             return;
         };
@@ -798,7 +810,7 @@ impl Exchange {
                 self.read_body(cx)
             }
             (Done::Sent, Sending::Last) => {
-                serving.sending = Sending::Done;
+                serving.all_sent(cx.driver);
                 self.server_done(cx)
             }
             // What it has to say, and its end, a receive tells.
@@ -898,7 +910,9 @@ impl Exchange {
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("it was just seen")
         };
-        let settles = !matches!(settling.state(), Settled::Surplus(_)) && !serving.tainted;
+        let settles = !matches!(settling.state(), Settled::Surplus(_))
+            && !serving.tainted
+            && !serving.is_short;
         if serving.sending == Sending::Done
             && settles
             && cx.pool.keeps(&serving.open)
@@ -980,6 +994,13 @@ fn close_upstream<D: Driver>(
 }
 
 impl Serving {
+    fn all_sent<D: Driver>(&mut self, driver: &mut D) {
+        self.sending = Sending::Done;
+        if self.is_short {
+            driver.shutdown_write(self.open.sock);
+        }
+    }
+
     /// The server has begun to answer.
     fn succeed<D: Driver>(&self, cx: &mut Context<'_, D>) {
         let lease = &self.open.lease;

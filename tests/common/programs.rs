@@ -82,7 +82,16 @@ fn free_address() -> SocketAddr {
 }
 
 /// Starts PHP-FPM and waits until its workers accept.
-pub(crate) fn start_fpm(dir: &Path, (host, port): &(String, u16)) -> Process {
+pub(crate) fn start_fpm(dir: &Path, endpoint: &(String, u16)) -> Process {
+    start_fpm_with(dir, endpoint, &[])
+}
+
+/// The same with these lines of php.ini.
+pub(crate) fn start_fpm_with(
+    dir: &Path,
+    (host, port): &(String, u16),
+    settings: &[String],
+) -> Process {
     let mut config = format!(
         "[global]\n\
         daemonize = no\n\
@@ -105,6 +114,9 @@ pub(crate) fn start_fpm(dir: &Path, (host, port): &(String, u16)) -> Process {
     let mut command = Command::new(program(&binaries));
     // -n: no php.ini of this machine; -O: the log goes to our pipe.
     command.args(["-n", "-F", "-O", "-y"]).arg(file);
+    for setting in settings {
+        command.args(["-d", setting]);
+    }
     let fpm = start_server(command);
     fpm.wait_for_log("ready to handle connections");
     fpm

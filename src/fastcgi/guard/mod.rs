@@ -283,11 +283,17 @@ impl Guard {
         if seen.params > self.params_max {
             return Err(Rule::ParamsMax);
         }
-        if name.contains(&0) || value.contains(&0) {
+        if value.contains(&0) {
             return Err(Rule::Nul);
         }
-        self.names
-            .find(name, |entry| self.named(entry, name, value, seen))
+        let judge = |entry: &Entry| self.named(entry, name, value, seen);
+        if names::is_plain(name) {
+            return self.names.exactly(name).map_or(Ok(Kept::Yes), judge);
+        }
+        if name.contains(&0) {
+            return Err(Rule::Nul);
+        }
+        self.names.alike(name, judge)
     }
 
     /// A parameter whose name some application takes for that of `entry`.

@@ -21,6 +21,7 @@ pub const NAME_BYTES_MAX: usize = 128;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     name: Vec<u8>,
+    last: u8,
     /// Rejected, by this rule.
     pub(super) deny: Option<Rule>,
     /// Left out.
@@ -124,6 +125,7 @@ impl Names {
         let place = same_len.iter().position(|entry| entry.name == name);
         let place = place.unwrap_or_else(|| {
             same_len.push(Entry {
+                last: name.last().copied().unwrap_or_default(),
                 name,
                 deny: None,
                 strip: false,
@@ -135,15 +137,13 @@ impl Names {
         &mut same_len[place]
     }
 
-    /// Asks `judge` about every entry that `name` stands for. It stays if all of them let it.
-    pub(super) fn find(
+    /// Asks `judge` about every entry that `name`, which is not plain, may stand for. It stays if all
+    /// of them let it.
+    pub(super) fn alike(
         &self,
         name: &[u8],
         mut judge: impl FnMut(&Entry) -> Result<Kept, Rule>,
     ) -> Result<Kept, Rule> {
-        if name.iter().all(|&byte| is_plain(byte)) {
-            return self.exactly(name).map_or(Ok(Kept::Yes), &mut judge);
-        }
         let mut ask = |name: &[u8]| self.exactly(name).map_or(Ok(Kept::Yes), &mut judge);
         let mut buffer = [0; NAME_BYTES_MAX];
         let mut len = 0;
@@ -162,15 +162,21 @@ impl Names {
         ask(&buffer[..len])
     }
 
-    fn exactly(&self, name: &[u8]) -> Option<&Entry> {
+    /// The entry of a plain name.
+    pub(super) fn exactly(&self, name: &[u8]) -> Option<&Entry> {
         let same_len = self.by_len.get(name.len())?;
-        same_len.iter().find(|entry| entry.name == name)
+        // The last byte tells most names of the same length apart without a call.
+        let last = name.last()?;
+        let same_end = same_len.iter().filter(|entry| entry.last == *last);
+        same_end.into_iter().find(|entry| entry.name == name)
     }
 }
 
-/// Whether a byte stands for itself whoever reads it.
-const fn is_plain(byte: u8) -> bool {
-    matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_')
+/// Whether every byte stands for itself whoever reads it. Looks at all of them, because that way
+/// they are compared many at a time.
+pub(super) fn is_plain(name: &[u8]) -> bool {
+    let odd = |byte: &u8| !matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_');
+    !name.iter().fold(false, |any, byte| any | odd(byte))
 }
 
 /// What a byte of a name is taken for.

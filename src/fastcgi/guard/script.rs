@@ -105,7 +105,8 @@ impl ScriptRule {
     }
 }
 
-/// A path that PHP puts behind its `doc_root`, if it has one: it must not lead out of it.
+/// A path that PHP puts behind its `doc_root`, if it has one (SCRIPT_NAME; PATH_INFO without
+/// `cgi.fix_pathinfo`; REDIRECT_URL can become SCRIPT_NAME): it must not lead out of it.
 pub(super) fn check_relative(path: &[u8]) -> Result<(), Rule> {
     let mut parts = path.split(|byte| matches!(byte, b'/' | b'\\'));
     let climbs = parts.any(|part| part == b"..");
@@ -116,10 +117,13 @@ pub(super) fn check_relative(path: &[u8]) -> Result<(), Rule> {
 /// components on some systems, and stands in no script's name.
 fn components(path: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
     let absolute = path.first() == Some(&b'/');
-    let parts = || path.split(|&byte| byte == b'/');
-    let strange = path.contains(&b'\\') || path.contains(&0) || parts().any(|part| part == b"..");
-    let components = parts().filter(|part| !matches!(*part, b"" | b"."));
-    (absolute && !strange).then_some(components)
+    let strange = path
+        .iter()
+        .fold(false, |any, byte| any | matches!(byte, b'\\' | 0));
+    let parts = path.split(|&byte| byte == b'/');
+    let climbs = path.windows(2).any(|two| two == b"..") && parts.clone().any(|part| part == b"..");
+    let components = parts.filter(|part| !matches!(*part, b"" | b"."));
+    (absolute && !strange && !climbs).then_some(components)
 }
 
 /// How much Apache put in front of the path.
