@@ -110,6 +110,8 @@ enum Stage {
     /// Its request waits for a connection.
     Search(Connecting),
     Serve(Serving),
+    /// The server is done with it; the end of the answer is on its way to the client.
+    Deliver,
     /// The answer of our own is sent, or on its way; what still comes of the request is thrown away.
     Farewell {
         left: u64,
@@ -125,6 +127,8 @@ struct Serving {
     /// Goes out next.
     outbox: Option<Buf>,
     sending: Sending,
+    /// What is in the outbox, or was sent, is the end of the request.
+    is_whole: bool,
     /// Bytes of this request that the server was sent.
     sent: u64,
     /// A receive is in flight.
@@ -198,7 +202,7 @@ impl Exchange {
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
         match &self.stage {
-            Stage::Head => idle_at,
+            Stage::Head | Stage::Deliver => idle_at,
             Stage::Search(connecting) => connecting.deadline(),
             Stage::Serve(_) if self.reading == Reading::Idle => {
                 let watch_at = self.began + WATCH_AFTER;
@@ -258,12 +262,14 @@ impl Exchange {
         match &self.stage {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
             Stage::Farewell { ending, .. } => Step::End(*ending),
-            Stage::Head | Stage::Serve(_) if is_idle => Step::End(Ending::IdleTimeout),
+            Stage::Head | Stage::Serve(_) | Stage::Deliver if is_idle => {
+                Step::End(Ending::IdleTimeout)
+            }
             Stage::Serve(_) => {
                 self.watch(cx.driver);
                 Step::Continue
             }
-            Stage::Head => unreachable!("it waits for nothing else"),
+            Stage::Head | Stage::Deliver => unreachable!("it waits for nothing else"),
         }
     }
 
@@ -273,7 +279,9 @@ impl Exchange {
             Stage::Search(_) => {
                 self.search(cx, |connecting, cx| connecting.addresses_changed(true, cx))
             }
-            Stage::Head | Stage::Serve(_) | Stage::Farewell { .. } => Step::Continue,
+            Stage::Head | Stage::Serve(_) | Stage::Deliver | Stage::Farewell { .. } => {
+                Step::Continue
+            }
         }
     }
 
@@ -288,12 +296,12 @@ impl Exchange {
         self.farewell(Synthesised::Unavailable, Ending::QueueFull, cx)
     }
 
-    /// The worker ends as soon as its sessions have: who has no request is not waited for.
+    /// The worker ends as soon as its sessions have: who keeps its connection for another request is not
+    /// waited for.
     pub fn drain(&mut self) -> Step {
+        let is_kept = self.requests > 0 && self.reader.end() == ClientEnd::BetweenRequests;
         match self.stage {
-            Stage::Head if self.reader.end() == ClientEnd::BetweenRequests => {
-                Step::End(Ending::Complete)
-            }
+            Stage::Head if is_kept => Step::End(Ending::Complete),
             _ => Step::Continue,
         }
     }
@@ -338,6 +346,7 @@ impl Exchange {
             (Stage::Farewell { .. }, _) if self.writing == Writing::Farewell => Step::Continue,
             (Stage::Farewell { ending, .. }, _) => Step::End(*ending),
             (Stage::Head, ClientEnd::BetweenRequests) => Step::End(Ending::Complete),
+            (Stage::Deliver, _) => Step::Continue,
             (Stage::Search(_) | Stage::Serve(_), ClientEnd::AfterRequest) => {
                 if cx.driver.peer_is_gone(self.client) {
                     return self.client_left();
@@ -353,7 +362,7 @@ impl Exchange {
     fn client_left(&self) -> Step {
         Step::End(match self.stage {
             Stage::Head | Stage::Search(_) => Ending::ClientLeft,
-            Stage::Serve(_) => Ending::ClientClosed,
+            Stage::Serve(_) | Stage::Deliver => Ending::ClientClosed,
             Stage::Farewell { ending, .. } => ending,
         })
     }
@@ -415,9 +424,8 @@ impl Exchange {
 
     /// The whole answer is the client's.
     fn answered<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
-        if let Stage::Serve(serving) = &self.stage {
-            // The end of the request is on its way to the server, which has answered before it.
-            debug_assert!(matches!(serving.answer, Answer::Ended(_)));
+        if let Stage::Serve(_) = self.stage {
+            // The last of the request is still on its way to the server, which has answered before it.
             return Step::Continue;
         }
         let complete = self.reader.end() == ClientEnd::AfterRequest;
@@ -455,6 +463,10 @@ impl Exchange {
         cx: &mut Context<'_, D>,
     ) -> Step {
         tracing::debug!("request answered by the proxy: {ending}");
+        if self.writing != Writing::Idle {
+            // STDERR of the server that failed.
+            return Step::End(ending);
+        }
         let Some(mut buf) = cx.driver.lend() else {
             return Step::End(ending);
         };
@@ -477,7 +489,7 @@ impl Exchange {
         match &self.stage {
             Stage::Head => self.read_head(cx),
             Stage::Serve(_) => self.read_body(cx),
-            Stage::Search(_) | Stage::Farewell { .. } => Step::Continue,
+            Stage::Search(_) | Stage::Deliver | Stage::Farewell { .. } => Step::Continue,
         }
     }
 
@@ -499,7 +511,7 @@ impl Exchange {
                 Ok(None) => {
                     self.inbox = None;
                     if self.reading == Reading::Ended {
-                        return self.client_left();
+                        return self.client_ended(cx);
                     }
                     self.read_on(cx.driver);
                     return Step::Continue;
@@ -580,7 +592,7 @@ impl Exchange {
     fn connecting(&mut self) -> &mut Connecting {
         match &mut self.stage {
             Stage::Search(connecting) => connecting,
-            Stage::Head | Stage::Serve(_) | Stage::Farewell { .. } => {
+            Stage::Head | Stage::Serve(_) | Stage::Deliver | Stage::Farewell { .. } => {
                 unreachable!("only a request that waits is told")
             }
         }
@@ -657,11 +669,8 @@ impl Exchange {
         self.stage = Stage::Serve(Serving {
             open,
             outbox: Some(outbox),
-            sending: if body_is_over {
-                Sending::Last
-            } else {
-                Sending::Idle
-            },
+            sending: Sending::Idle,
+            is_whole: body_is_over,
             sent: 0,
             receiving: true,
             response: ResponseReader::new(id),
@@ -683,8 +692,7 @@ impl Exchange {
             let Stage::Serve(serving) = &self.stage else {
                 unreachable!("somebody serves the request")
             };
-            let sending = serving.sending;
-            if sending == Sending::Busy {
+            if serving.sending == Sending::Busy {
                 return Step::Continue;
             }
             match self.next_event() {
@@ -763,7 +771,7 @@ impl Exchange {
         if serving.sending == Sending::Broken {
             return;
         }
-        serving.sending = Sending::Last;
+        serving.is_whole = true;
         self.body_ended = true;
         if self.reader.body_missing() > 0 {
             serving.is_short = true;
@@ -784,19 +792,21 @@ impl Exchange {
         let Stage::Serve(serving) = &mut self.stage else {
             return;
         };
+        if serving.sending != Sending::Idle {
+            return;
+        }
         let Some(outbox) = serving.outbox.take() else {
-            if serving.sending == Sending::Last {
+            if serving.is_whole {
                 serving.all_sent(cx.driver);
             }
             return;
         };
-        if serving.sending == Sending::Broken {
-            return;
-        }
         serving.sent += outbox.len() as u64;
-        if serving.sending == Sending::Idle {
-            serving.sending = Sending::Busy;
-        }
+        serving.sending = if serving.is_whole {
+            Sending::Last
+        } else {
+            Sending::Busy
+        };
         cx.driver.submit(serving.open.sock, Op::Send(outbox));
     }
 
@@ -907,7 +917,7 @@ impl Exchange {
         if serving.sending == Sending::Last {
             return Step::Continue;
         }
-        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Deliver) else {
             unreachable!("it was just seen")
         };
         let settles = !matches!(settling.state(), Settled::Surplus(_))
@@ -972,7 +982,7 @@ impl Exchange {
     /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
     pub fn close<D: Driver>(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
         let leaving = match self.stage {
-            Stage::Head | Stage::Farewell { .. } => None,
+            Stage::Head | Stage::Deliver | Stage::Farewell { .. } => None,
             Stage::Search(connecting) => connecting.close(driver, retired),
             // In the midst of a request: the server learns that nobody waits for it.
             Stage::Serve(serving) => close_upstream(serving.open, Close::Reset, driver, retired),
