@@ -66,6 +66,10 @@ const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 /// patience of those who wait.
 const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
+/// otherwise begin at one time, and hold up everybody else on the worker for as long as that takes.
+const PLACES_PER_TURN: u32 = 2;
+
 /// What all workers share, whatever they serve.
 pub struct Shared {
     /// Counts sessions over all workers.
@@ -505,16 +509,31 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.queues_looked_at = None;
+        let mut given = 0;
         for route in 0..self.routes.len() {
             let mut last = None;
             while let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now) {
+                if given == PLACES_PER_TURN {
+                    // The next turn goes on, and does not wait.
+                    self.queues_looked_at = Some(self.now);
+                    return;
+                }
                 last = Some(arrival);
                 self.step(id, Tunnel::place_free);
+                given += u32::from(!self.is_waiting(id));
             }
         }
         if self.routes.iter().any(Served::has_queue) {
             self.queues_looked_at = Some(self.now + QUEUE_LOOK_INTERVAL);
         }
+    }
+
+    fn is_waiting(&self, id: SessionId) -> bool {
+        let place = self
+            .sessions
+            .get(id.0)
+            .and_then(|active| active.place.as_ref());
+        place.is_some_and(|place| place.standing == Standing::Waiting)
     }
 
     fn expire_deadlines(&mut self) {
