@@ -69,6 +69,10 @@ const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 /// patience of those who wait.
 const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
+/// otherwise begin at one time, and hold up everybody else on the worker for as long as that takes.
+const PLACES_PER_TURN: u32 = 2;
+
 /// What all workers share, whatever they serve.
 pub struct Shared {
     /// Counts sessions over all workers.
@@ -540,6 +544,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.queues_looked_at = None;
+        let mut given = 0;
         for route in 0..self.routes.len() {
             if self.routes[route].has_queue() {
                 let (pool, mut cx) = self.pool_parts(route);
@@ -547,8 +552,14 @@ impl<D: Driver> Worker<D> {
             }
             let mut last = None;
             while let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now) {
+                if given == PLACES_PER_TURN {
+                    // The next turn goes on, and does not wait.
+                    self.queues_looked_at = Some(self.now);
+                    return;
+                }
                 last = Some(arrival);
                 self.step(id, Session::place_free);
+                given += u32::from(!self.is_waiting(id));
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
@@ -572,14 +583,8 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn pool_parts(&mut self, route: usize) -> (&mut Pool, PoolContext<'_, D>) {
-        let cx = PoolContext {
-            driver: &mut self.driver,
-            owners: &mut self.owners,
-            retired: &mut self.retired_leases,
-            now: self.now,
-        };
-        (&mut self.routes[route].pool, cx)
+                self.step(id, Session::place_free);
+                given += u32::from(!self.is_waiting(id));
     }
 
     fn expire_deadlines(&mut self) {
