@@ -863,12 +863,16 @@ impl Exchange {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server answers")
         };
-        if serving.response.is_untouched() {
+        let is_first = serving.response.is_untouched();
+        if is_first {
             serving.succeed(cx);
         }
         let (mut pass, mut at) = (None, 0);
         loop {
             match serving.response.next(&buf, &mut at) {
+                Err(error) if is_first && pass.is_none() => {
+                    return self.never_answered(Ending::BadResponse(error), cx);
+                }
                 Err(error) => return Step::End(Ending::BadResponse(error)),
                 Ok(None) => break,
                 Ok(Some(ResponseEvent::Pass(next))) if pass.is_none() => pass = Some(next),
@@ -904,6 +908,15 @@ impl Exchange {
         }
         self.writing = Writing::Part;
         Step::Continue
+    }
+
+    /// What the server sends is no answer, and nothing of it has gone to the client.
+    fn never_answered<D: Driver>(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+            unreachable!("only a server answers")
+        };
+        close_upstream(serving.open, Close::Reset, cx.driver, cx.retired);
+        self.failed(ending, cx)
     }
 
     /// The answer is complete. Once the request is as well, the connection is for others.
@@ -955,6 +968,7 @@ impl Exchange {
         if serving.response.has_begun() {
             return Step::End(Ending::BackendReset(errno));
         }
+        let is_between_records = serving.response.is_between_records();
         let was_reused = serving.open.is_reused();
         let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
             let acknowledged = cx.driver.acknowledged(serving.open.sock);
@@ -970,6 +984,10 @@ impl Exchange {
             serving.fail(cx);
         }
         close_upstream(serving.open, Close::Graceful, cx.driver, cx.retired);
+        if !is_between_records {
+            // Half a record of STDERR has gone to the client.
+            return Step::End(Ending::BackendReset(errno));
+        }
         if !may_repeat {
             return self.failed(Ending::BackendReset(errno), cx);
         }
