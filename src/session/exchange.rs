@@ -852,8 +852,8 @@ impl Exchange {
         serving.receiving = false;
         match done {
             Done::Received(buf) => self.answer_came(buf, cx),
-            Done::Eof => self.server_lost(Errno(libc::ECONNRESET), cx),
-            Done::Failed(errno) => self.server_lost(errno, cx),
+            Done::Eof => self.server_lost(Lost::End, cx),
+            Done::Failed(errno) => self.server_lost(Lost::Failed(errno), cx),
             done => unreachable!("a receive ends with {done:?}"),
         }
     }
@@ -961,7 +961,9 @@ impl Exchange {
     }
 
     /// The server's connection has ended in the midst of the request.
-    fn server_lost<D: Driver>(&mut self, errno: Errno, cx: &mut Context<'_, D>) -> Step {
+    fn server_lost<D: Driver>(&mut self, lost: Lost, cx: &mut Context<'_, D>) -> Step {
+        let errno = lost.errno();
+        let is_harmless = self.is_repeatable_method();
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server is read")
         };
@@ -971,9 +973,8 @@ impl Exchange {
         let is_between_records = serving.response.is_between_records();
         let was_reused = serving.open.is_reused();
         let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
-            let acknowledged = cx.driver.acknowledged(serving.open.sock);
-            acknowledged.is_ok_and(|bytes| bytes <= serving.open.sent_before)
-                || cx.pool.reuse(serving.open.lease.address()) == Reuse::Doubtful
+            let is_doubtful = cx.pool.reuse(serving.open.lease.address()) == Reuse::Doubtful;
+            (is_doubtful && is_harmless) || serving.was_never_read(lost, cx.driver)
         };
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("it was just seen")
@@ -1021,7 +1022,33 @@ fn close_upstream<D: Driver>(
     (closed == Closed::Soon).then_some(open.sock)
 }
 
+/// How a server's connection came to its end in the midst of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    End,
+    Failed(Errno),
+}
+
+impl Lost {
+    fn errno(self) -> Errno {
+        match self {
+            Self::End => Errno(libc::ECONNRESET),
+            Self::Failed(errno) => errno,
+        }
+    }
+}
+
 impl Serving {
+    /// Whether nothing of the request can have been read: the server had ended the connection before it
+    /// came. A reset proves nothing, for the kernel may not have heard what was read before it.
+    fn was_never_read<D: Driver>(&self, lost: Lost, driver: &mut D) -> bool {
+        if lost != Lost::End || self.sending == Sending::Broken {
+            return false;
+        }
+        let acknowledged = driver.acknowledged(self.open.sock);
+        acknowledged.is_ok_and(|bytes| bytes <= self.open.sent_before)
+    }
+
     fn all_sent<D: Driver>(&mut self, driver: &mut D) {
         self.sending = Sending::Done;
         if self.is_short {
