@@ -48,6 +48,10 @@ const FAREWELL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The most of a body that is kept for sending it again: a request without one has 8 bytes.
 const REPEATABLE_BYTES_MAX: usize = 4096;
 
+/// The most of answers to a client's own questions that wait for a place between two records: a dozen.
+/// Nobody asks so often during one request.
+const REPLIES_BYTES_MAX: usize = 1024;
+
 /// A client's connection, and the request that it has now.
 pub struct Exchange {
     client: Sock,
@@ -68,6 +72,8 @@ pub struct Exchange {
     without: Vec<Range<usize>>,
     /// The part of the body that went out with the head, for sending it again.
     repeatable: Vec<u8>,
+    /// Answers to the client's own questions that wait for the end of a record.
+    replies: Vec<u8>,
 }
 
 struct Inbox {
@@ -185,6 +191,7 @@ impl Exchange {
             body_ended: false,
             without: Vec::new(),
             repeatable: Vec::new(),
+            replies: Vec::new(),
         };
         // Most clients have sent their request by now.
         let step = match cx.driver.receive_now(client) {
@@ -402,6 +409,9 @@ impl Exchange {
         if let Done::Failed(errno) = done {
             return Step::End(Ending::ClientReset(errno));
         }
+        if let Err(ending) = self.send_replies(cx.driver) {
+            return Step::End(ending);
+        }
         match writing {
             Writing::Part => {
                 self.receive_answer(cx.driver);
@@ -506,7 +516,11 @@ impl Exchange {
             match self.next_event() {
                 Err(ending) => return Step::End(ending),
                 Ok(Some(RequestEvent::Head)) => return self.head_complete(cx),
-                Ok(Some(RequestEvent::Reply(reply))) => self.reply(&reply, cx),
+                Ok(Some(RequestEvent::Reply(reply))) => {
+                    if let Err(ending) = self.reply(&reply, cx.driver) {
+                        return Step::End(ending);
+                    }
+                }
                 Ok(Some(event)) => unreachable!("no request is open: {event:?}"),
                 Ok(None) => {
                     self.inbox = None;
@@ -520,13 +534,29 @@ impl Exchange {
         }
     }
 
-    /// Between two requests, the client has its answer at once. During one, the question would have to
-    /// wait for the end of a record of the answer; nobody who asks does that, and so it is not answered.
-    fn reply<D: Driver>(&mut self, reply: &[u8], cx: &mut Context<'_, D>) {
-        if matches!(self.stage, Stage::Head) && self.writing == Writing::Idle {
-            // A failure shows in what follows.
-            let _ = cx.driver.send_first(self.client, reply);
+    /// The client has its answer at once, or at the end of the record that is on its way.
+    fn reply<D: Driver>(&mut self, reply: &[u8], driver: &mut D) -> Result<(), Ending> {
+        if self.replies.len() + reply.len() > REPLIES_BYTES_MAX {
+            return Err(Ending::ClientReset(Errno(libc::ENOBUFS)));
         }
+        self.replies.extend_from_slice(reply);
+        self.send_replies(driver)
+    }
+
+    fn send_replies<D: Driver>(&mut self, driver: &mut D) -> Result<(), Ending> {
+        let is_between_records = match &self.stage {
+            Stage::Serve(serving) => serving.response.is_between_records(),
+            Stage::Head | Stage::Search(_) | Stage::Deliver => true,
+            Stage::Farewell { .. } => false,
+        };
+        if self.replies.is_empty() || !is_between_records || self.writing != Writing::Idle {
+            return Ok(());
+        }
+        // A client that asks without reading the answers has filled its socket.
+        let sent = driver.send_first(self.client, &self.replies);
+        sent.map_err(Ending::ClientReset)?;
+        self.replies.clear();
+        Ok(())
     }
 
     fn head_complete<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
@@ -704,10 +734,15 @@ impl Exchange {
                 Ok(Some(RequestEvent::Body(pass))) => self.take_body(&pass, cx),
                 Ok(Some(RequestEvent::BodyEnd)) => {
                     self.body_ended(cx);
+                    self.inbox.take_if(|inbox| inbox.at == inbox.buf.len());
                     break;
                 }
                 Ok(Some(RequestEvent::Abort)) => return Step::End(Ending::Aborted),
-                Ok(Some(RequestEvent::Reply(reply))) => self.reply(&reply, cx),
+                Ok(Some(RequestEvent::Reply(reply))) => {
+                    if let Err(ending) = self.reply(&reply, cx.driver) {
+                        return Step::End(ending);
+                    }
+                }
                 // It stays where it is until this one is over.
                 Ok(Some(RequestEvent::Next)) => return Step::Continue,
                 Ok(Some(RequestEvent::Head)) => unreachable!("the head is complete"),
