@@ -583,8 +583,22 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-                self.step(id, Session::place_free);
-                given += u32::from(!self.is_waiting(id));
+    fn pool_parts(&mut self, route: usize) -> (&mut Pool, PoolContext<'_, D>) {
+        let cx = PoolContext {
+            driver: &mut self.driver,
+            owners: &mut self.owners,
+            retired: &mut self.retired_leases,
+            now: self.now,
+        };
+        (&mut self.routes[route].pool, cx)
+    }
+
+    fn is_waiting(&self, id: SessionId) -> bool {
+        let place = self
+            .sessions
+            .get(id.0)
+            .and_then(|active| active.place.as_ref());
+        place.is_some_and(|place| place.standing == Standing::Waiting)
     }
 
     fn expire_deadlines(&mut self) {
