@@ -55,7 +55,6 @@ pub(super) struct StatusArguments {
         num_args = 0..=1,
         default_missing_value = "1s",
         value_parser = interval,
-        allow_hyphen_values = true,
         help = "Print it again and again until Ctrl-C, every second or as often as is said (100ms or \
                 more), in the same place on a terminal."
     )]
@@ -178,6 +177,23 @@ fn show(text: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::testing::parse_words;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn another_option_may_follow_a_watch_without_its_interval() {
+        for words in ["status --watch --json", "status --json --watch"] {
+            let parsed = parse_words(words);
+            let Ok(Cli {
+                command: Command::Status(status),
+            }) = parsed
+            else {
+                panic!("{words}: {parsed:?}");
+            };
+            let every_second = Some(Duration::from_secs(1));
+            assert_eq!((status.json, status.watch), (true, every_second), "{words}");
+        }
+    }
 
     #[test]
     fn a_refresh_covers_what_was_there() {
