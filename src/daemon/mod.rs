@@ -81,7 +81,7 @@ pub enum Error {
 pub fn run(config: &Config) -> Result<(), Error> {
     let control = Control::new()?;
     let processors = process::processors().map_err(Error::Processors)?;
-    let count = config.workers.map_or(processors.len(), usize::from);
+    let count = worker_count(config, processors.len());
     let capacity = Capacity::measure(config, count)?;
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     for route in &config.routes {
@@ -99,12 +99,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
         seed: RandomState::new().hash_one(0),
         accept_failures: Failures::default(),
     });
-    let listeners = config
-        .routes
-        .iter()
-        .map(|route| route.listeners.len())
-        .sum();
-    let accepting = accepting_workers(count, listeners, capacity.connections_max);
+    let accepting = accepting_workers(count, config, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting)?.into_iter();
     let observed = Arc::new(Observed {
         engine: engine.to_string(),
@@ -141,6 +136,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
     drop(sites);
     tracing::info!("stopped");
     served
+}
+
+fn worker_count(config: &Config, processors: usize) -> usize {
+    config.workers.map_or(processors, usize::from)
 }
 
 fn observed_worker(mailbox: &Arc<Mailbox>) -> ObservedWorker {
@@ -183,10 +182,11 @@ fn start_checks(config: &Config, routes: &[Opened], control: &Control) {
 /// listeners, a client can be accepted by a worker whose permit another listener's client has just
 /// used, and then waits while other workers' permits are unused. Keeping those few compared with
 /// the limit keeps the limit true; with one listener any worker's permit is as good as another's.
-fn accepting_workers(workers: usize, listeners: usize, connections_max: u32) -> usize {
+fn accepting_workers(workers: usize, config: &Config, connections_max: u32) -> usize {
     /// Permits for each accepting worker: at most 1.6 % of them can be unused at the limit.
     const PERMITS_PER_WORKER: usize = 64;
-    if listeners == 1 {
+    let routes = config.routes.iter();
+    if routes.map(|route| route.listeners.len()).sum::<usize>() == 1 {
         return workers;
     }
     workers

@@ -48,6 +48,23 @@ pub enum ShareError {
     },
 }
 
+/// Whether each of its shards finds a worker, of those that accept.
+pub(super) fn check_shards(
+    name: &RouteName,
+    limits: Limits,
+    workers: usize,
+) -> Result<(), ShareError> {
+    let shards = limits.shards.get();
+    if shards > workers {
+        return Err(ShareError::TooManyShards {
+            route: name.clone(),
+            shards,
+            workers,
+        });
+    }
+    Ok(())
+}
+
 /// Binds everything that the route listens on. Its set of addresses is empty so far.
 pub(super) fn open(
     config: &config::Route,
@@ -188,14 +205,8 @@ impl Opened {
         per_endpoint_max: Option<NonZeroU32>,
         workers: usize,
     ) -> Result<Vec<Limit>, ShareError> {
+        check_shards(&self.route.name, self.limits, workers)?;
         let shards = self.limits.shards.get();
-        if shards > workers {
-            return Err(ShareError::TooManyShards {
-                route: self.route.name.clone(),
-                shards,
-                workers,
-            });
-        }
         Ok(shards_of(per_endpoint_max, self.limits.queue_max, shards))
     }
 }
