@@ -135,10 +135,7 @@ impl Words {
 pub(super) fn sample() -> Entry {
     Entry {
         ended: Instant::now(),
-        peer: Some(PeerCredentials {
-            uid: 33,
-            pid: 4711,
-        }),
+        peer: Some(PeerCredentials { uid: 33, pid: 4711 }),
         words: Words::new(b"GET", b"/index.php?x=1", b"/srv/index.php"),
         status: Some(200),
         bytes: 1234,
@@ -166,10 +163,20 @@ mod tests {
         assert_eq!(words.uri().bytes, &long[..2048]);
         assert_eq!(words.script().bytes, b"/x.php");
         assert_eq!(
-            (words.method().is_cut, words.uri().is_cut, words.script().is_cut),
+            (
+                words.method().is_cut,
+                words.uri().is_cut,
+                words.script().is_cut
+            ),
             (false, true, false)
         );
         let empty = Words::new(b"", b"", b"");
-        assert_eq!(empty.script(), Word { bytes: b"", is_cut: false });
+        assert_eq!(
+            empty.script(),
+            Word {
+                bytes: b"",
+                is_cut: false
+            }
+        );
     }
 }

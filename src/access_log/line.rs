@@ -15,7 +15,13 @@ use super::entry::{Entry, Word};
 const MORE: &str = "...";
 
 /// Appends the line of a request that ended at `time`.
-pub(super) fn push(line: &mut String, format: Format, route: &str, time: SystemTime, entry: &Entry) {
+pub(super) fn push(
+    line: &mut String,
+    format: Format,
+    route: &str,
+    time: SystemTime,
+    entry: &Entry,
+) {
     let written = match format {
         Format::Text => text(line, route, time, entry),
         Format::Json => json(line, route, time, entry),
@@ -58,7 +64,12 @@ fn json(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt:
     write!(line, r#"{{"time":"{}","route":"#, Rfc3339(time))?;
     quote(line, whole(route.as_bytes()));
     let (uid, pid) = (entry.peer.map(|p| p.uid), entry.peer.map(|p| p.pid));
-    write!(line, r#","uid":{},"pid":{}"#, Maybe(uid, none), Maybe(pid, none))?;
+    write!(
+        line,
+        r#","uid":{},"pid":{}"#,
+        Maybe(uid, none),
+        Maybe(pid, none)
+    )?;
     for (name, word) in words(entry) {
         write!(line, r#","{name}":"#)?;
         quote(line, word);
@@ -232,7 +243,13 @@ mod tests {
 
     fn line(format: Format, entry: &Entry) -> String {
         let mut line = String::new();
-        push(&mut line, format, "php", SystemTime::UNIX_EPOCH + TIME, entry);
+        push(
+            &mut line,
+            format,
+            "php",
+            SystemTime::UNIX_EPOCH + TIME,
+            entry,
+        );
         line
     }
 
@@ -298,7 +315,8 @@ mod tests {
         let escaped = r#"method="G\"ET" uri="/a\" status=200\x0aforged \x1b[31m\\ \xff \xc3\xa9 \xc2\x9b\x7f\x00" "#;
         assert!(text.contains(escaped), "{text}");
         let json = line(Format::Json, &entry);
-        let escaped = r#""uri":"/a\" status=200\u000aforged \u001b[31m\\ \ufffd \u00e9 \u009b\u007f\u0000","#;
+        let escaped =
+            r#""uri":"/a\" status=200\u000aforged \u001b[31m\\ \ufffd \u00e9 \u009b\u007f\u0000","#;
         assert!(json.contains(escaped), "{json}");
     }
 
@@ -334,7 +352,11 @@ mod tests {
         #[test]
         fn dates_are_those_of_a_calendar_that_counts_day_by_day(days in 0_u64..100_000) {
             let (mut year, mut rest) = (1970, days);
-            let is_leap = |year: u64| (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+            let is_leap = |year: u64| match year {
+                _ if year.is_multiple_of(400) => true,
+                _ if year.is_multiple_of(100) => false,
+                _ => year.is_multiple_of(4),
+            };
             while rest >= 365 + u64::from(is_leap(year)) {
                 rest -= 365 + u64::from(is_leap(year));
                 year += 1;

@@ -5,9 +5,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -92,6 +92,7 @@ impl Writers {
             sources: Vec::new(),
             told: Arc::default(),
             pending: String::with_capacity(BATCH_BYTES),
+            is_mid_line: false,
             is_torn: false,
             failures: Failures::default(),
         });
@@ -207,7 +208,9 @@ struct Writer {
     told: Arc<Told>,
     /// Lines that are to be written.
     pending: String,
-    /// The last thing in the file is a piece of a line.
+    /// What was written last is a piece of a line.
+    is_mid_line: bool,
+    /// And the rest of that line is lost.
     is_torn: bool,
     failures: Failures,
 }
@@ -279,6 +282,9 @@ impl Writer {
                 let Ok(entry) = source.entries.try_recv() else {
                     break;
                 };
+                if std::mem::take(&mut self.is_torn) {
+                    self.pending.push('\n');
+                }
                 let time = clock - now.saturating_duration_since(entry.ended);
                 let route = source.route.as_str();
                 line::push(&mut self.pending, source.format, route, time, &entry);
@@ -293,13 +299,12 @@ impl Writer {
 
     fn write(&mut self) -> Written {
         while !self.pending.is_empty() {
-            if self.is_torn {
-                self.pending.insert(0, '\n');
-                self.is_torn = false;
-            }
             match self.file.write(self.pending.as_bytes()) {
                 Ok(0) => self.lose(&ErrorKind::WriteZero.into()),
-                Ok(written) => drop(self.pending.drain(..written)),
+                Ok(written) => {
+                    self.is_mid_line = self.pending.as_bytes()[written - 1] != b'\n';
+                    self.pending.drain(..written);
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Full,
                 Err(error) => self.lose(&error),
@@ -312,6 +317,7 @@ impl Writer {
     fn lose(&mut self, error: &io::Error) {
         self.told.errors.add(1);
         self.pending.clear();
+        self.is_torn = self.is_mid_line;
         if let Some(failed) = self.failures.count(Instant::now()) {
             tracing::warn!(
                 failed,
@@ -328,6 +334,7 @@ impl Writer {
         match open_file(path) {
             Ok(file) => {
                 self.file = file;
+                self.is_mid_line = false;
                 self.is_torn = false;
                 tracing::info!("access log {} opened anew", self.target);
             }
@@ -414,6 +421,7 @@ mod tests {
             sources: vec![source],
             told,
             pending: String::new(),
+            is_mid_line: false,
             is_torn: false,
             failures: Failures::default(),
         };

@@ -17,6 +17,17 @@ pub enum Protocol {
     Fastcgi(Box<Fastcgi>),
 }
 
+impl Protocol {
+    /// Where a line goes for each request, if it goes anywhere.
+    #[must_use]
+    pub fn access_log(&self) -> Option<&AccessLog> {
+        match self {
+            Self::Raw => None,
+            Self::Fastcgi(fastcgi) => fastcgi.access_log.as_ref(),
+        }
+    }
+}
+
 /// What the sessions of a FastCGI route go by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fastcgi {
