@@ -50,6 +50,10 @@ const FAREWELL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The most of a body that is kept for sending it again: a request without one has 8 bytes.
 const REPEATABLE_BYTES_MAX: usize = 4096;
 
+/// The most of answers to a client's own questions that wait for a place between two records: a dozen.
+/// Nobody asks so often during one request.
+const REPLIES_BYTES_MAX: usize = 1024;
+
 /// A client's connection, and the request that it has now.
 pub struct Exchange {
     client: Sock,
@@ -73,6 +77,8 @@ pub struct Exchange {
     /// Bytes that are on their way to the client.
     unwritten: usize,
     tally: Tally,
+    /// Answers to the client's own questions that wait for the end of a record.
+    replies: Vec<u8>,
 }
 
 struct Inbox {
@@ -198,6 +204,7 @@ impl Exchange {
             repeatable: Vec::new(),
             unwritten: 0,
             tally: Tally::new(peer, cx.now),
+            replies: Vec::new(),
         };
         // Most clients have sent their request by now.
         let step = match cx.driver.receive_now(client) {
@@ -422,6 +429,9 @@ impl Exchange {
         }
         let written = mem::take(&mut self.unwritten);
         cx.counters.to_client.copied.add(written as u64);
+        if let Err(ending) = self.send_replies(cx) {
+            return Step::End(ending);
+        }
         match writing {
             Writing::Part => {
                 self.receive_answer(cx.driver);
@@ -529,7 +539,11 @@ impl Exchange {
             match self.next_event() {
                 Err(ending) => return Step::End(ending),
                 Ok(Some(RequestEvent::Head)) => return self.head_complete(cx),
-                Ok(Some(RequestEvent::Reply(reply))) => self.reply(&reply, cx),
+                Ok(Some(RequestEvent::Reply(reply))) => {
+                    if let Err(ending) = self.reply(&reply, cx) {
+                        return Step::End(ending);
+                    }
+                }
                 Ok(Some(event)) => unreachable!("no request is open: {event:?}"),
                 Ok(None) => {
                     self.inbox = None;
@@ -543,15 +557,31 @@ impl Exchange {
         }
     }
 
-    /// Between two requests, the client has its answer at once. During one, the question would have to
-    /// wait for the end of a record of the answer; nobody who asks does that, and so it is not answered.
-    fn reply<D: Driver>(&mut self, reply: &[u8], cx: &mut Context<'_, D>) {
-        if matches!(self.stage, Stage::Head) && self.writing == Writing::Idle {
-            // A failure shows in what follows.
-            if cx.driver.send_first(self.client, reply).is_ok() {
-                cx.counters.to_client.copied.add(reply.len() as u64);
-            }
+    /// The client has its answer at once, or at the end of the record that is on its way.
+    fn reply<D: Driver>(&mut self, reply: &[u8], cx: &mut Context<'_, D>) -> Result<(), Ending> {
+        if self.replies.len() + reply.len() > REPLIES_BYTES_MAX {
+            return Err(Ending::ClientReset(Errno(libc::ENOBUFS)));
         }
+        self.replies.extend_from_slice(reply);
+        self.send_replies(cx)
+    }
+
+    fn send_replies<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Result<(), Ending> {
+        let is_between_records = match &self.stage {
+            Stage::Serve(serving) => serving.response.is_between_records(),
+            Stage::Head | Stage::Search(_) | Stage::Deliver => true,
+            Stage::Farewell { .. } => false,
+        };
+        if self.replies.is_empty() || !is_between_records || self.writing != Writing::Idle {
+            return Ok(());
+        }
+        // A client that asks without reading the answers has filled its socket.
+        let sent = cx.driver.send_first(self.client, &self.replies);
+        sent.map_err(Ending::ClientReset)?;
+        let sent = self.replies.len() as u64;
+        cx.counters.to_client.copied.add(sent);
+        self.replies.clear();
+        Ok(())
     }
 
     fn head_complete<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
@@ -736,10 +766,15 @@ impl Exchange {
                 Ok(Some(RequestEvent::Body(pass))) => self.take_body(&pass, cx),
                 Ok(Some(RequestEvent::BodyEnd)) => {
                     self.body_ended(cx);
+                    self.inbox.take_if(|inbox| inbox.at == inbox.buf.len());
                     break;
                 }
                 Ok(Some(RequestEvent::Abort)) => return Step::End(Ending::Aborted),
-                Ok(Some(RequestEvent::Reply(reply))) => self.reply(&reply, cx),
+                Ok(Some(RequestEvent::Reply(reply))) => {
+                    if let Err(ending) = self.reply(&reply, cx) {
+                        return Step::End(ending);
+                    }
+                }
                 // It stays where it is until this one is over.
                 Ok(Some(RequestEvent::Next)) => return Step::Continue,
                 Ok(Some(RequestEvent::Head)) => unreachable!("the head is complete"),
@@ -889,8 +924,8 @@ impl Exchange {
         serving.receiving = false;
         match done {
             Done::Received(buf) => self.answer_came(buf, cx),
-            Done::Eof => self.server_lost(Errno(libc::ECONNRESET), cx),
-            Done::Failed(errno) => self.server_lost(errno, cx),
+            Done::Eof => self.server_lost(Lost::End, cx),
+            Done::Failed(errno) => self.server_lost(Lost::Failed(errno), cx),
             done => unreachable!("a receive ends with {done:?}"),
         }
     }
@@ -900,12 +935,16 @@ impl Exchange {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server answers")
         };
-        if serving.response.is_untouched() {
+        let is_first = serving.response.is_untouched();
+        if is_first {
             serving.succeed(cx);
         }
         let (mut pass, mut at) = (None, 0);
         loop {
             match serving.response.next(&buf, &mut at) {
+                Err(error) if is_first && pass.is_none() => {
+                    return self.never_answered(Ending::BadResponse(error), cx);
+                }
                 Err(error) => return Step::End(Ending::BadResponse(error)),
                 Ok(None) => break,
                 Ok(Some(ResponseEvent::Pass(next))) if pass.is_none() => pass = Some(next),
@@ -943,6 +982,15 @@ impl Exchange {
         }
         self.writing = Writing::Part;
         Step::Continue
+    }
+
+    /// What the server sends is no answer, and nothing of it has gone to the client.
+    fn never_answered<D: Driver>(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+            unreachable!("only a server answers")
+        };
+        close_upstream(serving.open, Close::Reset, cx.driver, cx.retired);
+        self.failed(ending, cx)
     }
 
     /// The answer is complete. Once the request is as well, the connection is for others.
@@ -987,18 +1035,20 @@ impl Exchange {
     }
 
     /// The server's connection has ended in the midst of the request.
-    fn server_lost<D: Driver>(&mut self, errno: Errno, cx: &mut Context<'_, D>) -> Step {
+    fn server_lost<D: Driver>(&mut self, lost: Lost, cx: &mut Context<'_, D>) -> Step {
+        let errno = lost.errno();
+        let is_harmless = self.is_repeatable_method();
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server is read")
         };
         if serving.response.has_begun() {
             return Step::End(Ending::BackendReset(errno));
         }
+        let is_between_records = serving.response.is_between_records();
         let was_reused = serving.open.is_reused();
         let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
-            let acknowledged = cx.driver.acknowledged(serving.open.sock);
-            acknowledged.is_ok_and(|bytes| bytes <= serving.open.sent_before)
-                || cx.pool.reuse(serving.open.lease.address()) == Reuse::Doubtful
+            let is_doubtful = cx.pool.reuse(serving.open.lease.address()) == Reuse::Doubtful;
+            (is_doubtful && is_harmless) || serving.was_never_read(lost, cx.driver)
         };
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("it was just seen")
@@ -1009,6 +1059,10 @@ impl Exchange {
             serving.fail(cx);
         }
         close_upstream(serving.open, Close::Graceful, cx.driver, cx.retired);
+        if !is_between_records {
+            // Half a record of STDERR has gone to the client.
+            return Step::End(Ending::BackendReset(errno));
+        }
         if !may_repeat {
             return self.failed(Ending::BackendReset(errno), cx);
         }
@@ -1044,7 +1098,33 @@ fn close_upstream<D: Driver>(
     (closed == Closed::Soon).then_some(open.sock)
 }
 
+/// How a server's connection came to its end in the midst of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lost {
+    End,
+    Failed(Errno),
+}
+
+impl Lost {
+    fn errno(self) -> Errno {
+        match self {
+            Self::End => Errno(libc::ECONNRESET),
+            Self::Failed(errno) => errno,
+        }
+    }
+}
+
 impl Serving {
+    /// Whether nothing of the request can have been read: the server had ended the connection before it
+    /// came. A reset proves nothing, for the kernel may not have heard what was read before it.
+    fn was_never_read<D: Driver>(&self, lost: Lost, driver: &mut D) -> bool {
+        if lost != Lost::End || self.sending == Sending::Broken {
+            return false;
+        }
+        let acknowledged = driver.acknowledged(self.open.sock);
+        acknowledged.is_ok_and(|bytes| bytes <= self.open.sent_before)
+    }
+
     fn all_sent<D: Driver>(&mut self, driver: &mut D) {
         self.sending = Sending::Done;
         if self.is_short {

@@ -447,6 +447,16 @@ impl Conversation {
     }
 }
 
+/// The bytes as they come, for readers that know where to end.
+impl Read for Conversation {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.stream.read(buffer)?;
+        self.saw_eof = count == 0;
+        note(&self.shared, |ledger| ledger.received += count as u64);
+        Ok(count)
+    }
+}
+
 fn accept_all<F>(listener: &TcpListener, shared: &Shared, script: &Arc<F>)
 where
     F: Fn(&mut Conversation) -> io::Result<()> + Send + Sync + 'static,

@@ -1,0 +1,1235 @@
+//! FastCGI on the wire: clients and backends that a test plays by hand, record by record.
+
+// The behaviours are not `#[test]` functions themselves: the macro makes those of them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use common::client::{assert_eof, assert_over, assert_waiting};
+use common::fastcgi::{
+    Client, Heard, ONE, Request, end, fence_answer, page, record, records, responder, stdout,
+};
+use common::proxy::Builder;
+use common::wait::meanwhile;
+use common::{
+    Backend, Conversation, Ending, Engine, MB, NameServer, Pattern, Proxy, Random, eventually,
+    for_each_engine,
+};
+use spliceway::fastcgi::{FENCE, Kind, Pairs, ProtocolStatus, RequestId, Role};
+
+for_each_engine!(
+    a_head_arrives_before_the_body_is_sent,
+    what_arrived_together_goes_out_together,
+    clients_share_one_connection_and_keep_their_own_ids,
+    a_kept_client_makes_many_requests_and_a_closing_one_is_closed,
+    a_request_that_comes_byte_by_byte_is_served,
+    two_requests_in_one_packet_are_served_one_after_the_other,
+    bodies_and_pages_of_any_framing_arrive_byte_for_byte,
+    an_answer_that_comes_before_the_body_is_the_whole_answer,
+    an_answer_before_the_end_of_the_request_costs_the_backend_its_connection,
+    surplus_with_the_end_of_a_request_costs_the_backend_its_connection,
+    surplus_behind_the_fence_costs_the_backend_its_connection,
+    a_byte_from_a_backend_at_rest_costs_it_its_connection,
+    a_fence_that_is_answered_too_early_proves_nothing,
+    a_connection_that_a_backend_closed_is_never_used,
+    a_request_that_meets_the_end_of_its_connection_is_served_by_another,
+    a_request_that_was_read_is_not_sent_again,
+    a_request_that_was_answered_on_stderr_is_not_sent_again,
+    a_post_is_not_sent_again_to_a_backend_that_has_lost_its_trust_meanwhile,
+    an_answer_that_breaks_off_is_cut,
+    a_failure_before_the_answer_is_a_502_when_told_to,
+    nonsense_before_the_answer_is_a_502_when_told_to,
+    a_502_never_stands_inside_another_record,
+    a_kept_client_moves_on_when_the_addresses_change,
+    a_second_request_on_a_busy_connection_is_refused,
+    questions_of_a_client_are_answered,
+    an_aborted_request_costs_the_backend_its_connection,
+    a_client_that_has_sent_everything_may_end_its_side,
+    a_client_that_goes_costs_the_backend_its_connection,
+    a_client_that_goes_while_it_waits_for_a_place_is_forgotten,
+    a_client_that_takes_its_time_gets_the_end_of_its_answer,
+    parameters_over_the_limit_never_reach_a_backend,
+    a_request_that_the_guard_rejects_never_reaches_a_backend,
+    what_the_guard_strips_never_reaches_a_backend,
+    permits_are_never_exceeded_and_service_is_by_arrival,
+    who_waits_gets_a_connection_that_rests,
+    a_full_queue_and_a_long_wait_are_a_503,
+    a_connection_without_requests_is_closed,
+    a_connection_serves_no_more_requests_than_allowed,
+    without_reuse_each_request_has_its_own_connection,
+    a_backend_that_ignores_the_fence_is_found_out_once_and_never_stranded,
+    a_backend_that_closes_after_the_fence_fails_no_request,
+    an_authorizer_is_served,
+    a_drain_waits_for_requests_and_not_for_kept_connections,
+);
+
+/// One worker, so that there is one pool.
+fn builder(engine: Engine) -> Builder {
+    Proxy::builder()
+        .engine(engine)
+        .args(["--protocol", "fastcgi", "--workers", "1"])
+}
+
+fn start(engine: Engine, backend: &Backend) -> Proxy {
+    builder(engine).backend(backend).start()
+}
+
+/// What backends heard, in the order in which they heard it.
+type Journal = Arc<Mutex<Vec<String>>>;
+
+fn note(journal: &Journal, what: &str) {
+    journal.lock().unwrap().push(what.to_owned());
+}
+
+fn noted(journal: &Journal) -> Vec<String> {
+    journal.lock().unwrap().clone()
+}
+
+/// Long enough for everything that the proxy does some time after the beginning of a request.
+const A_WHILE: Duration = Duration::from_millis(400);
+
+/// The client gets nothing for a while, not even an end.
+fn assert_waits(client: &Client) {
+    meanwhile(A_WHILE, || assert_waiting(&client.0));
+}
+
+// --- requests -----------------------------------------------------------------------------------
+
+/// The backend answers the head with a first part; only then does the client send the body.
+fn a_head_arrives_before_the_body_is_sent(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let mut heard = conversation.head()?.expect("a request");
+        conversation.send(&stdout(heard.id, b"head, "))?;
+        conversation.body(&mut heard)?;
+        conversation.fence()?;
+        conversation.send(&record(Kind::Stdout, heard.id, &heard.body))?;
+        conversation.send(&end(heard.id))
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let request = Request::post("/", b"body");
+    client.send(&request.head());
+    let first = client.record();
+    assert!(first.content.ends_with(b"head, "), "{first:?}");
+    client.send(&request.stdin());
+    assert_eq!(client.answer().stdout, b"body");
+}
+
+/// One read has everything, the fence included.
+fn what_arrived_together_goes_out_together(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        for _ in 0..2 {
+            let bytes = conversation.receive()?.to_vec();
+            assert!(bytes.ends_with(&FENCE), "{:?}", records(&bytes));
+            let kinds: Vec<_> = records(&bytes).iter().map(|record| record.kind).collect();
+            assert_eq!(kinds.first(), Some(&Kind::BeginRequest));
+            assert_eq!(kinds.last(), Some(&Kind::GetValues));
+            conversation.send(&[page(ONE, b"all of it"), fence_answer()].concat())?;
+        }
+        conversation.keep_until_eof()
+    });
+    let proxy = start(engine, &backend);
+    // The first one connects, the second one finds a connection.
+    let client = Client::connect(&proxy);
+    for body in [&b""[..], b"a body"] {
+        let answer = client.ask(&Request::post("/", body));
+        assert_eq!(answer.text(), "all of it");
+    }
+    assert_eq!(backend.ledger().accepted, 1);
+}
+
+fn clients_share_one_connection_and_keep_their_own_ids(engine: Engine) {
+    let backend = responder();
+    let proxy = builder(engine)
+        .args(["--per-endpoint-max", "1"])
+        .backend(&backend)
+        .start();
+    for id in [1, 2, 255, 256, u16::MAX] {
+        let client = Client::connect(&proxy);
+        let request = Request::get("/page").id(id);
+        let answer = client.ask(&request);
+        assert_eq!((answer.id, &*answer.text()), (request.id, "/page"));
+        assert_eq!(answer.end.protocol_status, ProtocolStatus::RequestComplete);
+    }
+    assert_eq!(backend.ledger().accepted, 1);
+}
+
+fn a_kept_client_makes_many_requests_and_a_closing_one_is_closed(engine: Engine) {
+    let backend = responder();
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    for round in 0..20 {
+        let uri = format!("/{round}");
+        assert_eq!(client.ask(&Request::get(&uri)).text(), uri);
+    }
+    assert_eq!(client.ask(&Request::get("/last").closing()).text(), "/last");
+    assert_eof(&client.0);
+}
+
+fn a_request_that_comes_byte_by_byte_is_served(engine: Engine) {
+    let backend =
+        Backend::scripted(|conversation| conversation.respond(|heard| page(heard.id, &heard.body)));
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    for byte in Request::post("/", b"a body in pieces").bytes() {
+        client.send(&[byte]);
+    }
+    assert_eq!(client.answer().text(), "a body in pieces");
+}
+
+fn two_requests_in_one_packet_are_served_one_after_the_other(engine: Engine) {
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        conversation.respond(|heard| {
+            note(&written, heard.uri());
+            heard.page()
+        })
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let requests = ["/1", "/2", "/3"].map(|uri| Request::get(uri).bytes());
+    client.send(&requests.concat());
+    for uri in ["/1", "/2", "/3"] {
+        assert_eq!(client.answer().text(), uri);
+    }
+    assert_eq!(noted(&journal), ["/1", "/2", "/3"]);
+}
+
+/// Records of every length, with and without padding, cut anywhere.
+fn bodies_and_pages_of_any_framing_arrive_byte_for_byte(engine: Engine) {
+    const SIZE: u64 = 3 * MB;
+    let backend = Backend::scripted(|conversation| {
+        let mut seed = 1;
+        while let Some(heard) = conversation.request()? {
+            let at_fault = Pattern::new(1).mismatch(0, &heard.body);
+            assert_eq!((heard.body.len() as u64, at_fault), (SIZE, None));
+            seed += 1;
+            let body = Pattern::new(2).bytes(SIZE);
+            let mut bytes = record(Kind::Stdout, heard.id, b"\r\n\r\n");
+            frame(&mut bytes, Kind::Stdout, &body, seed);
+            bytes.extend(end(heard.id));
+            conversation.send(&bytes)?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let request = Request::post("/", &Pattern::new(1).bytes(SIZE));
+    for seed in 10..13 {
+        let mut bytes = request.head();
+        frame(&mut bytes, Kind::Stdin, &request.body, seed);
+        bytes.extend(record(Kind::Stdin, ONE, b""));
+        thread::scope(|scope| {
+            scope.spawn(|| client.send(&bytes));
+            let answer = client.answer();
+            let at_fault = Pattern::new(2).mismatch(0, answer.body());
+            assert_eq!((answer.body().len() as u64, at_fault), (SIZE, None));
+        });
+    }
+}
+
+/// `body` in records of many lengths.
+fn frame(out: &mut Vec<u8>, kind: Kind, mut body: &[u8], seed: u64) {
+    let mut random = Random::new(seed);
+    while !body.is_empty() {
+        let most = random.pick(&[8, 200, 4096, 65535]);
+        let len = usize::try_from(random.within(1..=most)).unwrap();
+        let (piece, rest) = body.split_at(len.min(body.len()));
+        out.extend(record(kind, ONE, piece));
+        body = rest;
+    }
+}
+
+// --- answers that come too early ----------------------------------------------------------------
+
+/// The client is still sending when its answer is complete. It gets it whole, and can go on.
+fn an_answer_that_comes_before_the_body_is_the_whole_answer(engine: Engine) {
+    const SIZE: usize = 8 << 20;
+    let backend = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.head()? {
+            conversation.send(&page(heard.id, b"no, thank you"))?;
+            if heard.uri() == "/ignored" {
+                return conversation.discard_until_eof();
+            }
+            conversation.body(&mut heard.clone())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    for keep_conn in [true, false] {
+        let client = Client::connect(&proxy);
+        let request = Request {
+            keep_conn,
+            ..Request::post("/ignored", &vec![7; SIZE])
+        };
+        let answer = thread::scope(|scope| {
+            let sent = scope.spawn(|| client.send(&request.bytes()));
+            let answer = client.answer();
+            sent.join().unwrap();
+            answer
+        });
+        assert_eq!(answer.text(), "no, thank you");
+        if keep_conn {
+            assert_eq!(client.ask(&Request::get("/")).text(), "no, thank you");
+        } else {
+            client.finish();
+            assert_over(&client.0);
+        }
+    }
+}
+
+/// The rest of the request would be read as the next one.
+fn an_answer_before_the_end_of_the_request_costs_the_backend_its_connection(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.head()?.expect("a request");
+        conversation.send(&heard.page())?;
+        conversation.keep_until_eof()
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    for round in 0..3 {
+        let request = Request::post("/early", b"a body");
+        client.send(&request.head());
+        assert_eq!(client.answer().text(), "/early");
+        client.send(&request.stdin());
+        let seen = backend.wait_for_end(round);
+        assert_eq!((seen.ending, seen.received.len()), (Ending::Eof, 0));
+    }
+    assert_eq!(backend.ledger().accepted, 3);
+}
+
+// --- settling -----------------------------------------------------------------------------------
+
+/// Each request has a connection of its own, which the proxy closes after `script`.
+#[track_caller]
+fn assert_never_reused<F>(engine: Engine, script: F)
+where
+    F: Fn(&mut Conversation, &Heard) -> io::Result<()> + Send + Sync + 'static,
+{
+    let backend = Backend::scripted(move |conversation| {
+        let heard = conversation.request()?.expect("a request");
+        script(conversation, &heard)?;
+        conversation.keep_until_eof()
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    for round in 0..3 {
+        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+        let seen = backend.wait_for_end(round);
+        assert!(
+            matches!(seen.ending, Ending::Eof | Ending::Reset),
+            "{seen:?}"
+        );
+    }
+    assert_eq!(backend.ledger().accepted, 3);
+}
+
+fn surplus_with_the_end_of_a_request_costs_the_backend_its_connection(engine: Engine) {
+    assert_never_reused(engine, |conversation, heard| {
+        conversation.send(&[heard.page(), b"!".to_vec()].concat())
+    });
+    // A second answer would be taken for that of the next request.
+    assert_never_reused(engine, |conversation, heard| {
+        conversation.send(&[heard.page(), heard.page()].concat())
+    });
+}
+
+fn surplus_behind_the_fence_costs_the_backend_its_connection(engine: Engine) {
+    assert_never_reused(engine, |conversation, heard| {
+        conversation.fence()?;
+        conversation.send(&[heard.page(), fence_answer(), fence_answer()].concat())
+    });
+    assert_never_reused(engine, |conversation, heard| {
+        conversation.send(&heard.page())?;
+        conversation.fence()?;
+        conversation.send(&record(Kind::Stdout, heard.id, b"one more thing"))
+    });
+}
+
+fn a_byte_from_a_backend_at_rest_costs_it_its_connection(engine: Engine) {
+    assert_never_reused(engine, |conversation, heard| {
+        conversation.fence()?;
+        conversation.send(&[heard.page(), fence_answer()].concat())?;
+        conversation.send(b"\x01")
+    });
+}
+
+fn a_fence_that_is_answered_too_early_proves_nothing(engine: Engine) {
+    assert_never_reused(engine, |conversation, heard| {
+        conversation.fence()?;
+        conversation.send(&[fence_answer(), heard.page()].concat())
+    });
+}
+
+/// The backend closes when it is at rest, as PHP-FPM does after `pm.max_requests`.
+fn a_connection_that_a_backend_closed_is_never_used(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        for _ in 0..2 {
+            let Some(heard) = conversation.request()? else {
+                return Ok(());
+            };
+            conversation.fence()?;
+            conversation.send(&heard.page())?;
+            if heard.uri() == "/last" {
+                return Ok(());
+            }
+            conversation.send(&fence_answer())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    for round in 0..40 {
+        let uri = if round % 3 == 0 { "/last" } else { "/page" };
+        assert_eq!(client.ask(&Request::post(uri, b"body")).text(), uri);
+    }
+}
+
+// --- sending again ------------------------------------------------------------------------------
+
+/// The proxy is held while the request is on its way to it and the backend closes the connection that
+/// the request is going to be given.
+fn a_request_that_meets_the_end_of_its_connection_is_served_by_another(engine: Engine) {
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        let heard = conversation.request()?.expect("a request");
+        note(&written, heard.uri());
+        conversation.fence()?;
+        conversation.send(&[heard.page(), fence_answer()].concat())?;
+        conversation.wait_for_release()
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    for round in 0..8 {
+        let first = format!("/{round}/first");
+        assert_eq!(client.ask(&Request::get(&first)).text(), first);
+        proxy.process().signal(libc::SIGSTOP);
+        eventually("the proxy is stopped", || proxy.process().is_stopped());
+        let second = Request::post(&format!("/{round}/second"), b"a body");
+        client.send(&second.bytes());
+        backend.release(1);
+        let _ = backend.wait_for_end(2 * round);
+        proxy.process().signal(libc::SIGCONT);
+        assert_eq!(client.answer().text(), format!("/{round}/second"));
+        backend.release(1);
+        let _ = backend.wait_for_end(2 * round + 1);
+    }
+    let mut heard = noted(&journal);
+    let all = heard.len();
+    heard.dedup();
+    assert_eq!((heard.len(), all), (16, 16), "{heard:?}");
+}
+
+/// Serves `/page`, and hands everything else to `script`.
+fn backend_that_fails<F>(journal: &Journal, script: F) -> Backend
+where
+    F: Fn(&mut Conversation, &Heard) -> io::Result<()> + Send + Sync + 'static,
+{
+    let written = Arc::clone(journal);
+    Backend::scripted(move |conversation| {
+        while let Some(heard) = conversation.request()? {
+            note(&written, heard.uri());
+            if heard.uri() != "/page" {
+                return script(conversation, &heard);
+            }
+            conversation.fence()?;
+            conversation.send(&[heard.page(), fence_answer()].concat())?;
+        }
+        Ok(())
+    })
+}
+
+/// It may have been carried out. A backend that closes with something unread, here the fence, resets
+/// the connection, and then the kernel may not have heard what was read.
+fn a_request_that_was_read_is_not_sent_again(engine: Engine) {
+    for uri in ["/closes", "/resets"] {
+        let journal = Journal::default();
+        let backend = backend_that_fails(&journal, |conversation, heard| match heard.uri() {
+            "/closes" => conversation.fence(),
+            _ => Ok(()),
+        });
+        let proxy = start(engine, &backend);
+        let client = Client::connect(&proxy);
+        // Twice, so that it is known that kept connections work there.
+        for _ in 0..2 {
+            client.ask(&Request::get("/page"));
+        }
+        client.send(&Request::get(uri).bytes());
+        assert_over(&client.0);
+        assert_eq!(noted(&journal), ["/page", "/page", uri]);
+        assert_eq!(backend.ledger().accepted, 1);
+    }
+}
+
+/// STDERR shows that the request was carried out.
+fn a_request_that_was_answered_on_stderr_is_not_sent_again(engine: Engine) {
+    let journal = Journal::default();
+    let backend = backend_that_fails(&journal, |conversation, heard| {
+        conversation.send(&record(Kind::Stderr, heard.id, b"PHP Fatal error"))
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    for _ in 0..2 {
+        client.ask(&Request::get("/page"));
+    }
+    client.send(&Request::get("/fails").bytes());
+    let error = client.try_answer().unwrap_err();
+    assert!(
+        matches!(
+            error.kind(),
+            ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset
+        ),
+        "{error}"
+    );
+    assert_eq!(noted(&journal), ["/page", "/page", "/fails"]);
+}
+
+/// While a POST runs on a kept connection, others show that the backend keeps none. What is repeated
+/// for its sake without a proof are requests without consequences, and a POST is none.
+fn a_post_is_not_sent_again_to_a_backend_that_has_lost_its_trust_meanwhile(engine: Engine) {
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        while let Some(heard) = conversation.request()? {
+            note(&written, heard.uri());
+            conversation.fence()?;
+            match heard.uri() {
+                "/held" => return conversation.wait_for_release(),
+                "/once" => return conversation.send(&[heard.page(), fence_answer()].concat()),
+                _ => conversation.send(&[heard.page(), fence_answer()].concat())?,
+            }
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let (poster, getter) = (Client::connect(&proxy), Client::connect(&proxy));
+    poster.ask(&Request::get("/page"));
+    let post = Request::post("/held", b"a body");
+    poster.send(&post.bytes());
+    eventually("the POST runs", || noted(&journal).len() == 2);
+    for round in 0..6 {
+        getter.ask(&Request::get("/once"));
+        let _ = backend.wait_for_end(round);
+    }
+    proxy.process().wait_for_log("keeps no connections");
+    assert_eq!(backend.ledger().accepted, 7);
+    backend.release(1);
+    let ended = poster.read();
+    assert!(matches!(ended, Ok(None) | Err(_)), "{ended:?}");
+    let posts = noted(&journal);
+    let posts = posts.iter().filter(|uri| *uri == "/held").count();
+    assert_eq!(posts, 1);
+}
+
+// --- failures -----------------------------------------------------------------------------------
+
+/// A web server has to see that the answer is not complete.
+fn an_answer_that_breaks_off_is_cut(engine: Engine) {
+    for options in [&[][..], &["--on-failure", "respond"]] {
+        let backend = Backend::scripted(|conversation| {
+            let heard = conversation.request()?.expect("a request");
+            conversation.send(&stdout(heard.id, b"half an answer"))
+        });
+        let proxy = builder(engine)
+            .args(options.iter().copied())
+            .backend(&backend)
+            .start();
+        let client = Client::connect(&proxy);
+        client.send(&Request::get("/").bytes());
+        assert_eq!(client.record().kind, Kind::Stdout);
+        let rest = client.read();
+        assert!(matches!(rest, Ok(None) | Err(_)), "{rest:?}");
+    }
+}
+
+fn a_failure_before_the_answer_is_a_502_when_told_to(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        if heard.uri() == "/stderr" {
+            // That is no answer.
+            conversation.send(&record(Kind::Stderr, heard.id, b"PHP Fatal error"))?;
+            conversation.wait_for_release()?;
+        }
+        Ok(())
+    });
+    let proxy = builder(engine)
+        .args(["--on-failure", "respond"])
+        .backend(&backend)
+        .start();
+    for uri in ["/closed", "/stderr"] {
+        let client = Client::connect(&proxy);
+        client.send(&Request::get(uri).closing().bytes());
+        if uri == "/stderr" {
+            assert_eq!(client.record().kind, Kind::Stderr);
+            // It knows that the client has it.
+            proxy.process().assert_comes_to_rest();
+            backend.release(1);
+        }
+        let answer = client.answer();
+        assert!(answer.says("502"), "{answer:?}");
+        assert_eof(&client.0);
+    }
+}
+
+fn nonsense_before_the_answer_is_a_502_when_told_to(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        conversation.request()?;
+        conversation.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+        conversation.discard_until_eof()
+    });
+    for (options, is_answered) in [
+        (&["--on-failure", "close"], false),
+        (&["--on-failure", "respond"], true),
+    ] {
+        let proxy = builder(engine).args(options.iter().copied());
+        let proxy = proxy.backend(&backend).start();
+        let client = Client::connect(&proxy);
+        client.send(&Request::get("/").closing().bytes());
+        if is_answered {
+            assert!(client.answer().says("502"));
+        }
+        assert_over(&client.0);
+    }
+}
+
+/// The first half of a record has gone to the client: nothing of ours may follow.
+fn a_502_never_stands_inside_another_record(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        let error = record(Kind::Stderr, heard.id, &[b'e'; 100]);
+        conversation.send(&error[..60])?;
+        conversation.wait_for_release()
+    });
+    let proxy = builder(engine)
+        .args(["--on-failure", "respond"])
+        .backend(&backend)
+        .start();
+    let client = Client::connect(&proxy);
+    client.send(&Request::get("/").closing().bytes());
+    let mut half = [0; 60];
+    (&client.0).read_exact(&mut half).unwrap();
+    proxy.process().assert_comes_to_rest();
+    backend.release(1);
+    assert_over(&client.0);
+}
+
+fn a_kept_client_moves_on_when_the_addresses_change(engine: Engine) {
+    const NAME: &str = "php.internal";
+    let first = responder();
+    let port = first.port();
+    let second = Backend::scripted_at(("127.0.0.2", port), |conversation| {
+        conversation.respond(|heard| page(heard.id, b"the other one"))
+    });
+    // The port may be taken there.
+    let Ok(second) = second else {
+        return a_kept_client_moves_on_when_the_addresses_change(engine);
+    };
+    let server = NameServer::start();
+    server.a(NAME, &[&first.ip()]);
+    let proxy = builder(engine)
+        .args(["--nameserver", &server.address.to_string()])
+        .args(["--dns-min-ttl", "100ms", "--idle-upstream", "10m"])
+        .backend(format!("{NAME}:{port}"))
+        .start();
+    let client = Client::connect(&proxy);
+    assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+    server.a(NAME, &[&second.ip()]);
+    // The connection that rests ends with the endpoint.
+    assert_eq!(first.wait_for_end(0).ending, Ending::Eof);
+    assert_eq!(client.ask(&Request::get("/page")).text(), "the other one");
+    assert_eq!((first.ledger().accepted, second.ledger().accepted), (1, 1));
+}
+
+// --- what clients may send besides ---------------------------------------------------------------
+
+/// Nobody multiplexes here (specification, section 5.5).
+fn a_second_request_on_a_busy_connection_is_refused(engine: Engine) {
+    let backend =
+        Backend::scripted(|conversation| conversation.respond(|heard| page(heard.id, &heard.body)));
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let request = Request::post("/first", b"a body");
+    let second = Request::get("/second").id(2);
+    // Between the records of the parameters, and of the body.
+    for cut in [16, request.head().len()] {
+        let bytes = request.bytes();
+        client.send(&bytes[..cut]);
+        client.send(&second.bytes());
+        let refusal = client.answer();
+        assert_eq!(refusal.id, second.id);
+        assert_eq!(refusal.end.protocol_status, ProtocolStatus::CannotMultiplex);
+        client.send(&bytes[cut..]);
+        let answer = client.answer();
+        assert_eq!((answer.id, &*answer.text()), (ONE, "a body"));
+    }
+}
+
+fn questions_of_a_client_are_answered(engine: Engine) {
+    let backend = responder();
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let none = RequestId::MANAGEMENT;
+    for _ in 0..2 {
+        client.send(&FENCE);
+        let reply = client.record();
+        assert_eq!((reply.kind, reply.id), (Kind::GetValuesResult, none));
+        let pairs: Vec<_> = Pairs::new(&reply.content).map(Result::unwrap).collect();
+        assert_eq!(pairs, [(&b"FCGI_MPXS_CONNS"[..], &b"0"[..])]);
+        client.send(&record(Kind::Other(99), none, b"what is this"));
+        let reply = client.record();
+        assert_eq!((reply.kind, reply.id), (Kind::UnknownType, none));
+        assert_eq!(reply.content, [99, 0, 0, 0, 0, 0, 0, 0]);
+        // And between the two, requests are served.
+        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+    }
+}
+
+/// The backend may be in the midst of anything, so its connection is of no use.
+fn an_aborted_request_costs_the_backend_its_connection(engine: Engine) {
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        while let Some(heard) = conversation.head()? {
+            note(&written, heard.uri());
+            if heard.uri() == "/aborted" {
+                return conversation.keep_until_eof();
+            }
+            conversation.body(&mut heard.clone())?;
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    // In the midst of the body, and behind it.
+    for (round, part) in [Request::head, Request::bytes].into_iter().enumerate() {
+        let client = Client::connect(&proxy);
+        client.send(&part(&Request::post("/aborted", b"a body")));
+        let runs = |uri: &String| uri == "/aborted";
+        eventually("the request runs", || {
+            noted(&journal).last().is_some_and(runs)
+        });
+        client.send(&record(Kind::AbortRequest, ONE, b""));
+        let ending = backend.wait_for_end(round).ending;
+        assert!(matches!(ending, Ending::Eof | Ending::Reset), "{ending:?}");
+        // Section 5.4: the request ends with END_REQUEST. The end of the connection says it as well.
+        if let Ok(Some(record)) = client.read() {
+            assert_eq!(record.kind, Kind::EndRequest);
+        }
+        let other = Client::connect(&proxy);
+        assert_eq!(other.ask(&Request::get("/page")).text(), "/page");
+    }
+}
+
+fn a_client_that_has_sent_everything_may_end_its_side(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        conversation.wait_for_release()?;
+        conversation.send(&heard.page())?;
+        conversation.keep_until_eof()
+    });
+    let proxy = start(engine, &backend);
+    for request in [Request::get("/page"), Request::get("/page").closing()] {
+        let client = Client::connect(&proxy);
+        client.send(&request.bytes());
+        client.finish();
+        // Longer than it takes the proxy to look for clients that leave.
+        assert_waits(&client);
+        backend.release(1);
+        assert_eq!(client.answer().text(), "/page");
+        assert_eof(&client.0);
+    }
+}
+
+fn a_client_that_goes_costs_the_backend_its_connection(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        while let Some(mut heard) = conversation.head()? {
+            if heard.uri() == "/upload" {
+                conversation.send(&stdout(heard.id, b"go on"))?;
+                return conversation.keep_until_eof();
+            }
+            conversation.body(&mut heard)?;
+            if heard.uri() == "/begins" {
+                conversation.fence()?;
+                conversation.send(&stdout(heard.id, b"half an answer"))?;
+                return conversation.keep_until_eof();
+            }
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let upload = Request::post("/upload", &[1; 1000]);
+    let download = Request::get("/begins");
+    for bytes in [upload.head(), download.bytes()] {
+        let before = backend.ledger().seen.len();
+        let client = Client::connect(&proxy);
+        client.send(&bytes);
+        assert_eq!(client.record().kind, Kind::Stdout);
+        drop(client);
+        let seen = backend.wait_for_end(before);
+        assert_eq!(seen.ending, Ending::Reset);
+    }
+    let client = Client::connect(&proxy);
+    assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+    assert_eq!(backend.ledger().accepted, 3);
+}
+
+fn a_client_that_goes_while_it_waits_for_a_place_is_forgotten(engine: Engine) {
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        while let Some(heard) = conversation.request()? {
+            note(&written, heard.uri());
+            conversation.send(&[heard.page(), fence_answer()].concat())?;
+        }
+        Ok(())
+    });
+    let proxy = builder(engine)
+        .observed()
+        .args(["--per-endpoint-max", "1"])
+        .backend(&backend)
+        .start();
+    let held = Client::connect(&proxy);
+    // Without the end of the body, so that the backend waits.
+    let request = Request::post("/held", b"a body");
+    held.send(&request.head());
+    backend.wait_until("the first one has the place", |ledger| ledger.received > 0);
+    let leaving: Vec<_> = (0..5)
+        .map(|number| {
+            let client = Client::connect(&proxy);
+            client.send(&Request::get(&format!("/{number}")).bytes());
+            client
+        })
+        .collect();
+    let staying = Client::connect(&proxy);
+    staying.send(&Request::get("/stays").bytes());
+    wait_for_depth(&proxy, 6);
+    drop(leaving);
+    wait_for_depth(&proxy, 1);
+    held.send(&request.stdin());
+    assert_eq!(held.answer().text(), "/held");
+    assert_eq!(staying.answer().text(), "/stays");
+    assert_eq!(noted(&journal), ["/held", "/stays"]);
+}
+
+/// Waits until this many clients are in the queue.
+#[track_caller]
+fn wait_for_depth(proxy: &Proxy, depth: u64) {
+    eventually("the queue has this length", || {
+        let status = proxy.status();
+        status["routes"][0]["queue"]["depth"] == depth
+    });
+}
+
+/// The rest of the answer fills the socket's buffer, and meanwhile the client sends its next request,
+/// or ends its side.
+fn a_client_that_takes_its_time_gets_the_end_of_its_answer(engine: Engine) {
+    const SIZE: u64 = 4 * MB;
+    let backend = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.request()? {
+            if heard.uri() == "/slow" {
+                conversation.wait_for_release()?;
+            }
+            let body = Pattern::new(3).bytes(SIZE);
+            conversation.send(&page(heard.id, &body))?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let assert_whole = |client: &Client| {
+        let answer = client.answer();
+        let at_fault = Pattern::new(3).mismatch(0, answer.body());
+        assert_eq!((answer.body().len() as u64, at_fault), (SIZE, None));
+    };
+    for half_closes in [false, true] {
+        let client = Client::connect(&proxy);
+        client.send(&Request::get("/slow").bytes());
+        assert_waits(&client);
+        backend.release(1);
+        // The answer is on its way, and cannot be delivered.
+        assert!(common::sys::wait_for_bytes(&client.0).unwrap());
+        proxy.process().assert_comes_to_rest();
+        if half_closes {
+            client.finish();
+        } else {
+            client.send(&Request::get("/page").bytes());
+        }
+        proxy.process().assert_comes_to_rest();
+        assert_whole(&client);
+        if half_closes {
+            assert_eof(&client.0);
+        } else {
+            assert_whole(&client);
+        }
+    }
+}
+
+// --- the guard ----------------------------------------------------------------------------------
+
+fn parameters_over_the_limit_never_reach_a_backend(engine: Engine) {
+    let backend = responder();
+    let proxy = builder(engine)
+        .args(["--params-max", "4KiB"])
+        .backend(&backend)
+        .start();
+    let just_right = Request::get("/page").param("X", &"x".repeat(4000));
+    let client = Client::connect(&proxy);
+    assert_eq!(client.ask(&just_right).text(), "/page");
+    let too_long = just_right.param("Y", &"y".repeat(100));
+    // The proxy may close before it has read everything.
+    let _ = (&client.0).write_all(&too_long.bytes());
+    assert_over(&client.0);
+    let other = Client::connect(&proxy);
+    assert_eq!(other.ask(&Request::get("/page")).text(), "/page");
+    let ledger = backend.ledger();
+    assert_eq!(ledger.accepted, 1);
+}
+
+/// The body is on its way when the answer comes. It is read, and the answer arrives.
+fn a_request_that_the_guard_rejects_never_reaches_a_backend(engine: Engine) {
+    let backend = responder();
+    let proxy = start(engine, &backend);
+    for name in ["PHP_VALUE", "PHP_ADMIN_VALUE"] {
+        let client = Client::connect(&proxy);
+        let request = Request::post("/", &vec![1; 4 << 20]).param(name, "auto_prepend_file=/x");
+        let answer = thread::scope(|scope| {
+            let sent = scope.spawn(|| client.send(&request.bytes()));
+            let answer = client.answer();
+            sent.join().unwrap();
+            answer
+        });
+        assert!(answer.says("403"), "{answer:?}");
+        client.finish();
+        assert_over(&client.0);
+    }
+    assert_eq!(backend.ledger().accepted, 0);
+}
+
+fn what_the_guard_strips_never_reaches_a_backend(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        conversation.respond(|heard| {
+            let mut names: Vec<_> = heard.params.keys().cloned().collect();
+            names.sort_unstable();
+            page(heard.id, names.join(" ").as_bytes())
+        })
+    });
+    let proxy = builder(engine)
+        .args(["--strip-param", "SECRET"])
+        .backend(&backend)
+        .start();
+    let client = Client::connect(&proxy);
+    let request = Request::get("/")
+        .param("HTTP_PROXY", "http://evil")
+        .param("SECRET", "x")
+        .param("Z", "");
+    for _ in 0..2 {
+        assert_eq!(client.ask(&request).text(), "REQUEST_METHOD REQUEST_URI Z");
+    }
+}
+
+// --- permits, queues, limits --------------------------------------------------------------------
+
+fn permits_are_never_exceeded_and_service_is_by_arrival(engine: Engine) {
+    const CLIENTS: usize = 100;
+    const PERMITS: usize = 8;
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        while let Some(heard) = conversation.request()? {
+            note(&written, heard.uri());
+            conversation.fence()?;
+            held(&written, heard.uri());
+            conversation.send(&[heard.page(), fence_answer()].concat())?;
+        }
+        Ok(())
+    });
+    let proxy = builder(engine)
+        .args(["--per-endpoint-max", "8"])
+        .backend(&backend)
+        .start();
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let client = Client::connect(&proxy);
+            client.send(&Request::get(&format!("/{number}")).bytes());
+            client
+        })
+        .collect();
+    for released in 0..CLIENTS {
+        let served = (released + PERMITS).min(CLIENTS);
+        let heard = || {
+            noted(&journal)
+                .iter()
+                .filter(|line| line.starts_with('/'))
+                .count()
+        };
+        eventually("the next one is served", || heard() >= served);
+        assert_eq!(heard(), served);
+        // The one that came first of those that are served may go on.
+        note(&journal, &format!("release /{released}"));
+        assert_eq!(clients[released].answer().text(), format!("/{released}"));
+    }
+    let heard = noted(&journal);
+    let mut heard: Vec<_> = heard.iter().filter(|line| line.starts_with('/')).collect();
+    let number = |uri: &&String| uri[1..].parse::<usize>().unwrap();
+    heard[..PERMITS].sort_unstable_by_key(number);
+    assert!(heard.iter().map(number).eq(0..CLIENTS), "{heard:?}");
+    assert!(backend.ledger().open_most <= PERMITS);
+    assert_eq!(backend.ledger().accepted, PERMITS);
+}
+
+/// Waits until the journal lets this one go on.
+fn held(journal: &Journal, uri: &str) {
+    let line = format!("release {uri}");
+    eventually("it is released", || noted(journal).contains(&line));
+}
+
+/// One client after another, with one place: none of them waits for the connection's end.
+fn who_waits_gets_a_connection_that_rests(engine: Engine) {
+    let backend = responder();
+    let proxy = builder(engine)
+        .args(["--per-endpoint-max", "1", "--idle-upstream", "10m"])
+        .backend(&backend)
+        .start();
+    let done = thread::scope(|scope| {
+        let clients = (0..16).map(|number| {
+            let proxy = &proxy;
+            scope.spawn(move || {
+                let client = Client::connect(proxy);
+                for round in 0..20 {
+                    let uri = format!("/{number}/{round}");
+                    assert_eq!(client.ask(&Request::post(&uri, b"body")).text(), uri);
+                }
+            })
+        });
+        let clients: Vec<_> = clients.collect();
+        clients.into_iter().all(|client| client.join().is_ok())
+    });
+    assert!(done);
+    assert_eq!(backend.ledger().accepted, 1);
+}
+
+fn a_full_queue_and_a_long_wait_are_a_503(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.request()? {
+            if heard.uri() == "/held" {
+                conversation.wait_for_release()?;
+            }
+            conversation.send(&[heard.page(), fence_answer()].concat())?;
+        }
+        Ok(())
+    });
+    for options in [["--queue-max", "0"], ["--queue-timeout", "100ms"]] {
+        let proxy = builder(engine)
+            .args(["--per-endpoint-max", "1"])
+            .args(options)
+            .backend(&backend)
+            .start();
+        let received = backend.ledger().received;
+        let held = Client::connect(&proxy);
+        held.send(&Request::get("/held").bytes());
+        backend.wait_until("it has the place", |ledger| ledger.received > received);
+        let other = Client::connect(&proxy);
+        let answer = other.ask(&Request::post("/", b"a body"));
+        assert!(answer.says("503"), "{answer:?}");
+        let head = String::from_utf8_lossy(&answer.stdout);
+        assert!(head.contains("\r\nRetry-After: "), "{head}");
+        other.finish();
+        assert_over(&other.0);
+        backend.release(1);
+        assert_eq!(held.answer().text(), "/held");
+        // Its connection is at rest, or about to be.
+        eventually("others are served again", || {
+            let client = Client::connect(&proxy);
+            !client.ask(&Request::get("/page")).says("503")
+        });
+    }
+}
+
+fn a_connection_without_requests_is_closed(engine: Engine) {
+    let backend = responder();
+    let proxy = builder(engine)
+        .args(["--idle-upstream", "100ms"])
+        .backend(&backend)
+        .start();
+    let client = Client::connect(&proxy);
+    for round in 0..3 {
+        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+        assert_eq!(backend.wait_for_end(round).ending, Ending::Eof);
+    }
+    assert_eq!(backend.ledger().accepted, 3);
+}
+
+/// The last request on a connection says that it is the last, and has no fence.
+fn a_connection_serves_no_more_requests_than_allowed(engine: Engine) {
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        let kept = |keep_conn: bool| if keep_conn { "kept" } else { "last" };
+        conversation.respond(|heard| {
+            note(&written, kept(heard.keep_conn));
+            heard.page()
+        })
+    });
+    let proxy = builder(engine)
+        .args(["--requests-per-upstream", "3", "--per-endpoint-max", "1"])
+        .backend(&backend)
+        .start();
+    let client = Client::connect(&proxy);
+    for _ in 0..9 {
+        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+    }
+    assert_eq!(noted(&journal), ["kept", "kept", "last"].repeat(3));
+    assert_eq!(backend.ledger().accepted, 3);
+}
+
+fn without_reuse_each_request_has_its_own_connection(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        assert!(!heard.keep_conn);
+        conversation.send(&heard.page())?;
+        // Nothing has followed: no fence.
+        conversation.keep_until_eof()
+    });
+    let proxy = builder(engine)
+        .args(["--upstream-reuse", "never"])
+        .backend(&backend)
+        .start();
+    let client = Client::connect(&proxy);
+    for round in 0..3 {
+        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+        let seen = backend.wait_for_end(round);
+        assert_eq!((seen.ending, seen.received.len()), (Ending::Eof, 0));
+    }
+}
+
+// --- backends with habits -----------------------------------------------------------------------
+
+/// It serves one connection at a time, to its end.
+fn a_backend_that_ignores_the_fence_is_found_out_once_and_never_stranded(engine: Engine) {
+    let alone = Arc::new(Mutex::new(()));
+    let backend = Backend::scripted(move |conversation| {
+        let _alone = alone.lock().unwrap();
+        while let Some(record) = conversation.record()? {
+            if record.kind != Kind::BeginRequest {
+                continue;
+            }
+            while conversation.record()?.ok_or(ErrorKind::UnexpectedEof)?.kind != Kind::Stdin {}
+            conversation.send(&page(record.id, b"/page"))?;
+            if record.content[2] & 1 == 0 {
+                break;
+            }
+        }
+        Ok(())
+    });
+    for options in [&["--per-endpoint-max", "1"][..], &[]] {
+        let proxy = builder(engine)
+            .args(options.iter().copied())
+            .args(["--idle-upstream", "10m"])
+            .backend(&backend)
+            .start();
+        for _ in 0..5 {
+            let client = Client::connect(&proxy);
+            assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+        }
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let client = Client::connect(&proxy);
+                    for _ in 0..5 {
+                        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+                    }
+                });
+            }
+        });
+        let log = proxy.process().log();
+        assert_eq!(log.count("does not answer FCGI_GET_VALUES"), 1);
+    }
+}
+
+/// Versions of PHP-FPM did (bug 76922).
+fn a_backend_that_closes_after_the_fence_fails_no_request(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let Some(heard) = conversation.request()? else {
+            return Ok(());
+        };
+        conversation.send(&heard.page())?;
+        if heard.keep_conn {
+            conversation.fence()?;
+            conversation.send(&fence_answer())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let client = Client::connect(&proxy);
+                for round in 0..50 {
+                    let uri = format!("/{round}");
+                    let request = match round % 2 {
+                        0 => Request::get(&uri),
+                        _ => Request::post(&uri, b"a body"),
+                    };
+                    assert_eq!(client.ask(&request).text(), uri);
+                }
+            });
+        }
+    });
+    let log = proxy.process().log();
+    assert_eq!(log.count("keeps no connections"), 1);
+}
+
+/// It has no body; the end of one may follow all the same (section 6.3).
+fn an_authorizer_is_served(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.head()? {
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    for round in 0..3 {
+        let uri = format!("/{round}");
+        let request = Request {
+            role: Role::Authorizer,
+            ..Request::get(&uri)
+        };
+        client.send(&request.head());
+        assert_eq!(client.answer().text(), uri);
+    }
+}
+
+fn a_drain_waits_for_requests_and_not_for_kept_connections(engine: Engine) {
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        while let Some(heard) = conversation.request()? {
+            note(&written, heard.uri());
+            if heard.uri() == "/held" {
+                conversation.wait_for_release()?;
+            }
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let mut proxy = start(engine, &backend);
+    let (idle, busy) = (Client::connect(&proxy), Client::connect(&proxy));
+    assert_eq!(idle.ask(&Request::get("/page")).text(), "/page");
+    busy.send(&Request::get("/held").bytes());
+    eventually("it runs", || noted(&journal) == ["/page", "/held"]);
+    proxy.terminate();
+    assert_eof(&idle.0);
+    assert!(proxy.is_running());
+    backend.release(1);
+    assert_eq!(busy.answer().text(), "/held");
+    assert_eof(&busy.0);
+    assert_eq!(proxy.wait().code(), Some(0));
+}
