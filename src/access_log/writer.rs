@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::{AccessLog, AccessLogFormat, AccessLogTarget, RouteName};
 use crate::counters::Count;
 use crate::observe::Failures;
+use crate::sys::Errno;
 
 use super::{Bell, Entry, LOOK_INTERVAL, Queue, line};
 
@@ -37,7 +38,7 @@ pub enum AccessLogError {
     )]
     Open {
         target: AccessLogTarget,
-        source: io::Error,
+        source: Errno,
     },
     #[error("start the thread of the access log {target}")]
     Thread {
@@ -82,9 +83,9 @@ impl Writers {
         if self.writer(&log.target).is_some() {
             return Ok(());
         }
-        let file = open(&log.target).map_err(|source| AccessLogError::Open {
+        let file = open(&log.target).map_err(|error| AccessLogError::Open {
             target: log.target.clone(),
-            source,
+            source: error.into(),
         })?;
         self.prepared.push(Writer {
             target: log.target.clone(),
@@ -300,29 +301,30 @@ impl Writer {
     fn write(&mut self) -> Written {
         while !self.pending.is_empty() {
             match self.file.write(self.pending.as_bytes()) {
-                Ok(0) => self.lose(&ErrorKind::WriteZero.into()),
+                Ok(0) => self.lose(ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.is_mid_line = self.pending.as_bytes()[written - 1] != b'\n';
                     self.pending.drain(..written);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Full,
-                Err(error) => self.lose(&error),
+                Err(error) => self.lose(error),
             }
         }
         Written::All
     }
 
     /// The lines that were to be written are lost; those that follow may fare better.
-    fn lose(&mut self, error: &io::Error) {
+    fn lose(&mut self, error: io::Error) {
         self.told.errors.add(1);
         self.pending.clear();
         self.is_torn = self.is_mid_line;
         if let Some(failed) = self.failures.count(Instant::now()) {
             tracing::warn!(
                 failed,
-                "write the access log {}: {error}; lines are lost",
-                self.target
+                "write the access log {}: {}; lines are lost",
+                self.target,
+                Errno::from(error)
             );
         }
     }
@@ -339,8 +341,9 @@ impl Writer {
                 tracing::info!("access log {} opened anew", self.target);
             }
             Err(error) => tracing::warn!(
-                "open the access log {} anew: {error}; the old file is written on",
-                self.target
+                "open the access log {} anew: {}; the old file is written on",
+                self.target,
+                Errno::from(error)
             ),
         }
     }
