@@ -11,11 +11,13 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process;
+use std::time::Duration;
 
 use common::client::assert_over;
 use common::fastcgi::{Client, Heard, ONE, Request, end, responder, stdout};
 use common::proxy::Builder;
 use common::sys::{is_root, make_fifo};
+use common::wait::meanwhile;
 use common::{Backend, Engine, Proxy, eventually, for_each_engine};
 use serde_json::Value;
 use spliceway::fastcgi::push_stream_end;
@@ -91,6 +93,25 @@ fn with_status() -> Backend {
             bytes
         })
     })
+}
+
+/// A backend that keeps whoever asks for this path waiting.
+fn holding(path: &'static str) -> Backend {
+    Backend::scripted(move |conversation| {
+        while let Some(heard) = conversation.request()? {
+            if heard.uri() == path {
+                conversation.wait_for_release()?;
+            }
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    })
+}
+
+#[track_caller]
+fn wait_for_one_in_the_queue(proxy: &Proxy) {
+    let depth = "spliceway_queue_depth{route=\"default\"}";
+    eventually("one waits", || proxy.scrape().value(depth) == 1.0);
 }
 
 fn script(request: Request) -> Request {
@@ -193,15 +214,10 @@ fn requests_without_an_answer_of_a_backend_have_lines(engine: Engine) {
     });
     let (builder, path) = logging(engine, "json");
     let proxy = builder
-        .args([
-            "--per-endpoint-max",
-            "1",
-            "--queue-max",
-            "1",
-            "--eject-after",
-            "off",
-        ])
+        .args(["--per-endpoint-max", "1", "--queue-max", "1"])
+        .args(["--eject-after", "off"])
         .backend(&backend)
+        .observed()
         .start();
 
     let rejected = Request::get("/rejected").param("PHP_VALUE", "x=y");
@@ -244,13 +260,8 @@ fn requests_without_an_answer_of_a_backend_have_lines(engine: Engine) {
     backend.wait_until("it is held", |ledger| ledger.accepted == 3);
     let waiting = Client::connect(&proxy);
     waiting.send(&Request::get("/waiting").bytes());
-    let refused = loop {
-        // Until the one before it waits, this one may.
-        let client = Client::connect(&proxy);
-        client.send(&Request::get("/refused").bytes());
-        let answer = client.answer();
-        break answer;
-    };
+    wait_for_one_in_the_queue(&proxy);
+    let refused = Client::connect(&proxy).ask(&Request::get("/refused"));
     assert!(refused.says("503"));
     let found = objects(&path, 4);
     assert_eq!(
@@ -270,30 +281,32 @@ fn requests_without_an_answer_of_a_backend_have_lines(engine: Engine) {
 }
 
 fn times_are_those_of_the_request(engine: Engine) {
-    let backend = Backend::scripted(|conversation| {
-        conversation.respond(|heard: &Heard| {
-            if heard.uri() == "/slow" {
-                common::wait::pause(std::time::Duration::from_millis(300));
-            }
-            heard.page()
-        })
-    });
+    const HELD: Duration = Duration::from_millis(100);
+    let backend = holding("/slow");
     let (builder, path) = logging(engine, "json");
     let proxy = builder
         .args(["--per-endpoint-max", "1"])
         .backend(&backend)
+        .observed()
         .start();
     let slow = Client::connect(&proxy);
     slow.send(&Request::get("/slow").bytes());
     backend.wait_until("it is served", |ledger| ledger.accepted == 1);
-    Client::connect(&proxy).ask(&Request::get("/queued"));
+    let queued = Client::connect(&proxy);
+    queued.send(&Request::get("/queued").bytes());
+    wait_for_one_in_the_queue(&proxy);
+    meanwhile(HELD, || drop(proxy.scrape()));
+    backend.release(1);
+    slow.answer();
+    queued.answer();
+    let held = HELD.as_secs_f64();
     let found = objects(&path, 2);
     let time = |line: &Value, name: &str| line[name].as_f64().unwrap();
     assert_eq!(found[0]["uri"], "/slow");
-    assert!(time(&found[0], "first_byte") >= 0.3, "{}", found[0]);
-    assert!(time(&found[0], "connect") < 0.3, "{}", found[0]);
+    assert!(time(&found[0], "first_byte") >= held, "{}", found[0]);
+    assert!(time(&found[0], "connect") < held, "{}", found[0]);
     assert_eq!(found[1]["uri"], "/queued");
-    assert!(time(&found[1], "queue") > 0.0, "{}", found[1]);
+    assert!(time(&found[1], "queue") >= held, "{}", found[1]);
     assert!(
         time(&found[1], "total") >= time(&found[1], "queue"),
         "{}",
@@ -422,25 +435,17 @@ fn a_reader_that_stands_still_costs_lines_and_no_request(engine: Engine) {
 }
 
 fn requests_that_finish_in_a_drain_have_lines(engine: Engine) {
-    let backend = Backend::scripted(|conversation| {
-        while let Some(heard) = conversation.request()? {
-            if heard.uri() == "/last" {
-                conversation.wait_for_release()?;
-            }
-            conversation.send(&heard.page())?;
-        }
-        Ok(())
-    });
+    let backend = holding("/last");
     let (builder, path) = logging(engine, "text");
-    let mut proxy = builder.backend(&backend).start();
+    let mut proxy = builder.backend(&backend).observed().start();
     let clients: Vec<_> = (0..20).map(|_| Client::connect(&proxy)).collect();
     for client in &clients {
         client.ask(&Request::get("/soon"));
     }
     let last = Client::connect(&proxy);
     last.send(&Request::get("/last").bytes());
-    backend.wait_until("it is asked", |ledger| ledger.open > 0);
-    common::wait::meanwhile(std::time::Duration::from_millis(50), || {});
+    let busy = "spliceway_fastcgi_upstreams{route=\"default\",state=\"busy\"}";
+    eventually("it is served", || proxy.scrape().value(busy) == 1.0);
     proxy.terminate();
     proxy.process().wait_for_log("draining");
     backend.release(1);

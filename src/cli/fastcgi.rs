@@ -319,3 +319,58 @@ impl FastcgiArguments {
         Ok(Some(guard))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{REQUIRED, route_with, usage_error};
+    use super::*;
+
+    fn access_log(options: &str) -> Option<AccessLog> {
+        let route = route_with(&format!("--protocol fastcgi {options}"));
+        route.protocol.access_log().cloned()
+    }
+
+    #[test]
+    fn an_access_log_goes_to_a_file_or_to_standard_output() {
+        assert_eq!(access_log("--guard on"), None);
+        for (options, target, format) in [
+            (
+                "--access-log /var/log/a.log",
+                AccessLogTarget::File("/var/log/a.log".into()),
+                AccessLogFormat::Text,
+            ),
+            (
+                "--access-log - --access-log-format json",
+                AccessLogTarget::Stdout,
+                AccessLogFormat::Json,
+            ),
+        ] {
+            assert_eq!(access_log(options), Some(AccessLog { target, format }));
+        }
+    }
+
+    #[test]
+    fn an_access_log_that_nobody_would_write_is_refused() {
+        for (options, problem) in [
+            (
+                "--access-log a.log",
+                "--access-log without --protocol fastcgi",
+            ),
+            (
+                "--access-log-format json",
+                "--access-log-format without --protocol fastcgi",
+            ),
+            (
+                "--protocol fastcgi --access-log-format json",
+                "--access-log-format without --access-log",
+            ),
+            (
+                "--protocol fastcgi --access-log - --access-log-format xml",
+                "unknown (write text, json)",
+            ),
+        ] {
+            let error = usage_error(&format!("{REQUIRED} {options}"));
+            assert!(error.contains(problem), "{options}: {error}");
+        }
+    }
+}
