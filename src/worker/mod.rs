@@ -31,7 +31,7 @@ use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
 use crate::session::{
     Change, Changes, Context, Ending, Owner, Owners, Pool, PoolContext, Retired, Session,
-    SessionId, Step,
+    SessionId, Step, Telling,
 };
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
@@ -169,8 +169,10 @@ impl<D: Driver> Worker<D> {
         let seed = shared.seed.wrapping_add(number as u64);
         let mut routes = Vec::with_capacity(shares.len());
         for share in shares {
+            let mut served = Served::new(share.route, share.limit, share.counters, seed);
+            served.access_log = share.access_log;
             listeners.add_route(routes.len(), share.listeners, &mut driver, &mut owners);
-            routes.push(Served::new(share.route, share.limit, share.counters, seed));
+            routes.push(served);
         }
         let now = driver.now();
         Self {
@@ -464,7 +466,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn end_session(&mut self, id: SessionId, ending: Ending) {
-        let active = self.sessions.remove(id.0);
+        let mut active = self.sessions.remove(id.0);
         let served = &mut self.routes[active.route];
         let mut outcome = ending.outcome();
         if let Some(place) = active.place
@@ -477,6 +479,14 @@ impl<D: Driver> Worker<D> {
                 outcome = Outcome::QueueLeft;
             }
         }
+        active.session.tell_end(
+            outcome,
+            &Telling {
+                counters: &served.counters.fastcgi,
+                log: served.access_log.as_ref(),
+                now: self.now,
+            },
+        );
         let client = active.session.client();
         let leaving = active
             .session
@@ -830,6 +840,7 @@ fn context<'a, D: Driver>(
         retired,
         timeouts: served.route.timeouts,
         counters: &served.counters,
+        access_log: served.access_log.as_ref(),
         now,
     }
 }
