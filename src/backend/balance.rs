@@ -317,6 +317,12 @@ impl Balancer {
         }
     }
 
+    /// Whether endpoints have a limited number of places.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.per_endpoint_max != u32::MAX
+    }
+
     /// How many endpoints the session has not tried.
     #[must_use]
     pub fn untried(&self, tried: &Tried) -> usize {
@@ -448,8 +454,7 @@ impl Balancer {
             return Found::At(index);
         }
         // Without a limit, each has a place.
-        let is_limited = self.per_endpoint_max != u32::MAX;
-        if is_limited && group.into_iter().any(|index| qualifies(self, index)) {
+        if self.is_limited() && group.into_iter().any(|index| qualifies(self, index)) {
             Found::Full
         } else {
             Found::Nothing

@@ -8,6 +8,7 @@ use crate::checks::PROBES_MAX;
 use crate::config::Config;
 use crate::driver::Limits;
 use crate::observe::server;
+use crate::resolver::lookups_max;
 use crate::sys::{Errno, process};
 
 /// Descriptors of the process as a whole: standard streams, the log, two runtimes with their
@@ -89,7 +90,10 @@ impl Capacity {
         let sites = u64::from(config.control.is_some()) + u64::from(config.metrics.is_some());
         let logging = routes.iter().filter(|r| r.protocol.access_log().is_some());
         let access_logs = logging.count() as u64;
+        // What one route needs is among those of the process.
+        let lookups = (lookups_max(config.routes.len()) - lookups_max(1)) as u64;
         let own = PROCESS_DESCRIPTORS
+            + lookups
             + checks
             + access_logs * ACCESS_LOG_DESCRIPTORS
             + sites * SITE_DESCRIPTORS

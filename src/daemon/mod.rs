@@ -86,6 +86,7 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
     let capacity = Capacity::measure(config, count)?;
+    warn_of_long_queues(config, capacity.connections_max);
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     for route in &config.routes {
         upstreams::check_source(&route.upstreams)?;
@@ -191,6 +192,23 @@ fn start_checks(config: &Config, routes: &[Opened], control: &Control) {
             let published = Arc::clone(&opened.route.published);
             control.runtime.spawn(checks::run(published, checks));
         }
+    }
+}
+
+/// Who waits in a queue counts as a connection: queues that can take them all leave none for others.
+fn warn_of_long_queues(config: &Config, connections_max: u32) {
+    let limited = config
+        .routes
+        .iter()
+        .filter(|r| r.limits.per_endpoint_max.is_some());
+    let waiting: u64 = limited.map(|r| u64::from(r.limits.queue_max)).sum();
+    if config.routes.len() > 1 && waiting >= u64::from(connections_max) {
+        tracing::warn!(
+            connections_max,
+            queues = waiting,
+            "the queues of saturated routes can take every connection, and other routes' clients then \
+             wait in their backlogs (lower --queue-max, or raise --connections-max)"
+        );
     }
 }
 

@@ -47,9 +47,19 @@ use crate::sys::lookup::addresses_of;
 /// at once, as people expect of these files.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The most lookups at one time, over all routes. Each takes a socket for every name server (or a thread), and services
-/// can have hundreds of targets; those that have been due for longest come first.
+/// The most lookups of one route at one time. Each takes a socket for every name server (or a thread),
+/// and services can have hundreds of targets; those that have been due for longest come first.
 const LOOKUPS_MAX: usize = 16;
+
+/// With many routes, each has its part of the lookups at one time: A and AAAA of a name.
+const LOOKUPS_PER_ROUTE: usize = 2;
+
+/// The most lookups at one time, over so many routes: names that hang hold up those of other routes only
+/// if a route has more than its part of them.
+#[must_use]
+pub fn lookups_max(routes: usize) -> usize {
+    LOOKUPS_MAX.max(LOOKUPS_PER_ROUTE * routes)
+}
 
 /// How long marks of failed connects are let gather before they are looked at: a storm of failures
 /// must not keep this thread busy. Nothing is looked up sooner for it than [`schedule`] permits.
@@ -164,7 +174,8 @@ pub struct Job<'a> {
 pub fn spawn<'a>(jobs: impl IntoIterator<Item = Job<'a>>) -> Result<ResolverHandle, ResolverError> {
     let mut tasks = Vec::new();
     let mut names_count = 0;
-    let slots = Arc::new(Semaphore::new(LOOKUPS_MAX));
+    let jobs: Vec<_> = jobs.into_iter().collect();
+    let slots = Arc::new(Semaphore::new(lookups_max(jobs.len())));
     for job in jobs {
         let names = Names::new(job.backends, job.options.times, Instant::now())?;
         job.published.publish(names.endpoints(), SystemTime::now());

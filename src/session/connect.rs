@@ -60,9 +60,9 @@ pub(super) struct Connecting {
     /// The listener that the client came from, by its number.
     listener: usize,
     patience: Duration,
-    /// The end of its patience; `None` before anything could be tried.
+    /// The end of its patience; `None` before anything could be tried, and while it waits for a place.
     by: Option<Instant>,
-    /// The end of its first wait in the queue.
+    /// The end of its waits in the queue.
     queue_by: Option<Instant>,
     /// The unconnected IPv4 socket that came with the session, until it is used or of no use.
     spare: Option<Sock>,
@@ -84,7 +84,8 @@ enum Stage {
     Trying { first: Attempt, race: Race },
     /// Nothing can be tried for now.
     Pausing { until: Instant, then: Then },
-    /// Every endpoint that would do is full.
+    /// Endpoints have a limited number of places, and none that would do is free: its turn comes by
+    /// arrival.
     Queued(Wait),
 }
 
@@ -92,7 +93,7 @@ enum Stage {
 enum Wait {
     /// Nothing was tried yet.
     First,
-    /// Those that failed are tried again then.
+    /// Those that failed may be tried again then, when it is its turn.
     Again { retry_at: Instant },
 }
 
@@ -176,10 +177,15 @@ impl Connecting {
                 Race::On(rival) => first.give_up_at.min(rival.give_up_at),
             }),
             Stage::Pausing { until, .. } => Some(*until),
-            Stage::Queued(Wait::First) => self.queue_by,
+            Stage::Queued(Wait::First) => None,
             Stage::Queued(Wait::Again { retry_at }) => Some(*retry_at),
         };
-        next.into_iter().chain(self.by).min()
+        let end = if self.is_queued() {
+            self.by.or(self.queue_by)
+        } else {
+            self.by
+        };
+        next.into_iter().chain(end).min()
     }
 
     /// Whether it waits for a place at an endpoint.
@@ -334,11 +340,20 @@ impl Connecting {
     ) -> Found {
         let is_over = self.by.is_some_and(|by| by <= cx.now);
         match self.take_stage(cx.now) {
-            Stage::Queued(Wait::First) => Found::QueueTimeout,
             Stage::Queued(_) if is_over => Found::Failed(self.failure),
-            Stage::Queued(Wait::Again { .. }) => {
+            Stage::Queued(_) if self.by.is_none() && self.has_queued_enough(cx.now) => {
+                if cx.balancer.is_empty() {
+                    return Found::Failed(ConnectFailure::NoAddress);
+                }
+                Found::QueueTimeout
+            }
+            Stage::Queued(_) => {
                 self.tried.clear();
-                self.search(bytes_follow, cx)
+                self.stage = Stage::Queued(Wait::Again {
+                    retry_at: cx.now + self.next_pause(),
+                });
+                cx.changes.room = true;
+                Found::Waiting
             }
             Stage::Unknown { .. } | Stage::Pausing { .. } if is_over => Found::Failed(self.failure),
             Stage::Unknown { .. } => self.search(bytes_follow, cx),
@@ -686,25 +701,46 @@ impl Connecting {
         *self.by.get_or_insert(now + self.patience)
     }
 
-    /// Those that were not tried are full. A session that has tried others stays in line, and asks
-    /// those again meanwhile.
+    fn has_queued_enough(&self, now: Instant) -> bool {
+        self.queue_by.is_some_and(|by| by <= now)
+    }
+
+    /// Those that were not tried are full: the time for connecting does not run. A session that has tried
+    /// others asks those again meanwhile.
     fn wait_for_place<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
         self.want = Want::Any;
-        let wait = match (&self.stage, self.by) {
-            // Its turn came, and the place was not for it: nothing was tried.
-            (Stage::Queued(Wait::Again { .. }), _) => return,
-            (_, None) => Wait::First,
-            (_, Some(_)) => Wait::Again {
-                retry_at: cx.now + self.next_pause(),
-            },
-        };
-        self.stage = Stage::Queued(wait);
+        let has_tried = self.by.take().is_some();
+        self.queue(has_tried, cx.now);
+    }
+
+    /// Its turn may have come and the place was not for it: then nothing has changed.
+    fn queue(&mut self, has_tried: bool, now: Instant) {
+        if let Stage::Queued(Wait::Again { .. }) = self.stage {
+            return;
+        }
+        self.stage = Stage::Queued(if has_tried {
+            Wait::Again {
+                retry_at: now + self.next_pause(),
+            }
+        } else {
+            Wait::First
+        });
     }
 
     /// Each endpoint was tried, or there is none.
     fn wait_for_more<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        self.begin(cx.now);
         self.want = Want::Any;
+        if cx.balancer.is_limited() {
+            // Outside of the queue, it would hold no place and be in nobody's count.
+            let has_tried = !cx.balancer.is_empty();
+            if has_tried {
+                self.begin(cx.now);
+            } else {
+                cx.published.refresher().suspect_all();
+            }
+            return self.queue(has_tried, cx.now);
+        }
+        self.begin(cx.now);
         if cx.balancer.is_empty() {
             cx.published.refresher().suspect_all();
             self.stage = Stage::Unknown {

@@ -73,6 +73,10 @@ const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// otherwise begin at one time, and hold up everybody else on the worker for as long as that takes.
 const PLACES_PER_TURN: u32 = 2;
 
+/// Sessions in a row that can make no use of the place that is free, before the worker looks at others:
+/// each has failed at the endpoint a moment ago, and asks it again after a pause.
+const USELESS_OFFERS_MAX: u32 = 64;
+
 /// What all workers share, whatever they serve.
 pub struct Shared {
     /// Counts sessions over all workers.
@@ -344,6 +348,7 @@ impl<D: Driver> Worker<D> {
     fn cut(&mut self) {
         self.phase = Phase::Draining;
         self.listeners.close(&mut self.driver);
+        self.give_ticket_back();
         for parked in self.parked.drain(..) {
             self.driver.close(parked.client, Close::Reset);
         }
@@ -382,8 +387,7 @@ impl<D: Driver> Worker<D> {
             &mut self.routes[of.route],
             &mut self.retired_leases,
             &mut self.changes,
-            (of.route, self.phase),
-            self.now,
+            (of.route, self.phase, self.now),
         );
         let (session, step, spare) =
             Session::start(client, of.number, ticket.spare, entry, &mut cx);
@@ -420,8 +424,7 @@ impl<D: Driver> Worker<D> {
             &mut self.routes[active.route],
             &mut self.retired_leases,
             &mut self.changes,
-            (active.route, self.phase),
-            self.now,
+            (active.route, self.phase, self.now),
         );
         let step = act(&mut active.session, &mut cx);
         self.after_step(id, step);
@@ -560,8 +563,10 @@ impl<D: Driver> Worker<D> {
                 let (pool, mut cx) = self.pool_parts(route);
                 pool.make_room(&mut cx);
             }
-            let mut last = None;
-            while let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now) {
+            let (mut last, mut useless) = (None, 0);
+            while useless < USELESS_OFFERS_MAX
+                && let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now)
+            {
                 if given == PLACES_PER_TURN {
                     // The next turn goes on, and does not wait.
                     self.queues_looked_at = Some(self.now);
@@ -569,7 +574,11 @@ impl<D: Driver> Worker<D> {
                 }
                 last = Some(arrival);
                 self.step(id, Session::place_free);
-                given += u32::from(!self.is_waiting(id));
+                if self.is_waiting(id) {
+                    useless += 1;
+                } else {
+                    given += 1;
+                }
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
@@ -821,8 +830,7 @@ fn context<'a, D: Driver>(
     served: &'a mut Served,
     retired: &'a mut Retired<Lease>,
     changes: &'a mut Changes,
-    (route, phase): (usize, Phase),
-    now: Instant,
+    (route, phase, now): (usize, Phase, Instant),
 ) -> Context<'a, D> {
     Context {
         id,

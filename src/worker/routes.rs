@@ -152,9 +152,7 @@ impl Served {
             return Admission::Serve(Entry::Direct, Some(Place::new(queue.arrive(), 0)));
         }
         self.balancer.refresh(&self.route.published);
-        // Without any endpoint there is no limit to wait for, but an address.
-        let may_go = self.balancer.is_empty() || self.balancer.has_room(now);
-        let entry = if queue.is_empty() && may_go {
+        let entry = if queue.is_empty() && self.balancer.has_room(now) {
             Entry::Direct
         } else if queue.is_full() {
             return Admission::Refuse;
