@@ -269,6 +269,7 @@ impl<D: Driver> Session<D> {
             draining: false,
             timeouts: TIMEOUTS,
             counters: &counters,
+            access_log: None,
         };
         let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, Entry::Direct, &mut context);
         assert_eq!(step, Step::Continue);
@@ -307,6 +308,7 @@ impl<D: Driver> Machine<D> for Session<D> {
             draining: false,
             timeouts: TIMEOUTS,
             counters: &self.counters,
+            access_log: None,
             now,
         };
         let step = self.tunnel.complete(end, lane, done, &mut context);

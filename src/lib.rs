@@ -5,6 +5,7 @@
 //! address set with one atomic swap ([`resolver`], [`backend`]); the main thread starts everything
 //! and waits for signals ([`daemon`]).
 
+pub mod access_log;
 pub mod backend;
 pub mod bench;
 pub mod checks;

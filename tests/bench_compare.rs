@@ -65,6 +65,57 @@ fn a_small_comparison_writes_a_report_with_all_parts() {
 }
 
 #[test]
+fn the_fastcgi_mode_has_cells_and_targets_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--only=fastcgi-new-4k-16,fastcgi-kept-4k-16,fastcgi-kept-40p",
+        "--peers=fastcgi,fastcgi-epoll,fastcgi-unguarded,fastcgi-epoll-unguarded",
+    ];
+    let output = compare(dir.path(), &more);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let cells = data["fastcgi"]["cells"].as_array().unwrap();
+    let modes = ["fastcgi", "fastcgi-epoll"];
+    let expected = [
+        [&["tcp", "spliceway"][..], &modes].concat(),
+        [&["tcp", "tcp-new"][..], &modes].concat(),
+        [
+            "fastcgi",
+            "fastcgi-unguarded",
+            "fastcgi-epoll",
+            "fastcgi-epoll-unguarded",
+        ]
+        .into(),
+    ];
+    assert_eq!(cells.len(), expected.len());
+    for (cell, expected) in cells.iter().zip(expected) {
+        let paths = cell["paths"].as_array().unwrap();
+        let names: Vec<&str> = paths
+            .iter()
+            .filter_map(|path| path["path"].as_str())
+            .collect();
+        assert_eq!(names, expected);
+        for path in paths {
+            let round = &path["rounds"][0]["Ok"];
+            assert!(round["requests"].as_u64().unwrap_or(0) > 0, "{path}");
+        }
+    }
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    for part in [
+        "## The FastCGI mode",
+        "What its FastCGI mode is to reach",
+        "| spliceway FastCGI, io_uring ",
+        "| spliceway FastCGI, epoll, guard off ",
+        "| direct, TCP, new connections ",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+}
+
+#[test]
 fn a_report_can_be_made_again_from_the_raw_data() {
     let dir = tempfile::tempdir().unwrap();
     assert!(compare(dir.path(), &[]).status.success());

@@ -309,6 +309,7 @@ fn a_stall_shows_in_all_requests_that_were_due_meanwhile() {
         connections: Connections::New,
         request: Request::Synthetic {
             params_bytes: 600,
+            params: Vec::new(),
             body_bytes: 0,
             response_bytes: 4096,
             delay: Duration::ZERO,

@@ -445,6 +445,22 @@ fn check(content: &str) -> Output {
     spliceway(&["check", "--config", file.path().to_str().unwrap()])
 }
 
+#[test]
+fn shards_without_a_worker_are_told_by_check_as_by_the_daemon() {
+    let content = "workers = 1\n[route.a]\nlisten = \"unix:@spliceway-no-shards\"\n\
+                   backend = \"127.0.0.1:1\"\nper-endpoint-max = 4\nshards = 3\n";
+    let file = Written::new(content);
+    let path = file.path();
+    let output = |command| spliceway(&[command, "--config", path.to_str().unwrap()]);
+    for command in ["check", "run"] {
+        let output = output(command);
+        let lines = String::from_utf8_lossy(&output.stderr);
+        let line = "spliceway: serve route a with 3 shards: only 1 workers can serve it";
+        assert!(lines.contains(line), "{command}: {lines}");
+        assert_eq!(output.status.code(), Some(1), "{command}");
+    }
+}
+
 /// It ends by itself: its lookups are bounded.
 fn spliceway(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway"));

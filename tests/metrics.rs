@@ -577,6 +577,8 @@ fn what_cannot_be_bound_is_said_in_one_line() {
             .args([option, value, "--log-level", "error"])
             .run_to_the_end();
         outcome.assert_error_line(1, &[value, mentions[0], mentions[1]]);
+        let times = outcome.stderr[0].matches(mentions[0]).count();
+        assert_eq!(times, 1, "the cause is said once: {outcome:#?}");
     }
 }
 

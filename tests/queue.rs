@@ -13,9 +13,13 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use common::backend::Refusing;
-use common::client::{assert_over, assert_waiting, receive_exact, receive_to_eof, send};
-use common::proxy::Builder;
-use common::{Backend, Conversation, Engine, NameServer, Proxy, eventually, for_each_engine};
+use common::client::{
+    assert_over, assert_waiting, exchange_and_end, receive_exact, receive_to_eof, send,
+};
+use common::proxy::{Builder, connect};
+use common::{
+    Backend, Conversation, Engine, KB, NameServer, Pattern, Proxy, eventually, for_each_engine,
+};
 
 for_each_engine!(
     service_is_by_arrival_and_never_exceeds_the_permits,
@@ -30,6 +34,7 @@ for_each_engine!(
     one_that_is_out_keeps_counting_the_connections_that_it_has,
     a_drain_serves_who_waits,
     shards_divide_the_permits,
+    two_routes_do_not_disturb_each_other,
 );
 
 /// One backend or more, on one of two workers.
@@ -377,4 +382,47 @@ fn shards_divide_the_permits(engine: Engine) {
         assert_eq!(receive_exact(client, 4), b"done");
     }
     assert!(backend.ledger().open_most <= 2);
+}
+
+/// One worker serves both. While every place of the one is taken, its queue is full and more clients come
+/// all the time, each client of the other is served, with a limit of its own or without.
+fn two_routes_do_not_disturb_each_other(engine: Engine) {
+    const ROUNDS: u64 = 100;
+    // The end of one client and the coming of the next may be looked at in one turn: so there is room to
+    // wait for that.
+    for limit_of_the_other in ["", "per-endpoint-max = 1\nqueue-max = 1\n"] {
+        let (held, calm) = (Backend::hold(), Backend::echo());
+        let builder = Proxy::builder().engine(engine);
+        let busy = builder.dir().join("busy.sock");
+        let file = format!(
+            "workers = 1\n\
+             [route.busy]\nlisten = \"unix:{}\"\nbackend = \"{held}\"\n\
+             per-endpoint-max = 1\nqueue-max = 2\nqueue-timeout = \"off\"\n\
+             [route.calm]\nlisten = \"unix:{}\"\nbackend = \"{calm}\"\n{limit_of_the_other}",
+            busy.display(),
+            builder.socket().display()
+        );
+        let proxy = builder.config(&file).start();
+        let come = || {
+            let client = connect(&busy).unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            client
+        };
+        let clients = [come(), come(), come()];
+        held.wait_until("the first", |ledger| ledger.accepted == 1);
+        for round in 1..=ROUNDS {
+            let refused = come();
+            exchange_and_end(&proxy.connect(), Pattern::new(round), 10 * KB);
+            assert_over(&refused);
+        }
+        clients.iter().for_each(assert_waiting);
+        assert_eq!(held.ledger().accepted, 1);
+        assert_eq!(calm.ledger().accepted as u64, ROUNDS);
+        held.release(3);
+        for client in &clients {
+            assert_eq!(receive_to_eof(client), b"done");
+        }
+        let ledger = held.ledger();
+        assert_eq!((ledger.accepted, ledger.open_most), (3, 1));
+    }
 }

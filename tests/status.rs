@@ -212,6 +212,31 @@ fn watching_on_a_terminal_refreshes_in_place_until_ctrl_c() {
     assert_eq!(running.wait().code(), Some(0));
 }
 
+/// What is too long for the terminal would push its own beginning off at each refresh.
+#[test]
+fn watching_on_a_low_terminal_shows_what_fits() {
+    let backend = Backend::echo();
+    let proxy = observed(&backend);
+    let watch = format!(
+        "stty rows 5; exec {BINARY} status --control {} --watch 100ms",
+        proxy.control().display()
+    );
+    let mut command = Command::new("script");
+    command
+        .args(["--quiet", "--return", "--command", &watch, "/dev/null"])
+        .stdin(Stdio::piped());
+    let mut running = Running::start(command);
+    eventually("three refreshes", || running.count("\x1b[H") >= 3);
+    let output = running.output.lock().unwrap().clone();
+    for refresh in output.split("\x1b[H").skip(1) {
+        assert!(refresh.matches('\n').count() <= 4, "{refresh:?}");
+    }
+    assert!(output.contains("more lines"), "{output:?}");
+    let mut keyboard = running.child.stdin.take().unwrap();
+    keyboard.write_all(b"\x03").unwrap();
+    assert_eq!(running.wait().code(), Some(0));
+}
+
 #[test]
 fn watching_ends_with_the_daemon() {
     let backend = Backend::echo();

@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::Refusal;
 use super::values::{ValueError, count, positive_timeout, size};
-use crate::config::{Fastcgi, OnFailure, UpstreamReuse};
+use crate::config::{
+    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, UpstreamReuse,
+};
 use crate::fastcgi::{Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role};
 
 /// The most that `--params-max` may be: sixteen times the default. It is held for every request that
@@ -76,6 +79,26 @@ pub(super) struct FastcgiArguments {
                 'respond' with a 502. [default: close]"
     )]
     on_failure: Option<OnFailure>,
+
+    #[arg(
+        long,
+        value_name = "FILE|-",
+        value_parser = NonEmptyStringValueParser::new(),
+        allow_hyphen_values = true,
+        help = "With --protocol fastcgi, append a line for each request to this file, which is opened \
+                anew on SIGUSR1; '-' is standard output. [default: none]"
+    )]
+    access_log: Option<String>,
+
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        hide_possible_values = true,
+        help = "Write lines of --access-log as 'text' (fields as name=value) or 'json' (an object \
+                each). [default: text]"
+    )]
+    access_log_format: Option<AccessLogFormat>,
 
     #[arg(
         long,
@@ -189,6 +212,8 @@ impl FastcgiArguments {
                 self.requests_per_upstream.is_some(),
             ),
             ("on-failure", self.on_failure.is_some()),
+            ("access-log", self.access_log.is_some()),
+            ("access-log-format", self.access_log_format.is_some()),
             ("guard", self.guard.is_some()),
         ];
         let given = given.into_iter().chain(self.about_the_guard());
@@ -221,6 +246,7 @@ impl FastcgiArguments {
     pub(super) fn validate(self) -> Result<Fastcgi, Refusal> {
         Ok(Fastcgi {
             guard: self.guard()?,
+            access_log: self.access_log()?,
             params_max: self
                 .params_max
                 .and_then(|size| usize::try_from(size).ok())
@@ -233,6 +259,23 @@ impl FastcgiArguments {
             requests_per_upstream: self.requests_per_upstream.unwrap_or(u32::MAX),
             on_failure: self.on_failure.unwrap_or(OnFailure::Close),
         })
+    }
+
+    fn access_log(&self) -> Result<Option<AccessLog>, Refusal> {
+        let Some(target) = &self.access_log else {
+            return match self.access_log_format {
+                None => Ok(None),
+                Some(_) => Err(Refusal::new(
+                    "access-log-format",
+                    "--access-log-format without --access-log: no line is written (remove it, or give \
+                     --access-log)"
+                        .to_owned(),
+                )),
+            };
+        };
+        let Ok(target) = target.parse::<AccessLogTarget>();
+        let format = self.access_log_format.unwrap_or(AccessLogFormat::Text);
+        Ok(Some(AccessLog { target, format }))
     }
 
     fn guard(&self) -> Result<Option<Guard>, Refusal> {
@@ -274,5 +317,60 @@ impl FastcgiArguments {
             Refusal::new(option, format!("--{option}: {error}"))
         })?;
         Ok(Some(guard))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{REQUIRED, route_with, usage_error};
+    use super::*;
+
+    fn access_log(options: &str) -> Option<AccessLog> {
+        let route = route_with(&format!("--protocol fastcgi {options}"));
+        route.protocol.access_log().cloned()
+    }
+
+    #[test]
+    fn an_access_log_goes_to_a_file_or_to_standard_output() {
+        assert_eq!(access_log("--guard on"), None);
+        for (options, target, format) in [
+            (
+                "--access-log /var/log/a.log",
+                AccessLogTarget::File("/var/log/a.log".into()),
+                AccessLogFormat::Text,
+            ),
+            (
+                "--access-log - --access-log-format json",
+                AccessLogTarget::Stdout,
+                AccessLogFormat::Json,
+            ),
+        ] {
+            assert_eq!(access_log(options), Some(AccessLog { target, format }));
+        }
+    }
+
+    #[test]
+    fn an_access_log_that_nobody_would_write_is_refused() {
+        for (options, problem) in [
+            (
+                "--access-log a.log",
+                "--access-log without --protocol fastcgi",
+            ),
+            (
+                "--access-log-format json",
+                "--access-log-format without --protocol fastcgi",
+            ),
+            (
+                "--protocol fastcgi --access-log-format json",
+                "--access-log-format without --access-log",
+            ),
+            (
+                "--protocol fastcgi --access-log - --access-log-format xml",
+                "unknown (write text, json)",
+            ),
+        ] {
+            let error = usage_error(&format!("{REQUIRED} {options}"));
+            assert!(error.contains(problem), "{options}: {error}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `spliceway status`: what a running daemon says of itself, once or again and again.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time;
 use super::values::{ValueError, timeout};
 use crate::observe::client::{AskError, ask};
 use crate::observe::{CONTROL_PATH, Status, render_table};
+use crate::sys::terminal;
 
 /// The time between the two samples that rates are made from: long enough for some ten requests of a
 /// quiet service, short enough not to be noticed.
@@ -55,7 +57,6 @@ pub(super) struct StatusArguments {
         num_args = 0..=1,
         default_missing_value = "1s",
         value_parser = interval,
-        allow_hyphen_values = true,
         help = "Print it again and again until Ctrl-C, every second or as often as is said (100ms or \
                 more), in the same place on a terminal."
     )]
@@ -140,12 +141,13 @@ async fn repeat(control: &Path, as_json: bool, interval: Duration) -> Result<(),
     loop {
         ticks.tick().await;
         let status = ask(control).await?;
+        let rows = terminal::rows(io::stdout().as_fd());
         let text = match as_json {
             true => json(&status)?,
             false => render_table(&status, before.as_ref()),
         };
         match (in_place, before.is_some() && !as_json) {
-            (true, _) => show(&in_the_same_place(&text))?,
+            (true, _) => show(&in_the_same_place(&text, rows))?,
             (false, true) => show(&format!("\n{text}"))?,
             (false, false) => show(&text)?,
         }
@@ -160,11 +162,27 @@ fn json(status: &Status) -> Result<String, Error> {
 }
 
 /// From the top left corner, each line over the one that is there, and nothing below. Lines that are
-/// longer than the terminal is wide are cut: wrapped, they would push others out of their places.
-fn in_the_same_place(text: &str) -> String {
+/// longer than the terminal is wide are cut: wrapped, they would push others out of their places. Lines
+/// for which it is too low are left out for the same reason.
+fn in_the_same_place(text: &str, rows: Option<usize>) -> String {
     const HOME_WITHOUT_WRAP: &str = "\x1b[?7l\x1b[H";
     const CLEAR_BELOW_AND_WRAP: &str = "\x1b[J\x1b[?7h";
-    let lines: String = text.lines().map(|line| format!("{line}\x1b[K\n")).collect();
+    let count = text.lines().count();
+    // The cursor stands in a row of its own.
+    let fitting = match rows.map(|rows| rows.saturating_sub(1)) {
+        Some(room) if count > room => room.saturating_sub(1),
+        Some(_) | None => count,
+    };
+    let mut lines = String::with_capacity(text.len());
+    for line in text.lines().take(fitting) {
+        lines.extend([line, "\x1b[K\n"]);
+    }
+    if fitting < count {
+        let left = count - fitting;
+        lines.push_str(&format!(
+            "({left} more lines: the terminal is too low)\x1b[K\n"
+        ));
+    }
     format!("{HOME_WITHOUT_WRAP}{lines}{CLEAR_BELOW_AND_WRAP}")
 }
 
@@ -178,13 +196,39 @@ fn show(text: &str) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::testing::parse_words;
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn another_option_may_follow_a_watch_without_its_interval() {
+        for words in ["status --watch --json", "status --json --watch"] {
+            let parsed = parse_words(words);
+            let Ok(Cli {
+                command: Command::Status(status),
+            }) = parsed
+            else {
+                panic!("{words}: {parsed:?}");
+            };
+            let every_second = Some(Duration::from_secs(1));
+            assert_eq!((status.json, status.watch), (true, every_second), "{words}");
+        }
+    }
 
     #[test]
     fn a_refresh_covers_what_was_there() {
-        assert_eq!(
-            in_the_same_place("one\ntwo\n"),
-            "\x1b[?7l\x1b[Hone\x1b[K\ntwo\x1b[K\n\x1b[J\x1b[?7h"
-        );
+        for rows in [None, Some(3)] {
+            assert_eq!(
+                in_the_same_place("one\ntwo\n", rows),
+                "\x1b[?7l\x1b[Hone\x1b[K\ntwo\x1b[K\n\x1b[J\x1b[?7h"
+            );
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_on_the_terminal_is_left_out() {
+        let shown = in_the_same_place("one\ntwo\nthree\n", Some(3));
+        let lines = "one\x1b[K\n(2 more lines: the terminal is too low)\x1b[K\n";
+        assert_eq!(shown, format!("\x1b[?7l\x1b[H{lines}\x1b[J\x1b[?7h"));
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! How a FastCGI route is served.
 
+use std::convert::Infallible;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use crate::fastcgi::Guard;
@@ -11,6 +15,17 @@ pub enum Protocol {
     Raw,
     /// Requests, each with a connection of its own choice.
     Fastcgi(Box<Fastcgi>),
+}
+
+impl Protocol {
+    /// Where a line goes for each request, if it goes anywhere.
+    #[must_use]
+    pub fn access_log(&self) -> Option<&AccessLog> {
+        match self {
+            Self::Raw => None,
+            Self::Fastcgi(fastcgi) => fastcgi.access_log.as_ref(),
+        }
+    }
 }
 
 /// What the sessions of a FastCGI route go by.
@@ -30,6 +45,8 @@ pub struct Fastcgi {
     pub requests_per_upstream: u32,
     /// What a client gets when no backend has begun to answer.
     pub on_failure: OnFailure,
+    /// Where a line goes for each request. `None`: nowhere.
+    pub access_log: Option<AccessLog>,
 }
 
 impl Fastcgi {
@@ -39,6 +56,54 @@ impl Fastcgi {
 
     /// An idle connection holds a worker of PHP-FPM, which others may want.
     pub const IDLE_UPSTREAM_DEFAULT: Duration = Duration::from_secs(1);
+}
+
+/// Lines for requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccessLog {
+    /// Where they go.
+    pub target: AccessLogTarget,
+    /// What they look like.
+    pub format: AccessLogFormat,
+}
+
+/// Where the lines of an access log go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLogTarget {
+    /// Standard output, written `-`.
+    Stdout,
+    /// A file, which is appended to.
+    File(PathBuf),
+}
+
+impl FromStr for AccessLogTarget {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Infallible> {
+        Ok(match text {
+            "-" => Self::Stdout,
+            path => Self::File(path.into()),
+        })
+    }
+}
+
+/// For messages.
+impl fmt::Display for AccessLogTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("on standard output"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// What the lines of an access log look like.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum AccessLogFormat {
+    /// Fields as `name=value`.
+    Text,
+    /// One JSON object.
+    Json,
 }
 
 /// What a client gets when no backend has begun to answer its request.

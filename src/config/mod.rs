@@ -27,7 +27,9 @@ pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
 };
-pub use fastcgi::{Fastcgi, OnFailure, Protocol, UpstreamReuse};
+pub use fastcgi::{
+    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, Protocol, UpstreamReuse,
+};
 pub use route::{Limits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError};
 pub use upstream::{
     ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,

@@ -7,6 +7,7 @@
 
 mod cells;
 mod endpoints;
+mod fastcgi;
 mod histogram;
 mod outcome;
 
@@ -14,6 +15,7 @@ use std::sync::{Arc, OnceLock};
 
 pub use cells::{Count, Level, Moment};
 pub use endpoints::{EndpointCounters, Endpoints};
+pub use fastcgi::{FastcgiCounters, StatusClass};
 pub use histogram::{BOUNDS, Buckets, Histogram};
 pub use outcome::Outcome;
 
@@ -72,6 +74,8 @@ pub struct RouteCounters {
     pub to_backend: FlowCounters,
     /// What backends sent.
     pub to_client: FlowCounters,
+    /// Of a FastCGI route: its requests.
+    pub fastcgi: FastcgiCounters,
 }
 
 impl RouteCounters {

@@ -19,6 +19,9 @@ const PROCESS_DESCRIPTORS: u64 = 32;
 /// them has twice, and its connections.
 const SITE_DESCRIPTORS: u64 = server::CONNECTIONS_MAX as u64 + 2;
 
+/// Descriptors of an access log: its file, and the one that follows it when it is opened anew.
+const ACCESS_LOG_DESCRIPTORS: u64 = 2;
+
 /// Descriptors of a worker besides its listeners: ring, two polls, waker, a spare socket, and one
 /// in the making.
 const WORKER_DESCRIPTORS: u64 = 6;
@@ -84,8 +87,11 @@ impl Capacity {
         let checking = routes.iter().filter(|r| r.upstreams.checks.is_some());
         let checks = (checking.count() * PROBES_MAX) as u64;
         let sites = u64::from(config.control.is_some()) + u64::from(config.metrics.is_some());
+        let logging = routes.iter().filter(|r| r.protocol.access_log().is_some());
+        let access_logs = logging.count() as u64;
         let own = PROCESS_DESCRIPTORS
             + checks
+            + access_logs * ACCESS_LOG_DESCRIPTORS
             + sites * SITE_DESCRIPTORS
             + listeners
             + workers * (WORKER_DESCRIPTORS + listeners);

@@ -1,16 +1,17 @@
 //! `spliceway check`: what would be served, and what stands in the way of it now.
 //!
 //! Nothing is bound and nothing is left behind: names are looked up as the daemon would, accounts are
-//! looked for, and so are the addresses that connections shall come from.
+//! looked for, and so are the addresses that connections shall come from, and workers for all shards.
+//! The limit of descriptors may be another one for the daemon, so it is not asked for.
 
 use std::io::{self, Write};
 
 use crate::config::{Config, Route};
 use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
+use crate::sys::process;
 
-use super::listener;
-use super::upstreams;
+use super::{accepting_workers, listener, routes, upstreams, worker_count};
 
 /// Prints what each backend resolves to, as comments of the configuration before it, and returns a line
 /// for each obstacle.
@@ -21,12 +22,17 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, Resolve
     let wanted: Vec<_> = config.routes.iter().map(wanted).collect();
     let resolved = once::look_up_all(&wanted)?;
     let mut obstacles = Vec::new();
+    let accepting = process::processors().map(|processors| {
+        let workers = worker_count(config, processors.len());
+        accepting_workers(workers, config, config.connections_max)
+    });
     // Who does not read what is printed still gets the exit code.
     let _ = writeln!(out, "\n# What the backends are now:");
     for (route, resolved) in config.routes.iter().zip(&resolved) {
         let _ = print_backends(route, resolved, out);
         obstacles.extend(accounts(route));
         obstacles.extend(source(route));
+        obstacles.extend(accepting.ok().and_then(|workers| shards(route, workers)));
         obstacles.extend(nameless(route, resolved));
     }
     Ok(obstacles)
@@ -93,4 +99,9 @@ fn accounts(route: &Route) -> Option<String> {
 fn source(route: &Route) -> Option<String> {
     let error = upstreams::check_source(&route.upstreams).err()?;
     Some(format!("route {}: {error}", route.name))
+}
+
+fn shards(route: &Route, workers: usize) -> Option<String> {
+    let error = routes::check_shards(&route.name, route.limits, workers).err()?;
+    Some(error.to_string())
 }

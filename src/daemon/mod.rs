@@ -24,6 +24,7 @@ use tokio::runtime::{self, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time;
 
+use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
 use crate::config::Config;
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
@@ -68,6 +69,8 @@ pub enum Error {
     #[error(transparent)]
     Site(#[from] SiteError),
     #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
+    #[error(transparent)]
     Share(#[from] ShareError),
     #[error("make a worker's mailbox")]
     Mailbox(#[source] Errno),
@@ -79,15 +82,17 @@ pub enum Error {
 
 /// Serves until a signal ends it.
 pub fn run(config: &Config) -> Result<(), Error> {
-    let control = Control::new()?;
+    let mut control = Control::new()?;
     let processors = process::processors().map_err(Error::Processors)?;
-    let count = config.workers.map_or(processors.len(), usize::from);
+    let count = worker_count(config, processors.len());
     let capacity = Capacity::measure(config, count)?;
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     for route in &config.routes {
         upstreams::check_source(&route.upstreams)?;
     }
     let mailboxes = mailboxes(count)?;
+    // Dropped last but one, once nobody puts anything in: then what is left is written.
+    let mut access_logs = open_access_logs(config)?;
     let mut routes = open_all(config, &mailboxes)?;
     let mut sites = Sites::bind(config)?;
     let _resolver = start_resolver(config, &routes)?;
@@ -99,19 +104,17 @@ pub fn run(config: &Config) -> Result<(), Error> {
         seed: RandomState::new().hash_one(0),
         accept_failures: Failures::default(),
     });
-    let listeners = config
-        .routes
-        .iter()
-        .map(|route| route.listeners.len())
-        .sum();
-    let accepting = accepting_workers(count, listeners, capacity.connections_max);
-    let mut shares = routes::divide(&mut routes, accepting)?.into_iter();
+    let accepting = accepting_workers(count, config, capacity.connections_max);
+    let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
+    access_logs.start()?;
+    control.reopen_on_signal(access_logs.reopener());
     let observed = Arc::new(Observed {
         engine: engine.to_string(),
         sessions_max: capacity.connections_max,
         workers: mailboxes.iter().map(observed_worker).collect(),
         routes: routes.iter().map(Opened::observed).collect(),
         log_lines_dropped: Box::new(logging::lines_dropped),
+        access_log_write_errors: Box::new(access_logs.errors()),
         phase: Phase::default(),
     });
     sites.serve(&control.runtime, &observed)?;
@@ -143,12 +146,26 @@ pub fn run(config: &Config) -> Result<(), Error> {
     served
 }
 
+fn worker_count(config: &Config, processors: usize) -> usize {
+    config.workers.map_or(processors, usize::from)
+}
+
 fn observed_worker(mailbox: &Arc<Mailbox>) -> ObservedWorker {
     let mailbox = Arc::clone(mailbox);
     ObservedWorker {
         counters: Arc::default(),
         poke: Box::new(move || mailbox.post(Notice::Turn)),
     }
+}
+
+fn open_access_logs(config: &Config) -> Result<Writers, AccessLogError> {
+    let mut writers = Writers::default();
+    for route in &config.routes {
+        if let Some(log) = route.protocol.access_log() {
+            writers.open(log)?;
+        }
+    }
+    Ok(writers)
 }
 
 /// In order; if one cannot be bound, those before it are taken back.
@@ -183,10 +200,11 @@ fn start_checks(config: &Config, routes: &[Opened], control: &Control) {
 /// listeners, a client can be accepted by a worker whose permit another listener's client has just
 /// used, and then waits while other workers' permits are unused. Keeping those few compared with
 /// the limit keeps the limit true; with one listener any worker's permit is as good as another's.
-fn accepting_workers(workers: usize, listeners: usize, connections_max: u32) -> usize {
+fn accepting_workers(workers: usize, config: &Config, connections_max: u32) -> usize {
     /// Permits for each accepting worker: at most 1.6 % of them can be unused at the limit.
     const PERMITS_PER_WORKER: usize = 64;
-    if listeners == 1 {
+    let routes = config.routes.iter();
+    if routes.map(|route| route.listeners.len()).sum::<usize>() == 1 {
         return workers;
     }
     workers
@@ -203,6 +221,9 @@ fn mailboxes(count: usize) -> Result<Vec<Arc<Mailbox>>, Error> {
 struct Control {
     runtime: Runtime,
     stop: StopSignals,
+    /// SIGUSR1, which programs that rotate logs send. Without access logs it changes nothing, and ends
+    /// nothing.
+    reopen: Option<Signal>,
 }
 
 struct StopSignals {
@@ -223,8 +244,24 @@ impl Control {
             terminate: signal(SignalKind::terminate()).map_err(Error::Signals)?,
             interrupt: signal(SignalKind::interrupt()).map_err(Error::Signals)?,
         };
+        let reopen = signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
         drop(inside);
-        Ok(Self { runtime, stop })
+        Ok(Self {
+            runtime,
+            stop,
+            reopen: Some(reopen),
+        })
+    }
+
+    /// From now on, until the end of the drain.
+    fn reopen_on_signal(&mut self, reopen: impl Fn() + Send + 'static) {
+        let signal = self.reopen.take();
+        self.runtime.spawn(async move {
+            let Some(mut signal) = signal else { return };
+            while signal.recv().await.is_some() {
+                reopen();
+            }
+        });
     }
 
     fn serve(
@@ -234,7 +271,9 @@ impl Control {
         phase: &Phase,
         drain_timeout: Option<Duration>,
     ) -> Result<(), Error> {
-        let Self { runtime, mut stop } = self;
+        let Self {
+            runtime, mut stop, ..
+        } = self;
         let outcome = runtime.block_on(async {
             tokio::select! {
                 signal = stop.next() => tracing::info!("{signal}: draining"),

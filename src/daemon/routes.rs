@@ -9,8 +9,9 @@ use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::access_log::Writers;
 use crate::backend::Published;
-use crate::config::{self, Limits, RouteName};
+use crate::config::{self, AccessLog, Limits, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, RequestLimits};
 use crate::observe::{Failures, ObservedRoute, RouteLimits};
@@ -26,6 +27,7 @@ pub(super) struct Opened {
     pub(super) route: Arc<Route>,
     pub(super) listeners: Vec<Listener>,
     pub(super) lookups: Arc<LookupCounters>,
+    access_log: Option<AccessLog>,
     limits: Limits,
     /// Those of the workers that serve it, as [`divide`] gave them out.
     counters: Vec<ShareCounters>,
@@ -48,6 +50,23 @@ pub enum ShareError {
     },
 }
 
+/// Whether each of its shards finds a worker, of those that accept.
+pub(super) fn check_shards(
+    name: &RouteName,
+    limits: Limits,
+    workers: usize,
+) -> Result<(), ShareError> {
+    let shards = limits.shards.get();
+    if shards > workers {
+        return Err(ShareError::TooManyShards {
+            route: name.clone(),
+            shards,
+            workers,
+        });
+    }
+    Ok(())
+}
+
 /// Binds everything that the route listens on. Its set of addresses is empty so far.
 pub(super) fn open(
     config: &config::Route,
@@ -66,6 +85,7 @@ pub(super) fn open(
         route: Arc::new(route(config, mailboxes.to_vec())),
         listeners,
         lookups: Arc::default(),
+        access_log: config.protocol.access_log().cloned(),
         limits: config.limits,
         counters: Vec::new(),
     })
@@ -79,7 +99,7 @@ fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
     Route {
         name: config.name.clone(),
         published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
-        protocol: protocol(&config.protocol),
+        protocol: protocol(config),
         upstreams: upstreams::of(&config.upstreams, &config.listeners),
         balance: config.balance,
         timeouts: Timeouts {
@@ -92,11 +112,12 @@ fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
     }
 }
 
-fn protocol(config: &config::Protocol) -> Protocol {
-    let config::Protocol::Fastcgi(config) = config else {
+fn protocol(route: &config::Route) -> Protocol {
+    let config::Protocol::Fastcgi(config) = &route.protocol else {
         return Protocol::Raw;
     };
     Protocol::Fastcgi(FastcgiOptions {
+        route: route.name.clone(),
         guard: config.guard.clone(),
         limits: RequestLimits {
             params_bytes_max: config.params_max,
@@ -109,6 +130,7 @@ fn protocol(config: &config::Protocol) -> Protocol {
             requests_max: config.requests_per_upstream,
         },
         on_failure: config.on_failure,
+        rejections: Failures::default(),
     })
 }
 
@@ -120,7 +142,11 @@ const CLIENTS_CAPACITY: fastcgi::Capacity = fastcgi::Capacity {
 };
 
 /// What each worker serves, for the workers that accept.
-pub(super) fn divide(routes: &mut [Opened], workers: usize) -> Result<Vec<Vec<Share>>, ShareError> {
+pub(super) fn divide(
+    routes: &mut [Opened],
+    workers: usize,
+    writers: &mut Writers,
+) -> Result<Vec<Vec<Share>>, ShareError> {
     let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
     // Where the next limited route goes: they are spread over the workers.
     let mut next = 0;
@@ -128,13 +154,13 @@ pub(super) fn divide(routes: &mut [Opened], workers: usize) -> Result<Vec<Vec<Sh
         match opened.limits.per_endpoint_max {
             None if matches!(opened.route.protocol, Protocol::Raw) => {
                 for worker in &mut shares {
-                    worker.push(opened.share(None)?);
+                    worker.push(opened.share(None, writers)?);
                 }
             }
             // Connections that are kept belong to one worker, as do permits and queue.
             max => {
                 for limit in opened.limits_of_shards(max, workers)? {
-                    shares[next % workers].push(opened.share(Some(limit))?);
+                    shares[next % workers].push(opened.share(Some(limit), writers)?);
                     next += 1;
                 }
             }
@@ -153,6 +179,7 @@ impl Opened {
             listeners: listeners.map(|l| l.address().to_string()).collect(),
             published: Arc::clone(&self.route.published),
             lookups: Arc::clone(&self.lookups),
+            speaks_fastcgi: matches!(self.route.protocol, Protocol::Fastcgi(_)),
             limits: RouteLimits {
                 per_endpoint_max: per_endpoint_max.map(NonZeroU32::get),
                 // Without a limit, nobody waits.
@@ -162,7 +189,7 @@ impl Opened {
         }
     }
 
-    fn share(&mut self, limit: Option<Limit>) -> Result<Share, ShareError> {
+    fn share(&mut self, limit: Option<Limit>, writers: &mut Writers) -> Result<Share, ShareError> {
         let counters = ShareCounters::default();
         self.counters.push(counters.clone());
         Ok(Share {
@@ -170,6 +197,10 @@ impl Opened {
             listeners: self.duplicate_listeners()?,
             limit,
             counters,
+            access_log: self
+                .access_log
+                .as_ref()
+                .map(|log| writers.queue(log, &self.route.name)),
         })
     }
 
@@ -188,14 +219,8 @@ impl Opened {
         per_endpoint_max: Option<NonZeroU32>,
         workers: usize,
     ) -> Result<Vec<Limit>, ShareError> {
+        check_shards(&self.route.name, self.limits, workers)?;
         let shards = self.limits.shards.get();
-        if shards > workers {
-            return Err(ShareError::TooManyShards {
-                route: self.route.name.clone(),
-                shards,
-                workers,
-            });
-        }
         Ok(shards_of(per_endpoint_max, self.limits.queue_max, shards))
     }
 }

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 use crate::config::{Access, Config, ListenAddress};
 use crate::observe::Observed;
 use crate::observe::server::{Listening, serve};
-use crate::sys::net;
+use crate::sys::{Errno, net};
 
 use super::listener::{self, ListenError, Listener};
 
@@ -30,11 +30,8 @@ pub(super) struct Sites {
 pub enum SiteError {
     #[error("the control socket")]
     Control(#[source] ListenError),
-    #[error("bind {address} for metrics: {source} ({remedy})", remedy = remedy(source))]
-    Metrics {
-        address: SocketAddr,
-        source: io::Error,
-    },
+    #[error("bind {address} for metrics: {cause} ({remedy})", remedy = remedy(*cause))]
+    Metrics { address: SocketAddr, cause: Errno },
     #[error("wait for connections to {site}")]
     Wait {
         site: &'static str,
@@ -42,11 +39,11 @@ pub enum SiteError {
     },
 }
 
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => "another program has this port; stop it or choose another one",
-        io::ErrorKind::AddrNotAvailable => "this machine does not have that address",
-        io::ErrorKind::PermissionDenied => "choose a port from 1024 on",
+fn remedy(errno: Errno) -> &'static str {
+    match errno {
+        Errno(libc::EADDRINUSE) => "another program has this port; stop it or choose another one",
+        Errno(libc::EADDRNOTAVAIL) => "this machine does not have that address",
+        Errno(libc::EACCES) => "choose a port from 1024 on",
         _ => "choose another --metrics address",
     }
 }
@@ -62,7 +59,10 @@ impl Sites {
             listener::bind(&ListenAddress::Path(path.clone()), &access)
         });
         let metrics = config.metrics.map(|address| {
-            TcpListener::bind(address).map_err(|source| SiteError::Metrics { address, source })
+            TcpListener::bind(address).map_err(|error| SiteError::Metrics {
+                address,
+                cause: error.into(),
+            })
         });
         let sites = Self {
             control: control.transpose().map_err(SiteError::Control)?,

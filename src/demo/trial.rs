@@ -69,6 +69,7 @@ impl Trial {
             connections: Connections::New,
             request: load::Request::Synthetic {
                 params_bytes: PARAMS_BYTES,
+                params: Vec::new(),
                 body_bytes: 0,
                 response_bytes: RESPONSE_BYTES,
                 delay: Duration::ZERO,

@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::sys::net::{RawAddress, TcpOptions, UnixName};
+use crate::sys::net::{PeerCredentials, RawAddress, TcpOptions, UnixName};
 use crate::sys::poll::{self, Event};
 use crate::sys::{Errno, net};
 
@@ -515,6 +515,10 @@ impl Driver for Epoll {
 
     fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         net::send_first(&self.sockets.get(sock).fd, bytes)
+    }
+
+    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
+        net::peer_credentials(&self.sockets.get(sock).fd)
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

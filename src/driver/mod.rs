@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sys::Errno;
-use crate::sys::net::{TcpOptions, UnixName};
+use crate::sys::net::{PeerCredentials, TcpOptions, UnixName};
 use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf};
@@ -253,6 +253,8 @@ pub trait Driver: Sized {
     /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
     /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
     fn peer_is_gone(&mut self, sock: Sock) -> bool;
+    /// Who connected to the listener: the process that made the connection, as it was then.
+    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno>;
     /// Bytes that the kernel holds for the peer to read, more or less: only good for comparing with
     /// an earlier answer.
     fn unread(&mut self, sock: Sock) -> u64;

@@ -14,6 +14,9 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Forbidden, Self::BadGateway, Self::Unavailable];
+
     /// Its HTTP status.
     #[must_use]
     pub const fn status(self) -> u16 {
@@ -22,6 +25,17 @@ impl Answer {
             Self::BadGateway => 502,
             Self::Unavailable => 503,
         }
+    }
+
+    /// The bytes of its STDOUT.
+    #[must_use]
+    pub const fn stdout_bytes(self) -> u64 {
+        let text = match self {
+            Self::Forbidden => FORBIDDEN_TEXT,
+            Self::BadGateway => BAD_GATEWAY_TEXT,
+            Self::Unavailable => UNAVAILABLE_TEXT,
+        };
+        text.len() as u64
     }
 
     /// Appends a complete response to this request: STDOUT, its end, and END_REQUEST.

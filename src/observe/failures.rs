@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Counts failures of one kind, from all workers. Locked only when something failed.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct Failures(Mutex<Counts>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     unreported: u64,
     reported_at: Option<Instant>,

@@ -4,6 +4,7 @@
 //! routes and workers as configured, words of this program, and the addresses of endpoints, which the
 //! address set bounds.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
@@ -12,7 +13,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::status::{
-    DaemonState, EndpointState, EndpointStatus, FlowStatus, HistogramStatus, RouteStatus, Status,
+    DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus, HistogramStatus,
+    RouteStatus, Status,
 };
 
 /// What a metric's numbers are.
@@ -67,6 +69,8 @@ catalogue! {
         "Pauses in accepting clients: raise the limit that the reason names";
     LOG_LINES_DROPPED = Counter "spliceway_log_lines_dropped" []
         "Lines of the log that were lost because nobody read them in time";
+    ACCESS_LOG_WRITE_ERRORS = Counter "spliceway_access_log_write_errors" []
+        "Writes to access logs that failed: their lines are lost";
     WORKER_TURNS = Counter "spliceway_worker_turns" ["worker"]
         "Turns of a worker's loop: an idle worker makes none";
     WORKER_BUSY = Counter "spliceway_worker_busy_seconds" ["worker"]
@@ -102,6 +106,27 @@ catalogue! {
         "Sessions that would have spliced and copied instead, because every pipe was in use";
     DEMOTIONS = Counter "spliceway_splice_demotions" ["route", "direction"]
         "Sessions that turned from splicing to copying, because little came";
+    REQUESTS = Counter "spliceway_fastcgi_requests" ["route", "status"]
+        "Requests that are over, by the class of their status; none: without an answer";
+    REQUESTS_SENT = Counter "spliceway_fastcgi_requests_sent" ["route", "upstream"]
+        "Requests that were given a connection to a backend: a new one, or one reused after others";
+    RETRIES = Counter "spliceway_fastcgi_retries" ["route"]
+        "Requests that were sent a second time, because the kept connection ended before the backend \
+         had read anything of them";
+    UPSTREAMS = Gauge "spliceway_fastcgi_upstreams" ["route", "state"]
+        "Connections to backends: busy with a request, settling until the backend says that it is \
+         ready for the next one, resting until a request comes";
+    SETTLE_TIME = Histogram "spliceway_fastcgi_settle_time_seconds" ["route"]
+        "From the end of an answer until the backend said that it was ready for the next request";
+    DOUBTFUL_ENDPOINTS = Gauge "spliceway_fastcgi_doubtful_endpoints" ["route"]
+        "Endpoints that keep no connections or do not say when they are ready: only GET and HEAD \
+         reuse a connection there";
+    GUARD_REJECTIONS = Counter "spliceway_fastcgi_guard_rejections" ["route", "rule"]
+        "Requests that the guard rejected, by the rule that they broke";
+    OWN_ANSWERS = Counter "spliceway_fastcgi_own_answers" ["route", "status"]
+        "Answers that no backend gave: 403 of the guard, 502 without a backend, 503 of the queue";
+    ACCESS_LOG_LINES_DROPPED = Counter "spliceway_access_log_lines_dropped" ["route"]
+        "Requests without a line in the access log, because it was not written fast enough";
     LOOKUPS = Counter "spliceway_lookups" ["route", "result"]
         "Lookups of names: answer has records, denial says that there are none, failure says nothing";
     ANSWER_AGE = Gauge "spliceway_answer_age_seconds" ["route"]
@@ -153,6 +178,7 @@ impl Collector for Scrape {
         self.sessions(&mut page)?;
         self.connects(&mut page)?;
         self.bytes(&mut page)?;
+        self.fastcgi(&mut page)?;
         self.addresses(&mut page)?;
         self.endpoints(&mut page)
     }
@@ -178,6 +204,10 @@ impl Scrape {
         page.counter(
             LOG_LINES_DROPPED,
             [([NO_LABEL; 0], status.log_lines_dropped)],
+        )?;
+        page.counter(
+            ACCESS_LOG_WRITE_ERRORS,
+            [([NO_LABEL; 0], status.access_log_write_errors)],
         )?;
         self.workers(page)
     }
@@ -230,6 +260,38 @@ impl Scrape {
         )?;
         page.counter(FALLBACKS, self.flows().map(|(l, flow)| (l, flow.fallbacks)))?;
         page.counter(DEMOTIONS, self.flows().map(|(l, flow)| (l, flow.demotions)))
+    }
+
+    fn fastcgi(&self, page: &mut Page<'_>) -> fmt::Result {
+        page.counter(REQUESTS, self.by("status", |fastcgi| &fastcgi.requests))?;
+        let sent = self.each_fastcgi().flat_map(|(route, fastcgi)| {
+            let labels = |upstream| [route, ("upstream", upstream)];
+            [
+                (labels("new"), fastcgi.requests_on_new),
+                (labels("reused"), fastcgi.requests_on_reused),
+            ]
+        });
+        page.counter(REQUESTS_SENT, sent)?;
+        let of_route =
+            |pick: fn(&FastcgiStatus) -> u64| self.each_fastcgi().map(move |(l, f)| ([l], pick(f)));
+        page.counter(RETRIES, of_route(|fastcgi| fastcgi.retries))?;
+        let upstreams = self.each_fastcgi().flat_map(|(route, fastcgi)| {
+            let labels = |state| [route, ("state", state)];
+            let upstreams = fastcgi.upstreams;
+            [
+                (labels("busy"), upstreams.busy),
+                (labels("settling"), upstreams.settling),
+                (labels("resting"), upstreams.resting),
+            ]
+        });
+        page.gauge(UPSTREAMS, upstreams)?;
+        let settle_time = self.each_fastcgi();
+        page.histogram(SETTLE_TIME, settle_time.map(|(l, f)| ([l], &f.settle_time)))?;
+        page.gauge(DOUBTFUL_ENDPOINTS, of_route(|f| f.doubtful_endpoints))?;
+        page.counter(GUARD_REJECTIONS, self.by("rule", |f| &f.guard_rejections))?;
+        page.counter(OWN_ANSWERS, self.by("status", |f| &f.answers_of_our_own))?;
+        let dropped = of_route(|fastcgi| fastcgi.access_log_lines_dropped);
+        page.counter(ACCESS_LOG_LINES_DROPPED, dropped)
     }
 
     fn addresses(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -294,6 +356,25 @@ impl Scrape {
         let labelled =
             move |route: &'a RouteStatus| Some(([("route", &*route.name)], pick(route)?));
         self.0.routes.iter().filter_map(labelled)
+    }
+
+    fn each_fastcgi(&self) -> impl Iterator<Item = (Label<'_>, &FastcgiStatus)> {
+        self.0.routes.iter().filter_map(|route| {
+            let label = ("route", &*route.name);
+            Some((label, route.fastcgi.as_ref()?))
+        })
+    }
+
+    /// Counts that a label tells apart.
+    fn by<'a>(
+        &'a self,
+        label: &'static str,
+        pick: fn(&FastcgiStatus) -> &BTreeMap<String, u64>,
+    ) -> impl Iterator<Item = ([Label<'a>; 2], u64)> {
+        self.each_fastcgi().flat_map(move |(route, fastcgi)| {
+            let counts = pick(fastcgi).iter();
+            counts.map(move |(value, count)| ([route, (label, &**value)], *count))
+        })
     }
 
     fn flows(&self) -> impl Iterator<Item = ([Label<'_>; 2], &FlowStatus)> {

@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::status::{
-    AcceptPauses, DaemonState, EndpointState, EndpointStatus, FlowStatus, HistogramStatus,
-    LookupStatus, QueueStatus, RouteStatus, Status, WorkerStatus,
+    AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
+    HistogramStatus, LookupStatus, QueueStatus, RouteStatus, Status, UpstreamsStatus, WorkerStatus,
 };
 use crate::backend::{Address, Endpoint, Health, Published};
 use crate::counters::{
-    Buckets, Count, EndpointCounters, FlowCounters, LookupCounters, Outcome, RouteCounters,
-    ShareCounters, WorkerCounters,
+    Buckets, Count, EndpointCounters, FastcgiCounters, FlowCounters, Level, LookupCounters,
+    Outcome, RouteCounters, ShareCounters, StatusClass, WorkerCounters,
 };
+use crate::fastcgi::{Answer, Rule};
 
 /// Everything that a running daemon shows of itself. Made once, at its start.
 pub struct Observed {
@@ -25,6 +26,8 @@ pub struct Observed {
     pub workers: Vec<ObservedWorker>,
     /// As configured.
     pub routes: Vec<ObservedRoute>,
+    /// How many writes of access logs have failed.
+    pub access_log_write_errors: Box<dyn Fn() -> u64 + Send + Sync>,
     /// How many lines of the log were lost.
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Since when, and in what phase.
@@ -57,6 +60,8 @@ pub struct ObservedRoute {
     pub published: Arc<Published>,
     /// How its names are looked up.
     pub lookups: Arc<LookupCounters>,
+    /// Whether its sessions are sequences of requests.
+    pub speaks_fastcgi: bool,
     /// What it may have.
     pub limits: RouteLimits,
     /// What those count of it that serve it.
@@ -117,6 +122,7 @@ impl Observed {
             state: self.phase.state(),
             sessions_max: self.sessions_max.into(),
             log_lines_dropped: (self.log_lines_dropped)(),
+            access_log_write_errors: (self.access_log_write_errors)(),
             accept_pauses: AcceptPauses {
                 no_descriptors: sum(|counters| &counters.pauses_exhausted),
                 limit_reached: sum(|counters| &counters.pauses_at_limit),
@@ -156,6 +162,7 @@ impl ObservedRoute {
             connect_failures: self.sum(|counters| &counters.connect_failures),
             to_backend: self.flow(|counters| &counters.to_backend),
             to_client: self.flow(|counters| &counters.to_client),
+            fastcgi: self.speaks_fastcgi.then(|| self.fastcgi()),
             lookups: LookupStatus {
                 answers: self.lookups.answers.get(),
                 denials: self.lookups.denials.get(),
@@ -183,6 +190,54 @@ impl ObservedRoute {
             sum += read(&share.route);
         }
         sum
+    }
+
+    fn fastcgi(&self) -> FastcgiStatus {
+        let count = |pick: fn(&FastcgiCounters) -> &Count| self.sum(|c| pick(&c.fastcgi));
+        let level = |pick: fn(&FastcgiCounters) -> &Level| {
+            let levels = self.shares.iter().map(|s| pick(&s.route.fastcgi).get());
+            levels.sum::<u64>()
+        };
+        let requests = StatusClass::ALL.into_iter().map(|class| {
+            let count = self.sum(|c| &c.fastcgi.requests[class as usize]);
+            (class.name().to_owned(), count)
+        });
+        let rejections = Rule::ALL.iter().enumerate().map(|(number, rule)| {
+            let count = self.sum(|c| &c.fastcgi.rejections[number]);
+            (rule.name().to_owned(), count)
+        });
+        let answers = Answer::ALL.iter().enumerate().map(|(number, answer)| {
+            let count = self.sum(|c| &c.fastcgi.answers[number]);
+            (answer.status().to_string(), count)
+        });
+        FastcgiStatus {
+            requests: requests.collect(),
+            requests_on_new: count(|c| &c.on_new),
+            requests_on_reused: count(|c| &c.on_reused),
+            retries: count(|c| &c.retries),
+            upstreams: self.upstreams(level(|c| &c.settling)),
+            settle_time: histogram(self.buckets(|c| c.fastcgi.settle_time.read())),
+            doubtful_endpoints: level(|c| &c.doubtful),
+            guard_rejections: rejections.collect(),
+            answers_of_our_own: answers.collect(),
+            access_log_lines_dropped: count(|c| &c.lines_dropped),
+        }
+    }
+
+    /// Whatever neither settles nor rests is busy: also connections that are being made or closed.
+    fn upstreams(&self, settling: u64) -> UpstreamsStatus {
+        let (mut all, mut resting) = (0, 0);
+        for share in &self.shares {
+            share.endpoints.each(|_, counters| {
+                resting += counters.resting.get();
+                all += counters.in_flight.get();
+            });
+        }
+        UpstreamsStatus {
+            busy: all.saturating_sub(settling + resting),
+            settling,
+            resting,
+        }
     }
 
     fn ended(&self) -> BTreeMap<String, u64> {

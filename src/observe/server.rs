@@ -283,6 +283,7 @@ mod tests {
             listeners: vec!["unix:/run/x.sock".to_owned()],
             published: Arc::clone(published),
             lookups: Arc::new(LookupCounters::default()),
+            speaks_fastcgi: false,
             limits: RouteLimits::default(),
             shares: Vec::new(),
         }
@@ -298,6 +299,7 @@ mod tests {
                 sessions_max: 10,
                 workers: vec![worker(always), worker(Arc::clone(&alive))],
                 routes: vec![route(&published)],
+                access_log_write_errors: Box::new(|| 0),
                 log_lines_dropped: Box::new(|| 3),
                 phase: Phase::default(),
             });

@@ -35,6 +35,8 @@ pub struct Status {
     pub sessions_max: u64,
     /// Lines of the log that were lost because nobody read them in time.
     pub log_lines_dropped: u64,
+    /// Writes to access logs that failed.
+    pub access_log_write_errors: u64,
     /// How often accepting paused.
     pub accept_pauses: AcceptPauses,
     /// By their number.
@@ -106,6 +108,8 @@ pub struct RouteStatus {
     pub to_backend: FlowStatus,
     /// What backends sent.
     pub to_client: FlowStatus,
+    /// Its requests, with `--protocol fastcgi`.
+    pub fastcgi: Option<FastcgiStatus>,
     /// Lookups of its names.
     pub lookups: LookupStatus,
     /// How often its addresses changed.
@@ -188,6 +192,42 @@ pub struct FlowStatus {
     pub fallbacks: u64,
     /// How often it turned back.
     pub demotions: u64,
+}
+
+/// Requests of a FastCGI route, and the connections that serve them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FastcgiStatus {
+    /// Those that are over, by the class of their status; `none` had no answer.
+    pub requests: BTreeMap<String, u64>,
+    /// Those that were given a new connection.
+    pub requests_on_new: u64,
+    /// Those that were given one that had served others.
+    pub requests_on_reused: u64,
+    /// Those that were sent a second time, because nothing of them had arrived.
+    pub retries: u64,
+    /// Connections to backends.
+    pub upstreams: UpstreamsStatus,
+    /// From the end of an answer until its connection was ready for the next request.
+    pub settle_time: HistogramStatus,
+    /// Endpoints that do not keep connections as they should.
+    pub doubtful_endpoints: u64,
+    /// Requests that the guard rejected, by its rule; every rule is listed.
+    pub guard_rejections: BTreeMap<String, u64>,
+    /// Answers that no backend gave, by their status.
+    pub answers_of_our_own: BTreeMap<String, u64>,
+    /// Lines that the access log had no room for.
+    pub access_log_lines_dropped: u64,
+}
+
+/// Connections to backends, by what they do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpstreamsStatus {
+    /// They have a request, or are being made or closed.
+    pub busy: u64,
+    /// Their request is over; the backend has yet to say that it is ready.
+    pub settling: u64,
+    /// The next request may have them.
+    pub resting: u64,
 }
 
 /// Lookups, by how they ended. One is for the addresses of one family of one name, or its services.
@@ -297,6 +337,7 @@ pub(super) mod samples {
             connect_failures: 0,
             to_backend: FlowStatus::default(),
             to_client: FlowStatus::default(),
+            fastcgi: None,
             lookups: LookupStatus::default(),
             set_version: 0,
             set_age_seconds: None,
@@ -304,6 +345,29 @@ pub(super) mod samples {
             ejections: 0,
             endpoint_connections_max: None,
             endpoints: Vec::new(),
+        }
+    }
+
+    fn fastcgi() -> FastcgiStatus {
+        let counts = |counts: &[(&str, u64)]| {
+            let owned = counts.iter().map(|(name, n)| ((*name).to_owned(), *n));
+            owned.collect()
+        };
+        FastcgiStatus {
+            requests: counts(&[("none", 2), ("2xx", 90), ("4xx", 7), ("5xx", 1)]),
+            requests_on_new: 20,
+            requests_on_reused: 80,
+            retries: 1,
+            upstreams: UpstreamsStatus {
+                busy: 5,
+                settling: 1,
+                resting: 3,
+            },
+            settle_time: times(&[30, 300]),
+            doubtful_endpoints: 1,
+            guard_rejections: counts(&[("php_value", 4), ("nul", 0)]),
+            answers_of_our_own: counts(&[("403", 4), ("502", 0), ("503", 1)]),
+            access_log_lines_dropped: 6,
         }
     }
 
@@ -332,6 +396,7 @@ pub(super) mod samples {
             fallbacks: 1,
             demotions: 2,
         };
+        route.fastcgi = Some(fastcgi());
         route.lookups = LookupStatus {
             answers: 5,
             denials: 2,
@@ -369,6 +434,7 @@ pub(super) mod samples {
             state: DaemonState::Serving,
             sessions_max: 8192,
             log_lines_dropped: 0,
+            access_log_write_errors: 0,
             accept_pauses: AcceptPauses {
                 no_descriptors: 1,
                 limit_reached: 2,

@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::status::{
-    DaemonState, EndpointState, EndpointStatus, HistogramStatus, RouteStatus, Status,
+    DaemonState, EndpointState, EndpointStatus, FastcgiStatus, HistogramStatus, RouteStatus,
+    Status, UpstreamsStatus,
 };
 use crate::counters::Outcome;
 
@@ -80,6 +81,15 @@ fn daemon(text: &mut String, status: &Status) {
             &format!("lost lines of the log: {}", status.log_lines_dropped),
         );
     }
+    if status.access_log_write_errors > 0 {
+        line(
+            text,
+            &format!(
+                "failed writes to access logs: {}",
+                status.access_log_write_errors
+            ),
+        );
+    }
 }
 
 fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
@@ -92,6 +102,10 @@ fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
         item(text, "queue", &queue(route));
     }
     item(text, "connects", &connects(route));
+    if let Some(fastcgi) = &route.fastcgi {
+        item(text, "requests", &requests(fastcgi));
+        item(text, "upstreams", &upstreams(fastcgi));
+    }
     item(text, "bytes", &bytes(route, rates));
     item(text, "addresses", &addresses(route));
     if !route.endpoints.is_empty() {
@@ -146,6 +160,45 @@ fn connects(route: &RouteStatus) -> String {
         "{} open{typical}; failed attempts: {failures}",
         route.connect_time.count
     )
+}
+
+fn requests(fastcgi: &FastcgiStatus) -> String {
+    let over: u64 = fastcgi.requests.values().sum();
+    let of = |class: &str| fastcgi.requests.get(class).copied().unwrap_or(0);
+    let rejected: u64 = fastcgi.guard_rejections.values().sum();
+    let mut text = format!(
+        "{over} over, {} with 5xx, {} without an answer; rejected by the guard: {rejected}",
+        of("5xx"),
+        of("none")
+    );
+    if fastcgi.access_log_lines_dropped > 0 {
+        push(
+            &mut text,
+            &format!(
+                "; lost lines of the access log: {}",
+                fastcgi.access_log_lines_dropped
+            ),
+        );
+    }
+    text
+}
+
+fn upstreams(fastcgi: &FastcgiStatus) -> String {
+    let UpstreamsStatus {
+        busy,
+        settling,
+        resting,
+    } = fastcgi.upstreams;
+    let (new, reused) = (fastcgi.requests_on_new, fastcgi.requests_on_reused);
+    let part = match new + reused {
+        0 => String::new(),
+        all => format!(
+            "; {:.0} % of requests on reused ones",
+            reused as f64 / all as f64 * 100.0
+        ),
+    };
+    let typical = typical(&fastcgi.settle_time, " settled after ");
+    format!("{busy} busy, {settling} settling, {resting} resting{part}{typical}")
 }
 
 /// Within which time half of them and 99 % of them were over.

@@ -3,9 +3,12 @@
 use std::time::Instant;
 
 use crate::backend::{Address, Lease};
+use crate::counters::Outcome;
 use crate::driver::{Done, Driver, Lane, Sock};
 
-use super::{Context, End, Ending, Entry, Exchange, Protocol, Retired, Step, Timeouts, Tunnel};
+use super::{
+    Context, End, Ending, Entry, Exchange, Protocol, Retired, Step, Telling, Timeouts, Tunnel,
+};
 
 /// A client and what serves it.
 #[allow(
@@ -133,6 +136,14 @@ impl<D: Driver> Session<D> {
         match self {
             Self::Tunnel(_) => Step::Continue,
             Self::Exchange(exchange) => exchange.drain(),
+        }
+    }
+
+    /// What is told of it at its end, before it is closed.
+    pub fn tell_end(&mut self, outcome: Outcome, telling: &Telling<'_>) {
+        match self {
+            Self::Tunnel(_) => {}
+            Self::Exchange(exchange) => exchange.tell_end(outcome, telling),
         }
     }
 

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Address, Lease};
 use crate::config::OnFailure;
+use crate::counters::Outcome;
 use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{
     Answer as Synthesised, ClientEnd, FENCE, Pass, RequestEvent, RequestReader, ResponseEvent,
@@ -31,6 +32,7 @@ use crate::sys::Errno;
 
 use super::connect::{Connecting, Entry, Found};
 use super::pool::{Open, Reuse};
+use super::tally::{Tally, Telling};
 use super::{ConnectFailure, Context, End, Ending, Owner, Retired, Step, Timeouts};
 
 /// How long a request runs before its client is watched for leaving. Most are over by then, and are
@@ -72,6 +74,9 @@ pub struct Exchange {
     without: Vec<Range<usize>>,
     /// The part of the body that went out with the head, for sending it again.
     repeatable: Vec<u8>,
+    /// Bytes that are on their way to the client.
+    unwritten: usize,
+    tally: Tally,
     /// Answers to the client's own questions that wait for the end of a record.
     replies: Vec<u8>,
 }
@@ -139,6 +144,8 @@ struct Serving {
     is_whole: bool,
     /// Bytes of this request that the server was sent.
     sent: u64,
+    /// Those among them that are on their way.
+    unwritten: usize,
     /// A receive is in flight.
     receiving: bool,
     response: ResponseReader,
@@ -180,6 +187,10 @@ impl Exchange {
     /// Starts to serve a client.
     pub fn start<D: Driver>(client: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
+        let peer = match cx.access_log {
+            Some(_) => cx.driver.peer_credentials(client).ok(),
+            None => None,
+        };
         let mut exchange = Self {
             client,
             reader: RequestReader::new(cx.fastcgi().limits),
@@ -193,6 +204,8 @@ impl Exchange {
             body_ended: false,
             without: Vec::new(),
             repeatable: Vec::new(),
+            unwritten: 0,
+            tally: Tally::new(peer, cx.now),
             replies: Vec::new(),
         };
         // Most clients have sent their request by now.
@@ -305,6 +318,11 @@ impl Exchange {
         self.farewell(Synthesised::Unavailable, Ending::QueueFull, cx)
     }
 
+    /// What is told of it at its end.
+    pub fn tell_end(&mut self, outcome: Outcome, telling: &Telling<'_>) {
+        self.tally.end(Some(outcome), telling);
+    }
+
     /// The worker ends as soon as its sessions have: who keeps its connection for another request is not
     /// waited for.
     pub fn drain(&mut self) -> Step {
@@ -411,7 +429,9 @@ impl Exchange {
         if let Done::Failed(errno) = done {
             return Step::End(Ending::ClientReset(errno));
         }
-        if let Err(ending) = self.send_replies(cx.driver) {
+        let written = mem::take(&mut self.unwritten);
+        cx.counters.to_client.copied.add(written as u64);
+        if let Err(ending) = self.send_replies(cx) {
             return Step::End(ending);
         }
         match writing {
@@ -440,6 +460,7 @@ impl Exchange {
             // The last of the request is still on its way to the server, which has answered before it.
             return Step::Continue;
         }
+        self.tally.end(None, &cx.telling());
         let complete = self.reader.end() == ClientEnd::AfterRequest;
         if !self.reader.head().keep_conn() || cx.draining {
             if complete {
@@ -483,6 +504,8 @@ impl Exchange {
             return Step::End(ending);
         };
         buf.write(|out| answer.write(self.reader.head().request_id(), out));
+        self.unwritten = buf.len();
+        self.tally.answered(answer, ending.outcome(), &cx.telling());
         cx.driver.submit(self.client, Op::Send(buf));
         self.writing = Writing::Farewell;
         self.inbox = None;
@@ -519,7 +542,7 @@ impl Exchange {
                 Err(ending) => return Step::End(ending),
                 Ok(Some(RequestEvent::Head)) => return self.head_complete(cx),
                 Ok(Some(RequestEvent::Reply(reply))) => {
-                    if let Err(ending) = self.reply(&reply, cx.driver) {
+                    if let Err(ending) = self.reply(&reply, cx) {
                         return Step::End(ending);
                     }
                 }
@@ -537,15 +560,15 @@ impl Exchange {
     }
 
     /// The client has its answer at once, or at the end of the record that is on its way.
-    fn reply<D: Driver>(&mut self, reply: &[u8], driver: &mut D) -> Result<(), Ending> {
+    fn reply<D: Driver>(&mut self, reply: &[u8], cx: &mut Context<'_, D>) -> Result<(), Ending> {
         if self.replies.len() + reply.len() > REPLIES_BYTES_MAX {
             return Err(Ending::ClientReset(Errno(libc::ENOBUFS)));
         }
         self.replies.extend_from_slice(reply);
-        self.send_replies(driver)
+        self.send_replies(cx)
     }
 
-    fn send_replies<D: Driver>(&mut self, driver: &mut D) -> Result<(), Ending> {
+    fn send_replies<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Result<(), Ending> {
         let is_between_records = match &self.stage {
             Stage::Serve(serving) => serving.response.is_between_records(),
             Stage::Head | Stage::Search(_) | Stage::Deliver => true,
@@ -555,14 +578,17 @@ impl Exchange {
             return Ok(());
         }
         // A client that asks without reading the answers has filled its socket.
-        let sent = driver.send_first(self.client, &self.replies);
+        let sent = cx.driver.send_first(self.client, &self.replies);
         sent.map_err(Ending::ClientReset)?;
+        let sent = self.replies.len() as u64;
+        cx.counters.to_client.copied.add(sent);
         self.replies.clear();
         Ok(())
     }
 
     fn head_complete<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.began = cx.now;
+        self.tally.begin(self.reader.head(), &cx.telling());
         self.requests += 1;
         self.body_ended = false;
         self.repeatable.clear();
@@ -572,12 +598,13 @@ impl Exchange {
             Verdict::Pass => self.without.clear(),
             Verdict::PassWithout(ranges) => self.without = ranges,
             Verdict::Reject(rejection) => {
-                cx.rejected(&rejection);
+                cx.rejected(&rejection, self.client);
                 return self.farewell(Synthesised::Forbidden, Ending::Rejected(rejection.rule), cx);
             }
         }
         let connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
         self.stage = Stage::Search(connecting);
+        self.tally.search(cx.now);
         if cx.queue_is_empty {
             self.search(cx, |connecting, cx| connecting.search(true, cx))
         } else {
@@ -603,6 +630,8 @@ impl Exchange {
             // It was of no use to this request, and was closed: its place is free soon.
             found = self.connecting().search(true, cx);
         }
+        let is_queued = self.is_queued();
+        self.tally.searched(is_queued, cx.now);
         match found {
             Found::Waiting => {
                 if self.connecting().is_stalled(cx.now) {
@@ -677,6 +706,8 @@ impl Exchange {
     /// A connection is open. `receiving`: a receive is armed on it.
     fn serve<D: Driver>(&mut self, open: Open, receiving: bool, cx: &mut Context<'_, D>) -> Step {
         let sock = open.sock;
+        let address = open.lease.address();
+        self.tally.found(address, open.is_reused(), &cx.telling());
         if receiving {
             cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
         } else {
@@ -706,6 +737,7 @@ impl Exchange {
             sending: Sending::Idle,
             is_whole: body_is_over,
             sent: 0,
+            unwritten: 0,
             receiving: true,
             response: ResponseReader::new(id),
             answer: Answer::Running,
@@ -743,7 +775,7 @@ impl Exchange {
                 }
                 Ok(Some(RequestEvent::Abort)) => return Step::End(Ending::Aborted),
                 Ok(Some(RequestEvent::Reply(reply))) => {
-                    if let Err(ending) = self.reply(&reply, cx.driver) {
+                    if let Err(ending) = self.reply(&reply, cx) {
                         return Step::End(ending);
                     }
                 }
@@ -841,6 +873,7 @@ impl Exchange {
             return;
         };
         serving.sent += outbox.len() as u64;
+        serving.unwritten = outbox.len();
         serving.sending = if serving.is_whole {
             Sending::Last
         } else {
@@ -853,6 +886,10 @@ impl Exchange {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server is written")
         };
+        if let Done::Sent = done {
+            let written = mem::take(&mut serving.unwritten);
+            cx.counters.to_backend.copied.add(written as u64);
+        }
         match (done, serving.sending) {
             (Done::Sent, Sending::Busy) => {
                 serving.sending = Sending::Idle;
@@ -929,6 +966,7 @@ impl Exchange {
             }
         }
         let has_ended = matches!(serving.answer, Answer::Ended(_));
+        self.tally.answer_came(&serving.response, cx.now);
         let Some(pass) = pass else {
             if has_ended {
                 return self.server_done(cx);
@@ -940,6 +978,7 @@ impl Exchange {
         if !pass.lead().is_empty() {
             buf.prepend(pass.lead());
         }
+        self.unwritten = buf.len();
         cx.driver.submit(self.client, Op::Send(buf));
         if has_ended {
             self.writing = Writing::Last;
@@ -1031,6 +1070,8 @@ impl Exchange {
         let mut connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
         connecting.want_new();
         self.stage = Stage::Search(connecting);
+        self.tally.search(cx.now);
+        cx.counters.fastcgi.retries.add(1);
         self.search(cx, |connecting, cx| connecting.search(true, cx))
     }
 

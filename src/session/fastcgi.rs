@@ -1,13 +1,16 @@
 //! How a FastCGI route is served.
 
-use crate::config::OnFailure;
+use crate::config::{OnFailure, RouteName};
 use crate::fastcgi::{Guard, RequestLimits};
+use crate::observe::Failures;
 
 use super::pool::PoolOptions;
 
 /// What the sessions of a FastCGI route go by.
 #[derive(Debug)]
 pub struct FastcgiOptions {
+    /// What operators call the route.
+    pub route: RouteName,
     /// Which parameters pass; `None`: all of them.
     pub guard: Option<Guard>,
     /// What a client may send.
@@ -16,10 +19,13 @@ pub struct FastcgiOptions {
     pub pool: PoolOptions,
     /// What a client gets when no server has begun to answer.
     pub on_failure: OnFailure,
+    /// Requests that the guard rejected.
+    pub rejections: Failures,
 }
 
 /// What the sessions of a route speak.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "there is one for each route")]
 pub enum Protocol {
     /// Whatever client and backend do: bytes.
     Raw,

@@ -9,11 +9,13 @@ mod exchange;
 mod fastcgi;
 mod flow;
 mod pool;
+mod tally;
 mod tunnel;
 
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::access_log;
 use crate::backend::{Address, Balancer, Lease, Published};
 use crate::counters::{Outcome, RouteCounters};
 use crate::driver::{Close, Closed, Driver, Sock};
@@ -26,6 +28,7 @@ pub use either::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, Protocol};
 pub use pool::{Change, Pool, PoolContext, PoolOptions, UpstreamId};
+pub use tally::Telling;
 pub use tunnel::Tunnel;
 
 /// A session of one worker. Used again after the session's end.
@@ -190,6 +193,8 @@ pub struct Context<'a, D: Driver> {
     pub timeouts: Timeouts,
     /// What is counted of the route.
     pub counters: &'a RouteCounters,
+    /// Where a line goes for each request, if it goes anywhere.
+    pub access_log: Option<&'a access_log::Queue>,
     /// The time of this turn.
     pub now: Instant,
 }
@@ -201,9 +206,9 @@ pub struct Changes {
     pub room: bool,
 }
 
-impl<D: Driver> Context<'_, D> {
+impl<'a, D: Driver> Context<'a, D> {
     /// Only asked by sessions that speak it.
-    fn fastcgi(&self) -> &FastcgiOptions {
+    fn fastcgi(&self) -> &'a FastcgiOptions {
         match self.protocol {
             Protocol::Fastcgi(options) => options,
             Protocol::Raw => unreachable!("a route without FastCGI has no such sessions"),
@@ -228,8 +233,32 @@ impl<D: Driver> Context<'_, D> {
         self.changes.room |= change != Change::None;
     }
 
-    fn rejected(&mut self, rejection: &Rejection) {
-        tracing::debug!("guard: {rejection}");
+    /// The guard does not let a request of this client pass.
+    fn rejected(&mut self, rejection: &Rejection, client: Sock) {
+        self.counters.fastcgi.rejected(rejection.rule);
+        let options = self.fastcgi();
+        let Some(rejected) = options.rejections.count(self.now) else {
+            return;
+        };
+        // Absent where the system cannot say.
+        let peer = self.driver.peer_credentials(client).ok();
+        tracing::warn!(
+            route = %options.route,
+            rejected,
+            rule = %rejection.rule,
+            param = %rejection.param,
+            uid = peer.map(|peer| peer.uid),
+            pid = peer.map(|peer| peer.pid),
+            "guard: request rejected"
+        );
+    }
+
+    fn telling(&self) -> Telling<'_> {
+        Telling {
+            counters: &self.counters.fastcgi,
+            log: self.access_log,
+            now: self.now,
+        }
     }
 
     /// Closes a connection that was given nothing, and then gives its place back.

@@ -12,11 +12,13 @@
 //! - Servers that never answer the fence, or close after the answer, are found out: see [`Reuse`].
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
 use crate::backend::{Address, AddressSet, Lease};
+use crate::counters::RouteCounters;
 use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{Settled, Settling};
 
@@ -94,6 +96,7 @@ pub struct Pool {
     reuse: HashMap<Address, Reuse>,
     /// When to look for connections whose time is up. `None`: there are none at all.
     look_at: Option<Instant>,
+    counters: Arc<RouteCounters>,
 }
 
 struct Kept {
@@ -130,7 +133,14 @@ impl Pool {
             resting: HashMap::new(),
             reuse: HashMap::new(),
             look_at: None,
+            counters: Arc::default(),
         }
+    }
+
+    /// Counts in these cells, of which this worker is the writer.
+    #[must_use]
+    pub fn counting(self, counters: Arc<RouteCounters>) -> Self {
+        Self { counters, ..self }
     }
 
     /// One that is never used.
@@ -177,6 +187,7 @@ impl Pool {
             since: cx.now,
             state: State::Settling(settling),
         });
+        self.counters.fastcgi.settling.raise();
         self.look_soon(self.patience(&self.kept[id.0]), cx.now);
         self.judge(id, settling.state(), cx)
     }
@@ -205,7 +216,9 @@ impl Pool {
 
     /// A kept connection has served a request.
     pub(super) fn served_again(&mut self, address: Address) {
-        self.reuse.insert(address, Reuse::Works);
+        if self.reuse.insert(address, Reuse::Works) == Some(Reuse::Doubtful) {
+            self.count_doubtful();
+        }
     }
 
     /// A connection did not come to rest, or was of no use when it did.
@@ -222,7 +235,15 @@ impl Pool {
                 Reuse::Doubtful
             }
         };
-        self.reuse.insert(address, next);
+        if self.reuse.insert(address, next) != Some(next) {
+            self.count_doubtful();
+        }
+    }
+
+    fn count_doubtful(&self) {
+        let doubtful = self.reuse.values().filter(|r| **r == Reuse::Doubtful);
+        let doubtful = doubtful.count() as u64;
+        self.counters.fastcgi.doubtful.set(doubtful);
     }
 
     /// A connection of the pool was heard of.
@@ -264,6 +285,9 @@ impl Pool {
             }
             Settled::Answered => {
                 let kept = &mut self.kept[id.0];
+                let lasted = cx.now.saturating_duration_since(kept.since);
+                self.counters.fastcgi.settle_time.record(lasted);
+                self.counters.fastcgi.settling.lower();
                 kept.state = State::Resting;
                 kept.since = cx.now;
                 kept.open.lease.rest();
@@ -287,7 +311,9 @@ impl Pool {
 
     fn close<D: Driver>(&mut self, id: UpstreamId, cx: &mut PoolContext<'_, D>) {
         let Kept { open, state, .. } = self.kept.remove(id.0);
-        if let State::Resting = state {
+        if let State::Settling(_) = state {
+            self.counters.fastcgi.settling.lower();
+        } else {
             open.lease.rouse();
             let ids = self.resting.get_mut(&open.lease.address());
             let ids = ids.expect("what rests is listed");
@@ -368,6 +394,7 @@ impl Pool {
         }
         self.resting.retain(|address, _| is_current(*address));
         self.reuse.retain(|address, _| is_current(*address));
+        self.count_doubtful();
     }
 
     /// Closes everything.

@@ -15,6 +15,7 @@ pub mod pipe;
 pub mod poll;
 pub mod process;
 pub(crate) mod socket_file;
+pub(crate) mod terminal;
 pub mod timer;
 
 pub use errno::Errno;

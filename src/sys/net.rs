@@ -485,6 +485,39 @@ pub fn shutdown_write(socket: &OwnedFd) -> Result<(), Errno> {
     check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) }).map(drop)
 }
 
+/// Who made a connection to a Unix socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PeerCredentials {
+    /// The process's effective user.
+    pub uid: u32,
+    /// The process; 0 for one that cannot be seen from here (pid_namespaces(7)).
+    pub pid: u32,
+}
+
+/// Who made this connection, as it was then (unix(7), `SO_PEERCRED`).
+pub fn peer_credentials(socket: &OwnedFd) -> Result<PeerCredentials, Errno> {
+    let mut found = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut len = socklen::<libc::ucred>();
+    // SAFETY: the pointers are to a live ucred and to its length, which bounds what is written.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(PeerCredentials {
+        uid: found.uid,
+        pid: u32::try_from(found.pid).unwrap_or(0),
+    })
+}
+
 /// Whether the peer of an AF_UNIX socket has closed it altogether. After an end of stream this
 /// tells a half-close from a peer that is gone.
 pub fn peer_is_gone(socket: &OwnedFd) -> bool {

@@ -31,7 +31,7 @@ use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
 use crate::session::{
     Change, Changes, Context, Ending, Owner, Owners, Pool, PoolContext, Retired, Session,
-    SessionId, Step,
+    SessionId, Step, Telling,
 };
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
@@ -68,6 +68,10 @@ const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 /// checks that pass, are not announced. Long enough to cost nothing, and short compared with the
 /// patience of those who wait.
 const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
+/// otherwise begin at one time, and hold up everybody else on the worker for as long as that takes.
+const PLACES_PER_TURN: u32 = 2;
 
 /// What all workers share, whatever they serve.
 pub struct Shared {
@@ -165,8 +169,10 @@ impl<D: Driver> Worker<D> {
         let seed = shared.seed.wrapping_add(number as u64);
         let mut routes = Vec::with_capacity(shares.len());
         for share in shares {
+            let mut served = Served::new(share.route, share.limit, share.counters, seed);
+            served.access_log = share.access_log;
             listeners.add_route(routes.len(), share.listeners, &mut driver, &mut owners);
-            routes.push(Served::new(share.route, share.limit, share.counters, seed));
+            routes.push(served);
         }
         let now = driver.now();
         Self {
@@ -460,7 +466,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn end_session(&mut self, id: SessionId, ending: Ending) {
-        let active = self.sessions.remove(id.0);
+        let mut active = self.sessions.remove(id.0);
         let served = &mut self.routes[active.route];
         let mut outcome = ending.outcome();
         if let Some(place) = active.place
@@ -473,6 +479,14 @@ impl<D: Driver> Worker<D> {
                 outcome = Outcome::QueueLeft;
             }
         }
+        active.session.tell_end(
+            outcome,
+            &Telling {
+                counters: &served.counters.fastcgi,
+                log: served.access_log.as_ref(),
+                now: self.now,
+            },
+        );
         let client = active.session.client();
         let leaving = active
             .session
@@ -540,6 +554,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.queues_looked_at = None;
+        let mut given = 0;
         for route in 0..self.routes.len() {
             if self.routes[route].has_queue() {
                 let (pool, mut cx) = self.pool_parts(route);
@@ -547,8 +562,14 @@ impl<D: Driver> Worker<D> {
             }
             let mut last = None;
             while let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now) {
+                if given == PLACES_PER_TURN {
+                    // The next turn goes on, and does not wait.
+                    self.queues_looked_at = Some(self.now);
+                    return;
+                }
                 last = Some(arrival);
                 self.step(id, Session::place_free);
+                given += u32::from(!self.is_waiting(id));
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
@@ -580,6 +601,14 @@ impl<D: Driver> Worker<D> {
             now: self.now,
         };
         (&mut self.routes[route].pool, cx)
+    }
+
+    fn is_waiting(&self, id: SessionId) -> bool {
+        let place = self
+            .sessions
+            .get(id.0)
+            .and_then(|active| active.place.as_ref());
+        place.is_some_and(|place| place.standing == Standing::Waiting)
     }
 
     fn expire_deadlines(&mut self) {
@@ -811,6 +840,7 @@ fn context<'a, D: Driver>(
         retired,
         timeouts: served.route.timeouts,
         counters: &served.counters,
+        access_log: served.access_log.as_ref(),
         now,
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::access_log;
 use crate::backend::{Balancer, Published};
 use crate::config::{Balance, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
@@ -41,6 +42,8 @@ pub struct Share {
     pub limit: Option<Limit>,
     /// What the worker counts of it.
     pub counters: ShareCounters,
+    /// Where a line goes for each request, if it goes anywhere.
+    pub access_log: Option<access_log::Queue>,
 }
 
 /// How much of a route one worker may have at one time. Nobody else counts with it, so it is exact, and
@@ -62,6 +65,7 @@ pub(super) struct Served {
     /// Where the number of connections is limited: who waits.
     pub(super) queue: Option<Queue>,
     pub(super) counters: Arc<RouteCounters>,
+    pub(super) access_log: Option<access_log::Queue>,
     /// That of the address set with which sessions were compared last.
     version: u64,
 }
@@ -114,7 +118,9 @@ impl Served {
         };
         let pool = match &route.protocol {
             Protocol::Raw => Pool::empty(),
-            Protocol::Fastcgi(options) => Pool::new(options.pool),
+            Protocol::Fastcgi(options) => {
+                Pool::new(options.pool).counting(Arc::clone(&counters.route))
+            }
         };
         Self {
             route,
@@ -122,6 +128,7 @@ impl Served {
             pool,
             queue: limit.map(|limit| Queue::new(limit.queue_max)),
             counters: counters.route,
+            access_log: None,
             version: 0,
         }
     }

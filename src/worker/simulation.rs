@@ -94,6 +94,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         listeners: (0..listeners).map(|_| no_descriptor()).collect(),
         limit,
         counters: counters.clone(),
+        access_log: None,
     };
     let of_worker = Arc::new(WorkerCounters::default());
     let all = Arc::clone(&shared);

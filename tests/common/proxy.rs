@@ -1,7 +1,7 @@
 //! The program under test.
 
 use std::fmt;
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
 use std::net::Shutdown;
 use std::os::linux::net::SocketAddrExt;
@@ -56,6 +56,7 @@ impl Proxy {
             args: Vec::new(),
             user: None,
             private_hosts: None,
+            stdout: None,
             setup: ChildSetup {
                 death_signal: libc::SIGKILL,
                 ..ChildSetup::default()
@@ -119,6 +120,7 @@ pub(crate) struct Builder {
     args: Vec<String>,
     user: Option<u32>,
     private_hosts: Option<PathBuf>,
+    stdout: Option<File>,
     setup: ChildSetup,
 }
 
@@ -172,6 +174,12 @@ impl Builder {
     /// we are unprivileged already.
     pub(crate) fn user(mut self, uid: u32) -> Self {
         self.user = sys::is_root().then_some(uid);
+        self
+    }
+
+    /// Left out, it goes nowhere.
+    pub(crate) fn stdout(mut self, file: File) -> Self {
+        self.stdout = Some(file);
         self
     }
 
@@ -261,7 +269,7 @@ impl Builder {
         command
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
-            .stdout(Stdio::null());
+            .stdout(self.stdout.map_or_else(Stdio::null, Stdio::from));
         (Process::start(command, self.setup), socket, self.dir)
     }
 

@@ -93,6 +93,8 @@ pub enum Request {
     Synthetic {
         /// Bytes of the encoded parameters.
         params_bytes: usize,
+        /// Some of them, beside those that the responder needs and one that fills up.
+        params: Vec<(String, String)>,
         /// Bytes of the body (STDIN).
         body_bytes: u64,
         /// Bytes of the answer (STDOUT), its CGI header included.
@@ -140,9 +142,14 @@ pub struct Plan {
 /// Why a plan cannot be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
 pub enum PlanError {
-    /// Fewer bytes than the parameters that the responder needs, or more than a record.
-    #[error("{0} bytes of parameters (give {least} to {PARAMS_BYTES_MAX})", least = params_bytes_min())]
-    ParamsBytes(usize),
+    /// Fewer bytes than the parameters that there are to be, or more than a record.
+    #[error("{params_bytes} bytes of parameters (give {least} to {PARAMS_BYTES_MAX})")]
+    ParamsBytes {
+        /// What was given.
+        params_bytes: usize,
+        /// The fewest.
+        least: usize,
+    },
     /// An answer that has no room for its header.
     #[error("an answer of {0} bytes (give {HEAD_LEN} to {RESPONSE_BYTES_MAX})")]
     ResponseBytes(u64),
@@ -179,15 +186,20 @@ impl Plan {
         {
             return Err(PlanError::Rate(rate));
         }
-        match self.request {
-            Request::Synthetic {
+        match &self.request {
+            &Request::Synthetic {
                 params_bytes,
+                ref params,
                 response_bytes,
                 delay,
                 ..
             } => {
-                if !(params_bytes_min()..=PARAMS_BYTES_MAX).contains(&params_bytes) {
-                    return Err(PlanError::ParamsBytes(params_bytes));
+                let least = params_bytes_min(params);
+                if !(least..=PARAMS_BYTES_MAX).contains(&params_bytes) {
+                    return Err(PlanError::ParamsBytes {
+                        params_bytes,
+                        least,
+                    });
                 }
                 if !(HEAD_LEN as u64..=RESPONSE_BYTES_MAX).contains(&response_bytes) {
                     return Err(PlanError::ResponseBytes(response_bytes));

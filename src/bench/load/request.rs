@@ -49,12 +49,14 @@ impl Template {
         let (params, has_nonce, body_bytes) = match &plan.request {
             Request::Synthetic {
                 params_bytes,
+                params,
                 body_bytes,
                 response_bytes,
                 delay,
             } => {
                 let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX);
-                let params = synthetic(*params_bytes, *body_bytes, *response_bytes, delay_us);
+                let needed = pairs(*body_bytes, *response_bytes, delay_us);
+                let params = synthetic(*params_bytes, needed, params);
                 (params, true, *body_bytes)
             }
             Request::Script {
@@ -148,18 +150,19 @@ impl Template {
 }
 
 /// The fewest bytes of parameters that a synthetic request can have.
-pub(super) fn params_bytes_min() -> usize {
+pub(super) fn params_bytes_min(more: &[(String, String)]) -> usize {
     /// Whatever the numbers are, they take no more.
     static MIN: LazyLock<usize> = LazyLock::new(|| {
         let most = pairs(u64::MAX, u64::MAX, u64::MAX).len() + nonce_pair().len();
         most + FILLER_OVERHEADS[0]
     });
-    *MIN
+    *MIN + encoded(more).len()
 }
 
-/// Exactly `params_bytes` of parameters that our responder understands, the nonce last.
-fn synthetic(params_bytes: usize, body_bytes: u64, response_bytes: u64, delay_us: u64) -> Vec<u8> {
-    let mut params = pairs(body_bytes, response_bytes, delay_us);
+/// Exactly `params_bytes` of parameters: those that our responder needs, more, and the nonce last.
+fn synthetic(params_bytes: usize, needed: Vec<u8>, more: &[(String, String)]) -> Vec<u8> {
+    let mut params = needed;
+    params.extend_from_slice(&encoded(more));
     let nonce = nonce_pair();
     let missing = params_bytes - params.len() - nonce.len();
     let [short, long] = FILLER_OVERHEADS;
@@ -190,6 +193,14 @@ fn pairs(body_bytes: u64, response_bytes: u64, delay_us: u64) -> Vec<u8> {
         push_pair(&mut params, name.as_bytes(), value.as_bytes());
     }
     params
+}
+
+fn encoded(params: &[(String, String)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in params {
+        push_pair(&mut bytes, name.as_bytes(), value.as_bytes());
+    }
+    bytes
 }
 
 fn nonce_pair() -> Vec<u8> {
@@ -274,19 +285,21 @@ mod tests {
         fn parameters_have_exactly_the_length_that_was_asked_for(
             more in prop_oneof![0..300_usize, 0..60_000_usize],
             numbers: [u64; 3],
+            given in prop::collection::vec(("[A-Z]{1,40}", "[a-z]{0,200}"), 0..40),
         ) {
-            let params_bytes = params_bytes_min() + more;
+            let params_bytes = params_bytes_min(&given) + more;
             let [body, response, delay] = numbers;
-            let params = synthetic(params_bytes, body, response, delay);
+            let params = synthetic(params_bytes, pairs(body, response, delay), &given);
             prop_assert_eq!(params.len(), params_bytes);
             let pairs = read(&params);
+            prop_assert!(given.iter().all(|pair| pairs.contains(pair)));
             prop_assert_eq!(pairs.last().unwrap().0.as_str(), PARAM_NONCE);
             prop_assert!(pairs.contains(&(PARAM_RESPONSE_BYTES.to_owned(), response.to_string())));
         }
 
         #[test]
         fn the_digest_is_that_of_the_whole_parameters(nonce: u64, params_bytes in 300..900_usize) {
-            let params = synthetic(params_bytes, 0, 4096, 0);
+            let params = synthetic(params_bytes, pairs(0, 4096, 0), &[]);
             let mut template = Template::encode(&params, true, 0, Connections::New);
             let sent: Vec<u8> = template
                 .pieces(nonce, 0)

@@ -38,6 +38,7 @@ fn plan(target: Target) -> Plan {
 fn synthetic(body_bytes: u64, response_bytes: u64) -> Request {
     Request::Synthetic {
         params_bytes: 600,
+        params: Vec::new(),
         body_bytes,
         response_bytes,
         delay: Duration::ZERO,
@@ -306,6 +307,7 @@ fn an_impossible_plan_is_refused() {
     let target = Target::Unix("/nowhere".into());
     let synthetic = |params_bytes, response_bytes| Request::Synthetic {
         params_bytes,
+        params: Vec::new(),
         body_bytes: 0,
         response_bytes,
         delay: Duration::ZERO,

@@ -263,6 +263,7 @@ impl LoadArgs {
         match &self.script {
             None => Request::Synthetic {
                 params_bytes: usize::try_from(self.request_bytes).unwrap_or(usize::MAX),
+                params: Vec::new(),
                 body_bytes: self.body_bytes,
                 response_bytes: self.response_bytes,
                 delay: self.delay,

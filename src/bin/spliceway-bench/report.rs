@@ -193,6 +193,7 @@ impl Asked {
                 body_bytes,
                 response_bytes,
                 delay,
+                ..
             } => Self::Synthetic {
                 request_bytes: *params_bytes,
                 body_bytes: *body_bytes,

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::{self, Flags};
 use io_uring::{cqueue, opcode, types};
 
-use crate::sys::net::{RawAddress, TcpOptions, UnixName};
+use crate::sys::net::{PeerCredentials, RawAddress, TcpOptions, UnixName};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
@@ -830,6 +830,10 @@ impl Driver for Uring {
 
     fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         net::send_first(&self.sockets.get(sock).fd, bytes)
+    }
+
+    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
+        net::peer_credentials(&self.sockets.get(sock).fd)
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

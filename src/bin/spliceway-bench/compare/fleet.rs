@@ -18,6 +18,10 @@ use super::server::Server;
 /// The path without a program, over a Unix socket.
 pub(super) const DIRECT_UNIX: &str = "unix";
 
+/// The path without a program over TCP, with a new connection for each request even where others keep
+/// theirs.
+pub(super) const DIRECT_TCP_NEW: &str = "tcp-new";
+
 /// Where the responder is reached over TCP.
 pub(super) const RESPONDER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), RESPONDER_PORT);
@@ -121,7 +125,7 @@ impl Fleet {
     /// Where a path begins. A program that is not running is started.
     pub(super) fn target(&mut self, key: &str) -> anyhow::Result<Target> {
         match key {
-            DIRECT_TCP => Ok(Target::Tcp(RESPONDER)),
+            DIRECT_TCP | DIRECT_TCP_NEW => Ok(Target::Tcp(RESPONDER)),
             DIRECT_UNIX => Ok(Target::Unix(responder_socket(self.responder.dir()))),
             key => {
                 let mut programs = self.programs.iter_mut();

@@ -125,14 +125,18 @@ fn compare_variants(
     let variants = variants();
     let keys = ["growth-1", "growth-2", "growth-3", "growth-4"];
     for (key, (_, shape)) in keys.iter().zip(&variants) {
-        fleet.add(key, Box::new(Spliceway(Engine::IoUring)), shape.clone());
+        fleet.add(
+            key,
+            Box::new(Spliceway::raw(Engine::IoUring)),
+            shape.clone(),
+        );
     }
     let outcomes = in_rounds(fleet, &keys, &cell, effort, progress);
     for key in keys {
         fleet.remove(key);
     }
     let variant = |((what, _), rounds): (&(&str, Shape), Vec<Outcome>)| Variant {
-        path: Spliceway(Engine::IoUring).key(),
+        path: Spliceway::raw(Engine::IoUring).key(),
         what: (*what).to_owned(),
         carry,
         concurrency: VARIANT_CONCURRENCY,

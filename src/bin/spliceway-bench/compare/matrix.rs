@@ -20,7 +20,7 @@ pub(super) struct Exchange {
     pub(super) response_bytes: u64,
 }
 
-/// The five kinds of exchange.
+/// The kinds of exchange: five of the matrix, and two of the FastCGI mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Key {
@@ -33,12 +33,67 @@ pub(super) enum Key {
     #[serde(rename = "16m")]
     Bulk,
     Upload,
+    #[serde(rename = "1m")]
+    Download,
+    #[serde(rename = "40p")]
+    Browser,
 }
 
 /// What a request of nginx to PHP-FPM carries in parameters, about.
 const PARAMS_BYTES: u64 = 600;
 
+/// What it carries with [`BROWSER_PARAMS`], a cookie, and the seven that the responder needs.
+const BROWSER_PARAMS_BYTES: u64 = 1_600;
+
+/// What nginx adds with Debian's `fastcgi_params` for a browser's request. With those that every
+/// request of the load generator has, these are forty.
+const BROWSER_PARAMS: [(&str, &str); 33] = [
+    ("QUERY_STRING", "page=3&order=name"),
+    ("CONTENT_TYPE", ""),
+    ("SCRIPT_NAME", "/index.php"),
+    ("REQUEST_URI", "/index.php?page=3&order=name"),
+    ("DOCUMENT_URI", "/index.php"),
+    ("DOCUMENT_ROOT", "/srv/bench"),
+    ("SERVER_PROTOCOL", "HTTP/2.0"),
+    ("REQUEST_SCHEME", "https"),
+    ("GATEWAY_INTERFACE", "CGI/1.1"),
+    ("SERVER_SOFTWARE", "nginx/1.22.1"),
+    ("REMOTE_ADDR", "192.0.2.10"),
+    ("REMOTE_PORT", "40000"),
+    ("REMOTE_USER", ""),
+    ("SERVER_ADDR", "192.0.2.1"),
+    ("SERVER_PORT", "443"),
+    ("SERVER_NAME", "www.example.org"),
+    ("REDIRECT_STATUS", "200"),
+    ("HTTP_HOST", "www.example.org"),
+    (
+        "HTTP_USER_AGENT",
+        "Mozilla/5.0 (X11; Linux x86_64; rv:128.0) Gecko/20100101 Firefox/128.0",
+    ),
+    (
+        "HTTP_ACCEPT",
+        "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    ),
+    ("HTTP_ACCEPT_LANGUAGE", "en-GB,en;q=0.5"),
+    ("HTTP_ACCEPT_ENCODING", "gzip, deflate, br"),
+    (
+        "HTTP_REFERER",
+        "https://www.example.org/index.php?page=2&order=name",
+    ),
+    ("HTTP_CONNECTION", "keep-alive"),
+    ("HTTP_CACHE_CONTROL", "no-cache"),
+    ("HTTP_PRAGMA", "no-cache"),
+    ("HTTP_DNT", "1"),
+    ("HTTP_UPGRADE_INSECURE_REQUESTS", "1"),
+    ("HTTP_SEC_FETCH_DEST", "document"),
+    ("HTTP_SEC_FETCH_MODE", "navigate"),
+    ("HTTP_SEC_FETCH_SITE", "same-origin"),
+    ("HTTP_SEC_FETCH_USER", "?1"),
+    ("HTTP_PRIORITY", "u=0, i"),
+];
+
 impl Key {
+    /// Those of the matrix.
     pub(super) const ALL: [Self; 5] = [
         Self::Small,
         Self::Page,
@@ -54,6 +109,8 @@ impl Key {
             Self::Image => "256k",
             Self::Bulk => "16m",
             Self::Upload => "upload",
+            Self::Download => "1m",
+            Self::Browser => "40p",
         }
     }
 
@@ -64,20 +121,27 @@ impl Key {
             Self::Image => "600 B → 256 KB",
             Self::Bulk => "600 B → 16 MB",
             Self::Upload => "5 MB → 1 KB",
+            Self::Download => "600 B → 1 MB",
+            Self::Browser => "40 parameters, 1.6 KB → 4 KB",
         }
     }
 
     pub(super) fn exchange(self) -> Exchange {
         let (body_bytes, response_bytes) = match self {
-            Self::Small => (0, 4 << 10),
+            Self::Small | Self::Browser => (0, 4 << 10),
             Self::Page => (0, 64 << 10),
             Self::Image => (0, 256 << 10),
             Self::Bulk => (0, 16 << 20),
             Self::Upload => (5 * MB, 1 << 10),
+            Self::Download => (0, 1 << 20),
+        };
+        let params_bytes = match self {
+            Self::Browser => BROWSER_PARAMS_BYTES,
+            _ => PARAMS_BYTES,
         };
         Exchange {
             key: self,
-            params_bytes: PARAMS_BYTES,
+            params_bytes,
             body_bytes,
             response_bytes,
         }
@@ -96,8 +160,14 @@ impl Exchange {
     }
 
     pub(super) fn request(&self) -> Request {
+        let params = match self.key {
+            Key::Browser => &BROWSER_PARAMS[..],
+            _ => &[],
+        };
+        let owned = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
         Request::Synthetic {
-            params_bytes: usize::try_from(self.params_bytes).expect("600"),
+            params_bytes: usize::try_from(self.params_bytes).expect("at most 1,600"),
+            params: params.iter().map(owned).collect(),
             body_bytes: self.body_bytes,
             response_bytes: self.response_bytes,
             delay: Duration::ZERO,

@@ -7,6 +7,7 @@
 
 mod accounting;
 mod client;
+mod fastcgi;
 mod fleet;
 mod ground;
 mod growth;
@@ -52,7 +53,7 @@ use self::schedule::{Schedule, Section, Wishes};
 pub(crate) struct CompareArgs {
     #[arg(
         long,
-        help = "End within five minutes: the cells of the targets only, fewer rounds, everything \
+        help = "End within six minutes: the cells of the targets only, fewer rounds, everything \
                 shorter."
     )]
     quick: bool,
@@ -78,8 +79,8 @@ pub(crate) struct CompareArgs {
         value_name = "PATTERN",
         value_delimiter = ',',
         help = "Measure only what contains one of these, separated by commas: cells such as \
-                new-4k-16, kept-256k-1, new-16m-4 or upload; sections matrix, defaults, idle, sweep, \
-                growth, php."
+                new-4k-16, kept-256k-1, new-16m-4 or upload; sections matrix, fastcgi (or one of its \
+                cells, such as fastcgi-kept-4k-16), defaults, idle, sweep, growth, php."
     )]
     only: Vec<String>,
 
@@ -88,8 +89,9 @@ pub(crate) struct CompareArgs {
         value_name = "LIST",
         value_delimiter = ',',
         help = "Compare only these, separated by commas: unix, socket-proxyd, haproxy, \
-                haproxy-splice, nginx, socat, tokio-uring, spliceway, spliceway-epoll. The direct \
-                path over TCP is always there: ratios refer to it."
+                haproxy-splice, nginx, socat, tokio-uring, spliceway, spliceway-epoll, and in the \
+                section fastcgi also fastcgi, fastcgi-epoll, fastcgi-unguarded, \
+                fastcgi-epoll-unguarded. The direct path over TCP is always there: ratios refer to it."
     )]
     peers: Vec<String>,
 
@@ -149,7 +151,8 @@ impl CompareArgs {
                 "--only {unknown}: neither a section nor in the name of a cell"
             ));
         }
-        let peers = peers::all(&self.haproxy).into_iter().map(|peer| peer.key());
+        let peers = peers::all(&self.haproxy).into_iter();
+        let peers = peers.chain(peers::fastcgi()).map(|peer| peer.key());
         let direct = [DIRECT_TCP, DIRECT_UNIX].map(str::to_owned);
         let known: Vec<String> = direct.into_iter().chain(peers).collect();
         match self.peers.iter().find(|key| !known.contains(key)) {
@@ -240,7 +243,9 @@ fn threads_each() -> NonZeroUsize {
 
 fn measure(args: &CompareArgs) -> anyhow::Result<Results> {
     let mut peers = peers::all(&args.haproxy);
-    let left_out = choose(&mut peers, &args.peers);
+    let mut left_out = choose(&mut peers, &args.peers);
+    let mut fastcgi = peers::fastcgi();
+    left_out.extend(choose(&mut fastcgi, &args.peers));
     let threads = threads_each();
     let schedule = Schedule::of(&args.wishes(), threads);
     let machine = machine::describe(threads.get(), threads.get());
@@ -270,6 +275,7 @@ fn measure(args: &CompareArgs) -> anyhow::Result<Results> {
         progress: Progress::start(schedule.planned(fleet.paths().len())),
         schedule,
         fleet,
+        fastcgi,
         results: &mut results,
     };
     run.sections();
@@ -302,6 +308,8 @@ fn wanted(mut paths: Vec<String>, asked: &[String]) -> Vec<String> {
 /// A comparison under way.
 struct Run<'a> {
     fleet: Fleet,
+    /// What the section about the FastCGI mode adds to the fleet.
+    fastcgi: Vec<Box<dyn Peer>>,
     /// Those that are measured.
     paths: Vec<String>,
     schedule: Schedule,
@@ -320,6 +328,7 @@ impl Run<'_> {
             self.progress.part(section.title());
             match section {
                 Section::Matrix => self.matrix(),
+                Section::Fastcgi => self.fastcgi(),
                 Section::Idle => self.idle(),
                 Section::Sweep => self.sweep(),
                 Section::Growth => self.growth(),
@@ -337,6 +346,18 @@ impl Run<'_> {
         }
         let cells = self.schedule.cells.clone();
         self.results.cells = self.cells(Section::Matrix, &cells);
+    }
+
+    /// Nothing, if `--peers` has none of it.
+    fn fastcgi(&mut self) {
+        let peers = std::mem::take(&mut self.fastcgi);
+        if peers.is_empty() {
+            return;
+        }
+        let effort = self.schedule.effort(Section::Fastcgi);
+        let contests = self.schedule.contests.clone();
+        let measured = fastcgi::run(&mut self.fleet, peers, &contests, effort, &self.progress);
+        self.results.fastcgi = Some(measured);
     }
 
     fn defaults(&mut self) {

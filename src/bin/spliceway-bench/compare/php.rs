@@ -1,9 +1,11 @@
 //! End to end: wrk → nginx → a way → PHP-FPM.
 //!
-//! nginx with kept connections has a pool of PHP-FPM of its own: it holds all of that pool's workers
-//! for good, which is what the second client shows.
+//! Whoever keeps connections has a pool of PHP-FPM of its own, because idle ones hold workers: nginx
+//! holds all of its pool's for good, which is what the second client shows, and spliceway's FastCGI mode
+//! for a second after its last request.
 
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -20,8 +22,10 @@ use spliceway::sys::namespace::effective_ids;
 use super::client;
 use super::fleet::{Fleet, Shape};
 use super::ground::PHP_PORT;
+use super::matrix::Carry;
 use super::peers::{
-    Engine, Haproxy, Peer, Spliceway, Threads, find_one, nginx_program, output_of, word_after,
+    Engine, Fastcgi, Guard, Haproxy, Peer, Spliceway, Threads, find_one, nginx_program, output_of,
+    word_after,
 };
 use super::progress::Progress;
 use super::results::{Php, PhpPath, PhpSample, SecondClient};
@@ -34,11 +38,15 @@ const WORKERS: usize = 8;
 /// wrk's connections to nginx.
 const CONNECTIONS: usize = 16;
 
-/// On the way that keeps connections, nginx keeps as many as there are workers.
+/// On the way that keeps connections to PHP-FPM, nginx keeps as many as there are workers.
 const KEPT: usize = WORKERS;
 
-const FPM_TCP: SocketAddr = loopback(PHP_PORT);
-const FPM_KEPT: SocketAddr = loopback(PHP_PORT + 1);
+/// Those to spliceway's FastCGI mode hold no workers: as many as wrk has.
+const KEPT_BY_FASTCGI: usize = CONNECTIONS;
+
+/// The pools of PHP-FPM have a port each, from [`PHP_PORT`] on: one for whoever does not keep
+/// connections, and one for each way that does.
+const POOLS: u16 = 6;
 
 /// nginx has one port for each way, from here on.
 const NGINX_PORT: u16 = PHP_PORT + 10;
@@ -68,15 +76,22 @@ enum Way {
     Kept,
     Haproxy,
     Spliceway(Engine),
+    /// spliceway's FastCGI mode, with at most as many connections as there are workers. nginx makes a
+    /// new connection to it for each request, or keeps some.
+    Fastcgi(Engine, Carry),
 }
 
-const WAYS: [Way; 6] = [
+const WAYS: [Way; 10] = [
     Way::Unix,
     Way::Tcp,
     Way::Kept,
     Way::Haproxy,
     Way::Spliceway(Engine::IoUring),
     Way::Spliceway(Engine::Epoll),
+    Way::Fastcgi(Engine::IoUring, Carry::New),
+    Way::Fastcgi(Engine::IoUring, Carry::Kept),
+    Way::Fastcgi(Engine::Epoll, Carry::New),
+    Way::Fastcgi(Engine::Epoll, Carry::Kept),
 ];
 
 impl Way {
@@ -85,7 +100,14 @@ impl Way {
         match self {
             Self::Unix | Self::Tcp | Self::Kept => None,
             Self::Haproxy => Some(Box::new(Haproxy::plain())),
-            Self::Spliceway(engine) => Some(Box::new(Spliceway(engine))),
+            Self::Spliceway(engine) => Some(Box::new(Spliceway::raw(engine))),
+            Self::Fastcgi(engine, _) => {
+                let route = Fastcgi {
+                    guard: Guard::On,
+                    endpoint_max: Some(WORKERS),
+                };
+                Some(Box::new(Spliceway::fastcgi(engine, route)))
+            }
         }
     }
 
@@ -94,9 +116,13 @@ impl Way {
             Self::Unix => "php-unix".to_owned(),
             Self::Tcp => "php-tcp".to_owned(),
             Self::Kept => "php-tcp-kept".to_owned(),
-            Self::Haproxy | Self::Spliceway(_) => {
+            Self::Haproxy | Self::Spliceway(_) | Self::Fastcgi(..) => {
                 let key = self.peer().map(|peer| peer.key());
-                format!("php-{}", key.unwrap_or_default())
+                let kept = match self {
+                    Self::Fastcgi(_, Carry::Kept) => "-kept",
+                    _ => "",
+                };
+                format!("php-{}{kept}", key.unwrap_or_default())
             }
         }
     }
@@ -106,18 +132,55 @@ impl Way {
             Self::Unix => "direct, Unix".to_owned(),
             Self::Tcp => "direct, TCP".to_owned(),
             Self::Kept => format!("direct, TCP, `fastcgi_keep_conn on; keepalive {KEPT}`"),
-            Self::Haproxy | Self::Spliceway(_) => {
-                self.peer().map(|peer| peer.name()).unwrap_or_default()
+            Self::Haproxy | Self::Spliceway(_) | Self::Fastcgi(..) => {
+                let name = self.peer().map(|peer| peer.name()).unwrap_or_default();
+                match self {
+                    Self::Fastcgi(_, Carry::Kept) => {
+                        format!("{name}, nginx keeps {KEPT_BY_FASTCGI}")
+                    }
+                    _ => name,
+                }
             }
         }
     }
 
-    /// Where the second client meets it: at PHP-FPM itself.
-    fn pool(self) -> SocketAddr {
+    /// How many connections nginx keeps.
+    fn keeps(self) -> Option<usize> {
         match self {
-            Self::Kept => FPM_KEPT,
-            Self::Unix | Self::Tcp | Self::Haproxy | Self::Spliceway(_) => FPM_TCP,
+            Self::Kept => Some(KEPT),
+            Self::Fastcgi(_, Carry::Kept) => Some(KEPT_BY_FASTCGI),
+            Self::Unix
+            | Self::Tcp
+            | Self::Haproxy
+            | Self::Spliceway(_)
+            | Self::Fastcgi(_, Carry::New) => None,
         }
+    }
+
+    /// PHP-FPM's port for it, where it has one.
+    fn pool(self) -> SocketAddr {
+        let number = match self {
+            Self::Unix | Self::Tcp | Self::Haproxy | Self::Spliceway(_) => 0,
+            Self::Kept => 1,
+            Self::Fastcgi(Engine::IoUring, Carry::New) => 2,
+            Self::Fastcgi(Engine::IoUring, Carry::Kept) => 3,
+            Self::Fastcgi(Engine::Epoll, Carry::New) => 4,
+            Self::Fastcgi(Engine::Epoll, Carry::Kept) => 5,
+        };
+        loopback(PHP_PORT + number)
+    }
+
+    /// Where the second client meets it: at PHP-FPM itself.
+    fn fpm(self, dir: &Path) -> Target {
+        match self {
+            Self::Unix => Target::Unix(fpm_socket(dir)),
+            _ => Target::Tcp(self.pool()),
+        }
+    }
+
+    /// Whether its program shares connections among all who ask it.
+    fn shares(self) -> bool {
+        matches!(self, Self::Fastcgi(..))
     }
 }
 
@@ -137,7 +200,7 @@ pub(super) fn run(
     for way in WAYS {
         if let Some(peer) = way.peer() {
             let shape = Shape {
-                backends: vec![FPM_TCP],
+                backends: vec![way.pool()],
                 ..Shape::plain(Threads::Exactly(1))
             };
             fleet.add(&way.key(), peer, shape);
@@ -203,17 +266,13 @@ fn measure(
         name: way.name(),
         rounds: Vec::new(),
         second_client: SecondClient::default(),
+        second_beside: way.shares().then(SecondClient::default),
     });
     for _ in 0..rounds {
         for (index, (path, (way, target))) in paths.iter_mut().zip(&targets).enumerate() {
             progress.now(&format!("nginx and PHP-FPM · {}", path.name));
             let sample = match target {
-                Ok(_) => {
-                    let port = port(index);
-                    with_second_client(way.pool(), fpm.dir(), &mut path.second_client, || {
-                        sample(fleet, programs, *way, port, seconds)
-                    })
-                }
+                Ok(_) => round(fleet, programs, fpm.dir(), *way, index, seconds, path),
                 Err(error) => Err(anyhow!("{error:#}")),
             };
             path.rounds.push(sample.map_err(|error| one_line(&error)));
@@ -223,13 +282,37 @@ fn measure(
     Ok(paths.into())
 }
 
-/// What `fastcgi_pass` says.
+/// One way in one round.
+fn round(
+    fleet: &mut Fleet,
+    programs: &Programs,
+    dir: &Path,
+    way: Way,
+    index: usize,
+    seconds: u64,
+    path: &mut PhpPath,
+) -> anyhow::Result<PhpSample> {
+    let mut asked = vec![way.fpm(dir)];
+    if way.shares() {
+        asked.push(fleet.target(&way.key())?);
+    }
+    let (sample, counts) = with_second_clients(&asked, dir, || {
+        sample(fleet, programs, way, port(index), seconds)
+    });
+    let mut counts = counts.into_iter();
+    let total = [&mut path.second_client].into_iter();
+    for (total, round) in total.chain(&mut path.second_beside).zip(&mut counts) {
+        *total = total.and(round);
+    }
+    sample
+}
+
+/// The address to which nginx connects.
 fn passed_to(fleet: &mut Fleet, dir: &Path, way: Way) -> anyhow::Result<String> {
     match way {
         Way::Unix => Ok(format!("unix:{}", fpm_socket(dir).display())),
-        Way::Tcp => Ok(FPM_TCP.to_string()),
-        Way::Kept => Ok("kept".to_owned()),
-        Way::Haproxy | Way::Spliceway(_) => match fleet.target(&way.key())? {
+        Way::Tcp | Way::Kept => Ok(way.pool().to_string()),
+        Way::Haproxy | Way::Spliceway(_) | Way::Fastcgi(..) => match fleet.target(&way.key())? {
             Target::Unix(path) => Ok(format!("unix:{}", path.display())),
             Target::Tcp(address) => Ok(address.to_string()),
             Target::Abstract(_) => bail!("nginx does not connect to abstract sockets"),
@@ -238,7 +321,7 @@ fn passed_to(fleet: &mut Fleet, dir: &Path, way: Way) -> anyhow::Result<String> 
 }
 
 fn port(index: usize) -> u16 {
-    NGINX_PORT + u16::try_from(index).expect("there are six")
+    NGINX_PORT + u16::try_from(index).expect("there are ten")
 }
 
 /// One run of wrk.
@@ -280,13 +363,12 @@ fn sample(
     Ok(sample)
 }
 
-/// Meanwhile, somebody else asks the same pool of PHP-FPM for something now and then.
-fn with_second_client<T>(
-    pool: SocketAddr,
+/// Meanwhile, somebody else asks each of `asked` for something now and then.
+fn with_second_clients<T>(
+    asked: &[Target],
     dir: &Path,
-    counts: &mut SecondClient,
     work: impl FnOnce() -> T,
-) -> T {
+) -> (T, Vec<SecondClient>) {
     let over = AtomicBool::new(false);
     let script = script(dir).display().to_string();
     let request = client::request(
@@ -294,34 +376,48 @@ fn with_second_client<T>(
         &[("SCRIPT_FILENAME", &script), ("REQUEST_METHOD", "GET")],
     );
     thread::scope(|scope| {
-        let second = scope.spawn(|| {
-            let started = Instant::now();
-            let mut counts = SecondClient::default();
-            while !over.load(Ordering::Relaxed) {
-                match is_answered(pool, &request) {
-                    true => counts.answered += 1,
-                    false => counts.lost += 1,
-                }
-                thread::sleep(SECOND_PAUSE);
-            }
-            counts.seconds = started.elapsed().as_secs_f64();
-            counts
-        });
+        let (over, request) = (&over, &request);
+        let ask = |target| scope.spawn(move || ask_until(over, target, request));
+        let clients: Vec<_> = asked.iter().map(ask).collect();
         let result = work();
         over.store(true, Ordering::Relaxed);
-        let round = second.join().expect("it does not panic");
-        counts.answered += round.answered;
-        counts.lost += round.lost;
-        counts.seconds += round.seconds;
-        result
+        let counts = clients.into_iter().map(|client| client.join());
+        let counts = counts.map(|counts| counts.expect("it does not panic"));
+        (result, counts.collect())
     })
 }
 
-fn is_answered(pool: SocketAddr, request: &[u8]) -> bool {
-    let ask = || {
-        let stream = TcpStream::connect_timeout(&pool, SECOND_WAIT)?;
-        stream.set_read_timeout(Some(SECOND_WAIT))?;
-        client::exchange(&stream, request)
+fn ask_until(over: &AtomicBool, target: &Target, request: &[u8]) -> SecondClient {
+    let started = Instant::now();
+    let mut counts = SecondClient::default();
+    while !over.load(Ordering::Relaxed) {
+        let asked = Instant::now();
+        if is_answered(target, request) {
+            let ms = asked.elapsed().as_secs_f64() * 1e3;
+            counts.answered += 1;
+            counts.longest_ms = counts.longest_ms.max(ms);
+        } else {
+            counts.lost += 1;
+        }
+        thread::sleep(SECOND_PAUSE);
+    }
+    counts.seconds = started.elapsed().as_secs_f64();
+    counts
+}
+
+fn is_answered(target: &Target, request: &[u8]) -> bool {
+    let ask = || match target {
+        Target::Tcp(address) => {
+            let stream = TcpStream::connect_timeout(address, SECOND_WAIT)?;
+            stream.set_read_timeout(Some(SECOND_WAIT))?;
+            client::exchange(&stream, request)
+        }
+        Target::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(SECOND_WAIT))?;
+            client::exchange(&stream, request)
+        }
+        Target::Abstract(_) => Err(io::ErrorKind::Unsupported.into()),
     };
     ask().is_ok_and(|length| length > 0)
 }
@@ -338,8 +434,7 @@ fn is_root() -> bool {
     effective_ids().0 == 0
 }
 
-/// PHP-FPM with a pool for the Unix socket, one for TCP and one for nginx's kept connections. Those
-/// that have nothing to do sleep.
+/// PHP-FPM with a pool for the Unix socket, and those with ports. Those that have nothing to do sleep.
 fn start_fpm(program: &Path) -> anyhow::Result<Server> {
     let user = if is_root() {
         format!("user = {WEB_USER}\ngroup = {WEB_USER}\n")
@@ -355,14 +450,13 @@ fn start_fpm(program: &Path) -> anyhow::Result<Server> {
     Server::start(
         |dir| {
             fs::write(script(dir), SCRIPT)?;
-            let config = [
-                "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\n".to_owned(),
-                pool("unix", &fpm_socket(dir).display().to_string()),
-                pool("tcp", &FPM_TCP.to_string()),
-                pool("kept", &FPM_KEPT.to_string()),
-            ];
+            let mut config = "[global]\ndaemonize = no\nerror_log = /proc/self/fd/2\n".to_owned();
+            config += &pool("unix", &fpm_socket(dir).display().to_string());
+            for port in pool_ports() {
+                config += &pool(&format!("tcp-{port}"), &loopback(port).to_string());
+            }
             let file = dir.join("php-fpm.conf");
-            fs::write(&file, config.concat())?;
+            fs::write(&file, config)?;
             let mut command = Command::new(program);
             // -n: no php.ini of this machine; -O: the log goes to our file.
             command.args(["-n", "-F", "-O", "-y"]).arg(file);
@@ -370,10 +464,13 @@ fn start_fpm(program: &Path) -> anyhow::Result<Server> {
         },
         |dir| {
             UnixStream::connect(fpm_socket(dir)).is_ok()
-                && TcpStream::connect(FPM_TCP).is_ok()
-                && TcpStream::connect(FPM_KEPT).is_ok()
+                && pool_ports().all(|port| TcpStream::connect(loopback(port)).is_ok())
         },
     )
+}
+
+fn pool_ports() -> std::ops::Range<u16> {
+    PHP_PORT..PHP_PORT + POOLS
 }
 
 /// nginx with one server for each way.
@@ -385,7 +482,7 @@ fn start_nginx(
     let mut servers = String::new();
     for (index, (way, target)) in targets.iter().enumerate() {
         if let Ok(target) = target {
-            servers += &nginx_server(port(index), target, matches!(way, Way::Kept), fpm_dir);
+            servers += &nginx_server(port(index), target, way.keeps(), fpm_dir);
         }
     }
     Server::start(
@@ -404,13 +501,18 @@ fn start_nginx(
     )
 }
 
-fn nginx_server(port: u16, target: &str, kept: bool, fpm_dir: &Path) -> String {
-    let keep = if kept { "fastcgi_keep_conn on;" } else { "" };
+/// Kept connections need an `upstream` block.
+fn nginx_server(port: u16, target: &str, keeps: Option<usize>, fpm_dir: &Path) -> String {
+    let (keep, keepalive) = match keeps {
+        Some(count) => ("fastcgi_keep_conn on;", format!("keepalive {count};")),
+        None => ("", String::new()),
+    };
     format!(
-        "server {{
+        "upstream way-{port} {{ server {target}; {keepalive} }}
+        server {{
             listen 127.0.0.1:{port};
             location / {{
-                fastcgi_pass {target};
+                fastcgi_pass way-{port};
                 {keep}
                 fastcgi_param SCRIPT_FILENAME {script};
                 fastcgi_param REQUEST_METHOD $request_method;
@@ -443,7 +545,6 @@ fn nginx_config(dir: &Path, servers: &str) -> String {
             proxy_temp_path {dir}/proxy;
             uwsgi_temp_path {dir}/uwsgi;
             scgi_temp_path {dir}/scgi;
-            upstream kept {{ server {FPM_KEPT}; keepalive {KEPT}; }}
             {servers}
         }}
         ",

@@ -19,6 +19,9 @@ pub(super) struct Results {
     pub(super) paths: Vec<PathInfo>,
     /// One thread each.
     pub(super) cells: Vec<CellResult>,
+    /// spliceway's FastCGI mode. Older files of raw data have none.
+    #[serde(default)]
+    pub(super) fastcgi: Option<Fastcgi>,
     /// Each program at its default number of threads.
     pub(super) defaults: Vec<CellResult>,
     pub(super) idle: Vec<Idle>,
@@ -30,12 +33,14 @@ pub(super) struct Results {
 }
 
 impl Results {
-    /// How many measurements of the matrix there are, and in how many of them others had much of
+    /// How many measurements of cells there are, and in how many of them others had much of
     /// the machine.
     pub(super) fn disturbed(&self) -> (usize, usize) {
         /// Interrupts and the kernel's threads have up to a tenth while the loopback is busy.
         const OTHERS_MAX: f64 = 0.15;
-        let paths = self.cells.iter().flat_map(|cell| &cell.paths);
+        let mode = self.fastcgi.iter().flat_map(|fastcgi| &fastcgi.cells);
+        let cells = self.cells.iter().chain(mode);
+        let paths = cells.flat_map(|cell| &cell.paths);
         let samples = || paths.clone().flat_map(|path| path.rounds.iter().flatten());
         let much = |sample: &&Sample| sample.others_share(self.machine.cores) > OTHERS_MAX;
         (samples().count(), samples().filter(much).count())
@@ -43,9 +48,14 @@ impl Results {
 
     /// What tables call a path.
     pub(super) fn name(&self, key: &str) -> String {
-        let found = self.paths.iter().find(|info| info.key == key);
-        found.map_or_else(|| key.to_owned(), |info| info.name.clone())
+        name_in(&self.paths, key)
     }
+}
+
+/// What tables call one of `paths`.
+pub(super) fn name_in(paths: &[PathInfo], key: &str) -> String {
+    let found = paths.iter().find(|info| info.key == key);
+    found.map_or_else(|| key.to_owned(), |info| info.name.clone())
 }
 
 /// Where and with what it was measured.
@@ -251,6 +261,15 @@ pub(super) fn closed_capacity(results: &Results, cell: &Cell) -> Option<f64> {
     Some(spread.median)
 }
 
+/// The FastCGI mode, one thread each.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Fastcgi {
+    /// In the order of the tables.
+    pub(super) paths: Vec<PathInfo>,
+    /// Each with the paths that mean something in it.
+    pub(super) cells: Vec<CellResult>,
+}
+
 /// What many idle connections cost a path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Idle {
@@ -354,7 +373,11 @@ pub(super) struct PhpPath {
     pub(super) key: String,
     pub(super) name: String,
     pub(super) rounds: Vec<Result<PhpSample, String>>,
+    /// One that asks PHP-FPM itself.
     pub(super) second_client: SecondClient,
+    /// One that asks the program on the way, if that shares its connections.
+    #[serde(default)]
+    pub(super) second_beside: Option<SecondClient>,
 }
 
 /// A second client of the same PHP-FPM during the load, one request after the other.
@@ -364,6 +387,27 @@ pub(super) struct SecondClient {
     /// Requests that were not answered in time.
     pub(super) lost: u64,
     pub(super) seconds: f64,
+    /// The longest that one which was answered took. Older files of raw data have none.
+    #[serde(default)]
+    pub(super) longest_ms: f64,
+}
+
+impl SecondClient {
+    /// With another time of the same.
+    pub(super) fn and(self, more: Self) -> Self {
+        Self {
+            answered: self.answered + more.answered,
+            lost: self.lost + more.lost,
+            seconds: self.seconds + more.seconds,
+            longest_ms: self.longest_ms.max(more.longest_ms),
+        }
+    }
+
+    /// Of the requests, those that were not answered in time. `None` if there were none at all.
+    pub(super) fn share_lost(&self) -> Option<f64> {
+        let all = self.answered + self.lost;
+        (all > 0).then(|| self.lost as f64 / all as f64)
+    }
 }
 
 /// What wrk saw.

@@ -11,8 +11,8 @@ use hdrhistogram::Histogram;
 use spliceway::bench::load::{self, Control, Measured, Pace, Plan, Target};
 
 use super::accounting::machine_busy;
-use super::fleet::Fleet;
-use super::matrix::Cell;
+use super::fleet::{DIRECT_TCP_NEW, Fleet};
+use super::matrix::{Carry, Cell};
 use super::progress::Progress;
 use super::results::{CellResult, Latency, Outcome, PathResult, Sample};
 
@@ -69,8 +69,9 @@ pub(super) fn run_cell(
                 round + 1,
                 row.path
             ));
+            let load = load_of(cell, &row.path);
             row.add(measure(fleet, &row.path, |target| {
-                closed(cell, target, effort)
+                closed(&load, target, effort)
             }));
             progress.step(effort.each());
         }
@@ -79,6 +80,15 @@ pub(super) fn run_cell(
         cell: *cell,
         paths: rows.into_iter().map(Row::finish).collect(),
     }
+}
+
+/// What a path gets of a cell.
+fn load_of(cell: &Cell, path: &str) -> Cell {
+    let carry = match path {
+        DIRECT_TCP_NEW => Carry::New,
+        _ => cell.carry,
+    };
+    Cell { carry, ..*cell }
 }
 
 /// The load of a cell.

@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use super::fastcgi::{self, Contest};
 use super::growth;
 use super::matrix::{self, Cell};
 use super::php;
@@ -13,6 +14,8 @@ use super::rounds::Effort;
 pub(super) enum Section {
     /// Every cell, one thread each.
     Matrix,
+    /// spliceway's FastCGI mode, one thread each.
+    Fastcgi,
     /// Some cells, with every program at its default number of threads.
     Defaults,
     Idle,
@@ -22,8 +25,9 @@ pub(super) enum Section {
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 7] = [
         Self::Matrix,
+        Self::Fastcgi,
         Self::Defaults,
         Self::Idle,
         Self::Sweep,
@@ -34,6 +38,7 @@ impl Section {
     pub(super) fn word(self) -> &'static str {
         match self {
             Self::Matrix => "matrix",
+            Self::Fastcgi => "fastcgi",
             Self::Defaults => "defaults",
             Self::Idle => "idle",
             Self::Sweep => "sweep",
@@ -45,6 +50,7 @@ impl Section {
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Matrix => "one thread each",
+            Self::Fastcgi => "the FastCGI mode",
             Self::Defaults => "each at its default number of threads",
             Self::Idle => "idle connections",
             Self::Sweep => "latency under load",
@@ -70,6 +76,7 @@ pub(super) struct Schedule {
     only: Vec<String>,
     effort: Effort,
     pub(super) cells: Vec<Cell>,
+    pub(super) contests: Vec<Contest>,
 }
 
 impl Schedule {
@@ -94,10 +101,18 @@ impl Schedule {
             only: wishes.only.clone(),
             effort,
             cells,
+            contests: fastcgi::contests().into(),
         };
         let wanted = |cell: &Cell| schedule.wants_cell(cell);
         schedule.cells = schedule.cells.iter().copied().filter(wanted).collect();
+        let wanted = |contest: &Contest| schedule.wants_contest(contest);
+        schedule.contests = schedule.contests.iter().copied().filter(wanted).collect();
         schedule
+    }
+
+    fn wants_contest(&self, contest: &Contest) -> bool {
+        let matches = |pattern: &String| chooses(pattern, contest);
+        self.only.is_empty() || self.only.iter().any(matches)
     }
 
     fn wants_cell(&self, cell: &Cell) -> bool {
@@ -109,6 +124,7 @@ impl Schedule {
     pub(super) fn wants(&self, section: Section) -> bool {
         match section {
             Section::Matrix => !self.cells.is_empty(),
+            Section::Fastcgi => !self.contests.is_empty(),
             other => self.only.is_empty() || self.only.iter().any(|word| word == other.word()),
         }
     }
@@ -122,6 +138,9 @@ impl Schedule {
                 || matrix::all()
                     .iter()
                     .any(|cell| cell.id().contains(pattern.as_str()))
+                || fastcgi::contests()
+                    .iter()
+                    .any(|contest| chooses(pattern, contest))
         };
         wishes
             .only
@@ -131,12 +150,14 @@ impl Schedule {
             .collect()
     }
 
-    /// Of a section. The matrix has the rounds that were asked for; the others, whose figures are
-    /// plainer, at most three.
+    /// Of a section. The matrix and the FastCGI mode have the rounds that were asked for, the latter
+    /// at most three in a quick run; the others, whose figures are plainer, at most three.
     pub(super) fn effort(&self, section: Section) -> Effort {
         let few = if self.quick { 1 } else { 3 };
         let rounds = match section {
             Section::Matrix => self.effort.rounds,
+            Section::Fastcgi if self.quick => self.effort.rounds.min(FASTCGI_QUICK_ROUNDS),
+            Section::Fastcgi => self.effort.rounds,
             _ => self.effort.rounds.min(few),
         };
         let duration = match section {
@@ -187,6 +208,10 @@ impl Schedule {
             let effort = self.effort(section);
             let measurements = match section {
                 Section::Matrix => self.cells.len() * paths,
+                Section::Fastcgi => {
+                    let counts = self.contests.iter().map(|contest| contest.count(1));
+                    counts.sum()
+                }
                 Section::Defaults => matrix::at_defaults().len() * paths,
                 Section::Sweep => self.sweep_shares().len() * paths,
                 Section::Growth => {
@@ -202,6 +227,14 @@ impl Schedule {
         };
         Section::ALL.into_iter().map(section).sum()
     }
+}
+
+/// Enough for a median.
+const FASTCGI_QUICK_ROUNDS: usize = 3;
+
+/// Whether a pattern is about a contest: that of a cell alone is not, which is shorter.
+fn chooses(pattern: &str, contest: &Contest) -> bool {
+    pattern.starts_with(Section::Fastcgi.word()) && contest.id().starts_with(pattern)
 }
 
 fn scaled(duration: Duration, by: usize) -> Duration {
@@ -222,8 +255,8 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_run_is_planned_to_end_within_five_minutes() {
-        assert!(schedule(true, &[]).planned(11) < Duration::from_secs(270));
+    fn a_quick_run_is_planned_to_end_within_six_minutes() {
+        assert!(schedule(true, &[]).planned(11) < Duration::from_secs(330));
     }
 
     #[test]
@@ -236,15 +269,21 @@ mod tests {
         let one = schedule(false, &["new-4k-16"]);
         assert_eq!(one.cells.len(), 1);
         assert!(one.wants(Section::Matrix) && !one.wants(Section::Idle));
+        assert!(!one.wants(Section::Fastcgi));
         let idle = schedule(false, &["idle"]);
         assert!(idle.wants(Section::Idle) && !idle.wants(Section::Matrix));
         assert_eq!(schedule(false, &["matrix"]).cells, matrix::all());
+        let mode = schedule(false, &["fastcgi"]);
+        assert!(mode.wants(Section::Fastcgi) && !mode.wants(Section::Matrix));
+        assert_eq!(mode.contests, fastcgi::contests());
+        let guard = schedule(false, &["fastcgi-kept-40p"]);
+        assert_eq!(guard.contests.len(), 1);
     }
 
     #[test]
     fn a_pattern_that_chooses_nothing_is_found() {
         let wishes = Wishes {
-            only: ["kept-4k", "upload", "php", "kept-5k"]
+            only: ["kept-4k", "upload", "php", "kept-5k", "fastcgi-new"]
                 .map(str::to_owned)
                 .into(),
             ..Wishes::default()

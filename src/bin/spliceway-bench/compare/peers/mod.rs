@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 pub(super) use self::haproxy::Haproxy;
 pub(super) use self::nginx::program as nginx_program;
-pub(super) use self::spliceway::{Engine, Spliceway};
+pub(super) use self::spliceway::{Engine, Fastcgi, Guard, Spliceway};
 
 /// What every program is told to hold at most: above the 4,096 clients of the growth section, and low
 /// enough that HAProxy, with two pipes for every fourth connection, needs under 16,384 descriptors.
@@ -89,8 +89,23 @@ pub(super) fn all(haproxies: &[PathBuf]) -> Vec<Box<dyn Peer>> {
     peers.push(Box::new(nginx::Stream));
     peers.push(Box::new(socat::Socat));
     peers.push(Box::new(relay::Relay));
-    peers.push(Box::new(Spliceway(Engine::IoUring)));
-    peers.push(Box::new(Spliceway(Engine::Epoll)));
+    peers.push(Box::new(Spliceway::raw(Engine::IoUring)));
+    peers.push(Box::new(Spliceway::raw(Engine::Epoll)));
+    peers
+}
+
+/// spliceway's FastCGI mode, which does another work than the others: it has a section of its own.
+pub(super) fn fastcgi() -> Vec<Box<dyn Peer>> {
+    let mut peers: Vec<Box<dyn Peer>> = Vec::new();
+    for guard in [Guard::On, Guard::Off] {
+        for engine in [Engine::IoUring, Engine::Epoll] {
+            let route = Fastcgi {
+                guard,
+                endpoint_max: None,
+            };
+            peers.push(Box::new(Spliceway::fastcgi(engine, route)));
+        }
+    }
     peers
 }
 
@@ -132,7 +147,8 @@ mod tests {
 
     #[test]
     fn keys_are_unique() {
-        let mut keys: Vec<String> = all(&[]).iter().map(|peer| peer.key()).collect();
+        let peers = all(&[]).into_iter().chain(fastcgi());
+        let mut keys: Vec<String> = peers.map(|peer| peer.key()).collect();
         let count = keys.len();
         keys.sort();
         keys.dedup();

@@ -21,20 +21,82 @@ impl Engine {
     }
 }
 
-/// A raw route.
-pub(in super::super) struct Spliceway(pub(in super::super) Engine);
+/// What it makes of the bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    /// Nothing.
+    Raw,
+    /// Requests.
+    Fastcgi(Fastcgi),
+}
+
+/// A FastCGI route.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Fastcgi {
+    pub(in super::super) guard: Guard,
+    /// `--per-endpoint-max`, if there is one.
+    pub(in super::super) endpoint_max: Option<usize>,
+}
+
+/// Whether parameters are checked, which is the default.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Guard {
+    On,
+    Off,
+}
+
+/// One route.
+pub(in super::super) struct Spliceway {
+    engine: Engine,
+    protocol: Protocol,
+}
+
+impl Spliceway {
+    /// Bytes are relayed.
+    pub(in super::super) fn raw(engine: Engine) -> Self {
+        Self {
+            engine,
+            protocol: Protocol::Raw,
+        }
+    }
+
+    /// Connections of the backend are kept and shared.
+    pub(in super::super) fn fastcgi(engine: Engine, fastcgi: Fastcgi) -> Self {
+        Self {
+            engine,
+            protocol: Protocol::Fastcgi(fastcgi),
+        }
+    }
+}
 
 impl Peer for Spliceway {
     fn key(&self) -> String {
-        match self.0 {
-            Engine::IoUring => "spliceway",
-            Engine::Epoll => "spliceway-epoll",
-        }
-        .to_owned()
+        let protocol = match self.protocol {
+            Protocol::Raw => "spliceway",
+            Protocol::Fastcgi(_) => "fastcgi",
+        };
+        let engine = match self.engine {
+            Engine::IoUring => "",
+            Engine::Epoll => "-epoll",
+        };
+        let guard = match self.protocol {
+            Protocol::Fastcgi(Fastcgi {
+                guard: Guard::Off, ..
+            }) => "-unguarded",
+            Protocol::Raw | Protocol::Fastcgi(_) => "",
+        };
+        format!("{protocol}{engine}{guard}")
     }
 
     fn name(&self) -> String {
-        format!("spliceway raw, {}", self.0.word())
+        let engine = self.engine.word();
+        match self.protocol {
+            Protocol::Raw => format!("spliceway raw, {engine}"),
+            Protocol::Fastcgi(fastcgi) => match fastcgi.guard {
+                Guard::On => format!("spliceway FastCGI, {engine}"),
+                Guard::Off => format!("spliceway FastCGI, {engine}, guard off"),
+            },
+        }
     }
 
     fn find(&self) -> Result<PathBuf, String> {
@@ -67,7 +129,13 @@ impl Peer for Spliceway {
         for backend in job.backends {
             command.arg(format!("--backend={backend}"));
         }
-        command.arg(format!("--engine={}", self.0.word()));
+        command.arg(format!("--engine={}", self.engine.word()));
+        if let Protocol::Fastcgi(fastcgi) = self.protocol {
+            command.arg("--protocol=fastcgi");
+            command.args((fastcgi.guard == Guard::Off).then_some("--guard=off"));
+            let endpoint_max = fastcgi.endpoint_max;
+            command.args(endpoint_max.map(|max| format!("--per-endpoint-max={max}")));
+        }
         command.arg(format!("--connections-max={CONNECTIONS_MAX}"));
         match job.threads {
             Threads::Exactly(count) => command.arg(format!("--workers={count}")),

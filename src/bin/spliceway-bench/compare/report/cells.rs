@@ -1,6 +1,8 @@
 //! A table for each cell of the matrix: a row for each path.
 
-use super::super::results::{CellResult, DIRECT_TCP, PathResult, Results, Sample};
+use super::super::results::{
+    CellResult, DIRECT_TCP, PathInfo, PathResult, Results, Sample, name_in,
+};
 use super::super::statistics::Spread;
 use super::super::table::{Table, maybe, number, ratio};
 
@@ -16,7 +18,7 @@ after the load.
 
 /// What each does without being told.
 pub(super) fn defaults(results: &Results) -> String {
-    let threads = |info: &super::super::results::PathInfo| {
+    let threads = |info: &PathInfo| {
         let there = info.missing.is_none() && !info.threads_default.is_empty();
         there.then(|| format!("- {}: {}\n", info.name, info.threads_default))
     };
@@ -27,29 +29,29 @@ pub(super) fn defaults(results: &Results) -> String {
 }
 
 /// All tables, each under its title.
-pub(super) fn tables(results: &Results, cells: &[CellResult]) -> String {
+pub(super) fn tables(paths: &[PathInfo], cells: &[CellResult]) -> String {
     let one = |cell: &CellResult| {
         let (title, id) = (cell.cell.title(), cell.cell.id());
-        format!("### {title} (`{id}`)\n\n{}\n", table(results, cell))
+        format!("### {title} (`{id}`)\n\n{}\n", table(paths, cell))
     };
     cells.iter().map(one).collect()
 }
 
-fn table(results: &Results, cell: &CellResult) -> String {
+fn table(paths: &[PathInfo], cell: &CellResult) -> String {
     let bulk = cell.cell.exchange.is_bulk();
     let mut titles = vec!["path", "req/s (min–max)", "× TCP", "MB/s"];
     titles.extend(["p50 µs", "p90", "p99", "p99.9", "max"]);
     titles.push(if bulk { "CPU ms/GB" } else { "CPU µs/req" });
     titles.extend(["busy µs/req", "MB"]);
     let mut table = Table::new(titles);
-    for info in &results.paths {
+    for info in paths {
         if let Some(path) = cell.path(&info.key) {
             table.row(row(info.name.clone(), cell, path, bulk));
         }
     }
     let failures = cell.paths.iter().filter_map(|path| {
         let failed = path.rounds.iter().filter(|round| round.is_err()).count();
-        let name = results.name(&path.path);
+        let name = name_in(paths, &path.path);
         let (all, why) = (path.rounds.len(), path.failure()?);
         Some(format!(
             "{name} failed in {failed} of {all} rounds: {why}\n"

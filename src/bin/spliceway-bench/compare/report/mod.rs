@@ -32,12 +32,20 @@ pub(super) fn summary(results: &Results) -> String {
             &ratios(results),
         ),
         titled("Targets", &targets::render_measured(results)),
+        titled(
+            "Targets of the FastCGI mode",
+            &targets::render_fastcgi(results),
+        ),
         titled("Where spliceway is behind", &behind::render(results)),
-        titled("One thread each", &cells::tables(results, &results.cells)),
+        titled(
+            "One thread each",
+            &cells::tables(&results.paths, &results.cells),
+        ),
         titled(
             "Each at its default",
-            &cells::tables(results, &results.defaults),
+            &cells::tables(&results.paths, &results.defaults),
         ),
+        titled("The FastCGI mode", &sections::fastcgi(results)),
         titled("Latency under load", &sections::sweep(results)),
         titled("Idle connections", &sections::idle(results)),
         titled("Growth", &sections::growth(results)),
@@ -64,6 +72,7 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
         plot(plots::Plot::Throughput),
         plot(plots::Plot::Cpu),
         plot(plots::Plot::Latency),
+        titled("The FastCGI mode", &sections::fastcgi(results)),
         titled(
             "Latency under load",
             &joined(&plot(plots::Plot::Sweep), &sections::sweep(results)),
@@ -81,13 +90,16 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
         ),
         titled(
             "One thread each",
-            &joined(cells::EXPLANATION, &cells::tables(results, &results.cells)),
+            &joined(
+                cells::EXPLANATION,
+                &cells::tables(&results.paths, &results.cells),
+            ),
         ),
         titled(
             "Each at its default",
             &joined(
                 &cells::defaults(results),
-                &cells::tables(results, &results.defaults),
+                &cells::tables(&results.paths, &results.defaults),
             ),
         ),
         setting::long(results),
@@ -133,6 +145,12 @@ fn in_short(results: &Results, companions: &Companions) -> String {
     if !targets.is_empty() {
         text += "What spliceway's raw relay is to reach, and what it has reached here:\n\n";
         text += &targets;
+        text.push('\n');
+    }
+    let fastcgi = targets::render_fastcgi(results);
+    if !fastcgi.is_empty() {
+        text += "What its FastCGI mode is to reach, and what it has reached here:\n\n";
+        text += &fastcgi;
         text.push('\n');
     }
     if companions.has_experiments {
@@ -197,6 +215,9 @@ mod tests {
             "## Where spliceway is behind",
             "![",
             "(docs/results/latency-under-load.svg)",
+            "## The FastCGI mode",
+            "What its FastCGI mode is to reach",
+            "A second client of the same pool",
             "## Latency under load",
             "## Idle connections",
             "## nginx and PHP-FPM, end to end",

@@ -1,7 +1,8 @@
 //! The tables besides the matrix.
 
 use super::super::results::{
-    Growth, GrowthSeries, Outcome, PhpPath, PhpSample, Results, Sample, failure, spread,
+    Growth, GrowthSeries, Outcome, Php, PhpPath, PhpSample, Results, Sample, SecondClient, failure,
+    spread,
 };
 use super::super::statistics::Spread;
 use super::super::table::{Table, maybe, number, paragraph, whole};
@@ -50,6 +51,19 @@ pub(super) fn sweep(results: &Results) -> String {
         number(sweep.capacity),
     );
     paragraph(&words) + &table.render()
+}
+
+/// A table for each of its cells.
+pub(super) fn fastcgi(results: &Results) -> String {
+    let Some(fastcgi) = &results.fastcgi else {
+        return String::new();
+    };
+    let words = "`--protocol fastcgi`: connections to the responder are kept and shared between requests, \
+         and each is used again only when the responder has answered an FCGI_GET_VALUES behind the \
+         last request. One thread each, without `--per-endpoint-max`; columns as in *One thread each*. \
+         With kept connections the direct path and HAProxy hold a connection to the backend for every \
+         client, which with PHP-FPM is a worker process.";
+    paragraph(words) + &super::cells::tables(&fastcgi.paths, &fastcgi.cells)
 }
 
 pub(super) fn idle(results: &Results) -> String {
@@ -179,8 +193,6 @@ pub(super) fn php(results: &Results) -> String {
         "max",
         "CPU µs/req",
         "errors",
-        "2nd client/s",
-        "lost",
     ];
     let mut table = Table::new(titles);
     let base = php.paths.iter().find(|path| path.key == "php-tcp");
@@ -193,15 +205,50 @@ pub(super) fn php(results: &Results) -> String {
     }
     let words = format!(
         "wrk with {} connections, nginx, PHP-FPM with {} static workers, a script that echoes 2 KB \
-         ({}). *2nd client/s*: meanwhile, somebody else asked the same pool of PHP-FPM, one request \
-         after the other with a pause of 50 ms in between; how many of them were answered in a second, \
-         and how many were *lost* because they were not answered within a second. wrk's latencies do not count what a \
-         stalled connection could not send.",
+         ({}). wrk's latencies do not count what a stalled connection could not send. spliceway's \
+         FastCGI mode has `--per-endpoint-max {}`; *nginx keeps* means `fastcgi_keep_conn on` and \
+         `keepalive` towards whatever it speaks to.",
         php.connections,
         php.workers,
         php.versions.join(", "),
+        php.workers,
     );
-    format!("{}{}\n{failures}", paragraph(&words), table.render())
+    let second = second_clients(php);
+    format!(
+        "{}{}\n{failures}{second}",
+        paragraph(&words),
+        table.render()
+    )
+}
+
+/// How somebody else fares who asks the same PHP-FPM during the load.
+fn second_clients(php: &Php) -> String {
+    let titles = ["path", "whom it asks", "answered/s", "lost", "longest ms"];
+    let mut table = Table::new(titles).words(2);
+    let mut row = |path: &PhpPath, whom: &str, second: SecondClient| {
+        if second.seconds > 0.0 {
+            table.row(vec![
+                path.name.clone(),
+                whom.to_owned(),
+                number(second.answered as f64 / second.seconds),
+                second.lost.to_string(),
+                maybe((second.longest_ms > 0.0).then_some(second.longest_ms)),
+            ]);
+        }
+    };
+    for path in &php.paths {
+        row(path, "PHP-FPM itself", path.second_client);
+        if let Some(beside) = path.second_beside {
+            row(path, "spliceway", beside);
+        }
+    }
+    if table.is_empty() {
+        return String::new();
+    }
+    let words = "A second client of the same pool of PHP-FPM during the load, one request after the other \
+         with a pause of 50 ms in between: how many were answered in a second, how many were *lost* \
+         because there was no answer within a second, and the longest that an answer took.";
+    format!("{}{}", paragraph(words), table.render())
 }
 
 fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {
@@ -224,7 +271,6 @@ fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {
     let rate = range.map(|Spread { median, min, max }| {
         format!("{} ({}–{})", number(median), number(min), number(max))
     });
-    let second = path.second_client;
     vec![
         path.name.clone(),
         rate.unwrap_or_default(),
@@ -235,12 +281,13 @@ fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {
         median(|sample| Some(sample.max_us)),
         median(|sample| sample.cpu_us.map(|cpu| cpu / sample.requests as f64)),
         errors.to_string(),
-        number(second.answered as f64 / second.seconds),
-        second.lost.to_string(),
     ]
 }
 
-fn php_figures(path: &PhpPath, figure: impl Fn(&PhpSample) -> Option<f64>) -> Vec<Option<f64>> {
+pub(super) fn php_figures(
+    path: &PhpPath,
+    figure: impl Fn(&PhpSample) -> Option<f64>,
+) -> Vec<Option<f64>> {
     let one = |round: &Result<PhpSample, String>| figure(round.as_ref().ok()?);
     path.rounds.iter().map(one).collect()
 }

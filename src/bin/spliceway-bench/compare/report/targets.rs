@@ -1,11 +1,14 @@
 //! What spliceway is to reach, and what it has reached.
 
+use super::super::fleet::DIRECT_TCP_NEW;
 use super::super::matrix::{Carry, Cell, Key};
 use super::super::results::{
-    CellResult, DIRECT_TCP, Outcome, Results, Sample, Sweep, SweepPoint, figures,
+    CellResult, DIRECT_TCP, Outcome, PhpPath, PhpSample, Results, Sample, Sweep, SweepPoint,
+    figures,
 };
 use super::super::statistics::{self, Spread};
 use super::super::table::{Table, number};
+use super::sections::php_figures;
 
 const RAW: &str = "spliceway";
 const EPOLL: &str = "spliceway-epoll";
@@ -52,6 +55,22 @@ struct Target {
     reached: Option<Spread>,
 }
 
+impl Target {
+    /// What was reached, and whether that is enough.
+    fn judge(&self) -> (String, String) {
+        let Some(Spread { median, min, max }) = self.reached else {
+            return ("not measured".to_owned(), String::new());
+        };
+        let (written, min, max) = (self.bound.written(median), number(min), number(max));
+        let verdict = if self.bound.is_met(median) {
+            "met"
+        } else {
+            "**not met**"
+        };
+        (format!("{written} ({min}–{max})"), verdict.to_owned())
+    }
+}
+
 /// A row for each; nothing if none of them was measured.
 pub(super) fn render(results: &Results) -> String {
     let targets = all(results);
@@ -74,28 +93,40 @@ pub(super) fn render_measured(results: &Results) -> String {
 fn rows(targets: Vec<Target>) -> String {
     let mut table = Table::new(["work", "figure", "target", "reached (min–max)", ""]).words(2);
     for target in targets {
-        let (reached, verdict) = match target.reached {
-            None => ("not measured".to_owned(), ""),
-            Some(Spread { median, min, max }) => (
-                format!(
-                    "{} ({}–{})",
-                    target.bound.written(median),
-                    number(min),
-                    number(max)
-                ),
-                if target.bound.is_met(median) {
-                    "met"
-                } else {
-                    "**not met**"
-                },
-            ),
-        };
+        let (reached, verdict) = target.judge();
         table.row(vec![
             target.work.to_owned(),
             target.figure.to_owned(),
             target.bound.text(),
             reached,
-            verdict.to_owned(),
+            verdict,
+        ]);
+    }
+    table.render()
+}
+
+/// The FastCGI mode's, with both engines; nothing if none of them was measured.
+pub(super) fn render_fastcgi(results: &Results) -> String {
+    let engines = FASTCGI_PATHS.map(|path| fastcgi(results, path));
+    if engines
+        .iter()
+        .flatten()
+        .all(|target| target.reached.is_none())
+    {
+        return String::new();
+    }
+    let mut table = Table::new(["work", "figure", "target", "io_uring", "", "epoll", ""]).words(2);
+    let [uring, epoll] = engines;
+    for (uring, epoll) in uring.into_iter().zip(epoll) {
+        let ((of_uring, verdict), (of_epoll, verdict_of_epoll)) = (uring.judge(), epoll.judge());
+        table.row(vec![
+            uring.work.to_owned(),
+            uring.figure.to_owned(),
+            uring.bound.text(),
+            of_uring,
+            verdict,
+            of_epoll,
+            verdict_of_epoll,
         ]);
     }
     table.render()
@@ -219,6 +250,157 @@ fn all(results: &Results) -> Vec<Target> {
     ]
 }
 
+/// The paths of one engine.
+#[derive(Clone, Copy)]
+struct FastcgiPath {
+    guarded: &'static str,
+    unguarded: &'static str,
+    /// Behind nginx, with a connection for each request, and with kept ones.
+    php_new: &'static str,
+    php_kept: &'static str,
+}
+
+const FASTCGI_PATHS: [FastcgiPath; 2] = [
+    FastcgiPath {
+        guarded: "fastcgi",
+        unguarded: "fastcgi-unguarded",
+        php_new: "php-fastcgi",
+        php_kept: "php-fastcgi-kept",
+    },
+    FastcgiPath {
+        guarded: "fastcgi-epoll",
+        unguarded: "fastcgi-epoll-unguarded",
+        php_new: "php-fastcgi-epoll",
+        php_kept: "php-fastcgi-epoll-kept",
+    },
+];
+
+/// What the FastCGI mode is to reach with one engine.
+fn fastcgi(results: &Results, path: FastcgiPath) -> Vec<Target> {
+    const PHP: &str = "nginx, PHP-FPM, 16 connections";
+    const PHP_KEPT: &str = "the same, nginx keeps its connections";
+    const SECOND: &str = "the same, and a second client";
+    use Bound::{AtLeast, AtMost};
+    let target = |work, figure, bound, reached| Target {
+        work,
+        figure,
+        bound,
+        reached,
+    };
+    let cell = |carry, key, concurrency| {
+        let wanted = Cell::new(carry, key, concurrency);
+        let cells = &results.fastcgi.as_ref()?.cells;
+        cells.iter().find(|result| result.cell == wanted)
+    };
+    let new = cell(Carry::New, Key::Small, 16);
+    let one = cell(Carry::New, Key::Small, 1);
+    let rate = |cell: Option<&CellResult>, to: &str| cell?.ratio(path.guarded, to, Sample::rate);
+    let p50 = |sample: &Sample| Some(sample.latency_us.p50);
+    let php = |key: &str| {
+        let paths = &results.php.as_ref()?.paths;
+        paths.iter().find(|path| path.key == key)
+    };
+    let behind_nginx = |key, figure| php_ratio(php(key)?, php("php-tcp")?, figure);
+    let per_second: PhpFigure = |sample| sample.per_second;
+    let p99: PhpFigure = |sample| sample.p99_us;
+    let second = php(path.php_new);
+    let lost = second.and_then(|path| Spread::of(path.second_client.share_lost()));
+    let lost_beside = second.and_then(|path| Spread::of(path.second_beside?.share_lost()));
+    let kept = cell(Carry::Kept, Key::Small, 16);
+    let page = cell(Carry::New, Key::Page, 16);
+    let download = cell(Carry::New, Key::Download, 8);
+    let browser = cell(Carry::Kept, Key::Browser, 16);
+    vec![
+        target(
+            NEW,
+            "req/s ÷ direct TCP's",
+            AtLeast(1.65),
+            rate(new, DIRECT_TCP),
+        ),
+        target(NEW, "req/s ÷ HAProxy's", AtLeast(2.5), rate(new, HAPROXY)),
+        target(
+            NEW,
+            "CPU µs per request",
+            AtMost(22.0),
+            new.and_then(|new| new.path(path.guarded)?.spread(Sample::cpu_us_per_request)),
+        ),
+        target(
+            KEPT,
+            "req/s ÷ direct TCP's with new ones",
+            AtLeast(2.2),
+            rate(kept, DIRECT_TCP_NEW),
+        ),
+        target(
+            "4 KB, new connections, one at a time",
+            "p50 ÷ direct TCP's",
+            AtMost(1.0),
+            one.and_then(|one| one.ratio(path.guarded, DIRECT_TCP, p50)),
+        ),
+        target(
+            "64 KB, new connections, 16 at a time",
+            "req/s ÷ direct TCP's",
+            AtLeast(1.0),
+            rate(page, DIRECT_TCP),
+        ),
+        target(
+            "1 MB, new connections, 8 at a time",
+            "req/s ÷ direct TCP's",
+            AtLeast(1.0),
+            rate(download, DIRECT_TCP),
+        ),
+        target(
+            "40 parameters, 4 KB, kept connections, 16 at a time",
+            "req/s ÷ those without the guard",
+            AtLeast(0.97),
+            rate(browser, path.unguarded),
+        ),
+        target(
+            PHP,
+            "req/s ÷ direct TCP's",
+            AtLeast(1.2),
+            behind_nginx(path.php_new, per_second),
+        ),
+        target(
+            PHP,
+            "p99 ÷ direct TCP's",
+            AtMost(1.0),
+            behind_nginx(path.php_new, p99),
+        ),
+        target(
+            PHP_KEPT,
+            "req/s ÷ direct TCP's",
+            AtLeast(1.35),
+            behind_nginx(path.php_kept, per_second),
+        ),
+        target(
+            PHP_KEPT,
+            "p99 ÷ direct TCP's",
+            AtMost(1.0),
+            behind_nginx(path.php_kept, p99),
+        ),
+        target(
+            SECOND,
+            "lost of those that ask PHP-FPM itself",
+            AtMost(0.0),
+            lost,
+        ),
+        target(
+            SECOND,
+            "lost of those that ask spliceway",
+            AtMost(0.0),
+            lost_beside,
+        ),
+    ]
+}
+
+type PhpFigure = fn(&PhpSample) -> f64;
+
+/// Round by round.
+fn php_ratio(of: &PhpPath, to: &PhpPath, figure: PhpFigure) -> Option<Spread> {
+    let figures = |path| php_figures(path, |sample| Some(figure(sample)));
+    statistics::ratio(&figures(of), &figures(to))
+}
+
 fn find(results: &Results, cell: Cell) -> Option<&CellResult> {
     results.cells.iter().find(|result| result.cell == cell)
 }
@@ -290,6 +472,33 @@ mod tests {
         assert_eq!(bound.written(0.748), "0.748");
         assert_eq!(bound.written(0.751), "0.75");
         assert_eq!(bound.written(0.5), "0.50");
+    }
+
+    #[test]
+    fn the_fastcgi_mode_is_judged_with_both_engines() {
+        use super::super::super::sample_results;
+        let text = render_fastcgi(&sample_results::results());
+        let row = |words: &str| {
+            let mut rows = text.lines().filter(|row| row.contains(words));
+            rows.next().unwrap_or_default().to_owned()
+        };
+        // The sample's mode has 40,000 requests per second to the direct path's 20,000, epoll 18,000.
+        let new = row("≥ 1.65");
+        assert!(new.contains("2.00") && new.contains("0.90"), "{text}");
+        assert!(
+            new.contains(" met ") && new.contains("**not met**"),
+            "{text}"
+        );
+        let php = row("≥ 1.2 ");
+        assert!(php.contains("1.30"), "{text}");
+        assert!(php.contains("not measured"), "{text}");
+        assert!(row("that ask PHP-FPM itself").contains("0.25"), "{text}");
+        assert!(row("that ask spliceway").contains(" met "), "{text}");
+    }
+
+    #[test]
+    fn results_without_the_fastcgi_mode_say_nothing_of_it() {
+        assert_eq!(render_fastcgi(&Results::default()), "");
     }
 
     #[test]

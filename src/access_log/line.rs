@@ -1,0 +1,377 @@
+//! What an entry looks like.
+//!
+//! A client chooses method, URI and script, and must not be able to write lines, fields or sequences for
+//! terminals with them. So everything but printable ASCII is escaped, and so are the marks that end a
+//! value. JSON is ASCII for the same reason; what is no UTF-8 is U+FFFD there.
+
+use std::fmt::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use crate::config::AccessLogFormat as Format;
+
+use super::entry::{Entry, Word};
+
+/// Stands for what a cut word had more of.
+const MORE: &str = "...";
+
+/// Appends the line of a request that ended at `time`.
+pub(super) fn push(
+    line: &mut String,
+    format: Format,
+    route: &str,
+    time: SystemTime,
+    entry: &Entry,
+) {
+    let written = match format {
+        Format::Text => text(line, route, time, entry),
+        Format::Json => json(line, route, time, entry),
+    };
+    written.expect("a string takes all that is written to it");
+}
+
+fn text(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt::Result {
+    write!(line, "time={} route={route}", Rfc3339(time))?;
+    let none = "-";
+    match entry.peer {
+        Some(peer) => write!(line, " uid={} pid={}", peer.uid, peer.pid)?,
+        None => write!(line, " uid={none} pid={none}")?,
+    }
+    for (name, word) in words(entry) {
+        write!(line, " {name}=\"")?;
+        escape_text(line, word);
+        line.push('"');
+    }
+    write!(line, " status={}", Maybe(entry.status, none))?;
+    write!(line, " bytes={}", entry.bytes)?;
+    match entry.upstream {
+        Some(upstream) => {
+            line.push_str(" endpoint=\"");
+            let endpoint = upstream.endpoint.to_string();
+            escape_text(line, whole(endpoint.as_bytes()));
+            write!(line, "\" upstream={}", kind(upstream.reused))?;
+        }
+        None => write!(line, " endpoint={none} upstream={none}")?,
+    }
+    for (name, time) in times(entry) {
+        write!(line, " {name}={}", Maybe(time.map(Seconds), none))?;
+    }
+    let ending = entry.ending.map(|outcome| outcome.name());
+    writeln!(line, " ending={}", Maybe(ending, none))
+}
+
+fn json(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt::Result {
+    let none = "null";
+    write!(line, r#"{{"time":"{}","route":"#, Rfc3339(time))?;
+    quote(line, whole(route.as_bytes()));
+    let (uid, pid) = (entry.peer.map(|p| p.uid), entry.peer.map(|p| p.pid));
+    write!(
+        line,
+        r#","uid":{},"pid":{}"#,
+        Maybe(uid, none),
+        Maybe(pid, none)
+    )?;
+    for (name, word) in words(entry) {
+        write!(line, r#","{name}":"#)?;
+        quote(line, word);
+    }
+    write!(line, r#","status":{}"#, Maybe(entry.status, none))?;
+    write!(line, r#","bytes":{}"#, entry.bytes)?;
+    match entry.upstream {
+        Some(upstream) => {
+            line.push_str(r#","endpoint":"#);
+            quote(line, whole(upstream.endpoint.to_string().as_bytes()));
+            write!(line, r#","upstream":"{}""#, kind(upstream.reused))?;
+        }
+        None => line.push_str(r#","endpoint":null,"upstream":null"#),
+    }
+    for (name, time) in times(entry) {
+        write!(line, r#","{name}":{}"#, Maybe(time.map(Seconds), none))?;
+    }
+    match entry.ending {
+        Some(outcome) => write!(line, r#","ending":"{}""#, outcome.name())?,
+        None => line.push_str(r#","ending":null"#),
+    }
+    line.push_str("}\n");
+    Ok(())
+}
+
+fn words(entry: &Entry) -> [(&'static str, Word<'_>); 3] {
+    [
+        ("method", entry.words.method()),
+        ("uri", entry.words.uri()),
+        ("script", entry.words.script()),
+    ]
+}
+
+fn times(entry: &Entry) -> [(&'static str, Option<Duration>); 4] {
+    [
+        ("queue", Some(entry.queue)),
+        ("connect", Some(entry.connect)),
+        ("first_byte", entry.first_byte),
+        ("total", Some(entry.total)),
+    ]
+}
+
+const fn kind(reused: bool) -> &'static str {
+    if reused { "reused" } else { "new" }
+}
+
+const fn whole(bytes: &[u8]) -> Word<'_> {
+    Word {
+        bytes,
+        is_cut: false,
+    }
+}
+
+/// For between two quotes.
+fn escape_text(line: &mut String, word: Word<'_>) {
+    for &byte in word.bytes {
+        match byte {
+            b'"' => line.push_str("\\\""),
+            b'\\' => line.push_str("\\\\"),
+            b' '..=b'~' => line.push(byte.into()),
+            _ => {
+                let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+                line.push_str("\\x");
+                line.push(digit(byte >> 4));
+                line.push(digit(byte & 0xf));
+            }
+        }
+    }
+    if word.is_cut {
+        line.push_str(MORE);
+    }
+}
+
+/// As a JSON string.
+fn quote(line: &mut String, word: Word<'_>) {
+    line.push('"');
+    for chunk in word.bytes.utf8_chunks() {
+        let invalid = (!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER);
+        for character in chunk.valid().chars().chain(invalid) {
+            escape_json(line, character);
+        }
+    }
+    if word.is_cut {
+        line.push_str(MORE);
+    }
+    line.push('"');
+}
+
+fn escape_json(line: &mut String, character: char) {
+    match character {
+        '"' => line.push_str("\\\""),
+        '\\' => line.push_str("\\\\"),
+        ' '..='~' => line.push(character),
+        _ => {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(line, "\\u{unit:04x}").expect("a string takes it");
+            }
+        }
+    }
+}
+
+/// A value, or what stands for none.
+struct Maybe<T>(Option<T>, &'static str);
+
+impl<T: fmt::Display> fmt::Display for Maybe<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(value) => value.fmt(f),
+            None => f.write_str(self.1),
+        }
+    }
+}
+
+/// Seconds, to the microsecond.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
+    }
+}
+
+/// A time in UTC, to the millisecond (RFC 3339). Before 1970 it is 1970.
+struct Rfc3339(SystemTime);
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = self.0.duration_since(SystemTime::UNIX_EPOCH);
+        let since = since.unwrap_or_default();
+        let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+        let (year, month, day) = date(days);
+        let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+        let millis = since.subsec_millis();
+        write!(
+            f,
+            "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z"
+        )
+    }
+}
+
+/// Year, month and day of the day with this number, 1970-01-01 being 0, in the Gregorian calendar.
+///
+/// Years are counted from March on, so that a leap day is the last day of one: then the months' lengths
+/// repeat every five months (153 days), and years repeat every 400 (146,097 days).
+fn date(days: u64) -> (u64, u64, u64) {
+    /// From 0000-03-01 to 1970-01-01.
+    const SHIFT: u64 = 719_468;
+    let (era, day) = ((days + SHIFT) / 146_097, (days + SHIFT) % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let year = 400 * era + year;
+    match month {
+        0..10 => (year, month + 3, day),
+        _ => (year + 1, month - 9, day),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::super::entry::{Words, sample};
+    use super::*;
+    use crate::counters::Outcome;
+
+    const TIME: Duration = Duration::from_millis(1_782_864_000_123);
+
+    fn line(format: Format, entry: &Entry) -> String {
+        let mut line = String::new();
+        push(
+            &mut line,
+            format,
+            "php",
+            SystemTime::UNIX_EPOCH + TIME,
+            entry,
+        );
+        line
+    }
+
+    #[test]
+    fn text_has_every_field_in_its_place() {
+        assert_eq!(
+            line(Format::Text, &sample()),
+            "time=2026-07-01T00:00:00.123Z route=php uid=33 pid=4711 method=\"GET\" \
+             uri=\"/index.php?x=1\" script=\"/srv/index.php\" status=200 bytes=1234 \
+             endpoint=\"192.0.2.1:9000\" upstream=reused queue=0.000000 connect=0.000250 \
+             first_byte=0.012000 total=2.012345 ending=-\n"
+        );
+    }
+
+    #[test]
+    fn json_has_the_same_fields() {
+        let value: Value = serde_json::from_str(&line(Format::Json, &sample())).unwrap();
+        let expected = json!({
+            "time": "2026-07-01T00:00:00.123Z", "route": "php", "uid": 33, "pid": 4711,
+            "method": "GET", "uri": "/index.php?x=1", "script": "/srv/index.php",
+            "status": 200, "bytes": 1234, "endpoint": "192.0.2.1:9000", "upstream": "reused",
+            "queue": 0.0, "connect": 0.00025, "first_byte": 0.012, "total": 2.012345,
+            "ending": null,
+        });
+        assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_to_be_so() {
+        let entry = Entry {
+            peer: None,
+            status: None,
+            upstream: None,
+            first_byte: None,
+            ending: Some(Outcome::QueueTimedOut),
+            ..sample()
+        };
+        let text = line(Format::Text, &entry);
+        for part in [
+            " uid=- pid=- ",
+            " status=- ",
+            " endpoint=- upstream=- ",
+            " first_byte=- ",
+            " ending=queue_timeout\n",
+        ] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+        let value: Value = serde_json::from_str(&line(Format::Json, &entry)).unwrap();
+        for field in ["uid", "pid", "status", "endpoint", "upstream", "first_byte"] {
+            assert_eq!(value[field], Value::Null, "{field}");
+        }
+        assert_eq!(value["ending"], "queue_timeout");
+    }
+
+    #[test]
+    fn nothing_that_a_client_writes_ends_a_value_or_a_line() {
+        let uri = b"/a\" status=200\nforged \x1b[31m\\ \xff \xc3\xa9 \xc2\x9b\x7f\0";
+        let entry = Entry {
+            words: Words::new(b"G\"ET", uri, b""),
+            ..sample()
+        };
+        let text = line(Format::Text, &entry);
+        let escaped = r#"method="G\"ET" uri="/a\" status=200\x0aforged \x1b[31m\\ \xff \xc3\xa9 \xc2\x9b\x7f\x00" "#;
+        assert!(text.contains(escaped), "{text}");
+        let json = line(Format::Json, &entry);
+        let escaped =
+            r#""uri":"/a\" status=200\u000aforged \u001b[31m\\ \ufffd \u00e9 \u009b\u007f\u0000","#;
+        assert!(json.contains(escaped), "{json}");
+    }
+
+    #[test]
+    fn a_cut_word_says_so() {
+        let entry = Entry {
+            words: Words::new(b"GET", &[b'u'; 5000], b""),
+            ..sample()
+        };
+        assert!(line(Format::Text, &entry).contains("uuu...\" script="));
+        assert!(line(Format::Json, &entry).contains("uuu...\",\"script\""));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_make_one_line_of_printable_ascii_and_one_json_object(
+            method in vec(any::<u8>(), 0..40),
+            uri in vec(any::<u8>(), 0..200),
+            script in vec(any::<u8>(), 0..200),
+        ) {
+            let words = Words::new(&method, &uri, &script);
+            let entry = Entry { words, ..sample() };
+            for format in [Format::Text, Format::Json] {
+                let line = line(format, &entry);
+                let body = line.strip_suffix('\n').unwrap();
+                prop_assert!(body.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{}", body);
+            }
+            let value: Value = serde_json::from_str(&line(Format::Json, &entry)).unwrap();
+            let lossy = String::from_utf8_lossy(&uri);
+            prop_assert_eq!(value["uri"].as_str().unwrap(), lossy);
+        }
+
+        #[test]
+        fn dates_are_those_of_a_calendar_that_counts_day_by_day(days in 0_u64..100_000) {
+            let (mut year, mut rest) = (1970, days);
+            let is_leap = |year: u64| match year {
+                _ if year.is_multiple_of(400) => true,
+                _ if year.is_multiple_of(100) => false,
+                _ => year.is_multiple_of(4),
+            };
+            while rest >= 365 + u64::from(is_leap(year)) {
+                rest -= 365 + u64::from(is_leap(year));
+                year += 1;
+            }
+            let february = 28 + u64::from(is_leap(year));
+            let lengths = [31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+            let mut month = 1;
+            for length in lengths {
+                if rest < length {
+                    break;
+                }
+                rest -= length;
+                month += 1;
+            }
+            prop_assert_eq!(date(days), (year, month, rest + 1));
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! The thread that writes one file.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::config::{AccessLog, AccessLogFormat, AccessLogTarget, RouteName};
+use crate::counters::Count;
+use crate::observe::Failures;
+use crate::sys::Errno;
+
+use super::{Bell, Entry, LOOK_INTERVAL, Queue, line};
+
+/// What is written at one time: enough that calls cost little beside the lines, and what a pipe holds.
+const BATCH_BYTES: usize = 64 * 1024;
+
+/// How long the end of the daemon waits for what is left to be written. A disk that takes longer for some
+/// megabytes has stopped; its lines are lost.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Who may read a file that is made here: URIs tell of people.
+const FILE_MODE: u32 = 0o640;
+
+/// Why there is no access log.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum AccessLogError {
+    #[error(
+        "open the access log {target} (its directory must exist and be writable for the user who \
+         runs the daemon; a FIFO must have a reader)"
+    )]
+    Open {
+        target: AccessLogTarget,
+        source: Errno,
+    },
+    #[error("start the thread of the access log {target}")]
+    Thread {
+        target: AccessLogTarget,
+        source: io::Error,
+    },
+}
+
+/// The files of all routes, and once they are started the threads that write them. Dropping it ends
+/// them, after what is in the queues is written.
+#[derive(Default)]
+pub struct Writers {
+    prepared: Vec<Writer>,
+    running: Vec<Running>,
+}
+
+struct Running {
+    target: AccessLogTarget,
+    told: Arc<Told>,
+    /// Hangs up when the thread has ended.
+    ended: Receiver<()>,
+}
+
+/// What a writer is told.
+#[derive(Default)]
+struct Told {
+    /// Everything that will ever be in the queues is: Release and Acquire see to that.
+    end: AtomicBool,
+    /// Open the file anew.
+    reopen: AtomicBool,
+    bell: Arc<Bell>,
+    /// Writes that failed. The writer counts.
+    errors: Count,
+}
+
+impl Writers {
+    /// Opens the file of a route, unless another route has it open.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(&mut self, log: &AccessLog) -> Result<(), AccessLogError> {
+        if self.writer(&log.target).is_some() {
+            return Ok(());
+        }
+        let file = open(&log.target).map_err(|error| AccessLogError::Open {
+            target: log.target.clone(),
+            source: error.into(),
+        })?;
+        self.prepared.push(Writer {
+            target: log.target.clone(),
+            file,
+            sources: Vec::new(),
+            told: Arc::default(),
+            pending: String::with_capacity(BATCH_BYTES),
+            is_mid_line: false,
+            is_torn: false,
+            failures: Failures::default(),
+        });
+        Ok(())
+    }
+
+    /// A queue for one worker's requests of this route, whose file is open.
+    ///
+    /// # Panics
+    /// If the file is not open, or the threads were started.
+    pub fn queue(&mut self, log: &AccessLog, route: &RouteName) -> Queue {
+        let writer = self.writer(&log.target);
+        let writer = writer.expect("a route's file is opened before it is served");
+        let (queue, entries) = Queue::new(&writer.told.bell);
+        writer.sources.push(Source {
+            entries,
+            route: route.clone(),
+            format: log.format,
+        });
+        queue
+    }
+
+    fn writer(&mut self, target: &AccessLogTarget) -> Option<&mut Writer> {
+        self.prepared
+            .iter_mut()
+            .find(|writer| writer.target == *target)
+    }
+
+    /// Starts a thread for each file.
+    ///
+    /// # Errors
+    /// If the system has no room for a thread.
+    pub fn start(&mut self) -> Result<(), AccessLogError> {
+        for writer in self.prepared.drain(..) {
+            let (target, told) = (writer.target.clone(), Arc::clone(&writer.told));
+            let (end, ended) = channel();
+            thread::Builder::new()
+                .name("access-log".to_owned())
+                .spawn(move || writer.run(end))
+                .map_err(|source| AccessLogError::Thread {
+                    target: target.clone(),
+                    source,
+                })?;
+            self.running.push(Running {
+                target,
+                told,
+                ended,
+            });
+        }
+        Ok(())
+    }
+
+    /// A way to have all files opened anew, for another thread or task.
+    pub fn reopener(&self) -> impl Fn() + Send + use<> {
+        let all: Vec<_> = self.running.iter().map(|r| Arc::clone(&r.told)).collect();
+        move || {
+            for told in &all {
+                told.reopen.store(true, Ordering::Release);
+                told.bell.ring_loudly();
+            }
+        }
+    }
+
+    /// A way to ask how many writes have failed.
+    pub fn errors(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let all: Vec<_> = self.running.iter().map(|r| Arc::clone(&r.told)).collect();
+        move || all.iter().map(|told| told.errors.get()).sum()
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        for running in &self.running {
+            running.told.end.store(true, Ordering::Release);
+            running.told.bell.ring_loudly();
+        }
+        let by = Instant::now() + FLUSH_TIMEOUT;
+        for running in &self.running {
+            let left = by.saturating_duration_since(Instant::now());
+            if running.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
+                let target = &running.target;
+                tracing::warn!("write the access log {target}: it takes nothing; lines are lost");
+            }
+        }
+    }
+}
+
+fn open(target: &AccessLogTarget) -> io::Result<File> {
+    match target {
+        AccessLogTarget::Stdout => {
+            let stdout = io::stdout().as_fd().try_clone_to_owned()?;
+            Ok(File::from(stdout))
+        }
+        AccessLogTarget::File(path) => open_file(path),
+    }
+}
+
+/// Without waiting for the reader of a FIFO, now or later: then the thread can be told to end.
+fn open_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(FILE_MODE)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+}
+
+/// One file and the queues of those who have something to be written there.
+struct Writer {
+    target: AccessLogTarget,
+    file: File,
+    sources: Vec<Source>,
+    told: Arc<Told>,
+    /// Lines that are to be written.
+    pending: String,
+    /// What was written last is a piece of a line.
+    is_mid_line: bool,
+    /// And the rest of that line is lost.
+    is_torn: bool,
+    failures: Failures,
+}
+
+/// One worker's queue.
+struct Source {
+    entries: Receiver<Box<Entry>>,
+    route: RouteName,
+    format: AccessLogFormat,
+}
+
+/// What a look at the queues came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// All that there was.
+    All,
+    /// As much as is written at one time.
+    Batch,
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    All,
+    /// The pipe takes no more for now.
+    Full,
+}
+
+impl Writer {
+    /// Until it is told to end. Dropping `end` says that it has.
+    fn run(mut self, end: Sender<()>) {
+        self.told.bell.writer.get_or_init(thread::current);
+        loop {
+            // Read before the queues: what was put in before that is found.
+            let ends = self.told.end.load(Ordering::Acquire);
+            if self.told.reopen.swap(false, Ordering::Acquire) {
+                self.reopen();
+            }
+            let found = self.look();
+            match (self.write(), found) {
+                (Written::Full, _) => thread::park_timeout(LOOK_INTERVAL),
+                (Written::All, Found::Nothing) if ends => break,
+                (Written::All, Found::Nothing) => self.sleep(),
+                (Written::All, Found::All) if !ends => thread::park_timeout(LOOK_INTERVAL),
+                (Written::All, Found::All | Found::Batch) => {}
+            }
+        }
+        drop(end);
+    }
+
+    /// Until somebody rings, unless somebody would have.
+    fn sleep(&mut self) {
+        self.told.bell.lie_down();
+        let is_told =
+            self.told.end.load(Ordering::Acquire) || self.told.reopen.load(Ordering::Acquire);
+        if !is_told && self.look() == Found::Nothing {
+            thread::park();
+        }
+        self.told.bell.get_up();
+    }
+
+    /// Makes lines of what is in the queues.
+    fn look(&mut self) -> Found {
+        let (now, clock) = (Instant::now(), SystemTime::now());
+        let mut found = Found::Nothing;
+        for source in &self.sources {
+            while self.pending.len() < BATCH_BYTES {
+                let Ok(entry) = source.entries.try_recv() else {
+                    break;
+                };
+                if std::mem::take(&mut self.is_torn) {
+                    self.pending.push('\n');
+                }
+                let time = clock - now.saturating_duration_since(entry.ended);
+                let route = source.route.as_str();
+                line::push(&mut self.pending, source.format, route, time, &entry);
+                found = Found::All;
+            }
+        }
+        match self.pending.len() {
+            BATCH_BYTES.. => Found::Batch,
+            _ => found,
+        }
+    }
+
+    fn write(&mut self) -> Written {
+        while !self.pending.is_empty() {
+            match self.file.write(self.pending.as_bytes()) {
+                Ok(0) => self.lose(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    self.is_mid_line = self.pending.as_bytes()[written - 1] != b'\n';
+                    self.pending.drain(..written);
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Written::Full,
+                Err(error) => self.lose(error),
+            }
+        }
+        Written::All
+    }
+
+    /// The lines that were to be written are lost; those that follow may fare better.
+    fn lose(&mut self, error: io::Error) {
+        self.told.errors.add(1);
+        self.pending.clear();
+        self.is_torn = self.is_mid_line;
+        if let Some(failed) = self.failures.count(Instant::now()) {
+            tracing::warn!(
+                failed,
+                "write the access log {}: {}; lines are lost",
+                self.target,
+                Errno::from(error)
+            );
+        }
+    }
+
+    fn reopen(&mut self) {
+        let AccessLogTarget::File(path) = &self.target else {
+            return;
+        };
+        match open_file(path) {
+            Ok(file) => {
+                self.file = file;
+                self.is_mid_line = false;
+                self.is_torn = false;
+                tracing::info!("access log {} opened anew", self.target);
+            }
+            Err(error) => tracing::warn!(
+                "open the access log {} anew: {}; the old file is written on",
+                self.target,
+                Errno::from(error)
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Read;
+
+    use super::super::entry::{Words, sample};
+    use super::*;
+
+    fn log(path: &Path, format: AccessLogFormat) -> AccessLog {
+        AccessLog {
+            target: AccessLogTarget::File(path.to_owned()),
+            format,
+        }
+    }
+
+    fn entry(uri: &str) -> Box<Entry> {
+        Box::new(Entry {
+            words: Words::new(b"GET", uri.as_bytes(), b""),
+            ..sample()
+        })
+    }
+
+    #[test]
+    fn routes_with_one_file_share_it_and_all_lines_are_there_at_the_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        let route = |name: &str| name.parse::<RouteName>().unwrap();
+        let mut writers = Writers::default();
+        let logs = [
+            log(&path, AccessLogFormat::Text),
+            log(&path, AccessLogFormat::Json),
+        ];
+        logs.iter().for_each(|log| writers.open(log).unwrap());
+        let queues = [
+            writers.queue(&logs[0], &route("one")),
+            writers.queue(&logs[1], &route("two")),
+        ];
+        writers.start().unwrap();
+        for number in 0..1000 {
+            let queue = &queues[number % 2];
+            queue.push(entry(&format!("/{number}"))).unwrap();
+        }
+        drop(writers);
+        let text = fs::read_to_string(path).unwrap();
+        assert_eq!(text.lines().count(), 1000);
+        let of = |start: &str| text.lines().filter(|line| line.contains(start)).count();
+        assert_eq!((of(" route=one "), of("\"route\":\"two\"")), (500, 500));
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_an_error_that_names_it() {
+        let path = Path::new("/nonexistent/access.log");
+        let error = Writers::default()
+            .open(&log(path, AccessLogFormat::Text))
+            .unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/access.log"));
+    }
+
+    /// A writer with a pipe in place of its file, which holds at most 64 KiB.
+    fn on_a_pipe() -> (Writer, Queue, io::PipeReader) {
+        let (reader, pipe) = io::pipe().unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(pipe));
+        let told = Arc::<Told>::default();
+        let (queue, entries) = Queue::new(&told.bell);
+        let source = Source {
+            entries,
+            route: RouteName::default(),
+            format: AccessLogFormat::Text,
+        };
+        let writer = Writer {
+            target: AccessLogTarget::Stdout,
+            file,
+            sources: vec![source],
+            told,
+            pending: String::new(),
+            is_mid_line: false,
+            is_torn: false,
+            failures: Failures::default(),
+        };
+        (writer, queue, reader)
+    }
+
+    #[test]
+    fn a_write_that_fails_is_counted_and_the_next_lines_are_written() {
+        let (mut writer, queue, reader) = on_a_pipe();
+        drop(reader);
+        queue.push(entry("/lost")).unwrap();
+        assert!(writer.look() == Found::All && writer.write() == Written::All);
+        assert_eq!(writer.told.errors.get(), 1);
+        let (mut reader, pipe) = io::pipe().unwrap();
+        writer.file = File::from(std::os::fd::OwnedFd::from(pipe));
+        queue.push(entry("/there")).unwrap();
+        assert!(writer.look() == Found::All && writer.write() == Written::All);
+        drop(writer);
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert!(text.contains("/there") && !text.contains("/lost"), "{text}");
+    }
+
+    #[test]
+    fn a_writer_that_sleeps_is_woken_by_an_entry() {
+        let (writer, queue, mut reader) = on_a_pipe();
+        let told = Arc::clone(&writer.told);
+        let (end, ended) = channel();
+        let thread = thread::spawn(move || writer.run(end));
+        for _ in 0..3 {
+            queue.push(entry("/woken")).unwrap();
+            let mut line = [0; 16];
+            reader.read_exact(&mut line).unwrap();
+            while !told.bell.sleeps.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+        }
+        told.end.store(true, Ordering::Release);
+        told.bell.ring_loudly();
+        assert_eq!(ended.recv(), Err(std::sync::mpsc::RecvError));
+        thread.join().unwrap();
+    }
+}

@@ -1,0 +1,229 @@
+//! What is told of a request once it is over: it is counted, and goes to the access log if there is one.
+//!
+//! Times are those of turns: nobody reads a clock for them.
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use crate::access_log::{self, Entry, Upstream, Words};
+use crate::backend::Address;
+use crate::counters::{FastcgiCounters, Outcome};
+use crate::fastcgi::{Answer, Head, ResponseReader};
+use crate::sys::net::PeerCredentials;
+
+/// Who is told.
+pub struct Telling<'a> {
+    /// Who counts.
+    pub counters: &'a FastcgiCounters,
+    /// Who writes, if somebody does.
+    pub log: Option<&'a access_log::Queue>,
+    /// The time of this turn.
+    pub now: Instant,
+}
+
+/// The requests of one client, one after the other.
+pub(super) struct Tally {
+    /// The client; asked for only if there is a log.
+    peer: Option<PeerCredentials>,
+    phase: Phase,
+    began: Instant,
+    queue: Duration,
+    connect: Duration,
+    first_byte: Option<Duration>,
+    upstream: Option<Upstream>,
+    status: Option<u16>,
+    bytes: u64,
+    /// For the log.
+    words: Option<Words>,
+}
+
+/// How far the request is.
+#[derive(Clone, Copy)]
+enum Phase {
+    /// There is none, or it was told of.
+    None,
+    /// It looks for a connection since then.
+    Searching(Instant),
+    /// It waits for a place at an endpoint since then.
+    Queued(Instant),
+    /// It has a connection, or needs none.
+    Served,
+}
+
+impl Tally {
+    /// Of a client that has made no request yet.
+    pub(super) fn new(peer: Option<PeerCredentials>, now: Instant) -> Self {
+        Self {
+            peer,
+            phase: Phase::None,
+            began: now,
+            queue: Duration::ZERO,
+            connect: Duration::ZERO,
+            first_byte: None,
+            upstream: None,
+            status: None,
+            bytes: 0,
+            words: None,
+        }
+    }
+
+    /// A request's head is complete.
+    pub(super) fn begin(&mut self, head: &Head, telling: &Telling<'_>) {
+        *self = Self {
+            phase: Phase::Served,
+            words: telling.log.map(|_| Words::of(head)),
+            ..Self::new(self.peer, telling.now)
+        };
+    }
+
+    /// It looks for a connection, the first one or another.
+    pub(super) fn search(&mut self, now: Instant) {
+        self.phase = Phase::Searching(now);
+    }
+
+    /// Its search has taken a step.
+    pub(super) fn searched(&mut self, is_queued: bool, now: Instant) {
+        match (self.phase, is_queued) {
+            (Phase::Searching(since), true) => {
+                self.connect += now.saturating_duration_since(since);
+                self.phase = Phase::Queued(now);
+            }
+            (Phase::Queued(since), false) => {
+                self.queue += now.saturating_duration_since(since);
+                self.phase = Phase::Searching(now);
+            }
+            (Phase::Searching(_), false) | (Phase::Queued(_), true) => {}
+            (Phase::None | Phase::Served, _) => unreachable!("only a request that searches does"),
+        }
+    }
+
+    /// It has a connection.
+    pub(super) fn found(&mut self, endpoint: Address, reused: bool, telling: &Telling<'_>) {
+        self.stop_searching(telling.now);
+        self.upstream = Some(Upstream { endpoint, reused });
+        match reused {
+            false => telling.counters.on_new.add(1),
+            true => telling.counters.on_reused.add(1),
+        }
+    }
+
+    fn stop_searching(&mut self, now: Instant) {
+        match mem::replace(&mut self.phase, Phase::Served) {
+            Phase::Searching(since) => self.connect += now.saturating_duration_since(since),
+            Phase::Queued(since) => self.queue += now.saturating_duration_since(since),
+            Phase::None | Phase::Served => {}
+        }
+    }
+
+    /// A part of its answer came.
+    pub(super) fn answer_came(&mut self, response: &ResponseReader, now: Instant) {
+        if response.has_begun() {
+            let after = now.saturating_duration_since(self.began);
+            self.first_byte.get_or_insert(after);
+            self.status = Some(response.status());
+            self.bytes = response.stdout_bytes();
+        }
+    }
+
+    /// It gets an answer of our own, and that is its end.
+    pub(super) fn answered(&mut self, answer: Answer, outcome: Outcome, telling: &Telling<'_>) {
+        telling.counters.answered(answer);
+        self.first_byte = Some(telling.now.saturating_duration_since(self.began));
+        self.status = Some(answer.status());
+        self.bytes = answer.stdout_bytes();
+        self.end(Some(outcome), telling);
+    }
+
+    /// It is over, if there is one. `None`: it ended well.
+    pub(super) fn end(&mut self, outcome: Option<Outcome>, telling: &Telling<'_>) {
+        if let Phase::None = self.phase {
+            return;
+        }
+        self.stop_searching(telling.now);
+        self.phase = Phase::None;
+        telling.counters.ended(self.status);
+        let (Some(log), Some(words)) = (telling.log, self.words.take()) else {
+            return;
+        };
+        let entry = Entry {
+            ended: telling.now,
+            peer: self.peer,
+            words,
+            status: self.status,
+            bytes: self.bytes,
+            upstream: self.upstream,
+            queue: self.queue,
+            connect: self.connect,
+            first_byte: self.first_byte,
+            total: telling.now.saturating_duration_since(self.began),
+            ending: outcome,
+        };
+        if log.push(Box::new(entry)).is_err() {
+            telling.counters.lines_dropped.add(1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+
+    const STEP: Duration = Duration::from_millis(10);
+
+    #[test]
+    fn waits_and_searches_add_up_apart_and_a_request_is_told_of_once() {
+        let counters = FastcgiCounters::default();
+        let start = Instant::now();
+        let at = |step| Telling {
+            counters: &counters,
+            log: None,
+            now: start + STEP * step,
+        };
+        let mut tally = Tally::new(None, start);
+        tally.end(Some(Outcome::ClientLeft), &at(0));
+        tally.phase = Phase::Served;
+        tally.search(at(0).now);
+        tally.searched(false, at(1).now);
+        tally.searched(true, at(2).now);
+        tally.searched(true, at(4).now);
+        tally.searched(false, at(7).now);
+        let address = Address::from(SocketAddr::from(([192, 0, 2, 1], 9000)));
+        tally.found(address, true, &at(8));
+        // It is sent again.
+        tally.search(at(9).now);
+        tally.found(address, false, &at(11));
+        assert_eq!((tally.connect, tally.queue), (STEP * 5, STEP * 5));
+        tally.end(None, &at(12));
+        tally.end(Some(Outcome::ClientClosed), &at(13));
+        let ended: u64 = counters.requests.iter().map(|count| count.get()).sum();
+        assert_eq!(ended, 1);
+        assert_eq!((counters.on_new.get(), counters.on_reused.get()), (1, 1));
+    }
+
+    #[test]
+    fn an_answer_of_our_own_is_the_end_of_a_request_and_counts_by_its_status() {
+        let counters = FastcgiCounters::default();
+        let now = Instant::now();
+        let telling = Telling {
+            counters: &counters,
+            log: None,
+            now,
+        };
+        let mut tally = Tally::new(None, now);
+        tally.phase = Phase::Queued(now);
+        tally.answered(Answer::Unavailable, Outcome::QueueTimedOut, &telling);
+        tally.end(Some(Outcome::QueueTimedOut), &telling);
+        let requests: Vec<_> = counters.requests.iter().map(|count| count.get()).collect();
+        assert_eq!(requests, [0, 0, 0, 0, 0, 1]);
+        assert_eq!(
+            counters
+                .answers
+                .iter()
+                .map(|count| count.get())
+                .sum::<u64>(),
+            1
+        );
+    }
+}
