@@ -409,7 +409,7 @@ fn a_request_that_meets_the_end_of_its_connection_is_served_by_another(engine: E
         }
         Ok(())
     });
-    let proxy = start(engine, &backend);
+    let proxy = builder(engine).observed().backend(&backend).start();
     let client = Client::connect(&proxy);
     let mut asked = Vec::new();
     for round in 0..ROUNDS {
@@ -430,6 +430,10 @@ fn a_request_that_meets_the_end_of_its_connection_is_served_by_another(engine: E
     }
     assert_eq!(noted(&journal), asked);
     assert_eq!(backend.ledger().accepted, ROUNDS + 1);
+    // It may have seen the end first, but hardly each time.
+    let page = proxy.scrape();
+    let retries = page.sum("spliceway_fastcgi_retries_total", &[]);
+    assert!(retries >= 1.0, "no request was sent again: {page:?}");
 }
 
 /// Serves `/page`, and hands everything else to `script`.
