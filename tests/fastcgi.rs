@@ -888,7 +888,7 @@ fn a_client_that_takes_its_time_gets_the_end_of_its_answer(engine: Engine) {
 fn parameters_over_the_limit_never_reach_a_backend(engine: Engine) {
     let backend = responder();
     let proxy = builder(engine)
-        .args(["--params-max", "4KiB"])
+        .args(["--params-max", "4KiB", "--per-endpoint-max", "1"])
         .backend(&backend)
         .start();
     let just_right = Request::get("/page").param("X", &"x".repeat(4000));
@@ -973,7 +973,7 @@ fn permits_are_never_exceeded_and_service_is_by_arrival(engine: Engine) {
             client
         })
         .collect();
-    for released in 0..CLIENTS {
+    for (released, client) in clients.iter().enumerate() {
         let served = (released + PERMITS).min(CLIENTS);
         let heard = || {
             noted(&journal)
@@ -985,7 +985,7 @@ fn permits_are_never_exceeded_and_service_is_by_arrival(engine: Engine) {
         assert_eq!(heard(), served);
         // The one that came first of those that are served may go on.
         note(&journal, &format!("release /{released}"));
-        assert_eq!(clients[released].answer().text(), format!("/{released}"));
+        assert_eq!(client.answer().text(), format!("/{released}"));
     }
     let heard = noted(&journal);
     let mut heard: Vec<_> = heard.iter().filter(|line| line.starts_with('/')).collect();
