@@ -12,17 +12,16 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
 use common::client::{assert_eof, exchange};
+use common::http::Response;
+use common::pattern::crc32;
 use common::process::Process;
 use common::programs::{
-    FPM_WORKERS, WEB_USER, fresh_endpoint, program, start_fpm, start_haproxy, start_server,
-    start_socat,
+    FPM_WORKERS, WEB_USER, fresh_endpoint, start_fpm, start_haproxy, start_nginx, start_socat,
 };
 use common::proxy::{connect, fresh_dir};
 use common::sys::is_root;
@@ -392,24 +391,8 @@ impl Site {
         self.request("POST", target, body)
     }
 
-    /// HTTP/1.0: no chunks, and the end of the connection is the end of the response.
     fn request(&self, method: &str, target: &str, body: &[u8]) -> Response {
-        let stream = connect(&self.front).expect("nginx listens");
-        let head = format!(
-            "{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        let mut response = Vec::new();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                (&stream)
-                    .write_all(head.as_bytes())
-                    .expect("nginx takes the head");
-                (&stream).write_all(body).expect("nginx takes the body");
-            });
-            (&stream).read_to_end(&mut response).expect("a clean end");
-        });
-        Response::parse(&response)
+        Response::to(&self.front, method, target, body)
     }
 
     /// A directory that scripts may write to.
@@ -426,52 +409,6 @@ impl Site {
 
     fn start_fpm(&mut self) {
         self.fpm = Some(start_fpm(self.dir.path(), &self.endpoint));
-    }
-}
-
-struct Response {
-    status: u16,
-    headers: String,
-    body: Vec<u8>,
-}
-
-impl Response {
-    fn parse(bytes: &[u8]) -> Self {
-        let end = bytes
-            .windows(4)
-            .position(|four| four == b"\r\n\r\n")
-            .expect("a whole head");
-        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-        let (status, headers) = head.split_once("\r\n").expect("a status line and headers");
-        let code = status.split(' ').nth(1).expect("a status code");
-        let response = Self {
-            status: code.parse().expect("a number"),
-            headers: headers.to_owned(),
-            body: bytes[end + 4..].to_vec(),
-        };
-        if let Some(length) = response.header("Content-Length") {
-            assert_eq!(
-                length,
-                response.body.len().to_string(),
-                "a truncated response"
-            );
-        }
-        response
-    }
-
-    fn header(&self, name: &str) -> Option<&str> {
-        let fields = self
-            .headers
-            .lines()
-            .filter_map(|line| line.split_once(": "));
-        let mut found = fields.filter(|(key, _)| key.eq_ignore_ascii_case(name));
-        found.next().map(|(_, value)| value)
-    }
-
-    #[track_caller]
-    fn text(&self) -> &str {
-        assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
-        std::str::from_utf8(&self.body).expect("text")
     }
 }
 
@@ -528,48 +465,8 @@ fn start_for_nginx(engine: Engine, backend: impl Display) -> Proxy {
     }
 }
 
-/// Starts nginx with `config` and waits until it listens on `front`.
-fn start_nginx(dir: &Path, config: &str, front: &Path) -> Process {
-    let user = if is_root() {
-        format!("user {WEB_USER};")
-    } else {
-        String::new()
-    };
-    let whole = format!(
-        "{config}
-        daemon off;
-        {user}
-        worker_processes 2;
-        pid {dir}/nginx.pid;
-        error_log stderr warn;
-        events {{ worker_connections 1024; }}",
-        dir = dir.display(),
-    );
-    let file = dir.join("nginx.conf");
-    fs::write(&file, whole).unwrap();
-    let mut command = Command::new(program(&["/usr/sbin/nginx"]));
-    command
-        .args(["-e", "stderr", "-p"])
-        .arg(dir)
-        .arg("-c")
-        .arg(file);
-    let nginx = start_server(command);
-    eventually("nginx listens", || UnixStream::connect(front).is_ok());
-    nginx
-}
-
 fn unix_connect(path: &Path) -> String {
     format!("UNIX-CONNECT:{}", path.display())
-}
-
-/// CRC-32 as zlib and PHP's `crc32b` have it.
-fn crc32(bytes: &[u8]) -> u32 {
-    let update = |crc: u32, byte: &u8| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ ((crc & 1) * 0xEDB8_8320)
-        })
-    };
-    !bytes.iter().fold(!0, update)
 }
 
 #[test]

@@ -135,6 +135,8 @@ enum Stage {
 /// A request and the connection that serves it.
 struct Serving {
     open: Open,
+    /// Whether the server was told to keep the connection, and gets the fence.
+    keep: bool,
     /// Goes out next.
     outbox: Option<Buf>,
     sending: Sending,
@@ -716,7 +718,8 @@ impl Exchange {
             close_upstream(open, Close::Graceful, cx.driver, cx.retired);
             return self.failed(Ending::ConnectFailed(ConnectFailure::NoDescriptor), cx);
         };
-        let keep = cx.pool.keeps(&open);
+        let is_worth_it = cx.pool.reuse(open.lease.address()) != Reuse::Doubtful;
+        let keep = cx.pool.keeps(&open) && (is_worth_it || self.is_repeatable_method());
         let head = self.reader.head();
         outbox.write(|out| head.write(keep, &self.without, out));
         // The body of a request that is sent again.
@@ -729,6 +732,7 @@ impl Exchange {
         }
         self.stage = Stage::Serve(Serving {
             open,
+            keep,
             outbox: Some(outbox),
             sending: Sending::Idle,
             is_whole: body_is_over,
@@ -842,7 +846,7 @@ impl Exchange {
         self.body_ended = true;
         if self.reader.body_missing() > 0 {
             serving.is_short = true;
-        } else if cx.pool.keeps(&serving.open) {
+        } else if serving.keep {
             match &mut serving.outbox {
                 Some(outbox) => outbox.extend(&FENCE),
                 None => {
@@ -1010,11 +1014,7 @@ impl Exchange {
         let settles = !matches!(settling.state(), Settled::Surplus(_))
             && !serving.tainted
             && !serving.is_short;
-        if serving.sending == Sending::Done
-            && settles
-            && cx.pool.keeps(&serving.open)
-            && !cx.draining
-        {
+        if serving.sending == Sending::Done && settles && serving.keep && !cx.draining {
             if settling.state() == Settled::NotYet {
                 // Without TCP_NODELAY on its side, its answer to the fence waits for this.
                 cx.driver.acknowledge(serving.open.sock);
@@ -1047,8 +1047,9 @@ impl Exchange {
         let is_between_records = serving.response.is_between_records();
         let was_reused = serving.open.is_reused();
         let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
-            let is_doubtful = cx.pool.reuse(serving.open.lease.address()) == Reuse::Doubtful;
-            (is_doubtful && is_harmless) || serving.was_never_read(lost, cx.driver)
+            // A server that closes after the fence, or may be one that does.
+            let is_expected = cx.pool.reuse(serving.open.lease.address()) != Reuse::Works;
+            (is_expected && is_harmless) || serving.was_never_read(lost, cx.driver)
         };
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("it was just seen")

@@ -188,8 +188,7 @@ impl Pool {
             state: State::Settling(settling),
         });
         self.counters.fastcgi.settling.raise();
-        self.look_at
-            .get_or_insert(cx.now + self.options.idle / LOOKS);
+        self.look_soon(self.patience(&self.kept[id.0]), cx.now);
         self.judge(id, settling.state(), cx)
     }
 
@@ -351,20 +350,40 @@ impl Pool {
         self.look_at
     }
 
-    /// Closes what nobody has used for the idle timeout.
+    /// How long a connection may stay as it is. A server of which it is not known that it answers the
+    /// fence may serve one connection at a time, and others wait for it that are not seen from here.
+    fn patience(&self, kept: &Kept) -> Duration {
+        match (&kept.state, self.reuse(kept.open.lease.address())) {
+            (State::Settling(_), Reuse::Unproven(_) | Reuse::Doubtful) => {
+                self.options.settle.min(self.options.idle)
+            }
+            (State::Settling(_), Reuse::Works) | (State::Resting, _) => self.options.idle,
+        }
+    }
+
+    /// The next look is soon enough for a connection that may stay for this long.
+    fn look_soon(&mut self, patience: Duration, now: Instant) {
+        let at = now + patience / LOOKS;
+        self.look_at = Some(self.look_at.map_or(at, |other| other.min(at)));
+    }
+
+    /// Closes what nobody has used for too long.
     pub fn expire<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
         if self.look_at.is_none_or(|at| at > cx.now) {
             return;
         }
-        let idle = self.options.idle;
-        for id in self.all(|kept| kept.since + idle <= cx.now) {
+        for id in self.all(|kept| kept.since + self.patience(kept) <= cx.now) {
             let kept = &self.kept[id.0];
             if let State::Settling(_) = kept.state {
                 self.disappointed(kept.open.lease.address());
             }
             self.close(id, cx);
         }
-        self.look_at = (!self.kept.is_empty()).then(|| cx.now + idle / LOOKS);
+        self.look_at = None;
+        let patience = self.kept.iter().map(|(_, kept)| self.patience(kept)).min();
+        if let Some(patience) = patience {
+            self.look_soon(patience, cx.now);
+        }
     }
 
     /// Closes what leads to endpoints that are not in the set, and forgets them.

@@ -414,6 +414,11 @@ impl Conversation {
         self.stream.shutdown(Shutdown::Write)
     }
 
+    /// From now on the peer's kernel knows of the end, and bytes that come are refused with a reset.
+    pub(crate) fn end_both_ways(&mut self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Both)
+    }
+
     /// When the script ends, the connection is reset.
     pub(crate) fn reset_on_close(&mut self) -> io::Result<()> {
         sys::reset_on_close(&self.stream)

@@ -6,8 +6,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
 
-use super::proxy::{Builder, Proxy};
+use super::proxy::{Builder, Proxy, connect};
 use super::wait::GUARD;
 
 /// An answer.
@@ -144,4 +145,76 @@ impl Scrape {
 pub(crate) fn file(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// An answer of a web server.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) headers: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Response {
+    /// Asks the web server that listens on the socket `front`. HTTP/1.0: no chunks, and the end of the
+    /// connection is the end of the response.
+    #[track_caller]
+    pub(crate) fn to(front: &Path, method: &str, target: &str, body: &[u8]) -> Self {
+        let stream = connect(front).expect("the web server listens");
+        let head = format!(
+            "{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut response = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (&stream)
+                    .write_all(head.as_bytes())
+                    .expect("the web server takes the head");
+                (&stream)
+                    .write_all(body)
+                    .expect("the web server takes the body");
+            });
+            (&stream).read_to_end(&mut response).expect("a clean end");
+        });
+        Self::parse(&response)
+    }
+
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
+        let end = bytes
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .expect("a whole head");
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let (status, headers) = head.split_once("\r\n").expect("a status line and headers");
+        let code = status.split(' ').nth(1).expect("a status code");
+        let response = Self {
+            status: code.parse().expect("a number"),
+            headers: headers.to_owned(),
+            body: bytes[end + 4..].to_vec(),
+        };
+        if let Some(length) = response.header("Content-Length") {
+            assert_eq!(
+                length,
+                response.body.len().to_string(),
+                "a truncated response"
+            );
+        }
+        response
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let fields = self
+            .headers
+            .lines()
+            .filter_map(|line| line.split_once(": "));
+        let mut found = fields.filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.next().map(|(_, value)| value)
+    }
+
+    #[track_caller]
+    pub(crate) fn text(&self) -> &str {
+        assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
+        std::str::from_utf8(&self.body).expect("text")
+    }
 }

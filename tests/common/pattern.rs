@@ -150,3 +150,13 @@ fn wrong(position: u64) -> io::Error {
     let message = format!("the byte at position {position} is not the one that was sent");
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
+
+/// CRC-32 as zlib and PHP's `crc32b` have it.
+pub(crate) fn crc32(bytes: &[u8]) -> u32 {
+    let update = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ ((crc & 1) * 0xEDB8_8320)
+        })
+    };
+    !bytes.iter().fold(!0, update)
+}

@@ -2,7 +2,8 @@
 //! installs all of them.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -87,9 +88,16 @@ pub(crate) fn start_fpm(dir: &Path, endpoint: &(String, u16)) -> Process {
 }
 
 /// The same with these lines of php.ini.
-pub(crate) fn start_fpm_with(
+pub(crate) fn start_fpm_with(dir: &Path, endpoint: &(String, u16), settings: &[String]) -> Process {
+    start_fpm_pool(dir, endpoint, FPM_WORKERS, "", settings)
+}
+
+/// The same with this many workers and more lines about their pool.
+pub(crate) fn start_fpm_pool(
     dir: &Path,
     (host, port): &(String, u16),
+    workers: usize,
+    lines: &str,
     settings: &[String],
 ) -> Process {
     let mut config = format!(
@@ -99,7 +107,8 @@ pub(crate) fn start_fpm_with(
         [pool]\n\
         listen = {host}:{port}\n\
         pm = static\n\
-        pm.max_children = {FPM_WORKERS}\n"
+        pm.max_children = {workers}\n\
+        {lines}\n"
     );
     if is_root() {
         config += &format!("user = {WEB_USER}\ngroup = {WEB_USER}\n");
@@ -120,6 +129,88 @@ pub(crate) fn start_fpm_with(
     let fpm = start_server(command);
     fpm.wait_for_log("ready to handle connections");
     fpm
+}
+
+/// Starts nginx with `config` and waits until it listens on `front`.
+pub(crate) fn start_nginx(dir: &Path, config: &str, front: &Path) -> Process {
+    let user = if is_root() {
+        format!("user {WEB_USER};")
+    } else {
+        String::new()
+    };
+    let whole = format!(
+        "{config}
+        daemon off;
+        {user}
+        worker_processes 2;
+        pid {dir}/nginx.pid;
+        error_log stderr warn;
+        events {{ worker_connections 1024; }}",
+        dir = dir.display(),
+    );
+    let file = dir.join("nginx.conf");
+    fs::write(&file, whole).unwrap();
+    let mut command = Command::new(program(&["/usr/sbin/nginx"]));
+    command
+        .args(["-e", "stderr", "-p"])
+        .arg(dir)
+        .arg("-c")
+        .arg(file);
+    let mut nginx = start_server(command);
+    eventually("nginx listens", || {
+        assert!(nginx.is_running(), "nginx has ended");
+        UnixStream::connect(front).is_ok()
+    });
+    nginx
+}
+
+/// Starts Apache with `config`, which has it listen at `endpoint`.
+pub(crate) fn start_apache(dir: &Path, config: &str, (host, port): &(String, u16)) -> Process {
+    let modules = [
+        ("mpm_event", "mpm_event"),
+        ("authz_core", "authz_core"),
+        ("proxy", "proxy"),
+        ("proxy_fcgi", "proxy_fcgi"),
+    ];
+    let load = |(name, file): (&str, &str)| {
+        format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{file}.so\n")
+    };
+    let mut whole: String = modules.map(load).concat();
+    whole += &format!(
+        "Listen {host}:{port}\n\
+        ServerName localhost\n\
+        PidFile {dir}/apache.pid\n\
+        ErrorLog /proc/self/fd/2\n\
+        {config}\n",
+        dir = dir.display(),
+    );
+    if is_root() {
+        whole += &format!("User {WEB_USER}\nGroup {WEB_USER}\n");
+    }
+    let file = dir.join("apache.conf");
+    fs::write(&file, whole).unwrap();
+    let mut command = Command::new(program(&["/usr/sbin/apache2"]));
+    command
+        .args(["-D", "FOREGROUND", "-d"])
+        .arg(dir)
+        .arg("-f")
+        .arg(file);
+    let mut apache = start_server(command);
+    eventually("apache listens", || {
+        assert!(apache.is_running(), "apache has ended");
+        TcpStream::connect((&**host, *port)).is_ok()
+    });
+    apache
+}
+
+/// A FastCGI backend of one process: `tests/programs/responder.py`.
+pub(crate) fn start_python_responder((host, port): &(String, u16)) -> Process {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/programs/responder.py");
+    let mut command = Command::new(program(&["/usr/bin/python3"]));
+    command.args([script, host, &port.to_string()]);
+    let python = start_server(command);
+    python.wait_for_log("ready");
+    python
 }
 
 /// Masters with workers: on SIGTERM they end them as well.
