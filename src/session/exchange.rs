@@ -1013,6 +1013,7 @@ impl Exchange {
         if serving.sending == Sending::Done
             && settles
             && cx.pool.keeps(&serving.open)
+            && cx.is_current(&serving.open.lease)
             && !cx.draining
         {
             if settling.state() == Settled::NotYet {
@@ -1025,7 +1026,8 @@ impl Exchange {
             };
             cx.settle(open, settling);
         } else {
-            // END_REQUEST before the end of the request: the rest of it would be read as the next one.
+            // END_REQUEST before the end of the request: the rest of it would be read as the next one. Or
+            // the endpoint has left the set meanwhile.
             close_upstream(serving.open, Close::Graceful, cx.driver, cx.retired);
         }
         match self.writing {
