@@ -544,6 +544,8 @@ impl Exchange {
                         return Step::End(ending);
                     }
                 }
+                // Within the parameters.
+                Ok(Some(RequestEvent::Abort)) => return Step::End(Ending::Aborted),
                 Ok(Some(event)) => unreachable!("no request is open: {event:?}"),
                 Ok(None) => {
                     self.inbox = None;
