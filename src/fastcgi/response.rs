@@ -74,6 +74,8 @@ pub struct ResponseReader {
     /// A header that was read and not yet acted on.
     held: Option<Header>,
     ended: Option<EndRequest>,
+    /// A record of STDOUT has come, be it the empty one that ends the stream.
+    has_begun: bool,
     stdout_bytes: u64,
     read: u64,
     record_at: u64,
@@ -91,6 +93,7 @@ impl ResponseReader {
             status: StatusReader::new(),
             held: None,
             ended: None,
+            has_begun: false,
             stdout_bytes: 0,
             read: 0,
             record_at: 0,
@@ -144,7 +147,7 @@ impl ResponseReader {
     /// Whether the response proper has begun: its first byte is the client's.
     #[must_use]
     pub const fn has_begun(&self) -> bool {
-        self.stdout_bytes > 0
+        self.has_begun
     }
 
     /// Bytes of STDOUT so far, without headers of records and padding.
@@ -267,6 +270,7 @@ impl ResponseReader {
         }
         self.held = None;
         self.fate = fate;
+        self.has_begun |= matches!(self.fate, Fate::Stdout);
         if self.passes() {
             pass.open(header, whole, at);
         }

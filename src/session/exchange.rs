@@ -546,6 +546,8 @@ impl Exchange {
                         return Step::End(ending);
                     }
                 }
+                // Within the parameters.
+                Ok(Some(RequestEvent::Abort)) => return Step::End(Ending::Aborted),
                 Ok(Some(event)) => unreachable!("no request is open: {event:?}"),
                 Ok(None) => {
                     self.inbox = None;
@@ -1014,7 +1016,12 @@ impl Exchange {
         let settles = !matches!(settling.state(), Settled::Surplus(_))
             && !serving.tainted
             && !serving.is_short;
-        if serving.sending == Sending::Done && settles && serving.keep && !cx.draining {
+        if serving.sending == Sending::Done
+            && settles
+            && serving.keep
+            && cx.is_current(&serving.open.lease)
+            && !cx.draining
+        {
             if settling.state() == Settled::NotYet {
                 // Without TCP_NODELAY on its side, its answer to the fence waits for this.
                 cx.driver.acknowledge(serving.open.sock);
@@ -1025,7 +1032,8 @@ impl Exchange {
             };
             cx.settle(open, settling);
         } else {
-            // END_REQUEST before the end of the request: the rest of it would be read as the next one.
+            // END_REQUEST before the end of the request: the rest of it would be read as the next one. Or
+            // the endpoint has left the set meanwhile.
             close_upstream(serving.open, Close::Graceful, cx.driver, cx.retired);
         }
         match self.writing {

@@ -225,6 +225,15 @@ impl<'a, D: Driver> Context<'a, D> {
         (self.pool, cx)
     }
 
+    /// Whether the endpoint is in the set.
+    fn is_current(&self, lease: &Lease) -> bool {
+        if lease.version() == self.published.version() {
+            return true;
+        }
+        let (set, address) = (self.published.load_full(), lease.address());
+        set.endpoints().iter().any(|e| e.address == address)
+    }
+
     /// A request is over, and its connection may serve others.
     fn settle(&mut self, open: pool::Open, settling: Settling) {
         let route = self.route;

@@ -1,30 +1,31 @@
 //! Whole workers in a simulated kernel, one scenario for each seed.
 //!
 //! `SPLICEWAY_SIM_SEEDS` says how many seeds are run (and `SPLICEWAY_SIM_FIRST` where they start);
-//! `SPLICEWAY_SIM_SEED` replays a single one and prints what happened; with `SPLICEWAY_SIM_BACKENDS`
-//! set to `mixed`, the one in which a Unix socket is among the backends, set to `families`, the one
-//! with addresses of both families, and set to `limited`, the one in which endpoints take a few
-//! connections only and clients queue.
+//! `SPLICEWAY_SIM_SEED` replays a single one and prints what happened. `SPLICEWAY_SIM_BACKENDS` says of
+//! which kind: with it set to `mixed`, the one in which a Unix socket is among the backends, set to `families`, the one
+//! with addresses of both families, set to `limited`, the one in which endpoints take a few
+//! connections only and clients queue, and set to `fastcgi`, the one in which the peers speak FastCGI.
 
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use clap::ValueEnum as _;
 
 use crate::backend::{Address, Published};
-use crate::config::{Balance, Ejection, RouteName};
+use crate::config::{Balance, Ejection, OnFailure, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::sim::dice::Dice;
-use crate::driver::sim::{Faults, Scenario, Sim};
+use crate::driver::sim::{FastcgiRules, Faults, Scenario, Sim};
+use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
 use crate::observe::Failures;
-use crate::session::{Protocol, Timeouts, Upstreams};
+use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts, Upstreams};
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
-use super::{Gate, Limit, Mailbox, Route, Share, Shared, Worker};
+use super::{Gate, Limit, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share, Shared, Worker};
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
 fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
@@ -42,14 +43,24 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         accept_failures: Failures::default(),
     });
     let limit = backends.limit(&mut dice);
+    let calm = backends == Backends::Fastcgi && dice.one_in(2);
+    let limit = limit.map(|limit| Limit {
+        queue_max: if calm { 100 } else { limit.queue_max },
+        ..limit
+    });
+    let pool = (backends == Backends::Fastcgi).then(|| pool_options(&mut dice));
+    let counters = ShareCounters::default();
     let route = Arc::new(Route {
         name: RouteName::default(),
         published: Arc::clone(&published),
-        protocol: Protocol::Raw,
+        protocol: match pool {
+            Some(pool) => Protocol::Fastcgi(fastcgi_options(pool, &mut dice)),
+            None => Protocol::Raw,
+        },
         upstreams: Upstreams {
             tcp: TcpOptions::default(),
             introductions: match backends {
-                Backends::Tcp | Backends::Limited => Vec::new(),
+                Backends::Tcp | Backends::Limited | Backends::Fastcgi => Vec::new(),
                 Backends::Mixed | Backends::BothFamilies => {
                     vec![backends.introduction().into(); count(listeners)]
                 }
@@ -57,27 +68,44 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         },
         balance: dice.pick(Balance::value_variants()),
         timeouts: Timeouts {
-            queue: limit.and_then(|_| {
+            queue: limit.filter(|_| !calm).and_then(|_| {
                 let times = [None, Some(30), Some(1000)];
                 dice.pick(&times).map(Duration::from_millis)
             }),
-            connect: Duration::from_millis(dice.pick(&[20, 500, 5000])),
-            idle: dice.one_in(4).then(|| Duration::from_millis(50)),
+            connect: if calm {
+                Duration::from_secs(5)
+            } else {
+                Duration::from_millis(dice.pick(&[20, 500, 5000]))
+            },
+            idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
             removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
         },
         session_failures: Failures::default(),
     });
+    if backends == Backends::Fastcgi {
+        // Names are looked up before anything is served.
+        published.publish(backends.endpoints(), SystemTime::UNIX_EPOCH);
+    }
     let scenario = Scenario {
-        clients: count(dice.between(1, 25)),
+        clients: count(dice.between(1, backends.clients_max())),
         patient_clients: dice.one_in(2),
         endpoints: backends.endpoints(),
-        outages: dice.one_in(2),
-        faults: Faults {
-            failure: dice.pick(&[0, 0, 300, 40]),
-            spurious: dice.pick(&[0, 20]),
-            no_pipe: dice.pick(&[0, 2, 10]),
-            descriptors_max: dice.pick(&[1000, 1000, 8, 20]),
+        outages: !calm && dice.one_in(2),
+        faults: match calm {
+            true => Faults::none(),
+            false => Faults {
+                failure: dice.pick(&[0, 0, 300, 40]),
+                spurious: dice.pick(&[0, 20]),
+                no_pipe: dice.pick(&[0, 2, 10]),
+                descriptors_max: dice.pick(&[1000, 1000, 8, 20]),
+            },
         },
+        fastcgi: pool.map(|pool| FastcgiRules {
+            pool,
+            counters: Arc::clone(&counters.route),
+            look_interval: QUEUE_LOOK_INTERVAL,
+            calm,
+        }),
         introduction: backends.introduction(),
         removed_are_cut: route.timeouts.removed.is_some(),
         idle_timeout: route.timeouts.idle.is_some(),
@@ -88,7 +116,6 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     };
     let sim = Sim::new(scenario, dice);
     *keep = Some(sim.clone());
-    let counters = ShareCounters::default();
     let share = Share {
         route,
         listeners: (0..listeners).map(|_| no_descriptor()).collect(),
@@ -123,9 +150,39 @@ fn judge_counters(counters: &ShareCounters) {
     );
     assert_eq!(waiting, (0, None), "INVARIANT counted: nobody waits");
     counters.endpoints.each(|endpoint, counters| {
-        let in_flight = counters.in_flight.get();
-        assert_eq!(in_flight, 0, "INVARIANT counted: connections to {endpoint}");
+        let open = (counters.in_flight.get(), counters.resting.get());
+        assert_eq!(
+            open,
+            (0, 0),
+            "INVARIANT counted: connections to {endpoint}, and those of them that rest"
+        );
     });
+}
+
+fn pool_options(dice: &mut Dice) -> PoolOptions {
+    PoolOptions {
+        reuse: !dice.one_in(8),
+        idle: Duration::from_millis(dice.pick(&[100, 1000])),
+        settle: Duration::from_millis(dice.pick(&[5, 50])),
+        requests_max: dice.pick(&[2, 3, 1000]),
+    }
+}
+
+fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
+    FastcgiOptions {
+        route: RouteName::default(),
+        guard: Some(Guard::new(&GuardOptions::default()).expect("the defaults are sound")),
+        limits: RequestLimits {
+            params_bytes_max: PARAMS_BYTES_MAX,
+            capacity: Capacity {
+                connections_max: 1,
+                requests_max: 1,
+            },
+        },
+        pool,
+        on_failure: dice.pick(OnFailure::value_variants()),
+        rejections: Failures::default(),
+    }
 }
 
 /// What the addresses are of. Not one of the dice: seeds that found something stay what they are.
@@ -139,6 +196,8 @@ enum Backends {
     BothFamilies,
     /// TCP, and no endpoint gets more than a few connections.
     Limited,
+    /// TCP, and peers speak FastCGI; mostly, no endpoint gets more than a few connections.
+    Fastcgi,
 }
 
 impl Backends {
@@ -146,7 +205,7 @@ impl Backends {
         let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1], port)));
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
-            Self::Tcp | Self::Limited => {}
+            Self::Tcp | Self::Limited | Self::Fastcgi => {}
             Self::Mixed => {
                 endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
             }
@@ -162,15 +221,28 @@ impl Backends {
 
 impl Backends {
     fn limit(self, dice: &mut Dice) -> Option<Limit> {
-        (self == Self::Limited).then(|| Limit {
+        let is_limited = match self {
+            Self::Tcp | Self::Mixed | Self::BothFamilies => false,
+            Self::Limited => true,
+            Self::Fastcgi => dice.below(4) > 0,
+        };
+        is_limited.then(|| Limit {
             per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
             queue_max: dice.pick(&[0, 2, 100]),
         })
     }
 
+    /// Each client of FastCGI makes up to four requests.
+    fn clients_max(self) -> u64 {
+        match self {
+            Self::Tcp | Self::Mixed | Self::BothFamilies | Self::Limited => 25,
+            Self::Fastcgi => 10,
+        }
+    }
+
     fn introduction(self) -> &'static [u8] {
         match self {
-            Self::Tcp | Self::Limited => b"",
+            Self::Tcp | Self::Limited | Self::Fastcgi => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
         }
     }
@@ -185,10 +257,12 @@ fn count(n: u64) -> usize {
     usize::try_from(n).expect("a small number")
 }
 
-/// Runs the scenario that a script of bytes chooses.
+/// Runs the scenarios that a script of bytes chooses: one with sessions of bytes, and one of FastCGI.
 pub(crate) fn run_script(script: &[u8]) {
-    let dice = Dice::from_script(script.to_vec());
-    run(dice, Backends::Tcp, false, &mut None);
+    for backends in [Backends::Tcp, Backends::Fastcgi] {
+        let dice = Dice::from_script(script.to_vec());
+        run(dice, backends, false, &mut None);
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +307,7 @@ mod tests {
                 Backends::Mixed => "SPLICEWAY_SIM_BACKENDS=mixed ",
                 Backends::BothFamilies => "SPLICEWAY_SIM_BACKENDS=families ",
                 Backends::Limited => "SPLICEWAY_SIM_BACKENDS=limited ",
+                Backends::Fastcgi => "SPLICEWAY_SIM_BACKENDS=fastcgi ",
             };
             format!(
                 "seed {seed}: {text}\n\
@@ -248,14 +323,15 @@ mod tests {
 
     #[test]
     fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
+        let only = match env::var("SPLICEWAY_SIM_BACKENDS").as_deref() {
+            Err(_) => None,
+            Ok("mixed") => Some(Backends::Mixed),
+            Ok("limited") => Some(Backends::Limited),
+            Ok("fastcgi") => Some(Backends::Fastcgi),
+            Ok(_) => Some(Backends::BothFamilies),
+        };
         if let Some(seed) = number("SPLICEWAY_SIM_SEED") {
-            let backends = match env::var("SPLICEWAY_SIM_BACKENDS").as_deref() {
-                Err(_) => Backends::Tcp,
-                Ok("mixed") => Backends::Mixed,
-                Ok("limited") => Backends::Limited,
-                Ok(_) => Backends::BothFamilies,
-            };
-            run_seed(seed, backends, true).unwrap();
+            run_seed(seed, only.unwrap_or(Backends::Tcp), true).unwrap();
             return;
         }
         let first = number("SPLICEWAY_SIM_FIRST").unwrap_or(0);
@@ -267,10 +343,16 @@ mod tests {
         let mixed = fewer.clone().map(|seed| (seed, Backends::Mixed));
         let families = fewer.map(|seed| (seed, Backends::BothFamilies));
         let limited = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Limited));
-        let failed: Vec<_> = all
+        let fastcgi = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Fastcgi));
+        let of_one_kind = only.map(|kind| (first..first + seeds).map(move |seed| (seed, kind)));
+        let of_all_kinds = all
             .chain(mixed)
             .chain(families)
             .chain(limited)
+            .chain(fastcgi)
+            .filter(|_| only.is_none());
+        let failed: Vec<_> = of_all_kinds
+            .chain(of_one_kind.into_iter().flatten())
             .filter_map(|(seed, backends)| run_seed(seed, backends, false).err())
             .take(3)
             .collect();

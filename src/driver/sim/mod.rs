@@ -23,8 +23,36 @@
 //! - `not_stuck`: while a session lives, something can still happen, and does in the end.
 //! - `lossless`: two peers that behaved, with no fault between them, got each other's whole streams.
 //! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
+//!
+//! Where peers speak FastCGI, there are these beside or instead of some:
+//!
+//! - `backend_gets_requests`: a server gets the client's id, KEEP_CONN where the connection is to be
+//!   kept, the same parameters without those that are left out, the same body, the fence where one is
+//!   due, and nothing else.
+//! - `denied_stays_out`: nothing of a request with a denied parameter reaches a server.
+//! - `settled_before_reuse`: nothing of a request is sent on a kept connection before the fence of the
+//!   last one was answered, and if anything else came before that.
+//! - `sent_once`: no request is read by two servers, unless it is GET or HEAD and the endpoint may be
+//!   taken for one that keeps no connections.
+//! - `answers_belong`: what a client gets for a request is what the server that has it sent for it, up
+//!   to END_REQUEST; or an answer of the proxy's own, and then nothing more.
+//! - `nobody_waits_for_settling`: while somebody waits for a place, none is held for longer than the
+//!   settle timeout by a connection that settles.
+//! - `idle_is_bounded`: nothing is kept without a request for longer than the idle timeout.
+//! - `pool_follows_set`: nothing is kept that leads to an endpoint which is not in the set.
+//! - `within_limit`: kept connections count.
+//! - `lossless`: a request that the proxy has taken whole, with nothing else to do for its client, gets
+//!   its whole answer, unless a server or the client has spoilt that.
+
+/// The one way in which a run fails.
+macro_rules! rule {
+    ($name:literal, $holds:expr, $($why:tt)+) => {
+        assert!($holds, "INVARIANT {}: {}", $name, format_args!($($why)+))
+    };
+}
 
 pub(crate) mod dice;
+mod fastcgi;
 mod peer;
 
 use std::cell::RefCell;
@@ -49,7 +77,10 @@ use super::{
     BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Op, PIPE_BYTES,
     PipeGuard, Sock,
 };
+pub(crate) use fastcgi::FastcgiRules;
+
 use dice::Dice;
+use fastcgi::{Ledger, Speech};
 use peer::{Peer, Plan, PlannedEnding, SendSide, stream_byte};
 
 /// Turns in a row that may pass without anything happening before it is a spin. A wake for nothing
@@ -76,6 +107,18 @@ pub(crate) struct Faults {
     pub(crate) descriptors_max: usize,
 }
 
+impl Faults {
+    /// Nothing does.
+    pub(crate) fn none() -> Self {
+        Self {
+            failure: 0,
+            spurious: 0,
+            no_pipe: 0,
+            descriptors_max: 1000,
+        }
+    }
+}
+
 /// A scenario, as far as the world outside of the worker goes.
 pub(crate) struct Scenario {
     /// Clients that come, one after the other or many at once.
@@ -96,6 +139,8 @@ pub(crate) struct Scenario {
     pub(crate) removed_are_cut: bool,
     /// The most connections to an endpoint, and who may wait for one.
     pub(crate) limit: Option<Limit>,
+    /// Peers speak FastCGI, and this is what they may expect.
+    pub(crate) fastcgi: Option<FastcgiRules>,
     /// Told of by the world.
     pub(crate) mailbox: Arc<Mailbox>,
     /// Changed by the world.
@@ -122,6 +167,8 @@ struct World {
     free_pipes: Vec<(u8, Range<u64>)>,
     buffers: Rc<RefCell<BufferPool>>,
     peers: Vec<Peer>,
+    /// What is known of requests, where peers speak FastCGI.
+    ledger: Option<Ledger>,
     clients_to_come: usize,
     /// Clients that wait to be accepted.
     backlog: VecDeque<usize>,
@@ -229,7 +276,10 @@ impl Drop for SimPipe {
 
 impl Sim {
     /// A world of its own for one worker.
-    pub(crate) fn new(scenario: Scenario, dice: Dice) -> Self {
+    pub(crate) fn new(mut scenario: Scenario, mut dice: Dice) -> Self {
+        let endpoints = scenario.endpoints.len();
+        let rules = scenario.fastcgi.take();
+        let ledger = rules.map(|rules| Ledger::new(rules, endpoints, &mut dice));
         let now = Instant::now();
         let clients_to_come = scenario.clients;
         let outages = vec![None; scenario.endpoints.len()];
@@ -245,6 +295,7 @@ impl Sim {
             free_pipes: Vec::new(),
             buffers: BufferPool::new(usize::MAX),
             peers: Vec::new(),
+            ledger,
             clients_to_come,
             backlog: VecDeque::new(),
             finished: VecDeque::new(),
@@ -267,13 +318,6 @@ impl Sim {
     pub(crate) fn trace(&self) -> Vec<String> {
         self.0.borrow().trace.clone()
     }
-}
-
-/// The one way in which a run fails.
-macro_rules! rule {
-    ($name:literal, $holds:expr, $($why:tt)+) => {
-        assert!($holds, "INVARIANT {}: {}", $name, format_args!($($why)+))
-    };
 }
 
 impl World {
@@ -380,8 +424,12 @@ impl World {
     }
 
     /// Fills a buffer with a stream's bytes.
-    fn render(key: u8, bytes: Range<u64>, into: &mut Vec<u8>) {
-        into.extend(bytes.map(|offset| stream_byte(key, offset)));
+    fn render(from: &Peer, bytes: Range<u64>, into: &mut Vec<u8>) {
+        match &from.speech {
+            Speech::Pattern => into.extend(bytes.map(|offset| stream_byte(from.key, offset))),
+            Speech::Client(client) => into.extend(client.script(bytes)),
+            Speech::Server(server) => into.extend(server.script(bytes)),
+        }
     }
 
     /// Whose stream these bytes are part of, given how much the receiver has of it.
@@ -556,9 +604,9 @@ impl World {
             self.dice.between(1, most)
         };
         let from = &mut self.peers[peer];
-        let (key, bytes) = (from.key, from.take(max));
+        let bytes = from.take(max);
         let mut buffer = self.buffers.borrow_mut().take().expect("no limit here");
-        Self::render(key, bytes, &mut buffer);
+        Self::render(from, bytes, &mut buffer);
         Some(Done::Received(Buf::new(buffer, &self.buffers)))
     }
 
@@ -589,7 +637,12 @@ impl World {
     }
 
     fn advance_send(&mut self, sock: Sock, peer: usize) -> Option<Done> {
-        if let Some(errno) = self.write_failure(peer) {
+        let is_gone = self.peers[peer].gone;
+        let failure = self.write_failure(peer);
+        if self.ledger.is_some() && (is_gone || failure.is_some()) {
+            self.send_is_lost(sock, peer, failure);
+        }
+        if let Some(errno) = failure {
             return Some(Done::Failed(errno));
         }
         let room = self.peers[peer].room();
@@ -616,7 +669,9 @@ impl World {
         let done = part.end == buf.len();
         let bytes = buf[part].to_vec();
         let bytes = self.take_introduction(peer, &bytes);
-        if !bytes.is_empty() {
+        if self.ledger.is_some() {
+            self.give_records(peer, &bytes);
+        } else if !bytes.is_empty() {
             let source = self.recognise(peer, &bytes);
             let start = self.peers[peer].given;
             self.give(peer, source, start..start + bytes.len() as u64);
@@ -663,7 +718,10 @@ impl World {
         let noticed = is_client(to.key) || to.is_broken() || self.dice.one_in(2);
         let to = &mut self.peers[peer];
         if to.gone && noticed {
-            if !is_client(to.key) {
+            // An end that it sent before is what a receive finds first.
+            if !is_client(to.key)
+                && (matches!(to.speech, Speech::Pattern) || to.send_side != SendSide::Fin)
+            {
                 to.break_off(Errno(libc::ECONNRESET));
                 to.failure_seen = true;
             }
@@ -673,8 +731,12 @@ impl World {
     }
 
     fn outage(&self, address: Address) -> Option<Outage> {
+        self.outages[self.endpoint_index(address)]
+    }
+
+    fn endpoint_index(&self, address: Address) -> usize {
         let index = self.scenario.endpoints.iter().position(|e| *e == address);
-        self.outages[index.expect("only endpoints are connected to")]
+        index.expect("only endpoints are connected to")
     }
 
     /// A connection to this endpoint begins.
@@ -712,10 +774,17 @@ impl World {
     }
 
     fn connected(&mut self, sock: Sock) -> Done {
-        let plan = self.plan(!self.scenario.patient_clients);
         let key =
             self.peers.iter().filter(|p| !is_client(p.key)).count() + usize::from(CLIENTS_MAX);
-        let peer = Peer::new(u8::try_from(key).expect("connects are few"), plan);
+        let peer = if self.ledger.is_some() {
+            let to = self.sockets.get(sock).to.expect("it is connected");
+            let endpoint = self.endpoint_index(to);
+            // Nobody asks for it.
+            self.server_at(CLIENTS_MAX, endpoint)
+        } else {
+            let plan = self.plan(!self.scenario.patient_clients);
+            Peer::new(u8::try_from(key).expect("connects are few"), plan)
+        };
         let (index, about) = (self.peers.len(), format!("backend {peer:?}"));
         self.peers.push(peer);
         self.sockets.get(sock).kind = Kind::Upstream(Some(index));
@@ -752,8 +821,12 @@ impl World {
         let key = u8::try_from(self.peers.iter().filter(|p| is_client(p.key)).count());
         let key = key.expect("clients are few");
         assert!(key < CLIENTS_MAX, "keys tell clients from backends");
-        let plan = self.plan(self.scenario.patient_clients);
-        let peer = Peer::new(key, plan);
+        let peer = if self.ledger.is_some() {
+            self.client_with_requests(key)
+        } else {
+            let plan = self.plan(self.scenario.patient_clients);
+            Peer::new(key, plan)
+        };
         self.note(|| format!("client {peer:?}"));
         self.clients_to_come -= 1;
         self.backlog.push_back(self.peers.len());
@@ -763,6 +836,7 @@ impl World {
     fn addresses_change(&mut self) {
         let count = self.dice.between(0, self.scenario.endpoints.len() as u64);
         let count = usize::try_from(count).expect("a few");
+        let count = count.max(usize::from(self.is_calm()));
         // Some address must come in the end, or clients wait until their time is up.
         self.disturbed |= count == 0 || self.scenario.removed_are_cut;
         let endpoints = self.scenario.endpoints[..count].to_vec();
@@ -801,8 +875,8 @@ impl World {
     /// Something happens outside of the worker. True if it needs to hear of it.
     fn happen(&mut self) -> bool {
         for index in 0..self.peers.len() {
-            if self.dice.one_in(2) && self.peers[index].can_act() {
-                self.peers[index].act(&mut self.dice);
+            if self.dice.one_in(2) && self.peers[index].can_act(self.now) {
+                self.act(index);
             }
         }
         if self.clients_to_come > 0 && self.told == Told::Nothing && self.dice.one_in(3) {
@@ -858,11 +932,18 @@ impl World {
                 }) => *answer_at,
                 _ => None,
             });
-        connects.filter(|&at| at > self.started).min()
+        let connects = connects.filter(|&at| at > self.started).min();
+        [connects, self.next_due()].into_iter().flatten().min()
+    }
+
+    /// Nothing goes wrong but what peers do.
+    fn is_calm(&self) -> bool {
+        self.ledger.as_ref().is_some_and(Ledger::is_calm)
     }
 
     fn turn(&mut self, until: Option<Instant>) {
         self.moves_in_turn = 0;
+        self.judge_rest();
         let wait = until.map(|at| at.saturating_duration_since(self.now));
         let waits = wait != Some(Duration::ZERO);
         self.note(|| format!("turn, waiting at most {wait:?}"));
@@ -890,7 +971,7 @@ impl World {
                 );
                 return;
             }
-            let quiet = !self.peers.iter().any(Peer::can_act) && self.clients_to_come == 0;
+            let quiet = !self.somebody_can_act() && self.clients_to_come == 0;
             if quiet && self.dice.one_in(8) {
                 break;
             }
@@ -900,7 +981,7 @@ impl World {
             self.advance(sock, Lane::Write);
         }
         // A part of a send may have gone out, and its peer can read now.
-        if !self.finished.is_empty() || self.peers.iter().any(Peer::can_act) {
+        if !self.finished.is_empty() || self.somebody_can_act() {
             self.idle_turns = 0;
             return;
         }
@@ -908,7 +989,8 @@ impl World {
             Some(at) => {
                 self.now = self.now.max(at);
                 // Time passes only when nothing else can: whoever waits may be given up on.
-                self.disturbed |= until.is_some_and(|until| until <= at);
+                let is_given_up = until.is_some_and(|until| until <= at);
+                self.disturbed |= is_given_up && !self.is_calm();
             }
             None if self.told == Told::Nothing => self.tell(Told::Drain),
             None => {
@@ -920,6 +1002,10 @@ impl World {
                 );
             }
         }
+    }
+
+    fn somebody_can_act(&self) -> bool {
+        self.peers.iter().any(|peer| peer.can_act(self.now))
     }
 
     fn describe_live(&mut self) -> String {
@@ -955,7 +1041,11 @@ impl World {
         if let Some(peer) = self.peer_of(sock)
             && !is_news
         {
-            self.judge_close(peer, how);
+            if self.ledger.is_some() {
+                self.proxy_closes(peer);
+            } else {
+                self.judge_close(peer, how);
+            }
         }
         self.remove_if_joined(sock);
     }
@@ -1048,6 +1138,7 @@ impl World {
         if self.disturbed {
             return;
         }
+        self.judge_answers();
         for client in self.peers.iter().filter(|p| is_client(p.key)) {
             let Some(backend) = client.source.map(|key| self.by_key(key)) else {
                 continue;
@@ -1178,7 +1269,13 @@ impl Driver for Sim {
                 } else {
                     Ok(())
                 };
-                world.disturbed |= refused || answer_at.is_none();
+                let calm = world.is_calm();
+                let (answer_at, outcome) = if calm {
+                    (Some(world.now), Ok(()))
+                } else {
+                    (answer_at, outcome)
+                };
+                world.disturbed |= !calm && (refused || answer_at.is_none());
                 let socket = world.sockets.get(sock);
                 socket.to = Some(to.into());
                 socket.write = write(WriteOp::Connect { answer_at, outcome });
@@ -1257,8 +1354,13 @@ impl Driver for Sim {
         self.0.borrow_mut().open_socket(sock);
     }
 
-    fn acknowledged(&mut self, _sock: Sock) -> Result<u64, Errno> {
-        Err(Errno(libc::EOPNOTSUPP))
+    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are written");
+        Ok(world.acknowledged_by(peer))
     }
 
     fn send_follows(&mut self, sock: Sock) {
@@ -1277,6 +1379,13 @@ impl Driver for Sim {
             return Err(errno);
         }
         let rest = world.take_introduction(peer, bytes);
+        if world.ledger.is_some() {
+            if world.peers[peer].room() < bytes.len() as u64 {
+                return Err(Errno(libc::EAGAIN));
+            }
+            world.give_records(peer, bytes);
+            return Ok(());
+        }
         rule!(
             "introduced_first",
             rest.is_empty(),
@@ -1316,9 +1425,10 @@ impl Driver for Sim {
             .peer_of(sock)
             .expect("only connected sockets are shut down");
         let peer = &world.peers[index];
+        world.judge_end_told(peer);
         rule!(
             "end_told_after_last_byte",
-            peer.gone || world.source_is_done(peer),
+            world.ledger.is_some() || peer.gone || world.source_is_done(peer),
             "{peer:?} is told of an end; its source is {:?}",
             peer.source.map(|key| world.by_key(key))
         );

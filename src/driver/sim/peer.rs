@@ -4,10 +4,12 @@
 //! by byte, and ends as its plan says. It acts only when the simulation lets it.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::sys::Errno;
 
 use super::dice::Dice;
+use super::fastcgi::{Client, Speech};
 
 /// What the kernel holds of a stream before the sender has to wait.
 const WINDOW_BYTES: u64 = 96 * 1024;
@@ -71,6 +73,8 @@ pub(super) struct Peer {
     pub(super) end_seen: bool,
     /// The proxy was told that this connection is broken.
     pub(super) failure_seen: bool,
+    /// What its stream is made of.
+    pub(super) speech: Speech,
 }
 
 impl Peer {
@@ -90,6 +94,7 @@ impl Peer {
             source: None,
             end_seen: false,
             failure_seen: false,
+            speech: Speech::Pattern,
         }
     }
 
@@ -112,16 +117,35 @@ impl Peer {
     }
 
     /// Whether it can do anything without the proxy's help.
-    pub(super) fn can_act(&self) -> bool {
+    pub(super) fn can_act(&self, now: Instant) -> bool {
         if self.gone || self.is_broken() {
             return false;
         }
-        self.can_send() || self.can_read() || self.can_end()
+        match &self.speech {
+            Speech::Pattern => self.can_send() || self.can_read() || self.can_end(),
+            Speech::Client(client) => {
+                self.can_read()
+                    || self.can_say(client.may_send(self.read))
+                    || self.can_leave(client)
+            }
+            Speech::Server(server) => {
+                self.can_read()
+                    || self.can_say(server.script_len())
+                    || server.is_due(now)
+                    || server.wants_to_close(self.sent)
+                    || self.sees_end()
+            }
+        }
     }
 
     fn can_send(&self) -> bool {
+        self.can_say(self.plan.total)
+    }
+
+    /// Whether it can send something, with so many bytes to send in all.
+    pub(super) fn can_say(&self, total: u64) -> bool {
         self.send_side == SendSide::Open
-            && self.sent < self.plan.total
+            && self.sent < total
             && (self.waiting() < WINDOW_BYTES || self.closed)
     }
 
@@ -129,7 +153,7 @@ impl Peer {
         self.read < self.given
     }
 
-    fn sees_end(&self) -> bool {
+    pub(super) fn sees_end(&self) -> bool {
         (self.told_end || self.closed) && self.read == self.given
     }
 
@@ -151,22 +175,49 @@ impl Peer {
             let max = self.plan.appetite.min(self.given - self.read);
             self.read += dice.between(1, max);
         } else if self.can_send() && dice.below(4) > 0 {
-            if self.closed {
-                // The kernel answers with a reset.
-                self.gone = true;
-                return;
-            }
-            let max = (self.plan.total - self.sent).min(WINDOW_BYTES - self.waiting());
-            // Often all of it, for bulk; else little.
-            let bytes = if dice.one_in(2) {
-                max
-            } else {
-                dice.between(1, max.min(2000))
-            };
-            self.sent += bytes;
+            self.say(self.plan.total, dice);
         } else if self.can_end() {
             self.end();
         }
+    }
+
+    /// Sends a part of what it has to send, so many bytes in all.
+    pub(super) fn say(&mut self, total: u64, dice: &mut Dice) {
+        if self.closed {
+            // The kernel answers with a reset.
+            self.gone = true;
+            return;
+        }
+        let max = (total - self.sent).min(WINDOW_BYTES - self.waiting());
+        // Often all of it, for bulk; else little.
+        let bytes = if dice.one_in(2) {
+            max
+        } else {
+            dice.between(1, max.min(2000))
+        };
+        self.sent += bytes;
+    }
+
+    /// One step of a client that makes requests.
+    pub(super) fn act_as_client(&mut self, client: &Client, dice: &mut Dice) {
+        let may_send = client.may_send(self.read);
+        if self.can_read() && dice.one_in(2) {
+            let max = self.plan.appetite.min(self.given - self.read);
+            self.read += dice.between(1, max);
+        } else if self.can_say(may_send) && dice.below(4) > 0 {
+            self.say(may_send, dice);
+        } else if self.can_leave(client) {
+            if client.is_served(self.read) {
+                self.close_socket();
+            } else {
+                self.end();
+            }
+        }
+    }
+
+    /// Whether a client with requests can end: none waits for more than its answers.
+    fn can_leave(&self, client: &Client) -> bool {
+        client.is_served(self.read) || self.can_end()
     }
 
     fn end(&mut self) {
@@ -176,16 +227,20 @@ impl Peer {
                 self.send_side = SendSide::Fin;
             }
             PlannedEnding::HalfClose | PlannedEnding::Close | PlannedEnding::AfterPeer => {
-                // Closing with bytes unread is a reset for the other side.
-                if self.read < self.given {
-                    self.break_off(Errno(libc::ECONNRESET));
-                } else {
-                    if self.send_side == SendSide::Open {
-                        self.send_side = SendSide::Fin;
-                    }
-                    self.gone = true;
-                }
+                self.close_socket();
             }
+        }
+    }
+
+    /// Closing with bytes unread is a reset for the other side.
+    pub(super) fn close_socket(&mut self) {
+        if self.read < self.given {
+            self.break_off(Errno(libc::ECONNRESET));
+        } else {
+            if self.send_side == SendSide::Open {
+                self.send_side = SendSide::Fin;
+            }
+            self.gone = true;
         }
     }
 

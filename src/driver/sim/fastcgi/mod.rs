@@ -1,0 +1,586 @@
+//! Peers that speak FastCGI, and the judge of what the proxy makes of their requests.
+//!
+//! A client's requests are written in advance, and each has a name, which it carries as a parameter. So
+//! whatever a server is given can be traced to who made it, and whatever a client is given to the server
+//! that was asked.
+
+mod client;
+mod records;
+mod server;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::mem;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::counters::RouteCounters;
+use crate::driver::Sock;
+use crate::fastcgi::{Answer, RequestId};
+use crate::session::PoolOptions;
+use crate::sys::Errno;
+
+use super::dice::Dice;
+use super::peer::{Peer, Plan, PlannedEnding, SendSide};
+use super::{InFlight, Kind, Told, World, WriteOp};
+use client::Course;
+use server::Manner;
+
+pub(super) use client::Client;
+pub(super) use server::Server;
+
+/// Connections in a row that did not come to rest, after which an endpoint may be taken for one that
+/// keeps none. The judge counts more of them than the proxy can.
+const DOUBTFUL_AFTER: u32 = 3;
+
+/// How late the proxy may be with what is due, beside what its options say.
+const SLACK: Duration = Duration::from_millis(1);
+
+/// What the proxy was told, as far as the judge goes by it.
+pub(crate) struct FastcgiRules {
+    /// How connections are kept.
+    pub(crate) pool: PoolOptions,
+    /// What the proxy counts, of which the judge sees who waits.
+    pub(crate) counters: Arc<RouteCounters>,
+    /// How often, at least, a worker looks for those who wait.
+    pub(crate) look_interval: Duration,
+    /// Nothing goes wrong but what servers and clients do.
+    pub(crate) calm: bool,
+}
+
+/// Who made a request, and which of its requests it is.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Name(usize, usize);
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0, self.1)
+    }
+}
+
+/// A request as a server is to be given it.
+#[derive(Debug)]
+struct Request {
+    name: Name,
+    id: u16,
+    /// Whether the client's connection goes on after the answer.
+    keep: bool,
+    /// GET or HEAD.
+    may_be_repeated: bool,
+    params: Vec<(Vec<u8>, Vec<u8>)>,
+    body: Vec<u8>,
+    course: Course,
+}
+
+/// A request, and what became of it so far.
+struct Entry {
+    request: Rc<Request>,
+    /// The upstream that was given its head last.
+    at: Option<usize>,
+    /// The upstream whose server has read something of it.
+    reader: Option<usize>,
+    /// What the client is to get of that upstream's script.
+    answer: Vec<u8>,
+    /// That is all of it.
+    is_whole: bool,
+    /// The client was given some of it.
+    is_told: bool,
+    /// A server has spoilt it.
+    excused: bool,
+}
+
+/// Everything that is known of requests.
+pub(super) struct Ledger {
+    rules: FastcgiRules,
+    entries: HashMap<Name, Entry>,
+    endpoints: Vec<Endpoint>,
+}
+
+struct Endpoint {
+    manner: Manner,
+    /// Connections that ended after an answer.
+    ends: u32,
+    /// A kept connection has served a request before there were too many of those.
+    is_proven: bool,
+}
+
+impl Ledger {
+    pub(super) fn new(rules: FastcgiRules, endpoints: usize, dice: &mut Dice) -> Self {
+        let manners = [
+            Manner::Usual,
+            Manner::Usual,
+            Manner::Usual,
+            Manner::Silent,
+            Manner::Retiring,
+        ];
+        let endpoint = |_| Endpoint {
+            manner: dice.pick(&manners),
+            ends: 0,
+            is_proven: false,
+        };
+        Self {
+            rules,
+            entries: HashMap::new(),
+            endpoints: (0..endpoints).map(endpoint).collect(),
+        }
+    }
+
+    pub(super) fn is_calm(&self) -> bool {
+        self.rules.calm
+    }
+
+    fn entry(&self, name: Option<Name>) -> &Entry {
+        &self.entries[&name.expect("a request is known by its head")]
+    }
+
+    fn entry_mut(&mut self, name: Option<Name>) -> &mut Entry {
+        let entry = name.and_then(|name| self.entries.get_mut(&name));
+        entry.expect("a request is known by its head")
+    }
+
+    fn find(&self, text: &[u8]) -> Option<Name> {
+        let names = self.entries.keys();
+        names
+            .copied()
+            .find(|name| name.to_string().as_bytes() == text)
+    }
+
+    fn excuse(&mut self, name: Option<Name>) {
+        if name.is_some() {
+            self.entry_mut(name).excused = true;
+        }
+    }
+
+    /// Whether a connection is to be kept after so many requests.
+    fn is_kept_after(&self, requests: u32) -> bool {
+        self.rules.pool.reuse && requests < self.rules.pool.requests_max
+    }
+
+    /// An upstream was given the head of a request.
+    fn begun(&mut self, name: Name, at: usize, is_spoilt: bool) {
+        let entry = self.entry_mut(Some(name));
+        rule!(
+            "answers_belong",
+            !entry.is_told,
+            "{name} is sent to upstream {at}, and its client has a part of another answer"
+        );
+        entry.at = Some(at);
+        entry.answer.clear();
+        entry.is_whole = false;
+        entry.excused |= is_spoilt;
+    }
+
+    /// A server has read something of a request.
+    fn read_by(&mut self, name: Name, me: usize, endpoint: usize) {
+        let Endpoint {
+            ends, is_proven, ..
+        } = self.endpoints[endpoint];
+        let is_doubtful = ends >= DOUBTFUL_AFTER && !is_proven;
+        let entry = self.entry_mut(Some(name));
+        let first = *entry.reader.get_or_insert(me);
+        rule!(
+            "sent_once",
+            first == me || is_doubtful && entry.request.may_be_repeated,
+            "{name} is read by upstream {me} and was read by upstream {first}"
+        );
+        entry.reader = Some(me);
+    }
+
+    /// A connection that served a request has ended.
+    fn ended(&mut self, server: &Server) {
+        if server.requests > 0 {
+            self.endpoints[server.endpoint].ends += 1;
+        }
+    }
+}
+
+/// What the proxy says for itself.
+fn answer_of_proxy(answer: Answer, id: u16) -> Vec<u8> {
+    let id = RequestId::application(id.try_into().expect("no client has 0"));
+    let mut bytes = Vec::new();
+    answer.write(id, &mut bytes);
+    bytes
+}
+
+/// What a peer speaks.
+pub(super) enum Speech {
+    /// Bytes of a pattern.
+    Pattern,
+    Client(Box<Client>),
+    Server(Box<Server>),
+}
+
+impl fmt::Debug for Speech {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pattern => f.write_str("bytes"),
+            Self::Client(client) => {
+                let requests = client
+                    .requests()
+                    .map(|r| (r.name.1, r.course, r.body.len()));
+                f.debug_list().entries(requests).finish()
+            }
+            Self::Server(server) => server.fmt(f),
+        }
+    }
+}
+
+// --- the world's part -----------------------------------------------------------------------------
+
+impl World {
+    /// A client with requests.
+    pub(super) fn client_with_requests(&mut self, key: u8) -> Peer {
+        let client = Client::new(usize::from(key), &mut self.dice);
+        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        for request in client.requests() {
+            let entry = Entry {
+                request: Rc::clone(request),
+                at: None,
+                reader: None,
+                answer: Vec::new(),
+                is_whole: false,
+                is_told: false,
+                excused: false,
+            };
+            ledger.entries.insert(request.name, entry);
+        }
+        let plan = Plan {
+            total: client.script_len(),
+            ending: client::ending(client.script_len(), &mut self.dice),
+            appetite: if self.dice.one_in(3) { 500 } else { 200_000 },
+        };
+        let mut peer = Peer::new(key, plan);
+        peer.speech = Speech::Client(Box::new(client));
+        peer
+    }
+
+    /// A connection of a server, and its number among the peers.
+    pub(super) fn server_at(&mut self, key: u8, endpoint: usize) -> Peer {
+        let ledger = self.ledger.as_ref().expect("requests are recorded");
+        let server = Server::new(endpoint, ledger.endpoints[endpoint].manner);
+        let plan = Plan {
+            total: 0,
+            ending: PlannedEnding::AfterPeer,
+            appetite: if self.dice.one_in(3) { 500 } else { 200_000 },
+        };
+        let mut peer = Peer::new(key, plan);
+        peer.speech = Speech::Server(Box::new(server));
+        peer
+    }
+
+    /// A peer's step.
+    pub(super) fn act(&mut self, index: usize) {
+        let peer = &mut self.peers[index];
+        let speech = mem::replace(&mut peer.speech, Speech::Pattern);
+        let (was_gone, was_broken) = (peer.gone, peer.is_broken());
+        match speech {
+            Speech::Pattern => peer.act(&mut self.dice),
+            Speech::Client(client) => {
+                peer.act_as_client(&client, &mut self.dice);
+                peer.speech = Speech::Client(client);
+            }
+            Speech::Server(mut server) => {
+                let ledger = self.ledger.as_mut().expect("requests are recorded");
+                serve(peer, index, &mut server, self.now, ledger, &mut self.dice);
+                let has_ended = (peer.gone, peer.is_broken()) != (was_gone, was_broken);
+                if has_ended {
+                    ledger.ended(&server);
+                    if !server.is_idle(peer.sent) {
+                        ledger.excuse(server.current);
+                    }
+                }
+                peer.speech = Speech::Server(server);
+                if has_ended {
+                    self.note(|| format!("backend {index} ends"));
+                    self.send_in_flight_is_lost(index);
+                }
+            }
+        }
+    }
+
+    /// Gives bytes to a peer that speaks FastCGI.
+    pub(super) fn give_records(&mut self, index: usize, bytes: &[u8]) {
+        let peer = &mut self.peers[index];
+        rule!(
+            "end_told_after_last_byte",
+            !peer.told_end,
+            "peer {index} gets more after its end"
+        );
+        if peer.gone {
+            // Into the void. The answer is a reset, which comes behind an end that was sent before.
+            if peer.send_side == SendSide::Open {
+                peer.break_off(Errno(libc::ECONNRESET));
+            }
+            return;
+        }
+        let at = peer.given;
+        peer.given += bytes.len() as u64;
+        let taken = peer.taken;
+        match mem::replace(&mut peer.speech, Speech::Pattern) {
+            Speech::Client(mut client) => {
+                self.client_hears(&mut client, bytes, at);
+                self.peers[index].speech = Speech::Client(client);
+            }
+            Speech::Server(mut server) => {
+                let ledger = self.ledger.as_mut().expect("requests are recorded");
+                server.hear(index, bytes, at, taken, ledger);
+                self.peers[index].speech = Speech::Server(server);
+            }
+            Speech::Pattern => unreachable!("it speaks FastCGI"),
+        }
+    }
+
+    fn client_hears(&mut self, client: &mut Client, bytes: &[u8], at: u64) {
+        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        let (mut rest, mut at) = (bytes, at);
+        while !rest.is_empty() {
+            let name = client.waits_for().map(|request| request.name);
+            let entry = name.and_then(|name| ledger.entries.get_mut(&name));
+            let backend = entry.filter(|entry| entry.at.is_some()).map(|entry| {
+                entry.is_told = true;
+                (&entry.answer[..], entry.is_whole)
+            });
+            let len = client.hear(rest, at, backend);
+            rule!(
+                "answers_belong",
+                len > 0,
+                "request {name:?}: its client is given {:?}…, which is no part of its answer",
+                rest[..rest.len().min(40)].escape_ascii().to_string()
+            );
+            rest = &rest[len..];
+            at += len as u64;
+        }
+    }
+
+    /// A server has ended with a part of a send, maybe.
+    fn send_in_flight_is_lost(&mut self, index: usize) {
+        for sock in self.live.clone() {
+            let socket = self.sockets.get(sock);
+            let is_sending = matches!(
+                socket.write,
+                Some(InFlight {
+                    op: WriteOp::Send { .. },
+                    ..
+                })
+            );
+            if socket.kind == Kind::Upstream(Some(index)) && is_sending {
+                self.send_is_lost(sock, index, None);
+            }
+        }
+    }
+
+    /// A send to a server that is gone: the request may fail, unless it is seen that nothing of it can
+    /// have been read. A send that fails hides that: a reset may be what it found.
+    pub(super) fn send_is_lost(&mut self, sock: Sock, index: usize, failure: Option<Errno>) {
+        let write = &self.sockets.get(sock).write;
+        let Speech::Server(server) = &self.peers[index].speech else {
+            return;
+        };
+        let Some(InFlight {
+            op: WriteOp::Send { buf, sent },
+            ..
+        }) = write
+        else {
+            unreachable!("a send is in flight")
+        };
+        let is_begun = *sent > 0 || failure.is_some();
+        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        let mut records = records::Records::default();
+        records.push(&buf[..]);
+        let (mut name, mut is_whole, mut params) = (server.current, false, Vec::new());
+        let mut is_head = false;
+        while let Ok(Some(record)) = records.next() {
+            match record.kind {
+                records::BEGIN => is_head = true,
+                records::PARAMS if is_head => params.extend(record.content),
+                records::STDIN if is_head && record.content.is_empty() => is_whole = true,
+                _ => {}
+            }
+        }
+        if is_head {
+            let params = records::pairs(&params).unwrap_or_default();
+            let text = params.iter().find(|(name, _)| name == b"SIM_REQUEST");
+            name = text.and_then(|(_, text)| ledger.find(text));
+        }
+        let has_proof = is_whole
+            && !is_begun
+            && server.requests > 0
+            && !server.is_spoilt
+            && self.peers[index].send_side == SendSide::Fin;
+        if !has_proof {
+            ledger.excuse(name);
+        }
+    }
+
+    /// How much of what a server was given its kernel has acknowledged, as far as ours knows: behind a
+    /// reset, that can be out of date.
+    pub(super) fn acknowledged_by(&mut self, index: usize) -> u64 {
+        let peer = &self.peers[index];
+        let Speech::Server(server) = &peer.speech else {
+            return peer.given;
+        };
+        let (least, most) = (server.acknowledged, peer.given);
+        if peer.is_broken() && self.dice.one_in(2) {
+            least
+        } else {
+            most
+        }
+    }
+
+    /// When a server does something by itself.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        let due = self.peers.iter().filter_map(|peer| match &peer.speech {
+            Speech::Server(server) if !peer.gone => server.next_due(),
+            _ => None,
+        });
+        due.min()
+    }
+
+    // --- judging ------------------------------------------------------------------------------
+
+    /// Before each wait, when the worker has done all that it can do.
+    pub(super) fn judge_rest(&mut self) {
+        let Some(ledger) = &mut self.ledger else {
+            return;
+        };
+        if self.told == Told::Nothing {
+            for peer in &mut self.peers {
+                if let Speech::Client(client) = &mut peer.speech {
+                    client.promise(peer.taken);
+                }
+            }
+        }
+        let FastcgiRules {
+            pool,
+            counters,
+            look_interval,
+            ..
+        } = &ledger.rules;
+        let waited = counters.queue_oldest.age(self.now).unwrap_or_default();
+        let set = self.scenario.published.load_full();
+        let now = self.now;
+        for sock in self.live.clone() {
+            let socket = self.sockets.get(sock);
+            let (Kind::Upstream(Some(index)), None) = (socket.kind, socket.closing) else {
+                continue;
+            };
+            let (to, is_sending) = (socket.to, socket.write.is_some());
+            let peer = &mut self.peers[index];
+            let Speech::Server(server) = &mut peer.speech else {
+                continue;
+            };
+            // Whether a request uses it is not to be seen when its server is gone.
+            if is_sending || peer.gone || !server.is_kept(peer.taken) {
+                continue;
+            }
+            let since = *server.settling_since.get_or_insert(now);
+            let mut idle_since = since;
+            if server.is_settled(peer.taken) {
+                idle_since = *server.resting_since.get_or_insert(now);
+                if server.requests > 1 {
+                    let endpoint = &mut ledger.endpoints[server.endpoint];
+                    endpoint.is_proven |= endpoint.ends < DOUBTFUL_AFTER;
+                }
+            } else {
+                rule!(
+                    "nobody_waits_for_settling",
+                    waited <= *look_interval + SLACK
+                        || now <= since + pool.settle + *look_interval + SLACK,
+                    "upstream {index} settles for {:?}, and somebody waits for {waited:?}",
+                    now - since
+                );
+            }
+            rule!(
+                "idle_is_bounded",
+                now <= idle_since + pool.idle * 3 / 2 + SLACK,
+                "upstream {index} is kept for {:?}",
+                now - idle_since
+            );
+            rule!(
+                "pool_follows_set",
+                set.endpoints().iter().any(|e| Some(e.address) == to),
+                "upstream {index} is kept, and {to:?} is not in the set"
+            );
+        }
+    }
+
+    /// The proxy closes its side.
+    pub(super) fn proxy_closes(&mut self, index: usize) {
+        let peer = &self.peers[index];
+        let Speech::Server(server) = &peer.speech else {
+            return;
+        };
+        let is_spoilt = server.is_spoilt;
+        if !peer.gone {
+            let ledger = self.ledger.as_mut().expect("requests are recorded");
+            ledger.ended(server);
+        }
+        if is_spoilt {
+            // It had leased the connection before it saw that.
+            self.send_in_flight_is_lost(index);
+        }
+    }
+
+    /// The proxy tells a peer that no more comes.
+    pub(super) fn judge_end_told(&self, peer: &Peer) {
+        let within = match &peer.speech {
+            Speech::Client(client) => client.is_within_answer(),
+            Speech::Server(_) => true,
+            Speech::Pattern => false,
+        };
+        rule!(
+            "end_told_after_last_byte",
+            !within || peer.gone,
+            "{peer:?} is told of an end in the midst of an answer"
+        );
+    }
+
+    /// Clients that stayed until they had their answers have them.
+    pub(super) fn judge_answers(&self) {
+        let Some(ledger) = &self.ledger else {
+            return;
+        };
+        for peer in &self.peers {
+            let stays = matches!(
+                peer.plan.ending,
+                PlannedEnding::HalfClose | PlannedEnding::AfterPeer
+            );
+            if let Speech::Client(client) = &peer.speech
+                && stays
+                && let Some(request) = client.missing()
+            {
+                rule!(
+                    "lossless",
+                    ledger.entry(Some(request.name)).excused,
+                    "request {} of {peer:?} has no whole answer",
+                    request.name
+                );
+            }
+        }
+    }
+}
+
+/// A step of a server's.
+fn serve(
+    peer: &mut Peer,
+    me: usize,
+    server: &mut Server,
+    now: Instant,
+    ledger: &mut Ledger,
+    dice: &mut Dice,
+) {
+    if server.is_due(now) && dice.one_in(2) {
+        let place = (peer.read, peer.given, peer.sent);
+        server.do_due(me, place, now, ledger, dice);
+    } else if peer.read < peer.given && dice.one_in(2) {
+        let max = peer.plan.appetite.min(peer.given - peer.read);
+        peer.read += dice.between(1, max);
+        server.has_read(me, peer.read, now, ledger, dice);
+    } else if peer.can_say(server.script_len()) && dice.below(4) > 0 {
+        peer.say(server.script_len(), dice);
+        server.acknowledged = peer.given;
+    } else if server.wants_to_close(peer.sent) || peer.sees_end() {
+        peer.close_socket();
+    }
+}
