@@ -584,7 +584,9 @@ fn a_request_that_is_sent_again_counts_as_sent_twice(engine: Engine) {
         let heard = conversation.request()?.expect("a request");
         conversation.fence()?;
         conversation.send(&[heard.page(), fence_answer()].concat())?;
-        conversation.wait_for_release()
+        conversation.wait_for_release()?;
+        // So that the end is on its way when the test hears of it.
+        conversation.half_close()
     });
     let proxy = Proxy::builder()
         .engine(engine)
