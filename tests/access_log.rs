@@ -14,7 +14,7 @@ use std::process;
 use std::time::Duration;
 
 use common::client::assert_over;
-use common::fastcgi::{Client, Heard, ONE, Request, end, responder, stdout};
+use common::fastcgi::{Client, Heard, ONE, Request, end, fence_answer, responder, stdout};
 use common::proxy::Builder;
 use common::sys::{is_root, make_fifo};
 use common::wait::meanwhile;
@@ -35,6 +35,8 @@ for_each_engine!(
     requests_that_finish_in_a_drain_have_lines,
     routes_share_a_file,
     fastcgi_metrics_equal_what_happened,
+    a_request_that_is_sent_again_counts_as_sent_twice,
+    an_endpoint_that_keeps_no_connections_is_counted,
     a_guard_rejection_says_who_asked,
 );
 
@@ -114,6 +116,15 @@ fn wait_for_one_in_the_queue(proxy: &Proxy) {
     eventually("one waits", || proxy.scrape().value(depth) == 1.0);
 }
 
+/// The one connection to the backend is ready for the next request; before, that would get another.
+#[track_caller]
+fn wait_until_it_rests(proxy: &Proxy) {
+    let resting = "spliceway_fastcgi_upstreams{route=\"default\",state=\"resting\"}";
+    eventually("the connection rests", || {
+        proxy.scrape().value(resting) == 1.0
+    });
+}
+
 fn script(request: Request) -> Request {
     request.param("SCRIPT_FILENAME", "/srv/index.php")
 }
@@ -121,9 +132,10 @@ fn script(request: Request) -> Request {
 fn each_request_has_a_line_that_says_what_happened(engine: Engine) {
     let backend = with_status();
     let (builder, path) = logging(engine, "json");
-    let proxy = builder.backend(&backend).start();
+    let proxy = builder.backend(&backend).observed().start();
     let client = Client::connect(&proxy);
     client.ask(&script(Request::get("/200?a=b")));
+    wait_until_it_rests(&proxy);
     client.ask(&script(Request::post("/404", b"x=y")));
     let found = objects(&path, 2);
     for (number, (method, uri, status)) in [("GET", "/200?a=b", 200), ("POST", "/404", 404)]
@@ -501,16 +513,15 @@ fn fastcgi_metrics_equal_what_happened(engine: Engine) {
     let client = Client::connect(&proxy);
     for uri in ["/200", "/200", "/302", "/404", "/500"] {
         client.ask(&Request::get(uri));
+        wait_until_it_rests(&proxy);
     }
     drop(client);
     let rejected = Request::get("/200").param("PHP_ADMIN_VALUE", "x=y");
     assert!(Client::connect(&proxy).ask(&rejected).says("403"));
     let mut scrape = proxy.scrape();
-    eventually("everybody is gone and the connection rests", || {
+    eventually("everybody is gone", || {
         scrape = proxy.scrape();
         scrape.value("spliceway_sessions_active{route=\"default\"}") == 0.0
-            && scrape.value("spliceway_fastcgi_upstreams{route=\"default\",state=\"resting\"}")
-                == 1.0
     });
     let of = |name: &str, label: &str| {
         scrape.value(&format!(
@@ -564,6 +575,69 @@ fn fastcgi_metrics_equal_what_happened(engine: Engine) {
         1.0
     );
     assert_eq!(proxy.status()["routes"][0]["fastcgi"]["requests"]["2xx"], 2);
+}
+
+/// The proxy is held while the backend closes the connection that a request on its way would be given.
+fn a_request_that_is_sent_again_counts_as_sent_twice(engine: Engine) {
+    const ROUNDS: usize = 4;
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        conversation.fence()?;
+        conversation.send(&[heard.page(), fence_answer()].concat())?;
+        conversation.wait_for_release()?;
+        // So that the end is on its way when the test hears of it.
+        conversation.half_close()
+    });
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--protocol", "fastcgi", "--workers", "1"])
+        .backend(&backend)
+        .observed()
+        .start();
+    let client = Client::connect(&proxy);
+    for round in 0..ROUNDS {
+        client.ask(&Request::get("/first"));
+        proxy.process().signal(libc::SIGSTOP);
+        eventually("the proxy is stopped", || proxy.process().is_stopped());
+        client.send(&Request::get("/second").bytes());
+        backend.release(1);
+        let _ = backend.wait_for_end(2 * round);
+        proxy.process().signal(libc::SIGCONT);
+        assert_eq!(client.answer().text(), "/second");
+        backend.release(1);
+        let _ = backend.wait_for_end(2 * round + 1);
+    }
+    let scrape = proxy.scrape();
+    let sum = |name: &str| scrape.sum(&format!("spliceway_fastcgi_{name}_total"), &[]);
+    assert_eq!(sum("requests"), 2.0 * ROUNDS as f64);
+    assert_eq!(sum("requests_sent"), sum("requests") + sum("retries"));
+    let new = scrape.sum(
+        "spliceway_fastcgi_requests_sent_total",
+        &["upstream=\"new\""],
+    );
+    assert_eq!(new, backend.ledger().accepted as f64);
+}
+
+fn an_endpoint_that_keeps_no_connections_is_counted(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        conversation.send(&heard.page())
+    });
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--protocol", "fastcgi", "--workers", "1"])
+        .backend(&backend)
+        .observed()
+        .start();
+    let client = Client::connect(&proxy);
+    let doubtful = "spliceway_fastcgi_doubtful_endpoints{route=\"default\"}";
+    assert_eq!(proxy.scrape().value(doubtful), 0.0);
+    eventually("it is found out", || {
+        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+        proxy.scrape().value(doubtful) == 1.0
+    });
+    let settled = "spliceway_fastcgi_settle_time_seconds_count{route=\"default\"}";
+    assert_eq!(proxy.scrape().value(settled), 0.0);
 }
 
 fn a_guard_rejection_says_who_asked(engine: Engine) {

@@ -5,7 +5,7 @@
 //! lines of what it finds and writes them: whatever a disk or a pipe does to it, nobody else waits.
 //!
 //! The thread sleeps while nothing is asked of it. The first entry wakes it; then it looks every
-//! [`LOOK_INTERVAL`] until it finds nothing, so a busy worker wakes nobody.
+//! `LOOK_INTERVAL` until it finds nothing, so a busy worker wakes nobody.
 
 mod entry;
 mod line;

@@ -17,6 +17,9 @@ use crate::config::{Balance, Engine, LogFormat, Route as Configured};
 /// A value of its own for each key, in TOML; none is the default.
 #[rustfmt::skip]
 const EVERY_KEY: &[(&str, &str)] = &[
+    ("access-log", r#""/var/log/a.log""#),
+    ("access-log-format", r#""json""#),
+    ("allow-param", r#"["A=1", "B=2"]"#),
     ("backend", r#"["10.0.0.1:9000", "php.internal:9000"]"#),
     ("balance", r#""first""#),
     ("check", r#""fastcgi""#),
@@ -24,6 +27,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("connect-timeout", r#""2s""#),
     ("connections-max", "100"),
     ("control", r#""/run/c.sock""#),
+    ("deny-param", r#"["C", "D"]"#),
     ("dns-keep-missing", r#""5m""#),
     ("dns-max-ttl", r#""1h""#),
     ("dns-min-ttl", r#""2s""#),
@@ -33,28 +37,40 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("eject-time", r#""1m""#),
     ("engine", r#""epoll""#),
     ("group", r#""33""#),
+    ("guard", r#""on""#),
     ("idle-timeout", r#""10m""#),
+    ("idle-upstream", r#""2s""#),
     ("listen", r#"["unix:/run/a.sock", "unix:/run/b \"c\".sock"]"#),
     ("log-format", r#""json""#),
     ("log-level", r#""debug""#),
+    ("max-params", "100"),
     ("metrics", r#""127.0.0.1:9145""#),
     ("mode", r#""0600""#),
     ("nameserver", r#"["192.0.2.53", "[::1]:5353"]"#),
+    ("on-failure", r#""respond""#),
     ("owner", r#""nginx""#),
+    ("params-max", r#""16KiB""#),
     ("per-endpoint-max", "8"),
     ("pin", "true"),
-    // There is no other yet.
-    ("protocol", r#""raw""#),
-    ("proxy-protocol", r#""v2""#),
+    ("protocol", r#""fastcgi""#),
+    // The others are not for FastCGI.
+    ("proxy-protocol", r#""off""#),
     ("queue-max", "0"),
     ("queue-timeout", r#""500ms""#),
     ("removed-endpoint", r#""close-after 30s""#),
+    ("requests-per-upstream", "50"),
     // The other one takes no name servers.
     ("resolve-with", r#""dns""#),
+    ("roles", r#"["responder", "filter"]"#),
+    ("script-root", r#""/srv""#),
+    ("script-suffix", r#"".php""#),
+    ("settle-timeout", r#""20ms""#),
     ("shards", "2"),
     ("source-address", r#"["192.0.2.10", "2001:db8::1"]"#),
+    ("strip-param", r#"["E", "F"]"#),
     ("tcp-keepalive", r#""60s""#),
     ("tcp-user-timeout", r#""30s""#),
+    ("upstream-reuse", r#""never""#),
     ("workers", "3"),
 ];
 
@@ -145,14 +161,18 @@ fn the_readme_and_the_help_name_the_keys_of_the_top_level() {
 fn a_file_means_what_the_options_mean() {
     let from_file = run_file(&file_with_every_key());
     let from_options = run(
-        "run --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
+        "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 \
+         --deny-param C --deny-param D --guard on --idle-upstream 2s --max-params 100 --on-failure \
+         respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
+         /srv --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
+         --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
          --check-interval 1s --connect-timeout 2s --connections-max 100 --control /run/c.sock \
          --dns-keep-missing 5m --dns-max-ttl 1h --dns-min-ttl 2s --dns-negative-hold 0s \
          --drain-timeout off --eject-after off --eject-time 1m --engine epoll --group 33 \
          --idle-timeout 10m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
          json --log-level debug --metrics 127.0.0.1:9145 --mode 0600 --nameserver 192.0.2.53 \
-         --nameserver [::1]:5353 --owner nginx --per-endpoint-max 8 --pin --protocol raw \
-         --proxy-protocol v2 --queue-max 0 --queue-timeout 500ms --removed-endpoint close-after 30s \
+         --nameserver [::1]:5353 --owner nginx --per-endpoint-max 8 --pin --protocol fastcgi \
+         --proxy-protocol off --queue-max 0 --queue-timeout 500ms --removed-endpoint close-after 30s \
          --resolve-with dns --shards 2 --source-address 192.0.2.10 --source-address 2001:db8::1 \
          --tcp-keepalive 60s --tcp-user-timeout 30s --workers 3",
     );
