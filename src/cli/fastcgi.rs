@@ -114,14 +114,14 @@ pub(super) struct FastcgiArguments {
     #[arg(
         long,
         value_name = "NAME",
-        help = "Answer a request that has this parameter with 403; repeatable."
+        help = "Answer a request that has this parameter with 403; repeatable. [default: none]"
     )]
     deny_param: Vec<String>,
 
     #[arg(
         long,
         value_name = "NAME",
-        help = "Leave this parameter out of what backends get; repeatable."
+        help = "Leave this parameter out of what backends get; repeatable. [default: none]"
     )]
     strip_param: Vec<String>,
 
@@ -130,7 +130,7 @@ pub(super) struct FastcgiArguments {
         value_name = "NAME=VALUE",
         value_parser = name_and_value,
         help = "Let this parameter pass if it has exactly this value, whatever else is said of it, such \
-                as PHP_VALUE=memory_limit=256M; repeatable."
+                as PHP_VALUE=memory_limit=256M; repeatable. [default: none]"
     )]
     allow_param: Vec<(String, String)>,
 
@@ -138,14 +138,14 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "DIR",
         help = "Let only requests pass whose SCRIPT_FILENAME is a path under this directory. Paths are \
-                compared as text: a symbolic link under it leads where it leads."
+                compared as text: a symbolic link under it leads where it leads. [default: none]"
     )]
     script_root: Option<String>,
 
     #[arg(
         long,
         value_name = "SUFFIX",
-        help = "Let only requests pass whose SCRIPT_FILENAME ends so, such as .php."
+        help = "Let only requests pass whose SCRIPT_FILENAME ends so, such as .php. [default: none]"
     )]
     script_suffix: Option<String>,
 

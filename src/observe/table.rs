@@ -402,6 +402,8 @@ php  unix:/run/php.sock
   sessions   9 active, 113 accepted, 4 failed
   queue      1 of 64 wait, the first for 1.5s; 12 had to, who waited <1ms (half) to longer than 10 s (99 %)
   connects   5 open, after <500us (half) to <2.5s (99 %); failed attempts: 6
+  requests   100 over, 1 with 5xx, 2 without an answer; rejected by the guard: 4; lost lines of the access log: 6
+  upstreams  5 busy, 1 settling, 3 resting; 80 % of requests on reused ones, settled after <50us (half) to <500us (99 %)
   bytes      4.88 KiB to backends, 3.88 MiB to clients; 98 % spliced
   addresses  version 7, 2h1m old, last confirmed 4.25s ago; failed lookups: 1
   endpoint        state          in flight  connects  failed  in a row
