@@ -114,7 +114,7 @@ impl Client {
         let answered = self.answered(read);
         let waits = |(number, sent): &(usize, &Sent)| *number > answered && !sent.pipelined;
         let first = self.requests.iter().enumerate().find(waits);
-        first.map_or(self.script_len(), |(_, sent)| sent.script.start)
+        first.map_or_else(|| self.script_len(), |(_, sent)| sent.script.start)
     }
 
     /// Whether it has read all answers.
