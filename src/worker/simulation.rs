@@ -343,7 +343,7 @@ mod tests {
         let mixed = fewer.clone().map(|seed| (seed, Backends::Mixed));
         let families = fewer.map(|seed| (seed, Backends::BothFamilies));
         let limited = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Limited));
-        let fastcgi = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Fastcgi));
+        let fastcgi = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::Fastcgi));
         let of_one_kind = only.map(|kind| (first..first + seeds).map(move |seed| (seed, kind)));
         let of_all_kinds = all
             .chain(mixed)
