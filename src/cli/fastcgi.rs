@@ -64,8 +64,8 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "N",
         value_parser = count(1..=u32::MAX),
-        help = "With --protocol fastcgi, send at most this many requests on one connection. [default: \
-                no limit]"
+        help = "With --protocol fastcgi, send at most this many requests on one connection, so that others \
+                who use the same backend have their turn. [default: 500]"
     )]
     requests_per_upstream: Option<u32>,
 
@@ -256,7 +256,9 @@ impl FastcgiArguments {
                 .settle_timeout
                 .unwrap_or(Fastcgi::SETTLE_TIMEOUT_DEFAULT),
             idle_upstream: self.idle_upstream.unwrap_or(Fastcgi::IDLE_UPSTREAM_DEFAULT),
-            requests_per_upstream: self.requests_per_upstream.unwrap_or(u32::MAX),
+            requests_per_upstream: self
+                .requests_per_upstream
+                .unwrap_or(Fastcgi::REQUESTS_PER_UPSTREAM_DEFAULT),
             on_failure: self.on_failure.unwrap_or(OnFailure::Close),
         })
     }

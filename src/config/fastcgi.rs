@@ -56,6 +56,10 @@ impl Fastcgi {
 
     /// An idle connection holds a worker of PHP-FPM, which others may want.
     pub const IDLE_UPSTREAM_DEFAULT: Duration = Duration::from_secs(1);
+
+    /// While requests wait, a connection is never idle. Others who use the same PHP-FPM have their turn
+    /// when one ends: with this, one request in 500 pays for a new connection.
+    pub const REQUESTS_PER_UPSTREAM_DEFAULT: u32 = 500;
 }
 
 /// Lines for requests.
