@@ -419,8 +419,8 @@ fn a_reader_that_stands_still_costs_lines_and_no_request(engine: Engine) {
         assert_eq!(client.ask(&Request::get(&uri)).text(), uri);
     }
     let series = "spliceway_access_log_lines_dropped_total{route=\"default\"}";
-    let dropped: usize = proxy.scrape().value(series).to_string().parse().unwrap();
-    assert!(dropped > 0, "the queue was never full");
+    let dropped = proxy.scrape().value(series);
+    assert!(dropped > 0.0, "the queue was never full");
     assert_eq!(
         proxy.status()["routes"][0]["fastcgi"]["access_log_lines_dropped"],
         dropped
@@ -442,7 +442,7 @@ fn a_reader_that_stands_still_costs_lines_and_no_request(engine: Engine) {
     }
     let text = String::from_utf8(text).unwrap();
     assert!(text.ends_with('\n'));
-    assert_eq!(text.lines().count() + dropped, REQUESTS);
+    assert_eq!(text.lines().count() as f64 + dropped, REQUESTS as f64);
     assert!(text.lines().all(|line| line.starts_with("time=")));
 }
 
@@ -568,10 +568,7 @@ fn fastcgi_metrics_equal_what_happened(engine: Engine) {
             &[&direction, "path=\"copied\""],
         )
     };
-    assert_eq!(
-        relayed("to_backend").to_string(),
-        backend.ledger().received.to_string()
-    );
+    assert_eq!(relayed("to_backend"), backend.ledger().received as f64);
     assert!(relayed("to_client") > 5.0 * 28.0);
     assert_eq!(
         scrape.value("spliceway_connect_time_seconds_count{route=\"default\"}"),
