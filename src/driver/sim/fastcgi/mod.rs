@@ -171,17 +171,23 @@ impl Ledger {
         entry.excused |= is_spoilt;
     }
 
-    /// A server has read something of a request.
-    fn read_by(&mut self, name: Name, me: usize, endpoint: usize) {
+    /// Whether the proxy may take the server at this endpoint for one that keeps no connections.
+    fn is_doubtful(&self, endpoint: usize) -> bool {
         let Endpoint {
             ends, is_proven, ..
         } = self.endpoints[endpoint];
-        let is_doubtful = ends >= DOUBTFUL_AFTER && !is_proven;
+        ends >= DOUBTFUL_AFTER && !is_proven
+    }
+
+    /// A server has read something of a request.
+    fn read_by(&mut self, name: Name, me: usize, endpoint: usize) {
+        // Until a kept connection has served a request, a server may be one that closes them.
+        let is_unproven = !self.endpoints[endpoint].is_proven;
         let entry = self.entry_mut(Some(name));
         let first = *entry.reader.get_or_insert(me);
         rule!(
             "sent_once",
-            first == me || is_doubtful && entry.request.may_be_repeated,
+            first == me || is_unproven && entry.request.may_be_repeated,
             "{name} is read by upstream {me} and was read by upstream {first}"
         );
         entry.reader = Some(me);

@@ -329,10 +329,13 @@ impl Server {
 
     fn begin(&mut self, me: usize, id: u16, content: &[u8], ledger: &Ledger) {
         self.requests += 1;
-        let keep = ledger.is_kept_after(self.requests);
+        let may_keep = ledger.is_kept_after(self.requests);
+        let must_keep = may_keep && !ledger.is_doubtful(self.endpoint);
+        let with = |keep| [0, 1, u8::from(keep), 0, 0, 0, 0, 0];
+        let keep = content == with(true);
         rule!(
             "backend_gets_requests",
-            content == [0, 1, u8::from(keep), 0, 0, 0, 0, 0],
+            keep && may_keep || !must_keep && content == with(false),
             "upstream {me}: request {} begins with {content:?}",
             self.requests
         );
