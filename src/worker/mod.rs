@@ -70,7 +70,7 @@ const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
-/// otherwise begin at one time, and hold up everybody else on the worker for as long as that takes.
+/// otherwise begin at one time, and everybody else on the worker wait for all of them.
 const PLACES_PER_TURN: u32 = 2;
 
 /// Sessions in a row that can make no use of the place that is free, before the worker looks at others:
