@@ -346,6 +346,17 @@ impl Balancer {
         self.members.is_empty()
     }
 
+    /// Whether the endpoint of this lease is in the current set. A kept connection's lease can be of any
+    /// earlier one.
+    pub fn is_current(&mut self, published: &Published, lease: &Lease) -> bool {
+        self.refresh(published);
+        lease.version == self.set.version()
+            || self
+                .members
+                .iter()
+                .any(|member| Rc::ptr_eq(member, &lease.member))
+    }
+
     /// Takes the current set over, if it is another one.
     pub fn refresh(&mut self, published: &Published) {
         if published.version() != self.set.version() {
@@ -981,6 +992,21 @@ mod tests {
         published.publish([address(4)], SystemTime::UNIX_EPOCH);
         balancer.refresh(&published);
         assert_eq!(balancer.known.len(), 1);
+    }
+
+    #[test]
+    fn a_lease_of_an_earlier_set_is_current_while_its_endpoint_is_there() {
+        let (published, now) = (equals(1), Instant::now());
+        let mut balancer = Balancer::new(Balance::First, 7);
+        let lease = choose(&mut balancer, &published, now).unwrap();
+        assert!(balancer.is_current(&published, &lease));
+        publish(&published, &[(0, 1), (0, 1)]);
+        assert!(balancer.is_current(&published, &lease));
+        publish(&published, &[]);
+        assert!(!balancer.is_current(&published, &lease));
+        // It comes back as the same one, because there is a session.
+        publish(&published, &[(0, 1)]);
+        assert!(balancer.is_current(&published, &lease));
     }
 
     #[test]

@@ -226,12 +226,8 @@ impl<'a, D: Driver> Context<'a, D> {
     }
 
     /// Whether the endpoint is in the set.
-    fn is_current(&self, lease: &Lease) -> bool {
-        if lease.version() == self.published.version() {
-            return true;
-        }
-        let (set, address) = (self.published.load_full(), lease.address());
-        set.endpoints().iter().any(|e| e.address == address)
+    fn is_current(&mut self, lease: &Lease) -> bool {
+        self.balancer.is_current(self.published, lease)
     }
 
     /// A request is over, and its connection may serve others.

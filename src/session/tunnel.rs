@@ -541,14 +541,9 @@ fn close_to_client(ending: Ending) -> Close {
 }
 
 /// The set may have changed during the connect; whoever compares sets then passed this session by.
-fn cut_if_removed<D: Driver>(lease: &Lease, cx: &Context<'_, D>) -> Option<Instant> {
+fn cut_if_removed<D: Driver>(lease: &Lease, cx: &mut Context<'_, D>) -> Option<Instant> {
     let left = cx.timeouts.removed?;
-    if lease.version() == cx.published.version() {
-        return None;
-    }
-    let set = cx.published.load();
-    let is_current = set.endpoints().iter().any(|e| e.address == lease.address());
-    (!is_current).then(|| cx.now + left)
+    (!cx.is_current(lease)).then(|| cx.now + left)
 }
 
 impl Serving {
