@@ -111,8 +111,7 @@ catalogue! {
     REQUESTS_SENT = Counter "spliceway_fastcgi_requests_sent" ["route", "upstream"]
         "Requests that were given a connection to a backend: a new one, or one reused after others";
     RETRIES = Counter "spliceway_fastcgi_retries" ["route"]
-        "Requests that were sent a second time, because the kept connection ended before the backend \
-         had read anything of them";
+        "Requests that were sent a second time, because the kept connection ended without an answer";
     UPSTREAMS = Gauge "spliceway_fastcgi_upstreams" ["route", "state"]
         "Connections to backends: busy with a request, settling until the backend says that it is \
          ready for the next one, resting until a request comes";
