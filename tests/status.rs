@@ -196,7 +196,7 @@ fn watching_on_a_terminal_refreshes_in_place_until_ctrl_c() {
     let backend = Backend::echo();
     let proxy = observed(&backend);
     let watch = format!(
-        "{BINARY} status --control {} --watch 100ms",
+        "exec {BINARY} status --control {} --watch 100ms",
         proxy.control().display()
     );
     // script(1) runs it on a terminal of its own, with our pipes at the terminal's other side.
