@@ -479,6 +479,10 @@ impl Driver for Epoll {
         }
     }
 
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
+        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+    }
+
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         let Some(mut bytes) = self.buffers.borrow_mut().take() else {
             return Ok(None);
@@ -543,9 +547,9 @@ impl Driver for Epoll {
         self.pipes.borrow().lent()
     }
 
-    fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
+    fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
         let socket = self.sockets.get(from);
-        let filled = pipe.fill(&socket.fd);
+        let filled = pipe.fill(&socket.fd, max);
         if filled == Filled::Empty {
             socket.readable = false;
             socket.spliced_dry = true;

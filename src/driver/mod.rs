@@ -234,6 +234,9 @@ pub trait Driver: Sized {
 
     /// Takes one connection now if one waits. The read lane must be free.
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno>;
+    /// Copies the first bytes that are there without taking them: how many, and 0 if there are none, at
+    /// an end or a failure too, which a receive tells.
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize;
     /// Takes bytes that are there already; the read lane must be free. `None`: there are none, or
     /// the peer sends no more; [`Op::Recv`] will tell.
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
@@ -264,9 +267,9 @@ pub trait Driver: Sized {
     fn pipe(&mut self) -> Option<Self::Pipe>;
     /// How many of them are lent.
     fn pipes_in_use(&self) -> usize;
-    /// Moves what `from` has into the pipe, which must be empty: only then does "would block" mean
-    /// that the source has nothing.
-    fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe) -> Filled;
+    /// Moves what `from` has, at most `max` bytes, into the pipe, which must be empty: only then does
+    /// "would block" mean that the source has nothing.
+    fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe, max: usize) -> Filled;
     /// Moves what the pipe has into `to`.
     fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed;
 

@@ -425,6 +425,19 @@ pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
     Ok(received)
 }
 
+/// Copies the first bytes that can be received, and leaves them there. Returns the count; 0 is the end.
+pub fn peek(socket: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the pointer and length are those of the slice.
+    check_len(unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            into.as_mut_ptr().cast(),
+            into.len(),
+            libc::MSG_DONTWAIT | libc::MSG_PEEK,
+        )
+    })
+}
+
 /// As [`recv`], on a socket of any family. Also tells whether the receive stopped short because the
 /// sender had passed descriptors or credentials along, which are dropped: more may be there.
 pub fn recv_and_tell(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<(usize, bool), Errno> {

@@ -164,7 +164,7 @@ struct World {
     to_release: Vec<ToRelease>,
     open_pipes: usize,
     /// What is in the pipes that were given back: nothing, as the pool's rule has it.
-    free_pipes: Vec<(u8, Range<u64>)>,
+    free_pipes: Vec<(usize, Range<u64>)>,
     buffers: Rc<RefCell<BufferPool>>,
     peers: Vec<Peer>,
     /// What is known of requests, where peers speak FastCGI.
@@ -254,7 +254,8 @@ enum WriteOp {
 /// A pipe of the simulated kernel: a part of one stream.
 pub(crate) struct SimPipe {
     world: Rc<RefCell<World>>,
-    source: u8,
+    /// The peer whose stream they are part of, by its place among the peers.
+    source: usize,
     bytes: Range<u64>,
 }
 
@@ -421,6 +422,17 @@ impl World {
         if let Some(back) = self.peers.iter_mut().find(|p| p.key == source) {
             back.source.get_or_insert(to_key);
         }
+    }
+
+    /// Gives a part of a stream that went through a pipe.
+    fn give_spliced(&mut self, peer: usize, source: usize, bytes: Range<u64>) {
+        let from = &self.peers[source];
+        if self.ledger.is_none() {
+            return self.give(peer, from.key, bytes);
+        }
+        let mut content = Vec::new();
+        Self::render(from, bytes, &mut content);
+        self.give_records(peer, &content);
     }
 
     /// Fills a buffer with a stream's bytes.
@@ -1324,6 +1336,21 @@ impl Driver for Sim {
         }
     }
 
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are read");
+        let from = &world.peers[peer];
+        let most = from.waiting().min(into.len() as u64);
+        let bytes = from.taken..from.taken + most;
+        let mut seen = Vec::new();
+        World::render(from, bytes, &mut seen);
+        into[..seen.len()].copy_from_slice(&seen);
+        seen.len()
+    }
+
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         let world = &mut *self.0.borrow_mut();
         let free = world.open_socket(sock).read.is_none();
@@ -1460,7 +1487,7 @@ impl Driver for Sim {
         self.0.borrow().open_pipes
     }
 
-    fn fill(&mut self, from: Sock, pipe: &mut SimPipe) -> Filled {
+    fn fill(&mut self, from: Sock, pipe: &mut SimPipe, max: usize) -> Filled {
         rule!(
             "bytes_in_order",
             pipe.is_empty(),
@@ -1480,14 +1507,14 @@ impl Driver for Sim {
                 Some(done) => unreachable!("nothing waits, and yet {done:?}"),
             };
         }
-        let most = PIPE_BYTES as u64;
+        let most = max.min(PIPE_BYTES) as u64;
         let max = if world.dice.one_in(3) {
             world.dice.between(1, most)
         } else {
             most
         };
         let peer = &mut world.peers[index];
-        pipe.source = peer.key;
+        pipe.source = index;
         pipe.bytes = peer.take(max);
         world.note(|| format!("{from:?} fill {:?}", pipe.bytes));
         Filled::Bytes(pipe.len())
@@ -1516,7 +1543,7 @@ impl Driver for Sim {
             let part = pipe.bytes.start..pipe.bytes.start + now;
             world.note(|| format!("{to:?} flush {part:?}"));
             pipe.bytes.start = part.end;
-            world.give(peer, pipe.source, part);
+            world.give_spliced(peer, pipe.source, part);
         }
         Flushed::All
     }

@@ -794,6 +794,10 @@ impl Driver for Uring {
         }
     }
 
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
+        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+    }
+
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         let Some(mut bytes) = self.buffers.borrow_mut().take() else {
             return Ok(None);
@@ -858,8 +862,8 @@ impl Driver for Uring {
         self.pipes.borrow().lent()
     }
 
-    fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
-        pipe.fill(&self.sockets.get(from).fd)
+    fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
+        pipe.fill(&self.sockets.get(from).fd, max)
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
