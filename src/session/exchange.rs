@@ -34,7 +34,7 @@ use super::bulk::{self, Then};
 use super::connect::{Connecting, Entry, Found};
 use super::pool::{Open, Reuse};
 use super::tally::{Tally, Telling};
-use super::{ConnectFailure, Context, End, Ending, Owner, Retired, Step, Timeouts};
+use super::{ConnectFailure, Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
 
 /// How long a request runs before its client is watched for leaving. Most are over by then, and are
 /// spared the wait that would have to be taken back.
@@ -619,7 +619,7 @@ impl<D: Driver> Exchange<D> {
                 return self.farewell(Synthesised::Forbidden, Ending::Rejected(rejection.rule), cx);
             }
         }
-        let connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
+        let connecting = Connecting::new(Hello::None, None, cx.now, cx.timeouts, Entry::Direct);
         self.stage = Stage::Search(connecting);
         self.tally.search(cx.now);
         if cx.queue_is_empty {
@@ -1221,7 +1221,7 @@ impl<D: Driver> Exchange<D> {
         if !may_repeat {
             return self.failed(Ending::BackendReset(errno), cx);
         }
-        let mut connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
+        let mut connecting = Connecting::new(Hello::None, None, cx.now, cx.timeouts, Entry::Direct);
         connecting.want_new();
         self.stage = Stage::Search(connecting);
         self.tally.search(cx.now);
