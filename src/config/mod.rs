@@ -30,7 +30,7 @@ pub use discovery::{
 pub use fastcgi::{
     AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, Protocol, UpstreamReuse,
 };
-pub use route::{Limits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError};
+pub use route::{Clients, Limits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError};
 pub use upstream::{
     ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,
     SourceAddressError, SourceAddresses, USER_TIMEOUT_MAX, Upstreams,
@@ -116,7 +116,7 @@ pub enum AccountError {
     #[error("the number is too large for an id (use at most {})", u32::MAX - 1)]
     IdTooLarge,
     /// `user:group`, as chown(1) takes it.
-    #[error("one name is expected (give the user with --owner and the group with --group)")]
+    #[error("one name is expected (write it without a colon)")]
     Pair,
     /// Nothing, or a text with a character that the databases cannot hold.
     #[error("not the name of an account (write a name or a number)")]

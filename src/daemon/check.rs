@@ -11,7 +11,7 @@ use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
 use crate::sys::process;
 
-use super::{accepting_workers, listener, routes, upstreams, worker_count};
+use super::{accepting_workers, listener, routes, upstreams, who, worker_count};
 
 /// Prints what each backend resolves to, as comments of the configuration before it, and returns a line
 /// for each obstacle.
@@ -31,6 +31,7 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, Resolve
     for (route, resolved) in config.routes.iter().zip(&resolved) {
         let _ = print_backends(route, resolved, out);
         obstacles.extend(accounts(route));
+        obstacles.extend(clients(route));
         obstacles.extend(source(route));
         obstacles.extend(accepting.ok().and_then(|workers| shards(route, workers)));
         obstacles.extend(nameless(route, resolved));
@@ -94,6 +95,11 @@ fn nameless(route: &Route, resolved: &[Resolved]) -> impl Iterator<Item = String
 fn accounts(route: &Route) -> Option<String> {
     let cause = listener::check_accounts(&route.access).err()?;
     Some(format!("route {}: {cause}", route.name))
+}
+
+fn clients(route: &Route) -> Option<String> {
+    let error = who::check(route).err()?;
+    Some(format!("route {}: {error}", route.name))
 }
 
 fn source(route: &Route) -> Option<String> {

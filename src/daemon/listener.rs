@@ -368,7 +368,8 @@ impl Owners {
     }
 }
 
-fn user_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
+/// The number of this user, if one is given.
+pub(super) fn user_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
     let name = match account {
         None => return Ok(None),
         Some(Account::Id(id)) => return Ok(Some(*id)),
@@ -379,7 +380,8 @@ fn user_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
         .ok_or_else(|| Cause::UnknownUser { name: name.clone() })
 }
 
-fn group_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
+/// The number of this group, if one is given.
+pub(super) fn group_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
     let name = match account {
         None => return Ok(None),
         Some(Account::Id(id)) => return Ok(Some(*id)),

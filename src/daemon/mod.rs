@@ -12,6 +12,7 @@ pub mod logging;
 mod routes;
 mod sites;
 mod upstreams;
+mod who;
 mod workers;
 
 use std::future::pending;
@@ -30,7 +31,7 @@ use crate::config::Config;
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
-use crate::worker::{Gate, Mailbox, Notice, Shared};
+use crate::worker::{Gate, Mailbox, Notice, Shared, Who};
 
 use capacity::Capacity;
 pub use capacity::CapacityError;
@@ -43,6 +44,7 @@ pub use routes::ShareError;
 pub use sites::SiteError;
 use sites::Sites;
 pub use upstreams::SourceError;
+pub use who::WhoError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
 
@@ -64,6 +66,8 @@ pub enum Error {
     Engine(Unavailable),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Who(#[from] WhoError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -94,7 +98,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let mailboxes = mailboxes(count)?;
     // Dropped last but one, once nobody puts anything in: then what is left is written.
     let mut access_logs = open_access_logs(config)?;
-    let mut routes = open_all(config, &mailboxes)?;
+    let who = who::look_up_all(config)?;
+    let mut routes = open_all(config, who, &mailboxes)?;
     let mut sites = Sites::bind(config)?;
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
@@ -170,9 +175,14 @@ fn open_access_logs(config: &Config) -> Result<Writers, AccessLogError> {
 }
 
 /// In order; if one cannot be bound, those before it are taken back.
-fn open_all(config: &Config, mailboxes: &[Arc<Mailbox>]) -> Result<Vec<Opened>, ListenError> {
-    let open = |route| routes::open(route, mailboxes);
-    config.routes.iter().map(open).collect()
+fn open_all(
+    config: &Config,
+    who: Vec<Option<Who>>,
+    mailboxes: &[Arc<Mailbox>],
+) -> Result<Vec<Opened>, ListenError> {
+    let routes = config.routes.iter().zip(who);
+    let open = |(route, who)| routes::open(route, who, mailboxes);
+    routes.map(open).collect()
 }
 
 fn start_resolver(config: &Config, routes: &[Opened]) -> Result<ResolverHandle, ResolverError> {

@@ -17,10 +17,10 @@ use crate::fastcgi::{self, RequestLimits};
 use crate::observe::{Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
 use crate::sys::net;
-use crate::worker::{Limit, Mailbox, Notice, Route, Share};
+use crate::worker::{Limit, Mailbox, Notice, Route, Share, Who};
 
 use super::listener::{self, ListenError, Listener};
-use super::upstreams;
+use super::{upstreams, who};
 
 /// A route whose listeners are bound.
 pub(super) struct Opened {
@@ -70,6 +70,7 @@ pub(super) fn check_shards(
 /// Binds everything that the route listens on. Its set of addresses is empty so far.
 pub(super) fn open(
     config: &config::Route,
+    who: Option<Who>,
     mailboxes: &[Arc<Mailbox>],
 ) -> Result<Opened, ListenError> {
     let bind = |address| listener::bind(address, &config.access);
@@ -81,8 +82,9 @@ pub(super) fn open(
     for listener in &listeners {
         tracing::info!(route = %config.name, "listening on {}", listener.address());
     }
+    who::warn_of_strangers(config, who.as_ref(), &listeners);
     Ok(Opened {
-        route: Arc::new(route(config, mailboxes.to_vec())),
+        route: Arc::new(route(config, who, mailboxes.to_vec())),
         listeners,
         lookups: Arc::default(),
         access_log: config.protocol.access_log().cloned(),
@@ -91,7 +93,7 @@ pub(super) fn open(
     })
 }
 
-fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
+fn route(config: &config::Route, who: Option<Who>, told: Vec<Arc<Mailbox>>) -> Route {
     let tell_all = move || {
         told.iter()
             .for_each(|mailbox| mailbox.post(Notice::Addresses))
@@ -109,6 +111,7 @@ fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
             removed: config.upstreams.close_removed_after,
         },
         session_failures: Failures::default(),
+        who,
     }
 }
 

@@ -517,8 +517,16 @@ impl Driver for Epoll {
         net::send_first(&self.sockets.get(sock).fd, bytes)
     }
 
-    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
         net::peer_credentials(&self.sockets.get(sock).fd)
+    }
+
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
+        net::peer_groups(&self.sockets.get(sock).fd)
+    }
+
+    fn dismiss(&mut self, sock: Sock) {
+        net::dismiss(&self.sockets.get(sock).fd);
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

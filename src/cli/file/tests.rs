@@ -19,13 +19,16 @@ use crate::config::{Balance, Engine, LogFormat, Route as Configured};
 const EVERY_KEY: &[(&str, &str)] = &[
     ("access-log", r#""/var/log/a.log""#),
     ("access-log-format", r#""json""#),
+    ("allow-group", r#"["www-data", "34"]"#),
     ("allow-param", r#"["A=1", "B=2"]"#),
+    ("allow-user", r#"["nginx", "33"]"#),
     ("backend", r#"["10.0.0.1:9000", "php.internal:9000"]"#),
     ("balance", r#""first""#),
     ("check", r#""fastcgi""#),
     ("check-interval", r#""1s""#),
     ("connect-timeout", r#""2s""#),
     ("connections-max", "100"),
+    ("connections-max-per-user", "10"),
     ("control", r#""/run/c.sock""#),
     ("deny-param", r#"["C", "D"]"#),
     ("dns-keep-missing", r#""5m""#),
@@ -166,7 +169,8 @@ fn a_file_means_what_the_options_mean() {
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
          /srv --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
          --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
-         --check-interval 1s --connect-timeout 2s --connections-max 100 --control /run/c.sock \
+         --check-interval 1s --connect-timeout 2s --connections-max 100 --allow-group www-data --allow-group 34 \
+         --allow-user nginx --allow-user 33 --connections-max-per-user 10 --control /run/c.sock \
          --dns-keep-missing 5m --dns-max-ttl 1h --dns-min-ttl 2s --dns-negative-hold 0s \
          --drain-timeout off --eject-after off --eject-time 1m --engine epoll --group 33 \
          --idle-timeout 10m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
