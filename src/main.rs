@@ -31,6 +31,8 @@ fn execute(cli: Cli) -> ExitCode {
 }
 
 fn run(command: &RunCommand) -> anyhow::Result<()> {
+    // Before there is any thread.
+    daemon::renounce(&command.config)?;
     // Dropped last, so that the last lines are written.
     let _log = logging::start(&command.logging)?;
     daemon::run(&command.config)?;

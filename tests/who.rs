@@ -47,7 +47,11 @@ const GROUP: u32 = 54_399;
 
 /// Everybody may connect, as far as the file system goes.
 fn open_to_all(engine: Engine, backend: &Backend) -> Builder {
-    let open = ["--mode", "0666", "--workers", "2"];
+    open_with_workers(engine, backend, "2")
+}
+
+fn open_with_workers(engine: Engine, backend: &Backend, workers: &str) -> Builder {
+    let open = ["--mode", "0666", "--workers", workers];
     Proxy::builder().engine(engine).backend(backend).args(open)
 }
 
@@ -346,9 +350,10 @@ fn connections_of_a_user_are_given_back_however_they_end(engine: Engine) {
         b'h' => conversation.half_close(),
         _ => conversation.echo(),
     });
-    let proxy = limited(engine, &backend, "2")
+    // With one worker, who comes first is looked at first.
+    let proxy = open_with_workers(engine, &backend, "1")
         .observed()
-        .args(["--idle-timeout", "2s"])
+        .args(["--connections-max-per-user", "2", "--idle-timeout", "2s"])
         .start();
     for round in 0..40 {
         let client = served_or_refused(&proxy);

@@ -232,15 +232,15 @@ pub(super) struct RouteArguments {
     #[arg(
         long,
         value_name = "USER",
-        help = "Give socket files to this user, by name or number. [default: who runs the proxy]"
+        help = "Give socket files to this user, by name or number. [default: who starts the proxy]"
     )]
     owner: Option<Account>,
 
     #[arg(
         long,
         value_name = "GROUP",
-        help = "Give socket files to this group, by name or number. [default: that of who runs the \
-                proxy]"
+        help = "Give socket files to this group, by name or number. [default: that of who starts the \
+                proxy; for the proxy itself see --user]"
     )]
     group: Option<Account>,
 

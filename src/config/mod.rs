@@ -69,6 +69,42 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Where metrics and probes are answered over HTTP. `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// As whom the daemon runs once everything is bound. `None`: as who started it.
+    pub user: Option<RunAs>,
+}
+
+/// Whom the daemon becomes, as `USER` or `USER:GROUP`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// The user.
+    pub user: Account,
+    /// Its only group. `None`: the groups that the system's database has for the user.
+    pub group: Option<Account>,
+}
+
+impl FromStr for RunAs {
+    type Err = AccountError;
+
+    fn from_str(text: &str) -> Result<Self, AccountError> {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        Ok(Self {
+            user: user.parse()?,
+            group: group.map(str::parse).transpose()?,
+        })
+    }
+}
+
+/// The form that [`FromStr`] reads.
+impl fmt::Display for RunAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.group {
+            Some(group) => write!(f, "{}:{group}", self.user),
+            None => self.user.fmt(f),
+        }
+    }
 }
 
 /// Mode and ownership of the socket files that the daemon creates.
@@ -258,6 +294,22 @@ mod tests {
             if let Ok(account) = text.parse::<Account>() {
                 assert_eq!(account.to_string(), text);
             }
+        }
+    }
+
+    #[test]
+    fn whom_to_run_as_is_a_user_with_or_without_a_group() {
+        for text in ["nginx", "33", "nginx:www-data", "33:34", "nginx:0"] {
+            assert_eq!(text.parse::<RunAs>().unwrap().to_string(), text);
+        }
+        for (text, error) in [
+            ("", AccountError::InvalidName),
+            (":www-data", AccountError::InvalidName),
+            ("nginx:", AccountError::InvalidName),
+            ("a:b:c", AccountError::Pair),
+            ("4294967295", AccountError::IdTooLarge),
+        ] {
+            assert_eq!(text.parse::<RunAs>(), Err(error), "{text:?}");
         }
     }
 

@@ -153,6 +153,7 @@ mod tests {
             drain_timeout: None,
             control: None,
             metrics: None,
+            user: None,
         }
     }
 

@@ -11,6 +11,7 @@ use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
 use crate::sys::process;
 
+use super::privileges::Identity;
 use super::{accepting_workers, listener, routes, upstreams, who, worker_count};
 
 /// Prints what each backend resolves to, as comments of the configuration before it, and returns a line
@@ -21,7 +22,7 @@ use super::{accepting_workers, listener, routes, upstreams, who, worker_count};
 pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, ResolverError> {
     let wanted: Vec<_> = config.routes.iter().map(wanted).collect();
     let resolved = once::look_up_all(&wanted)?;
-    let mut obstacles = Vec::new();
+    let mut obstacles: Vec<_> = user(config).into_iter().collect();
     let accepting = process::processors().map(|processors| {
         let workers = worker_count(config, processors.len());
         accepting_workers(workers, config, config.connections_max)
@@ -90,6 +91,12 @@ fn nameless(route: &Route, resolved: &[Resolved]) -> impl Iterator<Item = String
             route.name
         )
     })
+}
+
+/// Whether this process could become that user, it does not say: the daemon is started by another one.
+fn user(config: &Config) -> Option<String> {
+    let error = Identity::look_up(config).err()?;
+    Some(error.to_string())
 }
 
 fn accounts(route: &Route) -> Option<String> {

@@ -184,6 +184,14 @@ impl Listener {
             Ok(Unlinked::Replaced) => {
                 tracing::info!(address = %self.address, "the path belongs to another file now: left alone");
             }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // As with --user, in a directory of root's.
+                tracing::info!(
+                    address = %self.address,
+                    "the socket's file stays: its directory may not be written to by the daemon's user \
+                     (the next start replaces it)"
+                );
+            }
             Err(error) => {
                 tracing::warn!(address = %self.address, %error, "cannot remove the socket's file");
             }

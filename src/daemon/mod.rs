@@ -2,13 +2,17 @@
 //!
 //! The order of the start matters: signals first, so that none finds the default action; sockets
 //! before threads, because binding sets the process's umask for a moment; the limit of descriptors
-//! before anything that counts on it. The order of the end is the reverse.
+//! before anything that counts on it. What takes rights is done before the user is changed, and
+//! everything else after it: access logs are opened anew later, so they are opened with the rights that
+//! there are then, and never with root's in a directory of somebody else. The order of the end is the
+//! reverse.
 
 mod capacity;
 pub mod check;
 mod engine;
 pub mod listener;
 pub mod logging;
+mod privileges;
 mod routes;
 mod sites;
 mod upstreams;
@@ -39,6 +43,8 @@ use engine::Chosen;
 pub use engine::Unavailable;
 pub use listener::ListenError;
 use listener::Listener;
+use privileges::Identity;
+pub use privileges::{PrivilegeError, renounce};
 use routes::Opened;
 pub use routes::ShareError;
 pub use sites::SiteError;
@@ -60,6 +66,8 @@ pub enum Error {
     Signals(#[source] io::Error),
     #[error("find the processors that may be used")]
     Processors(#[source] Errno),
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
     #[error(transparent)]
     Capacity(#[from] CapacityError),
     #[error("{0}; --engine epoll works without it")]
@@ -91,16 +99,22 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let count = worker_count(config, processors.len());
     let capacity = Capacity::measure(config, count)?;
     warn_of_long_queues(config, capacity.connections_max);
-    let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
+    let identity = Identity::look_up(config)?;
+    if let Some(identity) = &identity {
+        identity.check_rights()?;
+    }
     for route in &config.routes {
         upstreams::check_source(&route.upstreams)?;
     }
     let mailboxes = mailboxes(count)?;
-    // Dropped last but one, once nobody puts anything in: then what is left is written.
-    let mut access_logs = open_access_logs(config)?;
     let who = who::look_up_all(config)?;
     let mut routes = open_all(config, who, &mailboxes)?;
-    let mut sites = Sites::bind(config)?;
+    let mut sites = Sites::bind(config, identity.as_ref())?;
+    privileges::settle(identity.as_ref())?;
+
+    let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
+    // Dropped once nobody puts anything in: then what is left is written.
+    let mut access_logs = open_access_logs(config)?;
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
 

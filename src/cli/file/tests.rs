@@ -74,6 +74,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("tcp-keepalive", r#""60s""#),
     ("tcp-user-timeout", r#""30s""#),
     ("upstream-reuse", r#""never""#),
+    ("user", r#""nobody:nogroup""#),
     ("workers", "3"),
 ];
 
@@ -178,7 +179,7 @@ fn a_file_means_what_the_options_mean() {
          --nameserver [::1]:5353 --owner nginx --per-endpoint-max 8 --pin --protocol fastcgi \
          --proxy-protocol off --queue-max 0 --queue-timeout 500ms --removed-endpoint close-after 30s \
          --resolve-with dns --shards 2 --source-address 192.0.2.10 --source-address 2001:db8::1 \
-         --tcp-keepalive 60s --tcp-user-timeout 30s --workers 3",
+         --tcp-keepalive 60s --tcp-user-timeout 30s --user nobody:nogroup --workers 3",
     );
     let mut expected = from_options.config;
     // The words of this test are separated by spaces.
