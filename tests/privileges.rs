@@ -35,12 +35,11 @@ const USER: u32 = 54_321;
 const GROUP: u32 = 54_322;
 
 fn dropping(engine: Engine, backend: &Backend) -> Builder {
-    Proxy::builder().engine(engine).backend(backend).args([
-        "--workers",
-        "2",
-        "--user",
-        "54321:54322",
-    ])
+    // A name, so that there is a resolver.
+    Proxy::builder()
+        .engine(engine)
+        .backend(format!("localhost:{}", backend.port()))
+        .args(["--workers", "2", "--user", "54321:54322"])
 }
 
 #[track_caller]
