@@ -399,8 +399,8 @@ fn served_or_refused(proxy: &Proxy) -> UnixStream {
     served.unwrap()
 }
 
-fn refusals(proxy: &Proxy) -> u64 {
-    ended(&proxy.scrape(), "user_limit") as u64
+fn refusals(proxy: &Proxy) -> f64 {
+    ended(&proxy.scrape(), "user_limit")
 }
 
 fn who_waits_in_the_queue_counts(engine: Engine) {
@@ -427,7 +427,7 @@ fn workers_count_together(engine: Engine) {
     let proxy = limited(engine, &backend, "20").observed().start();
     let mut clients: Vec<_> = (0..60).map(|_| connect_as(&proxy, ALICE)).collect();
     eventually("everybody was served or refused", || {
-        refusals(&proxy) == 40 && backend.ledger().accepted == MAX
+        refusals(&proxy) == 40.0 && backend.ledger().accepted == MAX
     });
     backend.release(MAX);
     clients.retain(|client| {

@@ -715,6 +715,32 @@ mod tests {
     }
 
     #[test]
+    fn tcp_does_not_tell_who_a_client_is() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = OwnedFd::from(listener.accept().unwrap().0);
+        assert_eq!(peer_credentials(&accepted), None);
+        assert!(peer_groups(&accepted).is_err());
+        assert!(!is_unix(accepted.as_fd()));
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let ours = OwnedFd::from(ours);
+        assert!(peer_credentials(&ours).is_some() && is_unix(ours.as_fd()));
+    }
+
+    #[test]
+    fn who_is_dismissed_with_bytes_under_way_sees_a_clean_end() {
+        use std::io::{Read, Write};
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.write_all(&[1; 100_000]).unwrap();
+        let ours = OwnedFd::from(ours);
+        dismiss(&ours);
+        drop(ours);
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+        let error = theirs.write(&[1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
     fn a_source_of_one_family_reaches_no_other() {
         let (v4, v6) = ("192.0.2.1:1".parse().unwrap(), "[::1]:1".parse().unwrap());
         let source = Source {

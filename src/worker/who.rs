@@ -203,7 +203,11 @@ impl Drop for Seat {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
+    use crate::driver::epoll::Epoll;
+    use crate::driver::{Limits, Waker};
 
     fn per_user(max: u32) -> Arc<PerUser> {
         Arc::new(PerUser::new(NonZeroU32::new(max).unwrap()))
@@ -260,6 +264,39 @@ mod tests {
         assert!(!allowed.has_user(65534) && !allowed.has_group(65533));
         // A user is not a group.
         assert!(!allowed.has_user(65533) && !allowed.has_group(65534));
+    }
+
+    #[test]
+    fn whom_the_kernel_does_not_know_no_list_lets_in() {
+        let mut driver = Epoll::new(
+            Waker::new().unwrap(),
+            Limits {
+                buffers_max: 0,
+                pipes_max: 0,
+            },
+        )
+        .unwrap();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = driver.adopt_listener(socket.into());
+        let peer = driver.peer_credentials(client);
+        assert_eq!(peer, None);
+        let allowed = Allowed {
+            users: vec![0, 65534, u32::MAX],
+            groups: vec![0],
+            unmapped: Unmapped {
+                user: 65534,
+                group: 65534,
+            },
+        };
+        let choosy = Who::new(Some(allowed), None).unwrap();
+        let refused = choosy.admit(client, peer, &mut driver);
+        assert!(matches!(refused, Err(Refusal::NotAllowed)));
+        // Nor is it counted as anybody's.
+        let counting = Who::new(None, NonZeroU32::new(1)).unwrap();
+        for _ in 0..2 {
+            let admitted = counting.admit(client, peer, &mut driver);
+            assert!(matches!(admitted, Ok(None)));
+        }
     }
 
     #[test]
