@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args};
 use super::values::{Timeout, ValueError, count, positive_timeout_or_off, timeout_or_off};
 use super::{ENGINE_HELP, Refusal, RunCommand, Served, ServedRoute};
 use crate::config::{
-    CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
+    CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route, RunAs,
     UnixAddress, WORKERS_MAX,
 };
 
@@ -111,6 +111,14 @@ pub(super) struct DaemonArguments {
                 probes. Whoever reaches it may read it. [default: none]"
     )]
     metrics: Option<SocketAddr>,
+
+    #[arg(
+        long,
+        value_name = "USER[:GROUP]",
+        help = "Run as this user, by name or number, once everything is bound; needs root at the start. Its \
+                groups are those of the system's database, or GROUP alone. [default: who starts the proxy]"
+    )]
+    user: Option<RunAs>,
 }
 
 impl DaemonArguments {
@@ -158,6 +166,7 @@ impl DaemonArguments {
             exit_idle_time: self.exit_idle_time.0,
             control: self.control,
             metrics: self.metrics,
+            user: self.user,
         };
         RunCommand {
             config,

@@ -258,9 +258,14 @@ pub trait Driver: Sized {
     /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
     /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
     fn peer_is_gone(&mut self, sock: Sock) -> bool;
-    /// Who connected to the listener: the process that made the connection, as it was then. An error
-    /// for TCP, which does not know.
-    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno>;
+    /// Who connected to the listener: the process that made the connection, as it was then. `None` where
+    /// the transport does not tell, as TCP.
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials>;
+    /// The supplementary groups of the same process.
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno>;
+    /// Of a socket that was accepted and that no session has: takes nothing more, and throws away what
+    /// came, so that a close looks like a clean end where the transport can do that.
+    fn dismiss(&mut self, sock: Sock);
     /// Of a TCP client: its own address and the one that it connected to. An error for AF_UNIX, and
     /// when the connection is broken already.
     fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno>;

@@ -206,7 +206,7 @@ impl<D: Driver> Exchange<D> {
     pub fn start(client: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
         let peer = match cx.access_log {
-            Some(_) => cx.driver.peer_credentials(client).ok(),
+            Some(_) => cx.driver.peer_credentials(client),
             None => None,
         };
         let mut exchange = Self {

@@ -290,8 +290,7 @@ impl<'a, D: Driver> Context<'a, D> {
         let Some(rejected) = options.rejections.count(self.now) else {
             return;
         };
-        // Absent where the system cannot say.
-        let peer = self.driver.peer_credentials(client).ok();
+        let peer = self.driver.peer_credentials(client);
         tracing::warn!(
             route = %options.route,
             rejected,

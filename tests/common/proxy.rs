@@ -56,6 +56,7 @@ impl Proxy {
             args: Vec::new(),
             user: None,
             private_hosts: None,
+            through: Vec::new(),
             stdout: None,
             setup: ChildSetup {
                 death_signal: libc::SIGKILL,
@@ -120,6 +121,8 @@ pub(crate) struct Builder {
     args: Vec<String>,
     user: Option<u32>,
     private_hosts: Option<PathBuf>,
+    /// A program that starts the program.
+    through: Vec<String>,
     stdout: Option<File>,
     setup: ChildSetup,
 }
@@ -186,6 +189,12 @@ impl Builder {
     /// The program finds this file where the hosts file is; nobody else does. Root can have that.
     pub(crate) fn private_hosts(mut self, file: PathBuf) -> Self {
         self.private_hosts = Some(file);
+        self
+    }
+
+    /// Another program is started, which then becomes the one under test.
+    pub(crate) fn through<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> Self {
+        self.through = words.into_iter().map(str::to_owned).collect();
         self
     }
 
@@ -276,6 +285,11 @@ impl Builder {
     fn command(&self) -> Command {
         /// Mounts within a namespace of its own, which ends with the program.
         const MOUNT_AND_RUN: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
+        if let [program, arguments @ ..] = &self.through[..] {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(self.binary());
+            return command;
+        }
         let Some(hosts) = &self.private_hosts else {
             return Command::new(self.binary());
         };
