@@ -115,6 +115,9 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     // Dropped once nobody puts anything in: then what is left is written.
     let mut access_logs = open_access_logs(config)?;
+    routes.iter().for_each(Opened::announce);
+    sites.announce();
+    identity.iter().for_each(Identity::announce);
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
 

@@ -79,10 +79,6 @@ pub(super) fn open(
         .iter()
         .map(bind)
         .collect::<Result<_, _>>()?;
-    for listener in &listeners {
-        tracing::info!(route = %config.name, "listening on {}", listener.address());
-    }
-    who::warn_of_strangers(config, who.as_ref(), &listeners);
     Ok(Opened {
         route: Arc::new(route(config, who, mailboxes.to_vec())),
         listeners,
@@ -173,6 +169,15 @@ pub(super) fn divide(
 }
 
 impl Opened {
+    /// Says where it listens. Not before the start can fail no more for what is configured: an error is one
+    /// line.
+    pub(super) fn announce(&self) {
+        for listener in &self.listeners {
+            tracing::info!(route = %self.route.name, "listening on {}", listener.address());
+        }
+        who::warn_of_strangers(&self.route, &self.listeners);
+    }
+
     /// How operators see it, once it is divided.
     pub(super) fn observed(&self) -> ObservedRoute {
         let listeners = self.listeners.iter();
