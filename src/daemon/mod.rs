@@ -142,13 +142,16 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let mailboxes = mailboxes(count)?;
     let who = who::look_up_all(config)?;
     let mut routes = open_all(config, who, &mailboxes, &mut passed)?;
-    passed.close_unclaimed();
     let mut sites = Sites::bind(config, identity.as_ref())?;
     privileges::settle(identity.as_ref())?;
 
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     // Dropped once nobody puts anything in: then what is left is written.
     let mut access_logs = open_access_logs(config)?;
+    routes.iter().for_each(Opened::announce);
+    passed.close_unclaimed();
+    sites.announce();
+    identity.iter().for_each(Identity::announce);
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
 

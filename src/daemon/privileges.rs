@@ -149,6 +149,17 @@ impl Identity {
         })
     }
 
+    /// Says who it is.
+    pub(super) fn announce(&self) {
+        tracing::info!(
+            uid = self.user,
+            gid = self.group,
+            groups = ?self.groups,
+            "running as user {}, without further rights",
+            self.asked
+        );
+    }
+
     fn assume(&self) -> Result<(), PrivilegeError> {
         let step = |step| {
             move |source| PrivilegeError::Change {
@@ -257,13 +268,6 @@ pub(super) fn settle(identity: Option<&Identity>) -> Result<(), PrivilegeError> 
     if let Some(identity) = identity {
         identity.assume()?;
         identity.verify()?;
-        tracing::info!(
-            uid = identity.user,
-            gid = identity.group,
-            groups = ?identity.groups,
-            "running as user {}, without further rights",
-            identity.asked
-        );
     }
     // After the change of the user, which would undo it.
     privileges::forbid_dumps().map_err(|source| PrivilegeError::Renounce {

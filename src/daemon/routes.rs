@@ -88,20 +88,6 @@ pub(super) fn open(
             }
         }
     }
-    for listener in &listeners {
-        match listener {
-            ListeningSocket::Bound(listener) => {
-                tracing::info!(route = %config.name, "listening on {}", listener.address());
-            }
-            ListeningSocket::Inherited(inherited) => tracing::info!(
-                route = %config.name,
-                "listening on {}, which was passed as {}",
-                inherited.place(),
-                inherited.name()
-            ),
-        }
-    }
-    who::warn_of_strangers(config, who.as_ref(), &listeners);
     Ok(Opened {
         route: Arc::new(route(config, who, &listeners, mailboxes.to_vec())),
         listeners,
@@ -197,6 +183,26 @@ pub(super) fn divide(
 }
 
 impl Opened {
+    /// Says where it listens. Not before the start can fail no more for what is configured: an error is one
+    /// line.
+    pub(super) fn announce(&self) {
+        let route = &self.route.name;
+        for listener in &self.listeners {
+            match listener {
+                ListeningSocket::Bound(listener) => {
+                    tracing::info!(%route, "listening on {}", listener.address());
+                }
+                ListeningSocket::Inherited(inherited) => tracing::info!(
+                    %route,
+                    "listening on {}, which was passed as {}",
+                    inherited.place(),
+                    inherited.name()
+                ),
+            }
+        }
+        who::warn_of_strangers(&self.route, &self.listeners);
+    }
+
     /// How operators see it, once it is divided.
     pub(super) fn observed(&self) -> ObservedRoute {
         let listeners = self.listeners.iter();

@@ -69,17 +69,20 @@ impl Sites {
                 cause: error.into(),
             })
         });
-        let sites = Self {
+        Ok(Self {
             control: control.transpose().map_err(SiteError::Control)?,
             metrics: metrics.transpose()?,
-        };
-        if let Some(control) = &sites.control {
+        })
+    }
+
+    /// Says where they are.
+    pub(super) fn announce(&self) {
+        if let Some(control) = &self.control {
             tracing::info!("control socket: {}", control.address());
         }
-        if let Some(Ok(address)) = sites.metrics.as_ref().map(TcpListener::local_addr) {
+        if let Some(Ok(address)) = self.metrics.as_ref().map(TcpListener::local_addr) {
             tracing::info!("metrics on http://{address}/metrics");
         }
-        Ok(sites)
     }
 
     /// Answers for as long as the runtime runs. The control socket's file goes with `self`.

@@ -434,9 +434,7 @@ impl<D: Driver> Worker<D> {
             Ok(seat) => return Ok(seat),
             Err(refusal) => refusal,
         };
-        self.driver.dismiss(client);
-        self.driver.close(client, Close::Graceful);
-        self.refused = true;
+        // All of it before the client can see its end.
         counters.ended(refusal.outcome());
         if let Some(refused) = who.refusals(refusal).count(self.now) {
             tracing::warn!(
@@ -448,6 +446,9 @@ impl<D: Driver> Worker<D> {
                 "client refused: {refusal}"
             );
         }
+        self.driver.dismiss(client);
+        self.driver.close(client, Close::Graceful);
+        self.refused = true;
         Err(Refused)
     }
 
