@@ -9,8 +9,8 @@ use clap::{ArgMatches, Args};
 use super::values::{Timeout, ValueError, count, positive_timeout_or_off, timeout_or_off};
 use super::{ENGINE_HELP, Refusal, RunCommand, Served, ServedRoute};
 use crate::config::{
-    CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route, RunAs,
-    UnixAddress, WORKERS_MAX,
+    AtLimit, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
+    RunAs, UnixAddress, WORKERS_MAX,
 };
 
 /// What the daemon can be told.
@@ -162,6 +162,7 @@ impl DaemonArguments {
             pin: self.pin,
             engine: self.engine,
             connections_max: self.connections_max,
+            at_limit: AtLimit::Wait,
             drain_timeout: self.drain_timeout.0,
             exit_idle_time: self.exit_idle_time.0,
             control: self.control,

@@ -149,7 +149,8 @@ pub(super) struct RouteArguments {
         default_value_t = ProxyProtocol::Off,
         hide_possible_values = true,
         help = "Begin each backend connection with a header of the PROXY protocol: 'v1' (PROXY \
-                UNKNOWN, as it has no Unix sockets), 'v2' (with the listener's name) or 'off'. \
+                UNKNOWN for clients of Unix sockets, which it does not have), 'v2' (with the \
+                listener's name for these) or 'off'. TCP clients are told with their addresses. \
                 Backends must expect it."
     )]
     proxy_protocol: ProxyProtocol,

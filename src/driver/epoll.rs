@@ -636,3 +636,21 @@ impl Driver for Epoll {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::testing::assert_tcp_clients_are_known_for_what_they_are;
+
+    #[test]
+    fn tcp_clients_are_known_for_what_they_are() {
+        let limits = Limits {
+            buffers_max: 4,
+            pipes_max: 0,
+        };
+        let driver = Epoll::new(Waker::new().unwrap(), limits).unwrap();
+        assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
+            net::has_nodelay(&driver.sockets.get(sock).fd)
+        });
+    }
+}

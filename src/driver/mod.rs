@@ -295,3 +295,53 @@ pub trait Driver: Sized {
     /// sockets that were closed since are dropped.
     fn next(&mut self) -> Option<Completion>;
 }
+
+/// What both drivers are asked by their tests.
+#[cfg(test)]
+mod testing {
+    use std::net::{TcpListener, TcpStream};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// `has_nodelay` looks at a socket of the driver's.
+    pub(super) fn assert_tcp_clients_are_known_for_what_they_are<D: Driver>(
+        mut driver: D,
+        has_nodelay: impl Fn(&mut D, Sock) -> bool,
+    ) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listening = driver.adopt_listener(listener.into());
+        driver.submit(listening, Op::Accept);
+        driver.turn(Some(driver.now())).unwrap();
+        assert!(driver.next().is_none());
+
+        // One comes while an accept waits, and one is looked for.
+        let first = TcpStream::connect(address).unwrap();
+        let until = driver.now() + Duration::from_secs(60);
+        let accepted = loop {
+            driver.turn(Some(until)).unwrap();
+            match driver.next() {
+                Some(completion) => break completion.done,
+                None => assert!(driver.now() < until, "nobody came"),
+            }
+        };
+        let Done::Accepted(one) = accepted else {
+            panic!("{accepted:?}")
+        };
+        let second = TcpStream::connect(address).unwrap();
+        let two = driver.accept_now(listening).unwrap().unwrap();
+        for (client, sock) in [(first, one), (second, two)] {
+            assert!(has_nodelay(&mut driver, sock));
+            assert!(driver.peer_credentials(sock).is_none());
+            let ends = driver.client_addresses(sock).unwrap();
+            let expected = (client.local_addr().unwrap(), address);
+            assert_eq!((ends.client, ends.local), expected);
+            // Its end is no leaving.
+            drop(client);
+            assert!(!driver.peer_is_gone(sock));
+            driver.close(sock, Close::Graceful);
+        }
+    }
+}

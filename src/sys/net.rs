@@ -309,6 +309,12 @@ pub fn set_nodelay(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NODELAY, &1_i32)
 }
 
+/// Whether [`set_nodelay`] has worked.
+#[cfg(test)]
+pub(crate) fn has_nodelay(socket: &OwnedFd) -> bool {
+    int_option_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY) == Ok(1)
+}
+
 /// Makes the next close of this TCP socket send a reset and throw away what is unsent.
 pub fn reset_on_close(socket: &OwnedFd) -> Result<(), Errno> {
     let linger = libc::linger {
@@ -620,12 +626,20 @@ pub fn is_unix(socket: BorrowedFd<'_>) -> bool {
 }
 
 fn int_option(socket: BorrowedFd<'_>, name: libc::c_int) -> Result<i32, Errno> {
+    int_option_of(socket, libc::SOL_SOCKET, name)
+}
+
+fn int_option_of(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> Result<i32, Errno> {
     let (mut value, mut len): (libc::c_int, _) = (0, socklen::<libc::c_int>());
     // SAFETY: both pointers are to live locals, and `len` is the size of the first.
     check(unsafe {
         libc::getsockopt(
             socket.as_raw_fd(),
-            libc::SOL_SOCKET,
+            level,
             name,
             (&raw mut value).cast(),
             &raw mut len,
@@ -751,12 +765,7 @@ mod tests {
     use super::*;
 
     fn option(socket: &OwnedFd, level: libc::c_int, name: libc::c_int) -> libc::c_int {
-        let (mut value, mut len): (libc::c_int, _) = (0, socklen::<libc::c_int>());
-        let fd = socket.as_raw_fd();
-        // SAFETY: both pointers are to live locals, and `len` is the size of the first.
-        check(unsafe { libc::getsockopt(fd, level, name, (&raw mut value).cast(), &raw mut len) })
-            .unwrap();
-        value
+        int_option_of(socket.as_fd(), level, name).unwrap()
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! `SPLICEWAY_SIM_SEED` replays a single one and prints what happened. `SPLICEWAY_SIM_BACKENDS` says of
 //! which kind: with it set to `mixed`, the one in which a Unix socket is among the backends, set to `families`, the one
 //! with addresses of both families, set to `limited`, the one in which endpoints take a few
-//! connections only and clients queue, set to `users`, the one in which some users may not connect and the
-//! others not often, and set to `fastcgi`, the one in which the peers speak FastCGI.
+//! connections only and clients queue, set to `inherited`, the one in which backlogs are left to others,
+//! set to `users`, the one in which some users may not connect and the others not often, and set to
+//! `fastcgi`, the one in which the peers speak FastCGI.
 
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::ValueEnum as _;
 
 use crate::backend::{Address, Published};
-use crate::config::{Balance, Ejection, OnFailure, RouteName};
+use crate::config::{AtLimit, Balance, Ejection, OnFailure, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{FastcgiRules, Faults, MEMBERS_GROUP, Scenario, Sim, Users};
@@ -44,6 +45,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
         seed: dice.below(1 << 16),
         accept_failures: Failures::default(),
+        at_limit: AtLimit::Wait,
+        refusals: Failures::default(),
     });
     let limit = backends.limit(&mut dice);
     let calm = backends == Backends::Fastcgi && dice.one_in(2);
@@ -64,9 +67,11 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         upstreams: Upstreams {
             tcp: TcpOptions::default(),
             introductions: match backends {
-                Backends::Tcp | Backends::Limited | Backends::Users | Backends::Fastcgi => {
-                    Vec::new()
-                }
+                Backends::Tcp
+                | Backends::Inherited
+                | Backends::Limited
+                | Backends::Users
+                | Backends::Fastcgi => Vec::new(),
                 Backends::Mixed | Backends::BothFamilies => {
                     let fixed = Introduction::Fixed(backends.introduction().into());
                     vec![fixed; count(listeners)]
@@ -114,6 +119,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             look_interval: QUEUE_LOOK_INTERVAL,
             calm,
         }),
+        backlog_is_left: backends == Backends::Inherited,
         introduction: backends.introduction(),
         removed_are_cut: route.timeouts.removed.is_some(),
         idle_timeout: route.timeouts.idle.is_some(),
@@ -127,7 +133,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     *keep = Some(sim.clone());
     let share = Share {
         route: Arc::clone(&route),
-        listeners: (0..listeners).map(|_| listening()).collect(),
+        listeners: (0..listeners).map(|_| backends.listening()).collect(),
         limit,
         counters: counters.clone(),
         access_log: None,
@@ -217,6 +223,8 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Backends {
     Tcp,
+    /// TCP, and the sockets that clients come from are somebody else's.
+    Inherited,
     /// The first one's is a Unix socket, all are to be told who connects, and sessions to those that
     /// leave the set are cut.
     Mixed,
@@ -235,7 +243,7 @@ impl Backends {
         let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1], port)));
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
-            Self::Tcp | Self::Limited | Self::Users | Self::Fastcgi => {}
+            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => {}
             Self::Mixed => {
                 endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
             }
@@ -252,7 +260,7 @@ impl Backends {
 impl Backends {
     fn limit(self, dice: &mut Dice) -> Option<Limit> {
         let is_limited = match self {
-            Self::Tcp | Self::Mixed | Self::BothFamilies => false,
+            Self::Tcp | Self::Inherited | Self::Mixed | Self::BothFamilies => false,
             Self::Limited => true,
             Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
@@ -275,25 +283,38 @@ impl Backends {
     /// Each client of FastCGI makes up to four requests.
     fn clients_max(self) -> u64 {
         match self {
-            Self::Tcp | Self::Mixed | Self::BothFamilies | Self::Limited | Self::Users => 25,
             Self::Fastcgi => 10,
+            Self::Tcp
+            | Self::Inherited
+            | Self::Mixed
+            | Self::BothFamilies
+            | Self::Limited
+            | Self::Users => 25,
+        }
+    }
+
+    /// The simulation wants a descriptor to own and does nothing with it.
+    fn listening(self) -> Listening {
+        let nothing = File::open("/dev/null").expect("every system has it");
+        Listening {
+            fd: nothing.into(),
+            backlog: match self {
+                Self::Inherited => Backlog::NextOwners,
+                Self::Tcp
+                | Self::Mixed
+                | Self::BothFamilies
+                | Self::Limited
+                | Self::Users
+                | Self::Fastcgi => Backlog::Ours,
+            },
         }
     }
 
     fn introduction(self) -> &'static [u8] {
         match self {
-            Self::Tcp | Self::Limited | Self::Users | Self::Fastcgi => b"",
+            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
         }
-    }
-}
-
-/// The simulation wants a descriptor to own and does nothing with it.
-fn listening() -> Listening {
-    let nothing = File::open("/dev/null").expect("every system has it");
-    Listening {
-        fd: nothing.into(),
-        backlog: Backlog::Ours,
     }
 }
 
@@ -348,6 +369,7 @@ mod tests {
             };
             let which = match backends {
                 Backends::Tcp => "",
+                Backends::Inherited => "SPLICEWAY_SIM_BACKENDS=inherited ",
                 Backends::Mixed => "SPLICEWAY_SIM_BACKENDS=mixed ",
                 Backends::BothFamilies => "SPLICEWAY_SIM_BACKENDS=families ",
                 Backends::Limited => "SPLICEWAY_SIM_BACKENDS=limited ",
@@ -371,6 +393,7 @@ mod tests {
         let only = match env::var("SPLICEWAY_SIM_BACKENDS").as_deref() {
             Err(_) => None,
             Ok("mixed") => Some(Backends::Mixed),
+            Ok("inherited") => Some(Backends::Inherited),
             Ok("limited") => Some(Backends::Limited),
             Ok("users") => Some(Backends::Users),
             Ok("fastcgi") => Some(Backends::Fastcgi),
@@ -386,6 +409,7 @@ mod tests {
         let all = all.map(|seed| (seed, Backends::Tcp));
         // The path that differs is short, so fewer will do.
         let fewer = first..first + seeds.div_ceil(5);
+        let inherited = fewer.clone().map(|seed| (seed, Backends::Inherited));
         let mixed = fewer.clone().map(|seed| (seed, Backends::Mixed));
         let users = fewer.clone().map(|seed| (seed, Backends::Users));
         let families = fewer.map(|seed| (seed, Backends::BothFamilies));
@@ -393,6 +417,7 @@ mod tests {
         let fastcgi = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::Fastcgi));
         let of_one_kind = only.map(|kind| (first..first + seeds).map(move |seed| (seed, kind)));
         let of_all_kinds = all
+            .chain(inherited)
             .chain(mixed)
             .chain(families)
             .chain(limited)

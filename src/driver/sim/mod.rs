@@ -25,6 +25,10 @@
 //! - `bounded_turn`: no turn does more than a bounded amount of work.
 //! - `not_stuck`: while a session lives, something can still happen, and does in the end.
 //! - `lossless`: two peers that behaved, with no fault between them, got each other's whole streams.
+//! - `accepted_are_served`: unless it is cut, the worker closes no listener whose accept may have taken a
+//!   client already.
+//! - `backlog_is_left`: where a backlog is somebody else's, nobody is taken out of it after the accepts
+//!   were called off.
 //! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
 //!
 //! Where peers speak FastCGI, there are these beside or instead of some:
@@ -134,6 +138,8 @@ pub(crate) struct Scenario {
     pub(crate) outages: bool,
     /// What goes wrong.
     pub(crate) faults: Faults,
+    /// Whether clients that are not accepted before a drain are left to others.
+    pub(crate) backlog_is_left: bool,
     /// What each backend is told before anything else.
     pub(crate) introduction: &'static [u8],
     /// Sessions may be ended for being idle.
@@ -195,6 +201,8 @@ struct World {
     clients_to_come: usize,
     /// Clients that wait to be accepted.
     backlog: VecDeque<usize>,
+    /// An accept was taken back, which only a drain does.
+    called_off: bool,
     finished: VecDeque<(Sock, Lane, Done)>,
     told: Told,
     /// A fault was injected, a deadline may have passed, or sessions were cut: nobody is promised
@@ -324,6 +332,7 @@ impl Sim {
             ledger,
             clients_to_come,
             backlog: VecDeque::new(),
+            called_off: false,
             finished: VecDeque::new(),
             told: Told::Nothing,
             disturbed: false,
@@ -1386,10 +1395,12 @@ impl Driver for Sim {
     fn cancel(&mut self, sock: Sock, lane: Lane) {
         let world = &mut *self.0.borrow_mut();
         let socket = world.open_socket(sock);
+        let is_listener = socket.kind == Kind::Listener;
         match lane {
             Lane::Read => socket.read.as_mut().expect("an op is in flight").cancelled = true,
             Lane::Write => socket.write.as_mut().expect("an op is in flight").cancelled = true,
         }
+        world.called_off |= is_listener;
     }
 
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
@@ -1414,6 +1425,11 @@ impl Driver for Sim {
         let world = &mut *self.0.borrow_mut();
         let free = world.open_socket(listener).read.is_none();
         rule!("lane_is_free", free, "{listener:?} accepts already");
+        rule!(
+            "backlog_is_left",
+            !(world.scenario.backlog_is_left && world.called_off),
+            "{listener:?} takes clients that are for others"
+        );
         match world.advance_accept() {
             None => Ok(None),
             Some(Done::Accepted(client)) => Ok(Some(client)),
@@ -1698,6 +1714,11 @@ impl Driver for Sim {
                 return Some(Completion { sock, lane, done });
             }
             if let Done::Accepted(client) = done {
+                rule!(
+                    "accepted_are_served",
+                    world.told == Told::Cut,
+                    "{sock:?} was closed when it had a client"
+                );
                 // The kernel gave it, and the driver closes it with its listener.
                 if let Some(peer) = world.peer_of(client) {
                     world.peers[peer].failure_seen = true;

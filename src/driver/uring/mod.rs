@@ -988,6 +988,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+    use crate::driver::testing::assert_tcp_clients_are_known_for_what_they_are;
 
     /// More sockets have data than there are buffers for the kernel to choose from. As in a session
     /// that copies, a socket is read again one turn (that of the send) after it gave something.
@@ -1026,6 +1027,18 @@ mod tests {
             nothing, 0,
             "sockets without a byte, of {SOCKETS}: {received:?}"
         );
+    }
+
+    #[test]
+    fn tcp_clients_are_known_for_what_they_are() {
+        let limits = Limits {
+            buffers_max: 4,
+            pipes_max: 0,
+        };
+        let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+        assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
+            net::has_nodelay(&driver.sockets.get(sock).fd)
+        });
     }
 
     /// Between a send that found the socket full and the look at how it ended, the peer may read.
