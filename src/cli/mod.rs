@@ -190,7 +190,7 @@ struct RunArguments {
         value_name = "FILE",
         help = "Read routes and settings from this TOML file. Beside it, options of the daemon count \
                 more than the file's (--workers, --pin, --engine, --connections-max, --drain-timeout, \
-                --control, --metrics, --log-format, --log-level); those of routes belong in the file."
+                --exit-idle-time, --control, --metrics, --log-format, --log-level); those of routes belong in the file."
     )]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -390,8 +390,8 @@ mod tests {
     use super::usage::one_line;
     use super::*;
     use crate::config::{
-        Access, Account, ActiveChecks, CheckKind, Discovery, ListenAddress, LogFormat,
-        ProxyProtocol, ResolveWith, SourceAddresses, Upstreams,
+        Access, Account, ActiveChecks, CheckKind, Discovery, LogFormat, ProxyProtocol, ResolveWith,
+        SourceAddresses, Upstreams,
     };
 
     #[test]
@@ -406,7 +406,7 @@ mod tests {
             panic!()
         };
         assert_eq!(route.name.as_str(), "default");
-        assert_eq!(route.listeners, [ListenAddress::Path("/a".into())]);
+        assert_eq!(route.listeners, ["unix:/a".parse().unwrap()]);
         assert_eq!(route.backends, ["b:1".parse().unwrap()]);
         assert_eq!(route.access, Access::default());
         assert_eq!(route.access.mode, 0o660);

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-pub use address::{AddressError, BackendAddress, ListenAddress, UnixAddress};
+pub use address::{AddressError, BackendAddress, Descriptors, ListenAddress, UnixAddress};
 pub use balancing::{Balance, Ejection};
 pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
@@ -65,6 +65,8 @@ pub struct Config {
     pub connections_max: u32,
     /// How long a drain waits for running sessions before it cuts them. `None`: for ever.
     pub drain_timeout: Option<Duration>,
+    /// After this time without a session, the daemon drains and ends. `None`: never.
+    pub exit_idle_time: Option<Duration>,
     /// The Unix socket on which `spliceway status` asks. `None`: there is none.
     pub control: Option<PathBuf>,
     /// Where metrics and probes are answered over HTTP. `None`: nowhere.

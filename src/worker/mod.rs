@@ -38,6 +38,7 @@ use crate::sys::clock::ThreadClock;
 use crate::sys::net::TcpOptions;
 
 pub use gate::Gate;
+pub use listeners::{Backlog, Listening};
 pub use mailbox::{Mailbox, Notice};
 pub use routes::{Limit, Route, Share};
 
@@ -153,7 +154,7 @@ struct AcceptFailed;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// Backlogs are emptied, then the listeners closed; sessions finish.
+    /// Backlogs are emptied, unless they are for others, then the listeners closed; sessions finish.
     Draining,
 }
 
@@ -321,6 +322,7 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Drain) {
             self.phase = Phase::Draining;
             self.listeners.disarm(&mut self.driver);
+            self.listeners.leave_backlogs(&mut self.driver);
             for route in 0..self.routes.len() {
                 self.each_session_of(route, |session, _| session.drain());
             }
@@ -675,6 +677,9 @@ impl<D: Driver> Worker<D> {
     /// An armed accept ended.
     fn accepted(&mut self, listener: usize, done: Done) {
         self.listeners.disarmed(listener);
+        if self.phase == Phase::Draining {
+            self.listeners.leave_backlogs(&mut self.driver);
+        }
         match done {
             Done::Accepted(client) => match self.take_ticket() {
                 Some(ticket) => {

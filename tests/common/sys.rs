@@ -30,6 +30,8 @@ pub(crate) struct ChildSetup {
     pub(crate) umask: Option<libc::mode_t>,
     /// The errno with which the three io_uring calls fail.
     pub(crate) io_uring_errno: Option<libc::c_int>,
+    /// What the child finds open from number 3 on, in this order. They are to stay open until it runs.
+    pub(crate) passed: Vec<RawFd>,
 }
 
 impl ChildSetup {
@@ -55,10 +57,11 @@ impl ChildSetup {
             if let Some(filter) = &filter {
                 seccompiler::apply_filter(filter).map_err(io::Error::other)?;
             }
-            Ok(())
+            // Last, because the standard library's own pipe may have one of the numbers.
+            pass(&self.passed)
         };
         // SAFETY: between fork and exec only system calls are made: prctl, close_range, umask,
-        // setrlimit and seccomp. Nothing takes a lock; memory is allocated only on the way to an error.
+        // setrlimit, seccomp, fcntl and dup2. Nothing takes a lock; memory is allocated only on the way to an error.
         unsafe { command.pre_exec(apply) };
     }
 }
@@ -75,6 +78,23 @@ fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     })
+}
+
+/// Puts descriptors where a service manager does: from 3 on, open after exec.
+fn pass(descriptors: &[RawFd]) -> io::Result<()> {
+    const FIRST: RawFd = 3;
+    let mut out_of_the_way = [-1; 16];
+    let end = FIRST + RawFd::try_from(out_of_the_way.len()).unwrap_or(RawFd::MAX);
+    for (copy, &fd) in out_of_the_way.iter_mut().zip(descriptors) {
+        // SAFETY: three integers; the copy is the child's own.
+        *copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) };
+        call(|| *copy)?;
+    }
+    for (to, &copy) in (FIRST..).zip(&out_of_the_way[..descriptors.len()]) {
+        // SAFETY: two integers. What has the number now is closed, and is of no use after exec.
+        call(|| unsafe { libc::dup2(copy, to) })?;
+    }
+    Ok(())
 }
 
 /// Allows everything but io_uring, as container runtimes do.
