@@ -305,23 +305,15 @@ impl Trace {
             log = log.display(),
             php = php.port(),
         );
-        // As under the unit, whose value is in MiB.
-        let memlock = Unit::load(source(), "spliceway@.service")
-            .last("LimitMEMLOCK")
-            .to_owned();
-        let mib: u64 = memlock.strip_suffix('M').unwrap().parse().unwrap();
-        let memlock = format!("--memlock={}", mib << 20);
         let strace = program(&["/usr/bin/strace"]);
         let mut proxy = builder
             .config(&config)
             // -D: the program is our child, and strace watches from the side.
             .by_way_of(&[
-                "/usr/bin/prlimit",
-                &memlock,
                 strace.to_str().unwrap(),
                 "-D",
                 "-f",
-                "-qq",
+                "-q",
                 "-o",
                 file.to_str().unwrap(),
             ])
@@ -685,15 +677,15 @@ impl Unit {
         }
     }
 
-    fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
-        let fits = self.entries.iter().filter(move |(name, _)| name == key);
-        fits.map(|(_, value)| &**value)
+    fn all(&self, key: &str) -> Vec<&str> {
+        let fits = self.entries.iter().filter(|(name, _)| name == key);
+        fits.map(|(_, value)| &**value).collect()
     }
 
     /// The value that counts of a setting that has one.
     #[track_caller]
     fn last(&self, key: &str) -> &str {
-        let last = self.all(key).last();
+        let last = self.all(key).pop();
         last.unwrap_or_else(|| panic!("{}: no {key}", self.name))
     }
 
@@ -745,7 +737,7 @@ impl Unit {
             let (name, value) = pair.trim_matches('"').split_once('=').unwrap();
             (name.to_owned(), value.to_owned())
         };
-        let mut all: BTreeMap<_, _> = self.all("Environment").map(named).collect();
+        let mut all: BTreeMap<_, _> = self.all("Environment").into_iter().map(named).collect();
         let file = self.last("EnvironmentFile").replace("%i", "fastcgi");
         let file = host.path(file.strip_prefix("-/").unwrap());
         all.extend(fs::read_to_string(file).unwrap().lines().map(named));
