@@ -9,14 +9,14 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{self, Command, Output};
 use std::sync::OnceLock;
 
 use common::programs::program;
 use common::proxy::fresh_dir;
-use tempfile::TempDir;
 
 /// What it is linked with: the base, the web servers, and daemons that have no business with it.
 const MODULES: [&str; 10] = [
@@ -358,12 +358,10 @@ fn the_modules_in_the_readme_compile() {
 
 // --- the policy -------------------------------------------------------------------------------------
 
-/// The linked policy.
+/// The linked policy, in files without a name: nobody would remove them after the last test.
 struct Policy {
-    // Kept for as long as the tests run.
-    _dir: TempDir,
-    binary: PathBuf,
-    file_contexts: PathBuf,
+    binary: File,
+    file_contexts: File,
 }
 
 fn policy() -> &'static Policy {
@@ -396,16 +394,17 @@ impl Policy {
         add("spliceway", &to_cil(&fs::read(module).unwrap(), dir.path()));
         run(&mut link);
         Self {
-            _dir: dir,
-            binary,
-            file_contexts,
+            binary: File::open(binary).unwrap(),
+            file_contexts: File::open(file_contexts).unwrap(),
         }
     }
 
     /// The rules that sesearch finds.
     fn search(&self, question: &[&str]) -> Vec<String> {
         let sesearch = program(&["/usr/bin/sesearch"]);
-        let output = run(Command::new(sesearch).args(question).arg(&self.binary));
+        let output = run(Command::new(sesearch)
+            .args(question)
+            .arg(path_of(&self.binary)));
         let text = String::from_utf8(output.stdout).unwrap();
         text.lines().map(str::to_owned).collect()
     }
@@ -418,7 +417,9 @@ impl Policy {
     fn info(&self, question: &[&str]) -> String {
         let seinfo = program(&["/usr/bin/seinfo"]);
         // The policy comes first, because the last option may take a word or not.
-        let output = run(Command::new(seinfo).arg(&self.binary).args(question));
+        let output = run(Command::new(seinfo)
+            .arg(path_of(&self.binary))
+            .args(question));
         String::from_utf8(output.stdout).unwrap()
     }
 
@@ -428,7 +429,7 @@ impl Policy {
         let output = run(Command::new(matchpathcon)
             .arg("-n")
             .arg("-f")
-            .arg(&self.file_contexts)
+            .arg(path_of(&self.file_contexts))
             .arg(path));
         let context = String::from_utf8(output.stdout).unwrap();
         context
@@ -438,6 +439,11 @@ impl Policy {
             .unwrap_or("<<none>>")
             .to_owned()
     }
+}
+
+/// Where other programs find an open file of ours.
+fn path_of(file: &File) -> String {
+    format!("/proc/{}/fd/{}", process::id(), file.as_raw_fd())
 }
 
 fn source() -> &'static Path {

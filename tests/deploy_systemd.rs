@@ -229,29 +229,27 @@ fn analyze() -> Command {
 /// start to the end.
 fn the_program_makes_no_call_that_the_units_deny(engine: Engine) {
     let trace = Trace::of(engine);
-    for unit in SERVICES {
-        let unit = Unit::load(source(), unit);
-        let allowed = unit.allowed_calls();
-        let denied: Vec<_> = trace.calls.difference(&allowed).collect();
-        let expected: &[&str] = match unit.name.as_str() {
-            // Nothing but the group of a socket that it makes itself, and that it does not make.
-            "spliceway@.service" => &["fchownat"],
-            _ => &[],
-        };
-        assert_eq!(denied, expected, "{}", unit.name);
-        let families: BTreeSet<_> = unit.last("RestrictAddressFamilies").split(' ').collect();
-        for family in &trace.families {
-            assert!(families.contains(&**family), "{family}");
-        }
-        for call in ["io_uring_setup", "io_uring_enter", "io_uring_register"] {
-            assert!(allowed.contains(call), "{call}");
-        }
-    }
+    // An instance makes no socket, so it has no group to set.
+    trace.assert_allowed_by(&Unit::load(source(), "spliceway@.service"), &["fchownat"]);
+    trace.assert_allowed_by(&Unit::load(source(), "spliceway.service"), &[]);
     let used = |call: &str| trace.calls.contains(call);
     assert_eq!(used("io_uring_enter"), engine == Engine::IoUring);
     assert!(used("splice") && used("fchownat") && used("fchmod"));
-    assert_eq!(trace.executable_and_writable, Vec::<String>::new());
 }
+
+#[test]
+fn both_units_allow_io_uring() {
+    for unit in SERVICES {
+        let allowed = Unit::load(source(), unit).allowed_calls();
+        for call in ["io_uring_setup", "io_uring_enter", "io_uring_register"] {
+            assert!(allowed.contains(call), "{unit}: {call}");
+        }
+    }
+}
+
+/// strace's words, but for the file. -D: the program stays whoever's child it is, and strace watches from
+/// the side.
+const TRACING: [&str; 4] = ["-D", "-f", "-q", "-o"];
 
 /// What was seen of a process.
 #[derive(Default)]
@@ -308,15 +306,14 @@ impl Trace {
         let strace = program(&["/usr/bin/strace"]);
         let mut proxy = builder
             .config(&config)
-            // -D: the program is our child, and strace watches from the side.
-            .by_way_of(&[
-                strace.to_str().unwrap(),
-                "-D",
-                "-f",
-                "-q",
-                "-o",
-                file.to_str().unwrap(),
-            ])
+            .by_way_of(
+                &[
+                    &[strace.to_str().unwrap()],
+                    &TRACING[..],
+                    &[file.to_str().unwrap()],
+                ]
+                .concat(),
+            )
             .start();
         exchange_and_end(&connect(&raw).unwrap(), Pattern::new(1), 8 * MB);
         let client = Client::connect(&proxy);
@@ -335,12 +332,34 @@ impl Trace {
         eventually("the log is opened anew", || log.exists());
         assert_eq!(proxy.status()["routes"].as_array().unwrap().len(), 2);
         assert!(proxy.scrape().0.contains("spliceway_build_info"));
-        let last = format!("{} +++ exited with 0 +++", proxy.process().pid());
+        let pid = proxy.process().pid();
         proxy.terminate();
         assert_eq!(proxy.wait().code(), Some(0));
-        let read = || fs::read_to_string(&file).unwrap_or_default();
+        Self::read(&file, pid)
+    }
+
+    /// Waits until strace has written all of it.
+    fn read(file: &Path, pid: u32) -> Self {
+        let last = format!("{pid} +++ exited with 0 +++");
+        let read = || fs::read_to_string(file).unwrap_or_default();
         eventually("the trace is whole", || read().contains(&last));
         Self::parse(&read())
+    }
+
+    /// But for these, the unit allows all of it.
+    #[track_caller]
+    fn assert_allowed_by(&self, unit: &Unit, but_for: &[&str]) {
+        let denied: Vec<_> = self
+            .calls
+            .difference(&unit.allowed_calls())
+            .cloned()
+            .collect();
+        assert_eq!(denied, but_for, "{}", unit.name);
+        let families = unit.last("RestrictAddressFamilies").split(' ');
+        let families: BTreeSet<_> = families.map(str::to_owned).collect();
+        assert!(self.families.is_subset(&families), "{:?}", self.families);
+        assert_eq!(unit.last("MemoryDenyWriteExecute"), "yes");
+        assert_eq!(self.executable_and_writable, Vec::<String>::new());
     }
 
     /// Lines are `PID CALL(ARGUMENTS) = RESULT`, or what became of a signal or a process.
@@ -431,6 +450,8 @@ fn who_follows_the_readme_has_nginx_in_front_of_php_fpm(engine: Engine) {
     instance.process.signal(libc::SIGTERM);
     assert_eq!(instance.process.wait().code(), Some(0));
     assert!(host.socket().exists(), "the socket is systemd's");
+    let trace = Trace::read(&instance.trace, instance.process.pid());
+    trace.assert_allowed_by(&Unit::load(&host.units(), "spliceway@fastcgi.service"), &[]);
     drop(fpm);
 }
 
@@ -518,6 +539,7 @@ impl Host {
 struct Instance {
     process: Process,
     notices: UnixDatagram,
+    trace: PathBuf,
 }
 
 impl Instance {
@@ -549,6 +571,10 @@ impl Instance {
                 socket.last("FileDescriptorName").replace("%i", "fastcgi")
             ))
             .arg(format!("--setenv=NOTIFY_SOCKET={}", notify.display()))
+            .arg(format!(
+                "--setenv=WATCHDOG_USEC={}",
+                seconds(service.last("WatchdogSec")) * 1_000_000
+            ))
             .args([
                 "setpriv",
                 "--clear-groups",
@@ -557,6 +583,9 @@ impl Instance {
             ])
             .arg(format!("--reuid={DYNAMIC_USER}"))
             .arg(format!("--regid={DYNAMIC_USER}"))
+            .arg(program(&["/usr/bin/strace"]))
+            .args(TRACING)
+            .arg(runtime.join("trace"))
             .args(service.command_line(host))
             .stdin(Stdio::null());
         let process = start_server(command);
@@ -565,7 +594,11 @@ impl Instance {
         fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
         assert_eq!(socket.last("SocketUser"), "root");
         chown(&path, Some(0), Some(group_id(socket.last("SocketGroup")))).unwrap();
-        Self { process, notices }
+        Self {
+            process,
+            notices,
+            trace: runtime.join("trace"),
+        }
     }
 
     /// `Type=notify`.
@@ -579,6 +612,10 @@ impl Instance {
             }
         }
     }
+}
+
+fn seconds(time: &str) -> u64 {
+    time.strip_suffix('s').unwrap().parse().unwrap()
 }
 
 fn make_dir(path: &Path, mode: &str, owner: u32) {
