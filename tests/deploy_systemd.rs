@@ -12,7 +12,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -21,7 +21,7 @@ use common::client::exchange_and_end;
 use common::fastcgi::{Client, Request, responder};
 use common::http::Response;
 use common::programs::{
-    FPM_WORKERS, fresh_endpoint, program, start_fpm, start_nginx, start_server,
+    FPM_WORKERS, WEB_USER, fresh_endpoint, program, start_fpm, start_nginx, start_server,
 };
 use common::proxy::{NOBODY, connect, fresh_dir};
 use common::sys::{as_user, is_root};
@@ -33,6 +33,7 @@ use tempfile::TempDir;
 for_each_engine!(
     the_program_makes_no_call_that_the_units_deny,
     who_follows_the_readme_has_nginx_in_front_of_php_fpm,
+    who_follows_the_readme_has_a_daemon_whose_sockets_are_for_a_group,
 );
 
 const BINARY: &str = env!("CARGO_BIN_EXE_spliceway");
@@ -455,6 +456,78 @@ fn who_follows_the_readme_has_nginx_in_front_of_php_fpm(engine: Engine) {
     drop(fpm);
 }
 
+fn who_follows_the_readme_has_a_daemon_whose_sockets_are_for_a_group(engine: Engine) {
+    if !is_root() {
+        eprintln!("skipped: only root can be several users (scripts/test is)");
+        return;
+    }
+    let host = Host::new(engine);
+    let echo = Backend::echo();
+    let socket = host.path("run/spliceway/app.sock");
+    let config = format!(
+        "engine = '{engine}'\n\
+         [route.app]\n\
+         listen = 'unix:{}'\n\
+         group = '{WEB_USER}'\n\
+         backend = '127.0.0.1:{}'\n",
+        socket.display(),
+        echo.port(),
+    );
+    fs::create_dir(host.path("etc/spliceway")).unwrap();
+    fs::write(host.path("etc/spliceway/spliceway.toml"), config).unwrap();
+    run(Command::new("cp")
+        .arg(BINARY)
+        .arg(host.path("usr/bin/spliceway")));
+    let blocks = shell_blocks(&readme(), "## One daemon for all routes");
+    let checked = host.run(&blocks[0]);
+    assert!(checked.contains("[route.app]"), "{checked}");
+    let asked = fs::read_to_string(host.path("asked")).unwrap();
+    assert_eq!(asked, "daemon-reload\nenable --now spliceway.service\n");
+    host.assert_enabled("spliceway.service", "multi-user.target.wants");
+
+    let service = Unit::load(&host.units(), "spliceway.service");
+    let user = host.user_id(service.last("User"));
+    let runtime = host.path("run").join(service.last("RuntimeDirectory"));
+    make_dir(&runtime, service.last("RuntimeDirectoryMode"), user);
+    let web = group_id(WEB_USER);
+    let trace = runtime.join("trace");
+    let line = service.last("ExecStart");
+    let line = line.replace(" /etc/", &format!(" {}/etc/", host.dir.path().display()));
+    let mut command = unprivileged(user, &format!("--groups={web}"), &trace);
+    command
+        .arg(host.path("usr/bin/spliceway"))
+        .args(line.split(' ').skip(1))
+        .stdin(Stdio::null());
+    let mut process = start_server(command);
+    process.wait_for_log("ready");
+
+    let seen = fs::metadata(&socket).unwrap();
+    let seen = (seen.uid(), seen.gid(), seen.mode() & 0o777);
+    assert_eq!(seen, (user, web, 0o660));
+    let client = as_user(NOBODY, web, || connect(&socket)).unwrap();
+    exchange_and_end(&client, Pattern::new(2), MB);
+    let stranger = as_user(NOBODY, NOBODY, || UnixStream::connect(&socket));
+    assert_eq!(stranger.unwrap_err().kind(), ErrorKind::PermissionDenied);
+
+    process.signal(libc::SIGTERM);
+    assert_eq!(process.wait().code(), Some(0));
+    assert!(!socket.exists(), "the socket is the daemon's own");
+    Trace::read(&trace, process.pid()).assert_allowed_by(&service, &[]);
+}
+
+/// A command that goes on as another user without any privileges, under strace.
+fn unprivileged(user: u32, groups: &str, trace: &Path) -> Command {
+    let mut command = Command::new(program(&["/usr/bin/setpriv"]));
+    command
+        .args([groups, "--no-new-privs", "--bounding-set=-all"])
+        .arg(format!("--reuid={user}"))
+        .arg(format!("--regid={user}"))
+        .arg(program(&["/usr/bin/strace"]))
+        .args(TRACING)
+        .arg(trace);
+    command
+}
+
 /// The part of a machine that the readme's commands change, in a directory.
 struct Host {
     dir: TempDir,
@@ -464,7 +537,7 @@ struct Host {
 impl Host {
     fn new(engine: Engine) -> Self {
         let dir = fresh_dir();
-        for part in ["etc/systemd/system", "usr/bin", "run"] {
+        for part in ["etc/systemd/system", "usr/bin", "usr/lib/sysusers.d", "run"] {
             fs::create_dir_all(dir.path().join(part)).unwrap();
         }
         Self { dir, engine }
@@ -500,13 +573,15 @@ impl Host {
         const STAND_INS: &str = r#"
             set -eu
             sudo() { "$@"; }
+            sudoedit() { :; }
+            systemd-sysusers() { command systemd-sysusers --root="$ROOT" "$@"; }
             cargo() { :; }
             journalctl() { :; }
             systemctl() { [ "$1" = status ] || echo "$*" >>"$ROOT/asked"; }
             spliceway() { "$ROOT/usr/bin/spliceway" "$@"; }
         "#;
         let mut here = commands.replace("target/release/spliceway", BINARY);
-        for part in ["/etc/", "/usr/bin/", "/run/"] {
+        for part in ["/etc/", "/usr/bin/", "/usr/lib/", "/run/"] {
             here = here.replace(&format!(" {part}"), &format!(" \"$ROOT\"{part}"));
         }
         run(Command::new("/bin/bash")
@@ -514,6 +589,11 @@ impl Host {
             .arg(format!("{STAND_INS}\n{here}"))
             .env("ROOT", self.dir.path())
             .current_dir(env!("CARGO_MANIFEST_DIR")))
+    }
+
+    fn user_id(&self, name: &str) -> u32 {
+        let users = fs::read_to_string(self.path("etc/passwd")).unwrap();
+        id_of(&users, name)
     }
 
     /// Adds to a line of the instance's settings.
@@ -559,6 +639,7 @@ impl Instance {
         let hosts = host.path("hosts");
         fs::write(&hosts, format!("{} php.internal\n", host.address().0)).unwrap();
 
+        let as_user = unprivileged(DYNAMIC_USER, "--clear-groups", &runtime.join("trace"));
         let mut command = Command::new("unshare");
         command
             .args(["--mount", "--propagation", "private", "sh", "-c"])
@@ -575,17 +656,8 @@ impl Instance {
                 "--setenv=WATCHDOG_USEC={}",
                 seconds(service.last("WatchdogSec")) * 1_000_000
             ))
-            .args([
-                "setpriv",
-                "--clear-groups",
-                "--no-new-privs",
-                "--bounding-set=-all",
-            ])
-            .arg(format!("--reuid={DYNAMIC_USER}"))
-            .arg(format!("--regid={DYNAMIC_USER}"))
-            .arg(program(&["/usr/bin/strace"]))
-            .args(TRACING)
-            .arg(runtime.join("trace"))
+            .arg(as_user.get_program())
+            .args(as_user.get_args())
             .args(service.command_line(host))
             .stdin(Stdio::null());
         let process = start_server(command);
@@ -626,11 +698,15 @@ fn make_dir(path: &Path, mode: &str, owner: u32) {
 }
 
 fn group_id(name: &str) -> u32 {
-    let groups = fs::read_to_string("/etc/group").unwrap();
-    let line = groups
+    id_of(&fs::read_to_string("/etc/group").unwrap(), name)
+}
+
+/// The number of a user or group in a file of them.
+fn id_of(text: &str, name: &str) -> u32 {
+    let line = text
         .lines()
         .find(|line| line.split(':').next() == Some(name));
-    let line = line.unwrap_or_else(|| panic!("no group {name}"));
+    let line = line.unwrap_or_else(|| panic!("no {name}"));
     line.split(':').nth(2).unwrap().parse().unwrap()
 }
 
