@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args};
 use super::values::{Timeout, ValueError, count, positive_timeout_or_off, timeout_or_off};
 use super::{ENGINE_HELP, Refusal, RunCommand, Served, ServedRoute};
 use crate::config::{
-    CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
+    AtLimit, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
     UnixAddress, WORKERS_MAX,
 };
 
@@ -154,6 +154,7 @@ impl DaemonArguments {
             pin: self.pin,
             engine: self.engine,
             connections_max: self.connections_max,
+            at_limit: AtLimit::Wait,
             drain_timeout: self.drain_timeout.0,
             exit_idle_time: self.exit_idle_time.0,
             control: self.control,

@@ -11,6 +11,7 @@ mod fastcgi;
 pub mod file;
 mod options;
 mod route;
+mod socket_proxyd;
 pub mod status;
 pub mod usage;
 pub mod values;
@@ -25,12 +26,13 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Parser, Subcommand};
 
-use crate::config::{Config, Engine, Logging, Route, RouteName};
+use crate::config::{AtLimit, Config, Engine, Logging, Route, RouteName};
 use crate::demo::CONCURRENCY_MAX;
 use daemon::DaemonArguments;
 pub use file::FileErrors;
 use options::{CONFIG, Kind, Options, kind};
 use route::RouteArguments;
+use socket_proxyd::SocketProxydArguments;
 use status::StatusArguments;
 pub use status::StatusCommand;
 pub use usage::{Stop, UsageError};
@@ -107,7 +109,7 @@ pub(crate) fn parse_with(
     arguments: impl IntoIterator<Item = OsString>,
     read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Cli, Stop> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = socket_proxyd::by_name_of_program(arguments.into_iter().collect());
     let (parsed, matches): (Arguments, _) = usage::parse_with_matches(&arguments)?;
     let refuse = |refusal: Refusal| usage::refuse::<Arguments>(&arguments, refusal.problem);
     let matches = matches.subcommand().map(|(_, matches)| matches.clone());
@@ -123,6 +125,14 @@ pub(crate) fn parse_with(
                 effective: effective::print(&served),
                 run: served.command,
             }))
+        }
+        ArgumentsOf::SocketProxyd(proxyd) => {
+            let cli = parse_with(proxyd.words(), read)?;
+            let Command::Run(mut run) = cli.command else {
+                unreachable!("its words are those of run")
+            };
+            run.config.at_limit = AtLimit::Refuse;
+            Command::Run(run)
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
@@ -166,6 +176,18 @@ enum ArgumentsOf {
                           spliceway check [OPTIONS] --listen <ADDRESS> --backend <ADDRESS>"
     )]
     Check(Box<RunArguments>),
+    #[command(
+        version,
+        infer_long_args = true,
+        about = "Run as systemd-socket-proxyd does, with its command line.",
+        long_about = "Run as systemd-socket-proxyd does, with its command line: connections to the \
+                      sockets that the service manager passes go to TARGET. The same happens when the \
+                      program is called systemd-socket-proxyd. 'spliceway run' with --listen inherit \
+                      can be told more.\n\n\
+                      Example: ExecStart=/usr/bin/spliceway socket-proxyd --exit-idle-time=5min \
+                      app.internal:9000"
+    )]
+    SocketProxyd(SocketProxydArguments),
     #[command(
         about = "Show what a running proxy does: sessions, rates, queues, endpoints.",
         long_about = "Show what a running proxy does: sessions, rates, queues, endpoints. It is asked \

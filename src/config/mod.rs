@@ -63,6 +63,8 @@ pub struct Config {
     pub engine: Engine,
     /// The most sessions that are open at one time, over all workers and routes.
     pub connections_max: u32,
+    /// What becomes of further clients.
+    pub at_limit: AtLimit,
     /// How long a drain waits for running sessions before it cuts them. `None`: for ever.
     pub drain_timeout: Option<Duration>,
     /// After this time without a session, the daemon drains and ends. `None`: never.
@@ -165,6 +167,15 @@ pub enum Engine {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// What becomes of clients that come when as many are there as may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtLimit {
+    /// They are not accepted, and wait in the sockets' backlogs.
+    Wait,
+    /// They are accepted and closed.
+    Refuse,
 }
 
 /// What the daemon says of itself, and in which form.

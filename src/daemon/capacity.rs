@@ -157,6 +157,7 @@ mod tests {
             pin: false,
             engine: crate::config::Engine::Auto,
             connections_max,
+            at_limit: crate::config::AtLimit::Wait,
             drain_timeout: None,
             exit_idle_time: None,
             control: None,

@@ -138,6 +138,8 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         // The standard library's own source of what differs between processes.
         seed: RandomState::new().hash_one(0),
         accept_failures: Failures::default(),
+        at_limit: config.at_limit,
+        refusals: Failures::default(),
     });
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();

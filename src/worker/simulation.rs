@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::ValueEnum as _;
 
 use crate::backend::{Address, Published};
-use crate::config::{Balance, Ejection, OnFailure, RouteName};
+use crate::config::{AtLimit, Balance, Ejection, OnFailure, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{FastcgiRules, Faults, Scenario, Sim};
@@ -42,6 +42,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
         seed: dice.below(1 << 16),
         accept_failures: Failures::default(),
+        at_limit: AtLimit::Wait,
+        refusals: Failures::default(),
     });
     let limit = backends.limit(&mut dice);
     let calm = backends == Backends::Fastcgi && dice.one_in(2);

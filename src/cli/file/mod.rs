@@ -276,7 +276,7 @@ impl Document {
                 if let ListenAddress::Inherited(_) = address {
                     first_inherited.get_or_insert((address, &route.name));
                 }
-                let Some(other) = same.or(overlapping.map(|(_, name)| name)) else {
+                let Some(other) = same.or_else(|| overlapping.map(|(_, name)| name)) else {
                     continue;
                 };
                 let line = self.line_of_listener(&route.name, index);
