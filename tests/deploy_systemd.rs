@@ -515,6 +515,31 @@ fn who_follows_the_readme_has_a_daemon_whose_sockets_are_for_a_group(engine: Eng
     Trace::read(&trace, process.pid()).assert_allowed_by(&service, &[]);
 }
 
+/// Both lines of the readme's change, the old one and the new one.
+#[test]
+fn what_becomes_of_systemd_socket_proxyds_line_relays_as_it_did() {
+    let change = block(&readme(), "```diff");
+    let lines: Vec<_> = change.lines().collect();
+    assert_eq!(lines.len(), 2, "{change}");
+    for (line, sign) in lines.into_iter().zip(["-", "+"]) {
+        let command = line.strip_prefix(sign).unwrap();
+        let command = command.strip_prefix("ExecStart=").unwrap();
+        let echo = Backend::echo();
+        let command = command.replace("/usr/bin/spliceway", BINARY);
+        let command = command.replace("php.internal:9000", &echo.address().to_string());
+        let dir = fresh_dir();
+        let socket = dir.path().join("socket");
+        let mut activate = Command::new(program(&["/usr/bin/systemd-socket-activate"]));
+        activate
+            .arg(format!("--listen={}", socket.display()))
+            .args(command.split(' '));
+        let process = start_server(activate);
+        process.wait_for_log("Listening on");
+        exchange_and_end(&connect(&socket).unwrap(), Pattern::new(3), MB);
+        assert_eq!(echo.ledger().accepted, 1, "{command}");
+    }
+}
+
 /// A command that goes on as another user without any privileges, under strace.
 fn unprivileged(user: u32, groups: &str, trace: &Path) -> Command {
     let mut command = Command::new(program(&["/usr/bin/setpriv"]));
