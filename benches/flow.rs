@@ -19,7 +19,9 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use spliceway::backend::{Balancer, Lease, Published};
 use spliceway::config::Balance;
 use spliceway::counters::RouteCounters;
-use spliceway::driver::{Completion, Done, Driver, Filled, Flushed, Limits, Op, Sock, Waker};
+use spliceway::driver::{
+    Completion, Done, Driver, Filled, Flushed, Limits, Op, PIPE_BYTES, Sock, Waker,
+};
 use spliceway::session::{
     Changes, Context, Entry, Owner, Owners, Pool, Protocol, Retired, SessionId, Step, Timeouts,
     Tunnel, Upstreams,
@@ -364,7 +366,7 @@ impl<D: Driver> Mover<D> {
                 }
                 Flushed::Failed(errno) => panic!("{errno}"),
             }
-            match driver.fill(self.upstream, &mut pipe) {
+            match driver.fill(self.upstream, &mut pipe, PIPE_BYTES) {
                 Filled::Bytes(_) => {}
                 Filled::Empty => {
                     self.wait(driver);

@@ -33,6 +33,8 @@ fn execute(cli: Cli) -> ExitCode {
 fn run(command: &RunCommand) -> anyhow::Result<()> {
     // Before the log, which starts a thread.
     let handover = Handover::take();
+    // Before there is any thread.
+    daemon::renounce(&command.config)?;
     // Dropped last, so that the last lines are written.
     let _log = logging::start(&command.logging)?;
     daemon::run(&command.config, handover)?;

@@ -66,7 +66,7 @@ const WRONG_IN_A_ROUTE: &[Wrong<'static>] = &[
     ("queue-max = -1", &["4: route a: queue-max = -1: not a whole number from 0 to 1000000"]),
     ("shards = \"two\"", &["4: route a: shards = \"two\": not a whole number from 1 to 1024"]),
     ("per-endpoint-max = 99999999999999999999", &["4: route a: per-endpoint-max = 99999999999999999999: not a whole number from 1 to 1000000"]),
-    ("group = \"a:b\"", &["4: route a: group = \"a:b\": one name is expected (give the user with owner and the group with group)"]),
+    ("group = \"a:b\"", &["4: route a: group = \"a:b\": one name is expected (write it without a colon)"]),
     ("removed-endpoint = \"close-after\"", &["4: route a: invalid value 'close-after' for 'removed-endpoint': the time is missing (write for example close-after 30s)"]),
     ("removed-endpoint = \"\"", &["4: route a: removed-endpoint = \"\": the value is missing"]),
     ("source-address = [\"192.0.2.1\", \"host\"]", &["4: route a: source-address = \"host\": not an address (write an IP address without a port, for example 192.0.2.10)"]),

@@ -305,16 +305,11 @@ impl Trace {
             php = php.port(),
         );
         let strace = program(&["/usr/bin/strace"]);
+        let strace = [strace.to_str().unwrap()];
+        let through = [&strace[..], &TRACING[..], &[file.to_str().unwrap()]].concat();
         let mut proxy = builder
             .config(&config)
-            .by_way_of(
-                &[
-                    &[strace.to_str().unwrap()],
-                    &TRACING[..],
-                    &[file.to_str().unwrap()],
-                ]
-                .concat(),
-            )
+            .through(through.iter().copied())
             .start();
         exchange_and_end(&connect(&raw).unwrap(), Pattern::new(1), 8 * MB);
         let client = Client::connect(&proxy);

@@ -218,7 +218,7 @@ fn bodies_and_pages_of_any_framing_arrive_byte_for_byte(engine: Engine) {
         }
         Ok(())
     });
-    let proxy = start(engine, &backend);
+    let proxy = builder(engine).backend(&backend).observed().start();
     let client = Client::connect(&proxy);
     let request = Request::post("/", &Pattern::new(1).bytes(SIZE));
     for seed in 10..13 {
@@ -231,6 +231,16 @@ fn bodies_and_pages_of_any_framing_arrive_byte_for_byte(engine: Engine) {
             let at_fault = Pattern::new(2).mismatch(0, answer.body());
             assert_eq!((answer.body().len() as u64, at_fault), (SIZE, None));
         });
+    }
+    // Large records do not pass through memory.
+    for direction in ["to_backend", "to_client"] {
+        let of = [
+            format!("direction=\"{direction}\""),
+            "path=\"spliced\"".to_owned(),
+        ];
+        let of = of.each_ref().map(String::as_str);
+        let spliced = || proxy.scrape().sum("spliceway_relayed_bytes_total", &of);
+        eventually("large records are spliced", || spliced() > MB as f64);
     }
 }
 

@@ -135,7 +135,11 @@ impl Words {
 pub(super) fn sample() -> Entry {
     Entry {
         ended: Instant::now(),
-        peer: Some(PeerCredentials { uid: 33, pid: 4711 }),
+        peer: Some(PeerCredentials {
+            uid: 33,
+            gid: 33,
+            pid: 4711,
+        }),
         words: Words::new(b"GET", b"/index.php?x=1", b"/srv/index.php"),
         status: Some(200),
         bytes: 1234,

@@ -10,7 +10,7 @@ use super::values::{Timeout, ValueError, count, positive_timeout_or_off, timeout
 use super::{ENGINE_HELP, Refusal, RunCommand, Served, ServedRoute};
 use crate::config::{
     AtLimit, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
-    UnixAddress, WORKERS_MAX,
+    RunAs, UnixAddress, WORKERS_MAX,
 };
 
 /// What the daemon can be told.
@@ -111,6 +111,14 @@ pub(super) struct DaemonArguments {
                 probes. Whoever reaches it may read it. [default: none]"
     )]
     metrics: Option<SocketAddr>,
+
+    #[arg(
+        long,
+        value_name = "USER[:GROUP]",
+        help = "Run as this user, by name or number, once everything is bound; needs root at the start. Its \
+                groups are those of the system's database, or GROUP alone. [default: who starts the proxy]"
+    )]
+    user: Option<RunAs>,
 }
 
 impl DaemonArguments {
@@ -159,6 +167,7 @@ impl DaemonArguments {
             exit_idle_time: self.exit_idle_time.0,
             control: self.control,
             metrics: self.metrics,
+            user: self.user,
         };
         RunCommand {
             config,

@@ -212,7 +212,7 @@ struct RunArguments {
         value_name = "FILE",
         help = "Read routes and settings from this TOML file. Beside it, options of the daemon count \
                 more than the file's (--workers, --pin, --engine, --connections-max, --drain-timeout, \
-                --exit-idle-time, --control, --metrics, --log-format, --log-level); those of routes belong in the file."
+                --exit-idle-time, --control, --metrics, --user, --log-format, --log-level); those of routes belong in the file."
     )]
     config: Option<PathBuf>,
     #[command(flatten)]

@@ -14,7 +14,7 @@ use super::values::{
     Timeout, ValueError, count, positive_timeout, positive_timeout_or_off, timeout, timeout_or_off,
 };
 use crate::config::{
-    Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind,
+    Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind, Clients,
     DNS_TTL_FLOOR, Discovery, Ejection, KEEPALIVE_MAX, KEEPALIVE_MIN, Limits, ListenAddress,
     MODE_MAX, NAME_SERVERS_MAX, NameServer, Protocol, ProxyProtocol, RefreshTimes, ResolveWith,
     Route, RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, UnixAddress, Upstreams,
@@ -235,17 +235,46 @@ pub(super) struct RouteArguments {
     #[arg(
         long,
         value_name = "USER",
-        help = "Give socket files to this user, by name or number. [default: who runs the proxy]"
+        help = "Give socket files to this user, by name or number. [default: who starts the proxy]"
     )]
     owner: Option<Account>,
 
     #[arg(
         long,
         value_name = "GROUP",
-        help = "Give socket files to this group, by name or number. [default: that of who runs the \
-                proxy]"
+        help = "Give socket files to this group, by name or number. [default: that of who starts the \
+                proxy; for the proxy itself see --user]"
     )]
     group: Option<Account>,
+
+    #[arg(
+        long,
+        value_name = "USER",
+        help = "Serve clients of this user only, by name or number: those of others are closed at once. \
+                Give the option again for more users; members of --allow-group are served as well. [default: everybody \
+                who may connect]"
+    )]
+    allow_user: Vec<Account>,
+
+    #[arg(
+        long,
+        value_name = "GROUP",
+        help = "Serve clients that belong to this group only, by name or number, as their own group or a \
+                supplementary one. Give the option again for more groups; users of --allow-user are served \
+                as well. [default: everybody who may connect]"
+    )]
+    allow_group: Vec<Account>,
+
+    #[arg(
+        long,
+        value_name = "N|off",
+        default_value = "off",
+        value_parser = number_or_off,
+        allow_hyphen_values = true,
+        help = "Keep at most this many client connections of each user open at one time, from 1 to \
+                1000000: further ones are closed at once. 'off' sets no limit."
+    )]
+    connections_max_per_user: NumberOrOff,
 
     #[arg(
         long,
@@ -287,14 +316,14 @@ pub(super) struct RouteArguments {
         long,
         value_name = "N|off",
         default_value = "off",
-        value_parser = per_endpoint_max,
+        value_parser = number_or_off,
         allow_hyphen_values = true,
         help = "Keep at most this many connections to each address open at one time, from 1 to \
                 1000000; further clients wait in a queue. One worker thread then serves all of the \
                 route, so that the limit is exact and the queue fair (see --shards). 'off' sets no \
                 limit, and nobody waits."
     )]
-    per_endpoint_max: PerEndpointMax,
+    per_endpoint_max: NumberOrOff,
 
     #[arg(
         long,
@@ -372,6 +401,11 @@ impl RouteArguments {
             owner: self.owner,
             group: self.group,
         };
+        let clients = Clients {
+            users: self.allow_user,
+            groups: self.allow_group,
+            per_user_max: self.connections_max_per_user.0,
+        };
         let protocol = match self.protocol {
             ProtocolName::Raw => {
                 self.fastcgi.refuse_any()?;
@@ -384,6 +418,7 @@ impl RouteArguments {
             protocol,
             listeners: self.listen,
             access,
+            clients,
             backends: self.backend,
             discovery,
             upstreams,
@@ -631,14 +666,14 @@ struct EjectAfter(Option<NonZeroU32>);
 
 /// A number of connections, or no limit: a type of its own as [`Timeout`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct PerEndpointMax(Option<NonZeroU32>);
+struct NumberOrOff(Option<NonZeroU32>);
 
-fn per_endpoint_max(text: &str) -> Result<PerEndpointMax, ValueError> {
+fn number_or_off(text: &str) -> Result<NumberOrOff, ValueError> {
     if text == "off" {
-        return Ok(PerEndpointMax(None));
+        return Ok(NumberOrOff(None));
     }
     let number = count(1..=CONNECTIONS_MAX)(text)?;
-    Ok(PerEndpointMax(NonZeroU32::new(number)))
+    Ok(NumberOrOff(NonZeroU32::new(number)))
 }
 
 fn eject_after(text: &str) -> Result<EjectAfter, ValueError> {

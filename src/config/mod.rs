@@ -30,7 +30,7 @@ pub use discovery::{
 pub use fastcgi::{
     AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, Protocol, UpstreamReuse,
 };
-pub use route::{Limits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError};
+pub use route::{Clients, Limits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError};
 pub use upstream::{
     ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,
     SourceAddressError, SourceAddresses, USER_TIMEOUT_MAX, Upstreams,
@@ -73,6 +73,42 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Where metrics and probes are answered over HTTP. `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// As whom the daemon runs once everything is bound. `None`: as who started it.
+    pub user: Option<RunAs>,
+}
+
+/// Whom the daemon becomes, as `USER` or `USER:GROUP`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunAs {
+    /// The user.
+    pub user: Account,
+    /// Its only group. `None`: the groups that the system's database has for the user.
+    pub group: Option<Account>,
+}
+
+impl FromStr for RunAs {
+    type Err = AccountError;
+
+    fn from_str(text: &str) -> Result<Self, AccountError> {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        Ok(Self {
+            user: user.parse()?,
+            group: group.map(str::parse).transpose()?,
+        })
+    }
+}
+
+/// The form that [`FromStr`] reads.
+impl fmt::Display for RunAs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.group {
+            Some(group) => write!(f, "{}:{group}", self.user),
+            None => self.user.fmt(f),
+        }
+    }
 }
 
 /// Mode and ownership of the socket files that the daemon creates.
@@ -120,7 +156,7 @@ pub enum AccountError {
     #[error("the number is too large for an id (use at most {})", u32::MAX - 1)]
     IdTooLarge,
     /// `user:group`, as chown(1) takes it.
-    #[error("one name is expected (give the user with --owner and the group with --group)")]
+    #[error("one name is expected (write it without a colon)")]
     Pair,
     /// Nothing, or a text with a character that the databases cannot hold.
     #[error("not the name of an account (write a name or a number)")]
@@ -271,6 +307,22 @@ mod tests {
             if let Ok(account) = text.parse::<Account>() {
                 assert_eq!(account.to_string(), text);
             }
+        }
+    }
+
+    #[test]
+    fn whom_to_run_as_is_a_user_with_or_without_a_group() {
+        for text in ["nginx", "33", "nginx:www-data", "33:34", "nginx:0"] {
+            assert_eq!(text.parse::<RunAs>().unwrap().to_string(), text);
+        }
+        for (text, error) in [
+            ("", AccountError::InvalidName),
+            (":www-data", AccountError::InvalidName),
+            ("nginx:", AccountError::InvalidName),
+            ("a:b:c", AccountError::Pair),
+            ("4294967295", AccountError::IdTooLarge),
+        ] {
+            assert_eq!(text.parse::<RunAs>(), Err(error), "{text:?}");
         }
     }
 

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    Access, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Protocol, Upstreams,
+    Access, Account, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Protocol,
+    Upstreams,
 };
 
 /// The longest name of a route: as long as the longest label of a host name, and one more. It is a part
@@ -24,6 +25,8 @@ pub struct Route {
     pub listeners: Vec<ListenAddress>,
     /// Who may connect to the path listeners.
     pub access: Access,
+    /// Which of those that can connect are served.
+    pub clients: Clients,
     /// Where sessions go; at least one.
     pub backends: Vec<BackendAddress>,
     /// How the addresses behind their names are found.
@@ -40,6 +43,17 @@ pub struct Route {
     pub idle_timeout: Option<Duration>,
     /// How much its endpoints take, and who waits meanwhile.
     pub limits: Limits,
+}
+
+/// Which clients of a route are served, by the credentials of the process that connects.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clients {
+    /// These users are. Without users and groups, everybody is.
+    pub users: Vec<Account>,
+    /// And the members of these groups.
+    pub groups: Vec<Account>,
+    /// The most connections of one user at one time, over all workers. `None`: no limit.
+    pub per_user_max: Option<NonZeroU32>,
 }
 
 /// What a route is called.

@@ -43,11 +43,15 @@ pub enum Outcome {
     QueueTimedOut,
     /// The client left the queue.
     QueueLeft,
+    /// The client was not let in: neither its user nor a group of its is allowed.
+    NotAllowed,
+    /// The client was not let in: its user has as many connections as it may.
+    UserLimit,
 }
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -68,6 +72,8 @@ impl Outcome {
         Self::QueueFull,
         Self::QueueTimedOut,
         Self::QueueLeft,
+        Self::NotAllowed,
+        Self::UserLimit,
     ];
 
     /// Its name in metrics and in the status.
@@ -94,6 +100,8 @@ impl Outcome {
             Self::QueueFull => "queue_full",
             Self::QueueTimedOut => "queue_timeout",
             Self::QueueLeft => "queue_left",
+            Self::NotAllowed => "not_allowed",
+            Self::UserLimit => "user_limit",
         }
     }
 
@@ -121,7 +129,9 @@ impl Outcome {
             | Self::Rejected
             | Self::Aborted
             | Self::Cut
-            | Self::QueueLeft => false,
+            | Self::QueueLeft
+            | Self::NotAllowed
+            | Self::UserLimit => false,
         }
     }
 }

@@ -142,6 +142,7 @@ mod tests {
             name: crate::config::RouteName::default(),
             listeners: vec!["unix:/run/a.sock".parse().unwrap()],
             access: crate::config::Access::default(),
+            clients: crate::config::Clients::default(),
             backends: vec!["127.0.0.1:9000".parse().unwrap()],
             discovery: crate::config::Discovery::default(),
             upstreams: crate::config::Upstreams::default(),
@@ -162,6 +163,7 @@ mod tests {
             exit_idle_time: None,
             control: None,
             metrics: None,
+            user: None,
         }
     }
 

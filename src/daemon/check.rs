@@ -11,7 +11,8 @@ use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
 use crate::sys::process;
 
-use super::{accepting_workers, listener, listener_count, routes, upstreams, worker_count};
+use super::privileges::Identity;
+use super::{accepting_workers, listener, listener_count, routes, upstreams, who, worker_count};
 
 /// Prints what each backend resolves to, as comments of the configuration before it, and returns a line
 /// for each obstacle.
@@ -21,7 +22,7 @@ use super::{accepting_workers, listener, listener_count, routes, upstreams, work
 pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, ResolverError> {
     let wanted: Vec<_> = config.routes.iter().map(wanted).collect();
     let resolved = once::look_up_all(&wanted)?;
-    let mut obstacles = Vec::new();
+    let mut obstacles: Vec<_> = user(config).into_iter().collect();
     let accepting = process::processors().map(|processors| {
         let workers = worker_count(config, processors.len());
         // What will be passed is not known: one for each is the least.
@@ -33,6 +34,7 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, Resolve
     for (route, resolved) in config.routes.iter().zip(&resolved) {
         let _ = print_backends(route, resolved, out);
         obstacles.extend(accounts(route));
+        obstacles.extend(clients(route));
         obstacles.extend(source(route));
         obstacles.extend(accepting.ok().and_then(|workers| shards(route, workers)));
         obstacles.extend(nameless(route, resolved));
@@ -93,9 +95,20 @@ fn nameless(route: &Route, resolved: &[Resolved]) -> impl Iterator<Item = String
     })
 }
 
+/// Whether this process could become that user, it does not say: the daemon is started by another one.
+fn user(config: &Config) -> Option<String> {
+    let error = Identity::look_up(config).err()?;
+    Some(error.to_string())
+}
+
 fn accounts(route: &Route) -> Option<String> {
     let cause = listener::check_accounts(&route.access).err()?;
     Some(format!("route {}: {cause}", route.name))
+}
+
+fn clients(route: &Route) -> Option<String> {
+    let error = who::check(route).err()?;
+    Some(format!("route {}: {error}", route.name))
 }
 
 fn source(route: &Route) -> Option<String> {

@@ -184,6 +184,14 @@ impl Listener {
             Ok(Unlinked::Replaced) => {
                 tracing::info!(address = %self.address, "the path belongs to another file now: left alone");
             }
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                // As with --user, in a directory of root's.
+                tracing::info!(
+                    address = %self.address,
+                    "the socket's file stays: its directory may not be written to by the daemon's user \
+                     (the next start replaces it)"
+                );
+            }
             Err(error) => {
                 tracing::warn!(address = %self.address, %error, "cannot remove the socket's file");
             }
@@ -368,7 +376,8 @@ impl Owners {
     }
 }
 
-fn user_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
+/// The number of this user, if one is given.
+pub(super) fn user_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
     let name = match account {
         None => return Ok(None),
         Some(Account::Id(id)) => return Ok(Some(*id)),
@@ -379,7 +388,8 @@ fn user_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
         .ok_or_else(|| Cause::UnknownUser { name: name.clone() })
 }
 
-fn group_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
+/// The number of this group, if one is given.
+pub(super) fn group_id(account: Option<&Account>) -> Result<Option<u32>, Cause> {
     let name = match account {
         None => return Ok(None),
         Some(Account::Id(id)) => return Ok(Some(*id)),

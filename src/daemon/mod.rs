@@ -2,7 +2,10 @@
 //!
 //! The order of the start matters: signals first, so that none finds the default action; sockets
 //! before threads, because binding sets the process's umask for a moment; the limit of descriptors
-//! before anything that counts on it. The order of the end is the reverse.
+//! before anything that counts on it. What takes rights is done before the user is changed, and
+//! everything else after it: access logs are opened anew later, so they are opened with the rights that
+//! there are then, and never with root's in a directory of somebody else. The order of the end is the
+//! reverse.
 
 mod capacity;
 pub mod check;
@@ -12,10 +15,12 @@ mod inherited;
 pub mod listener;
 mod listening;
 pub mod logging;
+mod privileges;
 mod routes;
 mod sites;
 mod supervisor;
 mod upstreams;
+mod who;
 mod workers;
 
 use std::future::pending;
@@ -34,7 +39,7 @@ use crate::config::{Config, Descriptors, ListenAddress};
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
-use crate::worker::{Gate, Mailbox, Notice, Shared};
+use crate::worker::{Gate, Mailbox, Notice, Shared, Who};
 
 use capacity::Capacity;
 pub use capacity::CapacityError;
@@ -44,12 +49,15 @@ pub use inherited::InheritError;
 use inherited::Passed;
 pub use listener::ListenError;
 use listening::ListeningSocket;
+use privileges::Identity;
+pub use privileges::{PrivilegeError, renounce};
 use routes::Opened;
 pub use routes::ShareError;
 pub use sites::SiteError;
 use sites::Sites;
 use supervisor::Supervisor;
 pub use upstreams::SourceError;
+pub use who::WhoError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
 
@@ -66,11 +74,15 @@ pub enum Error {
     #[error("find the processors that may be used")]
     Processors(#[source] Errno),
     #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    #[error(transparent)]
     Capacity(#[from] CapacityError),
     #[error("{0}; --engine epoll works without it")]
     Engine(Unavailable),
     #[error(transparent)]
     Source(#[from] SourceError),
+    #[error(transparent)]
+    Who(#[from] WhoError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -120,16 +132,23 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let listeners = listener_count(config, |wanted| passed.count(wanted));
     let capacity = Capacity::measure(config, count, listeners)?;
     warn_of_long_queues(config, capacity.connections_max);
-    let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
+    let identity = Identity::look_up(config)?;
+    if let Some(identity) = &identity {
+        identity.check_rights()?;
+    }
     for route in &config.routes {
         upstreams::check_source(&route.upstreams)?;
     }
     let mailboxes = mailboxes(count)?;
-    // Dropped last but one, once nobody puts anything in: then what is left is written.
-    let mut access_logs = open_access_logs(config)?;
-    let mut routes = open_all(config, &mailboxes, &mut passed)?;
+    let who = who::look_up_all(config)?;
+    let mut routes = open_all(config, who, &mailboxes, &mut passed)?;
     passed.close_unclaimed();
-    let mut sites = Sites::bind(config)?;
+    let mut sites = Sites::bind(config, identity.as_ref())?;
+    privileges::settle(identity.as_ref())?;
+
+    let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
+    // Dropped once nobody puts anything in: then what is left is written.
+    let mut access_logs = open_access_logs(config)?;
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
 
@@ -209,11 +228,13 @@ fn open_access_logs(config: &Config) -> Result<Writers, AccessLogError> {
 /// In order; if one cannot be bound, those before it are taken back.
 fn open_all(
     config: &Config,
+    who: Vec<Option<Who>>,
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
 ) -> Result<Vec<Opened>, Error> {
-    let open = |route| routes::open(route, mailboxes, passed);
-    config.routes.iter().map(open).collect()
+    let routes = config.routes.iter().zip(who);
+    let open = |(route, who)| routes::open(route, who, mailboxes, passed);
+    routes.map(open).collect()
 }
 
 /// How many sockets are listened on, where an address may stand for several that are passed.

@@ -16,11 +16,11 @@ use crate::fastcgi::{self, RequestLimits};
 use crate::observe::{Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
 use crate::sys::net;
-use crate::worker::{Limit, Listening, Mailbox, Notice, Route, Share};
+use crate::worker::{Limit, Listening, Mailbox, Notice, Route, Share, Who};
 
 use super::inherited::Passed;
 use super::listening::ListeningSocket;
-use super::{Error, listener, upstreams};
+use super::{Error, listener, upstreams, who};
 
 /// A route whose listeners are bound.
 pub(super) struct Opened {
@@ -71,6 +71,7 @@ pub(super) fn check_shards(
 /// is empty so far.
 pub(super) fn open(
     config: &config::Route,
+    who: Option<Who>,
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
 ) -> Result<Opened, Error> {
@@ -100,8 +101,9 @@ pub(super) fn open(
             ),
         }
     }
+    who::warn_of_strangers(config, who.as_ref(), &listeners);
     Ok(Opened {
-        route: Arc::new(route(config, &listeners, mailboxes.to_vec())),
+        route: Arc::new(route(config, who, &listeners, mailboxes.to_vec())),
         listeners,
         lookups: Arc::default(),
         access_log: config.protocol.access_log().cloned(),
@@ -110,7 +112,12 @@ pub(super) fn open(
     })
 }
 
-fn route(config: &config::Route, listeners: &[ListeningSocket], told: Vec<Arc<Mailbox>>) -> Route {
+fn route(
+    config: &config::Route,
+    who: Option<Who>,
+    listeners: &[ListeningSocket],
+    told: Vec<Arc<Mailbox>>,
+) -> Route {
     let tell_all = move || {
         told.iter()
             .for_each(|mailbox| mailbox.post(Notice::Addresses))
@@ -128,6 +135,7 @@ fn route(config: &config::Route, listeners: &[ListeningSocket], told: Vec<Arc<Ma
             removed: config.upstreams.close_removed_after,
         },
         session_failures: Failures::default(),
+        who,
     }
 }
 

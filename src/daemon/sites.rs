@@ -13,9 +13,10 @@ use crate::observe::server::{Listening, serve};
 use crate::sys::{Errno, net};
 
 use super::listener::{self, ListenError, Listener};
+use super::privileges::Identity;
 
 /// Whoever may open the control socket learns the addresses of all backends, and later may do more
-/// than ask: that is for the daemon's own user.
+/// than ask: that is for the user as whom the daemon runs, to whom it is given.
 const CONTROL_MODE: u32 = 0o600;
 
 /// Both, if they are configured.
@@ -50,11 +51,15 @@ fn remedy(errno: Errno) -> &'static str {
 
 impl Sites {
     /// Listens. To be called before threads start, as [`listener::bind`] is.
-    pub(super) fn bind(config: &Config) -> Result<Self, SiteError> {
+    pub(super) fn bind(config: &Config, identity: Option<&Identity>) -> Result<Self, SiteError> {
         let control = config.control.as_ref().map(|path| {
             let access = Access {
                 mode: CONTROL_MODE,
                 ..Access::default()
+            };
+            let access = match identity {
+                Some(identity) => identity.own(access),
+                None => access,
             };
             listener::bind(&UnixAddress::Path(path.clone()), &access)
         });

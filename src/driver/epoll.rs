@@ -394,7 +394,7 @@ impl Driver for Epoll {
     type Pipe = Pipe;
 
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
-        let kind = match net::is_unix(&listener) {
+        let kind = match net::is_unix(listener.as_fd()) {
             true => SocketKind::UnixListener,
             false => SocketKind::TcpListener,
         };
@@ -510,6 +510,10 @@ impl Driver for Epoll {
         }
     }
 
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
+        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+    }
+
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         let Some(mut bytes) = self.buffers.borrow_mut().take() else {
             return Ok(None);
@@ -548,16 +552,20 @@ impl Driver for Epoll {
         net::send_first(&self.sockets.get(sock).fd, bytes)
     }
 
-    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
-        let socket = self.sockets.get(sock);
-        match socket.kind {
-            SocketKind::Unix => net::peer_credentials(&socket.fd),
-            _ => Err(Errno(libc::EOPNOTSUPP)),
-        }
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
+        net::peer_credentials(&self.sockets.get(sock).fd)
     }
 
     fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
         net::addresses(&self.sockets.get(sock).fd)
+    }
+
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
+        net::peer_groups(&self.sockets.get(sock).fd)
+    }
+
+    fn dismiss(&mut self, sock: Sock) {
+        net::dismiss(&self.sockets.get(sock).fd);
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
@@ -582,9 +590,9 @@ impl Driver for Epoll {
         self.pipes.borrow().lent()
     }
 
-    fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
+    fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
         let socket = self.sockets.get(from);
-        let filled = pipe.fill(&socket.fd);
+        let filled = pipe.fill(&socket.fd, max);
         if filled == Filled::Empty {
             socket.readable = false;
             socket.spliced_dry = true;

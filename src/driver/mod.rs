@@ -236,6 +236,9 @@ pub trait Driver: Sized {
 
     /// Takes one connection now if one waits. The read lane must be free.
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno>;
+    /// Copies the first bytes that are there without taking them: how many, and 0 if there are none, at
+    /// an end or a failure too, which a receive tells.
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize;
     /// Takes bytes that are there already; the read lane must be free. `None`: there are none, or
     /// the peer sends no more; [`Op::Recv`] will tell.
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
@@ -255,9 +258,14 @@ pub trait Driver: Sized {
     /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
     /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
     fn peer_is_gone(&mut self, sock: Sock) -> bool;
-    /// Who connected to the listener: the process that made the connection, as it was then. An error
-    /// for TCP, which does not know.
-    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno>;
+    /// Who connected to the listener: the process that made the connection, as it was then. `None` where
+    /// the transport does not tell, as TCP.
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials>;
+    /// The supplementary groups of the same process.
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno>;
+    /// Of a socket that was accepted and that no session has: takes nothing more, and throws away what
+    /// came, so that a close looks like a clean end where the transport can do that.
+    fn dismiss(&mut self, sock: Sock);
     /// Of a TCP client: its own address and the one that it connected to. An error for AF_UNIX, and
     /// when the connection is broken already.
     fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno>;
@@ -270,9 +278,9 @@ pub trait Driver: Sized {
     fn pipe(&mut self) -> Option<Self::Pipe>;
     /// How many of them are lent.
     fn pipes_in_use(&self) -> usize;
-    /// Moves what `from` has into the pipe, which must be empty: only then does "would block" mean
-    /// that the source has nothing.
-    fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe) -> Filled;
+    /// Moves what `from` has, at most `max` bytes, into the pipe, which must be empty: only then does
+    /// "would block" mean that the source has nothing.
+    fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe, max: usize) -> Filled;
     /// Moves what the pipe has into `to`.
     fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed;
 

@@ -17,9 +17,6 @@ use super::{Filled, Flushed};
 /// limit.
 pub const PIPE_BYTES: usize = 256 * 1024;
 
-/// The most bytes that one fill takes.
-const FILL_BYTES_MAX: usize = PIPE_BYTES;
-
 /// What a session may know of a pipe.
 pub trait PipeGuard {
     /// Bytes in it.
@@ -124,12 +121,12 @@ impl Pipe {
         self.ends.as_ref().expect("taken only by drop")
     }
 
-    /// Moves what `from` has into this empty pipe. `from` must be non-blocking: SPLICE_F_NONBLOCK
-    /// covers only the pipe.
-    pub(super) fn fill(&mut self, from: &OwnedFd) -> Filled {
+    /// Moves what `from` has, at most `max` bytes, into this empty pipe. `from` must be non-blocking:
+    /// SPLICE_F_NONBLOCK covers only the pipe.
+    pub(super) fn fill(&mut self, from: &OwnedFd, max: usize) -> Filled {
         assert_eq!(self.len, 0, "EAGAIN is only unambiguous for an empty pipe");
         loop {
-            return match pipe::splice(from, &self.ends().write, FILL_BYTES_MAX) {
+            return match pipe::splice(from, &self.ends().write, max.min(PIPE_BYTES)) {
                 Ok(0) => Filled::Eof,
                 Ok(moved) => {
                     self.len = moved;
@@ -197,9 +194,9 @@ mod tests {
         let (mut right, right_end) = pair();
         let mut pipe = PipePool::take(&pool).unwrap();
 
-        assert_eq!(pipe.fill(&left_end), Filled::Empty);
+        assert_eq!(pipe.fill(&left_end, PIPE_BYTES), Filled::Empty);
         left.write_all(b"hello").unwrap();
-        assert_eq!(pipe.fill(&left_end), Filled::Bytes(5));
+        assert_eq!(pipe.fill(&left_end, PIPE_BYTES), Filled::Bytes(5));
         assert_eq!(pipe.flush(&right_end), Flushed::All);
         let mut got = [0; 5];
         right.read_exact(&mut got).unwrap();
@@ -216,7 +213,7 @@ mod tests {
         let (mut left, left_end) = pair();
         let mut pipe = PipePool::take(&pool).unwrap();
         left.write_all(b"secret").unwrap();
-        assert_eq!(pipe.fill(&left_end), Filled::Bytes(6));
+        assert_eq!(pipe.fill(&left_end, PIPE_BYTES), Filled::Bytes(6));
         drop(pipe);
         assert_eq!((pool.borrow().open, pool.borrow().free.len()), (0, 0));
     }

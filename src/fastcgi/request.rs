@@ -118,6 +118,8 @@ pub struct RequestReader {
     query: Vec<u8>,
     /// A header that was read and not yet acted on.
     held: Option<Header>,
+    /// Bytes of the current record's header that were seen and not yet taken.
+    ahead: usize,
     /// [`RequestEvent::BodyEnd`] is due.
     body_end_due: bool,
     /// Bytes of the connection that were read.
@@ -140,6 +142,7 @@ impl RequestReader {
             body_left: None,
             query: Vec::new(),
             held: None,
+            ahead: 0,
             body_end_due: false,
             read: 0,
             record_at: 0,
@@ -173,6 +176,13 @@ impl RequestReader {
             return Ok(Some(RequestEvent::BodyEnd));
         }
         let mut pass = Pass::from(*at);
+        let seen = self.ahead.min(input.len() - *at);
+        *at += seen;
+        if self.fate.passes() {
+            pass.reach(*at);
+        }
+        self.ahead -= seen;
+        self.read += seen as u64;
         loop {
             match self.step(input, at, &mut pass) {
                 Ok(Step::Event(event)) => return Ok(Some(event)),
@@ -215,9 +225,32 @@ impl RequestReader {
     #[must_use]
     pub const fn passable(&self) -> usize {
         match (self.fate.passes(), self.held) {
-            (true, None) => self.records.left(),
+            (true, None) => self.ahead + self.records.left(),
             (true, Some(_)) | (false, _) => 0,
         }
+    }
+
+    /// Begins the record whose header is `bytes`, which come next and were not taken yet: from now on
+    /// they are [`RequestReader::passable`], and so is the record. False, and nothing happens, unless it
+    /// is a piece of the body, of `content_min` bytes at least, and nothing of another record is missing.
+    pub fn pass_next(&mut self, bytes: [u8; HEADER_LEN], content_min: usize) -> bool {
+        let Ok(header) = Header::decode(bytes) else {
+            return false;
+        };
+        let is_worth_it = usize::from(header.content_len) >= content_min;
+        let is_readable = self.held.is_none() && self.failed.is_none() && !self.body_end_due;
+        let is_body = is_readable && matches!(self.fate_of(header), Ok(Fate::Pass));
+        let fits = self
+            .body_left
+            .is_none_or(|left| left >= u64::from(header.content_len));
+        if !is_worth_it || !is_body || !fits || !self.records.begin(header) {
+            return false;
+        }
+        self.count(header).expect("it fits");
+        self.fate = Fate::Pass;
+        self.record_at = self.read;
+        self.ahead = HEADER_LEN;
+        true
     }
 
     /// This many of the [`RequestReader::passable`] bytes went to the upstream by another way.
@@ -227,7 +260,9 @@ impl RequestReader {
     /// If they were not passable.
     pub fn passed(&mut self, bytes: usize) {
         assert!(bytes <= self.passable(), "the caller asked how many");
-        self.records.skip(bytes);
+        let of_header = self.ahead.min(bytes);
+        self.ahead -= of_header;
+        self.records.skip(bytes - of_header);
         self.read += bytes as u64;
     }
 

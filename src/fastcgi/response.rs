@@ -73,6 +73,8 @@ pub struct ResponseReader {
     status: StatusReader,
     /// A header that was read and not yet acted on.
     held: Option<Header>,
+    /// Bytes of the current record's header that were seen and not yet taken.
+    ahead: usize,
     ended: Option<EndRequest>,
     /// A record of STDOUT has come, be it the empty one that ends the stream.
     has_begun: bool,
@@ -92,6 +94,7 @@ impl ResponseReader {
             fate: Fate::Between,
             status: StatusReader::new(),
             held: None,
+            ahead: 0,
             ended: None,
             has_begun: false,
             stdout_bytes: 0,
@@ -121,6 +124,11 @@ impl ResponseReader {
             return Ok(Some(ResponseEvent::End(end)));
         }
         let mut pass = Pass::from(*at);
+        let seen = self.ahead.min(input.len() - *at);
+        *at += seen;
+        pass.reach(*at);
+        self.ahead -= seen;
+        self.read += seen as u64;
         loop {
             match self.step(input, at, &mut pass) {
                 Ok(Step::On) => {}
@@ -173,9 +181,32 @@ impl ResponseReader {
     #[must_use]
     pub const fn passable(&self) -> usize {
         match (&self.fate, self.held) {
-            (Fate::Stdout | Fate::Stderr, None) => self.records.left(),
+            (Fate::Stdout | Fate::Stderr, None) => self.ahead + self.records.left(),
             (_, Some(_)) | (Fate::Between | Fate::End(_) | Fate::Management(_), None) => 0,
         }
+    }
+
+    /// Begins the record whose header is `bytes`, which come next and were not taken yet: from now on
+    /// they are [`ResponseReader::passable`], and so is the record. False, and nothing happens, unless
+    /// it is output, of `content_min` bytes at least, and nothing of another record is missing.
+    pub fn pass_next(&mut self, bytes: [u8; HEADER_LEN], content_min: usize) -> bool {
+        let Ok(header) = Header::decode(bytes) else {
+            return false;
+        };
+        let is_worth_it = usize::from(header.content_len) >= content_min;
+        let is_readable = self.held.is_none() && self.failed.is_none() && self.ended.is_none();
+        let fate = match self.fate_of(header) {
+            Ok(fate @ (Fate::Stdout | Fate::Stderr)) if is_worth_it && is_readable => fate,
+            _ => return false,
+        };
+        if !self.records.begin(header) {
+            return false;
+        }
+        self.has_begun |= matches!(fate, Fate::Stdout);
+        self.fate = fate;
+        self.record_at = self.read;
+        self.ahead = HEADER_LEN;
+        true
     }
 
     /// This many of the [`ResponseReader::passable`] bytes went to the client by another way. Padding
@@ -186,10 +217,12 @@ impl ResponseReader {
     /// If they were not passable.
     pub fn passed(&mut self, bytes: usize) {
         assert!(bytes <= self.passable(), "the caller asked how many");
-        self.records.skip(bytes);
+        let of_header = self.ahead.min(bytes);
+        self.ahead -= of_header;
+        self.records.skip(bytes - of_header);
         self.read += bytes as u64;
         if matches!(self.fate, Fate::Stdout) {
-            self.stdout_bytes += bytes as u64;
+            self.stdout_bytes += (bytes - of_header) as u64;
         }
     }
 

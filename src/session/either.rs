@@ -19,7 +19,7 @@ pub enum Session<D: Driver> {
     /// Bytes are relayed as they come.
     Tunnel(Tunnel<D>),
     /// Requests are.
-    Exchange(Exchange),
+    Exchange(Exchange<D>),
 }
 
 impl<D: Driver> Session<D> {

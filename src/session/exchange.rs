@@ -30,6 +30,7 @@ use crate::fastcgi::{
 };
 use crate::sys::Errno;
 
+use super::bulk::{self, Then};
 use super::connect::{Connecting, Entry, Found};
 use super::pool::{Open, Reuse};
 use super::tally::{Tally, Telling};
@@ -50,19 +51,22 @@ const FAREWELL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// The most of a body that is kept for sending it again: a request without one has 8 bytes.
 const REPEATABLE_BYTES_MAX: usize = 4096;
 
+/// How many buffers of a large answer are taken at once before others have their turn: 256 KiB.
+const RECEIVES_IN_A_ROW_MAX: u8 = 16;
+
 /// The most of answers to a client's own questions that wait for a place between two records: a dozen.
 /// Nobody asks so often during one request.
 const REPLIES_BYTES_MAX: usize = 1024;
 
 /// A client's connection, and the request that it has now.
-pub struct Exchange {
+pub struct Exchange<D: Driver> {
     client: Sock,
     reader: RequestReader,
     /// What the client has sent and was not read yet.
     inbox: Option<Inbox>,
     reading: Reading,
     writing: Writing,
-    stage: Stage,
+    stage: Stage<D>,
     /// When the request's head was complete; before, when the connection or the wait for it began.
     began: Instant,
     last_activity: Instant,
@@ -95,6 +99,8 @@ enum Reading {
     Watching,
     /// It was taken back, because there is something to be read after all.
     Unwatching,
+    /// A wait for more of a record that is spliced.
+    Splicing,
     /// The client sends no more.
     Ended,
 }
@@ -103,8 +109,12 @@ enum Reading {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Writing {
     Idle,
-    /// A part of an answer.
-    Part,
+    /// A part of an answer, in a full buffer or not.
+    Part {
+        full: bool,
+    },
+    /// A wait for room: more of a record waits in a pipe.
+    Splicing,
     /// The end of an answer.
     Last,
     /// An answer of our own.
@@ -115,12 +125,12 @@ enum Writing {
     clippy::large_enum_variant,
     reason = "each request is served, and a box would be an allocation for each"
 )]
-enum Stage {
+enum Stage<D: Driver> {
     /// A head is to come, or the rest of it.
     Head,
     /// Its request waits for a connection.
     Search(Connecting),
-    Serve(Serving),
+    Serve(Serving<D>),
     /// The server is done with it; the end of the answer is on its way to the client.
     Deliver,
     /// The answer of our own is sent, or on its way; what still comes of the request is thrown away.
@@ -133,7 +143,7 @@ enum Stage {
 }
 
 /// A request and the connection that serves it.
-struct Serving {
+struct Serving<D: Driver> {
     open: Open,
     /// Whether the server was told to keep the connection, and gets the fence.
     keep: bool,
@@ -146,8 +156,14 @@ struct Serving {
     sent: u64,
     /// Those among them that are on their way.
     unwritten: usize,
-    /// A receive is in flight.
+    /// A receive is in flight, or a wait for more of a record that is spliced.
     receiving: bool,
+    /// Buffers that were taken without waiting for them.
+    received_in_a_row: u8,
+    /// Bytes of the client's that the server has no room for.
+    upload: Option<D::Pipe>,
+    /// Bytes of the server's that the client has no room for.
+    download: Option<D::Pipe>,
     response: ResponseReader,
     answer: Answer,
     /// The server has sent what belongs to no request.
@@ -164,8 +180,10 @@ struct Serving {
 enum Sending {
     /// It waits for the client.
     Idle,
-    /// A send is in flight.
-    Busy,
+    /// A send is in flight, of a full buffer or not.
+    Busy { full: bool },
+    /// A wait for room: more of a record waits in a pipe.
+    Splicing,
     /// The last send is in flight: the end of the request and, if the connection is to be kept, the
     /// fence.
     Last,
@@ -183,12 +201,12 @@ enum Answer {
     Ended(Settling),
 }
 
-impl Exchange {
+impl<D: Driver> Exchange<D> {
     /// Starts to serve a client.
-    pub fn start<D: Driver>(client: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
+    pub fn start(client: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
         let peer = match cx.access_log {
-            Some(_) => cx.driver.peer_credentials(client).ok(),
+            Some(_) => cx.driver.peer_credentials(client),
             None => None,
         };
         let mut exchange = Self {
@@ -253,13 +271,7 @@ impl Exchange {
     // --- events -------------------------------------------------------------------------------
 
     /// An op of one of the session's sockets ended.
-    pub fn complete<D: Driver>(
-        &mut self,
-        end: End,
-        lane: Lane,
-        done: Done,
-        cx: &mut Context<'_, D>,
-    ) -> Step {
+    pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         self.last_activity = cx.now;
         match (end, lane) {
             (End::Client, Lane::Read) => self.client_read(done, cx),
@@ -276,7 +288,7 @@ impl Exchange {
     }
 
     /// The deadline has come.
-    pub fn expire<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
         let is_idle = cx
             .timeouts
             .idle
@@ -296,7 +308,7 @@ impl Exchange {
     }
 
     /// The address set changed.
-    pub fn addresses_changed<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    pub fn addresses_changed(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self.stage {
             Stage::Search(_) => {
                 self.search(cx, |connecting, cx| connecting.addresses_changed(true, cx))
@@ -308,12 +320,12 @@ impl Exchange {
     }
 
     /// Some endpoint has a place, or a connection that rests, and it is the turn of this session.
-    pub fn place_free<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    pub fn place_free(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.search(cx, |connecting, cx| connecting.place_free(true, cx))
     }
 
     /// There is no place for the request, and no room to wait for one.
-    pub fn refuse<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    pub fn refuse(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.give_up_search(cx);
         self.farewell(Synthesised::Unavailable, Ending::QueueFull, cx)
     }
@@ -336,8 +348,8 @@ impl Exchange {
 
 // --- the client ---------------------------------------------------------------------------------
 
-impl Exchange {
-    fn client_read<D: Driver>(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+impl<D: Driver> Exchange<D> {
+    fn client_read(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
         let reading = mem::replace(&mut self.reading, Reading::Idle);
         match (reading, done) {
             // Whether it has left or not, a receive tells.
@@ -346,6 +358,7 @@ impl Exchange {
                 Step::Continue
             }
             (Reading::Watching, Done::Ready) => self.client_left(),
+            (Reading::Splicing, Done::Ready) => self.more_to_splice(cx),
             (_, Done::Received(buf)) => self.received(buf, cx),
             (_, Done::Eof) => self.client_ended(cx),
             (_, Done::Failed(errno)) => Step::End(Ending::ClientReset(errno)),
@@ -353,7 +366,7 @@ impl Exchange {
         }
     }
 
-    fn received<D: Driver>(&mut self, buf: Buf, cx: &mut Context<'_, D>) -> Step {
+    fn received(&mut self, buf: Buf, cx: &mut Context<'_, D>) -> Step {
         if let Stage::Farewell { left, ending, .. } = &mut self.stage {
             *left = left.saturating_sub(buf.len() as u64);
             if *left == 0 {
@@ -367,7 +380,7 @@ impl Exchange {
     }
 
     /// The client sends no more. If its request is complete, it may still wait for the answer.
-    fn client_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    fn client_ended(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.reading = Reading::Ended;
         match (&self.stage, self.reader.end()) {
             (Stage::Farewell { .. }, _) if self.writing == Writing::Farewell => Step::Continue,
@@ -395,7 +408,7 @@ impl Exchange {
     }
 
     /// Something is to be read.
-    fn read_on<D: Driver>(&mut self, driver: &mut D) {
+    fn read_on(&mut self, driver: &mut D) {
         match self.reading {
             Reading::Idle => {
                 driver.submit(self.client, Op::Recv);
@@ -405,13 +418,13 @@ impl Exchange {
                 driver.cancel(self.client, Lane::Read);
                 self.reading = Reading::Unwatching;
             }
-            Reading::Receiving | Reading::Unwatching | Reading::Ended => {}
+            Reading::Receiving | Reading::Unwatching | Reading::Splicing | Reading::Ended => {}
         }
     }
 
     /// The request takes its time, and the client may leave meanwhile. With its next request at hand,
     /// nothing more is read from it.
-    fn watch<D: Driver>(&mut self, driver: &mut D) {
+    fn watch(&mut self, driver: &mut D) {
         if self.reading != Reading::Idle {
             return;
         }
@@ -424,10 +437,13 @@ impl Exchange {
         }
     }
 
-    fn client_written<D: Driver>(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+    fn client_written(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
         let writing = mem::replace(&mut self.writing, Writing::Idle);
         if let Done::Failed(errno) = done {
             return Step::End(Ending::ClientReset(errno));
+        }
+        if writing == Writing::Splicing {
+            return self.splice_answer(false, cx);
         }
         let written = mem::take(&mut self.unwritten);
         cx.counters.to_client.copied.add(written as u64);
@@ -435,7 +451,11 @@ impl Exchange {
             return Step::End(ending);
         }
         match writing {
-            Writing::Part => {
+            Writing::Part { full: true } if self.answer_may_be_spliced() => {
+                self.splice_answer(true, cx)
+            }
+            Writing::Part { full: true } => self.receive_more(cx),
+            Writing::Part { full: false } => {
                 self.receive_answer(cx.driver);
                 Step::Continue
             }
@@ -450,12 +470,12 @@ impl Exchange {
                 self.read_on(cx.driver);
                 Step::Continue
             }
-            Writing::Idle => unreachable!("a send was in flight"),
+            Writing::Splicing | Writing::Idle => unreachable!("a send was in flight"),
         }
     }
 
     /// The whole answer is the client's.
-    fn answered<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    fn answered(&mut self, cx: &mut Context<'_, D>) -> Step {
         if let Stage::Serve(_) = self.stage {
             // The last of the request is still on its way to the server, which has answered before it.
             return Step::Continue;
@@ -474,7 +494,7 @@ impl Exchange {
         self.advance(cx)
     }
 
-    fn throw_the_rest_away<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    fn throw_the_rest_away(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.inbox = None;
         self.stage = Stage::Farewell {
             left: FAREWELL_BYTES_MAX,
@@ -489,12 +509,7 @@ impl Exchange {
     }
 
     /// Answers for the servers. The client's connection ends with it.
-    fn farewell<D: Driver>(
-        &mut self,
-        answer: Synthesised,
-        ending: Ending,
-        cx: &mut Context<'_, D>,
-    ) -> Step {
+    fn farewell(&mut self, answer: Synthesised, ending: Ending, cx: &mut Context<'_, D>) -> Step {
         tracing::debug!("request answered by the proxy: {ending}");
         if self.writing != Writing::Idle {
             // STDERR of the server that failed.
@@ -520,7 +535,7 @@ impl Exchange {
     // --- requests -----------------------------------------------------------------------------
 
     /// Reads what the client has sent, as far as it can be used now.
-    fn advance<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    fn advance(&mut self, cx: &mut Context<'_, D>) -> Step {
         match &self.stage {
             Stage::Head => self.read_head(cx),
             Stage::Serve(_) => self.read_body(cx),
@@ -536,7 +551,7 @@ impl Exchange {
         self.reader.next(input, at).map_err(Ending::BadRequest)
     }
 
-    fn read_head<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    fn read_head(&mut self, cx: &mut Context<'_, D>) -> Step {
         loop {
             match self.next_event() {
                 Err(ending) => return Step::End(ending),
@@ -562,7 +577,7 @@ impl Exchange {
     }
 
     /// The client has its answer at once, or at the end of the record that is on its way.
-    fn reply<D: Driver>(&mut self, reply: &[u8], cx: &mut Context<'_, D>) -> Result<(), Ending> {
+    fn reply(&mut self, reply: &[u8], cx: &mut Context<'_, D>) -> Result<(), Ending> {
         if self.replies.len() + reply.len() > REPLIES_BYTES_MAX {
             return Err(Ending::ClientReset(Errno(libc::ENOBUFS)));
         }
@@ -570,7 +585,7 @@ impl Exchange {
         self.send_replies(cx)
     }
 
-    fn send_replies<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Result<(), Ending> {
+    fn send_replies(&mut self, cx: &mut Context<'_, D>) -> Result<(), Ending> {
         let is_between_records = match &self.stage {
             Stage::Serve(serving) => serving.response.is_between_records(),
             Stage::Head | Stage::Search(_) | Stage::Deliver => true,
@@ -588,7 +603,7 @@ impl Exchange {
         Ok(())
     }
 
-    fn head_complete<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    fn head_complete(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.began = cx.now;
         self.tally.begin(self.reader.head(), &cx.telling());
         self.requests += 1;
@@ -617,9 +632,9 @@ impl Exchange {
 
 // --- the search for a connection ----------------------------------------------------------------
 
-impl Exchange {
+impl<D: Driver> Exchange<D> {
     /// Lets the search act, and does what follows.
-    fn search<D: Driver>(
+    fn search(
         &mut self,
         cx: &mut Context<'_, D>,
         act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> Found,
@@ -662,7 +677,7 @@ impl Exchange {
     }
 
     /// A connection that rests, if this request may use one.
-    fn take<D: Driver>(&mut self, address: Address, cx: &mut Context<'_, D>) -> Option<Open> {
+    fn take(&mut self, address: Address, cx: &mut Context<'_, D>) -> Option<Open> {
         let may_use = match cx.pool.reuse(address) {
             Reuse::Works | Reuse::Unproven(_) => true,
             Reuse::Doubtful => self.is_repeatable_method(),
@@ -686,14 +701,14 @@ impl Exchange {
         )
     }
 
-    fn give_up_search<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn give_up_search(&mut self, cx: &mut Context<'_, D>) {
         if let Stage::Search(connecting) = mem::replace(&mut self.stage, Stage::Head) {
             connecting.close(cx.driver, cx.retired);
         }
     }
 
     /// The request failed before its first byte of an answer.
-    fn failed<D: Driver>(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+    fn failed(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
         self.give_up_search(cx);
         match cx.fastcgi().on_failure {
             OnFailure::Close => Step::End(ending),
@@ -704,9 +719,9 @@ impl Exchange {
 
 // --- a request and its server -------------------------------------------------------------------
 
-impl Exchange {
+impl<D: Driver> Exchange<D> {
     /// A connection is open. `receiving`: a receive is armed on it.
-    fn serve<D: Driver>(&mut self, open: Open, receiving: bool, cx: &mut Context<'_, D>) -> Step {
+    fn serve(&mut self, open: Open, receiving: bool, cx: &mut Context<'_, D>) -> Step {
         let sock = open.sock;
         let address = open.lease.address();
         self.tally.found(address, open.is_reused(), &cx.telling());
@@ -741,6 +756,9 @@ impl Exchange {
             sent: 0,
             unwritten: 0,
             receiving: true,
+            received_in_a_row: 0,
+            upload: None,
+            download: None,
             response: ResponseReader::new(id),
             answer: Answer::Running,
             tainted: false,
@@ -755,12 +773,12 @@ impl Exchange {
     }
 
     /// Takes what is there of the body to the server. While nothing can be sent, nothing is read.
-    fn read_body<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    fn read_body(&mut self, cx: &mut Context<'_, D>) -> Step {
         loop {
             let Stage::Serve(serving) = &self.stage else {
                 unreachable!("somebody serves the request")
             };
-            if serving.sending == Sending::Busy {
+            if matches!(serving.sending, Sending::Busy { .. } | Sending::Splicing) {
                 return Step::Continue;
             }
             match self.next_event() {
@@ -794,12 +812,16 @@ impl Exchange {
             Sending::Idle => self.read_on(cx.driver),
             // Nobody takes the body; the answer may still come.
             Sending::Broken if self.reader.end() == ClientEnd::TooEarly => self.read_on(cx.driver),
-            Sending::Busy | Sending::Last | Sending::Done | Sending::Broken => {}
+            Sending::Busy { .. }
+            | Sending::Splicing
+            | Sending::Last
+            | Sending::Done
+            | Sending::Broken => {}
         }
         Step::Continue
     }
 
-    fn take_body<D: Driver>(&mut self, pass: &Pass, cx: &mut Context<'_, D>) {
+    fn take_body(&mut self, pass: &Pass, cx: &mut Context<'_, D>) {
         let (Stage::Serve(serving), Some(inbox)) = (&mut self.stage, &mut self.inbox) else {
             unreachable!("a body comes from the client and goes to a server")
         };
@@ -837,7 +859,7 @@ impl Exchange {
         }
     }
 
-    fn body_ended<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn body_ended(&mut self, cx: &mut Context<'_, D>) {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("somebody serves the request")
         };
@@ -861,7 +883,7 @@ impl Exchange {
         }
     }
 
-    fn send_on<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+    fn send_on(&mut self, cx: &mut Context<'_, D>) {
         let Stage::Serve(serving) = &mut self.stage else {
             return;
         };
@@ -879,12 +901,14 @@ impl Exchange {
         serving.sending = if serving.is_whole {
             Sending::Last
         } else {
-            Sending::Busy
+            Sending::Busy {
+                full: outbox.is_full(),
+            }
         };
         cx.driver.submit(serving.open.sock, Op::Send(outbox));
     }
 
-    fn server_written<D: Driver>(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+    fn server_written(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server is written")
         };
@@ -893,27 +917,109 @@ impl Exchange {
             cx.counters.to_backend.copied.add(written as u64);
         }
         match (done, serving.sending) {
-            (Done::Sent, Sending::Busy) => {
+            (Done::Sent, Sending::Busy { full }) => {
                 serving.sending = Sending::Idle;
+                if full && self.body_may_be_spliced() {
+                    return self.splice_body(true, cx);
+                }
                 self.read_body(cx)
+            }
+            (Done::Ready, Sending::Splicing) => {
+                serving.sending = Sending::Idle;
+                self.splice_body(false, cx)
             }
             (Done::Sent, Sending::Last) => {
                 serving.all_sent(cx.driver);
                 self.server_done(cx)
             }
             // What it has to say, and its end, a receive tells.
-            (Done::Failed(_), _) => {
-                serving.sending = Sending::Broken;
-                match serving.answer {
-                    Answer::Ended(_) => self.server_done(cx),
-                    Answer::Running => self.read_body(cx),
-                }
-            }
+            (Done::Failed(_), _) => self.server_takes_no_more(cx),
             (done, sending) => unreachable!("{done:?} while {sending:?}"),
         }
     }
 
-    fn receive_answer<D: Driver>(&mut self, driver: &mut D) {
+    fn server_takes_no_more(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("only a server is written")
+        };
+        serving.sending = Sending::Broken;
+        match serving.answer {
+            Answer::Ended(_) => self.server_done(cx),
+            Answer::Running => self.read_body(cx),
+        }
+    }
+
+    /// Whether a full buffer has gone to the server and what comes next may go without being read.
+    fn body_may_be_spliced(&self) -> bool {
+        self.inbox.is_none()
+            && matches!(self.reading, Reading::Idle | Reading::Watching)
+            && bulk::is_worth_it(&self.reader)
+    }
+
+    /// The client has more, which may go without being read.
+    fn more_to_splice(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match &self.stage {
+            Stage::Serve(serving) if serving.sending == Sending::Idle => {
+                self.splice_body(false, cx)
+            }
+            // It is not wanted any more.
+            Stage::Serve(_) | Stage::Farewell { .. } | Stage::Deliver => {
+                self.read_on(cx.driver);
+                Step::Continue
+            }
+            Stage::Head | Stage::Search(_) => self.advance(cx),
+        }
+    }
+
+    /// Lets the content of large records pass. `first`: they were received until now.
+    fn splice_body(&mut self, first: bool, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("somebody serves the request")
+        };
+        let (server, counters) = (serving.open.sock, &cx.counters.to_backend);
+        let (held, records) = (&mut serving.upload, &mut self.reader);
+        let pumped = bulk::pump(held, cx.driver, self.client, server, records, counters);
+        pumped.count(first, counters);
+        serving.sent += pumped.taken as u64;
+        match pumped.then {
+            Then::Receive => return self.read_body(cx),
+            Then::SourceReadable if self.reading == Reading::Idle => {
+                cx.driver.submit(self.client, Op::Readable);
+                self.reading = Reading::Splicing;
+            }
+            // Its read lane waits for it to leave.
+            Then::SourceReadable => self.read_on(cx.driver),
+            Then::SinkWritable => {
+                cx.driver.submit(server, Op::Writable);
+                serving.sending = Sending::Splicing;
+            }
+            Then::SourceFailed(errno) => return Step::End(Ending::ClientReset(errno)),
+            Then::SinkFailed(_) => return self.server_takes_no_more(cx),
+        }
+        Step::Continue
+    }
+
+    /// Most likely, more of a large answer is there: it is taken without a turn of its own.
+    fn receive_more(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            return Step::Continue;
+        };
+        if serving.receiving || matches!(serving.answer, Answer::Ended(_)) {
+            return Step::Continue;
+        }
+        serving.received_in_a_row = (serving.received_in_a_row + 1) % RECEIVES_IN_A_ROW_MAX;
+        if serving.received_in_a_row > 0 {
+            match cx.driver.receive_now(serving.open.sock) {
+                Ok(Some(buf)) => return self.answer_came(buf, cx),
+                Ok(None) => {}
+                Err(errno) => return self.server_lost(Lost::Failed(errno), cx),
+            }
+        }
+        self.receive_answer(cx.driver);
+        Step::Continue
+    }
+
+    fn receive_answer(&mut self, driver: &mut D) {
         if let Stage::Serve(serving) = &mut self.stage
             && !serving.receiving
             && !matches!(serving.answer, Answer::Ended(_))
@@ -923,13 +1029,14 @@ impl Exchange {
         }
     }
 
-    fn server_read<D: Driver>(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+    fn server_read(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server is read")
         };
         serving.receiving = false;
         match done {
             Done::Received(buf) => self.answer_came(buf, cx),
+            Done::Ready => self.splice_answer(false, cx),
             Done::Eof => self.server_lost(Lost::End, cx),
             Done::Failed(errno) => self.server_lost(Lost::Failed(errno), cx),
             done => unreachable!("a receive ends with {done:?}"),
@@ -937,7 +1044,7 @@ impl Exchange {
     }
 
     /// A part of the answer came. The client gets it as it is.
-    fn answer_came<D: Driver>(&mut self, mut buf: Buf, cx: &mut Context<'_, D>) -> Step {
+    fn answer_came(&mut self, mut buf: Buf, cx: &mut Context<'_, D>) -> Step {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server answers")
         };
@@ -981,17 +1088,54 @@ impl Exchange {
             buf.prepend(pass.lead());
         }
         self.unwritten = buf.len();
+        let full = buf.is_full();
         cx.driver.submit(self.client, Op::Send(buf));
         if has_ended {
             self.writing = Writing::Last;
             return self.server_done(cx);
         }
-        self.writing = Writing::Part;
+        self.writing = Writing::Part { full };
+        Step::Continue
+    }
+
+    /// Whether a full buffer has gone to the client and what comes next may go without being read.
+    fn answer_may_be_spliced(&self) -> bool {
+        matches!(
+            &self.stage,
+            Stage::Serve(serving) if !serving.receiving
+                && matches!(serving.answer, Answer::Running)
+                && bulk::is_worth_it(&serving.response)
+        )
+    }
+
+    /// Lets the content of large records pass. `first`: they were received until now.
+    fn splice_answer(&mut self, first: bool, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("only a server answers")
+        };
+        let (server, counters) = (serving.open.sock, &cx.counters.to_client);
+        let (held, records) = (&mut serving.download, &mut serving.response);
+        let pumped = bulk::pump(held, cx.driver, server, self.client, records, counters);
+        pumped.count(first, counters);
+        self.tally.answer_came(&serving.response, cx.now);
+        match pumped.then {
+            Then::Receive => return self.receive_more(cx),
+            Then::SourceReadable => {
+                cx.driver.submit(server, Op::Readable);
+                serving.receiving = true;
+            }
+            Then::SinkWritable => {
+                cx.driver.submit(self.client, Op::Writable);
+                self.writing = Writing::Splicing;
+            }
+            Then::SourceFailed(errno) => return self.server_lost(Lost::Failed(errno), cx),
+            Then::SinkFailed(errno) => return Step::End(Ending::ClientReset(errno)),
+        }
         Step::Continue
     }
 
     /// What the server sends is no answer, and nothing of it has gone to the client.
-    fn never_answered<D: Driver>(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+    fn never_answered(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("only a server answers")
         };
@@ -1000,7 +1144,7 @@ impl Exchange {
     }
 
     /// The answer is complete. Once the request is as well, the connection is for others.
-    fn server_done<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> Step {
+    fn server_done(&mut self, cx: &mut Context<'_, D>) -> Step {
         let Stage::Serve(serving) = &self.stage else {
             unreachable!("a server has answered")
         };
@@ -1038,12 +1182,14 @@ impl Exchange {
         }
         match self.writing {
             Writing::Idle => self.answered(cx),
-            Writing::Part | Writing::Last | Writing::Farewell => Step::Continue,
+            Writing::Part { .. } | Writing::Splicing | Writing::Last | Writing::Farewell => {
+                Step::Continue
+            }
         }
     }
 
     /// The server's connection has ended in the midst of the request.
-    fn server_lost<D: Driver>(&mut self, lost: Lost, cx: &mut Context<'_, D>) -> Step {
+    fn server_lost(&mut self, lost: Lost, cx: &mut Context<'_, D>) -> Step {
         let errno = lost.errno();
         let is_harmless = self.is_repeatable_method();
         let Stage::Serve(serving) = &mut self.stage else {
@@ -1084,7 +1230,7 @@ impl Exchange {
     }
 
     /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
-    pub fn close<D: Driver>(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
+    pub fn close(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
         let leaving = match self.stage {
             Stage::Head | Stage::Deliver | Stage::Farewell { .. } => None,
             Stage::Search(connecting) => connecting.close(driver, retired),
@@ -1123,10 +1269,10 @@ impl Lost {
     }
 }
 
-impl Serving {
+impl<D: Driver> Serving<D> {
     /// Whether nothing of the request can have been read: the server had ended the connection before it
     /// came. A reset proves nothing, for the kernel may not have heard what was read before it.
-    fn was_never_read<D: Driver>(&self, lost: Lost, driver: &mut D) -> bool {
+    fn was_never_read(&self, lost: Lost, driver: &mut D) -> bool {
         if lost != Lost::End || self.sending == Sending::Broken {
             return false;
         }
@@ -1134,7 +1280,7 @@ impl Serving {
         acknowledged.is_ok_and(|bytes| bytes <= self.open.sent_before)
     }
 
-    fn all_sent<D: Driver>(&mut self, driver: &mut D) {
+    fn all_sent(&mut self, driver: &mut D) {
         self.sending = Sending::Done;
         if self.is_short {
             driver.shutdown_write(self.open.sock);
@@ -1142,7 +1288,7 @@ impl Serving {
     }
 
     /// The server has begun to answer.
-    fn succeed<D: Driver>(&self, cx: &mut Context<'_, D>) {
+    fn succeed(&self, cx: &mut Context<'_, D>) {
         let lease = &self.open.lease;
         if self.open.is_reused() {
             cx.pool.served_again(lease.address());
@@ -1155,7 +1301,7 @@ impl Serving {
     }
 
     /// It took the request and gave nothing back.
-    fn fail<D: Driver>(&self, cx: &Context<'_, D>) {
+    fn fail(&self, cx: &Context<'_, D>) {
         cx.published.failed(self.open.lease.health(), cx.now);
     }
 }

@@ -21,12 +21,12 @@
 use std::mem;
 
 use crate::counters::FlowCounters;
-use crate::driver::{BUFFER_BYTES, Buf, Driver, Filled, Flushed, Op, PipeGuard, Sock};
+use crate::driver::{BUFFER_BYTES, Buf, Driver, Filled, Flushed, Op, PIPE_BYTES, PipeGuard, Sock};
 use crate::sys::Errno;
 
 /// What one flow may splice before others have their turn: four pipes full. Small enough that a
 /// fast transfer delays an exchange by some hundred microseconds at the most.
-const SPLICE_BUDGET_BYTES: usize = 1024 * 1024;
+pub(super) const SPLICE_BUDGET_BYTES: usize = 1024 * 1024;
 
 /// A splicing flow that moved less than this since it last waited is not bulk any more.
 const DEMOTE_BELOW_BYTES: usize = BUFFER_BYTES;
@@ -253,7 +253,7 @@ impl<D: Driver> Flow<D> {
                 driver.submit(source, Op::Readable);
                 return Progress::Going;
             }
-            match driver.fill(source, &mut pipe) {
+            match driver.fill(source, &mut pipe, PIPE_BYTES) {
                 Filled::Bytes(_) => {}
                 Filled::Empty if moved < DEMOTE_BELOW_BYTES => {
                     return self.demote(driver, source, counters);

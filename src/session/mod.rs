@@ -3,6 +3,7 @@
 //! A session is a state machine. It acts only through its driver, never reads the clock, never
 //! holds a descriptor and never blocks; the worker feeds it completions and deadlines.
 
+mod bulk;
 mod connect;
 mod either;
 mod exchange;
@@ -289,8 +290,7 @@ impl<'a, D: Driver> Context<'a, D> {
         let Some(rejected) = options.rejections.count(self.now) else {
             return;
         };
-        // Absent where the system cannot say.
-        let peer = self.driver.peer_credentials(client).ok();
+        let peer = self.driver.peer_credentials(client);
         tracing::warn!(
             route = %options.route,
             rejected,

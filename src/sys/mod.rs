@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod net;
 pub mod pipe;
 pub mod poll;
+pub(crate) mod privileges;
 pub mod process;
 pub(crate) mod socket_file;
 pub(crate) mod terminal;

@@ -425,6 +425,19 @@ pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
     Ok(received)
 }
 
+/// Copies the first bytes that can be received, and leaves them there. Returns the count; 0 is the end.
+pub fn peek(socket: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
+    // SAFETY: the pointer and length are those of the slice.
+    check_len(unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            into.as_mut_ptr().cast(),
+            into.len(),
+            libc::MSG_DONTWAIT | libc::MSG_PEEK,
+        )
+    })
+}
+
 /// As [`recv`], on a socket of any family. Also tells whether the receive stopped short because the
 /// sender had passed descriptors or credentials along, which are dropped: more may be there.
 pub fn recv_and_tell(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<(usize, bool), Errno> {
@@ -488,14 +501,21 @@ pub fn shutdown_write(socket: &OwnedFd) -> Result<(), Errno> {
 /// Who made a connection to a Unix socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PeerCredentials {
-    /// The process's effective user.
+    /// The process's effective user; the overflow user for one that has no number here
+    /// (user_namespaces(7)).
     pub uid: u32,
+    /// Its effective group, in the same way.
+    pub gid: u32,
     /// The process; 0 for one that cannot be seen from here (pid_namespaces(7)).
     pub pid: u32,
 }
 
-/// Who made this connection, as it was then (unix(7), `SO_PEERCRED`).
-pub fn peer_credentials(socket: &OwnedFd) -> Result<PeerCredentials, Errno> {
+/// What the kernel says of users and groups where there is nothing to say.
+const NOBODY_AT_ALL: u32 = u32::MAX;
+
+/// Who made this connection, as it was then (unix(7), `SO_PEERCRED`). `None` where the kernel does not
+/// know, as of TCP.
+pub fn peer_credentials(socket: &OwnedFd) -> Option<PeerCredentials> {
     let mut found = libc::ucred {
         pid: 0,
         uid: 0,
@@ -511,9 +531,11 @@ pub fn peer_credentials(socket: &OwnedFd) -> Result<PeerCredentials, Errno> {
             (&raw mut found).cast(),
             &raw mut len,
         )
-    })?;
-    Ok(PeerCredentials {
+    })
+    .ok()?;
+    (found.uid != NOBODY_AT_ALL).then(|| PeerCredentials {
         uid: found.uid,
+        gid: found.gid,
         pid: u32::try_from(found.pid).unwrap_or(0),
     })
 }
@@ -593,8 +615,8 @@ pub fn nature(socket: BorrowedFd<'_>) -> Result<Nature, Errno> {
 }
 
 /// Whether it is a socket of AF_UNIX.
-pub fn is_unix(socket: &OwnedFd) -> bool {
-    int_option(socket.as_fd(), libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
+pub fn is_unix(socket: BorrowedFd<'_>) -> bool {
+    int_option(socket, libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
 }
 
 fn int_option(socket: BorrowedFd<'_>, name: libc::c_int) -> Result<i32, Errno> {
@@ -610,6 +632,72 @@ fn int_option(socket: BorrowedFd<'_>, name: libc::c_int) -> Result<i32, Errno> {
         )
     })?;
     Ok(value)
+}
+
+/// The most supplementary groups that a process can have (`NGROUPS_MAX` of limits.h).
+const GROUPS_MAX: usize = 65_536;
+
+/// As many as most processes have, so that one call is enough for them.
+const GROUPS_USUAL: usize = 32;
+
+/// The supplementary groups of who made this connection, as they were then (`SO_PEERGROUPS`).
+pub fn peer_groups(socket: &OwnedFd) -> Result<Vec<u32>, Errno> {
+    let mut groups = vec![0_u32; GROUPS_USUAL];
+    loop {
+        let bytes = groups.len() * size_of::<u32>();
+        let mut len = libc::socklen_t::try_from(bytes).map_err(|_| Errno(libc::ERANGE))?;
+        // SAFETY: the pointers are to live integers and to their length in bytes, which bounds what is
+        // written.
+        let got = check(unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERGROUPS,
+                groups.as_mut_ptr().cast(),
+                &raw mut len,
+            )
+        });
+        let count = len as usize / size_of::<u32>();
+        match got {
+            Ok(_) => {
+                groups.truncate(count);
+                return Ok(groups);
+            }
+            // The length says how many there are: they belong to the connection and do not change.
+            Err(Errno(libc::ERANGE)) if groups.len() < count && count <= GROUPS_MAX => {
+                groups.resize(count, 0);
+            }
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// What [`dismiss`] throws away at the most. A client that has more in its buffer, of 208 KiB by default
+/// (`net.core.wmem_default`), meets a reset instead of an end.
+const DISMISSED_BYTES_MAX: usize = 1 << 20;
+
+/// Takes no more from a peer and throws away what it has sent: AF_UNIX makes a reset of a close with
+/// bytes unread. Nothing can come in between, because the peer cannot send any more.
+pub fn dismiss(socket: &OwnedFd) {
+    let mut waste = [0_u8; 16 * 1024];
+    // SAFETY: the call takes no pointers. It fails only for a peer that is gone.
+    let _ = check(unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_RDWR) });
+    let mut left = DISMISSED_BYTES_MAX;
+    while left > 0 {
+        // SAFETY: the pointer and the length are those of a live array.
+        let received = check_len(unsafe {
+            libc::recv(
+                socket.as_raw_fd(),
+                waste.as_mut_ptr().cast(),
+                waste.len(),
+                libc::MSG_DONTWAIT,
+            )
+        });
+        match received {
+            Ok(0) | Err(_) => return,
+            Ok(count) => left = left.saturating_sub(count),
+        }
+    }
 }
 
 /// Whether the peer of an AF_UNIX socket has closed it altogether. After an end of stream this
@@ -715,6 +803,32 @@ mod tests {
         let bound = std::net::TcpStream::from(socket).local_addr().unwrap();
         // The port is chosen when it connects.
         assert_eq!(bound, "127.0.0.9:0".parse().unwrap());
+    }
+
+    #[test]
+    fn tcp_does_not_tell_who_a_client_is() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = OwnedFd::from(listener.accept().unwrap().0);
+        assert_eq!(peer_credentials(&accepted), None);
+        assert!(peer_groups(&accepted).is_err());
+        assert!(!is_unix(accepted.as_fd()));
+        let (ours, _theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        let ours = OwnedFd::from(ours);
+        assert!(peer_credentials(&ours).is_some() && is_unix(ours.as_fd()));
+    }
+
+    #[test]
+    fn who_is_dismissed_with_bytes_under_way_sees_a_clean_end() {
+        use std::io::{Read, Write};
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        theirs.write_all(&[1; 100_000]).unwrap();
+        let ours = OwnedFd::from(ours);
+        dismiss(&ours);
+        drop(ours);
+        assert_eq!(theirs.read(&mut [0]).unwrap(), 0);
+        let error = theirs.write(&[1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]

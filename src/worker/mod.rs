@@ -16,6 +16,7 @@ mod routes;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod simulation;
 mod timers;
+mod who;
 
 use std::collections::HashSet;
 use std::mem;
@@ -42,12 +43,14 @@ pub use gate::Gate;
 pub use listeners::{Backlog, Listening};
 pub use mailbox::{Mailbox, Notice};
 pub use routes::{Limit, Route, Share};
+pub use who::{Allowed, Unmapped, Who};
 
 use gate::Permit;
 use listeners::Listeners;
 use mailbox::Notices;
 use routes::{Admission, Place, Served, Standing};
 use timers::Timers;
+use who::Seat;
 
 /// How long accepting pauses when the system has no descriptor or memory left, unless a session of
 /// this worker ends before.
@@ -139,6 +142,9 @@ struct Active<D: Driver> {
     route: usize,
     /// Where connections are limited.
     place: Option<Place>,
+    /// Where those of its user are. Given back with the session, before its client can see the end: who
+    /// comes back then finds it free.
+    _seat: Option<Seat>,
 }
 
 /// What a client needs, taken before it is accepted.
@@ -152,6 +158,9 @@ struct Parked {
     client: Sock,
     listener: usize,
 }
+
+/// A client was sent away, and is counted.
+struct Refused;
 
 /// An accept failed, and the worker has drawn the consequences.
 struct AcceptFailed;
@@ -378,6 +387,13 @@ impl<D: Driver> Worker<D> {
     fn start_session(&mut self, client: Sock, listener: usize, ticket: Ticket) {
         let of = self.listeners.of(listener);
         self.routes[of.route].counters.accepted.add(1);
+        let seat = match self.admit_user(client, of.route) {
+            Ok(seat) => seat,
+            Err(Refused) => {
+                self.ticket = Some(ticket);
+                return;
+            }
+        };
         let (entry, place) = match self.routes[of.route].admit(self.now) {
             Admission::Serve(entry, place) => (entry, place),
             Admission::Refuse => {
@@ -404,8 +420,40 @@ impl<D: Driver> Worker<D> {
             permit: ticket.permit,
             route: of.route,
             place,
+            _seat: seat,
         });
         self.after_step(id, step);
+    }
+
+    /// Whether the client is one of those whom the route serves. If not, it is sent away before a byte of
+    /// its was looked at.
+    fn admit_user(&mut self, client: Sock, route: usize) -> Result<Option<Seat>, Refused> {
+        let Served {
+            route, counters, ..
+        } = &self.routes[route];
+        let Some(who) = &route.who else {
+            return Ok(None);
+        };
+        let peer = self.driver.peer_credentials(client);
+        let refusal = match who.admit(client, peer, &mut self.driver) {
+            Ok(seat) => return Ok(seat),
+            Err(refusal) => refusal,
+        };
+        self.driver.dismiss(client);
+        self.driver.close(client, Close::Graceful);
+        self.refused = true;
+        counters.ended(refusal.outcome());
+        if let Some(refused) = who.refusals(refusal).count(self.now) {
+            tracing::warn!(
+                route = %route.name,
+                refused,
+                uid = peer.map(|peer| peer.uid),
+                gid = peer.map(|peer| peer.gid),
+                pid = peer.map(|peer| peer.pid),
+                "client refused: {refusal}"
+            );
+        }
+        Err(Refused)
     }
 
     fn refuse(&mut self, client: Sock, route: usize) {

@@ -13,6 +13,7 @@ use crate::session::{Entry, Pool, Protocol, SessionId, Timeouts, Upstreams};
 
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
+use super::who::Who;
 
 /// What all workers of a route share.
 pub struct Route {
@@ -30,6 +31,8 @@ pub struct Route {
     pub timeouts: Timeouts,
     /// Sessions that failed.
     pub session_failures: Failures,
+    /// Which clients are served; `None`: whoever connects.
+    pub who: Option<Who>,
 }
 
 /// One worker's part of a route.

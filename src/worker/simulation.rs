@@ -4,7 +4,8 @@
 //! `SPLICEWAY_SIM_SEED` replays a single one and prints what happened. `SPLICEWAY_SIM_BACKENDS` says of
 //! which kind: with it set to `mixed`, the one in which a Unix socket is among the backends, set to `families`, the one
 //! with addresses of both families, set to `limited`, the one in which endpoints take a few
-//! connections only and clients queue, and set to `fastcgi`, the one in which the peers speak FastCGI.
+//! connections only and clients queue, set to `users`, the one in which some users may not connect and the
+//! others not often, and set to `fastcgi`, the one in which the peers speak FastCGI.
 
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -18,14 +19,15 @@ use crate::backend::{Address, Published};
 use crate::config::{AtLimit, Balance, Ejection, OnFailure, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::sim::dice::Dice;
-use crate::driver::sim::{FastcgiRules, Faults, Scenario, Sim};
+use crate::driver::sim::{FastcgiRules, Faults, MEMBERS_GROUP, Scenario, Sim, Users};
 use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
 use crate::observe::Failures;
 use crate::session::{FastcgiOptions, Introduction, PoolOptions, Protocol, Timeouts, Upstreams};
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::{
-    Backlog, Gate, Limit, Listening, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share, Shared, Worker,
+    Allowed, Backlog, Gate, Limit, Listening, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share, Shared,
+    Unmapped, Who, Worker,
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
@@ -53,6 +55,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     });
     let pool = (backends == Backends::Fastcgi).then(|| pool_options(&mut dice));
     let counters = ShareCounters::default();
+    let users = backends.users(&mut dice);
     let route = Arc::new(Route {
         name: RouteName::default(),
         published: Arc::clone(&published),
@@ -63,7 +66,9 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         upstreams: Upstreams {
             tcp: TcpOptions::default(),
             introductions: match backends {
-                Backends::Tcp | Backends::Limited | Backends::Fastcgi => Vec::new(),
+                Backends::Tcp | Backends::Limited | Backends::Users | Backends::Fastcgi => {
+                    Vec::new()
+                }
                 Backends::Mixed | Backends::BothFamilies => {
                     let fixed = Introduction::Fixed(backends.introduction().into());
                     vec![fixed; count(listeners)]
@@ -85,6 +90,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
         },
         session_failures: Failures::default(),
+        who: users.as_ref().and_then(who),
     });
     if backends == Backends::Fastcgi {
         // Names are looked up before anything is served.
@@ -114,6 +120,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         removed_are_cut: route.timeouts.removed.is_some(),
         idle_timeout: route.timeouts.idle.is_some(),
         limit,
+        users,
         mailbox: Arc::clone(&mailbox),
         published,
         trace,
@@ -121,7 +128,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let sim = Sim::new(scenario, dice);
     *keep = Some(sim.clone());
     let share = Share {
-        route,
+        route: Arc::clone(&route),
         listeners: (0..listeners).map(|_| listening()).collect(),
         limit,
         counters: counters.clone(),
@@ -136,7 +143,26 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         shared.gate.is_unused(),
         "INVARIANT all_returned: permits are left"
     );
+    assert!(
+        route.who.as_ref().is_none_or(Who::is_empty),
+        "INVARIANT all_returned: users' seats are left"
+    );
     judge_counters(&counters);
+}
+
+/// The same rules in the worker's words: the last user comes in by its group.
+fn who(users: &Users) -> Option<Who> {
+    let (by_group, by_user): (Vec<u32>, Vec<u32>) =
+        users.allowed.iter().partition(|&&user| user == 1002);
+    let allowed = Allowed {
+        users: by_user,
+        groups: by_group.iter().map(|_| MEMBERS_GROUP).collect(),
+        unmapped: Unmapped {
+            user: 65534,
+            group: 65534,
+        },
+    };
+    Who::new(Some(allowed), NonZeroU32::new(users.per_user_max))
 }
 
 /// Who was accepted has ended, and nobody is counted anywhere any more.
@@ -200,6 +226,8 @@ enum Backends {
     BothFamilies,
     /// TCP, and no endpoint gets more than a few connections.
     Limited,
+    /// The same, or without a limit; and clients are known by their users.
+    Users,
     /// TCP, and peers speak FastCGI; mostly, no endpoint gets more than a few connections.
     Fastcgi,
 }
@@ -209,7 +237,7 @@ impl Backends {
         let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1], port)));
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
-            Self::Tcp | Self::Limited | Self::Fastcgi => {}
+            Self::Tcp | Self::Limited | Self::Users | Self::Fastcgi => {}
             Self::Mixed => {
                 endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
             }
@@ -228,6 +256,7 @@ impl Backends {
         let is_limited = match self {
             Self::Tcp | Self::Mixed | Self::BothFamilies => false,
             Self::Limited => true,
+            Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
         };
         is_limited.then(|| Limit {
@@ -236,17 +265,26 @@ impl Backends {
         })
     }
 
+    fn users(self, dice: &mut Dice) -> Option<Users> {
+        (self == Self::Users).then(|| Users {
+            allowed: dice
+                .pick(&[&[1000, 1001][..], &[1000, 1002], &[1002]])
+                .into(),
+            per_user_max: dice.pick(&[1, 2, 5]),
+        })
+    }
+
     /// Each client of FastCGI makes up to four requests.
     fn clients_max(self) -> u64 {
         match self {
-            Self::Tcp | Self::Mixed | Self::BothFamilies | Self::Limited => 25,
+            Self::Tcp | Self::Mixed | Self::BothFamilies | Self::Limited | Self::Users => 25,
             Self::Fastcgi => 10,
         }
     }
 
     fn introduction(self) -> &'static [u8] {
         match self {
-            Self::Tcp | Self::Limited | Self::Fastcgi => b"",
+            Self::Tcp | Self::Limited | Self::Users | Self::Fastcgi => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
         }
     }
@@ -315,6 +353,7 @@ mod tests {
                 Backends::Mixed => "SPLICEWAY_SIM_BACKENDS=mixed ",
                 Backends::BothFamilies => "SPLICEWAY_SIM_BACKENDS=families ",
                 Backends::Limited => "SPLICEWAY_SIM_BACKENDS=limited ",
+                Backends::Users => "SPLICEWAY_SIM_BACKENDS=users ",
                 Backends::Fastcgi => "SPLICEWAY_SIM_BACKENDS=fastcgi ",
             };
             format!(
@@ -335,6 +374,7 @@ mod tests {
             Err(_) => None,
             Ok("mixed") => Some(Backends::Mixed),
             Ok("limited") => Some(Backends::Limited),
+            Ok("users") => Some(Backends::Users),
             Ok("fastcgi") => Some(Backends::Fastcgi),
             Ok(_) => Some(Backends::BothFamilies),
         };
@@ -349,6 +389,7 @@ mod tests {
         // The path that differs is short, so fewer will do.
         let fewer = first..first + seeds.div_ceil(5);
         let mixed = fewer.clone().map(|seed| (seed, Backends::Mixed));
+        let users = fewer.clone().map(|seed| (seed, Backends::Users));
         let families = fewer.map(|seed| (seed, Backends::BothFamilies));
         let limited = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Limited));
         let fastcgi = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::Fastcgi));
@@ -357,6 +398,7 @@ mod tests {
             .chain(mixed)
             .chain(families)
             .chain(limited)
+            .chain(users)
             .chain(fastcgi)
             .filter(|_| only.is_none());
         let failed: Vec<_> = of_all_kinds

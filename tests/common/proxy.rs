@@ -56,7 +56,7 @@ impl Proxy {
             args: Vec::new(),
             user: None,
             private_hosts: None,
-            wrapper: Vec::new(),
+            through: Vec::new(),
             stdout: None,
             setup: ChildSetup {
                 death_signal: libc::SIGKILL,
@@ -121,7 +121,8 @@ pub(crate) struct Builder {
     args: Vec<String>,
     user: Option<u32>,
     private_hosts: Option<PathBuf>,
-    wrapper: Vec<String>,
+    /// A program that starts the program.
+    through: Vec<String>,
     stdout: Option<File>,
     setup: ChildSetup,
 }
@@ -191,9 +192,9 @@ impl Builder {
         self
     }
 
-    /// Runs the program by way of this command, which becomes the program in the end.
-    pub(crate) fn by_way_of(mut self, wrapper: &[&str]) -> Self {
-        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
+    /// Another program is started, which then becomes the one under test.
+    pub(crate) fn through<'a>(mut self, words: impl IntoIterator<Item = &'a str>) -> Self {
+        self.through = words.into_iter().map(str::to_owned).collect();
         self
     }
 
@@ -284,13 +285,13 @@ impl Builder {
     fn command(&self) -> Command {
         /// Mounts within a namespace of its own, which ends with the program.
         const MOUNT_AND_RUN: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
-        let Some(hosts) = &self.private_hosts else {
-            let Some((first, rest)) = self.wrapper.split_first() else {
-                return Command::new(self.binary());
-            };
-            let mut command = Command::new(first);
-            command.args(rest).arg(self.binary());
+        if let [program, arguments @ ..] = &self.through[..] {
+            let mut command = Command::new(program);
+            command.args(arguments).arg(self.binary());
             return command;
+        }
+        let Some(hosts) = &self.private_hosts else {
+            return Command::new(self.binary());
         };
         let mut command = Command::new("unshare");
         command

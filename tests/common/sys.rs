@@ -213,9 +213,19 @@ pub(crate) fn is_root() -> bool {
 /// Runs `act` on a thread with another identity and no further groups. Linux keeps credentials per
 /// thread; the C library's wrappers would change all of them, so these are the bare calls.
 pub(crate) fn as_user<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Send) -> T {
+    as_member(uid, gid, &[], act)
+}
+
+/// The same with these supplementary groups.
+pub(crate) fn as_member<T: Send>(
+    uid: u32,
+    gid: u32,
+    groups: &[u32],
+    act: impl FnOnce() -> T + Send,
+) -> T {
     assert!(is_root(), "this test becomes another user: run it as root");
     let act = move || {
-        become_user(uid, gid).expect("root may become anybody");
+        become_user(uid, gid, groups).expect("root may become anybody");
         act()
     };
     thread::scope(|scope| {
@@ -226,9 +236,9 @@ pub(crate) fn as_user<T: Send>(uid: u32, gid: u32, act: impl FnOnce() -> T + Sen
     })
 }
 
-fn become_user(uid: u32, gid: u32) -> io::Result<()> {
-    // SAFETY: no groups are read when their count is 0.
-    call_long(|| unsafe { libc::syscall(libc::SYS_setgroups, 0, 0) })?;
+fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
+    // SAFETY: the pointer and the count are those of a live slice, which is only read.
+    call_long(|| unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
     // SAFETY: three integers, no memory.
     call_long(|| unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: three integers, no memory.

@@ -19,13 +19,16 @@ use crate::config::{Balance, Engine, LogFormat, Route as Configured};
 const EVERY_KEY: &[(&str, &str)] = &[
     ("access-log", r#""/var/log/a.log""#),
     ("access-log-format", r#""json""#),
+    ("allow-group", r#"["www-data", "34"]"#),
     ("allow-param", r#"["A=1", "B=2"]"#),
+    ("allow-user", r#"["nginx", "33"]"#),
     ("backend", r#"["10.0.0.1:9000", "php.internal:9000"]"#),
     ("balance", r#""first""#),
     ("check", r#""fastcgi""#),
     ("check-interval", r#""1s""#),
     ("connect-timeout", r#""2s""#),
     ("connections-max", "100"),
+    ("connections-max-per-user", "10"),
     ("control", r#""/run/c.sock""#),
     ("deny-param", r#"["C", "D"]"#),
     ("dns-keep-missing", r#""5m""#),
@@ -72,6 +75,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("tcp-keepalive", r#""60s""#),
     ("tcp-user-timeout", r#""30s""#),
     ("upstream-reuse", r#""never""#),
+    ("user", r#""nobody:nogroup""#),
     ("workers", "3"),
 ];
 
@@ -167,7 +171,8 @@ fn a_file_means_what_the_options_mean() {
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
          /srv --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
          --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
-         --check-interval 1s --connect-timeout 2s --connections-max 100 --control /run/c.sock \
+         --check-interval 1s --connect-timeout 2s --connections-max 100 --allow-group www-data --allow-group 34 \
+         --allow-user nginx --allow-user 33 --connections-max-per-user 10 --control /run/c.sock \
          --dns-keep-missing 5m --dns-max-ttl 1h --dns-min-ttl 2s --dns-negative-hold 0s \
          --drain-timeout off --eject-after off --eject-time 1m --engine epoll --exit-idle-time 5m --group 33 \
          --idle-timeout 10m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
@@ -175,7 +180,7 @@ fn a_file_means_what_the_options_mean() {
          --nameserver [::1]:5353 --owner nginx --per-endpoint-max 8 --pin --protocol fastcgi \
          --proxy-protocol off --queue-max 0 --queue-timeout 500ms --removed-endpoint close-after 30s \
          --resolve-with dns --shards 2 --source-address 192.0.2.10 --source-address 2001:db8::1 \
-         --tcp-keepalive 60s --tcp-user-timeout 30s --workers 3",
+         --tcp-keepalive 60s --tcp-user-timeout 30s --user nobody:nogroup --workers 3",
     );
     let mut expected = from_options.config;
     // The words of this test are separated by spaces.

@@ -14,6 +14,9 @@
 //! - `within_limit`: no endpoint has more connections than it may, until their descriptors are closed.
 //! - `two_attempts`: there are never more than two connects for each client.
 //! - `clean_close_loses_nothing`: a close that looks clean comes only when nothing was lost.
+//! - `user_is_allowed`: nobody is served but those who may be, and who may be is turned away only while its
+//!   user has all connections that it may.
+//! - `user_within_limit`: no user has more clients that are served than it may.
 //! - `introduced_first`: a backend gets the introduction before anything else, and once.
 //! - `reset_needs_proof`: a backend is reset only when bytes are lost.
 //! - `lane_is_free`, `socket_is_open`: the worker keeps to the driver's rules.
@@ -139,6 +142,8 @@ pub(crate) struct Scenario {
     pub(crate) removed_are_cut: bool,
     /// The most connections to an endpoint, and who may wait for one.
     pub(crate) limit: Option<Limit>,
+    /// Which users' clients are served, and how many at one time.
+    pub(crate) users: Option<Users>,
     /// Peers speak FastCGI, and this is what they may expect.
     pub(crate) fastcgi: Option<FastcgiRules>,
     /// Told of by the world.
@@ -147,6 +152,24 @@ pub(crate) struct Scenario {
     pub(crate) published: Arc<Published>,
     /// Record what happens.
     pub(crate) trace: bool,
+}
+
+/// Rules for clients. There are three users, 1000 to 1002; the last one is in [`MEMBERS_GROUP`] beside its
+/// own group, which has its number.
+#[derive(Clone, Debug)]
+pub(crate) struct Users {
+    /// Those that may connect.
+    pub(crate) allowed: Vec<u32>,
+    /// The most clients of one user at one time.
+    pub(crate) per_user_max: u32,
+}
+
+/// The supplementary group of [`Users`].
+pub(crate) const MEMBERS_GROUP: u32 = 2000;
+
+/// The user of the client with this key.
+fn user_of(key: u8) -> u32 {
+    1000 + u32::from(key) % 3
 }
 
 /// The driver that a worker is given. Whoever runs the scenario keeps another handle.
@@ -164,7 +187,7 @@ struct World {
     to_release: Vec<ToRelease>,
     open_pipes: usize,
     /// What is in the pipes that were given back: nothing, as the pool's rule has it.
-    free_pipes: Vec<(u8, Range<u64>)>,
+    free_pipes: Vec<(usize, Range<u64>)>,
     buffers: Rc<RefCell<BufferPool>>,
     peers: Vec<Peer>,
     /// What is known of requests, where peers speak FastCGI.
@@ -215,6 +238,8 @@ struct Socket {
     read: Option<InFlight<ReadOp>>,
     write: Option<InFlight<WriteOp>>,
     closing: Option<Close>,
+    /// A client that a session has.
+    is_served: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -254,7 +279,8 @@ enum WriteOp {
 /// A pipe of the simulated kernel: a part of one stream.
 pub(crate) struct SimPipe {
     world: Rc<RefCell<World>>,
-    source: u8,
+    /// The peer whose stream they are part of, by its place among the peers.
+    source: usize,
     bytes: Range<u64>,
 }
 
@@ -342,6 +368,7 @@ impl World {
             read: None,
             write: None,
             closing: None,
+            is_served: false,
         });
         self.live.push(sock);
         if kind != Kind::Listener {
@@ -421,6 +448,17 @@ impl World {
         if let Some(back) = self.peers.iter_mut().find(|p| p.key == source) {
             back.source.get_or_insert(to_key);
         }
+    }
+
+    /// Gives a part of a stream that went through a pipe.
+    fn give_spliced(&mut self, peer: usize, source: usize, bytes: Range<u64>) {
+        let from = &self.peers[source];
+        if self.ledger.is_none() {
+            return self.give(peer, from.key, bytes);
+        }
+        let mut content = Vec::new();
+        Self::render(from, bytes, &mut content);
+        self.give_records(peer, &content);
     }
 
     /// Fills a buffer with a stream's bytes.
@@ -756,6 +794,57 @@ impl World {
         );
     }
 
+    /// The clients of this user that sessions have.
+    fn served_of(&mut self, user: u32) -> usize {
+        let live = self.live.clone();
+        let mut is_one = |sock: &Sock| {
+            let socket = self.sockets.get(*sock);
+            let peer = match (socket.kind, socket.is_served, socket.closing) {
+                (Kind::Client(peer), true, None) => peer,
+                _ => return false,
+            };
+            user_of(self.peers[peer].key) == user
+        };
+        live.iter().filter(|sock| is_one(sock)).count()
+    }
+
+    /// A session uses this socket.
+    fn judge_user(&mut self, sock: Sock) {
+        let Some(users) = self.scenario.users.clone() else {
+            return;
+        };
+        let socket = self.sockets.get(sock);
+        let (Kind::Client(peer), false) = (socket.kind, socket.is_served) else {
+            return;
+        };
+        socket.is_served = true;
+        let user = user_of(self.peers[peer].key);
+        rule!(
+            "user_is_allowed",
+            users.allowed.contains(&user),
+            "a client of {user} is served"
+        );
+        let served = self.served_of(user);
+        rule!(
+            "user_within_limit",
+            served <= users.per_user_max as usize,
+            "{served} clients of {user} are served"
+        );
+    }
+
+    /// This client is not let in.
+    fn judge_dismissal(&mut self, peer: usize) {
+        let users = self.scenario.users.clone();
+        let users = users.expect("without rules nobody is turned away");
+        let user = user_of(self.peers[peer].key);
+        let served = self.served_of(user);
+        rule!(
+            "user_is_allowed",
+            !users.allowed.contains(&user) || served >= users.per_user_max as usize,
+            "a client of {user} is turned away beside {served} that are served"
+        );
+    }
+
     fn judge_connects(&mut self) {
         let (mut clients, mut connects) = (0, 0);
         for sock in self.live.clone() {
@@ -1052,6 +1141,14 @@ impl World {
 
     fn judge_close(&self, peer: usize, how: Close) {
         let peer = &self.peers[peer];
+        if peer.dismissed {
+            rule!(
+                "clean_close_loses_nothing",
+                how == Close::Graceful && peer.given == 0,
+                "{peer:?} was turned away, and sees something else than a clean end"
+            );
+            return;
+        }
         let source_done = self.source_is_done(peer);
         match how {
             Close::Graceful => rule!(
@@ -1223,6 +1320,7 @@ impl Driver for Sim {
         let world = &mut *self.0.borrow_mut();
         world.note(|| format!("{sock:?} submit {op:?}"));
         let lane = op.lane();
+        world.judge_user(sock);
         let socket = world.open_socket(sock);
         let free = match lane {
             Lane::Read => socket.read.is_none(),
@@ -1324,10 +1422,26 @@ impl Driver for Sim {
         }
     }
 
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are read");
+        let from = &world.peers[peer];
+        let most = from.waiting().min(into.len() as u64);
+        let bytes = from.taken..from.taken + most;
+        let mut seen = Vec::new();
+        World::render(from, bytes, &mut seen);
+        into[..seen.len()].copy_from_slice(&seen);
+        seen.len()
+    }
+
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         let world = &mut *self.0.borrow_mut();
         let free = world.open_socket(sock).read.is_none();
         rule!("lane_is_free", free, "{sock:?} reads already");
+        world.judge_user(sock);
         let peer = world
             .peer_of(sock)
             .expect("only connected sockets are read");
@@ -1394,9 +1508,34 @@ impl Driver for Sim {
         Ok(())
     }
 
-    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
-        self.0.borrow_mut().open_socket(sock);
-        Ok(PeerCredentials { uid: 33, pid: 4711 })
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock)?;
+        let user = user_of(world.peers[peer].key);
+        Some(PeerCredentials {
+            uid: user,
+            gid: user,
+            pid: 4711,
+        })
+    }
+
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock).ok_or(Errno(libc::ENODATA))?;
+        let is_member = user_of(world.peers[peer].key) == 1002;
+        Ok(is_member.then_some(MEMBERS_GROUP).into_iter().collect())
+    }
+
+    fn dismiss(&mut self, sock: Sock) {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock).expect("only clients are turned away");
+        world.judge_dismissal(peer);
+        let peer = &mut world.peers[peer];
+        peer.dismissed = true;
+        peer.taken = peer.sent;
     }
 
     fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
@@ -1465,7 +1604,7 @@ impl Driver for Sim {
         self.0.borrow().open_pipes
     }
 
-    fn fill(&mut self, from: Sock, pipe: &mut SimPipe) -> Filled {
+    fn fill(&mut self, from: Sock, pipe: &mut SimPipe, max: usize) -> Filled {
         rule!(
             "bytes_in_order",
             pipe.is_empty(),
@@ -1485,14 +1624,14 @@ impl Driver for Sim {
                 Some(done) => unreachable!("nothing waits, and yet {done:?}"),
             };
         }
-        let most = PIPE_BYTES as u64;
+        let most = max.min(PIPE_BYTES) as u64;
         let max = if world.dice.one_in(3) {
             world.dice.between(1, most)
         } else {
             most
         };
         let peer = &mut world.peers[index];
-        pipe.source = peer.key;
+        pipe.source = index;
         pipe.bytes = peer.take(max);
         world.note(|| format!("{from:?} fill {:?}", pipe.bytes));
         Filled::Bytes(pipe.len())
@@ -1521,7 +1660,7 @@ impl Driver for Sim {
             let part = pipe.bytes.start..pipe.bytes.start + now;
             world.note(|| format!("{to:?} flush {part:?}"));
             pipe.bytes.start = part.end;
-            world.give(peer, pipe.source, part);
+            world.give_spliced(peer, pipe.source, part);
         }
         Flushed::All
     }

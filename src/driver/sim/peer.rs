@@ -67,6 +67,8 @@ pub(super) struct Peer {
     pub(super) gone: bool,
     /// The proxy has closed its side.
     pub(super) closed: bool,
+    /// The proxy did not let it in.
+    pub(super) dismissed: bool,
     /// Whose stream it receives, once the first byte of it came.
     pub(super) source: Option<u8>,
     /// The proxy was told of its end in order.
@@ -91,6 +93,7 @@ impl Peer {
             told_end: false,
             gone: false,
             closed: false,
+            dismissed: false,
             source: None,
             end_seen: false,
             failure_seen: false,

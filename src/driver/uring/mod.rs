@@ -710,7 +710,7 @@ impl Driver for Uring {
     type Pipe = Pipe;
 
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
-        let is_unix = net::is_unix(&listener);
+        let is_unix = net::is_unix(listener.as_fd());
         self.sockets.insert(Socket::new(listener, is_unix, false))
     }
 
@@ -815,6 +815,10 @@ impl Driver for Uring {
         }
     }
 
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
+        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+    }
+
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         let Some(mut bytes) = self.buffers.borrow_mut().take() else {
             return Ok(None);
@@ -853,16 +857,20 @@ impl Driver for Uring {
         net::send_first(&self.sockets.get(sock).fd, bytes)
     }
 
-    fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
-        let socket = self.sockets.get(sock);
-        match socket.is_unix {
-            true => net::peer_credentials(&socket.fd),
-            false => Err(Errno(libc::EOPNOTSUPP)),
-        }
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
+        net::peer_credentials(&self.sockets.get(sock).fd)
     }
 
     fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
         net::addresses(&self.sockets.get(sock).fd)
+    }
+
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
+        net::peer_groups(&self.sockets.get(sock).fd)
+    }
+
+    fn dismiss(&mut self, sock: Sock) {
+        net::dismiss(&self.sockets.get(sock).fd);
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
@@ -887,8 +895,8 @@ impl Driver for Uring {
         self.pipes.borrow().lent()
     }
 
-    fn fill(&mut self, from: Sock, pipe: &mut Pipe) -> Filled {
-        pipe.fill(&self.sockets.get(from).fd)
+    fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
+        pipe.fill(&self.sockets.get(from).fd, max)
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {

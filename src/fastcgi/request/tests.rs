@@ -462,6 +462,58 @@ fn a_body_can_go_another_way() {
     assert_eq!(reader.next(&end, &mut at), Ok(Some(RequestEvent::BodyEnd)));
 }
 
+/// The header of the next record is seen before it is taken.
+#[test]
+fn a_record_of_the_body_can_be_begun_by_a_header_that_is_still_to_come() {
+    let large = record(Kind::Stdin, 1, &[7; 1000], 8);
+    let header = large[..HEADER_LEN].try_into().unwrap();
+    let end = record(Kind::Stdin, 1, b"", 0);
+    let post = [GET, &[("CONTENT_LENGTH", "1500")]].concat();
+    for passed in 0..=large.len() {
+        let mut reader = RequestReader::new(LIMITS);
+        assert!(!reader.pass_next(header, 0), "no request is open");
+        reader.next(&head(1, &post), &mut 0).unwrap();
+        assert!(!reader.pass_next(end[..].try_into().unwrap(), 0));
+        assert!(!reader.pass_next(header, 1001), "it is too small");
+        assert!(reader.pass_next(header, 1000));
+        reader.passed(passed);
+        assert_eq!(reader.passable(), large.len() - passed);
+        assert_eq!(reader.body_missing(), 500);
+        let mut at = 0;
+        let event = reader.next(&large[passed..], &mut at);
+        match event {
+            Ok(Some(RequestEvent::Body(pass))) => assert_eq!(pass.len(), large.len() - passed),
+            event => assert_eq!((event, passed), (Ok(None), large.len())),
+        }
+        assert!(
+            !reader.pass_next(header, 1000),
+            "the body would be too long"
+        );
+        // What is missing of the old request is no part of the next one.
+        reader.next_request();
+        let next = [end.clone(), head(1, GET)].concat();
+        let event = reader.next(&next, &mut 0);
+        assert_eq!(event, Ok(Some(RequestEvent::Head)));
+    }
+}
+
+#[test]
+fn a_record_that_was_begun_so_is_stepped_over_once_its_request_is_over() {
+    let large = record(Kind::Stdin, 1, &[7; 1000], 8);
+    for passed in 0..=large.len() {
+        let mut reader = RequestReader::new(LIMITS);
+        reader.next(&head(1, GET), &mut 0).unwrap();
+        assert!(reader.pass_next(large[..HEADER_LEN].try_into().unwrap(), 0));
+        reader.passed(passed);
+        reader.next_request();
+        assert_eq!(reader.passable(), 0);
+        let rest = [&large[passed..], &head(2, GET)].concat();
+        let mut at = 0;
+        let event = reader.next(&rest, &mut at);
+        assert_eq!((event, at), (Ok(Some(RequestEvent::Head)), rest.len()));
+    }
+}
+
 #[test]
 fn null_ids_and_their_opposite_are_errors() {
     for kind in [

@@ -256,6 +256,68 @@ fn the_body_of_a_record_can_go_another_way() {
     );
 }
 
+/// The header of the next record is seen before it is taken. Then the record goes another way, or does
+/// so in part, or after all does not.
+#[test]
+fn a_record_can_be_begun_by_a_header_that_is_still_to_come() {
+    const CONTENT: usize = 1000;
+    for kind in [Kind::Stdout, Kind::Stderr] {
+        let small = record(Kind::Stdout, 1, b"Status: 404\r\n", 3);
+        let large = record(kind, 1, &[7; CONTENT], 8);
+        let header = large[..HEADER_LEN].try_into().unwrap();
+        for passed in 0..=large.len() {
+            let mut reader = ResponseReader::new(RequestId::from_number(1));
+            let mut at = 0;
+            reader.next(&small, &mut at).unwrap();
+            assert!(!reader.pass_next(header, CONTENT + 1), "it is too small");
+            assert!(reader.pass_next(header, CONTENT));
+            assert!(!reader.pass_next(header, CONTENT), "it has begun");
+            assert_eq!(reader.passable(), large.len());
+            reader.passed(passed);
+            assert_eq!(reader.passable(), large.len() - passed);
+            let mut rest = [&large[passed..], &end()].concat();
+            let mut at = 0;
+            let event = reader.next(&rest, &mut at);
+            let Ok(Some(ResponseEvent::Pass(pass))) = event else {
+                panic!("{event:?}");
+            };
+            assert_eq!((pass.lead(), pass.range()), (&[][..], 0..rest.len()));
+            rest.clear();
+            let event = reader.next(&rest, &mut 0);
+            assert_eq!(event, Ok(Some(ResponseEvent::End(DONE))));
+            assert_eq!(reader.status(), 404);
+            let more = if kind == Kind::Stdout { CONTENT } else { 0 };
+            let counted = reader.stdout_bytes() - 13;
+            assert!(
+                (more as u64..=more as u64 + 8).contains(&counted),
+                "{counted}"
+            );
+        }
+    }
+}
+
+#[test]
+fn only_output_of_the_request_is_begun_by_a_header_that_is_still_to_come() {
+    for other in [
+        record(Kind::Stdout, 2, &[7; 100], 0),
+        record(Kind::GetValuesResult, 0, &[7; 100], 0),
+        record(Kind::EndRequest, 1, &[0; 8], 0),
+        record(Kind::Stdin, 1, &[7; 100], 0),
+        vec![9; 100],
+    ] {
+        let mut reader = ResponseReader::new(RequestId::from_number(1));
+        assert!(!reader.pass_next(other[..HEADER_LEN].try_into().unwrap(), 0));
+        assert_eq!(reader.passable(), 0);
+    }
+    let large = record(Kind::Stdout, 1, &[7; 100], 0);
+    let header = large[..HEADER_LEN].try_into().unwrap();
+    for cut in 1..large.len() {
+        let mut reader = ResponseReader::new(RequestId::from_number(1));
+        reader.next(&large[..cut], &mut 0).unwrap();
+        assert!(!reader.pass_next(header, 0), "a record is cut at {cut}");
+    }
+}
+
 fn any_response() -> impl Strategy<Value = Vec<u8>> {
     let content = prop_oneof![
         2 => vec(any::<u8>(), 0..30),
