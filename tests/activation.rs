@@ -295,12 +295,12 @@ fn an_idle_daemon_ends_and_leaves_the_socket(engine: Engine) {
     );
     // From the end of the last session on.
     let waiting = owners.connect();
-    let mut daemon = owners.start(engine, &backend, &["--exit-idle-time", "200ms"]);
+    let mut daemon = owners.start(engine, &backend, &["--exit-idle-time", "2s"]);
     exchange_and_end(&waiting, Pattern::new(1), KB);
     drop(waiting);
     assert_eq!(daemon.wait().code(), Some(0));
     let next = owners.connect();
-    let _daemon = owners.start(engine, &backend, &["--exit-idle-time", "10s"]);
+    let _daemon = owners.start(engine, &backend, &["--exit-idle-time", "1m"]);
     exchange_and_end(&next, Pattern::new(2), KB);
 }
 
@@ -308,10 +308,10 @@ fn an_idle_daemon_stays_while_somebody_is_there(engine: Engine) {
     let owners = Owners::new();
     let backend = Backend::echo();
     let client = owners.connect();
-    let mut daemon = owners.start(engine, &backend, &["--exit-idle-time", "100ms"]);
+    let mut daemon = owners.start(engine, &backend, &["--exit-idle-time", "500ms"]);
     exchange(&client, Pattern::new(1), KB);
     // Several idle times.
-    common::wait::meanwhile(std::time::Duration::from_millis(500), || {
+    common::wait::meanwhile(std::time::Duration::from_millis(1500), || {
         assert!(daemon.is_running());
         assert_waiting(&client);
     });

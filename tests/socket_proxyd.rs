@@ -257,7 +257,7 @@ fn a_target_without_a_port_is_asked_on_port_80(program: Program) {
 
 fn an_idle_program_ends_with_exit_code_0(program: Program) {
     let backend = Backend::echo();
-    let mut activated = program.activate(&["--exit-idle-time=500ms", &backend.to_string()]);
+    let mut activated = program.activate(&["--exit-idle-time=2s", &backend.to_string()]);
     let client = activated.connect();
     assert_echo(&client, "hello");
     drop(client);

@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener;
@@ -285,7 +286,6 @@ fn place(listener: &UnixListener) -> io::Result<Place> {
         return Ok(Place::Tcp(address));
     }
     let address = listener.local_addr()?;
-    use std::os::linux::net::SocketAddrExt;
     Ok(match (address.as_pathname(), address.as_abstract_name()) {
         (Some(path), _) => Place::Path(path.as_os_str().as_bytes().to_vec()),
         (None, Some(name)) => Place::Abstract(name.to_vec()),
