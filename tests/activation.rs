@@ -656,7 +656,7 @@ fn descriptors_that_are_for_nobody_or_for_another_process_are_refused() {
         };
         Process::start(command, setup)
     };
-    let nothing = "listen inherit: no descriptors were passed: LISTEN_FDS is not set";
+    let nothing = "listen inherit: no descriptors were passed: LISTEN_FDS or LISTEN_PID is not set";
     assert_refused(run(&[]), &[nothing]);
     assert_refused(
         run(&[("LISTEN_FDS", "1"), ("LISTEN_PID", "1")]),

@@ -19,6 +19,13 @@ use crate::sys::net::{self, Nature};
 
 use super::listening::Place;
 
+/// More descriptors than these are a mistake: systemd passes 1,024 at most to a service unless
+/// LimitNOFILE= is raised, and the rest leaves room for those who did.
+const DESCRIPTORS_MAX: usize = 65_536;
+
+/// So many names stand in a message.
+const NAMES_SHOWN_MAX: usize = 16;
+
 /// What a descriptor is called when nothing says so, as in sd_listen_fds_with_names(3).
 const UNNAMED: &str = "unknown";
 
@@ -78,8 +85,8 @@ enum Cause {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 enum NothingPassed {
     #[error(
-        "no descriptors were passed: LISTEN_FDS is not set (start it from a socket unit, or with \
-         systemd-socket-activate)"
+        "no descriptors were passed: LISTEN_FDS or LISTEN_PID is not set (start it from a socket unit, or \
+         with systemd-socket-activate)"
     )]
     Unset,
     #[error("no descriptors were passed: LISTEN_FDS=0 (start it from a socket unit)")]
@@ -171,9 +178,15 @@ impl Passed {
         match wanted {
             Descriptors::Named(wanted) if !names.is_empty() => {
                 names.dedup();
+                let hidden = names.len().saturating_sub(NAMES_SHOWN_MAX);
+                names.truncate(NAMES_SHOWN_MAX);
+                let more = match hidden {
+                    0 => String::new(),
+                    hidden => format!(" and {hidden} more"),
+                };
                 Cause::NoSuchName {
                     wanted: wanted.clone(),
-                    passed: names.join(", "),
+                    passed: names.join(", ") + &more,
                 }
             }
             // Whoever takes all of them is the only one who takes any.
@@ -208,10 +221,8 @@ impl Said {
         if pid.parse() != Ok(own) {
             return Err(NothingPassed::ToAnother { pid, own });
         }
-        // A descriptor is an int, and the first of them are taken.
-        let number: Option<i32> = count.parse().ok();
-        let number = number.filter(|&n| n < i32::MAX - FIRST_DESCRIPTOR);
-        let Some(number) = number.and_then(|n| usize::try_from(n).ok()) else {
+        let number: Option<usize> = count.parse().ok();
+        let Some(number) = number.filter(|&number| number <= DESCRIPTORS_MAX) else {
             return Err(NothingPassed::BadCount { count });
         };
         let Some(names) = self.names else {
@@ -383,7 +394,7 @@ mod tests {
 
     #[test]
     fn nonsense_is_named() {
-        for count in ["-1", "x", "1.5", "99999999999", "2147483647"] {
+        for count in ["-1", "x", "1.5", "65537", "2147483647", "99999999999"] {
             let error = NothingPassed::BadCount {
                 count: count.to_owned(),
             };
