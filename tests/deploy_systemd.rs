@@ -336,9 +336,14 @@ impl Trace {
 
     /// Waits until strace has written all of it.
     fn read(file: &Path, pid: u32) -> Self {
-        let last = format!("{pid} +++ exited with 0 +++");
         let read = || fs::read_to_string(file).unwrap_or_default();
-        eventually("the trace is whole", || read().contains(&last));
+        // Short numbers are followed by more than one space.
+        let pid = pid.to_string();
+        let is_last = |line: &str| {
+            line.split_whitespace()
+                .eq([&*pid, "+++", "exited", "with", "0", "+++"])
+        };
+        eventually("the trace is whole", || read().lines().any(is_last));
         Self::parse(&read())
     }
 
