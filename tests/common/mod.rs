@@ -9,6 +9,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod containers;
 pub(crate) mod fastcgi;
 pub(crate) mod http;
 pub(crate) mod name_server;

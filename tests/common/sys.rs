@@ -20,6 +20,10 @@ use std::thread;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
+mod confinement;
+
+pub(crate) use confinement::{Confinement, Mount, Network};
+
 /// What a child does to itself before it becomes the program.
 #[derive(Clone, Default)]
 pub(crate) struct ChildSetup {
@@ -30,6 +34,10 @@ pub(crate) struct ChildSetup {
     pub(crate) umask: Option<libc::mode_t>,
     /// The errno with which the three io_uring calls fail.
     pub(crate) io_uring_errno: Option<libc::c_int>,
+    /// The network that it is in; left out, ours.
+    pub(crate) network: Option<Network>,
+    /// Where else it is to be, and as whom.
+    pub(crate) confinement: Option<Confinement>,
 }
 
 impl ChildSetup {
@@ -38,6 +46,13 @@ impl ChildSetup {
         command.process_group(0);
         let filter = self.io_uring_errno.map(deny_io_uring);
         let apply = move || {
+            if let Some(network) = &self.network {
+                network.enter()?;
+            }
+            // Before the death signal, which a change of the user clears.
+            if let Some(confinement) = &self.confinement {
+                confinement.enter()?;
+            }
             // The standard library runs this after it changed the user, which would have cleared
             // the death signal.
             call(|| {
@@ -52,13 +67,15 @@ impl ChildSetup {
             if let Some(limit) = self.nofile {
                 set_own_nofile(limit, limit)?;
             }
-            if let Some(filter) = &filter {
+            let filters = self.confinement.iter().flat_map(Confinement::filters);
+            for filter in filters.chain(&filter) {
                 seccompiler::apply_filter(filter).map_err(io::Error::other)?;
             }
             Ok(())
         };
         // SAFETY: between fork and exec only system calls are made: prctl, close_range, umask,
-        // setrlimit and seccomp. Nothing takes a lock; memory is allocated only on the way to an error.
+        // setrlimit and seccomp, and those of a confinement. Nothing takes a lock; memory is allocated
+        // only on the way to an error.
         unsafe { command.pre_exec(apply) };
     }
 }
