@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use spliceway::cli::{
     self, CheckCommand, Cli, Command, DemoCommand, RunCommand, StatusCommand, usage,
 };
-use spliceway::daemon::{self, logging};
+use spliceway::daemon::{self, Handover, logging};
 use spliceway::demo;
 
 const PROGRAM: &str = "spliceway";
@@ -31,9 +31,11 @@ fn execute(cli: Cli) -> ExitCode {
 }
 
 fn run(command: &RunCommand) -> anyhow::Result<()> {
+    // Before the log, which starts a thread.
+    let handover = Handover::take();
     // Dropped last, so that the last lines are written.
     let _log = logging::start(&command.logging)?;
-    daemon::run(&command.config)?;
+    daemon::run(&command.config, handover)?;
     Ok(())
 }
 

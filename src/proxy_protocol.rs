@@ -2,6 +2,9 @@
 //! `proxy-protocol.txt`; the sections are its). Pure.
 //!
 //! Clients of a Unix socket have no address, so all of a listener's clients have the same header.
+//! Each client of a TCP socket has its own.
+
+use std::net::{IpAddr, SocketAddr};
 
 /// How the header is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +27,8 @@ const V2_LOCAL: u8 = 0x20;
 const V2_PROXY: u8 = 0x21;
 
 const V2_UNSPECIFIED: u8 = 0x00;
+const V2_TCP4: u8 = 0x11;
+const V2_TCP6: u8 = 0x21;
 const V2_UNIX_STREAM: u8 = 0x31;
 
 /// The room for the name of a Unix socket.
@@ -45,6 +50,58 @@ pub fn of_unix_listener(version: Version, name: &[u8]) -> Box<[u8]> {
             v2(V2_PROXY, V2_UNIX_STREAM, &addresses)
         }
     }
+}
+
+/// The header of a connection for a TCP client, which connected to `local`. IPv4 clients of an IPv6
+/// socket are said to be what they are.
+#[must_use]
+pub fn of_tcp_client(version: Version, client: SocketAddr, local: SocketAddr) -> Box<[u8]> {
+    let ips = match (client.ip().to_canonical(), local.ip().to_canonical()) {
+        both @ (IpAddr::V4(_), IpAddr::V4(_)) => both,
+        _ => (client.ip(), local.ip()),
+    };
+    let ports = (client.port(), local.port());
+    match version {
+        Version::V1 => v1_tcp(ips, ports),
+        Version::V2 => v2_tcp(ips, ports),
+    }
+}
+
+/// The header of a connection for a TCP client whose addresses are not known: it has left already.
+#[must_use]
+pub fn of_unknown_client(version: Version) -> Box<[u8]> {
+    match version {
+        Version::V1 => V1_UNKNOWN.into(),
+        Version::V2 => v2(V2_PROXY, V2_UNSPECIFIED, &[]),
+    }
+}
+
+fn v1_tcp((client, local): (IpAddr, IpAddr), ports: (u16, u16)) -> Box<[u8]> {
+    let family = match client {
+        IpAddr::V4(_) => "TCP4",
+        IpAddr::V6(_) => "TCP6",
+    };
+    let (from, to) = ports;
+    let line = format!("PROXY {family} {client} {local} {from} {to}\r\n");
+    line.into_bytes().into()
+}
+
+fn v2_tcp(ips: (IpAddr, IpAddr), ports: (u16, u16)) -> Box<[u8]> {
+    let (family, mut addresses) = match ips {
+        (IpAddr::V4(client), IpAddr::V4(local)) => {
+            (V2_TCP4, [client.octets(), local.octets()].concat())
+        }
+        (client, local) => {
+            let octets = |ip: IpAddr| match ip {
+                IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+                IpAddr::V6(ip) => ip.octets(),
+            };
+            (V2_TCP6, [octets(client), octets(local)].concat())
+        }
+    };
+    addresses.extend(ports.0.to_be_bytes());
+    addresses.extend(ports.1.to_be_bytes());
+    v2(V2_PROXY, family, &addresses)
 }
 
 /// The header of a connection that the proxy makes for itself, to see whether the backend is there.
@@ -86,6 +143,54 @@ mod tests {
         assert_eq!(&header[16..124], [0; 108]);
         assert_eq!(&header[124..135], b"/run/a.sock");
         assert!(header[135..].iter().all(|&byte| byte == 0));
+    }
+
+    fn tcp(version: Version, client: &str, local: &str) -> Box<[u8]> {
+        of_tcp_client(version, client.parse().unwrap(), local.parse().unwrap())
+    }
+
+    #[test]
+    fn tcp_clients_are_named_in_the_line() {
+        for (client, local, expected) in [
+            (
+                "192.0.2.1:40000",
+                "198.51.100.7:80",
+                "PROXY TCP4 192.0.2.1 198.51.100.7 40000 80\r\n",
+            ),
+            (
+                "[2001:db8::1]:40000",
+                "[2001:db8::2]:443",
+                "PROXY TCP6 2001:db8::1 2001:db8::2 40000 443\r\n",
+            ),
+            (
+                "[::ffff:192.0.2.1]:1",
+                "[::ffff:192.0.2.2]:2",
+                "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+            ),
+        ] {
+            let line = tcp(Version::V1, client, local);
+            assert_eq!(str::from_utf8(&line), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn tcp_clients_are_named_in_bytes() {
+        let v4 = tcp(Version::V2, "192.0.2.1:258", "198.51.100.7:80");
+        assert_eq!(v4[12..16], [0x21, 0x11, 0, 12]);
+        assert_eq!(v4[16..], [192, 0, 2, 1, 198, 51, 100, 7, 1, 2, 0, 80]);
+        let v6 = tcp(Version::V2, "[2001:db8::1]:258", "[2001:db8::2]:443");
+        assert_eq!(v6[12..16], [0x21, 0x21, 0, 36]);
+        assert_eq!(v6.len(), 16 + 36);
+        assert_eq!((v6[31], v6[47]), (1, 2));
+        assert_eq!(v6[48..], [1, 2, 1, 187]);
+        let mapped = tcp(Version::V2, "[::ffff:192.0.2.1]:1", "[::ffff:192.0.2.2]:2");
+        assert_eq!(mapped[13], 0x11);
+    }
+
+    #[test]
+    fn a_client_that_has_left_is_unknown() {
+        assert_eq!(&*of_unknown_client(Version::V1), b"PROXY UNKNOWN\r\n");
+        assert_eq!(of_unknown_client(Version::V2)[12..], [0x21, 0, 0, 0]);
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
 
-use super::values::{Timeout, ValueError, count, timeout_or_off};
+use super::values::{Timeout, ValueError, count, positive_timeout_or_off, timeout_or_off};
 use super::{ENGINE_HELP, Refusal, RunCommand, Served, ServedRoute};
 use crate::config::{
-    CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
+    AtLimit, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
     UnixAddress, WORKERS_MAX,
 };
 
@@ -64,6 +64,18 @@ pub(super) struct DaemonArguments {
 
     #[arg(
         long,
+        value_name = "DURATION|off",
+        default_value = "off",
+        value_parser = positive_timeout_or_off,
+        allow_hyphen_values = true,
+        help = "After this time without a session, counted from the start or from the end of the last \
+                one, drain and end with exit code 0: for sockets that the service manager keeps, which \
+                starts the proxy again for the next client. 'off' never does."
+    )]
+    exit_idle_time: Timeout,
+
+    #[arg(
+        long,
         value_name = "FORMAT",
         value_enum,
         default_value_t = LogFormat::Text,
@@ -110,7 +122,7 @@ impl DaemonArguments {
         let Some(path) = &self.control else {
             return Ok(());
         };
-        let address = ListenAddress::Path(path.clone());
+        let address = ListenAddress::Unix(UnixAddress::Path(path.clone()));
         let mut routes = routes.into_iter();
         match routes.find(|route| route.listeners.contains(&address)) {
             None => Ok(()),
@@ -142,7 +154,9 @@ impl DaemonArguments {
             pin: self.pin,
             engine: self.engine,
             connections_max: self.connections_max,
+            at_limit: AtLimit::Wait,
             drain_timeout: self.drain_timeout.0,
+            exit_idle_time: self.exit_idle_time.0,
             control: self.control,
             metrics: self.metrics,
         };
@@ -180,6 +194,17 @@ mod tests {
             run_with("--drain-timeout 0s").config.drain_timeout,
             Some(Duration::ZERO)
         );
+    }
+
+    #[test]
+    fn an_idle_daemon_ends_only_if_it_is_told_to() {
+        let idle_time = |options| run_with(options).config.exit_idle_time;
+        assert_eq!(idle_time("--workers 1"), None);
+        assert_eq!(idle_time("--exit-idle-time off"), None);
+        let five_minutes = Some(Duration::from_secs(300));
+        assert_eq!(idle_time("--exit-idle-time 5m"), five_minutes);
+        let error = usage_error(&format!("{REQUIRED} --exit-idle-time 0s"));
+        assert!(error.contains("no time at all"), "{error}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod fastcgi;
 pub mod file;
 mod options;
 mod route;
+mod socket_proxyd;
 pub mod status;
 pub mod usage;
 pub mod values;
@@ -25,12 +26,13 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{Config, Engine, Logging, Route, RouteName};
+use crate::config::{AtLimit, Config, Engine, Logging, Route, RouteName};
 use crate::demo::CONCURRENCY_MAX;
 use daemon::DaemonArguments;
 pub use file::FileErrors;
 use options::{CONFIG, Kind, Options, kind};
 use route::RouteArguments;
+use socket_proxyd::SocketProxydArguments;
 use status::StatusArguments;
 pub use status::StatusCommand;
 pub use usage::{Stop, UsageError};
@@ -113,7 +115,7 @@ pub(crate) fn parse_with(
     arguments: impl IntoIterator<Item = OsString>,
     read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
 ) -> Result<Cli, Stop> {
-    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let arguments = socket_proxyd::by_name_of_program(arguments.into_iter().collect());
     let (parsed, matches): (Arguments, _) = usage::parse_with_matches(&arguments)?;
     let refuse = |refusal: Refusal| usage::refuse::<Arguments>(&arguments, refusal.problem);
     let matches = matches.subcommand().map(|(_, matches)| matches.clone());
@@ -129,6 +131,14 @@ pub(crate) fn parse_with(
                 effective: effective::print(&served),
                 run: served.command,
             }))
+        }
+        ArgumentsOf::SocketProxyd(proxyd) => {
+            let cli = parse_with(proxyd.words(), read)?;
+            let Command::Run(mut run) = cli.command else {
+                unreachable!("its words are those of run")
+            };
+            run.config.at_limit = AtLimit::Refuse;
+            Command::Run(run)
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
@@ -173,6 +183,18 @@ enum ArgumentsOf {
     )]
     Check(Box<RunArguments>),
     #[command(
+        version,
+        infer_long_args = true,
+        about = "Run as systemd-socket-proxyd does, with its command line.",
+        long_about = "Run as systemd-socket-proxyd does, with its command line: connections to the \
+                      sockets that the service manager passes go to TARGET. The same happens when the \
+                      program is called systemd-socket-proxyd. 'spliceway run' with --listen inherit \
+                      can be told more.\n\n\
+                      Example: ExecStart=/usr/bin/spliceway socket-proxyd --exit-idle-time=5min \
+                      app.internal:9000"
+    )]
+    SocketProxyd(SocketProxydArguments),
+    #[command(
         about = "Show what a running proxy does: sessions, rates, queues, endpoints.",
         long_about = "Show what a running proxy does: sessions, rates, queues, endpoints. It is asked \
                       through its control socket, so it has to run with --control.\n\n\
@@ -196,7 +218,7 @@ struct RunArguments {
         value_name = "FILE",
         help = "Read routes and settings from this TOML file. Beside it, options of the daemon count \
                 more than the file's (--workers, --pin, --engine, --connections-max, --drain-timeout, \
-                --control, --metrics, --log-format, --log-level); those of routes belong in the file."
+                --exit-idle-time, --control, --metrics, --log-format, --log-level); those of routes belong in the file."
     )]
     config: Option<PathBuf>,
     #[command(flatten)]
@@ -396,8 +418,8 @@ mod tests {
     use super::usage::one_line;
     use super::*;
     use crate::config::{
-        Access, Account, ActiveChecks, CheckKind, Discovery, ListenAddress, LogFormat,
-        ProxyProtocol, ResolveWith, SourceAddresses, Upstreams,
+        Access, Account, ActiveChecks, CheckKind, Discovery, LogFormat, ProxyProtocol, ResolveWith,
+        SourceAddresses, Upstreams,
     };
 
     #[test]
@@ -412,7 +434,7 @@ mod tests {
             panic!()
         };
         assert_eq!(route.name.as_str(), "default");
-        assert_eq!(route.listeners, [ListenAddress::Path("/a".into())]);
+        assert_eq!(route.listeners, ["unix:/a".parse().unwrap()]);
         assert_eq!(route.backends, ["b:1".parse().unwrap()]);
         assert_eq!(route.access, Access::default());
         assert_eq!(route.access.mode, 0o660);

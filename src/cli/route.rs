@@ -17,7 +17,8 @@ use crate::config::{
     Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind,
     DNS_TTL_FLOOR, Discovery, Ejection, KEEPALIVE_MAX, KEEPALIVE_MIN, Limits, ListenAddress,
     MODE_MAX, NAME_SERVERS_MAX, NameServer, Protocol, ProxyProtocol, RefreshTimes, ResolveWith,
-    Route, RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, Upstreams, WORKERS_MAX,
+    Route, RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, UnixAddress, Upstreams,
+    WORKERS_MAX,
 };
 
 /// What a route can be told.
@@ -27,7 +28,9 @@ pub(super) struct RouteArguments {
         long,
         value_name = "ADDRESS",
         required_unless_present = CONFIG,
-        help = "Listen on this Unix socket: unix:/PATH, or unix:@NAME for an abstract one. Give the \
+        help = "Listen on this Unix socket: unix:/PATH, or unix:@NAME for an abstract one. Or on sockets, \
+                Unix or TCP, that the service manager has opened and passes: inherit:NAME for those of \
+                this name (FileDescriptorName= of the socket unit), inherit for all of them. Give the \
                 option again for more sockets. A socket file on which nobody listens is replaced."
     )]
     listen: Vec<ListenAddress>,
@@ -537,7 +540,10 @@ impl RouteArguments {
                 ));
             }
         }
-        let is_abstract = |address: &&ListenAddress| matches!(address, ListenAddress::Abstract(_));
+        self.check_inherited()?;
+        let is_abstract = |address: &&ListenAddress| {
+            matches!(address, ListenAddress::Unix(UnixAddress::Abstract(_)))
+        };
         let Some(address) = self.listen.iter().find(is_abstract) else {
             return Ok(());
         };
@@ -555,6 +561,41 @@ impl RouteArguments {
                     format!(
                         "--{option} with --listen {address}: abstract sockets have no permissions \
                      (remove --{option} or listen on unix:/PATH)"
+                    ),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// A descriptor belongs to one listener, and whoever opens a socket decides who may connect.
+    fn check_inherited(&self) -> Result<(), Refusal> {
+        let is_inherited =
+            |address: &&ListenAddress| matches!(address, ListenAddress::Inherited(_));
+        let mut inherited = self.listen.iter().filter(is_inherited);
+        let Some(address) = inherited.next() else {
+            return Ok(());
+        };
+        if let Some(other) = inherited.find(|other| address.overlaps(other)) {
+            return Err(Refusal::new(
+                "listen",
+                format!(
+                    "--listen {address} with --listen {other}: inherit takes all descriptors (remove \
+                     one of the two)"
+                ),
+            ));
+        }
+        for (option, is_given, remedy) in [
+            ("mode", self.mode.is_some(), "SocketMode="),
+            ("owner", self.owner.is_some(), "SocketUser="),
+            ("group", self.group.is_some(), "SocketGroup="),
+        ] {
+            if is_given {
+                return Err(Refusal::new(
+                    option,
+                    format!(
+                        "--{option} with --listen {address}: the socket unit sets it ({remedy}; remove \
+                         --{option})"
                     ),
                 ));
             }

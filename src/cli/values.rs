@@ -39,6 +39,9 @@ pub enum ValueError {
         /// What the parser found.
         cause: humantime::DurationError,
     },
+    /// Not a time span of systemd's.
+    #[error("not a time span (write for example 30s or '5min 30s', or 'infinity' for no limit)")]
+    TimeSpan,
     /// A time of 0 where there must be one.
     #[error("no time at all (write a longer one, for example 5s)")]
     Zero,

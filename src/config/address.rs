@@ -19,13 +19,37 @@ const LABEL_BYTES_MAX: usize = 63;
 /// 2.3.4, count a length byte for each label and one for the root.
 const HOST_BYTES_MAX: usize = 253;
 
+/// The longest name of a passed descriptor: what systemd takes (`FDNAME_MAX` in its fd-util).
+const DESCRIPTOR_NAME_BYTES_MAX: usize = 255;
+
 /// Where a listener stands. Two spellings of one path, such as `/run/a` and `/run/./a`, are equal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ListenAddress {
-    /// `unix:/run/app.sock`
-    Path(PathBuf),
-    /// `unix:@name`, Linux's abstract namespace; the bytes do not include the leading NUL.
-    Abstract(Vec<u8>),
+    /// `unix:/run/app.sock` or `unix:@name`: a socket that we open.
+    Unix(UnixAddress),
+    /// `inherit` or `inherit:NAME`: sockets that whoever started the process has opened for it.
+    Inherited(Descriptors),
+}
+
+/// Which of the descriptors that were passed to the process (sd_listen_fds(3)).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Descriptors {
+    /// Every one.
+    All,
+    /// Those of this name; several may have it.
+    Named(String),
+}
+
+impl ListenAddress {
+    /// Whether a socket can belong to both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let takes_all = |address: &Self| matches!(address, Self::Inherited(Descriptors::All));
+        let is_inherited = |address: &Self| matches!(address, Self::Inherited(_));
+        self == other
+            || takes_all(self) && is_inherited(other)
+            || is_inherited(self) && takes_all(other)
+    }
 }
 
 /// A Unix socket of this machine.
@@ -33,17 +57,8 @@ pub enum ListenAddress {
 pub enum UnixAddress {
     /// `unix:/run/app.sock`
     Path(PathBuf),
-    /// `unix:@name`; the bytes do not include the leading NUL.
+    /// `unix:@name`, Linux's abstract namespace; the bytes do not include the leading NUL.
     Abstract(Vec<u8>),
-}
-
-impl From<UnixAddress> for ListenAddress {
-    fn from(address: UnixAddress) -> Self {
-        match address {
-            UnixAddress::Path(path) => Self::Path(path),
-            UnixAddress::Abstract(name) => Self::Abstract(name),
-        }
-    }
 }
 
 /// Where a backend is: known, or to be looked up.
@@ -91,6 +106,12 @@ pub enum AddressError {
     /// A NUL byte in a path or in an abstract name.
     #[error("the socket name contains a NUL byte (remove it)")]
     NulByte,
+    /// `inherit:` and something that cannot be the name of a descriptor.
+    #[error(
+        "not the name of a passed descriptor (write inherit:NAME with the FileDescriptorName= of the \
+         socket unit, or inherit for all)"
+    )]
+    DescriptorName,
 
     /// `srv:` and something that is no name of SRV records.
     #[error(
@@ -163,7 +184,11 @@ impl FromStr for ListenAddress {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        UnixAddress::from_str(text).map(Self::from)
+        match text.strip_prefix("inherit") {
+            Some("") => Ok(Self::Inherited(Descriptors::All)),
+            Some(rest) if rest.starts_with(':') => parse_descriptor_name(&rest[1..]),
+            _ => text.parse().map(Self::Unix),
+        }
     }
 }
 
@@ -183,6 +208,18 @@ impl FromStr for UnixAddress {
             None => parse_path(name),
         }
     }
+}
+
+/// What systemd takes for a name: printable ASCII without a colon, which separates names in the
+/// environment.
+fn parse_descriptor_name(name: &str) -> Result<ListenAddress, AddressError> {
+    let allowed = |byte: u8| matches!(byte, b' '..=b'~') && byte != b':';
+    let fits = (1..=DESCRIPTOR_NAME_BYTES_MAX).contains(&name.len());
+    if !fits || !name.bytes().all(allowed) {
+        return Err(AddressError::DescriptorName);
+    }
+    let named = Descriptors::Named(name.to_owned());
+    Ok(ListenAddress::Inherited(named))
 }
 
 fn parse_abstract_name(name: &str) -> Result<UnixAddress, AddressError> {
@@ -214,17 +251,20 @@ fn check_socket_name_length(name: &str) -> Result<(), AddressError> {
 /// The form that [`FromStr`] reads; a name that is not UTF-8 is shown as well as it can be.
 impl fmt::Display for UnixAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The two have the same syntax.
-        ListenAddress::from(self.clone()).fmt(f)
-    }
-}
-
-/// The form that [`FromStr`] reads; a name that is not UTF-8 is shown as well as it can be.
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Path(path) => write!(f, "unix:{}", path.display()),
             Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+        }
+    }
+}
+
+/// The form that [`FromStr`] reads.
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(address) => address.fmt(f),
+            Self::Inherited(Descriptors::All) => f.write_str("inherit"),
+            Self::Inherited(Descriptors::Named(name)) => write!(f, "inherit:{name}"),
         }
     }
 }
@@ -384,18 +424,53 @@ mod tests {
 
     #[test]
     fn listen_addresses_are_paths_or_abstract_names() {
+        let abstract_name =
+            |name: &[u8]| Ok(ListenAddress::Unix(UnixAddress::Abstract(name.to_vec())));
         assert_eq!(
             listen("unix:/run/a.sock"),
-            Ok(ListenAddress::Path("/run/a.sock".into()))
+            Ok(ListenAddress::Unix(UnixAddress::Path("/run/a.sock".into())))
         );
+        assert_eq!(listen("unix:@a/b c"), abstract_name(b"a/b c"));
+        assert_eq!(listen("unix:@@"), abstract_name(b"@"));
+    }
+
+    #[test]
+    fn passed_descriptors_are_listened_on_by_name_or_altogether() {
+        let named = |name: &str| {
+            Ok(ListenAddress::Inherited(Descriptors::Named(
+                name.to_owned(),
+            )))
+        };
         assert_eq!(
-            listen("unix:@a/b c"),
-            Ok(ListenAddress::Abstract(b"a/b c".to_vec()))
+            listen("inherit"),
+            Ok(ListenAddress::Inherited(Descriptors::All))
         );
-        assert_eq!(
-            listen("unix:@@"),
-            Ok(ListenAddress::Abstract(b"@".to_vec()))
-        );
+        assert_eq!(listen("inherit:web"), named("web"));
+        assert_eq!(listen("inherit:my app.socket"), named("my app.socket"));
+        let (fits, too_long) = ("a".repeat(255), "a".repeat(256));
+        assert_eq!(listen(&format!("inherit:{fits}")), named(&fits));
+        for text in ["", "a:b", "ä", "a\tb", "a\0", &too_long] {
+            let error = Err(AddressError::DescriptorName);
+            assert_eq!(listen(&format!("inherit:{text}")), error, "{text:?}");
+        }
+        for text in ["inherited", "INHERIT", "inherit/a"] {
+            assert_eq!(listen(text), Err(AddressError::NotUnix), "{text}");
+        }
+    }
+
+    #[test]
+    fn whoever_takes_all_descriptors_takes_those_with_names() {
+        let overlap = |one: &str, other: &str| {
+            let (one, other) = (listen(one).unwrap(), listen(other).unwrap());
+            assert_eq!(one.overlaps(&other), other.overlaps(&one));
+            one.overlaps(&other)
+        };
+        assert!(overlap("inherit", "inherit:a"));
+        assert!(overlap("inherit", "inherit"));
+        assert!(overlap("inherit:a", "inherit:a"));
+        assert!(!overlap("inherit:a", "inherit:b"));
+        assert!(!overlap("inherit", "unix:/a"));
+        assert!(overlap("unix:/a", "unix:/a"));
     }
 
     #[test]
@@ -637,7 +712,7 @@ mod tests {
     proptest! {
         #[test]
         fn listen_addresses_round_trip(address in unix_addresses()) {
-            let address = ListenAddress::from(address);
+            let address = ListenAddress::Unix(address);
             prop_assert_eq!(listen(&address.to_string()), Ok(address));
         }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
-pub use address::{AddressError, BackendAddress, ListenAddress, UnixAddress};
+pub use address::{AddressError, BackendAddress, Descriptors, ListenAddress, UnixAddress};
 pub use balancing::{Balance, Ejection};
 pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
@@ -63,8 +63,12 @@ pub struct Config {
     pub engine: Engine,
     /// The most sessions that are open at one time, over all workers and routes.
     pub connections_max: u32,
+    /// What becomes of further clients.
+    pub at_limit: AtLimit,
     /// How long a drain waits for running sessions before it cuts them. `None`: for ever.
     pub drain_timeout: Option<Duration>,
+    /// After this time without a session, the daemon drains and ends. `None`: never.
+    pub exit_idle_time: Option<Duration>,
     /// The Unix socket on which `spliceway status` asks. `None`: there is none.
     pub control: Option<PathBuf>,
     /// Where metrics and probes are answered over HTTP. `None`: nowhere.
@@ -163,6 +167,15 @@ pub enum Engine {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// What becomes of clients that come when as many are there as may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtLimit {
+    /// They are not accepted, and wait in the sockets' backlogs.
+    Wait,
+    /// They are accepted and closed.
+    Refuse,
 }
 
 /// What the daemon says of itself, and in which form.

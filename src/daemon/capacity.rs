@@ -66,9 +66,14 @@ pub enum CapacityError {
 
 impl Capacity {
     /// Raises the limit of open descriptors as far as allowed, and divides it.
-    pub(super) fn measure(config: &Config, workers: usize) -> Result<Self, CapacityError> {
+    pub(super) fn measure(
+        config: &Config,
+        workers: usize,
+        listeners: usize,
+    ) -> Result<Self, CapacityError> {
         let descriptors_max = process::raise_descriptors_max().map_err(CapacityError::Read)?;
-        let capacity = Self::divide(config, workers as u64, descriptors_max)?;
+        let counts = (workers as u64, listeners as u64);
+        let capacity = Self::divide(config, counts, descriptors_max)?;
         if capacity.connections_max < config.connections_max {
             tracing::warn!(
                 connections_max = capacity.connections_max,
@@ -82,9 +87,12 @@ impl Capacity {
         Ok(capacity)
     }
 
-    fn divide(config: &Config, workers: u64, descriptors_max: u64) -> Result<Self, CapacityError> {
+    fn divide(
+        config: &Config,
+        (workers, listeners): (u64, u64),
+        descriptors_max: u64,
+    ) -> Result<Self, CapacityError> {
         let routes = &config.routes;
-        let listeners: u64 = routes.iter().map(|r| r.listeners.len() as u64).sum();
         let checking = routes.iter().filter(|r| r.upstreams.checks.is_some());
         let checks = (checking.count() * PROBES_MAX) as u64;
         let sites = u64::from(config.control.is_some()) + u64::from(config.metrics.is_some());
@@ -149,7 +157,9 @@ mod tests {
             pin: false,
             engine: crate::config::Engine::Auto,
             connections_max,
+            at_limit: crate::config::AtLimit::Wait,
             drain_timeout: None,
+            exit_idle_time: None,
             control: None,
             metrics: None,
         }
@@ -157,7 +167,7 @@ mod tests {
 
     #[test]
     fn a_high_limit_leaves_what_was_asked_for() {
-        let capacity = Capacity::divide(&config(8192), 2, 20_000).unwrap();
+        let capacity = Capacity::divide(&config(8192), (2, 1), 20_000).unwrap();
         assert_eq!(capacity.connections_max, 8192);
         assert_eq!(capacity.limits.buffers_max, 16_384);
         assert_eq!(capacity.limits.pipes_max, 64);
@@ -166,7 +176,7 @@ mod tests {
     #[test]
     fn a_low_limit_is_kept() {
         for descriptors_max in 60..1000 {
-            let Ok(capacity) = Capacity::divide(&config(8192), 2, descriptors_max) else {
+            let Ok(capacity) = Capacity::divide(&config(8192), (2, 1), descriptors_max) else {
                 continue;
             };
             let sessions = u64::from(capacity.connections_max) * 2;
@@ -177,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_leaves_nothing_is_an_error() {
-        let error = Capacity::divide(&config(8192), 4, 32).unwrap_err();
+        let error = Capacity::divide(&config(8192), (4, 1), 32).unwrap_err();
         assert!(error.to_string().contains("LimitNOFILE="), "{error}");
     }
 }

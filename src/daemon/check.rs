@@ -11,7 +11,7 @@ use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
 use crate::sys::process;
 
-use super::{accepting_workers, listener, routes, upstreams, worker_count};
+use super::{accepting_workers, listener, listener_count, routes, upstreams, worker_count};
 
 /// Prints what each backend resolves to, as comments of the configuration before it, and returns a line
 /// for each obstacle.
@@ -24,7 +24,9 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, Resolve
     let mut obstacles = Vec::new();
     let accepting = process::processors().map(|processors| {
         let workers = worker_count(config, processors.len());
-        accepting_workers(workers, config, config.connections_max)
+        // What will be passed is not known: one for each is the least.
+        let listeners = listener_count(config, |_| 1);
+        accepting_workers(workers, listeners, config.connections_max)
     });
     // Who does not read what is printed still gets the exit code.
     let _ = writeln!(out, "\n# What the backends are now:");

@@ -31,6 +31,8 @@ enum Cause {
     /// It is 2.
     Disabled,
     Denied,
+    /// One of these; what the sysctl says is hidden, as it is under `ProcSubset=pid`.
+    DeniedOrDisabled,
     Missing,
     TooOld,
     Memory,
@@ -89,6 +91,7 @@ impl Cause {
         match (errno, sysctl.map(str::trim)) {
             (Errno(libc::EPERM), Some("1")) => Self::Restricted,
             (Errno(libc::EPERM), Some("2")) => Self::Disabled,
+            (Errno(libc::EPERM), None) => Self::DeniedOrDisabled,
             (Errno(libc::EPERM | libc::EACCES), _) => Self::Denied,
             (Errno(libc::ENOSYS), _) => Self::Missing,
             (Errno(libc::EINVAL), _) => Self::TooOld,
@@ -109,6 +112,11 @@ impl fmt::Display for Cause {
             Self::Denied => {
                 "a seccomp filter or a security module denies it (in containers, allow \
                  io_uring_setup, io_uring_enter and io_uring_register)"
+            }
+            Self::DeniedOrDisabled => {
+                "a seccomp filter or a security module denies it, or kernel.io_uring_disabled does, \
+                 which cannot be read here (see sysctl kernel.io_uring_disabled; in containers, \
+                 allow io_uring_setup, io_uring_enter and io_uring_register)"
             }
             Self::Missing => {
                 "the kernel was built without it, or a sandbox hides it (in containers, allow \
@@ -131,7 +139,7 @@ mod tests {
         assert_eq!(Cause::of(eperm, Some("2\n")), Cause::Disabled);
         assert_eq!(Cause::of(eperm, Some("1\n")), Cause::Restricted);
         assert_eq!(Cause::of(eperm, Some("0\n")), Cause::Denied);
-        assert_eq!(Cause::of(eperm, None), Cause::Denied);
+        assert_eq!(Cause::of(eperm, None), Cause::DeniedOrDisabled);
         assert_eq!(Cause::of(Errno(libc::ENOSYS), Some("0\n")), Cause::Missing);
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::config::{Access, Account, ListenAddress};
+use crate::config::{Access, Account, UnixAddress};
 use crate::sys::socket_file::{self, SocketName};
 use crate::sys::{account, net};
 
@@ -46,7 +46,7 @@ const RELEASE_PROBE_INTERVAL: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Listener {
     socket: OwnedFd,
-    address: ListenAddress,
+    address: UnixAddress,
     /// The file that we made; `None` if the address has none or it is removed already.
     file: Option<FileId>,
 }
@@ -55,7 +55,7 @@ pub struct Listener {
 #[derive(Debug, thiserror::Error)]
 #[error("bind {address}: {cause}")]
 pub struct ListenError {
-    address: ListenAddress,
+    address: UnixAddress,
     cause: Cause,
 }
 
@@ -135,10 +135,10 @@ pub enum Cause {
 /// # Errors
 /// One line with the obstacle and its remedy. Nothing that this call created is left behind, and
 /// nothing else was removed but a socket on which nobody listened.
-pub fn bind(address: &ListenAddress, access: &Access) -> Result<Listener, ListenError> {
+pub fn bind(address: &UnixAddress, access: &Access) -> Result<Listener, ListenError> {
     let bound = match address {
-        ListenAddress::Path(path) => bind_path(path, access),
-        ListenAddress::Abstract(name) => bind_abstract(name),
+        UnixAddress::Path(path) => bind_path(path, access),
+        UnixAddress::Abstract(name) => bind_abstract(name),
     };
     bound.map_err(|cause| ListenError {
         address: address.clone(),
@@ -168,14 +168,14 @@ impl Listener {
     }
 
     /// Where it listens.
-    pub fn address(&self) -> &ListenAddress {
+    pub fn address(&self) -> &UnixAddress {
         &self.address
     }
 
     /// Removes the path, so that new clients go elsewhere, unless somebody else's file has taken
     /// it. Those in the backlog can still be accepted. A second call does nothing.
     pub fn unlink_if_ours(&mut self) {
-        let (ListenAddress::Path(path), Some(file)) = (&self.address, self.file.take()) else {
+        let (UnixAddress::Path(path), Some(file)) = (&self.address, self.file.take()) else {
             return;
         };
         // While the socket is open its inode is, so the number cannot have been given to another.
@@ -211,7 +211,7 @@ fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
             error,
         },
     })?;
-    let address = ListenAddress::Abstract(name.to_vec());
+    let address = UnixAddress::Abstract(name.to_vec());
     let listener = Listener {
         socket,
         address,
@@ -236,7 +236,7 @@ fn claim(path: &Path, mode: u32, owners: Owners) -> Result<Listener, Cause> {
     let socket = bind_with_mode(path, mode)?;
     let made = fs::symlink_metadata(path).map_err(system("examine the new socket"))?;
     let file = FileId::of(&made);
-    let address = ListenAddress::Path(path.to_path_buf());
+    let address = UnixAddress::Path(path.to_path_buf());
     let listener = Listener {
         socket,
         address,
@@ -559,7 +559,7 @@ mod tests {
         }
 
         fn bind(&self, access: &Access) -> Result<Listener, ListenError> {
-            bind(&ListenAddress::Path(self.path.clone()), access)
+            bind(&UnixAddress::Path(self.path.clone()), access)
         }
 
         fn error(&self, access: &Access) -> String {
@@ -976,7 +976,7 @@ mod tests {
     #[test]
     fn abstract_names_serve_clients_and_conflict() {
         let name = format!("spliceway-listener-{}", std::process::id()).into_bytes();
-        let address = ListenAddress::Abstract(name.clone());
+        let address = UnixAddress::Abstract(name.clone());
         let listener = bind(&address, &with_mode(0o660)).unwrap();
         assert_eq!(listener.address(), &address);
         let target = SocketAddr::from_abstract_name(&name).unwrap();

@@ -7,10 +7,14 @@
 mod capacity;
 pub mod check;
 mod engine;
+mod idle;
+mod inherited;
 pub mod listener;
+mod listening;
 pub mod logging;
 mod routes;
 mod sites;
+mod supervisor;
 mod upstreams;
 mod workers;
 
@@ -26,7 +30,7 @@ use tokio::time;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
-use crate::config::Config;
+use crate::config::{Config, Descriptors, ListenAddress};
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
@@ -36,12 +40,15 @@ use capacity::Capacity;
 pub use capacity::CapacityError;
 use engine::Chosen;
 pub use engine::Unavailable;
+pub use inherited::InheritError;
+use inherited::Passed;
 pub use listener::ListenError;
-use listener::Listener;
+use listening::ListeningSocket;
 use routes::Opened;
 pub use routes::ShareError;
 pub use sites::SiteError;
 use sites::Sites;
+use supervisor::Supervisor;
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
@@ -67,6 +74,8 @@ pub enum Error {
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
+    Inherit(#[from] InheritError),
+    #[error(transparent)]
     Site(#[from] SiteError),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
@@ -80,12 +89,36 @@ pub enum Error {
     Worker(#[from] WorkerError),
 }
 
-/// Serves until a signal ends it.
-pub fn run(config: &Config) -> Result<(), Error> {
+/// What whoever started the process has for it: descriptors, and an ear.
+#[derive(Debug)]
+pub struct Handover {
+    passed: Passed,
+    supervisor: Supervisor,
+}
+
+impl Handover {
+    /// Takes it, and the variables of the environment that tell of it. To be called once, before any
+    /// thread is started and anything is opened.
+    #[must_use]
+    pub fn take() -> Self {
+        Self {
+            passed: Passed::take(),
+            supervisor: Supervisor::take(),
+        }
+    }
+}
+
+/// Serves until a signal ends it, or until it has had nothing to do for as long as is configured.
+pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
+    let Handover {
+        mut passed,
+        supervisor,
+    } = handover;
     let mut control = Control::new()?;
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
-    let capacity = Capacity::measure(config, count)?;
+    let listeners = listener_count(config, |wanted| passed.count(wanted));
+    let capacity = Capacity::measure(config, count, listeners)?;
     warn_of_long_queues(config, capacity.connections_max);
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     for route in &config.routes {
@@ -94,7 +127,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
     let mailboxes = mailboxes(count)?;
     // Dropped last but one, once nobody puts anything in: then what is left is written.
     let mut access_logs = open_access_logs(config)?;
-    let mut routes = open_all(config, &mailboxes)?;
+    let mut routes = open_all(config, &mailboxes, &mut passed)?;
+    passed.close_unclaimed();
     let mut sites = Sites::bind(config)?;
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
@@ -104,8 +138,10 @@ pub fn run(config: &Config) -> Result<(), Error> {
         // The standard library's own source of what differs between processes.
         seed: RandomState::new().hash_one(0),
         accept_failures: Failures::default(),
+        at_limit: config.at_limit,
+        refusals: Failures::default(),
     });
-    let accepting = accepting_workers(count, config, capacity.connections_max);
+    let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
     access_logs.start()?;
     control.reopen_on_signal(access_logs.reopener());
@@ -140,7 +176,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
     );
     let listeners = routes.into_iter().flat_map(|route| route.listeners);
     let listeners = listeners.collect();
-    let served = control.serve(workers, listeners, &observed.phase, config.drain_timeout);
+    supervisor.ready(&control.runtime, &observed);
+    let served = control.serve(workers, listeners, &observed, &supervisor, config);
     // Until its end, the daemon can be asked.
     drop(sites);
     tracing::info!("stopped");
@@ -170,9 +207,23 @@ fn open_access_logs(config: &Config) -> Result<Writers, AccessLogError> {
 }
 
 /// In order; if one cannot be bound, those before it are taken back.
-fn open_all(config: &Config, mailboxes: &[Arc<Mailbox>]) -> Result<Vec<Opened>, ListenError> {
-    let open = |route| routes::open(route, mailboxes);
+fn open_all(
+    config: &Config,
+    mailboxes: &[Arc<Mailbox>],
+    passed: &mut Passed,
+) -> Result<Vec<Opened>, Error> {
+    let open = |route| routes::open(route, mailboxes, passed);
     config.routes.iter().map(open).collect()
+}
+
+/// How many sockets are listened on, where an address may stand for several that are passed.
+fn listener_count(config: &Config, passed: impl Fn(&Descriptors) -> usize) -> usize {
+    let addresses = config.routes.iter().flat_map(|route| &route.listeners);
+    let count = |address: &ListenAddress| match address {
+        ListenAddress::Unix(_) => 1,
+        ListenAddress::Inherited(wanted) => passed(wanted),
+    };
+    addresses.map(count).sum()
 }
 
 fn start_resolver(config: &Config, routes: &[Opened]) -> Result<ResolverHandle, ResolverError> {
@@ -218,11 +269,10 @@ fn warn_of_long_queues(config: &Config, connections_max: u32) {
 /// listeners, a client can be accepted by a worker whose permit another listener's client has just
 /// used, and then waits while other workers' permits are unused. Keeping those few compared with
 /// the limit keeps the limit true; with one listener any worker's permit is as good as another's.
-fn accepting_workers(workers: usize, config: &Config, connections_max: u32) -> usize {
+fn accepting_workers(workers: usize, listeners: usize, connections_max: u32) -> usize {
     /// Permits for each accepting worker: at most 1.6 % of them can be unused at the limit.
     const PERMITS_PER_WORKER: usize = 64;
-    let routes = config.routes.iter();
-    if routes.map(|route| route.listeners.len()).sum::<usize>() == 1 {
+    if listeners == 1 {
         return workers;
     }
     workers
@@ -285,9 +335,10 @@ impl Control {
     fn serve(
         self,
         mut workers: Workers,
-        listeners: Vec<Listener>,
-        phase: &Phase,
-        drain_timeout: Option<Duration>,
+        listeners: Vec<ListeningSocket>,
+        observed: &Arc<Observed>,
+        supervisor: &Supervisor,
+        config: &Config,
     ) -> Result<(), Error> {
         let Self {
             runtime, mut stop, ..
@@ -295,6 +346,9 @@ impl Control {
         let outcome = runtime.block_on(async {
             tokio::select! {
                 signal = stop.next() => tracing::info!("{signal}: draining"),
+                time = idle::wait(observed, config.exit_idle_time) => {
+                    tracing::info!("no session for {time:?} (--exit-idle-time): draining");
+                }
                 // A worker ends by itself only when it fails, and without it the others would
                 // serve on with part of the clients waiting for nobody.
                 end = workers.next_end() => {
@@ -303,8 +357,10 @@ impl Control {
                     return end.unwrap_or(Ok(())).and(others);
                 }
             }
-            phase.drain();
-            drain(&mut workers, listeners, &mut stop, drain_timeout).await
+            observed.phase.drain();
+            let at_most = config.drain_timeout.map(|time| time + CUT_TIMEOUT);
+            supervisor.stopping(observed, at_most);
+            drain(&mut workers, listeners, &mut stop, config.drain_timeout).await
         });
         outcome.map_err(Error::from)
     }
@@ -313,16 +369,15 @@ impl Control {
 /// Lets the workers finish, for as long as is allowed.
 async fn drain(
     workers: &mut Workers,
-    mut listeners: Vec<Listener>,
+    listeners: Vec<ListeningSocket>,
     stop: &mut StopSignals,
     timeout: Option<Duration>,
 ) -> Result<(), WorkerError> {
-    // Nobody finds the path any more, nor gets in; who connected before is still served.
-    for listener in &mut listeners {
-        listener.unlink_if_ours();
-        listener.refuse_newcomers();
+    // Nobody finds the path any more, nor gets in; who connected before is still served. Sockets that
+    // were passed to us stay as they are.
+    for mut listener in listeners {
+        listener.end();
     }
-    drop(listeners);
     workers.post(Notice::Drain);
     tokio::select! {
         drained = workers.all_ended() => return drained,

@@ -6,26 +6,26 @@
 
 use std::io;
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::access_log::Writers;
 use crate::backend::Published;
-use crate::config::{self, AccessLog, Limits, RouteName};
+use crate::config::{self, AccessLog, Limits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, RequestLimits};
 use crate::observe::{Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
 use crate::sys::net;
-use crate::worker::{Limit, Mailbox, Notice, Route, Share};
+use crate::worker::{Limit, Listening, Mailbox, Notice, Route, Share};
 
-use super::listener::{self, ListenError, Listener};
-use super::upstreams;
+use super::inherited::Passed;
+use super::listening::ListeningSocket;
+use super::{Error, listener, upstreams};
 
 /// A route whose listeners are bound.
 pub(super) struct Opened {
     pub(super) route: Arc<Route>,
-    pub(super) listeners: Vec<Listener>,
+    pub(super) listeners: Vec<ListeningSocket>,
     pub(super) lookups: Arc<LookupCounters>,
     access_log: Option<AccessLog>,
     limits: Limits,
@@ -67,22 +67,41 @@ pub(super) fn check_shards(
     Ok(())
 }
 
-/// Binds everything that the route listens on. Its set of addresses is empty so far.
+/// Binds everything that the route listens on, or takes it out of what was passed. Its set of addresses
+/// is empty so far.
 pub(super) fn open(
     config: &config::Route,
     mailboxes: &[Arc<Mailbox>],
-) -> Result<Opened, ListenError> {
-    let bind = |address| listener::bind(address, &config.access);
-    let listeners: Vec<_> = config
-        .listeners
-        .iter()
-        .map(bind)
-        .collect::<Result<_, _>>()?;
+    passed: &mut Passed,
+) -> Result<Opened, Error> {
+    let mut listeners = Vec::new();
+    for address in &config.listeners {
+        match address {
+            ListenAddress::Unix(address) => {
+                let listener = listener::bind(address, &config.access)?;
+                listeners.push(ListeningSocket::Bound(listener));
+            }
+            ListenAddress::Inherited(wanted) => {
+                let inherited = passed.claim(wanted)?;
+                listeners.extend(inherited.into_iter().map(ListeningSocket::Inherited));
+            }
+        }
+    }
     for listener in &listeners {
-        tracing::info!(route = %config.name, "listening on {}", listener.address());
+        match listener {
+            ListeningSocket::Bound(listener) => {
+                tracing::info!(route = %config.name, "listening on {}", listener.address());
+            }
+            ListeningSocket::Inherited(inherited) => tracing::info!(
+                route = %config.name,
+                "listening on {}, which was passed as {}",
+                inherited.place(),
+                inherited.name()
+            ),
+        }
     }
     Ok(Opened {
-        route: Arc::new(route(config, mailboxes.to_vec())),
+        route: Arc::new(route(config, &listeners, mailboxes.to_vec())),
         listeners,
         lookups: Arc::default(),
         access_log: config.protocol.access_log().cloned(),
@@ -91,7 +110,7 @@ pub(super) fn open(
     })
 }
 
-fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
+fn route(config: &config::Route, listeners: &[ListeningSocket], told: Vec<Arc<Mailbox>>) -> Route {
     let tell_all = move || {
         told.iter()
             .for_each(|mailbox| mailbox.post(Notice::Addresses))
@@ -100,7 +119,7 @@ fn route(config: &config::Route, told: Vec<Arc<Mailbox>>) -> Route {
         name: config.name.clone(),
         published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
         protocol: protocol(config),
-        upstreams: upstreams::of(&config.upstreams, &config.listeners),
+        upstreams: upstreams::of(&config.upstreams, listeners),
         balance: config.balance,
         timeouts: Timeouts {
             queue: config.limits.queue_timeout,
@@ -176,7 +195,7 @@ impl Opened {
         let per_endpoint_max = self.limits.per_endpoint_max;
         ObservedRoute {
             name: self.route.name.to_string(),
-            listeners: listeners.map(|l| l.address().to_string()).collect(),
+            listeners: listeners.map(|l| l.place().to_string()).collect(),
             published: Arc::clone(&self.route.published),
             lookups: Arc::clone(&self.lookups),
             speaks_fastcgi: matches!(self.route.protocol, Protocol::Fastcgi(_)),
@@ -204,12 +223,16 @@ impl Opened {
         })
     }
 
-    fn duplicate_listeners(&self) -> Result<Vec<OwnedFd>, ShareError> {
-        let duplicate = |listener: &Listener| {
-            net::duplicate(listener.fd()).map_err(|source| ShareError::Duplicate {
-                address: listener.address().to_string(),
+    fn duplicate_listeners(&self) -> Result<Vec<Listening>, ShareError> {
+        let duplicate = |listener: &ListeningSocket| match net::duplicate(listener.fd()) {
+            Ok(fd) => Ok(Listening {
+                fd,
+                backlog: listener.backlog(),
+            }),
+            Err(source) => Err(ShareError::Duplicate {
+                address: listener.place().to_string(),
                 source,
-            })
+            }),
         };
         self.listeners.iter().map(duplicate).collect()
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use crate::config::{Access, Config, ListenAddress};
+use crate::config::{Access, Config, UnixAddress};
 use crate::observe::Observed;
 use crate::observe::server::{Listening, serve};
 use crate::sys::{Errno, net};
@@ -56,7 +56,7 @@ impl Sites {
                 mode: CONTROL_MODE,
                 ..Access::default()
             };
-            listener::bind(&ListenAddress::Path(path.clone()), &access)
+            listener::bind(&UnixAddress::Path(path.clone()), &access)
         });
         let metrics = config.metrics.map(|address| {
             TcpListener::bind(address).map_err(|error| SiteError::Metrics {

@@ -1,15 +1,16 @@
 //! From the configuration of upstreams to what the data path uses of it.
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use crate::checks::Checks;
-use crate::config::{self, ListenAddress};
+use crate::config;
 use crate::proxy_protocol::{self, Version};
-use crate::session::Upstreams;
+use crate::session::{Introduction, Upstreams};
 use crate::sys::Errno;
 use crate::sys::net::{self, Keepalive, Source, TcpOptions};
+
+use super::listening::{ListeningSocket, Place};
 
 /// Probes without an answer before the connection is given up. With an interval of a third of the
 /// idle time, a peer that is gone is noticed after twice that time, and two lost probes do no harm.
@@ -27,10 +28,13 @@ pub struct SourceError {
 }
 
 /// What sessions make their upstreams with.
-pub(super) fn of(config: &config::Upstreams, listeners: &[ListenAddress]) -> Upstreams {
+pub(super) fn of(config: &config::Upstreams, listeners: &[ListeningSocket]) -> Upstreams {
     let introductions = match config.proxy_protocol.version() {
         None => Vec::new(),
-        Some(version) => listeners.iter().map(|l| introduction(version, l)).collect(),
+        Some(version) => {
+            let places = listeners.iter().map(ListeningSocket::place);
+            places.map(|place| introduction(version, &place)).collect()
+        }
     };
     Upstreams {
         tcp: tcp_options(config),
@@ -70,15 +74,14 @@ fn keepalive(idle: Duration) -> Keepalive {
     }
 }
 
-fn introduction(version: Version, listener: &ListenAddress) -> Box<[u8]> {
-    match listener {
-        ListenAddress::Path(path) => {
-            proxy_protocol::of_unix_listener(version, path.as_os_str().as_bytes())
-        }
-        ListenAddress::Abstract(name) => {
-            proxy_protocol::of_unix_listener(version, &[b"\0", &name[..]].concat())
-        }
-    }
+fn introduction(version: Version, listener: &Place) -> Introduction {
+    let name = match listener {
+        Place::Tcp(_) => return Introduction::OfClient(version),
+        Place::Path(path) => path.clone(),
+        Place::Abstract(name) => [b"\0", &name[..]].concat(),
+        Place::Unnamed => Vec::new(),
+    };
+    Introduction::Fixed(proxy_protocol::of_unix_listener(version, &name))
 }
 
 /// Whether connections can come from where they shall: else no session would ever be served, and the
@@ -107,7 +110,10 @@ mod tests {
 
     #[test]
     fn an_abstract_listener_is_named_with_its_nul() {
-        let header = introduction(Version::V2, &ListenAddress::Abstract(b"name".to_vec()));
+        let told = introduction(Version::V2, &Place::Abstract(b"name".to_vec()));
+        let Introduction::Fixed(header) = told else {
+            panic!("{told:?}")
+        };
         assert_eq!(&header[124..130], b"\0name\0");
     }
 

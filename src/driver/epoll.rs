@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::sys::net::{PeerCredentials, RawAddress, TcpOptions, UnixName};
+use crate::sys::net::{Addresses, PeerCredentials, RawAddress, TcpOptions, UnixName};
 use crate::sys::poll::{self, Event};
 use crate::sys::{Errno, net};
 
@@ -93,6 +93,14 @@ impl Socket {
         }
     }
 
+    /// The peer is gone; of TCP it is known how.
+    fn hung_up(&self) -> Done {
+        if self.kind == SocketKind::Unix {
+            return Done::Ready;
+        }
+        net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
+    }
+
     /// Receives what is there, up to a buffer full, and takes note of whether there can be more.
     fn receive(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
         let received = if self.kind == SocketKind::Unix {
@@ -114,9 +122,16 @@ impl Socket {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SocketKind {
-    Listener,
+    UnixListener,
+    TcpListener,
     Unix,
     Tcp,
+}
+
+impl SocketKind {
+    fn is_listener(self) -> bool {
+        matches!(self, Self::UnixListener | Self::TcpListener)
+    }
 }
 
 enum Read {
@@ -166,14 +181,16 @@ impl Epoll {
             return Ok(());
         }
         let events = match socket.kind {
-            SocketKind::Listener => libc::EPOLLIN | libc::EPOLLEXCLUSIVE,
+            SocketKind::UnixListener | SocketKind::TcpListener => {
+                libc::EPOLLIN | libc::EPOLLEXCLUSIVE
+            }
             SocketKind::Unix | SocketKind::Tcp => {
                 libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET
             }
         };
         self.epoll.add(&socket.fd, events, sock.slot.into())?;
         socket.registered = true;
-        if socket.kind == SocketKind::Listener {
+        if socket.kind.is_listener() {
             self.listeners.push(sock);
         }
         Ok(())
@@ -224,7 +241,7 @@ impl Epoll {
             // Asked of the kernel as well: behind urgent data, splice finds nothing, recv does, and
             // no edge comes.
             Read::Readable if socket.readable || net::is_readable(&socket.fd) => Some(Done::Ready),
-            Read::Hangup if net::peer_is_gone(&socket.fd) => Some(Done::Ready),
+            Read::Hangup if net::peer_is_gone(&socket.fd) => Some(socket.hung_up()),
             Read::Hangup => {
                 socket.read = Read::Hangup;
                 None
@@ -377,8 +394,11 @@ impl Driver for Epoll {
     type Pipe = Pipe;
 
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
-        self.sockets
-            .insert(Socket::new(listener, SocketKind::Listener))
+        let kind = match net::is_unix(&listener) {
+            true => SocketKind::UnixListener,
+            false => SocketKind::TcpListener,
+        };
+        self.sockets.insert(Socket::new(listener, kind))
     }
 
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
@@ -451,7 +471,7 @@ impl Driver for Epoll {
             // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
             let _ = net::reset_on_close(&socket.fd);
         }
-        if socket.kind == SocketKind::Listener && socket.registered {
+        if socket.kind.is_listener() && socket.registered {
             // Other descriptors of the listener are open, so closing this one does not do it.
             let _ = self.epoll.remove(&socket.fd);
         }
@@ -469,8 +489,19 @@ impl Driver for Epoll {
 
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
         loop {
-            return match net::accept(&self.sockets.get(listener).fd) {
-                Ok(fd) => Ok(Some(self.sockets.insert(Socket::new(fd, SocketKind::Unix)))),
+            let socket = self.sockets.get(listener);
+            let kind = match socket.kind {
+                SocketKind::TcpListener => SocketKind::Tcp,
+                _ => SocketKind::Unix,
+            };
+            return match net::accept(&socket.fd) {
+                Ok(fd) => {
+                    if kind == SocketKind::Tcp {
+                        // It fails on a connection that is broken already, whose session will see it.
+                        let _ = net::set_nodelay(fd.as_fd());
+                    }
+                    Ok(Some(self.sockets.insert(Socket::new(fd, kind))))
+                }
                 // EINVAL: nobody waits, and newcomers are refused by now.
                 Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
                 Err(Errno(libc::EINTR)) => continue,
@@ -518,7 +549,15 @@ impl Driver for Epoll {
     }
 
     fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
-        net::peer_credentials(&self.sockets.get(sock).fd)
+        let socket = self.sockets.get(sock);
+        match socket.kind {
+            SocketKind::Unix => net::peer_credentials(&socket.fd),
+            _ => Err(Errno(libc::EOPNOTSUPP)),
+        }
+    }
+
+    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
+        net::addresses(&self.sockets.get(sock).fd)
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sys::Errno;
-use crate::sys::net::{PeerCredentials, TcpOptions, UnixName};
+use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf};
@@ -77,8 +77,8 @@ pub enum Op {
     Recv,
     /// Read lane: wait until [`Driver::fill`] has something to find.
     Readable,
-    /// Read lane, after an end of stream: wait until the peer is gone altogether. Only AF_UNIX can
-    /// tell; elsewhere it does not end.
+    /// Read lane: wait until the peer is gone altogether. AF_UNIX can tell. A TCP peer that closes
+    /// looks like one that half-closes, so there the wait only ends when the connection breaks.
     Hangup,
     /// Write lane: connect to this address.
     Connect(SocketAddr),
@@ -113,7 +113,8 @@ pub enum Done {
     Received(Buf),
     /// [`Op::Recv`]: the peer sends no more.
     Eof,
-    /// Any op. Of a send, an unknown part may have gone out.
+    /// Any op. Of a send, an unknown part may have gone out. Of [`Op::Hangup`] on TCP: how the
+    /// connection broke.
     Failed(Errno),
 }
 
@@ -203,7 +204,8 @@ pub trait Driver: Sized {
     /// it is closed.
     type Pipe: PipeGuard;
 
-    /// Takes over a listener's descriptor, which must be non-blocking.
+    /// Takes over a listener's descriptor, which must be non-blocking: of AF_UNIX or of TCP, whose
+    /// clients get TCP_NODELAY.
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock;
     /// A new TCP socket for the family of `like`.
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno>;
@@ -253,8 +255,12 @@ pub trait Driver: Sized {
     /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
     /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
     fn peer_is_gone(&mut self, sock: Sock) -> bool;
-    /// Who connected to the listener: the process that made the connection, as it was then.
+    /// Who connected to the listener: the process that made the connection, as it was then. An error
+    /// for TCP, which does not know.
     fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno>;
+    /// Of a TCP client: its own address and the one that it connected to. An error for AF_UNIX, and
+    /// when the connection is broken already.
+    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno>;
     /// Bytes that the kernel holds for the peer to read, more or less: only good for comparing with
     /// an earlier answer.
     fn unread(&mut self, sock: Sock) -> u64;

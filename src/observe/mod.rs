@@ -20,7 +20,7 @@ mod table;
 
 pub use failures::Failures;
 pub use metrics::{CATALOGUE, Described, Kind, render as render_metrics};
-pub use observed::{Observed, ObservedRoute, ObservedWorker, Phase, RouteLimits};
+pub use observed::{Observed, ObservedRoute, ObservedWorker, Phase, RouteLimits, Summary};
 pub use status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FlowStatus, HistogramBucket,
     HistogramStatus, LookupStatus, QueueStatus, RouteStatus, Status, WorkerStatus,

@@ -134,6 +134,49 @@ impl Observed {
     }
 }
 
+/// The few figures that are looked at all the time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Summary {
+    /// Whether new clients are taken.
+    pub state: DaemonState,
+    /// Clients that were ever accepted.
+    pub accepted: u64,
+    /// Those of them that are there.
+    pub active: u64,
+    /// Endpoints in the current sets.
+    pub endpoints: u64,
+    /// Those of them that are not left out.
+    pub endpoints_in_use: u64,
+}
+
+impl Observed {
+    /// What is so now, without all that takes time to add up.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let now = Instant::now();
+        let mut summary = Summary {
+            state: self.phase.state(),
+            accepted: 0,
+            active: 0,
+            endpoints: 0,
+            endpoints_in_use: 0,
+        };
+        for route in &self.routes {
+            // The ends before the beginnings, as in a status.
+            let ended = Outcome::ALL.into_iter();
+            let ended: u64 = ended.map(|outcome| route.ended_so(outcome)).sum();
+            let accepted = route.sum(|counters| &counters.accepted);
+            summary.accepted += accepted;
+            summary.active += accepted.saturating_sub(ended);
+            let set = route.published.load_full();
+            let states = set.health().iter().map(|health| state_of(health, now));
+            summary.endpoints += set.endpoints().len() as u64;
+            summary.endpoints_in_use += states.filter(|s| *s == EndpointState::Ok).count() as u64;
+        }
+        summary
+    }
+}
+
 impl WorkerCounters {
     fn status(&self) -> WorkerStatus {
         let busy = self.clock.get().and_then(|clock| clock.read());
@@ -241,9 +284,12 @@ impl ObservedRoute {
     }
 
     fn ended(&self) -> BTreeMap<String, u64> {
-        let count = |outcome: Outcome| self.sum(|counters| &counters.ended[outcome as usize]);
-        let entry = |outcome: Outcome| (outcome.name().to_owned(), count(outcome));
+        let entry = |outcome: Outcome| (outcome.name().to_owned(), self.ended_so(outcome));
         Outcome::ALL.into_iter().map(entry).collect()
+    }
+
+    fn ended_so(&self, outcome: Outcome) -> u64 {
+        self.sum(|counters| &counters.ended[outcome as usize])
     }
 
     fn queue(&self, now: Instant) -> QueueStatus {

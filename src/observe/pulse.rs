@@ -11,7 +11,7 @@ use super::{Observed, ObservedWorker};
 
 /// How long a worker may take to turn. A turn is bounded to some milliseconds of work; on a machine
 /// that gives a thread no time for a second, sessions are not served either.
-const PULSE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const PULSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The first look after the wake, and what pauses between looks begin with.
 const LOOK_INTERVAL_MIN: Duration = Duration::from_micros(200);
@@ -20,9 +20,9 @@ const LOOK_INTERVAL_MIN: Duration = Duration::from_micros(200);
 const LOOK_INTERVAL_MAX: Duration = Duration::from_millis(20);
 
 impl Observed {
-    /// The numbers of the workers that do not turn.
-    pub(super) async fn stuck_workers(&self) -> Vec<usize> {
-        let until = Instant::now() + PULSE_TIMEOUT;
+    /// The numbers of the workers that do not turn within this time.
+    pub(crate) async fn stuck_workers(&self, patience: Duration) -> Vec<usize> {
+        let until = Instant::now() + patience;
         let turns: Vec<u64> = self.workers.iter().map(ObservedWorker::turns).collect();
         self.workers.iter().for_each(|worker| (worker.poke)());
         let mut stuck = Vec::new();

@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
 use tokio::time;
 
+use super::pulse::PULSE_TIMEOUT;
 use super::{DaemonState, Observed, metrics};
 
 /// Connections at one time, of each listener; more wait to be accepted. A Prometheus has one, and a
@@ -186,7 +187,7 @@ fn status_json(observed: &Observed) -> Response<Full<Bytes>> {
 }
 
 async fn health(observed: &Observed) -> Response<Full<Bytes>> {
-    let stuck = observed.stuck_workers().await;
+    let stuck = observed.stuck_workers(PULSE_TIMEOUT).await;
     if stuck.is_empty() {
         return of_text(StatusCode::OK, "ok\n".to_owned());
     }

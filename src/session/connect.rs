@@ -25,7 +25,7 @@ use crate::backend::{Address, Choice, Family, Lease, Tried, Want};
 use crate::driver::{Close, Closed, Done, Driver, Op, Sock};
 use crate::sys::Errno;
 
-use super::{ConnectFailure, Context, End, Owner, Retired, Timeouts};
+use super::{ConnectFailure, Context, End, Hello, Owner, Retired, Timeouts};
 
 /// How long a connect has before one of the other address family joins in (RFC 8305, section 5, its
 /// "Connection Attempt Delay").
@@ -57,8 +57,8 @@ const FAIR_PART: u32 = 8;
 
 /// A session that looks for an upstream.
 pub(super) struct Connecting {
-    /// The listener that the client came from, by its number.
-    listener: usize,
+    /// What the backend is told of the client.
+    hello: Hello,
     patience: Duration,
     /// The end of its patience; `None` before anything could be tried, and while it waits for a place.
     by: Option<Instant>,
@@ -141,7 +141,7 @@ pub(super) enum Found {
 impl Connecting {
     /// Nothing is tried until [`Connecting::search`], or [`Connecting::place_free`] in a queue.
     pub(super) fn new(
-        listener: usize,
+        hello: Hello,
         spare: Option<Sock>,
         now: Instant,
         timeouts: Timeouts,
@@ -153,7 +153,7 @@ impl Connecting {
             Entry::Queued => Stage::Queued(Wait::First),
         };
         Self {
-            listener,
+            hello,
             patience: timeouts.connect,
             by: None,
             queue_by,
@@ -294,7 +294,7 @@ impl Connecting {
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
     ) -> Result<(), Errno> {
-        match cx.upstreams.introduction(self.listener) {
+        match cx.upstreams.introduction(&self.hello) {
             Some(introduction) if !bytes_follow => cx.driver.send_first(sock, introduction),
             Some(_) | None => Ok(()),
         }
@@ -452,7 +452,7 @@ impl Connecting {
         }
         match (self.open(address, cx), address) {
             (Ok(sock), Address::Tcp(to)) => {
-                if bytes_follow || cx.upstreams.introduction(self.listener).is_some() {
+                if bytes_follow || cx.upstreams.introduction(&self.hello).is_some() {
                     cx.driver.send_follows(sock);
                 }
                 cx.driver.submit(sock, Op::Connect(to));

@@ -33,7 +33,7 @@ use crate::sys::Errno;
 use super::connect::{Connecting, Entry, Found};
 use super::pool::{Open, Reuse};
 use super::tally::{Tally, Telling};
-use super::{ConnectFailure, Context, End, Ending, Owner, Retired, Step, Timeouts};
+use super::{ConnectFailure, Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
 
 /// How long a request runs before its client is watched for leaving. Most are over by then, and are
 /// spared the wait that would have to be taken back.
@@ -604,7 +604,7 @@ impl Exchange {
                 return self.farewell(Synthesised::Forbidden, Ending::Rejected(rejection.rule), cx);
             }
         }
-        let connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
+        let connecting = Connecting::new(Hello::None, None, cx.now, cx.timeouts, Entry::Direct);
         self.stage = Stage::Search(connecting);
         self.tally.search(cx.now);
         if cx.queue_is_empty {
@@ -1075,7 +1075,7 @@ impl Exchange {
         if !may_repeat {
             return self.failed(Ending::BackendReset(errno), cx);
         }
-        let mut connecting = Connecting::new(0, None, cx.now, cx.timeouts, Entry::Direct);
+        let mut connecting = Connecting::new(Hello::None, None, cx.now, cx.timeouts, Entry::Direct);
         connecting.want_new();
         self.stage = Stage::Search(connecting);
         self.tally.search(cx.now);

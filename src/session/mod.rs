@@ -13,6 +13,7 @@ mod tally;
 mod tunnel;
 
 use std::fmt;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::access_log;
@@ -20,6 +21,7 @@ use crate::backend::{Address, Balancer, Lease, Published};
 use crate::counters::{Outcome, RouteCounters};
 use crate::driver::{Close, Closed, Driver, Sock};
 use crate::fastcgi::{ProtocolError, Rejection, ResponseError, Rule, Settling};
+use crate::proxy_protocol::{Version, of_tcp_client, of_unknown_client};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
@@ -96,12 +98,54 @@ pub struct Upstreams {
     /// What TCP sockets are given.
     pub tcp: TcpOptions,
     /// For each listener, what a backend is told before the client's bytes; empty: nothing.
-    pub introductions: Vec<Box<[u8]>>,
+    pub introductions: Vec<Introduction>,
+}
+
+/// What backends are told of a listener's clients.
+#[derive(Clone, Debug)]
+pub enum Introduction {
+    /// The same of all of them.
+    Fixed(Box<[u8]>),
+    /// Of each its own addresses.
+    OfClient(Version),
+}
+
+/// What backends are told of one client.
+#[derive(Clone, Debug)]
+enum Hello {
+    /// Nothing.
+    None,
+    /// What is told of all clients of this listener, by its number.
+    OfListener(usize),
+    /// This.
+    OfClient(Rc<[u8]>),
 }
 
 impl Upstreams {
-    fn introduction(&self, listener: usize) -> Option<&[u8]> {
-        self.introductions.get(listener).map(|bytes| &**bytes)
+    /// What is to be told of a client that was just accepted: later it may have left.
+    fn hello<D: Driver>(&self, listener: usize, client: Sock, driver: &mut D) -> Hello {
+        match self.introductions.get(listener) {
+            None => Hello::None,
+            Some(Introduction::Fixed(_)) => Hello::OfListener(listener),
+            Some(Introduction::OfClient(version)) => {
+                let header = match driver.client_addresses(client) {
+                    Ok(ends) => of_tcp_client(*version, ends.client, ends.local),
+                    Err(_) => of_unknown_client(*version),
+                };
+                Hello::OfClient(header.into())
+            }
+        }
+    }
+
+    fn introduction<'a>(&'a self, hello: &'a Hello) -> Option<&'a [u8]> {
+        match hello {
+            Hello::None => None,
+            Hello::OfClient(bytes) => Some(bytes),
+            Hello::OfListener(number) => match &self.introductions[*number] {
+                Introduction::Fixed(bytes) => Some(bytes),
+                Introduction::OfClient(_) => unreachable!("its clients have hellos of their own"),
+            },
+        }
     }
 }
 

@@ -20,13 +20,13 @@ use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 
 use super::connect::{Connecting, Entry, Found};
 use super::flow::{Flow, Progress};
-use super::{Context, End, Ending, Owner, Retired, Step, Timeouts};
+use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
 
 /// A client and what serves it.
 pub struct Tunnel<D: Driver> {
     client: Sock,
-    /// The listener that the client came from, by its number.
-    listener: usize,
+    /// What the backend is told of the client.
+    hello: Hello,
     presence: Presence,
     watch: Watch,
     /// Whether reading from the client has begun. It has not while a client waits in the queue that was
@@ -106,10 +106,11 @@ impl<D: Driver> Tunnel<D> {
         cx: &mut Context<'_, D>,
     ) -> (Self, Step) {
         cx.owners.assign(client, Owner::Session(cx.id, End::Client));
-        let connecting = Connecting::new(listener, Some(spare), cx.now, cx.timeouts, entry);
+        let hello = cx.upstreams.hello(listener, client, cx.driver);
+        let connecting = Connecting::new(hello.clone(), Some(spare), cx.now, cx.timeouts, entry);
         let mut tunnel = Self {
             client,
-            listener,
+            hello,
             presence: Presence::Here,
             watch: Watch::Off,
             reading: false,
@@ -356,7 +357,7 @@ impl<D: Driver> Tunnel<D> {
         self.upstream = Upstream::Open(serving);
         self.to_client.start(cx.driver, sock);
         // Where nothing is held, the search for an upstream has sent it.
-        if let Some(introduction) = cx.upstreams.introduction(self.listener) {
+        if let Some(introduction) = cx.upstreams.introduction(&self.hello) {
             self.to_backend.prepend(introduction);
         }
         self.to_backend.sink_opened(cx.driver, sock);

@@ -8,6 +8,7 @@ pub(crate) mod account;
 pub mod child;
 pub mod clock;
 mod errno;
+pub mod handover;
 pub mod lookup;
 pub mod namespace;
 pub mod net;

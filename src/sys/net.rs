@@ -518,6 +518,100 @@ pub fn peer_credentials(socket: &OwnedFd) -> Result<PeerCredentials, Errno> {
     })
 }
 
+/// Both ends of a TCP connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Addresses {
+    /// Who connected.
+    pub client: SocketAddr,
+    /// What was connected to.
+    pub local: SocketAddr,
+}
+
+/// Both ends of a connection that was accepted. EAFNOSUPPORT if it is not one over IP, ENOTCONN if it
+/// is broken already.
+pub fn addresses(socket: &OwnedFd) -> Result<Addresses, Errno> {
+    Ok(Addresses {
+        client: ip_address(socket.as_fd(), libc::getpeername)?,
+        local: ip_address(socket.as_fd(), libc::getsockname)?,
+    })
+}
+
+/// Where a socket is. EAFNOSUPPORT if it is not one of IP.
+pub fn local_address(socket: BorrowedFd<'_>) -> Result<SocketAddr, Errno> {
+    ip_address(socket, libc::getsockname)
+}
+
+/// What getsockname(2) and getpeername(2) have in common.
+type NameCall =
+    unsafe extern "C" fn(libc::c_int, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
+
+fn ip_address(socket: BorrowedFd<'_>, call: NameCall) -> Result<SocketAddr, Errno> {
+    // SAFETY: sockaddr_storage is plain integers, for which all-zero bytes are a valid value.
+    let mut storage: libc::sockaddr_storage = unsafe { mem::zeroed() };
+    let mut len = socklen::<libc::sockaddr_storage>();
+    let address = (&raw mut storage).cast::<libc::sockaddr>();
+    // SAFETY: both calls write an address of at most `len` bytes, the size of `storage`, which is live.
+    check(unsafe { call(socket.as_raw_fd(), address, &raw mut len) })?;
+    match i32::from(storage.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that it is a sockaddr_in, and sockaddr_storage is aligned for it.
+            let v4 = unsafe { (&raw const storage).cast::<libc::sockaddr_in>().read() };
+            let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+            Ok((ip, u16::from_be(v4.sin_port)).into())
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, for sockaddr_in6.
+            let v6 = unsafe { (&raw const storage).cast::<libc::sockaddr_in6>().read() };
+            let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Ok((ip, u16::from_be(v6.sin6_port)).into())
+        }
+        _ => Err(Errno(libc::EAFNOSUPPORT)),
+    }
+}
+
+/// What a socket is (socket(7)).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Nature {
+    /// The address family, such as `AF_UNIX`.
+    pub family: i32,
+    /// The type, such as `SOCK_STREAM`.
+    pub kind: i32,
+    /// The protocol, such as `IPPROTO_TCP`; 0 for AF_UNIX.
+    pub protocol: i32,
+    /// Whether it accepts connections.
+    pub listens: bool,
+}
+
+/// What a socket is. ENOTSOCK if the descriptor is something else.
+pub fn nature(socket: BorrowedFd<'_>) -> Result<Nature, Errno> {
+    Ok(Nature {
+        family: int_option(socket, libc::SO_DOMAIN)?,
+        kind: int_option(socket, libc::SO_TYPE)?,
+        protocol: int_option(socket, libc::SO_PROTOCOL)?,
+        listens: int_option(socket, libc::SO_ACCEPTCONN)? != 0,
+    })
+}
+
+/// Whether it is a socket of AF_UNIX.
+pub fn is_unix(socket: &OwnedFd) -> bool {
+    int_option(socket.as_fd(), libc::SO_DOMAIN) == Ok(libc::AF_UNIX)
+}
+
+fn int_option(socket: BorrowedFd<'_>, name: libc::c_int) -> Result<i32, Errno> {
+    let (mut value, mut len): (libc::c_int, _) = (0, socklen::<libc::c_int>());
+    // SAFETY: both pointers are to live locals, and `len` is the size of the first.
+    check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            name,
+            (&raw mut value).cast(),
+            &raw mut len,
+        )
+    })?;
+    Ok(value)
+}
+
 /// Whether the peer of an AF_UNIX socket has closed it altogether. After an end of stream this
 /// tells a half-close from a peer that is gone.
 pub fn peer_is_gone(socket: &OwnedFd) -> bool {

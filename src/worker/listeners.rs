@@ -9,12 +9,31 @@ use crate::session::{Owner, Owners};
 /// look for each accept was 2 to 4 % of the worker's time.
 const UNLOOKED_MAX: u32 = 31;
 
+/// What a worker is given of a listener: a descriptor of its own, non-blocking.
+#[derive(Debug)]
+pub struct Listening {
+    /// The descriptor.
+    pub fd: OwnedFd,
+    /// Who serves those that wait when the daemon ends.
+    pub backlog: Backlog,
+}
+
+/// Who serves those in a listener's backlog when the daemon ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Backlog {
+    /// We do: the socket ends with us.
+    Ours,
+    /// Who owns the socket after us: they are left where they are.
+    NextOwners,
+}
+
 #[derive(Default)]
 pub(super) struct Listeners(Vec<Listener>);
 
 struct Listener {
     sock: Sock,
     of: ListenerOf,
+    backlog: Backlog,
     accepting: Accepting,
     /// Accepts that will pass before a look for more clients of the same burst.
     looks_in: u32,
@@ -49,16 +68,17 @@ impl Listeners {
     pub(super) fn add_route<D: Driver>(
         &mut self,
         route: usize,
-        descriptors: Vec<OwnedFd>,
+        listening: Vec<Listening>,
         driver: &mut D,
         owners: &mut Owners,
     ) {
-        for (number, descriptor) in descriptors.into_iter().enumerate() {
-            let sock = driver.adopt_listener(descriptor);
+        for (number, Listening { fd, backlog }) in listening.into_iter().enumerate() {
+            let sock = driver.adopt_listener(fd);
             owners.assign(sock, Owner::Listener(self.0.len()));
             self.0.push(Listener {
                 sock,
                 of: ListenerOf { route, number },
+                backlog,
                 accepting: Accepting::Idle,
                 looks_in: 0,
                 looked_after: 0,
@@ -85,6 +105,17 @@ impl Listeners {
         }
     }
 
+    /// Closes those whose backlogs are for others. An accept that is in flight may have taken a client
+    /// already, so one that is armed has to be disarmed first.
+    pub(super) fn leave_backlogs<D: Driver>(&mut self, driver: &mut D) {
+        for listener in &mut self.0 {
+            if listener.backlog == Backlog::NextOwners && listener.accepting == Accepting::Idle {
+                driver.close(listener.sock, Close::Graceful);
+                listener.accepting = Accepting::Closed;
+            }
+        }
+    }
+
     /// The accept of this listener has completed.
     pub(super) fn disarmed(&mut self, number: usize) {
         let listener = &mut self.0[number];
@@ -98,6 +129,9 @@ impl Listeners {
     /// Whether it is worth looking for more clients right after one was accepted.
     pub(super) fn expects_more(&mut self, number: usize) -> bool {
         let listener = &mut self.0[number];
+        if listener.accepting == Accepting::Closed {
+            return false;
+        }
         let expects = listener.looks_in == 0;
         listener.looks_in = listener.looks_in.saturating_sub(1);
         expects

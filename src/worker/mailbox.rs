@@ -14,7 +14,7 @@ pub enum Notice {
     Permit,
     /// Another worker lacks descriptors: give back what is only kept at hand.
     Scarce,
-    /// Take what is in the backlogs, close the listeners, finish the sessions, end.
+    /// Take what is in the backlogs that are ours, close the listeners, finish the sessions, end.
     Drain,
     /// End at once.
     Cut,

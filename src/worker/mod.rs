@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::backend::{Address, Lease};
+use crate::config::AtLimit;
 use crate::counters::{Outcome, WorkerCounters};
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
 use crate::observe::Failures;
@@ -38,6 +39,7 @@ use crate::sys::clock::ThreadClock;
 use crate::sys::net::TcpOptions;
 
 pub use gate::Gate;
+pub use listeners::{Backlog, Listening};
 pub use mailbox::{Mailbox, Notice};
 pub use routes::{Limit, Route, Share};
 
@@ -85,6 +87,10 @@ pub struct Shared {
     pub seed: u64,
     /// Accepts that failed.
     pub accept_failures: Failures,
+    /// What becomes of clients that find no permit left.
+    pub at_limit: AtLimit,
+    /// Those of them that were closed.
+    pub refusals: Failures,
 }
 
 /// One core's worker.
@@ -153,7 +159,7 @@ struct AcceptFailed;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
-    /// Backlogs are emptied, then the listeners closed; sessions finish.
+    /// Backlogs are emptied, unless they are for others, then the listeners closed; sessions finish.
     Draining,
 }
 
@@ -321,6 +327,7 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Drain) {
             self.phase = Phase::Draining;
             self.listeners.disarm(&mut self.driver);
+            self.listeners.leave_backlogs(&mut self.driver);
             for route in 0..self.routes.len() {
                 self.each_session_of(route, |session, _| session.drain());
             }
@@ -656,15 +663,24 @@ impl<D: Driver> Worker<D> {
         }
         self.accepting_again_at = None;
         while !self.parked.is_empty() {
-            let Some(ticket) = self.take_ticket() else {
-                return;
-            };
-            let Parked { client, listener } = self.parked.remove(0);
-            self.start_session(client, listener, ticket);
+            match self.take_ticket() {
+                Some(ticket) => {
+                    let Parked { client, listener } = self.parked.remove(0);
+                    self.start_session(client, listener, ticket);
+                }
+                None if self.is_refusing() => {
+                    let Parked { client, listener } = self.parked.remove(0);
+                    self.turn_away(client, listener);
+                }
+                None => return,
+            }
         }
         match self.phase {
             Phase::Serving => {
-                if self.listeners.has_idle() && self.prepare_ticket() {
+                // Where clients are refused, a permit is taken for one that is there: one at hand could
+                // be the one for whose want another worker refuses.
+                let refuses = self.shared.at_limit == AtLimit::Refuse;
+                if self.listeners.has_idle() && (refuses || self.prepare_ticket()) {
                     self.listeners.arm(&mut self.driver);
                 }
             }
@@ -675,12 +691,16 @@ impl<D: Driver> Worker<D> {
     /// An armed accept ended.
     fn accepted(&mut self, listener: usize, done: Done) {
         self.listeners.disarmed(listener);
+        if self.phase == Phase::Draining {
+            self.listeners.leave_backlogs(&mut self.driver);
+        }
         match done {
             Done::Accepted(client) => match self.take_ticket() {
                 Some(ticket) => {
                     self.start_session(client, listener, ticket);
                     self.accept_more(listener);
                 }
+                None if self.is_refusing() => self.turn_away(client, listener),
                 None => self.parked.push(Parked { client, listener }),
             },
             Done::Failed(errno) => self.accept_failed(errno),
@@ -690,7 +710,7 @@ impl<D: Driver> Worker<D> {
 
     /// Takes a few more clients of the same burst.
     fn accept_more(&mut self, listener: usize) {
-        if !self.listeners.expects_more(listener) {
+        if self.shared.at_limit == AtLimit::Refuse || !self.listeners.expects_more(listener) {
             return;
         }
         for accepted in 1..ACCEPTS_PER_TURN {
@@ -700,6 +720,24 @@ impl<D: Driver> Worker<D> {
             }
         }
         self.listeners.looked_for_more(listener, true);
+    }
+
+    /// Whether it is for want of a permit that there is no ticket, and clients are not to wait for one.
+    fn is_refusing(&self) -> bool {
+        self.at_limit && self.shared.at_limit == AtLimit::Refuse
+    }
+
+    fn turn_away(&mut self, client: Sock, listener: usize) {
+        self.driver.close(client, Close::Graceful);
+        self.refused = true;
+        let Served {
+            route, counters, ..
+        } = &self.routes[self.listeners.of(listener).route];
+        counters.accepted.add(1);
+        counters.ended(Outcome::QueueFull);
+        if let Some(refused) = self.shared.refusals.count(self.now) {
+            tracing::warn!(route = %route.name, refused, "--connections-max is reached: client refused");
+        }
     }
 
     /// Serves a client that waits, with the ticket at hand. False if none waits.

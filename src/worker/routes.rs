@@ -1,7 +1,6 @@
 //! What a worker has of each route that it serves.
 
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,6 +11,7 @@ use crate::counters::{RouteCounters, ShareCounters};
 use crate::observe::Failures;
 use crate::session::{Entry, Pool, Protocol, SessionId, Timeouts, Upstreams};
 
+use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
 
 /// What all workers of a route share.
@@ -36,8 +36,8 @@ pub struct Route {
 pub struct Share {
     /// The route.
     pub route: Arc<Route>,
-    /// The worker's own descriptors of the route's listeners, non-blocking.
-    pub listeners: Vec<OwnedFd>,
+    /// The route's listeners.
+    pub listeners: Vec<Listening>,
     /// How many connections it may have, if that is limited.
     pub limit: Option<Limit>,
     /// What the worker counts of it.

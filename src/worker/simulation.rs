@@ -9,23 +9,24 @@
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::ValueEnum as _;
 
 use crate::backend::{Address, Published};
-use crate::config::{Balance, Ejection, OnFailure, RouteName};
+use crate::config::{AtLimit, Balance, Ejection, OnFailure, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{FastcgiRules, Faults, Scenario, Sim};
 use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
 use crate::observe::Failures;
-use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts, Upstreams};
+use crate::session::{FastcgiOptions, Introduction, PoolOptions, Protocol, Timeouts, Upstreams};
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
-use super::{Gate, Limit, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share, Shared, Worker};
+use super::{
+    Backlog, Gate, Limit, Listening, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share, Shared, Worker,
+};
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
 fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
@@ -41,6 +42,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
         seed: dice.below(1 << 16),
         accept_failures: Failures::default(),
+        at_limit: AtLimit::Wait,
+        refusals: Failures::default(),
     });
     let limit = backends.limit(&mut dice);
     let calm = backends == Backends::Fastcgi && dice.one_in(2);
@@ -62,7 +65,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             introductions: match backends {
                 Backends::Tcp | Backends::Limited | Backends::Fastcgi => Vec::new(),
                 Backends::Mixed | Backends::BothFamilies => {
-                    vec![backends.introduction().into(); count(listeners)]
+                    let fixed = Introduction::Fixed(backends.introduction().into());
+                    vec![fixed; count(listeners)]
                 }
             },
         },
@@ -118,7 +122,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     *keep = Some(sim.clone());
     let share = Share {
         route,
-        listeners: (0..listeners).map(|_| no_descriptor()).collect(),
+        listeners: (0..listeners).map(|_| listening()).collect(),
         limit,
         counters: counters.clone(),
         access_log: None,
@@ -249,8 +253,12 @@ impl Backends {
 }
 
 /// The simulation wants a descriptor to own and does nothing with it.
-fn no_descriptor() -> OwnedFd {
-    File::open("/dev/null").expect("every system has it").into()
+fn listening() -> Listening {
+    let nothing = File::open("/dev/null").expect("every system has it");
+    Listening {
+        fd: nothing.into(),
+        backlog: Backlog::Ours,
+    }
 }
 
 fn count(n: u64) -> usize {

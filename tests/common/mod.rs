@@ -7,6 +7,7 @@
 // Each test binary compiles this module and uses its own part of it.
 #![allow(dead_code, unused_imports, unused_macros)]
 
+pub(crate) mod activation;
 pub(crate) mod backend;
 pub(crate) mod client;
 pub(crate) mod containers;

@@ -56,6 +56,7 @@ impl Proxy {
             args: Vec::new(),
             user: None,
             private_hosts: None,
+            wrapper: Vec::new(),
             stdout: None,
             setup: ChildSetup {
                 death_signal: libc::SIGKILL,
@@ -120,6 +121,7 @@ pub(crate) struct Builder {
     args: Vec<String>,
     user: Option<u32>,
     private_hosts: Option<PathBuf>,
+    wrapper: Vec<String>,
     stdout: Option<File>,
     setup: ChildSetup,
 }
@@ -186,6 +188,12 @@ impl Builder {
     /// The program finds this file where the hosts file is; nobody else does. Root can have that.
     pub(crate) fn private_hosts(mut self, file: PathBuf) -> Self {
         self.private_hosts = Some(file);
+        self
+    }
+
+    /// Runs the program by way of this command, which becomes the program in the end.
+    pub(crate) fn by_way_of(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
         self
     }
 
@@ -277,7 +285,12 @@ impl Builder {
         /// Mounts within a namespace of its own, which ends with the program.
         const MOUNT_AND_RUN: &str = r#"mount --bind "$0" /etc/hosts && exec "$@""#;
         let Some(hosts) = &self.private_hosts else {
-            return Command::new(self.binary());
+            let Some((first, rest)) = self.wrapper.split_first() else {
+                return Command::new(self.binary());
+            };
+            let mut command = Command::new(first);
+            command.args(rest).arg(self.binary());
+            return command;
         };
         let mut command = Command::new("unshare");
         command

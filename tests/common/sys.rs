@@ -38,6 +38,8 @@ pub(crate) struct ChildSetup {
     pub(crate) network: Option<Network>,
     /// Where else it is to be, and as whom.
     pub(crate) confinement: Option<Confinement>,
+    /// What the child finds open from number 3 on, in this order. They are to stay open until it runs.
+    pub(crate) passed: Vec<RawFd>,
 }
 
 impl ChildSetup {
@@ -71,11 +73,12 @@ impl ChildSetup {
             for filter in filters.chain(&filter) {
                 seccompiler::apply_filter(filter).map_err(io::Error::other)?;
             }
-            Ok(())
+            // Last, because the standard library's own pipe may have one of the numbers.
+            pass(&self.passed)
         };
         // SAFETY: between fork and exec only system calls are made: prctl, close_range, umask,
-        // setrlimit and seccomp, and those of a confinement. Nothing takes a lock; memory is allocated
-        // only on the way to an error.
+        // setrlimit, seccomp, fcntl and dup2, and those of a confinement. Nothing takes a lock; memory is
+        // allocated only on the way to an error.
         unsafe { command.pre_exec(apply) };
     }
 }
@@ -92,6 +95,23 @@ fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     })
+}
+
+/// Puts descriptors where a service manager does: from 3 on, open after exec.
+fn pass(descriptors: &[RawFd]) -> io::Result<()> {
+    const FIRST: RawFd = 3;
+    let mut out_of_the_way = [-1; 16];
+    let end = FIRST + RawFd::try_from(out_of_the_way.len()).unwrap_or(RawFd::MAX);
+    for (copy, &fd) in out_of_the_way.iter_mut().zip(descriptors) {
+        // SAFETY: three integers; the copy is the child's own.
+        *copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, end) };
+        call(|| *copy)?;
+    }
+    for (to, &copy) in (FIRST..).zip(&out_of_the_way[..descriptors.len()]) {
+        // SAFETY: two integers. What has the number now is closed, and is of no use after exec.
+        call(|| unsafe { libc::dup2(copy, to) })?;
+    }
+    Ok(())
 }
 
 /// Allows everything but io_uring, as container runtimes do.

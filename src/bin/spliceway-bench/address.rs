@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use anyhow::Context as _;
 use spliceway::bench::load::Target;
-use spliceway::config::{AddressError, BackendAddress, ListenAddress, UnixAddress};
+use spliceway::config::{AddressError, BackendAddress, UnixAddress};
 
 /// Where requests go, as it was written.
 #[derive(Clone, Debug)]
@@ -76,8 +76,8 @@ impl FromStr for Listen {
     fn from_str(text: &str) -> Result<Self, ListenError> {
         if text.starts_with("unix:") {
             return match text.parse()? {
-                ListenAddress::Path(path) => Ok(Self::Unix(path)),
-                ListenAddress::Abstract(_) => Err(ListenError::Abstract),
+                UnixAddress::Path(path) => Ok(Self::Unix(path)),
+                UnixAddress::Abstract(_) => Err(ListenError::Abstract),
             };
         }
         let address = text.strip_prefix("tcp:").unwrap_or(text);

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use spliceway::cli::values;
-use spliceway::config::{Access, ListenAddress};
+use spliceway::config::{Access, UnixAddress};
 use spliceway::daemon::listener::{self, Listener};
 use spliceway::sys::process;
 use tokio::io::Interest;
@@ -37,7 +37,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
 pub(crate) struct RelayArgs {
     /// Where clients connect
     #[arg(long, value_name = "unix:PATH")]
-    listen: ListenAddress,
+    listen: UnixAddress,
     /// The backend; its name is resolved once
     #[arg(long, value_name = "HOST:PORT")]
     to: String,

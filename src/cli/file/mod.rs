@@ -263,9 +263,20 @@ impl Document {
     /// No two routes can share a socket: a client could not tell which one it reaches.
     fn check_listeners(&self, served: &[ServedRoute], problems: &mut Problems<'_>) {
         let mut seen: HashMap<&ListenAddress, &RouteName> = HashMap::new();
+        // One that takes all descriptors goes with no other that takes any.
+        let mut first_inherited: Option<(&ListenAddress, &RouteName)> = None;
         for ServedRoute { route, .. } in served {
             for (index, address) in route.listeners.iter().enumerate() {
-                let Some(other) = seen.insert(address, &route.name) else {
+                let same = seen.insert(address, &route.name);
+                let first = match address {
+                    ListenAddress::Unix(_) => None,
+                    ListenAddress::Inherited(_) => first_inherited,
+                };
+                let overlapping = first.filter(|(first, _)| address.overlaps(first));
+                if let ListenAddress::Inherited(_) = address {
+                    first_inherited.get_or_insert((address, &route.name));
+                }
+                let Some(other) = same.or_else(|| overlapping.map(|(_, name)| name)) else {
                     continue;
                 };
                 let line = self.line_of_listener(&route.name, index);

@@ -68,7 +68,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::backend::{Address, Published};
 use crate::sys::Errno;
-use crate::sys::net::{PeerCredentials, TcpOptions, UnixName};
+use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 use crate::worker::{Limit, Mailbox, Notice};
 
 use super::buffers::{Buf, BufferPool};
@@ -1397,6 +1397,11 @@ impl Driver for Sim {
     fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
         self.0.borrow_mut().open_socket(sock);
         Ok(PeerCredentials { uid: 33, pid: 4711 })
+    }
+
+    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
+        self.0.borrow_mut().open_socket(sock);
+        Err(Errno(libc::EOPNOTSUPP))
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

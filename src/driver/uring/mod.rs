@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::{self, Flags};
 use io_uring::{cqueue, opcode, types};
 
-use crate::sys::net::{PeerCredentials, RawAddress, TcpOptions, UnixName};
+use crate::sys::net::{Addresses, PeerCredentials, RawAddress, TcpOptions, UnixName};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
@@ -88,6 +88,7 @@ struct Reaped {
 
 struct Socket {
     fd: OwnedFd,
+    /// Of a listener: its clients are.
     is_unix: bool,
     read: Read,
     write: Write,
@@ -153,6 +154,14 @@ impl Socket {
             watched: false,
             writable_edge: false,
         }
+    }
+
+    /// The peer is gone; of TCP it is known how.
+    fn hung_up(&self) -> Done {
+        if self.is_unix {
+            return Done::Ready;
+        }
+        net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
     }
 
     fn target(&self) -> types::Fd {
@@ -462,10 +471,18 @@ impl Uring {
         let socket = self.sockets.get(sock);
         Some(match mem::replace(&mut socket.read, Read::Idle) {
             Read::Accept => match reaped.outcome() {
-                Ok(fd) => Done::Accepted(self.insert_accepted(fd)),
+                Ok(fd) => {
+                    // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
+                    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+                    Done::Accepted(self.insert_accepted(fd, sock))
+                }
                 Err(errno) => Done::Failed(errno),
             },
-            Read::Readable | Read::Hangup => match reaped.outcome() {
+            Read::Hangup => match reaped.outcome() {
+                Ok(_) => socket.hung_up(),
+                Err(errno) => Done::Failed(errno),
+            },
+            Read::Readable => match reaped.outcome() {
                 Ok(_) => Done::Ready,
                 Err(errno) => Done::Failed(errno),
             },
@@ -579,10 +596,13 @@ impl Uring {
         Some(self.provided.take(id, len, &self.buffers))
     }
 
-    fn insert_accepted(&mut self, fd: i32) -> Sock {
-        // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        self.sockets.insert(Socket::new(fd, true, false))
+    fn insert_accepted(&mut self, fd: OwnedFd, listener: Sock) -> Sock {
+        let is_unix = self.sockets.get(listener).is_unix;
+        if !is_unix {
+            // It fails on a connection that is broken already, whose session will see it.
+            let _ = net::set_nodelay(fd.as_fd());
+        }
+        self.sockets.insert(Socket::new(fd, is_unix, false))
     }
 
     // --- closing ------------------------------------------------------------------------------
@@ -690,7 +710,8 @@ impl Driver for Uring {
     type Pipe = Pipe;
 
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
-        self.sockets.insert(Socket::new(listener, true, false))
+        let is_unix = net::is_unix(&listener);
+        self.sockets.insert(Socket::new(listener, is_unix, false))
     }
 
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
@@ -787,7 +808,7 @@ impl Driver for Uring {
             "{listener:?} accepts already"
         );
         match net::accept(&socket.fd) {
-            Ok(fd) => Ok(Some(self.sockets.insert(Socket::new(fd, true, false)))),
+            Ok(fd) => Ok(Some(self.insert_accepted(fd, listener))),
             // EINVAL: nobody waits, and newcomers are refused by now.
             Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
             Err(errno) => Err(errno),
@@ -833,7 +854,15 @@ impl Driver for Uring {
     }
 
     fn peer_credentials(&mut self, sock: Sock) -> Result<PeerCredentials, Errno> {
-        net::peer_credentials(&self.sockets.get(sock).fd)
+        let socket = self.sockets.get(sock);
+        match socket.is_unix {
+            true => net::peer_credentials(&socket.fd),
+            false => Err(Errno(libc::EOPNOTSUPP)),
+        }
+    }
+
+    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
+        net::addresses(&self.sockets.get(sock).fd)
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {

@@ -1,0 +1,80 @@
+//! The sockets on which a route listens: those that we bind, and those that were passed to us.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::config::UnixAddress;
+use crate::worker::Backlog;
+
+use super::inherited::Inherited;
+use super::listener::Listener;
+
+/// One of a route's sockets.
+#[derive(Debug)]
+pub(super) enum ListeningSocket {
+    /// It begins and ends with us.
+    Bound(Listener),
+    /// It was there before, and stays.
+    Inherited(Inherited),
+}
+
+/// Where a socket listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// At a path, in bytes.
+    Path(Vec<u8>),
+    /// In the abstract namespace; without the leading NUL.
+    Abstract(Vec<u8>),
+    /// A Unix socket that was never bound.
+    Unnamed,
+    /// At an address and a port.
+    Tcp(SocketAddr),
+}
+
+impl ListeningSocket {
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Bound(listener) => listener.fd(),
+            Self::Inherited(inherited) => inherited.fd(),
+        }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        match self {
+            Self::Bound(listener) => match listener.address() {
+                UnixAddress::Path(path) => Place::Path(path.as_os_str().as_bytes().to_vec()),
+                UnixAddress::Abstract(name) => Place::Abstract(name.clone()),
+            },
+            Self::Inherited(inherited) => inherited.place().clone(),
+        }
+    }
+
+    pub(super) fn backlog(&self) -> Backlog {
+        match self {
+            Self::Bound(_) => Backlog::Ours,
+            Self::Inherited(_) => Backlog::NextOwners,
+        }
+    }
+
+    /// Lets nobody in any more, if the socket is ours. Who connected before can still be accepted.
+    pub(super) fn end(&mut self) {
+        if let Self::Bound(listener) = self {
+            listener.unlink_if_ours();
+            listener.refuse_newcomers();
+        }
+    }
+}
+
+/// The form that `--listen` and `--backend` take, where they can.
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Path(path) => write!(f, "unix:{}", String::from_utf8_lossy(path)),
+            Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+            Self::Unnamed => f.write_str("unix: (without a name)"),
+            Self::Tcp(address) => write!(f, "tcp:{address}"),
+        }
+    }
+}
