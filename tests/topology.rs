@@ -13,14 +13,16 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::containers::{Container, Project};
+use common::containers::{Container, Project, read_yaml_documents};
 use common::http::Response;
 use common::process::Process;
 use common::programs::start_dnsmasq_at;
+use common::proxy::fresh_dir;
 use common::sys::{ChildSetup, as_user};
 use common::wait::SetOnDrop;
 use common::{Engine, GUARD, eventually, for_each_engine};
@@ -419,6 +421,32 @@ fn without_io_uring_in_the_profile_the_log_says_so_and_epoll_serves() {
     site.spliceway.process.wait_for_log("engine=epoll");
     assert_eq!(site.spliceway.process.log().count("EPERM"), 1);
     assert_eq!(site.get("/where.php").status, 200);
+}
+
+/// It stands in a ConfigMap, where no other tool looks at it.
+#[test]
+fn the_configuration_of_the_sidecar_is_one() {
+    let file = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/deploy/kubernetes/sidecar.yaml"
+    );
+    let documents = read_yaml_documents(Path::new(file));
+    let mut found = documents
+        .iter()
+        .filter_map(|document| document["data"]["spliceway.toml"].as_str());
+    let dir = fresh_dir();
+    let configuration = dir.path().join("spliceway.toml");
+    fs::write(&configuration, found.next().unwrap()).unwrap();
+    let mut check = Command::new(env!("CARGO_BIN_EXE_spliceway"));
+    check.args(["check", "--config"]).arg(configuration);
+    let output = check.output().unwrap();
+    // There is no cluster here, so its name does not resolve, which is 1; a mistake would be 2.
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let effective = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        effective.contains("metrics = \"0.0.0.0:9145\""),
+        "{effective}"
+    );
 }
 
 #[test]

@@ -465,9 +465,18 @@ fn under(root: &Path, target: &str) -> PathBuf {
     root.join(target.strip_prefix('/').expect("an absolute path"))
 }
 
+/// The one document of a file.
 fn read_yaml(path: &Path) -> Value {
+    let [document] = &mut read_yaml_documents(path)[..] else {
+        panic!("{} has not one document", path.display())
+    };
+    document.take()
+}
+
+/// All documents of a file.
+pub(crate) fn read_yaml_documents(path: &Path) -> Vec<Value> {
     const CONVERT: &str =
-        "import json, sys, yaml; json.dump(yaml.safe_load(sys.stdin), sys.stdout)";
+        "import json, sys, yaml; json.dump(list(yaml.safe_load_all(sys.stdin)), sys.stdout)";
     let mut command = Command::new("/usr/bin/python3");
     command
         .args(["-c", CONVERT])
