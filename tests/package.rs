@@ -147,18 +147,18 @@ impl System {
 
     /// A path of this system, from outside.
     fn seen(&self, path: &Path) -> PathBuf {
-        self.from_outside(&self.root)
+        self.outside(&self.root)
             .join(path.strip_prefix("/").unwrap())
     }
 
-    fn from_outside(&self, path: &Path) -> PathBuf {
+    fn outside(&self, path: &Path) -> PathBuf {
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.pid()));
         root.join(path.strip_prefix("/").unwrap())
     }
 
     /// The files that are other than the machine's: added, changed or, as device 0, removed.
     fn changed_files(&self) -> BTreeSet<String> {
-        let top = self.from_outside(&self.changes);
+        let top = self.outside(&self.changes);
         let mut files = BTreeSet::new();
         let mut directories = vec![top.clone()];
         while let Some(directory) = directories.pop() {
