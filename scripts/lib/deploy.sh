@@ -28,8 +28,23 @@ refused() {
   rm -f "$wrong"
 }
 
+# What the Dockerfile copies is a package that cargo can build: its ignore file names all that belongs to
+# it. cargo looks for the files of every target before it complains of one that is not there.
+check_image_context() {
+  local context said
+  context=$(mktemp -d)
+  sed -n 's/^!//p' deploy/docker/Dockerfile.dockerignore | xargs cp --parents -rt "$context"
+  said=$(cargo check --locked --offline --bin none --manifest-path "$context/Cargo.toml" 2>&1) || true
+  rm -rf "$context"
+  if [[ $said != *"no bin target named"* ]]; then
+    printf 'scripts/test: with what deploy/docker/Dockerfile.dockerignore leaves:\n%s\n' "$said" >&2
+    return 1
+  fi
+}
+
 check_deploy_files() {
   local bin compose kubernetes
+  check_image_context
   bin=$(checkers)
   compose=("$bin/check-jsonschema" --builtin-schema vendor.compose-spec)
   kubernetes=("$bin/kubernetes-validate" --strict --quiet)
