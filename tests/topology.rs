@@ -29,6 +29,7 @@ use common::{Engine, GUARD, eventually, for_each_engine};
 
 for_each_engine!(
     both_php_fpms_are_found_by_their_common_name,
+    bulk_is_spliced_in_raw_mode_under_the_profile,
     a_php_fpm_moves_to_another_address_under_load_and_no_request_fails,
     a_php_fpm_moves_under_load_in_raw_mode_and_no_request_fails,
     a_drain_is_clean_in_a_container,
@@ -207,10 +208,18 @@ fn both_php_fpms_are_found_by_their_common_name(engine: Engine) {
         seen.insert(site.served_by());
         seen == expected
     });
-    assert_eq!(site.get("/large.php").body.len(), LARGE_BYTES);
     for (name, container) in [("spliceway", &site.spliceway), ("php", &site.php[0])] {
         assert!(container.is_healthy(), "{name}");
     }
+}
+
+/// What the FastCGI mode never does. A profile without the call would kill the program.
+fn bulk_is_spliced_in_raw_mode_under_the_profile(engine: Engine) {
+    let site = Site::start(engine, in_raw_mode);
+    for _ in 0..4 {
+        assert_eq!(site.get("/large.php").body.len(), LARGE_BYTES);
+    }
+    assert_eq!(site.get("/where.php").status, 200);
 }
 
 fn a_php_fpm_moves_to_another_address_under_load_and_no_request_fails(engine: Engine) {
