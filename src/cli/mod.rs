@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{AtLimit, Config, Engine, Logging, Route, RouteName};
 use crate::demo::CONCURRENCY_MAX;
@@ -85,6 +85,12 @@ pub struct DemoCommand {
     pub concurrency: NonZeroUsize,
     /// Which driver the proxy uses.
     pub engine: Engine,
+}
+
+/// The definition of the command line, from which manual pages and completions are made.
+#[must_use]
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Reads the command line of this process.

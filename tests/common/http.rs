@@ -156,26 +156,45 @@ pub(crate) struct Response {
 }
 
 impl Response {
-    /// Asks the web server that listens on the socket `front`. HTTP/1.0: no chunks, and the end of the
-    /// connection is the end of the response.
+    /// Asks the web server that listens on the socket `front`.
     #[track_caller]
     pub(crate) fn to(front: &Path, method: &str, target: &str, body: &[u8]) -> Self {
         let stream = connect(front).expect("the web server listens");
+        Self::over(&stream, method, target, body)
+    }
+
+    /// Asks the web server at this address.
+    #[track_caller]
+    pub(crate) fn from(address: SocketAddr, target: &str) -> Self {
+        let stream = TcpStream::connect(address).expect("the web server listens");
+        stream
+            .set_read_timeout(Some(GUARD))
+            .expect("a timeout can be set");
+        Self::over(&stream, "GET", target, b"")
+    }
+
+    /// HTTP/1.0: no chunks, and the end of the connection is the end of the response.
+    #[track_caller]
+    fn over<S: Sync>(mut stream: &S, method: &str, target: &str, body: &[u8]) -> Self
+    where
+        for<'a> &'a S: Read + Write,
+    {
         let head = format!(
             "{method} {target} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
         let mut response = Vec::new();
         thread::scope(|scope| {
-            scope.spawn(|| {
-                (&stream)
+            let mut writer = stream;
+            scope.spawn(move || {
+                writer
                     .write_all(head.as_bytes())
                     .expect("the web server takes the head");
-                (&stream)
+                writer
                     .write_all(body)
                     .expect("the web server takes the body");
             });
-            (&stream).read_to_end(&mut response).expect("a clean end");
+            stream.read_to_end(&mut response).expect("a clean end");
         });
         Self::parse(&response)
     }

@@ -10,6 +10,7 @@
 pub(crate) mod activation;
 pub(crate) mod backend;
 pub(crate) mod client;
+pub(crate) mod containers;
 pub(crate) mod fastcgi;
 pub(crate) mod http;
 pub(crate) mod name_server;

@@ -48,32 +48,43 @@ pub(crate) fn program(candidates: &[&str]) -> PathBuf {
 pub(crate) fn start_dnsmasq(hosts: &Path, records: &[&str]) -> (Process, SocketAddr) {
     let start = || {
         let address = free_address();
-        let mut command = Command::new(program(&["/usr/sbin/dnsmasq"]));
-        command
-            // In the foreground, with the log on stderr, as whoever starts it, without a file.
-            .args(["--no-daemon", "--conf-file=/dev/null", "--log-facility=-"])
-            .args(["--no-resolv", "--no-hosts", "--bind-interfaces"])
-            .arg(format!("--listen-address={}", address.ip()))
-            .arg(format!("--port={}", address.port()))
-            .arg(format!("--addn-hosts={}", hosts.display()))
-            .args(records)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
         let setup = ChildSetup {
             death_signal: libc::SIGKILL,
             ..ChildSetup::default()
         };
-        let mut process = Process::start(command, setup);
-        // Somebody may have taken the port in the meantime: then it ends.
-        eventually("dnsmasq has started or has ended", || {
-            process.log().count("started, version") > 0 || !process.is_running()
-        });
-        process.is_running().then_some((process, address))
+        let started = start_dnsmasq_at(address, hosts, records, setup);
+        started.map(|process| (process, address))
     };
     let mut attempts = std::iter::repeat_with(start).take(10);
     attempts
         .find_map(|started| started)
         .expect("dnsmasq starts")
+}
+
+/// The same at this address; nothing if somebody else has it.
+pub(crate) fn start_dnsmasq_at(
+    address: SocketAddr,
+    hosts: &Path,
+    records: &[&str],
+    setup: ChildSetup,
+) -> Option<Process> {
+    let mut command = Command::new(program(&["/usr/sbin/dnsmasq"]));
+    command
+        // In the foreground, with the log on stderr, as whoever starts it, without a file.
+        .args(["--no-daemon", "--conf-file=/dev/null", "--log-facility=-"])
+        .args(["--no-resolv", "--no-hosts", "--bind-interfaces"])
+        .arg(format!("--listen-address={}", address.ip()))
+        .arg(format!("--port={}", address.port()))
+        .arg(format!("--addn-hosts={}", hosts.display()))
+        .args(records)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    let mut process = Process::start(command, setup);
+    // It ends if somebody has taken the port in the meantime.
+    eventually("dnsmasq has started or has ended", || {
+        process.log().count("started, version") > 0 || !process.is_running()
+    });
+    process.is_running().then_some(process)
 }
 
 /// A loopback port that nobody has at this moment, neither for UDP nor for TCP.

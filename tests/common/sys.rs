@@ -20,6 +20,10 @@ use std::thread;
 
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 
+mod confinement;
+
+pub(crate) use confinement::{Confinement, Mount, Network};
+
 /// What a child does to itself before it becomes the program.
 #[derive(Clone, Default)]
 pub(crate) struct ChildSetup {
@@ -30,6 +34,10 @@ pub(crate) struct ChildSetup {
     pub(crate) umask: Option<libc::mode_t>,
     /// The errno with which the three io_uring calls fail.
     pub(crate) io_uring_errno: Option<libc::c_int>,
+    /// The network that it is in; left out, ours.
+    pub(crate) network: Option<Network>,
+    /// Where else it is to be, and as whom.
+    pub(crate) confinement: Option<Confinement>,
     /// What the child finds open from number 3 on, in this order. They are to stay open until it runs.
     pub(crate) passed: Vec<RawFd>,
 }
@@ -40,6 +48,13 @@ impl ChildSetup {
         command.process_group(0);
         let filter = self.io_uring_errno.map(deny_io_uring);
         let apply = move || {
+            if let Some(network) = &self.network {
+                network.enter()?;
+            }
+            // Before the death signal, which a change of the user clears.
+            if let Some(confinement) = &self.confinement {
+                confinement.enter()?;
+            }
             // The standard library runs this after it changed the user, which would have cleared
             // the death signal.
             call(|| {
@@ -54,14 +69,16 @@ impl ChildSetup {
             if let Some(limit) = self.nofile {
                 set_own_nofile(limit, limit)?;
             }
-            if let Some(filter) = &filter {
+            let filters = self.confinement.iter().flat_map(Confinement::filters);
+            for filter in filters.chain(&filter) {
                 seccompiler::apply_filter(filter).map_err(io::Error::other)?;
             }
             // Last, because the standard library's own pipe may have one of the numbers.
             pass(&self.passed)
         };
         // SAFETY: between fork and exec only system calls are made: prctl, close_range, umask,
-        // setrlimit, seccomp, fcntl and dup2. Nothing takes a lock; memory is allocated only on the way to an error.
+        // setrlimit, seccomp, fcntl and dup2, and those of a confinement. Nothing takes a lock; memory is
+        // allocated only on the way to an error.
         unsafe { command.pre_exec(apply) };
     }
 }

@@ -2,11 +2,12 @@
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use spliceway::cli::usage::{self, Stop};
 
 use crate::compare::CompareArgs;
 use crate::load::LoadArgs;
+use crate::reference::ReferenceArgs;
 use crate::relay::RelayArgs;
 use crate::respond::RespondArgs;
 
@@ -42,6 +43,16 @@ pub(crate) enum Command {
     Respond(RespondArgs),
     #[command(about = "Relay a Unix socket to a TCP backend with tokio-uring, as a baseline.")]
     Relay(RelayArgs),
+    #[command(
+        about = "Write the manual pages and shell completions of both programs.",
+        hide = true
+    )]
+    Reference(ReferenceArgs),
+}
+
+/// The definition of the command line.
+pub(crate) fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Reads the command line of this process.
@@ -51,7 +62,7 @@ pub(crate) fn parse() -> Result<Command, Stop> {
     let checked = match &parsed.command {
         Command::Compare(args) => args.check(),
         Command::Load(args) => args.check(),
-        Command::Relay(_) => Ok(()),
+        Command::Reference(_) | Command::Relay(_) => Ok(()),
         Command::Respond(args) => args.check(),
     };
     checked.map_err(|problem| usage::refuse::<Arguments>(&arguments, problem))?;
@@ -60,8 +71,6 @@ pub(crate) fn parse() -> Result<Command, Stop> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]

@@ -6,6 +6,7 @@ mod compare;
 mod hgrm;
 mod load;
 mod progress;
+mod reference;
 mod relay;
 mod report;
 mod respond;
@@ -26,6 +27,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Compare(args) => compare::run(&args),
         Command::Load(args) => load::run(*args),
+        Command::Reference(args) => reference::run(&args),
         Command::Relay(args) => relay::run(&args),
         Command::Respond(args) => respond::run(args),
     }
