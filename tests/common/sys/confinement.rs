@@ -179,7 +179,7 @@ impl Confinement {
         call(|| unsafe { libc::chdir(c"/".as_ptr()) })?;
         self.own_output()?;
         drop_capabilities()?;
-        become_user(self.uid, self.gid)?;
+        become_user(self.uid, self.gid, &[])?;
         // SAFETY: this prctl takes integers.
         call(|| unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })
     }
