@@ -24,10 +24,11 @@ use tempfile::TempDir;
 
 const PROGRAMS: [&str; 2] = ["spliceway", "spliceway-bench"];
 
-/// The package, built once for all tests of this file.
-fn package() -> &'static Path {
-    static BUILT: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
-    let (_dir, path) = BUILT.get_or_init(|| {
+/// The bytes of the package, built once for all tests of this file. Nothing drops a static, so the
+/// directory that it was built in is not kept with it.
+fn package() -> &'static [u8] {
+    static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
+    BUILT.get_or_init(|| {
         let dir = fresh_dir();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/package");
         let mut command = Command::new(script);
@@ -36,9 +37,8 @@ fn package() -> &'static Path {
             .arg(dir.path());
         let output = succeed(&mut command);
         let path = String::from_utf8(output.stdout).unwrap();
-        (dir, path.trim_end().into())
-    });
-    path
+        fs::read(path.trim_end()).unwrap()
+    })
 }
 
 /// The profile that this test and the programs were built with, by the directory that they are in.
@@ -113,7 +113,7 @@ impl System {
     fn with_package() -> Self {
         let system = Self::start();
         let seen_inside = system.seen(Path::new("/tmp")).join("spliceway.deb");
-        fs::copy(package(), seen_inside).unwrap();
+        fs::write(seen_inside, package()).unwrap();
         system.run(&["dpkg", "-i", "/tmp/spliceway.deb"]);
         system
     }
@@ -350,11 +350,14 @@ fn the_shells_complete_both_programs() {
 
 #[test]
 fn the_package_is_as_debian_wants_it() {
+    let dir = fresh_dir();
+    let file = dir.path().join("spliceway.deb");
+    fs::write(&file, package()).unwrap();
     let mut lintian = Command::new("lintian");
     lintian
         .args(["--allow-root", "--fail-on", "error", "--suppress-tags"])
         // The project has no address for mail.
         .arg("bogus-mail-host,bogus-mail-host-in-debian-changelog")
-        .arg(package());
+        .arg(file);
     succeed(&mut lintian);
 }
