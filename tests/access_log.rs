@@ -421,7 +421,9 @@ fn a_reader_that_stands_still_costs_lines_and_no_request(engine: Engine) {
     // The line of the last request comes after its answer, and before the end of its session.
     drop(client);
     let active = "spliceway_sessions_active{route=\"default\"}";
-    eventually("the session is over", || proxy.scrape().value(active) == 0.0);
+    eventually("the session is over", || {
+        proxy.scrape().value(active) == 0.0
+    });
     let series = "spliceway_access_log_lines_dropped_total{route=\"default\"}";
     let dropped = proxy.scrape().value(series);
     assert!(dropped > 0.0, "the queue was never full");

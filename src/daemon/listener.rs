@@ -775,10 +775,21 @@ mod tests {
         );
     }
 
+    /// A socket on which nobody listens. Another test may have started a program at just this moment,
+    /// which holds every descriptor of ours until it is the other program.
+    fn leave_stale(path: &Path) {
+        drop(UnixListener::bind(path).unwrap());
+        let until = Instant::now() + Duration::from_secs(10);
+        while UnixStream::connect(path).is_ok() {
+            assert!(Instant::now() < until, "somebody listens on {path:?}");
+            thread::yield_now();
+        }
+    }
+
     #[test]
     fn a_stale_socket_is_replaced() {
         let place = Place::new();
-        drop(UnixListener::bind(&place.path).unwrap());
+        leave_stale(&place.path);
         let listener = place.bind(&with_mode(0o640)).unwrap();
         assert_eq!(permissions(&place.path).0, 0o640);
         assert_serves(&as_std(&listener), &place.path);
@@ -849,7 +860,7 @@ mod tests {
     fn a_symbolic_link_at_the_path_is_not_followed() {
         let place = Place::new();
         let target = place.directory.path().join("target");
-        drop(UnixListener::bind(&target).unwrap());
+        leave_stale(&target);
         std::os::unix::fs::symlink(&target, &place.path).unwrap();
         assert!(matches!(
             place.bind(&with_mode(0o660)).unwrap_err().cause,
@@ -956,7 +967,7 @@ mod tests {
         let place = Place::new();
         for round in 0..50 {
             if round % 2 == 1 {
-                drop(UnixListener::bind(&place.path).unwrap());
+                leave_stale(&place.path);
             }
             let barrier = std::sync::Barrier::new(6);
             let outcomes: Vec<_> = thread::scope(|scope| {
