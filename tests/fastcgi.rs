@@ -40,6 +40,7 @@ for_each_engine!(
     a_request_that_meets_the_end_of_its_connection_is_served_by_another,
     a_request_that_was_read_is_not_sent_again,
     a_request_that_was_answered_on_stderr_is_not_sent_again,
+    a_request_whose_body_went_unread_is_not_sent_again,
     a_post_is_not_sent_again_to_a_backend_that_has_lost_its_trust_meanwhile,
     an_answer_that_breaks_off_is_cut,
     a_failure_before_the_answer_is_a_502_when_told_to,
@@ -508,6 +509,44 @@ fn a_request_that_was_answered_on_stderr_is_not_sent_again(engine: Engine) {
         "{error}"
     );
     assert_eq!(noted(&journal), ["/page", "/page", "/fails"]);
+}
+
+/// What was spliced is not here any more. The head fills buffers of its own, so that all of the body that
+/// passes through memory is little enough to be kept.
+fn a_request_whose_body_went_unread_is_not_sent_again(engine: Engine) {
+    const BUFFER: usize = 16 * 1024;
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        while let Some(mut heard) = conversation.head()? {
+            note(&written, heard.uri());
+            if heard.uri() == "/spliced" {
+                // All of the record: then it was read from the client, and spliced.
+                return conversation.record().map(|_| ());
+            }
+            conversation.body(&mut heard)?;
+            conversation.fence()?;
+            conversation.send(&[heard.page(), fence_answer()].concat())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    // Once, so that it is not known that kept connections work there.
+    client.ask(&Request::get("/page"));
+    let request = |len| Request::get("/spliced").param("X", &"x".repeat(len));
+    let len = 2 * BUFFER - 1000 - request(0).head().len();
+    let head = request(len).head();
+    assert!((2 * BUFFER - 1016..2 * BUFFER).contains(&head.len()));
+    // With the end of the body still to come.
+    let body = record(Kind::Stdin, ONE, &[1; 60_000]);
+    proxy.process().signal(libc::SIGSTOP);
+    eventually("the proxy is stopped", || proxy.process().is_stopped());
+    client.send(&[head, body].concat());
+    proxy.process().signal(libc::SIGCONT);
+    assert_over(&client.0);
+    assert_eq!(noted(&journal), ["/page", "/spliced"]);
+    assert_eq!(backend.ledger().accepted, 1);
 }
 
 /// While a POST runs on a kept connection, others show that the backend keeps none. What is repeated

@@ -981,6 +981,8 @@ impl<D: Driver> Exchange<D> {
         let pumped = bulk::pump(held, cx.driver, self.client, server, records, counters);
         pumped.count(first, counters);
         serving.sent += pumped.taken as u64;
+        // Nobody has what went by.
+        serving.repeatable &= pumped.taken == 0;
         match pumped.then {
             Then::Receive => return self.read_body(cx),
             Then::SourceReadable if self.reading == Reading::Idle => {
