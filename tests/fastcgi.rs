@@ -66,6 +66,7 @@ for_each_engine!(
     a_backend_that_ignores_the_fence_is_found_out_once_and_never_stranded,
     a_backend_that_closes_after_the_fence_fails_no_request,
     an_authorizer_is_served,
+    authorizers_in_one_packet_are_served_one_after_the_other,
     a_drain_waits_for_requests_and_not_for_kept_connections,
 );
 
@@ -1269,6 +1270,29 @@ fn an_authorizer_is_served(engine: Engine) {
             ..Request::get(&uri)
         };
         client.send(&request.head());
+        assert_eq!(client.answer().text(), uri);
+    }
+}
+
+/// Nothing but the next request shows that the head is all there is.
+fn authorizers_in_one_packet_are_served_one_after_the_other(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.head()? {
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let heads = ["/1", "/2", "/3"].map(|uri| {
+        let request = Request {
+            role: Role::Authorizer,
+            ..Request::get(uri)
+        };
+        request.head()
+    });
+    client.send(&heads.concat());
+    for uri in ["/1", "/2", "/3"] {
         assert_eq!(client.answer().text(), uri);
     }
 }

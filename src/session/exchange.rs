@@ -799,8 +799,11 @@ impl<D: Driver> Exchange<D> {
                         return Step::End(ending);
                     }
                 }
-                // It stays where it is until this one is over.
-                Ok(Some(RequestEvent::Next)) => return Step::Continue,
+                // It stays where it is until this one is over, which may have no body: an authorizer's.
+                Ok(Some(RequestEvent::Next)) => {
+                    self.send_on(cx);
+                    return Step::Continue;
+                }
                 Ok(Some(RequestEvent::Head)) => unreachable!("the head is complete"),
             }
         }
