@@ -46,9 +46,11 @@ for_each_engine!(
     a_failure_before_the_answer_is_a_502_when_told_to,
     nonsense_before_the_answer_is_a_502_when_told_to,
     a_502_never_stands_inside_another_record,
+    a_502_stands_behind_a_large_record,
     a_kept_client_moves_on_when_the_addresses_change,
     a_second_request_on_a_busy_connection_is_refused,
     questions_of_a_client_are_answered,
+    a_question_between_large_records_is_answered_at_once,
     an_aborted_request_costs_the_backend_its_connection,
     a_client_that_has_sent_everything_may_end_its_side,
     a_client_that_goes_costs_the_backend_its_connection,
@@ -682,6 +684,28 @@ fn a_502_never_stands_inside_another_record(engine: Engine) {
     assert_over(&client.0);
 }
 
+/// All of it has gone to the client, most of it by a pipe.
+fn a_502_stands_behind_a_large_record(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        let error = record(Kind::Stderr, heard.id, &[b'e'; 65_535]);
+        conversation.send(&error.repeat(4))?;
+        conversation.wait_for_release()
+    });
+    let proxy = builder(engine)
+        .args(["--on-failure", "respond"])
+        .backend(&backend)
+        .start();
+    let client = Client::connect(&proxy);
+    client.send(&Request::get("/").closing().bytes());
+    for _ in 0..4 {
+        assert_eq!(client.record().kind, Kind::Stderr);
+    }
+    proxy.process().assert_comes_to_rest();
+    backend.release(1);
+    assert!(client.answer().says("502"));
+}
+
 fn a_kept_client_moves_on_when_the_addresses_change(engine: Engine) {
     const NAME: &str = "php.internal";
     let first = responder();
@@ -751,6 +775,30 @@ fn questions_of_a_client_are_answered(engine: Engine) {
         // And between the two, requests are served.
         assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
     }
+}
+
+/// The next record of the answer comes only with the rest of the body, and that with the reply.
+fn a_question_between_large_records_is_answered_at_once(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let mut heard = conversation.head()?.expect("a request");
+        let large = record(Kind::Stdout, heard.id, &[b'\n'; 65_535]);
+        conversation.send(&large.repeat(4))?;
+        conversation.body(&mut heard)?;
+        conversation.send(&end(heard.id))?;
+        conversation.keep_until_eof()
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let request = Request::post("/", b"a body");
+    client.send(&request.head());
+    for _ in 0..4 {
+        assert_eq!(client.record().content.len(), 65_535);
+    }
+    proxy.process().assert_comes_to_rest();
+    client.send(&FENCE);
+    assert_eq!(client.record().kind, Kind::GetValuesResult);
+    client.send(&request.stdin());
+    assert_eq!(client.answer().stdout, b"");
 }
 
 /// The backend may be in the midst of anything, so its connection is of no use.

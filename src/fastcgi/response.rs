@@ -209,8 +209,7 @@ impl ResponseReader {
         true
     }
 
-    /// This many of the [`ResponseReader::passable`] bytes went to the client by another way. Padding
-    /// among them counts as content, and a status among them is not seen.
+    /// This many of the [`ResponseReader::passable`] bytes went to the client by another way.
     ///
     /// # Panics
     ///
@@ -219,10 +218,13 @@ impl ResponseReader {
         assert!(bytes <= self.passable(), "the caller asked how many");
         let of_header = self.ahead.min(bytes);
         self.ahead -= of_header;
-        self.records.skip(bytes - of_header);
+        let content = self.records.skip(bytes - of_header);
         self.read += bytes as u64;
         if matches!(self.fate, Fate::Stdout) {
-            self.stdout_bytes += (bytes - of_header) as u64;
+            self.stdout_bytes += content as u64;
+        }
+        if self.records.is_between_records() {
+            self.fate = Fate::Between;
         }
     }
 
