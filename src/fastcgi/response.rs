@@ -177,10 +177,11 @@ impl ResponseReader {
     }
 
     /// How many of the bytes that come next can go to the client without being looked at. They
-    /// belong to one record, padding included.
+    /// belong to one record, padding included. STDOUT is looked at until the status is known.
     #[must_use]
     pub const fn passable(&self) -> usize {
         match (&self.fate, self.held) {
+            (Fate::Stdout, None) if self.status.is_open() => 0,
             (Fate::Stdout | Fate::Stderr, None) => self.ahead + self.records.left(),
             (_, Some(_)) | (Fate::Between | Fate::End(_) | Fate::Management(_), None) => 0,
         }
@@ -196,6 +197,7 @@ impl ResponseReader {
         let is_worth_it = usize::from(header.content_len) >= content_min;
         let is_readable = self.held.is_none() && self.failed.is_none() && self.ended.is_none();
         let fate = match self.fate_of(header) {
+            Ok(Fate::Stdout) if self.status.is_open() => return false,
             Ok(fate @ (Fate::Stdout | Fate::Stderr)) if is_worth_it && is_readable => fate,
             _ => return false,
         };
