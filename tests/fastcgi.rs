@@ -31,6 +31,7 @@ for_each_engine!(
     two_requests_in_one_packet_are_served_one_after_the_other,
     bodies_and_pages_of_any_framing_arrive_byte_for_byte,
     an_answer_that_comes_before_the_body_is_the_whole_answer,
+    an_answer_that_comes_while_the_body_is_stuck_is_the_whole_answer,
     an_answer_before_the_end_of_the_request_costs_the_backend_its_connection,
     surplus_with_the_end_of_a_request_costs_the_backend_its_connection,
     surplus_behind_the_fence_costs_the_backend_its_connection,
@@ -295,6 +296,37 @@ fn an_answer_that_comes_before_the_body_is_the_whole_answer(engine: Engine) {
             client.finish();
             assert_over(&client.0);
         }
+    }
+}
+
+/// Nobody reads the body, so that a part of it is neither the client's any more nor the backend's.
+fn an_answer_that_comes_while_the_body_is_stuck_is_the_whole_answer(engine: Engine) {
+    const SIZE: usize = 32 << 20;
+    let backend = Backend::scripted(|conversation| {
+        while let Some(mut heard) = conversation.head()? {
+            if heard.uri() == "/stuck" {
+                conversation.wait_for_release()?;
+                conversation.send(&heard.page())?;
+                return conversation.wait_for_release();
+            }
+            conversation.body(&mut heard)?;
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    for _ in 0..3 {
+        let client = Client::connect(&proxy);
+        let request = Request::post("/stuck", &vec![7; SIZE]);
+        thread::scope(|scope| {
+            let sent = scope.spawn(|| client.send(&request.bytes()));
+            proxy.process().assert_comes_to_rest();
+            backend.release(1);
+            assert_eq!(client.answer().text(), "/stuck");
+            sent.join().unwrap();
+        });
+        assert_eq!(client.ask(&Request::post("/page", b"x")).text(), "/page");
+        backend.release(1);
     }
 }
 
