@@ -31,6 +31,7 @@ for_each_engine!(
     two_requests_in_one_packet_are_served_one_after_the_other,
     bodies_and_pages_of_any_framing_arrive_byte_for_byte,
     an_answer_that_comes_before_the_body_is_the_whole_answer,
+    an_answer_that_comes_while_the_body_is_stuck_is_the_whole_answer,
     an_answer_before_the_end_of_the_request_costs_the_backend_its_connection,
     surplus_with_the_end_of_a_request_costs_the_backend_its_connection,
     surplus_behind_the_fence_costs_the_backend_its_connection,
@@ -40,14 +41,17 @@ for_each_engine!(
     a_request_that_meets_the_end_of_its_connection_is_served_by_another,
     a_request_that_was_read_is_not_sent_again,
     a_request_that_was_answered_on_stderr_is_not_sent_again,
+    a_request_whose_body_went_unread_is_not_sent_again,
     a_post_is_not_sent_again_to_a_backend_that_has_lost_its_trust_meanwhile,
     an_answer_that_breaks_off_is_cut,
     a_failure_before_the_answer_is_a_502_when_told_to,
     nonsense_before_the_answer_is_a_502_when_told_to,
     a_502_never_stands_inside_another_record,
+    a_502_stands_behind_a_large_record,
     a_kept_client_moves_on_when_the_addresses_change,
     a_second_request_on_a_busy_connection_is_refused,
     questions_of_a_client_are_answered,
+    a_question_between_large_records_is_answered_at_once,
     an_aborted_request_costs_the_backend_its_connection,
     a_client_that_has_sent_everything_may_end_its_side,
     a_client_that_goes_costs_the_backend_its_connection,
@@ -65,6 +69,7 @@ for_each_engine!(
     a_backend_that_ignores_the_fence_is_found_out_once_and_never_stranded,
     a_backend_that_closes_after_the_fence_fails_no_request,
     an_authorizer_is_served,
+    authorizers_in_one_packet_are_served_one_after_the_other,
     a_drain_waits_for_requests_and_not_for_kept_connections,
 );
 
@@ -294,6 +299,37 @@ fn an_answer_that_comes_before_the_body_is_the_whole_answer(engine: Engine) {
     }
 }
 
+/// Nobody reads the body, so that a part of it is neither the client's any more nor the backend's.
+fn an_answer_that_comes_while_the_body_is_stuck_is_the_whole_answer(engine: Engine) {
+    const SIZE: usize = 32 << 20;
+    let backend = Backend::scripted(|conversation| {
+        while let Some(mut heard) = conversation.head()? {
+            if heard.uri() == "/stuck" {
+                conversation.wait_for_release()?;
+                conversation.send(&heard.page())?;
+                return conversation.wait_for_release();
+            }
+            conversation.body(&mut heard)?;
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    for _ in 0..3 {
+        let client = Client::connect(&proxy);
+        let request = Request::post("/stuck", &vec![7; SIZE]);
+        thread::scope(|scope| {
+            let sent = scope.spawn(|| client.send(&request.bytes()));
+            proxy.process().assert_comes_to_rest();
+            backend.release(1);
+            assert_eq!(client.answer().text(), "/stuck");
+            sent.join().unwrap();
+        });
+        assert_eq!(client.ask(&Request::post("/page", b"x")).text(), "/page");
+        backend.release(1);
+    }
+}
+
 /// The rest of the request would be read as the next one.
 fn an_answer_before_the_end_of_the_request_costs_the_backend_its_connection(engine: Engine) {
     let backend = Backend::scripted(|conversation| {
@@ -510,6 +546,44 @@ fn a_request_that_was_answered_on_stderr_is_not_sent_again(engine: Engine) {
     assert_eq!(noted(&journal), ["/page", "/page", "/fails"]);
 }
 
+/// What was spliced is not here any more. The head fills buffers of its own, so that all of the body that
+/// passes through memory is little enough to be kept.
+fn a_request_whose_body_went_unread_is_not_sent_again(engine: Engine) {
+    const BUFFER: usize = 16 * 1024;
+    let journal = Journal::default();
+    let written = Arc::clone(&journal);
+    let backend = Backend::scripted(move |conversation| {
+        while let Some(mut heard) = conversation.head()? {
+            note(&written, heard.uri());
+            if heard.uri() == "/spliced" {
+                // All of the record: then it was read from the client, and spliced.
+                return conversation.record().map(|_| ());
+            }
+            conversation.body(&mut heard)?;
+            conversation.fence()?;
+            conversation.send(&[heard.page(), fence_answer()].concat())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    // Once, so that it is not known that kept connections work there.
+    client.ask(&Request::get("/page"));
+    let request = |len| Request::get("/spliced").param("X", &"x".repeat(len));
+    let len = 2 * BUFFER - 1000 - request(0).head().len();
+    let head = request(len).head();
+    assert!((2 * BUFFER - 1016..2 * BUFFER).contains(&head.len()));
+    // With the end of the body still to come.
+    let body = record(Kind::Stdin, ONE, &[1; 60_000]);
+    proxy.process().signal(libc::SIGSTOP);
+    eventually("the proxy is stopped", || proxy.process().is_stopped());
+    client.send(&[head, body].concat());
+    proxy.process().signal(libc::SIGCONT);
+    assert_over(&client.0);
+    assert_eq!(noted(&journal), ["/page", "/spliced"]);
+    assert_eq!(backend.ledger().accepted, 1);
+}
+
 /// While a POST runs on a kept connection, others show that the backend keeps none. What is repeated
 /// for its sake without a proof are requests without consequences, and a POST is none.
 fn a_post_is_not_sent_again_to_a_backend_that_has_lost_its_trust_meanwhile(engine: Engine) {
@@ -642,6 +716,28 @@ fn a_502_never_stands_inside_another_record(engine: Engine) {
     assert_over(&client.0);
 }
 
+/// All of it has gone to the client, most of it by a pipe.
+fn a_502_stands_behind_a_large_record(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        let error = record(Kind::Stderr, heard.id, &[b'e'; 65_535]);
+        conversation.send(&error.repeat(4))?;
+        conversation.wait_for_release()
+    });
+    let proxy = builder(engine)
+        .args(["--on-failure", "respond"])
+        .backend(&backend)
+        .start();
+    let client = Client::connect(&proxy);
+    client.send(&Request::get("/").closing().bytes());
+    for _ in 0..4 {
+        assert_eq!(client.record().kind, Kind::Stderr);
+    }
+    proxy.process().assert_comes_to_rest();
+    backend.release(1);
+    assert!(client.answer().says("502"));
+}
+
 fn a_kept_client_moves_on_when_the_addresses_change(engine: Engine) {
     const NAME: &str = "php.internal";
     let first = responder();
@@ -711,6 +807,30 @@ fn questions_of_a_client_are_answered(engine: Engine) {
         // And between the two, requests are served.
         assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
     }
+}
+
+/// The next record of the answer comes only with the rest of the body, and that with the reply.
+fn a_question_between_large_records_is_answered_at_once(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let mut heard = conversation.head()?.expect("a request");
+        let large = record(Kind::Stdout, heard.id, &[b'\n'; 65_535]);
+        conversation.send(&large.repeat(4))?;
+        conversation.body(&mut heard)?;
+        conversation.send(&end(heard.id))?;
+        conversation.keep_until_eof()
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let request = Request::post("/", b"a body");
+    client.send(&request.head());
+    for _ in 0..4 {
+        assert_eq!(client.record().content.len(), 65_535);
+    }
+    proxy.process().assert_comes_to_rest();
+    client.send(&FENCE);
+    assert_eq!(client.record().kind, Kind::GetValuesResult);
+    client.send(&request.stdin());
+    assert_eq!(client.answer().stdout, b"");
 }
 
 /// The backend may be in the midst of anything, so its connection is of no use.
@@ -1230,6 +1350,29 @@ fn an_authorizer_is_served(engine: Engine) {
             ..Request::get(&uri)
         };
         client.send(&request.head());
+        assert_eq!(client.answer().text(), uri);
+    }
+}
+
+/// Nothing but the next request shows that the head is all there is.
+fn authorizers_in_one_packet_are_served_one_after_the_other(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.head()? {
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    let heads = ["/1", "/2", "/3"].map(|uri| {
+        let request = Request {
+            role: Role::Authorizer,
+            ..Request::get(uri)
+        };
+        request.head()
+    });
+    client.send(&heads.concat());
+    for uri in ["/1", "/2", "/3"] {
         assert_eq!(client.answer().text(), uri);
     }
 }

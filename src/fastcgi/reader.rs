@@ -135,14 +135,23 @@ impl Reader {
     }
 
     /// Steps over bytes of the current record that went another way than through [`Reader::next`].
+    /// Behind the last of them it is between two records, and tells of no [`Event::End`]. Returns how
+    /// many of them were content; the others were padding.
     ///
     /// # Panics
     ///
     /// If there are more than [`Reader::left`].
-    pub fn skip(&mut self, bytes: usize) {
+    pub fn skip(&mut self, bytes: usize) -> usize {
         let left = self.left().checked_sub(bytes);
         let left = left.expect("the caller asked how many are left");
+        let content = match self.position {
+            Position::Content { left, .. } => bytes.min(usize::from(left)),
+            Position::Header { .. } | Position::Padding { .. } | Position::Lost(_) => 0,
+        };
         match &mut self.position {
+            Position::Content { .. } | Position::Padding { .. } if left == 0 => {
+                self.position = Position::BETWEEN_RECORDS;
+            }
             Position::Content {
                 left: content,
                 padding_len,
@@ -154,6 +163,7 @@ impl Reader {
             Position::Padding { left: padding } => *padding = narrow(left),
             Position::Header { .. } | Position::Lost(_) => {}
         }
+        content
     }
 
     fn header<'a>(
@@ -369,8 +379,9 @@ mod tests {
             let mut input = &stream[..HEADER_LEN];
             assert!(matches!(reader.next(&mut input), Ok(Some(Event::Begin(_)))));
             assert_eq!(reader.left(), 8);
-            reader.skip(skipped);
+            assert_eq!(reader.skip(skipped), skipped.min(5));
             assert_eq!(reader.left(), 8 - skipped);
+            assert_eq!(reader.is_between_records(), skipped == 8);
             let mut input = &stream[HEADER_LEN + skipped..];
             while let Some(event) = reader.next(&mut input).unwrap() {
                 if let Event::Content(piece) = event {

@@ -264,6 +264,9 @@ impl RequestReader {
         self.ahead -= of_header;
         self.records.skip(bytes - of_header);
         self.read += bytes as u64;
+        if self.records.is_between_records() {
+            self.fate = Fate::Skip;
+        }
     }
 
     /// How much less body has come than CONTENT_LENGTH says. After [`RequestEvent::BodyEnd`] it

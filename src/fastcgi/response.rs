@@ -177,10 +177,11 @@ impl ResponseReader {
     }
 
     /// How many of the bytes that come next can go to the client without being looked at. They
-    /// belong to one record, padding included.
+    /// belong to one record, padding included. STDOUT is looked at until the status is known.
     #[must_use]
     pub const fn passable(&self) -> usize {
         match (&self.fate, self.held) {
+            (Fate::Stdout, None) if self.status.is_open() => 0,
             (Fate::Stdout | Fate::Stderr, None) => self.ahead + self.records.left(),
             (_, Some(_)) | (Fate::Between | Fate::End(_) | Fate::Management(_), None) => 0,
         }
@@ -196,6 +197,7 @@ impl ResponseReader {
         let is_worth_it = usize::from(header.content_len) >= content_min;
         let is_readable = self.held.is_none() && self.failed.is_none() && self.ended.is_none();
         let fate = match self.fate_of(header) {
+            Ok(Fate::Stdout) if self.status.is_open() => return false,
             Ok(fate @ (Fate::Stdout | Fate::Stderr)) if is_worth_it && is_readable => fate,
             _ => return false,
         };
@@ -209,8 +211,7 @@ impl ResponseReader {
         true
     }
 
-    /// This many of the [`ResponseReader::passable`] bytes went to the client by another way. Padding
-    /// among them counts as content, and a status among them is not seen.
+    /// This many of the [`ResponseReader::passable`] bytes went to the client by another way.
     ///
     /// # Panics
     ///
@@ -219,10 +220,13 @@ impl ResponseReader {
         assert!(bytes <= self.passable(), "the caller asked how many");
         let of_header = self.ahead.min(bytes);
         self.ahead -= of_header;
-        self.records.skip(bytes - of_header);
+        let content = self.records.skip(bytes - of_header);
         self.read += bytes as u64;
         if matches!(self.fate, Fate::Stdout) {
-            self.stdout_bytes += (bytes - of_header) as u64;
+            self.stdout_bytes += content as u64;
+        }
+        if self.records.is_between_records() {
+            self.fate = Fate::Between;
         }
     }
 

@@ -43,6 +43,11 @@ impl StatusReader {
         }
     }
 
+    /// Whether more of STDOUT could change it.
+    pub(super) const fn is_open(&self) -> bool {
+        !matches!(self.state, State::Known(_))
+    }
+
     /// Takes the next piece of STDOUT.
     pub(super) fn read(&mut self, piece: &[u8]) {
         if matches!(self.state, State::Known(_)) {

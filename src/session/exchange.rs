@@ -799,8 +799,11 @@ impl<D: Driver> Exchange<D> {
                         return Step::End(ending);
                     }
                 }
-                // It stays where it is until this one is over.
-                Ok(Some(RequestEvent::Next)) => return Step::Continue,
+                // It stays where it is until this one is over, which may have no body: an authorizer's.
+                Ok(Some(RequestEvent::Next)) => {
+                    self.send_on(cx);
+                    return Step::Continue;
+                }
                 Ok(Some(RequestEvent::Head)) => unreachable!("the head is complete"),
             }
         }
@@ -981,6 +984,8 @@ impl<D: Driver> Exchange<D> {
         let pumped = bulk::pump(held, cx.driver, self.client, server, records, counters);
         pumped.count(first, counters);
         serving.sent += pumped.taken as u64;
+        // Nobody has what went by.
+        serving.repeatable &= pumped.taken == 0;
         match pumped.then {
             Then::Receive => return self.read_body(cx),
             Then::SourceReadable if self.reading == Reading::Idle => {

@@ -308,7 +308,10 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
     let body_len = match dice.below(8) {
         0 if method == b"POST" => dice.between(3_000, 120_000),
         0..5 if method == b"POST" => dice.between(0, 3_000),
-        0 => dice.between(1, 2_000),
+        0 => {
+            let most = dice.pick(&[2_000, 2_000, 120_000]);
+            dice.between(1, most)
+        }
         _ => 0,
     };
     let body = body(name, body_len);
@@ -322,7 +325,7 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
         params.push((b"CONTENT_LENGTH".to_vec(), len));
     }
     if dice.one_in(3) {
-        let len = dice.pick(&[0, 10, 127, 128, 300, 20_000]);
+        let len = dice.pick(&[0, 10, 127, 128, 300, 16_200, 20_000]);
         params.push((b"HTTP_COOKIE".to_vec(), vec![b'c'; len]));
     }
     let mut sent = params.clone();
@@ -345,7 +348,9 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
     let start = writer.out.len();
     writer.params(&sent);
     let head_end = writer.out.len();
-    writer.stream(STDIN, &body, 8_000);
+    // Large ones are spliced.
+    let record_max = writer.dice.pick(&[8_000, 8_000, 65_535]);
+    writer.stream(STDIN, &body, record_max);
     writer.end(STDIN);
     match course {
         Course::Aborted => writer.abort(),
