@@ -183,6 +183,18 @@ fn a_manager_may_listen_on_an_abstract_name() {
     notified.wait_for("READY=1");
 }
 
+/// It would wait for a sign, and nobody would know why it gets none.
+#[test]
+fn a_manager_that_cannot_be_told_is_named_in_the_log() {
+    let (manager, backend) = (Manager::new(), Backend::echo());
+    let daemon = manager
+        .activation(Engine::Epoll, &backend, &[])
+        .env("NOTIFY_SOCKET", "vsock:2:1")
+        .start();
+    daemon.wait_for_log("told nothing: NOTIFY_SOCKET is \"vsock:2:1\"");
+    exchange_and_end(&connect(&manager.path).unwrap(), Pattern::new(1), KB);
+}
+
 #[test]
 fn endpoints_that_are_not_known_yet_or_left_out_are_told() {
     let mut manager = Manager::new();

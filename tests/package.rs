@@ -202,6 +202,7 @@ fn the_package_is_installed_serves_and_is_purged_without_a_trace() {
     );
 
     serve(&system);
+    leave_traces(&system);
 
     system.run(&["dpkg", "-r", "spliceway"]);
     let kept = system.seen(Path::new("/etc/spliceway/spliceway.toml"));
@@ -284,6 +285,25 @@ fn serve(system: &System) {
     daemon.signal(libc::SIGTERM);
     assert_eq!(daemon.wait().code(), Some(0));
     eventually("the socket is gone", || !socket.exists());
+}
+
+/// What is there when the service and an instance are enabled and have run.
+fn leave_traces(system: &System) {
+    let units = ["spliceway.service", "spliceway@php.socket"];
+    system.run(&[&["systemctl", "enable"], &units[..]].concat());
+    for link in [
+        "multi-user.target.wants/spliceway.service",
+        "sockets.target.wants/spliceway@php.socket",
+    ] {
+        let link = system.seen(&Path::new("/etc/systemd/system").join(link));
+        assert!(link.is_symlink(), "{}", link.display());
+    }
+    for directory in ["/var/log/spliceway", "/var/log/private/spliceway@php"] {
+        system.run(&["mkdir", "-p", directory]);
+        system.run(&["touch", &format!("{directory}/access.log")]);
+    }
+    let instance = ["private/spliceway@php", "/var/log/spliceway@php"];
+    system.run(&[&["ln", "-s"], &instance[..]].concat());
 }
 
 #[test]

@@ -12,16 +12,17 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::containers::{Container, Project, read_yaml_documents};
+use common::containers::{Container, Project, end_under_profile, read_yaml_documents};
 use common::http::Response;
 use common::process::Process;
-use common::programs::start_dnsmasq_at;
+use common::programs::{program, start_dnsmasq_at};
 use common::proxy::fresh_dir;
 use common::sys::{ChildSetup, as_user};
 use common::wait::SetOnDrop;
@@ -404,6 +405,36 @@ fn the_socket_is_the_only_way_from_nginx_to_php_fpm() {
         matches!(&ended, Ok(0)) || ended.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset)
     );
     site.php[0].process.wait_for_log("Connection disallowed");
+}
+
+/// The kernel's cipher interface, the host of a virtual machine and the like are nobody's here.
+#[test]
+fn the_profile_allows_the_sockets_that_are_needed_and_no_others() {
+    // Its exit code is 0 whatever the kernel makes of it, as long as the filter lets it ask.
+    let end = |family: libc::c_int, protocol: libc::c_int| {
+        let mut perl = Command::new(program(&["/usr/bin/perl"]));
+        perl.args(["-e", "socket(my $socket, shift, shift, shift)"]);
+        perl.args([family, libc::SOCK_DGRAM, protocol].map(|number| number.to_string()));
+        end_under_profile(perl, SHARED_ID)
+    };
+    for (family, protocol) in [
+        (libc::AF_UNIX, 0),
+        (libc::AF_INET, 0),
+        (libc::AF_INET6, 0),
+        (libc::AF_NETLINK, libc::NETLINK_ROUTE),
+    ] {
+        let allowed = end(family, protocol);
+        assert!(allowed.success(), "{family}: {allowed}");
+    }
+    for (family, protocol) in [
+        (libc::AF_ALG, 0),
+        (libc::AF_VSOCK, 0),
+        (libc::AF_PACKET, 0),
+        (libc::AF_NETLINK, libc::NETLINK_NETFILTER),
+    ] {
+        let denied = end(family, protocol);
+        assert_eq!(denied.signal(), Some(libc::SIGSYS), "{family}: {denied}");
+    }
 }
 
 /// What Docker does unless it is given a profile.

@@ -5,6 +5,7 @@
 //! groups follow when everything is bound ([`settle`]); that empties the capabilities of every thread which
 //! acted as root. At the end each thread is looked at, and one last attempt to be root has to fail.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 
@@ -226,6 +227,8 @@ impl Identity {
     /// The first line of a thread's status (proc_pid_status(5)) that is not as it should be.
     fn find_rights(&self, status: &str) -> Option<String> {
         let (user, group) = (self.user.to_string(), self.group.to_string());
+        let groups = self.groups.iter().chain([&self.group]);
+        let groups: BTreeSet<_> = groups.map(u32::to_string).collect();
         let is_kept = |line: &&str| {
             let Some((key, value)) = line.split_once(':') else {
                 return false;
@@ -234,12 +237,13 @@ impl Identity {
             match key {
                 "Uid" => words.any(|word| word != user),
                 "Gid" => words.any(|word| word != group),
+                "Groups" => words.any(|word| !groups.contains(word)),
                 "CapInh" | "CapPrm" | "CapEff" | "CapAmb" => words.any(|w| w != NO_CAPABILITIES),
                 _ => false,
             }
         };
         let name = status.lines().find_map(|line| line.strip_prefix("Name:"));
-        let line = status.lines().find(is_kept)?.replace('\t', " ");
+        let line = status.lines().find(is_kept)?.trim_end().replace('\t', " ");
         Some(format!(
             "thread {} still has {line}",
             name.unwrap_or_default().trim()
@@ -300,7 +304,14 @@ mod tests {
     fn a_thread_that_keeps_something_is_found_with_what_it_keeps() {
         let (uid, gid) = ("33\t33\t33\t33", "34\t34\t34\t34");
         let find = |status: String| identity().find_rights(&status);
-        assert_eq!(find(status(uid, gid, NO_CAPABILITIES)), None);
+        let nothing = status(uid, gid, NO_CAPABILITIES);
+        assert_eq!(find(nothing.clone()), None);
+        let with_groups = |groups| find(nothing.replace("Groups:\t ", groups));
+        assert_eq!(with_groups("Groups:\t34 "), None);
+        assert_eq!(
+            with_groups("Groups:\t34 0 ").as_deref(),
+            Some("thread log still has Groups: 34 0")
+        );
         for (status, problem) in [
             (
                 status("33\t33\t0\t33", gid, NO_CAPABILITIES),

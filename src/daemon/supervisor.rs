@@ -40,6 +40,8 @@ const WATCHDOG_MIN: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub(super) struct Supervisor {
     line: Option<Arc<Line>>,
+    /// Where it listens, if nothing can be sent there. There is no log yet when that is found out.
+    out_of_reach: Option<String>,
     watchdog: Option<Duration>,
 }
 
@@ -57,16 +59,28 @@ impl Supervisor {
         let variable = |name| take_variable(name).map(|value| value.to_string_lossy().into_owned());
         let address = take_variable("NOTIFY_SOCKET");
         let (every, pid) = (variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
-        // Nobody can be told in another way that nobody can be told: there is no log so far.
-        let line = address.and_then(|address| Line::to(address.as_bytes()).ok());
+        let line = address
+            .as_deref()
+            .map(|address| Line::to(address.as_bytes()));
+        let (line, out_of_reach) = match line.transpose() {
+            Ok(line) => (line, None),
+            Err(_) => (None, address.map(|a| a.to_string_lossy().into_owned())),
+        };
         Self {
             watchdog: watchdog(every.as_deref(), pid.as_deref(), process::id()),
             line: line.map(Arc::new),
+            out_of_reach,
         }
     }
 
     /// The workers run. From now on the manager hears how they are.
     pub(super) fn ready(&self, runtime: &Runtime, observed: &Arc<Observed>) {
+        if let Some(address) = &self.out_of_reach {
+            tracing::warn!(
+                "the service manager is told nothing: NOTIFY_SOCKET is {address:?}, which is neither a \
+                 path nor an abstract name (use Type=exec)"
+            );
+        }
         let Some(line) = &self.line else { return };
         let status = status(observed);
         line.tell(&format!("READY=1\nSTATUS={status}"));

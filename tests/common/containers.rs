@@ -393,6 +393,27 @@ fn network_of(definition: &Value) -> (String, Option<String>) {
     }
 }
 
+/// How a program of this machine ends under the profile of spliceway's container. What the profile does
+/// not allow is its end by SIGSYS.
+pub(crate) fn end_under_profile(mut command: Command, user: u32) -> ExitStatus {
+    let text = fs::read_to_string(Path::new(DEPLOY).join("seccomp.json"));
+    let profile = serde_json::from_str(&text.expect("the file is there"));
+    let filters = filters(&profile.expect("a profile is JSON"));
+    let setup = ChildSetup {
+        death_signal: libc::SIGKILL,
+        confinement: Some(Confinement::new(
+            Path::new("/"),
+            Vec::new(),
+            (user, user),
+            filters,
+        )),
+        ..ChildSetup::default()
+    };
+    setup.prepare(&mut command);
+    // Its standard error is given to the user, so it has to be a pipe of its own.
+    command.output().expect("it starts").status
+}
+
 /// A profile as Docker reads it, for the kernel. What it does not allow kills the process, so that a call
 /// that is missing from it cannot go unnoticed.
 fn filters(profile: &Value) -> Vec<BpfProgram> {
@@ -425,13 +446,15 @@ fn filters(profile: &Value) -> Vec<BpfProgram> {
 }
 
 fn condition(argument: &Value) -> Value {
-    assert_eq!(argument["op"], "SCMP_CMP_MASKED_EQ", "the only one in use");
-    json!({
-        "index": argument["index"],
-        "type": "qword",
-        "op": { "masked_eq": argument["value"] },
-        "val": argument["valueTwo"],
-    })
+    let (op, value) = match argument["op"].as_str() {
+        Some("SCMP_CMP_EQ") => (json!("eq"), &argument["value"]),
+        Some("SCMP_CMP_MASKED_EQ") => (
+            json!({ "masked_eq": argument["value"] }),
+            &argument["valueTwo"],
+        ),
+        op => panic!("unknown comparison {op:?}"),
+    };
+    json!({ "index": argument["index"], "type": "qword", "op": op, "val": value })
 }
 
 fn compile(otherwise: Value, action: Value, calls: &[Value]) -> BpfProgram {
