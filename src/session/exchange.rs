@@ -32,6 +32,7 @@ use crate::sys::Errno;
 
 use super::bulk::{self, Then};
 use super::connect::{Connecting, Entry, Found};
+use super::flow::SPLICE_BUDGET_BYTES;
 use super::pool::{Open, Reuse};
 use super::tally::{Tally, Telling};
 use super::{ConnectFailure, Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
@@ -50,9 +51,6 @@ const FAREWELL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The most of a body that is kept for sending it again: a request without one has 8 bytes.
 const REPEATABLE_BYTES_MAX: usize = 4096;
-
-/// How many buffers of a large answer are taken at once before others have their turn: 256 KiB.
-const RECEIVES_IN_A_ROW_MAX: u8 = 16;
 
 /// The most of answers to a client's own questions that wait for a place between two records: a dozen.
 /// Nobody asks so often during one request.
@@ -158,8 +156,8 @@ struct Serving<D: Driver> {
     unwritten: usize,
     /// A receive is in flight, or a wait for more of a record that is spliced.
     receiving: bool,
-    /// Buffers that were taken without waiting for them.
-    received_in_a_row: u8,
+    /// Bytes of the answer that were taken since it was last waited for.
+    taken_in_a_row: usize,
     /// Bytes of the client's that the server has no room for.
     upload: Option<D::Pipe>,
     /// Bytes of the server's that the client has no room for.
@@ -171,6 +169,9 @@ struct Serving<D: Driver> {
     /// The body is shorter than announced. A server that counts waits for the rest; the end of the
     /// stream behind it tells that none comes.
     is_short: bool,
+    /// When the request was given to it, the endpoint was known to keep connections, as it may not be any
+    /// more if its address has left the set meanwhile.
+    was_proven: bool,
     /// Whether what was sent so far is kept to be sent again.
     repeatable: bool,
 }
@@ -735,7 +736,8 @@ impl<D: Driver> Exchange<D> {
             close_upstream(open, Close::Graceful, cx.driver, cx.retired);
             return self.failed(Ending::ConnectFailed(ConnectFailure::NoDescriptor), cx);
         };
-        let is_worth_it = cx.pool.reuse(open.lease.address()) != Reuse::Doubtful;
+        let trust = cx.pool.reuse(open.lease.address());
+        let is_worth_it = trust != Reuse::Doubtful;
         let keep = cx.pool.keeps(&open) && (is_worth_it || self.is_repeatable_method());
         let head = self.reader.head();
         outbox.write(|out| head.write(keep, &self.without, out));
@@ -756,13 +758,14 @@ impl<D: Driver> Exchange<D> {
             sent: 0,
             unwritten: 0,
             receiving: true,
-            received_in_a_row: 0,
+            taken_in_a_row: 0,
             upload: None,
             download: None,
             response: ResponseReader::new(id),
             answer: Answer::Running,
             tainted: false,
             is_short: self.body_ended && self.reader.body_missing() > 0,
+            was_proven: trust == Reuse::Works,
             repeatable: true,
         });
         if body_is_over {
@@ -1012,14 +1015,18 @@ impl<D: Driver> Exchange<D> {
         if serving.receiving || matches!(serving.answer, Answer::Ended(_)) {
             return Step::Continue;
         }
-        serving.received_in_a_row = (serving.received_in_a_row + 1) % RECEIVES_IN_A_ROW_MAX;
-        if serving.received_in_a_row > 0 {
+        // Others have their turn as they do beside a raw flow.
+        if serving.taken_in_a_row < SPLICE_BUDGET_BYTES {
             match cx.driver.receive_now(serving.open.sock) {
-                Ok(Some(buf)) => return self.answer_came(buf, cx),
+                Ok(Some(buf)) => {
+                    serving.taken_in_a_row += buf.len();
+                    return self.answer_came(buf, cx);
+                }
                 Ok(None) => {}
                 Err(errno) => return self.server_lost(Lost::Failed(errno), cx),
             }
         }
+        serving.taken_in_a_row = 0;
         self.receive_answer(cx.driver);
         Step::Continue
     }
@@ -1123,11 +1130,13 @@ impl<D: Driver> Exchange<D> {
         let pumped = bulk::pump(held, cx.driver, server, self.client, records, counters);
         pumped.count(first, counters);
         self.tally.answer_came(&serving.response, cx.now);
+        serving.taken_in_a_row += pumped.taken;
         match pumped.then {
             Then::Receive => return self.receive_more(cx),
             Then::SourceReadable => {
                 cx.driver.submit(server, Op::Readable);
                 serving.receiving = true;
+                serving.taken_in_a_row = 0;
             }
             Then::SinkWritable => {
                 cx.driver.submit(self.client, Op::Writable);
@@ -1207,7 +1216,8 @@ impl<D: Driver> Exchange<D> {
         let was_reused = serving.open.is_reused();
         let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
             // A server that closes after the fence, or may be one that does.
-            let is_expected = cx.pool.reuse(serving.open.lease.address()) != Reuse::Works;
+            let works_now = cx.pool.reuse(serving.open.lease.address()) == Reuse::Works;
+            let is_expected = !serving.was_proven && !works_now;
             (is_expected && is_harmless) || serving.was_never_read(lost, cx.driver)
         };
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
