@@ -13,13 +13,14 @@ use super::{
 /// A client and what serves it.
 #[allow(
     clippy::large_enum_variant,
-    reason = "a worker has sessions of one kind mostly, and a box would be an allocation for each"
+    reason = "a box for each tunnel would be an allocation for each client"
 )]
 pub enum Session<D: Driver> {
     /// Bytes are relayed as they come.
     Tunnel(Tunnel<D>),
-    /// Requests are.
-    Exchange(Exchange<D>),
+    /// Requests are. Boxed, because it is much the larger one, whose size thousands of idle tunnels would
+    /// take as well.
+    Exchange(Box<Exchange<D>>),
 }
 
 impl<D: Driver> Session<D> {
@@ -38,7 +39,7 @@ impl<D: Driver> Session<D> {
             }
             Protocol::Fastcgi(_) => {
                 let (exchange, step) = Exchange::start(client, cx);
-                (Self::Exchange(exchange), step, Some(spare))
+                (Self::Exchange(Box::new(exchange)), step, Some(spare))
             }
         }
     }
