@@ -4,6 +4,7 @@
 //! this program does: at the limit, further clients are accepted and closed.
 
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -20,6 +21,9 @@ const PROGRAM: &str = "systemd-socket-proxyd";
 
 /// The name of the command.
 const COMMAND: &str = "socket-proxyd";
+
+/// Where the names of ports are.
+const SERVICES: &str = "/etc/services";
 
 /// The port of a target that has none.
 const PORT_DEFAULT: u16 = 80;
@@ -133,10 +137,28 @@ fn target(text: &str) -> Result<BackendAddress, AddressError> {
         None => text.contains(':'),
     };
     // With the scheme, because a host may be called like one.
-    match has_port {
-        true => format!("tcp:{text}").parse(),
-        false => format!("tcp:{text}:{PORT_DEFAULT}").parse(),
+    match text.rsplit_once(':') {
+        Some((host, name)) if has_port && name.starts_with(|c: char| c.is_ascii_alphabetic()) => {
+            let services = fs::read_to_string(SERVICES).unwrap_or_default();
+            let port = port_of(name, &services);
+            let port = port.map_or_else(|| name.to_owned(), |port| port.to_string());
+            format!("tcp:{host}:{port}").parse()
+        }
+        _ if has_port => format!("tcp:{text}").parse(),
+        _ => format!("tcp:{text}:{PORT_DEFAULT}").parse(),
     }
+}
+
+/// The port that a service has over TCP, by its name or an alias (services(5)).
+fn port_of(name: &str, services: &str) -> Option<u16> {
+    services.lines().find_map(|line| {
+        let line = line.split('#').next().unwrap_or(line);
+        let mut words = line.split_ascii_whitespace();
+        let (service, place) = (words.next()?, words.next()?);
+        let port = place.strip_suffix("/tcp")?.parse().ok()?;
+        let is_it = service == name || words.any(|alias| alias == name);
+        is_it.then_some(port)
+    })
 }
 
 /// The units of systemd.time(7), in microseconds.
@@ -292,9 +314,35 @@ mod tests {
             assert_eq!(target(text).unwrap().to_string(), expected, "{text}");
         }
         for text in [
-            "", ":80", "::1", "[::1", "[::1]80", "a:", "a:0", "a:http", "a b", "/run/",
+            "",
+            ":80",
+            "::1",
+            "[::1",
+            "[::1]80",
+            "a:",
+            "a:0",
+            "a:no-such-service",
+            "a b",
+            "/run/",
         ] {
             assert!(target(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn ports_have_names() {
+        let services = "# a comment\n\
+                        domain 53/udp\n\
+                        http\t\t80/tcp\t\twww\t# WorldWideWeb HTTP\n\
+                        https\t443/udp\n\
+                        https\t443/tcp\n\
+                        broken\n\
+                        large 99999/tcp\n";
+        for (name, port) in [("http", 80), ("www", 80), ("https", 443)] {
+            assert_eq!(port_of(name, services), Some(port), "{name}");
+        }
+        for name in ["domain", "WorldWideWeb", "broken", "large", "#", "tcp", ""] {
+            assert_eq!(port_of(name, services), None, "{name}");
         }
     }
 
