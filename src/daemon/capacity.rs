@@ -5,7 +5,7 @@
 //! clients wait in the backlog than to run out in the middle.
 
 use crate::checks::PROBES_MAX;
-use crate::config::Config;
+use crate::config::{AtLimit, Config};
 use crate::driver::Limits;
 use crate::observe::server;
 use crate::resolver::lookups_max;
@@ -75,13 +75,16 @@ impl Capacity {
         let counts = (workers as u64, listeners as u64);
         let capacity = Self::divide(config, counts, descriptors_max)?;
         if capacity.connections_max < config.connections_max {
+            let consequence = match config.at_limit {
+                AtLimit::Wait => "more clients wait in the backlog",
+                AtLimit::Refuse => "more clients are closed",
+            };
             tracing::warn!(
                 connections_max = capacity.connections_max,
                 asked = config.connections_max,
                 descriptors_max,
-                "the limit of open descriptors allows fewer connections than asked for; more \
-                 clients wait in the backlog (raise the limit, LimitNOFILE= under systemd, or \
-                 lower --connections-max)"
+                "the limit of open descriptors allows fewer connections than asked for; {consequence} \
+                 (raise the limit, LimitNOFILE= under systemd, or lower --connections-max)"
             );
         }
         Ok(capacity)
@@ -158,7 +161,7 @@ mod tests {
             pin: false,
             engine: crate::config::Engine::Auto,
             connections_max,
-            at_limit: crate::config::AtLimit::Wait,
+            at_limit: AtLimit::Wait,
             drain_timeout: None,
             exit_idle_time: None,
             control: None,
