@@ -939,6 +939,9 @@ impl World {
         self.disturbed |= count == 0 || self.scenario.removed_are_cut;
         let endpoints = self.scenario.endpoints[..count].to_vec();
         self.note(|| format!("addresses: {endpoints:?}"));
+        if let Some(ledger) = &mut self.ledger {
+            ledger.forget_from(count);
+        }
         if self
             .scenario
             .published

@@ -179,6 +179,14 @@ impl Ledger {
         ends >= DOUBTFUL_AFTER && !is_proven
     }
 
+    /// From this one on, endpoints have left the addresses. Should they come back, the proxy knows nothing
+    /// of them.
+    pub(super) fn forget_from(&mut self, count: usize) {
+        for endpoint in self.endpoints.iter_mut().skip(count) {
+            endpoint.is_proven = false;
+        }
+    }
+
     /// A server has read something of a request.
     fn read_by(&mut self, name: Name, me: usize, endpoint: usize) {
         // Until a kept connection has served a request, a server may be one that closes them.
