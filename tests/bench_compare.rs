@@ -116,6 +116,41 @@ fn the_fastcgi_mode_has_cells_and_targets_of_its_own() {
 }
 
 #[test]
+fn routes_are_measured_with_and_without_their_neighbour_and_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = compare(dir.path(), &["--only=routes"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let engines = data["routes"]["engines"].as_array().unwrap();
+    let names: Vec<&Value> = engines.iter().map(|engine| &engine["path"]).collect();
+    assert_eq!(names, ["spliceway", "spliceway-epoll"]);
+    for engine in engines {
+        for situation in ["alone", "beside", "apart", "unwatched", "watched"] {
+            let rounds = engine[situation].as_array().unwrap();
+            assert!(!rounds.is_empty(), "{situation}");
+            for round in rounds {
+                let requests = round["Ok"]["requests"].as_u64();
+                assert!(requests.unwrap_or(0) > 0, "{situation}: {round}");
+            }
+        }
+        // Clients that wait for places of 20 ms.
+        let longest_ms = engine["longest_ms"][0].as_f64().unwrap();
+        assert!(longest_ms > 100.0, "{longest_ms}");
+    }
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    for part in [
+        "## Several routes, and metrics",
+        "| in the same daemon ",
+        "| metrics asked for ten times a second ",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+}
+
+#[test]
 fn a_report_can_be_made_again_from_the_raw_data() {
     let dir = tempfile::tempdir().unwrap();
     assert!(compare(dir.path(), &[]).status.success());

@@ -66,7 +66,11 @@ impl Fleet {
     /// Starts the responder. Programs are started when they are first asked for.
     pub(super) fn start(responder_threads: usize) -> anyhow::Result<Self> {
         let responder = Server::start(
-            |dir| Ok(respond(dir, responder_threads)?),
+            |dir| {
+                let mut command = respond(RESPONDER_PORT, responder_threads)?;
+                command.arg(format!("--listen=unix:{}", responder_socket(dir).display()));
+                Ok(command)
+            },
             |dir| {
                 TcpStream::connect(RESPONDER).is_ok()
                     && UnixStream::connect(responder_socket(dir)).is_ok()
@@ -135,6 +139,11 @@ impl Fleet {
                 program.target().map(Target::Unix)
             }
         }
+    }
+
+    /// Where the files of the program on a path are, if it runs.
+    pub(super) fn dir(&self, key: &str) -> Option<&Path> {
+        Some(self.server(key)?.dir())
     }
 
     /// Of the program on a path; direct ones have none.
@@ -245,7 +254,8 @@ impl Program {
     }
 }
 
-fn listener(dir: &Path, number: usize) -> PathBuf {
+/// The sockets of a program, from 0 on; targets are the last ones.
+pub(super) fn listener(dir: &Path, number: usize) -> PathBuf {
     dir.join(format!("{number}.sock"))
 }
 
@@ -254,13 +264,12 @@ fn responder_socket(dir: &Path) -> PathBuf {
 }
 
 /// This program as the responder.
-fn respond(dir: &Path, threads: usize) -> std::io::Result<Command> {
+pub(super) fn respond(port: u16, threads: usize) -> std::io::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .arg("respond")
         // Every loopback address: endpoints of their own.
-        .arg(format!("--listen=tcp:0.0.0.0:{RESPONDER_PORT}"))
-        .arg(format!("--listen=unix:{}", responder_socket(dir).display()))
+        .arg(format!("--listen=tcp:0.0.0.0:{port}"))
         .arg(format!("--threads={threads}"));
     Ok(command)
 }

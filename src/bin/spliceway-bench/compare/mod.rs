@@ -21,6 +21,7 @@ mod progress;
 mod report;
 mod results;
 mod rounds;
+mod routes;
 #[cfg(test)]
 mod sample_results;
 mod schedule;
@@ -41,7 +42,7 @@ use spliceway::sys::process::raise_descriptors_max;
 
 use self::fleet::{DIRECT_UNIX, Fleet, Shape};
 use self::matrix::Cell;
-use self::peers::{Peer, Threads};
+use self::peers::{Engine, Peer, Spliceway, Threads};
 use self::progress::Progress;
 use self::report::Companions;
 use self::results::{CellResult, DIRECT_TCP, Effort, Results};
@@ -80,7 +81,7 @@ pub(crate) struct CompareArgs {
         value_delimiter = ',',
         help = "Measure only what contains one of these, separated by commas: cells such as \
                 new-4k-16, kept-256k-1, new-16m-4 or upload; sections matrix, fastcgi (or one of its \
-                cells, such as fastcgi-kept-4k-16), defaults, idle, sweep, growth, php."
+                cells, such as fastcgi-kept-4k-16), defaults, idle, sweep, growth, routes, php."
     )]
     only: Vec<String>,
 
@@ -332,6 +333,7 @@ impl Run<'_> {
                 Section::Idle => self.idle(),
                 Section::Sweep => self.sweep(),
                 Section::Growth => self.growth(),
+                Section::Routes => self.routes(),
                 Section::Php => self.php(),
                 Section::Defaults => self.defaults(),
             }
@@ -430,6 +432,19 @@ impl Run<'_> {
             &self.progress,
         );
         self.results.growth = Some(growth);
+    }
+
+    /// Of the engines that `--peers` has.
+    fn routes(&mut self) {
+        let effort = self.schedule.effort(Section::Routes);
+        let engines = [Engine::IoUring, Engine::Epoll]
+            .into_iter()
+            .filter(|&engine| self.paths.contains(&Spliceway::raw(engine).key()));
+        let engines: Vec<Engine> = engines.collect();
+        match routes::run(&mut self.fleet, &engines, effort, &self.progress) {
+            Ok(routes) => self.results.routes = Some(routes),
+            Err(error) => self.leave_out(Section::Routes, "all", &error),
+        }
     }
 
     fn php(&mut self) {

@@ -27,6 +27,9 @@ pub(super) struct Results {
     pub(super) idle: Vec<Idle>,
     pub(super) sweep: Option<Sweep>,
     pub(super) growth: Option<Growth>,
+    /// Older files of raw data have none.
+    #[serde(default)]
+    pub(super) routes: Option<Routes>,
     pub(super) php: Option<Php>,
     /// Sections and cells that were left out, in words.
     pub(super) not_measured: Vec<String>,
@@ -356,6 +359,43 @@ pub(super) struct Variant {
     pub(super) carry: Carry,
     pub(super) concurrency: usize,
     pub(super) rounds: Vec<Outcome>,
+}
+
+/// What routes of one daemon do to each other, and what it costs to be asked for metrics.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Routes {
+    /// Requests per second to the quiet route.
+    pub(super) rate: f64,
+    /// Of the limited route.
+    pub(super) clients: usize,
+    pub(super) places: usize,
+    /// How long each of its requests takes.
+    pub(super) service_ms: f64,
+    pub(super) engines: Vec<RoutesOf>,
+}
+
+impl Routes {
+    /// From a client's arrival to its answer, if no place is ever free while somebody waits.
+    pub(super) fn ideal_ms(&self) -> f64 {
+        self.service_ms * self.clients as f64 / self.places as f64
+    }
+}
+
+/// One engine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct RoutesOf {
+    pub(super) path: String,
+    /// The quiet route, while the limited one of the same daemon has no clients.
+    pub(super) alone: Vec<Outcome>,
+    /// While that is saturated.
+    pub(super) beside: Vec<Outcome>,
+    /// While one of another daemon is.
+    pub(super) apart: Vec<Outcome>,
+    /// The longest that a client of the limited route took, beside the quiet one.
+    pub(super) longest_ms: Vec<Option<f64>>,
+    /// A load on a single route, while nobody asks for metrics, and while somebody does.
+    pub(super) unwatched: Vec<Outcome>,
+    pub(super) watched: Vec<Outcome>,
 }
 
 /// nginx, a path, PHP-FPM.

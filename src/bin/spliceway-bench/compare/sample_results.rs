@@ -3,8 +3,8 @@
 use super::matrix::{Carry, Cell, Key};
 use super::results::{
     CellResult, DIRECT_TCP, Effort, Fastcgi, Growth, GrowthSeries, Idle, Latency, Machine, Network,
-    Outcome, PathInfo, PathResult, Php, PhpPath, PhpSample, Results, Sample, SecondClient, Sweep,
-    SweepPath, SweepPoint, Variant,
+    Outcome, PathInfo, PathResult, Php, PhpPath, PhpSample, Results, Routes, RoutesOf, Sample,
+    SecondClient, Sweep, SweepPath, SweepPoint, Variant,
 };
 
 /// Path, name, requests per second; slower paths use more CPU.
@@ -174,6 +174,25 @@ fn growth() -> Growth {
     }
 }
 
+/// A quiet route that a neighbour makes three quarters slower, and metrics that cost nothing.
+fn routes() -> Routes {
+    Routes {
+        rate: 2_000.0,
+        clients: 200,
+        places: 8,
+        service_ms: 20.0,
+        engines: vec![RoutesOf {
+            path: "spliceway".to_owned(),
+            alone: rounds(14_000.0),
+            beside: rounds(8_000.0),
+            apart: rounds(8_000.0),
+            longest_ms: vec![Some(600.0), None],
+            unwatched: rounds(15_000.0),
+            watched: rounds(15_000.0),
+        }],
+    }
+}
+
 /// All sections, in small.
 pub(super) fn results() -> Results {
     Results {
@@ -212,6 +231,7 @@ pub(super) fn results() -> Results {
         }],
         sweep: Some(sweep()),
         growth: Some(growth()),
+        routes: Some(routes()),
         php: Some(php()),
         not_measured: Vec::new(),
     }

@@ -3,6 +3,7 @@
 //! To add one: a file beside this one with its [`Peer`], and a line in [`all`].
 
 mod haproxy;
+mod neighbours;
 mod nginx;
 mod relay;
 mod socat;
@@ -15,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub(super) use self::haproxy::Haproxy;
+pub(super) use self::neighbours::{Neighbours, PLACES};
 pub(super) use self::nginx::program as nginx_program;
-pub(super) use self::spliceway::{Engine, Fastcgi, Guard, Spliceway};
+pub(super) use self::spliceway::{CONTROL_SOCKET, Engine, Fastcgi, Guard, Spliceway};
 
 /// What every program is told to hold at most: above the 4,096 clients of the growth section, and low
 /// enough that HAProxy, with two pipes for every fourth connection, needs under 16,384 descriptors.

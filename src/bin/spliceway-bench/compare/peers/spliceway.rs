@@ -13,7 +13,7 @@ pub(in super::super) enum Engine {
 }
 
 impl Engine {
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
@@ -49,7 +49,12 @@ pub(in super::super) enum Guard {
 pub(in super::super) struct Spliceway {
     engine: Engine,
     protocol: Protocol,
+    /// Whether it has a control socket.
+    controlled: bool,
 }
+
+/// What its control socket is called.
+pub(in super::super) const CONTROL_SOCKET: &str = "control.sock";
 
 impl Spliceway {
     /// Bytes are relayed.
@@ -57,6 +62,7 @@ impl Spliceway {
         Self {
             engine,
             protocol: Protocol::Raw,
+            controlled: false,
         }
     }
 
@@ -65,6 +71,15 @@ impl Spliceway {
         Self {
             engine,
             protocol: Protocol::Fastcgi(fastcgi),
+            controlled: false,
+        }
+    }
+
+    /// With a control socket, which answers for its figures.
+    pub(in super::super) fn controlled(self) -> Self {
+        Self {
+            controlled: true,
+            ..self
         }
     }
 }
@@ -135,6 +150,10 @@ impl Peer for Spliceway {
             command.args((fastcgi.guard == Guard::Off).then_some("--guard=off"));
             let endpoint_max = fastcgi.endpoint_max;
             command.args(endpoint_max.map(|max| format!("--per-endpoint-max={max}")));
+        }
+        if self.controlled {
+            let control = job.dir.join(CONTROL_SOCKET);
+            command.arg(format!("--control={}", control.display()));
         }
         command.arg(format!("--connections-max={CONNECTIONS_MAX}"));
         match job.threads {

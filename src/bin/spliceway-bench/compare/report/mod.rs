@@ -49,6 +49,7 @@ pub(super) fn summary(results: &Results) -> String {
         titled("Latency under load", &sections::sweep(results)),
         titled("Idle connections", &sections::idle(results)),
         titled("Growth", &sections::growth(results)),
+        titled("Several routes, and metrics", &sections::routes(results)),
         titled("nginx and PHP-FPM, end to end", &sections::php(results)),
     ]
     .concat()
@@ -78,6 +79,7 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
             &joined(&plot(plots::Plot::Sweep), &sections::sweep(results)),
         ),
         titled("Idle connections", &sections::idle(results)),
+        titled("Several routes, and metrics", &sections::routes(results)),
         titled("nginx and PHP-FPM, end to end", &sections::php(results)),
         titled(
             "Growth",
@@ -220,6 +222,7 @@ mod tests {
             "A second client of the same pool",
             "## Latency under load",
             "## Idle connections",
+            "## Several routes, and metrics",
             "## nginx and PHP-FPM, end to end",
             "## Growth",
             "By hand.",

@@ -1,8 +1,8 @@
 //! The tables besides the matrix.
 
 use super::super::results::{
-    Growth, GrowthSeries, Outcome, Php, PhpPath, PhpSample, Results, Sample, SecondClient, failure,
-    spread,
+    Growth, GrowthSeries, Outcome, Php, PhpPath, PhpSample, Results, Routes, RoutesOf, Sample,
+    SecondClient, failure, figures, spread,
 };
 use super::super::statistics::Spread;
 use super::super::table::{Table, maybe, number, paragraph, whole};
@@ -179,6 +179,146 @@ pub(in super::super) fn cpu_points(series: &GrowthSeries) -> Vec<(f64, f64)> {
     series.points.iter().filter_map(point).collect()
 }
 
+/// What routes do to each other, and what it costs to be asked for metrics.
+pub(super) fn routes(results: &Results) -> String {
+    let Some(routes) = &results.routes else {
+        return String::new();
+    };
+    let (clients, places, service_ms) = (routes.clients, routes.places, routes.service_ms);
+    let words = format!(
+        "A route without limits gets {} requests per second, 4 KB, new connections, in a daemon with a \
+         worker per core. The daemon's other route has `--per-endpoint-max {places}`, a backend that \
+         takes {service_ms} ms, and no clients, or {clients} at one time, most of whom are in the queue. \
+         *In another daemon*: what those clients take from the machine anyway.",
+        number(routes.rate),
+    );
+    [
+        paragraph(&words),
+        neighbours(results, routes),
+        "\n".to_owned(),
+        paragraph(&longest_waits(results, routes)),
+        paragraph(
+            "A single route with one worker, 16 clients with new connections, 4 KB, while nobody asks for \
+             the metrics and while somebody does, ten times a second:",
+        ),
+        watching(results, routes),
+    ]
+    .concat()
+}
+
+/// The quiet route's latency in each situation.
+fn neighbours(results: &Results, routes: &Routes) -> String {
+    let titles = [
+        "path",
+        "clients of the other route",
+        "p50 µs",
+        "p90",
+        "p99",
+        "p99 ÷ without",
+    ];
+    let mut table = Table::new(titles).words(2);
+    for engine in &routes.engines {
+        let situations = [
+            ("none", &engine.alone),
+            ("in the same daemon", &engine.beside),
+            ("in another daemon", &engine.apart),
+        ];
+        for (situation, rounds) in situations {
+            let median = |figure: fn(&Sample) -> Option<f64>| {
+                maybe(spread(rounds, figure).map(|spread| spread.median))
+            };
+            let first = match failure(rounds) {
+                Some(why) => format!("failed: {why}"),
+                None => median(|sample| Some(sample.latency_us.p50)),
+            };
+            table.row(vec![
+                results.name(&engine.path),
+                situation.to_owned(),
+                first,
+                median(|sample| Some(sample.latency_us.p90)),
+                median(p99),
+                ranged(outcome_ratio(rounds, &engine.alone, p99)),
+            ]);
+        }
+    }
+    table.render()
+}
+
+fn longest_waits(results: &Results, routes: &Routes) -> String {
+    let longest = |engine: &RoutesOf| {
+        let spread = Spread::of(engine.longest_ms.iter().copied().flatten())?;
+        let (name, median, max) = (results.name(&engine.path), spread.median, spread.max);
+        Some(format!(
+            "{} ({} at most) with {name}",
+            number(median),
+            number(max)
+        ))
+    };
+    let each: Vec<String> = routes.engines.iter().filter_map(longest).collect();
+    if each.is_empty() {
+        return String::new();
+    }
+    format!(
+        "From a client's arrival at the limited route to the end of its answer it would be {} ms if no \
+         place were ever free while somebody waits. The slowest client of a round took, in ms: {}.",
+        number(routes.ideal_ms()),
+        each.join(", "),
+    )
+}
+
+fn watching(results: &Results, routes: &Routes) -> String {
+    let titles = [
+        "path",
+        "req/s without",
+        "req/s with",
+        "÷ without",
+        "CPU µs/req without",
+        "with",
+    ];
+    let mut table = Table::new(titles);
+    for engine in &routes.engines {
+        let median = |rounds: &[Outcome], figure: fn(&Sample) -> Option<f64>| {
+            if let Some(why) = failure(rounds) {
+                return format!("failed: {why}");
+            }
+            maybe(spread(rounds, figure).map(|spread| spread.median))
+        };
+        table.row(vec![
+            results.name(&engine.path),
+            median(&engine.unwatched, Sample::rate),
+            median(&engine.watched, Sample::rate),
+            ranged(outcome_ratio(
+                &engine.watched,
+                &engine.unwatched,
+                Sample::rate,
+            )),
+            median(&engine.unwatched, Sample::cpu_us_per_request),
+            median(&engine.watched, Sample::cpu_us_per_request),
+        ]);
+    }
+    table.render()
+}
+
+fn ranged(spread: Option<Spread>) -> String {
+    let text = |Spread { median, min, max }| {
+        format!("{} ({}–{})", number(median), number(min), number(max))
+    };
+    spread.map(text).unwrap_or_default()
+}
+
+pub(super) fn p99(sample: &Sample) -> Option<f64> {
+    Some(sample.latency_us.p99)
+}
+
+/// Round by round.
+pub(super) fn outcome_ratio(
+    of: &[Outcome],
+    to: &[Outcome],
+    figure: fn(&Sample) -> Option<f64>,
+) -> Option<Spread> {
+    super::super::statistics::ratio(&figures(of, figure), &figures(to, figure))
+}
+
 pub(super) fn php(results: &Results) -> String {
     let Some(php) = &results.php else {
         return String::new();
@@ -268,12 +408,9 @@ fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {
         .flatten()
         .map(|sample| sample.errors)
         .sum();
-    let rate = range.map(|Spread { median, min, max }| {
-        format!("{} ({}–{})", number(median), number(min), number(max))
-    });
     vec![
         path.name.clone(),
-        rate.unwrap_or_default(),
+        ranged(range),
         super::super::table::ratio(against.map(|ratio| ratio.median)),
         median(|sample| Some(sample.p50_us)),
         median(|sample| Some(sample.p90_us)),
