@@ -27,6 +27,7 @@ for_each_engine!(
     the_weights_of_a_service_are_honoured,
     a_dead_ipv6_does_not_hold_up_who_has_ipv4,
     a_dead_ipv4_does_not_hold_up_who_has_ipv6,
+    what_the_log_says_of_endpoints_and_names_names_the_route,
 );
 
 /// How the log begins to say that an endpoint is not used for now.
@@ -291,4 +292,50 @@ fn one_dead_family(engine: Engine, dead: IpAddr, living: IpAddr) {
     let mut client = proxy.connect();
     send(&client, b"?");
     assert_eq!(client.read(&mut [0]).unwrap(), 1);
+}
+
+/// Without it, nobody could tell whose endpoint or name it is.
+fn what_the_log_says_of_endpoints_and_names_names_the_route(engine: Engine) {
+    let (down, silent) = (Refusing::new(), Refusing::new());
+    let up = Backend::scripted(answer);
+    let builder = Proxy::builder().engine(engine);
+    let dir = builder.dir().to_owned();
+    let route = |name: &str, backends: &str, more: &str| {
+        let socket = dir.join(format!("{name}.sock"));
+        format!(
+            "[route.{name}]\nlisten = \"unix:{}\"\nbackend = {backends}\n{more}\n",
+            socket.display()
+        )
+    };
+    let both = format!("[\"{down}\", \"{up}\"]\nbalance = \"first\"");
+    let config = [
+        route("passive", &both, "eject-after = 1"),
+        route(
+            "active",
+            &both,
+            "check = \"tcp\"\ncheck-interval = \"100ms\"",
+        ),
+        route(
+            "named",
+            "\"unknown.test:1\"",
+            &format!("nameserver = \"{silent}\""),
+        ),
+    ];
+    let proxy = builder.config(&config.concat()).start();
+    let client = common::proxy::connect(&dir.join("passive.sock")).unwrap();
+    send(&client, b"?");
+    assert_eq!(receive_to_eof(&client), b"!");
+    for (said, route) in [
+        (LEFT_OUT, "passive"),
+        ("is left out until it passes its checks", "active"),
+        ("look up unknown.test: ", "named"),
+    ] {
+        let of_route = format!("route={route}");
+        proxy
+            .process()
+            .log()
+            .wait_for(&format!("'{said}' with {of_route}"), |line| {
+                line.contains(said) && line.contains(&of_route)
+            });
+    }
 }

@@ -614,7 +614,9 @@ fn a_post_is_not_sent_again_to_a_backend_that_has_lost_its_trust_meanwhile(engin
         getter.ask(&Request::get("/once"));
         let _ = backend.wait_for_end(round);
     }
-    proxy.process().wait_for_log("keeps no connections");
+    proxy
+        .process()
+        .wait_for_log("use a connection again there route=default");
     assert_eq!(backend.ledger().accepted, 7);
     backend.release(1);
     let ended = poster.read();

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::{ArcSwap, Guard};
 
 use super::{Health, Refresher};
-use crate::config::Ejection;
+use crate::config::{Ejection, RouteName};
 use crate::sys::net::UnixName;
 
 /// The most endpoints of one set.
@@ -165,6 +165,8 @@ fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
 /// How endpoints fare ([`Health`]) is written by whoever meets a failure. An ejection is decided
 /// under a lock, so that two threads cannot eject the last two endpoints at one time.
 pub struct Published {
+    /// Whose they are, for the log.
+    route: RouteName,
     current: ArcSwap<AddressSet>,
     /// That of `current`; written after it.
     version: Version,
@@ -193,6 +195,7 @@ impl Published {
     #[must_use]
     pub fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
+            route: RouteName::default(),
             current: ArcSwap::from_pointee(AddressSet::empty()),
             version: Version(AtomicU64::new(0)),
             confirmed: AtomicU64::new(0),
@@ -203,6 +206,19 @@ impl Published {
             known: Mutex::default(),
             on_change: Box::new(on_change),
         }
+    }
+
+    /// Says of this route what there is to say, and not of the default one.
+    #[must_use]
+    pub fn of_route(mut self, route: RouteName) -> Self {
+        self.route = route;
+        self
+    }
+
+    /// Whose they are.
+    #[must_use]
+    pub fn route(&self) -> &RouteName {
+        &self.route
     }
 
     /// Leaves endpoints out by these rules instead of [`Ejection::default`].
@@ -271,6 +287,7 @@ impl Published {
         }
         if dropped > 0 {
             tracing::warn!(
+                route = %self.route,
                 dropped,
                 "publish addresses: more than {ADDRESSES_MAX} in one set; the rest is not used \
                  (give the backends names with fewer addresses)"
@@ -347,6 +364,7 @@ impl Published {
         self.ejections.fetch_add(1, Ordering::Relaxed);
         drop(one_at_a_time);
         tracing::warn!(
+            route = %self.route,
             failures,
             ejections = ejected.ejections,
             "endpoint {} is left out for {:?}: {failures} failures in a row",
@@ -393,7 +411,8 @@ impl Published {
     /// This endpoint was tried although it is left out, and has answered: it is used again at once.
     pub fn restored(&self, health: &Health, now: Instant) {
         if health.restore(now) {
-            tracing::info!("endpoint {} is back before its time", health.address());
+            let address = health.address();
+            tracing::info!(route = %self.route, "endpoint {address} is back before its time");
         }
     }
 }

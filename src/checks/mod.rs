@@ -114,20 +114,22 @@ async fn judge_next(
 
 fn judge(checked: &mut Checked, outcome: Outcome, published: &Published) {
     let Checked { health, verdict } = checked;
-    let address = health.address();
+    let (route, address) = (published.route(), health.address());
     match outcome {
-        Outcome::Unknown(error) => tracing::debug!("check endpoint {address}: not made: {error}"),
+        Outcome::Unknown(error) => {
+            tracing::debug!(%route, "check endpoint {address}: not made: {error}");
+        }
         Outcome::Up | Outcome::Busy => {
             if let Outcome::Busy = outcome {
-                tracing::debug!("check endpoint {address}: busy: no answer in time");
+                tracing::debug!(%route, "check endpoint {address}: busy: no answer in time");
             }
             if verdict.note(true) {
                 published.bring_up(health);
-                tracing::info!("endpoint {address} passes its checks again");
+                tracing::info!(%route, "endpoint {address} passes its checks again");
             }
         }
         Outcome::Down(problem) => {
-            tracing::debug!("check endpoint {address}: {problem}");
+            tracing::debug!(%route, "check endpoint {address}: {problem}");
             let turned = verdict.note(false);
             if verdict.is_up() {
                 return;
@@ -137,10 +139,12 @@ fn judge(checked: &mut Checked, outcome: Outcome, published: &Published) {
             let is_out = published.take_down(health, Instant::now());
             if is_out && !was_out {
                 tracing::warn!(
+                    %route,
                     "endpoint {address} is left out until it passes its checks: {problem}"
                 );
             } else if turned && !is_out {
                 tracing::warn!(
+                    %route,
                     "endpoint {address} fails its checks and is used all the same, because there \
                      is no other: {problem}"
                 );

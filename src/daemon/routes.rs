@@ -108,9 +108,12 @@ fn route(
         told.iter()
             .for_each(|mailbox| mailbox.post(Notice::Addresses))
     };
+    let published = Published::new(tell_all)
+        .of_route(config.name.clone())
+        .ejecting(config.ejection);
     Route {
         name: config.name.clone(),
-        published: Arc::new(Published::new(tell_all).ejecting(config.ejection)),
+        published: Arc::new(published),
         protocol: protocol(config),
         upstreams: upstreams::of(&config.upstreams, listeners),
         balance: config.balance,

@@ -352,7 +352,8 @@ impl Task {
         if stamps == self.stamps {
             return;
         }
-        tracing::info!("resolver configuration changed, looking all names up again");
+        let route = self.published.route();
+        tracing::info!(%route, "resolver configuration changed, looking all names up again");
         self.stamps = stamps;
         if let Sources::Dns(_) = *self.sources {
             self.sources = Arc::new(Sources::new(&self.options));
@@ -404,7 +405,8 @@ impl Task {
         match answer.failure() {
             None => counters.answers.add(1),
             Some(failure) => {
-                tracing::debug!("look up {question}: {failure}");
+                let route = self.published.route();
+                tracing::debug!(%route, "look up {question}: {failure}");
                 match failure {
                     Failure::Nothing => counters.denials.add(1),
                     Failure::NoAnswer(_) => counters.failures.add(1),
@@ -434,8 +436,10 @@ impl Task {
     }
 
     fn log(&self, name: &str, event: Event) {
+        let route = self.published.route();
         match event {
             Event::Changed { old, new, age } => tracing::info!(
+                %route,
                 old = %Listed(&old),
                 new = %Listed(&new),
                 version = self.published.load().version(),
@@ -445,6 +449,7 @@ impl Task {
                 Age(age)
             ),
             Event::Retargeted { old, new, age } => tracing::info!(
+                %route,
                 old = %Listed(&old),
                 new = %Listed(&new),
                 "look up {name}: {} targets, before {} (last good answer: {})",
@@ -453,12 +458,13 @@ impl Task {
                 Age(age)
             ),
             Event::Failing { failure, kept, age } => tracing::warn!(
+                %route,
                 "look up {name}: {failure}; what was found before stays in use: {kept} (last good \
                  answer: {}; check the name and the name servers)",
                 Age(age)
             ),
             Event::Recovered { after } => {
-                tracing::info!("look up {name}: resolves again after {} s", after.as_secs());
+                tracing::info!(%route, "look up {name}: resolves again after {} s", after.as_secs());
             }
         }
     }

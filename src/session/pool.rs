@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::backend::{Address, AddressSet, Lease};
+use crate::config::RouteName;
 use crate::counters::RouteCounters;
 use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{Settled, Settling};
@@ -89,6 +90,8 @@ pub(super) enum Reuse {
 
 /// One worker's kept connections of one route.
 pub struct Pool {
+    /// Whose they are, for the log.
+    route: RouteName,
     options: PoolOptions,
     kept: Slab<Kept>,
     /// Of each endpoint, those that rest, the one that was used last at the end.
@@ -128,6 +131,7 @@ impl Pool {
     #[must_use]
     pub fn new(options: PoolOptions) -> Self {
         Self {
+            route: RouteName::default(),
             options,
             kept: Slab::new(),
             resting: HashMap::new(),
@@ -135,6 +139,12 @@ impl Pool {
             look_at: None,
             counters: Arc::default(),
         }
+    }
+
+    /// Says of this route what there is to say, and not of the default one.
+    #[must_use]
+    pub fn of_route(self, route: RouteName) -> Self {
+        Self { route, ..self }
     }
 
     /// Counts in these cells, of which this worker is the writer.
@@ -229,6 +239,7 @@ impl Pool {
             Reuse::Unproven(before) if before + 1 < UNFIT_AFTER => Reuse::Unproven(before + 1),
             Reuse::Unproven(_) => {
                 tracing::warn!(
+                    route = %self.route,
                     "endpoint {address}: keeps no connections, or does not answer \
                      FCGI_GET_VALUES; only GET and HEAD use a connection again there"
                 );

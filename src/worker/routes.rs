@@ -121,9 +121,9 @@ impl Served {
         };
         let pool = match &route.protocol {
             Protocol::Raw => Pool::empty(),
-            Protocol::Fastcgi(options) => {
-                Pool::new(options.pool).counting(Arc::clone(&counters.route))
-            }
+            Protocol::Fastcgi(options) => Pool::new(options.pool)
+                .of_route(route.name.clone())
+                .counting(Arc::clone(&counters.route)),
         };
         Self {
             route,
