@@ -117,6 +117,19 @@ fn both_services_have_the_same_sandbox() {
     assert_eq!(one, sandbox("spliceway@.service"));
 }
 
+/// Instances are: their socket stays, and gives up if what it starts fails too often.
+#[test]
+fn the_daemon_is_not_started_again_with_a_configuration_that_is_wrong() {
+    let dir = fresh_dir();
+    let file = dir.path().join("spliceway.toml");
+    fs::write(&file, "[route.a]\nlistn = \"unix:/a\"\n").unwrap();
+    let mut start = Command::new(BINARY);
+    let output = start.args(["run", "--config"]).arg(&file).output().unwrap();
+    let code = output.status.code().unwrap().to_string();
+    let unit = Unit::load(source(), "spliceway.service");
+    assert_eq!(unit.last("RestartPreventExitStatus"), code);
+}
+
 #[test]
 fn the_example_lets_nginx_in_and_nobody_else() {
     let socket = Unit::load(source(), "spliceway@fastcgi.socket");
