@@ -260,9 +260,9 @@ impl Backends {
 impl Backends {
     fn limit(self, dice: &mut Dice) -> Option<Limit> {
         let is_limited = match self {
-            Self::Tcp | Self::Inherited | Self::Mixed | Self::BothFamilies => false,
+            Self::Tcp | Self::Inherited => false,
             Self::Limited => true,
-            Self::Users => dice.one_in(2),
+            Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
         };
         is_limited.then(|| Limit {
