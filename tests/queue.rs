@@ -40,6 +40,8 @@ for_each_engine!(
     shards_divide_the_permits,
     two_routes_do_not_disturb_each_other,
     a_queue_that_never_ends_leaves_others_their_turn,
+    who_had_a_place_and_failed_waits_also_where_nobody_may,
+    without_an_address_it_is_not_the_queue_that_is_blamed,
 );
 
 /// One backend or more, on one of two workers.
@@ -531,4 +533,47 @@ fn come_again_and_again(path: &Path, clients: usize, is_over: &AtomicBool) {
         let _ = first.read(&mut [0]);
         clients.push_back(say(path, b'b'));
     }
+}
+
+/// With a queue for nobody, a client that finds all places taken is sent away. One that has a place, at an
+/// endpoint that refuses it for a while, is none of those: it has the time for connecting, as without a
+/// limit.
+fn who_had_a_place_and_failed_waits_also_where_nobody_may(engine: Engine) {
+    let down = Refusing::new();
+    let proxy = limited(engine, "1")
+        .backend(&down)
+        .args(["--queue-max", "0", "--connect-timeout", "60s"])
+        .start();
+    let first = proxy.connect_listening();
+    proxy.process().assert_comes_to_rest();
+    assert_waiting(&first);
+    // Others do not wait behind it.
+    assert_over(&proxy.connect_listening());
+    let back = down.recover(|conversation| conversation.send(b"back"));
+    assert_eq!(receive_to_eof(&first), b"back");
+    assert_eq!(back.ledger().accepted, 1);
+
+    let down = Refusing::new();
+    let proxy = limited(engine, "1")
+        .backend(&down)
+        .args(["--queue-max", "0", "--connect-timeout", "200ms"])
+        .start();
+    assert_over(&proxy.connect_listening());
+    proxy.process().wait_for_log("Connection refused");
+    assert_eq!(proxy.process().log().count("the queue full"), 0);
+}
+
+fn without_an_address_it_is_not_the_queue_that_is_blamed(engine: Engine) {
+    let names = NameServer::start();
+    let proxy = limited(engine, "1")
+        .backend("gone.test.:1")
+        .args(["--nameserver", &names.address.to_string()])
+        .args(["--queue-max", "1"])
+        .start();
+    let waiting = proxy.connect_listening();
+    proxy.process().assert_comes_to_rest();
+    assert_over(&proxy.connect_listening());
+    assert_waiting(&waiting);
+    proxy.process().wait_for_log("no address is known");
+    assert_eq!(proxy.process().log().count("the queue full"), 0);
 }

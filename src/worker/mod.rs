@@ -472,7 +472,8 @@ impl<D: Driver> Worker<D> {
     fn refuse(&mut self, client: Sock, route: usize) {
         self.driver.close(client, Close::Reset);
         self.refused = true;
-        self.count_ending(route, Ending::QueueFull, Outcome::QueueFull);
+        let ending = Ending::of_refusal(&self.routes[route].balancer);
+        self.count_ending(route, ending, ending.outcome());
     }
 
     /// Lets a session act, and does what it says.
@@ -511,7 +512,7 @@ impl<D: Driver> Worker<D> {
                 *place = Place::new(queue.arrive(), active.session.request());
             }
             place.standing = match place.standing {
-                Standing::New if queue.is_full() => {
+                Standing::New if queue.is_full() && !active.session.has_failed() => {
                     return self.step(id, Session::refuse);
                 }
                 Standing::New | Standing::Called => {
