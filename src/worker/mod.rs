@@ -40,7 +40,7 @@ use crate::sys::clock::ThreadClock;
 use crate::sys::net::TcpOptions;
 
 pub use gate::Gate;
-pub use listeners::{Backlog, Listening};
+pub use listeners::{Backlog, Listening, Sharing};
 pub use mailbox::{Mailbox, Notice};
 pub use routes::{Limit, Route, Share};
 pub use who::{Allowed, Unmapped, Who};

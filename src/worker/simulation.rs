@@ -28,7 +28,7 @@ use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::{
     Allowed, Backlog, Gate, Limit, Listening, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share, Shared,
-    Unmapped, Who, Worker,
+    Sharing, Unmapped, Who, Worker,
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
@@ -298,6 +298,7 @@ impl Backends {
         let nothing = File::open("/dev/null").expect("every system has it");
         Listening {
             fd: nothing.into(),
+            sharing: Sharing::AnyWorker,
             backlog: match self {
                 Self::Inherited => Backlog::NextOwners,
                 Self::Tcp
