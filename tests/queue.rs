@@ -6,9 +6,12 @@
 
 mod common;
 
+use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -17,6 +20,7 @@ use common::client::{
     assert_over, assert_waiting, exchange_and_end, receive_exact, receive_to_eof, send,
 };
 use common::proxy::{Builder, connect};
+use common::sys;
 use common::{
     Backend, Conversation, Engine, KB, NameServer, Pattern, Proxy, eventually, for_each_engine,
 };
@@ -35,6 +39,9 @@ for_each_engine!(
     a_drain_serves_who_waits,
     shards_divide_the_permits,
     two_routes_do_not_disturb_each_other,
+    a_queue_that_never_ends_leaves_others_their_turn,
+    who_had_a_place_and_failed_waits_also_where_nobody_may,
+    without_an_address_it_is_not_the_queue_that_is_blamed,
 );
 
 /// One backend or more, on one of two workers.
@@ -367,21 +374,40 @@ fn a_drain_serves_who_waits(engine: Engine) {
     assert_eq!(backend.ledger().open_most, 1);
 }
 
-/// Two workers with a permit each: two clients of one worker may have to wait, but never are three
-/// connections open.
+/// Two workers, with two permits for each address and one. Clients that come one at a time come to both, so
+/// that every place is taken, and never more, also at an address that joins.
 fn shards_divide_the_permits(engine: Engine) {
-    let backend = Backend::hold();
-    let proxy = limited(engine, "2")
-        .backend(&backend)
-        .args(["--shards", "2"])
+    const CLIENTS_MAX: usize = 200;
+    let (first, second) = two_that_hold_on_one_port();
+    let names = NameServer::start();
+    names.a("app.test", &["127.0.0.1"]);
+    let proxy = limited(engine, "3")
+        .backend(format_args!("app.test.:{}", first.port()))
+        .args(["--nameserver", &names.address.to_string(), "--shards", "2"])
+        .args(["--queue-timeout", "off"])
+        .args(["--dns-max-ttl", "200ms", "--dns-min-ttl", "100ms"])
         .start();
-    let clients: Vec<_> = (0..30).map(|_| proxy.connect_listening()).collect();
-    backend.wait_until("the first", |ledger| ledger.open >= 1);
-    backend.release(30);
+    let mut clients = Vec::new();
+    let mut come_until_full = |backend: &Backend| {
+        eventually("every place is taken", || {
+            if clients.len() < CLIENTS_MAX {
+                clients.push(proxy.connect_listening());
+            }
+            backend.ledger().open == 3
+        });
+    };
+    come_until_full(&first);
+    names.a("app.test", &["127.0.0.1", "127.0.0.2"]);
+    come_until_full(&second);
+    clients.extend((0..20).map(|_| proxy.connect_listening()));
+    proxy.process().assert_comes_to_rest();
+    first.release(clients.len());
+    second.release(clients.len());
     for client in &clients {
         assert_eq!(receive_exact(client, 4), b"done");
     }
-    assert!(backend.ledger().open_most <= 2);
+    let most = [&first, &second].map(|backend| backend.ledger().open_most);
+    assert_eq!(most, [3, 3]);
 }
 
 /// One worker serves both. While every place of the one is taken, its queue is full and more clients come
@@ -425,4 +451,129 @@ fn two_routes_do_not_disturb_each_other(engine: Engine) {
         let ledger = held.ledger();
         assert_eq!((ledger.accepted, ledger.open_most), (3, 1));
     }
+}
+
+/// The clients of one route come again and again, so that its queue is never empty, and its backend is so
+/// quick that it always has places. In the order in which connections are made, those of another route on
+/// the same worker have theirs in between.
+fn a_queue_that_never_ends_leaves_others_their_turn(engine: Engine) {
+    const PLACES: usize = 200;
+    const CLIENTS: usize = 400;
+    const TURNS: usize = 20;
+    // Those that are connected when a place of the other route gets free, and as many until that is seen.
+    const BETWEEN_MAX: usize = 2 * PLACES;
+    sys::raise_own_nofile();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    sys::set_backlog(&listener, 4096).unwrap();
+    let builder = Proxy::builder().engine(engine);
+    let (busy, calm) = (builder.dir().join("busy.sock"), builder.socket().to_owned());
+    let address = listener.local_addr().unwrap();
+    let file = format!(
+        "workers = 1\n[defaults]\nbackend = \"{address}\"\nqueue-timeout = \"off\"\n\
+         [route.busy]\nlisten = \"unix:{}\"\nper-endpoint-max = {PLACES}\n\
+         [route.calm]\nlisten = \"unix:{}\"\nper-endpoint-max = 1\n",
+        busy.display(),
+        calm.display()
+    );
+    let _proxy = builder.config(&file).start();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let calm_clients: Vec<_> = (0..=TURNS).map(|_| say(&calm, b'c')).collect();
+        let (first, is_calm) = accept_one(&listener);
+        assert!(is_calm);
+        scope.spawn(|| come_again_and_again(&busy, CLIENTS, &is_over));
+        // All places are taken, and the others wait: from now on the queue is not empty any more.
+        let at_first: Vec<_> = (0..PLACES).map(|_| accept_one(&listener)).collect();
+        assert!(at_first.iter().all(|(_, is_calm)| !is_calm));
+        drop(at_first);
+        let mut held = first;
+        let mut most = 0;
+        for _ in 0..TURNS {
+            drop(held);
+            let mut between = 0;
+            held = loop {
+                let (connection, is_calm) = accept_one(&listener);
+                if is_calm {
+                    break connection;
+                }
+                between += 1;
+            };
+            most = most.max(between);
+        }
+        is_over.store(true, Ordering::Relaxed);
+        drop((held, calm_clients));
+        // Those that are still on their way find nobody.
+        drop(listener);
+        assert!(most <= BETWEEN_MAX, "{most} others were served in between");
+    });
+}
+
+/// A client that says one byte and waits for its end.
+fn say(path: &Path, byte: u8) -> UnixStream {
+    let client = connect(path).unwrap();
+    send(&client, &[byte]);
+    client.shutdown(Shutdown::Write).unwrap();
+    client
+}
+
+/// The next connection in the order in which they were made, and whether it is one of the calm route's.
+fn accept_one(listener: &TcpListener) -> (TcpStream, bool) {
+    let (mut connection, _) = listener.accept().unwrap();
+    let mut byte = [0];
+    connection.read_exact(&mut byte).unwrap();
+    (connection, byte == *b"c")
+}
+
+/// Keeps this many clients waiting or served. They are served in the order in which they come, so one
+/// thread can wait for them in this order.
+fn come_again_and_again(path: &Path, clients: usize, is_over: &AtomicBool) {
+    let mut clients: VecDeque<_> = (0..clients).map(|_| say(path, b'b')).collect();
+    while !is_over.load(Ordering::Relaxed) {
+        let mut first = clients.pop_front().unwrap();
+        let _ = first.read(&mut [0]);
+        clients.push_back(say(path, b'b'));
+    }
+}
+
+/// With a queue for nobody, a client that finds all places taken is sent away. One that has a place, at an
+/// endpoint that refuses it for a while, is none of those: it has the time for connecting, as without a
+/// limit.
+fn who_had_a_place_and_failed_waits_also_where_nobody_may(engine: Engine) {
+    let down = Refusing::new();
+    let proxy = limited(engine, "1")
+        .backend(&down)
+        .args(["--queue-max", "0", "--connect-timeout", "60s"])
+        .start();
+    let first = proxy.connect_listening();
+    proxy.process().assert_comes_to_rest();
+    assert_waiting(&first);
+    // Others do not wait behind it.
+    assert_over(&proxy.connect_listening());
+    let back = down.recover(|conversation| conversation.send(b"back"));
+    assert_eq!(receive_to_eof(&first), b"back");
+    assert_eq!(back.ledger().accepted, 1);
+
+    let down = Refusing::new();
+    let proxy = limited(engine, "1")
+        .backend(&down)
+        .args(["--queue-max", "0", "--connect-timeout", "200ms"])
+        .start();
+    assert_over(&proxy.connect_listening());
+    proxy.process().wait_for_log("Connection refused");
+    assert_eq!(proxy.process().log().count("the queue full"), 0);
+}
+
+fn without_an_address_it_is_not_the_queue_that_is_blamed(engine: Engine) {
+    let names = NameServer::start();
+    let proxy = limited(engine, "1")
+        .backend("gone.test.:1")
+        .args(["--nameserver", &names.address.to_string()])
+        .args(["--queue-max", "1"])
+        .start();
+    let waiting = proxy.connect_listening();
+    proxy.process().assert_comes_to_rest();
+    assert_over(&proxy.connect_listening());
+    assert_waiting(&waiting);
+    proxy.process().wait_for_log("no address is known");
+    assert_eq!(proxy.process().log().count("the queue full"), 0);
 }

@@ -16,7 +16,7 @@ use crate::fastcgi::{self, RequestLimits};
 use crate::observe::{Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
 use crate::sys::net;
-use crate::worker::{Limit, Listening, Mailbox, Notice, Route, Share, Who};
+use crate::worker::{Limit, Listening, Mailbox, Notice, Route, Share, Sharing, Who};
 
 use super::inherited::Passed;
 use super::listening::ListeningSocket;
@@ -241,10 +241,15 @@ impl Opened {
     }
 
     fn duplicate_listeners(&self) -> Result<Vec<Listening>, ShareError> {
+        let sharing = match self.limits.shards.get() {
+            1 => Sharing::AnyWorker,
+            _ => Sharing::InTurns,
+        };
         let duplicate = |listener: &ListeningSocket| match net::duplicate(listener.fd()) {
             Ok(fd) => Ok(Listening {
                 fd,
                 backlog: listener.backlog(),
+                sharing,
             }),
             Err(source) => Err(ShareError::Duplicate {
                 address: listener.place().to_string(),

@@ -5,7 +5,8 @@
 //! comes while no op waits is not lost, because the next op is tried first.
 //!
 //! Listeners are shared with other workers. They are registered, exclusively and level-triggered,
-//! only while an accept waits, so that a worker that cannot accept is never the one that is woken.
+//! only while an accept waits, so that a worker that cannot accept is never the one that is woken. The
+//! kernel wakes the first one that is registered: who takes clients in turns goes behind the others.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -76,6 +77,19 @@ struct Socket {
     /// Whether epoll watches it. Only once something has to be waited for: many an upstream's first
     /// wait is its last.
     registered: bool,
+    /// Of a listener: whose turn it is.
+    turn: Turn,
+}
+
+/// Whose turn it is to take a client from a listener that others have as well.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Whoever the kernel wakes.
+    Anybodys,
+    /// Ours, as soon as it comes to us.
+    Ours,
+    /// We have had one: the others' come first.
+    Others,
 }
 
 impl Socket {
@@ -90,6 +104,7 @@ impl Socket {
             spliced_dry: false,
             special: false,
             registered: false,
+            turn: Turn::Anybodys,
         }
     }
 
@@ -337,23 +352,32 @@ impl Epoll {
 
     // --- listeners ----------------------------------------------------------------------------
 
-    /// Before a wait: a listener without an accept must wake others, not this worker.
+    /// Before a wait: a listener without an accept must wake others, not this worker; and where workers
+    /// take turns, so must one that has just given a client. Registered anew, it is behind theirs.
     fn unregister_unused_listeners(&mut self) -> Result<(), Errno> {
         let mut kept = Vec::with_capacity(self.listeners.len());
+        let mut to_the_end = Vec::new();
         for sock in mem::take(&mut self.listeners) {
             if !self.sockets.is_open(sock) {
                 continue;
             }
             let socket = self.sockets.get(sock);
-            if matches!(socket.read, Read::Accept) {
+            let accepts = matches!(socket.read, Read::Accept);
+            if accepts && socket.turn != Turn::Others {
                 kept.push(sock);
-            } else {
-                self.epoll.remove(&socket.fd)?;
-                socket.registered = false;
+                continue;
+            }
+            self.epoll.remove(&socket.fd)?;
+            socket.registered = false;
+            if accepts {
+                socket.turn = Turn::Ours;
+                to_the_end.push(sock);
             }
         }
         self.listeners = kept;
-        Ok(())
+        to_the_end
+            .into_iter()
+            .try_for_each(|sock| self.register(sock))
     }
 
     // --- waiting ------------------------------------------------------------------------------
@@ -399,6 +423,10 @@ impl Driver for Epoll {
             false => SocketKind::TcpListener,
         };
         self.sockets.insert(Socket::new(listener, kind))
+    }
+
+    fn take_turns(&mut self, listener: Sock) {
+        self.sockets.get(listener).turn = Turn::Ours;
     }
 
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
@@ -496,6 +524,9 @@ impl Driver for Epoll {
             };
             return match net::accept(&socket.fd) {
                 Ok(fd) => {
+                    if socket.turn == Turn::Ours {
+                        socket.turn = Turn::Others;
+                    }
                     if kind == SocketKind::Tcp {
                         // It fails on a connection that is broken already, whose session will see it.
                         let _ = net::set_nodelay(fd.as_fd());

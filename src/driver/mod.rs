@@ -207,6 +207,9 @@ pub trait Driver: Sized {
     /// Takes over a listener's descriptor, which must be non-blocking: of AF_UNIX or of TCP, whose
     /// clients get TCP_NODELAY.
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock;
+    /// Workers that share this listener are to take clients from it in turns, also when all of them are
+    /// idle. Where accepts are answered in the order in which they were armed, they do anyway.
+    fn take_turns(&mut self, _listener: Sock) {}
     /// A new TCP socket for the family of `like`.
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno>;
     /// Gives a socket that [`Driver::open_tcp`] made with no options for the family of `like`, and

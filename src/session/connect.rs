@@ -193,6 +193,12 @@ impl Connecting {
         matches!(self.stage, Stage::Queued(_))
     }
 
+    /// Whether it waits in the queue for endpoints that have failed, and not for one that is full: its time
+    /// for connecting runs.
+    pub(super) fn has_failed(&self) -> bool {
+        self.is_queued() && self.by.is_some()
+    }
+
     /// Whether nothing is under way, and not only for a moment at the start: a client that leaves now
     /// takes what it sent with it.
     pub(super) fn is_stalled(&self, now: Instant) -> bool {

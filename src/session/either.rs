@@ -60,6 +60,14 @@ impl<D: Driver> Session<D> {
         }
     }
 
+    /// Whether it waits for endpoints that have failed, and not for one that is full.
+    pub fn has_failed(&self) -> bool {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.has_failed(),
+            Self::Exchange(exchange) => exchange.has_failed(),
+        }
+    }
+
     /// What it waits for, if it does: another number than the last time means another turn.
     pub fn request(&self) -> u64 {
         match self {
@@ -111,7 +119,7 @@ impl<D: Driver> Session<D> {
     /// It [`Session::is_queued`], and the queue is full.
     pub fn refuse(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self {
-            Self::Tunnel(_) => Step::End(Ending::QueueFull),
+            Self::Tunnel(_) => Step::End(Ending::of_refusal(cx.balancer)),
             Self::Exchange(exchange) => exchange.refuse(cx),
         }
     }

@@ -259,6 +259,11 @@ impl<D: Driver> Exchange<D> {
         matches!(&self.stage, Stage::Search(connecting) if connecting.is_queued())
     }
 
+    /// Whether its request waits for endpoints that have failed, and not for one that is full.
+    pub fn has_failed(&self) -> bool {
+        matches!(&self.stage, Stage::Search(connecting) if connecting.has_failed())
+    }
+
     /// The number of the request that it has, or had last.
     pub fn request(&self) -> u64 {
         self.requests
@@ -327,8 +332,13 @@ impl<D: Driver> Exchange<D> {
 
     /// There is no place for the request, and no room to wait for one.
     pub fn refuse(&mut self, cx: &mut Context<'_, D>) -> Step {
-        self.give_up_search(cx);
-        self.farewell(Synthesised::Unavailable, Ending::QueueFull, cx)
+        match Ending::of_refusal(cx.balancer) {
+            Ending::QueueFull => {
+                self.give_up_search(cx);
+                self.farewell(Synthesised::Unavailable, Ending::QueueFull, cx)
+            }
+            ending => self.failed(ending, cx),
+        }
     }
 
     /// What is told of it at its end.

@@ -381,6 +381,16 @@ pub enum ConnectFailure {
 }
 
 impl Ending {
+    /// Of who finds no place, and no room to wait for one.
+    #[must_use]
+    pub fn of_refusal(balancer: &Balancer) -> Self {
+        if balancer.is_empty() {
+            Self::ConnectFailed(ConnectFailure::NoAddress)
+        } else {
+            Self::QueueFull
+        }
+    }
+
     /// As what it is counted.
     pub fn outcome(self) -> Outcome {
         match self {

@@ -154,6 +154,11 @@ impl<D: Driver> Tunnel<D> {
         matches!(&self.upstream, Upstream::Connecting(connecting) if connecting.is_queued())
     }
 
+    /// Whether it waits for endpoints that have failed, and not for one that is full.
+    pub fn has_failed(&self) -> bool {
+        matches!(&self.upstream, Upstream::Connecting(connecting) if connecting.has_failed())
+    }
+
     // --- events -------------------------------------------------------------------------------
 
     /// Some endpoint has a place, and it is the turn of this session, which [`Tunnel::is_queued`].

@@ -16,6 +16,17 @@ pub struct Listening {
     pub fd: OwnedFd,
     /// Who serves those that wait when the daemon ends.
     pub backlog: Backlog,
+    /// Which worker takes the next client.
+    pub sharing: Sharing,
+}
+
+/// Which of the workers that share a listener takes the next client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sharing {
+    /// Whichever the kernel wakes: each can serve it as well as any other.
+    AnyWorker,
+    /// Each in its turn: a worker has only a part of the route's places.
+    InTurns,
 }
 
 /// Who serves those in a listener's backlog when the daemon ends.
@@ -72,8 +83,16 @@ impl Listeners {
         driver: &mut D,
         owners: &mut Owners,
     ) {
-        for (number, Listening { fd, backlog }) in listening.into_iter().enumerate() {
+        for (number, listening) in listening.into_iter().enumerate() {
+            let Listening {
+                fd,
+                backlog,
+                sharing,
+            } = listening;
             let sock = driver.adopt_listener(fd);
+            if sharing == Sharing::InTurns {
+                driver.take_turns(sock);
+            }
             owners.assign(sock, Owner::Listener(self.0.len()));
             self.0.push(Listener {
                 sock,

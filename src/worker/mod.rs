@@ -40,7 +40,7 @@ use crate::sys::clock::ThreadClock;
 use crate::sys::net::TcpOptions;
 
 pub use gate::Gate;
-pub use listeners::{Backlog, Listening};
+pub use listeners::{Backlog, Listening, Sharing};
 pub use mailbox::{Mailbox, Notice};
 pub use routes::{Limit, Route, Share};
 pub use who::{Allowed, Unmapped, Who};
@@ -126,6 +126,8 @@ pub struct Worker<D: Driver> {
     refused: bool,
     /// When the queues are looked at though no place was given back. `None`: nobody waits.
     queues_looked_at: Option<Instant>,
+    /// The route whose queue is looked at first.
+    first_queue: usize,
     /// No accept is armed before this time.
     accepting_again_at: Option<Instant>,
     /// The last time it asked, there was no permit.
@@ -161,6 +163,15 @@ struct Parked {
 
 /// A client was sent away, and is counted.
 struct Refused;
+
+/// What a queue is left with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// Nobody, or nobody who could use a place now.
+    IsServed,
+    /// The turn has given enough, and there are places for more.
+    HasPlaces,
+}
 
 /// An accept failed, and the worker has drawn the consequences.
 struct AcceptFailed;
@@ -213,6 +224,7 @@ impl<D: Driver> Worker<D> {
             changes: Changes::default(),
             refused: false,
             queues_looked_at: None,
+            first_queue: 0,
             accepting_again_at: None,
             at_limit: false,
             removed: 0,
@@ -460,7 +472,8 @@ impl<D: Driver> Worker<D> {
     fn refuse(&mut self, client: Sock, route: usize) {
         self.driver.close(client, Close::Reset);
         self.refused = true;
-        self.count_ending(route, Ending::QueueFull, Outcome::QueueFull);
+        let ending = Ending::of_refusal(&self.routes[route].balancer);
+        self.count_ending(route, ending, ending.outcome());
     }
 
     /// Lets a session act, and does what it says.
@@ -499,7 +512,7 @@ impl<D: Driver> Worker<D> {
                 *place = Place::new(queue.arrive(), active.session.request());
             }
             place.standing = match place.standing {
-                Standing::New if queue.is_full() => {
+                Standing::New if queue.is_full() && !active.session.has_failed() => {
                     return self.step(id, Session::refuse);
                 }
                 Standing::New | Standing::Called => {
@@ -604,7 +617,9 @@ impl<D: Driver> Worker<D> {
 
     // --- queues -------------------------------------------------------------------------------
 
-    /// Gives free places to those who wait, by arrival.
+    /// Gives free places to those who wait, by arrival. Where one route takes all that a turn gives, the
+    /// next turn begins with the route behind it: a queue with places that is never empty would leave the
+    /// others nothing.
     fn serve_queues(&mut self, something_changed: bool) {
         let Some(look_at) = self.queues_looked_at else {
             return;
@@ -613,28 +628,14 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.queues_looked_at = None;
-        let mut given = 0;
-        for route in 0..self.routes.len() {
-            if self.routes[route].has_queue() {
-                let (pool, mut cx) = self.pool_parts(route);
-                pool.make_room(&mut cx);
-            }
-            let (mut last, mut useless) = (None, 0);
-            while useless < USELESS_OFFERS_MAX
-                && let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now)
-            {
-                if given == PLACES_PER_TURN {
-                    // The next turn goes on, and does not wait.
-                    self.queues_looked_at = Some(self.now);
-                    return;
-                }
-                last = Some(arrival);
-                self.step(id, Session::place_free);
-                if self.is_waiting(id) {
-                    useless += 1;
-                } else {
-                    given += 1;
-                }
+        let mut left = PLACES_PER_TURN;
+        let routes = self.routes.len();
+        for route in (self.first_queue..routes).chain(0..self.first_queue) {
+            if self.serve_queue(route, &mut left) == Line::HasPlaces {
+                // The next turn goes on, and does not wait.
+                self.queues_looked_at = Some(self.now);
+                self.first_queue = (route + 1) % routes;
+                return;
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
@@ -643,6 +644,30 @@ impl<D: Driver> Worker<D> {
         self.queues_looked_at = room_at
             .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.now, latest)))
             .min();
+    }
+
+    /// Gives those who wait for one route at most as many places as are left in this turn.
+    fn serve_queue(&mut self, route: usize, left: &mut u32) -> Line {
+        if self.routes[route].has_queue() {
+            let (pool, mut cx) = self.pool_parts(route);
+            pool.make_room(&mut cx);
+        }
+        let (mut last, mut useless) = (None, 0);
+        while useless < USELESS_OFFERS_MAX
+            && let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now)
+        {
+            if *left == 0 {
+                return Line::HasPlaces;
+            }
+            last = Some(arrival);
+            self.step(id, Session::place_free);
+            if self.is_waiting(id) {
+                useless += 1;
+            } else {
+                *left -= 1;
+            }
+        }
+        Line::IsServed
     }
 
     /// Closes kept connections whose time is up; in a drain, all of them once nobody is left.

@@ -28,7 +28,7 @@ use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::{
     Allowed, Backlog, Gate, Limit, Listening, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share, Shared,
-    Unmapped, Who, Worker,
+    Sharing, Unmapped, Who, Worker,
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
@@ -260,9 +260,9 @@ impl Backends {
 impl Backends {
     fn limit(self, dice: &mut Dice) -> Option<Limit> {
         let is_limited = match self {
-            Self::Tcp | Self::Inherited | Self::Mixed | Self::BothFamilies => false,
+            Self::Tcp | Self::Inherited => false,
             Self::Limited => true,
-            Self::Users => dice.one_in(2),
+            Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
         };
         is_limited.then(|| Limit {
@@ -298,6 +298,7 @@ impl Backends {
         let nothing = File::open("/dev/null").expect("every system has it");
         Listening {
             fd: nothing.into(),
+            sharing: Sharing::AnyWorker,
             backlog: match self {
                 Self::Inherited => Backlog::NextOwners,
                 Self::Tcp
