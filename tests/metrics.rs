@@ -34,6 +34,7 @@ for_each_engine!(
     each_worker_turns_and_says_so,
     pauses_in_accepting_are_counted_by_their_reason,
     an_endpoint_that_left_is_shown_until_its_last_session_is_over,
+    counts_of_an_endpoint_do_not_fall_when_it_leaves_and_comes_back,
     routes_are_counted_apart_and_workers_of_one_route_together,
 );
 
@@ -387,6 +388,57 @@ fn an_endpoint_that_left_is_shown_until_its_last_session_is_over(engine: Engine)
     scrape_once(&proxy, "nothing is said of it", |scrape| {
         !scrape.0.contains(&gone)
     });
+}
+
+/// A count that falls looks to Prometheus like a restart, after which it adds all of it once more.
+fn counts_of_an_endpoint_do_not_fall_when_it_leaves_and_comes_back(engine: Engine) {
+    const CLIENTS: u64 = 20;
+    let fleet = Backend::fleet(2);
+    let names = NameServer::start();
+    names.a("php.test", &[&fleet[0].ip()]);
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--workers", "2"])
+        .args(["--nameserver", &names.address.to_string()])
+        .args(["--dns-max-ttl", "100ms", "--dns-min-ttl", "100ms"])
+        .backend(format!("php.test:{}", fleet[0].port()))
+        .observed()
+        .start();
+    let connects = format!(
+        "spliceway_endpoint_connects_total{{route=\"default\",endpoint=\"{}\"}}",
+        fleet[0]
+    );
+    let is = |state: &'static str| {
+        let endpoint = format!("endpoint=\"{}\"", fleet[0]);
+        let state = format!("state=\"{state}\"");
+        move |scrape: &Scrape| scrape.sum("spliceway_endpoint_state", &[&endpoint, &state]) == 1.0
+    };
+    // At one time, so that both workers serve some.
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    for client in &clients {
+        exchange(client, Pattern::new(1), KB);
+    }
+    assert_eq!(proxy.scrape().value(&connects), CLIENTS as f64);
+    // Then one of them has no session there any more, and forgets the endpoint when it leaves.
+    clients.truncate(1);
+    scrape_once(&proxy, "one is left", |scrape| {
+        of_route(scrape, "sessions_active") == 1.0
+    });
+    for _ in 0..2 {
+        names.a("php.test", &[&fleet[1].ip()]);
+        let scrape = scrape_once(&proxy, "it has left", is("removed"));
+        assert_eq!(scrape.value(&connects), CLIENTS as f64);
+        // Whoever is served meanwhile has the workers take the new addresses over.
+        for seed in 0..CLIENTS {
+            exchange_and_end(&proxy.connect(), Pattern::new(seed), KB);
+        }
+        assert_eq!(proxy.scrape().value(&connects), CLIENTS as f64);
+        names.a("php.test", &[&fleet[0].ip()]);
+        let scrape = scrape_once(&proxy, "it is back", is("ok"));
+        assert_eq!(scrape.value(&connects), CLIENTS as f64);
+    }
+    exchange(&proxy.connect(), Pattern::new(2), KB);
+    assert_eq!(proxy.scrape().value(&connects), CLIENTS as f64 + 1.0);
 }
 
 fn routes_are_counted_apart_and_workers_of_one_route_together(engine: Engine) {

@@ -252,7 +252,7 @@ mod tests {
     use super::*;
     use crate::backend::Published;
     use crate::counters::{LookupCounters, WorkerCounters};
-    use crate::observe::{ObservedRoute, ObservedWorker, Phase, RouteLimits};
+    use crate::observe::{EndpointFigures, ObservedRoute, ObservedWorker, Phase, RouteLimits};
 
     /// A daemon without threads, of which the workers' turns are played.
     struct Stage {
@@ -287,6 +287,7 @@ mod tests {
             speaks_fastcgi: false,
             limits: RouteLimits::default(),
             shares: Vec::new(),
+            endpoint_figures: EndpointFigures::default(),
         }
     }
 
