@@ -142,39 +142,6 @@ fn json_is_what_the_control_socket_says() {
     assert_eq!(without_age(&printed), without_age(&proxy.status()));
 }
 
-/// Each field of the JSON is in the README's list.
-#[test]
-fn the_readme_lists_the_fields_of_the_json() {
-    fn fields(value: &serde_json::Value, found: &mut Vec<String>) {
-        match value {
-            serde_json::Value::Object(map) => {
-                for (name, value) in map {
-                    found.push(name.clone());
-                    // Its fields are reasons, which the metrics have as well.
-                    if name != "sessions_ended" {
-                        fields(value, found);
-                    }
-                }
-            }
-            serde_json::Value::Array(values) => values.iter().for_each(|v| fields(v, found)),
-            _ => {}
-        }
-    }
-    let backend = Backend::echo();
-    let proxy = observed(&backend);
-    let mut found = Vec::new();
-    fields(&proxy.status(), &mut found);
-    assert!(found.len() > 50, "{found:?}");
-    let readme = common::http::file("README.md");
-    let (_, list) = readme.split_once("The fields of the JSON").unwrap();
-    let (list, _) = list.split_once("</details>").unwrap();
-    for field in found {
-        let is_there =
-            list.contains(&format!("`{field}`")) || list.contains(&format!("`{field}[]`"));
-        assert!(is_there, "{field}");
-    }
-}
-
 #[test]
 fn watching_a_pipe_repeats_until_ctrl_c() {
     let backend = Backend::echo();
