@@ -566,6 +566,45 @@ fn lookups_are_counted_by_how_they_end() {
     assert!(scrape.sum("spliceway_answer_age_seconds", &[]) < GUARD.as_secs_f64());
 }
 
+#[test]
+fn the_age_of_answers_grows_while_nobody_answers_and_is_not_there_without_names() {
+    let names = NameServer::start();
+    names.a("php.test", &["127.0.0.1"]);
+    let proxy = Proxy::builder()
+        .args(["--nameserver", &names.address.to_string()])
+        .args(["--dns-max-ttl", "100ms", "--dns-min-ttl", "100ms"])
+        .backend("php.test.:1")
+        .observed()
+        .start();
+    let asked = "spliceway_lookups_total{route=\"default\",result=\"answer\"}";
+    scrape_once(&proxy, "it is looked up again and again", |scrape| {
+        scrape.value(asked) >= 5.0
+    });
+    let failed = |family| names.set("php.test", family, Reply::Code(ResponseCode::ServFail));
+    failed(RecordType::A);
+    failed(RecordType::AAAA);
+    let last = std::time::Instant::now();
+    let scrape = scrape_once(&proxy, "more than all that lookups take", |scrape| {
+        of_route(scrape, "answer_age_seconds") > 1.0
+    });
+    // It is no older than the last answer can be, with what was under way.
+    let age = of_route(&scrape, "answer_age_seconds");
+    assert!(age < last.elapsed().as_secs_f64() + 10.0, "{age}");
+    assert_eq!(scrape.sum("spliceway_endpoints", &["state=\"ok\""]), 1.0);
+    names.a("php.test", &["127.0.0.1"]);
+    scrape_once(&proxy, "an answer came", |scrape| {
+        of_route(scrape, "answer_age_seconds") < age
+    });
+
+    let nameless = Proxy::builder().backend("127.0.0.1:1").observed().start();
+    let page = nameless.scrape();
+    assert!(
+        !page.0.contains("spliceway_answer_age_seconds{"),
+        "{page:?}"
+    );
+    assert!(nameless.status()["routes"][0]["answer_age_seconds"].is_null());
+}
+
 // --- probes and the control socket ------------------------------------------------------------
 
 #[test]
@@ -887,7 +926,9 @@ fn dashboard_expressions() -> Vec<String> {
     let targets = panels
         .iter()
         .filter_map(|panel| panel["targets"].as_array());
-    let expressions = targets.flatten().map(|target| {
+    let annotations = dashboard["annotations"]["list"].as_array().unwrap();
+    let asking = annotations.iter().filter(|a| a["expr"].is_string());
+    let expressions = targets.flatten().chain(asking).map(|target| {
         let expression = target["expr"].as_str().unwrap();
         let expression = expression.replace("$__rate_interval", "1m");
         let expression = expression.replace("$instance", ".*");
@@ -1038,5 +1079,9 @@ fn the_dashboard_is_one_that_grafana_can_import() {
     for panel in panels.iter().filter(|panel| panel["type"] != "row") {
         assert_eq!(panel["datasource"]["uid"], "${DS_PROMETHEUS}", "{panel}");
         assert!(!panel["targets"].as_array().unwrap().is_empty(), "{panel}");
+        // Grafana's schema has it as a field that must be there.
+        let is_plot = panel["type"] == "timeseries";
+        let calcs = &panel["options"]["legend"]["calcs"];
+        assert!(!is_plot || calcs.is_array(), "{panel}");
     }
 }
