@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 use std::process;
 use std::time::Duration;
 
-use common::client::assert_over;
+use common::client::{assert_over, receive_to_eof};
 use common::fastcgi::{Client, Heard, ONE, Request, end, fence_answer, responder, stdout};
+use common::http::Scrape;
 use common::proxy::Builder;
 use common::sys::{is_root, make_fifo};
 use common::wait::meanwhile;
@@ -35,6 +36,7 @@ for_each_engine!(
     requests_that_finish_in_a_drain_have_lines,
     routes_share_a_file,
     fastcgi_metrics_equal_what_happened,
+    bytes_of_requests_and_answers_are_counted_to_the_byte,
     a_request_that_is_sent_again_counts_as_sent_twice,
     an_endpoint_that_keeps_no_connections_is_counted,
     a_guard_rejection_says_who_asked,
@@ -580,6 +582,66 @@ fn fastcgi_metrics_equal_what_happened(engine: Engine) {
         1.0
     );
     assert_eq!(proxy.status()["routes"][0]["fastcgi"]["requests"]["2xx"], 2);
+}
+
+/// Small ones and bulk, an answer of the proxy's own, and several requests on one connection.
+fn bytes_of_requests_and_answers_are_counted_to_the_byte(engine: Engine) {
+    const BULK: usize = 3 * 1024 * 1024;
+    let backend = Backend::scripted(|conversation| {
+        conversation.respond(|heard: &Heard| {
+            let size = if heard.uri() == "/bulk" { BULK } else { 5 };
+            let text = [b"Status: 200 OK\r\n\r\n", &vec![b'x'; size][..]].concat();
+            let mut bytes = Vec::new();
+            push_stream(&mut bytes, Kind::Stdout, heard.id, &text);
+            bytes.extend(end(heard.id));
+            bytes
+        })
+    });
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--protocol", "fastcgi", "--workers", "1"])
+        .backend(&backend)
+        .observed()
+        .start();
+    let mut received = 0;
+    for requests in [
+        vec![Request::get("/small").closing()],
+        vec![Request::get("/bulk").closing()],
+        vec![Request::post("/small", &vec![b'y'; BULK]).closing()],
+        vec![
+            Request::get("/small"),
+            Request::get("/bulk"),
+            Request::get("/small").closing(),
+        ],
+        vec![Request::get("/small").param("PHP_VALUE", "x=y")],
+    ] {
+        let client = Client::connect(&proxy);
+        for request in &requests {
+            client.send(&request.bytes());
+        }
+        received += receive_to_eof(&client.0).len();
+    }
+    assert!(received > 2 * BULK);
+    let relayed = |scrape: &Scrape, direction: &str| {
+        let direction = format!("direction=\"{direction}\"");
+        scrape.sum("spliceway_relayed_bytes_total", &[&direction])
+    };
+    let mut scrape = proxy.scrape();
+    eventually(
+        "all are over, and the backend has read what it was sent",
+        || {
+            scrape = proxy.scrape();
+            scrape.value("spliceway_sessions_active{route=\"default\"}") == 0.0
+                && relayed(&scrape, "to_backend") == backend.ledger().received as f64
+        },
+    );
+    assert_eq!(relayed(&scrape, "to_client"), received as f64);
+    for direction in ["to_client", "to_backend"] {
+        let direction = format!("direction=\"{direction}\"");
+        let of = [&*direction, "path=\"spliced\""];
+        let spliced = scrape.sum("spliceway_relayed_bytes_total", &of);
+        assert!(spliced > 0.0, "bulk is spliced: {direction}");
+    }
 }
 
 /// The proxy is held while the backend closes the connection that a request on its way would be given.

@@ -142,39 +142,6 @@ fn json_is_what_the_control_socket_says() {
     assert_eq!(without_age(&printed), without_age(&proxy.status()));
 }
 
-/// Each field of the JSON is in the README's list.
-#[test]
-fn the_readme_lists_the_fields_of_the_json() {
-    fn fields(value: &serde_json::Value, found: &mut Vec<String>) {
-        match value {
-            serde_json::Value::Object(map) => {
-                for (name, value) in map {
-                    found.push(name.clone());
-                    // Its fields are reasons, which the metrics have as well.
-                    if name != "sessions_ended" {
-                        fields(value, found);
-                    }
-                }
-            }
-            serde_json::Value::Array(values) => values.iter().for_each(|v| fields(v, found)),
-            _ => {}
-        }
-    }
-    let backend = Backend::echo();
-    let proxy = observed(&backend);
-    let mut found = Vec::new();
-    fields(&proxy.status(), &mut found);
-    assert!(found.len() > 50, "{found:?}");
-    let readme = common::http::file("README.md");
-    let (_, list) = readme.split_once("The fields of the JSON").unwrap();
-    let (list, _) = list.split_once("</details>").unwrap();
-    for field in found {
-        let is_there =
-            list.contains(&format!("`{field}`")) || list.contains(&format!("`{field}[]`"));
-        assert!(is_there, "{field}");
-    }
-}
-
 #[test]
 fn watching_a_pipe_repeats_until_ctrl_c() {
     let backend = Backend::echo();
@@ -314,31 +281,89 @@ fn somebody_else_is_refused() {
     );
 }
 
+/// What `status` makes of somebody who is asked, says this and closes the connection.
+fn asked_of_one_that_says(words: &'static str) -> Output {
+    let directory = fresh_dir();
+    let control = directory.path().join("control.sock");
+    let listener = UnixListener::bind(&control).unwrap();
+    let other = thread::spawn(move || {
+        let (mut stream, _): (UnixStream, _) = listener.accept().unwrap();
+        let mut request = [0; 1024];
+        let count = stream.read(&mut request).unwrap();
+        assert!(request[..count].starts_with(b"GET /status HTTP/1.1"));
+        stream.write_all(words.as_bytes()).unwrap();
+    });
+    let output = status(&control, &[]).output().unwrap();
+    other.join().unwrap();
+    output
+}
+
 #[test]
 fn another_program_is_not_taken_for_a_daemon() {
-    let directory = fresh_dir();
-    for (number, words) in [
+    for words in [
         "SSH-2.0-other\r\n",
         "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-        "",
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let control = directory.path().join(format!("{number}.sock"));
-        let listener = UnixListener::bind(&control).unwrap();
-        let other = thread::spawn(move || {
-            let (mut stream, _): (UnixStream, _) = listener.accept().unwrap();
-            let mut request = [0; 1024];
-            let count = stream.read(&mut request).unwrap();
-            assert!(request[..count].starts_with(b"GET /status HTTP/1.1"));
-            stream.write_all(words.as_bytes()).unwrap();
-        });
-        let output = status(&control, &[]).output().unwrap();
-        other.join().unwrap();
+        "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ntext",
+    ] {
+        let output = asked_of_one_that_says(words);
         assert_error_line(output, &["another program answers", "--control"]);
     }
+}
+
+/// As does whoever waits in the backlog when the daemon ends.
+#[test]
+fn a_daemon_that_ends_meanwhile_is_not_taken_for_another_program() {
+    for words in [
+        "",
+        "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"program\":",
+    ] {
+        let output = asked_of_one_that_says(words);
+        assert_error_line(output, &["the connection ended before", "ask again"]);
+    }
+}
+
+/// After an upgrade, the old program runs until it is restarted.
+#[test]
+fn a_daemon_of_another_version_is_told_from_another_program() {
+    for words in [
+        "HTTP/1.1 200 OK\r\n\r\n{\"program\":\"spliceway\",\"schema\":1,\"version\":\"0.0.9\"}",
+        "HTTP/1.1 200 OK\r\n\r\n{\"program\":\"spliceway\",\"schema\":2,\"version\":\"0.0.9\"}",
+    ] {
+        let output = asked_of_one_that_says(words);
+        let this = concat!("this is ", env!("CARGO_PKG_VERSION"));
+        assert_error_line(output, &["spliceway 0.0.9 runs there", this, "restart"]);
+    }
+}
+
+#[test]
+fn what_is_no_socket_is_said_to_be_none() {
+    let directory = fresh_dir();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [&file, directory.path()] {
+        let output = status(path, &[]).output().unwrap();
+        assert_error_line(output, &["this is no socket", "--control"]);
+    }
+    let datagrams = directory.path().join("datagrams");
+    let _socket = std::os::unix::net::UnixDatagram::bind(&datagrams).unwrap();
+    let output = status(&datagrams, &[]).output().unwrap();
+    assert_error_line(output, &["another program answers", "--control"]);
+    let output = status(&file.join("below"), &[]).output().unwrap();
+    assert_error_line(output, &["Not a directory", "--control"]);
+}
+
+#[test]
+fn a_backlog_that_is_full_is_said_to_be() {
+    let directory = fresh_dir();
+    let control = directory.path().join("full.sock");
+    let listener = UnixListener::bind(&control).unwrap();
+    sys::set_backlog(&listener, 0).unwrap();
+    // One has its place in a backlog of 0.
+    let _waiting = sys::connect_at_once(&control).unwrap();
+    assert!(sys::connect_at_once(&control).is_err());
+    let output = status(&control, &[]).output().unwrap();
+    assert_error_line(output, &["too many wait", "may be stopped"]);
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Endpoints {
     }
 
     /// A look at all of them.
-    pub fn each(&self, mut look: impl FnMut(Address, &EndpointCounters)) {
+    pub fn each(&self, mut look: impl FnMut(Address, &Arc<EndpointCounters>)) {
         for (address, counters) in self.0.load_full().iter() {
             look(*address, counters);
         }

@@ -13,7 +13,7 @@ use crate::backend::Published;
 use crate::config::{self, AccessLog, Limits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, RequestLimits};
-use crate::observe::{Failures, ObservedRoute, RouteLimits};
+use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
 use crate::sys::net;
 use crate::worker::{Limit, Listening, Mailbox, Notice, Route, Share, Sharing, Who};
@@ -222,6 +222,7 @@ impl Opened {
                 queue_max: per_endpoint_max.map(|_| self.limits.queue_max),
             },
             shares: self.counters.clone(),
+            endpoint_figures: EndpointFigures::default(),
         }
     }
 

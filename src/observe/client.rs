@@ -1,6 +1,8 @@
 //! Asking a running daemon for its status, through its control socket.
 
+use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,8 +42,20 @@ enum Cause {
     Denied,
     #[error("connection refused (the daemon that made this socket is gone)")]
     Refused,
-    #[error("{0}")]
+    #[error("this is no socket (give the path that spliceway has as its --control)")]
+    NoKindOfSocket,
+    #[error("too many wait to be answered there (the daemon may be stopped)")]
+    Busy,
+    #[error("{0} (give the path that spliceway has as its --control)")]
     Connect(io::Error),
+    #[error("the connection ended before the answer did (the daemon is about to end: ask again)")]
+    Ended,
+    #[error(
+        "spliceway {version} runs there, and this is {this} (restart the daemon, or ask with its own \
+         version)",
+        this = env!("CARGO_PKG_VERSION")
+    )]
+    OtherVersion { version: String },
     #[error("no answer within {} s (the daemon may be stopped)", ANSWER_TIMEOUT.as_secs())]
     Silent,
     #[error("another program answers there (give the path that spliceway has as its --control)")]
@@ -63,25 +77,60 @@ pub async fn ask(path: &Path) -> Result<Status, AskError> {
 }
 
 async fn exchange(path: &Path) -> Result<Status, Cause> {
-    let stream = UnixStream::connect(path).await.map_err(cause_of)?;
-    let body = fetch(stream).await.map_err(|_| Cause::Foreign)?;
-    let status: Status = serde_json::from_slice(&body).map_err(|_| Cause::Foreign)?;
-    match (&*status.program, status.schema) {
-        (Status::PROGRAM, Status::SCHEMA) => Ok(status),
-        _ => Err(Cause::Foreign),
-    }
+    let connected = UnixStream::connect(path).await;
+    let stream = connected.map_err(|error| cause_of(error, path))?;
+    let body = fetch(stream).await.map_err(|error| broken(&*error))?;
+    understand(&body)
 }
 
-fn cause_of(error: io::Error) -> Cause {
+fn cause_of(error: io::Error, path: &Path) -> Cause {
     match error.kind() {
         ErrorKind::NotFound => Cause::NoSocket,
         ErrorKind::PermissionDenied => Cause::Denied,
+        // The kernel says the same of a socket without a listener.
+        ErrorKind::ConnectionRefused if !is_socket(path) => Cause::NoKindOfSocket,
         ErrorKind::ConnectionRefused => Cause::Refused,
+        ErrorKind::WouldBlock => Cause::Busy,
+        _ if error.raw_os_error() == Some(libc::EPROTOTYPE) => Cause::Foreign,
         _ => Cause::Connect(error),
     }
 }
 
-/// Whatever goes wrong here, it is not a spliceway that answers.
+fn is_socket(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.file_type().is_socket())
+}
+
+/// An answer that cannot be understood is not of a spliceway. One that has no end may well be: who waits
+/// in the backlog of a daemon that ends gets none.
+fn broken(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Cause {
+    match error.downcast_ref::<hyper::Error>() {
+        Some(error) if !error.is_parse() => Cause::Ended,
+        Some(_) | None => Cause::Foreign,
+    }
+}
+
+/// What every version says of itself.
+#[derive(serde::Deserialize)]
+struct Origin {
+    program: String,
+    schema: u32,
+    version: String,
+}
+
+fn understand(body: &[u8]) -> Result<Status, Cause> {
+    let origin: Origin = serde_json::from_slice(body).map_err(|_| Cause::Foreign)?;
+    if origin.program != Status::PROGRAM {
+        return Err(Cause::Foreign);
+    }
+    // A daemon that is older lacks fields.
+    match serde_json::from_slice(body) {
+        Ok(status) if origin.schema == Status::SCHEMA => Ok(status),
+        Ok(_) | Err(_) => Err(Cause::OtherVersion {
+            version: origin.version,
+        }),
+    }
+}
+
 async fn fetch(stream: UnixStream) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let request = Request::get("/status")

@@ -553,15 +553,48 @@ mod tests {
                 line.strip_prefix(&start)
                     .is_some_and(|rest| rest.starts_with(['{', ' ']))
             };
-            let line = page.lines().find(is_its);
-            let line = line.unwrap_or_else(|| panic!("no series of {start} in\n{page}"));
-            let labels = line.split_once('{').map_or("", |(_, rest)| rest);
-            let names: Vec<_> = labels
-                .split("\",")
-                .filter_map(|label| label.split_once("=\""))
-                .map(|(name, _)| name)
-                .collect();
-            assert_eq!(names, metric.labels, "{line}");
+            assert!(page.lines().any(|l| is_its(&l)), "no {start} in\n{page}");
+            for line in page.lines().filter(is_its) {
+                let labels = line.split_once('{').map_or("", |(_, rest)| rest);
+                let names: Vec<_> = labels
+                    .split("\",")
+                    .filter_map(|label| label.split_once("=\""))
+                    .map(|(name, _)| name)
+                    .collect();
+                assert_eq!(names, metric.labels, "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_readme_has_the_catalogue_as_its_table() {
+        let readme = include_str!("../../README.md");
+        let listed = readme.lines().filter(|l| l.starts_with("| `spliceway_"));
+        let row = |metric: &Described| {
+            let suffix = match metric.kind {
+                Kind::Counter => "_total",
+                Kind::Gauge | Kind::Histogram => "",
+            };
+            let labels: Vec<_> = metric.labels.iter().map(|l| format!("`{l}`")).collect();
+            format!(
+                "| `{}{suffix}` | {} | {} | {} |",
+                metric.name,
+                format!("{:?}", metric.kind).to_lowercase(),
+                labels.join(", "),
+                metric.help
+            )
+        };
+        let expected: Vec<_> = CATALOGUE.iter().map(row).collect();
+        assert_eq!(listed.collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn no_series_is_there_twice() {
+        let page = page();
+        let mut seen = HashSet::new();
+        for line in page.lines().filter(|line| !line.starts_with('#')) {
+            let (series, _) = line.rsplit_once(' ').unwrap();
+            assert!(seen.insert(series), "{series}");
         }
     }
 

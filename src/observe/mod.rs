@@ -10,6 +10,7 @@
 //! everything else is made from it. All of this runs on the main thread: workers only count.
 
 pub mod client;
+mod endpoint_figures;
 mod failures;
 mod metrics;
 mod observed;
@@ -18,6 +19,7 @@ pub mod server;
 mod status;
 mod table;
 
+pub use endpoint_figures::EndpointFigures;
 pub use failures::Failures;
 pub use metrics::{CATALOGUE, Described, Kind, render as render_metrics};
 pub use observed::{Observed, ObservedRoute, ObservedWorker, Phase, RouteLimits, Summary};

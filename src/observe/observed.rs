@@ -1,18 +1,19 @@
 //! Where the figures are, and how they become a [`Status`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::endpoint_figures::{EndpointFigures, Figures};
 use super::status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
     HistogramStatus, LookupStatus, QueueStatus, RouteStatus, Status, UpstreamsStatus, WorkerStatus,
 };
 use crate::backend::{Address, Endpoint, Health, Published};
 use crate::counters::{
-    Buckets, Count, EndpointCounters, FastcgiCounters, FlowCounters, Level, LookupCounters,
-    Outcome, RouteCounters, ShareCounters, StatusClass, WorkerCounters,
+    Buckets, Count, FastcgiCounters, FlowCounters, Level, LookupCounters, Outcome, RouteCounters,
+    ShareCounters, StatusClass, WorkerCounters,
 };
 use crate::fastcgi::{Answer, Rule};
 
@@ -66,6 +67,8 @@ pub struct ObservedRoute {
     pub limits: RouteLimits,
     /// What those count of it that serve it.
     pub shares: Vec<ShareCounters>,
+    /// What they have counted of endpoints, with those who forgot them.
+    pub endpoint_figures: EndpointFigures,
 }
 
 /// What a route may have; `None` is no limit of its own, or no queue.
@@ -321,7 +324,7 @@ impl ObservedRoute {
         health: &[Arc<Health>],
         now: Instant,
     ) -> Vec<EndpointStatus> {
-        let mut figures = self.figures_by_endpoint();
+        let mut figures = self.endpoint_figures.look(endpoints, &self.shares);
         let current = endpoints.iter().zip(health).map(|(endpoint, health)| {
             let figures = figures.remove(&endpoint.address).unwrap_or_default();
             figures.status(endpoint.address, state_of(health, now), health.failures())
@@ -335,33 +338,9 @@ impl ObservedRoute {
         all.append(&mut gone);
         all
     }
-
-    fn figures_by_endpoint(&self) -> HashMap<Address, EndpointFigures> {
-        let mut figures: HashMap<Address, EndpointFigures> = HashMap::new();
-        for share in &self.shares {
-            share
-                .endpoints
-                .each(|address, counters| figures.entry(address).or_default().add(counters));
-        }
-        figures
-    }
 }
 
-/// One endpoint's figures, over all workers.
-#[derive(Clone, Copy, Default)]
-struct EndpointFigures {
-    in_flight: u64,
-    connects: u64,
-    connect_failures: u64,
-}
-
-impl EndpointFigures {
-    fn add(&mut self, counters: &EndpointCounters) {
-        self.in_flight += counters.in_flight.get();
-        self.connects += counters.connects.get();
-        self.connect_failures += counters.connect_failures.get();
-    }
-
+impl Figures {
     fn status(self, address: Address, state: EndpointState, failures: u32) -> EndpointStatus {
         EndpointStatus {
             address: address.to_string(),

@@ -112,6 +112,8 @@ async fn converse(stream: Box<dyn Stream>, site: Site, observed: &Observed) {
     });
     let conversation = http1::Builder::new()
         .keep_alive(false)
+        // Who has said all it wants may end its side, as `nc -N` and `socat` do.
+        .half_close(true)
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
@@ -244,7 +246,7 @@ fn headless(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::{SocketAddr, TcpStream};
+    use std::net::{Shutdown, SocketAddr, TcpStream};
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use tokio::runtime;
@@ -252,7 +254,7 @@ mod tests {
     use super::*;
     use crate::backend::Published;
     use crate::counters::{LookupCounters, WorkerCounters};
-    use crate::observe::{ObservedRoute, ObservedWorker, Phase, RouteLimits};
+    use crate::observe::{EndpointFigures, ObservedRoute, ObservedWorker, Phase, RouteLimits};
 
     /// A daemon without threads, of which the workers' turns are played.
     struct Stage {
@@ -287,6 +289,7 @@ mod tests {
             speaks_fastcgi: false,
             limits: RouteLimits::default(),
             shares: Vec::new(),
+            endpoint_figures: EndpointFigures::default(),
         }
     }
 
@@ -437,6 +440,17 @@ mod tests {
         assert_eq!(stage.get("/metrics").0, 200);
         assert!(began.elapsed() >= HEAD_TIMEOUT / 2, "{:?}", began.elapsed());
         drop(silent);
+    }
+
+    #[test]
+    fn who_has_ended_its_side_is_answered() {
+        let stage = Stage::new();
+        let mut stream = stage.open();
+        stream.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("ok\n"), "{answer:?}");
     }
 
     #[test]

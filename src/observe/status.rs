@@ -448,6 +448,8 @@ pub(super) mod samples {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -477,5 +479,48 @@ mod tests {
             serde_json::from_value::<Status>(json).unwrap(),
             samples::busy()
         );
+    }
+
+    /// The names of all fields, without the keys of maps.
+    fn fields(value: &serde_json::Value, found: &mut BTreeSet<String>) {
+        const MAPS: [&str; 4] = [
+            "sessions_ended",
+            "requests",
+            "guard_rejections",
+            "answers_of_our_own",
+        ];
+        match value {
+            serde_json::Value::Object(object) => {
+                for (name, value) in object {
+                    found.insert(name.clone());
+                    if !MAPS.contains(&&**name) {
+                        fields(value, found);
+                    }
+                }
+            }
+            serde_json::Value::Array(values) => values.iter().for_each(|v| fields(v, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn the_readme_lists_the_fields_that_there_are() {
+        let mut there = BTreeSet::new();
+        fields(&serde_json::to_value(samples::busy()).unwrap(), &mut there);
+        let readme = include_str!("../../README.md");
+        let (_, list) = readme.split_once("The fields of the JSON").unwrap();
+        let (list, _) = list.split_once("</details>").unwrap();
+        // What stands between backticks is every second piece.
+        let words = list.split('`').skip(1).step_by(2);
+        let words = words.map(|word| word.trim_end_matches("[]"));
+        let is_value = |word: &str| {
+            let values = [Status::PROGRAM, "serving", "draining", "null"];
+            values.contains(&word)
+                || EndpointState::NAMES.contains(&word)
+                || word.starts_with("--")
+                || word.starts_with("spliceway_")
+        };
+        let listed: BTreeSet<_> = words.filter(|w| !is_value(w)).map(str::to_owned).collect();
+        assert_eq!(listed, there);
     }
 }

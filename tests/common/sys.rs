@@ -397,7 +397,7 @@ pub(crate) fn stop_accepting(listener: &TcpListener) -> io::Result<()> {
 }
 
 /// Changes the backlog of a listener that listens already.
-pub(crate) fn set_backlog(listener: &TcpListener, backlog: libc::c_int) -> io::Result<()> {
+pub(crate) fn set_backlog(listener: &impl AsRawFd, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `listener` is borrowed.
     call(|| unsafe { libc::listen(listener.as_raw_fd(), backlog) })
 }
