@@ -6,7 +6,7 @@
 
 mod common;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -38,6 +38,7 @@ for_each_engine!(
     pauses_in_accepting_are_counted_by_their_reason,
     an_endpoint_that_left_is_shown_until_its_last_session_is_over,
     counts_of_an_endpoint_do_not_fall_when_it_leaves_and_comes_back,
+    no_count_falls_while_addresses_and_clients_come_and_go,
     routes_are_counted_apart_and_workers_of_one_route_together,
 );
 
@@ -229,10 +230,10 @@ fn pipes_that_hold_bytes_and_flows_that_got_none_are_counted(engine: Engine) {
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(receive_to_eof(&client).len() as u64, 2 * MB);
     }
-    let scrape = scrape_once(&proxy, "all are over", |scrape| {
-        ended(scrape, "complete") == CLIENTS as f64
+    // Sessions are counted in a turn, pipes at its end.
+    let scrape = scrape_once(&proxy, "all are over, and their pipes are back", |scrape| {
+        ended(scrape, "complete") == CLIENTS as f64 && scrape.value(in_use) == 0.0
     });
-    assert_eq!(scrape.value(in_use), 0.0);
     assert_eq!(relayed(&scrape, "to_client"), (CLIENTS * 2 * MB) as f64);
 }
 
@@ -475,6 +476,81 @@ fn counts_of_an_endpoint_do_not_fall_when_it_leaves_and_comes_back(engine: Engin
     assert_eq!(proxy.scrape().value(&connects), CLIENTS as f64 + 1.0);
 }
 
+/// All of them, in routes of both kinds, at each scrape against the one before.
+fn no_count_falls_while_addresses_and_clients_come_and_go(engine: Engine) {
+    const ROUNDS: usize = 24;
+    let raw = Backend::fleet(3);
+    let fastcgi = responder();
+    let names = NameServer::start();
+    names.a("raw.test", &[&raw[0].ip()]);
+    names.a("php.test", &[&fastcgi.ip()]);
+    let builder = Proxy::builder().engine(engine);
+    let socket = |name: &str| builder.dir().join(format!("{name}.sock"));
+    let (plain, php) = (socket("plain"), socket("php"));
+    let config = format!(
+        "workers = 2\n\
+         [defaults]\nnameserver = \"{}\"\ndns-max-ttl = \"100ms\"\ndns-min-ttl = \"100ms\"\n\
+         [route.plain]\nlisten = \"unix:{}\"\nbackend = \"raw.test.:{}\"\n\
+         [route.php]\nlisten = \"unix:{}\"\nbackend = \"php.test.:{}\"\nprotocol = \"fastcgi\"\n",
+        names.address,
+        plain.display(),
+        raw[0].port(),
+        php.display(),
+        fastcgi.port(),
+    );
+    let proxy = builder.config(&config).observed().start();
+    let version = "spliceway_address_set_version{route=\"plain\"}";
+    let mut before = proxy.scrape();
+    let mut kept = Vec::new();
+    for round in 0..ROUNDS {
+        for client in 0..6 {
+            let client_of_this_round = connect(&plain).unwrap();
+            exchange(&client_of_this_round, Pattern::new(client), KB);
+            kept.push(client_of_this_round);
+        }
+        // At each address some stay, and most do not.
+        kept.retain({
+            let mut number = 0;
+            move |_| {
+                number += 1;
+                number % 3 == 0
+            }
+        });
+        let client = Client(connect(&php).unwrap());
+        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+        names.a("raw.test", &[&raw[(round + 1) % 3].ip()]);
+        let was = before.value(version);
+        eventually("the addresses change", || {
+            let now = proxy.scrape();
+            assert_no_count_fell(&before, &now);
+            before = now;
+            before.value(version) > was
+        });
+    }
+}
+
+#[track_caller]
+fn assert_no_count_fell(before: &Scrape, now: &Scrape) {
+    let counts = |scrape: &Scrape| -> BTreeMap<String, f64> {
+        let is_count = |series: &str| {
+            let name = series.split('{').next().unwrap_or_default();
+            let suffixes = ["_total", "_bucket", "_count", "_sum"];
+            suffixes.iter().any(|suffix| name.ends_with(suffix))
+        };
+        let series = scrape.0.lines().filter_map(|line| line.rsplit_once(' '));
+        let counts = series.filter(|(series, _)| is_count(series));
+        counts
+            .filter_map(|(series, value)| Some((series.to_owned(), value.parse().ok()?)))
+            .collect()
+    };
+    let (before, now) = (counts(before), counts(now));
+    assert!(before.len() > 100, "{before:?}");
+    for (series, count) in now {
+        let was = before.get(&series).copied().unwrap_or(0.0);
+        assert!(count >= was, "{series} fell from {was} to {count}");
+    }
+}
+
 fn routes_are_counted_apart_and_workers_of_one_route_together(engine: Engine) {
     let backend = Backend::echo();
     let builder = Proxy::builder().engine(engine);
@@ -622,6 +698,43 @@ fn a_daemon_is_ready_once_a_name_has_an_address() {
     assert_eq!(answer.body, "route default: no endpoint is known\n");
     names.a("late.test", &["127.0.0.1"]);
     eventually("it is ready", || ready().code == 200);
+}
+
+#[test]
+fn a_daemon_is_ready_once_each_route_has_an_endpoint() {
+    let names = NameServer::start();
+    let builder = Proxy::builder();
+    let config = format!(
+        "[route.one]\nlisten = \"unix:{one}\"\nbackend = \"127.0.0.1:1\"\n\
+         [route.two]\nlisten = \"unix:{two}\"\nbackend = \"late.test.:1\"\n\
+         nameserver = \"{}\"\ndns-max-ttl = \"100ms\"\ndns-min-ttl = \"100ms\"\n",
+        names.address,
+        one = builder.dir().join("one.sock").display(),
+        two = builder.dir().join("two.sock").display(),
+    );
+    let proxy = builder.config(&config).observed().start();
+    let ready = || http::get(proxy.metrics_address(), "/readyz");
+    assert_eq!(ready().body, "route two: no endpoint is known\n");
+    assert_eq!(ready().code, 503);
+    names.a("late.test", &["127.0.0.1"]);
+    eventually("it is ready", || ready().code == 200);
+}
+
+#[test]
+fn the_control_socket_of_a_living_daemon_is_not_taken_from_it() {
+    let living = Proxy::builder().backend("127.0.0.1:1").observed().start();
+    let control = living.control();
+    let outcome = Proxy::builder()
+        .backend("127.0.0.1:1")
+        .args(["--log-level", "error", "--control"])
+        .args([control.to_str().unwrap()])
+        .run_to_the_end();
+    let path = control.display().to_string();
+    outcome.assert_error_line(
+        1,
+        &["the control socket", &path, "another process is listening"],
+    );
+    assert_eq!(http::get_unix(&control, "/status").code, 200);
 }
 
 #[test]

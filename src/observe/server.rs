@@ -245,7 +245,7 @@ fn headless(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
+    use std::io::{ErrorKind, Read, Write};
     use std::net::{Shutdown, SocketAddr, TcpStream};
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -440,6 +440,28 @@ mod tests {
         assert_eq!(stage.get("/metrics").0, 200);
         assert!(began.elapsed() >= HEAD_TIMEOUT / 2, "{:?}", began.elapsed());
         drop(silent);
+    }
+
+    #[test]
+    fn a_head_that_comes_drop_by_drop_has_no_more_time() {
+        let stage = Stage::new();
+        let mut stream = stage.open();
+        let pause = Some(Duration::from_millis(20));
+        stream.set_read_timeout(pause).unwrap();
+        let began = std::time::Instant::now();
+        stream.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+        // Until the other side ends it.
+        while stream.write_all(b"A: b\r\n").is_ok() {
+            match stream.read(&mut [0; 100]) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        assert!(
+            began.elapsed() < CONNECTION_TIMEOUT,
+            "{:?}",
+            began.elapsed()
+        );
     }
 
     #[test]
