@@ -40,6 +40,7 @@ for_each_engine!(
     shards_divide_the_permits,
     two_routes_do_not_disturb_each_other,
     a_queue_that_never_ends_leaves_others_their_turn,
+    queues_can_take_every_connection_and_each_that_leaves_gives_one_back,
     who_had_a_place_and_failed_waits_also_where_nobody_may,
     without_an_address_it_is_not_the_queue_that_is_blamed,
 );
@@ -506,6 +507,57 @@ fn a_queue_that_never_ends_leaves_others_their_turn(engine: Engine) {
         drop(listener);
         assert!(most <= BETWEEN_MAX, "{most} others were served in between");
     });
+}
+
+/// Two saturated routes hold all connections that there may be. Clients of another route
+/// come in one by one as others leave the queues.
+fn queues_can_take_every_connection_and_each_that_leaves_gives_one_back(engine: Engine) {
+    const CONNECTIONS_MAX: usize = 8;
+    let (held, quick) = (Backend::hold(), Backend::echo());
+    let builder = Proxy::builder().engine(engine);
+    let socket = |name: &str| builder.dir().join(name);
+    let (a, b, other) = (socket("a.sock"), socket("b.sock"), socket("other.sock"));
+    let file = format!(
+        "workers = 2\nconnections-max = {CONNECTIONS_MAX}\n\
+         [defaults]\nbackend = \"{held}\"\nqueue-timeout = \"off\"\n\
+         [route.a]\nlisten = \"unix:{}\"\nper-endpoint-max = 1\n\
+         [route.b]\nlisten = \"unix:{}\"\nper-endpoint-max = 2\n\
+         [route.other]\nlisten = \"unix:{}\"\nbackend = \"{quick}\"\n",
+        a.display(),
+        b.display(),
+        other.display()
+    );
+    let mut proxy = builder.config(&file).start();
+    proxy
+        .process()
+        .wait_for_log("the queues of saturated routes");
+    let come = |path: &Path| {
+        let client = connect(path).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        client
+    };
+    let mut clients: Vec<_> = (0..CONNECTIONS_MAX)
+        .map(|number| come(if number % 2 == 0 { &a } else { &b }))
+        .collect();
+    held.wait_until("three places are taken", |ledger| ledger.open == 3);
+    let late = connect(&other).unwrap();
+    send(&late, b"ping");
+    proxy.process().assert_comes_to_rest();
+    assert_waiting(&late);
+    assert_eq!(quick.ledger().accepted, 0);
+    // The last one that came waits in a queue.
+    drop(clients.pop());
+    assert_eq!(receive_exact(&late, 4), b"ping");
+    // And nobody is left behind when it ends.
+    drop(late);
+    proxy.terminate();
+    proxy.process().wait_for_log("draining");
+    held.release(CONNECTIONS_MAX);
+    for client in &clients {
+        assert_eq!(receive_to_eof(client), b"done");
+    }
+    assert!(proxy.wait().success());
+    assert_eq!(held.ledger().open_most, 3);
 }
 
 /// A client that says one byte and waits for its end.
