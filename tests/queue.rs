@@ -33,6 +33,7 @@ for_each_engine!(
     without_a_queue_nobody_waits,
     a_wait_in_the_queue_has_its_own_limit,
     a_client_that_leaves_the_queue_is_forgotten_at_once,
+    what_a_client_in_the_queue_has_sent_is_not_read_before_its_turn,
     who_waits_is_served_by_an_endpoint_that_joins,
     who_waits_is_served_by_an_endpoint_that_is_back_from_ejection,
     one_that_is_out_keeps_counting_the_connections_that_it_has,
@@ -242,6 +243,35 @@ fn a_client_that_leaves_the_queue_is_forgotten_at_once(engine: Engine) {
         assert_eq!(receive_to_eof(client), b"done");
     }
     assert_eq!(*order.lock().unwrap(), [0, 2]);
+}
+
+/// So a long queue holds no bytes, whatever its clients send.
+fn what_a_client_in_the_queue_has_sent_is_not_read_before_its_turn(engine: Engine) {
+    const EACH: usize = 50_000;
+    let backend = Backend::scripted(|conversation| {
+        conversation.wait_for_release()?;
+        conversation.receive_exact(EACH)?;
+        conversation.send(b"done")
+    });
+    let proxy = limited(engine, "1").backend(&backend).start();
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let client = proxy.connect();
+            send(&client, &[7; EACH]);
+            client
+        })
+        .collect();
+    backend.wait_until("the first", |ledger| ledger.accepted == 1);
+    proxy.process().assert_comes_to_rest();
+    for client in &clients[1..] {
+        assert!(sys::unread(client).unwrap() >= EACH);
+    }
+    backend.release(clients.len());
+    for client in &clients {
+        assert_eq!(receive_exact(client, 4), b"done");
+        assert_eq!(sys::unread(client).unwrap(), 0);
+        client.shutdown(Shutdown::Write).unwrap();
+    }
 }
 
 /// The only endpoint leaves the set while clients wait for it; they go to the one that comes.
