@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use common::backend::Refusing;
 use common::client::{assert_eof, assert_over, assert_waiting};
 use common::fastcgi::{
     Client, Heard, ONE, Request, end, fence_answer, page, record, records, responder, stdout,
@@ -63,6 +64,7 @@ for_each_engine!(
     permits_are_never_exceeded_and_service_is_by_arrival,
     who_waits_gets_a_connection_that_rests,
     a_full_queue_and_a_long_wait_are_a_503,
+    a_refused_connect_is_no_full_queue,
     a_connection_without_requests_is_closed,
     a_connection_serves_no_more_requests_than_allowed,
     without_reuse_each_request_has_its_own_connection,
@@ -1193,6 +1195,30 @@ fn a_full_queue_and_a_long_wait_are_a_503(engine: Engine) {
             let client = Client::connect(&proxy);
             !client.ask(&Request::get("/page")).says("503")
         });
+    }
+}
+
+/// Nobody may wait for a place, and this request has one: it ends without a byte once the time for
+/// connecting is over, so that the web server tries its next one, and is served if the backend is back before.
+fn a_refused_connect_is_no_full_queue(engine: Engine) {
+    for (connect_timeout, comes_back) in [("200ms", false), ("60s", true)] {
+        let down = Refusing::new();
+        let proxy = builder(engine)
+            .backend(&down)
+            .args(["--per-endpoint-max", "1", "--queue-max", "0"])
+            .args(["--connect-timeout", connect_timeout])
+            .start();
+        let client = Client::connect(&proxy);
+        client.send(&Request::get("/page").bytes());
+        if comes_back {
+            proxy.process().assert_comes_to_rest();
+            assert_waiting(&client.0);
+            let _back = down.recover(|conversation| conversation.respond(Heard::page));
+            assert_eq!(client.answer().text(), "/page");
+        } else {
+            assert_over(&client.0);
+            proxy.process().wait_for_log("Connection refused");
+        }
     }
 }
 

@@ -33,6 +33,7 @@ for_each_engine!(
     without_a_queue_nobody_waits,
     a_wait_in_the_queue_has_its_own_limit,
     a_client_that_leaves_the_queue_is_forgotten_at_once,
+    what_a_client_in_the_queue_has_sent_is_not_read_before_its_turn,
     who_waits_is_served_by_an_endpoint_that_joins,
     who_waits_is_served_by_an_endpoint_that_is_back_from_ejection,
     one_that_is_out_keeps_counting_the_connections_that_it_has,
@@ -40,6 +41,7 @@ for_each_engine!(
     shards_divide_the_permits,
     two_routes_do_not_disturb_each_other,
     a_queue_that_never_ends_leaves_others_their_turn,
+    queues_can_take_every_connection_and_each_that_leaves_gives_one_back,
     who_had_a_place_and_failed_waits_also_where_nobody_may,
     without_an_address_it_is_not_the_queue_that_is_blamed,
 );
@@ -241,6 +243,35 @@ fn a_client_that_leaves_the_queue_is_forgotten_at_once(engine: Engine) {
         assert_eq!(receive_to_eof(client), b"done");
     }
     assert_eq!(*order.lock().unwrap(), [0, 2]);
+}
+
+/// So a long queue holds no bytes, whatever its clients send.
+fn what_a_client_in_the_queue_has_sent_is_not_read_before_its_turn(engine: Engine) {
+    const EACH: usize = 50_000;
+    let backend = Backend::scripted(|conversation| {
+        conversation.wait_for_release()?;
+        conversation.receive_exact(EACH)?;
+        conversation.send(b"done")
+    });
+    let proxy = limited(engine, "1").backend(&backend).start();
+    let clients: Vec<_> = (0..20)
+        .map(|_| {
+            let client = proxy.connect();
+            send(&client, &[7; EACH]);
+            client
+        })
+        .collect();
+    backend.wait_until("the first", |ledger| ledger.accepted == 1);
+    proxy.process().assert_comes_to_rest();
+    for client in &clients[1..] {
+        assert!(sys::unread(client).unwrap() >= EACH);
+    }
+    backend.release(clients.len());
+    for client in &clients {
+        assert_eq!(receive_exact(client, 4), b"done");
+        assert_eq!(sys::unread(client).unwrap(), 0);
+        client.shutdown(Shutdown::Write).unwrap();
+    }
 }
 
 /// The only endpoint leaves the set while clients wait for it; they go to the one that comes.
@@ -506,6 +537,57 @@ fn a_queue_that_never_ends_leaves_others_their_turn(engine: Engine) {
         drop(listener);
         assert!(most <= BETWEEN_MAX, "{most} others were served in between");
     });
+}
+
+/// Two saturated routes hold all connections that there may be. Clients of another route
+/// come in one by one as others leave the queues.
+fn queues_can_take_every_connection_and_each_that_leaves_gives_one_back(engine: Engine) {
+    const CONNECTIONS_MAX: usize = 8;
+    let (held, quick) = (Backend::hold(), Backend::echo());
+    let builder = Proxy::builder().engine(engine);
+    let socket = |name: &str| builder.dir().join(name);
+    let (a, b, other) = (socket("a.sock"), socket("b.sock"), socket("other.sock"));
+    let file = format!(
+        "workers = 2\nconnections-max = {CONNECTIONS_MAX}\n\
+         [defaults]\nbackend = \"{held}\"\nqueue-timeout = \"off\"\n\
+         [route.a]\nlisten = \"unix:{}\"\nper-endpoint-max = 1\n\
+         [route.b]\nlisten = \"unix:{}\"\nper-endpoint-max = 2\n\
+         [route.other]\nlisten = \"unix:{}\"\nbackend = \"{quick}\"\n",
+        a.display(),
+        b.display(),
+        other.display()
+    );
+    let mut proxy = builder.config(&file).start();
+    proxy
+        .process()
+        .wait_for_log("the queues of saturated routes");
+    let come = |path: &Path| {
+        let client = connect(path).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        client
+    };
+    let mut clients: Vec<_> = (0..CONNECTIONS_MAX)
+        .map(|number| come(if number % 2 == 0 { &a } else { &b }))
+        .collect();
+    held.wait_until("three places are taken", |ledger| ledger.open == 3);
+    let late = connect(&other).unwrap();
+    send(&late, b"ping");
+    proxy.process().assert_comes_to_rest();
+    assert_waiting(&late);
+    assert_eq!(quick.ledger().accepted, 0);
+    // The last one that came waits in a queue.
+    drop(clients.pop());
+    assert_eq!(receive_exact(&late, 4), b"ping");
+    // And nobody is left behind when it ends.
+    drop(late);
+    proxy.terminate();
+    proxy.process().wait_for_log("draining");
+    held.release(CONNECTIONS_MAX);
+    for client in &clients {
+        assert_eq!(receive_to_eof(client), b"done");
+    }
+    assert!(proxy.wait().success());
+    assert_eq!(held.ledger().open_most, 3);
 }
 
 /// A client that says one byte and waits for its end.

@@ -396,6 +396,16 @@ pub(crate) fn stop_accepting(listener: &TcpListener) -> io::Result<()> {
     call(|| unsafe { libc::shutdown(listener.as_raw_fd(), libc::SHUT_RDWR) })
 }
 
+/// What was sent on this Unix socket and the other side has not read yet, in bytes of the kernel's memory
+/// (unix(7), SIOCOUTQ): more than were sent, and 0 once all is read.
+pub(crate) fn unread(stream: &UnixStream) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `stream` is borrowed, and `count` is what the request
+    // writes to.
+    call(|| unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) })?;
+    usize::try_from(count).map_err(io::Error::other)
+}
+
 /// Changes the backlog of a listener that listens already.
 pub(crate) fn set_backlog(listener: &impl AsRawFd, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `listener` is borrowed.
