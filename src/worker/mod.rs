@@ -617,9 +617,8 @@ impl<D: Driver> Worker<D> {
 
     // --- queues -------------------------------------------------------------------------------
 
-    /// Gives free places to those who wait, by arrival. Where one route takes all that a turn gives, the
-    /// next turn begins with the route behind it: a queue with places that is never empty would leave the
-    /// others nothing.
+    /// Gives free places to those who wait, by arrival. Where a turn cannot give all of them, the next one
+    /// begins elsewhere: a queue with places that is never empty would leave the others nothing.
     fn serve_queues(&mut self, something_changed: bool) {
         let Some(look_at) = self.queues_looked_at else {
             return;
@@ -631,10 +630,11 @@ impl<D: Driver> Worker<D> {
         let mut left = PLACES_PER_TURN;
         let routes = self.routes.len();
         for route in (self.first_queue..routes).chain(0..self.first_queue) {
+            let before = left;
             if self.serve_queue(route, &mut left) == Line::HasPlaces {
                 // The next turn goes on, and does not wait.
                 self.queues_looked_at = Some(self.now);
-                self.first_queue = (route + 1) % routes;
+                self.first_queue = queue::next_first(route, left < before, routes);
                 return;
             }
         }

@@ -80,6 +80,12 @@ impl Queue {
     }
 }
 
+/// Of several queues, the one that the next turn begins with, after one that had no more to give to `last`:
+/// the one behind it, or itself if the others have had all.
+pub(super) fn next_first(last: usize, had_some: bool, queues: usize) -> usize {
+    (last + usize::from(had_some)) % queues
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -121,5 +127,15 @@ mod tests {
         queue.join(arrival, SessionId(0), Instant::now());
         assert!(queue.is_full());
         assert!(Queue::new(0).is_full());
+    }
+
+    #[test]
+    fn a_queue_that_got_nothing_in_a_turn_is_first_in_the_next() {
+        // The first one takes all that a turn gives, again and again.
+        let first = next_first(0, true, 2);
+        assert_eq!(first, 1);
+        // It takes all and wants no more, and the second one gets nothing.
+        assert_eq!(next_first(1, false, 2), 1);
+        assert_eq!(next_first(1, true, 2), 0);
     }
 }
