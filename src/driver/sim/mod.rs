@@ -91,8 +91,9 @@ use fastcgi::{Ledger, Speech};
 use peer::{Peer, Plan, PlannedEnding, SendSide, stream_byte};
 
 /// Turns in a row that may pass without anything happening before it is a spin. A wake for nothing
-/// and a notice can each cost one.
-const IDLE_TURNS_MAX: u32 = 4;
+/// and a notice can each cost one. Of those who wait in a queue, each turn tries two at least, and all of
+/// them may find that there are no descriptors.
+const IDLE_TURNS_MAX: u32 = 4 + CLIENTS_MAX as u32 / 2;
 
 /// Calls of fill and flush in one turn: the splice budget of each flow, with every call moving as
 /// little as the simulation lets it, and the same again for what was left from before.
