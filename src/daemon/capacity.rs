@@ -17,8 +17,8 @@ use crate::sys::{Errno, process};
 const PROCESS_DESCRIPTORS: u64 = 32;
 
 /// Descriptors of the control socket, and as many of the metrics address: its listener, which one of
-/// them has twice, and its connections.
-const SITE_DESCRIPTORS: u64 = server::CONNECTIONS_MAX as u64 + 2;
+/// them has twice, its connections, and one that waits until another one ends.
+const SITE_DESCRIPTORS: u64 = server::CONNECTIONS_MAX as u64 + 3;
 
 /// Descriptors of an access log: its file, and the one that follows it when it is opened anew.
 const ACCESS_LOG_DESCRIPTORS: u64 = 2;

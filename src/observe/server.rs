@@ -5,7 +5,9 @@
 //! runs on the main thread, as tasks that share it with the daemon's signals; workers know nothing of
 //! it.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,15 +20,20 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
-use tokio::time;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{self, Instant};
 
 use super::pulse::PULSE_TIMEOUT;
 use super::{DaemonState, Observed, metrics};
 
-/// Connections at one time, of each listener; more wait to be accepted. A Prometheus has one, and a
-/// few of them, probes and people fit in together.
+/// Conversations at one time, of each listener. A Prometheus has one, and a few of them, probes and
+/// people fit in together.
 pub const CONNECTIONS_MAX: usize = 16;
+
+/// With all places taken, the oldest conversation ends for the next one when it has lasted for this long:
+/// whoever holds all of them must not hold up a probe, for which an orchestrator kills the daemon. A
+/// scrape takes a few milliseconds, and a probe usually waits for a second.
+const GIVES_WAY_AFTER: Duration = Duration::from_millis(250);
 
 /// How long a connection lives: as long as Prometheus waits for a scrape by default (10 s).
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -61,27 +68,14 @@ enum Site {
 
 /// Answers for as long as it is polled.
 pub async fn serve(listening: Listening, observed: Arc<Observed>) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let site = listening.site();
+    let mut conversations = Conversations::default();
     loop {
-        let place = Arc::clone(&places).acquire_owned().await;
-        let site = listening.site();
-        let accepted = match &listening {
-            Listening::Metrics(listener) => listener.accept().await.map(|(stream, _)| {
-                let stream: Box<dyn Stream> = Box::new(stream);
-                stream
-            }),
-            Listening::Control(listener) => listener.accept().await.map(|(stream, _)| {
-                let stream: Box<dyn Stream> = Box::new(stream);
-                stream
-            }),
-        };
-        match accepted {
+        match listening.accept().await {
             Ok(stream) => {
                 let observed = Arc::clone(&observed);
-                tokio::spawn(async move {
-                    converse(stream, site, &observed).await;
-                    drop(place);
-                });
+                conversations.make_room().await;
+                conversations.begin(async move { converse(stream, site, &observed).await });
             }
             Err(error) => {
                 tracing::debug!("accept on the {site:?} listener: {error}");
@@ -91,12 +85,55 @@ pub async fn serve(listening: Listening, observed: Arc<Observed>) {
     }
 }
 
+/// Those that go on, at most [`CONNECTIONS_MAX`]. Dropped, they end.
+#[derive(Default)]
+struct Conversations {
+    tasks: JoinSet<()>,
+    /// The oldest first.
+    begun: VecDeque<(Instant, AbortHandle)>,
+}
+
+impl Conversations {
+    /// Waits until there is a place. If none gets free, the oldest gives way.
+    async fn make_room(&mut self) {
+        while self.tasks.try_join_next().is_some() {}
+        loop {
+            self.begun.retain(|(_, task)| !task.is_finished());
+            let Some((begun, oldest)) = self.begun.front() else {
+                return;
+            };
+            if self.begun.len() < CONNECTIONS_MAX {
+                return;
+            }
+            tokio::select! {
+                _ = self.tasks.join_next() => {}
+                () = time::sleep_until(*begun + GIVES_WAY_AFTER) => {
+                    oldest.abort();
+                    self.begun.pop_front();
+                }
+            }
+        }
+    }
+
+    fn begin(&mut self, conversation: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(conversation);
+        self.begun.push_back((Instant::now(), task));
+    }
+}
+
 impl Listening {
     fn site(&self) -> Site {
         match self {
             Self::Metrics(_) => Site::Metrics,
             Self::Control(_) => Site::Control,
         }
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Metrics(listener) => Box::new(listener.accept().await?.0),
+            Self::Control(listener) => Box::new(listener.accept().await?.0),
+        })
     }
 }
 
@@ -432,14 +469,24 @@ mod tests {
     }
 
     #[test]
-    fn who_says_nothing_gives_its_place_to_others_in_time() {
+    fn who_says_nothing_gives_its_place_to_others() {
         let stage = Stage::new();
-        let silent: Vec<TcpStream> = (0..CONNECTIONS_MAX + 4).map(|_| stage.open()).collect();
-        // The places are taken: the answer comes once their time is up.
-        let began = std::time::Instant::now();
-        assert_eq!(stage.get("/metrics").0, 200);
-        assert!(began.elapsed() >= HEAD_TIMEOUT / 2, "{:?}", began.elapsed());
-        drop(silent);
+        let silent: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| stage.open()).collect();
+        let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut deaf = Vec::new();
+        for _ in 0..4 {
+            let mut stream = stage.open();
+            stream.write_all(request.as_bytes()).unwrap();
+            deaf.push(stream);
+        }
+        assert_eq!(stage.get("/healthz").0, 200);
+        // Not because their time was up: others had come as early.
+        let mut last = &silent[CONNECTIONS_MAX - 1];
+        last.set_nonblocking(true).unwrap();
+        let nothing = last.read(&mut [0; 1]).unwrap_err();
+        assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+        let oldest = (&silent[0]).read(&mut [0; 1]);
+        assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
     }
 
     #[test]
