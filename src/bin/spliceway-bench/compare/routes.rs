@@ -56,6 +56,10 @@ const LIMITED_RESPONDER: SocketAddr = SocketAddr::new(
     RESPONDER_PORT + 1,
 );
 
+/// Measurements with and without somebody who asks for the metrics, in each round: they differ by less
+/// than any two of the same kind do.
+const WATCHED_PER_ROUND: u32 = 4;
+
 /// Between two requests for the metrics.
 const SCRAPE_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -69,7 +73,7 @@ const POLL: Duration = Duration::from_millis(1);
 pub(super) fn each(effort: Effort) -> Duration {
     let quiet = raised(effort).each();
     let saturated = quiet + SATURATION_WARM_UP + IDEAL;
-    (quiet + saturated * 2 + effort.each() * 2) * 2
+    (quiet + saturated * 2 + effort.each() * 2 * WATCHED_PER_ROUND) * 2
 }
 
 /// With at least the time that a tail needs.
@@ -173,10 +177,12 @@ impl Measuring {
         let apart = self::beside(fleet, &self.other, &self.both, effort);
         self.of.apart.push(outcome(apart.map(|(sample, _)| sample)));
 
-        let unwatched = busy(fleet, &self.single, effort);
-        self.of.unwatched.push(outcome(unwatched));
-        let watched = watched(fleet, &self.single, effort);
-        self.of.watched.push(outcome(watched));
+        for _ in 0..WATCHED_PER_ROUND {
+            let unwatched = busy(fleet, &self.single, effort);
+            self.of.unwatched.push(outcome(unwatched));
+            let watched = watched(fleet, &self.single, effort);
+            self.of.watched.push(outcome(watched));
+        }
     }
 }
 
