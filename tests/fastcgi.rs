@@ -65,6 +65,7 @@ for_each_engine!(
     who_waits_gets_a_connection_that_rests,
     a_full_queue_and_a_long_wait_are_a_503,
     a_refused_connect_is_no_full_queue,
+    a_request_that_is_sent_again_keeps_its_place,
     a_connection_without_requests_is_closed,
     a_connection_serves_no_more_requests_than_allowed,
     without_reuse_each_request_has_its_own_connection,
@@ -1219,6 +1220,28 @@ fn a_refused_connect_is_no_full_queue(engine: Engine) {
             assert_over(&client.0);
             proxy.process().wait_for_log("Connection refused");
         }
+    }
+}
+
+/// Nobody may wait for a place, and this request had the only one.
+fn a_request_that_is_sent_again_keeps_its_place(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        let heard = conversation.request()?.expect("a request");
+        conversation.fence()?;
+        conversation.send(&[heard.page(), fence_answer()].concat())?;
+        // The next one is read and not answered.
+        conversation.request().map(drop)
+    });
+    let proxy = builder(engine)
+        .backend(&backend)
+        .args(["--per-endpoint-max", "1", "--queue-max", "0"])
+        .args(["--idle-upstream", "1h"])
+        .start();
+    let client = Client::connect(&proxy);
+    for (uri, connections) in [("/first", 1), ("/second", 2)] {
+        assert_eq!(client.ask(&Request::get(uri)).text(), uri);
+        proxy.process().assert_comes_to_rest();
+        assert_eq!(backend.ledger().accepted, connections);
     }
 }
 

@@ -570,6 +570,8 @@ fn queues_can_take_every_connection_and_each_that_leaves_gives_one_back(engine: 
         .map(|number| come(if number % 2 == 0 { &a } else { &b }))
         .collect();
     held.wait_until("three places are taken", |ledger| ledger.open == 3);
+    // Those who wait have been accepted as well.
+    proxy.process().assert_comes_to_rest();
     let late = connect(&other).unwrap();
     send(&late, b"ping");
     proxy.process().assert_comes_to_rest();

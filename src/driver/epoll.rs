@@ -375,9 +375,13 @@ impl Epoll {
             }
         }
         self.listeners = kept;
-        to_the_end
-            .into_iter()
-            .try_for_each(|sock| self.register(sock))
+        for sock in to_the_end {
+            if let Err(done) = self.wait_for(sock, Lane::Read) {
+                let lane = Lane::Read;
+                self.done.push_back(Completion { sock, lane, done });
+            }
+        }
+        Ok(())
     }
 
     // --- waiting ------------------------------------------------------------------------------

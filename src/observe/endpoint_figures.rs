@@ -4,7 +4,8 @@
 //! anew if the endpoint comes back. Another one may still have a session there, so the endpoint is still
 //! shown. What the first has counted must not be missing then: Prometheus takes a count that falls for a
 //! restart, and adds all that is left of it once more. So the counts of those that forgot are kept for as
-//! long as anybody knows the endpoint. When nobody does, they begin with 0, which is what a restart is.
+//! long as anybody knows the endpoint. When nobody does, they begin with 0, which is what a restart is. What
+//! a worker counted and forgot between two looks is missing: a count may be too low, and never falls.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

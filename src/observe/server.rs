@@ -110,6 +110,8 @@ impl Conversations {
                 () = time::sleep_until(*begun + GIVES_WAY_AFTER) => {
                     oldest.abort();
                     self.begun.pop_front();
+                    // Whichever it was that ended: its descriptor is free.
+                    self.tasks.join_next().await;
                 }
             }
         }
@@ -471,6 +473,7 @@ mod tests {
     #[test]
     fn who_says_nothing_gives_its_place_to_others() {
         let stage = Stage::new();
+        let began = Instant::now();
         let silent: Vec<TcpStream> = (0..CONNECTIONS_MAX).map(|_| stage.open()).collect();
         let request = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
         let mut deaf = Vec::new();
@@ -480,11 +483,13 @@ mod tests {
             deaf.push(stream);
         }
         assert_eq!(stage.get("/healthz").0, 200);
-        // Not because their time was up: others had come as early.
+        // Not because their time was up: others had come as early. A slow machine cannot tell.
         let mut last = &silent[CONNECTIONS_MAX - 1];
         last.set_nonblocking(true).unwrap();
-        let nothing = last.read(&mut [0; 1]).unwrap_err();
-        assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+        let nothing = last.read(&mut [0; 1]).map_err(|error| error.kind());
+        if began.elapsed() < HEAD_TIMEOUT {
+            assert_eq!(nothing, Err(ErrorKind::WouldBlock));
+        }
         let oldest = (&silent[0]).read(&mut [0; 1]);
         assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
     }

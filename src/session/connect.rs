@@ -74,6 +74,8 @@ pub(super) struct Connecting {
     /// The length of the next pause.
     pause: Duration,
     wants_new: bool,
+    /// A place gets free that was its own, or was taken from a connection for its sake.
+    is_owed_a_place: bool,
     stage: Stage,
 }
 
@@ -163,6 +165,7 @@ impl Connecting {
             failure: ConnectFailure::NoAddress,
             pause: PAUSE_MIN,
             wants_new: false,
+            is_owed_a_place: false,
             stage,
         }
     }
@@ -193,10 +196,10 @@ impl Connecting {
         matches!(self.stage, Stage::Queued(_))
     }
 
-    /// Whether it waits in the queue for endpoints that have failed, and not for one that is full: its time
-    /// for connecting runs.
-    pub(super) fn has_failed(&self) -> bool {
-        self.is_queued() && self.by.is_some()
+    /// Whether it may wait in a queue that is full: for endpoints that have failed, for which its time for
+    /// connecting runs, or for a place that gets free for it.
+    pub(super) fn is_to_stay(&self) -> bool {
+        self.is_queued() && (self.by.is_some() || self.is_owed_a_place)
     }
 
     /// Whether nothing is under way, and not only for a moment at the start: a client that leaves now
@@ -389,6 +392,11 @@ impl Connecting {
     /// A connection that rests will not do.
     pub(super) fn want_new(&mut self) {
         self.wants_new = true;
+    }
+
+    /// A connection was closed, and its place will be free when that is done.
+    pub(super) fn owe_a_place(&mut self) {
+        self.is_owed_a_place = true;
     }
 
     /// Whether a connection that rests will not do.

@@ -60,11 +60,11 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    /// Whether it waits for endpoints that have failed, and not for one that is full.
-    pub fn has_failed(&self) -> bool {
+    /// Whether it may wait in a queue that is full.
+    pub fn is_to_stay(&self) -> bool {
         match self {
-            Self::Tunnel(tunnel) => tunnel.has_failed(),
-            Self::Exchange(exchange) => exchange.has_failed(),
+            Self::Tunnel(tunnel) => tunnel.is_to_stay(),
+            Self::Exchange(exchange) => exchange.is_to_stay(),
         }
     }
 

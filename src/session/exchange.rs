@@ -259,9 +259,9 @@ impl<D: Driver> Exchange<D> {
         matches!(&self.stage, Stage::Search(connecting) if connecting.is_queued())
     }
 
-    /// Whether its request waits for endpoints that have failed, and not for one that is full.
-    pub fn has_failed(&self) -> bool {
-        matches!(&self.stage, Stage::Search(connecting) if connecting.has_failed())
+    /// Whether its request may wait in a queue that is full.
+    pub fn is_to_stay(&self) -> bool {
+        matches!(&self.stage, Stage::Search(connecting) if connecting.is_to_stay())
     }
 
     /// The number of the request that it has, or had last.
@@ -656,7 +656,9 @@ impl<D: Driver> Exchange<D> {
                 return self.serve(open, true, cx);
             }
             // It was of no use to this request, and was closed: its place is free soon.
-            found = self.connecting().search(true, cx);
+            let connecting = self.connecting();
+            connecting.owe_a_place();
+            found = connecting.search(true, cx);
         }
         let is_queued = self.is_queued();
         self.tally.searched(is_queued, cx.now);
@@ -1248,6 +1250,7 @@ impl<D: Driver> Exchange<D> {
         }
         let mut connecting = Connecting::new(Hello::None, None, cx.now, cx.timeouts, Entry::Direct);
         connecting.want_new();
+        connecting.owe_a_place();
         self.stage = Stage::Search(connecting);
         self.tally.search(cx.now);
         cx.counters.fastcgi.retries.add(1);

@@ -154,9 +154,9 @@ impl<D: Driver> Tunnel<D> {
         matches!(&self.upstream, Upstream::Connecting(connecting) if connecting.is_queued())
     }
 
-    /// Whether it waits for endpoints that have failed, and not for one that is full.
-    pub fn has_failed(&self) -> bool {
-        matches!(&self.upstream, Upstream::Connecting(connecting) if connecting.has_failed())
+    /// Whether it may wait in a queue that is full.
+    pub fn is_to_stay(&self) -> bool {
+        matches!(&self.upstream, Upstream::Connecting(connecting) if connecting.is_to_stay())
     }
 
     // --- events -------------------------------------------------------------------------------

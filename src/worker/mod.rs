@@ -512,7 +512,7 @@ impl<D: Driver> Worker<D> {
                 *place = Place::new(queue.arrive(), active.session.request());
             }
             place.standing = match place.standing {
-                Standing::New if queue.is_full() && !active.session.has_failed() => {
+                Standing::New if queue.is_full() && !active.session.is_to_stay() => {
                     return self.step(id, Session::refuse);
                 }
                 Standing::New | Standing::Called => {
