@@ -43,6 +43,9 @@
 //!   taken for one that keeps no connections.
 //! - `answers_belong`: what a client gets for a request is what the server that has it sent for it, up
 //!   to END_REQUEST; or an answer of the proxy's own, and then nothing more.
+//! - `fence_for_the_proven`: before the end of its answer, only a server that has served a second request on
+//!   a connection gets the fence;
+//! - `kept_if_certain`: a server is told to keep its connection only if it knows where the request ends;
 //! - `nobody_waits_for_settling`: while somebody waits for a place, none is held for longer than the
 //!   settle timeout by a connection that settles.
 //! - `idle_is_bounded`: nothing is kept without a request for longer than the idle timeout.
