@@ -89,6 +89,11 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             } else {
                 Duration::from_millis(dice.pick(&[20, 500, 5000]))
             },
+            refused: pool.and_then(|_| {
+                let times = [None, Some(0), Some(20), Some(250)];
+                dice.pick(&times).map(Duration::from_millis)
+            }),
+            silent_is_short: pool.is_some(),
             idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
             removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
         },
