@@ -30,6 +30,7 @@ for_each_engine!(
     every_client_of_php_fpm_is_served_in_each_of_its_modes,
     requests_to_a_backend_that_is_gone_end_at_once,
     refusals_are_waited_out_while_a_backend_starts_again,
+    a_restart_of_php_fpm_loses_nothing_that_comes_meanwhile,
     a_refused_request_has_not_waited_in_a_queue,
     a_silent_backend_is_waited_for_once,
 );
@@ -69,7 +70,10 @@ fn slow_pages_do_not_start_one_after_the_other(engine: Engine) {
         conversation.send(&heard.page())
     });
     for args in [&["--per-endpoint-max", "8"][..], &[]] {
-        let proxy = builder(engine).backend(&backend).args(args.iter().copied()).start();
+        let proxy = builder(engine)
+            .backend(&backend)
+            .args(args.iter().copied())
+            .start();
         let before = backend.ledger().accepted;
         let clients: Vec<_> = (0..PAGES).map(|_| asking(&proxy, "/slow")).collect();
         backend.wait_until("all pages are asked for", |ledger| {
@@ -243,11 +247,14 @@ fn every_client_of_php_fpm_is_served_in_each_of_its_modes(engine: Engine) {
                     }
                 });
             }
-            eventually(&format!("every client is served, {mode}, {permits}"), || {
-                served
-                    .iter()
-                    .all(|served| served.load(Ordering::Acquire) >= ENOUGH)
-            });
+            eventually(
+                &format!("every client is served, {mode}, {permits}"),
+                || {
+                    served
+                        .iter()
+                        .all(|served| served.load(Ordering::Acquire) >= ENOUGH)
+                },
+            );
         });
     }
 }
@@ -289,6 +296,34 @@ fn refusals_are_waited_out_while_a_backend_starts_again(engine: Engine) {
         for client in clients {
             assert_eq!(client.answer().text(), "/during");
         }
+    }
+}
+
+/// The same with the one that it is for. The time is that of a busy machine.
+fn a_restart_of_php_fpm_loses_nothing_that_comes_meanwhile(engine: Engine) {
+    let (dir, endpoint) = (fresh_dir(), fresh_endpoint());
+    let script = dir.path().join("page.php");
+    fs::write(&script, "<?php echo 'served';").unwrap();
+    let request = Request::get("/page.php").param("SCRIPT_FILENAME", &script.display().to_string());
+    let start = || start_fpm_pool(dir.path(), &endpoint, 4, "", &[]);
+    let fpm = start();
+    let proxy = builder(engine)
+        .backend(format!("{}:{}", endpoint.0, endpoint.1))
+        .args(["--per-endpoint-max", "4", "--connect-timeout", "60s"])
+        .args(["--refused-timeout", "15s"])
+        .start();
+    assert_eq!(Client::connect(&proxy).ask(&request).text(), "served");
+    drop(fpm);
+    eventually("nobody listens", || {
+        TcpStream::connect((&*endpoint.0, endpoint.1)).is_err()
+    });
+    let clients = [(); 16].map(|()| Client::connect(&proxy));
+    clients
+        .iter()
+        .for_each(|client| client.send(&request.bytes()));
+    let _again = start();
+    for client in &clients {
+        assert_eq!(client.answer().text(), "served");
     }
 }
 

@@ -428,11 +428,23 @@ impl Balancer {
     pub fn has_room(&self, moment: impl Into<Moment>) -> bool {
         let moment = moment.into();
         let is_usable = |index: &usize| self.is_usable(*index, moment.now);
-        let has_place = |index: usize| self.has_place(index, moment);
         let mut groups = self.groups.iter().cloned();
         match groups.find(|group| group.clone().any(|index| is_usable(&index))) {
-            Some(mut group) => group.any(|index| is_usable(&index) && has_place(index)),
-            None => (0..self.members.len()).any(has_place),
+            Some(group) => self.some_have_place(group.filter(is_usable), moment),
+            None => self.some_have_place(0..self.members.len(), moment),
+        }
+    }
+
+    /// Whether one of these would be chosen.
+    fn some_have_place(&self, mut some: impl Iterator<Item = usize>, moment: Moment) -> bool {
+        match self.policy {
+            // Those behind the first one that has permits are its backups.
+            Balance::First => some
+                .find(|&index| self.has_place(index, moment) || self.waits_for_pace(index, moment))
+                .is_some_and(|index| self.has_place(index, moment)),
+            Balance::LeastConnections | Balance::RoundRobin | Balance::RandomTwo => {
+                some.any(|index| self.has_place(index, moment))
+            }
         }
     }
 
@@ -442,9 +454,7 @@ impl Balancer {
     pub fn pace_ends(&self, moment: impl Into<Moment>) -> Option<Instant> {
         let moment = moment.into();
         let paced = self.members.iter().filter(|member| self.has_permit(member));
-        paced
-            .filter_map(|member| member.opens_at(moment))
-            .min()
+        paced.filter_map(|member| member.opens_at(moment)).min()
     }
 
     /// Permits that are free and wait for the pace. Whoever waits for one of them waits for nobody else.
@@ -642,11 +652,14 @@ impl Balancer {
         qualifies: impl Fn(&Self, usize) -> bool,
     ) -> bool {
         self.policy == Balance::First
-            && (group.start..index).any(|better| {
-                let member = &self.members[better];
-                let waits = self.has_permit(member) && member.opens_at(moment).is_some();
-                waits && qualifies(self, better)
-            })
+            && (group.start..index)
+                .any(|better| self.waits_for_pace(better, moment) && qualifies(self, better))
+    }
+
+    /// Whether it may have another connection, but not yet.
+    fn waits_for_pace(&self, index: usize, moment: Moment) -> bool {
+        let member = &self.members[index];
+        self.has_permit(member) && member.opens_at(moment).is_some()
     }
 
     fn has_place(&self, index: usize, moment: Moment) -> bool {
@@ -1212,6 +1225,86 @@ mod tests {
         // The lease of the set before says nothing of this one.
         tried.insert(&again);
         assert_eq!(balancer.untried(&tried), 2);
+    }
+
+    /// What is chosen for a session that has waited since then.
+    fn choose_after(
+        balancer: &mut Balancer,
+        published: &Published,
+        waiting_since: Instant,
+        now: Instant,
+    ) -> Choice {
+        let moment = Moment { now, waiting_since };
+        balancer.choose(published, &mut Tried::default(), Want::Any, moment)
+    }
+
+    #[test]
+    fn paced_connections_are_opened_one_after_the_other_at_each_endpoint() {
+        use super::super::PACE;
+
+        let (published, now) = (equals(2), Instant::now());
+        for policy in POLICIES {
+            let mut balancer = Balancer::new(policy, 7).limited(2).paced();
+            let mut leases = vec![choose(&mut balancer, &published, now).unwrap()];
+            leases.extend(choose(&mut balancer, &published, now));
+            // Nobody goes to a backup because the first one is a moment late.
+            let endpoints = if policy == Balance::First { 1 } else { 2 };
+            assert_eq!(leases.len(), endpoints, "{policy:?}");
+            assert!(matches!(
+                choose_after(&mut balancer, &published, now, now),
+                Choice::Full
+            ));
+            assert!(!balancer.has_room(now), "{policy:?}");
+            assert_eq!(balancer.held_back(now), leases.len() as u64);
+            assert_eq!(balancer.pace_ends(now), Some(now + PACE));
+            assert!(balancer.has_room(now + PACE));
+            assert!(leases[0].answered(now) && !leases[0].answered(now));
+            assert!(balancer.has_room(now), "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn what_rests_is_taken_whatever_the_pace_is() {
+        let (published, now) = (equals(1), Instant::now());
+        let mut balancer = Balancer::new(Balance::First, 7).limited(3).paced();
+        let first = choose(&mut balancer, &published, now).unwrap();
+        first.answered(now);
+        let _second = choose(&mut balancer, &published, now).unwrap();
+        assert!(!balancer.has_room(now));
+        first.rest(now);
+        assert!(matches!(
+            choose_after(&mut balancer, &published, now, now),
+            Choice::Resting(_)
+        ));
+        first.rouse();
+        drop(first);
+        assert!(!balancer.has_room(now));
+        assert_eq!(balancer.held_back(now), 2);
+    }
+
+    #[test]
+    fn what_failed_may_be_tried_again_once_an_endpoint_is_back() {
+        let (published, now) = (equals(2), Instant::now());
+        let mut balancer = Balancer::new(Balance::First, 7);
+        let mut tried = Tried::default();
+        let mut get = |balancer: &mut Balancer| {
+            let lease = chosen(balancer.choose(&published, &mut tried, Want::Any, now));
+            lease.inspect(|lease| {
+                lease.refused(now);
+                tried.insert(lease);
+            })
+        };
+        let first = get(&mut balancer).unwrap();
+        assert!(get(&mut balancer).is_some());
+        assert!(get(&mut balancer).is_none());
+        let patience = Duration::from_secs(1);
+        assert_eq!(balancer.refused_until(patience), Some(now + patience));
+        assert!(first.reached() && !first.reached());
+        assert_eq!(balancer.refused_until(patience), None);
+        assert!(get(&mut balancer).is_some());
+        assert!(!balancer.is_silent());
+        first.not_answered();
+        assert!(balancer.is_silent());
     }
 
     fn ranks() -> impl Strategy<Value = Vec<(u16, u16)>> {

@@ -14,6 +14,7 @@ mod set;
 
 pub use balance::{Balancer, Choice, Family, Lease, Moment, Tried, Want};
 pub use health::Health;
+#[cfg(any(test, fuzzing))]
 pub(crate) use opening::PACE;
 pub use refresh::Refresher;
 pub(crate) use refresh::Suspects;

@@ -158,7 +158,10 @@ impl Opening {
 
     /// When a connection is to be closed for the next newcomer that may be in the backlog.
     pub(super) fn release_at(&self) -> Option<Instant> {
-        let first = self.newcomers.front().map(|it| it.since + self.suspicious());
+        let first = self
+            .newcomers
+            .front()
+            .map(|it| it.since + self.suspicious());
         let again = self.served.front().map(|it| it.since + RELEASE_AGAIN);
         first.into_iter().chain(again).min()
     }

@@ -111,7 +111,10 @@ mod tests {
     fn one_that_has_worked_is_given_the_time_to_start_again() {
         let start = Instant::now();
         let until = |reach: Reach| refused_until([reach].into_iter(), PATIENCE);
-        assert_eq!(until(Reach::Open.refused(start)), Some(start + 4 * PATIENCE));
+        assert_eq!(
+            until(Reach::Open.refused(start)),
+            Some(start + 4 * PATIENCE)
+        );
         assert_eq!(until(Reach::Silent.refused(start)), Some(start + PATIENCE));
     }
 

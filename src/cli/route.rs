@@ -15,10 +15,10 @@ use super::values::{
 };
 use crate::config::{
     Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind, Clients,
-    DNS_TTL_FLOOR, Discovery, Ejection, Fastcgi, KEEPALIVE_MAX, KEEPALIVE_MIN, Limits, ListenAddress,
-    MODE_MAX, NAME_SERVERS_MAX, NameServer, Protocol, ProxyProtocol, RefreshTimes, ResolveWith,
-    Route, RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, UnixAddress, Upstreams,
-    WORKERS_MAX,
+    DNS_TTL_FLOOR, Discovery, Ejection, Fastcgi, KEEPALIVE_MAX, KEEPALIVE_MIN, Limits,
+    ListenAddress, MODE_MAX, NAME_SERVERS_MAX, NameServer, Protocol, ProxyProtocol, RefreshTimes,
+    ResolveWith, Route, RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, UnixAddress,
+    Upstreams, WORKERS_MAX,
 };
 
 /// What a route can be told.
@@ -659,8 +659,7 @@ impl RouteArguments {
     /// the socket, the same client may be what has the backend started: it waits, as it always has.
     fn refused_timeout(&self) -> Option<Duration> {
         let is_own = |address: &ListenAddress| matches!(address, ListenAddress::Unix(_));
-        let is_short =
-            self.protocol == ProtocolName::Fastcgi && self.listen.iter().all(is_own);
+        let is_short = self.protocol == ProtocolName::Fastcgi && self.listen.iter().all(is_own);
         let default = is_short.then_some(Fastcgi::REFUSED_TIMEOUT_DEFAULT);
         self.refused_timeout.or(default)
     }
@@ -799,7 +798,10 @@ mod tests {
             ("--protocol fastcgi --listen inherit:php", None),
             ("--protocol fastcgi --refused-timeout 0s", Some(0)),
             ("--protocol raw --refused-timeout 1s", Some(1000)),
-            ("--protocol fastcgi --listen inherit --refused-timeout 2s", Some(2000)),
+            (
+                "--protocol fastcgi --listen inherit --refused-timeout 2s",
+                Some(2000),
+            ),
         ] {
             let expected = expected.map(Duration::from_millis);
             assert_eq!(route_with(options).refused_timeout, expected, "{options}");
