@@ -699,8 +699,8 @@ impl<D: Driver> Exchange<D> {
             connecting.owe_a_place();
             found = connecting.search(true, cx);
         }
-        let is_queued = self.is_queued();
-        self.tally.searched(is_queued, cx.now);
+        let waits_for_place = self.connecting().waits_for_place(cx.balancer);
+        self.tally.searched(waits_for_place, cx.now);
         match found {
             Found::Waiting => {
                 if self.connecting().is_stalled(cx.now) {
@@ -782,6 +782,7 @@ impl<D: Driver> Exchange<D> {
         self.tally.found(address, open.is_reused(), &cx.telling());
         if receiving {
             cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+            open.lease.asked(cx.now);
         } else {
             cx.driver.submit(sock, Op::Recv);
         }
@@ -1568,6 +1569,8 @@ impl<D: Driver> Serving<D> {
     /// The server has begun to answer.
     fn succeed(&self, cx: &mut Context<'_, D>) {
         let lease = &self.open.lease;
+        // The next new connection to the endpoint may be opened.
+        cx.changes.room |= lease.answered(cx.now);
         if self.open.is_reused() {
             cx.pool.served_again(lease.address());
         }

@@ -87,6 +87,11 @@ pub struct Timeouts {
     pub queue: Option<Duration>,
     /// From accept, or from having a place, until a backend connection is open.
     pub connect: Duration,
+    /// From the first of the refusals in a row on, while every endpoint refuses. `None`: no other time than
+    /// for connecting.
+    pub refused: Option<Duration>,
+    /// Whether connects to endpoints that were silent the last time are given up early.
+    pub silent_is_short: bool,
     /// Without a byte in either direction. `None`: for ever.
     pub idle: Option<Duration>,
     /// After its endpoint has left the set. `None`: for ever.

@@ -320,6 +320,8 @@ impl Pool {
         if let Some(id) = self.resting.get(&address).and_then(|ids| ids.first()) {
             self.close(*id, Close::Graceful, cx);
         }
+        // Others may rest while the new one is opened.
+        self.look_soon(self.options.settle, cx.now);
     }
 
     /// A kept connection has served another request.
@@ -442,11 +444,16 @@ impl Pool {
                 let kept = &mut self.kept[id.0];
                 let lasted = cx.now.saturating_duration_since(kept.since);
                 self.counters.fastcgi.settle_time.record(lasted);
+                if kept.open.lease.gives_way(cx.now) {
+                    return self.give_way(id, cx);
+                }
                 self.counters.fastcgi.settling.lower();
                 kept.state = State::Resting;
                 kept.since = cx.now;
-                kept.open.lease.rest();
+                kept.open.lease.rest(cx.now);
                 let address = kept.open.lease.address();
+                let gives_way_at = kept.open.lease.gives_way_at();
+                self.look_for_newcomers_at(gives_way_at);
                 self.resting.entry(address).or_default().push(id);
                 Change::Rests
             }
@@ -486,6 +493,45 @@ impl Pool {
             State::Settling(_) | State::Resting => Close::Graceful,
             State::Abandoned => Close::Reset,
         }
+    }
+
+    /// A connection that has nothing to do is closed for one that may wait in the server's backlog.
+    fn give_way<D: Driver>(&mut self, id: UpstreamId, cx: &mut PoolContext<'_, D>) -> Change {
+        tracing::debug!(
+            route = %self.route,
+            "endpoint {}: a connection without a request makes way for one without an answer",
+            self.kept[id.0].open.lease.address()
+        );
+        self.close(id, Close::Graceful, cx);
+        Change::Gone
+    }
+
+    /// Something rests then, and the next look is soon enough.
+    fn look_for_newcomers_at(&mut self, at: Option<Instant>) {
+        let dates = self.look_at.into_iter().chain(at);
+        self.look_at = dates.min();
+    }
+
+    /// Closes connections that rest for those that may wait in a server's backlog, those first that were not
+    /// used for longest.
+    fn make_way<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
+        let mut giving_way = Vec::new();
+        for ids in self.resting.values() {
+            let gives_way = |id: &&UpstreamId| self.kept[id.0].open.lease.gives_way(cx.now);
+            giving_way.extend(ids.iter().take_while(gives_way));
+        }
+        for id in giving_way {
+            let Change::Gone = self.give_way(id, cx) else {
+                unreachable!("it was closed")
+            };
+        }
+    }
+
+    /// When to make way for the next one.
+    fn newcomers_at(&self) -> Option<Instant> {
+        let last = self.resting.values().filter_map(|ids| ids.last());
+        last.filter_map(|id| self.kept[id.0].open.lease.gives_way_at())
+            .min()
     }
 
     /// Somebody waits for a place: what has been settling for too long gives up its own, unless it is
@@ -549,7 +595,8 @@ impl Pool {
             }
             self.close(id, self.way_out(id), cx);
         }
-        self.look_at = None;
+        self.make_way(cx);
+        self.look_at = self.newcomers_at();
         let patience = self.kept.iter().map(|(_, kept)| self.patience(kept)).min();
         if let Some(patience) = patience {
             self.look_soon(patience, cx.now);

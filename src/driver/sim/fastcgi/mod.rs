@@ -35,6 +35,10 @@ pub(super) use server::Server;
 /// keeps none. The judge counts more of them than the proxy can.
 const DOUBTFUL_AFTER: u32 = 3;
 
+/// Connections that ended after an answer, from which on the proxy may open more of them at one time. The
+/// judge counts more of them than the proxy can.
+const UNKEPT_MAX: u32 = 8;
+
 /// How late the proxy may be with what is due, beside what its options say.
 const SLACK: Duration = Duration::from_millis(1);
 
@@ -178,6 +182,11 @@ impl Ledger {
     /// Whether the proxy may take the server at this endpoint for one that keeps no connections.
     fn is_doubtful(&self, endpoint: usize) -> bool {
         self.endpoints[endpoint].ends >= DOUBTFUL_AFTER
+    }
+
+    /// Whether the proxy has seen no reason to think that connections to this endpoint are never kept.
+    pub(super) fn keeps_connections(&self, endpoint: usize) -> bool {
+        self.rules.pool.reuse && self.endpoints[endpoint].ends < UNKEPT_MAX
     }
 
     /// From this one on, endpoints have left the addresses. Should they come back, the proxy knows nothing
