@@ -120,8 +120,8 @@ impl Served {
             None => balancer,
         };
         let balancer = match &route.protocol {
-            // Only what is kept holds others up.
-            Protocol::Fastcgi(options) if options.pool.reuse => balancer.paced(),
+            // Only what is kept holds others up, and who is held up waits in the queue.
+            Protocol::Fastcgi(options) if options.pool.reuse && limit.is_some() => balancer.paced(),
             Protocol::Fastcgi(_) | Protocol::Raw => balancer,
         };
         let pool = match &route.protocol {
