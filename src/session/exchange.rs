@@ -6,15 +6,19 @@
 //!    |  guard says no        | no place, no server    | broken         connection), or the end
 //!    v                       v                        v
 //!   Farewell (an answer of our own, then whatever still comes is read and thrown away), or the end
+//!
+//!   Serve ----------> Breaking (what came of the answer, then the sign that it broke off), then the end
 //! ```
 //!
 //! - What a server gets is the head as we write it, and then the client's own records.
-//! - What a client gets is the server's own records, up to END_REQUEST.
+//! - What a client gets is the content of the server's own records, up to END_REQUEST, and whole records at
+//!   any moment.
 //! - A connection goes back to the pool only from a request that was sent whole, answered whole and
 //!   followed by the fence; from everything else it is closed.
 //! - A request is sent a second time only if nothing of it can have been read the first time.
-//! - A request that fails before its first byte of an answer ends without a byte, so that the web
-//!   server's own failover works; later it is cut, so that its answer is seen to be incomplete.
+//! - A request that fails before the headers of its answer ends without a further byte, so that the web
+//!   server's own failover works; later it ends in what every web server takes for a failure
+//!   ([`BROKEN_OFF`]): some take the mere end of a connection for the end of the answer, and keep it.
 
 use std::mem;
 use std::ops::Range;
@@ -23,17 +27,17 @@ use std::time::{Duration, Instant};
 use crate::backend::{Address, Lease};
 use crate::config::OnFailure;
 use crate::counters::Outcome;
-use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
+use crate::driver::{Buf, Close, Closed, Done, Driver, Flushed, Lane, Op, Sock};
 use crate::fastcgi::{
-    Answer as Synthesised, ClientEnd, FENCE, Pass, RequestEvent, RequestReader, ResponseEvent,
-    ResponseReader, Settled, Settling, Verdict,
+    Answer as Synthesised, BROKEN_OFF, ClientEnd, FENCE, HEADER_LEN, Kind, Pass, RequestEvent,
+    RequestReader, ResponseEvent, ResponseReader, Settled, Settling, Verdict,
 };
 use crate::sys::Errno;
 
-use super::bulk::{self, Then};
+use super::bulk::{self, Held, Then};
 use super::connect::{Connecting, Entry, Found};
 use super::flow::SPLICE_BUDGET_BYTES;
-use super::pool::{Open, Reuse};
+use super::pool::{Failing, Keeping, Manner, Open};
 use super::tally::{Tally, Telling};
 use super::{ConnectFailure, Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
 
@@ -45,6 +49,11 @@ const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// with bytes unread would be a reset, which can cost the client the answer (RFC 9112, section 9.6, on
 /// the same matter).
 const FAREWELL_TIME: Duration = Duration::from_secs(5);
+
+/// How long a client that takes nothing is waited for, until it has what came of an answer that broke off and
+/// the sign of that: it is as long as web servers wait for their own clients (nginx's `send_timeout`). One that
+/// has less may take what it has for the whole.
+const BREAK_TIME: Duration = Duration::from_secs(60);
 
 /// See [`FAREWELL_TIME`].
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -111,8 +120,8 @@ enum Writing {
     Part {
         full: bool,
     },
-    /// A wait for room: more of a record waits in a pipe.
-    Splicing,
+    /// A wait for room: for what waits in a pipe, or for the sign that the answer broke off.
+    Waiting,
     /// The end of an answer.
     Last,
     /// An answer of our own.
@@ -138,13 +147,21 @@ enum Stage<D: Driver> {
         /// What the session ends as.
         ending: Ending,
     },
+    /// The answer broke off. What came of it is on its way to the client, and then the sign of that.
+    Breaking {
+        held: Option<Held<D::Pipe>>,
+        /// What the session ends as.
+        ending: Ending,
+    },
 }
 
 /// A request and the connection that serves it.
 struct Serving<D: Driver> {
     open: Open,
-    /// Whether the server was told to keep the connection, and gets the fence.
-    keep: bool,
+    /// Whether the server was told to keep the connection, and when it gets the fence.
+    keeping: Keeping,
+    /// Answers to a fence that came before END_REQUEST.
+    early_fences: u32,
     /// Goes out next.
     outbox: Option<Buf>,
     sending: Sending,
@@ -159,9 +176,9 @@ struct Serving<D: Driver> {
     /// Bytes of the answer that were taken since it was last waited for.
     taken_in_a_row: usize,
     /// Bytes of the client's that the server has no room for.
-    upload: Option<D::Pipe>,
+    upload: Option<Held<D::Pipe>>,
     /// Bytes of the server's that the client has no room for.
-    download: Option<D::Pipe>,
+    download: Option<Held<D::Pipe>>,
     response: ResponseReader,
     answer: Answer,
     /// The server has sent what belongs to no request.
@@ -251,6 +268,7 @@ impl<D: Driver> Exchange<D> {
             }
             Stage::Serve(_) => idle_at,
             Stage::Farewell { by, .. } => Some(*by),
+            Stage::Breaking { .. } => Some(self.last_activity + BREAK_TIME),
         }
     }
 
@@ -279,6 +297,17 @@ impl<D: Driver> Exchange<D> {
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         self.last_activity = cx.now;
+        let step = self.act(end, lane, done, cx);
+        if let Step::End(
+            Ending::ClientLeft | Ending::ClientClosed | Ending::ClientReset(_) | Ending::Aborted,
+        ) = step
+        {
+            self.abandon(cx);
+        }
+        step
+    }
+
+    fn act(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         match (end, lane) {
             (End::Client, Lane::Read) => self.client_read(done, cx),
             (End::Client, Lane::Write) => self.client_written(done, cx),
@@ -301,10 +330,9 @@ impl<D: Driver> Exchange<D> {
             .is_some_and(|idle| self.last_activity + idle <= cx.now);
         match &self.stage {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
-            Stage::Farewell { ending, .. } => Step::End(*ending),
-            Stage::Head | Stage::Serve(_) | Stage::Deliver if is_idle => {
-                Step::End(Ending::IdleTimeout)
-            }
+            Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => Step::End(*ending),
+            Stage::Serve(_) if is_idle => self.break_off(Ending::IdleTimeout, cx),
+            Stage::Head | Stage::Deliver if is_idle => Step::End(Ending::IdleTimeout),
             Stage::Serve(_) => {
                 self.watch(cx.driver);
                 Step::Continue
@@ -319,9 +347,11 @@ impl<D: Driver> Exchange<D> {
             Stage::Search(_) => {
                 self.search(cx, |connecting, cx| connecting.addresses_changed(true, cx))
             }
-            Stage::Head | Stage::Serve(_) | Stage::Deliver | Stage::Farewell { .. } => {
-                Step::Continue
-            }
+            Stage::Head
+            | Stage::Serve(_)
+            | Stage::Deliver
+            | Stage::Farewell { .. }
+            | Stage::Breaking { .. } => Step::Continue,
         }
     }
 
@@ -386,6 +416,10 @@ impl<D: Driver> Exchange<D> {
             self.read_on(cx.driver);
             return Step::Continue;
         }
+        if let Stage::Breaking { .. } = self.stage {
+            // Of no use to anyone. Whatever else it sends stays unread, which makes the end a reset.
+            return Step::Continue;
+        }
         self.inbox = Some(Inbox { buf, at: 0 });
         self.advance(cx)
     }
@@ -396,6 +430,8 @@ impl<D: Driver> Exchange<D> {
         match (&self.stage, self.reader.end()) {
             (Stage::Farewell { .. }, _) if self.writing == Writing::Farewell => Step::Continue,
             (Stage::Farewell { ending, .. }, _) => Step::End(*ending),
+            // Its end of the stream may be as old as its request.
+            (Stage::Breaking { .. }, _) => Step::Continue,
             (Stage::Head, ClientEnd::BetweenRequests) => Step::End(Ending::Complete),
             (Stage::Deliver, _) => Step::Continue,
             (Stage::Search(_) | Stage::Serve(_), ClientEnd::AfterRequest) => {
@@ -414,7 +450,7 @@ impl<D: Driver> Exchange<D> {
         Step::End(match self.stage {
             Stage::Head | Stage::Search(_) => Ending::ClientLeft,
             Stage::Serve(_) | Stage::Deliver => Ending::ClientClosed,
-            Stage::Farewell { ending, .. } => ending,
+            Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => ending,
         })
     }
 
@@ -453,11 +489,17 @@ impl<D: Driver> Exchange<D> {
         if let Done::Failed(errno) = done {
             return Step::End(Ending::ClientReset(errno));
         }
-        if writing == Writing::Splicing {
-            return self.splice_answer(false, cx);
+        if writing == Writing::Waiting {
+            return match self.stage {
+                Stage::Breaking { .. } => self.tell_break(cx),
+                _ => self.splice_answer(false, cx),
+            };
         }
         let written = mem::take(&mut self.unwritten);
         cx.counters.to_client.copied.add(written as u64);
+        if let Stage::Breaking { .. } = self.stage {
+            return self.tell_break(cx);
+        }
         if let Err(ending) = self.send_replies(cx) {
             return Step::End(ending);
         }
@@ -481,7 +523,7 @@ impl<D: Driver> Exchange<D> {
                 self.read_on(cx.driver);
                 Step::Continue
             }
-            Writing::Splicing | Writing::Idle => unreachable!("a send was in flight"),
+            Writing::Waiting | Writing::Idle => unreachable!("a send was in flight"),
         }
     }
 
@@ -550,7 +592,9 @@ impl<D: Driver> Exchange<D> {
         match &self.stage {
             Stage::Head => self.read_head(cx),
             Stage::Serve(_) => self.read_body(cx),
-            Stage::Search(_) | Stage::Deliver | Stage::Farewell { .. } => Step::Continue,
+            Stage::Search(_) | Stage::Deliver | Stage::Farewell { .. } | Stage::Breaking { .. } => {
+                Step::Continue
+            }
         }
     }
 
@@ -598,15 +642,15 @@ impl<D: Driver> Exchange<D> {
 
     fn send_replies(&mut self, cx: &mut Context<'_, D>) -> Result<(), Ending> {
         let is_between_records = match &self.stage {
-            Stage::Serve(serving) => serving.response.is_between_records(),
+            Stage::Serve(serving) => serving.is_between_records(),
             Stage::Head | Stage::Search(_) | Stage::Deliver => true,
-            Stage::Farewell { .. } => false,
+            Stage::Farewell { .. } | Stage::Breaking { .. } => false,
         };
         if self.replies.is_empty() || !is_between_records || self.writing != Writing::Idle {
             return Ok(());
         }
         // A client that asks without reading the answers has filled its socket.
-        let sent = cx.driver.send_first(self.client, &self.replies);
+        let sent = cx.driver.send_now(self.client, &self.replies);
         sent.map_err(Ending::ClientReset)?;
         let sent = self.replies.len() as u64;
         cx.counters.to_client.copied.add(sent);
@@ -683,17 +727,20 @@ impl<D: Driver> Exchange<D> {
     fn connecting(&mut self) -> &mut Connecting {
         match &mut self.stage {
             Stage::Search(connecting) => connecting,
-            Stage::Head | Stage::Serve(_) | Stage::Deliver | Stage::Farewell { .. } => {
-                unreachable!("only a request that waits is told")
-            }
+            Stage::Head
+            | Stage::Serve(_)
+            | Stage::Deliver
+            | Stage::Farewell { .. }
+            | Stage::Breaking { .. } => unreachable!("only a request that waits is told"),
         }
     }
 
     /// A connection that rests, if this request may use one.
     fn take(&mut self, address: Address, cx: &mut Context<'_, D>) -> Option<Open> {
-        let may_use = match cx.pool.reuse(address) {
-            Reuse::Works | Reuse::Unproven(_) => true,
-            Reuse::Doubtful => self.is_repeatable_method(),
+        let may_use = match cx.pool.manner(address) {
+            Manner::Unknown { .. } | Manner::InTurn { .. } | Manner::AnyTime { .. } => true,
+            // It is tried again.
+            Manner::Silent { .. } | Manner::Closes { .. } => self.is_repeatable_method(),
         };
         let (pool, mut pool_cx) = cx.pool_parts();
         if may_use && !self.wants_new() {
@@ -749,22 +796,26 @@ impl<D: Driver> Exchange<D> {
             close_upstream(open, Close::Graceful, cx.driver, cx.retired);
             return self.failed(Ending::ConnectFailed(ConnectFailure::NoDescriptor), cx);
         };
-        let trust = cx.pool.reuse(open.lease.address());
-        let is_worth_it = trust != Reuse::Doubtful;
-        let keep = cx.pool.keeps(&open) && (is_worth_it || self.is_repeatable_method());
+        let manner = cx.pool.manner(address);
+        let keeping = match self.body_is_certain() {
+            true => cx.pool.keeping(&open, cx.now),
+            false => Keeping::Not,
+        };
         let head = self.reader.head();
-        outbox.write(|out| head.write(keep, &self.without, out));
+        outbox.write(|out| head.write(keeping != Keeping::Not, &self.without, out));
         // The body of a request that is sent again.
         outbox.extend(&self.repeatable);
         let id = head.request_id();
         // Only if it is sent again.
         let body_is_over = self.body_ended;
-        if body_is_over && keep && self.reader.body_missing() == 0 {
+        let is_short = body_is_over && self.reader.body_missing() > 0;
+        if body_is_over && !is_short && keeping == Keeping::FenceWithRequest {
             outbox.extend(&FENCE);
         }
         self.stage = Stage::Serve(Serving {
             open,
-            keep,
+            keeping,
+            early_fences: 0,
             outbox: Some(outbox),
             sending: Sending::Idle,
             is_whole: body_is_over,
@@ -777,8 +828,8 @@ impl<D: Driver> Exchange<D> {
             response: ResponseReader::new(id),
             answer: Answer::Running,
             tainted: false,
-            is_short: self.body_ended && self.reader.body_missing() > 0,
-            was_proven: trust == Reuse::Works,
+            is_short,
+            was_proven: manner.is_proven(),
             repeatable: true,
         });
         if body_is_over {
@@ -786,6 +837,17 @@ impl<D: Driver> Exchange<D> {
             return Step::Continue;
         }
         self.read_body(cx)
+    }
+
+    /// See [`RequestReader::body_is_certain`].
+    fn body_is_certain(&self) -> bool {
+        // One that was sent before is over: that of a request without a body is a lone header.
+        if self.body_ended && self.repeatable.len() <= HEADER_LEN {
+            return true;
+        }
+        let inbox = self.inbox.as_ref();
+        let rest = inbox.map_or(&[][..], |inbox| &inbox.buf[inbox.at..]);
+        self.reader.body_is_certain(rest)
     }
 
     /// Takes what is there of the body to the server. While nothing can be sent, nothing is read.
@@ -889,7 +951,7 @@ impl<D: Driver> Exchange<D> {
         self.body_ended = true;
         if self.reader.body_missing() > 0 {
             serving.is_short = true;
-        } else if serving.keep {
+        } else if serving.keeping == Keeping::FenceWithRequest {
             match &mut serving.outbox {
                 Some(outbox) => outbox.extend(&FENCE),
                 None => {
@@ -986,6 +1048,7 @@ impl<D: Driver> Exchange<D> {
                 self.read_on(cx.driver);
                 Step::Continue
             }
+            Stage::Breaking { .. } => Step::Continue,
             Stage::Head | Stage::Search(_) => self.advance(cx),
         }
     }
@@ -1040,10 +1103,14 @@ impl<D: Driver> Exchange<D> {
             }
         }
         serving.taken_in_a_row = 0;
+        cx.driver.acknowledge(serving.open.sock);
         self.receive_answer(cx.driver);
         Step::Continue
     }
 
+    /// Waits for more of an answer, all of which that came was acknowledged: a server that leaves Nagle's
+    /// algorithm on, as PHP-FPM does, holds its next small write back until then, and the kernel would
+    /// take 40 ms for it on a connection that has sent a request a moment ago.
     fn receive_answer(&mut self, driver: &mut D) {
         if let Stage::Serve(serving) = &mut self.stage
             && !serving.receiving
@@ -1069,7 +1136,7 @@ impl<D: Driver> Exchange<D> {
     }
 
     /// A part of the answer came. The client gets it as it is.
-    fn answer_came(&mut self, mut buf: Buf, cx: &mut Context<'_, D>) -> Step {
+    fn answer_came(&mut self, buf: Buf, cx: &mut Context<'_, D>) -> Step {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server answers")
         };
@@ -1077,50 +1144,68 @@ impl<D: Driver> Exchange<D> {
         if is_first {
             serving.succeed(cx);
         }
-        let (mut pass, mut at) = (None, 0);
-        loop {
+        let (mut passes, mut at) = (Passes::default(), 0);
+        let nonsense = loop {
             match serving.response.next(&buf, &mut at) {
-                Err(error) if is_first && pass.is_none() => {
-                    return self.never_answered(Ending::BadResponse(error), cx);
-                }
-                Err(error) => return Step::End(Ending::BadResponse(error)),
-                Ok(None) => break,
-                Ok(Some(ResponseEvent::Pass(next))) if pass.is_none() => pass = Some(next),
-                // Only a record that is not for the client parts two of them.
-                Ok(Some(ResponseEvent::Pass(_))) => {
-                    return Step::End(Ending::BackendReset(Errno(libc::EPROTO)));
+                Err(error) => break Some(Ending::BadResponse(error)),
+                Ok(None) => break None,
+                Ok(Some(ResponseEvent::Pass(pass))) => passes.push(pass),
+                Ok(Some(ResponseEvent::Management(Kind::GetValuesResult))) => {
+                    serving.early_fences += 1;
                 }
                 Ok(Some(ResponseEvent::Management(_))) => serving.tainted = true,
                 Ok(Some(ResponseEvent::End(_))) => {
                     let mut settling = Settling::new();
                     settling.read(&buf[at..]);
                     serving.answer = Answer::Ended(settling);
-                    break;
+                    break None;
                 }
             }
-        }
+        };
         let has_ended = matches!(serving.answer, Answer::Ended(_));
         self.tally.answer_came(&serving.response, cx.now);
-        let Some(pass) = pass else {
-            if has_ended {
-                return self.server_done(cx);
+        if let Some(ending) = nonsense {
+            if is_first && passes.is_empty() {
+                return self.never_answered(ending, cx);
             }
-            self.receive_answer(cx.driver);
-            return Step::Continue;
-        };
-        buf.keep(pass.range());
-        if !pass.lead().is_empty() {
-            buf.prepend(pass.lead());
+            // What came before it is an answer as far as it goes.
+            self.pass_on(buf, passes, has_ended, cx);
+            return self.break_off(ending, cx);
         }
-        self.unwritten = buf.len();
-        let full = buf.is_full();
-        cx.driver.submit(self.client, Op::Send(buf));
+        // Behind a full buffer there is most likely more, and then the kernel acknowledges by itself.
+        if !has_ended && (passes.is_empty() || !buf.is_full()) {
+            cx.driver.acknowledge(serving.open.sock);
+        }
+        let is_told = self.pass_on(buf, passes, has_ended, cx);
         if has_ended {
-            self.writing = Writing::Last;
             return self.server_done(cx);
         }
-        self.writing = Writing::Part { full };
+        if !is_told {
+            self.receive_answer(cx.driver);
+        }
         Step::Continue
+    }
+
+    /// Sends the client what is for it in a buffer of the server's. False: nothing is.
+    fn pass_on(
+        &mut self,
+        mut buf: Buf,
+        passes: Passes,
+        is_end: bool,
+        cx: &mut Context<'_, D>,
+    ) -> bool {
+        if passes.is_empty() {
+            return false;
+        }
+        let full = buf.is_full();
+        passes.apply(&mut buf);
+        self.unwritten = buf.len();
+        cx.driver.submit(self.client, Op::Send(buf));
+        self.writing = match is_end {
+            true => Writing::Last,
+            false => Writing::Part { full },
+        };
+        true
     }
 
     /// Whether a full buffer has gone to the client and what comes next may go without being read.
@@ -1147,18 +1232,71 @@ impl<D: Driver> Exchange<D> {
         match pumped.then {
             Then::Receive => return self.receive_more(cx),
             Then::SourceReadable => {
+                cx.driver.acknowledge(server);
                 cx.driver.submit(server, Op::Readable);
                 serving.receiving = true;
                 serving.taken_in_a_row = 0;
             }
             Then::SinkWritable => {
                 cx.driver.submit(self.client, Op::Writable);
-                self.writing = Writing::Splicing;
+                self.writing = Writing::Waiting;
             }
             Then::SourceFailed(errno) => return self.server_lost(Lost::Failed(errno), cx),
             Then::SinkFailed(errno) => return Step::End(Ending::ClientReset(errno)),
         }
         Step::Continue
+    }
+
+    /// No more comes of an answer that has begun, or may have.
+    fn break_off(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+            unreachable!("an answer comes from a server")
+        };
+        let tells = serving.break_is_to_be_told();
+        close_upstream(serving.open, Close::Reset, cx.driver, cx.retired);
+        if !tells {
+            return Step::End(ending);
+        }
+        self.inbox = None;
+        self.last_activity = cx.now;
+        self.stage = Stage::Breaking {
+            held: serving.download,
+            ending,
+        };
+        match self.writing {
+            Writing::Idle => self.tell_break(cx),
+            Writing::Part { .. } | Writing::Waiting | Writing::Last | Writing::Farewell => {
+                Step::Continue
+            }
+        }
+    }
+
+    /// Tells the client, once it has all that came, that the answer broke off.
+    fn tell_break(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Breaking { held, ending, .. } = &mut self.stage else {
+            unreachable!("an answer broke off")
+        };
+        let flushed = match held {
+            Some(held) => bulk::flush(held, cx.driver, self.client),
+            None => Flushed::All,
+        };
+        let told = match flushed {
+            Flushed::All => {
+                *held = None;
+                cx.driver.send_now(self.client, &BROKEN_OFF)
+            }
+            Flushed::Full => Err(Errno(libc::EAGAIN)),
+            Flushed::Failed(errno) => Err(errno),
+        };
+        match told {
+            Err(Errno(libc::EAGAIN)) => {
+                cx.driver.submit(self.client, Op::Writable);
+                self.writing = Writing::Waiting;
+                Step::Continue
+            }
+            // One that cannot be told has noticed.
+            Ok(()) | Err(_) => Step::End(*ending),
+        }
     }
 
     /// What the server sends is no answer, and nothing of it has gone to the client.
@@ -1184,24 +1322,14 @@ impl<D: Driver> Exchange<D> {
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Deliver) else {
             unreachable!("it was just seen")
         };
-        let settles = !matches!(settling.state(), Settled::Surplus(_))
+        let is_kept = serving.sending == Sending::Done
+            && serving.keeping != Keeping::Not
+            && !serving.is_short
             && !serving.tainted
-            && !serving.is_short;
-        if serving.sending == Sending::Done
-            && settles
-            && serving.keep
-            && cx.is_current(&serving.open.lease)
             && !cx.draining
-        {
-            if settling.state() == Settled::NotYet {
-                // Without TCP_NODELAY on its side, its answer to the fence waits for this.
-                cx.driver.acknowledge(serving.open.sock);
-            }
-            let open = Open {
-                sent_before: serving.open.sent_before + serving.sent,
-                ..serving.open
-            };
-            cx.settle(open, settling);
+            && cx.is_current(&serving.open.lease);
+        if is_kept {
+            serving.settle(settling, cx);
         } else {
             // END_REQUEST before the end of the request: the rest of it would be read as the next one. Or
             // the endpoint has left the set meanwhile.
@@ -1209,7 +1337,7 @@ impl<D: Driver> Exchange<D> {
         }
         match self.writing {
             Writing::Idle => self.answered(cx),
-            Writing::Part { .. } | Writing::Splicing | Writing::Last | Writing::Farewell => {
+            Writing::Part { .. } | Writing::Waiting | Writing::Last | Writing::Farewell => {
                 Step::Continue
             }
         }
@@ -1222,30 +1350,28 @@ impl<D: Driver> Exchange<D> {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server is read")
         };
-        if serving.response.has_begun() {
-            return Step::End(Ending::BackendReset(errno));
+        if lost != Lost::End {
+            cx.pool.broke_off(serving.open.lease.address());
         }
-        let is_between_records = serving.response.is_between_records();
+        if serving.response.has_begun() {
+            return self.break_off(Ending::BackendReset(errno), cx);
+        }
         let was_reused = serving.open.is_reused();
+        let address = serving.open.lease.address();
         let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
             // A server that closes after the fence, or may be one that does.
-            let works_now = cx.pool.reuse(serving.open.lease.address()) == Reuse::Works;
-            let is_expected = !serving.was_proven && !works_now;
+            let is_expected = !serving.was_proven && !cx.pool.manner(address).is_proven();
             (is_expected && is_harmless) || serving.was_never_read(lost, cx.driver)
         };
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("it was just seen")
         };
         if was_reused {
-            cx.pool.disappointed(serving.open.lease.address());
+            cx.pool.disappointed(address, Failing::Ended, cx.now);
         } else {
             serving.fail(cx);
         }
         close_upstream(serving.open, Close::Graceful, cx.driver, cx.retired);
-        if !is_between_records {
-            // Half a record of STDERR has gone to the client.
-            return Step::End(Ending::BackendReset(errno));
-        }
         if !may_repeat {
             return self.failed(Ending::BackendReset(errno), cx);
         }
@@ -1258,13 +1384,38 @@ impl<D: Driver> Exchange<D> {
         self.search(cx, |connecting, cx| connecting.search(true, cx))
     }
 
+    /// The client has left. Its request, if all of it was sent, keeps its place at the endpoint for as long as
+    /// the server may be at work on it: a server that is given another one meanwhile lets it wait.
+    fn abandon(&mut self, cx: &mut Context<'_, D>) {
+        let Stage::Serve(serving) = &self.stage else {
+            return;
+        };
+        let is_at_work = serving.sending == Sending::Done
+            && matches!(serving.answer, Answer::Running)
+            && cx.balancer.is_limited()
+            && !cx.draining;
+        if !is_at_work || !cx.is_current(&serving.open.lease) {
+            return;
+        }
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+            unreachable!("it was just seen")
+        };
+        cx.abandon_request(serving.open, serving.receiving);
+    }
+
     /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
     pub fn close(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
         let leaving = match self.stage {
-            Stage::Head | Stage::Deliver | Stage::Farewell { .. } => None,
+            Stage::Head | Stage::Deliver | Stage::Farewell { .. } | Stage::Breaking { .. } => None,
             Stage::Search(connecting) => connecting.close(driver, retired),
             // In the midst of a request: the server learns that nobody waits for it.
-            Stage::Serve(serving) => close_upstream(serving.open, Close::Reset, driver, retired),
+            Stage::Serve(serving) => {
+                if serving.break_is_to_be_told() && self.writing == Writing::Idle {
+                    // Where there is no time to wait, it is told if it has room now.
+                    let _ = driver.send_now(self.client, &BROKEN_OFF);
+                }
+                close_upstream(serving.open, Close::Reset, driver, retired)
+            }
         };
         let closed = driver.close(self.client, Close::Graceful);
         leaving.or_else(|| (closed == Closed::Soon).then_some(self.client))
@@ -1280,6 +1431,53 @@ fn close_upstream<D: Driver>(
     let closed = driver.close(open.sock, how);
     retired.push(open.lease, open.sock, closed);
     (closed == Closed::Soon).then_some(open.sock)
+}
+
+/// What of one buffer goes to the client: one piece, unless something stands in between that does not.
+#[derive(Default)]
+struct Passes {
+    first: Option<Pass>,
+    others: Vec<Pass>,
+}
+
+impl Passes {
+    fn push(&mut self, pass: Pass) {
+        match self.first {
+            None => self.first = Some(pass),
+            Some(_) => self.others.push(pass),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Makes of the buffer what goes to the client.
+    fn apply(self, buf: &mut Buf) {
+        for (at, header) in self.iter().filter_map(Pass::patch) {
+            buf.overwrite(at, &header);
+        }
+        match (self.first, &self.others[..]) {
+            (Some(pass), []) => {
+                buf.keep(pass.range());
+                if !pass.lead().is_empty() {
+                    buf.prepend(pass.lead());
+                }
+            }
+            (first, others) => {
+                let mut all = Vec::with_capacity(buf.len());
+                for pass in first.iter().chain(others) {
+                    all.extend_from_slice(pass.lead());
+                    all.extend_from_slice(&buf[pass.range()]);
+                }
+                buf.replace(&all);
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Pass> {
+        self.first.iter().chain(&self.others)
+    }
 }
 
 /// How a server's connection came to its end in the midst of a request.
@@ -1307,6 +1505,63 @@ impl<D: Driver> Serving<D> {
         }
         let acknowledged = driver.acknowledged(self.open.sock);
         acknowledged.is_ok_and(|bytes| bytes <= self.open.sent_before)
+    }
+
+    /// END_REQUEST came. Waits for the server's answer to the fence, which it gets now unless it has it.
+    fn settle(self, settling: Settling, cx: &mut Context<'_, D>) {
+        let sock = self.open.sock;
+        let address = self.open.lease.address();
+        let is_asked = self.keeping == Keeping::FenceWithRequest;
+        let has_answered = match self.early_fences {
+            0 => false,
+            1 if is_asked => true,
+            // What it answers, nobody asked.
+            _ => return self.close(cx),
+        };
+        let mut sent = self.sent;
+        match (is_asked, has_answered) {
+            (true, false) if settling.state() == Settled::NotYet => {
+                // Without TCP_NODELAY on its side, its answer to the fence waits for this.
+                cx.driver.acknowledge(sock);
+            }
+            (true, false) => {}
+            (true, true) | (false, _) => {
+                if has_answered {
+                    cx.pool.answered_early(address);
+                }
+                // Where it has ended, a receive tells.
+                if !settling.is_untouched() || cx.driver.send_now(sock, &FENCE).is_err() {
+                    return self.close(cx);
+                }
+                cx.counters.to_backend.copied.add(FENCE.len() as u64);
+                sent += FENCE.len() as u64;
+            }
+        }
+        let open = Open {
+            sent_before: self.open.sent_before + sent,
+            ..self.open
+        };
+        cx.settle(open, settling);
+    }
+
+    /// The connection is of no use any more.
+    fn close(self, cx: &mut Context<'_, D>) {
+        let address = self.open.lease.address();
+        cx.pool.disappointed(address, Failing::Ended, cx.now);
+        close_upstream(self.open, Close::Graceful, cx.driver, cx.retired);
+    }
+
+    /// Whether the client is between two records.
+    fn is_between_records(&self) -> bool {
+        self.response.is_between_records() && self.download.is_none()
+    }
+
+    /// Whether the client has the headers of an answer that is not complete. One that has less takes the
+    /// end of the connection for a failure, and so does nginx, which then goes to its next server, as it
+    /// would not if it were told more.
+    fn break_is_to_be_told(&self) -> bool {
+        let is_complete = matches!(self.answer, Answer::Ended(_));
+        self.response.has_headers() && !is_complete
     }
 
     fn all_sent(&mut self, driver: &mut D) {

@@ -30,7 +30,7 @@ pub use connect::Entry;
 pub use either::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, Protocol};
-pub use pool::{Change, Pool, PoolContext, PoolOptions, UpstreamId};
+pub use pool::{BUSY_MAX, Change, Pool, PoolContext, PoolOptions, UpstreamId};
 pub use tally::Telling;
 pub use tunnel::Tunnel;
 
@@ -286,6 +286,13 @@ impl<'a, D: Driver> Context<'a, D> {
         let (pool, mut cx) = self.pool_parts();
         let change = pool.settle(open, settling, false, route, &mut cx);
         self.changes.room |= change != Change::None;
+    }
+
+    /// The client of a request has left, and its server may be at work on it.
+    fn abandon_request(&mut self, open: pool::Open, armed: bool) {
+        let route = self.route;
+        let (pool, mut cx) = self.pool_parts();
+        pool.abandon(open, armed, route, &mut cx);
     }
 
     /// The guard does not let a request of this client pass.

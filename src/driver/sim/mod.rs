@@ -43,6 +43,9 @@
 //!   taken for one that keeps no connections.
 //! - `answers_belong`: what a client gets for a request is what the server that has it sent for it, up
 //!   to END_REQUEST; or an answer of the proxy's own, and then nothing more.
+//! - `fence_for_the_proven`: before the end of its answer, only a server that has served a second request on
+//!   a connection gets the fence;
+//! - `kept_if_certain`: a server is told to keep its connection only if it knows where the request ends;
 //! - `nobody_waits_for_settling`: while somebody waits for a place, none is held for longer than the
 //!   settle timeout by a connection that settles.
 //! - `idle_is_bounded`: nothing is kept without a request for longer than the idle timeout.
@@ -1510,6 +1513,26 @@ impl Driver for Sim {
         }
     }
 
+    fn at_hand(&mut self, sock: Sock) -> usize {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock);
+        let peer = peer.expect("only connected sockets are read");
+        usize::try_from(world.peers[peer].waiting()).expect("a script is short")
+    }
+
+    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock);
+        let from = &mut world.peers[peer.expect("only connected sockets are read")];
+        let is_there = from.waiting() >= bytes as u64;
+        if is_there {
+            from.take(bytes as u64);
+        }
+        is_there
+    }
+
     fn lend(&mut self) -> Option<Buf> {
         let world = self.0.borrow_mut();
         let bytes = world.buffers.borrow_mut().take()?;
@@ -1533,7 +1556,7 @@ impl Driver for Sim {
         self.0.borrow_mut().open_socket(sock);
     }
 
-    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+    fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         let world = &mut *self.0.borrow_mut();
         world.note(|| format!("{sock:?} send first {} bytes", bytes.len()));
         let free = world.open_socket(sock).write.is_none();

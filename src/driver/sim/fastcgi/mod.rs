@@ -17,14 +17,15 @@ use std::time::{Duration, Instant};
 
 use crate::counters::RouteCounters;
 use crate::driver::Sock;
-use crate::fastcgi::{Answer, RequestId};
-use crate::session::PoolOptions;
+use crate::fastcgi::{Answer, BROKEN_OFF, RequestId};
+use crate::session::{BUSY_MAX, PoolOptions};
 use crate::sys::Errno;
 
 use super::dice::Dice;
 use super::peer::{Peer, Plan, PlannedEnding, SendSide};
 use super::{InFlight, Kind, Told, World, WriteOp};
 use client::Course;
+use records::Unit;
 use server::Manner;
 
 pub(super) use client::Client;
@@ -85,7 +86,7 @@ struct Entry {
     /// The upstream whose server has read something of it.
     reader: Option<usize>,
     /// What the client is to get of that upstream's script.
-    answer: Vec<u8>,
+    answer: Vec<Unit>,
     /// That is all of it.
     is_whole: bool,
     /// The client was given some of it.
@@ -105,8 +106,10 @@ struct Endpoint {
     manner: Manner,
     /// Connections that ended after an answer.
     ends: u32,
-    /// A kept connection has served a request before there were too many of those.
+    /// A kept connection has served another request, and none has ended since.
     is_proven: bool,
+    /// A kept connection was given another request.
+    is_reused: bool,
 }
 
 impl Ledger {
@@ -122,6 +125,7 @@ impl Ledger {
             manner: dice.pick(&manners),
             ends: 0,
             is_proven: false,
+            is_reused: false,
         };
         Self {
             rules,
@@ -177,10 +181,7 @@ impl Ledger {
 
     /// Whether the proxy may take the server at this endpoint for one that keeps no connections.
     fn is_doubtful(&self, endpoint: usize) -> bool {
-        let Endpoint {
-            ends, is_proven, ..
-        } = self.endpoints[endpoint];
-        ends >= DOUBTFUL_AFTER && !is_proven
+        self.endpoints[endpoint].ends >= DOUBTFUL_AFTER
     }
 
     /// Whether the proxy has seen no reason to think that connections to this endpoint are never kept.
@@ -213,8 +214,20 @@ impl Ledger {
     /// A connection that served a request has ended.
     fn ended(&mut self, server: &Server) {
         if server.requests > 0 {
-            self.endpoints[server.endpoint].ends += 1;
+            let endpoint = &mut self.endpoints[server.endpoint];
+            endpoint.ends += 1;
+            endpoint.is_proven = false;
         }
+    }
+
+    /// A kept connection is given another request.
+    fn reused(&mut self, endpoint: usize) {
+        self.endpoints[endpoint].is_reused = true;
+    }
+
+    /// Whether the server at this endpoint may be given the fence with a request.
+    fn may_be_asked_early(&self, endpoint: usize) -> bool {
+        self.endpoints[endpoint].is_reused
     }
 }
 
@@ -308,7 +321,7 @@ impl World {
                 serve(peer, index, &mut server, self.now, ledger, &mut self.dice);
                 let has_ended = (peer.gone, peer.is_broken()) != (was_gone, was_broken);
                 if has_ended {
-                    ledger.ended(&server);
+                    ledger.endpoints[server.endpoint].is_proven = false;
                     if !server.is_idle(peer.sent) {
                         ledger.excuse(server.current);
                     }
@@ -356,23 +369,32 @@ impl World {
 
     fn client_hears(&mut self, client: &mut Client, bytes: &[u8], at: u64) {
         let ledger = self.ledger.as_mut().expect("requests are recorded");
-        let (mut rest, mut at) = (bytes, at);
-        while !rest.is_empty() {
+        client.take_in(bytes);
+        let end = at + bytes.len() as u64;
+        while let Some((next, left)) = client.next_record() {
             let name = client.waits_for().map(|request| request.name);
             let entry = name.and_then(|name| ledger.entries.get_mut(&name));
             let backend = entry.filter(|entry| entry.at.is_some()).map(|entry| {
                 entry.is_told = true;
                 (&entry.answer[..], entry.is_whole)
             });
-            let len = client.hear(rest, at, backend);
+            let is_due = match &next {
+                Ok(record) => client.hear(record, end - left as u64, backend),
+                Err(version) => {
+                    // Nothing comes behind it.
+                    let is_sign = *version == 0 && left == BROKEN_OFF.len();
+                    ledger.excuse(name);
+                    is_sign && client.hear_break()
+                }
+            };
             rule!(
                 "answers_belong",
-                len > 0,
-                "request {name:?}: its client is given {:?}…, which is no part of its answer",
-                rest[..rest.len().min(40)].escape_ascii().to_string()
+                is_due,
+                "request {name:?}: its client is given {next:?}, which is no part of its answer"
             );
-            rest = &rest[len..];
-            at += len as u64;
+            if next.is_err() {
+                return;
+            }
         }
     }
 
@@ -498,17 +520,22 @@ impl World {
                 continue;
             }
             let since = *server.settling_since.get_or_insert(now);
-            let mut idle_since = since;
+            let (mut idle_since, mut most) = (since, pool.idle);
+            // The worker of one that is known to answer in its turn is busy.
+            let is_busy = ledger.endpoints[server.endpoint].is_reused;
             if server.is_settled(peer.taken) {
                 idle_since = *server.resting_since.get_or_insert(now);
                 if server.requests > 1 {
-                    let endpoint = &mut ledger.endpoints[server.endpoint];
-                    endpoint.is_proven |= endpoint.ends < DOUBTFUL_AFTER;
+                    ledger.endpoints[server.endpoint].is_proven = true;
                 }
             } else {
+                if is_busy {
+                    most = most.max(BUSY_MAX);
+                }
                 rule!(
                     "nobody_waits_for_settling",
-                    waited <= *look_interval + SLACK
+                    is_busy
+                        || waited <= *look_interval + SLACK
                         || now <= since + pool.settle + *look_interval + SLACK,
                     "upstream {index} settles for {:?}, and somebody waits for {waited:?}",
                     now - since
@@ -516,7 +543,7 @@ impl World {
             }
             rule!(
                 "idle_is_bounded",
-                now <= idle_since + pool.idle * 3 / 2 + SLACK,
+                now <= idle_since + most * 3 / 2 + SLACK,
                 "upstream {index} is kept for {:?}",
                 now - idle_since
             );
@@ -535,10 +562,8 @@ impl World {
             return;
         };
         let is_spoilt = server.is_spoilt;
-        if !peer.gone {
-            let ledger = self.ledger.as_mut().expect("requests are recorded");
-            ledger.ended(server);
-        }
+        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        ledger.ended(server);
         if is_spoilt {
             // It had leased the connection before it saw that.
             self.send_in_flight_is_lost(index);

@@ -11,7 +11,7 @@ use super::super::peer::stream_byte;
 use super::client::{ASKED, Course};
 use super::records::{
     BEGIN, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN, STDOUT,
-    pairs, push, push_pair,
+    Unit, pairs, push, push_pair, units,
 };
 use super::{Ledger, Name};
 
@@ -52,6 +52,10 @@ pub(in super::super) struct Server {
     when: When,
     /// The fence was read.
     is_asked: bool,
+    /// It said something like the fence's answer before the end of its answer.
+    is_early: bool,
+    /// Whether the request that it has says where its body ends.
+    must_keep: bool,
     /// Where END_REQUEST ends in what it says.
     pub(super) ended_at: Option<u64>,
     /// The same of the fence's answer.
@@ -138,6 +142,8 @@ impl Server {
             begun_at: 0,
             when: When::Done,
             is_asked: false,
+            is_early: false,
+            must_keep: false,
             ended_at: None,
             settled_at: None,
             is_unclean: false,
@@ -209,7 +215,7 @@ impl Server {
         taken: u64,
         ledger: &mut Ledger,
     ) {
-        if self.records.left() == 0 {
+        if self.records.left() == 0 && !self.is_early {
             self.judge_reuse(taken);
         }
         self.records.push(bytes);
@@ -256,6 +262,7 @@ impl Server {
             content,
             padding,
         } = record;
+        let has_ended = self.is_ended(taken);
         match (&mut self.heard, kind) {
             (Heard::Nothing | Heard::Fence, BEGIN) => {
                 self.judge_reuse(taken);
@@ -281,7 +288,7 @@ impl Server {
                 PARAMS,
             ) if *of == id => {
                 let (keep, all) = (*keep, mem::take(all));
-                self.head(me, id, &all, ledger);
+                self.head(me, id, keep, &all, ledger);
                 self.heard = Heard::Body { id, keep, at: 0 };
                 self.found.push_back((behind, Found::Head));
             }
@@ -309,6 +316,11 @@ impl Server {
                 self.found.push_back((behind, Found::BodyEnd));
             }
             (Heard::Request, GET_VALUES) if id == 0 && padding == 0 => {
+                rule!(
+                    "fence_for_the_proven",
+                    has_ended || ledger.may_be_asked_early(self.endpoint),
+                    "upstream {me} gets the fence before the end of its answer"
+                );
                 let asked = pairs(&content);
                 rule!(
                     "backend_gets_requests",
@@ -316,6 +328,11 @@ impl Server {
                     "upstream {me}: another fence: {asked:?}"
                 );
                 self.heard = Heard::Fence;
+                self.found.push_back((behind, Found::Fence));
+            }
+            // The first one proved nothing.
+            (Heard::Fence, GET_VALUES) if self.is_early && has_ended => {
+                (self.is_early, self.settled_at) = (false, None);
                 self.found.push_back((behind, Found::Fence));
             }
             (heard, _) => rule!(
@@ -327,30 +344,38 @@ impl Server {
         }
     }
 
-    fn begin(&mut self, me: usize, id: u16, content: &[u8], ledger: &Ledger) {
+    fn is_ended(&self, taken: u64) -> bool {
+        self.ended_at.is_some_and(|at| at <= taken)
+    }
+
+    fn begin(&mut self, me: usize, id: u16, content: &[u8], ledger: &mut Ledger) {
         self.requests += 1;
+        if self.requests > 1 {
+            ledger.reused(self.endpoint);
+        }
         let may_keep = ledger.is_kept_after(self.requests);
         let must_keep = may_keep && !ledger.is_doubtful(self.endpoint);
         let with = |keep| [0, 1, u8::from(keep), 0, 0, 0, 0, 0];
         let keep = content == with(true);
         rule!(
             "backend_gets_requests",
-            keep && may_keep || !must_keep && content == with(false),
+            keep && may_keep || content == with(false),
             "upstream {me}: request {} begins with {content:?}",
             self.requests
         );
+        self.must_keep = must_keep && !keep;
         self.heard = Heard::Params {
             id,
             keep,
             content: Vec::new(),
         };
         (self.current, self.when) = (None, When::Done);
-        (self.is_asked, self.is_unclean) = (false, false);
+        (self.is_asked, self.is_unclean, self.is_early) = (false, false, false);
         (self.ended_at, self.settled_at) = (None, None);
         (self.settling_since, self.resting_since) = (None, None);
     }
 
-    fn head(&mut self, me: usize, id: u16, params: &[u8], ledger: &mut Ledger) {
+    fn head(&mut self, me: usize, id: u16, keep: bool, params: &[u8], ledger: &mut Ledger) {
         let params = pairs(params).unwrap_or_default();
         let name = params.iter().find(|(name, _)| name == b"SIM_REQUEST");
         let name = name.and_then(|(_, name)| ledger.find(name));
@@ -370,6 +395,16 @@ impl Server {
             "backend_gets_requests",
             request.id == id && request.params == params,
             "upstream {me}: {name} is given as request {id} with {params:?}"
+        );
+        let says_length = params.iter().any(|(name, _)| name == b"CONTENT_LENGTH");
+        rule!(
+            "kept_if_certain",
+            if keep {
+                says_length || request.body.is_empty()
+            } else {
+                !self.must_keep || !says_length
+            },
+            "upstream {me} is to keep its connection: {keep}; length said: {says_length}"
         );
         self.current = Some(name);
         ledger.begun(name, me, self.is_spoilt);
@@ -415,9 +450,9 @@ impl Server {
                     if self.ended_at.is_some() {
                         self.treat_fence(now, dice);
                     } else if dice.one_in(20) {
-                        // As a script does that reads everything at once.
-                        self.answer_fence();
-                        ledger.excuse(self.current);
+                        // As a server does that reads while it works.
+                        self.is_early = true;
+                        self.say_fence_answer();
                     }
                 }
             }
@@ -462,8 +497,9 @@ impl Server {
         let entry = ledger.entry_mut(self.current);
         let len = dice.between(1, 2_000);
         let from = self.script.len();
+        write_headers(entry.request.id, dice, &mut self.script);
         write_streams(me, entry.request.id, len, dice, &mut self.script);
-        entry.answer.extend(&self.script[from..]);
+        entry.answer.extend(units(&self.script[from..]));
     }
 
     /// The rest of the answer, whole or not.
@@ -477,14 +513,17 @@ impl Server {
             1..6 => dice.between(1, 5_000),
             _ => dice.below(100),
         };
+        if entry.answer.is_empty() {
+            write_headers(id, dice, &mut self.script);
+        }
         write_streams(me, id, len, dice, &mut self.script);
-        entry.answer.extend(&self.script[from..]);
+        entry.answer.extend(units(&self.script[from..]));
         if dice.one_in(40) {
             entry.excused = true;
             self.talk_nonsense(id, dice);
         } else if dice.one_in(80) {
             // It is for the proxy.
-            entry.excused = true;
+            self.is_early = true;
             push(&mut self.script, GET_VALUES_RESULT, 0, &[], 0);
         }
         let end_from = self.script.len();
@@ -493,7 +532,7 @@ impl Server {
         }
         let padding = dice.pick(&[0, 0, 8]);
         push(&mut self.script, END, id, &[0; 8], padding);
-        entry.answer.extend(&self.script[end_from..]);
+        entry.answer.extend(units(&self.script[end_from..]));
         entry.is_whole = true;
         self.ended_at = Some(self.script_len());
         if dice.one_in(40) {
@@ -555,11 +594,15 @@ impl Server {
     }
 
     fn answer_fence(&mut self) {
+        self.say_fence_answer();
+        self.settled_at = Some(self.script_len());
+    }
+
+    fn say_fence_answer(&mut self) {
         let mut content = Vec::new();
         // Not what the proxy says of itself.
         push_pair(&mut content, ASKED, b"1");
         push(&mut self.script, GET_VALUES_RESULT, 0, &content, 6);
-        self.settled_at = Some(self.script_len());
     }
 
     /// Says what nobody asked for, in a way that nobody can take for an answer.
@@ -570,6 +613,16 @@ impl Server {
         self.is_spoilt = true;
         let surplus: &[u8] = dice.pick(&[&b"X"[..], b"PHP Fatal error"]);
         self.script.extend(surplus);
+    }
+}
+
+/// What ends the headers, which no other content has.
+pub(super) const HEADERS_END: Unit = Unit::Byte(STDOUT, b'\n');
+
+/// Most answers have headers. What has none cannot be told to have broken off.
+fn write_headers(id: u16, dice: &mut Dice, out: &mut Vec<u8>) {
+    if dice.below(4) > 0 {
+        push(out, STDOUT, id, b"\n", 0);
     }
 }
 
@@ -585,7 +638,10 @@ fn write_streams(me: usize, id: u16, len: u64, dice: &mut Dice, out: &mut Vec<u8
         };
         let kind = if dice.one_in(6) { STDERR } else { STDOUT };
         let from = out.len() as u64 + 1;
-        let content: Vec<_> = (from..from + now).map(|at| stream_byte(key, at)).collect();
+        let content = (from..from + now).map(|at| stream_byte(key, at));
+        let content: Vec<_> = content
+            .map(|byte| if byte == b'\n' { 0 } else { byte })
+            .collect();
         let padding = u8::try_from(dice.pick(&[0, 0, 7, 255])).expect("a padding");
         push(out, kind, id, &content, padding);
         left -= now;
