@@ -651,10 +651,7 @@ impl<D: Driver> Worker<D> {
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
-        let room_at = waiting.map(|served| {
-            let dates = served.pool.room_at().into_iter();
-            dates.chain(served.place_at(self.now)).min()
-        });
+        let room_at = waiting.map(|served| served.place_at(self.now));
         let latest = self.now + QUEUE_LOOK_INTERVAL;
         self.queues_looked_at = room_at
             .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.now, latest)))

@@ -188,10 +188,13 @@ impl Served {
         self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
     }
 
-    /// When those who wait can have a place though nothing happens.
+    /// When those who wait can have a place though nothing happens: when the pace allows it, or the pool can
+    /// make room.
     pub(super) fn place_at(&self, now: Instant) -> Option<Instant> {
         let waiting_since = self.queue.as_ref()?.oldest()?;
-        self.balancer.pace_ends(Moment { now, waiting_since })
+        let paced = self.balancer.pace_ends(Moment { now, waiting_since });
+        let room_at = self.lacks_places(now).then(|| self.pool.room_at());
+        paced.into_iter().chain(room_at.flatten()).min()
     }
 
     /// Whether nobody else may wait. Those that wait only for the pace are not counted, because a place is
