@@ -77,6 +77,8 @@ struct Socket {
     /// Whether epoll watches it. Only once something has to be waited for: many an upstream's first
     /// wait is its last.
     registered: bool,
+    /// Its handshake waits for the first bytes, after which acknowledgements are to be prompt again.
+    sends_with_handshake: bool,
     /// Of a listener: whose turn it is.
     turn: Turn,
 }
@@ -104,6 +106,7 @@ impl Socket {
             spliced_dry: false,
             special: false,
             registered: false,
+            sends_with_handshake: false,
             turn: Turn::Anybodys,
         }
     }
@@ -114,6 +117,14 @@ impl Socket {
             return Done::Ready;
         }
         net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
+    }
+
+    /// Bytes were sent.
+    fn sent(&mut self) {
+        if mem::take(&mut self.sends_with_handshake) {
+            // It cannot fail on a TCP socket.
+            let _ = net::acknowledge(self.fd.as_fd());
+        }
     }
 
     /// Receives what is there, up to a buffer full, and takes note of whether there can be more.
@@ -335,7 +346,10 @@ impl Epoll {
         let socket = self.sockets.get(sock);
         loop {
             match net::send(&socket.fd, &buf[sent..]) {
-                Ok(n) => sent += n,
+                Ok(n) => {
+                    sent += n;
+                    socket.sent();
+                }
                 Err(Errno(libc::EINTR)) => continue,
                 Err(Errno(libc::EAGAIN)) => {
                     socket.writable = false;
@@ -570,8 +584,11 @@ impl Driver for Epoll {
     }
 
     fn acknowledge(&mut self, sock: Sock) {
-        // It cannot fail on a TCP socket; on another one there is nothing to acknowledge.
-        let _ = net::acknowledge(self.sockets.get(sock).fd.as_fd());
+        let socket = self.sockets.get(sock);
+        if socket.kind == SocketKind::Tcp {
+            // It cannot fail on a TCP socket.
+            let _ = net::acknowledge(socket.fd.as_fd());
+        }
     }
 
     fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
@@ -579,12 +596,16 @@ impl Driver for Epoll {
     }
 
     fn send_follows(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
         // Where it cannot be had, the handshake ends as ever.
-        let _ = net::delay_handshake(&self.sockets.get(sock).fd);
+        socket.sends_with_handshake = net::delay_handshake(&socket.fd).is_ok();
     }
 
     fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
-        net::send_first(&self.sockets.get(sock).fd, bytes)
+        let socket = self.sockets.get(sock);
+        net::send_first(&socket.fd, bytes)?;
+        socket.sent();
+        Ok(())
     }
 
     fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {

@@ -248,12 +248,14 @@ pub trait Driver: Sized {
     /// An empty buffer for bytes of our own; `None` at the limit, which only a defect reaches.
     fn lend(&mut self) -> Option<Buf>;
     /// What a TCP socket has received is acknowledged at once, now and for the next moment: a peer
-    /// without TCP_NODELAY holds its next small write back until then.
+    /// without TCP_NODELAY holds its next small write back until then. AF_UNIX has nothing to
+    /// acknowledge.
     fn acknowledge(&mut self, sock: Sock);
     /// How many bytes the peer of a TCP socket has acknowledged, from the connection's first one on.
     fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno>;
     /// Before a connect: bytes are at hand that will be sent as soon as it succeeds. Where the
-    /// transport can, they travel with the end of the handshake.
+    /// transport can, they travel with the end of the handshake, and acknowledgements are as prompt
+    /// after them as on any new connection.
     fn send_follows(&mut self, sock: Sock);
     /// Sends these few bytes at once and whole. Only for the first bytes of a connection, because
     /// then the kernel has room for them.

@@ -15,6 +15,11 @@
 //! At most one buffer or one pipe is held, and nothing is read while it is: that is the
 //! backpressure. Before the sink is open, one buffer waits in `Holding`.
 //!
+//! A source that has not turned Nagle's delay off holds the next piece of a message back until the last
+//! one is acknowledged, and the kernel puts that off by 40 ms in the hope of bytes to send with it. Those
+//! soon follow a message in one piece: the next question. So acknowledgements are hastened for sources
+//! that have sent a message in several pieces, and for no others.
+//!
 //! A pipe is filled only while it is empty. Only then does EAGAIN mean that the source has nothing,
 //! an end or an error of the source always finds the pipe empty, and nothing can be left behind.
 
@@ -34,6 +39,20 @@ const DEMOTE_BELOW_BYTES: usize = BUFFER_BYTES;
 /// One direction of a session.
 pub(super) struct Flow<D: Driver> {
     state: State<D::Pipe>,
+    messages: Messages,
+}
+
+/// How the source's messages come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Messages {
+    /// Each in one piece so far.
+    Whole {
+        /// Whether something came since the source was last sent something: what comes next is another
+        /// piece then.
+        begun: bool,
+    },
+    /// At least one came in several.
+    InPieces,
 }
 
 enum State<Pipe> {
@@ -71,6 +90,7 @@ impl<D: Driver> Flow<D> {
     pub(super) fn new() -> Self {
         Self {
             state: State::Copying,
+            messages: Messages::Whole { begun: false },
         }
     }
 
@@ -82,7 +102,7 @@ impl<D: Driver> Flow<D> {
         sink: Option<Sock>,
     ) -> Result<(), Errno> {
         match driver.receive_now(source)? {
-            Some(buf) => self.received(driver, buf, sink),
+            Some(buf) => self.received(driver, buf, source, sink),
             None => self.start(driver, source),
         }
         Ok(())
@@ -95,11 +115,36 @@ impl<D: Driver> Flow<D> {
     }
 
     /// The source has bytes.
-    pub(super) fn received(&mut self, driver: &mut D, buf: Buf, sink: Option<Sock>) {
+    pub(super) fn received(&mut self, driver: &mut D, buf: Buf, source: Sock, sink: Option<Sock>) {
         assert!(matches!(self.state, State::Copying), "the flow reads");
         match sink {
             Some(sink) => self.send(driver, buf, 0, sink),
             None => self.state = State::Holding { buf, prepended: 0 },
+        }
+        self.piece_came();
+        self.acknowledge(driver, source);
+    }
+
+    fn piece_came(&mut self) {
+        self.messages = match self.messages {
+            Messages::Whole { begun: false } => Messages::Whole { begun: true },
+            Messages::Whole { begun: true } | Messages::InPieces => Messages::InPieces,
+        };
+    }
+
+    /// The next piece may wait for that.
+    fn acknowledge(&self, driver: &mut D, source: Sock) {
+        match self.messages {
+            Messages::InPieces => driver.acknowledge(source),
+            Messages::Whole { .. } => {}
+        }
+    }
+
+    /// The source was sent something, by the flow in the other direction: what it says next is another
+    /// message.
+    pub(super) fn source_was_sent(&mut self) {
+        if let Messages::Whole { begun } = &mut self.messages {
+            *begun = false;
         }
     }
 
@@ -254,11 +299,13 @@ impl<D: Driver> Flow<D> {
                 return Progress::Going;
             }
             match driver.fill(source, &mut pipe, PIPE_BYTES) {
-                Filled::Bytes(_) => {}
+                Filled::Bytes(_) => self.piece_came(),
                 Filled::Empty if moved < DEMOTE_BELOW_BYTES => {
+                    self.acknowledge(driver, source);
                     return self.demote(driver, source, counters);
                 }
                 Filled::Empty => {
+                    self.acknowledge(driver, source);
                     driver.submit(source, Op::Readable);
                     return Progress::Going;
                 }

@@ -190,6 +190,7 @@ impl<D: Driver> Tunnel<D> {
             (End::Backend, Lane::Write) => {
                 let sock = self.open_upstream().expect("only an open one is written");
                 self.judge_write(&done, cx);
+                self.to_client.source_was_sent();
                 let (flow, counters) = (&mut self.to_backend, &cx.counters.to_backend);
                 let progress = sink_written(flow, done, self.client, sock, cx.driver, counters);
                 self.after_to_backend(progress, cx.driver)
@@ -213,6 +214,7 @@ impl<D: Driver> Tunnel<D> {
                 let source = self
                     .open_upstream()
                     .expect("what is written came from there");
+                self.to_backend.source_was_sent();
                 let (flow, counters) = (&mut self.to_client, &cx.counters.to_client);
                 let progress = sink_written(flow, done, source, self.client, cx.driver, counters);
                 self.after_to_client(progress, cx.driver)
@@ -584,7 +586,7 @@ fn source_read<D: Driver>(
 ) -> Progress {
     match (done, sink) {
         (Done::Received(buf), _) => {
-            flow.received(driver, buf, sink);
+            flow.received(driver, buf, source, sink);
             Progress::Going
         }
         (Done::Eof, _) => flow.eof(),

@@ -274,7 +274,7 @@ pub fn unix_connected(name: UnixName) -> Result<OwnedFd, Errno> {
 }
 
 /// Sends the acknowledgement that is due now and does not delay the next ones (TCP_QUICKACK in tcp(7),
-/// which does not last).
+/// which does not last: sending makes the kernel wait again for bytes to send with it).
 pub fn acknowledge(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &1_i32)
 }
@@ -377,8 +377,13 @@ pub fn connect_outcome(socket: &OwnedFd) -> Option<Result<(), Errno>> {
 
 /// Lets the packet that completes the handshake wait for the first bytes that we send, so that both
 /// go in one, and the backend is woken once and finds the bytes there. The kernel stops waiting after
-/// 200 ms (`TCP_DELACK_MAX`). Before a connect, this is what clearing TCP_QUICKACK does; once
-/// connected, the kernel acknowledges at once as ever (`tcp_rcv_synsent_state_process`).
+/// 200 ms (`TCP_DELACK_MAX`). Before a connect, this is what clearing TCP_QUICKACK does
+/// (`tcp_rcv_synsent_state_process`).
+///
+/// [`acknowledge`] is owed after the first send: those first bytes look like the answer to something
+/// that was just received (`tcp_event_data_sent`), so the kernel would wait for bytes to send with its
+/// next acknowledgements, for 40 ms each, and a backend without TCP_NODELAY would wait for those before
+/// it sent the second piece of its answer.
 pub fn delay_handshake(socket: &OwnedFd) -> Result<(), Errno> {
     set_option(
         socket.as_fd(),

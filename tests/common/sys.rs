@@ -282,17 +282,33 @@ pub(crate) fn in_own_network<T: Send>(act: impl FnOnce() -> T + Send) -> T {
 
 /// Turns this thread's loopback on or off. Nothing comes through while it is off.
 pub(crate) fn set_loopback(up: bool) -> io::Result<()> {
-    let socket = socket(libc::AF_INET)?;
+    let flags = if up { libc::IFF_UP } else { 0 };
+    let mut request = loopback();
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).expect("the lowest bit");
+    change_interface(libc::SIOCSIFFLAGS, &request)
+}
+
+/// The largest packets that go through this thread's loopback.
+pub(crate) fn set_loopback_mtu(bytes: u16) -> io::Result<()> {
+    let mut request = loopback();
+    request.ifr_ifru.ifru_mtu = bytes.into();
+    change_interface(libc::SIOCSIFMTU, &request)
+}
+
+fn loopback() -> libc::ifreq {
     // SAFETY: an ifreq is integers and an address of integers, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
-    let flags = if up { libc::IFF_UP } else { 0 };
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).expect("the lowest bit");
+    request
+}
+
+fn change_interface(how: libc::Ioctl, request: &libc::ifreq) -> io::Result<()> {
+    let socket = socket(libc::AF_INET)?;
     call(|| {
         // SAFETY: the request reads one ifreq, which is initialised and outlives the call.
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }
+        unsafe { libc::ioctl(socket.as_raw_fd(), how, &raw const *request) }
     })
 }
 

@@ -96,6 +96,8 @@ struct Socket {
     /// It was connected without the ring, and nothing was sent yet: what was held for it goes out
     /// without the ring as well, or it would wait for everything else that the turn has to do.
     fresh: bool,
+    /// Its handshake waits for the first bytes, after which acknowledgements are to be prompt again.
+    sends_with_handshake: bool,
     /// The last receive left nothing behind: wait before the next try.
     drained: bool,
     /// Whether epoll watches this socket: the ring cannot wait for its writability.
@@ -150,6 +152,7 @@ impl Socket {
             write: Write::Idle,
             closing: false,
             fresh: false,
+            sends_with_handshake: false,
             drained,
             watched: false,
             writable_edge: false,
@@ -162,6 +165,14 @@ impl Socket {
             return Done::Ready;
         }
         net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
+    }
+
+    /// Bytes were sent.
+    fn sent(&mut self) {
+        if mem::take(&mut self.sends_with_handshake) {
+            // It cannot fail on a TCP socket.
+            let _ = net::acknowledge(self.fd.as_fd());
+        }
     }
 
     fn target(&self) -> types::Fd {
@@ -563,6 +574,7 @@ impl Uring {
     ) -> Option<Done> {
         match reaped.outcome() {
             Ok(sent) => {
+                self.sockets.get(sock).sent();
                 outgoing.sent += usize::try_from(sent).unwrap_or(0);
                 if outgoing.sent == outgoing.buf.len() {
                     return Some(Done::Sent);
@@ -840,8 +852,11 @@ impl Driver for Uring {
     }
 
     fn acknowledge(&mut self, sock: Sock) {
-        // It cannot fail on a TCP socket; on another one there is nothing to acknowledge.
-        let _ = net::acknowledge(self.sockets.get(sock).fd.as_fd());
+        let socket = self.sockets.get(sock);
+        if !socket.is_unix {
+            // It cannot fail on a TCP socket.
+            let _ = net::acknowledge(socket.fd.as_fd());
+        }
     }
 
     fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
@@ -849,12 +864,16 @@ impl Driver for Uring {
     }
 
     fn send_follows(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
         // Where it cannot be had, the handshake ends as ever.
-        let _ = net::delay_handshake(&self.sockets.get(sock).fd);
+        socket.sends_with_handshake = net::delay_handshake(&socket.fd).is_ok();
     }
 
     fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
-        net::send_first(&self.sockets.get(sock).fd, bytes)
+        let socket = self.sockets.get(sock);
+        net::send_first(&socket.fd, bytes)?;
+        socket.sent();
+        Ok(())
     }
 
     fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
