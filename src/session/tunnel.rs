@@ -425,6 +425,10 @@ impl<D: Driver> Tunnel<D> {
                 Step::Continue
             }
             Progress::SourceFailed(errno) => Step::End(Ending::ClientReset(errno)),
+            // The backend knows nothing of it, and would wait for what is missing.
+            Progress::SinkFailed(errno) if !errno.is_of_the_connection() => {
+                Step::End(Ending::BackendReset(errno))
+            }
             Progress::SinkFailed(errno) => {
                 self.to_backend.break_off(errno);
                 if self.to_client.is_over() {
@@ -510,10 +514,12 @@ impl<D: Driver> Tunnel<D> {
             Ending::Complete
             | Ending::ClientClosed
             | Ending::ClientLeft
-            | Ending::BackendReset(_)
             | Ending::QueueFull
             | Ending::QueueTimeout
             | Ending::ConnectFailed(_) => true,
+            // Where it was a call of ours that failed, the backend is still there, and has not got what
+            // it was to get.
+            Ending::BackendReset(_) => false,
             Ending::BadRequest(_)
             | Ending::BadResponse(_)
             | Ending::Rejected(_)
@@ -528,13 +534,14 @@ impl<D: Driver> Tunnel<D> {
     }
 }
 
-/// AF_UNIX has no reset; where the client's transport has one, it gets the truth.
+/// Where the client's transport can tell a failure from an end, it gets the truth.
 fn close_to_client(ending: Ending) -> Close {
     match ending {
-        Ending::Complete | Ending::ClientClosed | Ending::ClientLeft | Ending::ClientReset(_) => {
-            Close::Graceful
-        }
-        Ending::BackendReset(_)
+        Ending::Complete | Ending::ClientClosed | Ending::ClientLeft => Close::Graceful,
+        // Where it was a call of ours that failed, the client is still there, and has not got all of its
+        // answer.
+        Ending::ClientReset(_)
+        | Ending::BackendReset(_)
         | Ending::ConnectFailed(_)
         | Ending::QueueFull
         | Ending::QueueTimeout
