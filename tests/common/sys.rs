@@ -34,6 +34,8 @@ pub(crate) struct ChildSetup {
     pub(crate) umask: Option<libc::mode_t>,
     /// The errno with which the three io_uring calls fail.
     pub(crate) io_uring_errno: Option<libc::c_int>,
+    /// The errno with which splice(2) fails.
+    pub(crate) splice_errno: Option<libc::c_int>,
     /// The network that it is in; left out, ours.
     pub(crate) network: Option<Network>,
     /// Where else it is to be, and as whom.
@@ -46,7 +48,10 @@ impl ChildSetup {
     /// Puts the child into a process group of its own and has it apply the rest before exec.
     pub(crate) fn prepare(self, command: &mut Command) {
         command.process_group(0);
-        let filter = self.io_uring_errno.map(deny_io_uring);
+        let io_uring = self.io_uring_errno.map(deny_io_uring);
+        let splice = self
+            .splice_errno
+            .map(|errno| deny(&[libc::SYS_splice], errno));
         let apply = move || {
             if let Some(network) = &self.network {
                 network.enter()?;
@@ -70,7 +75,7 @@ impl ChildSetup {
                 set_own_nofile(limit, limit)?;
             }
             let filters = self.confinement.iter().flat_map(Confinement::filters);
-            for filter in filters.chain(&filter) {
+            for filter in filters.chain(&io_uring).chain(&splice) {
                 seccompiler::apply_filter(filter).map_err(io::Error::other)?;
             }
             // Last, because the standard library's own pipe may have one of the numbers.
@@ -116,13 +121,17 @@ fn pass(descriptors: &[RawFd]) -> io::Result<()> {
 
 /// Allows everything but io_uring, as container runtimes do.
 fn deny_io_uring(errno: libc::c_int) -> BpfProgram {
-    let denied = [
+    let calls = [
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
     ];
+    deny(&calls, errno)
+}
+
+fn deny(calls: &[libc::c_long], errno: libc::c_int) -> BpfProgram {
     SeccompFilter::new(
-        denied.into_iter().map(|call| (call, Vec::new())).collect(),
+        calls.iter().map(|&call| (call, Vec::new())).collect(),
         SeccompAction::Allow,
         SeccompAction::Errno(errno.unsigned_abs()),
         std::env::consts::ARCH
