@@ -40,6 +40,17 @@ const DEMOTE_BELOW_BYTES: usize = BUFFER_BYTES;
 pub(super) struct Flow<D: Driver> {
     state: State<D::Pipe>,
     messages: Messages,
+    /// How the source is received from: by [`Op::Recv`] or [`Op::Peek`].
+    receives: Receives,
+}
+
+/// What becomes of bytes that were received, in the socket that they came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receives {
+    /// They are taken out.
+    Taking,
+    /// They stay for a while, so that the source can be told of a failure ([`Op::Peek`]).
+    Peeking,
 }
 
 /// How the source's messages come.
@@ -87,11 +98,17 @@ pub(super) enum Progress {
 }
 
 impl<D: Driver> Flow<D> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(receives: Receives) -> Self {
         Self {
             state: State::Copying,
             messages: Messages::Whole { begun: false },
+            receives,
         }
+    }
+
+    /// From the next receive on, bytes are taken.
+    pub(super) fn take_from_now_on(&mut self) {
+        self.receives = Receives::Taking;
     }
 
     /// Takes what is there already, or else arms the first receive.
@@ -101,7 +118,11 @@ impl<D: Driver> Flow<D> {
         source: Sock,
         sink: Option<Sock>,
     ) -> Result<(), Errno> {
-        match driver.receive_now(source)? {
+        let there = match self.receives {
+            Receives::Taking => driver.receive_now(source)?,
+            Receives::Peeking => driver.peek_now(source)?,
+        };
+        match there {
             Some(buf) => self.received(driver, buf, source, sink),
             None => self.start(driver, source),
         }
@@ -111,7 +132,15 @@ impl<D: Driver> Flow<D> {
     /// Arms the first receive.
     pub(super) fn start(&mut self, driver: &mut D, source: Sock) {
         assert!(matches!(self.state, State::Copying), "a flow starts once");
-        driver.submit(source, Op::Recv);
+        self.receive(driver, source);
+    }
+
+    fn receive(&self, driver: &mut D, source: Sock) {
+        let op = match self.receives {
+            Receives::Taking => Op::Recv,
+            Receives::Peeking => Op::Peek,
+        };
+        driver.submit(source, op);
     }
 
     /// The source has bytes.
@@ -216,7 +245,7 @@ impl<D: Driver> Flow<D> {
 
     /// Small exchanges from now on.
     fn copy(&mut self, driver: &mut D, source: Sock) {
-        driver.submit(source, Op::Recv);
+        self.receive(driver, source);
         self.state = State::Copying;
     }
 
@@ -228,6 +257,8 @@ impl<D: Driver> Flow<D> {
         counters: &FlowCounters,
     ) -> Progress {
         self.state = State::Splicing;
+        // What is spliced does not stay, so the last piece is not worth what keeping it would cost.
+        self.receives = Receives::Taking;
         counters.promotions.add(1);
         self.pump_on(driver, source, sink, BUFFER_BYTES, counters)
     }

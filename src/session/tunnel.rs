@@ -19,7 +19,7 @@ use crate::counters::FlowCounters;
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 
 use super::connect::{Connecting, Entry, Found};
-use super::flow::{Flow, Progress};
+use super::flow::{Flow, Progress, Receives};
 use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
 
 /// A client and what serves it.
@@ -115,8 +115,8 @@ impl<D: Driver> Tunnel<D> {
             watch: Watch::Off,
             reading: false,
             upstream: Upstream::Connecting(connecting),
-            to_backend: Flow::new(),
-            to_client: Flow::new(),
+            to_backend: Flow::new(Receives::Peeking),
+            to_client: Flow::new(Receives::Taking),
             last_activity: cx.now,
             unread_when_idle: None,
         };
@@ -198,6 +198,9 @@ impl<D: Driver> Tunnel<D> {
             (End::Backend, Lane::Read) => {
                 let source = self.open_upstream().expect("only an open upstream is read");
                 self.judge_read(&done, cx);
+                if matches!(done, Done::Received(_)) {
+                    self.to_backend.take_from_now_on();
+                }
                 let sink = Some(self.client);
                 let (flow, counters) = (&mut self.to_client, &cx.counters.to_client);
                 let progress = source_read(flow, done, source, sink, cx.driver, counters);
