@@ -419,6 +419,11 @@ impl Conversation {
         self.stream.shutdown(Shutdown::Both)
     }
 
+    /// Scripts begin with Nagle's delay turned off; many programs leave it on.
+    pub(crate) fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
+        self.stream.set_nodelay(nodelay)
+    }
+
     /// When the script ends, the connection is reset.
     pub(crate) fn reset_on_close(&mut self) -> io::Result<()> {
         sys::reset_on_close(&self.stream)
