@@ -44,6 +44,8 @@ pub(crate) const RECIPES: &[Recipe] = &[
             <FilesMatch \\.php$>
                 SetHandler \"proxy:{php}\"
             </FilesMatch>",
+        // Its worker would be that of all set-ups with this address.
+        apart: true,
         requests: &[
             get("/", "index.php"),
             post("/index.php/a/b%20c", "index.php").sees(&[("PATH_INFO", "/a/b c")]),
@@ -60,6 +62,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
         lines: "
             DirectoryIndex index.php
             ProxyPassMatch \"^/(.*\\.php(/.*)?)$\" \"{php}{root}/$1\"",
+        apart: true,
         requests: &[
             get("/index.php?x=%2F", "index.php"),
             get("/a/b.php/c/d", "a/b.php"),
@@ -72,6 +75,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
         particular: "the same with `enablereuse=on`",
         files: &["index.php"],
         lines: "ProxyPassMatch \"^/(.*\\.php(/.*)?)$\" \"{php}{root}/$1\" enablereuse=on max=4",
+        apart: true,
         requests: &[
             get("/index.php/x?y=z", "index.php"),
             post("/index.php", "index.php"),

@@ -1,6 +1,6 @@
 //! Caddy in front, with `php_fastcgi`.
 
-use super::recipe::{Recipe, get, other, post, put, put_chunked, status, upload};
+use super::recipe::{Recipe, get, other, post, put, status, upload};
 
 #[rustfmt::skip]
 pub(crate) const RECIPES: &[Recipe] = &[
@@ -20,7 +20,6 @@ pub(crate) const RECIPES: &[Recipe] = &[
             post("/sub/page.php", "sub/page.php"),
             upload("/index.php", "index.php", 70_000),
             put("/index.php/file", "index.php", 100_000),
-            put_chunked("/index.php", "index.php", 20_000),
             other("HEAD", "/", "index.php"),
             other("OPTIONS", "/x", "index.php"),
             status("/note.txt", 200),

@@ -28,19 +28,12 @@ pub(crate) struct Response {
     pub(crate) body: Vec<u8>,
 }
 
-impl Response {
-    pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let mut all = self.headers.iter();
-        all.find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-}
-
 /// Sends `request` to the site `host`, and reads until the connection ends.
 pub(crate) fn ask(front: &Front, host: &str, target: &str, request: &Request) -> Result<Response, String> {
     let bytes = bytes_of(host, target, request);
     let answer = match request.is_tls {
         true => over_tls(front, &bytes),
-        false => over_tcp(front, &bytes),
+        false => over_tcp(front, &bytes)?,
     };
     parse(&answer)
 }
@@ -98,7 +91,7 @@ fn chunked(content: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn over_tcp(front: &Front, bytes: &[u8]) -> Vec<u8> {
+fn over_tcp(front: &Front, bytes: &[u8]) -> Result<Vec<u8>, String> {
     let stream = TcpStream::connect((front.host.as_str(), front.port)).expect("the web server listens");
     stream.set_read_timeout(Some(GUARD)).unwrap();
     stream.set_write_timeout(Some(GUARD)).unwrap();
@@ -109,12 +102,12 @@ fn over_tcp(front: &Front, bytes: &[u8]) -> Vec<u8> {
         let writer = scope.spawn(|| (&stream).write_all(bytes));
         let read = (&stream).read_to_end(&mut answer);
         let written = writer.join().expect("writing does not panic");
-        if answer.is_empty() {
-            written.expect("the web server takes the request");
-            read.expect("a clean end");
+        match (written.and(read), answer.is_empty()) {
+            (Err(error), true) => Err(format!("no answer: {error}")),
+            (Ok(_) | Err(_), _) => Ok(()),
         }
-    });
-    answer
+    })?;
+    Ok(answer)
 }
 
 fn over_tls(front: &Front, bytes: &[u8]) -> Vec<u8> {

@@ -18,7 +18,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
             get("/index.php", "index.php").with(&["Authorization: Basic YWxpY2U6c2VjcmV0", "Cookie: a=b"]),
             post("/sub/page.php", "sub/page.php"),
             upload("/index.php", "index.php", 70_000),
-            put_chunked("/index.php", "index.php", 20_000),
+            put_chunked("/index.php", "index.php", 5_000),
             other("HEAD", "/", "index.php"),
         ],
         ..Recipe::NEW
@@ -63,9 +63,9 @@ pub(crate) const RECIPES: &[Recipe] = &[
             docroot {root}
             index index.php
             path-info ^(/.+\\.php)(/.*)?$
-            set-param APP_ENV str(prod)
-            set-param HTTPS str(on)
-            set-param REQUEST_URI path
+            set-param APP_ENV prod
+            set-param HTTPS on
+            set-param REQUEST_URI %[path]
             pass-header Authorization",
         requests: &[
             get("/blog/post?page=2", "public/index.php").sees(&[("PATH_INFO", "/blog/post"), ("APP_ENV", "prod"), ("HTTPS", "on")]),
@@ -80,8 +80,8 @@ pub(crate) const RECIPES: &[Recipe] = &[
         around: "http-request set-header X-Forwarded-Proto https",
         lines: "
             docroot {root}
-            set-param REMOTE_ADDR req.hdr(x-forwarded-for)
-            set-param HTTPS str(on)",
+            set-param REMOTE_ADDR %[req.hdr(x-forwarded-for)]
+            set-param HTTPS on",
         requests: &[
             get("/index.php", "index.php").with(&["X-Forwarded-For: 192.0.2.5"]).sees(&[("REMOTE_ADDR", "192.0.2.5"), ("HTTPS", "on")]),
         ],
@@ -93,7 +93,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
         files: &["index.php"],
         lines: "
             docroot {root}
-            set-param PHP_VALUE str(memory_limit=256M)",
+            set-param PHP_VALUE memory_limit=256M",
         needs: &["--allow-php-setting memory_limit"],
         settings: &[("memory_limit", "256M")],
         requests: &[get("/index.php", "index.php"), post("/index.php", "index.php")],

@@ -39,7 +39,7 @@ impl Observed {
         }
         for (name, values) in headers {
             let text = values.join(" | ");
-            all.insert(&format!("header {name}"), &front.without_ports(&text));
+            all.insert(&format!("header {name}"), &front.neutral(&text));
         }
         match page {
             Ok(page) => all.add_page(page, front),
@@ -70,13 +70,18 @@ impl Observed {
         for (part, values) in page {
             let values = values.as_object().expect("each part is a map");
             for (name, value) in values {
-                self.insert(&format!("{part} {name}"), &text(value));
+                self.insert(&format!("{part} {name}"), &front.neutral(&text(value)));
             }
         }
     }
 
-    /// Every value in which `other` differs from this, a line each.
+    /// Every value in which `other` differs from this, a line each. An answer with another status has
+    /// hardly a value in common, so one line tells of it.
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let (wanted, got) = (&self.values["status"], &other.values["status"]);
+        if wanted != got {
+            return vec![format!("{wanted} became {got}: {}", shown(other.values.get("body")))];
+        }
         let mut lines = Vec::new();
         let both = [(&self.values, &other.values), (&self.settings, &other.settings)];
         for (wanted, got) in both {
@@ -110,17 +115,19 @@ fn shown(value: Option<&String>) -> String {
 }
 
 impl Front {
-    /// Only the ports of the web servers differ between the ways: their own addresses are the same.
-    fn without_ports(&self, text: &str) -> String {
-        let text = text.replace(&format!(":{}", self.port), ":port");
-        text.replace(&format!(":{}", self.tls_port), ":tls-port")
+    /// Only the ports of the web servers differ between the ways, and their own directories: their
+    /// addresses and the applications' files are the same.
+    fn neutral(&self, text: &str) -> String {
+        text.replace(&self.dir, "(front)")
+            .replace(&format!(":{}", self.port), ":(port)")
+            .replace(&format!(":{}", self.tls_port), ":(tls port)")
     }
 
     fn hide_port(&self, value: &mut Value) {
         if *value == self.port.to_string() {
-            *value = "port".into();
+            *value = "(port)".into();
         } else if *value == self.tls_port.to_string() {
-            *value = "tls-port".into();
+            *value = "(tls port)".into();
         }
     }
 }

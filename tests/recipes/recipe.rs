@@ -34,9 +34,10 @@ pub(crate) struct Recipe {
     pub(crate) needs: &'static [&'static str],
     /// Recommended options that the set-up cannot be used with.
     pub(crate) without: &'static [&'static str],
-    /// Settings of PHP that the set-up changes by PHP_VALUE or PHP_ADMIN_VALUE. PHP-FPM keeps them for
-    /// as long as the worker lives, so such a recipe gets a pool of its own.
+    /// Settings of PHP that the set-up changes by PHP_VALUE or PHP_ADMIN_VALUE.
     pub(crate) settings: &'static [(&'static str, &'static str)],
+    /// A PHP-FPM of its own, for a set-up that would change what the others see.
+    pub(crate) apart: bool,
     pub(crate) requests: &'static [Request],
 }
 
@@ -55,6 +56,7 @@ impl Recipe {
         needs: &[],
         without: &[],
         settings: &[],
+        apart: false,
         requests: &[],
     };
 
@@ -68,6 +70,11 @@ impl Recipe {
     /// The name under which the web server knows the site.
     pub(crate) fn host(&self) -> String {
         format!("{}.test", self.slug())
+    }
+
+    /// PHP-FPM keeps the settings of a request for as long as the worker lives.
+    pub(crate) const fn is_apart(&self) -> bool {
+        self.apart || !self.settings.is_empty()
     }
 
     pub(crate) fn script_roots(&self) -> Vec<&'static str> {

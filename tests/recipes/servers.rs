@@ -47,6 +47,8 @@ pub(crate) struct Front {
     pub(crate) port: u16,
     /// Of nginx only.
     pub(crate) tls_port: u16,
+    /// Where it has its own files.
+    pub(crate) dir: String,
     _process: Process,
 }
 
@@ -91,6 +93,7 @@ impl WebServer {
             host,
             port,
             tls_port,
+            dir: dir.display().to_string(),
             _process: process,
         }
     }
@@ -217,7 +220,7 @@ impl Place<'_> {
     }
 
     fn caddy(&self, sites: &[Site<'_>]) -> Process {
-        let mut config = "{\n\tadmin off\n\tauto_https off\n\tpersist_config off\n}\n".to_owned();
+        let mut config = "{\n\tadmin off\n\tauto_https off\n}\n".to_owned();
         for site in sites {
             let php = match &site.php {
                 Php::Tcp(host, port) => format!("{host}:{port}"),

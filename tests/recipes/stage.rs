@@ -72,7 +72,7 @@ impl Stage {
             let own = dir.path().join(way.word());
             fs::create_dir(&own).unwrap();
             let site = |recipe| {
-                let app = apps.join(recipe_slug(recipe));
+                let app = apps.join(Recipe::slug(recipe));
                 Site {
                     recipe,
                     app: app.display().to_string(),
@@ -100,10 +100,6 @@ impl Stage {
     }
 }
 
-fn recipe_slug(recipe: &Recipe) -> String {
-    recipe.slug()
-}
-
 fn lay_out(app: &Path, recipe: &Recipe) {
     let write = |path: &str, content: &str| {
         let path = app.join(path);
@@ -122,7 +118,7 @@ fn lay_out(app: &Path, recipe: &Recipe) {
     }
 }
 
-/// PHP-FPM: one for all recipes, and one for each that changes its settings.
+/// PHP-FPM: one for all recipes, and one for each that is to be apart.
 struct Pools {
     shared: (String, u16),
     own: BTreeMap<String, (String, u16)>,
@@ -140,7 +136,7 @@ impl Pools {
             endpoint
         };
         let shared = start("shared", recipes.len() + SPARE_WORKERS);
-        let own = recipes.iter().filter(|recipe| !recipe.settings.is_empty());
+        let own = recipes.iter().filter(|recipe| recipe.is_apart());
         let own = own.map(|recipe| (recipe.slug(), start(&recipe.slug(), SPARE_WORKERS)));
         Self {
             own: own.collect(),
@@ -214,11 +210,14 @@ impl Routes {
 /// Options as keys of a table: one that comes several times is an array.
 fn keys(options: &[String]) -> String {
     let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for option in options {
+    for option in options { if option.starts_with("--allow-php") || option.ends_with("/setup") { continue; }
         let option = option.strip_prefix("--").expect("an option");
         let (name, value) = option.split_once(' ').expect("an option with a value");
         values.entry(name).or_default().push(value);
     }
-    let line = |(name, values): (&str, Vec<&str>)| format!("{name} = {values:?}\n");
+    let line = |(name, values): (&str, Vec<&str>)| match &values[..] {
+        [value] => format!("{name} = {value:?}\n"),
+        values => format!("{name} = {values:?}\n"),
+    };
     values.into_iter().map(line).collect()
 }
