@@ -33,11 +33,12 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Handler, kept connections",
-        particular: "the same with `enablereuse=on`",
-        files: &["index.php"],
+        particular: "the same with `enablereuse=on`, as above",
+        root: "public",
+        files: &["public/index.php"],
         around: "
             <Proxy \"{worker}\">
-                ProxySet enablereuse=on max=4
+                ProxySet enablereuse=on max=10
             </Proxy>",
         lines: "
             DirectoryIndex index.php
@@ -47,11 +48,11 @@ pub(crate) const RECIPES: &[Recipe] = &[
         // Its worker would be that of all set-ups with this address.
         apart: true,
         requests: &[
-            get("/", "index.php"),
-            post("/index.php/a/b%20c", "index.php").sees(&[("PATH_INFO", "/a/b c")]),
-            put("/index.php", "index.php", 100_000),
-            get("/index.php?x=1&answer=404", "index.php"),
-            get("/index.php/last", "index.php"),
+            get("/", "public/index.php"),
+            post("/index.php/a/b%20c", "public/index.php").sees(&[("PATH_INFO", "/a/b c")]),
+            put("/index.php", "public/index.php", 100_000),
+            get("/index.php?x=1&answer=404", "public/index.php"),
+            get("/index.php/last", "public/index.php"),
         ],
         ..Recipe::NEW
     },

@@ -29,7 +29,12 @@ pub(crate) struct Response {
 }
 
 /// Sends `request` to the site `host`, and reads until the connection ends.
-pub(crate) fn ask(front: &Front, host: &str, target: &str, request: &Request) -> Result<Response, String> {
+pub(crate) fn ask(
+    front: &Front,
+    host: &str,
+    target: &str,
+    request: &Request,
+) -> Result<Response, String> {
     let bytes = bytes_of(host, target, request);
     let answer = match request.is_tls {
         true => over_tls(front, &bytes),
@@ -62,7 +67,10 @@ fn body_of(body: Body) -> (String, Vec<u8>) {
             let fields = "Content-Type: application/octet-stream\r\nTransfer-Encoding: chunked\r\n";
             return (fields.to_owned(), chunked(&content(size)));
         }
-        Body::Form(text) => ("application/x-www-form-urlencoded".to_owned(), text.as_bytes().to_vec()),
+        Body::Form(text) => (
+            "application/x-www-form-urlencoded".to_owned(),
+            text.as_bytes().to_vec(),
+        ),
         Body::Bytes(size) => ("application/octet-stream".to_owned(), content(size)),
         Body::Upload(size) => {
             let mut bytes = format!(
@@ -76,7 +84,10 @@ fn body_of(body: Body) -> (String, Vec<u8>) {
             (format!("multipart/form-data; boundary={BOUNDARY}"), bytes)
         }
     };
-    let fields = format!("Content-Type: {kind}\r\nContent-Length: {}\r\n", bytes.len());
+    let fields = format!(
+        "Content-Type: {kind}\r\nContent-Length: {}\r\n",
+        bytes.len()
+    );
     (fields, bytes)
 }
 
@@ -92,7 +103,8 @@ fn chunked(content: &[u8]) -> Vec<u8> {
 }
 
 fn over_tcp(front: &Front, bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let stream = TcpStream::connect((front.host.as_str(), front.port)).expect("the web server listens");
+    let stream =
+        TcpStream::connect((front.host.as_str(), front.port)).expect("the web server listens");
     stream.set_read_timeout(Some(GUARD)).unwrap();
     stream.set_write_timeout(Some(GUARD)).unwrap();
     let mut answer = Vec::new();
@@ -142,17 +154,25 @@ fn parse(bytes: &[u8]) -> Result<Response, String> {
     let end = end.ok_or_else(|| format!("no head of an answer in {:?}", shown()))?;
     let head = String::from_utf8_lossy(&bytes[..end]);
     let mut lines = head.split("\r\n");
-    let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok());
+    let status = lines
+        .next()
+        .and_then(|line| line.split(' ').nth(1)?.parse().ok());
     let status = status.ok_or_else(|| format!("no status in {:?}", shown()))?;
     let headers: Vec<(String, String)> = lines
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
         .collect();
     let body = &bytes[end + 4..];
-    let is_chunked = headers.iter().any(|(name, value)| name == "transfer-encoding" && value == "chunked");
+    let is_chunked = headers
+        .iter()
+        .any(|(name, value)| name == "transfer-encoding" && value == "chunked");
     Ok(Response {
         status,
-        body: if is_chunked { joined_chunks(body)? } else { body.to_vec() },
+        body: if is_chunked {
+            joined_chunks(body)?
+        } else {
+            body.to_vec()
+        },
         headers,
     })
 }
@@ -160,7 +180,10 @@ fn parse(bytes: &[u8]) -> Result<Response, String> {
 fn joined_chunks(mut rest: &[u8]) -> Result<Vec<u8>, String> {
     let mut whole = Vec::new();
     loop {
-        let end = rest.windows(2).position(|two| two == b"\r\n").ok_or("a cut chunk")?;
+        let end = rest
+            .windows(2)
+            .position(|two| two == b"\r\n")
+            .ok_or("a cut chunk")?;
         let size = std::str::from_utf8(&rest[..end]).ok();
         let size = size.and_then(|text| usize::from_str_radix(text, 16).ok());
         let size = size.ok_or("no size of a chunk")?;

@@ -25,20 +25,20 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Kept connections",
-        particular: "`option keep-conn` and `max-reqs`",
-        files: &["index.php"],
+        particular: "`option keep-conn`, as above",
+        root: "public",
+        files: &["public/index.php"],
         lines: "
             docroot {root}
             option keep-conn
-            option max-reqs 1
             index index.php
             path-info ^(/.+\\.php)(/.*)?$",
         requests: &[
-            get("/", "index.php"),
-            post("/index.php/a", "index.php"),
-            put("/index.php", "index.php", 70_000),
-            get("/?answer=404", "index.php"),
-            get("/index.php", "index.php"),
+            get("/", "public/index.php"),
+            post("/index.php/a", "public/index.php"),
+            put("/index.php", "public/index.php", 70_000),
+            get("/?answer=404", "public/index.php"),
+            get("/index.php", "public/index.php"),
         ],
         ..Recipe::NEW
     },

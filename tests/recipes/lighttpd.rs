@@ -6,19 +6,20 @@ use super::recipe::{Recipe, get, other, post, put, put_chunked, status, upload};
 pub(crate) const RECIPES: &[Recipe] = &[
     Recipe {
         name: "Debian's PHP-FPM",
-        particular: "`broken-scriptfilename`, as Debian has it",
-        files: &["index.php", "sub/page.php", "note.txt"],
+        particular: "`broken-scriptfilename`, as Debian has it and as above",
+        root: "public",
+        files: &["public/index.php", "public/sub/page.php", "public/note.txt"],
         lines: "
             index-file.names = ( \"index.php\" )
             fastcgi.server = ( \".php\" => (( {php}, \"broken-scriptfilename\" => \"enable\" )) )",
         requests: &[
-            get("/?q=a%20b&q=c", "index.php"),
-            get("/sub/page.php/x/y?k=v", "sub/page.php").sees(&[("PATH_INFO", "/x/y")]),
-            get("/index.php", "index.php").with(&["Authorization: Basic YWxpY2U6c2VjcmV0"]).sees(&[("PHP_AUTH_USER", "alice")]),
-            post("/sub/page.php", "sub/page.php"),
-            upload("/index.php", "index.php", 70_000),
-            put_chunked("/index.php", "index.php", 20_000),
-            other("HEAD", "/", "index.php"),
+            get("/?q=a%20b&q=c", "public/index.php"),
+            get("/sub/page.php/x/y?k=v", "public/sub/page.php").sees(&[("PATH_INFO", "/x/y")]),
+            get("/index.php", "public/index.php").with(&["Authorization: Basic YWxpY2U6c2VjcmV0"]).sees(&[("PHP_AUTH_USER", "alice")]),
+            post("/sub/page.php", "public/sub/page.php"),
+            upload("/index.php", "public/index.php", 70_000),
+            put_chunked("/index.php", "public/index.php", 20_000),
+            other("HEAD", "/", "public/index.php"),
             status("/note.txt", 200),
             status("/none.php", 404),
         ],

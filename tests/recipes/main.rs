@@ -68,7 +68,13 @@ fn compare_all(server: WebServer, engine: Engine) {
     let mut settings = None;
     for recipe in server.recipes() {
         for request in recipe.requests {
-            let label = format!("{}, {}: {} {}", server.title(), recipe.name, request.method, request.target);
+            let label = format!(
+                "{}, {}: {} {}",
+                server.title(),
+                recipe.name,
+                request.method,
+                request.target
+            );
             for fault in Comparison::of(&stage, recipe, request).faults(&mut settings) {
                 faults.push(format!("{label}: {fault}"));
             }
@@ -96,7 +102,10 @@ impl<'a> Comparison<'a> {
         let target = request.target.replace("{app}", &app);
         let answers = stage.fronts.iter().map(|(way, front)| {
             let response = ask(front, &recipe.host(), &target, request);
-            (*way, response.map(|response| Observed::of(&response, front)))
+            (
+                *way,
+                response.map(|response| Observed::of(&response, front)),
+            )
         });
         Self {
             recipe,
@@ -118,7 +127,11 @@ impl<'a> Comparison<'a> {
             match answer {
                 Ok(answer) => {
                     let differences = direct.differences(answer);
-                    faults.extend(differences.into_iter().map(|line| format!("{way:?}: {line}")));
+                    faults.extend(
+                        differences
+                            .into_iter()
+                            .map(|line| format!("{way:?}: {line}")),
+                    );
                 }
                 Err(error) => faults.push(format!("{way:?}: {error}")),
             }
@@ -133,16 +146,24 @@ impl<'a> Comparison<'a> {
             Expected::Script(script) => {
                 let status = self.request.target.split("answer=").nth(1).unwrap_or("200");
                 wanted.push(("status".to_owned(), status.to_owned()));
-                wanted.push(("header x-script".to_owned(), format!("{}/{script}", self.app)));
+                wanted.push((
+                    "header x-script".to_owned(),
+                    format!("{}/{script}", self.app),
+                ));
             }
             Expected::Status(status) => wanted.push(("status".to_owned(), status.to_string())),
         }
         let seen = self.request.sees.iter();
         wanted.extend(seen.map(|(name, value)| (format!("SERVER {name}"), (*value).to_owned())));
-        let missed = wanted.iter().filter(|(name, value)| direct.values.get(name) != Some(value));
+        let missed = wanted
+            .iter()
+            .filter(|(name, value)| direct.values.get(name) != Some(value));
         let line = |(name, value): &(String, String)| {
             let body = direct.values.get("body").map_or("", String::as_str);
-            format!("directly: {name} is {:?}, not {value:?} {body}", direct.values.get(name))
+            format!(
+                "directly: {name} is {:?}, not {value:?} {body}",
+                direct.values.get(name)
+            )
         };
         missed.map(line).collect()
     }
@@ -158,7 +179,10 @@ impl<'a> Comparison<'a> {
             return Vec::new();
         }
         let Some(without) = settings else {
-            assert!(self.recipe.settings.is_empty(), "the first recipe of a table changes no settings");
+            assert!(
+                self.recipe.settings.is_empty(),
+                "the first recipe of a table changes no settings"
+            );
             *settings = Some(direct.settings.clone());
             return Vec::new();
         };

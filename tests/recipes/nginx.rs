@@ -273,7 +273,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Symfony behind TLS",
-        particular: "HTTPS once more for those who end TLS at nginx",
+        particular: "HTTPS again",
         root: "public",
         files: &["public/index.php"],
         lines: "
@@ -343,7 +343,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Yii 2 behind TLS",
-        particular: "HTTPS again with TLS at nginx",
+        particular: "HTTPS again",
         root: "web",
         files: &["web/index.php"],
         lines: "
@@ -385,7 +385,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "CakePHP",
-        particular: "`webroot` and the include before",
+        particular: "the include first",
         root: "webroot",
         files: &["webroot/index.php"],
         lines: "
@@ -735,7 +735,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Piwigo",
-        particular: "scripts with PATH_INFO that begins with a question mark's path",
+        particular: "PATH_INFO and SCRIPT_NAME by named captures, paths as a query",
         files: &["index.php", "i.php", "picture.php", "admin.php"],
         lines: "
             index index.php;
@@ -758,7 +758,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "PrestaShop",
-        particular: "kept connections, real paths, nothing after the script's name but PATH_INFO",
+        particular: "kept connections, real paths",
         files: &["index.php", "admin123/index.php", "img/p/1/2/12.jpg"],
         around: "upstream {name} { server {php}; keepalive 4; }",
         lines: "
@@ -840,7 +840,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "LibreNMS",
-        particular: "`fastcgi.conf` alone, Graphite-like paths behind `index.php`",
+        particular: "`fastcgi.conf` alone",
         root: "html",
         files: &["html/index.php", "html/graph.php"],
         lines: "
@@ -861,7 +861,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Zabbix",
-        particular: "PHP_VALUE of many lines, eight parameters again",
+        particular: "PHP_VALUE of many lines, six parameters again",
         files: &["index.php", "api_jsonrpc.php", "zabbix.php"],
         lines: "
             index index.php;
@@ -1075,7 +1075,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Icinga Web 2",
-        particular: "one script, REMOTE_USER again, basic authentication",
+        particular: "one script, basic authentication, REMOTE_USER again",
         files: &["share/public/index.php"],
         texts: &[("passwords", "alice:{PLAIN}secret\n")],
         lines: "
@@ -1101,7 +1101,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Shopware",
-        particular: "`index`, `install` and `shopware-installer` as front controllers",
+        particular: "two front controllers, HTTPS again",
         root: "public",
         files: &["public/index.php", "public/shopware-installer.phar.php"],
         lines: "
@@ -1187,7 +1187,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "auth_request",
-        particular: "PHP asked by the subrequest as well: CONTENT_LENGTH emptied, REQUEST_METHOD and REMOTE_USER again",
+        particular: "PHP is asked by the subrequest as well: CONTENT_LENGTH emptied, REQUEST_METHOD and REMOTE_USER again",
         files: &["index.php", "auth.php"],
         lines: "
             location = /auth {
@@ -1231,7 +1231,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
                 fastcgi_param DOCUMENT_ROOT $realpath_root;
                 fastcgi_pass {php};
             }",
-        script_roots: &["releases"],
+        needs: &["--resolve-script-root"],
         requests: &[get("/a?b=c", "releases/7/public/index.php"), post("/index.php", "releases/7/public/index.php")],
         ..Recipe::NEW
     },
@@ -1250,24 +1250,31 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "Kept connections",
-        particular: "`keepalive` and `fastcgi_keep_conn on`",
-        files: &["index.php"],
-        around: "upstream {name} { server {php}; keepalive 8; }",
+        particular: "`keepalive` and `fastcgi_keep_conn on`, as above",
+        root: "public",
+        files: &["public/index.php", "public/page.php"],
+        around: "
+            upstream {name} {
+                server {php};
+                keepalive 32;
+            }",
         lines: "
-            location / {
+            index index.php;
+            location / { try_files $uri $uri/ /index.php$is_args$args; }
+            location ~ \\.php$ {
+                try_files $uri =404;
                 include fastcgi.conf;
-                fastcgi_param SCRIPT_FILENAME $document_root/index.php;
-                fastcgi_param SCRIPT_NAME /index.php;
-                fastcgi_keep_conn on;
                 fastcgi_pass {name};
+                fastcgi_keep_conn on;
             }",
         requests: &[
-            get("/1", "index.php"),
-            post("/2", "index.php"),
-            put("/3", "index.php", 70_000),
-            other("HEAD", "/4", "index.php"),
-            get("/5?answer=404", "index.php"),
-            get("/6", "index.php"),
+            get("/1?x=y", "public/index.php"),
+            post("/page.php", "public/page.php"),
+            put("/3", "public/index.php", 70_000),
+            other("HEAD", "/4", "public/index.php"),
+            get("/5?answer=404", "public/index.php"),
+            get("/", "public/index.php"),
+            status("/none.php", 404),
         ],
         ..Recipe::NEW
     },

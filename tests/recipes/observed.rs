@@ -80,10 +80,16 @@ impl Observed {
     pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
         let (wanted, got) = (&self.values["status"], &other.values["status"]);
         if wanted != got {
-            return vec![format!("{wanted} became {got}: {}", shown(other.values.get("body")))];
+            return vec![format!(
+                "{wanted} became {got}: {}",
+                shown(other.values.get("body"))
+            )];
         }
         let mut lines = Vec::new();
-        let both = [(&self.values, &other.values), (&self.settings, &other.settings)];
+        let both = [
+            (&self.values, &other.values),
+            (&self.settings, &other.settings),
+        ];
         for (wanted, got) in both {
             let names: std::collections::BTreeSet<_> = wanted.keys().chain(got.keys()).collect();
             for name in names {
@@ -110,7 +116,12 @@ const SHOWN_CHARS_MAX: usize = 300;
 fn shown(value: Option<&String>) -> String {
     value.map_or_else(
         || "nothing".to_owned(),
-        |value| format!("{:?}", value.chars().take(SHOWN_CHARS_MAX).collect::<String>()),
+        |value| {
+            format!(
+                "{:?}",
+                value.chars().take(SHOWN_CHARS_MAX).collect::<String>()
+            )
+        },
     )
 }
 

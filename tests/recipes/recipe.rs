@@ -88,7 +88,9 @@ impl Recipe {
     pub(crate) fn options(&self, app: &str) -> Vec<String> {
         let roots = self.script_roots().into_iter();
         let roots = roots.map(|root| format!("--script-root {}", joined(app, root)));
-        let common = RECOMMENDED.iter().filter(|option| !self.without.contains(option));
+        let common = RECOMMENDED
+            .iter()
+            .filter(|option| !self.without.contains(option));
         let more = common.chain(self.needs).map(|option| (*option).to_owned());
         roots.chain(more).collect()
     }
@@ -180,7 +182,11 @@ pub(crate) const fn put(target: &'static str, script: &'static str, size: usize)
     }
 }
 
-pub(crate) const fn put_chunked(target: &'static str, script: &'static str, size: usize) -> Request {
+pub(crate) const fn put_chunked(
+    target: &'static str,
+    script: &'static str,
+    size: usize,
+) -> Request {
     Request {
         method: "PUT",
         body: Body::Chunked(size),

@@ -53,8 +53,13 @@ pub(crate) struct Front {
 }
 
 impl WebServer {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Nginx, Self::Apache, Self::Caddy, Self::Lighttpd, Self::Haproxy];
+    pub(crate) const ALL: [Self; 5] = [
+        Self::Nginx,
+        Self::Apache,
+        Self::Caddy,
+        Self::Lighttpd,
+        Self::Haproxy,
+    ];
 
     /// As documents call it.
     pub(crate) const fn title(self) -> &'static str {
@@ -81,7 +86,12 @@ impl WebServer {
     pub(crate) fn start(self, dir: &Path, sites: &[Site<'_>]) -> Front {
         let (host, port) = fresh_endpoint();
         let (_, tls_port) = fresh_endpoint();
-        let at = Place { dir, host: &host, port, tls_port };
+        let at = Place {
+            dir,
+            host: &host,
+            port,
+            tls_port,
+        };
         let process = match self {
             Self::Nginx => at.nginx(sites),
             Self::Apache => at.apache(sites),
@@ -179,10 +189,21 @@ impl Place<'_> {
 
     fn apache(&self, sites: &[Site<'_>]) -> Process {
         let modules = [
-            "alias", "auth_basic", "authn_core", "authn_file", "authz_host", "authz_user", "dir",
-            "env", "mime", "remoteip", "rewrite", "setenvif",
+            "alias",
+            "auth_basic",
+            "authn_core",
+            "authn_file",
+            "authz_host",
+            "authz_user",
+            "dir",
+            "env",
+            "mime",
+            "remoteip",
+            "rewrite",
+            "setenvif",
         ];
-        let load = |name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n");
+        let load =
+            |name| format!("LoadModule {name}_module /usr/lib/apache2/modules/mod_{name}.so\n");
         let mut config: String = modules.map(load).concat();
         config += "TypesConfig /dev/null\nStartServers 1\nServerLimit 1\nThreadsPerChild 8\nMaxRequestWorkers 8\n";
         for site in sites {
@@ -193,7 +214,10 @@ impl Place<'_> {
                 }
                 Php::Unix(path) => {
                     let name = site.recipe.slug();
-                    (format!("unix:{}|fcgi://{name}", path.display()), format!("fcgi://{name}/"))
+                    (
+                        format!("unix:{}|fcgi://{name}", path.display()),
+                        format!("fcgi://{name}/"),
+                    )
                 }
             };
             let fill = |text| site.fill(text, &php).replace("{worker}", &worker);
@@ -262,7 +286,8 @@ impl Place<'_> {
             dir = self.dir.display(),
         );
         if is_root() {
-            config += &format!("server.username = \"{WEB_USER}\"\nserver.groupname = \"{WEB_USER}\"\n");
+            config +=
+                &format!("server.username = \"{WEB_USER}\"\nserver.groupname = \"{WEB_USER}\"\n");
         }
         for site in sites {
             let php = match &site.php {
@@ -339,8 +364,22 @@ impl Place<'_> {
 fn make_certificate(dir: &Path) {
     let address = Ipv4Addr::LOCALHOST;
     let output = Command::new(program(&["/usr/bin/openssl"]))
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
-        .args(["-nodes", "-days", "2", "-subj", &format!("/CN={address}"), "-keyout"])
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+        ])
+        .args([
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            &format!("/CN={address}"),
+            "-keyout",
+        ])
         .arg(dir.join("key.pem"))
         .arg("-out")
         .arg(dir.join("certificate.pem"))

@@ -78,7 +78,9 @@ impl Stage {
                     app: app.display().to_string(),
                     php: match way {
                         Way::Direct => pools.php(recipe),
-                        _ => Php::Unix(sockets.join(format!("{}.sock", routes.of_recipe(recipe, way)))),
+                        _ => Php::Unix(
+                            sockets.join(format!("{}.sock", routes.of_recipe(recipe, way))),
+                        ),
                     },
                     name: format!("{}_{}", recipe.slug().replace('-', "_"), way.word()),
                 }
@@ -103,12 +105,21 @@ impl Stage {
 fn lay_out(app: &Path, recipe: &Recipe) {
     let write = |path: &str, content: &str| {
         let path = app.join(path);
-        let parent = path.parent().expect("it is within the application's directory");
+        let parent = path
+            .parent()
+            .expect("it is within the application's directory");
         fs::create_dir_all(parent).unwrap();
         fs::write(path, content).unwrap();
     };
     for path in recipe.files {
-        write(path, if path.ends_with(".php") { PROBE } else { STATIC });
+        write(
+            path,
+            if path.ends_with(".php") {
+                PROBE
+            } else {
+                STATIC
+            },
+        );
     }
     for (path, content) in recipe.texts {
         write(path, &content.replace("{app}", &app.display().to_string()));
@@ -173,9 +184,15 @@ impl Routes {
             let backend = format!("{host}:{port}");
             let app = apps.join(recipe.slug()).display().to_string();
             // Settings that PHP may not be given otherwise belong to the recipe, not to our advice.
-            let plain = recipe.needs.iter().filter(|option| option.starts_with("--allow-"));
+            let plain = recipe
+                .needs
+                .iter()
+                .filter(|option| option.starts_with("--allow-"));
             let plain = plain.map(|option| (*option).to_owned()).collect();
-            for (way, options) in [(Way::Plain, plain), (Way::Recommended, recipe.options(&app))] {
+            for (way, options) in [
+                (Way::Plain, plain),
+                (Way::Recommended, recipe.options(&app)),
+            ] {
                 let number = all.routes.len();
                 let route = all.routes.entry((backend.clone(), options));
                 let name = route.or_insert_with(|| format!("r{number}")).clone();
@@ -207,15 +224,16 @@ impl Routes {
     }
 }
 
-/// Options as keys of a table: one that comes several times is an array.
+/// Options as keys of a table: one that comes several times is an array, one without a value is true.
 fn keys(options: &[String]) -> String {
     let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for option in options { if option.starts_with("--allow-php") || option.ends_with("/setup") { continue; }
+    for option in options {
         let option = option.strip_prefix("--").expect("an option");
-        let (name, value) = option.split_once(' ').expect("an option with a value");
+        let (name, value) = option.split_once(' ').unwrap_or((option, ""));
         values.entry(name).or_default().push(value);
     }
     let line = |(name, values): (&str, Vec<&str>)| match &values[..] {
+        [""] => format!("{name} = true\n"),
         [value] => format!("{name} = {value:?}\n"),
         values => format!("{name} = {values:?}\n"),
     };
