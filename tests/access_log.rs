@@ -726,9 +726,16 @@ fn a_guard_rejection_says_who_asked(engine: Engine) {
     let uid = format!("uid={}", common::sys::own_uid());
     let log = proxy.process().log();
     log.wait_for("the line of the guard", |line| {
-        ["guard", "rule=php_value", "param=PHP_VALUE", &pid, &uid]
-            .iter()
-            .all(|part| line.contains(part))
+        [
+            "guard",
+            "rule=php_value",
+            "param=\"PHP_VALUE\"",
+            "--allow-php-setting",
+            &pid,
+            &uid,
+        ]
+        .iter()
+        .all(|part| line.contains(part))
     });
     assert_eq!(log.count("request rejected"), 1, "one line in a while");
 }

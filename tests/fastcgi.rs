@@ -21,7 +21,9 @@ use common::{
     Backend, Conversation, Ending, Engine, MB, NameServer, Pattern, Proxy, Random, eventually,
     for_each_engine,
 };
-use spliceway::fastcgi::{FENCE, Kind, Pairs, ProtocolStatus, RequestId, Role};
+use spliceway::fastcgi::{
+    FENCE, Kind, LARGE_HEADS_BYTES_MAX, Pairs, ProtocolStatus, RequestId, Role,
+};
 
 for_each_engine!(
     a_head_arrives_before_the_body_is_sent,
@@ -59,6 +61,9 @@ for_each_engine!(
     a_client_that_goes_while_it_waits_for_a_place_is_forgotten,
     a_client_that_takes_its_time_gets_the_end_of_its_answer,
     parameters_over_the_limit_never_reach_a_backend,
+    too_many_parameters_are_a_431,
+    large_parameters_beyond_the_memory_for_them_are_a_503,
+    a_client_that_breaks_the_protocol_is_told_of_once_and_counted,
     a_request_that_the_guard_rejects_never_reaches_a_backend,
     what_the_guard_strips_never_reaches_a_backend,
     permits_are_never_exceeded_and_service_is_by_arrival,
@@ -1030,13 +1035,133 @@ fn parameters_over_the_limit_never_reach_a_backend(engine: Engine) {
     let client = Client::connect(&proxy);
     assert_eq!(client.ask(&just_right).text(), "/page");
     let too_long = just_right.param("Y", &"y".repeat(100));
-    // The proxy may close before it has read everything.
-    let _ = (&client.0).write_all(&too_long.bytes());
+    let answer = client.ask(&too_long);
+    assert!(answer.says("431"), "{answer:?}");
+    assert_eq!(answer.id, ONE);
+    client.finish();
     assert_over(&client.0);
+    let log = proxy.process().log();
+    log.wait_for("the option to be raised", |line| {
+        line.contains("cause=\"params_too_long\"") && line.contains("raise --params-max")
+    });
     let other = Client::connect(&proxy);
     assert_eq!(other.ask(&Request::get("/page")).text(), "/page");
     let ledger = backend.ledger();
     assert_eq!(ledger.accepted, 1);
+}
+
+fn too_many_parameters_are_a_431(engine: Engine) {
+    let backend = responder();
+    let proxy = builder(engine)
+        .args(["--max-params", "10"])
+        .backend(&backend)
+        .start();
+    let mut request = Request::get("/page");
+    for number in request.params.len()..10 {
+        request = request.param(&format!("X{number}"), "x");
+    }
+    assert_eq!(Client::connect(&proxy).ask(&request).text(), "/page");
+    let answer = Client::connect(&proxy).ask(&request.param("Y", "y"));
+    assert!(answer.says("431"), "{answer:?}");
+    let log = proxy.process().log();
+    log.wait_for("the option to be raised", |line| {
+        line.contains("rule=params_max param=\"Y\"") && line.contains("raise --max-params")
+    });
+}
+
+/// Heads that are not complete yet hold it.
+fn large_parameters_beyond_the_memory_for_them_are_a_503(engine: Engine) {
+    const LARGE: usize = 1 << 20;
+    let backend = responder();
+    let proxy = builder(engine)
+        .observed()
+        .args(["--params-max", "1MiB"])
+        .backend(&backend)
+        .start();
+    let large = Request::get("/large").param("X", &"x".repeat(LARGE - 100));
+    let head = large.head();
+    // All but the end of the parameters.
+    let unfinished = &head[..head.len() - 8];
+    let mut held = Vec::new();
+    let end = |client: &Client| {
+        client.send(&head[head.len() - 8..]);
+        client.send(&large.stdin());
+        client.answer()
+    };
+    loop {
+        let client = Client::connect(&proxy);
+        // The proxy answers before it has read everything.
+        thread::scope(|scope| {
+            scope.spawn(|| client.send(unfinished));
+        });
+        held.push(client);
+        let refused = proxy.scrape().sum(
+            "spliceway_fastcgi_protocol_errors_total",
+            &["cause=\"heads_full\""],
+        );
+        if refused > 0.0 {
+            break;
+        }
+        assert!(
+            held.len() <= LARGE_HEADS_BYTES_MAX / LARGE + 10,
+            "there is no bound"
+        );
+    }
+    assert!(
+        held.len() >= LARGE_HEADS_BYTES_MAX / LARGE,
+        "{}",
+        held.len()
+    );
+    // Whoever had its place before is served, and so are small ones.
+    assert_eq!(
+        Client::connect(&proxy).ask(&Request::get("/small")).text(),
+        "/small"
+    );
+    let refused = held.iter().position(|client| {
+        let answer = end(client);
+        let is_refused = answer.says("503");
+        assert!(is_refused || answer.text() == "/large");
+        is_refused
+    });
+    assert!(refused.is_some_and(|at| at >= LARGE_HEADS_BYTES_MAX / LARGE / 2));
+    let log = proxy.process().log();
+    log.wait_for("why", |line| line.contains("cause=\"heads_full\""));
+    drop(held);
+    eventually("large ones are served again", || {
+        !Client::connect(&proxy).ask(&large).says("503")
+    });
+}
+
+fn a_client_that_breaks_the_protocol_is_told_of_once_and_counted(engine: Engine) {
+    let backend = responder();
+    let proxy = builder(engine).observed().backend(&backend).start();
+    for _ in 0..3 {
+        let client = Client::connect(&proxy);
+        client.send(b"GET / HTTP/1.0\r\n\r\n");
+        assert_over(&client.0);
+    }
+    let mut too_long = Request::post("/", b"0123456789").bytes();
+    let at = too_long.windows(2).position(|two| two == b"10").unwrap();
+    too_long[at..at + 2].copy_from_slice(b"09");
+    let client = Client::connect(&proxy);
+    client.send(&too_long);
+    assert_over(&client.0);
+    let log = proxy.process().log();
+    for (cause, says) in [
+        ("version", "version 71 instead of 1"),
+        ("body_too_long", "more of the body than CONTENT_LENGTH says"),
+    ] {
+        let cause_field = format!("cause=\"{cause}\"");
+        log.wait_for(cause, |line| {
+            line.contains(&cause_field) && line.contains(says) && line.contains("WARN")
+        });
+        assert_eq!(log.count(&cause_field), 1, "one line in a while");
+    }
+    let scrape = proxy.scrape();
+    let errors = "spliceway_fastcgi_protocol_errors_total";
+    assert_eq!(scrape.sum(errors, &["cause=\"version\""]), 3.0);
+    assert_eq!(scrape.sum(errors, &["cause=\"body_too_long\""]), 1.0);
+    assert_eq!(scrape.sum(errors, &["cause=\"null_id\""]), 0.0);
 }
 
 /// The body is on its way when the answer comes. It is read, and the answer arrives.

@@ -678,7 +678,7 @@ fn parameters_from_a_scripts_own_client_are_blocked(engine: Engine) {
         let says_it = |line: &str| {
             let has = |part: String| line.contains(&part);
             line.contains("guard: request rejected")
-                && has(format!("param={name}"))
+                && has(format!("param=\"{name}\""))
                 && has(format!("uid={uid} "))
         };
         let log = site.proxy.process().log();

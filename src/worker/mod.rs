@@ -30,6 +30,7 @@ use crate::backend::{Address, Lease};
 use crate::config::AtLimit;
 use crate::counters::{Outcome, WorkerCounters};
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
+use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
     Change, Changes, Context, Ending, Owner, Owners, Pool, PoolContext, Retired, Session,
@@ -197,9 +198,16 @@ impl<D: Driver> Worker<D> {
         let mut listeners = Listeners::default();
         // Another seed for each, or all of them send their first session to the same endpoint.
         let seed = shared.seed.wrapping_add(number as u64);
+        let head_room = HeadRoom::default();
         let mut routes = Vec::with_capacity(shares.len());
         for share in shares {
-            let mut served = Served::new(share.route, share.limit, share.counters, seed);
+            let mut served = Served::new(
+                share.route,
+                share.limit,
+                share.counters,
+                seed,
+                head_room.clone(),
+            );
             served.access_log = share.access_log;
             listeners.add_route(routes.len(), share.listeners, &mut driver, &mut owners);
             routes.push(served);
@@ -958,6 +966,7 @@ fn context<'a, D: Driver>(
         upstreams: &served.route.upstreams,
         balancer: &mut served.balancer,
         retired,
+        head_room: &served.head_room,
         timeouts: served.route.timeouts,
         counters: &served.counters,
         access_log: served.access_log.as_ref(),
