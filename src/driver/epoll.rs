@@ -501,7 +501,7 @@ impl Driver for Epoll {
         let socket = self.sockets.remove(sock);
         if how == Close::Reset && socket.kind == SocketKind::Tcp {
             // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
-            let _ = net::reset_on_close(&socket.fd);
+            let _ = net::reset_on_close(socket.fd.as_fd());
         }
         if socket.kind.is_listener() && socket.registered {
             // Other descriptors of the listener are open, so closing this one does not do it.
@@ -546,7 +546,7 @@ impl Driver for Epoll {
     }
 
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+        net::peek(self.sockets.get(sock).fd.as_fd(), into).unwrap_or(0)
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
