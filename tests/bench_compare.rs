@@ -179,7 +179,15 @@ fn routes_are_measured_with_and_without_their_neighbour_and_metrics() {
     let names: Vec<&Value> = engines.iter().map(|engine| &engine["path"]).collect();
     assert_eq!(names, ["spliceway", "spliceway-epoll"]);
     for engine in engines {
-        for situation in ["alone", "beside", "apart", "unwatched", "watched"] {
+        for situation in [
+            "alone",
+            "beside",
+            "apart",
+            "page_alone",
+            "page_beside",
+            "unwatched",
+            "watched",
+        ] {
             let rounds = engine[situation].as_array().unwrap();
             assert!(!rounds.is_empty(), "{situation}");
             for round in rounds {

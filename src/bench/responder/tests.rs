@@ -100,12 +100,12 @@ fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
 
 #[test]
 fn values_are_told_between_requests() {
-    let all: [(&[u8], &[u8]); 3] = [
-        (b"FCGI_MPXS_CONNS", b"0"),
+    let values: [(&[u8], &[u8]); 3] = [
         (b"FCGI_MAX_CONNS", b"7"),
         (b"FCGI_MAX_REQS", b"7"),
+        (b"FCGI_MPXS_CONNS", b"0"),
     ];
-    for (like, expected) in [(Like::Fpm, &all[..1]), (Like::Plain, &all[..])] {
+    for (like, expected) in [(Like::Fpm, &values[2..]), (Like::Plain, &values[..])] {
         let (responder, mut reader) = (start_like(like, Some(7)), Reader::new());
         let mut stream = connect(&responder);
         // All at once: the values are asked for behind a request, and then comes another one.

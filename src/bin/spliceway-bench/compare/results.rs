@@ -420,6 +420,11 @@ pub(super) struct RoutesOf {
     pub(super) beside: Vec<Outcome>,
     /// While one of another daemon is.
     pub(super) apart: Vec<Outcome>,
+    /// Alone and beside, with answers as large as pages. Older files of raw data have none.
+    #[serde(default)]
+    pub(super) page_alone: Vec<Outcome>,
+    #[serde(default)]
+    pub(super) page_beside: Vec<Outcome>,
     /// The longest that a client of the limited route took, beside the quiet one.
     pub(super) longest_ms: Vec<Option<f64>>,
     /// A load on a single route, while nobody asks for metrics, and while somebody does.

@@ -211,6 +211,8 @@ fn routes() -> Routes {
             alone: rounds(14_000.0),
             beside: rounds(8_000.0),
             apart: rounds(8_000.0),
+            page_alone: rounds(12_000.0),
+            page_beside: rounds(6_000.0),
             longest_ms: vec![Some(600.0), None],
             unwatched: rounds(15_000.0),
             watched: rounds(15_000.0),
