@@ -50,7 +50,7 @@ const SIZES: [u64; 24] = [
 
 /// Either of the two, on a TCP port.
 struct Server {
-    process: Process,
+    _process: Process,
     address: String,
     /// Whose writes count.
     worker: u32,
@@ -75,7 +75,7 @@ impl Server {
         eventually("PHP-FPM has its worker", || worker().is_some());
         Self {
             worker: worker().unwrap(),
-            process,
+            _process: process,
             address: format!("{}:{}", endpoint.0, endpoint.1),
             dir,
         }
@@ -98,7 +98,7 @@ impl Server {
         let address = line.trim().strip_prefix("ready tcp:").unwrap().to_owned();
         Self {
             worker: process.pid(),
-            process,
+            _process: process,
             address,
             dir: fresh_dir(),
         }

@@ -51,16 +51,6 @@ enum State {
     Over,
 }
 
-/// What a receive has led to.
-enum Read {
-    /// A request is complete, or the connection is over.
-    State(State),
-    /// There may be more.
-    More,
-    /// There is nothing more for now.
-    Nothing,
-}
-
 /// Where a step has led: the next state, and what to wait for before the next step.
 type Step = (State, Option<Watch>);
 
@@ -214,26 +204,28 @@ impl Connection {
                 true => self.peek(context)?,
                 false => self.receive(context)?,
             };
-            match state {
-                Read::State(state) => return Ok((state, None)),
-                Read::More => {}
-                Read::Nothing => break,
+            if let Some(state) = state {
+                return Ok((state, None));
             }
         }
         Ok((State::Reading, Some(Watch::Readable)))
     }
 
-    fn receive(&mut self, context: &mut Context<'_>) -> Result<Read, Broken> {
+    /// Receives once; where that leads, if a request is complete or the connection at its end.
+    fn receive(&mut self, context: &mut Context<'_>) -> Result<Option<State>, Broken> {
         let len = match self.stream.receive(context.buffer)? {
             Received::Bytes(len) => len,
-            Received::Nothing => return Ok(Read::Nothing),
-            Received::End => return Ok(Read::State(State::Over)),
+            Received::Nothing => {
+                self.arrival = Arrival::Drained;
+                return Ok(None);
+            }
+            Received::End => return Ok(Some(State::Over)),
         };
         self.arrival = self.arrival.after(len, context.buffer.len());
         let mut input = &context.buffer[..len];
         let parsed = self.parse(&mut input, context.workers)?;
         self.behind.extend_from_slice(input);
-        Ok(parsed.map_or(Read::More, Read::State))
+        Ok(parsed)
     }
 
     /// Whether bytes may only be taken from the socket as far as PHP-FPM would read them: where it
@@ -245,11 +237,14 @@ impl Connection {
     }
 
     /// As [`Connection::receive`], but what is not read stays in the socket.
-    fn peek(&mut self, context: &mut Context<'_>) -> Result<Read, Broken> {
+    fn peek(&mut self, context: &mut Context<'_>) -> Result<Option<State>, Broken> {
         let len = match self.stream.peek(context.buffer)? {
             Received::Bytes(len) => len,
-            Received::Nothing => return Ok(Read::Nothing),
-            Received::End => return Ok(Read::State(State::Over)),
+            Received::Nothing => {
+                self.arrival = Arrival::Drained;
+                return Ok(None);
+            }
+            Received::End => return Ok(Some(State::Over)),
         };
         let mut input = &context.buffer[..len];
         let parsed = self.parse(&mut input, context.workers);
@@ -261,7 +256,7 @@ impl Connection {
             // They are there: nobody else reads from this socket.
             self.stream.receive(&mut context.buffer[..taken])?;
         }
-        Ok(parsed?.map_or(Read::More, Read::State))
+        parsed
     }
 
     /// Reads `input` up to the end of a request, behind which it then begins.
