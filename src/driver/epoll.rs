@@ -612,7 +612,7 @@ impl Driver for Epoll {
             Close::Graceful => socket.take_peeked(),
             Close::Reset if socket.kind == SocketKind::Tcp => {
                 // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
-                let _ = net::reset_on_close(&socket.fd);
+                let _ = net::reset_on_close(socket.fd.as_fd());
             }
             // What it has not received tells.
             Close::Reset => {}
@@ -660,7 +660,7 @@ impl Driver for Epoll {
     }
 
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+        net::peek(self.sockets.get(sock).fd.as_fd(), into).unwrap_or(0)
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {

@@ -316,12 +316,12 @@ pub(crate) fn has_nodelay(socket: &OwnedFd) -> bool {
 }
 
 /// Makes the next close of this TCP socket send a reset and throw away what is unsent.
-pub fn reset_on_close(socket: &OwnedFd) -> Result<(), Errno> {
+pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
-    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+    set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
 fn set_option<T>(
@@ -434,7 +434,7 @@ pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>, most: usize) -> Result<usize,
 }
 
 /// Copies the first bytes that can be received, and leaves them there. Returns the count; 0 is the end.
-pub fn peek(socket: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
+pub fn peek(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the pointer and length are those of the slice.
     check_len(unsafe {
         libc::recv(

@@ -933,7 +933,7 @@ impl Driver for Uring {
             }
             Close::Reset => {
                 // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
-                let _ = net::reset_on_close(&socket.fd);
+                let _ = net::reset_on_close(socket.fd.as_fd());
             }
         }
         socket.closing = true;
@@ -964,7 +964,7 @@ impl Driver for Uring {
     }
 
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+        net::peek(self.sockets.get(sock).fd.as_fd(), into).unwrap_or(0)
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
