@@ -282,17 +282,34 @@ pub(crate) fn in_own_network<T: Send>(act: impl FnOnce() -> T + Send) -> T {
 
 /// Turns this thread's loopback on or off. Nothing comes through while it is off.
 pub(crate) fn set_loopback(up: bool) -> io::Result<()> {
-    let socket = socket(libc::AF_INET)?;
+    let mut request = loopback_request();
+    let flags = if up { libc::IFF_UP } else { 0 };
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).expect("the lowest bit");
+    ask_interface(libc::SIOCSIFFLAGS, &request)
+}
+
+/// Has this thread's loopback carry packets of at most `bytes`: segments are as long as on a network of
+/// this kind, and so is what Nagle's rule takes for a full one.
+pub(crate) fn set_loopback_mtu(bytes: libc::c_int) -> io::Result<()> {
+    let mut request = loopback_request();
+    request.ifr_ifru.ifru_mtu = bytes;
+    ask_interface(libc::SIOCSIFMTU, &request)
+}
+
+fn loopback_request() -> libc::ifreq {
     // SAFETY: an ifreq is integers and an address of integers, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
         *to = libc::c_char::from_ne_bytes([*from]);
     }
-    let flags = if up { libc::IFF_UP } else { 0 };
-    request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).expect("the lowest bit");
+    request
+}
+
+fn ask_interface(what: libc::Ioctl, request: &libc::ifreq) -> io::Result<()> {
+    let socket = socket(libc::AF_INET)?;
     call(|| {
         // SAFETY: the request reads one ifreq, which is initialised and outlives the call.
-        unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) }
+        unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_ref(request)) }
     })
 }
 
