@@ -188,11 +188,11 @@ impl Plan<'_> {
             );
             fronts.push(Front::new("Apache", &setting, &at));
         }
-        let config = format!("KeepAliveTimeout 100ms\nLogLevel crit\n{passes}");
+        let config = format!("KeepAliveTimeout 10ms\nLogLevel crit\n{passes}");
         (start_apache(self.dir, &config, &at), fronts)
     }
 
-    /// Caddy before 2.8 ends a page properly whatever happens behind its headers.
+    /// Caddy 2.6.2 ends a page properly whatever happens behind its headers; later versions do not.
     fn caddy(&self) -> Started {
         let at = fresh_endpoint();
         let mut handles = String::new();
@@ -210,6 +210,7 @@ impl Plan<'_> {
                             {line}
                             transport fastcgi {{
                                 root {root}
+                                split .php
                             }}
                         }}
                     }}\n",
@@ -260,6 +261,10 @@ impl Plan<'_> {
         } else {
             String::new()
         };
+        let backend = format!(
+            "\"socket\" => \"{}\", \"check-local\" => \"disable\", \"disable-time\" => 0",
+            self.proxy.display()
+        );
         let uploads = self.dir.join("uploads");
         fs::create_dir(&uploads).unwrap();
         let config = format!(
@@ -269,12 +274,11 @@ impl Plan<'_> {
             server.bind = \"{host}\"
             server.port = {port}
             {user}{settings}
-            fastcgi.server = (\"/\" => ((
-                \"socket\" => \"{proxy}\", \"check-local\" => \"disable\", \"disable-time\" => 0
-            )))\n",
+            fastcgi.server = (
+                \".php\" => (({backend})), \"/\" => (({backend}))
+            )\n",
             root = self.root.display(),
             uploads = uploads.display(),
-            proxy = self.proxy.display(),
             host = at.0,
             port = at.1,
         );

@@ -11,15 +11,17 @@ mod play;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
-use common::fastcgi::{Client, Request, records};
+use common::fastcgi::{Client, Request, read_record};
 use common::programs::{WEB_USER, fresh_endpoint, program, start_fpm_pool};
 use common::proxy::fresh_dir;
 use common::sys::{is_root, signal};
+use common::wait::pause;
 use common::{Engine, Proxy, for_each_engine};
 use fronts::{Forgives, Front, Fronts, haproxy_outlives_cut_headers};
 use play::{CONTENT, Death, Mortal, Place, Play, Size};
@@ -80,7 +82,7 @@ impl Heard {
 /// Each page goes into a file of `dir` that is named by its number.
 fn ask(dir: &Path, urls: &[String]) -> Vec<Heard> {
     /// A web server that says nothing for this long says nothing.
-    const TIME_MAX_S: &str = "30";
+    const TIME_MAX_S: &str = "15";
 
     let mut config = String::new();
     for (number, url) in urls.iter().enumerate() {
@@ -285,6 +287,9 @@ fn killed_workers_of_php_fpm_are_failures_to_every_web_server(engine: Engine) {
     assert_none(&wrong);
 }
 
+/// How long the processor is left to others between two looks for a script's note.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
 /// Kills the worker that answers, and asks for another page then.
 fn kill_in_the_midst(notes: &Path, base: &str, place: &str, has_length: bool) -> [Heard; 2] {
     let dir = fresh_dir();
@@ -300,13 +305,16 @@ fn kill_in_the_midst(notes: &Path, base: &str, place: &str, has_length: bool) ->
     thread::scope(|scope| {
         let asking = scope.spawn(|| ask(dir.path(), &urls));
         // A web server that tries again gets the same.
+        let mut kills = 0;
         while !asking.is_finished() {
             if let Ok(pid) = fs::read_to_string(&note) {
                 fs::remove_file(&note).unwrap();
                 signal(pid.parse().unwrap(), libc::SIGKILL).unwrap();
+                kills += 1;
             }
-            common::wait::pause(std::time::Duration::from_millis(1));
+            pause(LOOK_INTERVAL);
         }
+        assert!(kills > 0, "{}: the script has not run", urls[0]);
         asking.join().unwrap().try_into().unwrap()
     })
 }
@@ -343,8 +351,10 @@ fn a_cut_answer_ends_between_records_in_eight_zero_bytes(engine: Engine) {
 fn check_cut(play: Play, bytes: &[u8]) -> Result<(), String> {
     let whole = bytes.strip_suffix(&CUT).unwrap_or(bytes);
     let is_marked = whole.len() < bytes.len();
-    let found = std::panic::catch_unwind(|| records(whole));
-    let found = found.map_err(|_| format!("half a record in {} bytes", bytes.len()))?;
+    let mut rest = whole;
+    let mut next = || read_record(&mut rest).transpose();
+    let found: io::Result<Vec<_>> = std::iter::from_fn(&mut next).collect();
+    let found = found.map_err(|error| format!("{error} in {} bytes", bytes.len()))?;
     if found.iter().any(|record| record.kind != Kind::Stdout) {
         return Err("another record than STDOUT".to_owned());
     }
