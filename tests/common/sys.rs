@@ -298,7 +298,7 @@ pub(crate) fn set_loopback(up: bool) -> io::Result<()> {
 }
 
 /// The largest packets that go through this thread's loopback.
-pub(crate) fn set_loopback_mtu(bytes: u16) -> io::Result<()> {
+pub(crate) fn set_loopback_mtu(bytes: impl Into<libc::c_int>) -> io::Result<()> {
     let mut request = loopback();
     request.ifr_ifru.ifru_mtu = bytes.into();
     change_interface(libc::SIOCSIFMTU, &request)
