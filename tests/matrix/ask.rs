@@ -291,8 +291,11 @@ pub(crate) fn parse_cgi(bytes: &[u8]) -> Outcome {
     })
 }
 
-/// The headers and the body of an answer, if the headers are whole.
+/// The headers and the body of an answer, if the headers are whole. Programs may end lines as they like.
 pub(crate) fn split_cgi(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
-    Some((&bytes[..end + 2], &bytes[end + 4..]))
+    let find = |end: &[u8]| {
+        let found = bytes.windows(end.len()).position(|part| part == end);
+        found.map(|at| (&bytes[..at + end.len() / 2], &bytes[at + end.len()..]))
+    };
+    find(b"\r\n\r\n").or_else(|| find(b"\n\n"))
 }

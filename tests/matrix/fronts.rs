@@ -101,7 +101,7 @@ impl Front {
             root,
             sites: addresses.iter().zip(targets).collect(),
         };
-        let process = match self {
+        let mut process = match self {
             Self::Nginx { keeps, buffers } => nginx(&plan, keeps, buffers),
             Self::Apache { reuses } => apache(&plan, reuses),
             Self::Caddy => caddy(&plan),
@@ -109,6 +109,12 @@ impl Front {
             Self::Haproxy { keeps } => haproxy(&plan, keeps),
             Self::CgiFcgi | Self::Records => return None,
         };
+        for (host, port) in &addresses {
+            eventually("the web server listens", || {
+                assert!(process.is_running(), "it has ended");
+                TcpStream::connect((&**host, *port)).is_ok()
+            });
+        }
         Some(WebServer { process, addresses })
     }
 }
@@ -235,7 +241,6 @@ fn caddy(plan: &Plan<'_>) -> Process {
         "{{\n\
         admin off\n\
         auto_https off\n\
-        persist_config off\n\
         storage file_system {dir}/caddy\n\
         }}\n"
     );
@@ -262,7 +267,7 @@ fn caddy(plan: &Plan<'_>) -> Process {
         .args(["run", "--adapter", "caddyfile", "--config"])
         .arg(file)
         .env("HOME", plan.dir);
-    listening(plan, start_server(command))
+    start_server(command)
 }
 
 fn lighttpd(plan: &Plan<'_>) -> Process {
@@ -296,7 +301,7 @@ fn lighttpd(plan: &Plan<'_>) -> Process {
     fs::write(&file, config).expect("the directory is ours");
     let mut command = Command::new(program(&["/usr/sbin/lighttpd"]));
     command.arg("-D").arg("-f").arg(file);
-    listening(plan, start_server(command))
+    start_server(command)
 }
 
 fn haproxy(plan: &Plan<'_>, keeps: bool) -> Process {
@@ -333,16 +338,5 @@ fn haproxy(plan: &Plan<'_>, keeps: bool) -> Process {
     }
     let file = plan.dir.join("haproxy.cfg");
     fs::write(&file, config).expect("the directory is ours");
-    listening(plan, start_haproxy(&file))
-}
-
-/// Waits until all addresses are listened on.
-fn listening(plan: &Plan<'_>, mut process: Process) -> Process {
-    for ((host, port), _) in &plan.sites {
-        eventually("the web server listens", || {
-            assert!(process.is_running(), "it has ended");
-            TcpStream::connect((&**host, *port)).is_ok()
-        });
-    }
-    process
+    start_haproxy(&file)
 }

@@ -1,4 +1,4 @@
-/* What README.md says, in C with libfcgi. Started without a FastCGI socket it is a CGI program. */
+/* What README.md says, in C with libfcgi. */
 #include <fcgiapp.h>
 #include <signal.h>
 #include <stdio.h>

@@ -1,7 +1,9 @@
-# What README.md says, in Perl with FCGI.
+#!/usr/bin/perl
+# What README.md says, in Perl with FCGI. Started without a FastCGI socket it is a CGI program.
 use strict;
 use warnings;
 use FCGI;
+use IO::Handle;
 use Time::HiRes qw(usleep);
 
 my ($in, $out, $err) = (\*STDIN, \*STDOUT, \*STDERR);
@@ -18,6 +20,14 @@ sub send_pattern {
         $size -= $count;
     }
     close $file;
+}
+
+sub flush_all {
+    if ($request->IsFastCGI()) {
+        $request->Flush();
+    } else {
+        STDOUT->flush();
+    }
 }
 
 sub wait_for {
@@ -46,7 +56,7 @@ while ($request->Accept() >= 0) {
         print "Content-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\r\n";
         for my $number (1 .. $args{pieces}) {
             print "piece $number\n";
-            $request->Flush();
+            flush_all();
             next if wait_for("$args{dir}/seen-$number");
             print "nobody has seen it\n";
             last;
@@ -61,9 +71,9 @@ while ($request->Accept() >= 0) {
         print "$head\r\n";
         for my $number (0 .. 19) {
             send_pattern(\%args, 1000 * $number, 1000);
-            $request->Flush();
+            flush_all();
             print STDERR "something on stderr $number\n";
-            $request->Flush();
+            flush_all();
         }
     } elsif ($do eq 'early') {
         print "$head\r\nearly\n";
@@ -71,7 +81,7 @@ while ($request->Accept() >= 0) {
         if (defined $args{size}) {
             print "$head\r\n";
             send_pattern(\%args, 0, $args{size});
-            $request->Flush();
+            flush_all();
         }
         kill 'KILL', $$;
     }
