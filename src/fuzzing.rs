@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStringExt;
 use crate::cli;
 use crate::config::{BackendAddress, ListenAddress};
 use crate::fastcgi::{
-    Capacity, Guard, GuardOptions, HEADER_LEN, Pairs, RequestEvent, RequestId, RequestLimits,
-    RequestReader, ResponseEvent, ResponseReader, Rule, Settling, Verdict,
+    Capacity, Guard, GuardOptions, HEADER_LEN, Header, Pairs, RequestEvent, RequestId,
+    RequestLimits, RequestReader, ResponseEvent, ResponseReader, Rule, Settling, Verdict,
 };
 use crate::worker::simulation;
 
@@ -175,7 +175,7 @@ fn write_guarded(guard: &Guard, reader: &RequestReader, told: &mut Vec<u8>) {
 }
 
 /// What a backend sends, the fence's answer included: the first byte is the size of the pieces. In
-/// pieces or whole, the same is told.
+/// pieces or whole, the same is told, and the client has whole records at any moment.
 pub fn fastcgi_response(data: &[u8]) {
     let Some((&piece, stream)) = data.split_first() else {
         return;
@@ -184,11 +184,32 @@ pub fn fastcgi_response(data: &[u8]) {
     assert_eq!(pieces, read_response(stream, stream.len().max(1)));
 }
 
-fn read_response(stream: &[u8], piece: usize) -> (Vec<u8>, String) {
+/// What records say, however they are cut: of neighbours of one kind, all content, without padding.
+type Said = Vec<(u8, u16, Vec<u8>)>;
+
+fn say(mut records: &[u8], said: &mut Said) {
+    while let Some((header, rest)) = records.split_first_chunk::<HEADER_LEN>() {
+        let header = Header::decode(*header).expect("a record of the reader's");
+        let (kind, id) = (header.kind.byte(), header.request_id.get());
+        let (content, rest) = rest.split_at(usize::from(header.content_len));
+        match said.last_mut() {
+            Some((last, of, before))
+                if (*last, *of) == (kind, id) && !content.is_empty() && !before.is_empty() =>
+            {
+                before.extend_from_slice(content);
+            }
+            _ => said.push((kind, id, content.to_vec())),
+        }
+        records = &rest[usize::from(header.padding_len)..];
+    }
+    assert!(records.is_empty(), "the client has whole records");
+}
+
+fn read_response(stream: &[u8], piece: usize) -> (Said, String) {
     let request_id = RequestId::application(std::num::NonZeroU16::MIN);
     let mut reader = ResponseReader::new(request_id);
     let mut settling = None;
-    let mut sent = Vec::new();
+    let mut sent = Said::new();
     let mut told = String::new();
     for input in stream.chunks(piece) {
         let mut at = 0;
@@ -196,15 +217,18 @@ fn read_response(stream: &[u8], piece: usize) -> (Vec<u8>, String) {
             match reader.next(input, &mut at) {
                 Ok(None) => break,
                 Ok(Some(ResponseEvent::Pass(pass))) => {
-                    sent.extend_from_slice(pass.lead());
-                    sent.extend_from_slice(&input[pass.range()]);
+                    let mut bytes = input.to_vec();
+                    if let Some((at, header)) = pass.patch() {
+                        bytes[at..at + HEADER_LEN].copy_from_slice(&header);
+                    }
+                    say(&[pass.lead(), &bytes[pass.range()]].concat(), &mut sent);
                 }
                 Ok(Some(ResponseEvent::Management(kind))) => told += &format!("{kind:?} "),
                 Ok(Some(ResponseEvent::End(end))) => {
                     told += &format!("{end:?} ");
                     settling = Some(Settling::new());
                 }
-                Err(error) => return (without_reserved(sent), told + &error.to_string()),
+                Err(error) => return (sent, told + &error.to_string()),
             }
         }
         if let Some(settling) = &mut settling {
@@ -212,7 +236,7 @@ fn read_response(stream: &[u8], piece: usize) -> (Vec<u8>, String) {
         }
     }
     told += &format!("{settling:?} {} {}", reader.status(), reader.stdout_bytes());
-    (without_reserved(sent), told)
+    (sent, told)
 }
 
 #[cfg(test)]

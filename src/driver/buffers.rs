@@ -11,6 +11,10 @@ use std::rc::Rc;
 /// bulk, and spliced.
 pub const BUFFER_BYTES: usize = 16 * 1024;
 
+/// Room for what is put before or behind the bytes that were received: a record's header, so that a full
+/// buffer need not grow.
+const HEADROOM_BYTES: usize = 16;
+
 /// How many free buffers are kept (4 MiB): beyond that, memory goes back to the allocator once a
 /// peak is over.
 const SPARE_BUFFERS_MAX: usize = 256;
@@ -32,7 +36,7 @@ impl BufferPool {
         }))
     }
 
-    /// An empty vector with [`BUFFER_BYTES`] of capacity, or none at the limit.
+    /// An empty vector with room for [`BUFFER_BYTES`] and a little more, or none at the limit.
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
         if let Some(bytes) = self.free.pop() {
             return Some(bytes);
@@ -41,7 +45,7 @@ impl BufferPool {
             return None;
         }
         self.allocated += 1;
-        Some(Vec::with_capacity(BUFFER_BYTES))
+        Some(Vec::with_capacity(BUFFER_BYTES + HEADROOM_BYTES))
     }
 
     /// Buffers that are not back yet.
@@ -52,7 +56,8 @@ impl BufferPool {
 
     /// Takes a vector of [`BufferPool::take`] back. One that had to grow goes to the allocator.
     pub(super) fn give(&mut self, mut bytes: Vec<u8>) {
-        if self.free.len() < SPARE_BUFFERS_MAX && bytes.capacity() == BUFFER_BYTES {
+        if self.free.len() < SPARE_BUFFERS_MAX && bytes.capacity() == BUFFER_BYTES + HEADROOM_BYTES
+        {
             bytes.clear();
             self.free.push(bytes);
         } else {
@@ -83,6 +88,21 @@ impl Buf {
     /// Puts a few bytes before those that were received, so that both are one send.
     pub fn prepend(&mut self, bytes: &[u8]) {
         self.bytes.splice(0..0, bytes.iter().copied());
+    }
+
+    /// Writes over the bytes at this place.
+    ///
+    /// # Panics
+    ///
+    /// If there are not so many.
+    pub fn overwrite(&mut self, at: usize, bytes: &[u8]) {
+        self.bytes[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Has these bytes instead.
+    pub fn replace(&mut self, bytes: &[u8]) {
+        self.bytes.clear();
+        self.bytes.extend_from_slice(bytes);
     }
 
     /// Puts bytes behind those that are here. One that grows beyond its size is not lent again.
@@ -152,17 +172,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_before_a_full_buffer_makes_it_grow_and_it_is_not_lent_again() {
+    fn a_header_before_a_full_buffer_fits_and_more_makes_it_grow_and_it_is_not_lent_again() {
         let pool = BufferPool::new(1);
-        let mut bytes = pool.borrow_mut().take().unwrap();
-        bytes.resize(BUFFER_BYTES, b'x');
-        let mut buf = Buf::new(bytes, &pool);
-        buf.prepend(b"before");
-        assert_eq!(buf.len(), BUFFER_BYTES + 6);
-        assert_eq!(&buf[..7], b"beforex");
-        drop(buf);
-        assert_eq!(pool.borrow().lent(), 0);
-        assert_eq!(pool.borrow_mut().take().unwrap().capacity(), BUFFER_BYTES);
+        let capacity = BUFFER_BYTES + HEADROOM_BYTES;
+        for (before, stays) in [(&[b'y'; HEADROOM_BYTES][..], true), (&[b'y'; 17], false)] {
+            let mut bytes = pool.borrow_mut().take().unwrap();
+            bytes.resize(BUFFER_BYTES, b'x');
+            let mut buf = Buf::new(bytes, &pool);
+            buf.prepend(before);
+            assert_eq!(buf.len(), BUFFER_BYTES + before.len());
+            assert_eq!((buf[before.len() - 1], buf[before.len()]), (b'y', b'x'));
+            assert_eq!(buf.bytes.capacity() == capacity, stays);
+            drop(buf);
+            assert_eq!(pool.borrow().lent(), 0);
+        }
+        let bytes = pool.borrow_mut().take().unwrap();
+        assert_eq!(bytes.capacity(), capacity);
     }
 
     #[test]

@@ -119,12 +119,12 @@ impl Socket {
     /// Receives what is there, up to a buffer full, and takes note of whether there can be more.
     fn receive(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
         let received = if self.kind == SocketKind::Unix {
-            net::recv_and_tell(&self.fd, bytes).map(|(received, stopped)| {
+            net::recv_and_tell(&self.fd, bytes, BUFFER_BYTES).map(|(received, stopped)| {
                 self.special |= stopped;
                 received
             })
         } else {
-            net::recv(&self.fd, bytes)
+            net::recv(&self.fd, bytes, BUFFER_BYTES)
         };
         match received {
             Ok(received) => self.readable = self.special || received >= BUFFER_BYTES,
@@ -583,8 +583,22 @@ impl Driver for Epoll {
         let _ = net::delay_handshake(&self.sockets.get(sock).fd);
     }
 
-    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
-        net::send_first(&self.sockets.get(sock).fd, bytes)
+    fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+        let socket = self.sockets.get(sock);
+        let sent = net::send_now(&socket.fd, bytes);
+        if sent == Err(Errno(libc::EAGAIN)) {
+            socket.writable = false;
+        }
+        sent
+    }
+
+    fn at_hand(&mut self, sock: Sock) -> usize {
+        net::at_hand(&self.sockets.get(sock).fd).unwrap_or(0)
+    }
+
+    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
+        let mut skipped = Vec::with_capacity(bytes);
+        net::recv(&self.sockets.get(sock).fd, &mut skipped, bytes) == Ok(bytes)
     }
 
     fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {

@@ -242,6 +242,12 @@ pub trait Driver: Sized {
     /// Copies the first bytes that are there without taking them: how many, and 0 if there are none, at
     /// an end or a failure too, which a receive tells.
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize;
+    /// How many bytes there are to be received; 0 where it cannot be told. What is there stays there, even
+    /// if the connection breaks.
+    fn at_hand(&mut self, sock: Sock) -> usize;
+    /// Takes and drops so many of the bytes that are there. False: it could not, and the connection is of
+    /// no use any more.
+    fn skip(&mut self, sock: Sock, bytes: usize) -> bool;
     /// Takes bytes that are there already; the read lane must be free. `None`: there are none, or
     /// the peer sends no more; [`Op::Recv`] will tell.
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
@@ -255,9 +261,9 @@ pub trait Driver: Sized {
     /// Before a connect: bytes are at hand that will be sent as soon as it succeeds. Where the
     /// transport can, they travel with the end of the handshake.
     fn send_follows(&mut self, sock: Sock);
-    /// Sends these few bytes at once and whole. Only for the first bytes of a connection, because
-    /// then the kernel has room for them.
-    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno>;
+    /// Sends these few bytes at once and whole; the write lane must be free. EAGAIN: the socket has no room
+    /// for them now, and none was sent. It has room for the first bytes of a connection.
+    fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno>;
     /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
     /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
     fn peer_is_gone(&mut self, sock: Sock) -> bool;

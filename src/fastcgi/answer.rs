@@ -2,6 +2,11 @@
 
 use super::record::{HEADER_LEN, Header, Kind, RequestId};
 
+/// What ends an answer that cannot be finished, at a record's boundary: the header of a record of version 0,
+/// which no reader of records goes beyond. nginx, Apache, Caddy, lighttpd and HAProxy take it for a failure
+/// where they take the mere end of a connection for the end of the answer, or wait for more.
+pub const BROKEN_OFF: [u8; HEADER_LEN] = [0; HEADER_LEN];
+
 /// An answer to a request that no backend answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {

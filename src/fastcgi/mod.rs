@@ -20,7 +20,7 @@ mod request;
 mod response;
 mod status;
 
-pub use answer::Answer;
+pub use answer::{Answer, BROKEN_OFF};
 pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
 pub use guard::{
     Guard, GuardError, GuardOptions, NAME_BYTES_MAX, PARAMS_MAX, Rejection, Rule, Verdict,

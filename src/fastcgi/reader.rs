@@ -117,6 +117,15 @@ impl Reader {
         }
     }
 
+    /// Bytes of the current record's content that are still to come.
+    #[must_use]
+    pub const fn content_left(&self) -> usize {
+        match self.position {
+            Position::Content { left, .. } => left as usize,
+            Position::Padding { .. } | Position::Header { .. } | Position::Lost(_) => 0,
+        }
+    }
+
     /// Begins a record whose header went another way than through [`Reader::next`]. False, and nothing
     /// happens, in the midst of a record.
     pub fn begin(&mut self, header: Header) -> bool {

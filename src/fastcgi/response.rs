@@ -1,14 +1,21 @@
 //! Reading what an upstream sends: the response to one request (specification §5.3, §5.5).
 //!
 //! [`ResponseReader`] takes any split of the byte stream. What belongs to the request goes to the
-//! client as it is, because upstream and client have the same request id; nothing is kept but a
-//! partial header. Behind END_REQUEST nothing is read: that is [`Settling`](super::Settling)'s.
+//! client in records with the backend's own content, because upstream and client have the same request id;
+//! nothing is kept but a partial header and END_REQUEST. Behind END_REQUEST nothing is read: that is
+//! [`Settling`](super::Settling)'s.
+//!
+//! **What was sent on ends at a record's boundary, always.** A record that is not all here goes on as one of
+//! what is here, and its rest as another one. So an answer that breaks off can be ended in a way that every
+//! web server takes for a failure ([`BROKEN_OFF`](super::BROKEN_OFF)): within a record, anything would
+//! be content. Only a record of which it is known that all of it is at hand goes on in pieces as it came
+//! ([`ResponseReader::pass_next`]).
 
 use super::body::{EndRequest, FixedBody};
 use super::pass::Pass;
 use super::reader::{Event, Reader};
 use super::record::{HEADER_LEN, Header, Kind, Malformed, RequestId};
-use super::status::StatusReader;
+use super::status::{HeaderBlock, StatusReader};
 
 /// What the session has to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,12 +63,46 @@ enum Fate {
     /// There is none.
     Between,
     /// Sent on.
-    Stdout,
-    Stderr,
-    /// Sent on, and read.
+    Output(Stream),
+    /// Read, and sent on when it is complete.
     End(FixedBody),
     /// For us.
     Management(Kind),
+}
+
+/// Which output it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stream {
+    Stdout,
+    Stderr,
+}
+
+/// How the current record is sent on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Framing {
+    /// By a header for each part.
+    Ours,
+    /// As it came, because all of it is at hand.
+    Theirs,
+}
+
+/// The part of a record of output that is in the slice that is read.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Where its header is.
+    header: PartHeader,
+    content: u16,
+    padding: u8,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum PartHeader {
+    /// In the slice, at this place.
+    Here(usize, Header),
+    /// Its beginning was in an earlier slice.
+    Split(Header),
+    /// In an earlier slice, and so are other parts of the record.
+    Before,
 }
 
 /// Reads the response to one request.
@@ -70,7 +111,9 @@ pub struct ResponseReader {
     request_id: RequestId,
     records: Reader,
     fate: Fate,
+    framing: Framing,
     status: StatusReader,
+    headers: HeaderBlock,
     /// A header that was read and not yet acted on.
     held: Option<Header>,
     /// Bytes of the current record's header that were seen and not yet taken.
@@ -92,7 +135,9 @@ impl ResponseReader {
             request_id,
             records: Reader::new(),
             fate: Fate::Between,
+            framing: Framing::Ours,
             status: StatusReader::new(),
+            headers: HeaderBlock::LineStart,
             held: None,
             ahead: 0,
             ended: None,
@@ -106,8 +151,9 @@ impl ResponseReader {
 
     /// Reads on in `input` from `at` up to the next event and moves `at` behind what it has read.
     ///
-    /// `None` means that `input` is used up. The ranges of events are those of `input`. After
-    /// [`ResponseEvent::End`], which every further call gives again, what is behind `at` is not read.
+    /// `None` means that `input` is used up. The ranges of events are those of `input`; what was passed on
+    /// when it is used up ends at a record's boundary. After [`ResponseEvent::End`], which every further call
+    /// gives again, what is behind `at` is not read.
     ///
     /// # Errors
     ///
@@ -129,8 +175,9 @@ impl ResponseReader {
         pass.reach(*at);
         self.ahead -= seen;
         self.read += seen as u64;
+        let mut part = self.part_before();
         loop {
-            match self.step(input, at, &mut pass) {
+            match self.step(input, at, &mut pass, &mut part) {
                 Ok(Step::On) => {}
                 Ok(Step::Event(event)) => return Ok(Some(event)),
                 // First what was found before it.
@@ -143,6 +190,18 @@ impl ResponseReader {
                     return Err(*self.failed.insert(ResponseError { at, cause }));
                 }
             }
+        }
+    }
+
+    /// What a slice begins with.
+    const fn part_before(&self) -> Option<Part> {
+        match (&self.fate, self.framing) {
+            (Fate::Output(_), Framing::Ours) => Some(Part {
+                header: PartHeader::Before,
+                content: 0,
+                padding: 0,
+            }),
+            _ => None,
         }
     }
 
@@ -170,44 +229,105 @@ impl ResponseReader {
         self.status.status()
     }
 
+    /// Whether the headers of the response, and the empty line behind them, have come.
+    #[must_use]
+    pub const fn has_headers(&self) -> bool {
+        matches!(self.headers, HeaderBlock::Over)
+    }
+
     /// Whether a record of our own may be put in here: the next byte for the client begins one.
     #[must_use]
     pub const fn is_between_records(&self) -> bool {
-        self.records.is_between_records() || self.held.is_some()
-    }
-
-    /// How many of the bytes that come next can go to the client without being looked at. They
-    /// belong to one record, padding included. STDOUT is looked at until the status is known.
-    #[must_use]
-    pub const fn passable(&self) -> usize {
-        match (&self.fate, self.held) {
-            (Fate::Stdout, None) if self.status.is_open() => 0,
-            (Fate::Stdout | Fate::Stderr, None) => self.ahead + self.records.left(),
-            (_, Some(_)) | (Fate::Between | Fate::End(_) | Fate::Management(_), None) => 0,
+        match self.framing {
+            Framing::Ours => true,
+            Framing::Theirs => self.ahead == HEADER_LEN,
         }
     }
 
-    /// Begins the record whose header is `bytes`, which come next and were not taken yet: from now on
-    /// they are [`ResponseReader::passable`], and so is the record. False, and nothing happens, unless
-    /// it is output, of `content_min` bytes at least, and nothing of another record is missing.
-    pub fn pass_next(&mut self, bytes: [u8; HEADER_LEN], content_min: usize) -> bool {
-        let Ok(header) = Header::decode(bytes) else {
+    /// How many of the bytes that come next can go to the client as they are. They belong to one record, the
+    /// header of which is among them or has gone as it was.
+    #[must_use]
+    pub const fn passable(&self) -> usize {
+        match self.framing {
+            Framing::Ours => 0,
+            Framing::Theirs => self.ahead + self.records.left(),
+        }
+    }
+
+    /// How many of the bytes that come next can go to the client without being looked at, behind a header
+    /// of our own: content of one record. STDOUT is looked at until its headers are over.
+    #[must_use]
+    pub const fn framable(&self) -> usize {
+        match (&self.fate, self.framing, self.held) {
+            (Fate::Output(stream), Framing::Ours, None) if self.is_unseen(*stream) => {
+                self.records.content_left()
+            }
+            _ => 0,
+        }
+    }
+
+    const fn is_unseen(&self, stream: Stream) -> bool {
+        match stream {
+            Stream::Stdout => !self.status.is_open() && self.has_headers(),
+            Stream::Stderr => true,
+        }
+    }
+
+    /// Begins the record whose header is `bytes`, which come next and were not taken yet; all of the record
+    /// is at hand. From now on it is [`ResponseReader::passable`]. False, and nothing happens, unless it is
+    /// output that need not be looked at, and nothing of another record is missing.
+    pub fn pass_next(&mut self, bytes: [u8; HEADER_LEN]) -> bool {
+        let has_begun = self.begin_output(bytes);
+        if has_begun {
+            self.framing = Framing::Theirs;
+            self.ahead = HEADER_LEN;
+        }
+        has_begun
+    }
+
+    /// Begins the record whose header is `bytes`, which were taken. From now on its content is
+    /// [`ResponseReader::framable`]. False in the same cases as of [`ResponseReader::pass_next`].
+    pub fn frame_next(&mut self, bytes: [u8; HEADER_LEN]) -> bool {
+        let has_begun = self.begin_output(bytes);
+        if has_begun {
+            self.read += HEADER_LEN as u64;
+        }
+        has_begun
+    }
+
+    /// Whether the backend's next byte begins a record, and nothing of an earlier one is owed.
+    #[must_use]
+    pub const fn is_at_header(&self) -> bool {
+        self.records.is_between_records() && self.held.is_none()
+    }
+
+    /// The length of the record with this header, header and padding included, if
+    /// [`ResponseReader::frame_next`] would begin it.
+    #[must_use]
+    pub fn output_len(&self, bytes: [u8; HEADER_LEN]) -> Option<usize> {
+        let header = Header::decode(bytes).ok()?;
+        let is_readable = self.is_at_header() && self.failed.is_none() && self.ended.is_none();
+        match self.fate_of(header) {
+            Ok(Fate::Output(stream)) if is_readable && self.is_unseen(stream) => {
+                let rest = usize::from(header.content_len) + usize::from(header.padding_len);
+                Some(HEADER_LEN + rest)
+            }
+            _ => None,
+        }
+    }
+
+    fn begin_output(&mut self, bytes: [u8; HEADER_LEN]) -> bool {
+        if self.output_len(bytes).is_none() {
             return false;
-        };
-        let is_worth_it = usize::from(header.content_len) >= content_min;
-        let is_readable = self.held.is_none() && self.failed.is_none() && self.ended.is_none();
-        let fate = match self.fate_of(header) {
-            Ok(Fate::Stdout) if self.status.is_open() => return false,
-            Ok(fate @ (Fate::Stdout | Fate::Stderr)) if is_worth_it && is_readable => fate,
-            _ => return false,
-        };
+        }
+        let header = Header::decode(bytes).expect("it was just decoded");
+        let fate = self.fate_of(header).expect("it was just seen");
         if !self.records.begin(header) {
             return false;
         }
-        self.has_begun |= matches!(fate, Fate::Stdout);
+        self.has_begun |= matches!(fate, Fate::Output(Stream::Stdout));
         self.fate = fate;
         self.record_at = self.read;
-        self.ahead = HEADER_LEN;
         true
     }
 
@@ -220,19 +340,68 @@ impl ResponseReader {
         assert!(bytes <= self.passable(), "the caller asked how many");
         let of_header = self.ahead.min(bytes);
         self.ahead -= of_header;
-        let content = self.records.skip(bytes - of_header);
+        self.read += of_header as u64;
+        self.skip(bytes - of_header);
+    }
+
+    /// This many of the [`ResponseReader::framable`] bytes go to the client by another way, behind the header
+    /// that this returns.
+    ///
+    /// # Panics
+    ///
+    /// If they were not framable, or none.
+    pub fn frame(&mut self, bytes: usize) -> [u8; HEADER_LEN] {
+        assert!(
+            bytes > 0 && bytes <= self.framable(),
+            "the caller asked how many"
+        );
+        let header = self.header_of(bytes, 0);
+        self.skip(bytes);
+        header.encode()
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        let content = self.records.skip(bytes);
         self.read += bytes as u64;
-        if matches!(self.fate, Fate::Stdout) {
+        if matches!(self.fate, Fate::Output(Stream::Stdout)) {
             self.stdout_bytes += content as u64;
         }
         if self.records.is_between_records() {
-            self.fate = Fate::Between;
+            self.end_record();
         }
     }
 
-    fn step(&mut self, input: &[u8], at: &mut usize, pass: &mut Pass) -> Result<Step, Nonsense> {
+    const fn end_record(&mut self) {
+        self.fate = Fate::Between;
+        self.framing = Framing::Ours;
+    }
+
+    /// The header of a part of the current record.
+    fn header_of(&self, content: usize, padding: u8) -> Header {
+        let kind = match self.fate {
+            Fate::Output(Stream::Stdout) => Kind::Stdout,
+            Fate::Output(Stream::Stderr) => Kind::Stderr,
+            Fate::Between | Fate::End(_) | Fate::Management(_) => {
+                unreachable!("only output goes on in parts")
+            }
+        };
+        Header {
+            kind,
+            request_id: self.request_id,
+            content_len: u16::try_from(content).expect("a part is not longer than a record"),
+            padding_len: padding,
+        }
+    }
+
+    fn step(
+        &mut self,
+        input: &[u8],
+        at: &mut usize,
+        pass: &mut Pass,
+        part: &mut Option<Part>,
+    ) -> Result<Step, Nonsense> {
         if let Some(header) = self.held {
-            return self.open(header, false, *at, pass);
+            return self.open(header, false, *at, pass, part);
         }
         let from = *at;
         let mut rest = &input[from..];
@@ -241,55 +410,136 @@ impl ResponseReader {
         }
         let found = self.records.next(&mut rest);
         *at = input.len() - rest.len();
-        self.read += (*at - from) as u64;
+        let len = *at - from;
+        self.read += len as u64;
         match found {
             Err(malformed) => Err(version(malformed)),
-            Ok(Some(Event::Begin(header))) => {
-                self.open(header, *at - from == HEADER_LEN, *at, pass)
+            Ok(Some(Event::Begin(header))) => self.open(header, len == HEADER_LEN, *at, pass, part),
+            Ok(Some(Event::Content(piece))) => {
+                self.content(piece, *at, pass, part);
+                Ok(Step::On)
             }
-            Ok(event @ (None | Some(Event::Content(_) | Event::End))) => {
-                if self.passes() {
-                    pass.reach(*at);
+            Ok(Some(Event::End)) => {
+                pad(part, len);
+                Ok(self.close(*at, pass, part))
+            }
+            Ok(None) => {
+                if self.records.content_left() == 0 {
+                    pad(part, len);
                 }
-                Ok(self.within(event, pass))
+                self.cut(*at, pass, part.take());
+                Ok(Step::Stop)
             }
         }
     }
 
-    /// Content, the end of a record, or the end of the input within one.
-    fn within(&mut self, event: Option<Event<'_>>, pass: &mut Pass) -> Step {
-        match (event, &mut self.fate) {
-            (Some(Event::Content(piece)), Fate::Stdout) => {
-                self.stdout_bytes += piece.len() as u64;
-                self.status.read(piece);
+    fn content(&mut self, piece: &[u8], at: usize, pass: &mut Pass, part: &mut Option<Part>) {
+        match &mut self.fate {
+            Fate::Output(stream) => {
+                if *stream == Stream::Stdout {
+                    self.stdout_bytes += piece.len() as u64;
+                    self.status.read(piece);
+                    self.headers.read(piece);
+                }
+                if let Some(part) = part {
+                    let len = u16::try_from(piece.len()).expect("a piece of a record");
+                    part.content += len;
+                }
+                pass.reach(at);
             }
-            (Some(Event::Content(piece)), Fate::End(body)) => body.push(piece),
-            (Some(Event::End), Fate::End(body)) => {
+            Fate::End(body) => body.push(piece),
+            Fate::Management(_) => {}
+            Fate::Between => unreachable!("content is of a record"),
+        }
+    }
+
+    /// The record ends at `at`.
+    fn close(&mut self, at: usize, pass: &mut Pass, part: &mut Option<Part>) -> Step {
+        match self.fate {
+            Fate::Output(_) => {
+                match part.take() {
+                    // As it came.
+                    None
+                    | Some(Part {
+                        header: PartHeader::Here(..),
+                        ..
+                    }) => pass.reach(at),
+                    // Nothing but padding is left of it.
+                    Some(Part {
+                        header: PartHeader::Before,
+                        content: 0,
+                        ..
+                    }) => pass.skip_to(at),
+                    Some(part) => self.lead(part, at, pass),
+                }
+                self.end_record();
+                Step::On
+            }
+            Fate::End(body) => {
                 let body = body.complete().expect("its header says eight bytes");
                 let end = EndRequest::decode(body);
                 self.ended = Some(end);
-                if pass.is_empty() {
-                    return Step::Event(ResponseEvent::End(end));
+                match part.take() {
+                    Some(_) => pass.reach(at),
+                    None => {
+                        let header = Header {
+                            kind: Kind::EndRequest,
+                            request_id: self.request_id,
+                            content_len: HEADER_LEN as u16,
+                            padding_len: 0,
+                        };
+                        pass.skip_to(at);
+                        pass.lead_with(&[header.encode(), body].concat());
+                    }
                 }
-                return Step::Event(ResponseEvent::Pass(std::mem::take(pass)));
+                Step::Event(ResponseEvent::Pass(std::mem::take(pass)))
             }
-            (Some(Event::End), &mut Fate::Management(kind)) => {
-                self.fate = Fate::Between;
-                return Step::Event(ResponseEvent::Management(kind));
+            Fate::Management(kind) => {
+                self.end_record();
+                Step::Event(ResponseEvent::Management(kind))
             }
-            (Some(Event::End), _) => self.fate = Fate::Between,
-            (None, _) => return Step::Stop,
-            (Some(Event::Begin(_) | Event::Content(_)), _) => {}
+            Fate::Between => unreachable!("a record ends"),
         }
-        Step::On
     }
 
-    /// Whether the bytes of the current record go to the client.
-    const fn passes(&self) -> bool {
-        match self.fate {
-            Fate::Stdout | Fate::Stderr | Fate::End(_) => true,
-            Fate::Between | Fate::Management(_) => false,
+    /// The slice ends, at `at`.
+    fn cut(&mut self, at: usize, pass: &mut Pass, part: Option<Part>) {
+        match (self.fate, part) {
+            // It goes on when it is complete.
+            (Fate::End(_), Some(part)) => {
+                if let PartHeader::Here(header_at, _) = part.header {
+                    pass.cut(header_at);
+                }
+            }
+            (Fate::Output(_), Some(part)) => self.cut_output(at, pass, part),
+            (Fate::Output(_), None) => pass.reach(at),
+            (Fate::Between | Fate::End(_) | Fate::Management(_), _) => {}
         }
+    }
+
+    fn cut_output(&mut self, at: usize, pass: &mut Pass, part: Part) {
+        match part.header {
+            PartHeader::Here(header_at, header) if part.content == 0 && header.content_len > 0 => {
+                pass.cut(header_at);
+            }
+            PartHeader::Here(header_at, _) => {
+                pass.reach(at);
+                let content = usize::from(part.content);
+                pass.patch_with(header_at, self.header_of(content, part.padding));
+            }
+            PartHeader::Split(header) if part.content == 0 && header.content_len > 0 => {
+                pass.skip_to(at);
+            }
+            PartHeader::Before if part.content == 0 => pass.skip_to(at),
+            PartHeader::Split(_) | PartHeader::Before => self.lead(part, at, pass),
+        }
+    }
+
+    /// Puts a header in front of a part that has none in this slice and ends at `at`.
+    fn lead(&self, part: Part, at: usize, pass: &mut Pass) {
+        pass.reach(at);
+        let header = self.header_of(usize::from(part.content), part.padding);
+        pass.lead_with(&header.encode());
     }
 
     /// Decides on a record whose header ends at `at`, and is all in this slice if `whole`.
@@ -299,6 +549,7 @@ impl ResponseReader {
         whole: bool,
         at: usize,
         pass: &mut Pass,
+        part: &mut Option<Part>,
     ) -> Result<Step, Nonsense> {
         self.held = Some(header);
         let fate = self.fate_of(header)?;
@@ -307,9 +558,28 @@ impl ResponseReader {
         }
         self.held = None;
         self.fate = fate;
-        self.has_begun |= matches!(self.fate, Fate::Stdout);
-        if self.passes() {
-            pass.open(header, whole, at);
+        self.has_begun |= matches!(self.fate, Fate::Output(Stream::Stdout));
+        if let Fate::Management(_) = self.fate {
+            return Ok(Step::On);
+        }
+        if whole && pass.is_empty() {
+            pass.skip_to(at - HEADER_LEN);
+        }
+        *part = match (whole, self.fate) {
+            (true, _) => Some(PartHeader::Here(at - HEADER_LEN, header)),
+            (false, Fate::Output(_)) => {
+                pass.skip_to(at);
+                Some(PartHeader::Split(header))
+            }
+            (false, _) => None,
+        }
+        .map(|header| Part {
+            header,
+            content: 0,
+            padding: 0,
+        });
+        if whole {
+            pass.reach(at);
         }
         Ok(Step::On)
     }
@@ -325,8 +595,8 @@ impl ResponseReader {
             _ if header.request_id != self.request_id => {
                 Err(Nonsense::Foreign(header.request_id.get()))
             }
-            Kind::Stdout => Ok(Fate::Stdout),
-            Kind::Stderr => Ok(Fate::Stderr),
+            Kind::Stdout => Ok(Fate::Output(Stream::Stdout)),
+            Kind::Stderr => Ok(Fate::Output(Stream::Stderr)),
             Kind::EndRequest if usize::from(header.content_len) != HEADER_LEN => {
                 Err(Nonsense::EndLen(header.content_len))
             }
@@ -352,6 +622,13 @@ enum Step {
     On,
     /// No further in this slice, or not before what was passed on is told.
     Stop,
+}
+
+/// So many bytes of padding are in the slice.
+fn pad(part: &mut Option<Part>, len: usize) {
+    if let Some(part) = part {
+        part.padding += u8::try_from(len).expect("padding is short");
+    }
 }
 
 fn version(malformed: Malformed) -> Nonsense {

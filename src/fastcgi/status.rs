@@ -1,4 +1,4 @@
-//! The status of a CGI response (RFC 3875 §6.3.3), for the access log.
+//! The status of a CGI response (RFC 3875 §6.3.3), for the access log, and the end of its headers.
 
 /// What a response without a `Status:` line has.
 const DEFAULT: u16 = 200;
@@ -94,9 +94,66 @@ impl StatusReader {
     }
 }
 
+/// Finds the empty line behind the headers, in any split.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum HeaderBlock {
+    /// At the beginning of a line.
+    LineStart,
+    /// At the beginning of a line, behind a carriage return.
+    Return,
+    /// Within a line.
+    Line,
+    /// The empty line was seen: what follows is content.
+    Over,
+}
+
+impl HeaderBlock {
+    /// Takes the next piece of STDOUT.
+    pub(super) fn read(&mut self, piece: &[u8]) {
+        let mut rest = piece.iter();
+        while *self != Self::Over {
+            if *self == Self::Line && !rest.any(|&byte| byte == b'\n') {
+                return;
+            }
+            if *self == Self::Line {
+                *self = Self::LineStart;
+            }
+            *self = match (*self, rest.next()) {
+                (_, None) => return,
+                (Self::LineStart | Self::Return, Some(b'\n')) => Self::Over,
+                (Self::LineStart, Some(b'\r')) => Self::Return,
+                _ => Self::Line,
+            };
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_end_with_an_empty_line_in_any_split() {
+        for (text, end) in [
+            ("A: b\r\n\r\ncontent\n\n", Some(8)),
+            ("A: b\n\n", Some(6)),
+            ("\n", Some(1)),
+            ("\r\n", Some(2)),
+            ("A: b\r\nC: d\r\n", None),
+            ("A: b\r\n\rC\r\n", None),
+            ("", None),
+        ] {
+            let mut whole = HeaderBlock::LineStart;
+            whole.read(text.as_bytes());
+            assert_eq!(whole == HeaderBlock::Over, end.is_some(), "{text:?}");
+            let mut split = HeaderBlock::LineStart;
+            for (at, byte) in text.bytes().enumerate() {
+                split.read(&[byte]);
+                let is_over = end.is_some_and(|end| at + 1 >= end);
+                assert_eq!(split == HeaderBlock::Over, is_over, "{text:?} at {at}");
+            }
+        }
+    }
 
     fn status(text: &str) -> u16 {
         let mut whole = StatusReader::new();

@@ -4,11 +4,14 @@
 //! one is looked at while it is still in the socket, and if that record is large as well, it is spliced
 //! with its content. Everything else is received, and read.
 //!
+//! An answer goes on in records that are whole at any moment (see [`ResponseReader`]): of a record that is
+//! not all at hand, what is there goes on behind a header of our own.
+//!
 //! As in a raw flow, a pipe is held only while bytes are in it, and is filled only while it is empty.
 
 use crate::counters::FlowCounters;
 use crate::driver::{BUFFER_BYTES, Driver, Filled, Flushed, PipeGuard, Sock};
-use crate::fastcgi::{HEADER_LEN, RequestReader, ResponseReader};
+use crate::fastcgi::{HEADER_LEN, Header, RequestReader, ResponseReader};
 use crate::sys::Errno;
 
 use super::flow::SPLICE_BUDGET_BYTES;
@@ -16,14 +19,42 @@ use super::flow::SPLICE_BUDGET_BYTES;
 /// What is left of a record, or all of it, is spliced if it would not fit into a buffer.
 const SPLICE_MIN: usize = BUFFER_BYTES;
 
+/// What comes next in a record that need not be read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ahead {
+    /// It has to be read.
+    Unknown,
+    /// So many bytes, header and padding included, which go on as they come.
+    AsTheyCome(usize),
+    /// So many bytes of content, which go on behind a header of our own.
+    Framed(usize),
+}
+
+impl Ahead {
+    fn len(self) -> usize {
+        match self {
+            Self::Unknown => 0,
+            Self::AsTheyCome(len) | Self::Framed(len) => len,
+        }
+    }
+}
+
 /// A reader of records that need not pass through it.
 pub(super) trait Records {
-    /// How many of the bytes that come next belong to such a record.
-    fn passable(&self) -> usize;
-    /// So many of them went through a pipe.
-    fn passed(&mut self, bytes: usize);
-    /// Begins a record by its header, which was not taken yet, if it is one with so much content.
-    fn pass_next(&mut self, header: [u8; HEADER_LEN], content_min: usize) -> bool;
+    /// What comes next of the current record.
+    fn ahead(&self) -> Ahead;
+    /// Whether the next byte of the source begins a record.
+    fn is_between(&self) -> bool;
+    /// Begins a record by its header, which was not taken yet, if it is one that need not be read.
+    fn begin<D: Driver>(&mut self, header: [u8; HEADER_LEN], driver: &mut D, source: Sock);
+    /// So many of the bytes ahead went through a pipe. Returns the header that they are to follow.
+    fn took(&mut self, bytes: usize) -> Option<[u8; HEADER_LEN]>;
+}
+
+/// A pipe with bytes in it, and a header to be sent before them.
+pub(super) struct Held<P> {
+    pipe: P,
+    header: Option<[u8; HEADER_LEN]>,
 }
 
 /// What [`pump`] came to.
@@ -63,15 +94,14 @@ impl Pumped {
 
 /// Whether to go on with [`pump`] after a full buffer was received and sent.
 pub(super) fn is_worth_it(records: &impl Records) -> bool {
-    let passable = records.passable();
     // Between two records, the next one decides.
-    passable == 0 || passable >= SPLICE_MIN
+    records.is_between() || records.ahead().len() >= SPLICE_MIN
 }
 
 /// Moves what can be moved. `held` is the pipe with bytes in it, if the sink took not all of them the
 /// last time.
 pub(super) fn pump<D: Driver>(
-    held: &mut Option<D::Pipe>,
+    held: &mut Option<Held<D::Pipe>>,
     driver: &mut D,
     source: Sock,
     sink: Sock,
@@ -80,27 +110,27 @@ pub(super) fn pump<D: Driver>(
 ) -> Pumped {
     let (mut taken, mut given) = (0, 0);
     let then = loop {
-        if let Some(pipe) = held {
-            let before = pipe.len();
-            let flushed = driver.flush(pipe, sink);
-            given += before - pipe.len();
+        if let Some(held) = held {
+            let before = held.pipe.len();
+            let flushed = flush(held, driver, sink);
+            given += before - held.pipe.len();
             match flushed {
                 Flushed::All => {}
                 Flushed::Full => break Then::SinkWritable,
                 Flushed::Failed(errno) => break Then::SinkFailed(errno),
             }
         }
-        let at_hand = at_hand(driver, source, records);
-        if at_hand == 0 {
+        let Some(next) = look_ahead(driver, source, records) else {
             break Then::Receive;
-        }
-        if given >= SPLICE_BUDGET_BYTES {
+        };
+        // A record that goes on as it comes is not left half done.
+        if given >= SPLICE_BUDGET_BYTES && !matches!(records.ahead(), Ahead::AsTheyCome(_)) {
             break Then::SourceReadable;
         }
-        let pipe = match held {
-            Some(pipe) => pipe,
+        let held = match held {
+            Some(held) => held,
             None => match driver.pipe() {
-                Some(pipe) => held.insert(pipe),
+                Some(pipe) => held.insert(Held { pipe, header: None }),
                 // Others have them all.
                 None => {
                     counters.fallbacks.add(1);
@@ -108,9 +138,16 @@ pub(super) fn pump<D: Driver>(
                 }
             },
         };
-        match driver.fill(source, pipe, at_hand) {
+        if let Next::Header(header) = next {
+            records.begin(header, driver, source);
+        }
+        let at_hand = records.ahead().len();
+        if at_hand == 0 {
+            break Then::Receive;
+        }
+        match driver.fill(source, &mut held.pipe, at_hand) {
             Filled::Bytes(bytes) => {
-                records.passed(bytes);
+                held.header = records.took(bytes);
                 taken += bytes;
             }
             // Little comes at a time: a receive waits for it and takes it at once.
@@ -128,39 +165,95 @@ pub(super) fn pump<D: Driver>(
     Pumped { taken, then }
 }
 
-/// How many of the bytes that come next are to be spliced.
-fn at_hand<D: Driver>(driver: &mut D, source: Sock, records: &mut impl Records) -> usize {
-    let mut header = [0; HEADER_LEN];
-    if records.passable() == 0 && driver.peek(source, &mut header) == HEADER_LEN {
-        records.pass_next(header, SPLICE_MIN);
+/// Gives the sink what is held for it.
+pub(super) fn flush<D: Driver>(held: &mut Held<D::Pipe>, driver: &mut D, sink: Sock) -> Flushed {
+    if let Some(header) = held.header {
+        match driver.send_now(sink, &header) {
+            Ok(()) => held.header = None,
+            Err(Errno(libc::EAGAIN)) => return Flushed::Full,
+            Err(errno) => return Flushed::Failed(errno),
+        }
     }
-    records.passable()
+    driver.flush(&mut held.pipe, sink)
+}
+
+/// What comes next that is to be spliced.
+enum Next {
+    /// What is ahead of the current record.
+    OfRecord,
+    /// Maybe the record with this header, which is large.
+    Header([u8; HEADER_LEN]),
+}
+
+fn look_ahead<D: Driver>(driver: &mut D, source: Sock, records: &impl Records) -> Option<Next> {
+    if records.ahead() != Ahead::Unknown {
+        return Some(Next::OfRecord);
+    }
+    let mut header = [0; HEADER_LEN];
+    let is_there = records.is_between() && driver.peek(source, &mut header) == HEADER_LEN;
+    let is_large = is_there && content_len(header) >= SPLICE_MIN;
+    is_large.then_some(Next::Header(header))
 }
 
 impl Records for ResponseReader {
-    fn passable(&self) -> usize {
-        self.passable()
+    fn ahead(&self) -> Ahead {
+        match (self.passable(), self.framable()) {
+            (0, 0) => Ahead::Unknown,
+            (0, framable) => Ahead::Framed(framable),
+            (passable, _) => Ahead::AsTheyCome(passable),
+        }
     }
 
-    fn passed(&mut self, bytes: usize) {
-        self.passed(bytes);
+    fn is_between(&self) -> bool {
+        self.is_at_header()
     }
 
-    fn pass_next(&mut self, header: [u8; HEADER_LEN], content_min: usize) -> bool {
-        self.pass_next(header, content_min)
+    fn begin<D: Driver>(&mut self, header: [u8; HEADER_LEN], driver: &mut D, source: Sock) {
+        let Some(len) = self.output_len(header) else {
+            return;
+        };
+        let has_begun = if driver.at_hand(source) >= len {
+            self.pass_next(header)
+        } else {
+            // A header that is there is taken whole.
+            driver.skip(source, HEADER_LEN) && self.frame_next(header)
+        };
+        assert!(has_begun, "it is output, and nothing else is open");
+    }
+
+    fn took(&mut self, bytes: usize) -> Option<[u8; HEADER_LEN]> {
+        match self.ahead() {
+            Ahead::Framed(_) => Some(self.frame(bytes)),
+            Ahead::AsTheyCome(_) | Ahead::Unknown => {
+                self.passed(bytes);
+                None
+            }
+        }
     }
 }
 
 impl Records for RequestReader {
-    fn passable(&self) -> usize {
-        self.passable()
+    fn ahead(&self) -> Ahead {
+        match self.passable() {
+            0 => Ahead::Unknown,
+            passable => Ahead::AsTheyCome(passable),
+        }
     }
 
-    fn passed(&mut self, bytes: usize) {
+    fn is_between(&self) -> bool {
+        self.passable() == 0
+    }
+
+    fn begin<D: Driver>(&mut self, header: [u8; HEADER_LEN], _driver: &mut D, _source: Sock) {
+        self.pass_next(header, SPLICE_MIN);
+    }
+
+    fn took(&mut self, bytes: usize) -> Option<[u8; HEADER_LEN]> {
         self.passed(bytes);
+        None
     }
+}
 
-    fn pass_next(&mut self, header: [u8; HEADER_LEN], content_min: usize) -> bool {
-        self.pass_next(header, content_min)
-    }
+fn content_len(header: [u8; HEADER_LEN]) -> usize {
+    Header::decode(header).map_or(0, |header| usize::from(header.content_len))
 }

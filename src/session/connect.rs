@@ -304,7 +304,7 @@ impl Connecting {
         cx: &mut Context<'_, D>,
     ) -> Result<(), Errno> {
         match cx.upstreams.introduction(&self.hello) {
-            Some(introduction) if !bytes_follow => cx.driver.send_first(sock, introduction),
+            Some(introduction) if !bytes_follow => cx.driver.send_now(sock, introduction),
             Some(_) | None => Ok(()),
         }
     }

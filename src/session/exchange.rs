@@ -6,15 +6,19 @@
 //!    |  guard says no        | no place, no server    | broken         connection), or the end
 //!    v                       v                        v
 //!   Farewell (an answer of our own, then whatever still comes is read and thrown away), or the end
+//!
+//!   Serve ----------> Breaking (what came of the answer, then the sign that it broke off), then the end
 //! ```
 //!
 //! - What a server gets is the head as we write it, and then the client's own records.
-//! - What a client gets is the server's own records, up to END_REQUEST.
+//! - What a client gets is the content of the server's own records, up to END_REQUEST, and whole records at
+//!   any moment.
 //! - A connection goes back to the pool only from a request that was sent whole, answered whole and
 //!   followed by the fence; from everything else it is closed.
 //! - A request is sent a second time only if nothing of it can have been read the first time.
-//! - A request that fails before its first byte of an answer ends without a byte, so that the web
-//!   server's own failover works; later it is cut, so that its answer is seen to be incomplete.
+//! - A request that fails before the headers of its answer ends without a further byte, so that the web
+//!   server's own failover works; later it ends in what every web server takes for a failure
+//!   ([`BROKEN_OFF`]): some take the mere end of a connection for the end of the answer, and keep it.
 
 use std::mem;
 use std::ops::Range;
@@ -23,14 +27,14 @@ use std::time::{Duration, Instant};
 use crate::backend::{Address, Lease};
 use crate::config::OnFailure;
 use crate::counters::Outcome;
-use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
+use crate::driver::{Buf, Close, Closed, Done, Driver, Flushed, Lane, Op, Sock};
 use crate::fastcgi::{
-    Answer as Synthesised, ClientEnd, FENCE, Pass, RequestEvent, RequestReader, ResponseEvent,
-    ResponseReader, Settled, Settling, Verdict,
+    Answer as Synthesised, BROKEN_OFF, ClientEnd, FENCE, Pass, RequestEvent, RequestReader,
+    ResponseEvent, ResponseReader, Settled, Settling, Verdict,
 };
 use crate::sys::Errno;
 
-use super::bulk::{self, Then};
+use super::bulk::{self, Held, Then};
 use super::connect::{Connecting, Entry, Found};
 use super::flow::SPLICE_BUDGET_BYTES;
 use super::pool::{Open, Reuse};
@@ -111,8 +115,8 @@ enum Writing {
     Part {
         full: bool,
     },
-    /// A wait for room: more of a record waits in a pipe.
-    Splicing,
+    /// A wait for room: for what waits in a pipe, or for the sign that the answer broke off.
+    Waiting,
     /// The end of an answer.
     Last,
     /// An answer of our own.
@@ -138,6 +142,13 @@ enum Stage<D: Driver> {
         /// What the session ends as.
         ending: Ending,
     },
+    /// The answer broke off. What came of it is on its way to the client, and then the sign of that.
+    Breaking {
+        held: Option<Held<D::Pipe>>,
+        by: Instant,
+        /// What the session ends as.
+        ending: Ending,
+    },
 }
 
 /// A request and the connection that serves it.
@@ -159,9 +170,9 @@ struct Serving<D: Driver> {
     /// Bytes of the answer that were taken since it was last waited for.
     taken_in_a_row: usize,
     /// Bytes of the client's that the server has no room for.
-    upload: Option<D::Pipe>,
+    upload: Option<Held<D::Pipe>>,
     /// Bytes of the server's that the client has no room for.
-    download: Option<D::Pipe>,
+    download: Option<Held<D::Pipe>>,
     response: ResponseReader,
     answer: Answer,
     /// The server has sent what belongs to no request.
@@ -250,7 +261,7 @@ impl<D: Driver> Exchange<D> {
                 Some(idle_at.map_or(watch_at, |idle_at| idle_at.min(watch_at)))
             }
             Stage::Serve(_) => idle_at,
-            Stage::Farewell { by, .. } => Some(*by),
+            Stage::Farewell { by, .. } | Stage::Breaking { by, .. } => Some(*by),
         }
     }
 
@@ -301,10 +312,9 @@ impl<D: Driver> Exchange<D> {
             .is_some_and(|idle| self.last_activity + idle <= cx.now);
         match &self.stage {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
-            Stage::Farewell { ending, .. } => Step::End(*ending),
-            Stage::Head | Stage::Serve(_) | Stage::Deliver if is_idle => {
-                Step::End(Ending::IdleTimeout)
-            }
+            Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => Step::End(*ending),
+            Stage::Serve(_) if is_idle => self.break_off(Ending::IdleTimeout, cx),
+            Stage::Head | Stage::Deliver if is_idle => Step::End(Ending::IdleTimeout),
             Stage::Serve(_) => {
                 self.watch(cx.driver);
                 Step::Continue
@@ -319,9 +329,11 @@ impl<D: Driver> Exchange<D> {
             Stage::Search(_) => {
                 self.search(cx, |connecting, cx| connecting.addresses_changed(true, cx))
             }
-            Stage::Head | Stage::Serve(_) | Stage::Deliver | Stage::Farewell { .. } => {
-                Step::Continue
-            }
+            Stage::Head
+            | Stage::Serve(_)
+            | Stage::Deliver
+            | Stage::Farewell { .. }
+            | Stage::Breaking { .. } => Step::Continue,
         }
     }
 
@@ -386,6 +398,10 @@ impl<D: Driver> Exchange<D> {
             self.read_on(cx.driver);
             return Step::Continue;
         }
+        if let Stage::Breaking { .. } = self.stage {
+            // Of no use to anyone. Whatever else it sends stays unread, which makes the end a reset.
+            return Step::Continue;
+        }
         self.inbox = Some(Inbox { buf, at: 0 });
         self.advance(cx)
     }
@@ -396,6 +412,8 @@ impl<D: Driver> Exchange<D> {
         match (&self.stage, self.reader.end()) {
             (Stage::Farewell { .. }, _) if self.writing == Writing::Farewell => Step::Continue,
             (Stage::Farewell { ending, .. }, _) => Step::End(*ending),
+            // Its end of the stream may be as old as its request.
+            (Stage::Breaking { .. }, _) => Step::Continue,
             (Stage::Head, ClientEnd::BetweenRequests) => Step::End(Ending::Complete),
             (Stage::Deliver, _) => Step::Continue,
             (Stage::Search(_) | Stage::Serve(_), ClientEnd::AfterRequest) => {
@@ -414,7 +432,7 @@ impl<D: Driver> Exchange<D> {
         Step::End(match self.stage {
             Stage::Head | Stage::Search(_) => Ending::ClientLeft,
             Stage::Serve(_) | Stage::Deliver => Ending::ClientClosed,
-            Stage::Farewell { ending, .. } => ending,
+            Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => ending,
         })
     }
 
@@ -453,11 +471,17 @@ impl<D: Driver> Exchange<D> {
         if let Done::Failed(errno) = done {
             return Step::End(Ending::ClientReset(errno));
         }
-        if writing == Writing::Splicing {
-            return self.splice_answer(false, cx);
+        if writing == Writing::Waiting {
+            return match self.stage {
+                Stage::Breaking { .. } => self.tell_break(cx),
+                _ => self.splice_answer(false, cx),
+            };
         }
         let written = mem::take(&mut self.unwritten);
         cx.counters.to_client.copied.add(written as u64);
+        if let Stage::Breaking { .. } = self.stage {
+            return self.tell_break(cx);
+        }
         if let Err(ending) = self.send_replies(cx) {
             return Step::End(ending);
         }
@@ -481,7 +505,7 @@ impl<D: Driver> Exchange<D> {
                 self.read_on(cx.driver);
                 Step::Continue
             }
-            Writing::Splicing | Writing::Idle => unreachable!("a send was in flight"),
+            Writing::Waiting | Writing::Idle => unreachable!("a send was in flight"),
         }
     }
 
@@ -550,7 +574,9 @@ impl<D: Driver> Exchange<D> {
         match &self.stage {
             Stage::Head => self.read_head(cx),
             Stage::Serve(_) => self.read_body(cx),
-            Stage::Search(_) | Stage::Deliver | Stage::Farewell { .. } => Step::Continue,
+            Stage::Search(_) | Stage::Deliver | Stage::Farewell { .. } | Stage::Breaking { .. } => {
+                Step::Continue
+            }
         }
     }
 
@@ -598,15 +624,15 @@ impl<D: Driver> Exchange<D> {
 
     fn send_replies(&mut self, cx: &mut Context<'_, D>) -> Result<(), Ending> {
         let is_between_records = match &self.stage {
-            Stage::Serve(serving) => serving.response.is_between_records(),
+            Stage::Serve(serving) => serving.is_between_records(),
             Stage::Head | Stage::Search(_) | Stage::Deliver => true,
-            Stage::Farewell { .. } => false,
+            Stage::Farewell { .. } | Stage::Breaking { .. } => false,
         };
         if self.replies.is_empty() || !is_between_records || self.writing != Writing::Idle {
             return Ok(());
         }
         // A client that asks without reading the answers has filled its socket.
-        let sent = cx.driver.send_first(self.client, &self.replies);
+        let sent = cx.driver.send_now(self.client, &self.replies);
         sent.map_err(Ending::ClientReset)?;
         let sent = self.replies.len() as u64;
         cx.counters.to_client.copied.add(sent);
@@ -683,9 +709,11 @@ impl<D: Driver> Exchange<D> {
     fn connecting(&mut self) -> &mut Connecting {
         match &mut self.stage {
             Stage::Search(connecting) => connecting,
-            Stage::Head | Stage::Serve(_) | Stage::Deliver | Stage::Farewell { .. } => {
-                unreachable!("only a request that waits is told")
-            }
+            Stage::Head
+            | Stage::Serve(_)
+            | Stage::Deliver
+            | Stage::Farewell { .. }
+            | Stage::Breaking { .. } => unreachable!("only a request that waits is told"),
         }
     }
 
@@ -985,6 +1013,7 @@ impl<D: Driver> Exchange<D> {
                 self.read_on(cx.driver);
                 Step::Continue
             }
+            Stage::Breaking { .. } => Step::Continue,
             Stage::Head | Stage::Search(_) => self.advance(cx),
         }
     }
@@ -1039,10 +1068,14 @@ impl<D: Driver> Exchange<D> {
             }
         }
         serving.taken_in_a_row = 0;
+        cx.driver.acknowledge(serving.open.sock);
         self.receive_answer(cx.driver);
         Step::Continue
     }
 
+    /// Waits for more of an answer, all of which that came was acknowledged: a server that leaves Nagle's
+    /// algorithm on, as PHP-FPM does, holds its next small write back until then, and the kernel would
+    /// take 40 ms for it on a connection that has sent a request a moment ago.
     fn receive_answer(&mut self, driver: &mut D) {
         if let Stage::Serve(serving) = &mut self.stage
             && !serving.receiving
@@ -1068,7 +1101,7 @@ impl<D: Driver> Exchange<D> {
     }
 
     /// A part of the answer came. The client gets it as it is.
-    fn answer_came(&mut self, mut buf: Buf, cx: &mut Context<'_, D>) -> Step {
+    fn answer_came(&mut self, buf: Buf, cx: &mut Context<'_, D>) -> Step {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server answers")
         };
@@ -1076,50 +1109,65 @@ impl<D: Driver> Exchange<D> {
         if is_first {
             serving.succeed(cx);
         }
-        let (mut pass, mut at) = (None, 0);
-        loop {
+        let (mut passes, mut at) = (Passes::default(), 0);
+        let nonsense = loop {
             match serving.response.next(&buf, &mut at) {
-                Err(error) if is_first && pass.is_none() => {
-                    return self.never_answered(Ending::BadResponse(error), cx);
-                }
-                Err(error) => return Step::End(Ending::BadResponse(error)),
-                Ok(None) => break,
-                Ok(Some(ResponseEvent::Pass(next))) if pass.is_none() => pass = Some(next),
-                // Only a record that is not for the client parts two of them.
-                Ok(Some(ResponseEvent::Pass(_))) => {
-                    return Step::End(Ending::BackendReset(Errno(libc::EPROTO)));
-                }
+                Err(error) => break Some(Ending::BadResponse(error)),
+                Ok(None) => break None,
+                Ok(Some(ResponseEvent::Pass(pass))) => passes.push(pass),
                 Ok(Some(ResponseEvent::Management(_))) => serving.tainted = true,
                 Ok(Some(ResponseEvent::End(_))) => {
                     let mut settling = Settling::new();
                     settling.read(&buf[at..]);
                     serving.answer = Answer::Ended(settling);
-                    break;
+                    break None;
                 }
             }
-        }
+        };
         let has_ended = matches!(serving.answer, Answer::Ended(_));
         self.tally.answer_came(&serving.response, cx.now);
-        let Some(pass) = pass else {
-            if has_ended {
-                return self.server_done(cx);
+        if let Some(ending) = nonsense {
+            if is_first && passes.is_empty() {
+                return self.never_answered(ending, cx);
             }
-            self.receive_answer(cx.driver);
-            return Step::Continue;
-        };
-        buf.keep(pass.range());
-        if !pass.lead().is_empty() {
-            buf.prepend(pass.lead());
+            // What came before it is an answer as far as it goes.
+            self.pass_on(buf, passes, has_ended, cx);
+            return self.break_off(ending, cx);
         }
-        self.unwritten = buf.len();
-        let full = buf.is_full();
-        cx.driver.submit(self.client, Op::Send(buf));
+        // Behind a full buffer there is most likely more, and then the kernel acknowledges by itself.
+        if !has_ended && (passes.is_empty() || !buf.is_full()) {
+            cx.driver.acknowledge(serving.open.sock);
+        }
+        let is_told = self.pass_on(buf, passes, has_ended, cx);
         if has_ended {
-            self.writing = Writing::Last;
             return self.server_done(cx);
         }
-        self.writing = Writing::Part { full };
+        if !is_told {
+            self.receive_answer(cx.driver);
+        }
         Step::Continue
+    }
+
+    /// Sends the client what is for it in a buffer of the server's. False: nothing is.
+    fn pass_on(
+        &mut self,
+        mut buf: Buf,
+        passes: Passes,
+        is_end: bool,
+        cx: &mut Context<'_, D>,
+    ) -> bool {
+        if passes.is_empty() {
+            return false;
+        }
+        let full = buf.is_full();
+        passes.apply(&mut buf);
+        self.unwritten = buf.len();
+        cx.driver.submit(self.client, Op::Send(buf));
+        self.writing = match is_end {
+            true => Writing::Last,
+            false => Writing::Part { full },
+        };
+        true
     }
 
     /// Whether a full buffer has gone to the client and what comes next may go without being read.
@@ -1146,18 +1194,71 @@ impl<D: Driver> Exchange<D> {
         match pumped.then {
             Then::Receive => return self.receive_more(cx),
             Then::SourceReadable => {
+                cx.driver.acknowledge(server);
                 cx.driver.submit(server, Op::Readable);
                 serving.receiving = true;
                 serving.taken_in_a_row = 0;
             }
             Then::SinkWritable => {
                 cx.driver.submit(self.client, Op::Writable);
-                self.writing = Writing::Splicing;
+                self.writing = Writing::Waiting;
             }
             Then::SourceFailed(errno) => return self.server_lost(Lost::Failed(errno), cx),
             Then::SinkFailed(errno) => return Step::End(Ending::ClientReset(errno)),
         }
         Step::Continue
+    }
+
+    /// No more comes of an answer that has begun, or may have.
+    fn break_off(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+            unreachable!("an answer comes from a server")
+        };
+        let tells = serving.break_is_to_be_told();
+        close_upstream(serving.open, Close::Reset, cx.driver, cx.retired);
+        if !tells {
+            return Step::End(ending);
+        }
+        self.inbox = None;
+        self.stage = Stage::Breaking {
+            held: serving.download,
+            by: cx.now + FAREWELL_TIME,
+            ending,
+        };
+        match self.writing {
+            Writing::Idle => self.tell_break(cx),
+            Writing::Part { .. } | Writing::Waiting | Writing::Last | Writing::Farewell => {
+                Step::Continue
+            }
+        }
+    }
+
+    /// Tells the client, once it has all that came, that the answer broke off.
+    fn tell_break(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let Stage::Breaking { held, ending, .. } = &mut self.stage else {
+            unreachable!("an answer broke off")
+        };
+        let flushed = match held {
+            Some(held) => bulk::flush(held, cx.driver, self.client),
+            None => Flushed::All,
+        };
+        let told = match flushed {
+            Flushed::All => {
+                *held = None;
+                cx.driver.send_now(self.client, &BROKEN_OFF)
+            }
+            Flushed::Full => Err(Errno(libc::EAGAIN)),
+            Flushed::Failed(errno) => Err(errno),
+        };
+        match told {
+            Err(Errno(libc::EAGAIN)) => {
+                cx.driver.submit(self.client, Op::Writable);
+                self.writing = Writing::Waiting;
+                Step::Continue
+            }
+            // One that cannot be told has noticed.
+            Ok(()) | Err(_) => Step::End(*ending),
+        }
     }
 
     /// What the server sends is no answer, and nothing of it has gone to the client.
@@ -1208,7 +1309,7 @@ impl<D: Driver> Exchange<D> {
         }
         match self.writing {
             Writing::Idle => self.answered(cx),
-            Writing::Part { .. } | Writing::Splicing | Writing::Last | Writing::Farewell => {
+            Writing::Part { .. } | Writing::Waiting | Writing::Last | Writing::Farewell => {
                 Step::Continue
             }
         }
@@ -1222,9 +1323,8 @@ impl<D: Driver> Exchange<D> {
             unreachable!("only a server is read")
         };
         if serving.response.has_begun() {
-            return Step::End(Ending::BackendReset(errno));
+            return self.break_off(Ending::BackendReset(errno), cx);
         }
-        let is_between_records = serving.response.is_between_records();
         let was_reused = serving.open.is_reused();
         let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
             // A server that closes after the fence, or may be one that does.
@@ -1241,10 +1341,6 @@ impl<D: Driver> Exchange<D> {
             serving.fail(cx);
         }
         close_upstream(serving.open, Close::Graceful, cx.driver, cx.retired);
-        if !is_between_records {
-            // Half a record of STDERR has gone to the client.
-            return Step::End(Ending::BackendReset(errno));
-        }
         if !may_repeat {
             return self.failed(Ending::BackendReset(errno), cx);
         }
@@ -1260,10 +1356,16 @@ impl<D: Driver> Exchange<D> {
     /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
     pub fn close(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
         let leaving = match self.stage {
-            Stage::Head | Stage::Deliver | Stage::Farewell { .. } => None,
+            Stage::Head | Stage::Deliver | Stage::Farewell { .. } | Stage::Breaking { .. } => None,
             Stage::Search(connecting) => connecting.close(driver, retired),
             // In the midst of a request: the server learns that nobody waits for it.
-            Stage::Serve(serving) => close_upstream(serving.open, Close::Reset, driver, retired),
+            Stage::Serve(serving) => {
+                if serving.break_is_to_be_told() && self.writing == Writing::Idle {
+                    // Where there is no time to wait, it is told if it has room now.
+                    let _ = driver.send_now(self.client, &BROKEN_OFF);
+                }
+                close_upstream(serving.open, Close::Reset, driver, retired)
+            }
         };
         let closed = driver.close(self.client, Close::Graceful);
         leaving.or_else(|| (closed == Closed::Soon).then_some(self.client))
@@ -1279,6 +1381,53 @@ fn close_upstream<D: Driver>(
     let closed = driver.close(open.sock, how);
     retired.push(open.lease, open.sock, closed);
     (closed == Closed::Soon).then_some(open.sock)
+}
+
+/// What of one buffer goes to the client: one piece, unless something stands in between that does not.
+#[derive(Default)]
+struct Passes {
+    first: Option<Pass>,
+    others: Vec<Pass>,
+}
+
+impl Passes {
+    fn push(&mut self, pass: Pass) {
+        match self.first {
+            None => self.first = Some(pass),
+            Some(_) => self.others.push(pass),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    /// Makes of the buffer what goes to the client.
+    fn apply(self, buf: &mut Buf) {
+        for (at, header) in self.iter().filter_map(Pass::patch) {
+            buf.overwrite(at, &header);
+        }
+        match (self.first, &self.others[..]) {
+            (Some(pass), []) => {
+                buf.keep(pass.range());
+                if !pass.lead().is_empty() {
+                    buf.prepend(pass.lead());
+                }
+            }
+            (first, others) => {
+                let mut all = Vec::with_capacity(buf.len());
+                for pass in first.iter().chain(others) {
+                    all.extend_from_slice(pass.lead());
+                    all.extend_from_slice(&buf[pass.range()]);
+                }
+                buf.replace(&all);
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Pass> {
+        self.first.iter().chain(&self.others)
+    }
 }
 
 /// How a server's connection came to its end in the midst of a request.
@@ -1306,6 +1455,19 @@ impl<D: Driver> Serving<D> {
         }
         let acknowledged = driver.acknowledged(self.open.sock);
         acknowledged.is_ok_and(|bytes| bytes <= self.open.sent_before)
+    }
+
+    /// Whether the client is between two records.
+    fn is_between_records(&self) -> bool {
+        self.response.is_between_records() && self.download.is_none()
+    }
+
+    /// Whether the client has the headers of an answer that is not complete. One that has less takes the
+    /// end of the connection for a failure, and so does nginx, which then goes to its next server, as it
+    /// would not if it were told more.
+    fn break_is_to_be_told(&self) -> bool {
+        let is_complete = matches!(self.answer, Answer::Ended(_));
+        self.response.has_headers() && !is_complete
     }
 
     fn all_sent(&mut self, driver: &mut D) {

@@ -409,14 +409,11 @@ pub fn take_error(socket: &OwnedFd) -> Result<(), Errno> {
     }
 }
 
-/// Receives into the spare capacity of `bytes`, which must be empty and have some. Returns the
-/// count; 0 is the end.
-pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
-    assert!(
-        bytes.is_empty() && bytes.capacity() > 0,
-        "nothing to receive into"
-    );
-    let room = bytes.spare_capacity_mut();
+/// Receives at most so many bytes into the spare capacity of `bytes`, which must be empty and have it.
+/// Returns the count; 0 is the end.
+pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>, most: usize) -> Result<usize, Errno> {
+    assert!(bytes.is_empty() && most > 0, "nothing to receive into");
+    let room = &mut bytes.spare_capacity_mut()[..most];
     // SAFETY: the pointer and length are those of the vector's own spare capacity.
     let received = check_len(unsafe {
         libc::recv(
@@ -444,14 +441,23 @@ pub fn peek(socket: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
     })
 }
 
+/// How many bytes can be received (`SIOCINQ`, tcp(7), unix(7)).
+pub fn at_hand(socket: &OwnedFd) -> Result<usize, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one int, and the pointer is to a live one.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
 /// As [`recv`], on a socket of any family. Also tells whether the receive stopped short because the
 /// sender had passed descriptors or credentials along, which are dropped: more may be there.
-pub fn recv_and_tell(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<(usize, bool), Errno> {
-    assert!(
-        bytes.is_empty() && bytes.capacity() > 0,
-        "nothing to receive into"
-    );
-    let room = bytes.spare_capacity_mut();
+pub fn recv_and_tell(
+    socket: &OwnedFd,
+    bytes: &mut Vec<u8>,
+    most: usize,
+) -> Result<(usize, bool), Errno> {
+    assert!(bytes.is_empty() && most > 0, "nothing to receive into");
+    let room = &mut bytes.spare_capacity_mut()[..most];
     let mut part = libc::iovec {
         iov_base: room.as_mut_ptr().cast(),
         iov_len: room.len(),
@@ -486,7 +492,7 @@ pub fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
 
 /// Sends the first bytes of a connection. There is room for some kilobytes at least (the least that
 /// SO_SNDBUF can be, socket(7)), so a few hundred bytes go whole or not at all.
-pub fn send_first(socket: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
+pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
     loop {
         match send(socket, bytes) {
             Ok(sent) if sent == bytes.len() => return Ok(()),

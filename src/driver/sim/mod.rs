@@ -1478,6 +1478,26 @@ impl Driver for Sim {
         }
     }
 
+    fn at_hand(&mut self, sock: Sock) -> usize {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock);
+        let peer = peer.expect("only connected sockets are read");
+        usize::try_from(world.peers[peer].waiting()).expect("a script is short")
+    }
+
+    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock);
+        let from = &mut world.peers[peer.expect("only connected sockets are read")];
+        let is_there = from.waiting() >= bytes as u64;
+        if is_there {
+            from.take(bytes as u64);
+        }
+        is_there
+    }
+
     fn lend(&mut self) -> Option<Buf> {
         let world = self.0.borrow_mut();
         let bytes = world.buffers.borrow_mut().take()?;
@@ -1501,7 +1521,7 @@ impl Driver for Sim {
         self.0.borrow_mut().open_socket(sock);
     }
 
-    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+    fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         let world = &mut *self.0.borrow_mut();
         world.note(|| format!("{sock:?} send first {} bytes", bytes.len()));
         let free = world.open_socket(sock).write.is_none();

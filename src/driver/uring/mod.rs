@@ -34,7 +34,7 @@ use io_uring::{cqueue, opcode, types};
 use crate::sys::net::{Addresses, PeerCredentials, RawAddress, TcpOptions, UnixName};
 use crate::sys::{Errno, net};
 
-use super::buffers::{Buf, BufferPool};
+use super::buffers::{BUFFER_BYTES, Buf, BufferPool};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
@@ -825,7 +825,7 @@ impl Driver for Uring {
         };
         let socket = self.sockets.get(sock);
         assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
-        let received = net::recv(&socket.fd, &mut bytes);
+        let received = net::recv(&socket.fd, &mut bytes, BUFFER_BYTES);
         let buf = Buf::new(bytes, &self.buffers);
         match received {
             Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
@@ -853,8 +853,17 @@ impl Driver for Uring {
         let _ = net::delay_handshake(&self.sockets.get(sock).fd);
     }
 
-    fn send_first(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
-        net::send_first(&self.sockets.get(sock).fd, bytes)
+    fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
+        net::send_now(&self.sockets.get(sock).fd, bytes)
+    }
+
+    fn at_hand(&mut self, sock: Sock) -> usize {
+        net::at_hand(&self.sockets.get(sock).fd).unwrap_or(0)
+    }
+
+    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
+        let mut skipped = Vec::with_capacity(bytes);
+        net::recv(&self.sockets.get(sock).fd, &mut skipped, bytes) == Ok(bytes)
     }
 
     fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {

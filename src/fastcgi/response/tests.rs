@@ -37,6 +37,47 @@ enum Told {
     Error(ResponseError),
 }
 
+/// What the client is given of one slice.
+fn passed(pass: &Pass, input: &[u8]) -> Vec<u8> {
+    let mut bytes = input.to_vec();
+    if let Some((at, header)) = pass.patch() {
+        bytes[at..at + HEADER_LEN].copy_from_slice(&header);
+    }
+    [pass.lead(), &bytes[pass.range()]].concat()
+}
+
+/// What records say, however they are cut: neighbours of one kind as one, without padding. Panics unless
+/// they are whole.
+fn said(mut bytes: &[u8]) -> Vec<(u8, u16, Vec<u8>)> {
+    let mut said: Vec<(u8, u16, Vec<u8>)> = Vec::new();
+    while let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LEN>() {
+        let header = Header::decode(*header).unwrap();
+        let (kind, id) = (header.kind.byte(), header.request_id.get());
+        let len = usize::from(header.content_len);
+        let content = &rest[..len];
+        match said.last_mut() {
+            Some((last, of, before))
+                if (*last, *of) == (kind, id) && len > 0 && !before.is_empty() =>
+            {
+                before.extend_from_slice(content);
+            }
+            _ => said.push((kind, id, content.to_vec())),
+        }
+        bytes = &rest[len + usize::from(header.padding_len)..];
+    }
+    assert!(bytes.is_empty(), "a record is cut");
+    said
+}
+
+/// What is told, with what passes put as what it says.
+fn meaning(told: &[Told]) -> Vec<(Vec<(u8, u16, Vec<u8>)>, Option<&Told>)> {
+    let all = told.iter().map(|told| match told {
+        Told::Pass(bytes) => (said(bytes), None),
+        other => (Vec::new(), Some(other)),
+    });
+    all.collect()
+}
+
 /// What a reader tells of `stream` in the pieces that `cuts` make, and the reader itself.
 fn read(stream: &[u8], cuts: &[usize]) -> (Vec<Told>, ResponseReader) {
     let mut reader = ResponseReader::new(RequestId::from_number(1));
@@ -50,7 +91,9 @@ fn read(stream: &[u8], cuts: &[usize]) -> (Vec<Told>, ResponseReader) {
                 Ok(None) => break,
                 Ok(Some(ResponseEvent::Pass(pass))) => {
                     assert!(!pass.is_empty());
-                    let bytes = [pass.lead(), &input[pass.range()]].concat();
+                    let bytes = passed(&pass, input);
+                    // Whatever the cut, the client has whole records.
+                    said(&bytes);
                     match told.last_mut() {
                         Some(Told::Pass(before)) => before.extend(bytes),
                         _ => told.push(Told::Pass(bytes)),
@@ -82,7 +125,7 @@ fn read_in_every_way(stream: &[u8]) -> Vec<Told> {
     let cuts = (0..stream.len()).map(|cut| vec![cut]).chain([bytes]);
     for cuts in cuts {
         let (told, split) = read(stream, &cuts);
-        assert_eq!(told, whole, "cut at {cuts:?}");
+        assert_eq!(meaning(&told), meaning(&whole), "cut at {cuts:?}");
         assert_eq!(split.status(), reader.status());
         assert_eq!(split.stdout_bytes(), reader.stdout_bytes());
     }
@@ -234,88 +277,151 @@ fn what_is_no_response_is_an_error() {
     );
 }
 
-#[test]
-fn the_body_of_a_record_can_go_another_way() {
-    let body = record(Kind::Stdout, 1, &[b'\n'; 1000], 8);
-    let mut reader = ResponseReader::new(RequestId::from_number(1));
-    assert_eq!(reader.passable(), 0);
-    reader.next(&body[..20], &mut 0).unwrap();
-    assert_eq!(reader.passable(), 996);
-    assert!(!reader.is_between_records());
-    reader.passed(996);
-    assert_eq!(reader.passable(), 0);
-    assert!(reader.is_between_records());
-    let end = end();
-    let mut at = 0;
-    let Ok(Some(ResponseEvent::Pass(pass))) = reader.next(&end, &mut at) else {
-        panic!("no end");
-    };
-    assert_eq!((pass.lead(), pass.range()), (&[][..], 0..end.len()));
-    assert_eq!(
-        reader.next(&end, &mut at),
-        Ok(Some(ResponseEvent::End(DONE)))
-    );
+/// A record of output that is far from fitting into what is read at once.
+fn large(kind: Kind) -> Vec<u8> {
+    record(kind, 1, &[7; 1000], 8)
 }
 
-/// The header of the next record is seen before it is taken. Then the record goes another way, or does
-/// so in part, or after all does not.
+fn header(bytes: &[u8]) -> [u8; HEADER_LEN] {
+    bytes[..HEADER_LEN].try_into().unwrap()
+}
+
+/// A reader that has read headers.
+fn behind_headers() -> ResponseReader {
+    let mut reader = ResponseReader::new(RequestId::from_number(1));
+    let headers = record(Kind::Stdout, 1, b"Status: 404\r\n\r\n", 3);
+    assert!(!reader.has_headers());
+    reader.next(&headers, &mut 0).unwrap();
+    assert!(reader.has_headers());
+    reader
+}
+
 #[test]
-fn a_record_can_be_begun_by_a_header_that_is_still_to_come() {
-    const CONTENT: usize = 1000;
+fn a_record_that_the_slice_cuts_goes_on_as_one_of_what_is_here() {
+    let large = large(Kind::Stdout);
+    let mut reader = behind_headers();
+    let mut at = 0;
+    let event = reader.next(&large[..20], &mut at).unwrap();
+    let Some(ResponseEvent::Pass(pass)) = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!(
+        passed(&pass, &large[..20]),
+        record(Kind::Stdout, 1, &[7; 12], 0)
+    );
+    assert_eq!(reader.framable(), 988);
+    let mut at = 0;
+    let event = reader.next(&large[20..30], &mut at).unwrap();
+    let Some(ResponseEvent::Pass(pass)) = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!(
+        passed(&pass, &large[20..30]),
+        record(Kind::Stdout, 1, &[7; 10], 0)
+    );
+    // Its header alone says nothing yet, and its padding alone nothing any more.
+    let mut reader = behind_headers();
+    assert_eq!(reader.next(&large[..HEADER_LEN], &mut 0), Ok(None));
+    assert_eq!(reader.framable(), 1000);
+    assert_eq!(
+        reader.frame(1000),
+        record(Kind::Stdout, 1, &[7; 1000], 0)[..HEADER_LEN]
+    );
+    assert_eq!(reader.framable(), 0);
+    assert_eq!(reader.next(&large[1008..1012], &mut 0), Ok(None));
+    let rest = [&large[1012..], &end()].concat();
+    let event = reader.next(&rest, &mut 0).unwrap();
+    let Some(ResponseEvent::Pass(pass)) = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!(passed(&pass, &rest), end());
+    assert_eq!(reader.stdout_bytes(), 15 + 1000);
+}
+
+#[test]
+fn content_can_go_another_way_behind_headers_of_its_own() {
     for kind in [Kind::Stdout, Kind::Stderr] {
-        let small = record(Kind::Stdout, 1, b"Status: 404\r\n", 3);
-        let large = record(kind, 1, &[7; CONTENT], 8);
-        let header = large[..HEADER_LEN].try_into().unwrap();
-        for passed in 0..=large.len() {
-            let mut reader = ResponseReader::new(RequestId::from_number(1));
+        let large = large(kind);
+        for parts in [[1, 999], [500, 500], [999, 1]] {
+            let mut reader = behind_headers();
+            assert!(reader.frame_next(header(&large)));
+            assert!(!reader.frame_next(header(&large)), "it has begun");
+            assert!(reader.is_between_records(), "the client has nothing of it");
+            for part in parts {
+                let header = Header::decode(reader.frame(part)).unwrap();
+                assert_eq!((header.kind, usize::from(header.content_len)), (kind, part));
+                assert_eq!(header.padding_len, 0);
+                assert!(reader.is_between_records());
+            }
+            let rest = [&large[1008..], &end()].concat();
             let mut at = 0;
-            reader.next(&small, &mut at).unwrap();
-            assert!(!reader.pass_next(header, CONTENT + 1), "it is too small");
-            assert!(reader.pass_next(header, CONTENT));
-            assert!(!reader.pass_next(header, CONTENT), "it has begun");
-            assert_eq!(reader.passable(), large.len());
-            reader.passed(passed);
-            assert_eq!(reader.passable(), large.len() - passed);
-            let mut rest = [&large[passed..], &end()].concat();
+            let event = reader.next(&rest, &mut at).unwrap();
+            let Some(ResponseEvent::Pass(pass)) = event else {
+                panic!("{event:?}");
+            };
+            assert_eq!(passed(&pass, &rest), end());
+            let event = reader.next(&rest, &mut at).unwrap();
+            assert_eq!(event, Some(ResponseEvent::End(DONE)));
+            let more = if kind == Kind::Stdout { 1000 } else { 0 };
+            assert_eq!(reader.stdout_bytes(), 15 + more);
+        }
+    }
+}
+
+/// All of the next record is at hand. It goes another way, or does so in part, or after all does not.
+#[test]
+fn a_record_that_is_at_hand_can_go_another_way_as_it_came() {
+    for kind in [Kind::Stdout, Kind::Stderr] {
+        let large = large(kind);
+        for taken in 0..=large.len() {
+            let mut reader = behind_headers();
+            assert_eq!(reader.output_len(header(&large)), Some(large.len()));
+            assert!(reader.pass_next(header(&large)));
+            assert!(!reader.pass_next(header(&large)), "it has begun");
+            assert_eq!((reader.passable(), reader.framable()), (large.len(), 0));
+            reader.passed(taken);
+            assert_eq!(reader.passable(), large.len() - taken);
+            let is_between = taken == 0 || taken == large.len();
+            assert_eq!(reader.is_between_records(), is_between);
+            let rest = [&large[taken..], &end()].concat();
             let mut at = 0;
             let event = reader.next(&rest, &mut at);
             let Ok(Some(ResponseEvent::Pass(pass))) = event else {
                 panic!("{event:?}");
             };
             assert_eq!((pass.lead(), pass.range()), (&[][..], 0..rest.len()));
-            rest.clear();
-            let event = reader.next(&rest, &mut 0);
+            assert_eq!(pass.patch(), None);
+            let event = reader.next(&[], &mut 0);
             assert_eq!(event, Ok(Some(ResponseEvent::End(DONE))));
             assert_eq!(reader.status(), 404);
-            let more = if kind == Kind::Stdout { CONTENT } else { 0 };
-            assert_eq!(reader.stdout_bytes(), 13 + more as u64);
+            let more = if kind == Kind::Stdout { 1000 } else { 0 };
+            assert_eq!(reader.stdout_bytes(), 15 + more);
         }
     }
 }
 
 /// Behind much error output, the first of STDOUT may come in a large record.
 #[test]
-fn output_does_not_go_another_way_before_the_status_is_known() {
-    let error = record(Kind::Stderr, 1, &[b'e'; 1000], 0);
-    let header = |bytes: &[u8]| bytes[..HEADER_LEN].try_into().unwrap();
+fn output_does_not_go_another_way_before_its_headers_are_over() {
+    let error = large(Kind::Stderr);
     let text = [b"Status: 503\r\n\r\n", &[b'x'; 1000][..]].concat();
     let page = record(Kind::Stdout, 1, &text, 0);
     let mut reader = ResponseReader::new(RequestId::from_number(1));
-    assert!(reader.pass_next(header(&error), 1000));
+    assert!(reader.pass_next(header(&error)));
     reader.passed(error.len());
-    assert!(!reader.pass_next(header(&page), 1000));
-    reader.next(&page[..HEADER_LEN + 10], &mut 0).unwrap();
-    assert_eq!(reader.passable(), 0);
-    reader.next(&page[HEADER_LEN + 10..200], &mut 0).unwrap();
-    assert_eq!(reader.status(), 503);
-    assert_eq!(reader.passable(), page.len() - 200);
-    reader.passed(page.len() - 200);
-    assert!(reader.pass_next(header(&page), 1000));
+    assert_eq!(reader.output_len(header(&page)), None);
+    assert!(!reader.pass_next(header(&page)) && !reader.frame_next(header(&page)));
+    reader.next(&page[..HEADER_LEN + 13], &mut 0).unwrap();
+    assert_eq!((reader.status(), reader.framable()), (503, 0));
+    reader.next(&page[HEADER_LEN + 13..200], &mut 0).unwrap();
+    assert_eq!(reader.framable(), page.len() - 200);
+    reader.frame(page.len() - 200);
+    assert!(reader.pass_next(header(&page)));
     assert_eq!(reader.passable(), page.len());
 }
 
 #[test]
-fn only_output_of_the_request_is_begun_by_a_header_that_is_still_to_come() {
+fn only_output_of_the_request_goes_another_way() {
     for other in [
         record(Kind::Stdout, 2, &[7; 100], 0),
         record(Kind::GetValuesResult, 0, &[7; 100], 0),
@@ -323,16 +429,22 @@ fn only_output_of_the_request_is_begun_by_a_header_that_is_still_to_come() {
         record(Kind::Stdin, 1, &[7; 100], 0),
         vec![9; 100],
     ] {
-        let mut reader = ResponseReader::new(RequestId::from_number(1));
-        assert!(!reader.pass_next(other[..HEADER_LEN].try_into().unwrap(), 0));
-        assert_eq!(reader.passable(), 0);
+        let mut reader = behind_headers();
+        assert!(!reader.pass_next(header(&other)) && !reader.frame_next(header(&other)));
+        assert_eq!((reader.passable(), reader.framable()), (0, 0));
     }
-    let large = record(Kind::Stdout, 1, &[7; 100], 0);
-    let header = large[..HEADER_LEN].try_into().unwrap();
+    let large = large(Kind::Stdout);
     for cut in 1..large.len() {
-        let mut reader = ResponseReader::new(RequestId::from_number(1));
+        let mut reader = behind_headers();
         reader.next(&large[..cut], &mut 0).unwrap();
-        assert!(!reader.pass_next(header, 0), "a record is cut at {cut}");
+        assert!(
+            !reader.pass_next(header(&large)),
+            "a record is cut at {cut}"
+        );
+        assert!(
+            !reader.frame_next(header(&large)),
+            "a record is cut at {cut}"
+        );
     }
 }
 
@@ -363,7 +475,7 @@ proptest! {
         cuts.sort_unstable();
         let (split, split_reader) = read(&stream, &cuts);
         let (whole, reader) = read(&stream, &[]);
-        prop_assert_eq!(split, whole);
+        prop_assert_eq!(meaning(&split), meaning(&whole));
         prop_assert_eq!(split_reader.status(), reader.status());
         prop_assert_eq!(split_reader.stdout_bytes(), reader.stdout_bytes());
     }

@@ -9,9 +9,10 @@ use crate::fastcgi::Answer;
 use super::super::dice::Dice;
 use super::super::peer::{PlannedEnding, stream_byte};
 use super::records::{
-    ABORT, BEGIN, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, STDERR, STDIN, STDOUT, push,
-    push_pair,
+    ABORT, BEGIN, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN,
+    STDOUT, Unit, push, push_pair, units,
 };
+use super::server::HEADERS_END;
 use super::{Name, Request, answer_of_proxy};
 
 /// The name that the fence asks for, and clients do.
@@ -38,8 +39,8 @@ pub(in super::super) struct Client {
     /// The requests that were answered whole, and where their answers end in what it was given.
     answer_ends: Vec<u64>,
     answer: Reading,
-    /// What is still to come of the proxy's answer to a question.
-    reply: Vec<u8>,
+    /// What it was given and is no whole record yet.
+    records: Records,
     /// How often it asks for our capacity. Whether that is answered is left open.
     queries: usize,
 }
@@ -59,8 +60,8 @@ struct Sent {
 #[derive(Debug)]
 enum Reading {
     /// This much of the answer to the next request.
-    Answer(Vec<u8>),
-    /// The proxy has answered for itself. Nothing may come after that.
+    Answer(Vec<Unit>),
+    /// The proxy has answered for itself, or told that the answer broke off. Nothing may come after that.
     Over,
 }
 
@@ -72,7 +73,7 @@ impl Client {
             requests: Vec::new(),
             answer_ends: Vec::new(),
             answer: Reading::Answer(Vec::new()),
-            reply: Vec::new(),
+            records: Records::default(),
             queries: 0,
         };
         let count = dice.between(1, 4);
@@ -137,7 +138,7 @@ impl Client {
     /// Whether an answer has begun and is not over.
     pub(super) fn is_within_answer(&self) -> bool {
         match &self.answer {
-            Reading::Answer(heard) => !heard.is_empty() || !self.reply.is_empty(),
+            Reading::Answer(heard) => !heard.is_empty() || self.records.left() > 0,
             Reading::Over => false,
         }
     }
@@ -162,115 +163,97 @@ impl Client {
         sent.promised.then_some(&sent.request)
     }
 
-    /// Takes in what the proxy gives it. `backend`: what the backend that serves the current request has
-    /// for it, and whether that is all. Returns how many of the bytes are accounted for.
+    /// Whether what it has of an answer has headers and is not all of it, so that its end is to be told.
+    pub(super) fn misses_sign(&self) -> bool {
+        match &self.answer {
+            Reading::Answer(heard) => heard.contains(&HEADERS_END),
+            Reading::Over => false,
+        }
+    }
+
+    /// Takes in what the proxy gives it.
+    pub(super) fn take_in(&mut self, bytes: &[u8]) {
+        self.records.push(bytes);
+    }
+
+    /// The next whole record of that, and what of it is left behind that.
+    pub(super) fn next_record(&mut self) -> Option<(Result<Record, u8>, usize)> {
+        let next = match self.records.next() {
+            Ok(None) => return None,
+            Ok(Some(record)) => Ok(record),
+            Err(version) => Err(version),
+        };
+        Some((next, self.records.left()))
+    }
+
+    /// Judges one record, which ends where so much was given. `backend`: what the backend that serves the
+    /// current request has for it, and whether that is all. False: it has no right to be there.
     pub(super) fn hear(
         &mut self,
-        bytes: &[u8],
-        given: u64,
-        backend: Option<(&[u8], bool)>,
-    ) -> usize {
-        if self.is_asked_for(bytes) {
-            self.reply = reply();
+        record: &Record,
+        end: u64,
+        backend: Option<(&[Unit], bool)>,
+    ) -> bool {
+        let Reading::Answer(heard) = &mut self.answer else {
+            return false;
+        };
+        if record.kind == GET_VALUES_RESULT && self.queries > 0 {
             self.queries -= 1;
+            let mut content = Vec::new();
+            push_pair(&mut content, ASKED, b"0");
+            return record.id == 0 && record.content == content;
         }
-        if !self.reply.is_empty() {
-            let len = fitting(&self.reply, bytes);
-            self.reply.drain(..len);
-            return len;
-        }
-        let id = self.waits_for().map(|request| request.id);
-        let is_denied = self
-            .waits_for()
-            .is_some_and(|request| request.course == Course::Denied);
-        let (Reading::Answer(heard), Some(id)) = (&mut self.answer, id) else {
-            return 0;
+        let Some(request) = self.requests.get(self.answer_ends.len()) else {
+            return false;
         };
-        let of_backend = backend.map(|(whole, is_all)| (whole.to_vec(), is_all, false));
-        let own = own_answers(heard, id, is_denied);
-        let own = own.into_iter().map(|own| (own, true, true));
-        for (whole, is_all, is_own) in of_backend.into_iter().chain(own) {
-            let len = whole
-                .strip_prefix(&heard[..])
-                .map_or(0, |rest| fitting(rest, bytes));
-            if len == 0 {
-                continue;
-            }
-            heard.extend(&bytes[..len]);
+        let request = &request.request;
+        if record.id != request.id {
+            return false;
+        }
+        record.say(heard);
+        if let Some((whole, is_all)) = backend
+            && whole.starts_with(heard)
+        {
             if is_all && heard.len() == whole.len() {
-                self.answer_ends.push(given + len as u64);
-                self.answer = match is_own {
-                    true => Reading::Over,
-                    false => Reading::Answer(Vec::new()),
-                };
+                self.answer_ends.push(end);
+                self.answer = Reading::Answer(Vec::new());
             }
-            return len;
+            return true;
         }
-        0
+        // It can come behind what a backend had written to STDERR.
+        let is_stderr = |unit: &&Unit| matches!(unit, Unit::Byte(STDERR, _) | Unit::End(STDERR));
+        let stderr = heard.iter().take_while(is_stderr).count();
+        for own in own_answers(request) {
+            if own.starts_with(&heard[stderr..]) {
+                if own.len() == heard.len() - stderr {
+                    self.answer_ends.push(end);
+                    self.answer = Reading::Over;
+                }
+                return true;
+            }
+        }
+        false
     }
 
-    /// Whether the answer to one of its questions begins here, between two records.
-    fn is_asked_for(&self, bytes: &[u8]) -> bool {
-        let is_between = match &self.answer {
-            Reading::Answer(heard) => record_ends(heard).last() == Some(&heard.len()),
-            Reading::Over => false,
-        };
-        self.queries > 0
-            && self.reply.is_empty()
-            && is_between
-            && bytes.starts_with(&[1, GET_VALUES_RESULT])
+    /// It is told that its answer broke off. False: there is none.
+    pub(super) fn hear_break(&mut self) -> bool {
+        let is_due = self.misses_sign();
+        self.answer = Reading::Over;
+        is_due
     }
 }
 
-/// How many of the bytes are what is to come; none, if one of them is not.
-fn fitting(rest: &[u8], bytes: &[u8]) -> usize {
-    let len = rest.len().min(bytes.len());
-    if rest[..len] == bytes[..len] { len } else { 0 }
-}
-
-/// What the proxy says of itself.
-fn reply() -> Vec<u8> {
-    let mut content = Vec::new();
-    push_pair(&mut content, ASKED, b"0");
-    let mut reply = Vec::new();
-    push(&mut reply, GET_VALUES_RESULT, 0, &content, 6);
-    // Its padding is zeros.
-    let padding = reply.len() - 6;
-    reply[padding..].fill(0);
-    reply
-}
-
-/// What the proxy may say for itself when the client has heard this much. It can come behind what a
-/// backend had written to STDERR.
-fn own_answers(heard: &[u8], id: u16, is_denied: bool) -> Vec<Vec<u8>> {
-    let is_stderr = |at: &usize| heard.get(at + 1) == Some(&STDERR);
-    let ends = record_ends(heard);
-    let stderr = ends.iter().take_while(|at| is_stderr(at)).count();
-    let starts = &ends[..ends.len().min(stderr + 1)];
-    let answers: &[Answer] = match is_denied {
-        true => &[Answer::Forbidden],
-        false => &[Answer::BadGateway, Answer::Unavailable],
+/// What the proxy may say for itself.
+fn own_answers(request: &Request) -> Vec<Vec<Unit>> {
+    let answers: &[Answer] = match request.course {
+        Course::Denied => &[Answer::Forbidden],
+        Course::Whole | Course::Aborted | Course::Malformed => {
+            &[Answer::BadGateway, Answer::Unavailable]
+        }
     };
-    let mut own = Vec::new();
-    for answer in answers {
-        let answer = answer_of_proxy(*answer, id);
-        own.extend(starts.iter().map(|at| [&heard[..*at], &answer].concat()));
-    }
-    own
-}
-
-/// Where records begin or end.
-fn record_ends(bytes: &[u8]) -> Vec<usize> {
-    let mut ends = vec![0];
-    let mut at = 0;
-    while let Some([_, _, _, _, high, low, padding, _]) = bytes[at..].first_chunk::<8>() {
-        at += 8 + usize::from(u16::from_be_bytes([*high, *low])) + usize::from(*padding);
-        if at > bytes.len() {
-            break;
-        }
-        ends.push(at);
-    }
-    ends
+    let own = answers.iter();
+    own.map(|answer| units(&answer_of_proxy(*answer, request.id)))
+        .collect()
 }
 
 /// How a client with requests ends.

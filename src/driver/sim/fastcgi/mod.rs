@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crate::counters::RouteCounters;
 use crate::driver::Sock;
-use crate::fastcgi::{Answer, RequestId};
+use crate::fastcgi::{Answer, BROKEN_OFF, RequestId};
 use crate::session::PoolOptions;
 use crate::sys::Errno;
 
@@ -25,6 +25,7 @@ use super::dice::Dice;
 use super::peer::{Peer, Plan, PlannedEnding, SendSide};
 use super::{InFlight, Kind, Told, World, WriteOp};
 use client::Course;
+use records::Unit;
 use server::Manner;
 
 pub(super) use client::Client;
@@ -81,7 +82,7 @@ struct Entry {
     /// The upstream whose server has read something of it.
     reader: Option<usize>,
     /// What the client is to get of that upstream's script.
-    answer: Vec<u8>,
+    answer: Vec<Unit>,
     /// That is all of it.
     is_whole: bool,
     /// The client was given some of it.
@@ -347,23 +348,32 @@ impl World {
 
     fn client_hears(&mut self, client: &mut Client, bytes: &[u8], at: u64) {
         let ledger = self.ledger.as_mut().expect("requests are recorded");
-        let (mut rest, mut at) = (bytes, at);
-        while !rest.is_empty() {
+        client.take_in(bytes);
+        let end = at + bytes.len() as u64;
+        while let Some((next, left)) = client.next_record() {
             let name = client.waits_for().map(|request| request.name);
             let entry = name.and_then(|name| ledger.entries.get_mut(&name));
             let backend = entry.filter(|entry| entry.at.is_some()).map(|entry| {
                 entry.is_told = true;
                 (&entry.answer[..], entry.is_whole)
             });
-            let len = client.hear(rest, at, backend);
+            let is_due = match &next {
+                Ok(record) => client.hear(record, end - left as u64, backend),
+                Err(version) => {
+                    // Nothing comes behind it.
+                    let is_sign = *version == 0 && left == BROKEN_OFF.len();
+                    ledger.excuse(name);
+                    is_sign && client.hear_break()
+                }
+            };
             rule!(
                 "answers_belong",
-                len > 0,
-                "request {name:?}: its client is given {:?}…, which is no part of its answer",
-                rest[..rest.len().min(40)].escape_ascii().to_string()
+                is_due,
+                "request {name:?}: its client is given {next:?}, which is no part of its answer"
             );
-            rest = &rest[len..];
-            at += len as u64;
+            if next.is_err() {
+                return;
+            }
         }
     }
 

@@ -121,3 +121,32 @@ impl Records {
         self.rest.len()
     }
 }
+
+/// What a stream of records says, however it is cut into them: each byte with the kind of its record, and
+/// the end of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Unit {
+    Byte(u8, u8),
+    End(u8),
+}
+
+/// The units of whole records.
+pub(super) fn units(bytes: &[u8]) -> Vec<Unit> {
+    let mut records = Records::default();
+    records.push(bytes);
+    let mut units = Vec::new();
+    while let Some(record) = records.next().expect("a stream of records") {
+        record.say(&mut units);
+    }
+    assert_eq!(records.left(), 0, "whole records");
+    units
+}
+
+impl Record {
+    pub(super) fn say(&self, units: &mut Vec<Unit>) {
+        match &self.content[..] {
+            [] => units.push(Unit::End(self.kind)),
+            content => units.extend(content.iter().map(|byte| Unit::Byte(self.kind, *byte))),
+        }
+    }
+}

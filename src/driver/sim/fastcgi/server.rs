@@ -11,7 +11,7 @@ use super::super::peer::stream_byte;
 use super::client::{ASKED, Course};
 use super::records::{
     BEGIN, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN, STDOUT,
-    pairs, push, push_pair,
+    Unit, pairs, push, push_pair, units,
 };
 use super::{Ledger, Name};
 
@@ -462,8 +462,9 @@ impl Server {
         let entry = ledger.entry_mut(self.current);
         let len = dice.between(1, 2_000);
         let from = self.script.len();
+        write_headers(entry.request.id, dice, &mut self.script);
         write_streams(me, entry.request.id, len, dice, &mut self.script);
-        entry.answer.extend(&self.script[from..]);
+        entry.answer.extend(units(&self.script[from..]));
     }
 
     /// The rest of the answer, whole or not.
@@ -477,8 +478,11 @@ impl Server {
             1..6 => dice.between(1, 5_000),
             _ => dice.below(100),
         };
+        if entry.answer.is_empty() {
+            write_headers(id, dice, &mut self.script);
+        }
         write_streams(me, id, len, dice, &mut self.script);
-        entry.answer.extend(&self.script[from..]);
+        entry.answer.extend(units(&self.script[from..]));
         if dice.one_in(40) {
             entry.excused = true;
             self.talk_nonsense(id, dice);
@@ -493,7 +497,7 @@ impl Server {
         }
         let padding = dice.pick(&[0, 0, 8]);
         push(&mut self.script, END, id, &[0; 8], padding);
-        entry.answer.extend(&self.script[end_from..]);
+        entry.answer.extend(units(&self.script[end_from..]));
         entry.is_whole = true;
         self.ended_at = Some(self.script_len());
         if dice.one_in(40) {
@@ -573,6 +577,16 @@ impl Server {
     }
 }
 
+/// What ends the headers, which no other content has.
+pub(super) const HEADERS_END: Unit = Unit::Byte(STDOUT, b'\n');
+
+/// Most answers have headers. What has none cannot be told to have broken off.
+fn write_headers(id: u16, dice: &mut Dice, out: &mut Vec<u8>) {
+    if dice.below(4) > 0 {
+        push(out, STDOUT, id, b"\n", 0);
+    }
+}
+
 fn write_streams(me: usize, id: u16, len: u64, dice: &mut Dice, out: &mut Vec<u8>) {
     let key = u8::try_from(me % 251).expect("below 251");
     let mut left = len;
@@ -585,7 +599,10 @@ fn write_streams(me: usize, id: u16, len: u64, dice: &mut Dice, out: &mut Vec<u8
         };
         let kind = if dice.one_in(6) { STDERR } else { STDOUT };
         let from = out.len() as u64 + 1;
-        let content: Vec<_> = (from..from + now).map(|at| stream_byte(key, at)).collect();
+        let content = (from..from + now).map(|at| stream_byte(key, at));
+        let content: Vec<_> = content
+            .map(|byte| if byte == b'\n' { 0 } else { byte })
+            .collect();
         let padding = u8::try_from(dice.pick(&[0, 0, 7, 255])).expect("a padding");
         push(out, kind, id, &content, padding);
         left -= now;
