@@ -103,10 +103,12 @@ pub(crate) fn over_http(
 }
 
 fn send(mut to: &TcpStream, path: &str, ask: &Ask) -> io::Result<()> {
+    // Caddy takes a body of no type for a form's, and PHP parses those.
+    let kind = "Content-Type: application/octet-stream\r\n";
     let length = match &ask.body {
         Body::Absent => String::new(),
-        Body::Announced(body) => format!("Content-Length: {}\r\n", body.len()),
-        Body::Chunked(_) => "Transfer-Encoding: chunked\r\n".to_owned(),
+        Body::Announced(body) => format!("{kind}Content-Length: {}\r\n", body.len()),
+        Body::Chunked(_) => format!("{kind}Transfer-Encoding: chunked\r\n"),
     };
     let head = format!(
         "{} {path}?{} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{length}\r\n",

@@ -1,6 +1,7 @@
 //! What is tried with each server and each web server, and when it is right.
 
 use std::fs;
+use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -404,6 +405,10 @@ fn restart(side: &mut Side) -> Result<(), Failure> {
     } = side;
     let failed = under_load(&query, way, || {
         drop(process.take());
+        // Its workers die one by one, and the last one takes the socket with it.
+        eventually("nobody listens", || {
+            TcpStream::connect((&*endpoint.0, endpoint.1)).is_err()
+        });
         *process = Some(server.start(dir, endpoint));
     });
     match failed <= 2 * LOAD {

@@ -188,6 +188,7 @@ fn nginx(plan: &Plan<'_>, keeps: bool, buffers: bool) -> Process {
     start_nginx(plan.dir, &config, &plan.dir.join("ready.sock"))
 }
 
+/// fcgiwrap passes an answer on while it comes only when it is told to.
 const NGINX_PARAMS: &str = "
     fastcgi_param GATEWAY_INTERFACE CGI/1.1;
     fastcgi_param SERVER_PROTOCOL $server_protocol;
@@ -198,7 +199,8 @@ const NGINX_PARAMS: &str = "
     fastcgi_param REQUEST_URI $request_uri;
     fastcgi_param QUERY_STRING $query_string;
     fastcgi_param CONTENT_TYPE $content_type;
-    fastcgi_param CONTENT_LENGTH $content_length;";
+    fastcgi_param CONTENT_LENGTH $content_length;
+    fastcgi_param NO_BUFFERING 1;";
 
 fn apache(plan: &Plan<'_>, reuses: bool) -> Process {
     let root = plan.root.display();

@@ -67,6 +67,11 @@ impl Row {
         };
         self.cells.iter().map(move |(case, cells)| (*case, &cells[number]))
     }
+
+    pub(crate) fn cell(&self, engine: Engine, case: Case) -> &Cell {
+        let found = self.cells(engine).find(|(other, _)| *other == case);
+        found.expect("every case has a cell").1
+    }
 }
 
 fn judge(case: Case, direct: &Verdict, through: Verdict) -> Cell {

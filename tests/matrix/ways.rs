@@ -94,6 +94,8 @@ fn parameters(ask: &Ask, script: &Path) -> Vec<(&'static str, String)> {
         ("SCRIPT_NAME", SCRIPT_NAME.to_owned()),
         ("SCRIPT_FILENAME", script.display().to_string()),
         ("QUERY_STRING", ask.query.clone()),
+        // fcgiwrap passes an answer on while it comes only when it is told to.
+        ("NO_BUFFERING", "1".to_owned()),
     ];
     if let Body::Announced(body) = &ask.body {
         parameters.push(("CONTENT_LENGTH", body.len().to_string()));
