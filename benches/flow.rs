@@ -44,6 +44,8 @@ const NO_PIPES: Limits = Limits {
 const TIMEOUTS: Timeouts = Timeouts {
     queue: None,
     connect: Duration::from_secs(10),
+    refused: None,
+    silent_is_short: false,
     idle: Some(Duration::from_secs(60)),
     removed: None,
 };

@@ -1208,6 +1208,7 @@ fn a_refused_connect_is_no_full_queue(engine: Engine) {
             .backend(&down)
             .args(["--per-endpoint-max", "1", "--queue-max", "0"])
             .args(["--connect-timeout", connect_timeout])
+            .args(["--refused-timeout", connect_timeout])
             .start();
         let client = Client::connect(&proxy);
         client.send(&Request::get("/page").bytes());

@@ -493,7 +493,14 @@ fn a_client_that_leaves_in_the_midst_of_a_page_frees_its_worker(engine: Engine) 
 fn a_restart_of_php_fpm_costs_only_the_requests_in_flight(engine: Engine) {
     const CLIENTS: u32 = 8;
     let plan = Plan {
-        args: &["--per-endpoint-max", "4", "--connect-timeout", "60s"],
+        args: &[
+            "--per-endpoint-max",
+            "4",
+            "--connect-timeout",
+            "60s",
+            "--refused-timeout",
+            "60s",
+        ],
         ..Plan::default()
     };
     let mut site = Site::with(engine, &plan);

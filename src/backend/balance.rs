@@ -6,13 +6,16 @@
 //!
 //! Pure: no clock, no I/O, and the same choices for the same seed.
 
+use std::cell::{Cell, RefCell};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::opening::{Course, Opening};
+use super::reach::{self, Reach};
 use super::{Address, AddressSet, Endpoint, Health, Published};
 use crate::config::Balance;
 use crate::counters::{EndpointCounters, Endpoints};
@@ -77,6 +80,24 @@ pub enum Want {
     Only(Family),
 }
 
+/// The time, and since when the session has waited. For one that comes now that is the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// The time of this turn.
+    pub now: Instant,
+    /// When the wait began.
+    pub waiting_since: Instant,
+}
+
+impl From<Instant> for Moment {
+    fn from(now: Instant) -> Self {
+        Self {
+            now,
+            waiting_since: now,
+        }
+    }
+}
+
 /// What a search for an endpoint comes to.
 #[must_use]
 pub enum Choice {
@@ -84,8 +105,9 @@ pub enum Choice {
     Chosen(Lease),
     /// The endpoint at this address, to which a connection [rests](Lease::rest).
     Resting(Address),
-    /// None now: those that would do have as many connections as they may. It is worth asking again
-    /// when one of them ends.
+    /// None now: those that would do have as many connections as they may, or have one that is too new for
+    /// the next. It is worth asking again when one of them ends or shows life, and when the
+    /// [pace](Balancer::pace_ends) allows another.
     Full,
     /// None: each was tried, or there is none.
     Exhausted,
@@ -98,6 +120,8 @@ pub struct Lease {
     index: usize,
     version: u64,
     was_ejected: bool,
+    /// What its connection has come to.
+    course: Cell<Course>,
 }
 
 /// An endpoint as one worker knows it; the same one for as long as it is in the set, or has sessions.
@@ -106,9 +130,20 @@ struct Member {
     /// Among them how many sessions there are, and connections that rest: who compares endpoints reads
     /// what is shown.
     counters: Arc<EndpointCounters>,
+    /// Its connections, where they are paced.
+    opening: RefCell<Opening>,
+    reach: Cell<Reach>,
+    /// Shared by all: how often one could be reached again.
+    recoveries: Rc<Cell<u64>>,
 }
 
 impl Member {
+    /// When the pace allows another connection. `None`: now.
+    fn opens_at(&self, moment: Moment) -> Option<Instant> {
+        let Moment { now, waiting_since } = moment;
+        self.opening.borrow().opens_at(waiting_since, now)
+    }
+
     /// What counts when endpoints are compared.
     fn load(&self) -> u64 {
         self.counters.in_flight.get() - self.counters.resting.get()
@@ -116,10 +151,15 @@ impl Member {
 }
 
 impl Lease {
-    fn new(member: &Rc<Member>, index: usize, version: u64, now: Instant) -> Self {
+    fn new(member: &Rc<Member>, index: usize, version: u64, paced: bool, now: Instant) -> Self {
         member.counters.in_flight.raise();
+        let course = match paced {
+            true => member.opening.borrow_mut().opened(now),
+            false => Course::Untracked,
+        };
         Self {
             was_ejected: member.health.is_ejected(now),
+            course: Cell::new(course),
             member: Rc::clone(member),
             index,
             version,
@@ -146,8 +186,66 @@ impl Lease {
 
     /// Its connection stays open and has nothing to do: whoever is sent to the endpoint takes it, or
     /// else it still counts there.
-    pub fn rest(&self) {
+    pub fn rest(&self, now: Instant) {
         self.member.counters.resting.raise();
+        let mut opening = self.member.opening.borrow_mut();
+        self.course
+            .set(opening.came_to_rest(self.course.get(), now));
+    }
+
+    /// Its connection, which has rested, is given a request.
+    pub fn asked(&self, now: Instant) {
+        if let Course::Kept { .. } = self.course.get() {
+            self.course.set(Course::Kept { asked: Some(now) });
+        }
+    }
+
+    /// Its connection has shown life. True if it is the first time: the next one may be opened.
+    pub fn answered(&self, now: Instant) -> bool {
+        let mut opening = self.member.opening.borrow_mut();
+        let before = self.course.get();
+        self.course.set(opening.answered(before, now));
+        matches!(before, Course::Newcomer(_))
+    }
+
+    /// Whether its connection, which has nothing to do, shall be closed, because another one may be in the
+    /// endpoint's backlog. That one has had its turn with it.
+    #[must_use]
+    pub fn gives_way(&self, now: Instant) -> bool {
+        let mut opening = self.member.opening.borrow_mut();
+        let gives_way = opening.release(now);
+        if gives_way {
+            self.course.set(opening.gave_way(self.course.get()));
+        }
+        gives_way
+    }
+
+    /// When one of the endpoint's connections that have nothing to do shall be [closed](Self::gives_way), as
+    /// things stand.
+    #[must_use]
+    pub fn gives_way_at(&self) -> Option<Instant> {
+        self.member.opening.borrow().release_at()
+    }
+
+    /// A connect came through. True if the last ones did not: then it is worth asking for what has failed.
+    pub fn reached(&self) -> bool {
+        let before = self.member.reach.replace(Reach::Open);
+        if before.is_bad() {
+            let recoveries = &self.member.recoveries;
+            recoveries.set(recoveries.get() + 1);
+        }
+        before.is_bad()
+    }
+
+    /// A connect was refused, or failed as definitely.
+    pub fn refused(&self, now: Instant) {
+        let reach = &self.member.reach;
+        reach.set(reach.get().refused(now));
+    }
+
+    /// A connect was not answered.
+    pub fn not_answered(&self) {
+        self.member.reach.set(Reach::Silent);
     }
 
     /// Its connection is used again, or is closed.
@@ -171,6 +269,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.member.counters.in_flight.lower();
+        self.member.opening.borrow_mut().ended(self.course.get());
     }
 }
 
@@ -178,6 +277,8 @@ impl Drop for Lease {
 #[derive(Debug, Default)]
 pub struct Tried {
     version: u64,
+    /// What was tried before an endpoint could be reached again says nothing any more either.
+    recoveries: u64,
     bits: Vec<u64>,
     count: usize,
 }
@@ -188,7 +289,7 @@ impl Tried {
         if lease.version < self.version {
             return;
         }
-        self.follow(lease.version);
+        self.follow(lease.version, lease.member.recoveries.get());
         let (word, bit) = (lease.index / 64, 1 << (lease.index % 64));
         if self.bits.len() <= word {
             self.bits.resize(word + 1, 0);
@@ -204,10 +305,11 @@ impl Tried {
     }
 
     /// What was tried of another set says nothing of this one.
-    fn follow(&mut self, version: u64) {
-        if self.version != version {
+    fn follow(&mut self, version: u64, recoveries: u64) {
+        if (self.version, self.recoveries) != (version, recoveries) {
             self.clear();
             self.version = version;
+            self.recoveries = recoveries;
         }
     }
 
@@ -222,6 +324,10 @@ pub struct Balancer {
     policy: Balance,
     /// The most leases of one endpoint at one time.
     per_endpoint_max: u32,
+    /// Whether a new connection is opened only some time after the last one, or after that has shown life.
+    is_paced: bool,
+    /// How often an endpoint could be reached again.
+    recoveries: Rc<Cell<u64>>,
     set: Arc<AddressSet>,
     /// In the order of the set.
     members: Vec<Rc<Member>>,
@@ -252,6 +358,8 @@ impl Balancer {
         Self {
             policy,
             per_endpoint_max: u32::MAX,
+            is_paced: false,
+            recoveries: Rc::default(),
             set: Arc::new(AddressSet::empty()),
             members: Vec::new(),
             turns: Vec::new(),
@@ -273,6 +381,13 @@ impl Balancer {
         self
     }
 
+    /// Opens one connection to an endpoint after the other, as `opening.rs` has it.
+    #[must_use]
+    pub fn paced(mut self) -> Self {
+        self.is_paced = true;
+        self
+    }
+
     /// Shows there what it counts.
     #[must_use]
     pub fn counting(mut self, endpoints: Arc<Endpoints>) -> Self {
@@ -288,17 +403,19 @@ impl Balancer {
         published: &Published,
         tried: &mut Tried,
         want: Want,
-        now: Instant,
+        moment: impl Into<Moment>,
     ) -> Choice {
         self.refresh(published);
-        tried.follow(self.set.version());
-        match self.find(tried, want, now) {
+        tried.follow(self.set.version(), self.recoveries.get());
+        let moment = moment.into();
+        match self.find(tried, want, moment) {
             Found::At(index) if self.members[index].counters.resting.get() > 0 => {
                 Choice::Resting(self.members[index].health.address())
             }
             Found::At(index) => {
                 let version = self.set.version();
-                Choice::Chosen(Lease::new(&self.members[index], index, version, now))
+                let (member, paced) = (&self.members[index], self.is_paced);
+                Choice::Chosen(Lease::new(member, index, version, paced, moment.now))
             }
             Found::Full => Choice::Full,
             Found::Nothing => Choice::Exhausted,
@@ -308,13 +425,56 @@ impl Balancer {
     /// Whether a session that has tried nothing would be given a lease now, of the set that was taken
     /// over last.
     #[must_use]
-    pub fn has_room(&self, now: Instant) -> bool {
-        let is_usable = |index: &usize| self.is_usable(*index, now);
+    pub fn has_room(&self, moment: impl Into<Moment>) -> bool {
+        let moment = moment.into();
+        let is_usable = |index: &usize| self.is_usable(*index, moment.now);
         let mut groups = self.groups.iter().cloned();
         match groups.find(|group| group.clone().any(|index| is_usable(&index))) {
-            Some(mut group) => group.any(|index| is_usable(&index) && self.has_place(index)),
-            None => (0..self.members.len()).any(|index| self.has_place(index)),
+            Some(group) => self.some_have_place(group.filter(is_usable), moment),
+            None => self.some_have_place(0..self.members.len(), moment),
         }
+    }
+
+    /// Whether one of these would be chosen.
+    fn some_have_place(&self, mut some: impl Iterator<Item = usize>, moment: Moment) -> bool {
+        match self.policy {
+            // Those behind the first one that has permits are its backups.
+            Balance::First => some
+                .find(|&index| self.has_place(index, moment) || self.waits_for_pace(index, moment))
+                .is_some_and(|index| self.has_place(index, moment)),
+            Balance::LeastConnections | Balance::RoundRobin | Balance::RandomTwo => {
+                some.any(|index| self.has_place(index, moment))
+            }
+        }
+    }
+
+    /// When the pace alone allows another connection for a session, to the first of the endpoints that have
+    /// permits for it. `None`: it holds none up.
+    #[must_use]
+    pub fn pace_ends(&self, moment: impl Into<Moment>) -> Option<Instant> {
+        let moment = moment.into();
+        let paced = self.members.iter().filter(|member| self.has_permit(member));
+        paced.filter_map(|member| member.opens_at(moment)).min()
+    }
+
+    /// Permits that are free and wait for the pace. Whoever waits for one of them waits for nobody else.
+    #[must_use]
+    pub fn held_back(&self, now: Instant) -> u64 {
+        let paced = |member: &&Rc<Member>| member.opens_at(now.into()).is_some();
+        let members = self.members.iter().filter(paced);
+        members.map(|member| self.permits(member)).sum()
+    }
+
+    /// Until when sessions wait for endpoints that refuse, if all of them do.
+    #[must_use]
+    pub fn refused_until(&self, patience: Duration) -> Option<Instant> {
+        reach::refused_until(self.members.iter().map(|m| m.reach.get()), patience)
+    }
+
+    /// Whether the last connects to all endpoints came to nothing, and some were not even answered.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        reach::are_silent(self.members.iter().map(|m| m.reach.get()))
     }
 
     /// Whether endpoints have a limited number of places.
@@ -368,10 +528,14 @@ impl Balancer {
         let endpoints = set.endpoints();
         self.members.clear();
         for health in set.health() {
+            let recoveries = &self.recoveries;
             let new = || {
                 Rc::new(Member {
                     health: Arc::clone(health),
                     counters: Arc::default(),
+                    opening: RefCell::default(),
+                    reach: Cell::default(),
+                    recoveries: Rc::clone(recoveries),
                 })
             };
             let member = self.known.entry(health.address()).or_insert_with(new);
@@ -409,7 +573,7 @@ impl Balancer {
         }
     }
 
-    fn find(&mut self, tried: &Tried, want: Want, now: Instant) -> Found {
+    fn find(&mut self, tried: &Tried, want: Want, moment: Moment) -> Found {
         // Nothing has failed yet in by far the most sessions.
         let is_new = |index: usize| tried.count == 0 || !tried.has(index);
         for number in 0..self.groups.len() {
@@ -418,9 +582,9 @@ impl Balancer {
                 let usable = |balancer: &Self, index: usize| {
                     is_new(index)
                         && balancer.family(index) == Some(family)
-                        && balancer.is_usable(index, now)
+                        && balancer.is_usable(index, moment.now)
                 };
-                match self.find_with_place(group.clone(), usable) {
+                match self.find_with_place(group.clone(), moment, usable) {
                     Found::Nothing => {}
                     // The other family may have room.
                     Found::Full if matches!(want, Want::Rather(_)) => {}
@@ -430,9 +594,10 @@ impl Balancer {
                     continue;
                 }
             }
-            let usable =
-                |balancer: &Self, index: usize| is_new(index) && balancer.is_usable(index, now);
-            match self.find_with_place(group, usable) {
+            let usable = |balancer: &Self, index: usize| {
+                is_new(index) && balancer.is_usable(index, moment.now)
+            };
+            match self.find_with_place(group, moment, usable) {
                 Found::Nothing => {}
                 found => return found,
             }
@@ -444,7 +609,7 @@ impl Balancer {
         let mut outcome = Found::Nothing;
         for number in 0..self.groups.len() {
             let group = self.groups[number].clone();
-            match self.find_with_place(group, |_, index| is_new(index)) {
+            match self.find_with_place(group, moment, |_, index| is_new(index)) {
                 Found::Nothing => {}
                 Found::Full => outcome = Found::Full,
                 found @ Found::At(_) => return found,
@@ -457,24 +622,60 @@ impl Balancer {
     fn find_with_place(
         &mut self,
         group: Range<usize>,
+        moment: Moment,
         qualifies: impl Fn(&Self, usize) -> bool,
     ) -> Found {
-        let with_place =
-            |balancer: &Self, index: usize| balancer.has_place(index) && qualifies(balancer, index);
+        let with_place = |balancer: &Self, index: usize| {
+            balancer.has_place(index, moment) && qualifies(balancer, index)
+        };
         if let Some(index) = self.find_in(group.clone(), with_place) {
+            if self.has_better_in_a_moment(index, group, moment, qualifies) {
+                return Found::Full;
+            }
             return Found::At(index);
         }
         // Without a limit, each has a place.
-        if self.is_limited() && group.into_iter().any(|index| qualifies(self, index)) {
+        let may_be_full = self.is_limited() || self.is_paced;
+        if may_be_full && group.into_iter().any(|index| qualifies(self, index)) {
             Found::Full
         } else {
             Found::Nothing
         }
     }
 
-    fn has_place(&self, index: usize) -> bool {
-        let counters = &self.members[index].counters;
-        counters.in_flight.get() < u64::from(self.per_endpoint_max) || counters.resting.get() > 0
+    /// Whether the pace is all that keeps a session from one in front of this one, which is its backup.
+    fn has_better_in_a_moment(
+        &self,
+        index: usize,
+        group: Range<usize>,
+        moment: Moment,
+        qualifies: impl Fn(&Self, usize) -> bool,
+    ) -> bool {
+        self.policy == Balance::First
+            && (group.start..index)
+                .any(|better| self.waits_for_pace(better, moment) && qualifies(self, better))
+    }
+
+    /// Whether it may have another connection, but not yet.
+    fn waits_for_pace(&self, index: usize, moment: Moment) -> bool {
+        let member = &self.members[index];
+        self.has_permit(member) && member.opens_at(moment).is_some()
+    }
+
+    fn has_place(&self, index: usize, moment: Moment) -> bool {
+        let member = &self.members[index];
+        member.counters.resting.get() > 0
+            || self.has_permit(member) && member.opens_at(moment).is_none()
+    }
+
+    /// Whether it may have another connection.
+    fn has_permit(&self, member: &Member) -> bool {
+        self.permits(member) > 0
+    }
+
+    fn permits(&self, member: &Member) -> u64 {
+        let max = u64::from(self.per_endpoint_max);
+        max.saturating_sub(member.counters.in_flight.get())
     }
 
     fn is_usable(&self, index: usize, now: Instant) -> bool {
@@ -1024,6 +1225,86 @@ mod tests {
         // The lease of the set before says nothing of this one.
         tried.insert(&again);
         assert_eq!(balancer.untried(&tried), 2);
+    }
+
+    /// What is chosen for a session that has waited since then.
+    fn choose_after(
+        balancer: &mut Balancer,
+        published: &Published,
+        waiting_since: Instant,
+        now: Instant,
+    ) -> Choice {
+        let moment = Moment { now, waiting_since };
+        balancer.choose(published, &mut Tried::default(), Want::Any, moment)
+    }
+
+    #[test]
+    fn paced_connections_are_opened_one_after_the_other_at_each_endpoint() {
+        use super::super::PACE;
+
+        let (published, now) = (equals(2), Instant::now());
+        for policy in POLICIES {
+            let mut balancer = Balancer::new(policy, 7).limited(2).paced();
+            let mut leases = vec![choose(&mut balancer, &published, now).unwrap()];
+            leases.extend(choose(&mut balancer, &published, now));
+            // Nobody goes to a backup because the first one is a moment late.
+            let endpoints = if policy == Balance::First { 1 } else { 2 };
+            assert_eq!(leases.len(), endpoints, "{policy:?}");
+            assert!(matches!(
+                choose_after(&mut balancer, &published, now, now),
+                Choice::Full
+            ));
+            assert!(!balancer.has_room(now), "{policy:?}");
+            assert_eq!(balancer.held_back(now), leases.len() as u64);
+            assert_eq!(balancer.pace_ends(now), Some(now + PACE));
+            assert!(balancer.has_room(now + PACE));
+            assert!(leases[0].answered(now) && !leases[0].answered(now));
+            assert!(balancer.has_room(now), "{policy:?}");
+        }
+    }
+
+    #[test]
+    fn what_rests_is_taken_whatever_the_pace_is() {
+        let (published, now) = (equals(1), Instant::now());
+        let mut balancer = Balancer::new(Balance::First, 7).limited(3).paced();
+        let first = choose(&mut balancer, &published, now).unwrap();
+        first.answered(now);
+        let _second = choose(&mut balancer, &published, now).unwrap();
+        assert!(!balancer.has_room(now));
+        first.rest(now);
+        assert!(matches!(
+            choose_after(&mut balancer, &published, now, now),
+            Choice::Resting(_)
+        ));
+        first.rouse();
+        drop(first);
+        assert!(!balancer.has_room(now));
+        assert_eq!(balancer.held_back(now), 2);
+    }
+
+    #[test]
+    fn what_failed_may_be_tried_again_once_an_endpoint_is_back() {
+        let (published, now) = (equals(2), Instant::now());
+        let mut balancer = Balancer::new(Balance::First, 7);
+        let mut tried = Tried::default();
+        let mut get = |balancer: &mut Balancer| {
+            let lease = chosen(balancer.choose(&published, &mut tried, Want::Any, now));
+            lease.inspect(|lease| {
+                lease.refused(now);
+                tried.insert(lease);
+            })
+        };
+        let first = get(&mut balancer).unwrap();
+        assert!(get(&mut balancer).is_some());
+        assert!(get(&mut balancer).is_none());
+        let patience = Duration::from_secs(1);
+        assert_eq!(balancer.refused_until(patience), Some(now + patience));
+        assert!(first.reached() && !first.reached());
+        assert_eq!(balancer.refused_until(patience), None);
+        assert!(get(&mut balancer).is_some());
+        assert!(!balancer.is_silent());
+        first.not_answered();
+        assert!(balancer.is_silent());
     }
 
     fn ranks() -> impl Strategy<Value = Vec<(u16, u16)>> {

@@ -7,11 +7,15 @@
 
 mod balance;
 mod health;
+mod opening;
+mod reach;
 mod refresh;
 mod set;
 
-pub use balance::{Balancer, Choice, Family, Lease, Tried, Want};
+pub use balance::{Balancer, Choice, Family, Lease, Moment, Tried, Want};
 pub use health::Health;
+#[cfg(any(test, fuzzing))]
+pub(crate) use opening::PACE;
 pub use refresh::Refresher;
 pub(crate) use refresh::Suspects;
 pub use set::{ADDRESSES_MAX, Address, AddressSet, Endpoint, Published};

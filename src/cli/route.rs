@@ -15,10 +15,10 @@ use super::values::{
 };
 use crate::config::{
     Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind, Clients,
-    DNS_TTL_FLOOR, Discovery, Ejection, KEEPALIVE_MAX, KEEPALIVE_MIN, Limits, ListenAddress,
-    MODE_MAX, NAME_SERVERS_MAX, NameServer, Protocol, ProxyProtocol, RefreshTimes, ResolveWith,
-    Route, RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, UnixAddress, Upstreams,
-    WORKERS_MAX,
+    DNS_TTL_FLOOR, Discovery, Ejection, Fastcgi, KEEPALIVE_MAX, KEEPALIVE_MIN, Limits,
+    ListenAddress, MODE_MAX, NAME_SERVERS_MAX, NameServer, Protocol, ProxyProtocol, RefreshTimes,
+    ResolveWith, Route, RouteName, SourceAddress, SourceAddresses, USER_TIMEOUT_MAX, UnixAddress,
+    Upstreams, WORKERS_MAX,
 };
 
 /// What a route can be told.
@@ -304,6 +304,20 @@ pub(super) struct RouteArguments {
 
     #[arg(
         long,
+        value_name = "DURATION",
+        value_parser = timeout,
+        allow_hyphen_values = true,
+        help = "When every address refuses connects, go on asking for this time after the first refusal \
+                in a row, and for four times as long where the last connect before that came through: \
+                what starts again is back by then. Later requests end with their first refusal. \
+                [default: 250ms with --protocol fastcgi on sockets of spliceway's own; with inherited ones, whose \
+                backend may be starting for the same client, and with --protocol raw as long as \
+                --connect-timeout]"
+    )]
+    refused_timeout: Option<Duration>,
+
+    #[arg(
+        long,
         value_name = "DURATION|off",
         default_value = "off",
         value_parser = positive_timeout_or_off,
@@ -397,6 +411,7 @@ impl RouteArguments {
         let discovery = self.discovery()?;
         let upstreams = self.upstreams()?;
         let limits = self.limits()?;
+        let refused_timeout = self.refused_timeout();
         let access = Access {
             mode: self.mode.unwrap_or(Access::MODE_DEFAULT),
             owner: self.owner,
@@ -429,6 +444,7 @@ impl RouteArguments {
                 time: self.eject_time,
             },
             connect_timeout: self.connect_timeout,
+            refused_timeout,
             idle_timeout: self.idle_timeout.0,
             limits,
         })
@@ -639,6 +655,15 @@ impl RouteArguments {
         Ok(())
     }
 
+    /// A web server that hears of a refusal can go on to its next server. Where the service manager has opened
+    /// the socket, the same client may be what has the backend started: it waits, as it always has.
+    fn refused_timeout(&self) -> Option<Duration> {
+        let is_own = |address: &ListenAddress| matches!(address, ListenAddress::Unix(_));
+        let is_short = self.protocol == ProtocolName::Fastcgi && self.listen.iter().all(is_own);
+        let default = is_short.then_some(Fastcgi::REFUSED_TIMEOUT_DEFAULT);
+        self.refused_timeout.or(default)
+    }
+
     fn limits(&self) -> Result<Limits, Refusal> {
         let shards = self.shards;
         let refuse = |problem: String| Err(Refusal::new("shards", problem));
@@ -763,6 +788,24 @@ mod tests {
         let ejection = config("--eject-after 3 --eject-time 1m").ejection;
         assert_eq!(ejection.after, NonZeroU32::new(3));
         assert_eq!(ejection.time, Duration::from_secs(60));
+    }
+
+    #[test]
+    fn refusals_are_waited_out_for_a_short_time_where_nobody_has_to_be_started() {
+        for (options, expected) in [
+            ("--protocol fastcgi", Some(250)),
+            ("--protocol raw", None),
+            ("--protocol fastcgi --listen inherit:php", None),
+            ("--protocol fastcgi --refused-timeout 0s", Some(0)),
+            ("--protocol raw --refused-timeout 1s", Some(1000)),
+            (
+                "--protocol fastcgi --listen inherit --refused-timeout 2s",
+                Some(2000),
+            ),
+        ] {
+            let expected = expected.map(Duration::from_millis);
+            assert_eq!(route_with(options).refused_timeout, expected, "{options}");
+        }
     }
 
     #[test]

@@ -54,6 +54,10 @@ impl Fastcgi {
     /// waits.
     pub const SETTLE_TIMEOUT_DEFAULT: Duration = Duration::from_millis(50);
 
+    /// What a web server's client does not notice before the next server is tried. PHP-FPM that has worked and
+    /// starts again has four times as long, and takes 100 to 300 ms of it.
+    pub const REFUSED_TIMEOUT_DEFAULT: Duration = Duration::from_millis(250);
+
     /// An idle connection holds a worker of PHP-FPM, which others may want.
     pub const IDLE_UPSTREAM_DEFAULT: Duration = Duration::from_secs(1);
 

@@ -39,6 +39,9 @@ pub struct Route {
     pub ejection: Ejection,
     /// How long a client may wait for an open backend connection, name lookup included.
     pub connect_timeout: Duration,
+    /// How long refusals are waited out while every endpoint refuses, counted from the first one in a row.
+    /// `None`: for as long as a client may wait at all.
+    pub refused_timeout: Option<Duration>,
     /// A session without a byte in either direction for this long is ended. `None`: never.
     pub idle_timeout: Option<Duration>,
     /// How much its endpoints take, and who waits meanwhile.

@@ -152,6 +152,7 @@ mod tests {
             balance: crate::config::Balance::default(),
             ejection: crate::config::Ejection::default(),
             connect_timeout: std::time::Duration::from_secs(5),
+            refused_timeout: None,
             idle_timeout: None,
             limits: crate::config::Limits::default(),
         };

@@ -120,6 +120,8 @@ fn route(
         timeouts: Timeouts {
             queue: config.limits.queue_timeout,
             connect: config.connect_timeout,
+            refused: config.refused_timeout,
+            silent_is_short: matches!(config.protocol, config::Protocol::Fastcgi(_)),
             idle: config.idle_timeout,
             removed: config.upstreams.close_removed_after,
         },

@@ -180,6 +180,12 @@ impl Settling {
         }
     }
 
+    /// Whether nothing was heard.
+    #[must_use]
+    pub const fn is_untouched(&self) -> bool {
+        self.header == 0 && self.surplus.is_none()
+    }
+
     /// Compares the next byte of the header with what the header of an answer has there (§3.3).
     fn header(&mut self, byte: u8) {
         const START: [u8; 4] = [1, Kind::GetValuesResult.byte(), 0, 0];

@@ -269,6 +269,30 @@ impl RequestReader {
         }
     }
 
+    /// Whether an application that keeps its connection reads this request to its end, and no further: it
+    /// knows how long the body is, or there is none, whose end is the next record in `rest`, which was not
+    /// read yet. PHP-FPM leaves a body of unknown length where the next request should be.
+    #[must_use]
+    pub fn body_is_certain(&self, rest: &[u8]) -> bool {
+        let is_over = || {
+            let header = rest
+                .first_chunk()
+                .and_then(|bytes| Header::decode(*bytes).ok());
+            let is_at_header = self.records.is_between_records() && self.held.is_none();
+            header.is_some_and(|header| {
+                let is_ours = header.request_id == self.head.request_id();
+                is_at_header && is_ours && header.kind == Kind::Stdin && header.content_len == 0
+            })
+        };
+        match self.head.role() {
+            Role::Responder => self.head.content_length().is_some() || is_over(),
+            // §6.3: it has no body.
+            Role::Authorizer => true,
+            // Its second stream is of unknown length.
+            Role::Filter | Role::Other(_) => false,
+        }
+    }
+
     /// How much less body has come than CONTENT_LENGTH says. After [`RequestEvent::BodyEnd`] it
     /// tells of a body that is too short, for which PHP-FPM would wait.
     #[must_use]

@@ -29,15 +29,15 @@ use crate::config::OnFailure;
 use crate::counters::Outcome;
 use crate::driver::{Buf, Close, Closed, Done, Driver, Flushed, Lane, Op, Sock};
 use crate::fastcgi::{
-    Answer as Synthesised, BROKEN_OFF, ClientEnd, FENCE, Pass, RequestEvent, RequestReader,
-    ResponseEvent, ResponseReader, Settled, Settling, Verdict,
+    Answer as Synthesised, BROKEN_OFF, ClientEnd, FENCE, HEADER_LEN, Kind, Pass, RequestEvent,
+    RequestReader, ResponseEvent, ResponseReader, Settled, Settling, Verdict,
 };
 use crate::sys::Errno;
 
 use super::bulk::{self, Held, Then};
 use super::connect::{Connecting, Entry, Found};
 use super::flow::SPLICE_BUDGET_BYTES;
-use super::pool::{Open, Reuse};
+use super::pool::{Failing, Keeping, Manner, Open};
 use super::tally::{Tally, Telling};
 use super::{ConnectFailure, Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
 
@@ -154,8 +154,10 @@ enum Stage<D: Driver> {
 /// A request and the connection that serves it.
 struct Serving<D: Driver> {
     open: Open,
-    /// Whether the server was told to keep the connection, and gets the fence.
-    keep: bool,
+    /// Whether the server was told to keep the connection, and when it gets the fence.
+    keeping: Keeping,
+    /// Answers to a fence that came before END_REQUEST.
+    early_fences: u32,
     /// Goes out next.
     outbox: Option<Buf>,
     sending: Sending,
@@ -290,6 +292,17 @@ impl<D: Driver> Exchange<D> {
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         self.last_activity = cx.now;
+        let step = self.act(end, lane, done, cx);
+        if let Step::End(
+            Ending::ClientLeft | Ending::ClientClosed | Ending::ClientReset(_) | Ending::Aborted,
+        ) = step
+        {
+            self.abandon(cx);
+        }
+        step
+    }
+
+    fn act(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         match (end, lane) {
             (End::Client, Lane::Read) => self.client_read(done, cx),
             (End::Client, Lane::Write) => self.client_written(done, cx),
@@ -686,8 +699,8 @@ impl<D: Driver> Exchange<D> {
             connecting.owe_a_place();
             found = connecting.search(true, cx);
         }
-        let is_queued = self.is_queued();
-        self.tally.searched(is_queued, cx.now);
+        let waits_for_place = self.connecting().waits_for_place(cx.balancer);
+        self.tally.searched(waits_for_place, cx.now);
         match found {
             Found::Waiting => {
                 if self.connecting().is_stalled(cx.now) {
@@ -719,9 +732,10 @@ impl<D: Driver> Exchange<D> {
 
     /// A connection that rests, if this request may use one.
     fn take(&mut self, address: Address, cx: &mut Context<'_, D>) -> Option<Open> {
-        let may_use = match cx.pool.reuse(address) {
-            Reuse::Works | Reuse::Unproven(_) => true,
-            Reuse::Doubtful => self.is_repeatable_method(),
+        let may_use = match cx.pool.manner(address) {
+            Manner::Unknown { .. } | Manner::InTurn { .. } | Manner::AnyTime { .. } => true,
+            // It is tried again.
+            Manner::Silent { .. } | Manner::Closes { .. } => self.is_repeatable_method(),
         };
         let (pool, mut pool_cx) = cx.pool_parts();
         if may_use && !self.wants_new() {
@@ -768,6 +782,7 @@ impl<D: Driver> Exchange<D> {
         self.tally.found(address, open.is_reused(), &cx.telling());
         if receiving {
             cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+            open.lease.asked(cx.now);
         } else {
             cx.driver.submit(sock, Op::Recv);
         }
@@ -776,22 +791,26 @@ impl<D: Driver> Exchange<D> {
             close_upstream(open, Close::Graceful, cx.driver, cx.retired);
             return self.failed(Ending::ConnectFailed(ConnectFailure::NoDescriptor), cx);
         };
-        let trust = cx.pool.reuse(open.lease.address());
-        let is_worth_it = trust != Reuse::Doubtful;
-        let keep = cx.pool.keeps(&open) && (is_worth_it || self.is_repeatable_method());
+        let manner = cx.pool.manner(address);
+        let keeping = match self.body_is_certain() {
+            true => cx.pool.keeping(&open, cx.now),
+            false => Keeping::Not,
+        };
         let head = self.reader.head();
-        outbox.write(|out| head.write(keep, &self.without, out));
+        outbox.write(|out| head.write(keeping != Keeping::Not, &self.without, out));
         // The body of a request that is sent again.
         outbox.extend(&self.repeatable);
         let id = head.request_id();
         // Only if it is sent again.
         let body_is_over = self.body_ended;
-        if body_is_over && keep && self.reader.body_missing() == 0 {
+        let is_short = body_is_over && self.reader.body_missing() > 0;
+        if body_is_over && !is_short && keeping == Keeping::FenceWithRequest {
             outbox.extend(&FENCE);
         }
         self.stage = Stage::Serve(Serving {
             open,
-            keep,
+            keeping,
+            early_fences: 0,
             outbox: Some(outbox),
             sending: Sending::Idle,
             is_whole: body_is_over,
@@ -804,8 +823,8 @@ impl<D: Driver> Exchange<D> {
             response: ResponseReader::new(id),
             answer: Answer::Running,
             tainted: false,
-            is_short: self.body_ended && self.reader.body_missing() > 0,
-            was_proven: trust == Reuse::Works,
+            is_short,
+            was_proven: manner.is_proven(),
             repeatable: true,
         });
         if body_is_over {
@@ -813,6 +832,17 @@ impl<D: Driver> Exchange<D> {
             return Step::Continue;
         }
         self.read_body(cx)
+    }
+
+    /// See [`RequestReader::body_is_certain`].
+    fn body_is_certain(&self) -> bool {
+        // One that was sent before is over: that of a request without a body is a lone header.
+        if self.body_ended && self.repeatable.len() <= HEADER_LEN {
+            return true;
+        }
+        let inbox = self.inbox.as_ref();
+        let rest = inbox.map_or(&[][..], |inbox| &inbox.buf[inbox.at..]);
+        self.reader.body_is_certain(rest)
     }
 
     /// Takes what is there of the body to the server. While nothing can be sent, nothing is read.
@@ -916,7 +946,7 @@ impl<D: Driver> Exchange<D> {
         self.body_ended = true;
         if self.reader.body_missing() > 0 {
             serving.is_short = true;
-        } else if serving.keep {
+        } else if serving.keeping == Keeping::FenceWithRequest {
             match &mut serving.outbox {
                 Some(outbox) => outbox.extend(&FENCE),
                 None => {
@@ -1115,6 +1145,9 @@ impl<D: Driver> Exchange<D> {
                 Err(error) => break Some(Ending::BadResponse(error)),
                 Ok(None) => break None,
                 Ok(Some(ResponseEvent::Pass(pass))) => passes.push(pass),
+                Ok(Some(ResponseEvent::Management(Kind::GetValuesResult))) => {
+                    serving.early_fences += 1;
+                }
                 Ok(Some(ResponseEvent::Management(_))) => serving.tainted = true,
                 Ok(Some(ResponseEvent::End(_))) => {
                     let mut settling = Settling::new();
@@ -1284,24 +1317,14 @@ impl<D: Driver> Exchange<D> {
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Deliver) else {
             unreachable!("it was just seen")
         };
-        let settles = !matches!(settling.state(), Settled::Surplus(_))
+        let is_kept = serving.sending == Sending::Done
+            && serving.keeping != Keeping::Not
+            && !serving.is_short
             && !serving.tainted
-            && !serving.is_short;
-        if serving.sending == Sending::Done
-            && settles
-            && serving.keep
-            && cx.is_current(&serving.open.lease)
             && !cx.draining
-        {
-            if settling.state() == Settled::NotYet {
-                // Without TCP_NODELAY on its side, its answer to the fence waits for this.
-                cx.driver.acknowledge(serving.open.sock);
-            }
-            let open = Open {
-                sent_before: serving.open.sent_before + serving.sent,
-                ..serving.open
-            };
-            cx.settle(open, settling);
+            && cx.is_current(&serving.open.lease);
+        if is_kept {
+            serving.settle(settling, cx);
         } else {
             // END_REQUEST before the end of the request: the rest of it would be read as the next one. Or
             // the endpoint has left the set meanwhile.
@@ -1322,21 +1345,24 @@ impl<D: Driver> Exchange<D> {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server is read")
         };
+        if lost != Lost::End {
+            cx.pool.broke_off(serving.open.lease.address());
+        }
         if serving.response.has_begun() {
             return self.break_off(Ending::BackendReset(errno), cx);
         }
         let was_reused = serving.open.is_reused();
+        let address = serving.open.lease.address();
         let may_repeat = was_reused && serving.repeatable && serving.response.is_untouched() && {
             // A server that closes after the fence, or may be one that does.
-            let works_now = cx.pool.reuse(serving.open.lease.address()) == Reuse::Works;
-            let is_expected = !serving.was_proven && !works_now;
+            let is_expected = !serving.was_proven && !cx.pool.manner(address).is_proven();
             (is_expected && is_harmless) || serving.was_never_read(lost, cx.driver)
         };
         let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("it was just seen")
         };
         if was_reused {
-            cx.pool.disappointed(serving.open.lease.address());
+            cx.pool.disappointed(address, Failing::Ended, cx.now);
         } else {
             serving.fail(cx);
         }
@@ -1351,6 +1377,25 @@ impl<D: Driver> Exchange<D> {
         self.tally.search(cx.now);
         cx.counters.fastcgi.retries.add(1);
         self.search(cx, |connecting, cx| connecting.search(true, cx))
+    }
+
+    /// The client has left. Its request, if all of it was sent, keeps its place at the endpoint for as long as
+    /// the server may be at work on it: a server that is given another one meanwhile lets it wait.
+    fn abandon(&mut self, cx: &mut Context<'_, D>) {
+        let Stage::Serve(serving) = &self.stage else {
+            return;
+        };
+        let is_at_work = serving.sending == Sending::Done
+            && matches!(serving.answer, Answer::Running)
+            && cx.balancer.is_limited()
+            && !cx.draining;
+        if !is_at_work || !cx.is_current(&serving.open.lease) {
+            return;
+        }
+        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+            unreachable!("it was just seen")
+        };
+        cx.abandon_request(serving.open, serving.receiving);
     }
 
     /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
@@ -1457,6 +1502,50 @@ impl<D: Driver> Serving<D> {
         acknowledged.is_ok_and(|bytes| bytes <= self.open.sent_before)
     }
 
+    /// END_REQUEST came. Waits for the server's answer to the fence, which it gets now unless it has it.
+    fn settle(self, settling: Settling, cx: &mut Context<'_, D>) {
+        let sock = self.open.sock;
+        let address = self.open.lease.address();
+        let is_asked = self.keeping == Keeping::FenceWithRequest;
+        let has_answered = match self.early_fences {
+            0 => false,
+            1 if is_asked => true,
+            // What it answers, nobody asked.
+            _ => return self.close(cx),
+        };
+        let mut sent = self.sent;
+        match (is_asked, has_answered) {
+            (true, false) if settling.state() == Settled::NotYet => {
+                // Without TCP_NODELAY on its side, its answer to the fence waits for this.
+                cx.driver.acknowledge(sock);
+            }
+            (true, false) => {}
+            (true, true) | (false, _) => {
+                if has_answered {
+                    cx.pool.answered_early(address);
+                }
+                // Where it has ended, a receive tells.
+                if !settling.is_untouched() || cx.driver.send_now(sock, &FENCE).is_err() {
+                    return self.close(cx);
+                }
+                cx.counters.to_backend.copied.add(FENCE.len() as u64);
+                sent += FENCE.len() as u64;
+            }
+        }
+        let open = Open {
+            sent_before: self.open.sent_before + sent,
+            ..self.open
+        };
+        cx.settle(open, settling);
+    }
+
+    /// The connection is of no use any more.
+    fn close(self, cx: &mut Context<'_, D>) {
+        let address = self.open.lease.address();
+        cx.pool.disappointed(address, Failing::Ended, cx.now);
+        close_upstream(self.open, Close::Graceful, cx.driver, cx.retired);
+    }
+
     /// Whether the client is between two records.
     fn is_between_records(&self) -> bool {
         self.response.is_between_records() && self.download.is_none()
@@ -1480,6 +1569,8 @@ impl<D: Driver> Serving<D> {
     /// The server has begun to answer.
     fn succeed(&self, cx: &mut Context<'_, D>) {
         let lease = &self.open.lease;
+        // The next new connection to the endpoint may be opened.
+        cx.changes.room |= lease.answered(cx.now);
         if self.open.is_reused() {
             cx.pool.served_again(lease.address());
         }

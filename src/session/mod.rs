@@ -30,7 +30,7 @@ pub use connect::Entry;
 pub use either::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, Protocol};
-pub use pool::{Change, Pool, PoolContext, PoolOptions, UpstreamId};
+pub use pool::{BUSY_MAX, Change, Pool, PoolContext, PoolOptions, UpstreamId};
 pub use tally::Telling;
 pub use tunnel::Tunnel;
 
@@ -87,6 +87,11 @@ pub struct Timeouts {
     pub queue: Option<Duration>,
     /// From accept, or from having a place, until a backend connection is open.
     pub connect: Duration,
+    /// From the first of the refusals in a row on, while every endpoint refuses. `None`: no other time than
+    /// for connecting.
+    pub refused: Option<Duration>,
+    /// Whether connects to endpoints that were silent the last time are given up early.
+    pub silent_is_short: bool,
     /// Without a byte in either direction. `None`: for ever.
     pub idle: Option<Duration>,
     /// After its endpoint has left the set. `None`: for ever.
@@ -281,6 +286,13 @@ impl<'a, D: Driver> Context<'a, D> {
         let (pool, mut cx) = self.pool_parts();
         let change = pool.settle(open, settling, false, route, &mut cx);
         self.changes.room |= change != Change::None;
+    }
+
+    /// The client of a request has left, and its server may be at work on it.
+    fn abandon_request(&mut self, open: pool::Open, armed: bool) {
+        let route = self.route;
+        let (pool, mut cx) = self.pool_parts();
+        pool.abandon(open, armed, route, &mut cx);
     }
 
     /// The guard does not let a request of this client pass.

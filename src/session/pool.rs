@@ -7,9 +7,12 @@
 //!
 //! - The one that was used last is leased first, so that those that are not needed are closed.
 //! - Nothing is opened in advance.
-//! - What settles never makes anyone wait: once somebody does, whatever has been settling for longer
-//!   than the settle timeout is closed.
-//! - Servers that never answer the fence, or close after the answer, are found out: see [`Reuse`].
+//! - What settles at a server that answers the fence in its turn is a worker that is still busy, and keeps
+//!   its place until it is free: another connection would wait for one in the server's backlog. Elsewhere
+//!   it makes nobody wait: once somebody does, what has been settling for longer than the settle timeout is
+//!   closed.
+//! - A worker whose client has left is busy until it writes or ends: until then its place is taken as well.
+//! - What a server does with the fence, and with its connections, is found out: see [`Manner`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,9 +28,18 @@ use crate::fastcgi::{Settled, Settling};
 
 use super::{Owner, Owners, Retired};
 
-/// Connections in a row that a server leaves without an answer to the fence, or closes after it, before
-/// it counts as one that does so always.
-const UNFIT_AFTER: u32 = 3;
+/// Connections in a row that a server leaves without an answer to the fence, or closes, before it counts as
+/// one that does so always, or before what was known of it is doubted.
+const STRIKES_MAX: u32 = 3;
+
+/// How long a server that keeps no connections, or does not answer the fence, is taken for one before it is
+/// tried again: another program may listen at its address. One try costs one settle timeout.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// How long a worker may be busy after its answer, or after its client has left, before its place is given
+/// away: ten times the longest that PHP scripts run by default (`max_execution_time`, 30 s). Without a
+/// bound, a host that vanished would hold places for good.
+pub const BUSY_MAX: Duration = Duration::from_secs(300);
 
 /// How often the pool looks for connections whose time is up: so many times in one idle timeout.
 const LOOKS: u32 = 4;
@@ -76,16 +88,57 @@ impl Open {
     }
 }
 
-/// What is known of a server's way with kept connections.
+/// What is known of a server's way with kept connections and with the fence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Reuse {
-    /// This many of its connections in a row did not come to rest, or ended as soon as they did.
-    Unproven(u32),
-    /// A kept connection has served a request.
-    Works,
-    /// It does not answer the fence, or closes after the answer: only requests that may be repeated
-    /// are worth a kept connection.
-    Doubtful,
+pub(super) enum Manner {
+    /// Nothing yet, or so many of its connections in a row did not come to rest. It gets the fence only when
+    /// it has ended its answer: one that does not read on would close with bytes unread, which destroys
+    /// what is still to be sent, and one that reads all at once may take it for a part of the request.
+    Unknown { strikes: u32 },
+    /// It answers the fence when it has nothing else to do, and a kept connection has served another request:
+    /// PHP-FPM. The fence comes with the request.
+    InTurn { strikes: u32 },
+    /// It answers the fence also while a request runs, which proves nothing: Go, flup, node. It gets the
+    /// fence when it has ended its answer.
+    AnyTime { strikes: u32 },
+    /// It does not answer the fence: libfcgi, fcgiwrap, Perl. Its connections serve one request each.
+    Silent { ask_at: Instant },
+    /// It closes its connections behind an answer: ruby-fcgi, uwsgi, older PHP. Likewise.
+    Closes { ask_at: Instant },
+}
+
+impl Manner {
+    const UNKNOWN: Self = Self::Unknown { strikes: 0 };
+
+    /// Whether it is known to keep connections.
+    pub(super) fn is_proven(self) -> bool {
+        matches!(self, Self::InTurn { .. } | Self::AnyTime { .. })
+    }
+
+    /// Whether its connections serve one request each.
+    fn keeps_none(self) -> bool {
+        matches!(self, Self::Silent { .. } | Self::Closes { .. })
+    }
+}
+
+/// What a connection failed to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Failing {
+    /// The fence was not answered in time.
+    Unanswered,
+    /// It ended, or had something else to say.
+    Ended,
+}
+
+/// How a request is sent with regard to the next one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Keeping {
+    /// There is no next one on this connection.
+    Not,
+    /// The fence comes when the answer has ended.
+    FenceAfterAnswer,
+    /// The fence comes with the request.
+    FenceWithRequest,
 }
 
 /// One worker's kept connections of one route.
@@ -96,7 +149,7 @@ pub struct Pool {
     kept: Slab<Kept>,
     /// Of each endpoint, those that rest, the one that was used last at the end.
     resting: HashMap<Address, Vec<UpstreamId>>,
-    reuse: HashMap<Address, Reuse>,
+    manners: HashMap<Address, Manner>,
     /// When to look for connections whose time is up. `None`: there are none at all.
     look_at: Option<Instant>,
     counters: Arc<RouteCounters>,
@@ -112,6 +165,8 @@ struct Kept {
 enum State {
     Settling(Settling),
     Resting,
+    /// Its client has left, and its server has not begun to say anything since.
+    Abandoned,
 }
 
 /// What became of a connection in the pool.
@@ -135,7 +190,7 @@ impl Pool {
             options,
             kept: Slab::new(),
             resting: HashMap::new(),
-            reuse: HashMap::new(),
+            manners: HashMap::new(),
             look_at: None,
             counters: Arc::default(),
         }
@@ -164,15 +219,34 @@ impl Pool {
         })
     }
 
-    /// Whether a connection is kept after the request that it has.
-    pub(super) fn keeps(&self, open: &Open) -> bool {
-        self.options.reuse && open.requests < self.options.requests_max
+    /// How the connection's next request is sent.
+    pub(super) fn keeping(&mut self, open: &Open, now: Instant) -> Keeping {
+        if !self.options.reuse || open.requests >= self.options.requests_max {
+            return Keeping::Not;
+        }
+        let address = open.lease.address();
+        match self.manner(address) {
+            Manner::InTurn { .. } => Keeping::FenceWithRequest,
+            Manner::Unknown { .. } | Manner::AnyTime { .. } => Keeping::FenceAfterAnswer,
+            Manner::Silent { ask_at } | Manner::Closes { ask_at } if now < ask_at => Keeping::Not,
+            // One at a time.
+            Manner::Silent { .. } => {
+                let ask_at = now + ASK_AGAIN;
+                self.manners.insert(address, Manner::Silent { ask_at });
+                Keeping::FenceAfterAnswer
+            }
+            Manner::Closes { .. } => {
+                let ask_at = now + ASK_AGAIN;
+                self.manners.insert(address, Manner::Closes { ask_at });
+                Keeping::FenceAfterAnswer
+            }
+        }
     }
 
     /// What is known of the server at `address`.
-    pub(super) fn reuse(&self, address: Address) -> Reuse {
-        let known = self.reuse.get(&address).copied();
-        known.unwrap_or(Reuse::Unproven(0))
+    pub(super) fn manner(&self, address: Address) -> Manner {
+        let known = self.manners.get(&address).copied();
+        known.unwrap_or(Manner::UNKNOWN)
     }
 
     /// A request is over, and the fence was sent. A receive is armed on the connection, or `armed` is
@@ -202,6 +276,30 @@ impl Pool {
         self.judge(id, settling.state(), cx)
     }
 
+    /// The client of a request has left, all of which was sent. `armed`: a read is in flight. Its place is
+    /// taken for as long as the server may be at work on it, of which it tells by writing or by ending:
+    /// then it hears that nobody reads.
+    pub(super) fn abandon<D: Driver>(
+        &mut self,
+        open: Open,
+        armed: bool,
+        route: usize,
+        cx: &mut PoolContext<'_, D>,
+    ) {
+        let entry = self.kept.vacant_entry();
+        let id = UpstreamId(entry.key());
+        cx.owners.assign(open.sock, Owner::Upstream(route, id));
+        if !armed {
+            cx.driver.submit(open.sock, Op::Recv);
+        }
+        entry.insert(Kept {
+            open,
+            since: cx.now,
+            state: State::Abandoned,
+        });
+        self.look_soon(BUSY_MAX, cx.now);
+    }
+
     /// The connection that was used last among those that rest at this endpoint.
     pub(super) fn take(&mut self, address: Address) -> Option<Open> {
         let id = self.resting.get_mut(&address)?.pop()?;
@@ -220,41 +318,84 @@ impl Pool {
         cx: &mut PoolContext<'_, D>,
     ) {
         if let Some(id) = self.resting.get(&address).and_then(|ids| ids.first()) {
-            self.close(*id, cx);
+            self.close(*id, Close::Graceful, cx);
         }
+        // Others may rest while the new one is opened.
+        self.look_soon(self.options.settle, cx.now);
     }
 
-    /// A kept connection has served a request.
+    /// A kept connection has served another request.
     pub(super) fn served_again(&mut self, address: Address) {
-        if self.reuse.insert(address, Reuse::Works) == Some(Reuse::Doubtful) {
-            self.count_doubtful();
+        let known = self.manner(address);
+        self.learn(
+            address,
+            match known {
+                Manner::AnyTime { .. } => Manner::AnyTime { strikes: 0 },
+                Manner::Unknown { .. }
+                | Manner::InTurn { .. }
+                | Manner::Silent { .. }
+                | Manner::Closes { .. } => Manner::InTurn { strikes: 0 },
+            },
+        );
+    }
+
+    /// The fence that came with a request was answered before the request was.
+    pub(super) fn answered_early(&mut self, address: Address) {
+        self.learn(address, Manner::AnyTime { strikes: 0 });
+    }
+
+    /// A server that has the fence with its requests broke off in one of them: it may be another one, which
+    /// cannot cope with it.
+    pub(super) fn broke_off(&mut self, address: Address) {
+        if let Manner::InTurn { .. } = self.manner(address) {
+            self.learn(address, Manner::UNKNOWN);
         }
     }
 
     /// A connection did not come to rest, or was of no use when it did.
-    pub(super) fn disappointed(&mut self, address: Address) {
-        let next = match self.reuse(address) {
-            Reuse::Works => Reuse::Works,
-            Reuse::Doubtful => Reuse::Doubtful,
-            Reuse::Unproven(before) if before + 1 < UNFIT_AFTER => Reuse::Unproven(before + 1),
-            Reuse::Unproven(_) => {
-                tracing::warn!(
+    pub(super) fn disappointed(&mut self, address: Address, failing: Failing, now: Instant) {
+        let ask_at = now + ASK_AGAIN;
+        let next = match self.manner(address) {
+            Manner::Unknown { strikes } if strikes + 1 < STRIKES_MAX => Manner::Unknown {
+                strikes: strikes + 1,
+            },
+            Manner::InTurn { strikes } if strikes + 1 < STRIKES_MAX => Manner::InTurn {
+                strikes: strikes + 1,
+            },
+            Manner::AnyTime { strikes } if strikes + 1 < STRIKES_MAX => Manner::AnyTime {
+                strikes: strikes + 1,
+            },
+            Manner::InTurn { .. } | Manner::AnyTime { .. } => Manner::UNKNOWN,
+            known @ (Manner::Silent { .. } | Manner::Closes { .. }) => known,
+            Manner::Unknown { .. } if failing == Failing::Unanswered => {
+                tracing::info!(
                     route = %self.route,
-                    "endpoint {address}: keeps no connections, or does not answer \
-                     FCGI_GET_VALUES; only GET and HEAD use a connection again there"
+                    "endpoint {address}: does not answer FCGI_GET_VALUES, so each of its connections \
+                     serves one request"
                 );
-                Reuse::Doubtful
+                Manner::Silent { ask_at }
+            }
+            Manner::Unknown { .. } => {
+                tracing::info!(
+                    route = %self.route,
+                    "endpoint {address}: keeps no connections, so each of them serves one request"
+                );
+                Manner::Closes { ask_at }
             }
         };
-        if self.reuse.insert(address, next) != Some(next) {
-            self.count_doubtful();
+        self.learn(address, next);
+    }
+
+    fn learn(&mut self, address: Address, manner: Manner) {
+        let before = self.manners.insert(address, manner);
+        if before.is_some_and(Manner::keeps_none) != manner.keeps_none() {
+            self.count_unkept();
         }
     }
 
-    fn count_doubtful(&self) {
-        let doubtful = self.reuse.values().filter(|r| **r == Reuse::Doubtful);
-        let doubtful = doubtful.count() as u64;
-        self.counters.fastcgi.doubtful.set(doubtful);
+    fn count_unkept(&self) {
+        let unkept = self.manners.values().filter(|manner| manner.keeps_none());
+        self.counters.fastcgi.doubtful.set(unkept.count() as u64);
     }
 
     /// A connection of the pool was heard of.
@@ -272,6 +413,11 @@ impl Pool {
                 let settled = settling.read(&buf);
                 cx.driver.submit(kept.open.sock, Op::Recv);
                 self.judge(id, settled, cx)
+            }
+            // It writes, or it ends. Its next write finds nobody.
+            (_, State::Abandoned) => {
+                self.close(id, Close::Reset, cx);
+                Change::Gone
             }
             // Nobody has asked for anything; or it is the end.
             (Done::Received(_) | Done::Eof | Done::Failed(_), _) => {
@@ -298,11 +444,16 @@ impl Pool {
                 let kept = &mut self.kept[id.0];
                 let lasted = cx.now.saturating_duration_since(kept.since);
                 self.counters.fastcgi.settle_time.record(lasted);
+                if kept.open.lease.gives_way(cx.now) {
+                    return self.give_way(id, cx);
+                }
                 self.counters.fastcgi.settling.lower();
                 kept.state = State::Resting;
                 kept.since = cx.now;
-                kept.open.lease.rest();
+                kept.open.lease.rest(cx.now);
                 let address = kept.open.lease.address();
+                let gives_way_at = kept.open.lease.gives_way_at();
+                self.look_for_newcomers_at(gives_way_at);
                 self.resting.entry(address).or_default().push(id);
                 Change::Rests
             }
@@ -315,44 +466,97 @@ impl Pool {
         let address = kept.open.lease.address();
         let rested = cx.now.saturating_duration_since(kept.since);
         if matches!(kept.state, State::Settling(_)) || rested < self.options.settle {
-            self.disappointed(address);
+            self.disappointed(address, Failing::Ended, cx.now);
         }
-        self.close(id, cx);
+        self.close(id, Close::Graceful, cx);
     }
 
-    fn close<D: Driver>(&mut self, id: UpstreamId, cx: &mut PoolContext<'_, D>) {
+    fn close<D: Driver>(&mut self, id: UpstreamId, how: Close, cx: &mut PoolContext<'_, D>) {
         let Kept { open, state, .. } = self.kept.remove(id.0);
-        if let State::Settling(_) = state {
-            self.counters.fastcgi.settling.lower();
-        } else {
-            open.lease.rouse();
-            let ids = self.resting.get_mut(&open.lease.address());
-            let ids = ids.expect("what rests is listed");
-            ids.retain(|other| *other != id);
+        match state {
+            State::Settling(_) => self.counters.fastcgi.settling.lower(),
+            State::Abandoned => {}
+            State::Resting => {
+                open.lease.rouse();
+                let ids = self.resting.get_mut(&open.lease.address());
+                let ids = ids.expect("what rests is listed");
+                ids.retain(|other| *other != id);
+            }
         }
-        let closed = cx.driver.close(open.sock, Close::Graceful);
+        let closed = cx.driver.close(open.sock, how);
         cx.retired.push(open.lease, open.sock, closed);
     }
 
-    /// Somebody waits for a place: whatever has been settling for too long gives up its own.
+    /// How it is closed when its time is up.
+    fn way_out(&self, id: UpstreamId) -> Close {
+        match self.kept[id.0].state {
+            State::Settling(_) | State::Resting => Close::Graceful,
+            State::Abandoned => Close::Reset,
+        }
+    }
+
+    /// A connection that has nothing to do is closed for one that may wait in the server's backlog.
+    fn give_way<D: Driver>(&mut self, id: UpstreamId, cx: &mut PoolContext<'_, D>) -> Change {
+        tracing::debug!(
+            route = %self.route,
+            "endpoint {}: a connection without a request makes way for one without an answer",
+            self.kept[id.0].open.lease.address()
+        );
+        self.close(id, Close::Graceful, cx);
+        Change::Gone
+    }
+
+    /// Something rests then, and the next look is soon enough.
+    fn look_for_newcomers_at(&mut self, at: Option<Instant>) {
+        let dates = self.look_at.into_iter().chain(at);
+        self.look_at = dates.min();
+    }
+
+    /// Closes connections that rest for those that may wait in a server's backlog, those first that were not
+    /// used for longest.
+    fn make_way<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
+        let mut giving_way = Vec::new();
+        for ids in self.resting.values() {
+            let gives_way = |id: &&UpstreamId| self.kept[id.0].open.lease.gives_way(cx.now);
+            giving_way.extend(ids.iter().take_while(gives_way));
+        }
+        for id in giving_way {
+            let Change::Gone = self.give_way(id, cx) else {
+                unreachable!("it was closed")
+            };
+        }
+    }
+
+    /// When to make way for the next one.
+    fn newcomers_at(&self) -> Option<Instant> {
+        let last = self.resting.values().filter_map(|ids| ids.last());
+        last.filter_map(|id| self.kept[id.0].open.lease.gives_way_at())
+            .min()
+    }
+
+    /// Somebody waits for a place: what has been settling for too long gives up its own, unless it is
+    /// known to be that of a worker that is busy.
     pub fn make_room<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
-        let settle = self.options.settle;
-        let is_late =
-            |kept: &Kept| matches!(kept.state, State::Settling(_)) && kept.since + settle <= cx.now;
-        for id in self.all(is_late) {
-            self.disappointed(self.kept[id.0].open.lease.address());
-            self.close(id, cx);
+        for id in self.all(|kept| self.makes_room_at(kept).is_some_and(|at| at <= cx.now)) {
+            let address = self.kept[id.0].open.lease.address();
+            self.disappointed(address, Failing::Unanswered, cx.now);
+            self.close(id, Close::Graceful, cx);
         }
     }
 
     /// When [`Pool::make_room`] can make some, if somebody waits then.
     #[must_use]
     pub fn room_at(&self) -> Option<Instant> {
-        let settling = |(_, kept): (usize, &Kept)| match kept.state {
-            State::Settling(_) => Some(kept.since + self.options.settle),
-            State::Resting => None,
-        };
-        self.kept.iter().filter_map(settling).min()
+        let all = self.kept.iter();
+        all.filter_map(|(_, kept)| self.makes_room_at(kept)).min()
+    }
+
+    fn makes_room_at(&self, kept: &Kept) -> Option<Instant> {
+        match (&kept.state, self.manner(kept.open.lease.address())) {
+            (State::Settling(_), Manner::InTurn { .. }) => None,
+            (State::Settling(_), _) => Some(kept.since + self.options.settle),
+            (State::Resting | State::Abandoned, _) => None,
+        }
     }
 
     /// When [`Pool::expire`] is due.
@@ -364,17 +568,17 @@ impl Pool {
     /// How long a connection may stay as it is. A server of which it is not known that it answers the
     /// fence may serve one connection at a time, and others wait for it that are not seen from here.
     fn patience(&self, kept: &Kept) -> Duration {
-        match (&kept.state, self.reuse(kept.open.lease.address())) {
-            (State::Settling(_), Reuse::Unproven(_) | Reuse::Doubtful) => {
-                self.options.settle.min(self.options.idle)
-            }
-            (State::Settling(_), Reuse::Works) | (State::Resting, _) => self.options.idle,
+        match (&kept.state, self.manner(kept.open.lease.address())) {
+            (State::Settling(_), Manner::InTurn { .. }) | (State::Abandoned, _) => BUSY_MAX,
+            (State::Settling(_), _) => self.options.settle.min(self.options.idle),
+            (State::Resting, _) => self.options.idle,
         }
     }
 
-    /// The next look is soon enough for a connection that may stay for this long.
+    /// The next look is soon enough for a connection that may stay for this long, as it is: one that comes to
+    /// rest may stay for the idle timeout.
     fn look_soon(&mut self, patience: Duration, now: Instant) {
-        let at = now + patience / LOOKS;
+        let at = now + patience.min(self.options.idle) / LOOKS;
         self.look_at = Some(self.look_at.map_or(at, |other| other.min(at)));
     }
 
@@ -386,11 +590,13 @@ impl Pool {
         for id in self.all(|kept| kept.since + self.patience(kept) <= cx.now) {
             let kept = &self.kept[id.0];
             if let State::Settling(_) = kept.state {
-                self.disappointed(kept.open.lease.address());
+                let address = kept.open.lease.address();
+                self.disappointed(address, Failing::Unanswered, cx.now);
             }
-            self.close(id, cx);
+            self.close(id, self.way_out(id), cx);
         }
-        self.look_at = None;
+        self.make_way(cx);
+        self.look_at = self.newcomers_at();
         let patience = self.kept.iter().map(|(_, kept)| self.patience(kept)).min();
         if let Some(patience) = patience {
             self.look_soon(patience, cx.now);
@@ -401,17 +607,17 @@ impl Pool {
     pub fn follow<D: Driver>(&mut self, set: &AddressSet, cx: &mut PoolContext<'_, D>) {
         let is_current = |address: Address| set.endpoints().iter().any(|e| e.address == address);
         for id in self.all(|kept| !is_current(kept.open.lease.address())) {
-            self.close(id, cx);
+            self.close(id, self.way_out(id), cx);
         }
         self.resting.retain(|address, _| is_current(*address));
-        self.reuse.retain(|address, _| is_current(*address));
-        self.count_doubtful();
+        self.manners.retain(|address, _| is_current(*address));
+        self.count_unkept();
     }
 
     /// Closes everything.
     pub fn close_all<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
         for id in self.all(|_| true) {
-            self.close(id, cx);
+            self.close(id, self.way_out(id), cx);
         }
         self.look_at = None;
     }

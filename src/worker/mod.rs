@@ -505,6 +505,7 @@ impl<D: Driver> Worker<D> {
         }
         let active = &mut self.sessions[id.0];
         let served = &mut self.routes[active.route];
+        let is_full = active.session.is_queued() && served.is_queue_full(self.now);
         if let (Some(place), Some(queue)) = (&mut active.place, &mut served.queue)
             && active.session.is_queued() != (place.standing == Standing::Waiting)
         {
@@ -512,15 +513,18 @@ impl<D: Driver> Worker<D> {
                 *place = Place::new(queue.arrive(), active.session.request());
             }
             place.standing = match place.standing {
-                Standing::New if queue.is_full() && !active.session.is_to_stay() => {
+                Standing::New if is_full && !active.session.is_to_stay() => {
                     return self.step(id, Session::refuse);
                 }
                 Standing::New | Standing::Called => {
                     queue.join(place.arrival, id, self.now);
                     let is_first = place.standing == Standing::New;
                     served.counters.queued.add(u64::from(is_first));
-                    self.queues_looked_at
-                        .get_or_insert(self.now + QUEUE_LOOK_INTERVAL);
+                    let look_at = self.queues_looked_at;
+                    let place_at = served.balancer.pace_ends(self.now);
+                    let look_at = look_at.into_iter().chain(place_at);
+                    let latest = self.now + QUEUE_LOOK_INTERVAL;
+                    self.queues_looked_at = Some(look_at.min().map_or(latest, |at| at.min(latest)));
                     Standing::Waiting
                 }
                 Standing::Waiting => {
@@ -639,7 +643,10 @@ impl<D: Driver> Worker<D> {
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
-        let room_at = waiting.map(|served| served.pool.room_at());
+        let room_at = waiting.map(|served| {
+            let dates = served.pool.room_at().into_iter();
+            dates.chain(served.place_at(self.now)).min()
+        });
         let latest = self.now + QUEUE_LOOK_INTERVAL;
         self.queues_looked_at = room_at
             .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.now, latest)))
@@ -648,7 +655,7 @@ impl<D: Driver> Worker<D> {
 
     /// Gives those who wait for one route at most as many places as are left in this turn.
     fn serve_queue(&mut self, route: usize, left: &mut u32) -> Line {
-        if self.routes[route].has_queue() {
+        if self.routes[route].lacks_places(self.now) {
             let (pool, mut cx) = self.pool_parts(route);
             pool.make_room(&mut cx);
         }

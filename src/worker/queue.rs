@@ -61,6 +61,12 @@ impl Queue {
         rest.next().map(|(arrival, waiting)| (*arrival, waiting.id))
     }
 
+    /// Since when this one has waited.
+    pub(super) fn since(&self, arrival: Arrival) -> Instant {
+        let waiting = self.waiting.get(&arrival);
+        waiting.expect("it was just found").since
+    }
+
     /// Since when the first one has waited.
     pub(super) fn oldest(&self) -> Option<Instant> {
         self.waiting.values().next().map(|first| first.since)
@@ -77,6 +83,11 @@ impl Queue {
     /// Whether nobody else may join who has not waited before.
     pub(super) fn is_full(&self) -> bool {
         self.waiting.len() >= self.max
+    }
+
+    /// The same if so many of those who wait are not counted.
+    pub(super) fn is_full_beyond(&self, others: u64) -> bool {
+        self.waiting.len() as u64 >= (self.max as u64).saturating_add(others)
     }
 }
 
@@ -127,6 +138,9 @@ mod tests {
         queue.join(arrival, SessionId(0), Instant::now());
         assert!(queue.is_full());
         assert!(Queue::new(0).is_full());
+        assert!(!queue.is_full_beyond(1));
+        assert!(queue.is_full_beyond(0));
+        assert!(!queue.is_full_beyond(u64::MAX));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::access_log;
-use crate::backend::{Balancer, Published};
+use crate::backend::{Balancer, Moment, Published};
 use crate::config::{Balance, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
 use crate::observe::Failures;
@@ -119,6 +119,11 @@ impl Served {
             Some(max) => balancer.limited(max.get()),
             None => balancer,
         };
+        let balancer = match &route.protocol {
+            // Only what is kept holds others up, and who is held up waits in the queue.
+            Protocol::Fastcgi(options) if options.pool.reuse && limit.is_some() => balancer.paced(),
+            Protocol::Fastcgi(_) | Protocol::Raw => balancer,
+        };
         let pool = match &route.protocol {
             Protocol::Raw => Pool::empty(),
             Protocol::Fastcgi(options) => Pool::new(options.pool)
@@ -178,18 +183,43 @@ impl Served {
         self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
     }
 
+    /// When those who wait can have a place though nothing happens.
+    pub(super) fn place_at(&self, now: Instant) -> Option<Instant> {
+        let waiting_since = self.queue.as_ref()?.oldest()?;
+        self.balancer.pace_ends(Moment { now, waiting_since })
+    }
+
+    /// Whether nobody else may wait. Those that wait only for the pace are not counted, because a place is
+    /// free for each of them.
+    pub(super) fn is_queue_full(&self, now: Instant) -> bool {
+        let Some(queue) = &self.queue else {
+            return false;
+        };
+        queue.is_full() && queue.is_full_beyond(self.balancer.held_back(now))
+    }
+
+    /// Whether those who wait do so for more than the pace.
+    pub(super) fn lacks_places(&self, now: Instant) -> bool {
+        self.has_queue() && self.balancer.held_back(now) == 0
+    }
+
     /// Who is next after `last`, if some endpoint has a place.
     pub(super) fn next_in_line(
         &mut self,
         last: Option<Arrival>,
         now: Instant,
     ) -> Option<(Arrival, SessionId)> {
-        let next = self.queue.as_ref()?.after(last)?;
+        let queue = self.queue.as_ref()?;
+        let next = queue.after(last)?;
         self.balancer.refresh(&self.route.published);
         if self.balancer.is_empty() {
             // Nobody else asks the name servers for those who wait.
             self.route.published.refresher().suspect_all();
         }
-        self.balancer.has_room(now).then_some(next)
+        let moment = Moment {
+            now,
+            waiting_since: queue.since(next.0),
+        };
+        self.balancer.has_room(moment).then_some(next)
     }
 }

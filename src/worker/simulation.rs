@@ -89,6 +89,11 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             } else {
                 Duration::from_millis(dice.pick(&[20, 500, 5000]))
             },
+            refused: pool.and_then(|_| {
+                let times = [None, Some(0), Some(20), Some(250)];
+                dice.pick(&times).map(Duration::from_millis)
+            }),
+            silent_is_short: pool.is_some(),
             idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
             removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
         },
@@ -265,10 +270,18 @@ impl Backends {
             Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
         };
-        is_limited.then(|| Limit {
+        let limit = is_limited.then(|| Limit {
             per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
             queue_max: dice.pick(&[0, 2, 100]),
-        })
+        });
+        match self {
+            // Such a route has a queue in any case, for those who wait for the pace.
+            Self::Fastcgi => limit.or(Some(Limit {
+                per_endpoint_max: None,
+                queue_max: 100,
+            })),
+            _ => limit,
+        }
     }
 
     fn users(self, dice: &mut Dice) -> Option<Users> {

@@ -61,6 +61,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("proxy-protocol", r#""off""#),
     ("queue-max", "0"),
     ("queue-timeout", r#""500ms""#),
+    ("refused-timeout", r#""100ms""#),
     ("removed-endpoint", r#""close-after 30s""#),
     ("requests-per-upstream", "50"),
     // The other one takes no name servers.
@@ -178,7 +179,7 @@ fn a_file_means_what_the_options_mean() {
          --idle-timeout 10m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
          json --log-level debug --metrics 127.0.0.1:9145 --mode 0600 --nameserver 192.0.2.53 \
          --nameserver [::1]:5353 --owner nginx --per-endpoint-max 8 --pin --protocol fastcgi \
-         --proxy-protocol off --queue-max 0 --queue-timeout 500ms --removed-endpoint close-after 30s \
+         --proxy-protocol off --queue-max 0 --queue-timeout 500ms --refused-timeout 100ms --removed-endpoint close-after 30s \
          --resolve-with dns --shards 2 --source-address 192.0.2.10 --source-address 2001:db8::1 \
          --tcp-keepalive 60s --tcp-user-timeout 30s --user nobody:nogroup --workers 3",
     );

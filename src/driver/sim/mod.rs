@@ -43,11 +43,16 @@
 //!   taken for one that keeps no connections.
 //! - `answers_belong`: what a client gets for a request is what the server that has it sent for it, up
 //!   to END_REQUEST; or an answer of the proxy's own, and then nothing more.
+//! - `fence_for_the_proven`: before the end of its answer, only a server that has served a second request on
+//!   a connection gets the fence;
+//! - `kept_if_certain`: a server is told to keep its connection only if it knows where the request ends;
 //! - `nobody_waits_for_settling`: while somebody waits for a place, none is held for longer than the
 //!   settle timeout by a connection that settles.
 //! - `idle_is_bounded`: nothing is kept without a request for longer than the idle timeout.
 //! - `pool_follows_set`: nothing is kept that leads to an endpoint which is not in the set.
 //! - `within_limit`: kept connections count.
+//! - `paced`: where connections are kept, one is opened only when the last one has shown life, or some time
+//!   after it.
 //! - `lossless`: a request that the proxy has taken whole, with nothing else to do for its client, gets
 //!   its whole answer, unless a server or the client has spoilt that.
 
@@ -73,7 +78,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::backend::{Address, Published};
+use crate::backend::{Address, PACE, Published};
 use crate::sys::Errno;
 use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 use crate::worker::{Limit, Mailbox, Notice};
@@ -213,6 +218,8 @@ struct World {
     moves_in_turn: u32,
     /// By endpoint: how it is down, if it is.
     outages: Vec<Option<Outage>>,
+    /// By endpoint: the connect that began last.
+    last_connects: Vec<Option<(Sock, Instant)>>,
     /// Sockets that are in the table, for iteration.
     live: Vec<Sock>,
     trace: Vec<String>,
@@ -339,6 +346,7 @@ impl Sim {
             disturbed: false,
             idle_turns: 0,
             moves_in_turn: 0,
+            last_connects: vec![None; outages.len()],
             outages,
             live: Vec::new(),
             trace: Vec::new(),
@@ -801,6 +809,32 @@ impl World {
             "within_limit",
             open <= max.get() as usize,
             "{open} connections to {to}"
+        );
+    }
+
+    /// A connection to this endpoint begins.
+    fn judge_pace(&mut self, sock: Sock, to: Address) {
+        let index = self.endpoint_index(to);
+        let last = self.last_connects[index].replace((sock, self.now));
+        let Some(ledger) = &self.ledger else {
+            return;
+        };
+        let (Some((last, at)), true) = (last, ledger.keeps_connections(index)) else {
+            return;
+        };
+        let is_over = !self.live.contains(&last) || {
+            let socket = self.sockets.get(last);
+            let peer = match socket.kind {
+                Kind::Upstream(peer) => peer.map(|peer| &self.peers[peer]),
+                Kind::Listener | Kind::Client(_) => None,
+            };
+            socket.closing.is_some() || peer.is_some_and(|peer| peer.taken > 0 || peer.gone)
+        };
+        rule!(
+            "paced",
+            is_over || self.now >= at + PACE,
+            "{to} is connected to {:?} after {last:?}, which has shown no life",
+            self.now - at
         );
     }
 
@@ -1392,6 +1426,7 @@ impl Driver for Sim {
                 socket.write = write(WriteOp::Connect { answer_at, outcome });
                 world.judge_connects();
                 world.judge_limit(to.into());
+                world.judge_pace(sock, to.into());
             }
         }
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use crate::counters::RouteCounters;
 use crate::driver::Sock;
 use crate::fastcgi::{Answer, BROKEN_OFF, RequestId};
-use crate::session::PoolOptions;
+use crate::session::{BUSY_MAX, PoolOptions};
 use crate::sys::Errno;
 
 use super::dice::Dice;
@@ -34,6 +34,10 @@ pub(super) use server::Server;
 /// Connections in a row that did not come to rest, after which an endpoint may be taken for one that
 /// keeps none. The judge counts more of them than the proxy can.
 const DOUBTFUL_AFTER: u32 = 3;
+
+/// Connections that ended after an answer, from which on the proxy may open more of them at one time. The
+/// judge counts more of them than the proxy can.
+const UNKEPT_MAX: u32 = 8;
 
 /// How late the proxy may be with what is due, beside what its options say.
 const SLACK: Duration = Duration::from_millis(1);
@@ -102,8 +106,10 @@ struct Endpoint {
     manner: Manner,
     /// Connections that ended after an answer.
     ends: u32,
-    /// A kept connection has served a request before there were too many of those.
+    /// A kept connection has served another request, and none has ended since.
     is_proven: bool,
+    /// A kept connection was given another request.
+    is_reused: bool,
 }
 
 impl Ledger {
@@ -119,6 +125,7 @@ impl Ledger {
             manner: dice.pick(&manners),
             ends: 0,
             is_proven: false,
+            is_reused: false,
         };
         Self {
             rules,
@@ -174,10 +181,12 @@ impl Ledger {
 
     /// Whether the proxy may take the server at this endpoint for one that keeps no connections.
     fn is_doubtful(&self, endpoint: usize) -> bool {
-        let Endpoint {
-            ends, is_proven, ..
-        } = self.endpoints[endpoint];
-        ends >= DOUBTFUL_AFTER && !is_proven
+        self.endpoints[endpoint].ends >= DOUBTFUL_AFTER
+    }
+
+    /// Whether the proxy has seen no reason to think that connections to this endpoint are never kept.
+    pub(super) fn keeps_connections(&self, endpoint: usize) -> bool {
+        self.rules.pool.reuse && self.endpoints[endpoint].ends < UNKEPT_MAX
     }
 
     /// From this one on, endpoints have left the addresses. Should they come back, the proxy knows nothing
@@ -205,8 +214,20 @@ impl Ledger {
     /// A connection that served a request has ended.
     fn ended(&mut self, server: &Server) {
         if server.requests > 0 {
-            self.endpoints[server.endpoint].ends += 1;
+            let endpoint = &mut self.endpoints[server.endpoint];
+            endpoint.ends += 1;
+            endpoint.is_proven = false;
         }
+    }
+
+    /// A kept connection is given another request.
+    fn reused(&mut self, endpoint: usize) {
+        self.endpoints[endpoint].is_reused = true;
+    }
+
+    /// Whether the server at this endpoint may be given the fence with a request.
+    fn may_be_asked_early(&self, endpoint: usize) -> bool {
+        self.endpoints[endpoint].is_reused
     }
 }
 
@@ -300,7 +321,7 @@ impl World {
                 serve(peer, index, &mut server, self.now, ledger, &mut self.dice);
                 let has_ended = (peer.gone, peer.is_broken()) != (was_gone, was_broken);
                 if has_ended {
-                    ledger.ended(&server);
+                    ledger.endpoints[server.endpoint].is_proven = false;
                     if !server.is_idle(peer.sent) {
                         ledger.excuse(server.current);
                     }
@@ -499,17 +520,22 @@ impl World {
                 continue;
             }
             let since = *server.settling_since.get_or_insert(now);
-            let mut idle_since = since;
+            let (mut idle_since, mut most) = (since, pool.idle);
+            // The worker of one that is known to answer in its turn is busy.
+            let is_busy = ledger.endpoints[server.endpoint].is_reused;
             if server.is_settled(peer.taken) {
                 idle_since = *server.resting_since.get_or_insert(now);
                 if server.requests > 1 {
-                    let endpoint = &mut ledger.endpoints[server.endpoint];
-                    endpoint.is_proven |= endpoint.ends < DOUBTFUL_AFTER;
+                    ledger.endpoints[server.endpoint].is_proven = true;
                 }
             } else {
+                if is_busy {
+                    most = most.max(BUSY_MAX);
+                }
                 rule!(
                     "nobody_waits_for_settling",
-                    waited <= *look_interval + SLACK
+                    is_busy
+                        || waited <= *look_interval + SLACK
                         || now <= since + pool.settle + *look_interval + SLACK,
                     "upstream {index} settles for {:?}, and somebody waits for {waited:?}",
                     now - since
@@ -517,7 +543,7 @@ impl World {
             }
             rule!(
                 "idle_is_bounded",
-                now <= idle_since + pool.idle * 3 / 2 + SLACK,
+                now <= idle_since + most * 3 / 2 + SLACK,
                 "upstream {index} is kept for {:?}",
                 now - idle_since
             );
@@ -536,10 +562,8 @@ impl World {
             return;
         };
         let is_spoilt = server.is_spoilt;
-        if !peer.gone {
-            let ledger = self.ledger.as_mut().expect("requests are recorded");
-            ledger.ended(server);
-        }
+        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        ledger.ended(server);
         if is_spoilt {
             // It had leased the connection before it saw that.
             self.send_in_flight_is_lost(index);

@@ -52,6 +52,10 @@ pub(in super::super) struct Server {
     when: When,
     /// The fence was read.
     is_asked: bool,
+    /// It said something like the fence's answer before the end of its answer.
+    is_early: bool,
+    /// Whether the request that it has says where its body ends.
+    must_keep: bool,
     /// Where END_REQUEST ends in what it says.
     pub(super) ended_at: Option<u64>,
     /// The same of the fence's answer.
@@ -138,6 +142,8 @@ impl Server {
             begun_at: 0,
             when: When::Done,
             is_asked: false,
+            is_early: false,
+            must_keep: false,
             ended_at: None,
             settled_at: None,
             is_unclean: false,
@@ -209,7 +215,7 @@ impl Server {
         taken: u64,
         ledger: &mut Ledger,
     ) {
-        if self.records.left() == 0 {
+        if self.records.left() == 0 && !self.is_early {
             self.judge_reuse(taken);
         }
         self.records.push(bytes);
@@ -256,6 +262,7 @@ impl Server {
             content,
             padding,
         } = record;
+        let has_ended = self.is_ended(taken);
         match (&mut self.heard, kind) {
             (Heard::Nothing | Heard::Fence, BEGIN) => {
                 self.judge_reuse(taken);
@@ -281,7 +288,7 @@ impl Server {
                 PARAMS,
             ) if *of == id => {
                 let (keep, all) = (*keep, mem::take(all));
-                self.head(me, id, &all, ledger);
+                self.head(me, id, keep, &all, ledger);
                 self.heard = Heard::Body { id, keep, at: 0 };
                 self.found.push_back((behind, Found::Head));
             }
@@ -309,6 +316,11 @@ impl Server {
                 self.found.push_back((behind, Found::BodyEnd));
             }
             (Heard::Request, GET_VALUES) if id == 0 && padding == 0 => {
+                rule!(
+                    "fence_for_the_proven",
+                    has_ended || ledger.may_be_asked_early(self.endpoint),
+                    "upstream {me} gets the fence before the end of its answer"
+                );
                 let asked = pairs(&content);
                 rule!(
                     "backend_gets_requests",
@@ -316,6 +328,11 @@ impl Server {
                     "upstream {me}: another fence: {asked:?}"
                 );
                 self.heard = Heard::Fence;
+                self.found.push_back((behind, Found::Fence));
+            }
+            // The first one proved nothing.
+            (Heard::Fence, GET_VALUES) if self.is_early && has_ended => {
+                (self.is_early, self.settled_at) = (false, None);
                 self.found.push_back((behind, Found::Fence));
             }
             (heard, _) => rule!(
@@ -327,30 +344,38 @@ impl Server {
         }
     }
 
-    fn begin(&mut self, me: usize, id: u16, content: &[u8], ledger: &Ledger) {
+    fn is_ended(&self, taken: u64) -> bool {
+        self.ended_at.is_some_and(|at| at <= taken)
+    }
+
+    fn begin(&mut self, me: usize, id: u16, content: &[u8], ledger: &mut Ledger) {
         self.requests += 1;
+        if self.requests > 1 {
+            ledger.reused(self.endpoint);
+        }
         let may_keep = ledger.is_kept_after(self.requests);
         let must_keep = may_keep && !ledger.is_doubtful(self.endpoint);
         let with = |keep| [0, 1, u8::from(keep), 0, 0, 0, 0, 0];
         let keep = content == with(true);
         rule!(
             "backend_gets_requests",
-            keep && may_keep || !must_keep && content == with(false),
+            keep && may_keep || content == with(false),
             "upstream {me}: request {} begins with {content:?}",
             self.requests
         );
+        self.must_keep = must_keep && !keep;
         self.heard = Heard::Params {
             id,
             keep,
             content: Vec::new(),
         };
         (self.current, self.when) = (None, When::Done);
-        (self.is_asked, self.is_unclean) = (false, false);
+        (self.is_asked, self.is_unclean, self.is_early) = (false, false, false);
         (self.ended_at, self.settled_at) = (None, None);
         (self.settling_since, self.resting_since) = (None, None);
     }
 
-    fn head(&mut self, me: usize, id: u16, params: &[u8], ledger: &mut Ledger) {
+    fn head(&mut self, me: usize, id: u16, keep: bool, params: &[u8], ledger: &mut Ledger) {
         let params = pairs(params).unwrap_or_default();
         let name = params.iter().find(|(name, _)| name == b"SIM_REQUEST");
         let name = name.and_then(|(_, name)| ledger.find(name));
@@ -370,6 +395,16 @@ impl Server {
             "backend_gets_requests",
             request.id == id && request.params == params,
             "upstream {me}: {name} is given as request {id} with {params:?}"
+        );
+        let says_length = params.iter().any(|(name, _)| name == b"CONTENT_LENGTH");
+        rule!(
+            "kept_if_certain",
+            if keep {
+                says_length || request.body.is_empty()
+            } else {
+                !self.must_keep || !says_length
+            },
+            "upstream {me} is to keep its connection: {keep}; length said: {says_length}"
         );
         self.current = Some(name);
         ledger.begun(name, me, self.is_spoilt);
@@ -415,9 +450,9 @@ impl Server {
                     if self.ended_at.is_some() {
                         self.treat_fence(now, dice);
                     } else if dice.one_in(20) {
-                        // As a script does that reads everything at once.
-                        self.answer_fence();
-                        ledger.excuse(self.current);
+                        // As a server does that reads while it works.
+                        self.is_early = true;
+                        self.say_fence_answer();
                     }
                 }
             }
@@ -488,7 +523,7 @@ impl Server {
             self.talk_nonsense(id, dice);
         } else if dice.one_in(80) {
             // It is for the proxy.
-            entry.excused = true;
+            self.is_early = true;
             push(&mut self.script, GET_VALUES_RESULT, 0, &[], 0);
         }
         let end_from = self.script.len();
@@ -559,11 +594,15 @@ impl Server {
     }
 
     fn answer_fence(&mut self) {
+        self.say_fence_answer();
+        self.settled_at = Some(self.script_len());
+    }
+
+    fn say_fence_answer(&mut self) {
         let mut content = Vec::new();
         // Not what the proxy says of itself.
         push_pair(&mut content, ASKED, b"1");
         push(&mut self.script, GET_VALUES_RESULT, 0, &content, 6);
-        self.settled_at = Some(self.script_len());
     }
 
     /// Says what nobody asked for, in a way that nobody can take for an answer.

@@ -1,0 +1,361 @@
+//! When another connection to an endpoint is opened, and when one that is kept is closed for the sake of
+//! those that wait in the server's backlog.
+//!
+//! A new connection that has shown no life (not one byte, and not its end) is a *newcomer*: its server may
+//! not have accepted it. PHP-FPM with `pm = ondemand` starts one worker for each time that it finds its
+//! listening socket readable (`fpm_pctl_on_socket_accept`): of several connects at once, all but one may
+//! stay in the backlog until a worker is free, and a worker is not free while a connection to it is kept.
+//! A server with fewer workers than connections comes to the same. So there are two rules:
+//!
+//! - **The pace.** The next connection is opened when the last one has shown life; or after [`PACE`], or
+//!   slow pages would start one after the other. While connections come to rest, a request waits for one of
+//!   those instead, but for no longer than that.
+//! - **The release.** A newcomer that is silent for longer than answers usually take here may be in the
+//!   backlog: then one connection that has nothing to do is closed, and its worker takes what waits there.
+//!   One for each newcomer, because a free worker serves one.
+//!
+//! Where connections are not kept, both are of no use, and off.
+//!
+//! Pure: the time comes as an argument.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// How long a newcomer holds the next one up. PHP-FPM takes 1 to 2 ms to start a worker on an idle machine and
+/// as long again to be asked for the next one; eight connects in such steps started all of eight workers
+/// there, and five of them while four processes shared each processor. The eighth of eight pages of a second
+/// begins 35 ms late for it.
+pub(crate) const PACE: Duration = Duration::from_millis(5);
+
+/// The least time without life after which a newcomer may be in the backlog: longer than a script that does
+/// little takes on a busy machine.
+const RELEASE_AFTER: Duration = Duration::from_millis(10);
+
+/// So many times the usual time for an answer is no life suspicious. With two, at most half of all answers
+/// take that long (Markov's inequality), so a close that was in vain brings less than one other with it.
+const SUSPICIOUS_FACTOR: u32 = 2;
+
+/// When a newcomer that one connection was closed for is still silent, the next one is closed after this
+/// time: another client of the server may have been the one that got the worker.
+const RELEASE_AGAIN: Duration = Duration::from_secs(1);
+
+/// The weight of what took place before in the usual time for an answer, and so of the last answer.
+const USUAL_PARTS: u32 = 8;
+
+/// So many connections in a row that served a request and never came to rest, and the endpoint is taken for
+/// one where none do. Waiting for life would limit how many requests it gets.
+const KEEPS_NOTHING_AFTER: u32 = 8;
+
+/// A newcomer's number at its endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) struct Number(u64);
+
+/// What a connection has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Course {
+    /// Nobody follows it.
+    Untracked,
+    /// It has shown no life.
+    Newcomer(Number),
+    /// It has served a request, and did not come to rest so far.
+    Alive,
+    /// It has come to rest, and was given a request then or not.
+    Kept { asked: Option<Instant> },
+}
+
+/// The connections to one endpoint, as far as it matters for opening and releasing others.
+#[derive(Debug, Default)]
+pub(super) struct Opening {
+    /// For which nothing was closed; the oldest first.
+    newcomers: VecDeque<Newcomer>,
+    /// For which something was, the longest ago first.
+    served: VecDeque<Newcomer>,
+    /// The connection that was opened last, while it is a newcomer.
+    last: Option<Newcomer>,
+    /// The number of the next one.
+    next: u64,
+    /// When a connection came to rest the last time.
+    rested: Option<Instant>,
+    /// How long answers take to begin.
+    usual: Option<Duration>,
+    /// Connections in a row that never came to rest.
+    unkept: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Newcomer {
+    number: Number,
+    /// It was opened then, or something was closed for it then.
+    since: Instant,
+}
+
+impl Opening {
+    /// A connection is opened.
+    pub(super) fn opened(&mut self, now: Instant) -> Course {
+        let number = Number(self.next);
+        self.next += 1;
+        let newcomer = Newcomer { number, since: now };
+        self.newcomers.push_back(newcomer);
+        self.last = Some(newcomer);
+        Course::Newcomer(number)
+    }
+
+    /// When another one may be opened for a request that has waited since then. `None`: now.
+    pub(super) fn opens_at(&self, waiting_since: Instant, now: Instant) -> Option<Instant> {
+        let last = self.last.filter(|_| self.unkept < KEEPS_NOTHING_AFTER)?;
+        let hope = self.rested.map(|rested| rested.min(waiting_since));
+        let at = hope.map_or(last.since, |hope| hope.max(last.since)) + PACE;
+        (at > now).then_some(at)
+    }
+
+    /// The first byte came on a connection that was in this state.
+    pub(super) fn answered(&mut self, course: Course, now: Instant) -> Course {
+        match course {
+            Course::Untracked => Course::Untracked,
+            Course::Newcomer(number) => {
+                let newcomer = self.remove(number);
+                let took = newcomer.map(|it| now.saturating_duration_since(it.since));
+                took.into_iter().for_each(|took| self.learn(took));
+                Course::Alive
+            }
+            Course::Alive => Course::Alive,
+            Course::Kept { asked } => {
+                let took = asked.map(|asked| now.saturating_duration_since(asked));
+                took.into_iter().for_each(|took| self.learn(took));
+                Course::Kept { asked: None }
+            }
+        }
+    }
+
+    /// A connection came to rest.
+    pub(super) fn came_to_rest(&mut self, course: Course, now: Instant) -> Course {
+        self.rested = Some(now);
+        self.gave_way(course)
+    }
+
+    /// A connection that could have come to rest is closed for another one.
+    pub(super) fn gave_way(&mut self, course: Course) -> Course {
+        if let Course::Newcomer(number) = course {
+            self.remove(number);
+        }
+        self.unkept = 0;
+        match course {
+            Course::Untracked => Course::Untracked,
+            _ => Course::Kept { asked: None },
+        }
+    }
+
+    /// A connection ended.
+    pub(super) fn ended(&mut self, course: Course) {
+        match course {
+            Course::Untracked | Course::Kept { .. } => {}
+            Course::Newcomer(number) => {
+                self.remove(number);
+            }
+            Course::Alive => self.unkept = self.unkept.saturating_add(1),
+        }
+    }
+
+    /// When a connection is to be closed for the next newcomer that may be in the backlog.
+    pub(super) fn release_at(&self) -> Option<Instant> {
+        let first = self
+            .newcomers
+            .front()
+            .map(|it| it.since + self.suspicious());
+        let again = self.served.front().map(|it| it.since + RELEASE_AGAIN);
+        first.into_iter().chain(again).min()
+    }
+
+    /// A connection is closed for that one, if there is one now.
+    pub(super) fn release(&mut self, now: Instant) -> bool {
+        if self.release_at().is_none_or(|at| at > now) {
+            return false;
+        }
+        let is_due = |it: &&Newcomer| it.since + self.suspicious() <= now;
+        let served = match self.newcomers.front().filter(is_due) {
+            Some(_) => self.newcomers.pop_front(),
+            None => self.served.pop_front(),
+        };
+        let Newcomer { number, .. } = served.expect("one of them is due");
+        self.served.push_back(Newcomer { number, since: now });
+        true
+    }
+
+    /// How long an answer takes that makes one wonder.
+    fn suspicious(&self) -> Duration {
+        let usual = self.usual.unwrap_or_default();
+        (usual * SUSPICIOUS_FACTOR).max(RELEASE_AFTER)
+    }
+
+    fn learn(&mut self, took: Duration) {
+        let before = self.usual.unwrap_or(took);
+        self.usual = Some((before * (USUAL_PARTS - 1) + took) / USUAL_PARTS);
+    }
+
+    /// It is none any more. Returns it if nothing was closed for it: then the time that it took is its
+    /// server's, and not one in a backlog.
+    fn remove(&mut self, number: Number) -> Option<Newcomer> {
+        self.last.take_if(|last| last.number == number);
+        if let Ok(at) = self.newcomers.binary_search_by_key(&number, |it| it.number) {
+            return self.newcomers.remove(at);
+        }
+        let at = self.served.iter().position(|it| it.number == number);
+        at.into_iter().for_each(|at| {
+            self.served.remove(at);
+        });
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// An endpoint on which nothing has happened, and a moment.
+    fn fresh() -> (Opening, Instant) {
+        (Opening::default(), Instant::now())
+    }
+
+    /// What serves a request in `took`, comes to rest, and is asked again.
+    fn serve(opening: &mut Opening, course: Course, asked: Instant, took: Duration) -> Course {
+        let course = match course {
+            Course::Kept { .. } => Course::Kept { asked: Some(asked) },
+            course => course,
+        };
+        let course = opening.answered(course, asked + took);
+        opening.came_to_rest(course, asked + took)
+    }
+
+    #[test]
+    fn the_next_one_waits_for_life_of_the_last_or_for_its_pace() {
+        let (mut opening, start) = fresh();
+        assert_eq!(opening.opens_at(start, start), None);
+        let first = opening.opened(start);
+        assert_eq!(opening.opens_at(start, start), Some(start + PACE));
+        assert_eq!(opening.opens_at(start + PACE, start + PACE), None);
+        opening.answered(first, start + MS);
+        assert_eq!(opening.opens_at(start + MS, start + MS), None);
+    }
+
+    #[test]
+    fn the_end_of_the_last_one_is_life_too() {
+        let (mut opening, start) = fresh();
+        let first = opening.opened(start);
+        opening.ended(first);
+        assert_eq!(opening.opens_at(start, start), None);
+    }
+
+    #[test]
+    fn only_the_one_that_was_opened_last_is_waited_for() {
+        let (mut opening, start) = fresh();
+        let _silent = opening.opened(start);
+        let last = opening.opened(start + PACE);
+        opening.answered(last, start + PACE);
+        assert_eq!(opening.opens_at(start + PACE, start + PACE), None);
+    }
+
+    #[test]
+    fn while_connections_come_to_rest_a_request_hopes_for_one_but_not_for_long() {
+        let (mut opening, start) = fresh();
+        let first = opening.opened(start);
+        let _silent = opening.opened(start + MS);
+        let now = start + 20 * MS;
+        serve(&mut opening, first, start, 19 * MS);
+        // Something came to rest a millisecond ago.
+        assert_eq!(opening.opens_at(now, now), Some(now - MS + PACE));
+        // A request that has waited for longer than the pace waits no more.
+        assert_eq!(opening.opens_at(now - PACE, now), None);
+        // Nothing has for a while: nothing is to be hoped for.
+        let later = now + 20 * MS;
+        assert_eq!(opening.opens_at(later, later), None);
+    }
+
+    #[test]
+    fn where_nothing_ever_rests_nobody_waits() {
+        let (mut opening, start) = fresh();
+        for _ in 0..KEEPS_NOTHING_AFTER {
+            let course = opening.opened(start);
+            assert!(opening.opens_at(start, start).is_some());
+            let course = opening.answered(course, start);
+            opening.ended(course);
+        }
+        let course = opening.opened(start);
+        assert_eq!(opening.opens_at(start, start), None);
+        // One that does is news.
+        serve(&mut opening, course, start, MS);
+        opening.opened(start + MS);
+        assert!(opening.opens_at(start + MS, start + MS).is_some());
+    }
+
+    #[test]
+    fn one_is_closed_for_each_newcomer_that_stays_silent() {
+        let (mut opening, start) = fresh();
+        opening.opened(start);
+        opening.opened(start + MS);
+        assert_eq!(opening.release_at(), Some(start + RELEASE_AFTER));
+        assert!(!opening.release(start + RELEASE_AFTER - MS));
+        assert!(opening.release(start + RELEASE_AFTER));
+        assert!(!opening.release(start + RELEASE_AFTER));
+        assert!(opening.release(start + RELEASE_AFTER + MS));
+        assert!(!opening.release(start + RELEASE_AFTER + 2 * MS));
+        // And again after a long time.
+        let again = start + RELEASE_AFTER + RELEASE_AGAIN;
+        assert_eq!(opening.release_at(), Some(again));
+        assert!(opening.release(again) && !opening.release(again));
+    }
+
+    #[test]
+    fn nothing_is_closed_for_one_that_lives_or_has_ended() {
+        let (mut opening, start) = fresh();
+        let [first, second, third] = [(); 3].map(|()| opening.opened(start));
+        opening.answered(first, start + MS);
+        opening.ended(second);
+        assert!(opening.release(start + RELEASE_AFTER));
+        opening.answered(third, start + RELEASE_AFTER);
+        assert_eq!(opening.release_at(), None);
+        assert!(opening.newcomers.is_empty() && opening.served.is_empty());
+    }
+
+    #[test]
+    fn what_is_slow_by_nature_is_not_suspicious() {
+        let (mut opening, start) = fresh();
+        let mut course = opening.opened(start);
+        for round in 0..30 {
+            course = serve(&mut opening, course, start + 100 * MS * round, 100 * MS);
+        }
+        let now = start + 3000 * MS;
+        opening.opened(now);
+        assert_eq!(opening.release_at(), Some(now + 200 * MS));
+        // Most requests are quick again.
+        for round in 0..50 {
+            course = serve(&mut opening, course, now + MS * round, MS / 2);
+        }
+        assert_eq!(opening.release_at(), Some(now + RELEASE_AFTER));
+    }
+
+    #[test]
+    fn the_time_in_a_backlog_is_not_taken_for_the_servers() {
+        let (mut opening, start) = fresh();
+        let stuck = opening.opened(start);
+        assert!(opening.release(start + RELEASE_AFTER));
+        opening.answered(stuck, start + 5000 * MS);
+        assert_eq!(opening.usual, None);
+    }
+
+    #[test]
+    fn uniformly_slow_pages_on_new_connections_release_nothing() {
+        let (mut opening, start) = fresh();
+        let page = 20 * MS;
+        let mut courses: Vec<_> = (0..8)
+            .map(|number| (start + PACE * number, opening.opened(start + PACE * number)))
+            .collect();
+        for (opened, course) in &mut courses {
+            let done = *opened + page;
+            *course = opening.answered(*course, done);
+            assert!(!opening.release(done));
+            *course = opening.came_to_rest(*course, done);
+        }
+    }
+}
