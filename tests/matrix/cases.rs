@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::ask::{Ask, Body, Failure, Reply};
+use crate::ask::{Ask, Body, Failure, Reply, SILENCE_MAX};
 use crate::common::pattern::usize_of;
-use crate::common::wait::SetOnDrop;
+use crate::common::wait::{SetOnDrop, pause};
 use crate::common::{MB, Pattern, eventually};
 use crate::fronts::Front;
 use crate::servers::Server;
@@ -264,13 +264,12 @@ fn bare(side: &Side) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Together less than HAProxy's buffer of 16 KiB holds.
 fn headers(side: &Side) -> Result<(), Failure> {
     const COUNT: usize = 40;
-    const LENGTH: usize = 250;
-    let reply = side.get(&format!("do=headers&count={COUNT}&length={LENGTH}"))?;
+    let length = side.header_bytes;
+    let reply = side.get(&format!("do=headers&count={COUNT}&length={length}"))?;
     with_body(&reply, b"headers\n")?;
-    let value = "h".repeat(LENGTH);
+    let value = "h".repeat(length);
     let whole = |number: usize| {
         let name = format!("X-Many-{number}");
         let mut fields = reply.headers.lines().filter_map(|line| line.split_once(':'));
@@ -338,7 +337,11 @@ const LOAD: usize = 4;
 const LOAD_SERVED: usize = 100;
 
 /// Requests one after another, GET and POST in turns, while `act` runs. Tells how many failed.
-fn under_load(query: &(dyn Fn(&str) -> String + Sync), way: &Way, act: impl FnOnce()) -> usize {
+fn under_load(
+    query: &(dyn Fn(&str) -> String + Sync),
+    way: &Way,
+    act: impl FnOnce(),
+) -> Result<usize, Failure> {
     let (served, failed, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
     let ask = |number: usize| {
         let ask = match number % 2 {
@@ -366,13 +369,21 @@ fn under_load(query: &(dyn Fn(&str) -> String + Sync), way: &Way, act: impl FnOn
                 }
             });
         }
-        let served = || served.load(Ordering::Acquire);
-        eventually("requests are served", || served() > LOAD_SERVED);
+        let until = |count: usize| {
+            let began = Instant::now();
+            while served.load(Ordering::Acquire) < count {
+                if began.elapsed() > SILENCE_MAX {
+                    return Err(wrong("requests are not served"));
+                }
+                pause(Duration::from_millis(1));
+            }
+            Ok(())
+        };
+        until(LOAD_SERVED)?;
         act();
-        let before = served();
-        eventually("requests are served again", || served() > before + LOAD_SERVED);
-    });
-    failed.into_inner()
+        until(served.load(Ordering::Acquire) + LOAD_SERVED)
+    })?;
+    Ok(failed.into_inner())
 }
 
 /// PHP-FPM lets its workers finish what they are at, and keeps its listener.
@@ -383,7 +394,7 @@ fn reload(side: &Side) -> Result<(), Failure> {
         let before = ready();
         process.signal(libc::SIGUSR2);
         eventually("it has started anew", || ready() > before);
-    });
+    })?;
     match failed {
         0 => Ok(()),
         _ => Err(wrong(format!("{failed} requests fail"))),
@@ -410,7 +421,7 @@ fn restart(side: &mut Side) -> Result<(), Failure> {
             TcpStream::connect((&*endpoint.0, endpoint.1)).is_err()
         });
         *process = Some(server.start(dir, endpoint));
-    });
+    })?;
     match failed <= 2 * LOAD {
         true => Ok(()),
         false => Err(wrong(format!("{failed} requests fail"))),

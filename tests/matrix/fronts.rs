@@ -93,6 +93,15 @@ impl Front {
         }
     }
 
+    /// The length of each of 40 headers of an answer that it takes. PHP-FPM writes 8 KiB at a time, and a
+    /// head that comes in two records makes HAProxy 2.6 end itself (`bug condition "c_empty(ic)"`).
+    pub(crate) const fn header_bytes(self) -> usize {
+        match self {
+            Self::Haproxy { .. } => 100,
+            _ => 250,
+        }
+    }
+
     /// Starts it with an address for each of the targets; `None` if it is no web server.
     pub(crate) fn start(self, dir: &Path, root: &Path, targets: &[Target]) -> Option<WebServer> {
         let addresses: Vec<_> = targets.iter().map(|_| fresh_endpoint()).collect();

@@ -45,6 +45,17 @@ pub(crate) const NOTES: &[Note] = &[
     },
     Note {
         claim: Claim::AsDirect,
+        about: |pair, case| case == Case::Chunked && is_haproxy(pair.front),
+        text: "HAProxy answers 400 to an upload of unknown length that does not fit into its buffer.",
+    },
+    Note {
+        claim: Claim::AsDirect,
+        about: |pair, case| case == Case::Killed && pair.front == Front::Caddy,
+        text: "Caddy 2.6 ends what it has begun to send as if it were whole, whatever becomes of the \
+               answer behind it. Later versions break it off.",
+    },
+    Note {
+        claim: Claim::AsDirect,
         about: |pair, case| case == Case::Early && pair.server == Server::Fcgiwrap,
         text: "fcgiwrap takes it for an error when the program does not read its body, and answers 502.",
     },
@@ -65,7 +76,6 @@ const fn reads_what_was_announced(server: Server) -> bool {
     server.is_fpm() || matches!(server, Server::PhpCgi | Server::Uwsgi)
 }
 
-#[expect(dead_code, reason = "until there is a note about one")]
-const fn front_is_haproxy(front: Front) -> bool {
+const fn is_haproxy(front: Front) -> bool {
     matches!(front, Front::Haproxy { .. })
 }

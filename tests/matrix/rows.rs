@@ -47,9 +47,8 @@ impl Row {
                 false => [Cell::Absent, Cell::Absent],
                 true => {
                     let direct = case.run(&mut site.direct);
-                    eprintln!("DBG {pair:?} {case:?} direct {direct:?}");
                     let through = [&mut site.io_uring, &mut site.epoll];
-                    through.map(|side| {let b = std::time::Instant::now(); let r = case.run(side); eprintln!("DBG    {:?} {r:?}", b.elapsed()); judge(case, &direct, r)})
+                    through.map(|side| judge(case, &direct, case.run(side)))
                 }
             };
             (case, cells)

@@ -28,6 +28,7 @@ pub(crate) struct Side {
     /// Of this side alone; the programs read and write here.
     pub(crate) dir: PathBuf,
     pub(crate) process: Option<Process>,
+    pub(crate) header_bytes: usize,
     _proxy: Option<Proxy>,
 }
 
@@ -64,7 +65,7 @@ impl Site {
                 (None, _) => Way::records(target, script.clone()),
             };
             number += 1;
-            behind.reached_by(way)
+            behind.reached_by(way, front)
         });
         let [direct, io_uring, epoll] = sides;
         Self {
@@ -113,13 +114,14 @@ impl Behind {
         }
     }
 
-    fn reached_by(self, way: Way) -> Side {
+    fn reached_by(self, way: Way, front: Front) -> Side {
         Side {
             way,
             server: self.server,
             endpoint: self.endpoint,
             dir: self.dir,
             process: Some(self.process),
+            header_bytes: front.header_bytes(),
             _proxy: self.proxy,
         }
     }
