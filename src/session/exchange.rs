@@ -50,6 +50,11 @@ const WATCH_AFTER: Duration = Duration::from_millis(100);
 /// the same matter).
 const FAREWELL_TIME: Duration = Duration::from_secs(5);
 
+/// How long a client that takes nothing is waited for, until it has what came of an answer that broke off and
+/// the sign of that: it is as long as web servers wait for their own clients (nginx's `send_timeout`). One that
+/// has less may take what it has for the whole.
+const BREAK_TIME: Duration = Duration::from_secs(60);
+
 /// See [`FAREWELL_TIME`].
 const FAREWELL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -145,7 +150,6 @@ enum Stage<D: Driver> {
     /// The answer broke off. What came of it is on its way to the client, and then the sign of that.
     Breaking {
         held: Option<Held<D::Pipe>>,
-        by: Instant,
         /// What the session ends as.
         ending: Ending,
     },
@@ -263,7 +267,8 @@ impl<D: Driver> Exchange<D> {
                 Some(idle_at.map_or(watch_at, |idle_at| idle_at.min(watch_at)))
             }
             Stage::Serve(_) => idle_at,
-            Stage::Farewell { by, .. } | Stage::Breaking { by, .. } => Some(*by),
+            Stage::Farewell { by, .. } => Some(*by),
+            Stage::Breaking { .. } => Some(self.last_activity + BREAK_TIME),
         }
     }
 
@@ -1253,9 +1258,9 @@ impl<D: Driver> Exchange<D> {
             return Step::End(ending);
         }
         self.inbox = None;
+        self.last_activity = cx.now;
         self.stage = Stage::Breaking {
             held: serving.download,
-            by: cx.now + FAREWELL_TIME,
             ending,
         };
         match self.writing {
