@@ -584,18 +584,23 @@ fn fastcgi_metrics_equal_what_happened(engine: Engine) {
     assert_eq!(proxy.status()["routes"][0]["fastcgi"]["requests"]["2xx"], 2);
 }
 
-/// Small ones and bulk, an answer of the proxy's own, and several requests on one connection.
+/// Small ones and bulk, one that breaks off, an answer of the proxy's own, and several requests on one
+/// connection.
 fn bytes_of_requests_and_answers_are_counted_to_the_byte(engine: Engine) {
     const BULK: usize = 3 * 1024 * 1024;
     let backend = Backend::scripted(|conversation| {
-        conversation.respond(|heard: &Heard| {
-            let size = if heard.uri() == "/bulk" { BULK } else { 5 };
+        while let Some(heard) = conversation.request()? {
+            let size = if heard.uri() == "/small" { 5 } else { BULK };
             let text = [b"Status: 200 OK\r\n\r\n", &vec![b'x'; size][..]].concat();
             let mut bytes = Vec::new();
             push_stream(&mut bytes, Kind::Stdout, heard.id, &text);
+            if heard.uri() == "/broken" {
+                return conversation.send(&bytes[..BULK / 2]);
+            }
             bytes.extend(end(heard.id));
-            bytes
-        })
+            conversation.send(&bytes)?;
+        }
+        Ok(())
     });
     let proxy = Proxy::builder()
         .engine(engine)
@@ -607,6 +612,7 @@ fn bytes_of_requests_and_answers_are_counted_to_the_byte(engine: Engine) {
     for requests in [
         vec![Request::get("/small").closing()],
         vec![Request::get("/bulk").closing()],
+        vec![Request::get("/broken").closing()],
         vec![Request::post("/small", &vec![b'y'; BULK]).closing()],
         vec![
             Request::get("/small"),
