@@ -15,6 +15,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use common::backend::Refusing;
 use common::fastcgi::{Client, Request, read_record};
@@ -26,7 +27,7 @@ use common::programs::{
 };
 use common::proxy::{connect, fresh_dir};
 use common::sys::is_root;
-use common::wait::SetOnDrop;
+use common::wait::{SetOnDrop, meanwhile, pause};
 use common::{Engine, GUARD, MB, Pattern, Proxy, eventually, for_each_engine};
 use spliceway::fastcgi::Kind;
 use tempfile::TempDir;
@@ -38,6 +39,7 @@ for_each_engine!(
     sixty_four_clients_never_get_each_others_pages,
     workers_that_retire_after_five_requests_fail_none,
     scripts_that_run_on_after_their_answer_hold_up_nobody,
+    scripts_that_run_on_after_their_answer_keep_their_places_once_the_fence_is_known_to_work,
     a_rejected_upload_is_a_403_and_not_a_502,
     a_client_that_leaves_in_the_midst_of_a_page_frees_its_worker,
     a_restart_of_php_fpm_costs_only_the_requests_in_flight,
@@ -435,7 +437,8 @@ fn workers_that_retire_after_five_requests_fail_none(engine: Engine) {
     }
 }
 
-/// More of them than there are permits: their connections are given up for those who wait.
+/// More of them than there are permits, and it is not known yet that the fence works there: their connections
+/// are given up for those who wait.
 fn scripts_that_run_on_after_their_answer_hold_up_nobody(engine: Engine) {
     let plan = Plan {
         workers: 8,
@@ -455,6 +458,52 @@ fn scripts_that_run_on_after_their_answer_hold_up_nobody(engine: Engine) {
     assert!(!site.out().join("ended").exists(), "the scripts still run");
     site.open_gate();
     site.wait_for_notes("ended", 4);
+}
+
+/// As many permits as workers. What one more connection would carry would wait in the backlog, for
+/// whichever worker; here the next request gets the first one that is free.
+fn scripts_that_run_on_after_their_answer_keep_their_places_once_the_fence_is_known_to_work(
+    engine: Engine,
+) {
+    let plan = Plan {
+        workers: 2,
+        args: &[
+            "--per-endpoint-max",
+            "2",
+            "--settle-timeout",
+            "500ms",
+            "--idle-upstream",
+            "10m",
+        ],
+        ..Plan::default()
+    };
+    let site = Site::with(engine, &plan);
+    let token = |number: usize| {
+        let response = site.get(&format!("/kept/token.php?token={number}"));
+        assert_eq!(response.text(), format!("{number}\n"));
+    };
+    for number in 0..2 {
+        token(number);
+        site.proxy.process().assert_comes_to_rest();
+    }
+    let finish = format!("/kept/finish.php?dir={}", site.out().display());
+    assert_eq!(site.get(&finish).text(), "answered\n");
+    site.wait_for_notes("began", 1);
+    // The other worker is free.
+    at_once(4, 40, token);
+    assert_eq!(site.get(&finish).text(), "answered\n");
+    site.wait_for_notes("began", 2);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| token(2));
+        // For longer than the settle timeout.
+        meanwhile(Duration::from_secs(2), || {
+            assert!(!waiting.is_finished(), "no worker is free");
+            pause(Duration::from_millis(10));
+        });
+        site.open_gate();
+        waiting.join().unwrap();
+    });
+    site.wait_for_notes("ended", 2);
 }
 
 fn a_rejected_upload_is_a_403_and_not_a_502(engine: Engine) {

@@ -47,8 +47,9 @@ pub(super) struct FastcgiArguments {
         value_parser = positive_timeout,
         allow_hyphen_values = true,
         help = "With --protocol fastcgi, close a connection whose backend takes longer than this after \
-                a request to be ready for the next one, if a request waits for its place. [default: \
-                50ms]"
+                a request to be ready for the next one. Not where backends have proved that they say \
+                when they are: there a connection keeps its place while the script runs on, for up to \
+                300s. [default: 50ms]"
     )]
     settle_timeout: Option<Duration>,
 

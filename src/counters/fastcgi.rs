@@ -19,7 +19,7 @@ pub struct FastcgiCounters {
     pub settle_time: Histogram,
     /// Connections that are between the two now.
     pub settling: Level,
-    /// Endpoints that do not take a connection for more than one request.
+    /// Endpoints whose connections serve one request each.
     pub doubtful: Level,
     /// Requests that the guard rejected, by [`Rule`].
     pub rejections: [Count; Rule::ALL.len()],

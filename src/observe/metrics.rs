@@ -118,8 +118,8 @@ catalogue! {
     SETTLE_TIME = Histogram "spliceway_fastcgi_settle_time_seconds" ["route"]
         "From the end of an answer until the backend said that it was ready for the next request";
     DOUBTFUL_ENDPOINTS = Gauge "spliceway_fastcgi_doubtful_endpoints" ["route"]
-        "Endpoints that keep no connections or do not say when they are ready: only GET and HEAD \
-         reuse a connection there";
+        "Endpoints that keep no connections or do not say when they are ready: each of their \
+         connections serves one request";
     GUARD_REJECTIONS = Counter "spliceway_fastcgi_guard_rejections" ["route", "rule"]
         "Requests that the guard rejected, by the rule that they broke";
     OVERRIDDEN_PARAMS = Counter "spliceway_fastcgi_overridden_params" ["route", "param"]

@@ -209,7 +209,7 @@ pub struct FastcgiStatus {
     pub upstreams: UpstreamsStatus,
     /// From the end of an answer until its connection was ready for the next request.
     pub settle_time: HistogramStatus,
-    /// Endpoints that do not keep connections as they should.
+    /// Endpoints whose connections serve one request each.
     pub doubtful_endpoints: u64,
     /// Requests that the guard rejected, by its rule; every rule is listed.
     pub guard_rejections: BTreeMap<String, u64>,

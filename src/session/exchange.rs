@@ -1299,13 +1299,17 @@ impl<D: Driver> Exchange<D> {
             unreachable!("an answer broke off")
         };
         let flushed = match held {
-            Some(held) => bulk::flush(held, cx.driver, self.client),
+            Some(held) => bulk::flush(held, cx.driver, self.client, &cx.counters.to_client),
             None => Flushed::All,
         };
         let told = match flushed {
             Flushed::All => {
                 *held = None;
-                cx.driver.send_now(self.client, &BROKEN_OFF)
+                let told = cx.driver.send_now(self.client, &BROKEN_OFF);
+                if told.is_ok() {
+                    cx.counters.to_client.copied.add(BROKEN_OFF.len() as u64);
+                }
+                told
             }
             Flushed::Full => Err(Errno(libc::EAGAIN)),
             Flushed::Failed(errno) => Err(errno),
