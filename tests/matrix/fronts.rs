@@ -213,9 +213,8 @@ const NGINX_PARAMS: &str = "
 
 fn apache(plan: &Plan<'_>, reuses: bool) -> Process {
     let root = plan.root.display();
-    let mut config = format!(
-        "<Directory {root}>\nAllowOverride None\nRequire all granted\n</Directory>\n"
-    );
+    let mut config =
+        format!("<Directory {root}>\nAllowOverride None\nRequire all granted\n</Directory>\n");
     let (first, _) = plan.sites[0];
     for (number, ((host, port), target)) in plan.sites.iter().enumerate() {
         // A name of its own for each, because they tell workers apart.
@@ -226,10 +225,17 @@ fn apache(plan: &Plan<'_>, reuses: bool) -> Process {
             }
             Target::Proxy(path) => {
                 let server = format!("fcgi://behind{number}");
-                (format!("proxy:unix:{}|{server}/", path.display()), format!("{server}/"))
+                (
+                    format!("proxy:unix:{}|{server}/", path.display()),
+                    format!("{server}/"),
+                )
             }
         };
-        let reuse = if reuses && is_proxy(target) { "on" } else { "off" };
+        let reuse = if reuses && is_proxy(target) {
+            "on"
+        } else {
+            "off"
+        };
         if number > 0 {
             writeln!(config, "Listen {host}:{port}").expect("a string takes everything");
         }
@@ -335,7 +341,11 @@ fn haproxy(plan: &Plan<'_>, keeps: bool) -> Process {
             Target::Server((host, port)) => format!("{host}:{port}"),
             Target::Proxy(path) => format!("unix@{}", path.display()),
         };
-        let app = if keeps && is_proxy(target) { "kept" } else { "closing" };
+        let app = if keeps && is_proxy(target) {
+            "kept"
+        } else {
+            "closing"
+        };
         write!(
             config,
             "frontend front{number}\n\

@@ -32,7 +32,9 @@ impl Note {
 
 /// The number of the note that explains this cell, if it needs one and there is one.
 pub(crate) fn explanation(pair: Pair, case: Case, cell: &Cell) -> Option<usize> {
-    NOTES.iter().position(|note| note.explains(pair, case, cell))
+    NOTES
+        .iter()
+        .position(|note| note.explains(pair, case, cell))
 }
 
 pub(crate) const NOTES: &[Note] = &[

@@ -51,18 +51,28 @@ fn measured(rows: &[&Row]) -> String {
     let mut text = "\n### Servers\n\n".to_owned();
     let fronts = [Front::NGINX, Front::Records];
     let of = |row: &&&Row| fronts.contains(&row.pair.front);
-    push_table(&mut text, "server", rows.iter().filter(of), &mut notes, |row| {
-        let front = match row.pair.front {
-            Front::Records => "records",
-            _ => "nginx",
-        };
-        format!("{}; {front}", row.pair.server.name())
-    });
+    push_table(
+        &mut text,
+        "server",
+        rows.iter().filter(of),
+        &mut notes,
+        |row| {
+            let front = match row.pair.front {
+                Front::Records => "records",
+                _ => "nginx",
+            };
+            format!("{}; {front}", row.pair.server.name())
+        },
+    );
     text += "\n### Web servers\n\n";
     let of = |row: &&&Row| row.pair.server == Server::FpmStatic;
-    push_table(&mut text, "in front", rows.iter().filter(of), &mut notes, |row| {
-        row.pair.front.name().to_owned()
-    });
+    push_table(
+        &mut text,
+        "in front",
+        rows.iter().filter(of),
+        &mut notes,
+        |row| row.pair.front.name().to_owned(),
+    );
     text.push('\n');
     for (number, note) in notes.0.iter().enumerate() {
         writeln!(text, "{}. {}", number + 1, NOTES[*note].text).expect("a string takes everything");
