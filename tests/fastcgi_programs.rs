@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::backend::Refusing;
-use common::fastcgi::{Client, Request, read_record};
+use common::fastcgi::{Client, Request, page, read_record, stdout};
 use common::http::Response;
 use common::pattern::crc32;
 use common::process::Process;
@@ -28,7 +28,7 @@ use common::programs::{
 use common::proxy::{connect, fresh_dir};
 use common::sys::is_root;
 use common::wait::{SetOnDrop, meanwhile, pause};
-use common::{Engine, GUARD, MB, Pattern, Proxy, eventually, for_each_engine};
+use common::{Backend, Engine, GUARD, MB, Pattern, Proxy, eventually, for_each_engine};
 use spliceway::fastcgi::Kind;
 use tempfile::TempDir;
 
@@ -48,6 +48,7 @@ for_each_engine!(
     without_an_endpoint_there_is_an_answer_when_told_to,
     kept_connections_of_nginx_hold_no_worker,
     parameters_from_a_scripts_own_client_are_blocked,
+    nginx_caches_no_answer_that_broke_off,
     apache_in_front,
     a_script_of_one_process_that_ignores_the_fence,
 );
@@ -745,6 +746,61 @@ fn parameters_from_a_scripts_own_client_are_blocked(engine: Engine) {
         let directly = send_to(&format!("tcp://{host}:{port}"));
         assert!(directly.contains("evil ran x"), "{directly}");
         fs::remove_file(&ran).unwrap();
+    }
+}
+
+/// The second time it comes whole. The first time it ends with a record, where nginx takes the mere end of
+/// the connection for the end of the page.
+fn nginx_caches_no_answer_that_broke_off(engine: Engine) {
+    let asked = AtomicUsize::new(0);
+    let backend = Backend::scripted(move |conversation| {
+        let heard = conversation.request()?.expect("a request");
+        match asked.fetch_add(1, Ordering::AcqRel) {
+            0 => conversation.send(&stdout(heard.id, b"the first half, ")),
+            _ => conversation.send(&page(heard.id, b"the first half, and the second")),
+        }
+    });
+    let dir = fresh_dir();
+    let proxy = start_proxy(engine, &[], &backend.to_string());
+    let front = dir.path().join("http.sock");
+    let config = format!(
+        "http {{
+            access_log off;
+            client_body_temp_path {dir}/body;
+            fastcgi_temp_path {dir}/fastcgi;
+            proxy_temp_path {dir}/proxy;
+            uwsgi_temp_path {dir}/uwsgi;
+            scgi_temp_path {dir}/scgi;
+            fastcgi_cache_path {dir}/cache keys_zone=pages:1m;
+            server {{
+                listen unix:{front};
+                location / {{
+                    fastcgi_pass unix:{proxy};
+                    fastcgi_param REQUEST_METHOD $request_method;
+                    fastcgi_param REQUEST_URI $request_uri;
+                    fastcgi_param CONTENT_LENGTH $content_length;
+                    fastcgi_cache pages;
+                    fastcgi_cache_key $request_uri;
+                    fastcgi_cache_valid 200 1h;
+                    add_header X-Cache $upstream_cache_status;
+                }}
+            }}
+        }}",
+        dir = dir.path().display(),
+        front = front.display(),
+        proxy = proxy.socket().display(),
+    );
+    let _nginx = start_nginx(dir.path(), &config, &front);
+    let get = || Response::to(&front, "GET", "/page", b"");
+    // How much of it goes on to the client before nginx notices is up to nginx.
+    let mut client = connect(&front).unwrap();
+    client.write_all(b"GET /page HTTP/1.0\r\n\r\n").unwrap();
+    let mut cut = Vec::new();
+    client.read_to_end(&mut cut).unwrap();
+    for from in ["MISS", "HIT"] {
+        let response = get();
+        assert_eq!(response.text(), "the first half, and the second");
+        assert_eq!(response.header("X-Cache"), Some(from));
     }
 }
 

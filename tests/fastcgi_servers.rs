@@ -37,6 +37,7 @@ for_each_engine!(
     an_answer_that_dies_at_any_byte_ends_between_records_with_the_sign,
     large_records_that_die_anywhere_end_between_records_with_the_sign,
     nonsense_within_an_answer_ends_it_with_the_sign,
+    nonsense_that_comes_in_pieces_before_the_answer_is_a_502_when_told_to,
     an_answer_in_two_writes_does_not_wait_for_an_acknowledgement,
 );
 
@@ -652,43 +653,70 @@ fn large_records_that_die_anywhere_end_between_records_with_the_sign(engine: Eng
 
 /// What came before it is the client's.
 fn nonsense_within_an_answer_ends_it_with_the_sign(engine: Engine) {
-    let begin = [
-        record(Kind::Stderr, ONE, b"a warning"),
-        record(Kind::Stdout, ONE, b"X: y\r\n\r\nhalf"),
-    ]
-    .concat();
+    let error = record(Kind::Stderr, ONE, b"a warning");
+    let begins = [
+        [&error[..], &record(Kind::Stdout, ONE, b"X: y\r\n\r\nhalf")].concat(),
+        // Before the end of the headers, the mere end tells.
+        [&error[..], &record(Kind::Stdout, ONE, b"X: y\r\n")].concat(),
+        error,
+    ];
     let odd = [
         b"HTTP/1.1 500 Internal Server Error\r\n\r\n".to_vec(),
         record(Kind::Stdout, RequestId::MANAGEMENT, b"foreign"),
         record(Kind::Stdin, ONE, b"no part of an answer"),
         record(Kind::EndRequest, ONE, b"short"),
     ];
-    let answers: Vec<_> = odd.iter().map(|odd| [&begin, &odd[..]].concat()).collect();
-    let split = begin.len();
+    let (played_begins, played_odd) = (begins.clone(), odd.clone());
     let backend = Backend::scripted(move |conversation| {
         let heard = conversation.request()?.expect("a request");
-        let (number, in_pieces) = heard.uri()[1..].split_once('/').unwrap();
-        let answer = &answers[number.parse::<usize>().unwrap()];
-        let (first, second) = answer.split_at(if in_pieces == "pieces" { split } else { 0 });
-        conversation.send(first)?;
-        if !first.is_empty() {
+        let mut uri = heard.uri()[1..].split('/');
+        let mut number = || uri.next().unwrap().parse::<usize>().unwrap();
+        let (begin, odd) = (&played_begins[number()], &played_odd[number()]);
+        if uri.next() == Some("pieces") {
+            conversation.send(begin)?;
             conversation.wait_for_release()?;
+            conversation.send(odd)?;
+        } else {
+            conversation.send(&[&begin[..], odd].concat())?;
         }
-        conversation.send(second)?;
         conversation.discard_until_eof()
     });
     let proxy = builder(engine, NEVER).backend(&backend).start();
-    for number in 0..odd.len() {
-        for how in ["pieces", "whole"] {
-            let client = Client::connect(&proxy);
-            client.send(&Request::get(&format!("/{number}/{how}")).closing().bytes());
-            if how == "pieces" {
-                proxy.process().assert_comes_to_rest();
-                backend.release(1);
+    for (begin_number, begin) in begins.iter().enumerate() {
+        for odd_number in 0..odd.len() {
+            for how in ["pieces", "whole"] {
+                let client = Client::connect(&proxy);
+                let uri = format!("/{begin_number}/{odd_number}/{how}");
+                client.send(&Request::get(&uri).closing().bytes());
+                if how == "pieces" {
+                    proxy.process().assert_comes_to_rest();
+                    backend.release(1);
+                }
+                assert_broken_off(&client, begin, &uri);
             }
-            assert_broken_off(&client, &begin, &format!("{number}, {how}"));
         }
     }
+}
+
+/// Nothing of it has gone to the client, however it came.
+fn nonsense_that_comes_in_pieces_before_the_answer_is_a_502_when_told_to(engine: Engine) {
+    let foreign = record(Kind::Stdout, RequestId::MANAGEMENT, b"foreign");
+    let backend = Backend::scripted(move |conversation| {
+        conversation.request()?;
+        conversation.send(&foreign[..3])?;
+        conversation.wait_for_release()?;
+        conversation.send(&foreign[3..])?;
+        conversation.discard_until_eof()
+    });
+    let proxy = builder(engine, NEVER)
+        .args(["--on-failure", "respond"])
+        .backend(&backend)
+        .start();
+    let client = Client::connect(&proxy);
+    client.send(&Request::get("/").closing().bytes());
+    proxy.process().assert_comes_to_rest();
+    backend.release(1);
+    assert!(client.answer().says("502"));
 }
 
 // --- time ---------------------------------------------------------------------------------------

@@ -1187,7 +1187,7 @@ impl<D: Driver> Exchange<D> {
         let has_ended = matches!(serving.answer, Answer::Ended(_));
         self.tally.answer_came(&serving.response, cx.now);
         if let Some(ending) = nonsense {
-            if is_first && passes.is_empty() {
+            if passes.is_empty() && !serving.response.has_begun() {
                 return self.never_answered(ending, cx);
             }
             // What came before it is an answer as far as it goes.
