@@ -40,6 +40,8 @@ for_each_engine!(
     a_request_that_is_sent_again_counts_as_sent_twice,
     an_endpoint_that_keeps_no_connections_is_counted,
     a_guard_rejection_says_who_asked,
+    a_line_names_rule_and_parameter_of_a_rejection_and_no_name_forges_a_field,
+    a_request_with_too_many_bytes_of_parameters_has_a_line,
 );
 
 /// A proxy with a FastCGI route, and where its access log is.
@@ -738,6 +740,62 @@ fn a_guard_rejection_says_who_asked(engine: Engine) {
         .all(|part| line.contains(part))
     });
     assert_eq!(log.count("request rejected"), 1, "one line in a while");
+}
+
+fn a_line_names_rule_and_parameter_of_a_rejection_and_no_name_forges_a_field(engine: Engine) {
+    let hostile = "PHP_VALUE[\" rule=- param=\"A\nB\\";
+    for format in ["text", "json"] {
+        let backend = responder();
+        let (builder, path) = logging(engine, format);
+        let proxy = builder.backend(&backend).start();
+        for name in ["PHP_VALUE", hostile] {
+            let rejected = Request::get("/").param(name, "x=y");
+            assert!(Client::connect(&proxy).ask(&rejected).says("403"));
+        }
+        Client::connect(&proxy).ask(&Request::get("/"));
+        let lines = lines(&path, 3);
+        if format == "text" {
+            let ends = [
+                " status=403 ",
+                "ending=rejected rule=php_value param=\"PHP_VALUE\"\n",
+                r#"param="PHP_VALUE[\" rule=- param=\"A\nB\\""#,
+                "ending=- rule=- param=-\n",
+            ];
+            assert!(lines[0].contains(ends[0]) && lines[0].ends_with(ends[1]));
+            assert!(lines[1].trim_end().ends_with(ends[2]), "{}", lines[1]);
+            assert!(lines[2].ends_with(ends[3]));
+        } else {
+            let line = |number: usize| -> Value { serde_json::from_str(&lines[number]).unwrap() };
+            assert_eq!(line(0)["rule"], "php_value");
+            assert_eq!(line(0)["param"], "PHP_VALUE");
+            assert_eq!(line(1)["param"], r#"PHP_VALUE[\" rule=- param=\"A\nB\\"#);
+            assert_eq!(line(2)["rule"], Value::Null);
+        }
+        // In the log, one field is one field as well.
+        let log = proxy.process().log();
+        log.wait_for("the rejection", |line| {
+            line.contains("rule=php_value param=\"PHP_VALUE\" uid=")
+        });
+    }
+}
+
+fn a_request_with_too_many_bytes_of_parameters_has_a_line(engine: Engine) {
+    let backend = responder();
+    let (builder, path) = logging(engine, "text");
+    let proxy = builder.backend(&backend).start();
+    let request = script(Request::get("/long")).param("X", &"x".repeat(300 << 10));
+    assert!(Client::connect(&proxy).ask(&request).says("431"));
+    let lines = lines(&path, 1);
+    for (name, value) in [
+        ("method", "\"GET\""),
+        ("uri", "\"/long\""),
+        ("script", "\"/srv/index.php\""),
+        ("status", "431"),
+        ("upstream", "-"),
+        ("ending", "bad_request"),
+    ] {
+        assert_eq!(field(&lines[0], name), value, "{}", lines[0]);
+    }
 }
 
 /// Nobody accepts there, so that it is only the port that is needed.

@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;

@@ -124,7 +124,7 @@ catalogue! {
         "Requests that the guard rejected, by the rule that they broke";
     OVERRIDDEN_PARAMS = Counter "spliceway_fastcgi_overridden_params" ["route", "param"]
         "Requests in which the web server sent this parameter with different values, of which the \
-         last counts; absent for parameters that did not";
+         last counts";
     PROTOCOL_ERRORS = Counter "spliceway_fastcgi_protocol_errors" ["route", "cause"]
         "Requests that were ended because the client does not speak FastCGI as it should, or sent too much";
     OWN_ANSWERS = Counter "spliceway_fastcgi_own_answers" ["route", "status"]

@@ -252,9 +252,9 @@ impl ObservedRoute {
             let count = self.sum(|c| &c.fastcgi.rejections[number]);
             (rule.name().to_owned(), count)
         });
-        let overridden = Decisive::ALL.into_iter().filter_map(|param| {
+        let overridden = Decisive::ALL.into_iter().map(|param| {
             let count = self.sum(|c| &c.fastcgi.overridden[param.number()]);
-            (count > 0).then(|| (param.name().to_owned(), count))
+            (param.name().to_owned(), count)
         });
         let violations = Violation::NAMES.iter().enumerate().map(|(number, name)| {
             let count = self.sum(|c| &c.fastcgi.violations[number]);

@@ -213,8 +213,8 @@ pub struct FastcgiStatus {
     pub doubtful_endpoints: u64,
     /// Requests that the guard rejected, by its rule; every rule is listed.
     pub guard_rejections: BTreeMap<String, u64>,
-    /// Requests in which a parameter came with different values, by its name; only those are listed that
-    /// did. An older daemon says nothing of them.
+    /// Requests in which a parameter came with different values, by its name; every name is listed that the
+    /// guard takes one copy of. An older daemon says nothing of them.
     #[serde(default)]
     pub overridden_params: BTreeMap<String, u64>,
     /// Requests that were ended for what the client sent, by cause; every cause is listed. An older daemon

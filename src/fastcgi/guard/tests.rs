@@ -165,11 +165,14 @@ fn an_embedded_nul_is_rejected_in_names_and_values() {
     assert_eq!(rule(&default, &stripped), Some(Rule::Nul));
 }
 
+/// A name that came with different values, the one that was left out and the one that counts.
+type Told = (&'static str, String, String);
+
 /// What a backend gets of these parameters, and which names came with different values.
 fn passed<N: AsRef<[u8]>, V: AsRef<[u8]>>(
     options: &GuardOptions,
     pairs: &[(N, V)],
-) -> (Vec<(String, String)>, Vec<(&'static str, String, String)>) {
+) -> (Vec<(String, String)>, Vec<Told>) {
     let head = head_of(pairs);
     let cut = match Guard::new(options).unwrap().judge(&head) {
         Verdict::Pass => Cut::default(),
