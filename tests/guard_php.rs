@@ -420,6 +420,48 @@ fn the_part_of_a_path_that_is_a_file_runs() {
     }
 }
 
+/// Many web servers leave PATH_INFO in SCRIPT_FILENAME.
+#[test]
+fn a_script_with_path_info_behind_it_runs_and_passes() {
+    let site = Site::start();
+    for path in ["x.php/a", "x.php/a/b.jpg", "x.php/a/"] {
+        let pairs = [("SCRIPT_FILENAME", site.under_root(path))];
+        assert!(site.get(&pairs).contains(INSIDE), "{path}");
+        assert_eq!(site.rule(&pairs, Some(".php")), None, "{path}");
+    }
+}
+
+/// A directory that is called like a script: the path does not tell, and PHP refuses what it finds.
+#[test]
+fn a_file_in_a_directory_with_the_suffix_is_left_to_php() {
+    let site = Site::start();
+    let dir = site.root.join("album.php");
+    fs::create_dir(&dir).unwrap();
+    fs::copy(site.root.join("picture.jpg"), dir.join("picture.jpg")).unwrap();
+    let pairs = [("SCRIPT_FILENAME", site.under_root("album.php/picture.jpg"))];
+    assert!(site.get(&pairs).contains("Access denied"));
+    assert_eq!(site.rule(&pairs, Some(".php")), None);
+}
+
+/// What mod_rewrite leaves in PATH_TRANSLATED is not what PHP runs, also not with `cgi.fix_pathinfo=0`.
+#[test]
+fn a_redirect_of_apaches_in_path_translated_runs_nothing() {
+    for settings in ["cgi.fix_pathinfo=1", "cgi.fix_pathinfo=0"] {
+        let site = Site::start_with(|_| vec![settings.to_owned()]);
+        let script = format!("proxy:fcgi://localhost{}", site.under_root("x.php"));
+        let path = format!("redirect:{}", site.outside());
+        let pairs = [
+            ("SCRIPT_FILENAME", &*script),
+            ("PATH_TRANSLATED", &*path),
+            ("REDIRECT_URL", "/x"),
+        ];
+        let answer = site.get(&pairs);
+        assert!(!answer.contains(OUTSIDE), "{settings}: {answer}");
+        assert_eq!(answer.contains(INSIDE), settings.ends_with('1'), "{answer}");
+        assert_eq!(site.rule(&pairs, Some(".php")), None);
+    }
+}
+
 /// So nothing is lost by refusing such paths.
 #[test]
 fn php_runs_no_path_with_two_dots() {

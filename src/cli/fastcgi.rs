@@ -176,7 +176,8 @@ pub(super) struct FastcgiArguments {
     #[arg(
         long,
         value_name = "SUFFIX",
-        help = "Let only requests pass whose SCRIPT_FILENAME ends so, such as .php. [default: none]"
+        help = "Let only requests pass whose SCRIPT_FILENAME has a component that ends so, such as .php; what \
+                follows it is PATH_INFO. [default: none]"
     )]
     script_suffix: Option<String>,
 

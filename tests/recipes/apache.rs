@@ -141,7 +141,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
     },
     Recipe {
         name: "CodeIgniter",
-        particular: "rewritten to `index.php/…`: REDIRECT_URL and PATH_INFO together",
+        particular: "rewritten to `index.php/…`: REDIRECT_URL and PATH_INFO together, and PATH_TRANSLATED no path",
         root: "public",
         files: &["public/index.php"],
         texts: &[("public/.htaccess", "
@@ -155,7 +155,8 @@ pub(crate) const RECIPES: &[Recipe] = &[
                 SetHandler \"proxy:{php}\"
             </FilesMatch>",
         requests: &[
-            get("/news/local/123?x=1", "public/index.php").sees(&[("PATH_INFO", "/news/local/123")]),
+            get("/news/local/123?x=1", "public/index.php")
+                .sees(&[("PATH_INFO", "/news/local/123"), ("PATH_TRANSLATED", "redirect:/index.php/news/local/123/local/123")]),
             post("/form", "public/index.php"),
             get("/", "public/index.php"),
         ],
@@ -291,6 +292,20 @@ pub(crate) const RECIPES: &[Recipe] = &[
             get("/index.php", "index.php").with(&["X-Forwarded-Proto: https", "X-Forwarded-For: 192.0.2.5"])
                 .sees(&[("HTTPS", "on"), ("REMOTE_ADDR", "192.0.2.5")]),
         ],
+        ..Recipe::NEW
+    },
+    Recipe {
+        name: "Alias beside PATH_INFO",
+        particular: "PATH_TRANSLATED follows aliases",
+        root: "public",
+        files: &["public/index.php", "icons/a.png"],
+        lines: "
+            Alias /icons \"{app}/icons\"
+            <FilesMatch \\.php$>
+                SetHandler \"proxy:{php}\"
+            </FilesMatch>",
+        script_roots: &["public", "icons"],
+        requests: &[get("/index.php/icons/b?x=1", "public/index.php"), status("/icons/a.png", 200)],
         ..Recipe::NEW
     },
     Recipe {

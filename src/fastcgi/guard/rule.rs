@@ -127,7 +127,7 @@ impl Rule {
                  PATH_TRANSLATED that nobody needs with --strip-param"
             }
             Self::ScriptSuffix => {
-                "it does not end with --script-suffix; keep the web server from passing such files \
+                "no component ends with --script-suffix; keep the web server from passing such files \
                  on, or change the option"
             }
             Self::ParamsMax => "the request has more parameters than that; raise --max-params",

@@ -13,19 +13,28 @@
 //! So a path with `..` is never accepted: PHP-FPM runs no such file, only parts of such paths. Without
 //! it every part of a path under the root is under the root as well.
 //!
+//! The suffix is that of any component: the script is the longest part that is a file, and what follows
+//! it is PATH_INFO, which many web servers leave in SCRIPT_FILENAME (`/srv/index.php/article/7`).
+//!
 //! PATH_TRANSLATED is the root and PATH_INFO: of `/index.php/article/7`, `/srv/article/7`. So its suffix
 //! says nothing, and only its root counts, unless the parameters tell that PHP runs it. With
 //! `cgi.fix_pathinfo=0` they do not tell, and PHP runs what it is: a path under the root, and by
 //! `security.limit_extensions` nothing but a script.
 //!
-//! Two things the letters do not tell. A symbolic link leads where it leads. And whether `/srv/a.jpg`
-//! in `/srv/a.jpg/b.php` is a directory or an uploaded file, only the backend knows: PHP-FPM's own
+//! Two things the letters do not tell. A symbolic link leads where it leads. And which component is the
+//! file only the backend knows: in `/srv/a.jpg/b.php` it can be an uploaded `a.jpg`, and in
+//! `/srv/a.php/b.jpg` `b.jpg`, if somebody has a directory of that name. PHP-FPM's own
 //! `security.limit_extensions` (`.php` by default) looks at the file that it opens.
 
 use super::{GuardError, Rule};
 
 /// What Apache's mod_proxy_fcgi and mod_proxy_balancer put in front of a path.
 const APACHE_PREFIXES: [&[u8]; 2] = [b"proxy:fcgi://", b"proxy:balancer://"];
+
+/// How mod_rewrite marks a path that it redirects within Apache. Where rules in a directory do that with
+/// the path that PATH_INFO stands for, PATH_TRANSLATED is such a mark, with more of PATH_INFO behind it. PHP would
+/// take it for a path below its working directory.
+const APACHE_REDIRECT: &[u8] = b"redirect:/";
 
 /// Where scripts may be and how they must be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +98,9 @@ impl ScriptRule {
             Strictness::FileOrRoot | Strictness::Anything => 0,
         };
         let path = &path[prefix..];
+        if strictness == Strictness::Anything && path.starts_with(APACHE_REDIRECT) {
+            return check_relative(path);
+        }
         if prefix == 0 {
             // Here a '?' is a letter like any other, to PHP. Others may cut, so both must do.
             self.check_file(path, strictness)?;
@@ -133,11 +145,12 @@ impl ScriptRule {
                 return Err(Rule::ScriptRoot);
             }
         }
-        match (components.last(), strictness) {
+        let have_suffix = components.map(|part| part.ends_with(&self.suffix));
+        match (have_suffix.reduce(|one, other| one || other), strictness) {
             (None, Strictness::File) => Err(Rule::ScriptRoot),
             (None, Strictness::FileOrRoot) | (_, Strictness::Anything) => Ok(()),
-            (Some(file), _) if file.ends_with(&self.suffix) => Ok(()),
-            (Some(_), _) => Err(Rule::ScriptSuffix),
+            (Some(true), _) => Ok(()),
+            (Some(false), _) => Err(Rule::ScriptSuffix),
         }
     }
 }

@@ -435,6 +435,34 @@ fn path_translated_has_the_suffix_where_a_redirect_makes_it_the_script() {
     assert_eq!(judged(plain, "/srv/www/x.jpg", "REDIRECT_URI"), INSIDE);
 }
 
+/// mod_rewrite leaves such a mark in PATH_TRANSLATED. Where PHP would run it, it is no path.
+#[test]
+fn a_redirect_of_apaches_is_no_path_outside_the_root() {
+    let judged = |script, path| {
+        let pairs = [
+            ("SCRIPT_FILENAME", script),
+            ("PATH_TRANSLATED", path),
+            ("REDIRECT_URL", "/a/b"),
+        ];
+        (rule(&rooted(), &pairs), rule(&suffixed(), &pairs))
+    };
+    let script = "proxy:fcgi://localhost/srv/www/index.php";
+    assert_eq!(judged(script, "redirect:/index.php/a/b/a/b"), INSIDE);
+    assert_eq!(
+        judged("/srv/www/index.php", "redirect:/index.php/a/b"),
+        OUTSIDE
+    );
+    for path in [
+        "redirect:/../etc/a",
+        "redirect:a",
+        "redirect:",
+        "Redirect:/a",
+        "/redirect:/a",
+    ] {
+        assert_eq!(judged(script, path), OUTSIDE, "{path}");
+    }
+}
+
 #[test]
 fn scripts_may_be_under_one_of_several_roots() {
     let options = GuardOptions {
@@ -703,9 +731,22 @@ fn no_part_of_a_path_is_outside_the_root() {
 }
 
 #[test]
-fn the_suffix_is_that_of_the_last_component() {
+fn the_suffix_is_that_of_a_component_under_the_root() {
     for path in [
         "/srv/www/x.php/foo",
+        "/srv/www/a/x.php/b.jpg",
+        "/srv/www/x.php//.",
+    ] {
+        assert_eq!(script_rule(path), INSIDE, "{path}");
+    }
+    let options = GuardOptions {
+        script_roots: vec!["/srv/www.php".to_owned()],
+        ..suffixed()
+    };
+    let pairs = [("SCRIPT_FILENAME", "/srv/www.php/a.jpg")];
+    assert_eq!(rule(&options, &pairs), Some(Rule::ScriptSuffix));
+    for path in [
+        "/srv/www/x.phpx/foo",
         "/srv/www/x.jpg",
         "/srv/www/x.php.",
         "/srv/www/x.php ",
