@@ -231,7 +231,9 @@ fn stream(side: &Side) -> Result<(), Failure> {
     };
     let ask = Ask::get(side.query(&format!("do=slow&pieces={PIECES}")));
     let reply = side.way.ask_watching(&ask, &mut look)?;
-    let expected: String = (1..=PIECES).map(|piece| format!("piece {piece}\n")).collect();
+    let expected: String = (1..=PIECES)
+        .map(|piece| format!("piece {piece}\n"))
+        .collect();
     with_status(&reply, 200)?;
     match reply.body == expected.as_bytes() {
         true => Ok(()),
@@ -272,7 +274,10 @@ fn headers(side: &Side) -> Result<(), Failure> {
     let value = "h".repeat(length);
     let whole = |number: usize| {
         let name = format!("X-Many-{number}");
-        let mut fields = reply.headers.lines().filter_map(|line| line.split_once(':'));
+        let mut fields = reply
+            .headers
+            .lines()
+            .filter_map(|line| line.split_once(':'));
         fields.any(|(key, field)| key.eq_ignore_ascii_case(&name) && field.trim() == value)
     };
     match (0..COUNT).all(whole) {
@@ -300,7 +305,14 @@ fn early(side: &Side) -> Result<(), Failure> {
 /// Before the headers, behind them, in the first record, at its end, and further on. What is asked next is
 /// served: workers come back.
 fn killed(side: &Side) -> Result<(), Failure> {
-    for size in [None, Some(0), Some(100), Some(8184), Some(100_000), Some(1_000_000)] {
+    for size in [
+        None,
+        Some(0),
+        Some(100),
+        Some(8184),
+        Some(100_000),
+        Some(1_000_000),
+    ] {
         let what = size.map_or_else(|| "do=die".to_owned(), |size| format!("do=die&size={size}"));
         if let Ok(reply) = side.get(&what)
             && reply.status < 500
@@ -342,7 +354,11 @@ fn under_load(
     way: &Way,
     act: impl FnOnce(),
 ) -> Result<usize, Failure> {
-    let (served, failed, over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    let (served, failed, over) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicBool::new(false),
+    );
     let ask = |number: usize| {
         let ask = match number % 2 {
             0 => Ask::get(query("do=page&from=0&size=500")),

@@ -64,7 +64,9 @@ impl Row {
             Engine::IoUring => 0,
             Engine::Epoll => 1,
         };
-        self.cells.iter().map(move |(case, cells)| (*case, &cells[number]))
+        self.cells
+            .iter()
+            .map(move |(case, cells)| (*case, &cells[number]))
     }
 
     pub(crate) fn cell(&self, engine: Engine, case: Case) -> &Cell {
@@ -104,7 +106,9 @@ const PAIRS: usize = 2 * Server::ALL.len() + Front::ALL.len() - 2;
 pub(crate) fn pairs() -> impl Iterator<Item = Pair> {
     let fronts = [Front::NGINX, Front::Records];
     let of = move |server| fronts.map(|front| Pair { server, front });
-    let others = Front::ALL.into_iter().filter(move |front| !fronts.contains(front));
+    let others = Front::ALL
+        .into_iter()
+        .filter(move |front| !fronts.contains(front));
     let server = Server::FpmStatic;
     let others = others.map(move |front| Pair { server, front });
     Server::ALL.into_iter().flat_map(of).chain(others)

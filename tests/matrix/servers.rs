@@ -109,7 +109,7 @@ impl Server {
     pub(crate) fn install(self, root: &Path) -> PathBuf {
         let script = root.join("x.php");
         match self {
-            Self::Fcgiwrap => symlink(source("app.pl"), &script).expect("the directory is fresh"),
+            Self::Fcgiwrap => symlink(built_c(), &script).expect("the directory is fresh"),
             _ => {
                 let text = fs::read_to_string(source("app.php")).expect("it is in the repository");
                 fs::write(&script, text).expect("the directory is ours");
@@ -143,11 +143,7 @@ impl Server {
                 pm.min_spare_servers = 1\n\
                 pm.max_spare_servers = 2",
             ),
-            Self::FpmOndemand => fpm(
-                dir,
-                endpoint,
-                "pm = ondemand\npm.process_idle_timeout = 2s",
-            ),
+            Self::FpmOndemand => fpm(dir, endpoint, "pm = ondemand\npm.process_idle_timeout = 2s"),
             Self::PhpCgi => {
                 let php = program(&["/usr/bin/php-cgi8.2", "/usr/bin/php-cgi"]);
                 let mut words = vec!["/usr/bin/env".to_owned()];
@@ -160,10 +156,7 @@ impl Server {
             Self::Fcgiwrap => {
                 let wrap = program(&["/usr/sbin/fcgiwrap"]).display().to_string();
                 let words = [wrap, "-f".to_owned(), "-c".to_owned()];
-                spawn(
-                    endpoint,
-                    &[&words[..], &[PROCESSES.to_string()]].concat(),
-                )
+                spawn(endpoint, &[&words[..], &[PROCESSES.to_string()]].concat())
             }
             Self::Perl => supervise(endpoint, PROCESSES, &interpreted("/usr/bin/perl", "app.pl")),
             Self::Libfcgi => supervise(endpoint, PROCESSES, &[built_c().display().to_string()]),
@@ -181,18 +174,26 @@ impl Server {
 const FPM_GLOBAL: &str = "process_control_timeout = 10s";
 
 fn fpm(dir: &Path, endpoint: &(String, u16), pm: &str) -> Process {
-    let settings = ["post_max_size=64M", "memory_limit=256M", "output_buffering=0"];
+    let settings = [
+        "post_max_size=64M",
+        "memory_limit=256M",
+        "output_buffering=0",
+    ];
     let settings = settings.map(str::to_owned);
-    let lines = format!(
-        "{pm}\n[global]\n{FPM_GLOBAL}\n[pool]\n"
-    );
+    let lines = format!("{pm}\n[global]\n{FPM_GLOBAL}\n[pool]\n");
     start_fpm_pool(dir, endpoint, PROCESSES, &lines, &settings)
 }
 
 fn uwsgi((host, port): &(String, u16)) -> Process {
     let mut command = Command::new(program(&["/usr/bin/uwsgi", "/usr/bin/uwsgi-core"]));
     command
-        .args(["--plugin", "python3", "--master", "--need-app", "--die-on-term"])
+        .args([
+            "--plugin",
+            "python3",
+            "--master",
+            "--need-app",
+            "--die-on-term",
+        ])
         .args(["--processes", &PROCESSES.to_string()])
         .args(["--fastcgi-socket", &format!("{host}:{port}")])
         .arg("--wsgi-file")
@@ -239,7 +240,11 @@ fn source(file: &str) -> PathBuf {
 /// The interpreter with the packages of scripts/lib/servers.txt.
 fn venv_python() -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/servers/bin/python");
-    assert!(path.exists(), "{} is missing: run scripts/test", path.display());
+    assert!(
+        path.exists(),
+        "{} is missing: run scripts/test",
+        path.display()
+    );
     path
 }
 

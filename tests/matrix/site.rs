@@ -130,7 +130,11 @@ impl Behind {
 /// As the documentation recommends it: as many permits as the server serves connections at one time.
 fn start_proxy(engine: Engine, server: Server, (host, port): &(String, u16)) -> Proxy {
     let permits = server.connections().to_string();
-    let group: &[&str] = if is_root() { &["--group", WEB_USER] } else { &[] };
+    let group: &[&str] = if is_root() {
+        &["--group", WEB_USER]
+    } else {
+        &[]
+    };
     Proxy::builder()
         .engine(engine)
         .args(["--protocol", "fastcgi", "--per-endpoint-max", &permits])

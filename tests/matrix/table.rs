@@ -51,18 +51,28 @@ fn measured(rows: &[&Row]) -> String {
     let mut text = "\n### Servers\n\n".to_owned();
     let fronts = [Front::NGINX, Front::Records];
     let of = |row: &&&Row| fronts.contains(&row.pair.front);
-    push_table(&mut text, "server", rows.iter().filter(of), &mut notes, |row| {
-        let front = match row.pair.front {
-            Front::Records => "records",
-            _ => "nginx",
-        };
-        format!("{}; {front}", row.pair.server.name())
-    });
+    push_table(
+        &mut text,
+        "server",
+        rows.iter().filter(of),
+        &mut notes,
+        |row| {
+            let front = match row.pair.front {
+                Front::Records => "records",
+                _ => "nginx",
+            };
+            format!("{}; {front}", row.pair.server.name())
+        },
+    );
     text += "\n### Web servers\n\n";
     let of = |row: &&&Row| row.pair.server == Server::FpmStatic;
-    push_table(&mut text, "in front", rows.iter().filter(of), &mut notes, |row| {
-        row.pair.front.name().to_owned()
-    });
+    push_table(
+        &mut text,
+        "in front",
+        rows.iter().filter(of),
+        &mut notes,
+        |row| row.pair.front.name().to_owned(),
+    );
     text.push('\n');
     for (number, note) in notes.0.iter().enumerate() {
         writeln!(text, "{}. {}", number + 1, NOTES[*note].text).expect("a string takes everything");
@@ -112,13 +122,17 @@ fn shown(row: &Row, case: Case, notes: &mut Numbered) -> String {
     };
     let cell = cells.into_iter().max_by_key(rank).expect("there are two");
     let note = explanation(row.pair, case, cell);
-    let varies = note.is_some_and(|note| NOTES[note].claim == Claim::NowAndThen);
-    let words = match cell {
-        Cell::Absent => "–",
-        Cell::Right if varies => "as direct",
-        Cell::Right => "yes",
-        Cell::AsDirect(_) => "as direct",
-        Cell::Differs(_) => "**no**",
+    let words = match (cell, note.map(|note| &NOTES[note])) {
+        (Cell::Absent, _) => "–",
+        (Cell::Right, None) => "yes",
+        (_, Some(note)) => match note.claim {
+            Claim::AsDirect if note.always => "as direct",
+            Claim::AsDirect => "as direct, now and then",
+            Claim::Differs if note.always => "no",
+            Claim::Differs => "no, now and then",
+        },
+        (Cell::AsDirect(_), None) => "as direct, **not explained**",
+        (Cell::Differs(_), None) => "**no, not explained**",
     };
     match note {
         Some(note) => format!("{words} ({})", notes.of(note)),
