@@ -19,14 +19,14 @@ pub(crate) enum Front {
     Nginx { keeps: bool, buffers: bool },
     Apache { reuses: bool },
     Caddy,
-    Lighttpd,
+    Lighttpd { streams: bool },
     Haproxy { keeps: bool },
     CgiFcgi,
     Records,
 }
 
 impl Front {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::NGINX,
         Self::Nginx {
             keeps: true,
@@ -43,7 +43,8 @@ impl Front {
         Self::Apache { reuses: true },
         Self::Apache { reuses: false },
         Self::Caddy,
-        Self::Lighttpd,
+        Self::Lighttpd { streams: false },
+        Self::Lighttpd { streams: true },
         Self::Haproxy { keeps: true },
         Self::Haproxy { keeps: false },
         Self::CgiFcgi,
@@ -77,7 +78,8 @@ impl Front {
             Self::Apache { reuses: true } => "Apache, `enablereuse=on`",
             Self::Apache { reuses: false } => "Apache",
             Self::Caddy => "Caddy",
-            Self::Lighttpd => "lighttpd",
+            Self::Lighttpd { streams: false } => "lighttpd",
+            Self::Lighttpd { streams: true } => "lighttpd, `stream-response-body = 2`",
             Self::Haproxy { keeps: true } => "HAProxy, `option keep-conn`",
             Self::Haproxy { keeps: false } => "HAProxy, `no option keep-conn`",
             Self::CgiFcgi => "cgi-fcgi",
@@ -114,7 +116,7 @@ impl Front {
             Self::Nginx { keeps, buffers } => nginx(&plan, keeps, buffers),
             Self::Apache { reuses } => apache(&plan, reuses),
             Self::Caddy => caddy(&plan),
-            Self::Lighttpd => lighttpd(&plan),
+            Self::Lighttpd { streams } => lighttpd(&plan, streams),
             Self::Haproxy { keeps } => haproxy(&plan, keeps),
             Self::CgiFcgi | Self::Records => return None,
         };
@@ -287,7 +289,7 @@ fn caddy(plan: &Plan<'_>) -> Process {
     start_server(command)
 }
 
-fn lighttpd(plan: &Plan<'_>) -> Process {
+fn lighttpd(plan: &Plan<'_>, streams: bool) -> Process {
     let (dir, root) = (plan.dir.display(), plan.root.display());
     let ((host, port), _) = plan.sites[0];
     let mut config = format!(
@@ -296,7 +298,8 @@ fn lighttpd(plan: &Plan<'_>) -> Process {
         server.upload-dirs = (\"{dir}\")\n\
         server.bind = \"{host}\"\n\
         server.port = {port}\n\
-        server.stream-response-body = 2\n"
+        server.stream-response-body = {}\n",
+        if streams { 2 } else { 0 },
     );
     for ((host, port), target) in &plan.sites {
         let place = match target {

@@ -81,7 +81,8 @@ each_pair! {
     apache_that_keeps: Server::FpmStatic, Front::Apache { reuses: true };
     apache_that_closes: Server::FpmStatic, Front::Apache { reuses: false };
     caddy: Server::FpmStatic, Front::Caddy;
-    lighttpd: Server::FpmStatic, Front::Lighttpd;
+    lighttpd_that_buffers: Server::FpmStatic, Front::Lighttpd { streams: false };
+    lighttpd_that_streams: Server::FpmStatic, Front::Lighttpd { streams: true };
     haproxy_that_keeps: Server::FpmStatic, Front::Haproxy { keeps: true };
     haproxy_that_closes: Server::FpmStatic, Front::Haproxy { keeps: false };
     cgi_fcgi: Server::FpmStatic, Front::CgiFcgi;

@@ -10,21 +10,34 @@ use crate::servers::Server;
 pub(crate) enum Claim {
     /// The server or the web server does the same without a proxy.
     AsDirect,
-    /// The same, in some runs and not in others.
-    NowAndThen,
+    /// The proxy makes a difference, for a good reason.
+    Differs,
 }
 
 pub(crate) struct Note {
     pub(crate) claim: Claim,
+    /// In every run, directly and through the proxy. Otherwise it comes and goes on either way, and the
+    /// documentation says so whatever this run has met.
+    pub(crate) always: bool,
     about: fn(Pair, Case) -> bool,
+    /// What the failure says.
+    words: &'static str,
     pub(crate) text: &'static str,
 }
 
 impl Note {
     fn explains(&self, pair: Pair, case: Case, cell: &Cell) -> bool {
-        let fits = match (self.claim, cell) {
-            (_, Cell::AsDirect(_)) | (Claim::NowAndThen, Cell::Right) => true,
-            (_, Cell::Right | Cell::Differs(_) | Cell::Absent) => false,
+        let fits = match cell {
+            Cell::AsDirect(words) => {
+                let claims = self.claim == Claim::AsDirect || !self.always;
+                claims && words.contains(self.words)
+            }
+            Cell::Differs(words) => {
+                let claims = self.claim == Claim::Differs || !self.always;
+                claims && words.contains(self.words)
+            }
+            Cell::Right => !self.always,
+            Cell::Absent => false,
         };
         fits && (self.about)(pair, case)
     }
@@ -39,45 +52,94 @@ pub(crate) fn explanation(pair: Pair, case: Case, cell: &Cell) -> Option<usize> 
 
 pub(crate) const NOTES: &[Note] = &[
     Note {
-        claim: Claim::AsDirect,
-        about: |pair, case| case == Case::Chunked && reads_what_was_announced(pair.server),
-        text: "PHP and uwsgi read as much of a body as CONTENT_LENGTH says. Where the web server passes \
-               an upload on while it comes, there is none, and the program finds an empty body. \
-               nginx announces the length with `fastcgi_request_buffering on`, its default.",
+        claim: Claim::Differs,
+        always: false,
+        about: |pair, case| {
+            let is_about_bodies = matches!(case, Case::Chunked | Case::Early);
+            let is_nginx = matches!(pair.front, Front::Nginx { .. });
+            is_about_bodies && is_nginx && pair.server == Server::Uwsgi
+        },
+        words: "",
+        text: "nginx sends no more of a body once the answer has begun, and uwsgi ends an answer only when \
+               it has read the whole body. After 4 s (`--socket-timeout`) uwsgi closes without having ended \
+               it. nginx without `fastcgi_keep_conn` takes that for the answer's end; through spliceway it is \
+               an answer that broke off. Applications behind uwsgi have to read what they get.",
     },
     Note {
         claim: Claim::AsDirect,
-        about: |pair, case| case == Case::Chunked && is_haproxy(pair.front),
+        always: true,
+        about: |pair, case| case == Case::Chunked && reads_what_was_announced(pair.server),
+        words: "an empty body",
+        text: "PHP and uwsgi read as much of a body as CONTENT_LENGTH says. Where the web server passes an \
+               upload on while it comes, there is none, and the program finds an empty body. nginx announces \
+               the length with `fastcgi_request_buffering on`, its default.",
+    },
+    Note {
+        claim: Claim::AsDirect,
+        always: true,
+        about: |pair, case| case == Case::Chunked && matches!(pair.front, Front::Haproxy { .. }),
+        words: "status 400",
         text: "HAProxy answers 400 to an upload of unknown length that does not fit into its buffer.",
     },
     Note {
         claim: Claim::AsDirect,
+        always: true,
         about: |pair, case| case == Case::Killed && pair.front == Front::Caddy,
-        text: "Caddy 2.6 ends what it has begun to send as if it were whole, whatever becomes of the \
-               answer behind it. Later versions break it off.",
+        words: "a part looks whole",
+        text: "Caddy 2.6 ends what it has begun to send as if it were whole, whatever becomes of the answer \
+               behind it. Later versions break it off. With Content-Length, browsers notice.",
     },
     Note {
         claim: Claim::AsDirect,
+        always: true,
+        about: |pair, case| {
+            case == Case::Killed && pair.front == Front::Lighttpd { streams: false }
+        },
+        words: "a part looks whole",
+        text: "lighttpd 1.4.69 sends what it has of a broken answer as if that were all, whatever becomes of \
+               the connection behind it. With Content-Length, browsers notice.",
+    },
+    Note {
+        claim: Claim::AsDirect,
+        always: false,
+        about: |pair, case| case == Case::Killed && pair.front == Front::Lighttpd { streams: true },
+        words: "a part looks whole",
+        text: "lighttpd 1.4.69 sends what it has of a broken answer as if that were all when the connection \
+               behind it ends before it has passed anything on.",
+    },
+    Note {
+        claim: Claim::AsDirect,
+        always: true,
+        about: |pair, case| {
+            case == Case::Stream && pair.front == Front::Lighttpd { streams: false }
+        },
+        words: "pieces are held",
+        text: "lighttpd collects an answer unless `server.stream-response-body` is 1 or 2.",
+    },
+    Note {
+        claim: Claim::AsDirect,
+        always: true,
         about: |pair, case| case == Case::Early && pair.server == Server::Fcgiwrap,
+        words: "status 502",
         text: "fcgiwrap takes it for an error when the program does not read its body, and answers 502.",
     },
     Note {
         claim: Claim::AsDirect,
+        always: true,
         about: |pair, case| case == Case::Killed && pair.server == Server::Fcgiwrap,
-        text: "What dies is a program that fcgiwrap has started. fcgiwrap lives, and ends the answer as \
-               if it were whole.",
+        words: "a part looks whole",
+        text: "What dies is a program that fcgiwrap has started. fcgiwrap lives, and ends the answer as if it \
+               were whole.",
     },
     Note {
         claim: Claim::AsDirect,
+        always: true,
         about: |pair, case| case == Case::Stream && pair.server == Server::Ruby,
+        words: "pieces are held",
         text: "The library collects an answer and sends it at its end.",
     },
 ];
 
 const fn reads_what_was_announced(server: Server) -> bool {
     server.is_fpm() || matches!(server, Server::PhpCgi | Server::Uwsgi)
-}
-
-const fn is_haproxy(front: Front) -> bool {
-    matches!(front, Front::Haproxy { .. })
 }

@@ -109,7 +109,7 @@ impl Server {
     pub(crate) fn install(self, root: &Path) -> PathBuf {
         let script = root.join("x.php");
         match self {
-            Self::Fcgiwrap => symlink(source("app.pl"), &script).expect("the directory is fresh"),
+            Self::Fcgiwrap => symlink(built_c(), &script).expect("the directory is fresh"),
             _ => {
                 let text = fs::read_to_string(source("app.php")).expect("it is in the repository");
                 fs::write(&script, text).expect("the directory is ours");

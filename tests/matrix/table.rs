@@ -122,13 +122,17 @@ fn shown(row: &Row, case: Case, notes: &mut Numbered) -> String {
     };
     let cell = cells.into_iter().max_by_key(rank).expect("there are two");
     let note = explanation(row.pair, case, cell);
-    let varies = note.is_some_and(|note| NOTES[note].claim == Claim::NowAndThen);
-    let words = match cell {
-        Cell::Absent => "–",
-        Cell::Right if varies => "as direct",
-        Cell::Right => "yes",
-        Cell::AsDirect(_) => "as direct",
-        Cell::Differs(_) => "**no**",
+    let words = match (cell, note.map(|note| &NOTES[note])) {
+        (Cell::Absent, _) => "–",
+        (Cell::Right, None) => "yes",
+        (_, Some(note)) => match note.claim {
+            Claim::AsDirect if note.always => "as direct",
+            Claim::AsDirect => "as direct, now and then",
+            Claim::Differs if note.always => "no",
+            Claim::Differs => "no, now and then",
+        },
+        (Cell::AsDirect(_), None) => "as direct, **not explained**",
+        (Cell::Differs(_), None) => "**no, not explained**",
     };
     match note {
         Some(note) => format!("{words} ({})", notes.of(note)),

@@ -1,20 +1,18 @@
-/* What README.md says, in C with libfcgi. */
-#include <fcgiapp.h>
+/* What README.md says, in C with libfcgi. Started without a FastCGI socket it is a CGI program. */
+#include <fcgi_stdio.h>
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-static FCGX_Stream *in, *out, *err;
-static FCGX_ParamArray env;
+static const char *const PLAIN = "Content-Type: text/plain\r\n";
 
 /* The value of `name` in the query, or NULL. It stays until the next call but seven. */
 static const char *arg(const char *name)
 {
     static char values[8][512];
     static unsigned turn;
-    const char *query = FCGX_GetParam("QUERY_STRING", env);
+    const char *query = getenv("QUERY_STRING");
     size_t length = strlen(name);
     while (query != NULL && *query != '\0') {
         size_t end = strcspn(query, "&");
@@ -46,7 +44,7 @@ static void send_pattern(long from, long size)
         size_t count = fread(piece, 1, size < 65536 ? (size_t)size : sizeof piece, file);
         if (count == 0)
             abort();
-        FCGX_PutStr(piece, (int)count, out);
+        fwrite(piece, 1, count, stdout);
         size -= (long)count;
     }
     fclose(file);
@@ -66,29 +64,28 @@ static int wait_for(long piece)
 
 static void echo(void)
 {
-    size_t room = 65536, length = 0;
+    size_t room = 65536, length = 0, count;
     char *body = malloc(room);
-    int count;
-    while (body != NULL && (count = FCGX_GetStr(body + length, (int)(room - length), in)) > 0) {
-        length += (size_t)count;
+    while (body != NULL && (count = fread(body + length, 1, room - length, stdin)) > 0) {
+        length += count;
         if (length == room)
             body = realloc(body, room *= 2);
     }
     if (body == NULL)
         abort();
-    FCGX_PutS("\r\n", out);
-    FCGX_PutStr(body, (int)length, out);
+    printf("%s\r\n", PLAIN);
+    fwrite(body, 1, length, stdout);
     free(body);
 }
 
 static void slow(void)
 {
-    FCGX_PutS("X-Accel-Buffering: no\r\n\r\n", out);
+    printf("Content-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\r\n");
     for (long piece = 1; piece <= number("pieces"); piece++) {
-        FCGX_FPrintF(out, "piece %ld\n", piece);
-        FCGX_FFlush(out);
+        printf("piece %ld\n", piece);
+        fflush(stdout);
         if (!wait_for(piece)) {
-            FCGX_PutS("nobody has seen it\n", out);
+            printf("nobody has seen it\n");
             return;
         }
     }
@@ -96,64 +93,68 @@ static void slow(void)
 
 static void headers(void)
 {
+    printf("%s", PLAIN);
     for (long header = 0; header < number("count"); header++) {
-        FCGX_FPrintF(out, "X-Many-%ld: ", header);
+        printf("X-Many-%ld: ", header);
         for (long i = 0; i < number("length"); i++)
-            FCGX_PutChar('h', out);
-        FCGX_PutS("\r\n", out);
+            putchar('h');
+        printf("\r\n");
     }
-    FCGX_PutS("\r\nheaders\n", out);
+    printf("\r\nheaders\n");
 }
 
 static void with_stderr(void)
 {
-    FCGX_PutS("\r\n", out);
+    printf("%s\r\n", PLAIN);
     for (int i = 0; i < 20; i++) {
         send_pattern(1000 * i, 1000);
-        FCGX_FFlush(out);
-        FCGX_FPrintF(err, "something on stderr %d\n", i);
-        FCGX_FFlush(err);
+        fflush(stdout);
+        fprintf(stderr, "something on stderr %d\n", i);
+        fflush(stderr);
     }
 }
 
 static void die(void)
 {
     if (arg("size") != NULL) {
-        FCGX_PutS("Content-Type: text/plain\r\n\r\n", out);
+        printf("%s\r\n", PLAIN);
         send_pattern(0, number("size"));
-        FCGX_FFlush(out);
+        fflush(stdout);
     }
     kill(getpid(), SIGKILL);
 }
 
+static void answer(const char *what)
+{
+    if (strcmp(what, "page") == 0) {
+        printf("%s\r\n", PLAIN);
+        send_pattern(number("from"), number("size"));
+    } else if (strcmp(what, "echo") == 0) {
+        echo();
+    } else if (strcmp(what, "slow") == 0) {
+        slow();
+    } else if (strcmp(what, "status") == 0) {
+        printf("Status: %ld\r\n%s\r\n", number("code"), PLAIN);
+    } else if (strcmp(what, "headers") == 0) {
+        headers();
+    } else if (strcmp(what, "stderr") == 0) {
+        with_stderr();
+    } else if (strcmp(what, "early") == 0) {
+        printf("%s\r\nearly\n", PLAIN);
+    } else if (strcmp(what, "die") == 0) {
+        die();
+    } else {
+        abort();
+    }
+}
+
 int main(void)
 {
-    while (FCGX_Accept(&in, &out, &err, &env) >= 0) {
+    while (FCGI_Accept() >= 0) {
         const char *what = arg("do");
         if (what == NULL)
             abort();
-        if (strcmp(what, "die") == 0)
-            die();
-        if (strcmp(what, "status") == 0)
-            FCGX_FPrintF(out, "Status: %ld\r\n", number("code"));
-        int streams = strcmp(what, "slow") == 0;
-        FCGX_FPrintF(out, "Content-Type: %s\r\n", streams ? "text/event-stream" : "text/plain");
-        if (strcmp(what, "page") == 0) {
-            FCGX_PutS("\r\n", out);
-            send_pattern(number("from"), number("size"));
-        } else if (strcmp(what, "echo") == 0) {
-            echo();
-        } else if (streams) {
-            slow();
-        } else if (strcmp(what, "headers") == 0) {
-            headers();
-        } else if (strcmp(what, "stderr") == 0) {
-            with_stderr();
-        } else if (strcmp(what, "early") == 0) {
-            FCGX_PutS("\r\nearly\n", out);
-        } else {
-            FCGX_PutS("\r\n", out);
-        }
+        answer(what);
     }
     return 0;
 }

@@ -1,9 +1,7 @@
-#!/usr/bin/perl
-# What README.md says, in Perl with FCGI. Started without a FastCGI socket it is a CGI program.
+# What README.md says, in Perl with FCGI.
 use strict;
 use warnings;
 use FCGI;
-use IO::Handle;
 use Time::HiRes qw(usleep);
 
 my ($in, $out, $err) = (\*STDIN, \*STDOUT, \*STDERR);
@@ -20,14 +18,6 @@ sub send_pattern {
         $size -= $count;
     }
     close $file;
-}
-
-sub flush_all {
-    if ($request->IsFastCGI()) {
-        $request->Flush();
-    } else {
-        STDOUT->flush();
-    }
 }
 
 sub wait_for {
@@ -56,7 +46,7 @@ while ($request->Accept() >= 0) {
         print "Content-Type: text/event-stream\r\nX-Accel-Buffering: no\r\n\r\n";
         for my $number (1 .. $args{pieces}) {
             print "piece $number\n";
-            flush_all();
+            $request->Flush();
             next if wait_for("$args{dir}/seen-$number");
             print "nobody has seen it\n";
             last;
@@ -71,9 +61,9 @@ while ($request->Accept() >= 0) {
         print "$head\r\n";
         for my $number (0 .. 19) {
             send_pattern(\%args, 1000 * $number, 1000);
-            flush_all();
+            $request->Flush();
             print STDERR "something on stderr $number\n";
-            flush_all();
+            $request->Flush();
         }
     } elsif ($do eq 'early') {
         print "$head\r\nearly\n";
@@ -81,7 +71,7 @@ while ($request->Accept() >= 0) {
         if (defined $args{size}) {
             print "$head\r\n";
             send_pattern(\%args, 0, $args{size});
-            flush_all();
+            $request->Flush();
         }
         kill 'KILL', $$;
     }
