@@ -198,7 +198,7 @@ fn client_request() -> Vec<u8> {
 /// From the bytes of a client to those for an upstream, with the guard and without.
 fn forward_head(criterion: &mut Criterion) {
     let guard = Guard::new(&GuardOptions {
-        script_root: Some("/srv/www/example".to_owned()),
+        script_roots: vec!["/srv/www/example".to_owned()],
         script_suffix: Some(".php".to_owned()),
         ..GuardOptions::default()
     });

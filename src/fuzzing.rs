@@ -88,7 +88,7 @@ pub fn fastcgi_request(data: &[u8]) {
         return;
     };
     let guard = Guard::new(&GuardOptions {
-        script_root: Some("/srv/www".to_owned()),
+        script_roots: vec!["/srv/www".to_owned()],
         script_suffix: Some(".php".to_owned()),
         ..GuardOptions::default()
     });
@@ -153,7 +153,7 @@ fn write_guarded(guard: &Guard, reader: &RequestReader, told: &mut Vec<u8>) {
     let head = reader.head();
     let gaps = match guard.judge(head) {
         Verdict::Pass => Vec::new(),
-        Verdict::PassWithout(gaps) => gaps,
+        Verdict::PassWithout(cut) => cut.ranges,
         Verdict::Reject(rejection) => {
             assert!(Rule::ALL.contains(&rejection.rule));
             told.extend(rejection.to_string().bytes());

@@ -116,6 +116,59 @@ fn the_fastcgi_mode_has_cells_and_targets_of_its_own() {
 }
 
 #[test]
+fn pages_of_php_fpm_come_first_with_every_way_and_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--only=php-static-2k,php-ondemand-10k",
+        "--peers=fastcgi,nginx",
+    ];
+    let output = compare(dir.path(), &more);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let cells = data["php"]["cells"].as_array().unwrap();
+    let expected = [("static", 2, "php-unix"), ("ondemand", 10, "php-nginx")];
+    assert_eq!(cells.len(), expected.len());
+    for (cell, (pm, kb, second)) in cells.iter().zip(expected) {
+        assert_eq!((&cell["pm"], &cell["kb"]), (&pm.into(), &kb.into()));
+        let paths = cell["paths"].as_array().unwrap();
+        assert_eq!(paths[0]["key"], "php-tcp");
+        assert_eq!(paths[1]["key"], second);
+        for path in paths {
+            let round = &path["rounds"][0]["Ok"];
+            let figure = |name: &str| round[name].as_f64().unwrap_or_default();
+            assert!(figure("requests") > 0.0, "{path}");
+            for figures in ["p99_us", "nginx_cpu_us", "fpm_cpu_us", "busy_us"] {
+                assert!(figure(figures) > 0.0, "{figures}: {path}");
+            }
+            // In hundredths of a second, which a few requests do not take.
+            assert!(round["wrk_cpu_us"].is_number(), "{path}");
+            let key = path["key"].as_str().unwrap();
+            let through_a_program = !["php-tcp", "php-tcp-kept", "php-unix"].contains(&key);
+            assert_eq!(round["cpu_us"].is_number(), through_a_program, "{path}");
+            let has_second = pm == "static" && kb == 2;
+            assert_eq!(path["second_client"].is_object(), has_second, "{path}");
+        }
+    }
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    let first = report.lines().find(|line| line.starts_with("## "));
+    assert_eq!(first, Some("## nginx and PHP-FPM, end to end"));
+    for part in [
+        "(out/pages.svg)",
+        "| static 2 | ondemand 10 |",
+        "| ondemand, 10 KB ",
+        "≥ 0.95",
+        "A second client of the same pool",
+        "<summary>ondemand, pages of 10 KB</summary>",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+    assert!(dir.path().join("out/pages.svg").exists());
+}
+
+#[test]
 fn routes_are_measured_with_and_without_their_neighbour_and_metrics() {
     let dir = tempfile::tempdir().unwrap();
     let output = compare(dir.path(), &["--only=routes"]);
@@ -128,7 +181,15 @@ fn routes_are_measured_with_and_without_their_neighbour_and_metrics() {
     let names: Vec<&Value> = engines.iter().map(|engine| &engine["path"]).collect();
     assert_eq!(names, ["spliceway", "spliceway-epoll"]);
     for engine in engines {
-        for situation in ["alone", "beside", "apart", "unwatched", "watched"] {
+        for situation in [
+            "alone",
+            "beside",
+            "apart",
+            "page_alone",
+            "page_beside",
+            "unwatched",
+            "watched",
+        ] {
             let rounds = engine[situation].as_array().unwrap();
             assert!(!rounds.is_empty(), "{situation}");
             for round in rounds {

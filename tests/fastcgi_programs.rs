@@ -15,9 +15,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use common::backend::Refusing;
-use common::fastcgi::{Client, Request, read_record};
+use common::fastcgi::{Client, Request, page, read_record, stdout};
 use common::http::Response;
 use common::pattern::crc32;
 use common::process::Process;
@@ -26,8 +27,8 @@ use common::programs::{
 };
 use common::proxy::{connect, fresh_dir};
 use common::sys::is_root;
-use common::wait::SetOnDrop;
-use common::{Engine, GUARD, MB, Pattern, Proxy, eventually, for_each_engine};
+use common::wait::{SetOnDrop, meanwhile, pause};
+use common::{Backend, Engine, GUARD, MB, Pattern, Proxy, eventually, for_each_engine};
 use spliceway::fastcgi::Kind;
 use tempfile::TempDir;
 
@@ -38,6 +39,7 @@ for_each_engine!(
     sixty_four_clients_never_get_each_others_pages,
     workers_that_retire_after_five_requests_fail_none,
     scripts_that_run_on_after_their_answer_hold_up_nobody,
+    scripts_that_run_on_after_their_answer_keep_their_places_once_the_fence_is_known_to_work,
     a_rejected_upload_is_a_403_and_not_a_502,
     a_client_that_leaves_in_the_midst_of_a_page_frees_its_worker,
     a_restart_of_php_fpm_costs_only_the_requests_in_flight,
@@ -46,6 +48,7 @@ for_each_engine!(
     without_an_endpoint_there_is_an_answer_when_told_to,
     kept_connections_of_nginx_hold_no_worker,
     parameters_from_a_scripts_own_client_are_blocked,
+    nginx_caches_no_answer_that_broke_off,
     apache_in_front,
     a_script_of_one_process_that_ignores_the_fence,
 );
@@ -435,7 +438,8 @@ fn workers_that_retire_after_five_requests_fail_none(engine: Engine) {
     }
 }
 
-/// More of them than there are permits: their connections are given up for those who wait.
+/// More of them than there are permits, and it is not known yet that the fence works there: their connections
+/// are given up for those who wait.
 fn scripts_that_run_on_after_their_answer_hold_up_nobody(engine: Engine) {
     let plan = Plan {
         workers: 8,
@@ -455,6 +459,52 @@ fn scripts_that_run_on_after_their_answer_hold_up_nobody(engine: Engine) {
     assert!(!site.out().join("ended").exists(), "the scripts still run");
     site.open_gate();
     site.wait_for_notes("ended", 4);
+}
+
+/// As many permits as workers. What one more connection would carry would wait in the backlog, for
+/// whichever worker; here the next request gets the first one that is free.
+fn scripts_that_run_on_after_their_answer_keep_their_places_once_the_fence_is_known_to_work(
+    engine: Engine,
+) {
+    let plan = Plan {
+        workers: 2,
+        args: &[
+            "--per-endpoint-max",
+            "2",
+            "--settle-timeout",
+            "500ms",
+            "--idle-upstream",
+            "10m",
+        ],
+        ..Plan::default()
+    };
+    let site = Site::with(engine, &plan);
+    let token = |number: usize| {
+        let response = site.get(&format!("/kept/token.php?token={number}"));
+        assert_eq!(response.text(), format!("{number}\n"));
+    };
+    for number in 0..2 {
+        token(number);
+        site.proxy.process().assert_comes_to_rest();
+    }
+    let finish = format!("/kept/finish.php?dir={}", site.out().display());
+    assert_eq!(site.get(&finish).text(), "answered\n");
+    site.wait_for_notes("began", 1);
+    // The other worker is free.
+    at_once(4, 40, token);
+    assert_eq!(site.get(&finish).text(), "answered\n");
+    site.wait_for_notes("began", 2);
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| token(2));
+        // For longer than the settle timeout.
+        meanwhile(Duration::from_secs(2), || {
+            assert!(!waiting.is_finished(), "no worker is free");
+            pause(Duration::from_millis(10));
+        });
+        site.open_gate();
+        waiting.join().unwrap();
+    });
+    site.wait_for_notes("ended", 2);
 }
 
 fn a_rejected_upload_is_a_403_and_not_a_502(engine: Engine) {
@@ -685,7 +735,7 @@ fn parameters_from_a_scripts_own_client_are_blocked(engine: Engine) {
         let says_it = |line: &str| {
             let has = |part: String| line.contains(&part);
             line.contains("guard: request rejected")
-                && has(format!("param={name}"))
+                && has(format!("param=\"{name}\""))
                 && has(format!("uid={uid} "))
         };
         let log = site.proxy.process().log();
@@ -696,6 +746,61 @@ fn parameters_from_a_scripts_own_client_are_blocked(engine: Engine) {
         let directly = send_to(&format!("tcp://{host}:{port}"));
         assert!(directly.contains("evil ran x"), "{directly}");
         fs::remove_file(&ran).unwrap();
+    }
+}
+
+/// The second time it comes whole. The first time it ends with a record, where nginx takes the mere end of
+/// the connection for the end of the page.
+fn nginx_caches_no_answer_that_broke_off(engine: Engine) {
+    let asked = AtomicUsize::new(0);
+    let backend = Backend::scripted(move |conversation| {
+        let heard = conversation.request()?.expect("a request");
+        match asked.fetch_add(1, Ordering::AcqRel) {
+            0 => conversation.send(&stdout(heard.id, b"the first half, ")),
+            _ => conversation.send(&page(heard.id, b"the first half, and the second")),
+        }
+    });
+    let dir = fresh_dir();
+    let proxy = start_proxy(engine, &[], &backend.to_string());
+    let front = dir.path().join("http.sock");
+    let config = format!(
+        "http {{
+            access_log off;
+            client_body_temp_path {dir}/body;
+            fastcgi_temp_path {dir}/fastcgi;
+            proxy_temp_path {dir}/proxy;
+            uwsgi_temp_path {dir}/uwsgi;
+            scgi_temp_path {dir}/scgi;
+            fastcgi_cache_path {dir}/cache keys_zone=pages:1m;
+            server {{
+                listen unix:{front};
+                location / {{
+                    fastcgi_pass unix:{proxy};
+                    fastcgi_param REQUEST_METHOD $request_method;
+                    fastcgi_param REQUEST_URI $request_uri;
+                    fastcgi_param CONTENT_LENGTH $content_length;
+                    fastcgi_cache pages;
+                    fastcgi_cache_key $request_uri;
+                    fastcgi_cache_valid 200 1h;
+                    add_header X-Cache $upstream_cache_status;
+                }}
+            }}
+        }}",
+        dir = dir.path().display(),
+        front = front.display(),
+        proxy = proxy.socket().display(),
+    );
+    let _nginx = start_nginx(dir.path(), &config, &front);
+    let get = || Response::to(&front, "GET", "/page", b"");
+    // How much of it goes on to the client before nginx notices is up to nginx.
+    let mut client = connect(&front).unwrap();
+    client.write_all(b"GET /page HTTP/1.0\r\n\r\n").unwrap();
+    let mut cut = Vec::new();
+    client.read_to_end(&mut cut).unwrap();
+    for from in ["MISS", "HIT"] {
+        let response = get();
+        assert_eq!(response.text(), "the first half, and the second");
+        assert_eq!(response.header("X-Cache"), Some(from));
     }
 }
 

@@ -99,7 +99,7 @@ impl Site {
 
     fn rule<V: AsRef<[u8]>>(&self, pairs: &[(&str, V)], suffix: Option<&str>) -> Option<Rule> {
         let options = GuardOptions {
-            script_root: Some(self.root.display().to_string()),
+            script_roots: vec![self.root.display().to_string()],
             script_suffix: suffix.map(str::to_owned),
             ..GuardOptions::default()
         };
@@ -274,12 +274,126 @@ fn apaches_prefixes_run_outside_the_root() {
 #[test]
 fn the_last_of_two_script_filenames_runs() {
     let site = Site::start();
-    let pairs = [
-        ("SCRIPT_FILENAME", site.under_root("x.php")),
-        ("SCRIPT_FILENAME", site.outside()),
-    ];
+    let inside = ("SCRIPT_FILENAME", site.under_root("x.php"));
+    let outside = ("SCRIPT_FILENAME", site.outside());
+    let pairs = [inside.clone(), outside.clone()];
     assert!(site.get(&pairs).contains(OUTSIDE));
-    assert_eq!(site.rule(&pairs, None), Some(Rule::Duplicate));
+    assert_eq!(site.rule(&pairs, None), Some(Rule::ScriptRoot));
+    let pairs = [outside, inside];
+    assert!(site.get(&pairs).contains(INSIDE));
+    assert_eq!(site.rule(&pairs, Some(".php")), None);
+}
+
+/// Without REDIRECT_URL, PHP does not look at PATH_TRANSLATED, as long as there is a SCRIPT_FILENAME. With
+/// Apache's prefix it does not either.
+#[test]
+fn path_translated_does_not_run_beside_a_script_filename() {
+    let site = Site::start();
+    let script = site.under_root("x.php");
+    let prefixed = format!("proxy:fcgi://localhost{script}");
+    for path in [site.outside(), site.under_root("picture.jpg")] {
+        let redirect = ("REDIRECT_URL", "/picture.jpg");
+        let plain = [("SCRIPT_FILENAME", &*script), ("PATH_TRANSLATED", &*path)];
+        assert!(site.get(&plain).contains(INSIDE), "{path}");
+        let prefixed = [("SCRIPT_FILENAME", &*prefixed), plain[1], redirect];
+        assert!(site.get(&prefixed).contains(INSIDE), "{path}");
+    }
+    let picture = site.under_root("picture.jpg");
+    let plain = [
+        ("SCRIPT_FILENAME", &*script),
+        ("PATH_TRANSLATED", &*picture),
+    ];
+    assert_eq!(site.rule(&plain, Some(".php")), None);
+    // Where PHP runs it, the suffix counts: nothing is lost, for PHP refuses it as well.
+    let redirected = [plain[0], plain[1], ("REDIRECT_URL", "/picture.jpg")];
+    assert!(site.get(&redirected).contains("Access denied"));
+    assert_eq!(
+        site.rule(&redirected, Some(".php")),
+        Some(Rule::ScriptSuffix)
+    );
+}
+
+/// The parameters do not tell that `cgi.fix_pathinfo` is 0: what runs is under the root all the same, and
+/// is a script by `security.limit_extensions`.
+#[test]
+fn path_translated_without_fix_pathinfo_runs_under_the_root_only() {
+    let site = Site::start_with(|_| vec!["cgi.fix_pathinfo=0".to_owned()]);
+    let script = site.under_root("show.php");
+    let with = |path: String| {
+        [
+            ("SCRIPT_FILENAME", script.clone()),
+            ("PATH_TRANSLATED", path),
+        ]
+    };
+    assert!(site.get(&with(site.outside())).contains(OUTSIDE));
+    assert_eq!(
+        site.rule(&with(site.outside()), Some(".php")),
+        Some(Rule::ScriptRoot)
+    );
+    let picture = with(site.under_root("picture.jpg"));
+    assert!(site.get(&picture).contains("Access denied"));
+    assert_eq!(site.rule(&picture, Some(".php")), None);
+    let other_script = with(site.under_root("x.php"));
+    assert!(site.get(&other_script).contains(INSIDE));
+    assert_eq!(site.rule(&other_script, Some(".php")), None);
+}
+
+/// A new PHP-FPM, whose workers have no settings of earlier requests: they keep those.
+fn settings_after(value: &str) -> serde_json::Value {
+    let site = Site::start();
+    let script = site.root.join("settings.php");
+    let names = "['memory_limit', 'max_execution_time', 'user_agent', 'auto_prepend_file']";
+    let show = format!("<?php echo json_encode(array_map('ini_get', {names}));");
+    fs::write(&script, show).unwrap();
+    let pairs = [
+        ("SCRIPT_FILENAME", script.to_str().unwrap()),
+        ("PHP_VALUE", value),
+    ];
+    let answer = site.get(&pairs);
+    let start = answer.find("[\"").expect("an array of strings");
+    let end = answer.rfind("\"]").expect("its end");
+    serde_json::from_str(&answer[start..end + 2]).unwrap()
+}
+
+/// What the guard takes for the end of a line, and what it leaves to nobody's reading.
+#[test]
+fn settings_mean_to_php_what_the_guard_takes_them_for() {
+    let options = GuardOptions {
+        allow_settings: vec!["memory_limit".to_owned(), "max_execution_time".to_owned()],
+        ..GuardOptions::default()
+    };
+    let passes = |value: &str| {
+        let verdict = verdict(&options, &request(&[("PHP_VALUE", value)], false));
+        !matches!(verdict, Verdict::Reject(_))
+    };
+    let plain = " memory_limit\t= 99M \n\n max_execution_time=77";
+    assert!(passes(plain));
+    let settings = settings_after(plain);
+    assert_eq!(settings, serde_json::json!(["99M", "77", "", ""]));
+    // A second line where the guard sees one.
+    for value in [
+        "memory_limit=99M\ruser_agent=evil",
+        "memory_limit=99M\r\nuser_agent=evil",
+        "[x]\ruser_agent=evil",
+    ] {
+        assert!(!passes(value));
+        assert_eq!(settings_after(value)[2], "evil", "{value:?}");
+    }
+    // Lines that are none.
+    let value = "memory_limit=\"99M\nuser_agent=x\"\nmax_execution_time=7";
+    assert!(!passes(value));
+    assert_eq!(settings_after(value)[2], "");
+    // Values that are computed.
+    for value in [
+        "max_execution_time=64|2",
+        "max_execution_time=(66)",
+        "max_execution_time=\"6\"6",
+        "max_execution_time=66;1",
+        "max_execution_time=66=1",
+    ] {
+        assert!(!passes(value), "{value}");
+        assert_eq!(settings_after(value)[1], "66", "{value}");
+    }
 }
 
 #[test]
@@ -360,11 +474,11 @@ fn httpoxy_reaches_php_in_another_case_unless_it_is_left_out() {
     let mut reader = reader();
     reader.next(&bytes, &mut 0).unwrap();
     let guard = Guard::new(&GuardOptions::default()).unwrap();
-    let Verdict::PassWithout(gaps) = guard.judge(reader.head()) else {
+    let Verdict::PassWithout(cut) = guard.judge(reader.head()) else {
         panic!("nothing is left out");
     };
     let mut written = Vec::new();
-    reader.head().write(false, &gaps, &mut written);
+    reader.head().write(false, &cut.ranges, &mut written);
     push_stream_end(&mut written, Kind::Stdin, REQUEST);
     let answer = site.send(&written);
     assert!(

@@ -40,6 +40,7 @@ for_each_engine!(
     socat_as_client,
     socat_that_writes_and_closes_loses_nothing,
     socat_as_backend,
+    a_broken_answer_is_a_failure_to_nginx,
     nginx_reads_the_proxy_protocol,
     haproxy_reads_the_proxy_protocol,
     php_fpm_is_checked_and_being_busy_is_not_being_down,
@@ -237,6 +238,75 @@ fn socat_as_backend(engine: Engine) {
 }
 
 /// What either program serves behind the PROXY protocol, and nothing to whoever does not speak it.
+/// Whatever nginx is told about buffers, caches and connections: half an answer is not passed on as a
+/// whole one, and not kept.
+fn a_broken_answer_is_a_failure_to_nginx(engine: Engine) {
+    let page = [&b"Content-Type: text/plain\r\n\r\n"[..], &[b'a'; 30_000]].concat();
+    let backend = Backend::scripted(move |conversation| {
+        const STDOUT_OF_REQUEST_1: [u8; 4] = [1, 6, 0, 1];
+        conversation.receive()?;
+        let length = u16::try_from(page.len()).unwrap().to_be_bytes();
+        conversation.send(&[&STDOUT_OF_REQUEST_1[..], &length, &[0, 0], &page].concat())?;
+        conversation.reset_on_close()
+    });
+    let (dir, proxy) = (fresh_dir(), start_for_nginx(engine, &backend));
+    let ways = ["on", "off"].map(|buffering| ["on", "off"].map(|keep| (buffering, keep)));
+    let ways = ways.concat();
+    let front = |(buffering, keep): (&str, &str)| {
+        let name = format!("buffering-{buffering}-keep-{keep}.sock");
+        dir.path().join(name)
+    };
+    let server = |way: &(&str, &str)| {
+        format!(
+            "server {{
+                listen unix:{front};
+                location / {{
+                    fastcgi_pass unix:{proxy};
+                    fastcgi_buffering {buffering};
+                    fastcgi_keep_conn {keep};
+                    fastcgi_cache pages;
+                    fastcgi_cache_valid 200 1m;
+                    fastcgi_cache_key {buffering}{keep};
+                }}
+            }}",
+            front = front(*way).display(),
+            proxy = proxy.socket().display(),
+            buffering = way.0,
+            keep = way.1,
+        )
+    };
+    let servers: String = ways.iter().map(server).collect();
+    let paths = temp_paths(dir.path());
+    let config = format!(
+        "http {{
+            access_log off;
+            {paths}
+            fastcgi_cache_path {dir}/cache keys_zone=pages:1m;
+            {servers}
+        }}",
+        dir = dir.path().display(),
+    );
+    let _nginx = start_nginx(dir.path(), &config, &front(ways[0]));
+    for way in ways {
+        for _ in 0..2 {
+            let before = backend.ledger().accepted;
+            let mut stream = connect(&front(way)).unwrap();
+            let request = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            let head = String::from_utf8_lossy(&answer[..answer.len().min(200)]).into_owned();
+            let whole = head.starts_with("HTTP/1.1 200") && answer.ends_with(b"\r\n0\r\n\r\n");
+            assert!(!whole, "{way:?}: whole, {} bytes: {head}", answer.len());
+            assert_eq!(
+                backend.ledger().accepted,
+                before + 1,
+                "{way:?}: from the cache"
+            );
+        }
+    }
+}
+
 fn assert_only_with_a_header(engine: Engine, (host, port): &(String, u16), versions: &[&str]) {
     let get = |version: &str| {
         let proxy = Proxy::builder()
@@ -432,11 +502,7 @@ fn http_config(dir: &Path, front: &Path, proxy: &Proxy) -> String {
         "http {{
             access_log off;
             client_max_body_size 16m;
-            client_body_temp_path {dir}/body;
-            fastcgi_temp_path {dir}/fastcgi;
-            proxy_temp_path {dir}/proxy;
-            uwsgi_temp_path {dir}/uwsgi;
-            scgi_temp_path {dir}/scgi;
+            {paths}
             server {{
                 listen unix:{front};
                 location / {{
@@ -449,9 +515,22 @@ fn http_config(dir: &Path, front: &Path, proxy: &Proxy) -> String {
                 }}
             }}
         }}",
+        paths = temp_paths(dir),
         dir = dir.display(),
         front = front.display(),
         proxy = proxy.socket().display(),
+    )
+}
+
+/// Where nginx may write.
+fn temp_paths(dir: &Path) -> String {
+    format!(
+        "client_body_temp_path {dir}/body;
+        fastcgi_temp_path {dir}/fastcgi;
+        proxy_temp_path {dir}/proxy;
+        uwsgi_temp_path {dir}/uwsgi;
+        scgi_temp_path {dir}/scgi;",
+        dir = dir.display(),
     )
 }
 

@@ -1,17 +1,5 @@
-# The examples in deploy/, checked against the schemas of their formats. To be sourced by bash.
-
-# checkers: where the programs are that know the schemas; they are installed if that was not done with
-# this list of versions.
-checkers() {
-  local list=scripts/lib/checkers.txt home=target/tools/checkers
-  if ! cmp -s "$list" "$home/installed.txt"; then
-    rm -rf "$home"
-    /usr/bin/python3 -m venv "$home" >&2 || return
-    "$home/bin/pip" install --quiet --disable-pip-version-check --requirement "$list" >&2 || return
-    cp "$list" "$home/installed.txt"
-  fi
-  echo "$home/bin"
-}
+# The examples in deploy/, checked against the schemas of their formats. To be sourced by bash, behind
+# python_tools.sh.
 
 # refused WORD FILE COMMAND ...: the command fails for the file when the word in it is spelt wrong. A
 # checker that takes everything would be none.
@@ -45,7 +33,7 @@ check_image_context() {
 check_deploy_files() {
   local bin compose kubernetes
   check_image_context
-  bin=$(checkers)
+  bin=$(python_tools checkers)
   compose=("$bin/check-jsonschema" --builtin-schema vendor.compose-spec)
   kubernetes=("$bin/kubernetes-validate" --strict --quiet)
   "${compose[@]}" deploy/docker/compose.yaml

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::backend::Address;
 use crate::counters::Outcome;
-use crate::fastcgi::{Head, Pairs};
+use crate::fastcgi::{Head, Pairs, Rejection};
 use crate::sys::net::PeerCredentials;
 
 /// How much of a URI, or of a script's path, is kept: more than browsers show, and with it a full queue
@@ -39,6 +39,8 @@ pub struct Entry {
     pub total: Duration,
     /// How it ended, unless it ended well.
     pub ending: Option<Outcome>,
+    /// Why the guard rejected it, if it did.
+    pub rejection: Option<Rejection>,
 }
 
 /// The connection that a request had last.
@@ -152,6 +154,7 @@ pub(super) fn sample() -> Entry {
         first_byte: Some(Duration::from_millis(12)),
         total: Duration::from_micros(2_012_345),
         ending: None,
+        rejection: None,
     }
 }
 

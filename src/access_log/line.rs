@@ -8,6 +8,7 @@ use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use crate::config::AccessLogFormat as Format;
+use crate::fastcgi::Rejection;
 
 use super::entry::{Entry, Word};
 
@@ -56,7 +57,12 @@ fn text(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt:
         write!(line, " {name}={}", Maybe(time.map(Seconds), none))?;
     }
     let ending = entry.ending.map(|outcome| outcome.name());
-    writeln!(line, " ending={}", Maybe(ending, none))
+    write!(line, " ending={}", Maybe(ending, none))?;
+    match &entry.rejection {
+        // It is escaped already.
+        Some(Rejection { rule, param }) => writeln!(line, " rule={rule} param=\"{param}\""),
+        None => writeln!(line, " rule={none} param={none}"),
+    }
 }
 
 fn json(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt::Result {
@@ -90,6 +96,13 @@ fn json(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt:
     match entry.ending {
         Some(outcome) => write!(line, r#","ending":"{}""#, outcome.name())?,
         None => line.push_str(r#","ending":null"#),
+    }
+    match &entry.rejection {
+        Some(Rejection { rule, param }) => {
+            write!(line, r#","rule":"{rule}","param":"#)?;
+            quote(line, whole(param.as_bytes()));
+        }
+        None => line.push_str(r#","rule":null,"param":null"#),
     }
     line.push_str("}\n");
     Ok(())
@@ -260,7 +273,7 @@ mod tests {
             "time=2026-07-01T00:00:00.123Z route=php uid=33 pid=4711 method=\"GET\" \
              uri=\"/index.php?x=1\" script=\"/srv/index.php\" status=200 bytes=1234 \
              endpoint=\"192.0.2.1:9000\" upstream=reused queue=0.000000 connect=0.000250 \
-             first_byte=0.012000 total=2.012345 ending=-\n"
+             first_byte=0.012000 total=2.012345 ending=- rule=- param=-\n"
         );
     }
 
@@ -272,7 +285,7 @@ mod tests {
             "method": "GET", "uri": "/index.php?x=1", "script": "/srv/index.php",
             "status": 200, "bytes": 1234, "endpoint": "192.0.2.1:9000", "upstream": "reused",
             "queue": 0.0, "connect": 0.00025, "first_byte": 0.012, "total": 2.012345,
-            "ending": null,
+            "ending": null, "rule": null, "param": null,
         });
         assert_eq!(value, expected);
     }
@@ -293,7 +306,7 @@ mod tests {
             " status=- ",
             " endpoint=- upstream=- ",
             " first_byte=- ",
-            " ending=queue_timeout\n",
+            " ending=queue_timeout rule=- param=-\n",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }

@@ -2,10 +2,13 @@
 
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 
 use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+
+use crate::sys::net;
 
 /// A connection.
 #[derive(Debug)]
@@ -44,6 +47,26 @@ impl Stream {
                     _ => Err(error),
                 },
             };
+        }
+    }
+
+    /// As [`Stream::receive`], but what is there stays there.
+    pub(super) fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+        loop {
+            let peeked = match self {
+                Self::Tcp(stream) => net::peek(stream.as_fd(), buffer),
+                Self::Unix(stream) => net::peek(stream.as_fd(), buffer),
+            };
+            let error = match peeked {
+                Ok(0) => return Ok(Received::End),
+                Ok(len) => return Ok(Received::Bytes(len)),
+                Err(errno) => io::Error::from(errno),
+            };
+            match error.kind() {
+                io::ErrorKind::WouldBlock => return Ok(Received::Nothing),
+                io::ErrorKind::Interrupted => {}
+                _ => return Err(error),
+            }
         }
     }
 

@@ -10,9 +10,11 @@ use super::values::{ValueError, count, positive_timeout, size};
 use crate::config::{
     AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, UpstreamReuse,
 };
-use crate::fastcgi::{Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role};
+use crate::fastcgi::{
+    Duplicates, Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role,
+};
 
-/// The most that `--params-max` may be: sixteen times the default. It is held for every request that
+/// The most that `--params-max` may be: four times the default. It is held for every request that
 /// waits.
 const PARAMS_MAX_CEILING: u64 = 1024 * 1024;
 
@@ -25,7 +27,7 @@ pub(super) struct FastcgiArguments {
         value_name = "SIZE",
         value_parser = size(PARAMS_MAX_CEILING),
         help = "With --protocol fastcgi, take at most this much of parameters (CGI variables) in one \
-                request, up to 1MiB; more ends the client's connection. [default: 64KiB]"
+                request, up to 1MiB; more is answered with 431. [default: 256KiB]"
     )]
     params_max: Option<u64>,
 
@@ -45,8 +47,9 @@ pub(super) struct FastcgiArguments {
         value_parser = positive_timeout,
         allow_hyphen_values = true,
         help = "With --protocol fastcgi, close a connection whose backend takes longer than this after \
-                a request to be ready for the next one, if a request waits for its place. [default: \
-                50ms]"
+                a request to be ready for the next one. Not where backends have proved that they say \
+                when they are: there a connection keeps its place while the script runs on, for up to \
+                300s. [default: 50ms]"
     )]
     settle_timeout: Option<Duration>,
 
@@ -106,8 +109,8 @@ pub(super) struct FastcgiArguments {
         value_enum,
         hide_possible_values = true,
         help = "With --protocol fastcgi, check the parameters of each request before anything of it is \
-                sent: HTTP_PROXY is left out; PHP_VALUE, PHP_ADMIN_VALUE, a NUL, and a second copy of a \
-                parameter that decides about security are answered with 403. [default: on]"
+                sent: HTTP_PROXY is left out, and so are all copies but the last of a parameter that decides \
+                about security; PHP_VALUE, PHP_ADMIN_VALUE and a NUL are answered with 403. [default: on]"
     )]
     guard: Option<Switch>,
 
@@ -136,11 +139,39 @@ pub(super) struct FastcgiArguments {
 
     #[arg(
         long,
-        value_name = "DIR",
-        help = "Let only requests pass whose SCRIPT_FILENAME is a path under this directory. Paths are \
-                compared as text: a symbolic link under it leads where it leads. [default: none]"
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        help = "Let PHP_VALUE and PHP_ADMIN_VALUE pass if they change no other settings of PHP than these, \
+                such as memory_limit,open_basedir; none that could load or run code can be allowed; \
+                repeatable. [default: none]"
     )]
-    script_root: Option<String>,
+    allow_php_setting: Vec<String>,
+
+    #[arg(
+        long,
+        value_name = "WHICH",
+        value_enum,
+        hide_possible_values = true,
+        help = "Of several copies of a parameter that decides about security, pass on the 'last', as PHP \
+                takes it, or 'reject' the request with 403. [default: last]"
+    )]
+    duplicates: Option<DuplicatesName>,
+
+    #[arg(
+        long,
+        value_name = "DIR",
+        help = "Let only requests pass whose SCRIPT_FILENAME is a path under this directory, or under one \
+                of several; repeatable. Paths are compared as text: a symbolic link under it leads where \
+                it leads. [default: none]"
+    )]
+    script_root: Vec<String>,
+
+    #[arg(
+        long,
+        help = "Also take what each --script-root leads to for a root, as it is when the daemon starts: for \
+                $realpath_root of nginx, where a directory is a symbolic link to a release"
+    )]
+    resolve_script_root: bool,
 
     #[arg(
         long,
@@ -153,7 +184,7 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "N",
         value_parser = count(1..=1_000_000_usize),
-        help = "Answer a request with more parameters than this with 403. [default: 1024]"
+        help = "Answer a request with more parameters than this with 431. [default: 1024]"
     )]
     max_params: Option<usize>,
 
@@ -173,6 +204,21 @@ pub(super) struct FastcgiArguments {
 enum Switch {
     On,
     Off,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DuplicatesName {
+    Last,
+    Reject,
+}
+
+impl From<DuplicatesName> for Duplicates {
+    fn from(name: DuplicatesName) -> Self {
+        match name {
+            DuplicatesName::Last => Self::Last,
+            DuplicatesName::Reject => Self::Reject,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -230,12 +276,15 @@ impl FastcgiArguments {
     }
 
     /// What only the guard does, and whether it is asked for.
-    fn about_the_guard(&self) -> [(&'static str, bool); 7] {
+    fn about_the_guard(&self) -> [(&'static str, bool); 10] {
         [
             ("deny-param", !self.deny_param.is_empty()),
             ("strip-param", !self.strip_param.is_empty()),
             ("allow-param", !self.allow_param.is_empty()),
-            ("script-root", self.script_root.is_some()),
+            ("allow-php-setting", !self.allow_php_setting.is_empty()),
+            ("duplicates", self.duplicates.is_some()),
+            ("script-root", !self.script_root.is_empty()),
+            ("resolve-script-root", self.resolve_script_root),
             ("script-suffix", self.script_suffix.is_some()),
             ("max-params", self.max_params.is_some()),
             ("roles", !self.roles.is_empty()),
@@ -246,6 +295,7 @@ impl FastcgiArguments {
     pub(super) fn validate(self) -> Result<Fastcgi, Refusal> {
         Ok(Fastcgi {
             guard: self.guard()?,
+            resolved_script_roots: self.resolved_script_roots()?,
             access_log: self.access_log()?,
             params_max: self
                 .params_max
@@ -280,6 +330,19 @@ impl FastcgiArguments {
         Ok(Some(AccessLog { target, format }))
     }
 
+    fn resolved_script_roots(&self) -> Result<Vec<String>, Refusal> {
+        match (self.resolve_script_root, self.script_root.as_slice()) {
+            (false, _) => Ok(Vec::new()),
+            (true, []) => Err(Refusal::new(
+                "resolve-script-root",
+                "--resolve-script-root without --script-root: there is nothing to resolve (remove it, or \
+                 give --script-root)"
+                    .to_owned(),
+            )),
+            (true, roots) => Ok(roots.to_vec()),
+        }
+    }
+
     fn guard(&self) -> Result<Option<Guard>, Refusal> {
         if self.guard == Some(Switch::Off) {
             let given = self.about_the_guard().into_iter().find(|(_, given)| *given);
@@ -303,7 +366,9 @@ impl FastcgiArguments {
             deny: self.deny_param.clone(),
             strip: self.strip_param.clone(),
             allow: self.allow_param.clone(),
-            script_root: self.script_root.clone(),
+            allow_settings: self.allow_php_setting.clone(),
+            duplicates: self.duplicates.map(Duplicates::from).unwrap_or_default(),
+            script_roots: self.script_root.clone(),
             script_suffix: self.script_suffix.clone(),
             params_max: self.max_params.unwrap_or(PARAMS_MAX),
             roles: roles.iter().copied().map(Role::from).collect(),
@@ -313,6 +378,7 @@ impl FastcgiArguments {
                 GuardError::Name(name) if self.deny_param.contains(name) => "deny-param",
                 GuardError::Name(name) if self.strip_param.contains(name) => "strip-param",
                 GuardError::Name(_) => "allow-param",
+                GuardError::Setting { .. } => "allow-php-setting",
                 GuardError::ScriptRoot(_) => "script-root",
                 GuardError::ScriptSuffix(_) => "script-suffix",
             };
@@ -348,6 +414,66 @@ mod tests {
             ),
         ] {
             assert_eq!(access_log(options), Some(AccessLog { target, format }));
+        }
+    }
+
+    #[test]
+    fn roots_and_settings_of_the_guard_are_lists() {
+        let route = route_with(
+            "--protocol fastcgi --script-root /a --script-root /b --resolve-script-root \
+             --allow-php-setting memory_limit,open_basedir --allow-php-setting date.timezone \
+             --duplicates reject",
+        );
+        let crate::config::Protocol::Fastcgi(fastcgi) = route.protocol else {
+            panic!("it is FastCGI");
+        };
+        assert_eq!(fastcgi.resolved_script_roots, ["/a", "/b"]);
+        let options = GuardOptions {
+            allow_settings: ["memory_limit", "open_basedir", "date.timezone"]
+                .map(str::to_owned)
+                .to_vec(),
+            duplicates: Duplicates::Reject,
+            script_roots: vec!["/a".to_owned(), "/b".to_owned()],
+            ..GuardOptions::default()
+        };
+        assert_eq!(fastcgi.guard, Some(Guard::new(&options).unwrap()));
+        assert_eq!(fastcgi.params_max, 256 * 1024);
+    }
+
+    #[test]
+    fn what_the_guard_cannot_do_is_refused() {
+        for (options, problem) in [
+            (
+                "--protocol fastcgi --resolve-script-root",
+                "--resolve-script-root without --script-root",
+            ),
+            (
+                "--protocol fastcgi --script-root /a --guard off --resolve-script-root",
+                "with --guard off",
+            ),
+            (
+                "--protocol fastcgi --guard off --duplicates last",
+                "--duplicates with --guard off",
+            ),
+            (
+                "--allow-php-setting memory_limit",
+                "--allow-php-setting without --protocol fastcgi",
+            ),
+            (
+                "--protocol fastcgi --allow-php-setting memory_limit,auto_prepend_file",
+                "--allow-php-setting: read the PHP setting 'auto_prepend_file': PHP runs what it names",
+            ),
+            (
+                "--protocol fastcgi --duplicates first",
+                "unknown (write last, reject)",
+            ),
+            (
+                "--protocol fastcgi --script-root /a --script-root b",
+                "--script-root: read the script root 'b'",
+            ),
+        ] {
+            let error = usage_error(&format!("{REQUIRED} {options}"));
+            assert!(error.contains(problem), "{options}: {error}");
         }
     }
 

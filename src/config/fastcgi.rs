@@ -33,6 +33,8 @@ impl Protocol {
 pub struct Fastcgi {
     /// Which parameters pass; `None`: all of them.
     pub guard: Option<Guard>,
+    /// Script roots that are resolved when the daemon starts: what they lead to is a root as well.
+    pub resolved_script_roots: Vec<String>,
     /// The most bytes of a request's parameters.
     pub params_max: usize,
     /// Whether a connection to a backend serves more than one request.

@@ -1,7 +1,7 @@
 //! What one worker counts of the requests of a FastCGI route.
 
 use super::{Count, Histogram, Level};
-use crate::fastcgi::{Answer, Rule};
+use crate::fastcgi::{Answer, Decisive, Rule, Violation};
 
 /// One worker's figures of one FastCGI route. It writes, the main thread reads.
 #[derive(Debug, Default)]
@@ -19,10 +19,14 @@ pub struct FastcgiCounters {
     pub settle_time: Histogram,
     /// Connections that are between the two now.
     pub settling: Level,
-    /// Endpoints that do not take a connection for more than one request.
+    /// Endpoints whose connections serve one request each.
     pub doubtful: Level,
     /// Requests that the guard rejected, by [`Rule`].
     pub rejections: [Count; Rule::ALL.len()],
+    /// Requests in which a parameter came with different values, by [`Decisive`].
+    pub overridden: [Count; Decisive::ALL.len()],
+    /// What clients must not send, by [`Violation`].
+    pub violations: [Count; Violation::NAMES.len()],
     /// Answers of our own, by [`Answer`].
     pub answers: [Count; Answer::ALL.len()],
     /// Lines that the access log had no room for.
@@ -40,6 +44,16 @@ impl FastcgiCounters {
         let rules = Rule::ALL.iter().zip(&self.rejections);
         let its = rules.filter(|(other, _)| **other == rule);
         its.for_each(|(_, count)| count.add(1));
+    }
+
+    /// A parameter came with different values, of which the last counts.
+    pub fn overridden(&self, param: Decisive) {
+        self.overridden[param.number()].add(1);
+    }
+
+    /// A client sent what it must not send.
+    pub fn violated(&self, violation: Violation) {
+        self.violations[violation.number()].add(1);
     }
 
     /// A request got an answer of our own.

@@ -47,11 +47,13 @@ pub enum Outcome {
     NotAllowed,
     /// The client was not let in: its user has as many connections as it may.
     UserLimit,
+    /// There was no memory for the parameters of its request.
+    HeadsFull,
 }
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -74,6 +76,7 @@ impl Outcome {
         Self::QueueLeft,
         Self::NotAllowed,
         Self::UserLimit,
+        Self::HeadsFull,
     ];
 
     /// Its name in metrics and in the status.
@@ -102,6 +105,7 @@ impl Outcome {
             Self::QueueLeft => "queue_left",
             Self::NotAllowed => "not_allowed",
             Self::UserLimit => "user_limit",
+            Self::HeadsFull => "heads_full",
         }
     }
 
@@ -118,7 +122,8 @@ impl Outcome {
             | Self::ConnectNoDescriptor
             | Self::ConnectNoSource
             | Self::QueueFull
-            | Self::QueueTimedOut => true,
+            | Self::QueueTimedOut
+            | Self::HeadsFull => true,
             Self::Complete
             | Self::ClientClosed
             | Self::ClientReset

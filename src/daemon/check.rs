@@ -6,13 +6,15 @@
 
 use std::io::{self, Write};
 
-use crate::config::{Config, Route};
+use crate::config::{Config, Protocol, Route};
 use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
 use crate::sys::process;
 
 use super::privileges::Identity;
-use super::{accepting_workers, listener, listener_count, routes, upstreams, who, worker_count};
+use super::{
+    accepting_workers, listener, listener_count, routes, script_roots, upstreams, who, worker_count,
+};
 
 /// Prints what each backend resolves to, as comments of the configuration before it, and returns a line
 /// for each obstacle.
@@ -36,6 +38,7 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, Resolve
         obstacles.extend(accounts(route));
         obstacles.extend(clients(route));
         obstacles.extend(source(route));
+        obstacles.extend(script_roots(route));
         obstacles.extend(accepting.ok().and_then(|workers| shards(route, workers)));
         obstacles.extend(nameless(route, resolved));
     }
@@ -113,6 +116,14 @@ fn clients(route: &Route) -> Option<String> {
 
 fn source(route: &Route) -> Option<String> {
     let error = upstreams::check_source(&route.upstreams).err()?;
+    Some(format!("route {}: {error}", route.name))
+}
+
+fn script_roots(route: &Route) -> Option<String> {
+    let Protocol::Fastcgi(fastcgi) = &route.protocol else {
+        return None;
+    };
+    let error = script_roots::check(fastcgi).err()?;
     Some(format!("route {}: {error}", route.name))
 }
 

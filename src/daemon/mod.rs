@@ -17,6 +17,7 @@ mod listening;
 pub mod logging;
 mod privileges;
 mod routes;
+mod script_roots;
 mod sites;
 mod supervisor;
 mod upstreams;
@@ -53,6 +54,7 @@ use privileges::Identity;
 pub use privileges::{PrivilegeError, renounce};
 use routes::Opened;
 pub use routes::ShareError;
+pub use script_roots::ScriptRootError;
 pub use sites::SiteError;
 use sites::Sites;
 use supervisor::Supervisor;
@@ -91,6 +93,8 @@ pub enum Error {
     Site(#[from] SiteError),
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    #[error(transparent)]
+    ScriptRoot(#[from] ScriptRootError),
     #[error(transparent)]
     Share(#[from] ShareError),
     #[error("make a worker's mailbox")]

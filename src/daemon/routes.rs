@@ -7,6 +7,7 @@
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::access_log::Writers;
 use crate::backend::Published;
@@ -20,6 +21,7 @@ use crate::worker::{Limit, Listening, Mailbox, Notice, Route, Share, Sharing, Wh
 
 use super::inherited::Passed;
 use super::listening::ListeningSocket;
+use super::script_roots::{self, ScriptRootError};
 use super::{Error, listener, upstreams, who};
 
 /// A route whose listeners are bound.
@@ -75,6 +77,7 @@ pub(super) fn open(
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
 ) -> Result<Opened, Error> {
+    let protocol = protocol(config)?;
     let mut listeners = Vec::new();
     for address in &config.listeners {
         match address {
@@ -89,7 +92,7 @@ pub(super) fn open(
         }
     }
     Ok(Opened {
-        route: Arc::new(route(config, who, &listeners, mailboxes.to_vec())),
+        route: Arc::new(route(config, protocol, who, &listeners, mailboxes.to_vec())),
         listeners,
         lookups: Arc::default(),
         access_log: config.protocol.access_log().cloned(),
@@ -100,6 +103,7 @@ pub(super) fn open(
 
 fn route(
     config: &config::Route,
+    protocol: Protocol,
     who: Option<Who>,
     listeners: &[ListeningSocket],
     told: Vec<Arc<Mailbox>>,
@@ -114,7 +118,7 @@ fn route(
     Route {
         name: config.name.clone(),
         published: Arc::new(published),
-        protocol: protocol(config),
+        protocol,
         upstreams: upstreams::of(&config.upstreams, listeners),
         balance: config.balance,
         timeouts: Timeouts {
@@ -130,13 +134,13 @@ fn route(
     }
 }
 
-fn protocol(route: &config::Route) -> Protocol {
+fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
     let config::Protocol::Fastcgi(config) = &route.protocol else {
-        return Protocol::Raw;
+        return Ok(Protocol::Raw);
     };
-    Protocol::Fastcgi(FastcgiOptions {
+    Ok(Protocol::Fastcgi(FastcgiOptions {
         route: route.name.clone(),
-        guard: config.guard.clone(),
+        guard: script_roots::guard(config)?,
         limits: RequestLimits {
             params_bytes_max: config.params_max,
             capacity: CLIENTS_CAPACITY,
@@ -149,8 +153,15 @@ fn protocol(route: &config::Route) -> Protocol {
         },
         on_failure: config.on_failure,
         rejections: Failures::default(),
-    })
+        overridden: std::array::from_fn(|_| Failures::every(OVERRIDDEN_WARN_INTERVAL)),
+        violations: Default::default(),
+    }))
 }
+
+/// The least time between two warnings that the web server sends one parameter with different values. It
+/// does so in each request, until somebody changes its configuration: that takes a line in each log file
+/// that is kept, and not one in each ten seconds.
+const OVERRIDDEN_WARN_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// What clients are told who ask for FCGI_MAX_CONNS and FCGI_MAX_REQS: whoever comes is served or
 /// waits, so there is no number that they should keep to.

@@ -68,6 +68,8 @@ struct Socket {
     /// Whether the last try of a read, or of a write, found something. Optimistic at first.
     readable: bool,
     writable: bool,
+    /// Bytes that were copied and are still in the socket.
+    peeked: usize,
     /// It was a splice that found nothing.
     spliced_dry: bool,
     /// A receive that does not fill its buffer may leave something behind: an end or an error, or
@@ -77,6 +79,8 @@ struct Socket {
     /// Whether epoll watches it. Only once something has to be waited for: many an upstream's first
     /// wait is its last.
     registered: bool,
+    /// Its handshake waits for the first bytes, after which acknowledgements are to be prompt again.
+    sends_with_handshake: bool,
     /// Of a listener: whose turn it is.
     turn: Turn,
 }
@@ -101,9 +105,11 @@ impl Socket {
             write: Write::Idle,
             readable: true,
             writable: true,
+            peeked: 0,
             spliced_dry: false,
             special: false,
             registered: false,
+            sends_with_handshake: false,
             turn: Turn::Anybodys,
         }
     }
@@ -116,8 +122,46 @@ impl Socket {
         net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
     }
 
+    /// Bytes were sent.
+    fn sent(&mut self) {
+        if mem::take(&mut self.sends_with_handshake) {
+            // It cannot fail on a TCP socket.
+            let _ = net::acknowledge(self.fd.as_fd());
+        }
+    }
+
+    /// Takes what was only copied so far.
+    fn take_peeked(&mut self) {
+        let count = mem::take(&mut self.peeked);
+        if count > 0 {
+            net::discard(&self.fd, count);
+        }
+    }
+
+    /// Whether no bytes have come beside those that were copied already.
+    fn has_only_peeked(&self) -> bool {
+        self.peeked > 0 && net::queued(&self.fd) <= self.peeked
+    }
+
+    /// As [`Socket::receive`], but leaves what it copies where it is, unless that is a buffer full: then
+    /// more comes, and this is no question that could be answered.
+    fn receive_and_leave(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
+        self.take_peeked();
+        let received = net::recv_and_leave(&self.fd, bytes, BUFFER_BYTES);
+        match received {
+            Ok(received) => self.peeked = received,
+            Err(Errno(libc::EAGAIN)) => self.readable = false,
+            Err(_) => {}
+        }
+        if self.peeked >= BUFFER_BYTES {
+            self.take_peeked();
+        }
+        received
+    }
+
     /// Receives what is there, up to a buffer full, and takes note of whether there can be more.
     fn receive(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
+        self.take_peeked();
         let received = if self.kind == SocketKind::Unix {
             net::recv_and_tell(&self.fd, bytes, BUFFER_BYTES).map(|(received, stopped)| {
                 self.special |= stopped;
@@ -153,6 +197,7 @@ enum Read {
     Idle,
     Accept,
     Recv,
+    Peek,
     Readable,
     Hangup,
 }
@@ -253,6 +298,7 @@ impl Epoll {
                 Err(errno) => Some(Done::Failed(errno)),
             },
             Read::Recv => self.attempt_recv(sock),
+            Read::Peek => self.attempt_peek(sock),
             // Asked of the kernel as well: behind urgent data, splice finds nothing, recv does, and
             // no edge comes.
             Read::Readable if socket.readable || net::is_readable(&socket.fd) => Some(Done::Ready),
@@ -281,15 +327,49 @@ impl Epoll {
         };
         let received = socket.receive(&mut bytes);
         let buf = Buf::new(bytes, &self.buffers);
+        self.received(sock, received, buf, Read::Recv)
+    }
+
+    fn attempt_peek(&mut self, sock: Sock) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        if socket.readable && socket.has_only_peeked() {
+            // An end is told of, and what was in front of it stays.
+            if socket.special && net::has_ended_in_order(&socket.fd) {
+                return Some(Done::Eof);
+            }
+            socket.readable = socket.special;
+        }
+        if !socket.readable {
+            socket.read = Read::Peek;
+            return None;
+        }
+        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
+            socket.read = Read::Peek;
+            self.starved.push(sock);
+            return None;
+        };
+        let received = socket.receive_and_leave(&mut bytes);
+        let buf = Buf::new(bytes, &self.buffers);
+        self.received(sock, received, buf, Read::Peek)
+    }
+
+    /// What became of a receive, which goes on as `again` if it found nothing.
+    fn received(
+        &mut self,
+        sock: Sock,
+        received: Result<usize, Errno>,
+        buf: Buf,
+        again: Read,
+    ) -> Option<Done> {
         match received {
             Ok(0) => Some(Done::Eof),
             Ok(_) => Some(Done::Received(buf)),
             Err(Errno(libc::EAGAIN)) => {
-                socket.read = Read::Recv;
+                self.sockets.get(sock).read = again;
                 None
             }
             Err(Errno(libc::EINTR)) => {
-                socket.read = Read::Recv;
+                self.sockets.get(sock).read = again;
                 self.untried.push((sock, Lane::Read));
                 None
             }
@@ -335,7 +415,10 @@ impl Epoll {
         let socket = self.sockets.get(sock);
         loop {
             match net::send(&socket.fd, &buf[sent..]) {
-                Ok(n) => sent += n,
+                Ok(n) => {
+                    sent += n;
+                    socket.sent();
+                }
                 Err(Errno(libc::EINTR)) => continue,
                 Err(Errno(libc::EAGAIN)) => {
                     socket.writable = false;
@@ -347,6 +430,26 @@ impl Epoll {
             if sent == buf.len() {
                 return Some(Done::Sent);
             }
+        }
+    }
+
+    /// Receives, in this way, what is there already.
+    fn take_now(
+        &mut self,
+        sock: Sock,
+        receive: fn(&mut Socket, &mut Vec<u8>) -> Result<usize, Errno>,
+    ) -> Result<Option<Buf>, Errno> {
+        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
+            return Ok(None);
+        };
+        let socket = self.sockets.get(sock);
+        assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
+        let received = receive(socket, &mut bytes);
+        let buf = Buf::new(bytes, &self.buffers);
+        match received {
+            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
+            Ok(_) => Ok(Some(buf)),
+            Err(errno) => Err(errno),
         }
     }
 
@@ -469,7 +572,13 @@ impl Driver for Epoll {
                 // Where splice finds nothing, behind urgent data, recv may find something.
                 socket.readable |= mem::take(&mut socket.spliced_dry);
             }
-            Op::Readable => socket.read = Read::Readable,
+            // Of TCP, a reset tells of failures.
+            Op::Peek if socket.kind == SocketKind::Tcp => socket.read = Read::Recv,
+            Op::Peek => socket.read = Read::Peek,
+            Op::Readable => {
+                socket.take_peeked();
+                socket.read = Read::Readable;
+            }
             Op::Hangup => socket.read = Read::Hangup,
             // These two at once: a request that has come shall not wait for the next turn.
             Op::Connect(address) => {
@@ -498,10 +607,15 @@ impl Driver for Epoll {
     }
 
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
-        let socket = self.sockets.remove(sock);
-        if how == Close::Reset && socket.kind == SocketKind::Tcp {
-            // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
-            let _ = net::reset_on_close(&socket.fd);
+        let mut socket = self.sockets.remove(sock);
+        match how {
+            Close::Graceful => socket.take_peeked(),
+            Close::Reset if socket.kind == SocketKind::Tcp => {
+                // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
+                let _ = net::reset_on_close(socket.fd.as_fd());
+            }
+            // What it has not received tells.
+            Close::Reset => {}
         }
         if socket.kind.is_listener() && socket.registered {
             // Other descriptors of the listener are open, so closing this one does not do it.
@@ -546,21 +660,17 @@ impl Driver for Epoll {
     }
 
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+        net::peek(self.sockets.get(sock).fd.as_fd(), into).unwrap_or(0)
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
-            return Ok(None);
-        };
-        let socket = self.sockets.get(sock);
-        assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
-        let received = socket.receive(&mut bytes);
-        let buf = Buf::new(bytes, &self.buffers);
-        match received {
-            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
-            Ok(_) => Ok(Some(buf)),
-            Err(errno) => Err(errno),
+        self.take_now(sock, Socket::receive)
+    }
+
+    fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        match self.sockets.get(sock).kind {
+            SocketKind::Unix => self.take_now(sock, Socket::receive_and_leave),
+            _ => self.take_now(sock, Socket::receive),
         }
     }
 
@@ -570,8 +680,11 @@ impl Driver for Epoll {
     }
 
     fn acknowledge(&mut self, sock: Sock) {
-        // It cannot fail on a TCP socket; on another one there is nothing to acknowledge.
-        let _ = net::acknowledge(self.sockets.get(sock).fd.as_fd());
+        let socket = self.sockets.get(sock);
+        if socket.kind == SocketKind::Tcp {
+            // It cannot fail on a TCP socket.
+            let _ = net::acknowledge(socket.fd.as_fd());
+        }
     }
 
     fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
@@ -579,21 +692,24 @@ impl Driver for Epoll {
     }
 
     fn send_follows(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
         // Where it cannot be had, the handshake ends as ever.
-        let _ = net::delay_handshake(&self.sockets.get(sock).fd);
+        socket.sends_with_handshake = net::delay_handshake(&socket.fd).is_ok();
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         let socket = self.sockets.get(sock);
         let sent = net::send_now(&socket.fd, bytes);
-        if sent == Err(Errno(libc::EAGAIN)) {
-            socket.writable = false;
+        match sent {
+            Ok(()) => socket.sent(),
+            Err(Errno(libc::EAGAIN)) => socket.writable = false,
+            Err(_) => {}
         }
         sent
     }
 
     fn at_hand(&mut self, sock: Sock) -> usize {
-        net::at_hand(&self.sockets.get(sock).fd).unwrap_or(0)
+        net::queued(&self.sockets.get(sock).fd)
     }
 
     fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
@@ -641,6 +757,7 @@ impl Driver for Epoll {
 
     fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
         let socket = self.sockets.get(from);
+        socket.take_peeked();
         let filled = pipe.fill(&socket.fd, max);
         if filled == Filled::Empty {
             socket.readable = false;

@@ -75,6 +75,10 @@ pub enum Op {
     Accept,
     /// Read lane: the next bytes. A buffer is chosen only when they are there.
     Recv,
+    /// Read lane: as [`Op::Recv`], but on AF_UNIX the bytes stay in the socket until others come or the
+    /// close is a graceful one; an end, [`Op::Hangup`] and [`Close::Reset`] leave them. A close with
+    /// bytes unread is the one way in which AF_UNIX can tell a peer that something has failed.
+    Peek,
     /// Read lane: wait until [`Driver::fill`] has something to find.
     Readable,
     /// Read lane: wait until the peer is gone altogether. AF_UNIX can tell. A TCP peer that closes
@@ -92,7 +96,7 @@ impl Op {
     /// The lane that the op occupies.
     pub fn lane(&self) -> Lane {
         match self {
-            Self::Accept | Self::Recv | Self::Readable | Self::Hangup => Lane::Read,
+            Self::Accept | Self::Recv | Self::Peek | Self::Readable | Self::Hangup => Lane::Read,
             Self::Connect(_) | Self::Send(_) | Self::Writable => Lane::Write,
         }
     }
@@ -109,9 +113,9 @@ pub enum Done {
     Ready,
     /// [`Op::Send`]: every byte is the kernel's.
     Sent,
-    /// [`Op::Recv`]: at least one byte.
+    /// [`Op::Recv`], [`Op::Peek`]: at least one byte.
     Received(Buf),
-    /// [`Op::Recv`]: the peer sends no more.
+    /// The same: the peer sends no more.
     Eof,
     /// Any op. Of a send, an unknown part may have gone out. Of [`Op::Hangup`] on TCP: how the
     /// connection broke.
@@ -158,7 +162,8 @@ pub enum Flushed {
 pub enum Close {
     /// What was sent is delivered, then the end of stream.
     Graceful,
-    /// A reset, where the transport has one: the peer learns that bytes are missing.
+    /// The peer learns that bytes are missing: of TCP by a reset, of AF_UNIX only if it has sent bytes
+    /// that were not received, as after [`Op::Peek`].
     Reset,
 }
 
@@ -251,15 +256,21 @@ pub trait Driver: Sized {
     /// Takes bytes that are there already; the read lane must be free. `None`: there are none, or
     /// the peer sends no more; [`Op::Recv`] will tell.
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
+    /// The same, as [`Op::Peek`] does it. Where bytes cannot stay, they are taken.
+    fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        self.receive_now(sock)
+    }
     /// An empty buffer for bytes of our own; `None` at the limit, which only a defect reaches.
     fn lend(&mut self) -> Option<Buf>;
     /// What a TCP socket has received is acknowledged at once, now and for the next moment: a peer
-    /// without TCP_NODELAY holds its next small write back until then.
+    /// without TCP_NODELAY holds its next small write back until then. AF_UNIX has nothing to
+    /// acknowledge.
     fn acknowledge(&mut self, sock: Sock);
     /// How many bytes the peer of a TCP socket has acknowledged, from the connection's first one on.
     fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno>;
     /// Before a connect: bytes are at hand that will be sent as soon as it succeeds. Where the
-    /// transport can, they travel with the end of the handshake.
+    /// transport can, they travel with the end of the handshake, and acknowledgements are as prompt
+    /// after them as on any new connection.
     fn send_follows(&mut self, sock: Sock);
     /// Sends these few bytes at once and whole; the write lane must be free. EAGAIN: the socket has no room
     /// for them now, and none was sent. It has room for the first bytes of a connection.

@@ -5,7 +5,10 @@
 //! the pool is bounded, a pipe is held only while bytes are in it, and who gets none copies.
 
 use std::cell::RefCell;
+use std::io::{Read, Write};
+use std::mem;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 
 use crate::sys::{Errno, pipe};
@@ -34,6 +37,8 @@ pub(super) struct PipePool {
     /// Pipes that exist, free ones included.
     open: usize,
     max: usize,
+    /// Whether bytes went through one of them: a filter of system calls may be in the way.
+    tried_out: bool,
 }
 
 struct Ends {
@@ -47,6 +52,7 @@ impl PipePool {
             free: Vec::new(),
             open: 0,
             max,
+            tried_out: false,
         }))
     }
 
@@ -72,6 +78,12 @@ impl PipePool {
                 }
             },
         };
+        if !mem::replace(&mut pool.tried_out, true)
+            && let Err(errno) = ends.try_out()
+        {
+            pool.give_up(errno);
+            return None;
+        }
         Some(Pipe {
             ends: Some(ends),
             len: 0,
@@ -92,9 +104,35 @@ impl PipePool {
              fs.pipe-user-pages-soft in pipe(7); other processes of this user may hold pipes)"
         );
     }
+
+    /// splice(2) is not to be had. In the middle of a transfer, bytes would be lost for that.
+    fn give_up(&mut self, errno: Errno) {
+        // Without a descriptor for the trial, nothing is known. The next transfer tries again.
+        self.open -= 1;
+        if errno.is_exhaustion() {
+            self.tried_out = false;
+            return;
+        }
+        self.max = 0;
+        tracing::warn!(
+            "splice bytes between a socket and a pipe: {errno}; bulk transfers are copied, at a higher \
+             cost (a seccomp filter or a security module denies splice(2); allow it)"
+        );
+    }
 }
 
 impl Ends {
+    /// Whether a byte gets from a socket into this pipe and out again.
+    fn try_out(&self) -> Result<(), Errno> {
+        let (mut ours, theirs) = UnixStream::pair()?;
+        let theirs = OwnedFd::from(theirs);
+        ours.write_all(&[0])?;
+        pipe::splice(&theirs, &self.write, 1)?;
+        pipe::splice(&self.read, &theirs, 1)?;
+        ours.read_exact(&mut [0])?;
+        Ok(())
+    }
+
     /// A pipe of full size or none: a small one would make every transfer through it slow.
     fn open() -> Result<Self, Errno> {
         let (read, write) = pipe::pipe()?;
@@ -176,9 +214,6 @@ impl Drop for Pipe {
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Read, Write};
-    use std::os::unix::net::UnixStream;
-
     use super::*;
 
     fn pair() -> (UnixStream, OwnedFd) {

@@ -12,21 +12,29 @@ pub const BROKEN_OFF: [u8; HEADER_LEN] = [0; HEADER_LEN];
 pub enum Answer {
     /// The guard rejects the request.
     Forbidden,
+    /// The request has more parameters than it may have, or more bytes of them.
+    HeadTooLarge,
     /// No backend could be reached, or the one that was broke off.
     BadGateway,
-    /// The request waited for a backend for too long, or too many wait.
+    /// The request waited for a backend for too long, or too many wait, or too many large heads are held.
     Unavailable,
 }
 
 impl Answer {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Forbidden, Self::BadGateway, Self::Unavailable];
+    pub const ALL: [Self; 4] = [
+        Self::Forbidden,
+        Self::HeadTooLarge,
+        Self::BadGateway,
+        Self::Unavailable,
+    ];
 
     /// Its HTTP status.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
             Self::Forbidden => 403,
+            Self::HeadTooLarge => 431,
             Self::BadGateway => 502,
             Self::Unavailable => 503,
         }
@@ -37,6 +45,7 @@ impl Answer {
     pub const fn stdout_bytes(self) -> u64 {
         let text = match self {
             Self::Forbidden => FORBIDDEN_TEXT,
+            Self::HeadTooLarge => HEAD_TOO_LARGE_TEXT,
             Self::BadGateway => BAD_GATEWAY_TEXT,
             Self::Unavailable => UNAVAILABLE_TEXT,
         };
@@ -47,6 +56,7 @@ impl Answer {
     pub fn write(self, request_id: RequestId, out: &mut Vec<u8>) {
         let template: &[u8] = match self {
             Self::Forbidden => &FORBIDDEN,
+            Self::HeadTooLarge => &HEAD_TOO_LARGE,
             Self::BadGateway => &BAD_GATEWAY,
             Self::Unavailable => &UNAVAILABLE,
         };
@@ -66,6 +76,10 @@ const TAIL_LEN: usize = 3 * HEADER_LEN;
 const FORBIDDEN_TEXT: &[u8] = b"Status: 403 Forbidden\r\n\
     Content-Type: text/plain\r\n\r\n\
     403 Forbidden\n";
+/// RFC 6585 §5: what a web server took from its client is too much for here.
+const HEAD_TOO_LARGE_TEXT: &[u8] = b"Status: 431 Request Header Fields Too Large\r\n\
+    Content-Type: text/plain\r\n\r\n\
+    431 Request Header Fields Too Large\n";
 const BAD_GATEWAY_TEXT: &[u8] = b"Status: 502 Bad Gateway\r\n\
     Content-Type: text/plain\r\n\r\n\
     502 Bad Gateway\n";
@@ -77,6 +91,7 @@ const UNAVAILABLE_TEXT: &[u8] = b"Status: 503 Service Unavailable\r\n\
     503 Service Unavailable\n";
 
 const FORBIDDEN: [u8; len(FORBIDDEN_TEXT)] = template(FORBIDDEN_TEXT);
+const HEAD_TOO_LARGE: [u8; len(HEAD_TOO_LARGE_TEXT)] = template(HEAD_TOO_LARGE_TEXT);
 const BAD_GATEWAY: [u8; len(BAD_GATEWAY_TEXT)] = template(BAD_GATEWAY_TEXT);
 const UNAVAILABLE: [u8; len(UNAVAILABLE_TEXT)] = template(UNAVAILABLE_TEXT);
 
@@ -126,7 +141,7 @@ mod tests {
     #[test]
     fn each_answer_is_a_complete_response_with_its_status() {
         let request_id = RequestId::application(NonZeroU16::new(0x1234).unwrap());
-        for answer in [Answer::Forbidden, Answer::BadGateway, Answer::Unavailable] {
+        for answer in Answer::ALL {
             let mut bytes = b"before".to_vec();
             answer.write(request_id, &mut bytes);
             let bytes = &bytes[6..];

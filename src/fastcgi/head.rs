@@ -1,6 +1,8 @@
 //! A request's head: what BEGIN_REQUEST and PARAMS say (specification §5.1, §5.2).
 
+use std::cell::Cell;
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::body::{BeginRequest, Role};
 use super::params::{PairError, Pairs};
@@ -10,17 +12,73 @@ use super::record::{CONTENT_MAX, Kind, RequestId, push_record, push_stream, push
 /// what a longer one took goes back, because most connections of a proxy idle.
 const KEPT_BYTES: usize = 4096;
 
-/// The head of one request, with all parameters in one piece.
+/// How much of a head belongs to its session, as its receive buffers do, and has as much. What a head has
+/// beyond that comes out of the [`HeadRoom`].
+const OWN_BYTES: usize = 16 * 1024;
+
+/// What the large heads that one worker holds may have together beyond [`OWN_BYTES`] each: 280 heads of
+/// 256 KiB, which is more than four times the workers of a large PHP-FPM pool. While such a request is
+/// sent, its head is in memory twice.
+pub const LARGE_HEADS_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What the large heads of one worker may take. Only its thread has it.
 #[derive(Clone, Debug)]
+pub struct HeadRoom(Rc<Cell<usize>>);
+
+impl HeadRoom {
+    /// Room for this many bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        Self(Rc::new(Cell::new(bytes)))
+    }
+
+    fn take(&self, bytes: usize) -> Result<(), NoPush> {
+        let left = self.0.get().checked_sub(bytes).ok_or(NoPush::NoRoom)?;
+        self.0.set(left);
+        Ok(())
+    }
+
+    fn give(&self, bytes: usize) {
+        self.0.set(self.0.get() + bytes);
+    }
+}
+
+impl Default for HeadRoom {
+    fn default() -> Self {
+        Self::new(LARGE_HEADS_BYTES_MAX)
+    }
+}
+
+/// Why a head takes no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPush {
+    /// It would have more than it may have.
+    TooLong,
+    /// Other large heads take all the room.
+    NoRoom,
+}
+
+/// The head of one request, with all parameters in one piece.
+#[derive(Debug)]
 pub struct Head {
     request_id: RequestId,
     begin: BeginRequest,
     params: Vec<u8>,
     content_length: Option<u64>,
+    room: HeadRoom,
+    /// What it has of that.
+    taken: usize,
+}
+
+/// What it has taken is there for others.
+impl Drop for Head {
+    fn drop(&mut self) {
+        self.room.give(self.taken);
+    }
 }
 
 impl Head {
-    pub(super) const fn new() -> Self {
+    pub(super) const fn new(room: HeadRoom) -> Self {
         Self {
             request_id: RequestId::MANAGEMENT,
             begin: BeginRequest {
@@ -29,6 +87,8 @@ impl Head {
             },
             params: Vec::new(),
             content_length: None,
+            room,
+            taken: 0,
         }
     }
 
@@ -116,22 +176,26 @@ impl Head {
         self.begin = begin;
         self.params.clear();
         self.params.shrink_to(KEPT_BYTES);
+        self.room.give(std::mem::take(&mut self.taken));
         self.content_length = None;
     }
 
-    /// Takes a piece of the parameters, or refuses it if there would be more than `bytes_max`.
-    pub(super) fn push(&mut self, piece: &[u8], bytes_max: usize) -> bool {
+    /// Takes a piece of the parameters, if there would not be more than `bytes_max`.
+    pub(super) fn push(&mut self, piece: &[u8], bytes_max: usize) -> Result<(), NoPush> {
         let len = self.params.len() + piece.len();
         if len > bytes_max {
-            return false;
+            return Err(NoPush::TooLong);
         }
         if len > self.params.capacity() {
             // Twice as much each time, as a vector grows, but never beyond the limit.
             let room = len.max(2 * self.params.capacity()).min(bytes_max);
+            let more = room.saturating_sub(OWN_BYTES).saturating_sub(self.taken);
+            self.room.take(more)?;
+            self.taken += more;
             self.params.reserve_exact(room - self.params.len());
         }
         self.params.extend_from_slice(piece);
-        true
+        Ok(())
     }
 
     /// Reads the parameters once, when all are here.

@@ -23,9 +23,10 @@ mod status;
 pub use answer::{Answer, BROKEN_OFF};
 pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
 pub use guard::{
-    Guard, GuardError, GuardOptions, NAME_BYTES_MAX, PARAMS_MAX, Rejection, Rule, Verdict,
+    Cut, Decisive, Duplicates, Guard, GuardError, GuardOptions, NAME_BYTES_MAX, Overridden,
+    PARAMS_MAX, Rejection, Rule, Verdict, shown_value,
 };
-pub use head::Head;
+pub use head::{Head, HeadRoom, LARGE_HEADS_BYTES_MAX};
 pub use management::{Capacity, FENCE, QUERY_BYTES_MAX, Reply, Settled, Settling};
 pub use params::{NAME_OR_VALUE_MAX, PairError, Pairs, push_pair};
 pub use pass::Pass;

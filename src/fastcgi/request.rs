@@ -16,7 +16,7 @@ mod phase;
 mod violation;
 
 use super::body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
-use super::head::Head;
+use super::head::{Head, HeadRoom, NoPush};
 use super::management::{Capacity, QUERY_BYTES_MAX, Reply, result_of, unknown_type};
 use super::pass::Pass;
 use super::reader::{Event, Reader};
@@ -26,9 +26,9 @@ use phase::{Phase, Streams};
 pub use violation::{ProtocolError, Violation};
 
 /// The default bound of the parameters of one request, in bytes. nginx holds the headers of a client
-/// in 4 × 8 KiB (`large_client_header_buffers`); Apache takes 100 fields of 8 KiB, but hardly anyone
-/// sends them.
-pub const PARAMS_BYTES_MAX: usize = 64 * 1024;
+/// in 4 × 8 KiB (`large_client_header_buffers`), but Apache takes 100 fields of 8 KiB, and PHP-FPM was
+/// seen to serve the 200 KB of headers that Caddy lets through.
+pub const PARAMS_BYTES_MAX: usize = 256 * 1024;
 
 /// What the reader is told about its connection.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +106,7 @@ impl Fate {
 }
 
 /// Reads a client's side of a connection.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RequestReader {
     limits: RequestLimits,
     records: Reader,
@@ -130,15 +130,21 @@ pub struct RequestReader {
 }
 
 impl RequestReader {
-    /// A reader at the beginning of a connection.
+    /// A reader at the beginning of a connection, with a room for its head alone.
     #[must_use]
-    pub const fn new(limits: RequestLimits) -> Self {
+    pub fn new(limits: RequestLimits) -> Self {
+        Self::sharing(HeadRoom::default(), limits)
+    }
+
+    /// A reader whose head shares this room with others.
+    #[must_use]
+    pub const fn sharing(room: HeadRoom, limits: RequestLimits) -> Self {
         Self {
             limits,
             records: Reader::new(),
             phase: Phase::Idle,
             fate: Fate::Skip,
-            head: Head::new(),
+            head: Head::new(room),
             body_left: None,
             query: Vec::new(),
             held: None,
@@ -441,9 +447,10 @@ impl RequestReader {
             Fate::Begin(_, body) => body.push(piece),
             Fate::Params => {
                 let bytes_max = self.limits.params_bytes_max;
-                if !self.head.push(piece, bytes_max) {
-                    return Err(Violation::ParamsTooLong(bytes_max));
-                }
+                self.head.push(piece, bytes_max).map_err(|no| match no {
+                    NoPush::TooLong => Violation::ParamsTooLong(bytes_max),
+                    NoPush::NoRoom => Violation::HeadsFull,
+                })?;
             }
             Fate::Query => self.query.extend_from_slice(piece),
             _ => {}

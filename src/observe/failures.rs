@@ -8,8 +8,17 @@ use std::time::{Duration, Instant};
 const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Counts failures of one kind, from all workers. Locked only when something failed.
-#[derive(Debug, Default)]
-pub struct Failures(Mutex<Counts>);
+#[derive(Debug)]
+pub struct Failures {
+    counts: Mutex<Counts>,
+    interval: Duration,
+}
+
+impl Default for Failures {
+    fn default() -> Self {
+        Self::every(WARN_INTERVAL)
+    }
+}
 
 #[derive(Debug, Default)]
 struct Counts {
@@ -18,14 +27,23 @@ struct Counts {
 }
 
 impl Failures {
+    /// Those of which a warning is due this often at most.
+    #[must_use]
+    pub fn every(interval: Duration) -> Self {
+        Self {
+            counts: Mutex::default(),
+            interval,
+        }
+    }
+
     /// Counts one. `Some`: a warning is due, for this many since the last.
     pub fn count(&self, now: Instant) -> Option<u64> {
         let mut counts = self
-            .0
+            .counts
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner());
         counts.unreported += 1;
-        let due = |at: Instant| now.saturating_duration_since(at) >= WARN_INTERVAL;
+        let due = |at: Instant| now.saturating_duration_since(at) >= self.interval;
         if counts.reported_at.is_none_or(due) {
             counts.reported_at = Some(now);
             return Some(std::mem::take(&mut counts.unreported));

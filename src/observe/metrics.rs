@@ -118,12 +118,18 @@ catalogue! {
     SETTLE_TIME = Histogram "spliceway_fastcgi_settle_time_seconds" ["route"]
         "From the end of an answer until the backend said that it was ready for the next request";
     DOUBTFUL_ENDPOINTS = Gauge "spliceway_fastcgi_doubtful_endpoints" ["route"]
-        "Endpoints that keep no connections or do not say when they are ready: only GET and HEAD \
-         reuse a connection there";
+        "Endpoints that keep no connections or do not say when they are ready: each of their \
+         connections serves one request";
     GUARD_REJECTIONS = Counter "spliceway_fastcgi_guard_rejections" ["route", "rule"]
         "Requests that the guard rejected, by the rule that they broke";
+    OVERRIDDEN_PARAMS = Counter "spliceway_fastcgi_overridden_params" ["route", "param"]
+        "Requests in which the web server sent this parameter with different values, of which the \
+         last counts";
+    PROTOCOL_ERRORS = Counter "spliceway_fastcgi_protocol_errors" ["route", "cause"]
+        "Requests that were ended because the client does not speak FastCGI as it should, or sent too much";
     OWN_ANSWERS = Counter "spliceway_fastcgi_own_answers" ["route", "status"]
-        "Answers that no backend gave: 403 of the guard, 502 without a backend, 503 of the queue";
+        "Answers that no backend gave: 403 of the guard, 431 for too many parameters, 502 without a \
+         backend, 503 of the queue or without memory for large parameters";
     ACCESS_LOG_LINES_DROPPED = Counter "spliceway_access_log_lines_dropped" ["route"]
         "Requests without a line in the access log, because it was not written fast enough";
     LOOKUPS = Counter "spliceway_lookups" ["route", "result"]
@@ -288,6 +294,11 @@ impl Scrape {
         page.histogram(SETTLE_TIME, settle_time.map(|(l, f)| ([l], &f.settle_time)))?;
         page.gauge(DOUBTFUL_ENDPOINTS, of_route(|f| f.doubtful_endpoints))?;
         page.counter(GUARD_REJECTIONS, self.by("rule", |f| &f.guard_rejections))?;
+        page.counter(
+            OVERRIDDEN_PARAMS,
+            self.by("param", |f| &f.overridden_params),
+        )?;
+        page.counter(PROTOCOL_ERRORS, self.by("cause", |f| &f.protocol_errors))?;
         page.counter(OWN_ANSWERS, self.by("status", |f| &f.answers_of_our_own))?;
         let dropped = of_route(|fastcgi| fastcgi.access_log_lines_dropped);
         page.counter(ACCESS_LOG_LINES_DROPPED, dropped)

@@ -15,7 +15,7 @@ use crate::counters::{
     Buckets, Count, FastcgiCounters, FlowCounters, Level, LookupCounters, Outcome, RouteCounters,
     ShareCounters, StatusClass, WorkerCounters,
 };
-use crate::fastcgi::{Answer, Rule};
+use crate::fastcgi::{Answer, Decisive, Rule, Violation};
 
 /// Everything that a running daemon shows of itself. Made once, at its start.
 pub struct Observed {
@@ -252,6 +252,14 @@ impl ObservedRoute {
             let count = self.sum(|c| &c.fastcgi.rejections[number]);
             (rule.name().to_owned(), count)
         });
+        let overridden = Decisive::ALL.into_iter().map(|param| {
+            let count = self.sum(|c| &c.fastcgi.overridden[param.number()]);
+            (param.name().to_owned(), count)
+        });
+        let violations = Violation::NAMES.iter().enumerate().map(|(number, name)| {
+            let count = self.sum(|c| &c.fastcgi.violations[number]);
+            ((*name).to_owned(), count)
+        });
         let answers = Answer::ALL.iter().enumerate().map(|(number, answer)| {
             let count = self.sum(|c| &c.fastcgi.answers[number]);
             (answer.status().to_string(), count)
@@ -265,6 +273,8 @@ impl ObservedRoute {
             settle_time: histogram(self.buckets(|c| c.fastcgi.settle_time.read())),
             doubtful_endpoints: level(|c| &c.doubtful),
             guard_rejections: rejections.collect(),
+            overridden_params: overridden.collect(),
+            protocol_errors: violations.collect(),
             answers_of_our_own: answers.collect(),
             access_log_lines_dropped: count(|c| &c.lines_dropped),
         }

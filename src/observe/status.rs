@@ -209,10 +209,18 @@ pub struct FastcgiStatus {
     pub upstreams: UpstreamsStatus,
     /// From the end of an answer until its connection was ready for the next request.
     pub settle_time: HistogramStatus,
-    /// Endpoints that do not keep connections as they should.
+    /// Endpoints whose connections serve one request each.
     pub doubtful_endpoints: u64,
     /// Requests that the guard rejected, by its rule; every rule is listed.
     pub guard_rejections: BTreeMap<String, u64>,
+    /// Requests in which a parameter came with different values, by its name; every name is listed that the
+    /// guard takes one copy of. An older daemon says nothing of them.
+    #[serde(default)]
+    pub overridden_params: BTreeMap<String, u64>,
+    /// Requests that were ended for what the client sent, by cause; every cause is listed. An older daemon
+    /// says nothing of them.
+    #[serde(default)]
+    pub protocol_errors: BTreeMap<String, u64>,
     /// Answers that no backend gave, by their status.
     pub answers_of_our_own: BTreeMap<String, u64>,
     /// Lines that the access log had no room for.
@@ -366,7 +374,9 @@ pub(super) mod samples {
             settle_time: times(&[30, 300]),
             doubtful_endpoints: 1,
             guard_rejections: counts(&[("php_value", 4), ("nul", 0)]),
-            answers_of_our_own: counts(&[("403", 4), ("502", 0), ("503", 1)]),
+            overridden_params: counts(&[("HTTPS", 12)]),
+            protocol_errors: counts(&[("params_too_long", 2), ("version", 0)]),
+            answers_of_our_own: counts(&[("403", 4), ("431", 2), ("502", 0), ("503", 1)]),
             access_log_lines_dropped: 6,
         }
     }
@@ -483,10 +493,12 @@ mod tests {
 
     /// The names of all fields, without the keys of maps.
     fn fields(value: &serde_json::Value, found: &mut BTreeSet<String>) {
-        const MAPS: [&str; 4] = [
+        const MAPS: [&str; 6] = [
             "sessions_ended",
             "requests",
             "guard_rejections",
+            "overridden_params",
+            "protocol_errors",
             "answers_of_our_own",
         ];
         match value {

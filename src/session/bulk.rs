@@ -112,7 +112,7 @@ pub(super) fn pump<D: Driver>(
     let then = loop {
         if let Some(held) = held {
             let before = held.pipe.len();
-            let flushed = flush(held, driver, sink);
+            let flushed = flush(held, driver, sink, counters);
             given += before - held.pipe.len();
             match flushed {
                 Flushed::All => {}
@@ -158,7 +158,6 @@ pub(super) fn pump<D: Driver>(
             Filled::Failed(errno) => break Then::SourceFailed(errno),
         }
     };
-    counters.spliced.add(given as u64);
     if then != Then::SinkWritable {
         *held = None;
     }
@@ -166,15 +165,26 @@ pub(super) fn pump<D: Driver>(
 }
 
 /// Gives the sink what is held for it.
-pub(super) fn flush<D: Driver>(held: &mut Held<D::Pipe>, driver: &mut D, sink: Sock) -> Flushed {
+pub(super) fn flush<D: Driver>(
+    held: &mut Held<D::Pipe>,
+    driver: &mut D,
+    sink: Sock,
+    counters: &FlowCounters,
+) -> Flushed {
     if let Some(header) = held.header {
         match driver.send_now(sink, &header) {
-            Ok(()) => held.header = None,
+            Ok(()) => {
+                held.header = None;
+                counters.copied.add(HEADER_LEN as u64);
+            }
             Err(Errno(libc::EAGAIN)) => return Flushed::Full,
             Err(errno) => return Flushed::Failed(errno),
         }
     }
-    driver.flush(&mut held.pipe, sink)
+    let before = held.pipe.len();
+    let flushed = driver.flush(&mut held.pipe, sink);
+    counters.spliced.add((before - held.pipe.len()) as u64);
+    flushed
 }
 
 /// What comes next that is to be spliced.

@@ -229,7 +229,7 @@ impl<D: Driver> Exchange<D> {
         };
         let mut exchange = Self {
             client,
-            reader: RequestReader::new(cx.fastcgi().limits),
+            reader: RequestReader::sharing(cx.head_room.clone(), cx.fastcgi().limits),
             inbox: None,
             reading: Reading::Idle,
             writing: Writing::Idle,
@@ -598,18 +598,22 @@ impl<D: Driver> Exchange<D> {
         }
     }
 
-    fn next_event(&mut self) -> Result<Option<RequestEvent>, Ending> {
+    fn next_event(&mut self, cx: &mut Context<'_, D>) -> Result<Option<RequestEvent>, Ending> {
         let (input, at) = match &mut self.inbox {
             Some(inbox) => (&inbox.buf[..], &mut inbox.at),
             None => (&[][..], &mut 0),
         };
-        self.reader.next(input, at).map_err(Ending::BadRequest)
+        let next = self.reader.next(input, at);
+        next.map_err(|error| {
+            cx.violated(&error, self.client);
+            Ending::BadRequest(error)
+        })
     }
 
     fn read_head(&mut self, cx: &mut Context<'_, D>) -> Step {
         loop {
-            match self.next_event() {
-                Err(ending) => return Step::End(ending),
+            match self.next_event(cx) {
+                Err(ending) => return self.head_failed(ending, cx),
                 Ok(Some(RequestEvent::Head)) => return self.head_complete(cx),
                 Ok(Some(RequestEvent::Reply(reply))) => {
                     if let Err(ending) = self.reply(&reply, cx) {
@@ -658,20 +662,38 @@ impl<D: Driver> Exchange<D> {
         Ok(())
     }
 
-    fn head_complete(&mut self, cx: &mut Context<'_, D>) -> Step {
+    /// A head that is only too large is answered: what there is of it tells what was asked for.
+    fn head_failed(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        let Some(answer) = ending.answer() else {
+            return Step::End(ending);
+        };
+        self.begin_request(cx);
+        self.farewell(answer, ending, cx)
+    }
+
+    fn begin_request(&mut self, cx: &mut Context<'_, D>) {
         self.began = cx.now;
         self.tally.begin(self.reader.head(), &cx.telling());
         self.requests += 1;
+    }
+
+    fn head_complete(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.begin_request(cx);
         self.body_ended = false;
         self.repeatable.clear();
         let guard = cx.fastcgi().guard.as_ref();
         let verdict = guard.map(|guard| guard.judge(self.reader.head()));
         match verdict.unwrap_or(Verdict::Pass) {
             Verdict::Pass => self.without.clear(),
-            Verdict::PassWithout(ranges) => self.without = ranges,
+            Verdict::PassWithout(cut) => {
+                cx.overridden(&cut, self.reader.head(), self.client);
+                self.without = cut.ranges;
+            }
             Verdict::Reject(rejection) => {
                 cx.rejected(&rejection, self.client);
-                return self.farewell(Synthesised::Forbidden, Ending::Rejected(rejection.rule), cx);
+                let rule = rejection.rule;
+                self.tally.rejected(rejection);
+                return self.farewell(rule.answer(), Ending::Rejected(rule), cx);
             }
         }
         let connecting = Connecting::new(Hello::None, None, cx.now, cx.timeouts, Entry::Direct);
@@ -859,7 +881,7 @@ impl<D: Driver> Exchange<D> {
             if matches!(serving.sending, Sending::Busy { .. } | Sending::Splicing) {
                 return Step::Continue;
             }
-            match self.next_event() {
+            match self.next_event(cx) {
                 Err(ending) => return Step::End(ending),
                 Ok(None) => {
                     self.inbox = None;
@@ -1165,7 +1187,7 @@ impl<D: Driver> Exchange<D> {
         let has_ended = matches!(serving.answer, Answer::Ended(_));
         self.tally.answer_came(&serving.response, cx.now);
         if let Some(ending) = nonsense {
-            if is_first && passes.is_empty() {
+            if passes.is_empty() && !serving.response.has_begun() {
                 return self.never_answered(ending, cx);
             }
             // What came before it is an answer as far as it goes.
@@ -1277,13 +1299,17 @@ impl<D: Driver> Exchange<D> {
             unreachable!("an answer broke off")
         };
         let flushed = match held {
-            Some(held) => bulk::flush(held, cx.driver, self.client),
+            Some(held) => bulk::flush(held, cx.driver, self.client, &cx.counters.to_client),
             None => Flushed::All,
         };
         let told = match flushed {
             Flushed::All => {
                 *held = None;
-                cx.driver.send_now(self.client, &BROKEN_OFF)
+                let told = cx.driver.send_now(self.client, &BROKEN_OFF);
+                if told.is_ok() {
+                    cx.counters.to_client.copied.add(BROKEN_OFF.len() as u64);
+                }
+                told
             }
             Flushed::Full => Err(Errno(libc::EAGAIN)),
             Flushed::Failed(errno) => Err(errno),

@@ -1,7 +1,7 @@
 //! How a FastCGI route is served.
 
 use crate::config::{OnFailure, RouteName};
-use crate::fastcgi::{Guard, RequestLimits};
+use crate::fastcgi::{Decisive, Guard, RequestLimits, Violation};
 use crate::observe::Failures;
 
 use super::pool::PoolOptions;
@@ -21,6 +21,10 @@ pub struct FastcgiOptions {
     pub on_failure: OnFailure,
     /// Requests that the guard rejected.
     pub rejections: Failures,
+    /// Those in which a parameter came with different values, by [`Decisive`].
+    pub overridden: [Failures; Decisive::ALL.len()],
+    /// Those that were ended for what their client sent, by [`Violation`].
+    pub violations: [Failures; Violation::NAMES.len()],
 }
 
 /// What the sessions of a route speak.

@@ -15,6 +15,11 @@
 //! At most one buffer or one pipe is held, and nothing is read while it is: that is the
 //! backpressure. Before the sink is open, one buffer waits in `Holding`.
 //!
+//! A source that has not turned Nagle's delay off holds the next piece of a message back until the last
+//! one is acknowledged, and the kernel puts that off by 40 ms in the hope of bytes to send with it. Those
+//! soon follow a message in one piece: the next question. So acknowledgements are hastened for sources
+//! that have sent a message in several pieces, and for no others.
+//!
 //! A pipe is filled only while it is empty. Only then does EAGAIN mean that the source has nothing,
 //! an end or an error of the source always finds the pipe empty, and nothing can be left behind.
 
@@ -34,6 +39,31 @@ const DEMOTE_BELOW_BYTES: usize = BUFFER_BYTES;
 /// One direction of a session.
 pub(super) struct Flow<D: Driver> {
     state: State<D::Pipe>,
+    messages: Messages,
+    /// How the source is received from: by [`Op::Recv`] or [`Op::Peek`].
+    receives: Receives,
+}
+
+/// What becomes of bytes that were received, in the socket that they came from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Receives {
+    /// They are taken out.
+    Taking,
+    /// They stay for a while, so that the source can be told of a failure ([`Op::Peek`]).
+    Peeking,
+}
+
+/// How the source's messages come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Messages {
+    /// Each in one piece so far.
+    Whole {
+        /// Whether something came since the source was last sent something: what comes next is another
+        /// piece then.
+        begun: bool,
+    },
+    /// At least one came in several.
+    InPieces,
 }
 
 enum State<Pipe> {
@@ -68,10 +98,17 @@ pub(super) enum Progress {
 }
 
 impl<D: Driver> Flow<D> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(receives: Receives) -> Self {
         Self {
             state: State::Copying,
+            messages: Messages::Whole { begun: false },
+            receives,
         }
+    }
+
+    /// From the next receive on, bytes are taken.
+    pub(super) fn take_from_now_on(&mut self) {
+        self.receives = Receives::Taking;
     }
 
     /// Takes what is there already, or else arms the first receive.
@@ -81,8 +118,12 @@ impl<D: Driver> Flow<D> {
         source: Sock,
         sink: Option<Sock>,
     ) -> Result<(), Errno> {
-        match driver.receive_now(source)? {
-            Some(buf) => self.received(driver, buf, sink),
+        let there = match self.receives {
+            Receives::Taking => driver.receive_now(source)?,
+            Receives::Peeking => driver.peek_now(source)?,
+        };
+        match there {
+            Some(buf) => self.received(driver, buf, source, sink),
             None => self.start(driver, source),
         }
         Ok(())
@@ -91,15 +132,48 @@ impl<D: Driver> Flow<D> {
     /// Arms the first receive.
     pub(super) fn start(&mut self, driver: &mut D, source: Sock) {
         assert!(matches!(self.state, State::Copying), "a flow starts once");
-        driver.submit(source, Op::Recv);
+        self.receive(driver, source);
+    }
+
+    fn receive(&self, driver: &mut D, source: Sock) {
+        let op = match self.receives {
+            Receives::Taking => Op::Recv,
+            Receives::Peeking => Op::Peek,
+        };
+        driver.submit(source, op);
     }
 
     /// The source has bytes.
-    pub(super) fn received(&mut self, driver: &mut D, buf: Buf, sink: Option<Sock>) {
+    pub(super) fn received(&mut self, driver: &mut D, buf: Buf, source: Sock, sink: Option<Sock>) {
         assert!(matches!(self.state, State::Copying), "the flow reads");
         match sink {
             Some(sink) => self.send(driver, buf, 0, sink),
             None => self.state = State::Holding { buf, prepended: 0 },
+        }
+        self.piece_came();
+        self.acknowledge(driver, source);
+    }
+
+    fn piece_came(&mut self) {
+        self.messages = match self.messages {
+            Messages::Whole { begun: false } => Messages::Whole { begun: true },
+            Messages::Whole { begun: true } | Messages::InPieces => Messages::InPieces,
+        };
+    }
+
+    /// The next piece may wait for that.
+    fn acknowledge(&self, driver: &mut D, source: Sock) {
+        match self.messages {
+            Messages::InPieces => driver.acknowledge(source),
+            Messages::Whole { .. } => {}
+        }
+    }
+
+    /// The source was sent something, by the flow in the other direction: what it says next is another
+    /// message.
+    pub(super) fn source_was_sent(&mut self) {
+        if let Messages::Whole { begun } = &mut self.messages {
+            *begun = false;
         }
     }
 
@@ -171,7 +245,7 @@ impl<D: Driver> Flow<D> {
 
     /// Small exchanges from now on.
     fn copy(&mut self, driver: &mut D, source: Sock) {
-        driver.submit(source, Op::Recv);
+        self.receive(driver, source);
         self.state = State::Copying;
     }
 
@@ -183,6 +257,8 @@ impl<D: Driver> Flow<D> {
         counters: &FlowCounters,
     ) -> Progress {
         self.state = State::Splicing;
+        // What is spliced does not stay, so the last piece is not worth what keeping it would cost.
+        self.receives = Receives::Taking;
         counters.promotions.add(1);
         self.pump_on(driver, source, sink, BUFFER_BYTES, counters)
     }
@@ -254,11 +330,13 @@ impl<D: Driver> Flow<D> {
                 return Progress::Going;
             }
             match driver.fill(source, &mut pipe, PIPE_BYTES) {
-                Filled::Bytes(_) => {}
+                Filled::Bytes(_) => self.piece_came(),
                 Filled::Empty if moved < DEMOTE_BELOW_BYTES => {
+                    self.acknowledge(driver, source);
                     return self.demote(driver, source, counters);
                 }
                 Filled::Empty => {
+                    self.acknowledge(driver, source);
                     driver.submit(source, Op::Readable);
                     return Progress::Going;
                 }

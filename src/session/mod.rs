@@ -14,6 +14,7 @@ mod tally;
 mod tunnel;
 
 use std::fmt;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,10 @@ use crate::access_log;
 use crate::backend::{Address, Balancer, Lease, Published};
 use crate::counters::{Outcome, RouteCounters};
 use crate::driver::{Close, Closed, Driver, Sock};
-use crate::fastcgi::{ProtocolError, Rejection, ResponseError, Rule, Settling};
+use crate::fastcgi::{
+    Answer, Cut, Head, HeadRoom, ProtocolError, Rejection, ResponseError, Rule, Settling,
+    Violation, shown_value,
+};
 use crate::proxy_protocol::{Version, of_tcp_client, of_unknown_client};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
@@ -239,6 +243,8 @@ pub struct Context<'a, D: Driver> {
     pub queue_is_empty: bool,
     /// The worker finishes what it has and takes nothing new on.
     pub draining: bool,
+    /// What the large heads of the worker's requests may take.
+    pub head_room: &'a HeadRoom,
     /// The session's limits in time.
     pub timeouts: Timeouts,
     /// What is counted of the route.
@@ -295,6 +301,50 @@ impl<'a, D: Driver> Context<'a, D> {
         pool.abandon(open, armed, route, &mut cx);
     }
 
+    /// Parameters of this client's request came with different values.
+    fn overridden(&mut self, cut: &Cut, head: &Head, client: Sock) {
+        for overridden in &cut.overridden {
+            let param = overridden.param;
+            self.counters.fastcgi.overridden(param);
+            let options = self.fastcgi();
+            let Some(requests) = options.overridden[param.number()].count(self.now) else {
+                continue;
+            };
+            let value = |range: &Range<usize>| shown_value(&head.params()[range.clone()]);
+            let peer = self.driver.peer_credentials(client);
+            tracing::warn!(
+                route = %options.route,
+                requests,
+                param = param.name(),
+                ignored = value(&overridden.ignored).as_str(),
+                counted = value(&overridden.counted).as_str(),
+                uid = peer.map(|peer| peer.uid),
+                pid = peer.map(|peer| peer.pid),
+                "the web server sent {param} with different values, and the last one counts, as in PHP \
+                 (nginx adds each fastcgi_param to those that an included file sets: keep one \
+                 fastcgi_param {param} in the location and its includes)"
+            );
+        }
+    }
+
+    /// This client sent what it must not send.
+    fn violated(&mut self, error: &ProtocolError, client: Sock) {
+        self.counters.fastcgi.violated(error.cause);
+        let options = self.fastcgi();
+        let Some(requests) = options.violations[error.cause.number()].count(self.now) else {
+            return;
+        };
+        let peer = self.driver.peer_credentials(client);
+        tracing::warn!(
+            route = %options.route,
+            requests,
+            cause = error.cause.name(),
+            uid = peer.map(|peer| peer.uid),
+            pid = peer.map(|peer| peer.pid),
+            "request ended: {error}"
+        );
+    }
+
     /// The guard does not let a request of this client pass.
     fn rejected(&mut self, rejection: &Rejection, client: Sock) {
         self.counters.fastcgi.rejected(rejection.rule);
@@ -307,10 +357,12 @@ impl<'a, D: Driver> Context<'a, D> {
             route = %options.route,
             rejected,
             rule = %rejection.rule,
-            param = %rejection.param,
+            // A client chooses it: as text, it is put in quotes.
+            param = rejection.param.as_str(),
             uid = peer.map(|peer| peer.uid),
             pid = peer.map(|peer| peer.pid),
-            "guard: request rejected"
+            "guard: request rejected: {}",
+            rejection.rule.remedy()
         );
     }
 
@@ -424,11 +476,21 @@ impl Ending {
             },
             Self::IdleTimeout => Outcome::IdleTimeout,
             Self::EndpointRemoved => Outcome::EndpointRemoved,
+            Self::BadRequest(error) if error.cause == Violation::HeadsFull => Outcome::HeadsFull,
             Self::BadRequest(_) => Outcome::BadRequest,
             Self::BadResponse(_) => Outcome::BadResponse,
             Self::Rejected(_) => Outcome::Rejected,
             Self::Aborted => Outcome::Aborted,
             Self::Cut => Outcome::Cut,
+        }
+    }
+
+    /// What the client is told, where a request is ended for what the client sent and can still be
+    /// answered.
+    pub fn answer(self) -> Option<Answer> {
+        match self {
+            Self::BadRequest(error) => error.cause.answer(),
+            _ => None,
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::access_log::{self, Entry, Upstream, Words};
 use crate::backend::Address;
 use crate::counters::{FastcgiCounters, Outcome};
-use crate::fastcgi::{Answer, Head, ResponseReader};
+use crate::fastcgi::{Answer, Head, Rejection, ResponseReader};
 use crate::sys::net::PeerCredentials;
 
 /// Who is told.
@@ -35,6 +35,7 @@ pub(super) struct Tally {
     bytes: u64,
     /// For the log.
     words: Option<Words>,
+    rejection: Option<Rejection>,
 }
 
 /// How far the request is.
@@ -64,6 +65,7 @@ impl Tally {
             status: None,
             bytes: 0,
             words: None,
+            rejection: None,
         }
     }
 
@@ -74,6 +76,11 @@ impl Tally {
             words: telling.log.map(|_| Words::of(head)),
             ..Self::new(self.peer, telling.now)
         };
+    }
+
+    /// The guard does not let it pass.
+    pub(super) fn rejected(&mut self, rejection: Rejection) {
+        self.rejection = Some(rejection);
     }
 
     /// It looks for a connection, the first one or another.
@@ -157,6 +164,7 @@ impl Tally {
             first_byte: self.first_byte,
             total: telling.now.saturating_duration_since(self.began),
             ending: outcome,
+            rejection: self.rejection.take(),
         };
         if log.push(Box::new(entry)).is_err() {
             telling.counters.lines_dropped.add(1);

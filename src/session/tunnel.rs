@@ -19,7 +19,7 @@ use crate::counters::FlowCounters;
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 
 use super::connect::{Connecting, Entry, Found};
-use super::flow::{Flow, Progress};
+use super::flow::{Flow, Progress, Receives};
 use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
 
 /// A client and what serves it.
@@ -115,8 +115,8 @@ impl<D: Driver> Tunnel<D> {
             watch: Watch::Off,
             reading: false,
             upstream: Upstream::Connecting(connecting),
-            to_backend: Flow::new(),
-            to_client: Flow::new(),
+            to_backend: Flow::new(Receives::Peeking),
+            to_client: Flow::new(Receives::Taking),
             last_activity: cx.now,
             unread_when_idle: None,
         };
@@ -190,6 +190,7 @@ impl<D: Driver> Tunnel<D> {
             (End::Backend, Lane::Write) => {
                 let sock = self.open_upstream().expect("only an open one is written");
                 self.judge_write(&done, cx);
+                self.to_client.source_was_sent();
                 let (flow, counters) = (&mut self.to_backend, &cx.counters.to_backend);
                 let progress = sink_written(flow, done, self.client, sock, cx.driver, counters);
                 self.after_to_backend(progress, cx.driver)
@@ -197,6 +198,9 @@ impl<D: Driver> Tunnel<D> {
             (End::Backend, Lane::Read) => {
                 let source = self.open_upstream().expect("only an open upstream is read");
                 self.judge_read(&done, cx);
+                if matches!(done, Done::Received(_)) {
+                    self.to_backend.take_from_now_on();
+                }
                 let sink = Some(self.client);
                 let (flow, counters) = (&mut self.to_client, &cx.counters.to_client);
                 let progress = source_read(flow, done, source, sink, cx.driver, counters);
@@ -213,6 +217,7 @@ impl<D: Driver> Tunnel<D> {
                 let source = self
                     .open_upstream()
                     .expect("what is written came from there");
+                self.to_backend.source_was_sent();
                 let (flow, counters) = (&mut self.to_client, &cx.counters.to_client);
                 let progress = sink_written(flow, done, source, self.client, cx.driver, counters);
                 self.after_to_client(progress, cx.driver)
@@ -423,6 +428,10 @@ impl<D: Driver> Tunnel<D> {
                 Step::Continue
             }
             Progress::SourceFailed(errno) => Step::End(Ending::ClientReset(errno)),
+            // The backend knows nothing of it, and would wait for what is missing.
+            Progress::SinkFailed(errno) if !errno.is_of_the_connection() => {
+                Step::End(Ending::BackendReset(errno))
+            }
             Progress::SinkFailed(errno) => {
                 self.to_backend.break_off(errno);
                 if self.to_client.is_over() {
@@ -508,10 +517,12 @@ impl<D: Driver> Tunnel<D> {
             Ending::Complete
             | Ending::ClientClosed
             | Ending::ClientLeft
-            | Ending::BackendReset(_)
             | Ending::QueueFull
             | Ending::QueueTimeout
             | Ending::ConnectFailed(_) => true,
+            // Where it was a call of ours that failed, the backend is still there, and has not got what
+            // it was to get.
+            Ending::BackendReset(_) => false,
             Ending::BadRequest(_)
             | Ending::BadResponse(_)
             | Ending::Rejected(_)
@@ -526,13 +537,14 @@ impl<D: Driver> Tunnel<D> {
     }
 }
 
-/// AF_UNIX has no reset; where the client's transport has one, it gets the truth.
+/// Where the client's transport can tell a failure from an end, it gets the truth.
 fn close_to_client(ending: Ending) -> Close {
     match ending {
-        Ending::Complete | Ending::ClientClosed | Ending::ClientLeft | Ending::ClientReset(_) => {
-            Close::Graceful
-        }
-        Ending::BackendReset(_)
+        Ending::Complete | Ending::ClientClosed | Ending::ClientLeft => Close::Graceful,
+        // Where it was a call of ours that failed, the client is still there, and has not got all of its
+        // answer.
+        Ending::ClientReset(_)
+        | Ending::BackendReset(_)
         | Ending::ConnectFailed(_)
         | Ending::QueueFull
         | Ending::QueueTimeout
@@ -584,7 +596,7 @@ fn source_read<D: Driver>(
 ) -> Progress {
     match (done, sink) {
         (Done::Received(buf), _) => {
-            flow.received(driver, buf, sink);
+            flow.received(driver, buf, source, sink);
             Progress::Going
         }
         (Done::Eof, _) => flow.eof(),

@@ -49,6 +49,23 @@ impl Errno {
         })
     }
 
+    /// A send or receive that fails like this tells of the connection: it is broken. Anything else is this
+    /// machine's doing, and the peer knows nothing of it.
+    pub fn is_of_the_connection(self) -> bool {
+        matches!(
+            self.0,
+            libc::ECONNRESET
+                | libc::EPIPE
+                | libc::ETIMEDOUT
+                | libc::ECONNREFUSED
+                | libc::ECONNABORTED
+                | libc::ENOTCONN
+                | libc::EHOSTUNREACH
+                | libc::ENETUNREACH
+                | libc::ENETDOWN
+        )
+    }
+
     /// The system ran out of descriptors, of memory for sockets or (ENOSPC) of epoll watches: trying
     /// again later can help, trying again at once cannot.
     pub fn is_exhaustion(self) -> bool {

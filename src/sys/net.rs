@@ -274,7 +274,7 @@ pub fn unix_connected(name: UnixName) -> Result<OwnedFd, Errno> {
 }
 
 /// Sends the acknowledgement that is due now and does not delay the next ones (TCP_QUICKACK in tcp(7),
-/// which does not last).
+/// which does not last: sending makes the kernel wait again for bytes to send with it).
 pub fn acknowledge(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &1_i32)
 }
@@ -316,12 +316,12 @@ pub(crate) fn has_nodelay(socket: &OwnedFd) -> bool {
 }
 
 /// Makes the next close of this TCP socket send a reset and throw away what is unsent.
-pub fn reset_on_close(socket: &OwnedFd) -> Result<(), Errno> {
+pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
     let linger = libc::linger {
         l_onoff: 1,
         l_linger: 0,
     };
-    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_LINGER, &linger)
+    set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
 fn set_option<T>(
@@ -377,8 +377,13 @@ pub fn connect_outcome(socket: &OwnedFd) -> Option<Result<(), Errno>> {
 
 /// Lets the packet that completes the handshake wait for the first bytes that we send, so that both
 /// go in one, and the backend is woken once and finds the bytes there. The kernel stops waiting after
-/// 200 ms (`TCP_DELACK_MAX`). Before a connect, this is what clearing TCP_QUICKACK does; once
-/// connected, the kernel acknowledges at once as ever (`tcp_rcv_synsent_state_process`).
+/// 200 ms (`TCP_DELACK_MAX`). Before a connect, this is what clearing TCP_QUICKACK does
+/// (`tcp_rcv_synsent_state_process`).
+///
+/// [`acknowledge`] is owed after the first send: those first bytes look like the answer to something
+/// that was just received (`tcp_event_data_sent`), so the kernel would wait for bytes to send with its
+/// next acknowledgements, for 40 ms each, and a backend without TCP_NODELAY would wait for those before
+/// it sent the second piece of its answer.
 pub fn delay_handshake(socket: &OwnedFd) -> Result<(), Errno> {
     set_option(
         socket.as_fd(),
@@ -429,7 +434,7 @@ pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>, most: usize) -> Result<usize,
 }
 
 /// Copies the first bytes that can be received, and leaves them there. Returns the count; 0 is the end.
-pub fn peek(socket: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
+pub fn peek(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
     // SAFETY: the pointer and length are those of the slice.
     check_len(unsafe {
         libc::recv(
@@ -441,12 +446,59 @@ pub fn peek(socket: &OwnedFd, into: &mut [u8]) -> Result<usize, Errno> {
     })
 }
 
-/// How many bytes can be received (`SIOCINQ`, tcp(7), unix(7)).
-pub fn at_hand(socket: &OwnedFd) -> Result<usize, Errno> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: the request writes one int, and the pointer is to a live one.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
-    Ok(usize::try_from(bytes).unwrap_or(0))
+/// As [`recv`], but leaves what it copies where it is.
+pub fn recv_and_leave(socket: &OwnedFd, bytes: &mut Vec<u8>, most: usize) -> Result<usize, Errno> {
+    assert!(bytes.is_empty() && most > 0, "nothing to receive into");
+    let room = &mut bytes.spare_capacity_mut()[..most];
+    // SAFETY: the pointer and length are those of the vector's own spare capacity.
+    let received = check_len(unsafe {
+        libc::recv(
+            socket.as_raw_fd(),
+            room.as_mut_ptr().cast(),
+            room.len(),
+            libc::MSG_DONTWAIT | libc::MSG_PEEK,
+        )
+    })?;
+    // SAFETY: the kernel wrote `received` bytes, at most the spare capacity, from its start.
+    unsafe { bytes.set_len(received) };
+    Ok(received)
+}
+
+/// How many bytes wait to be received (`SIOCINQ` in tcp(7), `FIONREAD`); 0 if the socket cannot say.
+pub fn queued(socket: &OwnedFd) -> usize {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the request writes one int, to which the pointer leads.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut count) };
+    if result < 0 {
+        return 0;
+    }
+    usize::try_from(count).unwrap_or(0)
+}
+
+/// As much as most questions have, and little enough for the stack.
+const DISCARD_BYTES: usize = 2048;
+
+/// Takes `count` bytes that [`recv_and_leave`] has copied. A failure of the socket is left for the next
+/// receive.
+pub fn discard(socket: &OwnedFd, count: usize) {
+    let mut waste = [0_u8; DISCARD_BYTES];
+    let mut left = count;
+    while left > 0 {
+        // SAFETY: the pointer is to a live array, and the length is at most its own.
+        let received = check_len(unsafe {
+            libc::recv(
+                socket.as_raw_fd(),
+                waste.as_mut_ptr().cast(),
+                left.min(waste.len()),
+                libc::MSG_DONTWAIT,
+            )
+        });
+        match received {
+            // None of them are left: what is urgent was taken out of the stream meanwhile.
+            Ok(0) | Err(_) => return,
+            Ok(received) => left -= received,
+        }
+    }
 }
 
 /// As [`recv`], on a socket of any family. Also tells whether the receive stopped short because the
@@ -724,6 +776,12 @@ pub fn dismiss(socket: &OwnedFd) {
 /// tells a half-close from a peer that is gone.
 pub fn peer_is_gone(socket: &OwnedFd) -> bool {
     poll_now(socket, 0) & libc::POLLHUP != 0
+}
+
+/// Whether the peer sends no more, and there is no failure to be told of.
+pub fn has_ended_in_order(socket: &OwnedFd) -> bool {
+    let seen = poll_now(socket, libc::POLLRDHUP);
+    seen & libc::POLLRDHUP != 0 && seen & libc::POLLERR == 0
 }
 
 /// Whether a receive would find something, an end or an error included.

@@ -30,6 +30,7 @@ use crate::backend::{Address, Lease};
 use crate::config::AtLimit;
 use crate::counters::{Outcome, WorkerCounters};
 use crate::driver::{Close, Closed, Completion, Done, Driver, Sock};
+use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
     Change, Changes, Context, Ending, Owner, Owners, Pool, PoolContext, Retired, Session,
@@ -197,9 +198,16 @@ impl<D: Driver> Worker<D> {
         let mut listeners = Listeners::default();
         // Another seed for each, or all of them send their first session to the same endpoint.
         let seed = shared.seed.wrapping_add(number as u64);
+        let head_room = HeadRoom::default();
         let mut routes = Vec::with_capacity(shares.len());
         for share in shares {
-            let mut served = Served::new(share.route, share.limit, share.counters, seed);
+            let mut served = Served::new(
+                share.route,
+                share.limit,
+                share.counters,
+                seed,
+                head_room.clone(),
+            );
             served.access_log = share.access_log;
             listeners.add_route(routes.len(), share.listeners, &mut driver, &mut owners);
             routes.push(served);
@@ -643,10 +651,7 @@ impl<D: Driver> Worker<D> {
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
-        let room_at = waiting.map(|served| {
-            let dates = served.pool.room_at().into_iter();
-            dates.chain(served.place_at(self.now)).min()
-        });
+        let room_at = waiting.map(|served| served.place_at(self.now));
         let latest = self.now + QUEUE_LOOK_INTERVAL;
         self.queues_looked_at = room_at
             .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.now, latest)))
@@ -965,6 +970,7 @@ fn context<'a, D: Driver>(
         upstreams: &served.route.upstreams,
         balancer: &mut served.balancer,
         retired,
+        head_room: &served.head_room,
         timeouts: served.route.timeouts,
         counters: &served.counters,
         access_log: served.access_log.as_ref(),

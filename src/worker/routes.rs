@@ -8,6 +8,7 @@ use crate::access_log;
 use crate::backend::{Balancer, Moment, Published};
 use crate::config::{Balance, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
+use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{Entry, Pool, Protocol, SessionId, Timeouts, Upstreams};
 
@@ -69,6 +70,8 @@ pub(super) struct Served {
     pub(super) queue: Option<Queue>,
     pub(super) counters: Arc<RouteCounters>,
     pub(super) access_log: Option<access_log::Queue>,
+    /// That of the worker: all its routes share it.
+    pub(super) head_room: HeadRoom,
     /// That of the address set with which sessions were compared last.
     version: u64,
 }
@@ -113,6 +116,7 @@ impl Served {
         limit: Option<Limit>,
         counters: ShareCounters,
         seed: u64,
+        head_room: HeadRoom,
     ) -> Self {
         let balancer = Balancer::new(route.balance, seed).counting(counters.endpoints);
         let balancer = match limit.and_then(|limit| limit.per_endpoint_max) {
@@ -137,6 +141,7 @@ impl Served {
             queue: limit.map(|limit| Queue::new(limit.queue_max)),
             counters: counters.route,
             access_log: None,
+            head_room,
             version: 0,
         }
     }
@@ -183,10 +188,13 @@ impl Served {
         self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
     }
 
-    /// When those who wait can have a place though nothing happens.
+    /// When those who wait can have a place though nothing happens: when the pace allows it, or the pool can
+    /// make room.
     pub(super) fn place_at(&self, now: Instant) -> Option<Instant> {
         let waiting_since = self.queue.as_ref()?.oldest()?;
-        self.balancer.pace_ends(Moment { now, waiting_since })
+        let paced = self.balancer.pace_ends(Moment { now, waiting_since });
+        let room_at = self.lacks_places(now).then(|| self.pool.room_at());
+        paced.into_iter().chain(room_at.flatten()).min()
     }
 
     /// Whether nobody else may wait. Those that wait only for the pace are not counted, because a place is

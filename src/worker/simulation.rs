@@ -221,6 +221,8 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
         pool,
         on_failure: dice.pick(OnFailure::value_variants()),
         rejections: Failures::default(),
+        overridden: Default::default(),
+        violations: Default::default(),
     }
 }
 

@@ -386,6 +386,24 @@ impl Conversation {
         Ok(())
     }
 
+    /// Whether there is something to be read now.
+    pub(crate) fn has_bytes(&self) -> io::Result<bool> {
+        self.stream.set_nonblocking(true)?;
+        let peeked = self.stream.peek(&mut [0]);
+        self.stream.set_nonblocking(false)?;
+        match peeked {
+            Ok(count) => Ok(count > 0),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Leaves Nagle's algorithm on, as PHP-FPM does: a write that is less than a segment waits until what was
+    /// sent before it is acknowledged.
+    pub(crate) fn gather(&mut self) -> io::Result<()> {
+        self.stream.set_nodelay(false)
+    }
+
     /// Sends one urgent byte, which is no part of the stream for a peer that does not ask for it.
     pub(crate) fn send_urgent(&mut self) -> io::Result<()> {
         sys::send_urgent(self.stream.as_raw_fd(), b'!')
@@ -417,6 +435,11 @@ impl Conversation {
     /// From now on the peer's kernel knows of the end, and bytes that come are refused with a reset.
     pub(crate) fn end_both_ways(&mut self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Both)
+    }
+
+    /// Scripts begin with Nagle's delay turned off; many programs leave it on.
+    pub(crate) fn set_nodelay(&mut self, nodelay: bool) -> io::Result<()> {
+        self.stream.set_nodelay(nodelay)
     }
 
     /// When the script ends, the connection is reset.

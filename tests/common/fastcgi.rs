@@ -7,11 +7,12 @@ use std::num::NonZeroU16;
 use std::os::unix::net::UnixStream;
 
 use spliceway::fastcgi::{
-    BeginRequest, EndRequest, HEADER_LEN, Header, Kind, Pairs, ProtocolStatus, RequestId, Role,
-    push_pair, push_record, push_stream, push_stream_end,
+    BROKEN_OFF, BeginRequest, EndRequest, HEADER_LEN, Header, Kind, Pairs, ProtocolStatus,
+    RequestId, Role, push_pair, push_record, push_stream, push_stream_end,
 };
 
 use super::backend::{Backend, Conversation};
+use super::client::receive_to_eof;
 use super::proxy::Proxy;
 
 /// The request id that nginx and most tests use.
@@ -240,6 +241,20 @@ impl Client {
         read_record(&mut &self.0)
     }
 
+    /// Whole records up to the end of the connection, which has to be clean.
+    #[track_caller]
+    pub(crate) fn records_to_the_end(&self) -> Vec<Record> {
+        records(&receive_to_eof(&self.0))
+    }
+
+    /// Whole records, then the sign that the answer broke off, then a clean end.
+    #[track_caller]
+    pub(crate) fn broken_answer(&self) -> Vec<Record> {
+        let bytes = receive_to_eof(&self.0);
+        let whole = bytes.strip_suffix(&BROKEN_OFF);
+        records(whole.unwrap_or_else(|| panic!("without the sign: {} bytes", bytes.len())))
+    }
+
     #[track_caller]
     pub(crate) fn record(&self) -> Record {
         let record = self.read().expect("a record comes whole");
@@ -279,6 +294,22 @@ impl Client {
     pub(crate) fn ask(&self, request: &Request) -> Answer {
         self.send(&request.bytes());
         self.answer()
+    }
+}
+
+/// What the requests of [`prove`] ask for.
+pub(crate) const PROOF: &str = "/page";
+
+/// Lets a kept connection serve a second request, so that the endpoint is known for one that answers the
+/// fence in its turn. Nobody else may use the proxy meanwhile. The backend answers each request with its
+/// URI.
+#[track_caller]
+pub(crate) fn prove(proxy: &Proxy) {
+    let client = Client::connect(proxy);
+    for _ in 0..2 {
+        assert_eq!(client.ask(&Request::get(PROOF)).text(), PROOF);
+        // Its connection is at rest then.
+        proxy.process().assert_comes_to_rest();
     }
 }
 
@@ -375,6 +406,18 @@ impl Conversation {
     /// The fence, which has to be the next record.
     pub(crate) fn fence(&mut self) -> io::Result<()> {
         self.expect(Kind::GetValues).map(|_| ())
+    }
+
+    /// Sends the end of an answer and answers the fence: in one packet if the fence has come with the
+    /// request, one after the other if it comes behind the answer.
+    pub(crate) fn finish(&mut self, answer: &[u8]) -> io::Result<()> {
+        if self.has_bytes()? {
+            self.fence()?;
+            return self.send(&[answer, &fence_answer()].concat());
+        }
+        self.send(answer)?;
+        self.fence()?;
+        self.send(&fence_answer())
     }
 
     /// Answers requests with `answer`, as PHP-FPM does: one after another, and the connection ends

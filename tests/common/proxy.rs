@@ -209,6 +209,12 @@ impl Builder {
         self
     }
 
+    /// splice(2) fails with this errno.
+    pub(crate) fn seccomp_deny_splice(mut self, errno: libc::c_int) -> Self {
+        self.setup.splice_errno = Some(errno);
+        self
+    }
+
     /// Starts the program and waits until all its workers run, with the engine that was asked for.
     #[track_caller]
     pub(crate) fn start(self) -> Proxy {

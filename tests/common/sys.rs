@@ -34,6 +34,8 @@ pub(crate) struct ChildSetup {
     pub(crate) umask: Option<libc::mode_t>,
     /// The errno with which the three io_uring calls fail.
     pub(crate) io_uring_errno: Option<libc::c_int>,
+    /// The errno with which splice(2) fails.
+    pub(crate) splice_errno: Option<libc::c_int>,
     /// The network that it is in; left out, ours.
     pub(crate) network: Option<Network>,
     /// Where else it is to be, and as whom.
@@ -46,7 +48,10 @@ impl ChildSetup {
     /// Puts the child into a process group of its own and has it apply the rest before exec.
     pub(crate) fn prepare(self, command: &mut Command) {
         command.process_group(0);
-        let filter = self.io_uring_errno.map(deny_io_uring);
+        let io_uring = self.io_uring_errno.map(deny_io_uring);
+        let splice = self
+            .splice_errno
+            .map(|errno| deny(&[libc::SYS_splice], errno));
         let apply = move || {
             if let Some(network) = &self.network {
                 network.enter()?;
@@ -70,7 +75,7 @@ impl ChildSetup {
                 set_own_nofile(limit, limit)?;
             }
             let filters = self.confinement.iter().flat_map(Confinement::filters);
-            for filter in filters.chain(&filter) {
+            for filter in filters.chain(&io_uring).chain(&splice) {
                 seccompiler::apply_filter(filter).map_err(io::Error::other)?;
             }
             // Last, because the standard library's own pipe may have one of the numbers.
@@ -116,13 +121,17 @@ fn pass(descriptors: &[RawFd]) -> io::Result<()> {
 
 /// Allows everything but io_uring, as container runtimes do.
 fn deny_io_uring(errno: libc::c_int) -> BpfProgram {
-    let denied = [
+    let calls = [
         libc::SYS_io_uring_setup,
         libc::SYS_io_uring_enter,
         libc::SYS_io_uring_register,
     ];
+    deny(&calls, errno)
+}
+
+fn deny(calls: &[libc::c_long], errno: libc::c_int) -> BpfProgram {
     SeccompFilter::new(
-        denied.into_iter().map(|call| (call, Vec::new())).collect(),
+        calls.iter().map(|&call| (call, Vec::new())).collect(),
         SeccompAction::Allow,
         SeccompAction::Errno(errno.unsigned_abs()),
         std::env::consts::ARCH
@@ -282,21 +291,20 @@ pub(crate) fn in_own_network<T: Send>(act: impl FnOnce() -> T + Send) -> T {
 
 /// Turns this thread's loopback on or off. Nothing comes through while it is off.
 pub(crate) fn set_loopback(up: bool) -> io::Result<()> {
-    let mut request = loopback_request();
     let flags = if up { libc::IFF_UP } else { 0 };
+    let mut request = loopback();
     request.ifr_ifru.ifru_flags = libc::c_short::try_from(flags).expect("the lowest bit");
-    ask_interface(libc::SIOCSIFFLAGS, &request)
+    change_interface(libc::SIOCSIFFLAGS, &request)
 }
 
-/// Has this thread's loopback carry packets of at most `bytes`: segments are as long as on a network of
-/// this kind, and so is what Nagle's rule takes for a full one.
-pub(crate) fn set_loopback_mtu(bytes: libc::c_int) -> io::Result<()> {
-    let mut request = loopback_request();
-    request.ifr_ifru.ifru_mtu = bytes;
-    ask_interface(libc::SIOCSIFMTU, &request)
+/// The largest packets that go through this thread's loopback.
+pub(crate) fn set_loopback_mtu(bytes: impl Into<libc::c_int>) -> io::Result<()> {
+    let mut request = loopback();
+    request.ifr_ifru.ifru_mtu = bytes.into();
+    change_interface(libc::SIOCSIFMTU, &request)
 }
 
-fn loopback_request() -> libc::ifreq {
+fn loopback() -> libc::ifreq {
     // SAFETY: an ifreq is integers and an address of integers, for which zeros are valid.
     let mut request: libc::ifreq = unsafe { mem::zeroed() };
     for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
@@ -305,11 +313,11 @@ fn loopback_request() -> libc::ifreq {
     request
 }
 
-fn ask_interface(what: libc::Ioctl, request: &libc::ifreq) -> io::Result<()> {
+fn change_interface(how: libc::Ioctl, request: &libc::ifreq) -> io::Result<()> {
     let socket = socket(libc::AF_INET)?;
     call(|| {
         // SAFETY: the request reads one ifreq, which is initialised and outlives the call.
-        unsafe { libc::ioctl(socket.as_raw_fd(), what, std::ptr::from_ref(request)) }
+        unsafe { libc::ioctl(socket.as_raw_fd(), how, &raw const *request) }
     })
 }
 

@@ -2,11 +2,14 @@
 
 use std::io::{self, IoSlice};
 use std::mem;
+use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use mio::{Registry, Token};
 
+use super::fpm::Writes;
 use super::request::{Asked, BadRequest, Item, Parser, Refusal, Request};
+use super::{Like, Manner};
 use crate::bench::frames::{Begun, Frames, Shape};
 use crate::bench::net::{Arrival, Received, Stream, Watch};
 use crate::bench::pattern::Pattern;
@@ -15,6 +18,7 @@ use crate::fastcgi::{
     EndRequest, HEADER_LEN, Kind, PairError, Pairs, ProtocolStatus, RequestId, push_pair,
     push_record, push_stream, push_stream_end,
 };
+use crate::sys::net;
 
 /// What FCGI_MAX_CONNS and FCGI_MAX_REQS say without a limit on workers.
 const CONNECTIONS_MAX_TOLD: usize = 65_535;
@@ -26,9 +30,10 @@ pub(super) struct Connection {
     arrival: Arrival,
     parser: Parser,
     state: State,
-    /// Received behind a request that is not answered yet. Empty for clients that wait, and bounded
+    /// Received behind a request that is not answered yet. Short for clients that wait, and bounded
     /// by the loop's buffer: nothing is received while something is here.
     behind: Vec<u8>,
+    manner: Manner,
 }
 
 /// What a connection is doing.
@@ -57,12 +62,10 @@ struct Answer {
 }
 
 /// What an answer consists of.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "the large one is the usual one, and it costs no allocation"
-)]
 enum Bytes {
-    /// A CGI header and a pattern.
+    /// A CGI header and a pattern, as PHP-FPM writes them.
+    Fpm(Writes),
+    /// The same in as few records and writes as there can be.
     Pattern {
         prefix: [u8; HEADER_LEN + HEAD_LEN],
         frames: Frames,
@@ -124,14 +127,15 @@ impl From<PairError> for Broken {
 
 impl Connection {
     /// One that was just accepted.
-    pub(super) fn new(stream: Stream) -> Self {
+    pub(super) fn new(stream: Stream, manner: Manner) -> Self {
         Self {
             stream,
             watch: Watch::Nothing,
             arrival: Arrival::Unread,
-            parser: Parser::default(),
+            parser: Parser::new(manner.like),
             state: State::Reading,
             behind: Vec::new(),
+            manner,
         }
     }
 
@@ -185,45 +189,117 @@ impl Connection {
     /// Looks for the next request: first in what came behind the last one.
     fn read(&mut self, context: &mut Context<'_>) -> Result<Step, Broken> {
         if !self.behind.is_empty() {
-            let behind = mem::take(&mut self.behind);
-            if let Some(state) = self.parse(&behind, context.workers)? {
+            let mut behind = mem::take(&mut self.behind);
+            let mut input = &behind[..];
+            let parsed = self.parse(&mut input, context.workers);
+            let taken = behind.len() - input.len();
+            behind.drain(..taken);
+            self.behind = behind;
+            if let Some(state) = parsed? {
                 return Ok((state, None));
             }
         }
         while self.arrival != Arrival::Drained {
-            match self.stream.receive(context.buffer)? {
-                Received::Bytes(len) => {
-                    self.arrival = self.arrival.after(len, context.buffer.len());
-                    if let Some(state) = self.parse(&context.buffer[..len], context.workers)? {
-                        return Ok((state, None));
-                    }
-                }
-                Received::Nothing => break,
-                Received::End => return Ok((State::Over, None)),
+            let state = match self.peeks() {
+                true => self.peek(context)?,
+                false => self.receive(context)?,
+            };
+            if let Some(state) = state {
+                return Ok((state, None));
             }
         }
         Ok((State::Reading, Some(Watch::Readable)))
     }
 
-    /// Reads `input` up to the end of a request, and keeps what is behind it.
-    fn parse(&mut self, mut input: &[u8], workers: Option<usize>) -> Result<Option<State>, Broken> {
-        let Some(item) = self.parser.read(&mut input)? else {
-            return Ok(None);
+    /// Receives once; where that leads, if a request is complete or the connection at its end.
+    fn receive(&mut self, context: &mut Context<'_>) -> Result<Option<State>, Broken> {
+        let len = match self.stream.receive(context.buffer)? {
+            Received::Bytes(len) => len,
+            Received::Nothing => {
+                self.arrival = Arrival::Drained;
+                return Ok(None);
+            }
+            Received::End => return Ok(Some(State::Over)),
         };
+        self.arrival = self.arrival.after(len, context.buffer.len());
+        let mut input = &context.buffer[..len];
+        let parsed = self.parse(&mut input, context.workers)?;
         self.behind.extend_from_slice(input);
+        Ok(parsed)
+    }
+
+    /// Whether bytes may only be taken from the socket as far as PHP-FPM would read them: where it
+    /// closes without reading on, those that are left make a reset of its close. Over TCP another way
+    /// leads to the same, and costs nothing.
+    fn peeks(&self) -> bool {
+        let is_unix = matches!(self.stream, Stream::Unix(_));
+        self.manner.like == Like::Fpm && is_unix && !self.parser.is_in_body()
+    }
+
+    /// As [`Connection::receive`], but what is not read stays in the socket.
+    fn peek(&mut self, context: &mut Context<'_>) -> Result<Option<State>, Broken> {
+        let len = match self.stream.peek(context.buffer)? {
+            Received::Bytes(len) => len,
+            Received::Nothing => {
+                self.arrival = Arrival::Drained;
+                return Ok(None);
+            }
+            Received::End => return Ok(Some(State::Over)),
+        };
+        let mut input = &context.buffer[..len];
+        let parsed = self.parse(&mut input, context.workers);
+        let taken = len - input.len();
+        if taken == len {
+            self.arrival = self.arrival.after(len, context.buffer.len());
+        }
+        if taken > 0 {
+            // They are there: nobody else reads from this socket.
+            self.stream.receive(&mut context.buffer[..taken])?;
+        }
+        parsed
+    }
+
+    /// Reads `input` up to the end of a request, behind which it then begins.
+    fn parse(
+        &mut self,
+        input: &mut &[u8],
+        workers: Option<usize>,
+    ) -> Result<Option<State>, Broken> {
+        let manner = self.manner;
+        let item = match self.parser.read(input) {
+            Ok(Some(item)) => item,
+            Ok(None) => return Ok(None),
+            Err(bad) => {
+                if manner.like == Like::Fpm && !input.is_empty() {
+                    self.reset_on_close();
+                }
+                return Err(bad.into());
+            }
+        };
         Ok(Some(match item {
             Item::Request(request) => match request.asked {
-                Ok(asked) if asked.delay.is_zero() => {
-                    State::Answering(Answer::to(&request, &asked))
-                }
                 Ok(asked) => {
-                    let due = Instant::now() + asked.delay;
-                    State::Delaying(Answer::to(&request, &asked), due)
+                    let answer = Answer::to(&request, &asked, manner);
+                    match asked.delay.is_zero() {
+                        true => State::Answering(answer),
+                        false => State::Delaying(answer, Instant::now() + asked.delay),
+                    }
                 }
                 Err(refusal) => State::Answering(Answer::refuse(&request, refusal)),
             },
-            Item::GetValues => State::Answering(Answer::values(self.parser.params(), workers)?),
+            Item::GetValues => {
+                let names = self.parser.params();
+                State::Answering(Answer::values(names, workers, manner.like)?)
+            }
         }))
+    }
+
+    /// PHP-FPM closes without having read what came last, which resets the connection.
+    fn reset_on_close(&self) {
+        if let Stream::Tcp(stream) = &self.stream {
+            // It fails where the connection has been reset already.
+            let _ = net::reset_on_close(stream.as_fd());
+        }
     }
 
     fn send(&mut self, mut answer: Answer, context: &mut Context<'_>) -> Result<Step, Broken> {
@@ -260,34 +336,23 @@ impl Connection {
 
 impl Answer {
     /// The answer that was asked for.
-    fn to(request: &Request, asked: &Asked) -> Self {
+    fn to(request: &Request, asked: &Asked, manner: Manner) -> Self {
         let head = Head {
             nonce: asked.nonce,
             params_digest: asked.params_digest,
             body_bytes: request.body_bytes,
         };
-        let begun = Begun {
-            in_prefix: HEAD_LEN,
+        let pattern = Pattern::of(asked.params_digest);
+        let body = asked.response_bytes - HEAD_LEN as u64;
+        let bytes = match manner.like {
+            Like::Fpm => {
+                let writes = Writes::new(request.id, head.encode(), pattern, body, manner.print);
+                Bytes::Fpm(writes)
+            }
+            Like::Plain => Bytes::pattern(request.id, head, pattern, body),
         };
-        let bytes = asked.response_bytes - HEAD_LEN as u64;
-        let mut prefix = [0; HEADER_LEN + HEAD_LEN];
-        let (header, content) = prefix.split_at_mut(HEADER_LEN);
-        header.copy_from_slice(&begun.header(Kind::Stdout, request.id, bytes).encode());
-        content.copy_from_slice(&head.encode());
-        let frames = Frames::new(&Shape {
-            kind: Kind::Stdout,
-            id: request.id,
-            prefix_len: prefix.len(),
-            begun: Some(begun),
-            bytes,
-            closing: &closing(request.id),
-        });
         Self {
-            bytes: Bytes::Pattern {
-                prefix,
-                frames,
-                pattern: Pattern::of(asked.params_digest),
-            },
+            bytes,
             sent: 0,
             then: Then::after(request),
         }
@@ -313,13 +378,18 @@ impl Answer {
     }
 
     /// The values that a FCGI_GET_VALUES names, as far as they are known (§4.1).
-    fn values(names: &[u8], workers: Option<usize>) -> Result<Self, PairError> {
+    fn values(names: &[u8], workers: Option<usize>, like: Like) -> Result<Self, PairError> {
         let most = workers.unwrap_or(CONNECTIONS_MAX_TOLD).to_string();
         let known: [(&[u8], &[u8]); 3] = [
+            (b"FCGI_MPXS_CONNS", b"0"),
             (b"FCGI_MAX_CONNS", most.as_bytes()),
             (b"FCGI_MAX_REQS", most.as_bytes()),
-            (b"FCGI_MPXS_CONNS", b"0"),
         ];
+        let known = match like {
+            // It keeps the others to itself.
+            Like::Fpm => &known[..1],
+            Like::Plain => &known[..],
+        };
         let mut values = Vec::new();
         for pair in Pairs::new(names) {
             let (asked, _) = pair?;
@@ -341,13 +411,16 @@ impl Answer {
 
     /// Sends what fits; whether that was all.
     fn send(&mut self, stream: &mut Stream) -> io::Result<bool> {
-        while self.sent < self.total() {
-            let sent = match &self.bytes {
+        loop {
+            let sent = match &mut self.bytes {
+                Bytes::Fpm(writes) => return writes.send(stream),
+                Bytes::Pattern { frames, .. } if self.sent == frames.total() => return Ok(true),
                 Bytes::Pattern {
                     prefix,
                     frames,
                     pattern,
                 } => stream.send(frames.pieces(prefix, *pattern, self.sent).as_slices())?,
+                Bytes::Plain(bytes) if self.sent == bytes.len() as u64 => return Ok(true),
                 Bytes::Plain(bytes) => {
                     let from = usize::try_from(self.sent).expect("within the bytes");
                     stream.send(&[IoSlice::new(&bytes[from..])])?
@@ -358,13 +431,31 @@ impl Answer {
                 None => return Ok(false),
             }
         }
-        Ok(true)
     }
+}
 
-    fn total(&self) -> u64 {
-        match &self.bytes {
-            Bytes::Pattern { frames, .. } => frames.total(),
-            Bytes::Plain(bytes) => bytes.len() as u64,
+impl Bytes {
+    /// A CGI header and `body` bytes of a pattern, in records that are full.
+    fn pattern(id: RequestId, head: Head, pattern: Pattern, body: u64) -> Self {
+        let begun = Begun {
+            in_prefix: HEAD_LEN,
+        };
+        let mut prefix = [0; HEADER_LEN + HEAD_LEN];
+        let (header, content) = prefix.split_at_mut(HEADER_LEN);
+        header.copy_from_slice(&begun.header(Kind::Stdout, id, body).encode());
+        content.copy_from_slice(&head.encode());
+        let frames = Frames::new(&Shape {
+            kind: Kind::Stdout,
+            id,
+            prefix_len: prefix.len(),
+            begun: Some(begun),
+            bytes: body,
+            closing: &closing(id),
+        });
+        Self::Pattern {
+            prefix,
+            frames,
+            pattern,
         }
     }
 }

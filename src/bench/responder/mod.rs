@@ -4,16 +4,21 @@
 //! [`PARAM_NONCE`], with which its body is checked as well. A request without them gets 4 KiB at
 //! once, whatever its body.
 //!
-//! Towards its clients it behaves like PHP-FPM: it serves one request at a time on a connection,
+//! Towards its clients it behaves like PHP-FPM ([`Like::Fpm`]): it serves one request at a time on a
+//! connection, writes what PHP-FPM would write, each time as much (`fpm`), with Nagle's delay on,
 //! keeps the connection if the client asks for it, ends it otherwise by a half-close and waits for
-//! the client to close, and answers FCGI_GET_VALUES between two requests, in a write of its own.
-//! Unlike PHP-FPM it serves any number of connections on one thread, unless it is told to be so many
-//! workers.
+//! the client to close, answers FCGI_GET_VALUES between two requests, in a write of its own, and
+//! leaves a body unread that CONTENT_LENGTH has not announced, which on a kept connection makes a
+//! reset of its close. Unlike PHP-FPM it serves any number of connections on one thread, unless it is
+//! told to be so many workers, and it never tires of a connection that brings no request.
+//!
+//! [`Like::Plain`] is what a responder could do at best.
 //!
 //! Answers are sent from a static table and never put together, so that thousands of connections
 //! with large answers take little memory.
 
 mod connection;
+mod fpm;
 mod request;
 mod worker;
 
@@ -31,6 +36,7 @@ use std::time::Duration;
 
 use mio::Waker;
 
+pub use self::fpm::Print;
 pub use super::synthetic::{HEAD_LEN, PARAM_DELAY_US, PARAM_NONCE, PARAM_RESPONSE_BYTES};
 use crate::sys::{net, process};
 use worker::{Listener, Shared, Worker};
@@ -50,6 +56,27 @@ pub struct Options {
     pub threads: Option<NonZeroUsize>,
     /// Behave like PHP-FPM with so many workers: one connection per worker, busy until the peer closes.
     pub workers: Option<NonZeroUsize>,
+    /// How it reads, writes and closes.
+    pub manner: Manner,
+}
+
+/// How connections are served.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Whom it resembles.
+    pub like: Like,
+    /// How the script hands its output over, which decides about writes like PHP-FPM's.
+    pub print: Print,
+}
+
+/// Whom a responder resembles.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Like {
+    /// PHP-FPM: its records, writes and socket options, what it leaves unread, and how it closes.
+    #[default]
+    Fpm,
+    /// Full records in as few writes as possible, without Nagle's delay; bodies are read to their end.
+    Plain,
 }
 
 /// What a responder has done so far.
@@ -124,7 +151,9 @@ impl Responder {
     /// # Errors
     /// What binding a socket or starting a thread gives.
     pub fn start(options: &Options) -> io::Result<Self> {
-        let tcp = options.tcp.map(listen_tcp).transpose()?;
+        let like = options.manner.like;
+        let tcp = options.tcp.map(|address| listen_tcp(address, like));
+        let tcp = tcp.transpose()?;
         let unix = options.unix.as_deref().map(listen_unix).transpose()?;
         let mut responder = Self {
             tcp: tcp.as_ref().map(TcpListener::local_addr).transpose()?,
@@ -134,6 +163,7 @@ impl Responder {
                 open: AtomicUsize::new(0),
                 open_most: AtomicUsize::new(0),
                 workers: options.workers.map(NonZeroUsize::get),
+                manner: options.manner,
             }),
             threads: Vec::new(),
         };
@@ -239,12 +269,15 @@ impl Drop for Responder {
     }
 }
 
-fn listen_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+fn listen_tcp(address: SocketAddr, like: Like) -> io::Result<TcpListener> {
     let listen = || {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         net::set_backlog(listener.as_fd(), BACKLOG)?;
-        net::set_nodelay(listener.as_fd())?;
+        match like {
+            Like::Fpm => {}
+            Like::Plain => net::set_nodelay(listener.as_fd())?,
+        }
         Ok(listener)
     };
     listen().map_err(|error| named(&error, &format_args!("tcp:{address}")))

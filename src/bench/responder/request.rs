@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Like;
 use crate::bench::digest::digest;
 use crate::bench::pattern::Pattern;
 use crate::bench::synthetic::{
@@ -126,14 +127,28 @@ struct Body {
 }
 
 /// Reads what a connection carries.
-#[derive(Debug, Default)]
+///
+/// PHP-FPM takes a request for complete when its parameters are and as much of a body has come as
+/// CONTENT_LENGTH says. The end of the body is read with the next request, and a body that was not
+/// announced never.
+#[derive(Debug)]
 pub(super) struct Parser {
     reader: Reader,
     stage: Stage,
     params: Vec<u8>,
+    like: Like,
 }
 
 impl Parser {
+    pub(super) fn new(like: Like) -> Self {
+        Self {
+            reader: Reader::default(),
+            stage: Stage::default(),
+            params: Vec::new(),
+            like,
+        }
+    }
+
     /// Reads on up to the end of the next item and advances `input` behind it. `None`: `input` is
     /// used up.
     pub(super) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Item>, BadRequest> {
@@ -156,6 +171,11 @@ impl Parser {
         &self.params
     }
 
+    /// Whether a body is what comes next.
+    pub(super) fn is_in_body(&self) -> bool {
+        matches!(self.stage, Stage::Stdin(..))
+    }
+
     fn begin(&mut self, header: Header) -> Result<(), BadRequest> {
         let (id, kind) = (header.request_id, header.kind);
         self.stage = match (self.stage, kind, header.content_len) {
@@ -167,6 +187,7 @@ impl Parser {
                 self.params.clear();
                 Stage::Begin(id, FixedBody::default())
             }
+            (Stage::Start, Kind::Stdin, 0) if self.like == Like::Fpm => Stage::Start,
             // An empty record ends the stream that it belongs to (§3.3).
             (Stage::Params(opened), Kind::Params, 0) if opened.id == id => Stage::ParamsEnd(opened),
             (Stage::Params(opened), Kind::Params, _) if opened.id == id => Stage::Params(opened),
@@ -202,14 +223,24 @@ impl Parser {
         let (next, item) = match self.stage {
             Stage::GetValues => (Stage::Start, Some(Item::GetValues)),
             Stage::Begin(id, body) => (Stage::Params(opened(id, body)?), None),
-            Stage::ParamsEnd(opened) => (Stage::Stdin(opened, Body::asked(&self.params)?), None),
+            Stage::ParamsEnd(opened) => self.body(opened, Body::asked(&self.params)?),
+            Stage::Stdin(opened, body) => self.body(opened, body),
             Stage::StdinEnd(opened, body) => {
                 (Stage::Start, Some(Item::Request(body.complete(opened))))
             }
-            unchanged @ (Stage::Start | Stage::Params(_) | Stage::Stdin(..)) => (unchanged, None),
+            unchanged @ (Stage::Start | Stage::Params(_)) => (unchanged, None),
         };
         self.stage = next;
         Ok(item)
+    }
+
+    /// Whether more of the body is read.
+    fn body(&self, opened: Opened, body: Body) -> (Stage, Option<Item>) {
+        let is_complete = body.received >= body.announced.unwrap_or(0);
+        match self.like {
+            Like::Fpm if is_complete => (Stage::Start, Some(Item::Request(body.complete(opened)))),
+            Like::Fpm | Like::Plain => (Stage::Stdin(opened, body), None),
+        }
     }
 }
 
@@ -361,7 +392,7 @@ mod tests {
     }
 
     fn read_all(stream: &[u8], cuts: &[usize]) -> Result<Vec<Item>, BadRequest> {
-        let mut parser = Parser::default();
+        let mut parser = Parser::new(Like::Plain);
         let (mut items, mut from) = (Vec::new(), 0);
         for &to in cuts.iter().chain([&stream.len()]) {
             let mut input = &stream[from..to];

@@ -1,21 +1,29 @@
 //! The responder as its clients meet it, over real sockets.
 
-use std::io::{Read as _, Write as _};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::num::NonZeroU16;
 
 use super::*;
 use crate::fastcgi::{
-    BeginRequest, EndRequest, Event, Kind, Pairs, Reader, RequestId, Role, push_pair, push_record,
-    push_stream, push_stream_end,
+    BeginRequest, EndRequest, Event, HEADER_LEN, Kind, Pairs, Reader, RequestId, Role, push_pair,
+    push_record, push_stream, push_stream_end,
 };
 
 const ID: RequestId = RequestId::application(NonZeroU16::MIN);
 
 fn start(workers: Option<usize>) -> Responder {
+    start_like(Like::Fpm, workers)
+}
+
+fn start_like(like: Like, workers: Option<usize>) -> Responder {
     Responder::start(&Options {
         tcp: Some((Ipv4Addr::LOCALHOST, 0).into()),
         workers: workers.and_then(NonZeroUsize::new),
+        manner: Manner {
+            like,
+            ..Manner::default()
+        },
         ..Options::default()
     })
     .unwrap()
@@ -61,7 +69,7 @@ fn get_values() -> Vec<u8> {
 }
 
 /// Reads records until one of this kind has ended, and gives the contents of that kind.
-fn read_until(stream: &mut TcpStream, reader: &mut Reader, wanted: Kind) -> Vec<u8> {
+fn read_until(stream: &mut impl Read, reader: &mut Reader, wanted: Kind) -> Vec<u8> {
     let (mut content, mut kind) = (Vec::new(), None);
     let mut byte = [0];
     loop {
@@ -79,7 +87,7 @@ fn read_until(stream: &mut TcpStream, reader: &mut Reader, wanted: Kind) -> Vec<
     }
 }
 
-fn answer(stream: &mut TcpStream, reader: &mut Reader) -> EndRequest {
+fn answer(stream: &mut impl Read, reader: &mut Reader) -> EndRequest {
     let end = read_until(stream, reader, Kind::EndRequest);
     EndRequest::decode(end.try_into().unwrap())
 }
@@ -91,22 +99,101 @@ fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
 }
 
 #[test]
-fn values_are_told_between_requests_as_php_fpm_does() {
-    let (responder, mut reader) = (start(Some(7)), Reader::new());
-    let mut stream = connect(&responder);
-    // All at once: the values are asked for behind a request, and then comes another one.
-    let all = [request(true, &[]), get_values(), request(true, &[])].concat();
-    stream.write_all(&all).unwrap();
-    assert_eq!(answer(&mut stream, &mut reader).app_status, 0);
-    let values = read_until(&mut stream, &mut reader, Kind::GetValuesResult);
-    let values: Vec<_> = Pairs::new(&values).map(Result::unwrap).collect();
-    let expected: [(&[u8], &[u8]); 3] = [
+fn values_are_told_between_requests() {
+    let values: [(&[u8], &[u8]); 3] = [
         (b"FCGI_MAX_CONNS", b"7"),
         (b"FCGI_MAX_REQS", b"7"),
         (b"FCGI_MPXS_CONNS", b"0"),
     ];
-    assert_eq!(values, expected);
+    for (like, expected) in [(Like::Fpm, &values[2..]), (Like::Plain, &values[..])] {
+        let (responder, mut reader) = (start_like(like, Some(7)), Reader::new());
+        let mut stream = connect(&responder);
+        // All at once: the values are asked for behind a request, and then comes another one.
+        let all = [request(true, &[]), get_values(), request(true, &[])].concat();
+        stream.write_all(&all).unwrap();
+        assert_eq!(answer(&mut stream, &mut reader).app_status, 0);
+        let values = read_until(&mut stream, &mut reader, Kind::GetValuesResult);
+        let values: Vec<_> = Pairs::new(&values).map(Result::unwrap).collect();
+        assert_eq!(values, expected);
+        assert_eq!(answer(&mut stream, &mut reader).app_status, 0);
+        assert_eq!(responder.stop().requests, 2);
+    }
+}
+
+/// A request with a body of so many bytes that nothing announces.
+fn unannounced(keep_conn: bool, body_bytes: usize) -> Vec<u8> {
+    let mut bytes = request(keep_conn, &[]);
+    bytes.truncate(bytes.len() - HEADER_LEN);
+    push_stream(&mut bytes, Kind::Stdin, ID, &vec![b'b'; body_bytes]);
+    push_stream_end(&mut bytes, Kind::Stdin, ID);
+    bytes
+}
+
+#[test]
+fn a_request_is_answered_before_the_end_of_its_body_as_php_fpm_does() {
+    let (responder, mut reader) = (start(None), Reader::new());
+    let mut stream = connect(&responder);
+    let whole = request(true, &[]);
+    let (without_end, end) = whole.split_at(whole.len() - HEADER_LEN);
+    for _ in 0..2 {
+        stream.write_all(without_end).unwrap();
+        assert_eq!(answer(&mut stream, &mut reader).app_status, 0);
+        stream.write_all(end).unwrap();
+    }
+    stream
+        .write_all(&[request(true, &[]), get_values()].concat())
+        .unwrap();
     assert_eq!(answer(&mut stream, &mut reader).app_status, 0);
+    read_until(&mut stream, &mut reader, Kind::GetValuesResult);
+    assert_eq!(responder.stop().refused, 0);
+}
+
+/// Reads until the connection ends; whether it was reset.
+fn is_reset(stream: &mut impl Read) -> bool {
+    match stream.read_to_end(&mut Vec::new()) {
+        Ok(_) => false,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => true,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_body_that_was_not_announced_resets_a_kept_connection_as_php_fpm_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let responder = Responder::start(&Options {
+        tcp: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        unix: Some(dir.path().join("r.sock")),
+        ..Options::default()
+    })
+    .unwrap();
+    for body_bytes in [1, 10_000] {
+        let mut tcp = connect(&responder);
+        tcp.write_all(&unannounced(true, body_bytes)).unwrap();
+        assert!(is_reset(&mut tcp), "{body_bytes}");
+        let mut unix = UnixStream::connect(responder.unix().unwrap()).unwrap();
+        unix.write_all(&unannounced(true, body_bytes)).unwrap();
+        assert!(is_reset(&mut unix), "{body_bytes}");
+    }
+    assert_eq!(responder.stop().refused, 4);
+}
+
+#[test]
+fn a_body_that_was_not_announced_is_drained_without_keep_conn() {
+    let responder = start(None);
+    let mut stream = connect(&responder);
+    stream.write_all(&unannounced(false, 100_000)).unwrap();
+    assert!(read_to_end(&mut stream).len() > 4096);
+    assert_eq!(responder.stop().refused, 0);
+}
+
+#[test]
+fn a_plain_responder_reads_a_body_that_was_not_announced() {
+    let (responder, mut reader) = (start_like(Like::Plain, None), Reader::new());
+    let mut stream = connect(&responder);
+    for _ in 0..2 {
+        stream.write_all(&unannounced(true, 100_000)).unwrap();
+        assert_eq!(answer(&mut stream, &mut reader).app_status, 0);
+    }
     assert_eq!(responder.stop().requests, 2);
 }
 
@@ -187,11 +274,14 @@ fn a_client_that_half_closes_is_answered() {
 }
 
 #[test]
-fn accepted_connections_have_no_nagle_delay() {
-    let listener = listen_tcp((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
-    listener.set_nonblocking(false).unwrap();
-    let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    assert!(listener.accept().unwrap().0.nodelay().unwrap());
+fn accepted_connections_have_nagles_delay_as_those_of_php_fpm() {
+    for (like, nodelay) in [(Like::Fpm, false), (Like::Plain, true)] {
+        let listener = listen_tcp((Ipv4Addr::LOCALHOST, 0).into(), like).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        assert_eq!(accepted.nodelay().unwrap(), nodelay, "{like:?}");
+    }
 }
 
 #[test]

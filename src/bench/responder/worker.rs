@@ -12,8 +12,8 @@ use mio::net::{TcpListener, UnixListener};
 use mio::{Events, Interest, Poll, Token, Waker};
 use slab::Slab;
 
-use super::Tally;
 use super::connection::{Broken, Connection, Context};
+use super::{Manner, Tally};
 use crate::bench::net::{Arrival, Stream};
 use crate::bench::timer::Alarm;
 
@@ -75,6 +75,8 @@ pub(super) struct Shared {
     pub(super) open_most: AtomicUsize,
     /// The limit on [`Shared::open`], if there is one.
     pub(super) workers: Option<usize>,
+    /// How connections behave.
+    pub(super) manner: Manner,
 }
 
 impl Shared {
@@ -241,7 +243,9 @@ impl Worker {
     fn serve(&mut self, stream: Stream) {
         self.tally.opened();
         self.shared.use_permit();
-        let index = self.connections.insert(Connection::new(stream));
+        let index = self
+            .connections
+            .insert(Connection::new(stream, self.shared.manner));
         // The request is usually there already, before anybody watches.
         self.advance(index, Arrival::Unread);
     }

@@ -5,8 +5,9 @@ use std::num::NonZeroUsize;
 use std::sync::mpsc;
 
 use anyhow::Context as _;
+use clap::ValueEnum;
 use spliceway::bench::interrupt;
-use spliceway::bench::responder::{Options, Responder};
+use spliceway::bench::responder::{self, Manner, Options, Responder};
 use spliceway::cli::values::count;
 use spliceway::config::WORKERS_MAX;
 use spliceway::sys::process;
@@ -15,6 +16,42 @@ use crate::address::Listen;
 
 /// The most workers that it can be told to be: more than PHP-FPM ever has.
 const FPM_WORKERS_MAX: usize = 1_000_000;
+
+/// Whom it resembles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Like {
+    /// PHP-FPM: Nagle's delay, its buffer of 8 KiB, its closes.
+    Fpm,
+    /// Nothing in particular: answers in as few writes as possible, without delay.
+    Plain,
+}
+
+impl From<Like> for responder::Like {
+    fn from(like: Like) -> Self {
+        match like {
+            Like::Fpm => Self::Fpm,
+            Like::Plain => Self::Plain,
+        }
+    }
+}
+
+/// How the script that it stands for prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Print {
+    /// The page in one piece.
+    Whole,
+    /// In many, as with Debian's output_buffering of 4096.
+    Pieces,
+}
+
+impl From<Print> for responder::Print {
+    fn from(print: Print) -> Self {
+        match print {
+            Print::Whole => Self::Whole,
+            Print::Pieces => Self::Pieces,
+        }
+    }
+}
 
 /// What `respond` can be told.
 #[derive(clap::Args)]
@@ -45,6 +82,24 @@ pub(crate) struct RespondArgs {
                 as PHP-FPM does with so many workers. [default: no limit]"
     )]
     workers: Option<usize>,
+
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value = "fpm",
+        help = "Behave like this towards clients."
+    )]
+    like: Like,
+
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        default_value = "whole",
+        help = "Print answers like this, which decides about the writes of --like fpm."
+    )]
+    print: Print,
 }
 
 impl RespondArgs {
@@ -53,6 +108,10 @@ impl RespondArgs {
         let mut options = Options {
             threads: NonZeroUsize::new(self.threads),
             workers: self.workers.and_then(NonZeroUsize::new),
+            manner: Manner {
+                like: self.like.into(),
+                print: self.print.into(),
+            },
             ..Options::default()
         };
         for listen in &self.listen {

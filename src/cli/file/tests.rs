@@ -21,6 +21,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("access-log-format", r#""json""#),
     ("allow-group", r#"["www-data", "34"]"#),
     ("allow-param", r#"["A=1", "B=2"]"#),
+    ("allow-php-setting", r#"["memory_limit", "open_basedir"]"#),
     ("allow-user", r#"["nginx", "33"]"#),
     ("backend", r#"["10.0.0.1:9000", "php.internal:9000"]"#),
     ("balance", r#""first""#),
@@ -36,6 +37,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("dns-min-ttl", r#""2s""#),
     ("dns-negative-hold", r#""0s""#),
     ("drain-timeout", r#""off""#),
+    ("duplicates", r#""reject""#),
     ("eject-after", r#""off""#),
     ("eject-time", r#""1m""#),
     ("engine", r#""epoll""#),
@@ -64,10 +66,11 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("refused-timeout", r#""100ms""#),
     ("removed-endpoint", r#""close-after 30s""#),
     ("requests-per-upstream", "50"),
+    ("resolve-script-root", "true"),
     // The other one takes no name servers.
     ("resolve-with", r#""dns""#),
     ("roles", r#"["responder", "filter"]"#),
-    ("script-root", r#""/srv""#),
+    ("script-root", r#"["/srv", "/opt"]"#),
     ("script-suffix", r#"".php""#),
     ("settle-timeout", r#""20ms""#),
     ("shards", "2"),
@@ -168,9 +171,9 @@ fn a_file_means_what_the_options_mean() {
     let from_file = run_file(&file_with_every_key());
     let from_options = run(
         "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 \
-         --deny-param C --deny-param D --guard on --idle-upstream 2s --max-params 100 --on-failure \
+         --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --idle-upstream 2s --max-params 100 --on-failure \
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
-         /srv --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
+         /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
          --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
          --check-interval 1s --connect-timeout 2s --connections-max 100 --allow-group www-data --allow-group 34 \
          --allow-user nginx --allow-user 33 --connections-max-per-user 10 --control /run/c.sock \
@@ -390,7 +393,7 @@ fn a_thousand_routes_are_read_in_one_go() {
     };
     let check = check_file(&file(ROUTES_MAX));
     assert_eq!(check.run.config.routes.len(), 1024);
-    assert!(check.effective.len() < FILE_BYTES_MAX / 3);
+    assert!(check.effective.len() < FILE_BYTES_MAX / 2);
     assert_eq!(check_file(&check.effective).run.config, check.run.config);
     let Err(Stop::File(errors)) = parse("run --config f", &file(ROUTES_MAX + 1)) else {
         panic!()

@@ -34,11 +34,12 @@ use io_uring::{cqueue, opcode, types};
 use crate::sys::net::{Addresses, PeerCredentials, RawAddress, TcpOptions, UnixName};
 use crate::sys::{Errno, net};
 
-use super::buffers::{BUFFER_BYTES, Buf, BufferPool};
+use super::buffers::{Buf, BufferPool};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
-    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock, Waker,
+    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock,
+    Waker,
 };
 use provided::Provided;
 use ring::{Ring, Wait};
@@ -96,10 +97,17 @@ struct Socket {
     /// It was connected without the ring, and nothing was sent yet: what was held for it goes out
     /// without the ring as well, or it would wait for everything else that the turn has to do.
     fresh: bool,
+    /// Its handshake waits for the first bytes, after which acknowledgements are to be prompt again.
+    sends_with_handshake: bool,
     /// The last receive left nothing behind: wait before the next try.
     drained: bool,
-    /// Whether epoll watches this socket: the ring cannot wait for its writability.
-    watched: bool,
+    /// Bytes that were copied and are still in the socket.
+    peeked: usize,
+    /// For what epoll watches this socket, because the ring cannot wait for it: 0, or of
+    /// [`watch::READS`] and [`watch::WRITES`].
+    watched: i32,
+    /// epoll saw that no more bytes will come.
+    ended: bool,
     /// epoll saw it become writable since the last send was submitted, while nobody waited for epoll.
     /// The failure of that send, or the wait of the ring that ends with nothing but RDHUP, may be
     /// older than this, and then no other edge comes.
@@ -113,6 +121,8 @@ enum Read {
     Recv,
     /// A receive that waits for a buffer; the kernel does not have it.
     Starved,
+    /// Waits for bytes beside those that were copied already; epoll tells.
+    Peek,
     Readable,
     /// Waits for the peer to go away; epoll tells.
     Hangup,
@@ -150,8 +160,11 @@ impl Socket {
             write: Write::Idle,
             closing: false,
             fresh: false,
+            sends_with_handshake: false,
             drained,
-            watched: false,
+            peeked: 0,
+            watched: 0,
+            ended: false,
             writable_edge: false,
         }
     }
@@ -162,6 +175,34 @@ impl Socket {
             return Done::Ready;
         }
         net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
+    }
+
+    /// Takes what was only copied so far.
+    fn take_peeked(&mut self) {
+        let count = mem::take(&mut self.peeked);
+        if count > 0 {
+            net::discard(&self.fd, count);
+        }
+    }
+
+    /// Receives what is there, up to a buffer full, and leaves it where it is, unless it is that much:
+    /// then more comes, and this is no question that could be answered.
+    fn receive_and_leave(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
+        self.take_peeked();
+        self.peeked = net::recv_and_leave(&self.fd, bytes, BUFFER_BYTES)?;
+        let received = self.peeked;
+        if received >= BUFFER_BYTES {
+            self.take_peeked();
+        }
+        Ok(received)
+    }
+
+    /// Bytes were sent.
+    fn sent(&mut self) {
+        if mem::take(&mut self.sends_with_handshake) {
+            // It cannot fail on a TCP socket.
+            let _ = net::acknowledge(self.fd.as_fd());
+        }
     }
 
     fn target(&self) -> types::Fd {
@@ -298,6 +339,26 @@ impl Uring {
         }
     }
 
+    /// Receives, in this way, what is there already.
+    fn take_now(
+        &mut self,
+        sock: Sock,
+        receive: fn(&mut Socket, &mut Vec<u8>) -> Result<usize, Errno>,
+    ) -> Result<Option<Buf>, Errno> {
+        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
+            return Ok(None);
+        };
+        let socket = self.sockets.get(sock);
+        assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
+        let received = receive(socket, &mut bytes);
+        let buf = Buf::new(bytes, &self.buffers);
+        match received {
+            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
+            Ok(_) => Ok(Some(buf)),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// A send that has no company: without the ring.
     fn send_now(&mut self, sock: Sock, outgoing: Outgoing) {
         let socket = self.sockets.get(sock);
@@ -335,7 +396,7 @@ impl Uring {
     /// Waits for writability, by the ring or, for a socket whose peer has half-closed, by epoll.
     fn wait_writable(&mut self, sock: Sock) -> Waiting {
         let socket = self.sockets.get(sock);
-        if socket.watched {
+        if socket.watched & watch::WRITES != 0 {
             if mem::take(&mut socket.writable_edge) {
                 self.finish(sock, Lane::Write, libc::POLLOUT.into());
             }
@@ -345,14 +406,43 @@ impl Uring {
         Waiting::Ring
     }
 
-    /// From now on epoll tells of this socket.
-    fn watch(&mut self, sock: Sock) -> Result<(), Errno> {
+    /// From now on epoll tells of these events of this socket, beside others.
+    fn watch(&mut self, sock: Sock, events: i32) -> Result<(), Errno> {
+        let events = self.sockets.get(sock).watched | events;
+        self.change_watch(sock, events)
+    }
+
+    fn change_watch(&mut self, sock: Sock, events: i32) -> Result<(), Errno> {
         let socket = self.sockets.get(sock);
-        if !socket.watched {
-            self.watch.add(&socket.fd, sock.slot)?;
-            socket.watched = true;
+        if socket.watched != events {
+            let before = mem::replace(&mut socket.watched, events);
+            self.watch
+                .change(&socket.fd, sock.slot, before, events)
+                .inspect_err(|_| socket.watched = before)?;
         }
         Ok(())
+    }
+
+    /// Waits for bytes that were not copied yet.
+    fn submit_peek(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
+        socket.read = Read::Peek;
+        // Of what is there already, epoll tells once.
+        let look_at_once = socket.watched & watch::READS != 0;
+        match self.watch(sock, watch::READS) {
+            Ok(()) if look_at_once => self.finish(sock, Lane::Read, libc::POLLIN.into()),
+            Ok(()) => {}
+            Err(errno) => self.finish(sock, Lane::Read, -errno.0),
+        }
+    }
+
+    /// Before the ring reads: what was only copied is taken, and epoll has nothing to tell of reads.
+    fn end_peeking(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
+        socket.take_peeked();
+        let events = socket.watched & !watch::READS;
+        // It cannot fail: the socket is registered. If it did, epoll would wake us for nothing.
+        let _ = self.change_watch(sock, events);
     }
 
     /// A receive: by the ring at once, unless others wait for buffers.
@@ -392,7 +482,7 @@ impl Uring {
     /// Waits until the peer is gone.
     fn submit_hangup(&mut self, sock: Sock) {
         self.sockets.get(sock).read = Read::Hangup;
-        if let Err(errno) = self.watch(sock) {
+        if let Err(errno) = self.watch(sock, watch::WRITES) {
             self.finish(sock, Lane::Read, -errno.0);
         }
     }
@@ -435,13 +525,16 @@ impl Uring {
                 Write::SendWait(_, Waiting::Epoll) | Write::Writable(Waiting::Epoll)
             );
             let hangup_awaited = matches!(socket.read, Read::Hangup);
+            let peek_awaited = matches!(socket.read, Read::Peek);
+            socket.ended |= seen.ended;
             if seen.writable && awaited {
                 self.finish(sock, Lane::Write, libc::POLLOUT.into());
             } else if seen.writable {
                 socket.writable_edge = true;
             }
-            if seen.hung_up && hangup_awaited && !self.is_reaped(sock, Lane::Read) {
-                self.finish(sock, Lane::Read, libc::POLLHUP.into());
+            let is_told = (seen.hung_up && hangup_awaited) || (seen.readable && peek_awaited);
+            if is_told && !self.is_reaped(sock, Lane::Read) {
+                self.finish(sock, Lane::Read, libc::POLLIN.into());
             }
         }
         Ok(())
@@ -487,6 +580,10 @@ impl Uring {
                 Err(errno) => Done::Failed(errno),
             },
             Read::Recv => return self.complete_recv(sock, reaped),
+            Read::Peek => match reaped.outcome() {
+                Ok(_) => return self.complete_peek(sock),
+                Err(errno) => Done::Failed(errno),
+            },
             Read::Idle | Read::Starved => unreachable!("no read of {sock:?} is in flight"),
         })
     }
@@ -513,6 +610,43 @@ impl Uring {
                 None
             }
             (Err(errno), _) => Some(Done::Failed(errno)),
+        }
+    }
+
+    fn complete_peek(&mut self, sock: Sock) -> Option<Done> {
+        let socket = self.sockets.get(sock);
+        if socket.peeked > 0 && net::queued(&socket.fd) <= socket.peeked {
+            // An end is told of, and what was in front of it stays.
+            if socket.ended && net::has_ended_in_order(&socket.fd) {
+                return Some(Done::Eof);
+            }
+            if !socket.ended {
+                // What epoll reported is what was copied. It will tell of more.
+                socket.read = Read::Peek;
+                return None;
+            }
+        }
+        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
+            // Rather than without a buffer: the bytes are taken.
+            self.end_peeking(sock);
+            self.start_recv(sock);
+            return None;
+        };
+        let received = socket.receive_and_leave(&mut bytes);
+        let buf = Buf::new(bytes, &self.buffers);
+        match received {
+            Ok(0) => Some(Done::Eof),
+            Ok(_) => Some(Done::Received(buf)),
+            Err(Errno(libc::EAGAIN)) => {
+                socket.read = Read::Peek;
+                None
+            }
+            Err(Errno(libc::EINTR)) => {
+                socket.read = Read::Peek;
+                self.finish(sock, Lane::Read, libc::POLLIN.into());
+                None
+            }
+            Err(errno) => Some(Done::Failed(errno)),
         }
     }
 
@@ -563,6 +697,7 @@ impl Uring {
     ) -> Option<Done> {
         match reaped.outcome() {
             Ok(sent) => {
+                self.sockets.get(sock).sent();
                 outgoing.sent += usize::try_from(sent).unwrap_or(0);
                 if outgoing.sent == outgoing.buf.len() {
                     return Some(Done::Sent);
@@ -582,7 +717,7 @@ impl Uring {
         match reaped.outcome() {
             Ok(events) if events & TELLING != 0 => Writability::Now,
             // Nothing but RDHUP.
-            Ok(_) => match self.watch(sock) {
+            Ok(_) => match self.watch(sock, watch::WRITES) {
                 Ok(()) => Writability::Waiting(self.wait_writable(sock)),
                 Err(errno) => Writability::Failed(errno),
             },
@@ -616,9 +751,9 @@ impl Uring {
         let socket = self.sockets.get(sock);
         let read_in_kernel = match socket.read {
             Read::Accept | Read::Recv | Read::Readable => true,
-            Read::Hangup if is_reaped(Lane::Read) => false,
+            Read::Hangup | Read::Peek if is_reaped(Lane::Read) => false,
             // A starved one's place in the line is passed over when its turn comes.
-            Read::Idle | Read::Starved | Read::Hangup => {
+            Read::Idle | Read::Starved | Read::Hangup | Read::Peek => {
                 socket.read = Read::Idle;
                 false
             }
@@ -753,10 +888,16 @@ impl Driver for Uring {
                     .build();
                 self.push(entry, Token::op(sock, Lane::Read));
             }
-            Op::Recv => self.start_recv(sock),
+            // Of TCP, a reset tells of failures.
+            Op::Peek if socket.is_unix => self.submit_peek(sock),
+            Op::Recv | Op::Peek => {
+                self.end_peeking(sock);
+                self.start_recv(sock);
+            }
             Op::Hangup => self.submit_hangup(sock),
             Op::Readable => {
-                socket.read = Read::Readable;
+                self.end_peeking(sock);
+                self.sockets.get(sock).read = Read::Readable;
                 self.submit_poll(sock, Lane::Read);
             }
             Op::Connect(address) => self.connect(sock, address),
@@ -772,8 +913,9 @@ impl Driver for Uring {
     }
 
     fn cancel(&mut self, sock: Sock, lane: Lane) {
-        let is_hangup = lane == Lane::Read && matches!(self.sockets.get(sock).read, Read::Hangup);
-        if !is_hangup {
+        let read = &self.sockets.get(sock).read;
+        let is_epolls = lane == Lane::Read && matches!(read, Read::Hangup | Read::Peek);
+        if !is_epolls {
             self.submit_cancel(sock, lane);
         } else if !self.is_reaped(sock, lane) {
             // The kernel does not know of this wait.
@@ -784,9 +926,15 @@ impl Driver for Uring {
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
         let socket = self.sockets.get(sock);
         assert!(!socket.closing, "{sock:?} is closed once");
-        if how == Close::Reset && !socket.is_unix {
-            // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
-            let _ = net::reset_on_close(&socket.fd);
+        match how {
+            Close::Graceful => socket.take_peeked(),
+            Close::Reset if socket.is_unix => {
+                // What it has not received tells.
+            }
+            Close::Reset => {
+                // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
+                let _ = net::reset_on_close(socket.fd.as_fd());
+            }
         }
         socket.closing = true;
         self.terminate(sock);
@@ -816,21 +964,21 @@ impl Driver for Uring {
     }
 
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        net::peek(&self.sockets.get(sock).fd, into).unwrap_or(0)
+        net::peek(self.sockets.get(sock).fd.as_fd(), into).unwrap_or(0)
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
-            return Ok(None);
-        };
-        let socket = self.sockets.get(sock);
-        assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
-        let received = net::recv(&socket.fd, &mut bytes, BUFFER_BYTES);
-        let buf = Buf::new(bytes, &self.buffers);
-        match received {
-            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
-            Ok(_) => Ok(Some(buf)),
-            Err(errno) => Err(errno),
+        self.take_now(sock, |socket, bytes| {
+            socket.take_peeked();
+            net::recv(&socket.fd, bytes, BUFFER_BYTES)
+        })
+    }
+
+    fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        if self.sockets.get(sock).is_unix {
+            self.take_now(sock, Socket::receive_and_leave)
+        } else {
+            self.receive_now(sock)
         }
     }
 
@@ -840,8 +988,11 @@ impl Driver for Uring {
     }
 
     fn acknowledge(&mut self, sock: Sock) {
-        // It cannot fail on a TCP socket; on another one there is nothing to acknowledge.
-        let _ = net::acknowledge(self.sockets.get(sock).fd.as_fd());
+        let socket = self.sockets.get(sock);
+        if !socket.is_unix {
+            // It cannot fail on a TCP socket.
+            let _ = net::acknowledge(socket.fd.as_fd());
+        }
     }
 
     fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
@@ -849,16 +1000,20 @@ impl Driver for Uring {
     }
 
     fn send_follows(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
         // Where it cannot be had, the handshake ends as ever.
-        let _ = net::delay_handshake(&self.sockets.get(sock).fd);
+        socket.sends_with_handshake = net::delay_handshake(&socket.fd).is_ok();
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
-        net::send_now(&self.sockets.get(sock).fd, bytes)
+        let socket = self.sockets.get(sock);
+        net::send_now(&socket.fd, bytes)?;
+        socket.sent();
+        Ok(())
     }
 
     fn at_hand(&mut self, sock: Sock) -> usize {
-        net::at_hand(&self.sockets.get(sock).fd).unwrap_or(0)
+        net::queued(&self.sockets.get(sock).fd)
     }
 
     fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
@@ -905,7 +1060,9 @@ impl Driver for Uring {
     }
 
     fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
-        pipe.fill(&self.sockets.get(from).fd, max)
+        let socket = self.sockets.get(from);
+        socket.take_peeked();
+        pipe.fill(&socket.fd, max)
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {

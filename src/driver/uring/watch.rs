@@ -2,6 +2,7 @@
 //!
 //! For a socket whose peer has half-closed, a wait of the ring for writability ends at once, and so
 //! does a wait for the peer to go away altogether. epoll reports RDHUP only to those who ask for it.
+//! And a socket that has bytes left in it on purpose is readable to the ring whether others come or not.
 //! So such sockets are registered here, edge-triggered, and the ring waits for this epoll instance.
 
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -14,6 +15,10 @@ use crate::sys::poll::{Epoll, Event};
 
 /// Events that one look takes; the others come with the next.
 const EVENTS_MAX: usize = 64;
+
+/// What a socket can be watched for. That its peer is gone is told in any case.
+pub(super) const READS: i32 = libc::EPOLLIN | libc::EPOLLRDHUP;
+pub(super) const WRITES: i32 = libc::EPOLLOUT;
 
 /// The sockets that epoll watches for the ring.
 pub(super) struct Watch {
@@ -29,6 +34,10 @@ pub(super) struct Watch {
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
     pub(super) slot: u32,
+    /// Bytes have come, or an end or a failure.
+    pub(super) readable: bool,
+    /// No more bytes will come.
+    pub(super) ended: bool,
     /// A send is worth a try.
     pub(super) writable: bool,
     /// The peer is gone, or the connection broken.
@@ -50,20 +59,35 @@ impl Watch {
         types::Fd(self.epoll.fd().as_raw_fd())
     }
 
-    /// Watches the socket until it is closed. What is true already is reported as well.
-    pub(super) fn add(&mut self, fd: &OwnedFd, slot: u32) -> Result<(), Errno> {
+    /// Watches the socket for `events` instead of those `before`, at most until it is closed; 0 is for
+    /// nothing. What is true already is reported as well.
+    pub(super) fn change(
+        &mut self,
+        fd: &OwnedFd,
+        slot: u32,
+        before: i32,
+        events: i32,
+    ) -> Result<(), Errno> {
         self.in_use = true;
-        self.epoll
-            .add(fd, libc::EPOLLOUT | libc::EPOLLET, slot.into())
+        let edges = events | libc::EPOLLET;
+        match (before, events) {
+            (_, 0) => self.epoll.remove(fd),
+            (0, _) => self.epoll.add(fd, edges, slot.into()),
+            (_, _) => self.epoll.modify(fd, edges, slot.into()),
+        }
     }
 
     /// What happened since the last look.
     pub(super) fn look(&mut self) -> Result<impl Iterator<Item = Seen> + use<>, Errno> {
         const HUNG_UP: u32 = (libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
         const WRITABLE: u32 = libc::EPOLLOUT.cast_unsigned() | HUNG_UP;
+        const ENDED: u32 = libc::EPOLLRDHUP.cast_unsigned() | HUNG_UP;
+        const READABLE: u32 = libc::EPOLLIN.cast_unsigned() | ENDED;
         self.epoll.wait(&mut self.events, Some(Instant::now()))?;
         let seen = |event: Event| Seen {
             slot: u32::try_from(event.u64).expect("tokens here are slots"),
+            readable: event.events & READABLE != 0,
+            ended: event.events & ENDED != 0,
             writable: event.events & WRITABLE != 0,
             hung_up: event.events & HUNG_UP != 0,
         };

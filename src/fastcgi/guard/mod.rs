@@ -10,31 +10,45 @@
 //! - the parameters are those of the whole stream, decoded, so neither records nor padding nor the
 //!   form of a length can hide one; and they are framed anew for the backend ([`Head::write`]);
 //! - a name counts as every name that some application takes it for (`names`);
-//! - of a path, everything counts that PHP may make of it (`script`).
+//! - of a path, everything counts that PHP may make of it (`script`);
+//! - of a name that decides about security a backend gets one copy, the one that was judged: that is the
+//!   last of several, as PHP has it, and the others are cut out. Web servers send such copies as a matter
+//!   of course, because nginx adds to what an included file sets. Two spellings of one name, of which
+//!   applications may take either, are never let through.
 //!
 //! It sees names and paths, not files: a symbolic link under the script root leads where it leads.
 
 mod names;
+mod rule;
 mod script;
+mod settings;
 
-use std::fmt;
 use std::ops::Range;
 
 use super::body::Role;
 use super::head::{Head, decimal};
 use super::params::Pairs;
-use names::{Entry, Names, Part};
+use names::{DECISIVE, Entry, Names, Part};
 use script::{ScriptRule, Strictness};
+use settings::Settings;
 
-pub use names::NAME_BYTES_MAX;
+pub use names::{Decisive, NAME_BYTES_MAX};
+pub use rule::{Rejection, Rule, shown_value};
 
 /// The default bound on the number of parameters. A server adds about 30 of its own to a request's
 /// headers, of which Apache takes 100 (`LimitRequestFields`) and nginx as many as 32 KiB hold; the
-/// bound on bytes (`PARAMS_BYTES_MAX`) leaves 64 bytes for each of these 1,024.
+/// bound on bytes (`PARAMS_BYTES_MAX`) leaves 256 bytes for each of these 1,024.
 pub const PARAMS_MAX: usize = 1024;
 
-/// How much of a parameter's name is shown in the log.
-const SHOWN_BYTES_MAX: usize = 64;
+/// What becomes of a second copy of a name that decides about security.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Duplicates {
+    /// The last copy counts, and is the only one that a backend gets.
+    #[default]
+    Last,
+    /// The request is rejected.
+    Reject,
+}
 
 /// What the guard is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +59,12 @@ pub struct GuardOptions {
     pub strip: Vec<String>,
     /// Names with the one value each with which they are neither rejected nor left out.
     pub allow: Vec<(String, String)>,
-    /// The directory under which scripts must be.
-    pub script_root: Option<String>,
+    /// Settings of PHP that PHP_VALUE and PHP_ADMIN_VALUE may change.
+    pub allow_settings: Vec<String>,
+    /// What becomes of second copies.
+    pub duplicates: Duplicates,
+    /// The directories under one of which scripts must be.
+    pub script_roots: Vec<String>,
     /// How the names of scripts must end.
     pub script_suffix: Option<String>,
     /// The most parameters of a request.
@@ -61,7 +79,9 @@ impl Default for GuardOptions {
             deny: Vec::new(),
             strip: Vec::new(),
             allow: Vec::new(),
-            script_root: None,
+            allow_settings: Vec::new(),
+            duplicates: Duplicates::Last,
+            script_roots: Vec::new(),
             script_suffix: None,
             params_max: PARAMS_MAX,
             roles: vec![Role::Responder, Role::Authorizer, Role::Filter],
@@ -78,6 +98,17 @@ pub enum GuardError {
          0-9, '_' and '-'"
     )]
     Name(String),
+    /// A setting of PHP of which not every value can be allowed.
+    #[error(
+        "read the PHP setting '{name}': {reason} (remove it, or allow exactly one value with --allow-param \
+         PHP_VALUE={name}=VALUE)"
+    )]
+    Setting {
+        /// The setting.
+        name: String,
+        /// Why it cannot be allowed.
+        reason: &'static str,
+    },
     /// A script root that is no absolute path, or one with `..`.
     #[error("read the script root '{0}': it must be an absolute path without '..'")]
     ScriptRoot(String),
@@ -86,112 +117,35 @@ pub enum GuardError {
     ScriptSuffix(String),
 }
 
-/// A reason to reject a request; also a label of the counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Rule {
-    /// PHP_VALUE: it changes the settings of PHP.
-    PhpValue,
-    /// PHP_ADMIN_VALUE: it changes all settings of PHP.
-    PhpAdminValue,
-    /// A name that the operator denies.
-    DeniedParam,
-    /// A NUL, at which programs in C end a string.
-    Nul,
-    /// A name that decides about security comes twice, and applications differ in which one they take.
-    Duplicate,
-    /// A CONTENT_LENGTH that is no number: programs differ in where the body ends.
-    ContentLength,
-    /// No SCRIPT_FILENAME, though scripts are restricted: PHP would look elsewhere.
-    ScriptMissing,
-    /// A path outside the script root, or one of which PHP might make such a path.
-    ScriptRoot,
-    /// A path without the script suffix.
-    ScriptSuffix,
-    /// Too many parameters.
-    ParamsMax,
-    /// A role that is not served here.
-    Role,
-}
-
-impl Rule {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::PhpValue,
-        Self::PhpAdminValue,
-        Self::DeniedParam,
-        Self::Nul,
-        Self::Duplicate,
-        Self::ContentLength,
-        Self::ScriptMissing,
-        Self::ScriptRoot,
-        Self::ScriptSuffix,
-        Self::ParamsMax,
-        Self::Role,
-    ];
-
-    /// Its name in metrics and in the log.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::PhpValue => "php_value",
-            Self::PhpAdminValue => "php_admin_value",
-            Self::DeniedParam => "denied_param",
-            Self::Nul => "nul",
-            Self::Duplicate => "duplicate",
-            Self::ContentLength => "content_length",
-            Self::ScriptMissing => "script_missing",
-            Self::ScriptRoot => "script_root",
-            Self::ScriptSuffix => "script_suffix",
-            Self::ParamsMax => "params_max",
-            Self::Role => "role",
-        }
-    }
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
 /// What becomes of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It passes as it is.
     Pass,
-    /// It passes without these bytes of its parameters, in order: an argument of [`Head::write`].
-    PassWithout(Vec<Range<usize>>),
+    /// It passes without some of its parameters.
+    PassWithout(Cut),
     /// Nothing of it reaches a backend.
     Reject(Rejection),
 }
 
-/// Which rule a request broke, and with which parameter.
+/// What a backend does not get of a request's parameters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cut {
+    /// The bytes, in order: an argument of [`Head::write`].
+    pub ranges: Vec<Range<usize>>,
+    /// Which names came with different values, each once.
+    pub overridden: Vec<Overridden>,
+}
+
+/// A name that came with different values.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rejection {
-    /// The rule.
-    pub rule: Rule,
-    /// The parameter's name, escaped and not long; empty where it is not about one.
-    pub param: String,
-}
-
-impl Rejection {
-    fn new(rule: Rule, name: &[u8]) -> Self {
-        let shown = &name[..name.len().min(SHOWN_BYTES_MAX)];
-        let mut param = shown.escape_ascii().to_string();
-        if shown.len() < name.len() {
-            param.push('…');
-        }
-        Self { rule, param }
-    }
-}
-
-impl fmt::Display for Rejection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.param.as_str() {
-            "" => write!(f, "{}", self.rule),
-            param => write!(f, "{} ({param})", self.rule),
-        }
-    }
+pub struct Overridden {
+    /// The name.
+    pub param: Decisive,
+    /// Where in the parameters the value is that was cut out; of several the last.
+    pub ignored: Range<usize>,
+    /// Where the one is that counts.
+    pub counted: Range<usize>,
 }
 
 /// The policy of one route.
@@ -199,6 +153,8 @@ impl fmt::Display for Rejection {
 pub struct Guard {
     names: Names,
     allow: Vec<(Vec<u8>, Vec<u8>)>,
+    settings: Settings,
+    duplicates: Duplicates,
     script: Option<ScriptRule>,
     params_max: usize,
     roles: Vec<Role>,
@@ -221,6 +177,10 @@ impl Guard {
         for (name, _) in &options.allow {
             names.check(name)?;
         }
+        let mut settings = Settings::default();
+        for name in &options.allow_settings {
+            settings.allow(name)?;
+        }
         let bytes = |text: &String| text.as_bytes().to_vec();
         Ok(Self {
             names,
@@ -229,13 +189,24 @@ impl Guard {
                 .iter()
                 .map(|(name, value)| (bytes(name), bytes(value)))
                 .collect(),
-            script: ScriptRule::new(
-                options.script_root.as_deref(),
-                options.script_suffix.as_deref(),
-            )?,
+            settings,
+            duplicates: options.duplicates,
+            script: ScriptRule::new(&options.script_roots, options.script_suffix.as_deref())?,
             params_max: options.params_max,
             roles: options.roles.clone(),
         })
+    }
+
+    /// Lets scripts be under one more directory, if they are restricted.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError::ScriptRoot`].
+    pub fn add_script_root(&mut self, root: &[u8]) -> Result<(), GuardError> {
+        match &mut self.script {
+            Some(script) => script.add_root(root),
+            None => Ok(()),
+        }
     }
 
     /// Judges a request by its head.
@@ -246,47 +217,46 @@ impl Guard {
     #[must_use]
     pub fn judge(&self, head: &Head) -> Verdict {
         match self.rejected(head) {
-            Ok(gaps) if gaps.is_empty() => Verdict::Pass,
-            Ok(gaps) => Verdict::PassWithout(gaps),
+            Ok(cut) if cut.ranges.is_empty() => Verdict::Pass,
+            Ok(cut) => Verdict::PassWithout(cut),
             Err(rejection) => Verdict::Reject(rejection),
         }
     }
 
-    /// The ranges to leave out, or why not to pass.
-    fn rejected(&self, head: &Head) -> Result<Vec<Range<usize>>, Rejection> {
+    /// What to leave out, or why not to pass.
+    fn rejected(&self, head: &Head) -> Result<Cut, Rejection> {
         if !self.roles.contains(&head.role()) {
             return Err(Rejection::new(Rule::Role, b""));
         }
         let bytes = head.params();
-        let mut gaps = Vec::new();
-        let mut seen = Seen::default();
+        let mut seen = Seen::of(bytes);
         let mut pairs = Pairs::new(bytes);
         let mut start = 0;
         while let Some(pair) = pairs.next() {
             let (name, value) = pair.expect("a head is told of when its pairs were read");
             let end = bytes.len() - pairs.left();
+            let param = Param { name, value, start };
             seen.params += 1;
-            match self.param(name, value, &mut seen) {
+            match self.param(&param, &mut seen) {
                 Ok(Kept::Yes) => {}
-                Ok(Kept::No) => gaps.push(start..end),
+                Ok(Kept::No) => seen.cut.ranges.push(start..end),
                 Err(rule) => return Err(Rejection::new(rule, name)),
             }
             start = end;
         }
-        if self.script.is_some() && !seen.script {
-            return Err(Rejection::new(Rule::ScriptMissing, b""));
-        }
-        Ok(gaps)
+        self.judge_kept(&seen)?;
+        Ok(seen.into_cut())
     }
 
-    fn param(&self, name: &[u8], value: &[u8], seen: &mut Seen) -> Result<Kept, Rule> {
+    fn param(&self, param: &Param<'_>, seen: &mut Seen<'_>) -> Result<Kept, Rule> {
         if seen.params > self.params_max {
             return Err(Rule::ParamsMax);
         }
-        if value.contains(&0) {
+        if param.value.contains(&0) {
             return Err(Rule::Nul);
         }
-        let judge = |entry: &Entry| self.named(entry, name, value, seen);
+        let name = param.name;
+        let judge = |entry: &Entry| self.named(entry, param, seen);
         if names::is_plain(name) {
             return self.names.exactly(name).map_or(Ok(Kept::Yes), judge);
         }
@@ -296,58 +266,62 @@ impl Guard {
         self.names.alike(name, judge)
     }
 
-    /// A parameter whose name some application takes for that of `entry`.
-    fn named(
-        &self,
-        entry: &Entry,
-        name: &[u8],
-        value: &[u8],
-        seen: &mut Seen,
-    ) -> Result<Kept, Rule> {
-        if (entry.deny.is_some() || entry.strip) && !self.allows(name, value) {
+    /// A parameter whose name some application takes for that of `entry`. Every copy has to get past
+    /// the rules about names; those about values are for the one that is left ([`Guard::judge_kept`]).
+    fn named(&self, entry: &Entry, param: &Param<'_>, seen: &mut Seen<'_>) -> Result<Kept, Rule> {
+        if (entry.deny.is_some() || entry.strip) && !self.allows(param) {
             if let Some(rule) = entry.deny {
                 return Err(rule);
             }
             if entry.strip {
+                if let Some(decisive) = entry.decisive {
+                    seen.strip(decisive)?;
+                }
                 // Nobody will see it, so nothing else matters.
                 return Ok(Kept::No);
             }
         }
-        if let Some(bit) = entry.unique {
-            if seen.unique & bit != 0 {
-                return Err(Rule::Duplicate);
-            }
-            seen.unique |= bit;
+        if let Some(decisive) = entry.decisive {
+            seen.keep(decisive, param, self.duplicates)?;
         }
-        self.part(entry.part, name, value, seen)?;
         Ok(Kept::Yes)
     }
 
-    fn part(
-        &self,
-        part: Option<Part>,
-        name: &[u8],
-        value: &[u8],
-        seen: &mut Seen,
-    ) -> Result<(), Rule> {
+    /// Judges the values that a backend gets.
+    fn judge_kept(&self, seen: &Seen<'_>) -> Result<(), Rejection> {
+        let mut has_script = false;
+        for (decisive, part) in Decisive::with_part(seen.kept) {
+            let param = seen.kept(decisive).expect("its bit is set");
+            has_script |= param.name == b"SCRIPT_FILENAME";
+            let verdict = self.part(part, param.value, seen);
+            verdict.map_err(|rule| Rejection::new(rule, param.name))?;
+        }
+        if self.script.is_some() && !has_script {
+            return Err(Rejection::new(Rule::ScriptMissing, b""));
+        }
+        Ok(())
+    }
+
+    fn part(&self, part: Part, value: &[u8], seen: &Seen<'_>) -> Result<(), Rule> {
         match (part, &self.script) {
-            (Some(Part::ContentLength), _) if value.is_empty() => Ok(()),
-            (Some(Part::ContentLength), _) => decimal(value).map(drop).ok_or(Rule::ContentLength),
-            (Some(Part::ScriptFilename), Some(script)) => {
-                seen.script |= name == b"SCRIPT_FILENAME";
-                script.check(value, Strictness::File)
+            (Part::ContentLength, _) if value.is_empty() => Ok(()),
+            (Part::ContentLength, _) => decimal(value).map(drop).ok_or(Rule::ContentLength),
+            (_, None) => Ok(()),
+            (Part::ScriptFilename, Some(script)) => script.check(value, Strictness::File),
+            (Part::PathTranslated, Some(script)) => {
+                script.check(value, seen.strictness_of_path_translated())
             }
-            (Some(Part::PathTranslated), Some(script)) => {
-                script.check(value, Strictness::FileOrRoot)
-            }
-            (Some(Part::Relative), Some(_)) => script::check_relative(value),
-            (Some(_), None) | (None, _) => Ok(()),
+            (Part::Relative, Some(_)) => script::check_relative(value),
         }
     }
 
-    fn allows(&self, name: &[u8], value: &[u8]) -> bool {
+    fn allows(&self, param: &Param<'_>) -> bool {
+        let is_setting = matches!(param.name, b"PHP_VALUE" | b"PHP_ADMIN_VALUE");
+        if is_setting && self.settings.allow_value(param.value) {
+            return true;
+        }
         let mut pairs = self.allow.iter();
-        pairs.any(|(allowed, exactly)| allowed == name && exactly == value)
+        pairs.any(|(name, value)| name == param.name && value == param.value)
     }
 }
 
@@ -358,13 +332,127 @@ enum Kept {
     No,
 }
 
+/// A parameter, which begins at `start`.
+struct Param<'a> {
+    name: &'a [u8],
+    value: &'a [u8],
+    start: usize,
+}
+
 /// What of a head was read.
-#[derive(Debug, Default)]
-struct Seen {
+#[derive(Debug)]
+struct Seen<'a> {
+    bytes: &'a [u8],
     params: usize,
-    /// The bits of the names that may come once.
-    unique: u64,
-    script: bool,
+    /// The bits of the decisive names of which a copy is kept.
+    kept: u32,
+    /// Of those of which copies are left out, because the operator wants it.
+    stripped: u32,
+    /// Where the copies begin that are kept.
+    starts: [usize; DECISIVE],
+    cut: Cut,
+}
+
+impl<'a> Seen<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Self {
+            bytes,
+            params: 0,
+            kept: 0,
+            stripped: 0,
+            starts: [0; DECISIVE],
+            cut: Cut::default(),
+        }
+    }
+
+    /// Keeps a copy instead of the one before it.
+    fn keep(
+        &mut self,
+        decisive: Decisive,
+        param: &Param<'_>,
+        duplicates: Duplicates,
+    ) -> Result<(), Rule> {
+        if self.stripped & decisive.bit() != 0 {
+            return Err(Rule::Duplicate);
+        }
+        let earlier = self.kept(decisive);
+        self.kept |= decisive.bit();
+        self.starts[decisive.number()] = param.start;
+        let Some(earlier) = earlier else {
+            return Ok(());
+        };
+        // Of two spellings, which one an application reads is its own affair.
+        if duplicates == Duplicates::Reject || earlier.name != param.name {
+            return Err(Rule::Duplicate);
+        }
+        let (pair, value) = self.ranges(earlier.start);
+        if earlier.value != param.value {
+            let cut = &mut self.cut.overridden;
+            cut.retain(|other| other.param != decisive);
+            cut.push(Overridden {
+                param: decisive,
+                ignored: value,
+                // The last copy is not known before the end.
+                counted: 0..0,
+            });
+        }
+        self.cut.ranges.push(pair);
+        Ok(())
+    }
+
+    /// Leaves a copy out. With one that is kept, it would be unclear which of them the body's length, for
+    /// example, was taken from.
+    fn strip(&mut self, decisive: Decisive) -> Result<(), Rule> {
+        self.stripped |= decisive.bit();
+        match self.kept & decisive.bit() {
+            0 => Ok(()),
+            _ => Err(Rule::Duplicate),
+        }
+    }
+
+    /// The copy that a backend gets.
+    fn kept(&self, decisive: Decisive) -> Option<Param<'a>> {
+        if self.kept & decisive.bit() == 0 {
+            return None;
+        }
+        let start = self.starts[decisive.number()];
+        let pair = Pairs::new(&self.bytes[start..]).next();
+        let (name, value) = pair.and_then(Result::ok).expect("it was read before");
+        Some(Param { name, value, start })
+    }
+
+    /// Where the pair is that begins at `start`, and where its value.
+    fn ranges(&self, start: usize) -> (Range<usize>, Range<usize>) {
+        let mut pairs = Pairs::new(&self.bytes[start..]);
+        let pair = pairs.next().and_then(Result::ok);
+        let (_, value) = pair.expect("it was read before");
+        let end = self.bytes.len() - pairs.left();
+        (start..end, end - value.len()..end)
+    }
+
+    /// PATH_TRANSLATED is what PHP runs if there is a REDIRECT_URL and SCRIPT_FILENAME has no prefix of
+    /// Apache's (`script`).
+    fn strictness_of_path_translated(&self) -> Strictness {
+        let has_redirect = self.kept & Decisive::REDIRECT_URL.bit() != 0;
+        let script = self.kept(Decisive::SCRIPT_FILENAME);
+        let is_of_apache = script.is_some_and(|param| script::has_apache_prefix(param.value));
+        match has_redirect && !is_of_apache {
+            true => Strictness::FileOrRoot,
+            false => Strictness::Anything,
+        }
+    }
+
+    fn into_cut(mut self) -> Cut {
+        for at in 0..self.cut.overridden.len() {
+            let start = self.starts[self.cut.overridden[at].param.number()];
+            self.cut.overridden[at].counted = self.ranges(start).1;
+        }
+        let mut cut = self.cut;
+        // An earlier copy is found by a later one, and a name can be alike to two others.
+        cut.ranges.sort_unstable_by_key(|range| range.start);
+        cut.ranges.dedup();
+        cut
+    }
 }
 
 #[cfg(test)]

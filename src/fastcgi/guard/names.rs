@@ -12,7 +12,12 @@
 //! So names are compared after all of this was undone. Ordinary names need nothing of it: they are
 //! looked up as they are.
 
+use std::fmt;
+
 use super::{GuardError, Kept, Rule};
+
+/// How many names decide about security.
+pub(super) const DECISIVE: usize = 21;
 
 /// The longest name in a rule. Nothing that web servers send comes near it.
 pub const NAME_BYTES_MAX: usize = 128;
@@ -26,10 +31,8 @@ pub(super) struct Entry {
     pub(super) deny: Option<Rule>,
     /// Left out.
     pub(super) strip: bool,
-    /// May come once, and has this bit.
-    pub(super) unique: Option<u64>,
-    /// What its value is checked for.
-    pub(super) part: Option<Part>,
+    /// Of its copies one counts.
+    pub(super) decisive: Option<Decisive>,
 }
 
 /// What a value is about.
@@ -42,9 +45,14 @@ pub(super) enum Part {
     Relative,
 }
 
-/// Names that decide about security, and may come once. Where both of two are read, a check and
-/// its use may see different ones: PHP-FPM keeps the last (`fcgi_hash_set`), libfcgi the first.
-const UNIQUE: [(&str, Option<Part>); 19] = [
+/// A name that decides about security: a backend gets one copy of it, and that one was judged. Where
+/// both of two were read, a check and its use could see different ones: PHP-FPM keeps the last
+/// (`fcgi_hash_set`), libfcgi finds the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Decisive(u8);
+
+/// The names, and what their values are about.
+const NAMES: [(&str, Option<Part>); DECISIVE] = [
     // What is run: PHP-FPM's `init_request_info` makes the path from these.
     ("SCRIPT_FILENAME", Some(Part::ScriptFilename)),
     ("PATH_TRANSLATED", Some(Part::PathTranslated)),
@@ -72,7 +80,92 @@ const UNIQUE: [(&str, Option<Part>); 19] = [
     ("HTTPS", None),
     // php-cgi's `cgi.force_redirect` asks for it.
     ("REDIRECT_STATUS", None),
+    // Settings of PHP, where some are allowed.
+    ("PHP_VALUE", None),
+    ("PHP_ADMIN_VALUE", None),
 ];
+
+/// Those whose values are checked.
+const WITH_PART: u32 = {
+    let (mut bits, mut number) = (0, 0);
+    while number < DECISIVE {
+        bits |= (NAMES[number].1.is_some() as u32) << number;
+        number += 1;
+    }
+    bits
+};
+
+impl Decisive {
+    pub(super) const SCRIPT_FILENAME: Self = Self::of("SCRIPT_FILENAME");
+    pub(super) const REDIRECT_URL: Self = Self::of("REDIRECT_URL");
+
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; DECISIVE] = {
+        let mut all = [Self(0); DECISIVE];
+        let mut number = 1;
+        while number < DECISIVE {
+            all[number] = Self(all[number - 1].0 + 1);
+            number += 1;
+        }
+        all
+    };
+
+    /// The name, as web servers write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        NAMES[self.number()].0
+    }
+
+    /// Its place among all.
+    #[must_use]
+    pub const fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The one of this name, which has to be one of them.
+    const fn of(name: &str) -> Self {
+        let mut number = 0;
+        while !names_equal(NAMES[number].0.as_bytes(), name.as_bytes()) {
+            number += 1;
+        }
+        Self::ALL[number]
+    }
+
+    /// Those among the names of `bits` whose values are checked.
+    pub(super) fn with_part(bits: u32) -> impl Iterator<Item = (Self, Part)> {
+        let mut left = bits & WITH_PART;
+        std::iter::from_fn(move || {
+            let number = (left != 0).then(|| left.trailing_zeros() as usize)?;
+            left &= left - 1;
+            Some((Self::ALL[number], NAMES[number].1?))
+        })
+    }
+
+    /// A bit of its own.
+    pub(super) const fn bit(self) -> u32 {
+        1 << self.0
+    }
+}
+
+const fn names_equal(one: &[u8], other: &[u8]) -> bool {
+    if one.len() != other.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < one.len() {
+        if one[at] != other[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+impl fmt::Display for Decisive {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
 
 /// The names that a guard knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,10 +180,8 @@ impl Names {
         let mut names = Self {
             by_len: vec![Vec::new(); NAME_BYTES_MAX + 1],
         };
-        for (place, (name, part)) in UNIQUE.into_iter().enumerate() {
-            let entry = names.entry(name);
-            entry.unique = Some(1 << place);
-            entry.part = part;
+        for decisive in Decisive::ALL {
+            names.entry(decisive.name()).decisive = Some(decisive);
         }
         // httpoxy: a request header "Proxy" becomes what programs take for their proxy.
         names.entry("HTTP_PROXY").strip = true;
@@ -129,8 +220,7 @@ impl Names {
                 name,
                 deny: None,
                 strip: false,
-                unique: None,
-                part: None,
+                decisive: None,
             });
             same_len.len() - 1
         });

@@ -6,11 +6,17 @@
 //!   then cuts it at the first `?`; some versions then undo its %-encoding;
 //! - if the path does not exist or ends with `/`, it runs the longest existing part of it that is a
 //!   file (`cgi.fix_pathinfo=1`, the default): of `/etc/passwd/../../srv/a.php` that is `/etc/passwd`;
-//! - it runs PATH_TRANSLATED instead if there is also a REDIRECT_URL, or if `cgi.fix_pathinfo=0`;
+//! - it runs PATH_TRANSLATED instead if there is no SCRIPT_FILENAME, which the rule requires; if there
+//!   is also a REDIRECT_URL, and no prefix of Apache's; or if `cgi.fix_pathinfo=0`;
 //! - it refuses a path with `..` in it, but only after all of this.
 //!
 //! So a path with `..` is never accepted: PHP-FPM runs no such file, only parts of such paths. Without
 //! it every part of a path under the root is under the root as well.
+//!
+//! PATH_TRANSLATED is the root and PATH_INFO: of `/index.php/article/7`, `/srv/article/7`. So its suffix
+//! says nothing, and only its root counts, unless the parameters tell that PHP runs it. With
+//! `cgi.fix_pathinfo=0` they do not tell, and PHP runs what it is: a path under the root, and by
+//! `security.limit_extensions` nothing but a script.
 //!
 //! Two things the letters do not tell. A symbolic link leads where it leads. And whether `/srv/a.jpg`
 //! in `/srv/a.jpg/b.php` is a directory or an uploaded file, only the backend knows: PHP-FPM's own
@@ -24,8 +30,8 @@ const APACHE_PREFIXES: [&[u8]; 2] = [b"proxy:fcgi://", b"proxy:balancer://"];
 /// Where scripts may be and how they must be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ScriptRule {
-    /// The components of the root; none is the root of all files.
-    root: Vec<Vec<u8>>,
+    /// The components of each root; none is the root of all files.
+    roots: Vec<Vec<Vec<u8>>>,
     suffix: Vec<u8>,
 }
 
@@ -36,30 +42,43 @@ pub(super) enum Strictness {
     File,
     /// Files, and the root itself: that is what PATH_TRANSLATED is without PATH_INFO.
     FileOrRoot,
+    /// The same, whatever the suffix.
+    Anything,
 }
 
 impl ScriptRule {
-    /// The rule, if one of both is given.
-    pub(super) fn new(
-        root: Option<&str>,
-        suffix: Option<&str>,
-    ) -> Result<Option<Self>, GuardError> {
-        if root.is_none() && suffix.is_none() {
+    /// The rule, if there is a root or a suffix.
+    pub(super) fn new(roots: &[String], suffix: Option<&str>) -> Result<Option<Self>, GuardError> {
+        if roots.is_empty() && suffix.is_none() {
             return Ok(None);
         }
-        let root = root.unwrap_or("/");
         let suffix = suffix.map(|suffix| {
             let ok = !suffix.is_empty() && !suffix.contains(['/', '\0']);
             ok.then_some(suffix)
                 .ok_or_else(|| GuardError::ScriptSuffix(suffix.to_owned()))
         });
-        let suffix = suffix.transpose()?.unwrap_or_default();
-        let wrong = || GuardError::ScriptRoot(root.to_owned());
-        let components = components(root.as_bytes()).ok_or_else(wrong)?;
-        Ok(Some(Self {
-            root: components.map(<[u8]>::to_vec).collect(),
-            suffix: suffix.as_bytes().to_vec(),
-        }))
+        let mut rule = Self {
+            roots: Vec::new(),
+            suffix: suffix.transpose()?.unwrap_or_default().as_bytes().to_vec(),
+        };
+        for root in roots {
+            rule.add_root(root.as_bytes())?;
+        }
+        if roots.is_empty() {
+            rule.add_root(b"/")?;
+        }
+        Ok(Some(rule))
+    }
+
+    /// One more directory under which scripts may be.
+    pub(super) fn add_root(&mut self, root: &[u8]) -> Result<(), GuardError> {
+        let wrong = || GuardError::ScriptRoot(String::from_utf8_lossy(root).into_owned());
+        let components = components(root).ok_or_else(wrong)?;
+        let root: Vec<_> = components.map(<[u8]>::to_vec).collect();
+        if !self.roots.contains(&root) {
+            self.roots.push(root);
+        }
+        Ok(())
     }
 
     /// Whether every file that PHP may make of `path` keeps the rule.
@@ -67,7 +86,7 @@ impl ScriptRule {
         let prefix = match strictness {
             Strictness::File => apache_prefix_len(path)?,
             // PHP takes nothing off this one.
-            Strictness::FileOrRoot => 0,
+            Strictness::FileOrRoot | Strictness::Anything => 0,
         };
         let path = &path[prefix..];
         if prefix == 0 {
@@ -90,19 +109,42 @@ impl ScriptRule {
     }
 
     fn check_file(&self, path: &[u8], strictness: Strictness) -> Result<(), Rule> {
-        let mut components = components(path).ok_or(Rule::ScriptRoot)?;
-        for wanted in &self.root {
+        let components = components(path).ok_or(Rule::ScriptRoot)?;
+        let mut verdict = Err(Rule::ScriptRoot);
+        for root in &self.roots {
+            match self.check_under(root, components.clone(), strictness) {
+                Err(Rule::ScriptRoot) => {}
+                // A path of the wrong suffix may still be another root.
+                wrong @ Err(_) => verdict = wrong,
+                Ok(()) => return Ok(()),
+            }
+        }
+        verdict
+    }
+
+    fn check_under<'p>(
+        &self,
+        root: &[Vec<u8>],
+        mut components: impl Iterator<Item = &'p [u8]>,
+        strictness: Strictness,
+    ) -> Result<(), Rule> {
+        for wanted in root {
             if components.next() != Some(wanted.as_slice()) {
                 return Err(Rule::ScriptRoot);
             }
         }
         match (components.last(), strictness) {
+            (None, Strictness::File) => Err(Rule::ScriptRoot),
+            (None, Strictness::FileOrRoot) | (_, Strictness::Anything) => Ok(()),
             (Some(file), _) if file.ends_with(&self.suffix) => Ok(()),
             (Some(_), _) => Err(Rule::ScriptSuffix),
-            (None, Strictness::File) => Err(Rule::ScriptRoot),
-            (None, Strictness::FileOrRoot) => Ok(()),
         }
     }
+}
+
+/// Whether Apache put its prefix in front of a SCRIPT_FILENAME.
+pub(super) fn has_apache_prefix(path: &[u8]) -> bool {
+    matches!(apache_prefix_len(path), Ok(1..))
 }
 
 /// A path that PHP puts behind its `doc_root`, if it has one (SCRIPT_NAME; PATH_INFO without
@@ -115,7 +157,7 @@ pub(super) fn check_relative(path: &[u8]) -> Result<(), Rule> {
 
 /// The components of an absolute path without `..`; nothing for any other. A backslash separates
 /// components on some systems, and stands in no script's name.
-fn components(path: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+fn components(path: &[u8]) -> Option<impl Iterator<Item = &[u8]> + Clone> {
     let absolute = path.first() == Some(&b'/');
     let strange = path
         .iter()

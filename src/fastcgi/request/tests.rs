@@ -5,6 +5,7 @@ use std::num::NonZeroU16;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::super::answer::Answer;
 use super::super::params::{Pairs, push_pair};
 use super::super::record::{push_record, push_stream, push_stream_end};
 use super::*;
@@ -631,6 +632,70 @@ fn a_long_head_gives_its_memory_back_for_the_next_request() {
     assert!(reader.head.capacity() <= 4096);
 }
 
+#[test]
+fn large_heads_share_a_room_and_give_it_back() {
+    const LARGE: usize = 200_000;
+    let room = HeadRoom::new(LARGE);
+    let reader = || {
+        let limits = RequestLimits {
+            params_bytes_max: LARGE + 100,
+            ..LIMITS
+        };
+        RequestReader::sharing(room.clone(), limits)
+    };
+    let long = "x".repeat(LARGE);
+    let large = head(1, &[("LONG", &long)]);
+    let small = head(1, GET);
+    let read = |reader: &mut RequestReader, stream: &[u8]| {
+        let result = reader.next(stream, &mut 0);
+        result.map_err(|error| error.cause)
+    };
+    let mut first = reader();
+    assert_eq!(read(&mut first, &large), Ok(Some(RequestEvent::Head)));
+    // There is room for one of them, and for any number of small ones.
+    let mut second = reader();
+    assert_eq!(read(&mut second, &large), Err(Violation::HeadsFull));
+    for _ in 0..100 {
+        assert_eq!(read(&mut reader(), &small), Ok(Some(RequestEvent::Head)));
+    }
+    first.next_request();
+    assert_eq!(read(&mut reader(), &large), Ok(Some(RequestEvent::Head)));
+    // A reader that is dropped gives back what its head has.
+    drop(second);
+    let mut third = reader();
+    assert_eq!(read(&mut third, &large), Ok(Some(RequestEvent::Head)));
+    drop(third);
+    assert_eq!(read(&mut reader(), &large), Ok(Some(RequestEvent::Head)));
+}
+
+#[test]
+fn each_violation_has_a_name_of_its_own_and_only_size_is_answered() {
+    let all = [
+        Violation::Version(2),
+        Violation::NullId(Kind::Stdin),
+        Violation::NotNullId(Kind::GetValues),
+        Violation::FromApplication(Kind::Stdout),
+        Violation::UnknownKind(77),
+        Violation::BeginLen(1),
+        Violation::BeginTwice,
+        Violation::OutOfPlace(Kind::Stdin),
+        Violation::ParamsTooLong(1),
+        Violation::PairTooLong,
+        Violation::QueryTooLong(1),
+        Violation::BodyTooLong,
+        Violation::HeadsFull,
+    ];
+    let mut names = Violation::NAMES;
+    assert_eq!(all.map(Violation::name), names);
+    names.sort_unstable();
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]));
+    let answered = all.into_iter().filter_map(Violation::answer);
+    assert_eq!(
+        answered.collect::<Vec<_>>(),
+        [Answer::HeadTooLarge, Answer::Unavailable]
+    );
+}
+
 /// Records as a client might send them: mostly in order, of a few ids, with any padding.
 fn any_records() -> impl Strategy<Value = Vec<u8>> {
     let content = prop_oneof![
@@ -679,11 +744,11 @@ proptest! {
         pairs in vec((vec(any::<u8>(), 0..200), vec(any::<u8>(), 0..9000)), 0..40),
         keep_conn: bool,
     ) {
-        let mut head = Head::new();
+        let mut head = Head::new(HeadRoom::default());
         head.begin(id(3), RESPONDER);
         let mut params = Vec::new();
         pairs.iter().for_each(|(name, value)| push_pair(&mut params, name, value));
-        head.push(&params, usize::MAX);
+        head.push(&params, usize::MAX).unwrap();
         let mut out = Vec::new();
         head.write(keep_conn, &[], &mut out);
 
@@ -725,13 +790,11 @@ fn contents(mut bytes: &[u8]) -> (BeginRequest, Vec<Vec<u8>>) {
 
 #[test]
 fn a_pair_that_is_longer_than_a_record_is_parted_and_nothing_else() {
-    let mut head = Head::new();
+    let mut head = Head::new(HeadRoom::default());
     head.begin(id(3), RESPONDER);
     let long = "v".repeat(70_000);
-    head.push(
-        &params(&[("A", "1"), ("LONG", &long), ("B", "2")]),
-        usize::MAX,
-    );
+    let params = params(&[("A", "1"), ("LONG", &long), ("B", "2")]);
+    head.push(&params, usize::MAX).unwrap();
     let mut out = Vec::new();
     head.write(true, &[], &mut out);
     let (_, records) = contents(&out);
@@ -741,9 +804,10 @@ fn a_pair_that_is_longer_than_a_record_is_parted_and_nothing_else() {
 
 #[test]
 fn what_is_stripped_is_not_written() {
-    let mut head = Head::new();
+    let mut head = Head::new(HeadRoom::default());
     head.begin(id(3), RESPONDER);
-    head.push(&params(&[("A", "1"), ("B", "2"), ("C", "3")]), usize::MAX);
+    let three = params(&[("A", "1"), ("B", "2"), ("C", "3")]);
+    head.push(&three, usize::MAX).unwrap();
     let mut out = Vec::new();
     head.write(true, &[0..4, 8..12], &mut out);
     let (_, records) = contents(&out);

@@ -1,5 +1,7 @@
 //! What a client must not send.
 
+use super::super::answer::Answer;
+use super::super::head::LARGE_HEADS_BYTES_MAX;
 use super::super::record::{Kind, Malformed};
 
 /// Why a client's byte stream is not FastCGI as an application reads it.
@@ -51,6 +53,79 @@ pub enum Violation {
     /// More of a body than CONTENT_LENGTH says.
     #[error("more of the body than CONTENT_LENGTH says (the client is broken or hostile)")]
     BodyTooLong,
+    /// A legal one, for which there is no memory now.
+    #[error(
+        "the large parameters of requests take {LARGE_HEADS_BYTES_MAX} bytes already, which is all that a \
+         worker has for them (lower --queue-max or --params-max, so that fewer are held, or keep one user from \
+         holding them with --connections-max-per-user)"
+    )]
+    HeadsFull,
+}
+
+impl Violation {
+    /// The names of all of them in metrics, each in the place of its [`Violation::number`].
+    pub const NAMES: [&'static str; 13] = [
+        "version",
+        "null_id",
+        "not_null_id",
+        "from_application",
+        "unknown_kind",
+        "begin_len",
+        "begin_twice",
+        "out_of_place",
+        "params_too_long",
+        "pair_too_long",
+        "query_too_long",
+        "body_too_long",
+        "heads_full",
+    ];
+
+    /// Which of them it is.
+    #[must_use]
+    pub const fn number(self) -> usize {
+        match self {
+            Self::Version(_) => 0,
+            Self::NullId(_) => 1,
+            Self::NotNullId(_) => 2,
+            Self::FromApplication(_) => 3,
+            Self::UnknownKind(_) => 4,
+            Self::BeginLen(_) => 5,
+            Self::BeginTwice => 6,
+            Self::OutOfPlace(_) => 7,
+            Self::ParamsTooLong(_) => 8,
+            Self::PairTooLong => 9,
+            Self::QueryTooLong(_) => 10,
+            Self::BodyTooLong => 11,
+            Self::HeadsFull => 12,
+        }
+    }
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self.number()]
+    }
+
+    /// What the client gets, where it is known what it asks and only the size stands in the way. With
+    /// anything else it cannot be expected to understand an answer.
+    #[must_use]
+    pub const fn answer(self) -> Option<Answer> {
+        match self {
+            Self::ParamsTooLong(_) => Some(Answer::HeadTooLarge),
+            Self::HeadsFull => Some(Answer::Unavailable),
+            Self::Version(_)
+            | Self::NullId(_)
+            | Self::NotNullId(_)
+            | Self::FromApplication(_)
+            | Self::UnknownKind(_)
+            | Self::BeginLen(_)
+            | Self::BeginTwice
+            | Self::OutOfPlace(_)
+            | Self::PairTooLong
+            | Self::QueryTooLong(_)
+            | Self::BodyTooLong => None,
+        }
+    }
 }
 
 impl From<Malformed> for Violation {

@@ -189,6 +189,7 @@ fn tree(root: u32) -> io::Result<Vec<u32>> {
 /// Fields of /proc/PID/stat after the name in parentheses, counted from 0 (proc_pid_stat(5)).
 const PARENT: usize = 1;
 const USER_TO_CHILDREN_SYSTEM: std::ops::Range<usize> = 11..15;
+const CHILDREN: std::ops::Range<usize> = 13..15;
 
 fn stat_fields(pid: u32) -> Option<Vec<u64>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
@@ -210,6 +211,15 @@ fn cpu_ticks(pid: u32) -> u64 {
         .unwrap_or_default()
         .iter()
         .sum()
+}
+
+/// CPU time of this program's children that have ended and were waited for, to a hundredth of a
+/// second.
+pub(super) fn ended_children_cpu() -> io::Result<Duration> {
+    let fields = stat_fields(std::process::id());
+    let children = fields.as_ref().and_then(|fields| fields.get(CHILDREN));
+    let children = children.ok_or_else(|| io::Error::other("/proc has nothing of this process"))?;
+    Ok(ticks(children.iter().sum()))
 }
 
 fn ticks(count: u64) -> Duration {
@@ -306,6 +316,15 @@ mod tests {
         drop(burner);
         drop(ledger);
         assert!(!dir.exists());
+    }
+
+    #[test]
+    fn a_child_that_was_waited_for_is_counted() {
+        let before = ended_children_cpu().unwrap();
+        let burn = BURN.replace("exec sleep 600", "exit");
+        let status = Command::new("sh").args(["-c", &burn]).status().unwrap();
+        assert!(status.success());
+        assert!(ended_children_cpu().unwrap() - before >= BURNT_MIN);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Contest {
 }
 
 /// Every one, those of the targets.
-pub(super) fn contests() -> [Contest; 6] {
+pub(super) fn contests() -> [Contest; 9] {
     let contest = |cell, paths: &'static [&'static str]| Contest {
         cell,
         paths,
@@ -59,6 +59,18 @@ pub(super) fn contests() -> [Contest; 6] {
         contest(
             Cell::new(Carry::New, Key::Small, 1),
             &[DIRECT_TCP, "haproxy", IO_URING, EPOLL],
+        ),
+        contest(
+            Cell::new(Carry::New, Key::Page10, 16),
+            &[DIRECT_TCP, "haproxy", IO_URING, EPOLL],
+        ),
+        contest(
+            Cell::new(Carry::New, Key::Page50, 16),
+            &[DIRECT_TCP, "haproxy", IO_URING, EPOLL],
+        ),
+        contest(
+            Cell::new(Carry::Kept, Key::Page10, 16),
+            &[DIRECT_TCP, DIRECT_TCP_NEW, IO_URING, EPOLL],
         ),
         contest(
             Cell::new(Carry::New, Key::Page, 16),

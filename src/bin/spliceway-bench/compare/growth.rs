@@ -11,7 +11,7 @@ use super::ground::RESPONDER_PORT;
 use super::matrix::{Carry, Cell, Key};
 use super::peers::{Engine, Peer, Spliceway, Threads};
 use super::progress::Progress;
-use super::results::{Growth, GrowthSeries, Outcome, Variant};
+use super::results::{Growth, GrowthPages, GrowthSeries, Outcome, Variant};
 use super::rounds::{Effort, measure, one_line, plan};
 
 /// The programs whose growth is shown.
@@ -65,9 +65,12 @@ fn endpoints() -> Vec<SocketAddr> {
     (0..ENDPOINTS).map(address).collect()
 }
 
+/// The answers whose cost is compared, at [`VARIANT_CONCURRENCY`].
+pub(super) const PAGES: [Key; 3] = [Key::Small, Key::Page10, Key::Page50];
+
 /// How many measurements a run is, for the estimate of its time.
-pub(super) fn count(paths: usize, concurrencies: usize) -> usize {
-    Carry::ALL.len() * (paths * concurrencies + variants().len())
+pub(super) fn count(paths: usize, points: usize) -> usize {
+    Carry::ALL.len() * (paths * points + variants().len())
 }
 
 /// Measures both parts.
@@ -75,6 +78,7 @@ pub(super) fn run(
     fleet: &mut Fleet,
     paths: &[String],
     concurrencies: &[usize],
+    answers: &[Key],
     effort: Effort,
     progress: &Progress,
 ) -> Growth {
@@ -83,6 +87,9 @@ pub(super) fn run(
         growth
             .series
             .extend(series(fleet, paths, concurrencies, carry, effort, progress));
+        growth
+            .pages
+            .extend(pages(fleet, paths, answers, carry, effort, progress));
         growth
             .variants
             .extend(compare_variants(fleet, carry, effort, progress));
@@ -110,6 +117,32 @@ fn series(
         let outcomes = in_rounds(fleet, &keys, &cell, effort, progress);
         for (series, rounds) in all.iter_mut().zip(outcomes) {
             series.points.push((concurrency, rounds));
+        }
+    }
+    all
+}
+
+fn pages(
+    fleet: &mut Fleet,
+    paths: &[String],
+    answers: &[Key],
+    carry: Carry,
+    effort: Effort,
+    progress: &Progress,
+) -> Vec<GrowthPages> {
+    let empty = |path: &String| GrowthPages {
+        path: path.clone(),
+        carry,
+        concurrency: VARIANT_CONCURRENCY,
+        points: Vec::new(),
+    };
+    let mut all: Vec<GrowthPages> = paths.iter().map(empty).collect();
+    for &key in answers {
+        let cell = Cell::new(carry, key, VARIANT_CONCURRENCY);
+        let keys: Vec<&str> = paths.iter().map(String::as_str).collect();
+        let outcomes = in_rounds(fleet, &keys, &cell, effort, progress);
+        for (pages, rounds) in all.iter_mut().zip(outcomes) {
+            pages.points.push((key, rounds));
         }
     }
     all

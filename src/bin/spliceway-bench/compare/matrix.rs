@@ -20,12 +20,16 @@ pub(super) struct Exchange {
     pub(super) response_bytes: u64,
 }
 
-/// The kinds of exchange: five of the matrix, and two of the FastCGI mode.
+/// The kinds of exchange: seven of the matrix, and two of the FastCGI mode.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Key {
     #[serde(rename = "4k")]
     Small,
+    #[serde(rename = "10k")]
+    Page10,
+    #[serde(rename = "50k")]
+    Page50,
     #[serde(rename = "64k")]
     Page,
     #[serde(rename = "256k")]
@@ -93,7 +97,10 @@ const BROWSER_PARAMS: [(&str, &str); 33] = [
 ];
 
 impl Key {
-    /// Those of the matrix.
+    /// Sizes that pages have: PHP-FPM makes several writes of each.
+    pub(super) const PAGES: [Self; 2] = [Self::Page10, Self::Page50];
+
+    /// Those of the matrix with every number of clients.
     pub(super) const ALL: [Self; 5] = [
         Self::Small,
         Self::Page,
@@ -105,6 +112,8 @@ impl Key {
     fn word(self) -> &'static str {
         match self {
             Self::Small => "4k",
+            Self::Page10 => "10k",
+            Self::Page50 => "50k",
             Self::Page => "64k",
             Self::Image => "256k",
             Self::Bulk => "16m",
@@ -117,6 +126,8 @@ impl Key {
     pub(super) fn title(self) -> &'static str {
         match self {
             Self::Small => "600 B → 4 KB",
+            Self::Page10 => "600 B → 10 KB",
+            Self::Page50 => "600 B → 50 KB",
             Self::Page => "600 B → 64 KB",
             Self::Image => "600 B → 256 KB",
             Self::Bulk => "600 B → 16 MB",
@@ -126,9 +137,16 @@ impl Key {
         }
     }
 
+    /// How large the answer is.
+    pub(super) fn response(self) -> &'static str {
+        self.title().rsplit("→ ").next().unwrap_or_default()
+    }
+
     pub(super) fn exchange(self) -> Exchange {
         let (body_bytes, response_bytes) = match self {
             Self::Small | Self::Browser => (0, 4 << 10),
+            Self::Page10 => (0, 10 << 10),
+            Self::Page50 => (0, 50 << 10),
             Self::Page => (0, 64 << 10),
             Self::Image => (0, 256 << 10),
             Self::Bulk => (0, 16 << 20),
@@ -236,14 +254,8 @@ impl Cell {
     /// For the head of a column.
     pub(super) fn short(&self) -> String {
         let carry = self.carry.word();
-        let response = self
-            .exchange
-            .key
-            .title()
-            .rsplit('→')
-            .next()
-            .unwrap_or_default();
-        format!("{} {carry} × {}", response.trim(), self.concurrency)
+        let response = self.exchange.key.response();
+        format!("{response} {carry} × {}", self.concurrency)
     }
 
     pub(super) fn title(&self) -> String {
@@ -269,6 +281,7 @@ pub(super) fn all() -> Vec<Cell> {
     const CONCURRENCIES: [usize; 3] = [1, 16, 256];
     let mut cells = targets();
     for carry in Carry::ALL {
+        cells.extend(Key::PAGES.map(|key| Cell::new(carry, key, 16)));
         for key in Key::ALL {
             for concurrency in CONCURRENCIES {
                 let cell = Cell::new(carry, key, concurrency);
@@ -286,6 +299,8 @@ pub(super) fn at_defaults() -> Vec<Cell> {
     vec![
         Cell::new(Carry::New, Key::Small, 16),
         Cell::new(Carry::Kept, Key::Small, 16),
+        Cell::new(Carry::New, Key::Page10, 16),
+        Cell::new(Carry::New, Key::Page50, 16),
         Cell::new(Carry::New, Key::Bulk, 4),
     ]
 }
@@ -297,7 +312,7 @@ mod tests {
     #[test]
     fn every_cell_is_there_once() {
         let cells = all();
-        assert_eq!(cells.len(), 2 * 5 * 3 + 2);
+        assert_eq!(cells.len(), 2 * 5 * 3 + 2 * 2 + 2);
         let mut ids: Vec<String> = cells.iter().map(Cell::id).collect();
         ids.sort();
         ids.dedup();

@@ -41,11 +41,11 @@ use spliceway::cli::values::{count, positive_timeout};
 use spliceway::sys::process::raise_descriptors_max;
 
 use self::fleet::{DIRECT_UNIX, Fleet, Shape};
-use self::matrix::Cell;
+use self::matrix::{Cell, Key};
 use self::peers::{Engine, Peer, Spliceway, Threads};
 use self::progress::Progress;
 use self::report::Companions;
-use self::results::{CellResult, DIRECT_TCP, Effort, Results};
+use self::results::{CellResult, DIRECT_TCP, Effort, PageSweep, Results, Sweep};
 use self::rounds::one_line;
 use self::schedule::{Schedule, Section, Wishes};
 
@@ -63,7 +63,7 @@ pub(crate) struct CompareArgs {
         long,
         value_name = "N",
         value_parser = count(1..=ROUNDS_MAX),
-        help = "Measure every path this many times in turn. [default: 5, with --quick 4]"
+        help = "Measure every path this many times in turn. [default: 5, with --quick 3]"
     )]
     rounds: Option<usize>,
 
@@ -81,7 +81,8 @@ pub(crate) struct CompareArgs {
         value_delimiter = ',',
         help = "Measure only what contains one of these, separated by commas: cells such as \
                 new-4k-16, kept-256k-1, new-16m-4 or upload; sections matrix, fastcgi (or one of its \
-                cells, such as fastcgi-kept-4k-16), defaults, idle, sweep, growth, routes, php."
+                cells, such as fastcgi-kept-4k-16), php (or a part of it, such as php-static or \
+                php-ondemand-10k), defaults, idle, sweep, growth, routes."
     )]
     only: Vec<String>,
 
@@ -92,7 +93,8 @@ pub(crate) struct CompareArgs {
         help = "Compare only these, separated by commas: unix, socket-proxyd, haproxy, \
                 haproxy-splice, nginx, socat, tokio-uring, spliceway, spliceway-epoll, and in the \
                 section fastcgi also fastcgi, fastcgi-epoll, fastcgi-unguarded, \
-                fastcgi-epoll-unguarded. The direct path over TCP is always there: ratios refer to it."
+                fastcgi-epoll-unguarded. The section php has unix, socket-proxyd, haproxy, nginx, spliceway, \
+                spliceway-epoll, fastcgi and fastcgi-epoll. The direct path over TCP is always there: ratios refer to it."
     )]
     peers: Vec<String>,
 
@@ -273,6 +275,7 @@ fn measure(args: &CompareArgs) -> anyhow::Result<Results> {
     };
     let mut run = Run {
         paths: wanted(fleet.paths(), &args.peers),
+        peers: args.peers.clone(),
         progress: Progress::start(schedule.planned(fleet.paths().len())),
         schedule,
         fleet,
@@ -313,6 +316,8 @@ struct Run<'a> {
     fastcgi: Vec<Box<dyn Peer>>,
     /// Those that are measured.
     paths: Vec<String>,
+    /// Those that were asked for; nothing means all.
+    peers: Vec<String>,
     schedule: Schedule,
     progress: Progress,
     results: &'a mut Results,
@@ -328,13 +333,13 @@ impl Run<'_> {
             }
             self.progress.part(section.title());
             match section {
+                Section::Php => self.php(),
                 Section::Matrix => self.matrix(),
                 Section::Fastcgi => self.fastcgi(),
                 Section::Idle => self.idle(),
                 Section::Sweep => self.sweep(),
                 Section::Growth => self.growth(),
                 Section::Routes => self.routes(),
-                Section::Php => self.php(),
                 Section::Defaults => self.defaults(),
             }
         }
@@ -366,7 +371,7 @@ impl Run<'_> {
         for path in self.paths.clone() {
             self.fleet.set_threads(&path, Threads::Default);
         }
-        self.results.defaults = self.cells(Section::Defaults, &matrix::at_defaults());
+        self.results.defaults = self.cells(Section::Defaults, &self.schedule.at_defaults());
         for path in self.paths.clone() {
             self.fleet.set_threads(&path, Threads::Exactly(1));
         }
@@ -402,17 +407,35 @@ impl Run<'_> {
     }
 
     fn sweep(&mut self) {
+        self.results.sweep = self.sweep_of(Key::Small, self.schedule.sweep_shares());
+        let shares = self.schedule.page_sweep_shares();
+        for key in Key::PAGES {
+            if !shares.is_empty()
+                && let Some(sweep) = self.sweep_of(key, shares)
+            {
+                self.results.page_sweeps.push(PageSweep { key, sweep });
+            }
+        }
+    }
+
+    fn sweep_of(&mut self, key: Key, shares: &[f64]) -> Option<Sweep> {
         let effort = self.schedule.effort(Section::Sweep);
-        let known = results::closed_capacity(self.results, &sweep::cell());
-        let capacity = known.map_or_else(|| sweep::capacity(&mut self.fleet, effort), Ok);
+        let cell = sweep::cell(key);
+        self.progress.part(&cell.title());
+        let known = results::closed_capacity(self.results, &cell);
+        let capacity = known.map_or_else(|| sweep::capacity(&mut self.fleet, &cell, effort), Ok);
         match capacity {
             Ok(capacity) => {
-                let shares = self.schedule.sweep_shares();
                 let (fleet, paths) = (&mut self.fleet, &self.paths);
-                let sweep = sweep::run(fleet, paths, shares, capacity, effort, &self.progress);
-                self.results.sweep = Some(sweep);
+                let progress = &self.progress;
+                Some(sweep::run(
+                    fleet, paths, &cell, shares, capacity, effort, progress,
+                ))
             }
-            Err(error) => self.leave_out(Section::Sweep, DIRECT_TCP, &error),
+            Err(error) => {
+                self.leave_out(Section::Sweep, DIRECT_TCP, &error);
+                None
+            }
         }
     }
 
@@ -428,6 +451,7 @@ impl Run<'_> {
             &mut self.fleet,
             &paths,
             concurrencies,
+            self.schedule.growth_pages(),
             effort,
             &self.progress,
         );
@@ -448,9 +472,13 @@ impl Run<'_> {
     }
 
     fn php(&mut self) {
-        let rounds = self.schedule.effort(Section::Php).rounds;
-        let seconds = self.schedule.php_seconds();
-        match php::run(&mut self.fleet, rounds, seconds, &self.progress) {
+        let plan = php::Plan {
+            contests: &self.schedule.php,
+            peers: &self.peers,
+            rounds: self.schedule.effort(Section::Php).rounds,
+            seconds: self.schedule.php_seconds(),
+        };
+        match php::run(&mut self.fleet, &plan, &self.progress) {
             Ok(php) => self.results.php = Some(php),
             Err(error) => self.leave_out(Section::Php, "all", &error),
         }

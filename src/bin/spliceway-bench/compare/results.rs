@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::matrix::{Carry, Cell};
+use super::matrix::{Carry, Cell, Key};
 use super::statistics::{Spread, ratio};
 
 /// The key of the path that all ratios refer to.
@@ -26,6 +26,9 @@ pub(super) struct Results {
     pub(super) defaults: Vec<CellResult>,
     pub(super) idle: Vec<Idle>,
     pub(super) sweep: Option<Sweep>,
+    /// With larger answers, at fewer rates. Older files of raw data have none.
+    #[serde(default)]
+    pub(super) page_sweeps: Vec<PageSweep>,
     pub(super) growth: Option<Growth>,
     /// Older files of raw data have none.
     #[serde(default)]
@@ -36,17 +39,24 @@ pub(super) struct Results {
 }
 
 impl Results {
-    /// How many measurements of cells there are, and in how many of them others had much of
-    /// the machine.
+    /// How many measurements of cells and pages there are, and in how many of them others had much
+    /// of the machine.
     pub(super) fn disturbed(&self) -> (usize, usize) {
         /// Interrupts and the kernel's threads have up to a tenth while the loopback is busy.
         const OTHERS_MAX: f64 = 0.15;
+        let cores = self.machine.cores;
+        let pages = self.php.iter().flat_map(|php| &php.cells);
+        let pages = pages.flat_map(|cell| &cell.paths);
+        let pages = pages.flat_map(|path| path.rounds.iter().flatten());
+        let pages = pages.map(|sample| sample.others_share(cores));
         let mode = self.fastcgi.iter().flat_map(|fastcgi| &fastcgi.cells);
         let cells = self.cells.iter().chain(mode);
         let paths = cells.flat_map(|cell| &cell.paths);
-        let samples = || paths.clone().flat_map(|path| path.rounds.iter().flatten());
-        let much = |sample: &&Sample| sample.others_share(self.machine.cores) > OTHERS_MAX;
-        (samples().count(), samples().filter(much).count())
+        let samples = paths.flat_map(|path| path.rounds.iter().flatten());
+        let samples = samples.map(|sample| sample.others_share(cores));
+        let shares: Vec<f64> = samples.chain(pages).collect();
+        let much = shares.iter().filter(|share| **share > OTHERS_MAX);
+        (shares.len(), much.count())
     }
 
     /// What tables call a path.
@@ -306,6 +316,13 @@ pub(super) struct Sweep {
     pub(super) paths: Vec<SweepPath>,
 }
 
+/// The same with another answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PageSweep {
+    pub(super) key: Key,
+    pub(super) sweep: Sweep,
+}
+
 /// One path in the sweep.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct SweepPath {
@@ -340,7 +357,19 @@ impl SweepPoint {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Growth {
     pub(super) series: Vec<GrowthSeries>,
+    /// Older files of raw data have none.
+    #[serde(default)]
+    pub(super) pages: Vec<GrowthPages>,
     pub(super) variants: Vec<Variant>,
+}
+
+/// One program with larger and larger answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct GrowthPages {
+    pub(super) path: String,
+    pub(super) carry: Carry,
+    pub(super) concurrency: usize,
+    pub(super) points: Vec<(Key, Vec<Outcome>)>,
 }
 
 /// One program with more and more clients.
@@ -391,6 +420,11 @@ pub(super) struct RoutesOf {
     pub(super) beside: Vec<Outcome>,
     /// While one of another daemon is.
     pub(super) apart: Vec<Outcome>,
+    /// Alone and beside, with answers as large as pages. Older files of raw data have none.
+    #[serde(default)]
+    pub(super) page_alone: Vec<Outcome>,
+    #[serde(default)]
+    pub(super) page_beside: Vec<Outcome>,
     /// The longest that a client of the limited route took, beside the quiet one.
     pub(super) longest_ms: Vec<Option<f64>>,
     /// A load on a single route, while nobody asks for metrics, and while somebody does.
@@ -404,20 +438,94 @@ pub(super) struct Php {
     pub(super) versions: Vec<String>,
     pub(super) connections: usize,
     pub(super) workers: usize,
+    #[serde(default)]
+    pub(super) rounds: usize,
+    /// Of a measurement; those of dynamic pools take longer.
+    #[serde(default)]
+    pub(super) seconds: u64,
+    /// Older files of raw data, which had one page and one kind of pool, have none.
+    #[serde(default)]
+    pub(super) cells: Vec<PhpCell>,
+}
+
+/// What decides how many workers PHP-FPM has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Pm {
+    Static,
+    Ondemand,
+    Dynamic,
+}
+
+impl Pm {
+    pub(super) const ALL: [Self; 3] = [Self::Static, Self::Ondemand, Self::Dynamic];
+
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Static => "static",
+            Self::Ondemand => "ondemand",
+            Self::Dynamic => "dynamic",
+        }
+    }
+}
+
+/// One page from one kind of pool, with all paths.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct PhpCell {
+    pub(super) pm: Pm,
+    /// Of the page, each of 1,024 bytes.
+    pub(super) kb: u32,
     pub(super) paths: Vec<PhpPath>,
 }
 
+/// The key of the path to which those of PHP are compared.
+pub(super) const PHP_TCP: &str = "php-tcp";
+
+impl PhpCell {
+    pub(super) fn path(&self, key: &str) -> Option<&PhpPath> {
+        self.paths.iter().find(|path| path.key == key)
+    }
+
+    /// The ratio of one path's figure to that of direct TCP, round by round.
+    pub(super) fn ratio(
+        &self,
+        key: &str,
+        figure: impl Fn(&PhpSample) -> Option<f64>,
+    ) -> Option<Spread> {
+        let figures = |key| Some(self.path(key)?.figures(&figure));
+        ratio(&figures(key)?, &figures(PHP_TCP)?)
+    }
+}
+
 /// One path behind nginx.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct PhpPath {
     pub(super) key: String,
     pub(super) name: String,
     pub(super) rounds: Vec<Result<PhpSample, String>>,
-    /// One that asks PHP-FPM itself.
-    pub(super) second_client: SecondClient,
+    /// One that asks PHP-FPM itself, where there was one.
+    pub(super) second_client: Option<SecondClient>,
     /// One that asks the program on the way, if that shares its connections.
-    #[serde(default)]
     pub(super) second_beside: Option<SecondClient>,
+}
+
+impl PhpPath {
+    /// A figure of each round, if it has one.
+    pub(super) fn figures(&self, figure: impl Fn(&PhpSample) -> Option<f64>) -> Vec<Option<f64>> {
+        let one = |round: &Result<PhpSample, String>| figure(round.as_ref().ok()?);
+        self.rounds.iter().map(one).collect()
+    }
+
+    /// A figure over the rounds.
+    pub(super) fn spread(&self, figure: impl Fn(&PhpSample) -> Option<f64>) -> Option<Spread> {
+        Spread::of(self.figures(figure).into_iter().flatten())
+    }
+
+    /// What went wrong first, if something did.
+    pub(super) fn failure(&self) -> Option<&str> {
+        let mut failures = self.rounds.iter().filter_map(|round| round.as_ref().err());
+        failures.next().map(String::as_str)
+    }
 }
 
 /// A second client of the same PHP-FPM during the load, one request after the other.
@@ -450,10 +558,11 @@ impl SecondClient {
     }
 }
 
-/// What wrk saw.
+/// What wrk saw, and what it cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct PhpSample {
     pub(super) requests: u64,
+    pub(super) seconds: f64,
     pub(super) per_second: f64,
     pub(super) p50_us: f64,
     pub(super) p90_us: f64,
@@ -463,4 +572,74 @@ pub(super) struct PhpSample {
     pub(super) errors: u64,
     /// Of the program between nginx and PHP-FPM.
     pub(super) cpu_us: Option<f64>,
+    pub(super) nginx_cpu_us: f64,
+    pub(super) fpm_cpu_us: f64,
+    pub(super) wrk_cpu_us: f64,
+    /// Of all processors together, whatever ran on them.
+    pub(super) busy_us: f64,
+}
+
+/// What held a round back that has nothing to do with the path.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Bottleneck {
+    Wrk,
+    Fpm,
+}
+
+impl PhpSample {
+    /// Of its time, the part for which something works that is the bottleneck. Less than all: a
+    /// thread that does all it can is interrupted now and then.
+    const SATURATED: f64 = 0.9;
+
+    /// Whether wrk's thread or PHP-FPM had no more to give.
+    pub(super) fn bottleneck(&self, workers: usize, cores: usize) -> Option<Bottleneck> {
+        let busy = |cpu_us: f64| cpu_us / 1e6 / self.seconds;
+        let fpm_most = workers.min(cores) as f64;
+        if busy(self.wrk_cpu_us) >= Self::SATURATED {
+            Some(Bottleneck::Wrk)
+        } else if busy(self.fpm_cpu_us) >= Self::SATURATED * fpm_most {
+            Some(Bottleneck::Fpm)
+        } else {
+            None
+        }
+    }
+
+    /// The part of the machine's time that went to none of those who take part.
+    pub(super) fn others_share(&self, cores: usize) -> f64 {
+        let served = self.cpu_us.unwrap_or_default() + self.nginx_cpu_us + self.fpm_cpu_us;
+        let known = served + self.wrk_cpu_us;
+        (self.busy_us - known).max(0.0) / 1e6 / self.seconds / cores as f64
+    }
+
+    /// Of the program between nginx and PHP-FPM.
+    pub(super) fn cpu_us_per_request(&self) -> Option<f64> {
+        Some(self.cpu_us? / self.requests as f64)
+    }
+
+    /// Of all that it takes to serve a page.
+    pub(super) fn served_us_per_request(&self) -> Option<f64> {
+        let served = self.cpu_us.unwrap_or_default() + self.nginx_cpu_us + self.fpm_cpu_us;
+        Some(served / self.requests as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_saturated_thread_of_wrk_or_all_of_php_fpm_is_the_bottleneck() {
+        let sample = |wrk_cpu_us, fpm_cpu_us| PhpSample {
+            seconds: 2.0,
+            wrk_cpu_us,
+            fpm_cpu_us,
+            ..PhpSample::default()
+        };
+        let found = |wrk, fpm| sample(wrk, fpm).bottleneck(8, 2);
+        assert_eq!(found(1e6, 2.5e6), None);
+        assert_eq!(found(1.9e6, 0.0), Some(Bottleneck::Wrk));
+        assert_eq!(found(1e5, 3.7e6), Some(Bottleneck::Fpm));
+        // As many workers as there are, on many cores.
+        assert_eq!(sample(0.0, 3.7e6).bottleneck(2, 64), Some(Bottleneck::Fpm));
+    }
 }

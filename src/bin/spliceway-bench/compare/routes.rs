@@ -26,6 +26,9 @@ use super::server::Server;
 /// measured is how soon a worker turns to it.
 const RATE: f64 = 2_000.0;
 
+/// What the quiet route is asked for as well: a page that PHP-FPM writes in two pieces.
+const PAGE: Key = Key::Page10;
+
 /// Of the quiet route, far more than it needs.
 const QUIET_CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
@@ -73,7 +76,7 @@ const POLL: Duration = Duration::from_millis(1);
 pub(super) fn each(effort: Effort) -> Duration {
     let quiet = raised(effort).each();
     let saturated = quiet + SATURATION_WARM_UP + IDEAL;
-    (quiet + saturated * 2 + effort.each() * 2 * WATCHED_PER_ROUND) * 2
+    (quiet * 2 + saturated * 3 + effort.each() * 2 * WATCHED_PER_ROUND) * 2
 }
 
 /// With at least the time that a tail needs.
@@ -164,18 +167,24 @@ impl Measuring {
     }
 
     fn round(&mut self, fleet: &mut Fleet, effort: Effort) {
-        let alone = quiet(fleet, &self.both, effort);
+        let alone = quiet(fleet, &self.both, Key::Small, effort);
         self.of.alone.push(outcome(alone));
 
-        let beside = beside(fleet, &self.both, &self.both, effort);
+        let beside = beside(fleet, &self.both, &self.both, Key::Small, effort);
         let longest = beside.as_ref().ok().map(|(_, longest_ms)| *longest_ms);
         self.of.longest_ms.push(longest);
         self.of
             .beside
             .push(outcome(beside.map(|(sample, _)| sample)));
 
-        let apart = self::beside(fleet, &self.other, &self.both, effort);
+        let apart = self::beside(fleet, &self.other, &self.both, Key::Small, effort);
         self.of.apart.push(outcome(apart.map(|(sample, _)| sample)));
+
+        let alone = quiet(fleet, &self.both, PAGE, effort);
+        self.of.page_alone.push(outcome(alone));
+        let beside = self::beside(fleet, &self.both, &self.both, PAGE, effort);
+        let beside = beside.map(|(sample, _)| sample);
+        self.of.page_beside.push(outcome(beside));
 
         for _ in 0..WATCHED_PER_ROUND {
             let unwatched = busy(fleet, &self.single, effort);
@@ -191,12 +200,13 @@ fn outcome(result: anyhow::Result<Sample>) -> Outcome {
 }
 
 /// The load on the quiet route.
-fn quiet(fleet: &mut Fleet, path: &str, effort: Effort) -> anyhow::Result<Sample> {
+fn quiet(fleet: &mut Fleet, path: &str, answer: Key, effort: Effort) -> anyhow::Result<Sample> {
+    let cell = Cell::new(Carry::New, answer, cell().concurrency);
     let pace = Pace::Open {
         rate: RATE,
         connections_max: QUIET_CONNECTIONS_MAX,
     };
-    let open = |target| plan(&cell(), target, pace, raised(effort));
+    let open = |target| plan(&cell, target, pace, raised(effort));
     Ok(measure(fleet, path, open)?.0)
 }
 
@@ -206,6 +216,7 @@ fn beside(
     fleet: &mut Fleet,
     saturated: &str,
     path: &str,
+    answer: Key,
     effort: Effort,
 ) -> anyhow::Result<(Sample, f64)> {
     fleet.target(saturated)?;
@@ -217,7 +228,7 @@ fn beside(
         while !control.counting.load(Ordering::Acquire) && !load.is_finished() {
             thread::sleep(POLL);
         }
-        let sample = quiet(fleet, path, effort);
+        let sample = quiet(fleet, path, answer, effort);
         control.stop.store(true, Ordering::Relaxed);
         let load: Measured = load.join().expect("the load does not panic")?;
         Ok((sample?, load.latency_ns.max() as f64 / 1e6))

@@ -2,9 +2,9 @@
 
 use super::matrix::{Carry, Cell, Key};
 use super::results::{
-    CellResult, DIRECT_TCP, Effort, Fastcgi, Growth, GrowthSeries, Idle, Latency, Machine, Network,
-    Outcome, PathInfo, PathResult, Php, PhpPath, PhpSample, Results, Routes, RoutesOf, Sample,
-    SecondClient, Sweep, SweepPath, SweepPoint, Variant,
+    CellResult, DIRECT_TCP, Effort, Fastcgi, Growth, GrowthPages, GrowthSeries, Idle, Latency,
+    Machine, Network, Outcome, PageSweep, PathInfo, PathResult, Php, PhpCell, PhpPath, PhpSample,
+    Pm, Results, Routes, RoutesOf, Sample, SecondClient, Sweep, SweepPath, SweepPoint, Variant,
 };
 
 /// Path, name, requests per second; slower paths use more CPU.
@@ -80,36 +80,55 @@ fn fastcgi() -> Fastcgi {
     }
 }
 
+/// The FastCGI mode is faster than direct TCP with a small page and slower with a larger one, and wrk
+/// has held HAProxy back.
 fn php() -> Php {
-    let path = |key: &str, name: &str, per_second| PhpPath {
+    let path = |key: &str, name: &str, per_second: f64, wrk_cpu_us| PhpPath {
         key: key.to_owned(),
         name: name.to_owned(),
         rounds: vec![Ok(PhpSample {
             requests: 100,
+            seconds: 1.0,
             per_second,
+            p99_us: 1e6 / per_second,
+            wrk_cpu_us,
             ..PhpSample::default()
         })],
-        second_client: SecondClient {
-            answered: 3,
-            lost: 1,
-            seconds: 2.0,
-            longest_ms: 5.0,
-        },
-        second_beside: None,
+        ..PhpPath::default()
     };
-    let mode = PhpPath {
-        second_beside: Some(SecondClient {
-            answered: 4,
-            seconds: 2.0,
-            ..SecondClient::default()
-        }),
-        ..path("php-fastcgi", "spliceway FastCGI, io_uring", 13_000.0)
+    let cell = |pm, kb, mode_per_second| PhpCell {
+        pm,
+        kb,
+        paths: vec![
+            path("php-tcp", "direct, TCP", 10_000.0, 0.0),
+            path("php-haproxy", "HAProxy", 11_000.0, 1e6),
+            path("php-spliceway", "spliceway raw, io_uring", 9_000.0, 0.0),
+            path(
+                "php-fastcgi",
+                "spliceway FastCGI, io_uring",
+                mode_per_second,
+                0.0,
+            ),
+        ],
     };
+    let mut small = cell(Pm::Static, 2, 13_000.0);
+    let second = |answered, lost| SecondClient {
+        answered,
+        lost,
+        seconds: 2.0,
+        longest_ms: 5.0,
+    };
+    for path in &mut small.paths {
+        path.second_client = Some(second(3, 1));
+    }
+    small.paths[3].second_beside = Some(second(4, 0));
     Php {
         versions: vec!["PHP 8.2".to_owned()],
         connections: 16,
         workers: 8,
-        paths: vec![path("php-tcp", "direct, TCP", 10_000.0), mode],
+        rounds: 1,
+        seconds: 1,
+        cells: vec![small, cell(Pm::Ondemand, 10, 9_000.0)],
     }
 }
 
@@ -164,6 +183,12 @@ fn growth() -> Growth {
     };
     Growth {
         series: Carry::ALL.map(series).into(),
+        pages: vec![GrowthPages {
+            path: "spliceway".to_owned(),
+            carry: Carry::New,
+            concurrency: 64,
+            points: vec![(Key::Page10, rounds(12_000.0))],
+        }],
         variants: vec![Variant {
             path: "spliceway".to_owned(),
             what: "2 workers".to_owned(),
@@ -186,6 +211,8 @@ fn routes() -> Routes {
             alone: rounds(14_000.0),
             beside: rounds(8_000.0),
             apart: rounds(8_000.0),
+            page_alone: rounds(12_000.0),
+            page_beside: rounds(6_000.0),
             longest_ms: vec![Some(600.0), None],
             unwatched: rounds(15_000.0),
             watched: rounds(15_000.0),
@@ -230,6 +257,10 @@ pub(super) fn results() -> Results {
             seconds: 1.0,
         }],
         sweep: Some(sweep()),
+        page_sweeps: vec![PageSweep {
+            key: Key::Page50,
+            sweep: sweep(),
+        }],
         growth: Some(growth()),
         routes: Some(routes()),
         php: Some(php()),

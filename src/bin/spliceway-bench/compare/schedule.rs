@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::fastcgi::{self, Contest};
 use super::growth;
-use super::matrix::{self, Cell};
+use super::matrix::{self, Cell, Key};
 use super::php;
 use super::rounds::Effort;
 use super::routes;
@@ -13,6 +13,8 @@ use super::routes;
 /// The parts of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Section {
+    /// nginx and PHP-FPM with real pages.
+    Php,
     /// Every cell, one thread each.
     Matrix,
     /// spliceway's FastCGI mode, one thread each.
@@ -24,11 +26,11 @@ pub(super) enum Section {
     Growth,
     /// What routes do to each other, and being watched.
     Routes,
-    Php,
 }
 
 impl Section {
     pub(super) const ALL: [Self; 8] = [
+        Self::Php,
         Self::Matrix,
         Self::Fastcgi,
         Self::Defaults,
@@ -36,7 +38,6 @@ impl Section {
         Self::Sweep,
         Self::Growth,
         Self::Routes,
-        Self::Php,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -79,16 +80,19 @@ pub(super) struct Wishes {
 #[derive(Clone)]
 pub(super) struct Schedule {
     quick: bool,
+    /// If it was asked for.
+    duration: Option<Duration>,
     only: Vec<String>,
     effort: Effort,
     pub(super) cells: Vec<Cell>,
     pub(super) contests: Vec<Contest>,
+    pub(super) php: Vec<php::Contest>,
 }
 
 impl Schedule {
     pub(super) fn of(wishes: &Wishes, client_threads: NonZeroUsize) -> Self {
         let (rounds, duration) = if wishes.quick {
-            (4, Duration::from_millis(400))
+            (3, Duration::from_millis(400))
         } else {
             (5, Duration::from_secs(1))
         };
@@ -104,16 +108,25 @@ impl Schedule {
         };
         let mut schedule = Self {
             quick: wishes.quick,
+            duration: wishes.duration,
             only: wishes.only.clone(),
             effort,
             cells,
             contests: fastcgi::contests().into(),
+            php: php::contests(wishes.quick),
         };
         let wanted = |cell: &Cell| schedule.wants_cell(cell);
         schedule.cells = schedule.cells.iter().copied().filter(wanted).collect();
         let wanted = |contest: &Contest| schedule.wants_contest(contest);
         schedule.contests = schedule.contests.iter().copied().filter(wanted).collect();
+        let wanted = |contest: &php::Contest| schedule.wants_php(contest);
+        schedule.php = schedule.php.iter().copied().filter(wanted).collect();
         schedule
+    }
+
+    fn wants_php(&self, contest: &php::Contest) -> bool {
+        let matches = |pattern: &String| chooses_php(pattern, contest);
+        self.only.is_empty() || self.only.iter().any(matches)
     }
 
     fn wants_contest(&self, contest: &Contest) -> bool {
@@ -131,6 +144,7 @@ impl Schedule {
         match section {
             Section::Matrix => !self.cells.is_empty(),
             Section::Fastcgi => !self.contests.is_empty(),
+            Section::Php => !self.php.is_empty(),
             other => self.only.is_empty() || self.only.iter().any(|word| word == other.word()),
         }
     }
@@ -147,6 +161,9 @@ impl Schedule {
                 || fastcgi::contests()
                     .iter()
                     .any(|contest| chooses(pattern, contest))
+                || php::contests(false)
+                    .iter()
+                    .any(|contest| chooses_php(pattern, contest))
         };
         wishes
             .only
@@ -156,8 +173,8 @@ impl Schedule {
             .collect()
     }
 
-    /// Of a section. The matrix and the FastCGI mode have the rounds that were asked for, the latter
-    /// at most three in a quick run; the section about routes, which looks for differences of a
+    /// Of a section. The matrix, the FastCGI mode and PHP have the rounds that were asked for, in a
+    /// quick run the latter two at most two; the section about routes, which looks for differences of a
     /// hundredth, has more; the others, whose figures are plainer, at most three.
     pub(super) fn effort(&self, section: Section) -> Effort {
         let few = if self.quick { 1 } else { 3 };
@@ -165,6 +182,8 @@ impl Schedule {
             Section::Matrix => self.effort.rounds,
             Section::Fastcgi if self.quick => self.effort.rounds.min(FASTCGI_QUICK_ROUNDS),
             Section::Fastcgi => self.effort.rounds,
+            Section::Php if self.quick => self.effort.rounds.min(PHP_QUICK_ROUNDS),
+            Section::Php => self.effort.rounds,
             Section::Routes if self.quick => few,
             Section::Routes => self.effort.rounds * ROUTES_ROUNDS,
             _ => self.effort.rounds.min(few),
@@ -183,10 +202,29 @@ impl Schedule {
 
     pub(super) fn sweep_shares(&self) -> &'static [f64] {
         if self.quick {
-            &[0.2, 0.5, 0.8]
+            &[0.5, 0.8]
         } else {
             &[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
         }
+    }
+
+    /// Of answers as large as pages, which a quick run has in other sections.
+    pub(super) fn page_sweep_shares(&self) -> &'static [f64] {
+        if self.quick { &[] } else { &[0.5, 0.8] }
+    }
+
+    /// Answers of the sections that show how costs grow.
+    pub(super) fn growth_pages(&self) -> &'static [Key] {
+        if self.quick { &[] } else { &growth::PAGES }
+    }
+
+    /// Run again with every program at its default number of threads.
+    pub(super) fn at_defaults(&self) -> Vec<Cell> {
+        let mut cells = matrix::at_defaults();
+        if self.quick {
+            cells.retain(|cell| !Key::PAGES.contains(&cell.exchange.key));
+        }
+        cells
     }
 
     pub(super) fn growth_concurrencies(&self) -> &'static [usize] {
@@ -201,9 +239,10 @@ impl Schedule {
         Duration::from_secs(if self.quick { 1 } else { 5 })
     }
 
-    /// Whole seconds, for wrk.
+    /// Whole seconds, for wrk: one, or those that were asked for.
     pub(super) fn php_seconds(&self) -> u64 {
-        if self.quick { 2 } else { 5 }
+        let asked = self.duration.unwrap_or_default();
+        (asked.as_secs() + u64::from(asked.subsec_nanos() > 0)).max(1)
     }
 
     /// About how long all of it takes, with so many paths.
@@ -221,16 +260,20 @@ impl Schedule {
                     let counts = self.contests.iter().map(|contest| contest.count(1));
                     counts.sum()
                 }
-                Section::Defaults => matrix::at_defaults().len() * paths,
-                Section::Sweep => self.sweep_shares().len() * paths,
+                Section::Defaults => self.at_defaults().len() * paths,
+                Section::Sweep => {
+                    let pages = Key::PAGES.len() * self.page_sweep_shares().len();
+                    (self.sweep_shares().len() + pages) * paths
+                }
                 Section::Growth => {
-                    growth::count(growth::PATHS.len(), self.growth_concurrencies().len())
+                    let points = self.growth_concurrencies().len() + self.growth_pages().len();
+                    growth::count(growth::PATHS.len(), points)
                 }
                 Section::Routes => return scaled(routes::each(effort), effort.rounds),
                 Section::Idle => return scaled(self.idle_rest() + IDLE_WORK, paths),
                 Section::Php => {
-                    let each = Duration::from_secs(self.php_seconds());
-                    return scaled(each, php::count() * effort.rounds);
+                    let each = |contest: &php::Contest| contest.each(self.php_seconds());
+                    return scaled(self.php.iter().map(each).sum(), effort.rounds);
                 }
             };
             scaled(effort.each(), measurements * effort.rounds)
@@ -239,8 +282,11 @@ impl Schedule {
     }
 }
 
-/// Enough for a median.
-const FASTCGI_QUICK_ROUNDS: usize = 3;
+/// It has more cells than the matrix has in a quick run.
+const FASTCGI_QUICK_ROUNDS: usize = 2;
+
+/// So that it takes about a minute.
+const PHP_QUICK_ROUNDS: usize = 2;
 
 /// For each round of the matrix. A p99 differs by half from one round to the next.
 const ROUTES_ROUNDS: usize = 3;
@@ -248,6 +294,11 @@ const ROUTES_ROUNDS: usize = 3;
 /// Whether a pattern is about a contest: that of a cell alone is not, which is shorter.
 fn chooses(pattern: &str, contest: &Contest) -> bool {
     pattern.starts_with(Section::Fastcgi.word()) && contest.id().starts_with(pattern)
+}
+
+/// `php` itself, and whatever the name of a contest begins with.
+fn chooses_php(pattern: &str, contest: &php::Contest) -> bool {
+    pattern.starts_with(Section::Php.word()) && contest.id().starts_with(pattern)
 }
 
 fn scaled(duration: Duration, by: usize) -> Duration {
@@ -274,9 +325,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_run_is_planned_to_end_within_eighty_minutes() {
+    fn a_full_run_is_planned_to_end_within_ninety_minutes() {
         let planned = schedule(false, &[]).planned(11);
-        assert!(planned < Duration::from_secs(75 * 60), "{planned:?}");
+        assert!(planned < Duration::from_secs(89 * 60), "{planned:?}");
     }
 
     #[test]
@@ -293,16 +344,28 @@ mod tests {
         assert_eq!(mode.contests, fastcgi::contests());
         let guard = schedule(false, &["fastcgi-kept-40p"]);
         assert_eq!(guard.contests.len(), 1);
+        let php = schedule(false, &["php"]);
+        assert!(php.wants(Section::Php) && php.php == php::contests(false));
+        let page = schedule(false, &["php-ondemand-10k", "php-static"]);
+        assert_eq!(page.php.len(), 5);
     }
 
     #[test]
     fn a_pattern_that_chooses_nothing_is_found() {
         let wishes = Wishes {
-            only: ["kept-4k", "upload", "php", "kept-5k", "fastcgi-new"]
-                .map(str::to_owned)
-                .into(),
+            only: [
+                "kept-4k",
+                "upload",
+                "php",
+                "kept-5k",
+                "fastcgi-new",
+                "php-dynamic",
+                "php-lazy",
+            ]
+            .map(str::to_owned)
+            .into(),
             ..Wishes::default()
         };
-        assert_eq!(Schedule::unknown(&wishes), ["kept-5k"]);
+        assert_eq!(Schedule::unknown(&wishes), ["kept-5k", "php-lazy"]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use spliceway::bench::load::{Pace, Target};
+use spliceway::bench::load::{Pace, Plan, Target};
 
 use super::fleet::Fleet;
 use super::matrix::{Carry, Cell, Key};
@@ -14,15 +14,15 @@ use super::rounds::{Effort, measure, one_line, plan};
 /// behind to show it, few enough that none runs out of connections.
 const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
-/// The requests of the sweep.
-pub(super) fn cell() -> Cell {
-    Cell::new(Carry::New, Key::Small, 16)
+/// The requests of the sweep, with answers of this kind.
+pub(super) fn cell(key: Key) -> Cell {
+    Cell::new(Carry::New, key, 16)
 }
 
 /// The most that the direct path does in a closed loop.
-pub(super) fn capacity(fleet: &mut Fleet, effort: Effort) -> anyhow::Result<f64> {
-    let concurrency = NonZeroUsize::new(cell().concurrency).expect("16");
-    let closed = |target| plan(&cell(), target, Pace::Closed { concurrency }, effort);
+pub(super) fn capacity(fleet: &mut Fleet, cell: &Cell, effort: Effort) -> anyhow::Result<f64> {
+    let concurrency = NonZeroUsize::new(cell.concurrency).expect("16");
+    let closed = |target| plan(cell, target, Pace::Closed { concurrency }, effort);
     let (sample, _) = measure(fleet, DIRECT_TCP, closed)?;
     Ok(sample.per_second())
 }
@@ -31,6 +31,7 @@ pub(super) fn capacity(fleet: &mut Fleet, effort: Effort) -> anyhow::Result<f64>
 pub(super) fn run(
     fleet: &mut Fleet,
     paths: &[String],
+    cell: &Cell,
     shares: &[f64],
     capacity: f64,
     effort: Effort,
@@ -53,11 +54,12 @@ pub(super) fn run(
             for row in &mut rows {
                 let point = &mut row.points[index];
                 progress.now(&format!(
-                    "sweep · {:.0} % · {}",
+                    "sweep · {} · {:.0} % · {}",
+                    cell.id(),
                     point.share * 100.0,
                     row.path
                 ));
-                let open = |target| open_loop(target, point.rate, effort);
+                let open = |target| open_loop(cell, target, point.rate, effort);
                 let outcome = measure(fleet, &row.path, open);
                 point.rounds.push(
                     outcome
@@ -74,10 +76,10 @@ pub(super) fn run(
     }
 }
 
-fn open_loop(target: Target, rate: f64, effort: Effort) -> spliceway::bench::load::Plan {
+fn open_loop(cell: &Cell, target: Target, rate: f64, effort: Effort) -> Plan {
     let pace = Pace::Open {
         rate,
         connections_max: CONNECTIONS_MAX,
     };
-    plan(&cell(), target, pace, effort)
+    plan(cell, target, pace, effort)
 }

@@ -17,7 +17,8 @@ use std::process::{Command, Stdio};
 
 pub(super) use self::haproxy::Haproxy;
 pub(super) use self::neighbours::{Neighbours, PLACES};
-pub(super) use self::nginx::program as nginx_program;
+pub(super) use self::nginx::{Stream as NginxStream, program as nginx_program};
+pub(super) use self::socket_proxyd::SocketProxyd;
 pub(super) use self::spliceway::{CONTROL_SOCKET, Engine, Fastcgi, Guard, Spliceway};
 
 /// What every program is told to hold at most: above the 4,096 clients of the growth section, and low
@@ -80,7 +81,7 @@ pub(super) trait Peer {
 /// All of them, in the order of the tables; `haproxies` are further HAProxy programs.
 pub(super) fn all(haproxies: &[PathBuf]) -> Vec<Box<dyn Peer>> {
     let mut peers: Vec<Box<dyn Peer>> = vec![
-        Box::new(socket_proxyd::SocketProxyd),
+        Box::new(SocketProxyd),
         Box::new(Haproxy::installed(haproxy::Bytes::Copied)),
         Box::new(Haproxy::installed(haproxy::Bytes::Spliced)),
     ];
@@ -88,7 +89,7 @@ pub(super) fn all(haproxies: &[PathBuf]) -> Vec<Box<dyn Peer>> {
         peers.push(Box::new(Haproxy::at(program, haproxy::Bytes::Copied)));
         peers.push(Box::new(Haproxy::at(program, haproxy::Bytes::Spliced)));
     }
-    peers.push(Box::new(nginx::Stream));
+    peers.push(Box::new(NginxStream));
     peers.push(Box::new(socat::Socat));
     peers.push(Box::new(relay::Relay));
     peers.push(Box::new(Spliceway::raw(Engine::IoUring)));

@@ -18,7 +18,7 @@ pub(in super::super) fn program() -> Result<PathBuf, String> {
 }
 
 /// A `stream` server.
-pub(super) struct Stream;
+pub(in super::super) struct Stream;
 
 impl Peer for Stream {
     fn key(&self) -> String {

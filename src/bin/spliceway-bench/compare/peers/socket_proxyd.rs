@@ -8,7 +8,8 @@ use super::{CONNECTIONS_MAX, Job, Peer, find_one, output_of, word_after};
 /// A service of systemd's, not in the PATH.
 const PROXYD: &str = "/lib/systemd/systemd-socket-proxyd";
 
-pub(super) struct SocketProxyd;
+/// One, for one socket.
+pub(in super::super) struct SocketProxyd;
 
 impl Peer for SocketProxyd {
     fn key(&self) -> String {

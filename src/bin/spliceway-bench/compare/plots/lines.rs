@@ -52,6 +52,19 @@ impl Line {
         }
     }
 
+    /// Of something that is not among the paths.
+    pub(super) fn named(name: &str, key: &str, points: Vec<(f64, f64)>) -> Self {
+        Self {
+            name: name.to_owned(),
+            look: look(key),
+            points: points
+                .into_iter()
+                .map(|at| Point { at, good: true })
+                .collect(),
+            marked: true,
+        }
+    }
+
     pub(super) fn point(&mut self, at: (f64, f64), good: bool) {
         self.points.push(Point { at, good });
     }
@@ -257,7 +270,7 @@ const LEGEND_ROW: i32 = 22;
 
 /// In pixels.
 pub(super) fn size(figure: &Figure) -> (u32, u32) {
-    let count = u32::try_from(figure.graphs.len()).expect("two at most");
+    let count = u32::try_from(figure.graphs.len()).expect("three at most");
     (GRAPH_WIDTH * count + LEGEND_WIDTH, HEIGHT)
 }
 

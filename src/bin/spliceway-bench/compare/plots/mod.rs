@@ -11,14 +11,15 @@ use anyhow::Context as _;
 use plotters::prelude::{IntoDrawingArea as _, SVGBackend};
 
 use super::matrix::{Carry, Key};
-use super::report::cpu_points;
-use super::results::{CellResult, Results, Sample, failure, spread};
+use super::report::{cpu_points, ratio_points};
+use super::results::{CellResult, PHP_TCP, PhpCell, Pm, Results, Sample, failure, spread};
 use bars::{Bar, Panel};
 use lines::{Axis, Figure, Graph, Line};
 
 /// One file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Plot {
+    Pages,
     Throughput,
     Cpu,
     Latency,
@@ -27,7 +28,8 @@ pub(super) enum Plot {
 }
 
 impl Plot {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
+        Self::Pages,
         Self::Throughput,
         Self::Cpu,
         Self::Latency,
@@ -37,6 +39,7 @@ impl Plot {
 
     pub(super) fn file(self) -> &'static str {
         match self {
+            Self::Pages => "pages.svg",
             Self::Throughput => "throughput.svg",
             Self::Cpu => "cpu.svg",
             Self::Latency => "latency.svg",
@@ -47,6 +50,7 @@ impl Plot {
 
     pub(super) fn title(self) -> &'static str {
         match self {
+            Self::Pages => "nginx and PHP-FPM: requests per second by size of the page",
             Self::Throughput => "Requests per second by path",
             Self::Cpu => "CPU of the program in between",
             Self::Latency => "Latency by percentile",
@@ -58,6 +62,7 @@ impl Plot {
     /// Whether there is nothing to draw.
     pub(super) fn is_empty(self, results: &Results) -> bool {
         match self {
+            Self::Pages => pages(results).graphs.is_empty(),
             Self::Throughput => panels(results, throughput).is_empty(),
             Self::Cpu => panels(results, cpu).is_empty(),
             Self::Latency => latency(results).graphs.is_empty(),
@@ -79,6 +84,7 @@ pub(super) fn render(results: &Results) -> anyhow::Result<Vec<(&'static str, Str
 
 fn draw(plot: Plot, results: &Results) -> anyhow::Result<String> {
     match plot {
+        Plot::Pages => draw_lines(&pages(results)),
         Plot::Throughput => draw_bars(plot, &panels(results, throughput)),
         Plot::Cpu => draw_bars(plot, &panels(results, cpu)),
         Plot::Latency => draw_lines(&latency(results)),
@@ -106,6 +112,44 @@ fn draw_lines(figure: &Figure) -> anyhow::Result<String> {
         figure,
     )?;
     Ok(svg)
+}
+
+/// The ways that the headline is about.
+const PAGES_KEYS: [&str; 6] = [
+    PHP_TCP,
+    "php-haproxy",
+    "php-nginx",
+    "php-spliceway",
+    "php-fastcgi",
+    "php-fastcgi-epoll",
+];
+
+/// A graph for each of PHP-FPM's process managers.
+fn pages(results: &Results) -> Figure {
+    let graph = |pm: Pm| {
+        let cells = results.php.iter().flat_map(|php| &php.cells);
+        let cells: Vec<&PhpCell> = cells.filter(|cell| cell.pm == pm).collect();
+        let line = |&key: &&str| {
+            let name = cells.iter().find_map(|cell| cell.path(key))?.name.as_str();
+            let line = Line::named(name, key, ratio_points(&cells, key));
+            (!line.is_empty()).then_some(line)
+        };
+        let lines: Vec<Line> = PAGES_KEYS.iter().filter_map(line).collect();
+        (!lines.is_empty()).then(|| Graph {
+            title: format!("pm = {}", pm.word()),
+            x: Axis::counts("KB of the page", lines.iter().flat_map(Line::xs)),
+            y: Axis::linear(
+                "requests per second ÷ direct TCP's",
+                lines.iter().flat_map(Line::ys),
+            ),
+            lines,
+        })
+    };
+    Figure {
+        title: Plot::Pages.title(),
+        graphs: Pm::ALL.into_iter().filter_map(graph).collect(),
+        note: "nginx makes a new connection for each request. PHP-FPM makes one write of 2 KB, two of 10 KB, and more of larger pages.",
+    }
 }
 
 /// A panel for each cell that the targets speak of.

@@ -42,7 +42,7 @@ pub(super) fn look(key: &str) -> Look {
     };
     let bold = |look: Look| Look { width: 4, ..look };
     let haproxy = plain(0xd5, 0x5e, 0x00, Mark::Square);
-    match key {
+    match key.strip_prefix("php-").unwrap_or(key) {
         "tcp" => plain(0x00, 0x00, 0x00, Mark::Dot),
         "unix" => dashed(plain(0x00, 0x00, 0x00, Mark::Ring)),
         "socket-proxyd" => plain(0xcc, 0x79, 0xa7, Mark::Triangle),
@@ -53,6 +53,8 @@ pub(super) fn look(key: &str) -> Look {
         "tokio-uring" => plain(0x88, 0x22, 0x55, Mark::Ring),
         "spliceway" => bold(plain(0x00, 0x72, 0xb2, Mark::Dot)),
         "spliceway-epoll" => bold(plain(0x56, 0xb4, 0xe9, Mark::Dot)),
+        "fastcgi" => bold(plain(0xcc, 0x79, 0xa7, Mark::Square)),
+        "fastcgi-epoll" => bold(dashed(plain(0xcc, 0x79, 0xa7, Mark::Ring))),
         _ => dashed(haproxy),
     }
 }

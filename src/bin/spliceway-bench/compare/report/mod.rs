@@ -2,6 +2,7 @@
 
 mod behind;
 mod cells;
+mod php;
 mod sections;
 mod setting;
 mod targets;
@@ -11,6 +12,7 @@ use super::plots;
 use super::results::{CellResult, DIRECT_TCP, Results, Sample};
 use super::table::{Table, ratio};
 
+pub(super) use php::ratio_points;
 pub(super) use sections::cpu_points;
 
 /// What lies beside the plots and was written by hand.
@@ -27,6 +29,7 @@ pub(super) struct Companions {
 /// For the terminal: the tables.
 pub(super) fn summary(results: &Results) -> String {
     [
+        titled(PHP_TITLE, &php::render(results, "")),
         titled(
             "Ratios of requests per second to the direct TCP path",
             &ratios(results),
@@ -50,7 +53,6 @@ pub(super) fn summary(results: &Results) -> String {
         titled("Idle connections", &sections::idle(results)),
         titled("Growth", &sections::growth(results)),
         titled("Several routes, and metrics", &sections::routes(results)),
-        titled("nginx and PHP-FPM, end to end", &sections::php(results)),
     ]
     .concat()
 }
@@ -68,6 +70,7 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
     [
         HEAD.to_owned(),
         setting::short(results),
+        titled(PHP_TITLE, &php::render(results, &plot(plots::Plot::Pages))),
         titled("In short", &in_short(results, companions)),
         titled("Where spliceway is behind", &behind::render(results)),
         plot(plots::Plot::Throughput),
@@ -80,7 +83,6 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
         ),
         titled("Idle connections", &sections::idle(results)),
         titled("Several routes, and metrics", &sections::routes(results)),
-        titled("nginx and PHP-FPM, end to end", &sections::php(results)),
         titled(
             "Growth",
             &[
@@ -118,6 +120,9 @@ Every table comes from interleaved rounds (A B C A B C …) and gives medians; a
 the ratios within each round.
 
 ";
+
+/// What the mode is for comes first.
+const PHP_TITLE: &str = "nginx and PHP-FPM, end to end";
 
 /// Nothing without a body.
 fn titled(title: &str, body: &str) -> String {
@@ -208,6 +213,8 @@ mod tests {
             has_experiments: true,
         };
         let text = render(&sample_results::results(), &companions);
+        let position = |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part}"));
+        assert!(position("## nginx and PHP-FPM") < position("## In short"));
         for part in [
             "# Results",
             "spliceway-bench compare --quick",
@@ -217,6 +224,9 @@ mod tests {
             "## Where spliceway is behind",
             "![",
             "(docs/results/latency-under-load.svg)",
+            "(docs/results/pages.svg)",
+            "New connections, 50 KB, requests sent",
+            "The same with larger answers",
             "## The FastCGI mode",
             "What its FastCGI mode is to reach",
             "A second client of the same pool",

@@ -1,17 +1,26 @@
 //! The tables besides the matrix.
 
 use super::super::results::{
-    Growth, GrowthSeries, Outcome, Php, PhpPath, PhpSample, Results, Routes, RoutesOf, Sample,
-    SecondClient, failure, figures, spread,
+    Growth, GrowthPages, GrowthSeries, Outcome, Results, Routes, RoutesOf, Sample, Sweep, failure,
+    figures, spread,
 };
 use super::super::statistics::Spread;
 use super::super::table::{Table, maybe, number, paragraph, whole};
 
-/// A column for each rate, with a row for each path.
+/// Every sweep, that of the smallest answer first.
 pub(super) fn sweep(results: &Results) -> String {
-    let Some(sweep) = &results.sweep else {
-        return String::new();
-    };
+    let first = results.sweep.iter().map(|sweep| ("4 KB".to_owned(), sweep));
+    let pages = results.page_sweeps.iter();
+    let pages = pages.map(|page| (page.key.response().to_owned(), &page.sweep));
+    let all: Vec<String> = first
+        .chain(pages)
+        .map(|(answer, sweep)| one_sweep(results, &answer, sweep))
+        .collect();
+    all.join("\n")
+}
+
+/// A column for each rate, with a row for each path.
+fn one_sweep(results: &Results, answer: &str, sweep: &Sweep) -> String {
     let Some(first) = sweep.paths.first() else {
         return String::new();
     };
@@ -44,7 +53,7 @@ pub(super) fn sweep(results: &Results) -> String {
         );
     }
     let words = format!(
-        "New connections, 4 KB, requests sent at fixed rates whatever becomes of the earlier ones; \
+        "New connections, {answer}, requests sent at fixed rates whatever becomes of the earlier ones; \
          latency counts from the time at which a request was due. The rates are parts of what the \
          direct TCP path does in a closed loop ({}/s). Each field: p50 / p99 / p99.9 in µs; ✗: the path \
          could not keep up, and its latency grows for as long as that lasts.",
@@ -112,6 +121,7 @@ pub(super) fn growth(results: &Results) -> String {
     [
         "CPU µs per request of 4 KB, one thread, with more and more clients at one time:\n\n",
         &by_clients(results, growth),
+        &by_answer(results, growth),
         "\nspliceway (io_uring) with more of something else:\n\n",
         &variants(growth),
         "\n",
@@ -131,6 +141,37 @@ fn by_clients(results: &Results, growth: &Growth) -> String {
         table.row([name].into_iter().chain(cells).collect());
     }
     table.render()
+}
+
+fn by_answer(results: &Results, growth: &Growth) -> String {
+    let Some(first) = growth
+        .pages
+        .first()
+        .filter(|first| !first.points.is_empty())
+    else {
+        return String::new();
+    };
+    let answers = first
+        .points
+        .iter()
+        .map(|(key, _)| key.response().to_owned());
+    let mut table = Table::new(["path".to_owned()].into_iter().chain(answers));
+    for GrowthPages {
+        path,
+        carry,
+        points,
+        ..
+    } in &growth.pages
+    {
+        let name = format!("{}, {}", results.name(path), carry.title());
+        let cells = points.iter().map(|(_, rounds)| cpu(rounds));
+        table.row([name].into_iter().chain(cells).collect());
+    }
+    format!(
+        "\nThe same with larger answers, {} clients:\n\n{}",
+        first.concurrency,
+        table.render()
+    )
 }
 
 fn variants(growth: &Growth) -> String {
@@ -186,7 +227,7 @@ pub(super) fn routes(results: &Results) -> String {
     };
     let (clients, places, service_ms) = (routes.clients, routes.places, routes.service_ms);
     let words = format!(
-        "A route without limits gets {} requests per second, 4 KB, new connections, in a daemon with a \
+        "A route without limits gets {} requests per second, 4 KB unless 10 KB are named, new connections, in a daemon with a \
          worker per core. The daemon's other route has `--per-endpoint-max {places}`, a backend that \
          takes {service_ms} ms, and no clients, or {clients} at one time, most of whom are in the queue. \
          *In another daemon*: what those clients take from the machine anyway.",
@@ -219,11 +260,20 @@ fn neighbours(results: &Results, routes: &Routes) -> String {
     let mut table = Table::new(titles).words(2);
     for engine in &routes.engines {
         let situations = [
-            ("none", &engine.alone),
-            ("in the same daemon", &engine.beside),
-            ("in another daemon", &engine.apart),
+            ("none", &engine.alone, &engine.alone),
+            ("in the same daemon", &engine.beside, &engine.alone),
+            ("in another daemon", &engine.apart, &engine.alone),
+            ("none, 10 KB", &engine.page_alone, &engine.page_alone),
+            (
+                "in the same daemon, 10 KB",
+                &engine.page_beside,
+                &engine.page_alone,
+            ),
         ];
-        for (situation, rounds) in situations {
+        for (situation, rounds, without) in situations {
+            if rounds.is_empty() {
+                continue;
+            }
             let median = |figure: fn(&Sample) -> Option<f64>| {
                 maybe(spread(rounds, figure).map(|spread| spread.median))
             };
@@ -237,7 +287,7 @@ fn neighbours(results: &Results, routes: &Routes) -> String {
                 first,
                 median(|sample| Some(sample.latency_us.p90)),
                 median(p99),
-                ranged(outcome_ratio(rounds, &engine.alone, p99)),
+                ranged(outcome_ratio(rounds, without, p99)),
             ]);
         }
     }
@@ -299,7 +349,7 @@ fn watching(results: &Results, routes: &Routes) -> String {
     table.render()
 }
 
-fn ranged(spread: Option<Spread>) -> String {
+pub(super) fn ranged(spread: Option<Spread>) -> String {
     let text = |Spread { median, min, max }| {
         format!("{} ({}–{})", number(median), number(min), number(max))
     };
@@ -317,114 +367,4 @@ pub(super) fn outcome_ratio(
     figure: fn(&Sample) -> Option<f64>,
 ) -> Option<Spread> {
     super::super::statistics::ratio(&figures(of, figure), &figures(to, figure))
-}
-
-pub(super) fn php(results: &Results) -> String {
-    let Some(php) = &results.php else {
-        return String::new();
-    };
-    let titles = [
-        "path",
-        "req/s (min–max)",
-        "× TCP",
-        "p50 µs",
-        "p90",
-        "p99",
-        "max",
-        "CPU µs/req",
-        "errors",
-    ];
-    let mut table = Table::new(titles);
-    let base = php.paths.iter().find(|path| path.key == "php-tcp");
-    let mut failures = String::new();
-    for path in &php.paths {
-        match path.rounds.iter().find_map(|round| round.as_ref().err()) {
-            Some(why) => failures += &format!("{}: failed: {why}\n", path.name),
-            None => table.row(php_row(path, base)),
-        }
-    }
-    let words = format!(
-        "wrk with {} connections, nginx, PHP-FPM with {} static workers, a script that echoes 2 KB \
-         ({}). wrk's latencies do not count what a stalled connection could not send. spliceway's \
-         FastCGI mode has `--per-endpoint-max {}`; *nginx keeps* means `fastcgi_keep_conn on` and \
-         `keepalive` towards whatever it speaks to.",
-        php.connections,
-        php.workers,
-        php.versions.join(", "),
-        php.workers,
-    );
-    let second = second_clients(php);
-    format!(
-        "{}{}\n{failures}{second}",
-        paragraph(&words),
-        table.render()
-    )
-}
-
-/// How somebody else fares who asks the same PHP-FPM during the load.
-fn second_clients(php: &Php) -> String {
-    let titles = ["path", "whom it asks", "answered/s", "lost", "longest ms"];
-    let mut table = Table::new(titles).words(2);
-    let mut row = |path: &PhpPath, whom: &str, second: SecondClient| {
-        if second.seconds > 0.0 {
-            table.row(vec![
-                path.name.clone(),
-                whom.to_owned(),
-                number(second.answered as f64 / second.seconds),
-                second.lost.to_string(),
-                maybe((second.longest_ms > 0.0).then_some(second.longest_ms)),
-            ]);
-        }
-    };
-    for path in &php.paths {
-        row(path, "PHP-FPM itself", path.second_client);
-        if let Some(beside) = path.second_beside {
-            row(path, "spliceway", beside);
-        }
-    }
-    if table.is_empty() {
-        return String::new();
-    }
-    let words = "A second client of the same pool of PHP-FPM during the load, one request after the other \
-         with a pause of 50 ms in between: how many were answered in a second, how many were *lost* \
-         because there was no answer within a second, and the longest that an answer took.";
-    format!("{}{}", paragraph(words), table.render())
-}
-
-fn php_row(path: &PhpPath, base: Option<&PhpPath>) -> Vec<String> {
-    let rates = php_figures(path, |sample| Some(sample.per_second));
-    let range = Spread::of(rates.iter().copied().flatten());
-    let against = base.and_then(|base| {
-        let bases = php_figures(base, |sample| Some(sample.per_second));
-        super::super::statistics::ratio(&rates, &bases)
-    });
-    let median = |figure: fn(&PhpSample) -> Option<f64>| {
-        let figures = php_figures(path, figure);
-        maybe(Spread::of(figures.into_iter().flatten()).map(|spread| spread.median))
-    };
-    let errors: u64 = path
-        .rounds
-        .iter()
-        .flatten()
-        .map(|sample| sample.errors)
-        .sum();
-    vec![
-        path.name.clone(),
-        ranged(range),
-        super::super::table::ratio(against.map(|ratio| ratio.median)),
-        median(|sample| Some(sample.p50_us)),
-        median(|sample| Some(sample.p90_us)),
-        median(|sample| Some(sample.p99_us)),
-        median(|sample| Some(sample.max_us)),
-        median(|sample| sample.cpu_us.map(|cpu| cpu / sample.requests as f64)),
-        errors.to_string(),
-    ]
-}
-
-pub(super) fn php_figures(
-    path: &PhpPath,
-    figure: impl Fn(&PhpSample) -> Option<f64>,
-) -> Vec<Option<f64>> {
-    let one = |round: &Result<PhpSample, String>| figure(round.as_ref().ok()?);
-    path.rounds.iter().map(one).collect()
 }

@@ -54,6 +54,9 @@ const METHOD: &str = "
   body, for 5 MB), the one behind it that of the response. The load generator and the responder are
   `spliceway-bench load` and `respond`; every response is checked for length and content, and a wrong
   one is a failure, not a slow request.
+- **The responder** reads, writes and closes as PHP-FPM does. That leaves Nagle's delay on, so an answer
+  of 8 to 65 KB on a kept connection waits for an acknowledgement, which a receiver that has nothing to
+  say delays for 40 ms: direct paths, too.
 - **CPU** of a program includes the threads that io_uring starts for it (iou-wrk): they are threads of
   its process. Work in a soft interrupt is charged to whoever was running, which on loopback is the
   sender; the *busy* figures have all of it, as they come from /proc/stat (all that is not idle, with
