@@ -88,6 +88,12 @@ impl Front {
         bases.filter_map(|base| base.rsplit('/').next())
     }
 
+    /// The beginning of the URIs that the backend gets.
+    pub(crate) fn path(&self) -> String {
+        let last = self.base.rsplit('/').next();
+        format!("/{}", last.unwrap_or_default())
+    }
+
     fn new(server: &str, setting: &str, (host, port): &(String, u16)) -> Self {
         Self {
             name: format!("{server}, {setting}"),

@@ -150,17 +150,26 @@ fn no_web_server_takes_a_dead_backends_answer_for_whole(engine: Engine) {
     assert_none(&wrong);
 }
 
+/// What is asked for one play, and where it is among the answers.
+struct Asked {
+    /// The same twice where there is a cache, which would answer the second time.
+    dying: Vec<usize>,
+    fine: usize,
+}
+
 /// Asks for all plays through one web server, and says what is wrong.
 fn judge(front: &Front, plays: &[Play], mortal: &Mortal) -> Vec<String> {
-    /// The play twice, the second time for the sake of a cache, and a page behind each.
-    const OF_EACH: usize = 4;
-
     let dir = fresh_dir();
-    let mut urls = Vec::new();
+    let times = if front.caches { 2 } else { 1 };
+    let (mut urls, mut asked) = (Vec::new(), Vec::new());
     for (number, play) in plays.iter().enumerate() {
-        let fine = |half| format!("{}/fine/{number}{half}", front.base);
-        let dies = format!("{}{play}", front.base);
-        urls.extend([dies.clone(), fine('a'), dies, fine('b')]);
+        let first = urls.len();
+        urls.extend(vec![format!("{}{play}", front.base); times]);
+        asked.push(Asked {
+            dying: (first..urls.len()).collect(),
+            fine: urls.len(),
+        });
+        urls.push(format!("{}{}", front.base, fine_path(number)));
     }
     let heard = ask(dir.path(), &urls);
     let directly = front.direct.as_ref().map(|base| {
@@ -169,42 +178,41 @@ fn judge(front: &Front, plays: &[Play], mortal: &Mortal) -> Vec<String> {
         ask(dir.path(), &urls)
     });
     let mut wrong = Vec::new();
-    for (number, play) in plays.iter().enumerate() {
-        let first = number * OF_EACH;
+    for (number, (play, asked)) in plays.iter().zip(&asked).enumerate() {
         let cannot_tell = directly
             .as_ref()
             .is_some_and(|all| !all[number].is_failure())
             || (front.forgives == Forgives::AnswersWithoutLength
                 && play.place.has_head()
                 && !play.has_length);
-        let is_right = |heard: &Heard| {
-            let is_whole = play.may_be_whole() && heard.bytes == play.size.bytes();
-            heard.is_failure() || is_whole || cannot_tell
-        };
         let mut complain = |what: &str, heard: Heard| {
             wrong.push(format!("{}: {play}: {what}: {heard:?}", front.name));
         };
-        for dying in [first, first + 2] {
-            if !is_right(&heard[dying]) {
-                complain("taken for whole", heard[dying]);
+        for &dying in &asked.dying {
+            let heard = heard[dying];
+            let is_whole = play.may_be_whole() && heard.bytes == play.size.bytes();
+            if !heard.is_failure() && !is_whole && !cannot_tell {
+                complain("taken for whole", heard);
             }
         }
-        let (_, uri) = urls[first].split_once("//").unwrap();
-        let (_, uri) = uri.split_once('/').unwrap();
-        let is_cached = front.caches && mortal.times_asked(&format!("/{uri}")) < 2;
+        let uri = format!("{}{play}", front.path());
+        let is_cached = mortal.times_asked(&uri) < asked.dying.len();
         if is_cached && !play.may_be_whole() {
-            complain("cached", heard[first]);
+            complain("cached", heard[asked.dying[0]]);
         }
-        for fine in [first + 1, first + 3] {
-            let page = fs::read_to_string(dir.path().join(fine.to_string()));
-            let (_, path) = urls[fine].rsplit_once("/fine/").unwrap();
-            let expected = format!("/fine/{path}");
-            if heard[fine].exit != 0 || !page.is_ok_and(|page| page.ends_with(&expected)) {
-                complain("the next page is affected", heard[fine]);
-            }
+        let next = heard[asked.fine];
+        let page = fs::read_to_string(dir.path().join(asked.fine.to_string()));
+        let is_fine = page.is_ok_and(|page| page.ends_with(&fine_path(number)));
+        if next.exit != 0 || next.status != 200 || !is_fine {
+            complain("the next page is affected", next);
         }
     }
     wrong
+}
+
+/// Of a page that is answered properly, with its path.
+fn fine_path(number: usize) -> String {
+    format!("/fine/{number}.")
 }
 
 // --- PHP-FPM ------------------------------------------------------------------------------------
@@ -314,8 +322,9 @@ fn kill_in_the_midst(notes: &Path, base: &str, place: &str, has_length: bool) ->
             }
             pause(LOOK_INTERVAL);
         }
-        assert!(kills > 0, "{}: the script has not run", urls[0]);
-        asking.join().unwrap().try_into().unwrap()
+        let heard = asking.join().unwrap().try_into().unwrap();
+        assert!(kills > 0, "{}: nobody was killed: {heard:?}", urls[0]);
+        heard
     })
 }
 

@@ -129,12 +129,17 @@ impl Play {
             };
             for &size in sizes {
                 for death in Death::ALL {
-                    all.extend([false, true].map(|has_length| Self {
+                    let plays = [false, true].map(|has_length| Self {
                         place,
                         death,
                         size,
                         has_length,
-                    }));
+                    });
+                    // Of those that take long, a half.
+                    let is_told = |play: &Self| {
+                        size != Size::Long || play.has_length == (death == Death::Reset)
+                    };
+                    all.extend(plays.into_iter().filter(is_told));
                 }
             }
         }
