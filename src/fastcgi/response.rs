@@ -485,7 +485,7 @@ impl ResponseReader {
                         let header = Header {
                             kind: Kind::EndRequest,
                             request_id: self.request_id,
-                            content_len: HEADER_LEN as u16,
+                            content_len: u16::try_from(body.len()).expect("eight bytes"),
                             padding_len: 0,
                         };
                         pass.skip_to(at);

@@ -46,10 +46,13 @@ fn passed(pass: &Pass, input: &[u8]) -> Vec<u8> {
     [pass.lead(), &bytes[pass.range()]].concat()
 }
 
+/// A record's kind, id and content.
+type Said = (u8, u16, Vec<u8>);
+
 /// What records say, however they are cut: neighbours of one kind as one, without padding. Panics unless
 /// they are whole.
-fn said(mut bytes: &[u8]) -> Vec<(u8, u16, Vec<u8>)> {
-    let mut said: Vec<(u8, u16, Vec<u8>)> = Vec::new();
+fn said(mut bytes: &[u8]) -> Vec<Said> {
+    let mut said: Vec<Said> = Vec::new();
     while let Some((header, rest)) = bytes.split_first_chunk::<HEADER_LEN>() {
         let header = Header::decode(*header).unwrap();
         let (kind, id) = (header.kind.byte(), header.request_id.get());
@@ -70,7 +73,7 @@ fn said(mut bytes: &[u8]) -> Vec<(u8, u16, Vec<u8>)> {
 }
 
 /// What is told, with what passes put as what it says.
-fn meaning(told: &[Told]) -> Vec<(Vec<(u8, u16, Vec<u8>)>, Option<&Told>)> {
+fn meaning(told: &[Told]) -> Vec<(Vec<Said>, Option<&Told>)> {
     let all = told.iter().map(|told| match told {
         Told::Pass(bytes) => (said(bytes), None),
         other => (Vec::new(), Some(other)),
