@@ -22,6 +22,7 @@ use spliceway::counters::RouteCounters;
 use spliceway::driver::{
     Completion, Done, Driver, Filled, Flushed, Limits, Op, PIPE_BYTES, Sock, Waker,
 };
+use spliceway::fastcgi::HeadRoom;
 use spliceway::session::{
     Changes, Context, Entry, Owner, Owners, Pool, Protocol, Retired, SessionId, Step, Timeouts,
     Tunnel, Upstreams,
@@ -243,6 +244,7 @@ struct Session<D: Driver> {
     pool: Pool,
     changes: Changes,
     counters: RouteCounters,
+    head_room: HeadRoom,
 }
 
 const SESSION: SessionId = SessionId(0);
@@ -256,6 +258,7 @@ impl<D: Driver> Session<D> {
         let mut retired = Retired::default();
         let (mut pool, mut changes) = (Pool::empty(), Changes::default());
         let counters = RouteCounters::default();
+        let head_room = HeadRoom::default();
         let mut context = Context {
             id: SESSION,
             now: driver.now(),
@@ -273,6 +276,7 @@ impl<D: Driver> Session<D> {
             draining: false,
             timeouts: TIMEOUTS,
             counters: &counters,
+            head_room: &head_room,
             access_log: None,
         };
         let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, Entry::Direct, &mut context);
@@ -286,6 +290,7 @@ impl<D: Driver> Session<D> {
             pool,
             changes,
             counters,
+            head_room,
         }
     }
 }
@@ -312,6 +317,7 @@ impl<D: Driver> Machine<D> for Session<D> {
             draining: false,
             timeouts: TIMEOUTS,
             counters: &self.counters,
+            head_room: &self.head_room,
             access_log: None,
             now,
         };

@@ -16,7 +16,7 @@ const KEPT_BYTES: usize = 4096;
 /// beyond that comes out of the [`HeadRoom`].
 const OWN_BYTES: usize = 16 * 1024;
 
-/// What the large heads that one worker holds may have together beyond [`OWN_BYTES`] each: 280 heads of
+/// What the large heads that one worker holds may have together beyond 16 KiB each: 280 heads of
 /// 256 KiB, which is more than four times the workers of a large PHP-FPM pool. While such a request is
 /// sent, its head is in memory twice.
 pub const LARGE_HEADS_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -135,9 +135,10 @@ impl Front {
     }
 
     fn hide_port(&self, value: &mut Value) {
-        if *value == self.port.to_string() {
+        let port = value.as_str().and_then(|text| text.parse().ok());
+        if port == Some(self.port) {
             *value = "(port)".into();
-        } else if *value == self.tls_port.to_string() {
+        } else if port == Some(self.tls_port) {
             *value = "(tls port)".into();
         }
     }

@@ -378,7 +378,7 @@ mod tests {
                 self.used += 8;
                 self.flush(0);
                 self.writes.push(rest - rest % 8);
-                if rest % 8 > 0 {
+                if !rest.is_multiple_of(8) {
                     self.open();
                     self.used += rest % 8;
                 }
