@@ -350,7 +350,12 @@ fn one_that_is_out_keeps_counting_the_connections_that_it_has(engine: Engine) {
         conversation.wait_for_release()?;
         conversation.send(b"done")
     });
-    let other = Backend::hold();
+    let other = Backend::scripted(|conversation| {
+        // A close with bytes unread would be a reset, which the client is told of.
+        conversation.receive_seed()?;
+        conversation.wait_for_release()?;
+        conversation.send(b"done")
+    });
     let proxy = limited(engine, "2")
         .backend(&odd)
         .backend(&other)
