@@ -94,8 +94,10 @@ case 'flushed':
     }
     break;
 case 'headers_first':
+    // Without any content, PHP-FPM sends no headers.
+    echo substr($page, 0, 1);
     send();
-    echo $page;
+    echo substr($page, 1);
     break;
 case 'stderr_between':
     foreach (parts($page) as $part) {
@@ -123,6 +125,7 @@ enum How {
     Pieces,
     /// Eight parts, each flushed.
     Flushed,
+    /// The headers with one byte, flushed, and then the rest.
     HeadersFirst,
     /// Eight parts, with records of STDERR behind each.
     StderrBetween,

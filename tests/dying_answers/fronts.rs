@@ -1,7 +1,8 @@
 //! Web servers in front: each with all of its settings that decide when an answer is over.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -273,6 +274,8 @@ impl Plan<'_> {
         );
         let uploads = self.dir.join("uploads");
         fs::create_dir(&uploads).unwrap();
+        // Long answers go there while they wait; where they cannot, they are cut.
+        fs::set_permissions(&uploads, Permissions::from_mode(0o777)).unwrap();
         let config = format!(
             "server.modules = (\"mod_fastcgi\")
             server.document-root = \"{root}\"
