@@ -755,6 +755,10 @@ impl Driver for Epoll {
         self.pipes.borrow().lent()
     }
 
+    fn put(&mut self, pipe: &mut Pipe, bytes: &[u8]) -> bool {
+        pipe.put(bytes)
+    }
+
     fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
         let socket = self.sockets.get(from);
         socket.take_peeked();

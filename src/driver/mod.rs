@@ -37,7 +37,7 @@ use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf};
-pub use pipes::{PIPE_BYTES, PipeGuard};
+pub use pipes::{OWN_BYTES_MAX, PIPE_BYTES, PipeGuard};
 
 /// One open socket of one driver.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -298,8 +298,11 @@ pub trait Driver: Sized {
     fn pipe(&mut self) -> Option<Self::Pipe>;
     /// How many of them are lent.
     fn pipes_in_use(&self) -> usize;
-    /// Moves what `from` has, at most `max` bytes, into the pipe, which must be empty: only then does
-    /// "would block" mean that the source has nothing.
+    /// Puts bytes of our own into the pipe, behind what is there: they go out in the same move. At most
+    /// [`OWN_BYTES_MAX`]. False: it has no room, and took none.
+    fn put(&mut self, pipe: &mut Self::Pipe, bytes: &[u8]) -> bool;
+    /// Moves what `from` has, at most `max` bytes, into the pipe, which must hold nothing but a few bytes of
+    /// our own: only then does "would block" mean that the source has nothing.
     fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe, max: usize) -> Filled;
     /// Moves what the pipe has into `to`.
     fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed;

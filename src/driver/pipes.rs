@@ -20,10 +20,16 @@ use super::{Filled, Flushed};
 /// limit.
 pub const PIPE_BYTES: usize = 256 * 1024;
 
+/// The most of our own that a pipe takes at one time: more might be taken in part (PIPE_BUF).
+pub const OWN_BYTES_MAX: usize = 4096;
+
 /// What a session may know of a pipe.
 pub trait PipeGuard {
     /// Bytes in it.
     fn len(&self) -> usize;
+
+    /// How many of them came out of a socket. The others are our own.
+    fn spliced(&self) -> usize;
 
     /// Whether no bytes are in it.
     fn is_empty(&self) -> bool {
@@ -86,7 +92,9 @@ impl PipePool {
         }
         Some(Pipe {
             ends: Some(ends),
-            len: 0,
+            before: 0,
+            spliced: 0,
+            behind: 0,
             pool: Rc::clone(this),
         })
     }
@@ -149,8 +157,10 @@ impl Ends {
 pub struct Pipe {
     /// `None` only while being dropped.
     ends: Option<Ends>,
-    /// Bytes in it.
-    len: usize,
+    /// Bytes in it that were put there first, and those that were spliced in, and those that were put behind.
+    before: usize,
+    spliced: usize,
+    behind: usize,
     pool: Rc<RefCell<PipePool>>,
 }
 
@@ -159,15 +169,31 @@ impl Pipe {
         self.ends.as_ref().expect("taken only by drop")
     }
 
-    /// Moves what `from` has, at most `max` bytes, into this empty pipe. `from` must be non-blocking:
-    /// SPLICE_F_NONBLOCK covers only the pipe.
+    /// Puts bytes of our own behind what is there. False: it took none.
+    pub(super) fn put(&mut self, bytes: &[u8]) -> bool {
+        assert!(bytes.len() <= OWN_BYTES_MAX, "all of them or none");
+        let is_put = pipe::write(&self.ends().write, bytes) == Ok(bytes.len());
+        if is_put && self.spliced == 0 {
+            self.before += bytes.len();
+        } else if is_put {
+            self.behind += bytes.len();
+        }
+        is_put
+    }
+
+    /// Moves what `from` has, at most `max` bytes, into this pipe, behind nothing but a few of our own, which
+    /// take one of its many places. `from` must be non-blocking: SPLICE_F_NONBLOCK covers only the pipe.
     pub(super) fn fill(&mut self, from: &OwnedFd, max: usize) -> Filled {
-        assert_eq!(self.len, 0, "EAGAIN is only unambiguous for an empty pipe");
+        assert!(
+            self.len() <= OWN_BYTES_MAX && self.spliced == 0,
+            "EAGAIN is only unambiguous for a pipe with room"
+        );
+        let max = max.min(PIPE_BYTES - OWN_BYTES_MAX);
         loop {
-            return match pipe::splice(from, &self.ends().write, max.min(PIPE_BYTES)) {
+            return match pipe::splice(from, &self.ends().write, max) {
                 Ok(0) => Filled::Eof,
                 Ok(moved) => {
-                    self.len = moved;
+                    self.spliced = moved;
                     Filled::Bytes(moved)
                 }
                 Err(Errno(libc::EAGAIN)) => Filled::Empty,
@@ -179,11 +205,11 @@ impl Pipe {
 
     /// Moves what this pipe has into `to`.
     pub(super) fn flush(&mut self, to: &OwnedFd) -> Flushed {
-        while self.len > 0 {
-            match pipe::splice(&self.ends().read, to, self.len) {
+        while !self.is_empty() {
+            match pipe::splice(&self.ends().read, to, self.len()) {
                 // Cannot be: the pipe holds bytes. Were it so, bytes would be missing.
                 Ok(0) => return Flushed::Failed(Errno(libc::EIO)),
-                Ok(moved) => self.len -= moved,
+                Ok(moved) => self.went(moved),
                 Err(Errno(libc::EAGAIN)) => return Flushed::Full,
                 Err(Errno(libc::EINTR)) => {}
                 Err(errno) => return Flushed::Failed(errno),
@@ -193,17 +219,33 @@ impl Pipe {
     }
 }
 
+impl Pipe {
+    /// So many of the first bytes went out.
+    fn went(&mut self, mut moved: usize) {
+        for part in [&mut self.before, &mut self.spliced, &mut self.behind] {
+            let here = moved.min(*part);
+            *part -= here;
+            moved -= here;
+        }
+        assert_eq!(moved, 0, "the kernel moves no more than is there");
+    }
+}
+
 impl PipeGuard for Pipe {
     fn len(&self) -> usize {
-        self.len
+        self.before + self.spliced + self.behind
+    }
+
+    fn spliced(&self) -> usize {
+        self.spliced
     }
 }
 
 impl Drop for Pipe {
     fn drop(&mut self) {
-        let mut pool = self.pool.borrow_mut();
         let ends = self.ends.take().expect("dropped once");
-        if self.len == 0 {
+        let mut pool = self.pool.borrow_mut();
+        if self.is_empty() {
             pool.free.push(ends);
         } else {
             pool.open -= 1;
@@ -240,6 +282,43 @@ mod tests {
         drop(pipe);
         assert_eq!((pool.borrow().open, pool.borrow().free.len()), (1, 1));
         assert_eq!(pool.borrow().lent(), 0);
+    }
+
+    #[test]
+    fn bytes_of_our_own_go_out_before_and_behind_those_of_the_source() {
+        let pool = PipePool::new(1);
+        let (mut left, left_end) = pair();
+        let (mut right, right_end) = pair();
+        let mut pipe = PipePool::take(&pool).unwrap();
+        assert!(pipe.put(b"our own, "));
+        assert_eq!((pipe.len(), pipe.spliced()), (9, 0));
+        assert_eq!(pipe.fill(&left_end, 100), Filled::Empty);
+        left.write_all(b"and theirs, but not this").unwrap();
+        assert_eq!(pipe.fill(&left_end, 10), Filled::Bytes(10));
+        assert!(pipe.put(b", and ours") && pipe.put(b" again"));
+        assert_eq!((pipe.len(), pipe.spliced()), (35, 10));
+        assert_eq!(pipe.flush(&right_end), Flushed::All);
+        assert_eq!((pipe.len(), pipe.spliced()), (0, 0));
+        let mut got = [0; 35];
+        right.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"our own, and theirs, and ours again");
+    }
+
+    #[test]
+    fn a_pipe_without_room_takes_nothing_of_our_own() {
+        let pool = PipePool::new(1);
+        let (_right, right_end) = pair();
+        let mut pipe = PipePool::take(&pool).unwrap();
+        let page = [b'x'; OWN_BYTES_MAX];
+        let pages = std::iter::repeat_with(|| pipe.put(&page)).take_while(|is_put| *is_put);
+        assert_eq!(pages.count(), PIPE_BYTES / OWN_BYTES_MAX);
+        assert!(!pipe.put(b"x"));
+        assert_eq!(pipe.len(), PIPE_BYTES);
+        // Nor does a socket that nobody reads, and what is left is known.
+        while pipe.flush(&right_end) == Flushed::All {
+            assert!(pipe.put(&page));
+        }
+        assert!(!pipe.is_empty());
     }
 
     #[test]

@@ -8,8 +8,8 @@
 //! **What was sent on ends at a record's boundary, always.** A record that is not all here goes on as one of
 //! what is here, and its rest as another one. So an answer that breaks off can be ended in a way that every
 //! web server takes for a failure ([`BROKEN_OFF`](super::BROKEN_OFF)): within a record, anything would
-//! be content. Only a record of which it is known that all of it is at hand goes on in pieces as it came
-//! ([`ResponseReader::pass_next`]).
+//! be content. Only what is known to be at hand goes on in pieces: a record as it came
+//! ([`ResponseReader::pass_next`]), or what a header of our own has promised ([`ResponseReader::promise`]).
 
 use super::body::{EndRequest, FixedBody};
 use super::pass::Pass;
@@ -84,6 +84,8 @@ enum Framing {
     Ours,
     /// As it came, because all of it is at hand.
     Theirs,
+    /// Behind a header of ours that says so many more bytes, which are at hand.
+    Promised(usize),
 }
 
 /// The part of a record of output that is in the slice that is read.
@@ -119,6 +121,8 @@ pub struct ResponseReader {
     /// Bytes of the current record's header that were seen and not yet taken.
     ahead: usize,
     ended: Option<EndRequest>,
+    /// None of the current record's content has come.
+    is_fresh: bool,
     /// A record of STDOUT has come, be it the empty one that ends the stream.
     has_begun: bool,
     stdout_bytes: u64,
@@ -141,6 +145,7 @@ impl ResponseReader {
             held: None,
             ahead: 0,
             ended: None,
+            is_fresh: false,
             has_begun: false,
             stdout_bytes: 0,
             read: 0,
@@ -170,6 +175,16 @@ impl ResponseReader {
             return Ok(Some(ResponseEvent::End(end)));
         }
         let mut pass = Pass::from(*at);
+        if let Framing::Promised(left) = self.framing {
+            let here = left.min(input.len() - *at);
+            if here == 0 {
+                return Ok(None);
+            }
+            *at += here;
+            pass.reach(*at);
+            self.skip(here);
+            return Ok(Some(ResponseEvent::Pass(pass)));
+        }
         let seen = self.ahead.min(input.len() - *at);
         *at += seen;
         pass.reach(*at);
@@ -241,16 +256,18 @@ impl ResponseReader {
         match self.framing {
             Framing::Ours => true,
             Framing::Theirs => self.ahead == HEADER_LEN,
+            Framing::Promised(_) => false,
         }
     }
 
     /// How many of the bytes that come next can go to the client as they are. They belong to one record, the
-    /// header of which is among them or has gone as it was.
+    /// header of which is among them or has gone, as it was or for just these bytes.
     #[must_use]
     pub const fn passable(&self) -> usize {
         match self.framing {
             Framing::Ours => 0,
             Framing::Theirs => self.ahead + self.records.left(),
+            Framing::Promised(left) => left,
         }
     }
 
@@ -327,6 +344,7 @@ impl ResponseReader {
         }
         self.has_begun |= matches!(fate, Fate::Output(Stream::Stdout));
         self.fate = fate;
+        self.is_fresh = true;
         self.record_at = self.read;
         true
     }
@@ -344,24 +362,37 @@ impl ResponseReader {
         self.skip(bytes - of_header);
     }
 
-    /// This many of the [`ResponseReader::framable`] bytes go to the client by another way, behind the header
-    /// that this returns.
+    /// This many of the [`ResponseReader::framable`] bytes, all of which are at hand, go to the client behind
+    /// the header that this returns. From now on they are [`ResponseReader::passable`].
     ///
     /// # Panics
     ///
     /// If they were not framable, or none.
-    pub fn frame(&mut self, bytes: usize) -> [u8; HEADER_LEN] {
+    pub fn promise(&mut self, bytes: usize) -> [u8; HEADER_LEN] {
         assert!(
             bytes > 0 && bytes <= self.framable(),
             "the caller asked how many"
         );
-        let header = self.header_of(bytes, 0);
-        self.skip(bytes);
-        header.encode()
+        self.framing = Framing::Promised(bytes);
+        self.header_of(bytes, 0).encode()
+    }
+
+    /// Whether a record of output has begun and none of its content has come. Who has sent that much sends
+    /// the rest at once.
+    #[must_use]
+    pub const fn awaits_content(&self) -> bool {
+        self.is_fresh && self.framable() > 0
     }
 
     fn skip(&mut self, bytes: usize) {
         let content = self.records.skip(bytes);
+        self.is_fresh = false;
+        if let Framing::Promised(left) = self.framing {
+            self.framing = match left - bytes {
+                0 => Framing::Ours,
+                left => Framing::Promised(left),
+            };
+        }
         self.read += bytes as u64;
         if matches!(self.fate, Fate::Output(Stream::Stdout)) {
             self.stdout_bytes += content as u64;
@@ -434,6 +465,7 @@ impl ResponseReader {
     }
 
     fn content(&mut self, piece: &[u8], at: usize, pass: &mut Pass, part: &mut Option<Part>) {
+        self.is_fresh = false;
         match &mut self.fate {
             Fate::Output(stream) => {
                 if *stream == Stream::Stdout {
@@ -558,6 +590,7 @@ impl ResponseReader {
         }
         self.held = None;
         self.fate = fate;
+        self.is_fresh = true;
         self.has_begun |= matches!(self.fate, Fate::Output(Stream::Stdout));
         if let Fate::Management(_) = self.fate {
             return Ok(Step::On);

@@ -5,12 +5,15 @@
 //! with its content. Everything else is received, and read.
 //!
 //! An answer goes on in records that are whole at any moment (see [`ResponseReader`]): of a record that is
-//! not all at hand, what is there goes on behind a header of our own.
+//! not all at hand, what is there goes on behind a header of our own, which is in the pipe before it: a send of
+//! its own would wake the client for eight bytes.
 //!
 //! As in a raw flow, a pipe is held only while bytes are in it, and is filled only while it is empty.
 
 use crate::counters::FlowCounters;
-use crate::driver::{BUFFER_BYTES, Driver, Filled, Flushed, PipeGuard, Sock};
+use crate::driver::{
+    BUFFER_BYTES, Buf, Driver, Filled, Flushed, OWN_BYTES_MAX, PIPE_BYTES, PipeGuard, Sock,
+};
 use crate::fastcgi::{HEADER_LEN, Header, RequestReader, ResponseReader};
 use crate::sys::Errno;
 
@@ -18,6 +21,9 @@ use super::flow::SPLICE_BUDGET_BYTES;
 
 /// What is left of a record, or all of it, is spliced if it would not fit into a buffer.
 const SPLICE_MIN: usize = BUFFER_BYTES;
+
+/// The most that one header of our own announces: all of it fits into the pipe behind that.
+const PIECE_MAX: usize = PIPE_BYTES - OWN_BYTES_MAX;
 
 /// What comes next in a record that need not be read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,20 +47,45 @@ impl Ahead {
 
 /// A reader of records that need not pass through it.
 pub(super) trait Records {
+    /// Whether what follows the last large record goes out with it, if it is there already: the end of an
+    /// answer, for which the client would be woken once more.
+    const HAS_TAIL: bool;
     /// What comes next of the current record.
     fn ahead(&self) -> Ahead;
     /// Whether the next byte of the source begins a record.
     fn is_between(&self) -> bool;
     /// Begins a record by its header, which was not taken yet, if it is one that need not be read.
     fn begin<D: Driver>(&mut self, header: [u8; HEADER_LEN], driver: &mut D, source: Sock);
-    /// So many of the bytes ahead went through a pipe. Returns the header that they are to follow.
-    fn took(&mut self, bytes: usize) -> Option<[u8; HEADER_LEN]>;
+    /// The header of so many of the bytes ahead, which are at hand, and from then on go as they come.
+    fn promise(&mut self, bytes: usize) -> [u8; HEADER_LEN];
+    /// So many of the bytes ahead went through a pipe.
+    fn took(&mut self, bytes: usize);
 }
 
-/// A pipe with bytes in it, and a header to be sent before them.
+/// A pipe with bytes in it, and what is to be sent before and behind them and found no room in it.
 pub(super) struct Held<P> {
     pipe: P,
-    header: Option<[u8; HEADER_LEN]>,
+    before: Vec<u8>,
+    behind: Vec<u8>,
+}
+
+impl<P: PipeGuard> Held<P> {
+    fn new(pipe: P) -> Self {
+        Self {
+            pipe,
+            before: Vec::new(),
+            behind: Vec::new(),
+        }
+    }
+
+    /// Puts bytes behind what is held.
+    pub(super) fn append<D: Driver<Pipe = P>>(&mut self, driver: &mut D, bytes: &[u8]) {
+        for part in bytes.chunks(OWN_BYTES_MAX) {
+            if !self.behind.is_empty() || !driver.put(&mut self.pipe, part) {
+                self.behind.extend_from_slice(part);
+            }
+        }
+    }
 }
 
 /// What [`pump`] came to.
@@ -98,14 +129,26 @@ pub(super) fn is_worth_it(records: &impl Records) -> bool {
     records.is_between() || records.ahead().len() >= SPLICE_MIN
 }
 
-/// Moves what can be moved. `held` is the pipe with bytes in it, if the sink took not all of them the
-/// last time.
-pub(super) fn pump<D: Driver>(
+/// Whether so many bytes, all that are there, are to go out with what is in the pipe.
+fn is_tail(at_hand: usize) -> bool {
+    (1..=OWN_BYTES_MAX).contains(&at_hand)
+}
+
+/// Whether a large record has begun, and what comes next is its content. Who has sent that much sends the rest
+/// at once, and what came before it may wait for that.
+pub(super) fn is_about_to_come(response: &ResponseReader) -> bool {
+    response.awaits_content() && response.framable() >= SPLICE_MIN
+}
+
+/// Moves what can be moved, behind `lead`. `held` is the pipe with bytes in it, if the sink took not all of
+/// them the last time, or if they are to go out with what is to be received next.
+pub(super) fn pump<D: Driver, R: Records>(
+    lead: &mut Option<Buf>,
     held: &mut Option<Held<D::Pipe>>,
     driver: &mut D,
     source: Sock,
     sink: Sock,
-    records: &mut impl Records,
+    records: &mut R,
     counters: &FlowCounters,
 ) -> Pumped {
     let (mut taken, mut given) = (0, 0);
@@ -130,7 +173,7 @@ pub(super) fn pump<D: Driver>(
         let held = match held {
             Some(held) => held,
             None => match driver.pipe() {
-                Some(pipe) => held.insert(Held { pipe, header: None }),
+                Some(pipe) => held.insert(Held::new(pipe)),
                 // Others have them all.
                 None => {
                     counters.fallbacks.add(1);
@@ -141,15 +184,25 @@ pub(super) fn pump<D: Driver>(
         if let Next::Header(header) = next {
             records.begin(header, driver, source);
         }
-        let at_hand = records.ahead().len();
-        if at_hand == 0 {
+        let ahead = records.ahead().len();
+        if ahead == 0 {
             break Then::Receive;
         }
-        match driver.fill(source, &mut held.pipe, at_hand) {
+        announce(held, lead, driver, source, records);
+        match driver.fill(source, &mut held.pipe, ahead.min(records.ahead().len())) {
             Filled::Bytes(bytes) => {
-                held.header = records.took(bytes);
+                if matches!(records.ahead(), Ahead::Framed(_)) {
+                    // It came in this moment.
+                    held.before = before(lead.take(), Some(records.promise(bytes)));
+                }
+                records.took(bytes);
                 taken += bytes;
+                if R::HAS_TAIL && records.is_between() && is_tail(driver.at_hand(source)) {
+                    break Then::Receive;
+                }
             }
+            // It can't be, and the receive will find what was promised.
+            Filled::Empty | Filled::Eof if !held.pipe.is_empty() => continue,
             // Little comes at a time: a receive waits for it and takes it at once.
             Filled::Empty if given < SPLICE_MIN => break Then::Receive,
             Filled::Empty => break Then::SourceReadable,
@@ -158,10 +211,39 @@ pub(super) fn pump<D: Driver>(
             Filled::Failed(errno) => break Then::SourceFailed(errno),
         }
     };
-    if then != Then::SinkWritable {
-        *held = None;
+    match then {
+        Then::SinkWritable => {}
+        Then::Receive if held.as_ref().is_some_and(|held| !held.pipe.is_empty()) => {}
+        _ => *held = None,
     }
     Pumped { taken, then }
+}
+
+/// What goes before the bytes that come next, put into the pipe if those are at hand.
+fn announce<D: Driver>(
+    held: &mut Held<D::Pipe>,
+    lead: &mut Option<Buf>,
+    driver: &mut D,
+    source: Sock,
+    records: &mut impl Records,
+) {
+    let header = match records.ahead() {
+        Ahead::Framed(len) => match driver.at_hand(source).min(len).min(PIECE_MAX) {
+            0 => return,
+            bytes => Some(records.promise(bytes)),
+        },
+        Ahead::AsTheyCome(_) | Ahead::Unknown => None,
+    };
+    let before = before(lead.take(), header);
+    if !before.is_empty() && !driver.put(&mut held.pipe, &before) {
+        held.before = before;
+    }
+}
+
+fn before(lead: Option<Buf>, header: Option<[u8; HEADER_LEN]>) -> Vec<u8> {
+    let mut before = lead.map(|lead| lead.to_vec()).unwrap_or_default();
+    before.extend(header.into_iter().flatten());
+    before
 }
 
 /// Gives the sink what is held for it.
@@ -171,20 +253,36 @@ pub(super) fn flush<D: Driver>(
     sink: Sock,
     counters: &FlowCounters,
 ) -> Flushed {
-    if let Some(header) = held.header {
-        match driver.send_now(sink, &header) {
+    if !held.before.is_empty() {
+        match driver.send_now(sink, &held.before) {
             Ok(()) => {
-                held.header = None;
-                counters.copied.add(HEADER_LEN as u64);
+                counters.copied.add(held.before.len() as u64);
+                held.before.clear();
             }
             Err(Errno(libc::EAGAIN)) => return Flushed::Full,
             Err(errno) => return Flushed::Failed(errno),
         }
     }
-    let before = held.pipe.len();
+    let (len, spliced) = (held.pipe.len(), held.pipe.spliced());
     let flushed = driver.flush(&mut held.pipe, sink);
-    counters.spliced.add((before - held.pipe.len()) as u64);
-    flushed
+    let (moved, spliced) = (len - held.pipe.len(), spliced - held.pipe.spliced());
+    counters.spliced.add(spliced as u64);
+    counters.copied.add((moved - spliced) as u64);
+    if flushed != Flushed::All {
+        return flushed;
+    }
+    while !held.behind.is_empty() {
+        let now = held.behind.len().min(OWN_BYTES_MAX);
+        match driver.send_now(sink, &held.behind[..now]) {
+            Ok(()) => {
+                counters.copied.add(now as u64);
+                held.behind.drain(..now);
+            }
+            Err(Errno(libc::EAGAIN)) => return Flushed::Full,
+            Err(errno) => return Flushed::Failed(errno),
+        }
+    }
+    Flushed::All
 }
 
 /// What comes next that is to be spliced.
@@ -206,6 +304,8 @@ fn look_ahead<D: Driver>(driver: &mut D, source: Sock, records: &impl Records) -
 }
 
 impl Records for ResponseReader {
+    const HAS_TAIL: bool = true;
+
     fn ahead(&self) -> Ahead {
         match (self.passable(), self.framable()) {
             (0, 0) => Ahead::Unknown,
@@ -231,18 +331,18 @@ impl Records for ResponseReader {
         assert!(has_begun, "it is output, and nothing else is open");
     }
 
-    fn took(&mut self, bytes: usize) -> Option<[u8; HEADER_LEN]> {
-        match self.ahead() {
-            Ahead::Framed(_) => Some(self.frame(bytes)),
-            Ahead::AsTheyCome(_) | Ahead::Unknown => {
-                self.passed(bytes);
-                None
-            }
-        }
+    fn promise(&mut self, bytes: usize) -> [u8; HEADER_LEN] {
+        ResponseReader::promise(self, bytes)
+    }
+
+    fn took(&mut self, bytes: usize) {
+        self.passed(bytes);
     }
 }
 
 impl Records for RequestReader {
+    const HAS_TAIL: bool = false;
+
     fn ahead(&self) -> Ahead {
         match self.passable() {
             0 => Ahead::Unknown,
@@ -258,9 +358,12 @@ impl Records for RequestReader {
         self.pass_next(header, SPLICE_MIN);
     }
 
-    fn took(&mut self, bytes: usize) -> Option<[u8; HEADER_LEN]> {
+    fn promise(&mut self, _bytes: usize) -> [u8; HEADER_LEN] {
+        unreachable!("a request goes on as it comes")
+    }
+
+    fn took(&mut self, bytes: usize) {
         self.passed(bytes);
-        None
     }
 }
 

@@ -27,10 +27,10 @@ use std::time::{Duration, Instant};
 use crate::backend::{Address, Lease};
 use crate::config::OnFailure;
 use crate::counters::Outcome;
-use crate::driver::{Buf, Close, Closed, Done, Driver, Flushed, Lane, Op, Sock};
+use crate::driver::{BUFFER_BYTES, Buf, Close, Closed, Done, Driver, Flushed, Lane, Op, Sock};
 use crate::fastcgi::{
     Answer as Synthesised, BROKEN_OFF, ClientEnd, FENCE, HEADER_LEN, Kind, Pass, RequestEvent,
-    RequestReader, ResponseEvent, ResponseReader, Settled, Settling, Verdict,
+    RequestReader, ResponseError, ResponseEvent, ResponseReader, Settled, Settling, Verdict,
 };
 use crate::sys::Errno;
 
@@ -60,6 +60,10 @@ const FAREWELL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// The most of a body that is kept for sending it again: a request without one has 8 bytes.
 const REPEATABLE_BYTES_MAX: usize = 4096;
+
+/// The most that waits for the large record behind it: the headers that PHP sends before a page. With the room
+/// that a buffer has for more than was received, it goes out as one with what comes then.
+const LEAD_BYTES_MAX: usize = 1024;
 
 /// The most of answers to a client's own questions that wait for a place between two records: a dozen.
 /// Nobody asks so often during one request.
@@ -139,7 +143,9 @@ enum Stage<D: Driver> {
     Search(Connecting),
     Serve(Serving<D>),
     /// The server is done with it; the end of the answer is on its way to the client.
-    Deliver,
+    Deliver {
+        held: Option<Held<D::Pipe>>,
+    },
     /// The answer of our own is sent, or on its way; what still comes of the request is thrown away.
     Farewell {
         left: u64,
@@ -177,6 +183,8 @@ struct Serving<D: Driver> {
     taken_in_a_row: usize,
     /// Bytes of the client's that the server has no room for.
     upload: Option<Held<D::Pipe>>,
+    /// The beginning of an answer, which goes out with the large record that it ends in the header of.
+    lead: Option<Buf>,
     /// Bytes of the server's that the client has no room for.
     download: Option<Held<D::Pipe>>,
     response: ResponseReader,
@@ -260,7 +268,7 @@ impl<D: Driver> Exchange<D> {
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
         match &self.stage {
-            Stage::Head | Stage::Deliver => idle_at,
+            Stage::Head | Stage::Deliver { .. } => idle_at,
             Stage::Search(connecting) => connecting.deadline(),
             Stage::Serve(_) if self.reading == Reading::Idle => {
                 let watch_at = self.began + WATCH_AFTER;
@@ -332,12 +340,12 @@ impl<D: Driver> Exchange<D> {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
             Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => Step::End(*ending),
             Stage::Serve(_) if is_idle => self.break_off(Ending::IdleTimeout, cx),
-            Stage::Head | Stage::Deliver if is_idle => Step::End(Ending::IdleTimeout),
+            Stage::Head | Stage::Deliver { .. } if is_idle => Step::End(Ending::IdleTimeout),
             Stage::Serve(_) => {
                 self.watch(cx.driver);
                 Step::Continue
             }
-            Stage::Head | Stage::Deliver => unreachable!("it waits for nothing else"),
+            Stage::Head | Stage::Deliver { .. } => unreachable!("it waits for nothing else"),
         }
     }
 
@@ -349,7 +357,7 @@ impl<D: Driver> Exchange<D> {
             }
             Stage::Head
             | Stage::Serve(_)
-            | Stage::Deliver
+            | Stage::Deliver { .. }
             | Stage::Farewell { .. }
             | Stage::Breaking { .. } => Step::Continue,
         }
@@ -433,7 +441,7 @@ impl<D: Driver> Exchange<D> {
             // Its end of the stream may be as old as its request.
             (Stage::Breaking { .. }, _) => Step::Continue,
             (Stage::Head, ClientEnd::BetweenRequests) => Step::End(Ending::Complete),
-            (Stage::Deliver, _) => Step::Continue,
+            (Stage::Deliver { .. }, _) => Step::Continue,
             (Stage::Search(_) | Stage::Serve(_), ClientEnd::AfterRequest) => {
                 if cx.driver.peer_is_gone(self.client) {
                     return self.client_left();
@@ -449,7 +457,7 @@ impl<D: Driver> Exchange<D> {
     fn client_left(&self) -> Step {
         Step::End(match self.stage {
             Stage::Head | Stage::Search(_) => Ending::ClientLeft,
-            Stage::Serve(_) | Stage::Deliver => Ending::ClientClosed,
+            Stage::Serve(_) | Stage::Deliver { .. } => Ending::ClientClosed,
             Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => ending,
         })
     }
@@ -490,10 +498,7 @@ impl<D: Driver> Exchange<D> {
             return Step::End(Ending::ClientReset(errno));
         }
         if writing == Writing::Waiting {
-            return match self.stage {
-                Stage::Breaking { .. } => self.tell_break(cx),
-                _ => self.splice_answer(false, cx),
-            };
+            return self.flush_on(cx);
         }
         let written = mem::take(&mut self.unwritten);
         cx.counters.to_client.copied.add(written as u64);
@@ -592,9 +597,10 @@ impl<D: Driver> Exchange<D> {
         match &self.stage {
             Stage::Head => self.read_head(cx),
             Stage::Serve(_) => self.read_body(cx),
-            Stage::Search(_) | Stage::Deliver | Stage::Farewell { .. } | Stage::Breaking { .. } => {
-                Step::Continue
-            }
+            Stage::Search(_)
+            | Stage::Deliver { .. }
+            | Stage::Farewell { .. }
+            | Stage::Breaking { .. } => Step::Continue,
         }
     }
 
@@ -647,7 +653,7 @@ impl<D: Driver> Exchange<D> {
     fn send_replies(&mut self, cx: &mut Context<'_, D>) -> Result<(), Ending> {
         let is_between_records = match &self.stage {
             Stage::Serve(serving) => serving.is_between_records(),
-            Stage::Head | Stage::Search(_) | Stage::Deliver => true,
+            Stage::Head | Stage::Search(_) | Stage::Deliver { .. } => true,
             Stage::Farewell { .. } | Stage::Breaking { .. } => false,
         };
         if self.replies.is_empty() || !is_between_records || self.writing != Writing::Idle {
@@ -751,7 +757,7 @@ impl<D: Driver> Exchange<D> {
             Stage::Search(connecting) => connecting,
             Stage::Head
             | Stage::Serve(_)
-            | Stage::Deliver
+            | Stage::Deliver { .. }
             | Stage::Farewell { .. }
             | Stage::Breaking { .. } => unreachable!("only a request that waits is told"),
         }
@@ -846,6 +852,7 @@ impl<D: Driver> Exchange<D> {
             receiving: true,
             taken_in_a_row: 0,
             upload: None,
+            lead: None,
             download: None,
             response: ResponseReader::new(id),
             answer: Answer::Running,
@@ -1066,7 +1073,7 @@ impl<D: Driver> Exchange<D> {
                 self.splice_body(false, cx)
             }
             // It is not wanted any more.
-            Stage::Serve(_) | Stage::Farewell { .. } | Stage::Deliver => {
+            Stage::Serve(_) | Stage::Farewell { .. } | Stage::Deliver { .. } => {
                 self.read_on(cx.driver);
                 Step::Continue
             }
@@ -1082,7 +1089,16 @@ impl<D: Driver> Exchange<D> {
         };
         let (server, counters) = (serving.open.sock, &cx.counters.to_backend);
         let (held, records) = (&mut serving.upload, &mut self.reader);
-        let pumped = bulk::pump(held, cx.driver, self.client, server, records, counters);
+        let lead = &mut None;
+        let pumped = bulk::pump(
+            lead,
+            held,
+            cx.driver,
+            self.client,
+            server,
+            records,
+            counters,
+        );
         pumped.count(first, counters);
         serving.sent += pumped.taken as u64;
         // Nobody has what went by.
@@ -1158,76 +1174,135 @@ impl<D: Driver> Exchange<D> {
     }
 
     /// A part of the answer came. The client gets it as it is.
-    fn answer_came(&mut self, buf: Buf, cx: &mut Context<'_, D>) -> Step {
+    fn answer_came(&mut self, mut buf: Buf, cx: &mut Context<'_, D>) -> Step {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("only a server answers")
         };
-        let is_first = serving.response.is_untouched();
-        if is_first {
+        if serving.response.is_untouched() {
             serving.succeed(cx);
         }
-        let (mut passes, mut at) = (Passes::default(), 0);
-        let nonsense = loop {
-            match serving.response.next(&buf, &mut at) {
-                Err(error) => break Some(Ending::BadResponse(error)),
-                Ok(None) => break None,
-                Ok(Some(ResponseEvent::Pass(pass))) => passes.push(pass),
-                Ok(Some(ResponseEvent::Management(Kind::GetValuesResult))) => {
-                    serving.early_fences += 1;
-                }
-                Ok(Some(ResponseEvent::Management(_))) => serving.tainted = true,
-                Ok(Some(ResponseEvent::End(_))) => {
-                    let mut settling = Settling::new();
-                    settling.read(&buf[at..]);
-                    serving.answer = Answer::Ended(settling);
-                    break None;
-                }
-            }
-        };
-        let has_ended = matches!(serving.answer, Answer::Ended(_));
+        let (part, lost) = serving.read_part(&mut buf, cx.driver);
+        serving.early_fences += part.fences;
+        serving.tainted |= part.taints;
+        let has_ended = part.settling.is_some();
+        if let Some(settling) = part.settling {
+            serving.answer = Answer::Ended(settling);
+        }
         self.tally.answer_came(&serving.response, cx.now);
-        if let Some(ending) = nonsense {
-            if passes.is_empty() && !serving.response.has_begun() {
-                return self.never_answered(ending, cx);
+        let (passes, has_begun) = (part.passes, serving.response.has_begun());
+        match (part.nonsense, lost) {
+            (Some(nonsense), _) if passes.is_empty() && !has_begun => {
+                return self.never_answered(Ending::BadResponse(nonsense), cx);
             }
+            (None, Some(errno)) if passes.is_empty() => {
+                return self.server_lost(Lost::Failed(errno), cx);
+            }
+            (None, None) => {}
             // What came before it is an answer as far as it goes.
-            self.pass_on(buf, passes, has_ended, cx);
-            return self.break_off(ending, cx);
+            (nonsense, lost) => {
+                if lost.is_some() {
+                    cx.pool.broke_off(serving.open.lease.address());
+                }
+                if let Err(errno) = self.pass_on(buf, passes, has_ended, cx) {
+                    return Step::End(Ending::ClientReset(errno));
+                }
+                let lost = Ending::BackendReset(lost.unwrap_or(Errno(libc::ECONNRESET)));
+                return self.break_off(nonsense.map_or(lost, Ending::BadResponse), cx);
+            }
         }
-        // Behind a full buffer there is most likely more, and then the kernel acknowledges by itself.
-        if !has_ended && (passes.is_empty() || !buf.is_full()) {
-            cx.driver.acknowledge(serving.open.sock);
+        if bulk::is_about_to_come(&serving.response) && buf.len() <= LEAD_BYTES_MAX {
+            if !passes.is_empty() {
+                passes.apply(&mut buf);
+                assert!(serving.lead.is_none(), "what a lead waits for came");
+                serving.lead = Some(buf);
+            }
+            return self.splice_answer(true, cx);
         }
-        let is_told = self.pass_on(buf, passes, has_ended, cx);
+        if let Err(errno) = self.pass_on(buf, passes, has_ended, cx) {
+            return Step::End(Ending::ClientReset(errno));
+        }
         if has_ended {
             return self.server_done(cx);
         }
-        if !is_told {
+        if self.writing == Writing::Idle {
             self.receive_answer(cx.driver);
         }
         Step::Continue
     }
 
-    /// Sends the client what is for it in a buffer of the server's. False: nothing is.
+    /// Sends the client what is for it in a buffer of the server's. It is on its way then, or a wait for room
+    /// is, unless there was nothing or it has gone already.
     fn pass_on(
         &mut self,
         mut buf: Buf,
         passes: Passes,
         is_end: bool,
         cx: &mut Context<'_, D>,
-    ) -> bool {
-        if passes.is_empty() {
-            return false;
-        }
+    ) -> Result<(), Errno> {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("only a server answers")
+        };
         let full = buf.is_full();
         passes.apply(&mut buf);
+        if let Some(held) = &mut serving.download {
+            held.append(cx.driver, &buf);
+            return self.flush_answer(cx);
+        }
+        if let Some(lead) = serving.lead.take() {
+            buf.prepend(&lead);
+        }
+        if !buf.is_empty() {
+            self.send_part(buf, cx.driver);
+            self.writing = match is_end {
+                true => Writing::Last,
+                false => Writing::Part { full },
+            };
+        }
+        Ok(())
+    }
+
+    fn send_part(&mut self, buf: Buf, driver: &mut D) {
+        assert!(self.writing == Writing::Idle, "one piece at a time");
         self.unwritten = buf.len();
-        cx.driver.submit(self.client, Op::Send(buf));
-        self.writing = match is_end {
-            true => Writing::Last,
-            false => Writing::Part { full },
+        driver.submit(self.client, Op::Send(buf));
+        self.writing = Writing::Part { full: false };
+    }
+
+    /// Gives the client what a pipe holds for it.
+    fn flush_answer(&mut self, cx: &mut Context<'_, D>) -> Result<(), Errno> {
+        let held = match &mut self.stage {
+            Stage::Serve(serving) => &mut serving.download,
+            Stage::Deliver { held } => held,
+            _ => unreachable!("an answer is delivered"),
         };
-        true
+        let Some(pipe) = held else {
+            return Ok(());
+        };
+        match bulk::flush(pipe, cx.driver, self.client, &cx.counters.to_client) {
+            Flushed::All => *held = None,
+            Flushed::Full => {
+                cx.driver.submit(self.client, Op::Writable);
+                self.writing = Writing::Waiting;
+            }
+            Flushed::Failed(errno) => return Err(errno),
+        }
+        Ok(())
+    }
+
+    /// The client has room for more of what a pipe holds.
+    fn flush_on(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match &self.stage {
+            Stage::Breaking { .. } => return self.tell_break(cx),
+            Stage::Serve(serving) if matches!(serving.answer, Answer::Running) => {
+                return self.splice_answer(false, cx);
+            }
+            _ => {}
+        }
+        match self.flush_answer(cx) {
+            Err(errno) => Step::End(Ending::ClientReset(errno)),
+            Ok(()) if self.writing == Writing::Waiting => Step::Continue,
+            Ok(()) => self.answered(cx),
+        }
     }
 
     /// Whether a full buffer has gone to the client and what comes next may go without being read.
@@ -1247,7 +1322,16 @@ impl<D: Driver> Exchange<D> {
         };
         let (server, counters) = (serving.open.sock, &cx.counters.to_client);
         let (held, records) = (&mut serving.download, &mut serving.response);
-        let pumped = bulk::pump(held, cx.driver, server, self.client, records, counters);
+        let lead = &mut serving.lead;
+        let pumped = bulk::pump(
+            lead,
+            held,
+            cx.driver,
+            server,
+            self.client,
+            records,
+            counters,
+        );
         pumped.count(first, counters);
         self.tally.answer_came(&serving.response, cx.now);
         serving.taken_in_a_row += pumped.taken;
@@ -1285,6 +1369,9 @@ impl<D: Driver> Exchange<D> {
             held: serving.download,
             ending,
         };
+        if let Some(lead) = serving.lead {
+            self.send_part(lead, cx.driver);
+        }
         match self.writing {
             Writing::Idle => self.tell_break(cx),
             Writing::Part { .. } | Writing::Waiting | Writing::Last | Writing::Farewell => {
@@ -1345,8 +1432,11 @@ impl<D: Driver> Exchange<D> {
         if serving.sending == Sending::Last {
             return Step::Continue;
         }
-        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Deliver) else {
+        let Stage::Serve(mut serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("it was just seen")
+        };
+        self.stage = Stage::Deliver {
+            held: serving.download.take(),
         };
         let is_kept = serving.sending == Sending::Done
             && serving.keeping != Keeping::Not
@@ -1432,13 +1522,17 @@ impl<D: Driver> Exchange<D> {
     /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
     pub fn close(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
         let leaving = match self.stage {
-            Stage::Head | Stage::Deliver | Stage::Farewell { .. } | Stage::Breaking { .. } => None,
+            Stage::Head
+            | Stage::Deliver { .. }
+            | Stage::Farewell { .. }
+            | Stage::Breaking { .. } => None,
             Stage::Search(connecting) => connecting.close(driver, retired),
             // In the midst of a request: the server learns that nobody waits for it.
             Stage::Serve(serving) => {
                 if serving.break_is_to_be_told() && self.writing == Writing::Idle {
                     // Where there is no time to wait, it is told if it has room now.
-                    let _ = driver.send_now(self.client, &BROKEN_OFF);
+                    let lead = serving.lead.as_deref().unwrap_or_default();
+                    let _ = driver.send_now(self.client, &[lead, &BROKEN_OFF].concat());
                 }
                 close_upstream(serving.open, Close::Reset, driver, retired)
             }
@@ -1522,7 +1616,89 @@ impl Lost {
     }
 }
 
+/// What one buffer of a server's has.
+#[derive(Default)]
+struct Part {
+    passes: Passes,
+    /// Answers to a fence that came before END_REQUEST.
+    fences: u32,
+    /// There is what belongs to no request.
+    taints: bool,
+    /// END_REQUEST is there; this is what stands behind it.
+    settling: Option<Settling>,
+    nonsense: Option<ResponseError>,
+}
+
+impl Part {
+    fn read(response: &mut ResponseReader, bytes: &[u8]) -> Self {
+        let (mut part, mut at) = (Self::default(), 0);
+        loop {
+            match response.next(bytes, &mut at) {
+                Err(error) => part.nonsense = Some(error),
+                Ok(None) => {}
+                Ok(Some(ResponseEvent::Pass(pass))) => {
+                    part.passes.push(pass);
+                    continue;
+                }
+                Ok(Some(ResponseEvent::Management(Kind::GetValuesResult))) => {
+                    part.fences += 1;
+                    continue;
+                }
+                Ok(Some(ResponseEvent::Management(_))) => {
+                    part.taints = true;
+                    continue;
+                }
+                Ok(Some(ResponseEvent::End(_))) => {
+                    let mut settling = Settling::new();
+                    settling.read(&bytes[at..]);
+                    part.settling = Some(settling);
+                }
+            }
+            return part;
+        }
+    }
+
+    /// More of the answer is to come.
+    fn is_unfinished(&self) -> bool {
+        self.settling.is_none() && self.nonsense.is_none()
+    }
+}
+
 impl<D: Driver> Serving<D> {
+    /// Reads what a buffer has, and with it what the server, which leaves Nagle's algorithm on, has sent by the
+    /// time that this was acknowledged: the client is woken once for both. The error is that of the connection,
+    /// behind what came.
+    fn read_part(&mut self, buf: &mut Buf, driver: &mut D) -> (Part, Option<Errno>) {
+        let before = self.response.clone();
+        let part = Part::read(&mut self.response, buf);
+        // Behind a full buffer there is most likely more, and then the kernel acknowledges by itself.
+        if !part.is_unfinished() || (buf.is_full() && !part.passes.is_empty()) {
+            return (part, None);
+        }
+        let server = self.open.sock;
+        driver.acknowledge(server);
+        let at_hand = driver.at_hand(server);
+        if at_hand == 0
+            || at_hand + buf.len() > BUFFER_BYTES
+            || bulk::is_about_to_come(&self.response)
+        {
+            return (part, None);
+        }
+        match driver.receive_now(server) {
+            Ok(None) => (part, None),
+            Err(errno) => (part, Some(errno)),
+            Ok(Some(more)) => {
+                buf.extend(&more);
+                self.response = before;
+                let part = Part::read(&mut self.response, buf);
+                if part.is_unfinished() {
+                    driver.acknowledge(server);
+                }
+                (part, None)
+            }
+        }
+    }
+
     /// Whether nothing of the request can have been read: the server had ended the connection before it
     /// came. A reset proves nothing, for the kernel may not have heard what was read before it.
     fn was_never_read(&self, lost: Lost, driver: &mut D) -> bool {

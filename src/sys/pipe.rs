@@ -37,3 +37,9 @@ pub fn splice(from: &OwnedFd, to: &OwnedFd, max: usize) -> Result<usize, Errno> 
         )
     })
 }
+
+/// Copies bytes into a pipe without waiting; how many.
+pub fn write(pipe: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
+    // SAFETY: the pointer and the length are those of a live slice, which is only read.
+    check_len(unsafe { libc::write(pipe.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) })
+}

@@ -86,8 +86,8 @@ use crate::worker::{Limit, Mailbox, Notice};
 use super::buffers::{Buf, BufferPool};
 use super::table::Table;
 use super::{
-    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Op, PIPE_BYTES,
-    PipeGuard, Sock,
+    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, OWN_BYTES_MAX,
+    Op, PIPE_BYTES, PipeGuard, Sock,
 };
 pub(crate) use fastcgi::FastcgiRules;
 
@@ -292,9 +292,11 @@ enum WriteOp {
     Writable,
 }
 
-/// A pipe of the simulated kernel: a part of one stream.
+/// A pipe of the simulated kernel: a part of one stream, between bytes of the proxy's own.
 pub(crate) struct SimPipe {
     world: Rc<RefCell<World>>,
+    before: Vec<u8>,
+    behind: Vec<u8>,
     /// The peer whose stream they are part of, by its place among the peers.
     source: usize,
     bytes: Range<u64>,
@@ -302,6 +304,10 @@ pub(crate) struct SimPipe {
 
 impl PipeGuard for SimPipe {
     fn len(&self) -> usize {
+        self.before.len() + self.spliced() + self.behind.len()
+    }
+
+    fn spliced(&self) -> usize {
         usize::try_from(self.bytes.end - self.bytes.start).expect("a pipe is small")
     }
 }
@@ -1672,6 +1678,8 @@ impl Driver for Sim {
         let (source, bytes) = world.free_pipes.pop().unwrap_or((0, 0..0));
         Some(SimPipe {
             world: Rc::clone(&self.0),
+            before: Vec::new(),
+            behind: Vec::new(),
             source,
             bytes,
         })
@@ -1681,10 +1689,23 @@ impl Driver for Sim {
         self.0.borrow().open_pipes
     }
 
+    fn put(&mut self, pipe: &mut SimPipe, bytes: &[u8]) -> bool {
+        assert!(bytes.len() <= OWN_BYTES_MAX);
+        let takes = !self.0.borrow_mut().dice.one_in(20);
+        let part = match pipe.spliced() {
+            0 => &mut pipe.before,
+            _ => &mut pipe.behind,
+        };
+        if takes {
+            part.extend_from_slice(bytes);
+        }
+        takes
+    }
+
     fn fill(&mut self, from: Sock, pipe: &mut SimPipe, max: usize) -> Filled {
         rule!(
             "bytes_in_order",
-            pipe.is_empty(),
+            pipe.spliced() + pipe.behind.len() == 0 && pipe.len() <= OWN_BYTES_MAX,
             "a pipe with bytes in it is filled"
         );
         let world = &mut *self.0.borrow_mut();
@@ -1711,7 +1732,7 @@ impl Driver for Sim {
         pipe.source = index;
         pipe.bytes = peer.take(max);
         world.note(|| format!("{from:?} fill {:?}", pipe.bytes));
-        Filled::Bytes(pipe.len())
+        Filled::Bytes(pipe.spliced())
     }
 
     fn flush(&mut self, pipe: &mut SimPipe, to: Sock) -> Flushed {
@@ -1725,7 +1746,21 @@ impl Driver for Sim {
             if let Some(errno) = world.write_failure(peer) {
                 return Flushed::Failed(errno);
             }
-            let most = world.peers[peer].room().min(pipe.len() as u64);
+            let own = match (pipe.before.is_empty(), pipe.spliced()) {
+                (false, _) => &mut pipe.before,
+                (true, 0) => &mut pipe.behind,
+                (true, _) => &mut Vec::new(),
+            };
+            if !own.is_empty() {
+                if world.peers[peer].room() < own.len() as u64 {
+                    return Flushed::Full;
+                }
+                let own = mem::take(own);
+                world.note(|| format!("{to:?} flush {} of our own", own.len()));
+                world.give_records(peer, &own);
+                continue;
+            }
+            let most = world.peers[peer].room().min(pipe.spliced() as u64);
             if most == 0 {
                 return Flushed::Full;
             }

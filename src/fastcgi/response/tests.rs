@@ -327,9 +327,10 @@ fn a_record_that_the_slice_cuts_goes_on_as_one_of_what_is_here() {
     assert_eq!(reader.next(&large[..HEADER_LEN], &mut 0), Ok(None));
     assert_eq!(reader.framable(), 1000);
     assert_eq!(
-        reader.frame(1000),
+        reader.promise(1000),
         record(Kind::Stdout, 1, &[7; 1000], 0)[..HEADER_LEN]
     );
+    reader.passed(1000);
     assert_eq!(reader.framable(), 0);
     assert_eq!(reader.next(&large[1008..1012], &mut 0), Ok(None));
     let rest = [&large[1012..], &end()].concat();
@@ -351,9 +352,12 @@ fn content_can_go_another_way_behind_headers_of_its_own() {
             assert!(!reader.frame_next(header(&large)), "it has begun");
             assert!(reader.is_between_records(), "the client has nothing of it");
             for part in parts {
-                let header = Header::decode(reader.frame(part)).unwrap();
+                let header = Header::decode(reader.promise(part)).unwrap();
                 assert_eq!((header.kind, usize::from(header.content_len)), (kind, part));
                 assert_eq!(header.padding_len, 0);
+                assert!(!reader.is_between_records(), "a header says that it comes");
+                assert_eq!((reader.passable(), reader.framable()), (part, 0));
+                reader.passed(part);
                 assert!(reader.is_between_records());
             }
             let rest = [&large[1008..], &end()].concat();
@@ -418,7 +422,8 @@ fn output_does_not_go_another_way_before_its_headers_are_over() {
     assert_eq!((reader.status(), reader.framable()), (503, 0));
     reader.next(&page[HEADER_LEN + 13..200], &mut 0).unwrap();
     assert_eq!(reader.framable(), page.len() - 200);
-    reader.frame(page.len() - 200);
+    reader.promise(page.len() - 200);
+    reader.passed(page.len() - 200);
     assert!(reader.pass_next(header(&page)));
     assert_eq!(reader.passable(), page.len());
 }
