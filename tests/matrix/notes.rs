@@ -132,6 +132,16 @@ pub(crate) const NOTES: &[Note] = &[
                were whole.",
     },
     Note {
+        claim: Claim::Differs,
+        always: false,
+        about: |pair, case| case == Case::Reload && pair.server.is_fpm(),
+        words: "a worker takes a request with it",
+        text: "A worker of PHP-FPM that is told to end, and hears of it after it has answered the fence and before \
+               it reads on, closes the connection, and a request that is on its way there gets a 502: nobody can \
+               tell whether it was read, so it is not sent again. On a busy machine that was about one of a \
+               hundred reloads. nginx with `keepalive` towards PHP-FPM is in the same place.",
+    },
+    Note {
         claim: Claim::AsDirect,
         always: true,
         about: |pair, case| case == Case::Stream && pair.server == Server::Ruby,

@@ -12,7 +12,7 @@ use crate::common::process::Process;
 use crate::common::programs::{program, start_fpm_pool, start_server};
 
 /// The processes of a server that has one for each request.
-const PROCESSES: usize = 4;
+pub(crate) const PROCESSES: usize = 4;
 
 /// Requests at one time towards a server of threads.
 const THREADS: usize = 16;
