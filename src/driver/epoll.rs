@@ -31,7 +31,7 @@ use super::{
 /// Events that one wait takes. What is over comes with the next wait.
 const EVENTS_MAX: usize = 256;
 
-/// The token of the waker's descriptor; sockets have their slots, which are 32-bit numbers.
+/// The token of the waker's descriptor: of a slot that no socket comes to.
 const WAKER_TOKEN: u64 = u64::MAX;
 
 const READ_EVENTS: u32 =
@@ -248,7 +248,7 @@ impl Epoll {
                 libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET
             }
         };
-        self.epoll.add(&socket.fd, events, sock.slot.into())?;
+        self.epoll.add(&socket.fd, events, sock.token())?;
         socket.registered = true;
         if socket.kind.is_listener() {
             self.listeners.push(sock);
@@ -502,8 +502,11 @@ impl Epoll {
                 self.waker.0.clear();
                 continue;
             }
-            let slot = u32::try_from(token).expect("tokens are slots or the waker's");
-            let (sock, socket) = self.sockets.at(slot);
+            let sock = Sock::of_token(token);
+            // It was closed since the last wait, and its descriptor is not yet.
+            let Some(socket) = self.sockets.find(sock) else {
+                continue;
+            };
             socket.special |= events & SPECIAL_EVENTS != 0;
             if events & READ_EVENTS != 0 {
                 socket.readable = true;
@@ -810,7 +813,22 @@ impl Driver for Epoll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::driver::testing::assert_tcp_clients_are_known_for_what_they_are;
+    use crate::driver::testing::{
+        assert_events_of_a_closed_socket_are_nobodys,
+        assert_tcp_clients_are_known_for_what_they_are,
+    };
+
+    #[test]
+    fn an_event_of_a_closed_socket_is_nobodys() {
+        let limits = Limits {
+            buffers_max: 4,
+            pipes_max: 0,
+        };
+        let driver = Epoll::new(Waker::new().unwrap(), limits).unwrap();
+        assert_events_of_a_closed_socket_are_nobodys(driver, &Op::Recv, |driver, fd| {
+            driver.sockets.insert(Socket::new(fd, SocketKind::Unix))
+        });
+    }
 
     #[test]
     fn tcp_clients_are_known_for_what_they_are() {

@@ -51,6 +51,19 @@ impl Sock {
     pub fn index(self) -> usize {
         self.slot as usize
     }
+
+    /// What epoll gives back with an event. A socket that was closed is registered until its descriptor is, and
+    /// by then its slot may be another one's: an event is believed only with the generation.
+    fn token(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.slot)
+    }
+
+    fn of_token(token: u64) -> Self {
+        Self {
+            slot: u32::try_from(token & u64::from(u32::MAX)).expect("masked to 32 bits"),
+            generation: u32::try_from(token >> 32).expect("32 bits are left"),
+        }
+    }
 }
 
 impl fmt::Debug for Sock {
@@ -322,10 +335,74 @@ pub trait Driver: Sized {
 /// What both drivers are asked by their tests.
 #[cfg(test)]
 mod testing {
+    use std::io::Write as _;
     use std::net::{TcpListener, TcpStream};
+    use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     use super::*;
+
+    /// The peer of a socket that was closed writes and leaves before its descriptor is closed, with and without
+    /// another socket in its slot. `wait` is a wait that has the socket watched.
+    pub(super) fn assert_events_of_a_closed_socket_are_nobodys<D: Driver>(
+        mut driver: D,
+        wait: &Op,
+        adopt: impl Fn(&mut D, OwnedFd) -> Sock,
+    ) {
+        let ops = || match wait {
+            Op::Peek => (Op::Peek, Op::Hangup),
+            _ => (Op::Recv, Op::Readable),
+        };
+        for is_reused in [false, true] {
+            let (mut peer, ours) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let old = adopt(&mut driver, ours.into());
+            driver.submit(old, ops().0);
+            driver.turn(Some(driver.now())).unwrap();
+            assert!(driver.next().is_none());
+            while driver.close(old, Close::Graceful) == Closed::Soon && !driver.is_closed(old) {
+                driver.turn(Some(driver.now())).unwrap();
+            }
+            let another = is_reused.then(|| {
+                let (peer, ours) = UnixStream::pair().unwrap();
+                ours.set_nonblocking(true).unwrap();
+                let sock = adopt(&mut driver, ours.into());
+                assert_eq!(sock.index(), old.index());
+                // A receive that finds nothing: a socket is taken for readable at first.
+                driver.submit(sock, Op::Recv);
+                driver.turn(Some(driver.now())).unwrap();
+                driver.cancel(sock, Lane::Read);
+                driver.turn(Some(driver.now())).unwrap();
+                assert!(driver.next().is_some(), "the receive is over");
+                driver.submit(sock, ops().1);
+                driver.turn(Some(driver.now())).unwrap();
+                assert!(driver.next().is_none());
+                (peer, sock)
+            });
+            peer.write_all(b"late").unwrap();
+            drop(peer);
+            // The first wait may still be about the registration.
+            for _ in 0..3 {
+                driver.turn(Some(driver.now())).unwrap();
+                assert!(driver.next().is_none(), "nobody waits for that");
+            }
+            driver.release();
+            if let Some((peer, sock)) = another {
+                drop(peer);
+                let until = driver.now() + Duration::from_secs(60);
+                let told = loop {
+                    driver.turn(Some(until)).unwrap();
+                    match driver.next() {
+                        Some(completion) => break completion,
+                        None => assert!(driver.now() < until, "it is not told"),
+                    }
+                };
+                assert_eq!(told.sock, sock);
+                driver.close(sock, Close::Graceful);
+                driver.release();
+            }
+        }
+    }
 
     /// `has_nodelay` looks at a socket of the driver's.
     pub(super) fn assert_tcp_clients_are_known_for_what_they_are<D: Driver>(

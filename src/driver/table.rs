@@ -52,6 +52,14 @@ impl<T> Table<T> {
         entry.socket.as_mut().expect("a current generation is open")
     }
 
+    /// The socket, unless it is closed.
+    pub(super) fn find(&mut self, sock: Sock) -> Option<&mut T> {
+        let entry = self.entries.get_mut(sock.slot as usize)?;
+        (entry.generation == sock.generation)
+            .then_some(entry.socket.as_mut())
+            .flatten()
+    }
+
     /// The open socket in a slot, with its name.
     pub(super) fn at(&mut self, slot: u32) -> (Sock, &mut T) {
         let entry = &mut self.entries[slot as usize];

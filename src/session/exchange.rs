@@ -1245,6 +1245,10 @@ impl<D: Driver> Exchange<D> {
         let full = buf.is_full();
         passes.apply(&mut buf);
         if let Some(held) = &mut serving.download {
+            assert!(
+                serving.lead.is_none(),
+                "it went out before the pipe was filled"
+            );
             held.append(cx.driver, &buf);
             return self.flush_answer(cx);
         }
@@ -1355,7 +1359,7 @@ impl<D: Driver> Exchange<D> {
 
     /// No more comes of an answer that has begun, or may have.
     fn break_off(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
-        let Stage::Serve(serving) = mem::replace(&mut self.stage, Stage::Head) else {
+        let Stage::Serve(mut serving) = mem::replace(&mut self.stage, Stage::Head) else {
             unreachable!("an answer comes from a server")
         };
         let tells = serving.break_is_to_be_told();
@@ -1365,13 +1369,15 @@ impl<D: Driver> Exchange<D> {
         }
         self.inbox = None;
         self.last_activity = cx.now;
+        match (serving.lead, &mut serving.download) {
+            (Some(lead), Some(held)) => held.append(cx.driver, &lead),
+            (Some(lead), None) => self.send_part(lead, cx.driver),
+            (None, _) => {}
+        }
         self.stage = Stage::Breaking {
             held: serving.download,
             ending,
         };
-        if let Some(lead) = serving.lead {
-            self.send_part(lead, cx.driver);
-        }
         match self.writing {
             Writing::Idle => self.tell_break(cx),
             Writing::Part { .. } | Writing::Waiting | Writing::Last | Writing::Farewell => {
@@ -1689,6 +1695,7 @@ impl<D: Driver> Serving<D> {
             Err(errno) => (part, Some(errno)),
             Ok(Some(more)) => {
                 buf.extend(&more);
+                self.taken_in_a_row += more.len();
                 self.response = before;
                 let part = Part::read(&mut self.response, buf);
                 if part.is_unfinished() {

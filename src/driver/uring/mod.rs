@@ -417,7 +417,7 @@ impl Uring {
         if socket.watched != events {
             let before = mem::replace(&mut socket.watched, events);
             self.watch
-                .change(&socket.fd, sock.slot, before, events)
+                .change(&socket.fd, sock, before, events)
                 .inspect_err(|_| socket.watched = before)?;
         }
         Ok(())
@@ -519,7 +519,11 @@ impl Uring {
     /// Turns epoll's events into completions like the ring's.
     fn reap_watch(&mut self) -> Result<(), Errno> {
         for seen in self.watch.look()? {
-            let (sock, socket) = self.sockets.at(seen.slot);
+            let sock = seen.sock;
+            // It was closed since the last look, and its descriptor is not yet.
+            let Some(socket) = self.sockets.find(sock) else {
+                continue;
+            };
             let awaited = matches!(
                 socket.write,
                 Write::SendWait(_, Waiting::Epoll) | Write::Writable(Waiting::Epoll)
@@ -1158,7 +1162,10 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::driver::testing::assert_tcp_clients_are_known_for_what_they_are;
+    use crate::driver::testing::{
+        assert_events_of_a_closed_socket_are_nobodys,
+        assert_tcp_clients_are_known_for_what_they_are,
+    };
 
     /// More sockets have data than there are buffers for the kernel to choose from. As in a session
     /// that copies, a socket is read again one turn (that of the send) after it gave something.
@@ -1208,6 +1215,19 @@ mod tests {
         let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
             net::has_nodelay(&driver.sockets.get(sock).fd)
+        });
+    }
+
+    #[test]
+    fn an_event_of_a_closed_socket_is_nobodys() {
+        let limits = Limits {
+            buffers_max: 4,
+            pipes_max: 0,
+        };
+        let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+        // epoll watches only who waits for this.
+        assert_events_of_a_closed_socket_are_nobodys(driver, &Op::Peek, |driver, fd| {
+            driver.sockets.insert(Socket::new(fd, true, false))
         });
     }
 

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use io_uring::types;
 
+use crate::driver::Sock;
 use crate::sys::Errno;
 use crate::sys::poll::{Epoll, Event};
 
@@ -33,7 +34,7 @@ pub(super) struct Watch {
 /// What epoll says of a socket.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
-    pub(super) slot: u32,
+    pub(super) sock: Sock,
     /// Bytes have come, or an end or a failure.
     pub(super) readable: bool,
     /// No more bytes will come.
@@ -64,7 +65,7 @@ impl Watch {
     pub(super) fn change(
         &mut self,
         fd: &OwnedFd,
-        slot: u32,
+        sock: Sock,
         before: i32,
         events: i32,
     ) -> Result<(), Errno> {
@@ -72,8 +73,8 @@ impl Watch {
         let edges = events | libc::EPOLLET;
         match (before, events) {
             (_, 0) => self.epoll.remove(fd),
-            (0, _) => self.epoll.add(fd, edges, slot.into()),
-            (_, _) => self.epoll.modify(fd, edges, slot.into()),
+            (0, _) => self.epoll.add(fd, edges, sock.token()),
+            (_, _) => self.epoll.modify(fd, edges, sock.token()),
         }
     }
 
@@ -85,7 +86,7 @@ impl Watch {
         const READABLE: u32 = libc::EPOLLIN.cast_unsigned() | ENDED;
         self.epoll.wait(&mut self.events, Some(Instant::now()))?;
         let seen = |event: Event| Seen {
-            slot: u32::try_from(event.u64).expect("tokens here are slots"),
+            sock: Sock::of_token(event.u64),
             readable: event.events & READABLE != 0,
             ended: event.events & ENDED != 0,
             writable: event.events & WRITABLE != 0,

@@ -375,6 +375,82 @@ fn content_can_go_another_way_behind_headers_of_its_own() {
     }
 }
 
+/// A header has said how much comes. It goes another way, or a part of it does, or none; what is behind it is
+/// read again.
+#[test]
+fn what_was_promised_goes_on_as_it_comes_and_then_the_rest_is_read() {
+    let large = large(Kind::Stdout);
+    let promised = 600;
+    for taken in [0, 1, 599, 600] {
+        for cut in [0, 1, 300, 600 - taken, 700, 1004 - taken] {
+            let mut reader = behind_headers();
+            assert!(reader.frame_next(header(&large)));
+            let mut sent = reader.promise(promised).to_vec();
+            assert!(!reader.is_between_records());
+            sent.extend(&large[HEADER_LEN..HEADER_LEN + taken]);
+            reader.passed(taken);
+            let rest = [&large[HEADER_LEN + taken..], &end()].concat();
+            let (first, second) = rest.split_at(cut.min(rest.len()));
+            for slice in [first, second] {
+                let mut at = 0;
+                while let Some(event) = reader.next(slice, &mut at).unwrap() {
+                    match event {
+                        ResponseEvent::Pass(pass) => sent.extend(passed(&pass, slice)),
+                        ResponseEvent::End(_) => break,
+                        event => panic!("{event:?}"),
+                    }
+                }
+            }
+            assert!(reader.is_between_records());
+            assert_eq!(reader.stdout_bytes(), 15 + 1000);
+            assert_eq!(content_of(&sent), [&[7; 1000][..], &[0; 8]].concat());
+        }
+    }
+}
+
+/// Of whole records.
+fn content_of(mut records: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    while !records.is_empty() {
+        let header = header(records);
+        let header = Header::decode(header).unwrap();
+        let end = HEADER_LEN + usize::from(header.content_len);
+        content.extend(&records[HEADER_LEN..end]);
+        records = &records[end + usize::from(header.padding_len)..];
+    }
+    content
+}
+
+#[test]
+fn content_is_awaited_from_a_header_on_until_its_first_byte() {
+    for kind in [Kind::Stdout, Kind::Stderr] {
+        let large = large(kind);
+        let mut reader = behind_headers();
+        assert!(!reader.awaits_content());
+        reader.next(&large[..HEADER_LEN - 1], &mut 0).unwrap();
+        assert!(!reader.awaits_content());
+        reader
+            .next(&large[HEADER_LEN - 1..HEADER_LEN], &mut 0)
+            .unwrap();
+        assert!(reader.awaits_content());
+        reader
+            .next(&large[HEADER_LEN..=HEADER_LEN], &mut 0)
+            .unwrap();
+        assert!(!reader.awaits_content() && reader.framable() > 0);
+    }
+    // What has to be looked at, and what has no content.
+    let mut reader = ResponseReader::new(RequestId::from_number(1));
+    reader
+        .next(&large(Kind::Stdout)[..HEADER_LEN], &mut 0)
+        .unwrap();
+    assert!(!reader.awaits_content());
+    let mut reader = behind_headers();
+    let empty = record(Kind::Stdout, 1, &[], 0);
+    reader.next(&empty, &mut 0).unwrap();
+    reader.next(&end()[..HEADER_LEN], &mut 0).unwrap();
+    assert!(!reader.awaits_content());
+}
+
 /// All of the next record is at hand. It goes another way, or does so in part, or after all does not.
 #[test]
 fn a_record_that_is_at_hand_can_go_another_way_as_it_came() {
