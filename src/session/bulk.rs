@@ -57,7 +57,7 @@ pub(super) trait Records {
     /// Begins a record by its header, which was not taken yet, if it is one that need not be read.
     fn begin<D: Driver>(&mut self, header: [u8; HEADER_LEN], driver: &mut D, source: Sock);
     /// The header of so many of the bytes ahead, which are at hand, and from then on go as they come.
-    fn promise(&mut self, bytes: usize) -> [u8; HEADER_LEN];
+    fn header_for(&mut self, bytes: usize) -> [u8; HEADER_LEN];
     /// So many of the bytes ahead went through a pipe.
     fn took(&mut self, bytes: usize);
 }
@@ -193,7 +193,7 @@ pub(super) fn pump<D: Driver, R: Records>(
             Filled::Bytes(bytes) => {
                 if matches!(records.ahead(), Ahead::Framed(_)) {
                     // It came in this moment.
-                    held.before = before(lead.take(), Some(records.promise(bytes)));
+                    held.before = before(lead.take(), Some(records.header_for(bytes)));
                 }
                 records.took(bytes);
                 taken += bytes;
@@ -230,7 +230,7 @@ fn announce<D: Driver>(
     let header = match records.ahead() {
         Ahead::Framed(len) => match driver.at_hand(source).min(len).min(PIECE_MAX) {
             0 => return,
-            bytes => Some(records.promise(bytes)),
+            bytes => Some(records.header_for(bytes)),
         },
         Ahead::AsTheyCome(_) | Ahead::Unknown => None,
     };
@@ -331,8 +331,8 @@ impl Records for ResponseReader {
         assert!(has_begun, "it is output, and nothing else is open");
     }
 
-    fn promise(&mut self, bytes: usize) -> [u8; HEADER_LEN] {
-        ResponseReader::promise(self, bytes)
+    fn header_for(&mut self, bytes: usize) -> [u8; HEADER_LEN] {
+        self.promise(bytes)
     }
 
     fn took(&mut self, bytes: usize) {
@@ -358,7 +358,7 @@ impl Records for RequestReader {
         self.pass_next(header, SPLICE_MIN);
     }
 
-    fn promise(&mut self, _bytes: usize) -> [u8; HEADER_LEN] {
+    fn header_for(&mut self, _bytes: usize) -> [u8; HEADER_LEN] {
         unreachable!("a request goes on as it comes")
     }
 
