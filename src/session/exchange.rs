@@ -183,7 +183,7 @@ struct Serving<D: Driver> {
     taken_in_a_row: usize,
     /// Bytes of the client's that the server has no room for.
     upload: Option<Held<D::Pipe>>,
-    /// The beginning of an answer, which goes out with the large record that it ends in the header of.
+    /// The beginning of an answer that waits for the content of a large record, whose header came with it.
     lead: Option<Buf>,
     /// Bytes of the server's that the client has no room for.
     download: Option<Held<D::Pipe>>,

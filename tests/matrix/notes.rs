@@ -139,7 +139,7 @@ pub(crate) const NOTES: &[Note] = &[
         text: "A worker of PHP-FPM that is told to end, and hears of it after it has answered the fence and before \
                it reads on, closes the connection, and a request that is on its way there gets a 502: nobody can \
                tell whether it was read, so it is not sent again. On a busy machine that was about one of a \
-               hundred reloads. nginx with `keepalive` towards PHP-FPM is in the same place.",
+               hundred reloads. Whoever else keeps connections to PHP-FPM is in the same place.",
     },
     Note {
         claim: Claim::AsDirect,
