@@ -33,6 +33,7 @@ for_each_engine!(
     a_request_that_comes_byte_by_byte_is_served,
     two_requests_in_one_packet_are_served_one_after_the_other,
     bodies_and_pages_of_any_framing_arrive_byte_for_byte,
+    as_many_as_are_allowed_are_served_at_one_time,
     an_answer_that_comes_before_the_body_is_the_whole_answer,
     an_answer_that_comes_while_the_body_is_stuck_is_the_whole_answer,
     an_answer_before_the_end_of_the_request_costs_the_backend_its_connection,
@@ -272,6 +273,45 @@ fn bodies_and_pages_of_any_framing_arrive_byte_for_byte(engine: Engine) {
         let of = of.each_ref().map(String::as_str);
         let spliced = || proxy.scrape().sum("spliceway_relayed_bytes_total", &of);
         eventually("large records are spliced", || spliced() > MB as f64);
+    }
+}
+
+/// However few they are, there is a buffer for whatever each of them sends.
+fn as_many_as_are_allowed_are_served_at_one_time(engine: Engine) {
+    const SIZE: u64 = 100_000;
+    const REQUESTS: u64 = 5;
+    let backend = Backend::scripted(|conversation| {
+        conversation.respond(|heard| {
+            let mut bytes = record(Kind::Stdout, heard.id, b"\r\n\r\n");
+            frame(&mut bytes, Kind::Stdout, &heard.body, 7);
+            bytes.extend(end(heard.id));
+            bytes
+        })
+    });
+    for clients in [1, 2, 8, 33] {
+        let proxy = builder(engine)
+            .backend(&backend)
+            .args(["--connections-max", &clients.to_string()])
+            .start();
+        thread::scope(|scope| {
+            for client in 0..clients {
+                let proxy = &proxy;
+                scope.spawn(move || {
+                    let client_of_proxy = Client::connect(proxy);
+                    for number in 0..REQUESTS {
+                        let pattern = Pattern::new(client * REQUESTS + number);
+                        let request = Request::post("/", &pattern.bytes(SIZE));
+                        let mut bytes = request.head();
+                        frame(&mut bytes, Kind::Stdin, &request.body, number);
+                        bytes.extend(record(Kind::Stdin, ONE, b""));
+                        client_of_proxy.send(&bytes);
+                        let answer = client_of_proxy.answer();
+                        let at_fault = pattern.mismatch(0, answer.body());
+                        assert_eq!((answer.body().len() as u64, at_fault), (SIZE, None));
+                    }
+                });
+            }
+        });
     }
 }
 

@@ -49,11 +49,13 @@ pub enum Outcome {
     UserLimit,
     /// There was no memory for the parameters of its request.
     HeadsFull,
+    /// There was no buffer for what it sent, which the promise to each session excludes.
+    NoBuffer,
 }
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -77,6 +79,7 @@ impl Outcome {
         Self::NotAllowed,
         Self::UserLimit,
         Self::HeadsFull,
+        Self::NoBuffer,
     ];
 
     /// Its name in metrics and in the status.
@@ -106,6 +109,7 @@ impl Outcome {
             Self::NotAllowed => "not_allowed",
             Self::UserLimit => "user_limit",
             Self::HeadsFull => "heads_full",
+            Self::NoBuffer => "no_buffer",
         }
     }
 
@@ -123,7 +127,8 @@ impl Outcome {
             | Self::ConnectNoSource
             | Self::QueueFull
             | Self::QueueTimedOut
-            | Self::HeadsFull => true,
+            | Self::HeadsFull
+            | Self::NoBuffer => true,
             Self::Complete
             | Self::ClientClosed
             | Self::ClientReset

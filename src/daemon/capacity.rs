@@ -9,6 +9,7 @@ use crate::config::{AtLimit, Config};
 use crate::driver::Limits;
 use crate::observe::server;
 use crate::resolver::lookups_max;
+use crate::session::BUFFERS_PER_SESSION;
 use crate::sys::{Errno, process};
 
 /// Descriptors of the process as a whole: standard streams, the log, two runtimes with their
@@ -34,9 +35,6 @@ const PIPES_MAX: u64 = 128;
 
 /// Each pipe takes two descriptors; of a low limit they get at most an eighth.
 const PIPES_SHARE: u64 = 16;
-
-/// One for each direction. A worker may come to hold all sessions, so each has as many.
-const BUFFERS_PER_SESSION: u64 = 2;
 
 /// What there is room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -128,7 +126,8 @@ impl Capacity {
         Ok(Self {
             connections_max: u32::try_from(connections_max).expect("at most what was asked for"),
             limits: Limits {
-                buffers_max: as_count(connections_max * BUFFERS_PER_SESSION),
+                // A worker may come to hold all sessions, so each has as many.
+                buffers_max: as_count(connections_max) * BUFFERS_PER_SESSION,
                 pipes_max: as_count(pipes_each),
             },
         })
@@ -175,7 +174,7 @@ mod tests {
     fn a_high_limit_leaves_what_was_asked_for() {
         let capacity = Capacity::divide(&config(8192), (2, 1), 20_000).unwrap();
         assert_eq!(capacity.connections_max, 8192);
-        assert_eq!(capacity.limits.buffers_max, 16_384);
+        assert_eq!(capacity.limits.buffers_max, 24_576);
         assert_eq!(capacity.limits.pipes_max, 64);
     }
 

@@ -27,7 +27,16 @@ pub(super) struct BufferPool {
     max: usize,
 }
 
+/// Buffers beyond those that sessions hold between events: what was just received, and what the session that
+/// is told of it writes meanwhile.
+const IN_HAND: usize = 2;
+
 impl BufferPool {
+    /// One for sessions that hold so many, and a driver that holds `own` beside.
+    pub(super) fn with_own(sessions: usize, own: usize) -> Rc<RefCell<Self>> {
+        Self::new(sessions.saturating_add(own + IN_HAND))
+    }
+
     pub(super) fn new(max: usize) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
             free: Vec::new(),

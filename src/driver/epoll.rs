@@ -222,7 +222,7 @@ impl Epoll {
         Ok(Self {
             epoll,
             sockets: Table::default(),
-            buffers: BufferPool::new(limits.buffers_max),
+            buffers: BufferPool::with_own(limits.buffers_max, 0),
             pipes: PipePool::new(limits.pipes_max),
             waker,
             events: Vec::with_capacity(EVENTS_MAX),

@@ -209,8 +209,8 @@ impl Waker {
 /// How much a driver may hold.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// The most receive buffers that can be lent at one time: two per session, so that slow
-    /// readers cannot starve others.
+    /// The most buffers that sessions may hold at one time: what each of them may need, so that slow
+    /// readers cannot starve others. What the driver itself holds comes on top.
     pub buffers_max: usize,
     /// The most pipes, each of [`PIPE_BYTES`].
     pub pipes_max: usize,

@@ -52,6 +52,14 @@ impl<T> Table<T> {
         entry.socket.as_mut().expect("a current generation is open")
     }
 
+    /// The socket, to be looked at; panics for one that is closed.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn peek(&self, sock: Sock) -> &T {
+        let entry = &self.entries[sock.slot as usize];
+        assert_eq!(entry.generation, sock.generation, "{sock:?} is closed");
+        entry.socket.as_ref().expect("a current generation is open")
+    }
+
     /// The socket, unless it is closed.
     pub(super) fn find(&mut self, sock: Sock) -> Option<&mut T> {
         let entry = self.entries.get_mut(sock.slot as usize)?;

@@ -39,7 +39,7 @@ use super::connect::{Connecting, Entry, Found};
 use super::flow::SPLICE_BUDGET_BYTES;
 use super::pool::{Failing, Keeping, Manner, Open};
 use super::tally::{Tally, Telling};
-use super::{ConnectFailure, Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
+use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
 
 /// How long a request runs before its client is watched for leaving. Most are over by then, and are
 /// spared the wait that would have to be taken back.
@@ -822,7 +822,7 @@ impl<D: Driver> Exchange<D> {
         let Some(mut outbox) = cx.driver.lend() else {
             self.stage = Stage::Head;
             close_upstream(open, Close::Graceful, cx.driver, cx.retired);
-            return self.failed(Ending::ConnectFailed(ConnectFailure::NoDescriptor), cx);
+            return self.failed(Ending::NoBuffer, cx);
         };
         let manner = cx.pool.manner(address);
         let keeping = match self.body_is_certain() {
@@ -894,9 +894,15 @@ impl<D: Driver> Exchange<D> {
                     self.inbox = None;
                     break;
                 }
-                Ok(Some(RequestEvent::Body(pass))) => self.take_body(&pass, cx),
+                Ok(Some(RequestEvent::Body(pass))) => {
+                    if let Err(ending) = self.take_body(&pass, cx) {
+                        return Step::End(ending);
+                    }
+                }
                 Ok(Some(RequestEvent::BodyEnd)) => {
-                    self.body_ended(cx);
+                    if let Err(ending) = self.body_ended(cx) {
+                        return Step::End(ending);
+                    }
                     self.inbox.take_if(|inbox| inbox.at == inbox.buf.len());
                     break;
                 }
@@ -931,12 +937,14 @@ impl<D: Driver> Exchange<D> {
         Step::Continue
     }
 
-    fn take_body(&mut self, pass: &Pass, cx: &mut Context<'_, D>) {
+    /// A body of which a piece were missing would be another one, and what follows might be read as records:
+    /// where there is no buffer for it, the request ends.
+    fn take_body(&mut self, pass: &Pass, cx: &mut Context<'_, D>) -> Result<(), Ending> {
         let (Stage::Serve(serving), Some(inbox)) = (&mut self.stage, &mut self.inbox) else {
             unreachable!("a body comes from the client and goes to a server")
         };
         if serving.sending == Sending::Broken {
-            return;
+            return Ok(());
         }
         let (lead, range) = (pass.lead(), pass.range());
         let bytes = &inbox.buf[range.clone()];
@@ -959,22 +967,21 @@ impl<D: Driver> Exchange<D> {
                 serving.outbox = Some(buf);
             }
             None => {
-                // There are two for each session; where that were wrong, the request ends by itself.
-                if let Some(mut outbox) = cx.driver.lend() {
-                    outbox.extend(lead);
-                    outbox.extend(bytes);
-                    serving.outbox = Some(outbox);
-                }
+                let mut outbox = cx.driver.lend().ok_or(Ending::NoBuffer)?;
+                outbox.extend(lead);
+                outbox.extend(bytes);
+                serving.outbox = Some(outbox);
             }
         }
+        Ok(())
     }
 
-    fn body_ended(&mut self, cx: &mut Context<'_, D>) {
+    fn body_ended(&mut self, cx: &mut Context<'_, D>) -> Result<(), Ending> {
         let Stage::Serve(serving) = &mut self.stage else {
             unreachable!("somebody serves the request")
         };
         if serving.sending == Sending::Broken {
-            return;
+            return Ok(());
         }
         serving.is_whole = true;
         self.body_ended = true;
@@ -984,13 +991,13 @@ impl<D: Driver> Exchange<D> {
             match &mut serving.outbox {
                 Some(outbox) => outbox.extend(&FENCE),
                 None => {
-                    if let Some(mut outbox) = cx.driver.lend() {
-                        outbox.extend(&FENCE);
-                        serving.outbox = Some(outbox);
-                    }
+                    let mut outbox = cx.driver.lend().ok_or(Ending::NoBuffer)?;
+                    outbox.extend(&FENCE);
+                    serving.outbox = Some(outbox);
                 }
             }
         }
+        Ok(())
     }
 
     fn send_on(&mut self, cx: &mut Context<'_, D>) {

@@ -38,6 +38,10 @@ pub use pool::{BUSY_MAX, Change, Pool, PoolContext, PoolOptions, UpstreamId};
 pub use tally::Telling;
 pub use tunnel::Tunnel;
 
+/// The buffers that a session may hold between two events. Of FastCGI, what the client sent and is not read
+/// yet, what the server is sent, and a part of the answer; of a raw one, a part of each direction.
+pub const BUFFERS_PER_SESSION: usize = 3;
+
 /// A session of one worker. Used again after the session's end.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct SessionId(pub usize);
@@ -423,6 +427,8 @@ pub enum Ending {
     Rejected(Rule),
     /// The client gave its request up.
     Aborted,
+    /// There was no buffer for what it sent: more was held than is promised to each session.
+    NoBuffer,
     /// The daemon stops and does not wait any longer.
     Cut,
 }
@@ -481,6 +487,7 @@ impl Ending {
             Self::BadResponse(_) => Outcome::BadResponse,
             Self::Rejected(_) => Outcome::Rejected,
             Self::Aborted => Outcome::Aborted,
+            Self::NoBuffer => Outcome::NoBuffer,
             Self::Cut => Outcome::Cut,
         }
     }
@@ -500,6 +507,7 @@ impl Ending {
             Self::ConnectFailed(_)
             | Self::BackendReset(_)
             | Self::BadResponse(_)
+            | Self::NoBuffer
             | Self::QueueFull
             | Self::QueueTimeout => true,
             Self::BadRequest(_)
@@ -538,6 +546,7 @@ impl fmt::Display for Ending {
             Self::BadResponse(error) => error.fmt(f),
             Self::Rejected(rule) => write!(f, "the guard rejects the request: {rule}"),
             Self::Aborted => f.write_str("the client gave its request up"),
+            Self::NoBuffer => f.write_str("no buffer was free for it (this is a bug; please report it)"),
             Self::Cut => f.write_str("cut at shutdown"),
         }
     }

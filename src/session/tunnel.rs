@@ -526,6 +526,7 @@ impl<D: Driver> Tunnel<D> {
             Ending::BadRequest(_)
             | Ending::BadResponse(_)
             | Ending::Rejected(_)
+            | Ending::NoBuffer
             | Ending::Aborted => {
                 unreachable!("a raw session reads nothing of what it relays")
             }
@@ -551,6 +552,7 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::BadRequest(_)
         | Ending::BadResponse(_)
         | Ending::Rejected(_)
+        | Ending::NoBuffer
         | Ending::Aborted
         | Ending::IdleTimeout
         | Ending::EndpointRemoved

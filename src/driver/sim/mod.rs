@@ -25,6 +25,7 @@
 //! - `bounded_turn`: no turn does more than a bounded amount of work.
 //! - `not_stuck`: while a session lives, something can still happen, and does in the end.
 //! - `lossless`: two peers that behaved, with no fault between them, got each other's whole streams.
+//! - `buffers_promised`: between events, sessions hold no more buffers than they are promised.
 //! - `accepted_are_served`: unless it is cut, the worker closes no listener whose accept may have taken a
 //!   client already.
 //! - `backlog_is_left`: where a backlog is somebody else's, nobody is taken out of it after the accepts
@@ -79,6 +80,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::backend::{Address, PACE, Published};
+use crate::session::BUFFERS_PER_SESSION;
 use crate::sys::Errno;
 use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 use crate::worker::{Limit, Mailbox, Notice};
@@ -1083,9 +1085,30 @@ impl World {
         self.ledger.as_ref().is_some_and(Ledger::is_calm)
     }
 
+    /// Between events, sessions hold no more than they are promised. What is on its way in, or out of a
+    /// socket that is closing, is the driver's.
+    fn judge_buffers(&self) {
+        let mut promised = self.finished.len();
+        for &sock in &self.live {
+            let socket = self.sockets.peek(sock);
+            promised += match socket.kind {
+                Kind::Client(_) => BUFFERS_PER_SESSION,
+                Kind::Upstream(_) => usize::from(socket.closing.is_some()),
+                Kind::Listener => 0,
+            };
+        }
+        let lent = self.buffers.borrow().lent();
+        rule!(
+            "buffers_promised",
+            lent <= promised,
+            "{lent} buffers are lent, and {promised} promised"
+        );
+    }
+
     fn turn(&mut self, until: Option<Instant>) {
         self.moves_in_turn = 0;
         self.judge_rest();
+        self.judge_buffers();
         let wait = until.map(|at| at.saturating_duration_since(self.now));
         let waits = wait != Some(Duration::ZERO);
         self.note(|| format!("turn, waiting at most {wait:?}"));

@@ -279,7 +279,7 @@ impl Uring {
             ring: ManuallyDrop::new(ring),
             provided: ManuallyDrop::new(provided),
             sockets: ManuallyDrop::new(Table::default()),
-            buffers: BufferPool::new(limits.buffers_max),
+            buffers: BufferPool::with_own(limits.buffers_max, provided::DEPTH.into()),
             pipes: PipePool::new(limits.pipes_max),
             waker,
             waker_armed: false,

@@ -22,7 +22,7 @@ pub(super) const GROUP: u16 = 0;
 
 /// Buffers at the kernel's disposal at one time: more receives than this in one turn answer
 /// ENOBUFS and are armed again.
-const DEPTH: u16 = 64;
+pub(super) const DEPTH: u16 = 64;
 
 /// The kernel wants the entries on a page boundary.
 const PAGE_BYTES: usize = 4096;
