@@ -5,11 +5,13 @@
 
 mod common;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 
 use common::client::{assert_eof, assert_over, exchange, receive_exact, send};
 use common::proxy::{connect_abstract, fresh_abstract_name};
+use common::sys::Halted;
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 
 for_each_engine!(
@@ -23,6 +25,7 @@ for_each_engine!(
     second_signal_ends_at_once,
     drain_timeout_cuts_what_still_runs,
     idle_session_of_a_client_that_leaves_ends_the_drain,
+    a_worker_that_fails_leaves_the_others_to_finish,
 );
 
 fn nothing_to_finish_ends_at_once_with_exit_code_0(engine: Engine) {
@@ -180,4 +183,53 @@ fn idle_session_of_a_client_that_leaves_ends_the_drain(engine: Engine) {
 /// The socket is the first to go.
 fn wait_until_it_drains(proxy: &Proxy) {
     eventually("the socket is unlinked", || !proxy.socket().exists());
+}
+
+/// A call that cannot fail does: the worker's sessions are lost, as they would be in a panic. The others' are not,
+/// and the end is an orderly one.
+fn a_worker_that_fails_leaves_the_others_to_finish(engine: Engine) {
+    const CLIENTS: usize = 8;
+    const WAITS: &str = "io_uring_enter,epoll_wait,epoll_pwait,epoll_pwait2";
+    let backend = Backend::echo();
+    let mut proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--workers", "2"])
+        .start();
+    let clients_without = |worker: &str| {
+        let _halted = Halted::new(proxy.process().thread(worker)).unwrap();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+        for client in &clients {
+            exchange(client, Pattern::new(1), KB);
+        }
+        clients
+    };
+    let (lost, served) = (clients_without("worker-1"), clients_without("worker-0"));
+
+    let mut strace = Command::new("/usr/bin/strace")
+        .args(["-qq", "-o", "/dev/null", "-p"])
+        .arg(proxy.process().thread("worker-0").to_string())
+        .arg(format!("--trace={WAITS}"))
+        .arg(format!("--inject={WAITS}:error=EBADF"))
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    proxy.process().wait_for_log("worker 0 failed");
+    strace.wait().unwrap();
+
+    for mut client in lost {
+        let mut byte = [0];
+        assert!(matches!(client.read(&mut byte), Ok(0) | Err(_)));
+    }
+    assert!(
+        UnixStream::connect(proxy.socket()).is_err(),
+        "nobody new comes in"
+    );
+    served
+        .iter()
+        .for_each(|client| exchange(client, Pattern::new(2), MB));
+    assert!(proxy.is_running());
+    drop(served);
+    assert_eq!(proxy.wait().code(), Some(1));
+    assert!(!proxy.socket().exists());
 }

@@ -80,6 +80,15 @@ pub enum Want {
     Only(Family),
 }
 
+/// Whether a connection that rests will do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reuse {
+    /// It counts as a place, and is preferred.
+    Yes,
+    /// Only a permit that no connection has is a place.
+    No,
+}
+
 /// The time, and since when the session has waited. For one that comes now that is the same.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Moment {
@@ -405,11 +414,23 @@ impl Balancer {
         want: Want,
         moment: impl Into<Moment>,
     ) -> Choice {
+        self.choose_with(published, tried, want, Reuse::Yes, moment)
+    }
+
+    /// The same, of which it is said whether a connection that rests will do.
+    pub fn choose_with(
+        &mut self,
+        published: &Published,
+        tried: &mut Tried,
+        want: Want,
+        reuse: Reuse,
+        moment: impl Into<Moment>,
+    ) -> Choice {
         self.refresh(published);
         tried.follow(self.set.version(), self.recoveries.get());
         let moment = moment.into();
-        match self.find(tried, want, moment) {
-            Found::At(index) if self.members[index].counters.resting.get() > 0 => {
+        match self.find(tried, want, reuse, moment) {
+            Found::At(index) if reuse == Reuse::Yes && self.rests_at(index) => {
                 Choice::Resting(self.members[index].health.address())
             }
             Found::At(index) => {
@@ -420,6 +441,19 @@ impl Balancer {
             Found::Full => Choice::Full,
             Found::Nothing => Choice::Exhausted,
         }
+    }
+
+    /// An endpoint at which a connection rests, that a session has not tried.
+    #[must_use]
+    pub fn resting(&self, tried: &Tried) -> Option<Address> {
+        let is_new = |index: usize| tried.count == 0 || !tried.has(index);
+        let mut members = 0..self.members.len();
+        let found = members.find(|&index| is_new(index) && self.rests_at(index))?;
+        Some(self.members[found].health.address())
+    }
+
+    fn rests_at(&self, index: usize) -> bool {
+        self.members[index].counters.resting.get() > 0
     }
 
     /// Whether a session that has tried nothing would be given a lease now, of the set that was taken
@@ -573,7 +607,7 @@ impl Balancer {
         }
     }
 
-    fn find(&mut self, tried: &Tried, want: Want, moment: Moment) -> Found {
+    fn find(&mut self, tried: &Tried, want: Want, reuse: Reuse, moment: Moment) -> Found {
         // Nothing has failed yet in by far the most sessions.
         let is_new = |index: usize| tried.count == 0 || !tried.has(index);
         for number in 0..self.groups.len() {
@@ -584,7 +618,7 @@ impl Balancer {
                         && balancer.family(index) == Some(family)
                         && balancer.is_usable(index, moment.now)
                 };
-                match self.find_with_place(group.clone(), moment, usable) {
+                match self.find_with_place(group.clone(), reuse, moment, usable) {
                     Found::Nothing => {}
                     // The other family may have room.
                     Found::Full if matches!(want, Want::Rather(_)) => {}
@@ -597,7 +631,7 @@ impl Balancer {
             let usable = |balancer: &Self, index: usize| {
                 is_new(index) && balancer.is_usable(index, moment.now)
             };
-            match self.find_with_place(group, moment, usable) {
+            match self.find_with_place(group, reuse, moment, usable) {
                 Found::Nothing => {}
                 found => return found,
             }
@@ -609,7 +643,7 @@ impl Balancer {
         let mut outcome = Found::Nothing;
         for number in 0..self.groups.len() {
             let group = self.groups[number].clone();
-            match self.find_with_place(group, moment, |_, index| is_new(index)) {
+            match self.find_with_place(group, reuse, moment, |_, index| is_new(index)) {
                 Found::Nothing => {}
                 Found::Full => outcome = Found::Full,
                 found @ Found::At(_) => return found,
@@ -622,11 +656,16 @@ impl Balancer {
     fn find_with_place(
         &mut self,
         group: Range<usize>,
+        reuse: Reuse,
         moment: Moment,
         qualifies: impl Fn(&Self, usize) -> bool,
     ) -> Found {
         let with_place = |balancer: &Self, index: usize| {
-            balancer.has_place(index, moment) && qualifies(balancer, index)
+            let has_place = match reuse {
+                Reuse::Yes => balancer.has_place(index, moment),
+                Reuse::No => balancer.has_free_permit(index, moment),
+            };
+            has_place && qualifies(balancer, index)
         };
         if let Some(index) = self.find_in(group.clone(), with_place) {
             if self.has_better_in_a_moment(index, group, moment, qualifies) {
@@ -663,9 +702,13 @@ impl Balancer {
     }
 
     fn has_place(&self, index: usize, moment: Moment) -> bool {
+        self.rests_at(index) || self.has_free_permit(index, moment)
+    }
+
+    /// Whether another connection may be opened to it now.
+    fn has_free_permit(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        member.counters.resting.get() > 0
-            || self.has_permit(member) && member.opens_at(moment).is_none()
+        self.has_permit(member) && member.opens_at(moment).is_none()
     }
 
     /// Whether it may have another connection.

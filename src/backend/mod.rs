@@ -12,7 +12,7 @@ mod reach;
 mod refresh;
 mod set;
 
-pub use balance::{Balancer, Choice, Family, Lease, Moment, Tried, Want};
+pub use balance::{Balancer, Choice, Family, Lease, Moment, Reuse, Tried, Want};
 pub use health::Health;
 #[cfg(any(test, fuzzing))]
 pub(crate) use opening::PACE;

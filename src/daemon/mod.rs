@@ -24,6 +24,7 @@ mod upstreams;
 mod who;
 mod workers;
 
+use std::error::Error as _;
 use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -62,6 +63,10 @@ pub use upstreams::SourceError;
 pub use who::WhoError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
+
+/// How long the other workers drain at most when one has failed: until the daemon has ended and was started
+/// again, a part of the clients waits for nobody.
+const FAILED_DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// How long workers may take to cut their sessions: they do it in one turn. One that hangs in a
 /// system call must not keep the process from ending.
@@ -372,6 +377,7 @@ impl Control {
             runtime, mut stop, ..
         } = self;
         let outcome = runtime.block_on(async {
+            let (mut failed, mut patience) = (Ok(()), config.drain_timeout);
             tokio::select! {
                 signal = stop.next() => tracing::info!("{signal}: draining"),
                 time = idle::wait(observed, config.exit_idle_time) => {
@@ -380,15 +386,23 @@ impl Control {
                 // A worker ends by itself only when it fails, and without it the others would
                 // serve on with part of the clients waiting for nobody.
                 end = workers.next_end() => {
-                    workers.post(Notice::Cut);
-                    let others = workers.all_ended().await;
-                    return end.unwrap_or(Ok(())).and(others);
+                    failed = end.unwrap_or(Ok(()));
+                    let most = config.drain_timeout.unwrap_or(FAILED_DRAIN_MAX);
+                    patience = Some(most.min(FAILED_DRAIN_MAX));
+                    if let Err(error) = &failed {
+                        let cause = error.source().map(|cause| format!(": {cause}"));
+                        tracing::error!(
+                            "{error}{}; its sessions are lost, the other workers finish theirs, and the \
+                             daemon ends",
+                            cause.unwrap_or_default()
+                        );
+                    }
                 }
             }
             observed.phase.drain();
-            let at_most = config.drain_timeout.map(|time| time + CUT_TIMEOUT);
-            supervisor.stopping(observed, at_most);
-            drain(&mut workers, listeners, &mut stop, config.drain_timeout).await
+            supervisor.stopping(observed, patience.map(|time| time + CUT_TIMEOUT));
+            let drained = drain(&mut workers, listeners, &mut stop, patience).await;
+            failed.and(drained)
         });
         outcome.map_err(Error::from)
     }

@@ -86,6 +86,11 @@ impl<T> Table<T> {
             .is_some_and(|e| e.generation == sock.generation && e.socket.is_some())
     }
 
+    /// The sockets that are open.
+    pub(super) fn into_open(self) -> impl Iterator<Item = T> {
+        self.entries.into_iter().filter_map(|entry| entry.socket)
+    }
+
     /// Takes the socket out; panics for one that is closed. Its slot is free.
     pub fn remove(&mut self, sock: Sock) -> T {
         let entry = &mut self.entries[sock.slot as usize];

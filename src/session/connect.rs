@@ -23,7 +23,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Balancer, Choice, Family, Lease, Moment, Tried, Want};
+use crate::backend::{Address, Balancer, Choice, Family, Lease, Moment, Reuse, Tried, Want};
 use crate::driver::{Close, Closed, Done, Driver, Op, Sock};
 use crate::sys::Errno;
 
@@ -88,7 +88,10 @@ pub(super) struct Connecting {
     failure: ConnectFailure,
     /// The length of the next pause.
     pause: Duration,
-    wants_new: bool,
+    /// Whether a connection that rests will do.
+    reuse: Reuse,
+    /// A connection that rested was closed for it since its turn came last.
+    has_made_room: bool,
     /// A place gets free that was its own, or was taken from a connection for its sake.
     is_owed_a_place: bool,
     stage: Stage,
@@ -181,7 +184,8 @@ impl Connecting {
             want: Want::Any,
             failure: ConnectFailure::NoAddress,
             pause: PAUSE_MIN,
-            wants_new: false,
+            reuse: Reuse::Yes,
+            has_made_room: false,
             is_owed_a_place: false,
             stage,
         }
@@ -260,13 +264,25 @@ impl Connecting {
                 now: cx.now,
                 waiting_since: self.came,
             };
-            let chosen = cx
-                .balancer
-                .choose(cx.published, &mut self.tried, self.want, moment);
+            let chosen = cx.balancer.choose_with(
+                cx.published,
+                &mut self.tried,
+                self.want,
+                self.reuse,
+                moment,
+            );
             let lease = match chosen {
                 Choice::Chosen(lease) => lease,
                 Choice::Resting(address) => return Found::Resting(address),
                 Choice::Full => {
+                    // One that rests makes way, and only one: its place is free in a moment.
+                    if self.wants_new()
+                        && !self.has_made_room
+                        && let Some(address) = cx.balancer.resting(&self.tried)
+                    {
+                        self.has_made_room = true;
+                        return Found::Resting(address);
+                    }
                     self.wait_for_place(cx);
                     return Found::Waiting;
                 }
@@ -431,7 +447,7 @@ impl Connecting {
 
     /// A connection that rests will not do.
     pub(super) fn want_new(&mut self) {
-        self.wants_new = true;
+        self.reuse = Reuse::No;
     }
 
     /// A connection was closed, and its place will be free when that is done.
@@ -441,7 +457,7 @@ impl Connecting {
 
     /// Whether a connection that rests will not do.
     pub(super) fn wants_new(&self) -> bool {
-        self.wants_new
+        self.reuse == Reuse::No
     }
 
     /// Its turn in the queue has come: some endpoint has a place. It may be of no use to a session that
@@ -452,6 +468,7 @@ impl Connecting {
         cx: &mut Context<'_, D>,
     ) -> Found {
         assert!(self.is_queued(), "only those are told");
+        self.has_made_room = false;
         self.search(bytes_follow, cx)
     }
 

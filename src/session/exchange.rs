@@ -727,10 +727,7 @@ impl<D: Driver> Exchange<D> {
             if let Some(open) = self.take(address, cx) {
                 return self.serve(open, true, cx);
             }
-            // It was of no use to this request, and was closed: its place is free soon.
-            let connecting = self.connecting();
-            connecting.owe_a_place();
-            found = connecting.search(true, cx);
+            found = self.connecting().search(true, cx);
         }
         let waits_for_place = self.connecting().waits_for_place(cx.balancer);
         self.tally.searched(waits_for_place, cx.now);
@@ -763,7 +760,8 @@ impl<D: Driver> Exchange<D> {
         }
     }
 
-    /// A connection that rests, if this request may use one.
+    /// A connection that rests, if this request may use one. Else it wants a new one, for which one that rests
+    /// makes way if no other place is free.
     fn take(&mut self, address: Address, cx: &mut Context<'_, D>) -> Option<Open> {
         let may_use = match cx.pool.manner(address) {
             Manner::Unknown { .. } | Manner::InTurn { .. } | Manner::AnyTime { .. } => true,
@@ -771,15 +769,17 @@ impl<D: Driver> Exchange<D> {
             Manner::Silent { .. } | Manner::Closes { .. } => self.is_repeatable_method(),
         };
         let (pool, mut pool_cx) = cx.pool_parts();
-        if may_use && !self.wants_new() {
-            return pool.take(address);
+        let connecting = self.connecting();
+        if connecting.wants_new() {
+            pool.drop_resting(address, &mut pool_cx);
+            connecting.owe_a_place();
+            return None;
         }
-        pool.drop_resting(address, &mut pool_cx);
-        None
-    }
-
-    fn wants_new(&self) -> bool {
-        matches!(&self.stage, Stage::Search(connecting) if connecting.wants_new())
+        let open = may_use.then(|| pool.take(address)).flatten();
+        if open.is_none() {
+            connecting.want_new();
+        }
+        open
     }
 
     fn is_repeatable_method(&self) -> bool {

@@ -26,6 +26,7 @@ use std::mem::{self, ManuallyDrop};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use io_uring::squeue::{self, Flags};
@@ -42,11 +43,15 @@ use super::{
     Waker,
 };
 use provided::Provided;
-use ring::{Ring, Wait};
+use ring::{Entered, Ring, Wait};
 use watch::Watch;
 
 /// How long dropping a driver waits for the kernel to let go of its memory.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a turn pauses that could submit nothing and had nothing to do: the kernel lacks memory, which asking
+/// again at once would not bring.
+const SCARCITY_PAUSE: Duration = Duration::from_millis(1);
 
 /// `IORING_RECVSEND_POLL_FIRST`: wait for data before the first try.
 const POLL_FIRST: u16 = 1;
@@ -71,12 +76,12 @@ pub struct Uring {
     reaped: VecDeque<Reaped>,
     /// The last turn had no more than one completion: what is sent now has no company in the ring.
     alone: bool,
-    /// Ops of sockets that the kernel has.
+    /// Submissions for which the ring has no room before it is entered.
+    overflow: VecDeque<squeue::Entry>,
+    /// Ops of sockets that the kernel has, or is to have.
     in_flight: usize,
     /// Descriptors of sockets that were joined.
     to_release: Vec<OwnedFd>,
-    /// An error of the ring itself that a call without a result met; the next turn reports it.
-    broken: Option<Errno>,
 }
 
 /// A completion as the kernel gave it.
@@ -287,9 +292,9 @@ impl Uring {
             starved: VecDeque::new(),
             reaped: VecDeque::new(),
             alone: false,
+            overflow: VecDeque::new(),
             in_flight: 0,
             to_release: Vec::new(),
-            broken: None,
         })
     }
 
@@ -301,11 +306,36 @@ impl Uring {
         if token.kind() == Kind::Op {
             self.in_flight += 1;
         }
-        // SAFETY: sends point into buffers that their socket's write lane owns until it is given
-        // the completion, receives use provided buffers, and neither is freed while an op is in
-        // flight (see `drop`).
-        if let Err(errno) = unsafe { self.ring.push(&entry.user_data(token.0)) } {
-            self.broken.get_or_insert(errno);
+        self.overflow.push_back(entry.user_data(token.0));
+        if self.overflow.len() == 1 {
+            self.fill_ring();
+        }
+    }
+
+    /// Gives the ring what it has room for, in order.
+    fn fill_ring(&mut self) {
+        while let Some(entry) = self.overflow.front() {
+            // SAFETY: sends point into buffers that their socket's write lane owns until it is given
+            // the completion, receives use provided buffers, and neither is freed while an op is in
+            // flight (see `drop`).
+            if !unsafe { self.ring.push(entry) } {
+                return;
+            }
+            self.overflow.pop_front();
+        }
+    }
+
+    /// Submits everything, and waits.
+    fn enter(&mut self, wait: Wait) -> Result<Entered, Errno> {
+        loop {
+            self.fill_ring();
+            if self.overflow.is_empty() {
+                return self.ring.enter(wait);
+            }
+            let entered = self.ring.enter(Wait::No)?;
+            if entered == Entered::Later {
+                return Ok(entered);
+            }
         }
     }
 
@@ -500,6 +530,9 @@ impl Uring {
                 Kind::Waker => self.waker_armed = false,
                 Kind::Watch => self.watch.armed = false,
             }
+        }
+        if self.ring.has_lost_completions() {
+            return Err(Errno(libc::EOVERFLOW));
         }
         if !self.waker_armed {
             self.waker.0.clear();
@@ -817,6 +850,12 @@ impl Uring {
 
     /// Takes every op back from the kernel. False when it does not let go in time.
     fn join_all(&mut self) -> bool {
+        // What the kernel was never given is nothing to wait for.
+        let forgotten = self
+            .overflow
+            .drain(..)
+            .map(|entry| Token(entry.get_user_data()));
+        self.in_flight -= forgotten.filter(|token| token.kind() == Kind::Op).count();
         let everything = types::CancelBuilder::any();
         self.push(opcode::AsyncCancel2::new(everything).build(), Token::CANCEL);
         let until = Instant::now() + JOIN_TIMEOUT;
@@ -830,7 +869,7 @@ impl Uring {
             if self.in_flight == 0 {
                 return true;
             }
-            let entered = self.ring.enter(Wait::CompletionUntil(until));
+            let entered = self.enter(Wait::CompletionUntil(until));
             if entered.is_err() || self.reap().is_err() || Instant::now() >= until {
                 return false;
             }
@@ -1092,17 +1131,17 @@ impl Driver for Uring {
             let entry = opcode::PollAdd::new(target, libc::POLLIN.cast_unsigned().into()).build();
             self.push(entry, Token::WATCH);
         }
-        if let Some(errno) = self.broken {
-            return Err(errno);
-        }
         // An op may have ended without the kernel since the last turn.
         let wait = match until {
             _ if !self.reaped.is_empty() => Wait::No,
             Some(until) => Wait::CompletionUntil(until),
             None => Wait::Completion,
         };
-        self.ring.enter(wait)?;
+        let entered = self.enter(wait)?;
         self.reap()?;
+        if entered == Entered::Later && self.reaped.is_empty() {
+            thread::sleep(SCARCITY_PAUSE);
+        }
         self.alone = self.reaped.len() <= 1;
         Ok(())
     }
@@ -1120,18 +1159,32 @@ impl Driver for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        let joined = self.join_all();
+        if thread::panicking() || !self.join_all() {
+            tracing::error!("io_uring: ops could not be cancelled; their memory is not reused");
+            return self.abandon();
+        }
         // SAFETY: the ring is not used again.
         unsafe { ManuallyDrop::drop(&mut self.ring) };
-        if !joined {
-            // The kernel may still write into the buffers: they are left to it for good.
-            tracing::error!("io_uring: ops could not be cancelled; their memory is not reused");
-            return;
-        }
         // SAFETY: the value is not used again, and no op refers to it any more.
         unsafe { ManuallyDrop::drop(&mut self.sockets) };
         // SAFETY: as above; the kernel's own reference to the memory is to pinned pages.
         unsafe { ManuallyDrop::drop(&mut self.provided) };
+    }
+}
+
+impl Uring {
+    /// The end of a driver whose ops cannot be waited for: the ring has failed, or this is the cleanup of a panic, in
+    /// which a second one would end the process at once. The peers are told, and memory is left to the kernel, which
+    /// may still write there.
+    fn abandon(&mut self) {
+        // SAFETY: the ring is not used again.
+        unsafe { ManuallyDrop::drop(&mut self.ring) };
+        // SAFETY: as above. What the kernel may still read is forgotten.
+        let sockets = unsafe { ManuallyDrop::take(&mut self.sockets) };
+        for socket in sockets.into_open() {
+            mem::forget(socket.write);
+            drop(socket.fd);
+        }
     }
 }
 
@@ -1206,6 +1259,60 @@ mod tests {
         );
     }
 
+    /// What a turn starts may be more than the ring has room for.
+    #[test]
+    fn more_ops_than_the_ring_has_room_for_are_all_carried_out() {
+        const SOCKETS: usize = 1500;
+        let limits = Limits {
+            buffers_max: SOCKETS,
+            pipes_max: 0,
+        };
+        let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+        let mut peers = Vec::new();
+        for _ in 0..SOCKETS {
+            let (peer, ours) = UnixStream::pair().unwrap();
+            let sock = driver.sockets.insert(Socket::new(ours.into(), true, false));
+            driver.submit(sock, Op::Writable);
+            peers.push(peer);
+        }
+        assert!(!driver.overflow.is_empty(), "all of it fits");
+        let mut ready = 0;
+        while ready < SOCKETS {
+            driver.turn(None).unwrap();
+            while let Some(completion) = driver.next() {
+                assert!(matches!(completion.done, Done::Ready));
+                ready += 1;
+            }
+        }
+    }
+
+    /// The worker's thread unwinds with ops in the kernel and others that it never got; the peers hear of it, and
+    /// no second panic ends the process.
+    #[test]
+    fn a_panic_ends_the_driver_and_its_sockets_and_nothing_else() {
+        let (mut peer, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let thread = thread::spawn(move || {
+            let limits = Limits {
+                buffers_max: 4,
+                pipes_max: 0,
+            };
+            let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+            let sock = driver.sockets.insert(Socket::new(ours.into(), true, false));
+            while net::send(&driver.sockets.get(sock).fd, &[7; 4096]).is_ok() {}
+            let mut buf = driver.lend().unwrap();
+            buf.extend(b"never sent");
+            driver.submit(sock, Op::Recv);
+            driver.submit(sock, Op::Send(buf));
+            driver.turn(Some(Instant::now())).unwrap();
+            panic!("as a bug would");
+        });
+        assert!(thread.join().is_err());
+        let mut received = Vec::new();
+        peer.read_to_end(&mut received).unwrap();
+        assert!(!received.is_empty() && received.iter().all(|&byte| byte == 7));
+    }
+
     #[test]
     fn tcp_clients_are_known_for_what_they_are() {
         let limits = Limits {
@@ -1254,7 +1361,7 @@ mod tests {
         let mut bytes = driver.buffers.borrow_mut().take().unwrap();
         bytes.push(7);
         driver.submit(sock, Op::Send(Buf::new(bytes, &driver.buffers)));
-        driver.ring.enter(Wait::No).unwrap();
+        let _ = driver.enter(Wait::No).unwrap();
         peer.set_nonblocking(true).unwrap();
         let mut room = vec![0; 1 << 16];
         while peer.read(&mut room).is_ok_and(|count| count > 0) {}

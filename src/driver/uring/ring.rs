@@ -123,25 +123,20 @@ impl Ring {
         Ok(())
     }
 
-    /// Queues a submission.
+    /// Queues a submission. False: there is no room before [`Ring::enter`] has made some.
     ///
     /// # Safety
     ///
     /// What the entry points to must stay valid, and untouched where the kernel writes, until its
     /// completion.
-    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> Result<(), Errno> {
+    #[must_use]
+    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: the caller vouches for what the entry points to.
-        if unsafe { self.ring.submission().push(entry) }.is_ok() {
-            return Ok(());
-        }
-        self.enter(Wait::No)?;
-        // SAFETY: as above. An accepted submission leaves its place, so there is room now; if the
-        // kernel could take none, that is the caller's error to report.
-        unsafe { self.ring.submission().push(entry) }.map_err(|_| Errno(libc::EBUSY))
+        unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
     /// Submits what is queued, runs what the kernel has deferred to this thread, and waits.
-    pub(super) fn enter(&mut self, wait: Wait) -> Result<(), Errno> {
+    pub(super) fn enter(&mut self, wait: Wait) -> Result<Entered, Errno> {
         let to_submit = self.ring.submission().len();
         let timespec;
         let mut args = types::SubmitArgs::new();
@@ -169,19 +164,36 @@ impl Ring {
             )
         };
         if entered >= 0 {
-            return Ok(());
+            return Ok(Entered::Submitted);
         }
         match Errno::last() {
-            // The time came, a signal came, or completions must be taken first.
-            Errno(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+            // The time came, or a signal.
+            Errno(libc::ETIME | libc::EINTR) => Ok(Entered::Submitted),
+            // Completions must be taken first, or the kernel has no memory for now.
+            Errno(libc::EBUSY | libc::EAGAIN | libc::ENOMEM) => Ok(Entered::Later),
             errno => Err(errno),
         }
+    }
+
+    /// Whether the kernel had no memory to keep a completion, which is lost then.
+    pub(super) fn has_lost_completions(&mut self) -> bool {
+        self.ring.completion().overflow() > 0
     }
 
     /// The next completion that the kernel has posted.
     pub(super) fn completions(&mut self) -> cqueue::CompletionQueue<'_> {
         self.ring.completion()
     }
+}
+
+/// What became of what was queued.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(super) enum Entered {
+    /// The kernel has it, or the first part of it.
+    Submitted,
+    /// The kernel can take nothing for the moment.
+    Later,
 }
 
 /// How long [`Ring::enter`] waits.
@@ -218,8 +230,9 @@ mod tests {
         let mut ring = Ring::new().unwrap();
         ring.restrict_and_enable().unwrap();
         // SAFETY: the entries of these tests point to nothing that is written, and to statics.
-        unsafe { ring.push(entry) }.unwrap();
-        ring.enter(Wait::Completion).unwrap();
+        assert!(unsafe { ring.push(entry) });
+        let entered = ring.enter(Wait::Completion).unwrap();
+        assert_eq!(entered, Entered::Submitted);
         ring.completions().next().unwrap().result()
     }
 
