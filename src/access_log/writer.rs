@@ -147,7 +147,7 @@ impl Writers {
     }
 
     /// A way to have all files opened anew, for another thread or task.
-    pub fn reopener(&self) -> impl Fn() + Send + use<> {
+    pub fn reopener(&self) -> impl Fn() + Send + Sync + use<> {
         let all: Vec<_> = self.running.iter().map(|r| Arc::clone(&r.told)).collect();
         move || {
             for told in &all {

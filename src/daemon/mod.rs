@@ -18,6 +18,7 @@ pub mod logging;
 mod privileges;
 mod routes;
 mod script_roots;
+mod signals;
 mod sites;
 mod supervisor;
 mod upstreams;
@@ -32,12 +33,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
 use crate::config::{Config, Descriptors, ListenAddress};
+use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
@@ -56,6 +57,7 @@ pub use privileges::{PrivilegeError, renounce};
 use routes::Opened;
 pub use routes::ShareError;
 pub use script_roots::ScriptRootError;
+use signals::{OtherSignals, Secured, Stop, StopSignals};
 pub use sites::SiteError;
 use sites::Sites;
 use supervisor::Supervisor;
@@ -76,6 +78,8 @@ const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum Error {
+    #[error("decide what signals do")]
+    SecureSignals(#[source] Errno),
     #[error("prepare for signals")]
     Signals(#[source] io::Error),
     #[error("find the processors that may be used")]
@@ -115,17 +119,21 @@ pub enum Error {
 pub struct Handover {
     passed: Passed,
     supervisor: Supervisor,
+    signals: Secured,
 }
 
 impl Handover {
-    /// Takes it, and the variables of the environment that tell of it. To be called once, before any
-    /// thread is started and anything is opened.
-    #[must_use]
-    pub fn take() -> Self {
-        Self {
+    /// Takes it, and the variables of the environment that tell of it; signals lose their default action. To
+    /// be called once, before any thread is started and anything is opened.
+    ///
+    /// # Errors
+    /// If the kernel does not let signals be decided on.
+    pub fn take() -> Result<Self, Error> {
+        Ok(Self {
+            signals: signals::secure().map_err(Error::SecureSignals)?,
             passed: Passed::take(),
             supervisor: Supervisor::take(),
-        }
+        })
     }
 }
 
@@ -134,8 +142,9 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let Handover {
         mut passed,
         supervisor,
+        signals,
     } = handover;
-    let mut control = Control::new()?;
+    let mut control = Control::new(&signals)?;
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
     let listeners = listener_count(config, |wanted| passed.count(wanted));
@@ -322,47 +331,32 @@ fn mailboxes(count: usize) -> Result<Vec<Arc<Mailbox>>, Error> {
 struct Control {
     runtime: Runtime,
     stop: StopSignals,
-    /// SIGUSR1, which programs that rotate logs send. Without access logs it changes nothing, and ends
-    /// nothing.
-    reopen: Option<Signal>,
-}
-
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
+    /// Those that end nothing, until somebody obeys them.
+    others: Option<OtherSignals>,
 }
 
 impl Control {
-    /// From here on SIGTERM and SIGINT wait to be handled. SIGPIPE is ignored since the program's
-    /// start: Rust's runtime does that, and splice(2) depends on it.
-    fn new() -> Result<Self, Error> {
+    /// From here on signals that mean something wait to be handled.
+    fn new(signals: &Secured) -> Result<Self, Error> {
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(Error::Signals)?;
         let inside = runtime.enter();
-        let stop = StopSignals {
-            terminate: signal(SignalKind::terminate()).map_err(Error::Signals)?,
-            interrupt: signal(SignalKind::interrupt()).map_err(Error::Signals)?,
-        };
-        let reopen = signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
+        let (stop, others) = signals::listen(signals).map_err(Error::Signals)?;
         drop(inside);
         Ok(Self {
             runtime,
             stop,
-            reopen: Some(reopen),
+            others: Some(others),
         })
     }
 
     /// From now on, until the end of the drain.
-    fn reopen_on_signal(&mut self, reopen: impl Fn() + Send + 'static) {
-        let signal = self.reopen.take();
-        self.runtime.spawn(async move {
-            let Some(mut signal) = signal else { return };
-            while signal.recv().await.is_some() {
-                reopen();
-            }
-        });
+    fn reopen_on_signal(&mut self, reopen: impl Fn() + Send + Sync + 'static) {
+        if let Some(others) = self.others.take() {
+            self.runtime.spawn(others.obey(reopen));
+        }
     }
 
     fn serve(
@@ -379,7 +373,12 @@ impl Control {
         let outcome = runtime.block_on(async {
             let (mut failed, mut patience) = (Ok(()), config.drain_timeout);
             tokio::select! {
-                signal = stop.next() => tracing::info!("{signal}: draining"),
+                signal = stop.next() => {
+                    if signal == Stop::Abort {
+                        patience = patience_after_abort(observed, patience).await;
+                    }
+                    tracing::info!("{signal}: draining");
+                }
                 time = idle::wait(observed, config.exit_idle_time) => {
                     tracing::info!("no session for {time:?} (--exit-idle-time): draining");
                 }
@@ -406,6 +405,19 @@ impl Control {
         });
         outcome.map_err(Error::from)
     }
+}
+
+/// A watchdog that sends SIGABRT is right if a worker does not turn: such a drain would never end.
+async fn patience_after_abort(
+    observed: &Observed,
+    configured: Option<Duration>,
+) -> Option<Duration> {
+    let stuck = observed.stuck_workers(PULSE_TIMEOUT).await;
+    if stuck.is_empty() {
+        return configured;
+    }
+    tracing::error!("SIGABRT, and workers {stuck:?} do not turn: ending at once");
+    Some(Duration::ZERO)
 }
 
 /// Lets the workers finish, for as long as is allowed.
@@ -437,14 +449,5 @@ async fn sleep(timeout: Option<Duration>) {
     match timeout {
         Some(timeout) => time::sleep(timeout).await,
         None => pending().await,
-    }
-}
-
-impl StopSignals {
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
     }
 }

@@ -14,7 +14,7 @@ mod endpoint_figures;
 mod failures;
 mod metrics;
 mod observed;
-mod pulse;
+pub mod pulse;
 pub mod server;
 mod status;
 mod table;

@@ -16,6 +16,7 @@ pub mod pipe;
 pub mod poll;
 pub(crate) mod privileges;
 pub mod process;
+pub(crate) mod signals;
 pub(crate) mod socket_file;
 pub(crate) mod terminal;
 pub mod timer;

@@ -1,0 +1,138 @@
+//! What signals mean to the daemon. README.md has the same as a table.
+
+use std::fmt;
+use std::io;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::sys::{Errno, signals};
+
+/// Those that a process ignores all its life if it was started so: nohup(1) and shells without job control
+/// ask for that.
+#[derive(Clone, Copy, Debug)]
+struct Inherited {
+    hangup: bool,
+    interrupt: bool,
+    quit: bool,
+}
+
+/// The signals are decided on: none finds its default action any more.
+#[derive(Debug)]
+pub(super) struct Secured(Inherited);
+
+/// Ends what signals do by default. To be called before there is any thread.
+///
+/// # Errors
+/// If the kernel refuses.
+pub(super) fn secure() -> Result<Secured, Errno> {
+    let inherited = Inherited {
+        hangup: signals::is_ignored(libc::SIGHUP),
+        interrupt: signals::is_ignored(libc::SIGINT),
+        quit: signals::is_ignored(libc::SIGQUIT),
+    };
+    signals::secure()?;
+    Ok(Secured(inherited))
+}
+
+/// The daemon is to end: sessions are finished, at the second one cut.
+pub(super) struct StopSignals {
+    terminate: Signal,
+    interrupt: Option<Signal>,
+    quit: Option<Signal>,
+    /// What an init of a container gets from LXC, and any init when the power fails.
+    power: Signal,
+    /// From a service manager's watchdog, which wants an end and no crash.
+    abort: Signal,
+}
+
+/// Which of them it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    Terminate,
+    Interrupt,
+    Quit,
+    Power,
+    Abort,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Terminate => "SIGTERM",
+            Self::Interrupt => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Power => "SIGPWR",
+            Self::Abort => "SIGABRT",
+        })
+    }
+}
+
+/// Something is to be done, and the daemon serves on.
+pub(super) struct OtherSignals {
+    hangup: Option<Signal>,
+    user_defined_1: Signal,
+    user_defined_2: Signal,
+}
+
+/// From here on they wait to be handled. To be called inside the runtime.
+pub(super) fn listen(Secured(inherited): &Secured) -> io::Result<(StopSignals, OtherSignals)> {
+    let unless = |ignored: bool, kind| match ignored {
+        true => Ok(None),
+        false => signal(kind).map(Some),
+    };
+    let stop = StopSignals {
+        terminate: signal(SignalKind::terminate())?,
+        interrupt: unless(inherited.interrupt, SignalKind::interrupt())?,
+        quit: unless(inherited.quit, SignalKind::quit())?,
+        power: signal(SignalKind::from_raw(libc::SIGPWR))?,
+        abort: signal(SignalKind::from_raw(libc::SIGABRT))?,
+    };
+    let others = OtherSignals {
+        hangup: unless(inherited.hangup, SignalKind::hangup())?,
+        user_defined_1: signal(SignalKind::user_defined1())?,
+        user_defined_2: signal(SignalKind::user_defined2())?,
+    };
+    Ok((stop, others))
+}
+
+impl StopSignals {
+    pub(super) async fn next(&mut self) -> Stop {
+        tokio::select! {
+            _ = self.terminate.recv() => Stop::Terminate,
+            () = received(&mut self.interrupt) => Stop::Interrupt,
+            () = received(&mut self.quit) => Stop::Quit,
+            _ = self.power.recv() => Stop::Power,
+            _ = self.abort.recv() => Stop::Abort,
+        }
+    }
+}
+
+impl OtherSignals {
+    /// For as long as the runtime runs, also in a drain.
+    pub(super) async fn obey(mut self, reopen: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.user_defined_1.recv() => reopen(),
+                () = received(&mut self.hangup) => {
+                    tracing::info!(
+                        "SIGHUP: access logs are opened anew; the configuration is read at a start only"
+                    );
+                    reopen();
+                }
+                _ = self.user_defined_2.recv() => {
+                    tracing::info!("SIGUSR2 means nothing to the daemon: ignored");
+                }
+            }
+        }
+    }
+}
+
+/// Never, if nobody listens.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
+        None => std::future::pending().await,
+    }
+}

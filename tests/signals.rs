@@ -1,0 +1,115 @@
+//! What each signal does: none cuts sessions or leaves the socket behind.
+
+// The behaviours are not `#[test]` functions themselves: the macro makes those of them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+
+use common::client::{assert_eof, exchange, exchange_and_end, receive_exact};
+use common::{Backend, Engine, KB, Pattern, Proxy, for_each_engine};
+
+for_each_engine!(
+    signals_that_end_nothing_leave_sessions_alone,
+    signals_that_stop_let_sessions_finish,
+);
+
+/// Nobody can do anything about these.
+const OUT_OF_REACH: [i32; 2] = [libc::SIGKILL, libc::SIGSTOP];
+
+/// Those that mean that the daemon is to end.
+const STOPPING: [i32; 5] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGPWR,
+    libc::SIGABRT,
+];
+
+/// These do nothing by default (signal(7)).
+const HARMLESS: [i32; 4] = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH];
+
+fn signals_that_end_nothing_leave_sessions_alone(engine: Engine) {
+    let backend = Backend::echo();
+    let mut proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    exchange(&client, Pattern::new(1), KB);
+    for signal in (1..=64).filter(|s| !OUT_OF_REACH.contains(s) && !STOPPING.contains(s)) {
+        // Twice: the first one may be what changes an action back.
+        for _ in 0..2 {
+            proxy.process().signal(signal);
+            exchange(&client, Pattern::new(2), KB);
+            exchange_and_end(&proxy.connect(), Pattern::new(3), KB);
+            assert!(proxy.is_running(), "signal {signal}");
+        }
+    }
+    proxy
+        .process()
+        .wait_for_log("SIGHUP: access logs are opened anew");
+    proxy.process().wait_for_log("SIGUSR2 means nothing");
+    drop(client);
+    proxy.terminate();
+    assert_eq!(proxy.wait().code(), Some(0));
+}
+
+fn signals_that_stop_let_sessions_finish(engine: Engine) {
+    for signal in STOPPING {
+        let backend = Backend::hold();
+        let mut proxy = Proxy::start(engine, &backend);
+        let client = proxy.connect();
+        backend.wait_until("the session", |ledger| ledger.open == 1);
+        proxy.process().signal(signal);
+        proxy.process().wait_for_log("draining");
+        backend.release(1);
+        assert_eq!(receive_exact(&client, 4), b"done");
+        assert_eof(&client);
+        drop(client);
+        assert_eq!(proxy.wait().code(), Some(0), "signal {signal}");
+        assert!(!proxy.socket().exists(), "signal {signal}");
+    }
+}
+
+/// Whatever the kernel lists: a signal that is neither ignored nor caught does what it does by default.
+#[test]
+fn no_signal_is_left_at_a_default_that_does_harm() {
+    let backend = Backend::echo();
+    let proxy = Proxy::builder().backend(&backend).start();
+    let decided = decided(&proxy);
+    for signal in (1..=64).filter(|s| !OUT_OF_REACH.contains(s) && !HARMLESS.contains(s)) {
+        assert!(
+            decided >> (signal - 1) & 1 == 1,
+            "signal {signal}: {decided:x}"
+        );
+    }
+}
+
+/// nohup(1), and shells that start something in the background.
+#[test]
+fn what_was_ignored_at_the_start_stays_ignored_and_what_was_blocked_is_not() {
+    const IGNORING: &str = "trap '' HUP INT QUIT TERM; exec env --block-signal=TERM \"$@\"";
+    let backend = Backend::echo();
+    let mut proxy = Proxy::builder()
+        .through(["sh", "-c", IGNORING, "sh"])
+        .backend(&backend)
+        .start();
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        proxy.process().signal(signal);
+        exchange_and_end(&proxy.connect(), Pattern::new(4), KB);
+    }
+    assert!(proxy.process().log().count("SIGHUP") == 0 && proxy.is_running());
+    // Somebody has to be able to end it in order.
+    proxy.terminate();
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert_eq!(proxy.process().log().count("draining"), 1);
+}
+
+/// The signals that are ignored or caught, a bit for each.
+fn decided(proxy: &Proxy) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", proxy.process().pid())).unwrap();
+    let set = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
+    };
+    set("SigIgn:") | set("SigCgt:")
+}
