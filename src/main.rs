@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use spliceway::cli::{
     self, CheckCommand, Cli, Command, DemoCommand, RunCommand, StatusCommand, usage,
 };
-use spliceway::daemon::{self, Handover, logging};
+use spliceway::daemon::{self, Handover, logging, scarcity};
 use spliceway::demo;
 
 const PROGRAM: &str = "spliceway";
@@ -20,7 +20,10 @@ fn main() -> ExitCode {
 
 fn execute(cli: Cli) -> ExitCode {
     match cli.command {
-        Command::Run(command) => usage::report(PROGRAM, run(&command)),
+        Command::Run(command) => {
+            let outcome = scarcity::with_panics_of_libraries_as_errors(|| run(&command));
+            usage::report(PROGRAM, outcome)
+        }
         Command::Check(command) => match check(&command) {
             Ok(code) => code,
             Err(error) => usage::report(PROGRAM, Err(error)),

@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::config::Engine;
 use crate::driver::uring::Uring;
-use crate::driver::{Limits, Waker};
+use crate::driver::{Driver as _, Limits, Waker};
 use crate::sys::Errno;
 
 /// The engine that was chosen.
@@ -65,21 +65,26 @@ impl fmt::Display for Chosen {
     }
 }
 
-/// Sets a ring up as the workers will, and lets it go.
+/// Sets a ring up as the workers will, enters it once, which a filter may deny apart, and lets it go.
 fn try_uring() -> Result<(), Unavailable> {
     let limits = Limits {
         buffers_max: 0,
         pipes_max: 0,
     };
-    let set_up = move || Waker::new().and_then(|waker| Uring::new(waker, limits).map(drop));
+    let set_up = move || {
+        let mut driver = Uring::new(Waker::new()?, limits)?;
+        let now = driver.now();
+        driver.turn(Some(now))
+    };
     // On a thread of its own: a ring belongs to the thread that made it until that thread ends.
-    let outcome = thread::spawn(set_up).join();
-    outcome
-        .expect("setting up a ring does not panic")
-        .map_err(|errno| Unavailable {
-            errno,
-            cause: Cause::of(errno, disabled_sysctl().as_deref()),
-        })
+    let outcome = match thread::Builder::new().spawn(set_up) {
+        Ok(thread) => thread.join().expect("setting up a ring does not panic"),
+        Err(error) => Err(error.into()),
+    };
+    outcome.map_err(|errno| Unavailable {
+        errno,
+        cause: Cause::of(errno, disabled_sysctl().as_deref()),
+    })
 }
 
 fn disabled_sysctl() -> Option<String> {

@@ -17,6 +17,7 @@ mod listening;
 pub mod logging;
 mod privileges;
 mod routes;
+pub mod scarcity;
 mod script_roots;
 mod signals;
 mod sites;
@@ -144,11 +145,11 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         supervisor,
         signals,
     } = handover;
-    let mut control = Control::new(&signals)?;
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
     let listeners = listener_count(config, |wanted| passed.count(wanted));
     let capacity = Capacity::measure(config, count, listeners)?;
+    let mut control = Control::new(&signals)?;
     warn_of_long_queues(config, capacity.connections_max);
     let identity = Identity::look_up(config)?;
     if let Some(identity) = &identity {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::{Errno, check};
 
-/// Raises the soft limit of open descriptors to the hard one and returns it.
+/// Raises the soft limit of open descriptors to the hard one and returns what it is then. A filter may deny
+/// that: then it stays what it was.
 pub fn raise_descriptors_max() -> Result<u64, Errno> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -13,10 +14,13 @@ pub fn raise_descriptors_max() -> Result<u64, Errno> {
     };
     // SAFETY: the pointer is to a live rlimit.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
+    let soft = limit.rlim_cur;
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: the pointer is to a live rlimit, which the kernel only reads.
-    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })?;
-    Ok(limit.rlim_cur)
+    match check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }) {
+        Ok(_) => Ok(limit.rlim_max),
+        Err(_) => Ok(soft),
+    }
 }
 
 /// The time that this thread has spent on a processor so far, in user and system mode.

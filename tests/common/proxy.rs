@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::process::Process;
 use super::sys::{self, ChildSetup};
-use super::wait::GUARD;
+use super::wait::{GUARD, eventually};
 
 /// The user and group without any rights: `nobody` and `nogroup` on Debian.
 pub(crate) const NOBODY: u32 = 65534;
@@ -256,6 +256,30 @@ impl Builder {
             code,
             stderr: process.log().lines(),
         }
+    }
+
+    /// Starts the program and waits until its workers run, or for it to end by itself.
+    #[track_caller]
+    pub(crate) fn start_or_end(self) -> Result<Proxy, Outcome> {
+        let what = self.through.join(" ");
+        let (mut process, socket, dir) = self.spawn();
+        let mut ready = false;
+        eventually(&format!("a start or an end: {what}"), || {
+            ready = process.log().lines().iter().any(|line| says_ready(line));
+            ready || !process.is_running()
+        });
+        if ready {
+            return Ok(Proxy {
+                process,
+                socket,
+                dir,
+            });
+        }
+        Err(Outcome {
+            what,
+            code: process.wait().code(),
+            stderr: process.log().lines(),
+        })
     }
 
     fn spawn(self) -> (Process, PathBuf, TempDir) {
