@@ -81,6 +81,7 @@ for_each_engine!(
     an_authorizer_is_served,
     authorizers_in_one_packet_are_served_one_after_the_other,
     a_drain_waits_for_requests_and_not_for_kept_connections,
+    a_drain_does_not_wait_for_connections_without_a_request,
 );
 
 /// One worker, so that there is one pool.
@@ -1676,6 +1677,30 @@ fn authorizers_in_one_packet_are_served_one_after_the_other(engine: Engine) {
     for uri in ["/1", "/2", "/3"] {
         assert_eq!(client.answer().text(), uri);
     }
+}
+
+fn a_drain_does_not_wait_for_connections_without_a_request(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.request()? {
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let mut proxy = start(engine, &backend);
+    let (silent, asking) = (Client::connect(&proxy), Client::connect(&proxy));
+    assert_eq!(
+        Client::connect(&proxy).ask(&Request::get("/page")).text(),
+        "/page"
+    );
+    // What was sent before is answered.
+    proxy.process().signal(libc::SIGSTOP);
+    eventually("the proxy is stopped", || proxy.process().is_stopped());
+    asking.send(&Request::get("/asked").bytes());
+    proxy.terminate();
+    proxy.process().signal(libc::SIGCONT);
+    assert_eq!(asking.answer().text(), "/asked");
+    assert_eof(&silent.0);
+    assert_eq!(proxy.wait().code(), Some(0));
 }
 
 fn a_drain_waits_for_requests_and_not_for_kept_connections(engine: Engine) {

@@ -774,24 +774,76 @@ fn the_control_socket_is_for_its_user_alone_and_goes_with_the_daemon() {
     assert!(!control.exists());
 }
 
+/// It is not asked any more: a successor has both places while the first one finishes.
 #[test]
-fn a_daemon_that_drains_says_so_until_its_end() {
+fn a_daemon_that_drains_leaves_its_places_to_a_successor() {
     let backend = Backend::hold();
-    let mut proxy = Proxy::builder().backend(&backend).observed().start();
-    let client = proxy.connect();
+    let dir = fresh_dir();
+    let places = |builder: common::proxy::Builder, port: u16| {
+        let control = format!("{}/control.sock", dir.path().display());
+        let metrics = format!("127.0.0.1:{port}");
+        let listen = format!("unix:{}/shared.sock", dir.path().display());
+        let options = ["--control", &control, "--metrics", &metrics];
+        builder.backend(&backend).listen(listen).args(options)
+    };
+    // The kernel does not give a port anew that it has just given.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let socket = dir.path().join("shared.sock");
+    let mut first = places(Proxy::builder(), port).start();
+    let client = connect(&socket).unwrap();
     backend.wait_until("it is served", |ledger| ledger.accepted == 1);
-    let address = proxy.metrics_address();
-    proxy.terminate();
-    eventually("it is not ready", || {
-        http::get(address, "/readyz").body == "the daemon is draining\n"
+    first.terminate();
+    first.process().wait_for_log("draining");
+    eventually("the places are free", || {
+        !socket.exists() && TcpStream::connect(("127.0.0.1", port)).is_err()
     });
-    assert_eq!(proxy.scrape().value("spliceway_draining"), 1.0);
-    assert_eq!(proxy.status()["state"], "draining");
-    assert_eq!(http::get(address, "/healthz").code, 200);
-    backend.release(1);
-    assert_eq!(receive_to_eof(&client), b"done");
-    drop(client);
-    assert!(proxy.wait().success());
+    let mut second = places(Proxy::builder(), port).start();
+    let of_second = connect(&socket).unwrap();
+    backend.wait_until("both are served", |ledger| ledger.accepted == 2);
+    let address = (std::net::Ipv4Addr::LOCALHOST, port).into();
+    assert_eq!(http::get(address, "/readyz").body, "ready\n");
+    assert!(first.is_running());
+    backend.release(2);
+    for client in [client, of_second] {
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(receive_to_eof(&client), b"done");
+    }
+    assert!(first.wait().success());
+    assert!(
+        dir.path().join("control.sock").exists(),
+        "it is the second one's"
+    );
+    second.terminate();
+    assert!(second.wait().success());
+}
+
+#[test]
+fn a_socket_whose_file_is_removed_is_told() {
+    let backend = Backend::echo();
+    let proxy = Proxy::builder().backend(&backend).observed().start();
+    let address = proxy.metrics_address();
+    let away = proxy.dir().join("away.sock");
+    eventually("it is ready", || http::get(address, "/readyz").code == 200);
+    assert_eq!(proxy.scrape().value("spliceway_socket_files_missing"), 0.0);
+    fs::rename(proxy.socket(), &away).unwrap();
+    eventually("it is not ready", || {
+        http::get(address, "/readyz")
+            .body
+            .contains("files are missing")
+    });
+    proxy.process().wait_for_log("is not there any more");
+    assert_eq!(proxy.scrape().value("spliceway_socket_files_missing"), 1.0);
+    // Another one in its place is not ours.
+    let _foreign = std::os::unix::net::UnixListener::bind(proxy.socket()).unwrap();
+    proxy.process().assert_comes_to_rest();
+    assert_eq!(http::get(address, "/readyz").code, 503);
+    fs::rename(&away, proxy.socket()).unwrap();
+    eventually("it is ready again", || {
+        http::get(address, "/readyz").code == 200
+    });
+    proxy.process().wait_for_log("is there again");
 }
 
 #[test]

@@ -13,7 +13,8 @@ use crate::sys::process;
 
 use super::privileges::Identity;
 use super::{
-    accepting_workers, listener, listener_count, routes, script_roots, upstreams, who, worker_count,
+    accepting_workers, listener, listener_count, loops, routes, script_roots, upstreams, who,
+    worker_count,
 };
 
 /// Prints what each backend resolves to, as comments of the configuration before it, and returns a line
@@ -31,6 +32,7 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, Resolve
         let listeners = listener_count(config, |_| 1);
         accepting_workers(workers, listeners, config.connections_max)
     });
+    obstacles.extend(loops::find_configured(config).map(|found| found.to_string()));
     // Who does not read what is printed still gets the exit code.
     let _ = writeln!(out, "\n# What the backends are now:");
     for (route, resolved) in config.routes.iter().zip(&resolved) {

@@ -1,7 +1,8 @@
 //! Listening sockets that whoever started the process has opened for it (sd_listen_fds(3)).
 //!
 //! They are not ours: the socket, its path and the clients in its backlog outlive the daemon and go
-//! to its next instance. So nothing is unlinked, and nothing but O_NONBLOCK is changed. A descriptor is
+//! to its next instance. So nothing is unlinked, and nothing is changed but O_NONBLOCK
+//! and what could have a worker wait (SO_LINGER, SO_PASSRIGHTS). A descriptor is
 //! given to one listener only, by being taken out of [`Passed`].
 
 use std::fs::File;
@@ -270,6 +271,7 @@ impl Inherited {
         let listener = UnixListener::from(fd);
         listener.set_nonblocking(true).map_err(system)?;
         let place = place(&listener).map_err(system)?;
+        keep_from_waiting(listener.as_fd(), &place).map_err(system)?;
         Ok(Self {
             socket: listener.into(),
             place,
@@ -289,6 +291,17 @@ impl Inherited {
     pub(super) fn name(&self) -> &str {
         &self.name
     }
+}
+
+/// Sees to it that no client, nor whoever made the socket, can have a worker wait in the kernel.
+fn keep_from_waiting(listener: BorrowedFd<'_>, place: &Place) -> io::Result<()> {
+    match place {
+        Place::Tcp(_) => net::forbid_lingering(listener)?,
+        Place::Path(_) | Place::Abstract(_) | Place::Unnamed => {
+            net::refuse_descriptors(listener)?;
+        }
+    }
+    Ok(())
 }
 
 /// Where a socket listens, as the kernel has it.

@@ -2,7 +2,7 @@
 //!
 //! Two dangers shape the order of steps. A client must never meet a socket that is more open than
 //! configured: the mode is set before the name exists, and until the last step, listen(2), a
-//! connect is refused. And a path must never be taken from a process that serves it: a socket file
+//! connect is refused: it is taken when nothing else can fail any more. And a path must never be taken from a process that serves it: a socket file
 //! is removed only when nobody listens on it, under a lock that spans from that question to our own
 //! listen(2), so that two starting processes cannot each take the other for dead.
 //!
@@ -42,9 +42,11 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often to look meanwhile.
 const RELEASE_PROBE_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A socket that accepts connections; dropping it removes its path and closes it.
+/// A socket that accepts connections once it listens; dropping it removes its path and closes it.
 #[derive(Debug)]
 pub struct Listener {
+    /// Dropped after the path is removed: until it listens, nobody else may take the path.
+    lock: Option<PathLock>,
     socket: OwnedFd,
     address: UnixAddress,
     /// The file that we made; `None` if the address has none or it is removed already.
@@ -128,7 +130,8 @@ pub enum Cause {
     },
 }
 
-/// Binds the address and listens on it, with the mode and the owners of `access` if it is a path.
+/// Binds the address, with the mode and the owners of `access` if it is a path. Until [`Listener::listen`],
+/// connects are refused: whoever begins to start and fails has let nobody in.
 ///
 /// The umask of the process is 0 for an instant: call this before threads start that create files.
 ///
@@ -198,8 +201,18 @@ impl Listener {
         }
     }
 
-    fn listen(&self) -> Result<(), Cause> {
-        socket_file::listen(self.fd(), LISTEN_BACKLOG).map_err(system("listen"))
+    /// Lets clients in: they wait until somebody accepts. The path's lock is not needed any more.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn listen(&mut self) -> Result<(), ListenError> {
+        let listening = socket_file::listen(self.fd(), LISTEN_BACKLOG);
+        listening.map_err(|error| ListenError {
+            address: self.address.clone(),
+            cause: system("listen")(error),
+        })?;
+        self.lock = None;
+        Ok(())
     }
 }
 
@@ -209,8 +222,16 @@ impl Drop for Listener {
     }
 }
 
-fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
+/// Without a name, and for bytes only.
+fn new_socket() -> Result<OwnedFd, Cause> {
     let socket = socket_file::stream_socket().map_err(system("create a socket"))?;
+    net::refuse_descriptors(socket.as_fd())
+        .map_err(|errno| system("refuse passed descriptors")(errno.into()))?;
+    Ok(socket)
+}
+
+fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
+    let socket = new_socket()?;
     let socket_name = SocketName::in_abstract(name).map_err(system("use this name"))?;
     socket_file::bind(socket.as_fd(), &socket_name).map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => Cause::AbstractLive,
@@ -220,22 +241,21 @@ fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
         },
     })?;
     let address = UnixAddress::Abstract(name.to_vec());
-    let listener = Listener {
+    Ok(Listener {
+        lock: None,
         socket,
         address,
         file: None,
-    };
-    listener.listen()?;
-    Ok(listener)
+    })
 }
 
 /// The lock is taken first and dropped last: on failure, the listener that is dropped before it
 /// removes its socket under the lock too.
 fn bind_path(path: &Path, access: &Access) -> Result<Listener, Cause> {
     let owners = Owners::look_up(access)?;
-    let _lock = PathLock::take(path)?;
-    let listener = claim(path, access.mode, owners)?;
-    listener.listen()?;
+    let lock = PathLock::take(path)?;
+    let mut listener = claim(path, access.mode, owners)?;
+    listener.lock = Some(lock);
     Ok(listener)
 }
 
@@ -246,6 +266,7 @@ fn claim(path: &Path, mode: u32, owners: Owners) -> Result<Listener, Cause> {
     let file = FileId::of(&made);
     let address = UnixAddress::Path(path.to_path_buf());
     let listener = Listener {
+        lock: None,
         socket,
         address,
         file: Some(file),
@@ -256,7 +277,7 @@ fn claim(path: &Path, mode: u32, owners: Owners) -> Result<Listener, Cause> {
 
 fn bind_with_mode(path: &Path, mode: u32) -> Result<OwnedFd, Cause> {
     let name = SocketName::path(path).map_err(system("use this path"))?;
-    let socket = socket_file::stream_socket().map_err(system("create a socket"))?;
+    let socket = new_socket()?;
     socket_file::set_mode(socket.as_fd(), mode).map_err(system("set the mode"))?;
     for _ in 0..BIND_TRIES {
         match socket_file::bind(socket.as_fd(), &name) {
@@ -402,6 +423,7 @@ pub(super) fn group_id(account: Option<&Account>) -> Result<Option<u32>, Cause> 
 
 /// The right to replace what is at a path, against every process that uses the same lock: an empty
 /// file `PATH.lock`, removed while it is still locked.
+#[derive(Debug)]
 struct PathLock {
     path: PathBuf,
     file: File,
@@ -443,7 +465,11 @@ impl Drop for PathLock {
             .file
             .metadata()
             .and_then(|ours| FileId::of(&ours).unlink(&self.path));
-        if let Err(error) = removed {
+        let Err(error) = removed else { return };
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            // As with --user, in a directory of root's: an empty file without its lock is in nobody's way.
+            tracing::debug!(lock = %self.path.display(), "the lock file stays");
+        } else {
             tracing::warn!(lock = %self.path.display(), %error, "cannot remove the lock file");
         }
     }
@@ -569,7 +595,9 @@ mod tests {
         }
 
         fn bind(&self, access: &Access) -> Result<Listener, ListenError> {
-            bind(&UnixAddress::Path(self.path.clone()), access)
+            let mut listener = bind(&UnixAddress::Path(self.path.clone()), access)?;
+            listener.listen()?;
+            Ok(listener)
         }
 
         fn error(&self, access: &Access) -> String {
@@ -740,7 +768,7 @@ mod tests {
             let stranger = as_thread::with_ids(STRANGER, || connect_error(&place.path));
             assert_eq!(stranger, Some(libc::EACCES));
         }
-        listener.listen().unwrap();
+        socket_file::listen(listener.fd(), LISTEN_BACKLOG).unwrap();
         assert_eq!(connect_error(&place.path), None);
     }
 
@@ -998,7 +1026,8 @@ mod tests {
     fn abstract_names_serve_clients_and_conflict() {
         let name = format!("spliceway-listener-{}", std::process::id()).into_bytes();
         let address = UnixAddress::Abstract(name.clone());
-        let listener = bind(&address, &with_mode(0o660)).unwrap();
+        let mut listener = bind(&address, &with_mode(0o660)).unwrap();
+        listener.listen().unwrap();
         assert_eq!(listener.address(), &address);
         let target = SocketAddr::from_abstract_name(&name).unwrap();
         UnixStream::connect_addr(&target).unwrap();

@@ -9,7 +9,7 @@ use crate::config::UnixAddress;
 use crate::worker::Backlog;
 
 use super::inherited::Inherited;
-use super::listener::Listener;
+use super::listener::{ListenError, Listener};
 
 /// One of a route's sockets.
 #[derive(Debug)]
@@ -55,6 +55,14 @@ impl ListeningSocket {
         match self {
             Self::Bound(_) => Backlog::Ours,
             Self::Inherited(_) => Backlog::NextOwners,
+        }
+    }
+
+    /// Lets clients in, if the socket is ours; into others they have come all the time.
+    pub(super) fn listen(&mut self) -> Result<(), ListenError> {
+        match self {
+            Self::Bound(listener) => listener.listen(),
+            Self::Inherited(_) => Ok(()),
         }
     }
 

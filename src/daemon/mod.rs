@@ -4,8 +4,9 @@
 //! before threads, because binding sets the process's umask for a moment; the limit of descriptors
 //! before anything that counts on it. What takes rights is done before the user is changed, and
 //! everything else after it: access logs are opened anew later, so they are opened with the rights that
-//! there are then, and never with root's in a directory of somebody else. The order of the end is the
-//! reverse.
+//! there are then, and never with root's in a directory of somebody else. Sockets listen last of all, when
+//! nothing can fail any more: who connects to a daemon that does not come to serve would be cut off. The
+//! order of the end is the reverse, and begins with what a successor needs.
 
 mod capacity;
 pub mod check;
@@ -15,12 +16,14 @@ mod inherited;
 pub mod listener;
 mod listening;
 pub mod logging;
+mod loops;
 mod privileges;
 mod routes;
 pub mod scarcity;
 mod script_roots;
 mod signals;
 mod sites;
+mod socket_files;
 mod supervisor;
 mod upstreams;
 mod who;
@@ -31,6 +34,7 @@ use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
@@ -42,7 +46,7 @@ use crate::config::{Config, Descriptors, ListenAddress};
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
-use crate::sys::{Errno, process};
+use crate::sys::{Errno, net, process};
 use crate::worker::{Gate, Mailbox, Notice, Shared, Who};
 
 use capacity::Capacity;
@@ -52,7 +56,8 @@ pub use engine::Unavailable;
 pub use inherited::InheritError;
 use inherited::Passed;
 pub use listener::ListenError;
-use listening::ListeningSocket;
+use listening::{ListeningSocket, Place};
+pub use loops::LoopError;
 use privileges::Identity;
 pub use privileges::{PrivilegeError, renounce};
 use routes::Opened;
@@ -97,6 +102,10 @@ pub enum Error {
     Who(#[from] WhoError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Loop(#[from] LoopError),
+    #[error("start the thread that looks whether the sockets' files are there")]
+    SocketFiles(#[source] io::Error),
     #[error(transparent)]
     Inherit(#[from] InheritError),
     #[error(transparent)]
@@ -161,16 +170,23 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let mailboxes = mailboxes(count)?;
     let who = who::look_up_all(config)?;
     let mut routes = open_all(config, who, &mailboxes, &mut passed)?;
+    let places = |opened: &Opened| {
+        opened
+            .listeners
+            .iter()
+            .map(ListeningSocket::place)
+            .collect()
+    };
+    if let Some(found) = loops::find(config, &routes.iter().map(places).collect::<Vec<_>>()) {
+        return Err(found.into());
+    }
     let mut sites = Sites::bind(config, identity.as_ref())?;
     privileges::settle(identity.as_ref())?;
 
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     // Dropped once nobody puts anything in: then what is left is written.
     let mut access_logs = open_access_logs(config)?;
-    routes.iter().for_each(Opened::announce);
     passed.close_unclaimed();
-    sites.announce();
-    identity.iter().for_each(Identity::announce);
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
 
@@ -194,8 +210,8 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         log_lines_dropped: Box::new(logging::lines_dropped),
         access_log_write_errors: Box::new(access_logs.errors()),
         phase: Phase::default(),
+        socket_files_missing: AtomicUsize::new(0),
     });
-    sites.serve(&control.runtime, &observed)?;
     let mut assignments = Vec::new();
     for (number, mailbox) in mailboxes.into_iter().enumerate() {
         assignments.push(Assignment {
@@ -208,7 +224,17 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
             shared: Arc::clone(&shared),
         });
     }
-    let workers = Workers::start(assignments)?;
+    let workers = Workers::start(assignments, || {
+        sites.listen(&control.runtime)?;
+        sites.serve(&control.runtime, &observed)?;
+        let mut listeners = routes.iter_mut().flat_map(|route| &mut route.listeners);
+        listeners.try_for_each(ListeningSocket::listen)?;
+        Ok(())
+    })?;
+    routes.iter().for_each(Opened::announce);
+    warn_of_passed_descriptors(&routes);
+    sites.announce();
+    identity.iter().for_each(Identity::announce);
     tracing::info!(
         engine = %engine,
         workers = count,
@@ -216,11 +242,10 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         "ready"
     );
     let listeners = routes.into_iter().flat_map(|route| route.listeners);
-    let listeners = listeners.collect();
+    let listeners: Vec<_> = listeners.collect();
+    socket_files::watch(&listeners, &observed).map_err(Error::SocketFiles)?;
     supervisor.ready(&control.runtime, &observed);
-    let served = control.serve(workers, listeners, &observed, &supervisor, config);
-    // Until its end, the daemon can be asked.
-    drop(sites);
+    let served = control.serve(workers, (listeners, sites), &observed, &supervisor, config);
     tracing::info!("stopped");
     served
 }
@@ -257,6 +282,18 @@ fn open_all(
     let routes = config.routes.iter().zip(who);
     let open = |(route, who)| routes::open(route, who, mailboxes, passed);
     routes.map(open).collect()
+}
+
+/// What the kernel does not hold, and what helps.
+fn warn_of_passed_descriptors(routes: &[Opened]) {
+    let mut listeners = routes.iter().flat_map(|route| &route.listeners);
+    if net::can_refuse_descriptors() || !listeners.any(|l| !matches!(l.place(), Place::Tcp(_))) {
+        return;
+    }
+    tracing::warn!(
+        "this kernel cannot refuse descriptors that clients of Unix sockets pass: who may connect can hold up \
+         a worker for as long as it likes (Linux 6.16 can; until then let only those connect that you trust)"
+    );
 }
 
 /// How many sockets are listened on, where an address may stand for several that are passed.
@@ -363,7 +400,7 @@ impl Control {
     fn serve(
         self,
         mut workers: Workers,
-        listeners: Vec<ListeningSocket>,
+        (listeners, mut sites): (Vec<ListeningSocket>, Sites),
         observed: &Arc<Observed>,
         supervisor: &Supervisor,
         config: &Config,
@@ -400,6 +437,7 @@ impl Control {
                 }
             }
             observed.phase.drain();
+            sites.give_up();
             supervisor.stopping(observed, patience.map(|time| time + CUT_TIMEOUT));
             let drained = drain(&mut workers, listeners, &mut stop, patience).await;
             failed.and(drained)

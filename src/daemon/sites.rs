@@ -1,11 +1,13 @@
 //! Where the daemon can be asked how it is: the control socket and the metrics address.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use crate::config::{Access, Config, UnixAddress};
 use crate::observe::Observed;
@@ -19,10 +21,23 @@ use super::privileges::Identity;
 /// than ask: that is for the user as whom the daemon runs, to whom it is given.
 const CONTROL_MODE: u32 = 0o600;
 
+/// Connections to the metrics address that may wait, as with the standard library.
+const METRICS_BACKLOG: u32 = 128;
+
 /// Both, if they are configured.
 pub(super) struct Sites {
     control: Option<Listener>,
-    metrics: Option<TcpListener>,
+    metrics: Option<Metrics>,
+    /// Where that listens: the kernel may have chosen the port.
+    metrics_at: Option<SocketAddr>,
+    /// Dropped when the daemon is not to be asked any more.
+    open: Option<watch::Sender<()>>,
+}
+
+/// Bound, and later listening.
+enum Metrics {
+    Bound(TcpSocket, SocketAddr),
+    Listening(TcpListener),
 }
 
 /// Why the daemon cannot be asked.
@@ -50,7 +65,7 @@ fn remedy(errno: Errno) -> &'static str {
 }
 
 impl Sites {
-    /// Listens. To be called before threads start, as [`listener::bind`] is.
+    /// Binds, and listens on nothing yet. To be called before threads start, as [`listener::bind`] is.
     pub(super) fn bind(config: &Config, identity: Option<&Identity>) -> Result<Self, SiteError> {
         let control = config.control.as_ref().map(|path| {
             let access = Access {
@@ -63,16 +78,31 @@ impl Sites {
             };
             listener::bind(&UnixAddress::Path(path.clone()), &access)
         });
-        let metrics = config.metrics.map(|address| {
-            TcpListener::bind(address).map_err(|error| SiteError::Metrics {
-                address,
-                cause: error.into(),
-            })
-        });
+        let metrics = config.metrics.map(bind_metrics);
         Ok(Self {
             control: control.transpose().map_err(SiteError::Control)?,
             metrics: metrics.transpose()?,
+            metrics_at: None,
+            open: None,
         })
+    }
+
+    /// Lets in who asks.
+    pub(super) fn listen(&mut self, runtime: &Runtime) -> Result<(), SiteError> {
+        if let Some(control) = &mut self.control {
+            control.listen().map_err(SiteError::Control)?;
+        }
+        let _inside = runtime.enter();
+        self.metrics = match self.metrics.take() {
+            Some(Metrics::Bound(socket, address)) => {
+                let listening = socket.listen(METRICS_BACKLOG);
+                let listener = listening.map_err(|error| metrics_error(address, error))?;
+                self.metrics_at = listener.local_addr().ok();
+                Some(Metrics::Listening(listener))
+            }
+            other => other,
+        };
+        Ok(())
     }
 
     /// Says where they are.
@@ -80,33 +110,67 @@ impl Sites {
         if let Some(control) = &self.control {
             tracing::info!("control socket: {}", control.address());
         }
-        if let Some(Ok(address)) = self.metrics.as_ref().map(TcpListener::local_addr) {
+        if let Some(address) = self.metrics_at {
             tracing::info!("metrics on http://{address}/metrics");
         }
     }
 
-    /// Answers for as long as the runtime runs. The control socket's file goes with `self`.
+    /// Answers until [`Sites::give_up`]. The control socket's file goes with `self`.
     pub(super) fn serve(
         &mut self,
         runtime: &Runtime,
         observed: &Arc<Observed>,
     ) -> Result<(), SiteError> {
         let _inside = runtime.enter();
+        let (open, is_open) = watch::channel(());
+        self.open = Some(open);
         let wait = |site| move |source| SiteError::Wait { site, source };
         if let Some(listener) = &self.control {
             let listener = net::duplicate(listener.fd())
                 .map(UnixListener::from)
                 .and_then(tokio::net::UnixListener::from_std)
                 .map_err(wait("the control socket"))?;
-            runtime.spawn(serve(Listening::Control(listener), Arc::clone(observed)));
+            let listening = Listening::Control(listener);
+            runtime.spawn(serve(listening, Arc::clone(observed), is_open.clone()));
         }
-        if let Some(listener) = self.metrics.take() {
-            let listener = listener
-                .set_nonblocking(true)
-                .and_then(|()| tokio::net::TcpListener::from_std(listener))
-                .map_err(wait("the metrics address"))?;
-            runtime.spawn(serve(Listening::Metrics(listener), Arc::clone(observed)));
+        if let Some(Metrics::Listening(listener)) = self.metrics.take() {
+            let listening = Listening::Metrics(listener);
+            runtime.spawn(serve(listening, Arc::clone(observed), is_open));
         }
         Ok(())
+    }
+
+    /// A successor may have both places from now on: nobody new is let in, and who asks already is answered.
+    pub(super) fn give_up(&mut self) {
+        if let Some(control) = &mut self.control {
+            control.unlink_if_ours();
+            control.refuse_newcomers();
+        }
+        self.open = None;
+    }
+}
+
+/// As the standard library does it, but for the last step: a port may be taken again at once after its last
+/// owner's end.
+fn bind_metrics(address: SocketAddr) -> Result<Metrics, SiteError> {
+    let bind = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(socket)
+    };
+    match bind() {
+        Ok(socket) => Ok(Metrics::Bound(socket, address)),
+        Err(error) => Err(metrics_error(address, error)),
+    }
+}
+
+fn metrics_error(address: SocketAddr, error: io::Error) -> SiteError {
+    SiteError::Metrics {
+        address,
+        cause: error.into(),
     }
 }

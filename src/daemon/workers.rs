@@ -12,6 +12,7 @@ use crate::driver::{Driver, Limits};
 use crate::sys::{Errno, process};
 use crate::worker::{Mailbox, Notice, Share, Shared, Worker};
 
+use super::Error;
 use super::engine::Chosen;
 
 /// The running workers.
@@ -71,9 +72,14 @@ impl Drop for SayEnd {
 }
 
 impl Workers {
-    /// Starts a thread for each assignment and waits until all of them serve.
-    pub(super) fn start(assignments: Vec<Assignment>) -> Result<Self, WorkerError> {
+    /// Starts a thread for each assignment, waits until all of them could serve, has clients let in, and only
+    /// then lets them serve.
+    pub(super) fn start(
+        assignments: Vec<Assignment>,
+        let_in: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<Self, Error> {
         let (ready, all_ready) = mpsc::channel();
+        let mut begin = Vec::new();
         let (end, ended) = unbounded_channel();
         let mut workers = Self {
             threads: Vec::new(),
@@ -83,12 +89,14 @@ impl Workers {
         };
         for (number, assignment) in assignments.into_iter().enumerate() {
             let ready = ready.clone();
+            let (go, may_begin) = mpsc::channel();
+            begin.push(go);
             let say_end = SayEnd(end.clone(), number);
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
                     let _say_end = say_end;
-                    assignment.carry_out(number, ready)
+                    assignment.carry_out(number, ready, &may_begin)
                 })
                 .map_err(|source| WorkerError::Thread { number, source })?;
             workers.threads.push(Some(thread));
@@ -97,6 +105,11 @@ impl Workers {
         drop(ready);
         for outcome in all_ready {
             outcome?;
+        }
+        let_in()?;
+        for go in begin {
+            // It waits for this, and cannot have ended.
+            let _ = go.send(());
         }
         Ok(workers)
     }
@@ -142,6 +155,7 @@ impl Assignment {
         self,
         number: usize,
         ready: mpsc::Sender<Result<(), WorkerError>>,
+        may_begin: &mpsc::Receiver<()>,
     ) -> Result<(), Errno> {
         if let Some(processor) = self.processor
             && let Err(source) = process::pin(processor)
@@ -155,8 +169,8 @@ impl Assignment {
         }
         let (waker, limits) = (self.mailbox.waker(), self.limits);
         match self.engine {
-            Chosen::IoUring => self.serve(number, ready, Uring::new(waker, limits)),
-            Chosen::Epoll => self.serve(number, ready, Epoll::new(waker, limits)),
+            Chosen::IoUring => self.serve(number, ready, may_begin, Uring::new(waker, limits)),
+            Chosen::Epoll => self.serve(number, ready, may_begin, Epoll::new(waker, limits)),
         }
     }
 
@@ -164,6 +178,7 @@ impl Assignment {
         self,
         number: usize,
         ready: mpsc::Sender<Result<(), WorkerError>>,
+        may_begin: &mpsc::Receiver<()>,
         driver: Result<D, Errno>,
     ) -> Result<(), Errno> {
         match driver {
@@ -171,6 +186,10 @@ impl Assignment {
                 let _ = ready.send(Ok(()));
                 // The start waits until nobody can say any more.
                 drop(ready);
+                if may_begin.recv().is_err() {
+                    // The start has failed elsewhere, and says why.
+                    return Ok(());
+                }
                 let Self {
                     shares,
                     shared,

@@ -63,6 +63,8 @@ catalogue! {
         "When the daemon started, in seconds since 1970: a change is a restart";
     DRAINING = Gauge "spliceway_draining" []
         "1 while the daemon finishes what runs and takes no new clients";
+    SOCKET_FILES_MISSING = Gauge "spliceway_socket_files_missing" []
+        "Sockets whose files were removed or replaced, so that nobody can connect: restart the daemon";
     SESSIONS_MAX = Gauge "spliceway_sessions_max" []
         "The most sessions at one time (--connections-max): at this number clients wait to be accepted";
     ACCEPT_PAUSES = Counter "spliceway_accept_pauses" ["reason"]
@@ -197,6 +199,10 @@ impl Scrape {
         page.gauge(START_TIME, [([NO_LABEL; 0], status.started_at_seconds)])?;
         let draining = u64::from(status.state == DaemonState::Draining);
         page.gauge(DRAINING, [([NO_LABEL; 0], draining)])?;
+        page.gauge(
+            SOCKET_FILES_MISSING,
+            [([NO_LABEL; 0], status.socket_files_missing)],
+        )?;
         page.gauge(SESSIONS_MAX, [([NO_LABEL; 0], status.sessions_max)])?;
         let pauses = &status.accept_pauses;
         let pauses = [

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::endpoint_figures::{EndpointFigures, Figures};
@@ -33,6 +33,8 @@ pub struct Observed {
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Since when, and in what phase.
     pub phase: Phase,
+    /// Sockets whose files clients do not find any more.
+    pub socket_files_missing: AtomicUsize,
 }
 
 /// When the daemon started, and whether it is about to end.
@@ -96,7 +98,7 @@ impl Phase {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    pub(super) fn state(&self) -> DaemonState {
+    pub(crate) fn state(&self) -> DaemonState {
         match self.draining.load(Ordering::Relaxed) {
             true => DaemonState::Draining,
             false => DaemonState::Serving,
@@ -125,6 +127,7 @@ impl Observed {
             state: self.phase.state(),
             sessions_max: self.sessions_max.into(),
             log_lines_dropped: (self.log_lines_dropped)(),
+            socket_files_missing: self.socket_files_missing.load(Ordering::Relaxed) as u64,
             access_log_write_errors: (self.access_log_write_errors)(),
             accept_pauses: AcceptPauses {
                 no_descriptors: sum(|counters| &counters.pauses_exhausted),

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -20,6 +21,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{self, Instant};
 
@@ -66,12 +68,21 @@ enum Site {
     Control,
 }
 
-/// Answers for as long as it is polled.
-pub async fn serve(listening: Listening, observed: Arc<Observed>) {
+/// Answers for as long as it is polled. Once whoever holds the other end of `is_open` has dropped it, the
+/// listener is closed, and those conversations that have begun are finished.
+pub async fn serve(
+    listening: Listening,
+    observed: Arc<Observed>,
+    mut is_open: watch::Receiver<()>,
+) {
     let site = listening.site();
     let mut conversations = Conversations::default();
     loop {
-        match listening.accept().await {
+        let accepted = tokio::select! {
+            accepted = listening.accept() => accepted,
+            _ = is_open.changed() => break,
+        };
+        match accepted {
             Ok(stream) => {
                 let observed = Arc::clone(&observed);
                 conversations.make_room().await;
@@ -83,6 +94,8 @@ pub async fn serve(listening: Listening, observed: Arc<Observed>) {
             }
         }
     }
+    drop(listening);
+    while conversations.tasks.join_next().await.is_some() {}
 }
 
 /// Those that go on, at most [`CONNECTIONS_MAX`]. Dropped, they end.
@@ -246,6 +259,12 @@ fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
     if observed.phase.state() == DaemonState::Draining {
         reasons.push_str("the daemon is draining\n");
     }
+    let missing = observed.socket_files_missing.load(Ordering::Relaxed);
+    if missing > 0 {
+        reasons.push_str(&format!(
+            "{missing} sockets' files are missing: see the log\n"
+        ));
+    }
     for route in &observed.routes {
         if route.published.load().endpoints().is_empty() {
             reasons.push_str(&format!("route {}: no endpoint is known\n", route.name));
@@ -286,7 +305,7 @@ fn headless(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
 mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::net::{Shutdown, SocketAddr, TcpStream};
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
 
     use tokio::runtime;
 
@@ -302,6 +321,7 @@ mod tests {
         /// Whether worker 1 turns when it is poked.
         alive: Arc<AtomicBool>,
         address: SocketAddr,
+        _open: watch::Sender<()>,
         _runtime: runtime::Runtime,
     }
 
@@ -345,6 +365,7 @@ mod tests {
                 access_log_write_errors: Box::new(|| 0),
                 log_lines_dropped: Box::new(|| 3),
                 phase: Phase::default(),
+                socket_files_missing: AtomicUsize::new(0),
             });
             let runtime = runtime::Builder::new_multi_thread()
                 .worker_threads(1)
@@ -353,13 +374,15 @@ mod tests {
                 .unwrap();
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
             let address = listener.local_addr().unwrap();
-            let server = serve(Listening::Metrics(listener), Arc::clone(&observed));
+            let (open, is_open) = watch::channel(());
+            let server = serve(Listening::Metrics(listener), Arc::clone(&observed), is_open);
             runtime.spawn(server);
             Self {
                 observed,
                 published,
                 alive,
                 address,
+                _open: open,
                 _runtime: runtime,
             }
         }

@@ -35,6 +35,9 @@ pub struct Status {
     pub sessions_max: u64,
     /// Lines of the log that were lost because nobody read them in time.
     pub log_lines_dropped: u64,
+    /// Sockets whose files were removed or replaced: nobody can connect to them.
+    #[serde(default)]
+    pub socket_files_missing: u64,
     /// Writes to access logs that failed.
     pub access_log_write_errors: u64,
     /// How often accepting paused.
@@ -444,6 +447,7 @@ pub(super) mod samples {
             state: DaemonState::Serving,
             sessions_max: 8192,
             log_lines_dropped: 0,
+            socket_files_missing: 0,
             access_log_write_errors: 0,
             accept_pauses: AcceptPauses {
                 no_descriptors: 1,

@@ -75,6 +75,15 @@ fn daemon(text: &mut String, status: &Status) {
             ),
         );
     }
+    if status.socket_files_missing > 0 {
+        line(
+            text,
+            &format!(
+                "sockets whose files are missing: {} (nobody can connect: see the log, and restart)",
+                status.socket_files_missing
+            ),
+        );
+    }
     if status.log_lines_dropped > 0 {
         line(
             text,

@@ -141,10 +141,10 @@ impl<D: Driver> Session<D> {
     }
 
     /// The worker takes nothing new on.
-    pub fn drain(&mut self) -> Step {
+    pub fn drain(&mut self, is_last_call: bool, cx: &mut Context<'_, D>) -> Step {
         match self {
             Self::Tunnel(_) => Step::Continue,
-            Self::Exchange(exchange) => exchange.drain(),
+            Self::Exchange(exchange) => exchange.drain(is_last_call, cx),
         }
     }
 

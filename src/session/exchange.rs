@@ -386,10 +386,16 @@ impl<D: Driver> Exchange<D> {
 
     /// The worker ends as soon as its sessions have: who keeps its connection for another request is not
     /// waited for.
-    pub fn drain(&mut self) -> Step {
-        let is_kept = self.requests > 0 && self.reader.end() == ClientEnd::BetweenRequests;
+    ///
+    /// One that has sent no request yet may be about to: it is given a moment, until `is_last_call`.
+    pub fn drain(&mut self, is_last_call: bool, cx: &mut Context<'_, D>) -> Step {
+        let is_between = self.reader.end() == ClientEnd::BetweenRequests;
+        let may_end = is_between && (self.requests > 0 || is_last_call);
         match self.stage {
-            Stage::Head if is_kept => Step::End(Ending::Complete),
+            // What the client has sent meanwhile is answered.
+            Stage::Head if may_end && cx.driver.at_hand(self.client) == 0 => {
+                Step::End(Ending::Complete)
+            }
             _ => Step::Continue,
         }
     }

@@ -5,6 +5,7 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{Errno, check, check_len};
@@ -269,8 +270,49 @@ pub fn unix_connected(name: UnixName) -> Result<OwnedFd, Errno> {
     let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) })?;
     // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
     let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    refuse_descriptors(socket.as_fd())?;
     connect(&socket, &name.into())?;
     Ok(socket)
+}
+
+/// Has the kernel refuse descriptors that a peer of this Unix socket sends with its bytes: the send fails with
+/// EPERM. What a listener accepts is like the listener.
+///
+/// Whoever drops the last reference to a descriptor does what closing it takes, and that can be to wait for as
+/// long as the sender likes (a TCP socket with SO_LINGER). Nothing but the kernel keeps that away from who
+/// receives. False: this one cannot, it is older than Linux 6.16.
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    /// `SO_PASSRIGHTS` of asm-generic/socket.h, which x86 and ARM use; the C library's headers lack it.
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    if !can_refuse_descriptors() {
+        return Ok(false);
+    }
+    match set_option(socket, libc::SOL_SOCKET, SO_PASSRIGHTS, &0_i32) {
+        Ok(()) => Ok(true),
+        Err(Errno(libc::ENOPROTOOPT)) => {
+            CANNOT_REFUSE.store(true, Ordering::Relaxed);
+            Ok(false)
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Written once it is known. It only spares a call that would fail again: no other memory depends on it.
+static CANNOT_REFUSE: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`refuse_descriptors`] has worked so far.
+pub(crate) fn can_refuse_descriptors() -> bool {
+    !CANNOT_REFUSE.load(Ordering::Relaxed)
+}
+
+/// A close of what this TCP listener accepts from now on does not wait for bytes to be acknowledged, whoever
+/// has asked for that (SO_LINGER is inherited, and a close waits even if the socket is non-blocking).
+pub(crate) fn forbid_lingering(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    let linger = libc::linger {
+        l_onoff: 0,
+        l_linger: 0,
+    };
+    set_option(listener, libc::SOL_SOCKET, libc::SO_LINGER, &linger)
 }
 
 /// Sends the acknowledgement that is due now and does not delay the next ones (TCP_QUICKACK in tcp(7),

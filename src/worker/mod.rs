@@ -75,6 +75,10 @@ const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 /// patience of those who wait.
 const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
+/// How long a draining worker waits for the first request of a FastCGI connection that has sent none: a web
+/// server sends it as soon as it has connected.
+const LAST_CALL_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
 /// otherwise begin at one time, and everybody else on the worker wait for all of them.
 const PLACES_PER_TURN: u32 = 2;
@@ -136,6 +140,8 @@ pub struct Worker<D: Driver> {
     /// Sessions that ended in this turn because their endpoint was removed.
     removed: usize,
     phase: Phase,
+    /// When FastCGI connections that have sent no request end. `None`: the worker does not drain.
+    last_call: Option<Instant>,
     now: Instant,
 }
 
@@ -237,6 +243,7 @@ impl<D: Driver> Worker<D> {
             at_limit: false,
             removed: 0,
             phase: Phase::Serving,
+            last_call: None,
             now,
         }
     }
@@ -249,6 +256,9 @@ impl<D: Driver> Worker<D> {
         loop {
             let told = self.read_mailbox();
             self.expire_deadlines();
+            if self.last_call.is_some_and(|time| time <= self.now) {
+                self.drain_sessions(true);
+            }
             // Before a new ticket is asked for, and after everything that someone waits for.
             self.driver.release();
             self.refused = false;
@@ -305,6 +315,7 @@ impl<D: Driver> Worker<D> {
             self.timers.next(),
             self.accepting_again_at,
             self.queues_looked_at,
+            self.last_call,
         ];
         let pools = self
             .routes
@@ -357,14 +368,20 @@ impl<D: Driver> Worker<D> {
             self.phase = Phase::Draining;
             self.listeners.disarm(&mut self.driver);
             self.listeners.leave_backlogs(&mut self.driver);
-            for route in 0..self.routes.len() {
-                self.each_session_of(route, |session, _| session.drain());
-            }
+            self.drain_sessions(false);
         }
         if notices.has(Notice::Cut) {
             self.cut();
         }
         notices
+    }
+
+    /// Ends those that wait for a next request. Connections that have not sent any get a moment more.
+    fn drain_sessions(&mut self, is_last_call: bool) {
+        self.last_call = Some(self.now + LAST_CALL_INTERVAL);
+        for route in 0..self.routes.len() {
+            self.each_session_of(route, |session, cx| session.drain(is_last_call, cx));
+        }
     }
 
     /// Tells sessions whether their endpoints are in the set, if it matters to them.

@@ -353,6 +353,23 @@ pub(crate) fn send_urgent(socket: RawFd, byte: u8) -> io::Result<()> {
     }
 }
 
+/// Has the kernel refuse descriptors that are passed to this socket. False: it is older than Linux 6.16.
+pub(crate) fn refuse_descriptors(stream: &UnixStream) -> bool {
+    const SO_PASSRIGHTS: libc::c_int = 83;
+    let no: libc::c_int = 0;
+    // SAFETY: the pointer is to a live integer of the length that is passed.
+    let code = unsafe {
+        libc::setsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const no).cast(),
+            4,
+        )
+    };
+    code == 0
+}
+
 /// Sends bytes with a descriptor passed along (`SCM_RIGHTS`).
 pub(crate) fn send_with_descriptor(stream: &UnixStream, bytes: &[u8]) -> io::Result<()> {
     let mut part = libc::iovec {

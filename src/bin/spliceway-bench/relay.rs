@@ -59,7 +59,8 @@ pub(crate) fn run(args: &RelayArgs) -> anyhow::Result<()> {
         group: None,
     };
     // Dropped last: that removes the socket file.
-    let listener = listener::bind(&args.listen, &access)?;
+    let mut listener = listener::bind(&args.listen, &access)?;
+    listener.listen()?;
     let relay = Relay {
         backend,
         buffer_bytes,
