@@ -40,7 +40,7 @@ fn errno_of(error: &(dyn Error + 'static)) -> Option<Errno> {
 /// "(os error 24)" are the standard library's, and those of "(EMFILE)" name an error.
 fn says_what_helps(line: &str) -> bool {
     let mut parts = line.split(" (").skip(1);
-    parts.any(|part| !part.starts_with("os error ") && !part.starts_with(|c: char| c == 'E'))
+    parts.any(|part| !part.starts_with("os error ") && !part.starts_with('E'))
 }
 
 fn remedy(errno: Errno) -> Option<&'static str> {

@@ -218,8 +218,14 @@ mod tests {
     }
 
     fn send(signal: libc::c_int) {
+        // SAFETY: getpid(2) takes nothing and cannot fail.
+        let own = unsafe { libc::getpid() };
         // SAFETY: kill(2) takes integers; the process sends it to itself.
-        unsafe { libc::kill(libc::getpid(), signal) };
+        unsafe { libc::kill(own, signal) };
+    }
+
+    fn abort() {
+        std::process::abort();
     }
 
     #[test]
@@ -233,6 +239,6 @@ mod tests {
             unsafe { ptr::null_mut::<u8>().write_volatile(1) };
         };
         assert_eq!(end_of(fault), libc::SIGSEGV);
-        assert_eq!(end_of(|| std::process::abort()), libc::SIGABRT);
+        assert_eq!(end_of(abort), libc::SIGABRT);
     }
 }
