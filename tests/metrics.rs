@@ -24,8 +24,8 @@ use common::proxy::{connect, fresh_dir};
 use common::sys::{ChildSetup, Halted, set_soft_nofile};
 use common::wait::GUARD;
 use common::{Backend, Engine, KB, MB, NameServer, Pattern, Proxy, eventually, for_each_engine};
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::RecordType;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 use spliceway::counters::Outcome;
 
 for_each_engine!(

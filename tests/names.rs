@@ -35,8 +35,8 @@ use common::wait::SetOnDrop;
 use common::{
     Backend, Ending, Engine, KB, NameServer, Pattern, Proxy, eventually, for_each_engine,
 };
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::RecordType;
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
 
 for_each_engine!(
     a_name_from_the_hosts_file_is_served,

@@ -458,7 +458,7 @@ mod tests {
             "--listen unix:@c --backend [::1]:2 --owner nginx --group 33 --protocol raw \
              --workers 1024 --pin --engine io_uring --connections-max 1000000 \
              --connect-timeout 500ms --idle-timeout 10m --drain-timeout off --log-format json \
-             --log-level debug --nameserver 192.0.2.53 --nameserver [::1]:5353 --resolve-with dns \
+             --log-level debug --nameserver 192.0.2.53 --nameserver [::1]:5353 --dns-race --resolve-with dns \
              --dns-min-ttl 100ms --dns-max-ttl 1h --dns-negative-hold 0s --dns-keep-missing 5m \
              --backend srv:_php._tcp.internal --tcp-keepalive 60s --tcp-user-timeout 30s \
              --source-address 192.0.2.10 --source-address 2001:db8::1 --proxy-protocol v2 \
@@ -484,11 +484,13 @@ mod tests {
         assert_eq!(route.upstreams, expected);
         let Discovery {
             name_servers,
+            race,
             resolve_with,
             times,
         } = &route.discovery;
         assert_eq!(name_servers[0].to_string(), "192.0.2.53:53");
         assert_eq!(name_servers[1].to_string(), "[::1]:5353");
+        assert!(*race);
         assert_eq!(*resolve_with, ResolveWith::Dns);
         assert_eq!(times.ttl_min, Duration::from_millis(100));
         assert_eq!(times.ttl_max, Duration::from_secs(3600));

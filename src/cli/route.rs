@@ -51,10 +51,17 @@ pub(super) struct RouteArguments {
         long,
         value_name = "ADDRESS[:PORT]",
         help = "Ask this name server instead of those in /etc/resolv.conf. Give the option again for \
-                more, at most 8: all of them are asked, and the first answer with addresses wins. \
+                more, at most 8: they are asked in this order, the next one on silence or failure. \
                 Names in the hosts file are not asked for. [default: those in /etc/resolv.conf]"
     )]
     nameserver: Vec<NameServer>,
+
+    #[arg(
+        long,
+        help = "Ask all name servers at once and use the first answer with addresses, instead of the \
+                next one on silence or failure. For name servers that all know the same names"
+    )]
+    dns_race: bool,
 
     #[arg(
         long,
@@ -493,6 +500,7 @@ impl RouteArguments {
         }
         Ok(Discovery {
             name_servers: self.nameserver.clone(),
+            race: self.dns_race,
             resolve_with: self.resolve_with,
             times: RefreshTimes {
                 ttl_min: self.dns_min_ttl,

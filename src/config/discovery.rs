@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
-/// The most name servers: the C library takes three. All of them are asked every time, each through a
-/// socket of its own.
+/// The most name servers: the C library takes three. Where they race, all of them are asked every time, each
+/// through a socket of its own.
 pub const NAME_SERVERS_MAX: usize = 8;
 
 /// The shortest `--dns-min-ttl`. Ten queries a second for one name are for tests and for name servers
@@ -23,6 +23,8 @@ const DNS_PORT: u16 = 53;
 pub struct Discovery {
     /// Asked instead of those in resolv.conf, whose search domains stay; empty: those in resolv.conf.
     pub name_servers: Vec<NameServer>,
+    /// All of them are asked at once, instead of one after the other.
+    pub race: bool,
     /// Who does it.
     pub resolve_with: ResolveWith,
     /// How long answers are believed.

@@ -1,43 +1,46 @@
-//! One lookup: the hosts file, then the name servers, through hickory.
+//! One lookup: the hosts file, then the name servers, as the C library does it.
 //!
-//! hickory does the protocol. What is done here is to keep apart what it joins: each name server is
-//! asked through a resolver of its own, because in hickory's pool the first server error (SERVFAIL,
-//! REFUSED, NODATA) ends the lookup although another server may know the answer; and the search
-//! domains are walked here, because hickory reports only the last one's result, so that a timeout
-//! followed by NXDOMAIN would look like "this name does not exist".
+//! Programs on one machine are expected to find the same addresses, so its rules are followed where they
+//! show: servers are asked in their order, the next one only on silence or failure, because the first may
+//! know names that the others deny or have otherwise; and search domains end where they end there. What is
+//! added: a failure on the way never turns into "this name does not exist".
 
 use std::fmt;
 use std::fs;
 use std::io;
-use std::iter;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
-use hickory_resolver::lookup::Lookup;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::net::{DnsError, NetError, NoRecords};
-use hickory_resolver::proto::op::{Query, ResponseCode};
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::system_conf::parse_resolv_conf;
-use hickory_resolver::{Hosts, Resolver, TokioResolver};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{Name, RecordType};
 use tokio::task::JoinSet;
 
 use super::ResolverOptions;
+use super::exchange::{Data, Record, Response, Server};
+use super::hosts::Hosts;
 use super::names::{Family, Question, TARGETS_MAX};
+use super::resolv_conf::{self, Domain, ResolvConf};
 use super::system::System;
 use crate::config::ResolveWith;
 
-/// How often a query that got no usable answer is sent again, on top of the datagrams that hickory
-/// repeats within one timeout.
-const RETRIES_MAX: usize = 1;
+/// A whole lookup, search domains included, takes at most this many query timeouts: enough for two silent
+/// rounds over three servers, which the C library waits out twice where a domain is searched, and an end
+/// that can be named.
+const LOOKUP_TIMEOUTS_MAX: u32 = 12;
 
-/// A whole lookup, search domains included, takes at most this many query timeouts; a search that
-/// meets one name server failure after another would otherwise have no end that can be named.
-const LOOKUP_TIMEOUTS_MAX: u32 = 5;
+/// The same for a call of the C library, which nobody can end.
+const CALL_TIMEOUTS_MAX: u32 = 2;
+
+/// No server has less time, however many there are (the C library's least).
+const SERVER_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// The most questions for one name: name servers usually follow aliases themselves.
+const CHAIN_MAX: usize = 8;
+
+/// Where the machine's name is told.
+const HOSTNAME_PATH: &str = "/proc/sys/kernel/hostname";
 
 /// What a lookup ended with, by what was asked for.
 #[derive(Clone, Debug)]
@@ -128,8 +131,16 @@ pub(super) enum Cause {
     ServerFailure(ResponseCode),
     #[error("the name server referred to other servers, so it does not resolve for clients")]
     Referral,
+    #[error("the name server neither knows the name nor asks others")]
+    Lame,
     #[error("the answer has nothing that can be connected to")]
     Unusable,
+    #[error("the name is an alias of an alias, more than {CHAIN_MAX} times")]
+    LongChain,
+    #[error("resolv.conf has `attempts:0`, so nobody is asked")]
+    NoAttempts,
+    #[error("the name with a search domain is none that can be asked for")]
+    NoName,
     #[error("the query failed: {0}")]
     Other(String),
 }
@@ -153,15 +164,31 @@ pub(super) enum Sources {
 /// The hosts file and the name servers, as read from the files at one time.
 pub(super) struct Dns {
     hosts: Hosts,
-    servers: Vec<TokioResolver>,
+    servers: Vec<Server>,
     search: Search,
+    attempts: u32,
+    query_timeout: Duration,
+    /// All servers at once, and the first usable answer.
+    race: bool,
+    /// With `rotate`: how many questions there have been.
+    rotation: Option<AtomicUsize>,
     deadline: Duration,
 }
 
 /// The search domains and when they come first (resolv.conf(5), `search` and `ndots`).
 struct Search {
-    domains: Vec<Name>,
+    domains: Vec<Domain>,
     ndots: usize,
+    no_tld_query: bool,
+}
+
+/// A fully qualified name that is meant by one that is not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Candidate {
+    /// `None`: with this search domain it is no name.
+    name: Option<Name>,
+    /// It is the name as it was given.
+    is_as_given: bool,
 }
 
 impl Sources {
@@ -169,7 +196,7 @@ impl Sources {
         match options.resolve_with {
             ResolveWith::Dns => Self::Dns(Dns::read(options)),
             ResolveWith::System => {
-                let timeout = options.query_timeout * LOOKUP_TIMEOUTS_MAX;
+                let timeout = options.query_timeout * CALL_TIMEOUTS_MAX;
                 Self::System(System::new(options.system_call, timeout))
             }
         }
@@ -199,15 +226,29 @@ impl Dns {
     /// Reads the files. What is missing or malformed is warned about and does without: the hosts
     /// file alone can be all that is needed, and the next change is read again.
     pub(super) fn read(options: &ResolverOptions) -> Self {
-        let (servers, search) = read_resolv_conf(options);
+        let conf = read_resolv_conf(options);
+        let query_timeout = conf.timeout.unwrap_or(options.query_timeout);
+        let addresses = match &options.name_servers {
+            Some(explicit) => explicit.clone(),
+            None => conf.servers,
+        };
+        let server = |address| Server {
+            address,
+            tcp_only: conf.use_vc,
+        };
         Self {
             hosts: read_hosts(&options.paths.hosts),
-            servers: servers
-                .into_iter()
-                .filter_map(|server| build(server, options.query_timeout))
-                .collect(),
-            search,
-            deadline: options.query_timeout * LOOKUP_TIMEOUTS_MAX,
+            servers: addresses.into_iter().map(server).collect(),
+            search: Search {
+                domains: conf.search,
+                ndots: conf.ndots,
+                no_tld_query: conf.no_tld_query,
+            },
+            attempts: conf.attempts,
+            query_timeout,
+            race: options.race,
+            rotation: conf.rotate.then(AtomicUsize::default),
+            deadline: query_timeout * LOOKUP_TIMEOUTS_MAX,
         }
     }
 
@@ -233,9 +274,9 @@ impl Dns {
     /// The hosts file's word is final: a name that it has with one family only is not asked for
     /// elsewhere, as with the C library (`hosts: files dns`).
     fn look_up_locally(&self, name: &Name, family: Family) -> Option<Outcome<IpAddr>> {
-        let wanted = self.in_hosts_file(name, family);
-        if !wanted.is_empty() || !self.in_hosts_file(name, family.other()).is_empty() {
-            return Some(local(wanted));
+        if let Some(addresses) = self.hosts.addresses(&name.to_ascii()) {
+            let usable = addresses.iter().copied().filter(is_usable);
+            return Some(local(usable.filter(|ip| family.has(ip)).collect()));
         }
         // RFC 6761, section 6.3: without the name servers.
         name.is_localhost().then(|| {
@@ -246,26 +287,23 @@ impl Dns {
         })
     }
 
-    fn in_hosts_file(&self, name: &Name, family: Family) -> Vec<IpAddr> {
-        let query = Query::query(name.clone(), family.record_type());
-        let lookup = self.hosts.lookup_static_host(&query);
-        lookup.as_ref().map(usable_addresses).unwrap_or_default()
-    }
-
     /// Tries the name in the search domains until one has it.
     async fn search_for(&self, name: &Name, family: Family) -> Outcome<IpAddr> {
         let mut searched = Searched::default();
-        let mut candidates = self.search.candidates(name).into_iter().peekable();
-        while let Some(candidate) = candidates.next() {
-            let reply = match self.ask_for_addresses(&candidate, family).await {
-                Reply::NoData if candidates.peek().is_some() => {
-                    self.tell_no_data(&candidate, family).await
+        let candidates = self.search.candidates(name);
+        for (index, candidate) in candidates.iter().enumerate() {
+            let Some(name) = searched.next(candidate) else {
+                continue;
+            };
+            let reply = match self.ask_for_addresses(name, family).await {
+                Reply::NoData if index + 1 < candidates.len() => {
+                    self.tell_no_data(name, family).await
                 }
                 // Nothing comes after it, so the two come to the same.
                 Reply::NoData => Reply::NoSuchName,
                 reply => reply,
             };
-            if let Some(outcome) = searched.take(reply) {
+            if let Some(outcome) = searched.take(candidate, reply) {
                 return outcome;
             }
         }
@@ -274,13 +312,16 @@ impl Dns {
 
     async fn search_for_targets(&self, name: &Name) -> Outcome<Target> {
         let mut searched = Searched::default();
-        for candidate in self.search.candidates(name) {
-            let reply = match self.ask(&candidate, RecordType::SRV, usable_targets).await {
+        for candidate in &self.search.candidates(name) {
+            let Some(name) = searched.next(candidate) else {
+                continue;
+            };
+            let reply = match self.ask(name, RecordType::SRV, usable_targets).await {
                 // A name of this form is there for its SRV records, or by a wildcard.
                 Reply::NoData => Reply::NoSuchName,
                 reply => reply,
             };
-            if let Some(outcome) = searched.take(reply) {
+            if let Some(outcome) = searched.take(candidate, reply) {
                 return outcome;
             }
         }
@@ -302,56 +343,166 @@ impl Dns {
         self.ask(name, family.record_type(), usable_addresses).await
     }
 
-    /// Asks all name servers at once; the first who has something usable wins, else the best reply.
+    /// Asks the name servers in their order, again and again for as many attempts as there are. The first
+    /// who knows something has the last word.
     async fn ask<T: Send + 'static>(
         &self,
         name: &Name,
         record_type: RecordType,
-        usable: fn(&Lookup) -> Vec<T>,
+        read: Read<T>,
     ) -> Reply<T> {
-        let mut asked = JoinSet::new();
-        for server in &self.servers {
-            let (server, name) = (server.clone(), name.clone());
-            asked.spawn(async move {
-                let result = server.lookup(name, record_type).await;
-                Reply::new(result, usable, Instant::now())
-            });
+        if self.race {
+            return self.ask_all_at_once(name, record_type, read).await;
         }
-        let mut best = Reply::NoAnswer(Cause::NoNameServer);
-        while let Some(joined) = asked.join_next().await {
-            let reply = joined.unwrap_or_else(|err| Reply::NoAnswer(Cause::Other(err.to_string())));
-            if let Reply::Found(_) = reply {
-                return reply;
+        let turns = self.rotation.as_ref();
+        let first = turns.map_or(0, |turns| turns.fetch_add(1, Ordering::Relaxed));
+        let count = self.servers.len();
+        let mut best = self.unasked();
+        for _ in 0..self.attempts {
+            for place in 0..count {
+                let server = self.servers[first.wrapping_add(place) % count];
+                let patience = self.patience(place);
+                let reply = ask_server(server, patience, name, record_type, read).await;
+                if !reply.leaves_it_to_others() {
+                    return reply;
+                }
+                best = best.or_better(reply);
             }
-            best = best.or_better(reply);
         }
         best
     }
+
+    /// The same of all name servers at one time: the first who has something usable wins, else the best
+    /// reply.
+    async fn ask_all_at_once<T: Send + 'static>(
+        &self,
+        name: &Name,
+        record_type: RecordType,
+        read: Read<T>,
+    ) -> Reply<T> {
+        let mut best = self.unasked();
+        for _ in 0..self.attempts {
+            let mut asked = JoinSet::new();
+            for server in &self.servers {
+                let (server, name, patience) = (*server, name.clone(), self.query_timeout);
+                asked.spawn(
+                    async move { ask_server(server, patience, &name, record_type, read).await },
+                );
+            }
+            while let Some(joined) = asked.join_next().await {
+                let panicked = |err: tokio::task::JoinError| Cause::Other(err.to_string());
+                let reply = joined.unwrap_or_else(|err| Reply::NoAnswer(panicked(err)));
+                if let Reply::Found(_) = reply {
+                    return reply;
+                }
+                best = best.or_better(reply);
+            }
+            if !best.leaves_it_to_others() {
+                break;
+            }
+        }
+        best
+    }
+
+    /// What there is to say before anybody was asked.
+    fn unasked<T>(&self) -> Reply<T> {
+        Reply::NoAnswer(match self.attempts {
+            0 => Cause::NoAttempts,
+            _ => Cause::NoNameServer,
+        })
+    }
+
+    /// How long the server in this place of the order has: the C library's rule, which gives later ones
+    /// more, and divides that by how many there are.
+    fn patience(&self, place: usize) -> Duration {
+        let count = u32::try_from(self.servers.len()).unwrap_or(u32::MAX);
+        match u32::try_from(place) {
+            Ok(place @ 1..32) => {
+                let seconds = self.query_timeout.saturating_mul(1 << place) / count;
+                seconds.max(self.query_timeout.min(SERVER_TIMEOUT_MIN))
+            }
+            _ => self.query_timeout,
+        }
+    }
+}
+
+/// Asks one server, and follows aliases that it leaves to the client.
+async fn ask_server<T>(
+    server: Server,
+    patience: Duration,
+    name: &Name,
+    record_type: RecordType,
+    read: Read<T>,
+) -> Reply<T> {
+    let mut name = name.clone();
+    let mut ttl = Duration::MAX;
+    for _ in 0..CHAIN_MAX {
+        let asked = tokio::time::timeout(patience, server.ask(&name, record_type)).await;
+        let response = match asked {
+            Ok(Ok(response)) => response,
+            Ok(Err(err)) => {
+                let cause = format!("ask {}: {err}", server.address);
+                return Reply::NoAnswer(Cause::Other(cause));
+            }
+            Err(_) => return Reply::NoAnswer(Cause::Silence),
+        };
+        match Reply::of(response, name, record_type, &mut ttl, read) {
+            Step::Over(reply) => return reply,
+            Step::Alias(target) => name = target,
+        }
+    }
+    Reply::NoAnswer(Cause::LongChain)
 }
 
 /// How far a search has come.
 ///
-/// Like the C library, a silent name server ends the search (another domain's answer would be another
-/// name's), while one that reports a failure does not. But neither may turn into "there is no such
-/// name" at the end.
+/// As with the C library: after silence, or a word in `search` that makes no name, no other domain is
+/// tried (its answer would be another name's), but the name itself is; a server that reports a failure
+/// ends nothing. Neither may turn into "there is no such name" at the end.
 #[derive(Default)]
 struct Searched {
     unanswered: Option<Cause>,
+    /// Search domains are not tried any more.
+    only_as_given: bool,
 }
 
 impl Searched {
-    /// What one candidate brought. `Some`: the search is over.
-    fn take<T>(&mut self, reply: Reply<T>) -> Option<Outcome<T>> {
-        match reply {
-            Reply::Found(found) => Some(Ok(found)),
-            Reply::NoData => Some(Err(Failure::Nothing)),
-            Reply::NoSuchName => None,
-            Reply::NoAnswer(cause @ Cause::ServerFailure(_)) => {
-                self.unanswered.get_or_insert(cause);
-                None
-            }
-            Reply::NoAnswer(cause) => Some(Err(Failure::NoAnswer(cause))),
+    /// What is to be asked for this candidate, if it is to be tried.
+    fn next<'a>(&mut self, candidate: &'a Candidate) -> Option<&'a Name> {
+        if self.only_as_given && !candidate.is_as_given {
+            return None;
         }
+        self.only_as_given = !candidate.is_as_given && candidate.name.is_none();
+        if candidate.name.is_none() {
+            self.unanswered.get_or_insert(Cause::NoName);
+        }
+        candidate.name.as_ref()
+    }
+
+    /// What one candidate brought. `Some`: the search is over.
+    fn take<T>(&mut self, candidate: &Candidate, reply: Reply<T>) -> Option<Outcome<T>> {
+        let cause = match reply {
+            Reply::Found(found) => return Some(Ok(found)),
+            Reply::NoData => return Some(Err(Failure::Nothing)),
+            Reply::NoSuchName => return None,
+            Reply::NoAnswer(cause) => cause,
+        };
+        match cause {
+            Cause::ServerFailure(ResponseCode::ServFail) | Cause::Referral => {}
+            // What comes is not about this name any more.
+            Cause::Unusable | Cause::NoNameServer | Cause::NoAttempts | Cause::Other(_) => {
+                return Some(Err(Failure::NoAnswer(cause)));
+            }
+            Cause::Silence
+            | Cause::ServerFailure(_)
+            | Cause::Lame
+            | Cause::LongChain
+            | Cause::NoName => {
+                self.only_as_given = !candidate.is_as_given;
+            }
+        }
+        self.unanswered.get_or_insert(cause);
+        None
     }
 
     /// No candidate was the one.
@@ -361,89 +512,139 @@ impl Searched {
 }
 
 impl Search {
-    fn none() -> Self {
-        Self {
-            domains: Vec::new(),
-            ndots: 1,
-        }
-    }
-
     /// The fully qualified names that `name` may mean, in the order in which they are tried.
-    fn candidates(&self, name: &Name) -> Vec<Name> {
-        if name.is_fqdn() {
-            return vec![name.clone()];
-        }
+    fn candidates(&self, name: &Name) -> Vec<Candidate> {
         let mut absolute = name.clone();
         absolute.set_fqdn(true);
-        let searched = self.domains.iter();
-        // Too long with this domain: then it is no name of this domain.
-        let searched = searched.filter_map(|domain| name.clone().append_domain(domain).ok());
+        let as_given = Candidate {
+            name: Some(absolute),
+            is_as_given: true,
+        };
+        if name.is_fqdn() {
+            return vec![as_given];
+        }
         let dots = usize::from(name.num_labels()).saturating_sub(1);
-
-        let mut candidates: Vec<Name> = Vec::new();
-        let first = (dots >= self.ndots).then(|| absolute.clone());
-        for candidate in first
-            .into_iter()
-            .chain(searched)
-            .chain(iter::once(absolute))
-        {
-            if !candidates.contains(&candidate) {
-                candidates.push(candidate);
+        let comes_first = dots >= self.ndots;
+        let mut candidates: Vec<_> = comes_first.then(|| as_given.clone()).into_iter().collect();
+        let mut asks_for_given = comes_first || (dots == 0 && self.no_tld_query);
+        for domain in &self.domains {
+            let name = match domain {
+                Domain::Name(domain) => name.clone().append_domain(domain).ok(),
+                Domain::NoName => None,
+            };
+            // The root as a search domain: it is tried in this place, and not again.
+            asks_for_given |= name == as_given.name;
+            let is_known = candidates.iter().any(|known| known.name == name);
+            if name.is_none() || !is_known {
+                candidates.push(Candidate {
+                    name,
+                    is_as_given: false,
+                });
             }
+        }
+        if !asks_for_given || candidates.is_empty() {
+            candidates.push(as_given);
         }
         candidates
     }
 }
 
+/// Takes what is usable out of records.
+type Read<T> = fn(&[Record]) -> Vec<T>;
+
+/// What a server's answer to one question comes to.
+enum Step<T> {
+    Over(Reply<T>),
+    /// This is to be asked instead.
+    Alias(Name),
+}
+
 impl<T> Reply<T> {
-    fn new(result: Result<Lookup, NetError>, usable: fn(&Lookup) -> Vec<T>, now: Instant) -> Self {
-        match result {
-            Ok(lookup) => {
-                let items = usable(&lookup);
-                if !items.is_empty() {
-                    let ttl = lookup.valid_until().saturating_duration_since(now);
-                    return Self::Found(Found { items, ttl });
-                }
-                if lookup
-                    .answers()
-                    .iter()
-                    .any(|record| denies_service(&record.data))
-                {
-                    return Self::NoData;
-                }
-                Self::NoAnswer(Cause::Unusable)
-            }
-            Err(NetError::Dns(DnsError::NoRecordsFound(no_records))) => Self::negative(&no_records),
-            Err(NetError::Dns(DnsError::ResponseCode(code))) => {
-                Self::NoAnswer(Cause::ServerFailure(code))
-            }
-            Err(NetError::Timeout) => Self::NoAnswer(Cause::Silence),
-            Err(err) => Self::NoAnswer(Cause::Other(err.to_string())),
+    /// Reads an answer about `name`. `ttl`: the shortest of the aliases so far.
+    fn of(
+        response: Response,
+        mut name: Name,
+        record_type: RecordType,
+        ttl: &mut Duration,
+        read: Read<T>,
+    ) -> Step<T> {
+        match response.code {
+            ResponseCode::NoError => {}
+            ResponseCode::NXDomain => return Step::Over(Self::NoSuchName),
+            code => return Step::Over(Self::NoAnswer(Cause::ServerFailure(code))),
         }
+        // RFC 2308, section 2.2: name servers without a SOA are a referral, not NODATA.
+        let mut records = match response.records {
+            _ if response.is_lame => return Step::Over(Self::NoAnswer(Cause::Lame)),
+            _ if response.is_referral => return Step::Over(Self::NoAnswer(Cause::Referral)),
+            None => return Step::Over(Self::NoAnswer(Cause::Unusable)),
+            Some(records) => records,
+        };
+        let is_answered = !records.is_empty();
+        let asked = name.clone();
+        // At most one alias for each record: what goes in circles ends.
+        while let Some(at) = records.iter().position(|record| record.is_alias_of(&name)) {
+            let alias = records.swap_remove(at);
+            *ttl = alias.ttl.min(*ttl);
+            if let Data::Alias(target) = alias.data {
+                name = target;
+            }
+        }
+        records.retain(|record| record.owner == name && record.kind == record_type);
+        let items = read(&records);
+        if !items.is_empty() {
+            let ttls = records.iter().map(|record| record.ttl);
+            let ttl = ttls.fold(*ttl, Duration::min);
+            return Step::Over(Self::Found(Found { items, ttl }));
+        }
+        let denies = |record: &Record| record.denies_service();
+        Step::Over(
+            if name != asked && records.is_empty() && !response.has_soa {
+                return Step::Alias(name);
+            } else if records.iter().any(denies) || !is_answered || name != asked {
+                Self::NoData
+            } else {
+                Self::NoAnswer(Cause::Unusable)
+            },
+        )
     }
 
-    fn negative(no_records: &NoRecords) -> Self {
-        match no_records.response_code {
-            ResponseCode::NXDomain => Self::NoSuchName,
-            // RFC 2308, section 2.2: name servers without a SOA are a referral, not NODATA.
-            ResponseCode::NoError if no_records.soa.is_none() && no_records.ns.is_some() => {
-                Self::NoAnswer(Cause::Referral)
-            }
-            ResponseCode::NoError => Self::NoData,
-            code => Self::NoAnswer(Cause::ServerFailure(code)),
+    /// Whether the next server is to be asked, as the C library has it. Who says that there is nothing knows
+    /// that, and other servers would read the question in the same way.
+    fn leaves_it_to_others(&self) -> bool {
+        let cause = match self {
+            Self::Found(_) | Self::NoData | Self::NoSuchName => return false,
+            Self::NoAnswer(cause) => cause,
+        };
+        match cause {
+            Cause::ServerFailure(code) => matches!(
+                *code,
+                ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused
+            ),
+            Cause::Referral | Cause::Unusable => false,
+            Cause::Silence
+            | Cause::NoNameServer
+            | Cause::Lame
+            | Cause::LongChain
+            | Cause::NoAttempts
+            | Cause::NoName
+            | Cause::Other(_) => true,
         }
     }
 
     /// Of two servers' replies the one that says more. One dead server among several is ordinary
-    /// and must not outweigh another's "there is no such name".
+    /// and must not outweigh another's word.
     fn or_better(self, other: Self) -> Self {
         fn rank<T>(reply: &Reply<T>) -> u8 {
             match reply {
-                Reply::Found(_) => 4,
-                Reply::NoData => 3,
-                Reply::NoSuchName => 2,
-                Reply::NoAnswer(Cause::NoNameServer) => 0,
-                Reply::NoAnswer(_) => 1,
+                Reply::Found(_) => 7,
+                Reply::NoData => 6,
+                Reply::NoSuchName => 5,
+                Reply::NoAnswer(Cause::NoNameServer | Cause::NoAttempts | Cause::NoName) => 0,
+                Reply::NoAnswer(Cause::Other(_)) => 1,
+                Reply::NoAnswer(Cause::Silence | Cause::LongChain) => 2,
+                Reply::NoAnswer(Cause::Lame | Cause::Referral | Cause::Unusable) => 3,
+                Reply::NoAnswer(Cause::ServerFailure(_)) => 4,
             }
         }
         if rank(&other) > rank(&self) {
@@ -454,39 +655,51 @@ impl<T> Reply<T> {
     }
 }
 
+impl Record {
+    fn is_alias_of(&self, name: &Name) -> bool {
+        matches!(self.data, Data::Alias(_)) && self.owner == *name
+    }
+
+    /// RFC 2782: a record whose target is the root says that there is no such service.
+    fn denies_service(&self) -> bool {
+        matches!(&self.data, Data::Service { target, .. } if target.is_root())
+    }
+}
+
 /// The addresses of an answer that a TCP connection can go to. Others exist: 0.0.0.0 is what
 /// blocking name servers and hosts files say, and connecting to it would reach this machine.
-fn usable_addresses(lookup: &Lookup) -> Vec<IpAddr> {
-    let addresses = lookup.answers().iter().filter_map(|record| {
-        let wanted = record.record_type() == lookup.query().query_type();
-        record.data.ip_addr().filter(|_| wanted)
+fn usable_addresses(records: &[Record]) -> Vec<IpAddr> {
+    let addresses = records.iter().filter_map(|record| match record.data {
+        Data::Address(ip) => Some(ip),
+        Data::Alias(_) | Data::Service { .. } | Data::Other => None,
     });
     addresses.filter(is_usable).collect()
 }
 
 /// The targets of an answer, the preferred ones if there are too many.
-fn usable_targets(lookup: &Lookup) -> Vec<Target> {
-    let mut targets: Vec<_> = lookup
-        .answers()
-        .iter()
-        .filter_map(|record| match &record.data {
-            RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => Some(Target {
-                priority: srv.priority,
-                host: fully_qualified(&srv.target),
-                port: srv.port,
-                weight: srv.weight,
-            }),
-            _ => None,
-        })
-        .collect();
+fn usable_targets(records: &[Record]) -> Vec<Target> {
+    let targets = records.iter().filter_map(|record| match &record.data {
+        Data::Service {
+            priority,
+            weight,
+            port,
+            target,
+        } if !target.is_root() && *port != 0 => Some(Target {
+            priority: *priority,
+            host: fully_qualified(target),
+            port: *port,
+            weight: *weight,
+        }),
+        Data::Service { .. } | Data::Address(_) | Data::Alias(_) | Data::Other => None,
+    });
+    let mut targets: Vec<_> = targets.collect();
     targets.sort();
     targets.dedup();
     let dropped = targets.len().saturating_sub(TARGETS_MAX);
     if dropped > 0 {
         tracing::debug!(
             dropped,
-            "look up {}: more than {TARGETS_MAX} targets; the rest is not used",
-            lookup.query().name()
+            "look up a service: more than {TARGETS_MAX} targets; the rest is not used"
         );
     }
     targets.truncate(TARGETS_MAX);
@@ -499,11 +712,6 @@ fn fully_qualified(target: &Name) -> Name {
     let mut name = target.to_lowercase();
     name.set_fqdn(true);
     name
-}
-
-/// RFC 2782: a record whose target is the root says that there is no such service.
-fn denies_service(data: &RData) -> bool {
-    matches!(data, RData::SRV(srv) if srv.target.is_root())
 }
 
 pub(super) fn is_usable(ip: &IpAddr) -> bool {
@@ -522,13 +730,8 @@ fn local(items: Vec<IpAddr>) -> Outcome<IpAddr> {
 }
 
 fn read_hosts(path: &Path) -> Hosts {
-    let mut hosts = Hosts::default();
-    let read = fs::read(path).and_then(|bytes| {
-        // Lossy, because hickory stops at the first line that is not UTF-8, be it a comment.
-        hosts.read_hosts_conf(String::from_utf8_lossy(&bytes).as_bytes())
-    });
-    match read {
-        Ok(()) => {}
+    match fs::read(path) {
+        Ok(file) => return Hosts::parse(&file),
         Err(err) if err.kind() == io::ErrorKind::NotFound => {
             tracing::debug!("read {}: there is no hosts file", path.display());
         }
@@ -537,75 +740,30 @@ fn read_hosts(path: &Path) -> Hosts {
             path.display()
         ),
     }
-    hosts
+    Hosts::default()
 }
 
-/// The name servers and the search domains. Configured name servers replace the file's.
-fn read_resolv_conf(options: &ResolverOptions) -> (Vec<NameServerConfig>, Search) {
+/// The name servers, the search domains and the rest of resolv.conf. Without a name server in it, the one
+/// of this machine.
+fn read_resolv_conf(options: &ResolverOptions) -> ResolvConf {
     let path = &options.paths.resolv_conf;
-    let parsed = fs::read(path)
-        .map_err(NetError::from)
-        .and_then(parse_resolv_conf);
-    let from_file = match parsed {
-        Ok((config, opts)) => Some((config.name_servers().to_vec(), search(&config, &opts))),
-        Err(err) => {
-            if options.name_servers.is_none() {
-                tracing::warn!(
-                    "read {}: {err}; only names in {} resolve (put a name server into the former)",
-                    path.display(),
-                    options.paths.hosts.display()
-                );
-            }
-            None
-        }
+    let (file, problem) = match fs::read(path) {
+        Ok(file) => (file, "it names no name server that can be asked".to_owned()),
+        Err(err) => (Vec::new(), err.to_string()),
     };
-    let (servers, search) = from_file.unwrap_or_else(|| (Vec::new(), Search::none()));
-    match &options.name_servers {
-        Some(explicit) => (explicit.iter().copied().map(name_server).collect(), search),
-        None => (servers, search),
+    let hostname = fs::read(HOSTNAME_PATH).unwrap_or_default();
+    let mut conf = ResolvConf::parse(&file, &hostname);
+    if conf.servers.is_empty() && options.name_servers.is_none() {
+        let server = resolv_conf::own_machine();
+        tracing::warn!(
+            "read {}: {problem}; names that are not in {} are asked for at {server} (put `nameserver \
+             ADDRESS` into the former)",
+            path.display(),
+            options.paths.hosts.display()
+        );
+        conf.servers = vec![server];
     }
-}
-
-/// hickory would search the domain of the machine's name in addition to the `search` list; the C
-/// library does so only without such a list.
-fn search(config: &ResolverConfig, opts: &ResolverOpts) -> Search {
-    let domains = match config.search() {
-        [] => config.domain().cloned().into_iter().collect(),
-        listed => listed.to_vec(),
-    };
-    Search {
-        domains,
-        ndots: opts.ndots,
-    }
-}
-
-fn name_server(address: SocketAddr) -> NameServerConfig {
-    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()]
-        .map(|mut connection| {
-            connection.port = address.port();
-            connection
-        })
-        .to_vec();
-    // Whether negative replies are trusted only matters in a pool of several servers.
-    NameServerConfig::new(address.ip(), true, connections)
-}
-
-/// A resolver that asks this one server, over TCP when an answer was truncated.
-fn build(server: NameServerConfig, query_timeout: Duration) -> Option<TokioResolver> {
-    let ip = server.ip;
-    let config = ResolverConfig::from_name_servers(vec![server]);
-    let mut builder = Resolver::builder_with_config(config, TokioRuntimeProvider::default());
-    let opts = builder.options_mut();
-    opts.timeout = query_timeout;
-    opts.attempts = RETRIES_MAX;
-    // The schedule asks when an answer has run out, and means it.
-    opts.cache_size = 0;
-    // Its path is fixed in hickory, and it would be read once for all time.
-    opts.use_hosts_file = ResolveHosts::Never;
-    builder
-        .build()
-        .inspect_err(|err| tracing::warn!("use the name server {ip}: {err}; doing without it"))
-        .ok()
+    conf
 }
 
 /// What tells one state of the files from the next.
@@ -660,14 +818,22 @@ mod tests {
 
     fn search(domains: &[&str], ndots: usize) -> Search {
         Search {
-            domains: domains.iter().map(|domain| name(domain)).collect(),
+            domains: domains
+                .iter()
+                .map(|domain| Domain::Name(name(&format!("{}.", domain.trim_end_matches('.')))))
+                .collect(),
             ndots,
+            no_tld_query: false,
         }
     }
 
     fn candidates(search: &Search, of: &str) -> Vec<String> {
         let candidates = search.candidates(&name(of));
-        candidates.iter().map(Name::to_string).collect()
+        let name = |candidate: &Candidate| match &candidate.name {
+            Some(name) => name.to_string(),
+            None => "-".to_owned(),
+        };
+        candidates.iter().map(name).collect()
     }
 
     fn options(dir: &tempfile::TempDir) -> ResolverOptions {
@@ -720,19 +886,24 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_too_long_for_a_search_domain_skips_it() {
+    fn a_name_that_is_too_long_for_a_search_domain_is_none_there() {
         let long = ["a".repeat(60).as_str(); 4].join(".");
         let search = search(&["example.com"], 5);
-        assert_eq!(candidates(&search, &long), [format!("{long}.")]);
+        assert_eq!(
+            candidates(&search, &long),
+            ["-".to_owned(), format!("{long}.")]
+        );
     }
 
     #[test]
     fn the_better_of_two_replies_wins_in_either_order() {
         let silence = || Reply::<IpAddr>::NoAnswer(Cause::Silence);
+        let failure = || Reply::NoAnswer(Cause::ServerFailure(ResponseCode::ServFail));
         let unasked = || Reply::NoAnswer(Cause::NoNameServer);
         for (better, worse) in [
             (Reply::NoData, Reply::NoSuchName),
-            (Reply::NoSuchName, silence()),
+            (Reply::NoSuchName, failure()),
+            (failure(), silence()),
             (silence(), unasked()),
         ] {
             assert_eq!(better.clone().or_better(worse.clone()), better);
@@ -763,7 +934,7 @@ mod tests {
             "nameserver 127.0.0.1\nnameserver 127.0.0.2\nsearch a.example\n",
         )
         .unwrap();
-        options.name_servers = Some(vec![SocketAddr::from(([127, 0, 0, 3], 5353))]);
+        options.name_servers = Some(vec![std::net::SocketAddr::from(([127, 0, 0, 3], 5353))]);
         let sources = Dns::read(&options);
         assert_eq!(sources.servers.len(), 1);
         assert_eq!(
@@ -773,10 +944,11 @@ mod tests {
     }
 
     #[test]
-    fn without_files_there_is_localhost_and_nothing_else() {
+    fn without_files_there_is_localhost_and_this_machines_name_server() {
         let dir = tempfile::tempdir().unwrap();
         let sources = Dns::read(&options(&dir));
-        assert!(sources.servers.is_empty());
+        let servers = sources.servers.iter().map(|server| server.address);
+        assert_eq!(servers.collect::<Vec<_>>(), [resolv_conf::own_machine()]);
         for host in ["localhost", "localhost.", "php.localhost"] {
             let host = name(host);
             assert_eq!(
@@ -799,7 +971,8 @@ mod tests {
             look_up("php", Family::V4),
             found(&["127.0.0.2", "127.0.0.3"])
         );
-        assert_eq!(look_up("Php.Internal.", Family::V4), found(&["127.0.0.2"]));
+        assert_eq!(look_up("Php.Internal", Family::V4), found(&["127.0.0.2"]));
+        assert_eq!(look_up("php.internal.", Family::V4), None);
         assert_eq!(look_up("php", Family::V6), Some(Err(Failure::Nothing)));
         assert_eq!(look_up("localhost", Family::V4), found(&["127.0.0.2"]));
         assert_eq!(

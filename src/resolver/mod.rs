@@ -9,10 +9,15 @@
 //! The data path can ask for an earlier lookup, and does when a connect fails; it does not wait for
 //! that either ([`crate::backend::Refresher`]).
 
+mod exchange;
+mod hosts;
 mod last_good;
 mod lookup;
 mod names;
 pub mod once;
+#[cfg(test)]
+mod parity;
+mod resolv_conf;
 mod schedule;
 mod system;
 #[cfg(test)]
@@ -29,7 +34,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
-use hickory_resolver::proto::ProtoError;
+use hickory_proto::ProtoError;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
@@ -47,7 +52,7 @@ use crate::sys::lookup::addresses_of;
 /// at once, as people expect of these files.
 const FILES_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The most lookups of one route at one time. Each takes a socket for every name server (or a thread),
+/// The most lookups of one route at one time. Each takes a socket (or a thread; one for every name server where they race),
 /// and services can have hundreds of targets; those that have been due for longest come first.
 const LOOKUPS_MAX: usize = 16;
 
@@ -75,13 +80,15 @@ pub struct ResolverOptions {
     pub paths: ResolverPaths,
     /// Ask these name servers instead of the ones in resolv.conf (whose search domains stay).
     pub name_servers: Option<Vec<SocketAddr>>,
+    /// Ask all of them at once and take the first usable answer, instead of one after the other.
+    pub race: bool,
     /// Who looks names up.
     pub resolve_with: ResolveWith,
     /// How [`ResolveWith::System`] does it.
     pub system_call: SystemCall,
     /// How long answers are believed.
     pub times: RefreshTimes,
-    /// How long one query may take; it is tried twice.
+    /// How long one query may take if resolv.conf does not say.
     pub query_timeout: Duration,
 }
 
@@ -90,10 +97,12 @@ impl Default for ResolverOptions {
         Self {
             paths: ResolverPaths::default(),
             name_servers: None,
+            race: false,
             resolve_with: ResolveWith::default(),
             system_call: addresses_of,
             times: RefreshTimes::default(),
-            query_timeout: Duration::from_secs(2),
+            // RES_TIMEOUT of the C library.
+            query_timeout: Duration::from_secs(5),
         }
     }
 }
@@ -107,6 +116,7 @@ impl From<&Discovery> for ResolverOptions {
             .collect();
         Self {
             name_servers: (!name_servers.is_empty()).then_some(name_servers),
+            race: discovery.race,
             resolve_with: discovery.resolve_with,
             times: discovery.times,
             ..Self::default()

@@ -14,8 +14,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
-use hickory_resolver::proto::ProtoError;
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_proto::ProtoError;
+use hickory_proto::rr::{Name, RecordType};
 
 use super::ResolverError;
 use super::last_good::{Latest, Side};
@@ -41,6 +41,13 @@ impl Family {
         match self {
             Self::V4 => RecordType::A,
             Self::V6 => RecordType::AAAA,
+        }
+    }
+
+    pub(super) fn has(self, ip: &IpAddr) -> bool {
+        match self {
+            Self::V4 => ip.is_ipv4(),
+            Self::V6 => ip.is_ipv6(),
         }
     }
 

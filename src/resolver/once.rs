@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hickory_resolver::proto::rr::Name;
+use hickory_proto::rr::Name;
 use tokio::runtime;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -18,13 +18,12 @@ use super::names::{Family, Question, TARGETS_MAX, parse};
 use super::{LOOKUPS_MAX, ResolverError, ResolverOptions};
 use crate::config::{BackendAddress, Discovery};
 
-/// The most backends that are looked up at one time: each takes a socket for every name server and both
-/// families, and a process may usually have 1,024 open.
+/// The most backends that are looked up at one time: each takes a socket for both families and, where
+/// they race, every name server, and a process may usually have 1,024 open.
 const BACKENDS_AT_ONCE_MAX: usize = 32;
 
-/// How long all of it may take. One lookup gives up after 10 seconds, and a service takes two, one after
-/// the other.
-const TIME_MAX: Duration = Duration::from_secs(30);
+/// How long all of it may take: as long as one lookup in front of silent name servers.
+const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Backends of which the names are found in the same way.
 #[derive(Clone, Copy, Debug)]

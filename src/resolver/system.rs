@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use hickory_resolver::proto::rr::Name;
+use hickory_proto::rr::Name;
 use tokio::sync::watch;
 use tokio::task;
 

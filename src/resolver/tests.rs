@@ -10,8 +10,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::sync::{Condvar, Mutex, Weak};
 
-use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::{Name, RecordType};
 use tempfile::TempDir;
 
 use self::name_server::{NameServer, PATIENCE, Reply, Watched, ips};
@@ -384,18 +384,66 @@ fn what_the_name_server_says_is_told_apart_from_what_it_does_not() {
 fn a_failing_or_silent_name_server_does_not_hide_one_that_answers() {
     for failure in [
         Reply::Silence,
-        Reply::NoData,
         Reply::Code(ResponseCode::ServFail),
-        Reply::Code(ResponseCode::NXDomain),
+        Reply::Code(ResponseCode::Refused),
     ] {
         let (failing, answering) = (NameServer::start(), NameServer::start());
         failing.set("php.internal", RecordType::A, failure);
         answering.a("php.internal", &["192.0.2.1"]);
         for servers in [[&failing, &answering], [&answering, &failing]] {
-            let setup = Setup::asking(&servers);
+            let setup = Setup::asking(&servers).query_timeout(SHORT);
             assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
         }
     }
+}
+
+#[test]
+fn the_first_name_server_that_knows_something_has_the_last_word() {
+    for reply in [
+        Reply::NoData,
+        Reply::Code(ResponseCode::NXDomain),
+        Reply::Addresses(ips(&["192.0.2.1"]), 1),
+    ] {
+        let found = matches!(reply, Reply::Addresses(..));
+        let (inside, outside) = (NameServer::start(), NameServer::start());
+        inside.set("php.internal", RecordType::A, reply);
+        outside.a("php.internal", &["203.0.113.66"]);
+        let setup = Setup::asking(&[&inside, &outside]);
+        let outcome = setup.look_up("php.internal.", Family::V4);
+        match found {
+            true => drop(assert_found(outcome, &["192.0.2.1"])),
+            false => assert_eq!(outcome, Err(Failure::Nothing)),
+        }
+        assert_eq!(outside.asked("php.internal", RecordType::A), 0);
+    }
+}
+
+#[test]
+fn name_servers_race_when_they_are_told_to() {
+    for reply in [Reply::Silence, Reply::Code(ResponseCode::NXDomain)] {
+        let (first, second) = (NameServer::start(), NameServer::start());
+        first.set("php.internal", RecordType::A, reply);
+        second.a("php.internal", &["192.0.2.1"]);
+        let mut setup = Setup::asking(&[&first, &second]);
+        setup.options.race = true;
+        assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
+    }
+}
+
+#[test]
+fn an_alias_of_too_many_aliases_is_a_failure_and_no_denial() {
+    let server = NameServer::start();
+    let names = ["a1", "a2", "a3", "a4", "a5", "a6", "a7", "a8", "a9", "a10"];
+    for pair in names.windows(2) {
+        server.set(pair[0], RecordType::A, Reply::Alias(pair[1]));
+    }
+    server.a("a10", &["192.0.2.1"]);
+    let setup = Setup::asking(&[&server]);
+    assert_eq!(
+        setup.look_up("a1.", Family::V4),
+        no_answer(Cause::LongChain)
+    );
+    assert_found(setup.look_up("a3.", Family::V4), &["192.0.2.1"]);
 }
 
 #[test]
@@ -425,11 +473,13 @@ fn a_search_goes_on_past_names_that_do_not_exist() {
 }
 
 #[test]
-fn a_search_ends_with_a_silent_name_server() {
+fn after_silence_no_other_domain_is_searched_but_the_name_itself_is_asked_for() {
     let (server, setup) = searching();
     server.set("php.a.example", RecordType::A, Reply::Silence);
     server.a("php.b.example", &["203.0.113.66"]);
     assert_eq!(setup.look_up("php", Family::V4), no_answer(Cause::Silence));
+    server.a("php", &["192.0.2.1"]);
+    assert_found(setup.look_up("php", Family::V4), &["192.0.2.1"]);
 }
 
 #[test]

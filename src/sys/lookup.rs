@@ -38,6 +38,14 @@ pub fn addresses_of(host: &str) -> Result<Vec<IpAddr>, LookupError> {
     Ok(addresses)
 }
 
+/// The number of an interface of this name, if there is one.
+pub fn interface_index(name: &str) -> Option<u32> {
+    let name = CString::new(name).ok()?;
+    // SAFETY: the name ends with a zero byte and is live for the call.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    (index != 0).then_some(index)
+}
+
 fn error(code: libc::c_int) -> LookupError {
     match code {
         libc::EAI_NONAME | libc::EAI_NODATA => LookupError::NoSuchName,

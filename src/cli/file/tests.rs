@@ -36,6 +36,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("dns-max-ttl", r#""1h""#),
     ("dns-min-ttl", r#""2s""#),
     ("dns-negative-hold", r#""0s""#),
+    ("dns-race", "true"),
     ("drain-timeout", r#""off""#),
     ("duplicates", r#""reject""#),
     ("eject-after", r#""off""#),
@@ -177,7 +178,7 @@ fn a_file_means_what_the_options_mean() {
          --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
          --check-interval 1s --connect-timeout 2s --connections-max 100 --allow-group www-data --allow-group 34 \
          --allow-user nginx --allow-user 33 --connections-max-per-user 10 --control /run/c.sock \
-         --dns-keep-missing 5m --dns-max-ttl 1h --dns-min-ttl 2s --dns-negative-hold 0s \
+         --dns-keep-missing 5m --dns-max-ttl 1h --dns-min-ttl 2s --dns-negative-hold 0s --dns-race \
          --drain-timeout off --eject-after off --eject-time 1m --engine epoll --exit-idle-time 5m --group 33 \
          --idle-timeout 10m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
          json --log-level debug --metrics 127.0.0.1:9145 --mode 0600 --nameserver 192.0.2.53 \
