@@ -15,11 +15,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::backend::{Refusing, Unanswering};
-use common::fastcgi::{Client, Heard, Request, fence_answer, page, read_record};
+use common::fastcgi::{Client, Heard, Request, fence_answer, page, read_record, responder};
+use common::name_server::{Reply, ips};
 use common::programs::{fresh_endpoint, start_fpm_pool};
 use common::proxy::{Builder, fresh_dir};
 use common::wait::SetOnDrop;
-use common::{Backend, Engine, Proxy, eventually, for_each_engine};
+use common::{Backend, Engine, NameServer, Proxy, eventually, for_each_engine};
+use hickory_proto::rr::RecordType;
 use spliceway::fastcgi::Kind;
 
 for_each_engine!(
@@ -33,6 +35,7 @@ for_each_engine!(
     a_restart_of_php_fpm_loses_nothing_that_comes_meanwhile,
     a_refused_request_has_not_waited_in_a_queue,
     a_silent_backend_is_waited_for_once,
+    requests_are_served_by_the_new_address_when_the_old_one_falls_silent,
 );
 
 /// How long nothing that ends at once takes on a busy machine, and everything that waits for its own time
@@ -361,4 +364,31 @@ fn a_silent_backend_is_waited_for_once(engine: Engine) {
     took.reverse();
     let [second, first] = took;
     assert!(second < first / 2, "{first:?}, {second:?}");
+}
+
+/// Who went on waiting for the old address would wait for ever.
+fn requests_are_served_by_the_new_address_when_the_old_one_falls_silent(engine: Engine) {
+    const SILENT: &str = "127.0.0.78";
+    let living = responder();
+    for limit in [&[][..], &["--per-endpoint-max", "1"]] {
+        let _silent = Unanswering::at((SILENT, living.port())).unwrap();
+        let server = NameServer::start();
+        let week = |ip: &str| Reply::Addresses(ips(&[ip]), 604_800);
+        server.set("php.internal", RecordType::A, week(SILENT));
+        let proxy = builder(engine)
+            .args(["--nameserver", &server.address.to_string()])
+            .args(["--dns-max-ttl", "7days", "--connect-timeout", "1h"])
+            .args(["--queue-timeout", "1h"])
+            .args(limit.iter().copied())
+            .backend(format!("php.internal:{}", living.port()))
+            .start();
+        eventually("the old address is known", || {
+            proxy.process().log().count(" addresses, before ") == 1
+        });
+        server.set("php.internal", RecordType::A, week(&living.ip()));
+        let clients: Vec<_> = (0..4).map(|_| asking(&proxy, "/page")).collect();
+        for client in &clients {
+            assert!(client.answer().text().contains("/page"));
+        }
+    }
 }

@@ -26,6 +26,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
+use common::backend::Unanswering;
 use common::client::{assert_over, exchange, exchange_and_end};
 use common::name_server::{Dead, Reply, ips};
 use common::programs::start_dnsmasq;
@@ -56,6 +57,7 @@ for_each_engine!(
     pain_9_an_endpoint_that_comes_back_keeps_its_sessions,
     pain_10_rotating_subsets_cause_no_churn,
     a_failed_connect_finds_the_new_address_long_before_the_ttl_is_over,
+    an_address_that_falls_silent_costs_nobody_a_connect_timeout,
     a_service_is_served_by_priority_and_by_the_next_one_when_that_is_down,
     an_answer_too_long_for_udp_is_fetched_over_tcp,
     literals_names_and_services_are_one_set,
@@ -154,9 +156,16 @@ fn swaps(proxy: &Proxy) -> usize {
     proxy.process().log().count(" addresses, before ")
 }
 
+/// Waits until the proxy says so, which it does after they are used: or this line is taken for the next one.
+#[track_caller]
+fn wait_for_first_addresses(proxy: &Proxy) {
+    eventually("the first addresses are told of", || swaps(proxy) > 0);
+}
+
 /// Makes the change, and waits until the proxy says so. It does after the new addresses are there.
 #[track_caller]
 fn wait_for_swap(proxy: &Proxy, change: impl FnOnce()) {
+    wait_for_first_addresses(proxy);
     let before = swaps(proxy);
     change();
     eventually("the change is noticed", || swaps(proxy) > before);
@@ -501,6 +510,31 @@ fn a_failed_connect_finds_the_new_address_long_before_the_ttl_is_over(engine: En
     drop(fleet.remove(0));
     eventually("the new address is used", || is_served(&proxy));
     assert!(server.asked(NAME, RecordType::A) >= 2);
+}
+
+/// Who went on waiting for the old address would wait for ever.
+fn an_address_that_falls_silent_costs_nobody_a_connect_timeout(engine: Engine) {
+    const CLIENTS: usize = 50;
+    const SILENT: &str = "127.0.0.77";
+    let living = Backend::echo();
+    let _silent = Unanswering::at((SILENT, living.port())).unwrap();
+    let server = NameServer::start();
+    let week = |ip: &str| Reply::Addresses(ips(&[ip]), 604_800);
+    server.set(NAME, RecordType::A, week(SILENT));
+    let proxy = asking(engine, &server)
+        .args(["--dns-max-ttl", "7days", "--connect-timeout", "1h"])
+        .backend(format!("{NAME}:{}", living.port()))
+        .start();
+    wait_for_first_addresses(&proxy);
+    server.set(NAME, RecordType::A, week(&living.ip()));
+    thread::scope(|scope| {
+        for number in 0..CLIENTS as u64 {
+            let proxy = &proxy;
+            scope.spawn(move || exchange_and_end(&proxy.connect(), Pattern::new(number), 4 * KB));
+        }
+    });
+    // An attempt that lost a race with another may have been open as well.
+    assert!(living.ledger().accepted >= CLIENTS);
 }
 
 fn a_service_is_served_by_priority_and_by_the_next_one_when_that_is_down(engine: Engine) {

@@ -534,6 +534,14 @@ impl Balancer {
         self.is_mixed
     }
 
+    /// Whether this address is one of the set that was taken over last.
+    #[must_use]
+    pub fn has(&self, address: Address) -> bool {
+        self.members
+            .iter()
+            .any(|member| member.health.address() == address)
+    }
+
     /// Whether there is nothing to choose from.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -12,8 +12,11 @@
 //! ```
 //!
 //! - Each endpoint is tried once, then, after a pause, the best one again, until the deadline.
-//! - At most two connects run at one time, and two only for different address families (RFC 8305).
+//! - At most two connects run at one time, and two only for different address families (RFC 8305), or where
+//!   the set has changed: who waits for an old address races it with one of the new set.
 //!   The first one that is open wins; the other is closed before anything is sent on it.
+//! - An address that has been silent for most of a second is suspected to have moved: its names are looked up,
+//!   while it is waited for.
 //! - Where every endpoint refuses, that is waited out for a time of its own; where they were silent for a
 //!   whole connect, for less than another one. `backend/reach.rs` has both rules.
 //! - Who has nothing to connect to yet, or again and again, waits here; what its client sent waits
@@ -32,6 +35,11 @@ use super::{ConnectFailure, Context, End, Hello, Owner, Retired, Timeouts};
 /// How long a connect has before one of the other address family joins in (RFC 8305, section 5, its
 /// "Connection Attempt Delay").
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How long a connect goes unanswered before the names behind its address are looked up early. Less than it takes
+/// a lost SYN to be sent again, so that there is time left for a new address even for clients with little
+/// patience; one lookup more costs nobody anything.
+const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 
 /// The first pause after each endpoint was tried: about what a service takes at least to start again,
 /// and short enough that nobody notices.
@@ -130,8 +138,8 @@ enum Then {
 enum Race {
     /// There is none, and will be none.
     Off,
-    /// It starts then.
-    StartsAt(Instant),
+    /// It starts then, at such an endpoint.
+    StartsAt(Instant, Want),
     On(Attempt),
 }
 
@@ -139,7 +147,27 @@ struct Attempt {
     sock: Sock,
     lease: Lease,
     started: Instant,
+    /// When the resolver is told next that there is no answer.
+    suspect_at: Instant,
     give_up_at: Instant,
+}
+
+impl Attempt {
+    /// When there is something to do about it.
+    fn deadline(&self) -> Instant {
+        self.give_up_at.min(self.suspect_at)
+    }
+
+    /// The names behind an address that is silent for long are looked up early, again and again.
+    fn suspect<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
+        if self.suspect_at > cx.now {
+            return;
+        }
+        self.suspect_at = cx.now + REMINDER_INTERVAL;
+        if let Some(ip) = self.lease.address().ip() {
+            cx.published.refresher().suspect(ip);
+        }
+    }
 }
 
 /// What the search came to in one step.
@@ -196,9 +224,9 @@ impl Connecting {
         let next = match &self.stage {
             Stage::Unknown { remind_at } => Some(*remind_at),
             Stage::Trying { first, race } => Some(match race {
-                Race::Off => first.give_up_at,
-                Race::StartsAt(at) => first.give_up_at.min(*at),
-                Race::On(rival) => first.give_up_at.min(rival.give_up_at),
+                Race::Off => first.deadline(),
+                Race::StartsAt(at, _) => first.deadline().min(*at),
+                Race::On(rival) => first.deadline().min(rival.deadline()),
             }),
             Stage::Pausing { until, .. } => Some(*until),
             Stage::Queued(Wait::First) => None,
@@ -330,7 +358,7 @@ impl Connecting {
         match race {
             Race::On(rival) if end == End::Rival => other = Some(mem::replace(&mut attempt, rival)),
             Race::On(rival) => other = Some(rival),
-            Race::Off | Race::StartsAt(_) => {}
+            Race::Off | Race::StartsAt(..) => {}
         }
         match done {
             Done::Connected => match self.introduce(attempt.sock, bytes_follow, cx) {
@@ -384,8 +412,9 @@ impl Connecting {
         cx: &mut Context<'_, D>,
     ) -> Found {
         match self.stage {
-            // The newest set is looked at when an attempt fails, or when its turn comes.
-            Stage::Trying { .. } | Stage::Queued(_) => return Found::Waiting,
+            Stage::Trying { .. } => return self.look_elsewhere(bytes_follow, cx),
+            // The newest set is looked at when its turn comes.
+            Stage::Queued(_) => return Found::Waiting,
             Stage::Unknown { .. } | Stage::Pausing { .. } => {}
         }
         cx.balancer.refresh(cx.published);
@@ -481,7 +510,7 @@ impl Connecting {
         let attempts = match self.stage {
             Stage::Unknown { .. } | Stage::Pausing { .. } | Stage::Queued(_) => [None, None],
             Stage::Trying { first, race } => match race {
-                Race::Off | Race::StartsAt(_) => [Some(first), None],
+                Race::Off | Race::StartsAt(..) => [Some(first), None],
                 Race::On(rival) => [Some(first), Some(rival)],
             },
         };
@@ -537,6 +566,7 @@ impl Connecting {
                     sock,
                     lease,
                     started: cx.now,
+                    suspect_at: cx.now + SUSPECT_AFTER,
                     give_up_at: cx.now + left / parts.clamp(1, PARTS_MAX),
                 })
             }
@@ -598,30 +628,75 @@ impl Connecting {
     fn try_alone<D: Driver>(&mut self, first: Attempt, cx: &mut Context<'_, D>) {
         cx.owners
             .assign(first.sock, Owner::Session(cx.id, End::Backend));
-        let race = if cx.balancer.is_mixed() && Family::of(first.lease.address()).is_some() {
-            Race::StartsAt(cx.now + HEAD_START)
-        } else {
-            Race::Off
+        let race = match Family::of(first.lease.address()) {
+            Some(family) if cx.balancer.is_mixed() => {
+                Race::StartsAt(cx.now + HEAD_START, Want::Only(family.other()))
+            }
+            _ => Race::Off,
         };
         self.stage = Stage::Trying { first, race };
     }
 
-    /// The head start is over: one of the other family, if there is any.
+    /// The set has changed while connects are under way. Its endpoints are tried at once beside one that has
+    /// had its head start. Of two, one whose endpoint has left the set makes way.
+    fn look_elsewhere<D: Driver>(&mut self, bytes_follow: bool, cx: &mut Context<'_, D>) -> Found {
+        let Stage::Trying { mut first, race } = self.take_stage(cx.now) else {
+            unreachable!("connects are under way")
+        };
+        cx.balancer.refresh(cx.published);
+        if let Race::On(mut rival) = race {
+            let is_current = |attempt: &Attempt| cx.balancer.has(attempt.lease.address());
+            if is_current(&first) && is_current(&rival) {
+                let race = Race::On(rival);
+                self.stage = Stage::Trying { first, race };
+                return Found::Waiting;
+            }
+            if !is_current(&first) {
+                mem::swap(&mut first, &mut rival);
+            }
+            cx.abandon(rival.sock, rival.lease);
+        }
+        cx.owners
+            .assign(first.sock, Owner::Session(cx.id, End::Backend));
+        let begins = first.started + HEAD_START;
+        if begins <= cx.now {
+            return self.start_race(first, Want::Any, bytes_follow, cx);
+        }
+        let race = Race::StartsAt(begins, Want::Any);
+        self.stage = Stage::Trying { first, race };
+        Found::Waiting
+    }
+
+    /// The head start is over: another one, if there is any that would do.
     fn start_race<D: Driver>(
         &mut self,
         first: Attempt,
+        want: Want,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) {
+    ) -> Found {
         self.tried.insert(&first.lease);
-        let family = Family::of(first.lease.address()).expect("only those with a family race");
-        let want = Want::Only(family.other());
         let race = loop {
             let chosen = cx
                 .balancer
                 .choose(cx.published, &mut self.tried, want, cx.now);
-            let Choice::Chosen(lease) = chosen else {
-                break Race::Off;
+            let lease = match chosen {
+                // In a new set it does not count as tried yet.
+                Choice::Chosen(lease) if lease.address() == first.lease.address() => {
+                    self.tried.insert(&lease);
+                    continue;
+                }
+                Choice::Chosen(lease) => lease,
+                Choice::Resting(address)
+                    if want == Want::Any && address != first.lease.address() =>
+                {
+                    cx.abandon(first.sock, first.lease);
+                    return Found::Resting(address);
+                }
+                Choice::Full if want == Want::Any => {
+                    break Race::StartsAt(cx.now + HEAD_START, want);
+                }
+                Choice::Resting(_) | Choice::Full | Choice::Exhausted => break Race::Off,
             };
             match self.start(lease, bytes_follow, cx) {
                 Started::Connecting(rival) => {
@@ -629,28 +704,41 @@ impl Connecting {
                         .assign(rival.sock, Owner::Session(cx.id, End::Rival));
                     break Race::On(rival);
                 }
-                Started::Open(..) => unreachable!("a Unix socket has no address family"),
+                Started::Open(sock, lease) => match self.introduce(sock, bytes_follow, cx) {
+                    Ok(()) => {
+                        cx.abandon(first.sock, first.lease);
+                        return self.found(sock, lease, cx);
+                    }
+                    Err(errno) => {
+                        self.refused(&lease, errno, cx.now, cx);
+                        cx.abandon(sock, lease);
+                    }
+                },
                 Started::Failed => {}
-                Started::Starved => break Race::StartsAt(cx.now + HEAD_START),
+                Started::Starved => break Race::StartsAt(cx.now + HEAD_START, want),
             }
         };
         self.stage = Stage::Trying { first, race };
+        Found::Waiting
     }
 
     /// Something about the attempts is due.
     fn look_at_attempts<D: Driver>(
         &mut self,
-        first: Attempt,
-        race: Race,
+        mut first: Attempt,
+        mut race: Race,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
     ) -> Found {
+        first.suspect(cx);
+        if let Race::On(rival) = &mut race {
+            rival.suspect(cx);
+        }
         let has_had_its_time = |attempt: &Attempt| attempt.give_up_at <= cx.now;
         let first_is_due = has_had_its_time(&first);
         match race {
-            Race::On(rival) => {
+            Race::On(rival) if first_is_due || has_had_its_time(&rival) => {
                 let rival_is_due = has_had_its_time(&rival);
-                assert!(first_is_due || rival_is_due, "nothing else is timed");
                 let mut left = None;
                 for (attempt, is_due) in [(first, first_is_due), (rival, rival_is_due)] {
                     match is_due {
@@ -660,15 +748,18 @@ impl Connecting {
                 }
                 self.go_on(left, bytes_follow, cx)
             }
-            Race::Off | Race::StartsAt(_) if first_is_due => {
+            Race::Off | Race::StartsAt(..) if first_is_due => {
                 self.time_out(first, cx);
                 self.go_on(None, bytes_follow, cx)
             }
-            Race::StartsAt(_) => {
-                self.start_race(first, bytes_follow, cx);
+            Race::StartsAt(at, want) if at <= cx.now => {
+                self.start_race(first, want, bytes_follow, cx)
+            }
+            // Only the resolver was to be told.
+            Race::Off | Race::StartsAt(..) | Race::On(_) => {
+                self.stage = Stage::Trying { first, race };
                 Found::Waiting
             }
-            Race::Off => unreachable!("nothing was due"),
         }
     }
 

@@ -284,10 +284,15 @@ impl Unanswering {
 
     /// The same on another address of this machine.
     pub(crate) fn on(address: IpAddr) -> io::Result<Self> {
+        Self::at((address, 0))
+    }
+
+    /// The same at this address and port, if nobody else has it.
+    pub(crate) fn at(address: impl ToSocketAddrs) -> io::Result<Self> {
         /// On loopback an answer takes microseconds. Too short only means one more filler.
         const ANSWER_WITHIN: Duration = Duration::from_millis(300);
 
-        let listener = TcpListener::bind((address, 0))?;
+        let listener = TcpListener::bind(address)?;
         sys::set_backlog(&listener, 0).expect("a listener's backlog can be changed");
         let address = listener.local_addr().expect("it is bound");
         let mut fillers = Vec::new();
