@@ -24,7 +24,7 @@ use common::programs::{
     FPM_WORKERS, WEB_USER, fresh_endpoint, program, start_fpm, start_nginx, start_server,
 };
 use common::proxy::{NOBODY, connect, fresh_dir};
-use common::sys::{as_user, is_root};
+use common::sys::{as_user, is_root, lacks_root};
 use common::{
     Backend, Engine, GUARD, MB, NameServer, Pattern, Process, Proxy, eventually, for_each_engine,
 };
@@ -145,6 +145,16 @@ fn the_example_lets_nginx_in_and_nobody_else() {
     let without = Unit::load(source(), "spliceway@other.socket");
     assert_eq!(without.last("SocketGroup"), "root");
     assert_eq!(without.last("SocketMode"), "0600");
+}
+
+/// A user that is not named is that of the template: one for all instances.
+#[test]
+fn each_instance_has_a_user_of_its_own() {
+    let unit = Unit::load(source(), "spliceway@.service");
+    assert_eq!(unit.last("DynamicUser"), "yes");
+    assert_eq!(unit.last("User"), "spliceway-%i");
+    let socket = Unit::load(source(), "spliceway@.socket");
+    assert_eq!(socket.last("SocketUser"), "root");
 }
 
 #[test]
@@ -425,8 +435,7 @@ fn a_trace_is_understood() {
 const DYNAMIC_USER: u32 = 61234;
 
 fn who_follows_the_readme_has_nginx_in_front_of_php_fpm(engine: Engine) {
-    if !is_root() {
-        eprintln!("skipped: only root can be several users (scripts/test is)");
+    if lacks_root() {
         return;
     }
     let host = Host::new(engine);
@@ -470,8 +479,7 @@ fn who_follows_the_readme_has_nginx_in_front_of_php_fpm(engine: Engine) {
 }
 
 fn who_follows_the_readme_has_a_daemon_whose_sockets_are_for_a_group(engine: Engine) {
-    if !is_root() {
-        eprintln!("skipped: only root can be several users (scripts/test is)");
+    if lacks_root() {
         return;
     }
     let host = Host::new(engine);

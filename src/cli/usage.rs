@@ -4,9 +4,13 @@
 //! clap reads the arguments, but its errors span several lines; logs and supervisors keep one, so
 //! they are rendered anew here.
 
+use std::env;
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -113,11 +117,23 @@ pub fn report(program: &str, outcome: Result<(), impl fmt::Display>) -> ExitCode
 
 /// Writes `PROGRAM: PROBLEM` to standard error, as one line whatever the problem contains.
 pub fn complain(program: &str, problem: &impl fmt::Display) {
+    let priority = if leads_to_journal() { "<3>" } else { "" };
     let _ = writeln!(
         io::stderr(),
-        "{program}: {}",
+        "{priority}{program}: {}",
         one_line(&problem.to_string())
     );
+}
+
+/// Whether standard error is the journal, which takes a priority off the beginning of a line. systemd names its
+/// stream by device and inode (systemd.exec(5), `$JOURNAL_STREAM`).
+fn leads_to_journal() -> bool {
+    let Some(journal) = env::var_os("JOURNAL_STREAM") else {
+        return false;
+    };
+    let stderr = io::stderr().as_fd().try_clone_to_owned();
+    let found = stderr.and_then(|stderr| File::from(stderr).metadata());
+    found.is_ok_and(|found| journal == *format!("{}:{}", found.dev(), found.ino()))
 }
 
 /// Shows what would end the line, or drive a terminal, by its escape.

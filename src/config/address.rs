@@ -126,6 +126,12 @@ pub enum AddressError {
     #[error("a backend is not a URL (write HOST:PORT, for example php.internal:9000)")]
     UrlBackend,
     /// No port, or nothing at all.
+    /// Nothing at all.
+    #[error(
+        "it is empty (write HOST:PORT; with spliceway@NAME.service, put BACKEND=HOST:PORT into /etc/spliceway/NAME.env)"
+    )]
+    Empty,
+    /// `php.internal`
     #[error("missing port (write HOST:PORT, for example php.internal:9000)")]
     MissingPort,
     /// A port that is not a number from 1 to 65535.
@@ -275,6 +281,9 @@ impl FromStr for BackendAddress {
     fn from_str(text: &str) -> Result<Self, AddressError> {
         if text.starts_with("unix:/") || text.starts_with("unix:@") {
             return text.parse().map(Self::Unix);
+        }
+        if text.is_empty() {
+            return Err(AddressError::Empty);
         }
         if text.contains("://") {
             return Err(AddressError::UrlBackend);
@@ -630,7 +639,7 @@ mod tests {
             port: port.to_owned(),
         };
         for (text, expected) in [
-            ("", AddressError::MissingPort),
+            ("", AddressError::Empty),
             ("tcp:", AddressError::MissingPort),
             ("php.internal", AddressError::MissingPort),
             ("php.internal:", AddressError::MissingPort),

@@ -5,15 +5,19 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::OnceLock;
 
-use tracing::Dispatch;
+use tracing::{Dispatch, Event, Level, Subscriber};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, Logging};
@@ -108,6 +112,37 @@ impl Look {
     }
 }
 
+/// Lines that begin with a priority, as the journal reads it off standard error (sd-daemon(3)) and takes it away
+/// again. Without, all lines have the same one, and `journalctl -p err` finds nothing.
+struct Prioritized<F>(F);
+
+impl<S, N, F> FormatEvent<S, N> for Prioritized<F>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+/// syslog(3)'s number.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
 fn dispatch(logging: &Logging, look: Look, writer: NonBlocking) -> Result<Dispatch, LoggingError> {
     let filter = EnvFilter::try_new(logging.filter.as_str()).map_err(LoggingError::Filter)?;
     let lines = tracing_subscriber::fmt()
@@ -115,8 +150,15 @@ fn dispatch(logging: &Logging, look: Look, writer: NonBlocking) -> Result<Dispat
         .with_ansi(look == Look::Terminal)
         .with_writer(writer);
     Ok(match (logging.format, look) {
-        (LogFormat::Json, _) => lines.json().flatten_event(true).into(),
-        (LogFormat::Text, Look::Journal) => lines.without_time().into(),
+        (LogFormat::Json, Look::Journal) => lines
+            .json()
+            .flatten_event(true)
+            .map_event_format(Prioritized)
+            .into(),
+        (LogFormat::Json, Look::Terminal | Look::Plain) => lines.json().flatten_event(true).into(),
+        (LogFormat::Text, Look::Journal) => {
+            lines.without_time().map_event_format(Prioritized).into()
+        }
         (LogFormat::Text, Look::Terminal | Look::Plain) => lines.into(),
     })
 }
@@ -155,8 +197,26 @@ mod tests {
         });
         assert_eq!(
             text,
-            " INFO spliceway::daemon::logging::tests: ready port=9000\n"
+            "<6> INFO spliceway::daemon::logging::tests: ready port=9000\n"
         );
+    }
+
+    #[test]
+    fn the_journal_is_told_the_priority_of_each_line() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged(&logging(format, "debug"), Look::Journal, || {
+                tracing::error!("a");
+                tracing::warn!("b");
+                tracing::info!("c");
+                tracing::debug!("d");
+            });
+            let priorities: Vec<_> = text.lines().map(|line| &line[..3]).collect();
+            assert_eq!(priorities, ["<3>", "<4>", "<6>", "<7>"]);
+            let plain = logged(&logging(format, "info"), Look::Plain, || {
+                tracing::error!("a")
+            });
+            assert!(!plain.contains("<3>"), "{plain}");
+        }
     }
 
     #[test]
