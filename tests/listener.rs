@@ -16,7 +16,7 @@ use std::thread;
 
 use common::client::{exchange, receive_to_eof};
 use common::proxy::{NOBODY, connect, connect_abstract, fresh_abstract_name, fresh_dir, guarded};
-use common::sys::{as_user, connect_at_once};
+use common::sys::{as_user, connect_at_once, lacks_root};
 use common::wait::SetOnDrop;
 use common::{Backend, Engine, KB, Pattern, Proxy, for_each_engine};
 
@@ -38,6 +38,9 @@ fn mode_is_0660_unless_asked_otherwise() {
 
 #[test]
 fn mode_owner_and_group_are_as_asked() {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let ids = ["--mode", "0640", "--owner", "65534", "--group", "54321"];
     let proxy = Proxy::builder()
@@ -61,6 +64,9 @@ fn owner_and_group_may_be_names() {
 
 #[test]
 fn only_the_group_may_connect() {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let proxy = Proxy::builder()
         .backend(&backend)
@@ -77,6 +83,9 @@ fn only_the_group_may_connect() {
 /// check as well.
 #[test]
 fn an_outsider_is_let_in_at_no_moment_of_the_start() {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     for _ in 0..15 {
         let builder = Proxy::builder().umask(0).backend(&backend);
@@ -226,6 +235,9 @@ fn an_unprivileged_user_serves_its_own_socket() {
 
 #[test]
 fn a_directory_without_permission_is_refused() {
+    if lacks_root() {
+        return;
+    }
     let (backend, dir) = (Backend::echo(), fresh_dir());
     chown(dir.path(), Some(0), Some(0)).unwrap();
     let outcome = Proxy::builder()

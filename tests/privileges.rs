@@ -19,7 +19,7 @@ use common::http::{self, get_unix};
 use common::process::Process;
 use common::programs::{WEB_USER, fresh_endpoint};
 use common::proxy::{Builder, NOBODY, Outcome, connect, fresh_dir};
-use common::sys::{as_user, own_uid};
+use common::sys::{as_user, lacks_root, own_uid};
 use common::{Backend, Engine, KB, Pattern, Proxy, eventually, for_each_engine};
 
 for_each_engine!(
@@ -77,6 +77,9 @@ fn four_times(id: u32) -> String {
 // --- what is left -----------------------------------------------------------------------------
 
 fn every_thread_is_the_user_and_has_no_rights_left(engine: Engine) {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let proxy = dropping(engine, &backend).observed().start();
     assert_serves(&proxy);
@@ -117,6 +120,9 @@ fn assert_control_socket_is_the_users(proxy: &Proxy) {
 }
 
 fn a_user_brings_the_groups_of_the_database(engine: Engine) {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let proxy = Proxy::builder()
         .engine(engine)
@@ -151,6 +157,9 @@ fn whoever_is_that_user_already_needs_no_rights(engine: Engine) {
 
 /// Also of a daemon that changes nothing about its user.
 fn the_memory_is_for_nobody_to_see_and_nothing_can_be_gained(engine: Engine) {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let plain = Proxy::builder().engine(engine).backend(&backend).user(USER);
     for proxy in [plain.start(), dropping(engine, &backend).start()] {
@@ -188,6 +197,9 @@ fn without_the_option_rights_stay_as_they_are() {
 
 #[test]
 fn a_port_of_roots_is_bound_before_the_rights_are_gone() {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let (address, _) = fresh_endpoint();
     let metrics = format!("{address}:81");
@@ -204,6 +216,9 @@ fn a_port_of_roots_is_bound_before_the_rights_are_gone() {
 /// In a directory of root's it stays, one line says so, and the next start replaces it.
 #[test]
 fn a_socket_that_cannot_be_removed_is_replaced_by_the_next_start() {
+    if lacks_root() {
+        return;
+    }
     let (backend, dir) = (Backend::echo(), fresh_dir());
     let path = dir.path().join("shared.sock");
     let start = || {
@@ -229,6 +244,9 @@ fn a_socket_that_cannot_be_removed_is_replaced_by_the_next_start() {
 
 #[test]
 fn in_a_directory_of_the_user_the_sockets_are_removed() {
+    if lacks_root() {
+        return;
+    }
     let (backend, dir) = (Backend::echo(), fresh_dir());
     chown(dir.path(), Some(USER), Some(GROUP)).unwrap();
     let control = dir.path().join("control.sock");
@@ -257,6 +275,9 @@ fn files(directory: &Path) -> Vec<String> {
 }
 
 fn requests_are_logged_and_the_log_is_rotated_as_the_user(engine: Engine) {
+    if lacks_root() {
+        return;
+    }
     let (backend, logs) = (responder(), fresh_dir());
     chown(logs.path(), Some(USER), Some(GROUP)).unwrap();
     let (log, old) = (logs.path().join("a.log"), logs.path().join("a.log.1"));
@@ -296,6 +317,9 @@ fn requests_are_logged_and_the_log_is_rotated_as_the_user(engine: Engine) {
 /// Root would follow a link that the user has put there; the user does as well, with its own rights.
 #[test]
 fn an_access_log_is_never_opened_with_the_rights_of_root() {
+    if lacks_root() {
+        return;
+    }
     let (backend, logs) = (responder(), fresh_dir());
     chown(logs.path(), Some(USER), Some(GROUP)).unwrap();
     let (log, target) = (logs.path().join("a.log"), fresh_dir());
@@ -361,6 +385,9 @@ fn who_is_not_root_becomes_nobody_else() {
 /// Root without the capability for it, as in a container that drops all of them.
 #[test]
 fn a_root_that_may_not_change_is_told_what_is_missing() {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let without = ["setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid"];
     let outcome = Proxy::builder()
@@ -374,6 +401,9 @@ fn a_root_that_may_not_change_is_told_what_is_missing() {
 /// With this bit the kernel leaves capabilities to who changes from root to another user.
 #[test]
 fn rights_that_a_thread_would_keep_are_found() {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let keeping = ["setpriv", "--securebits=+no_setuid_fixup"];
     let outcome = Proxy::builder()

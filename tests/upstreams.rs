@@ -14,7 +14,7 @@ use common::client::{
     assert_eof, assert_over, exchange, exchange_and_end, receive_exact, receive_to_eof, send,
 };
 use common::proxy::{Builder, connect};
-use common::sys::{in_own_network, is_root, set_loopback};
+use common::sys::{in_own_network, lacks_root, set_loopback};
 use common::{
     Backend, Conversation, Ending, Engine, KB, MB, NameServer, Pattern, Proxy, eventually,
     for_each_engine,
@@ -110,8 +110,7 @@ fn endpoints_of_another_family_than_the_source_are_passed_over(engine: Engine) {
 
 /// In a network of its own, in which connections have four ports to come from.
 fn with_four_ports(act: impl FnOnce() + Send) {
-    if !is_root() {
-        eprintln!("skipped: only root can have a network of its own (scripts/test does)");
+    if lacks_root() {
         return;
     }
     in_own_network(act);
@@ -208,8 +207,7 @@ fn idle_connections_are_probed_only_when_told_to(engine: Engine) {
 }
 
 fn unacknowledged_bytes_end_a_session_when_told_to(engine: Engine) {
-    if !is_root() {
-        eprintln!("skipped: only root can have a network of its own (scripts/test does)");
+    if lacks_root() {
         return;
     }
     in_own_network(|| {

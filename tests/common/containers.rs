@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::process::Process;
 use super::programs::program;
 use super::proxy::fresh_dir;
-use super::sys::{ChildSetup, Confinement, Mount, Network, is_root};
+use super::sys::{ChildSetup, Confinement, Mount, Network, demand_root};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_spliceway");
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/docker");
@@ -54,7 +54,7 @@ pub(crate) struct Project {
 impl Project {
     /// A copy of `deploy/docker`, in which `adapt` may change things first.
     pub(crate) fn new(adapt: impl FnOnce(&Path)) -> Self {
-        assert!(is_root(), "namespaces take root");
+        demand_root();
         let dir = fresh_dir();
         let mut copy = Command::new("cp");
         copy.args(["-r", DEPLOY]).arg(dir.path().join("docker"));

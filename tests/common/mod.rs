@@ -40,12 +40,12 @@ macro_rules! for_each_engine {
         $(mod $name {
             #[test]
             fn io_uring() {
-                super::$name($crate::common::Engine::IoUring);
+                $crate::common::sys::as_permitted(|| super::$name($crate::common::Engine::IoUring));
             }
 
             #[test]
             fn epoll() {
-                super::$name($crate::common::Engine::Epoll);
+                $crate::common::sys::as_permitted(|| super::$name($crate::common::Engine::Epoll));
             }
         })+
     };

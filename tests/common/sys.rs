@@ -5,7 +5,7 @@
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::mem;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Once;
@@ -231,6 +232,37 @@ pub(crate) fn open_nonblocking(path: &Path) -> io::Result<File> {
     options.read(true).custom_flags(libc::O_NONBLOCK).open(path)
 }
 
+/// What ends a test that cannot go on without root. Not a failure, see [`as_permitted`].
+struct NeedsRoot;
+
+/// Ends the test, unless it is run by root.
+pub(crate) fn demand_root() {
+    if lacks_root() {
+        // No message of a panic, and no trace.
+        panic::resume_unwind(Box::new(NeedsRoot));
+    }
+}
+
+/// Whether this is not root. Says so where it is seen although the test passes.
+pub(crate) fn lacks_root() -> bool {
+    if is_root() {
+        return false;
+    }
+    let name = thread::current().name().unwrap_or("a test").to_owned();
+    // The harness keeps what the macros print. Nobody may be there to read this.
+    drop(writeln!(io::stderr(), "{name}: needs root: skipped"));
+    true
+}
+
+/// Runs a test, which is over without a failure where it takes root and this is not.
+pub(crate) fn as_permitted(test: impl FnOnce()) {
+    if let Err(cause) = panic::catch_unwind(AssertUnwindSafe(test))
+        && !cause.is::<NeedsRoot>()
+    {
+        panic::resume_unwind(cause);
+    }
+}
+
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid takes nothing and cannot fail.
     unsafe { libc::geteuid() == 0 }
@@ -249,7 +281,7 @@ pub(crate) fn as_member<T: Send>(
     groups: &[u32],
     act: impl FnOnce() -> T + Send,
 ) -> T {
-    assert!(is_root(), "this test becomes another user: run it as root");
+    demand_root();
     let act = move || {
         become_user(uid, gid, groups).expect("root may become anybody");
         act()
@@ -274,7 +306,7 @@ fn become_user(uid: u32, gid: u32, groups: &[u32]) -> io::Result<()> {
 /// Runs `act` on a thread whose network is its own: loopback and nothing else, with settings that
 /// nobody else sees. The threads and the programs that `act` starts are in it as well.
 pub(crate) fn in_own_network<T: Send>(act: impl FnOnce() -> T + Send) -> T {
-    assert!(is_root(), "a network of its own takes root");
+    demand_root();
     let act = move || {
         // SAFETY: unshare(2) takes an integer; a network namespace is one thread's own.
         call(|| unsafe { libc::unshare(libc::CLONE_NEWNET) }).expect("root may have a network");
