@@ -638,7 +638,7 @@ mod tests {
     fn is_root() -> bool {
         let root = fs::metadata("/proc/self").unwrap().uid() == 0;
         if !root {
-            let name = std::thread::current().name().unwrap_or("a test").to_owned();
+            let name = thread::current().name().unwrap_or("a test").to_owned();
             // Where it is seen although the test passes.
             drop(writeln!(io::stderr(), "{name}: needs root: skipped"));
         }
