@@ -22,5 +22,6 @@ pub mod observe;
 pub mod proxy_protocol;
 pub mod resolver;
 pub mod session;
+pub mod shown;
 pub mod sys;
 pub mod worker;

@@ -9,11 +9,18 @@ use std::time::{Duration, SystemTime};
 
 use crate::config::AccessLogFormat as Format;
 use crate::fastcgi::Rejection;
+use crate::shown::Shown;
 
 use super::entry::{Entry, Word};
 
-/// Stands for what a cut word had more of.
-const MORE: &str = "...";
+/// How long a word is when it is escaped: as much as is kept of a plain one. A line has two words that may
+/// be so long, and a client that has bytes escaped, of which each takes four or six characters, gets no
+/// longer ones.
+const WORD_CHARS_MAX: usize = 2048;
+
+/// The longest line: its words, and some hundred characters for the rest.
+#[cfg(test)]
+const LINE_BYTES_MAX: usize = 2 * WORD_CHARS_MAX + 1536;
 
 /// Appends the line of a request that ended at `time`.
 pub(super) fn push(
@@ -138,50 +145,24 @@ const fn whole(bytes: &[u8]) -> Word<'_> {
 
 /// For between two quotes.
 fn escape_text(line: &mut String, word: Word<'_>) {
-    for &byte in word.bytes {
-        match byte {
-            b'"' => line.push_str("\\\""),
-            b'\\' => line.push_str("\\\\"),
-            b' '..=b'~' => line.push(byte.into()),
-            _ => {
-                let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
-                line.push_str("\\x");
-                line.push(digit(byte >> 4));
-                line.push(digit(byte & 0xf));
-            }
-        }
-    }
-    if word.is_cut {
-        line.push_str(MORE);
-    }
+    push_shown(
+        line,
+        Shown::quoted(word.bytes, WORD_CHARS_MAX).cut_before(word.is_cut),
+    );
 }
 
 /// As a JSON string.
 fn quote(line: &mut String, word: Word<'_>) {
     line.push('"');
-    for chunk in word.bytes.utf8_chunks() {
-        let invalid = (!chunk.invalid().is_empty()).then_some(char::REPLACEMENT_CHARACTER);
-        for character in chunk.valid().chars().chain(invalid) {
-            escape_json(line, character);
-        }
-    }
-    if word.is_cut {
-        line.push_str(MORE);
-    }
+    push_shown(
+        line,
+        Shown::json(word.bytes, WORD_CHARS_MAX).cut_before(word.is_cut),
+    );
     line.push('"');
 }
 
-fn escape_json(line: &mut String, character: char) {
-    match character {
-        '"' => line.push_str("\\\""),
-        '\\' => line.push_str("\\\\"),
-        ' '..='~' => line.push(character),
-        _ => {
-            for unit in character.encode_utf16(&mut [0; 2]) {
-                write!(line, "\\u{unit:04x}").expect("a string takes it");
-            }
-        }
-    }
+fn push_shown(line: &mut String, shown: Shown<'_>) {
+    write!(line, "{shown}").expect("a string takes all that is written to it");
 }
 
 /// A value, or what stands for none.
@@ -331,6 +312,23 @@ mod tests {
         let escaped =
             r#""uri":"/a\" status=200\u000aforged \u001b[31m\\ \ufffd \u00e9 \u009b\u007f\u0000","#;
         assert!(json.contains(escaped), "{json}");
+    }
+
+    #[test]
+    fn a_line_is_bounded_after_its_words_are_escaped() {
+        let hostile = [0xff; 5000];
+        let entry = Entry {
+            words: Words::new(&hostile, &hostile, &hostile),
+            rejection: Some(Rejection {
+                rule: crate::fastcgi::Rule::Nul,
+                param: "\\x00".repeat(64),
+            }),
+            ..sample()
+        };
+        for format in [Format::Text, Format::Json] {
+            let line = line(format, &entry);
+            assert!(line.len() <= LINE_BYTES_MAX, "{} bytes", line.len());
+        }
     }
 
     #[test]

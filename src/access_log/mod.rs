@@ -11,11 +11,12 @@ mod entry;
 mod line;
 mod writer;
 
+use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use entry::{Entry, Upstream, Words};
 pub use writer::{AccessLogError, Writers};
@@ -24,6 +25,14 @@ pub use writer::{AccessLogError, Writers};
 /// it is full after 180 ms, more than three of the writer's looks; with the longest words, it holds some
 /// 40 MB.
 const ENTRIES_MAX: usize = 8192;
+
+/// Lines of one worker in a second about requests that no backend had. Whoever may connect can have
+/// requests rejected as fast as it can write them, and must not fill the disk with that; a page that a
+/// web server has wrong shows well below.
+const UNSERVED_LINES_MAX: u32 = 100;
+
+/// What [`UNSERVED_LINES_MAX`] is about.
+const UNSERVED_WINDOW: Duration = Duration::from_secs(1);
 
 /// How often the writer looks while there is something to write: rarely enough to cost nothing, and often
 /// enough that [`ENTRIES_MAX`] has room for what comes meanwhile.
@@ -34,6 +43,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Queue {
     entries: SyncSender<Box<Entry>>,
     bell: Arc<Bell>,
+    /// When the window began, and the lines in it, of requests that no backend had.
+    unserved: Cell<Option<(Instant, u32)>>,
 }
 
 /// The queue had no room.
@@ -44,7 +55,27 @@ impl Queue {
     fn new(bell: &Arc<Bell>) -> (Self, Receiver<Box<Entry>>) {
         let (entries, taken_out) = mpsc::sync_channel(ENTRIES_MAX);
         let bell = Arc::clone(bell);
-        (Self { entries, bell }, taken_out)
+        let unserved = Cell::new(None);
+        let queue = Self {
+            entries,
+            bell,
+            unserved,
+        };
+        (queue, taken_out)
+    }
+
+    /// Whether another request that no backend had may have a line; counts it if so.
+    pub fn has_room_for_unserved(&self, now: Instant) -> bool {
+        let (began, lines) = match self.unserved.get() {
+            Some((began, lines)) if now.saturating_duration_since(began) < UNSERVED_WINDOW => {
+                (began, lines)
+            }
+            Some(_) | None => (now, 0),
+        };
+        let has_room = lines < UNSERVED_LINES_MAX;
+        self.unserved
+            .set(Some((began, lines + u32::from(has_room))));
+        has_room
     }
 
     /// Puts an entry in, if there is room. Never waits.
@@ -96,6 +127,20 @@ impl Bell {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn requests_that_no_backend_had_get_so_many_lines_in_a_second() {
+        let (queue, _taken_out) = Queue::new(&Arc::default());
+        let start = Instant::now();
+        let passed = |now| {
+            (0..1000)
+                .filter(|_| queue.has_room_for_unserved(now))
+                .count()
+        };
+        assert_eq!(passed(start), 100);
+        assert_eq!(passed(start + UNSERVED_WINDOW / 2), 0);
+        assert_eq!(passed(start + UNSERVED_WINDOW), 100);
+    }
 
     #[test]
     fn a_full_queue_drops_and_does_not_wait() {

@@ -13,6 +13,7 @@ use tokio::time;
 use super::values::{ValueError, timeout};
 use crate::observe::client::{AskError, ask};
 use crate::observe::{CONTROL_PATH, Status, render_table};
+use crate::shown;
 use crate::sys::terminal;
 
 /// The time between the two samples that rates are made from: long enough for some ten requests of a
@@ -156,7 +157,7 @@ async fn repeat(control: &Path, as_json: bool, interval: Duration) -> Result<(),
 }
 
 fn json(status: &Status) -> Result<String, Error> {
-    let mut line = serde_json::to_string(status)?;
+    let mut line = shown::ascii_of_json(&serde_json::to_string(status)?);
     line.push('\n');
     Ok(line)
 }

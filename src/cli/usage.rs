@@ -17,6 +17,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, Parser};
 
 use super::file::FileErrors;
+use crate::shown::Shown;
 
 /// The exit code for a command line that cannot be run, as most programs have it.
 const EXIT_USAGE: u8 = 2;
@@ -138,16 +139,7 @@ fn leads_to_journal() -> bool {
 
 /// Shows what would end the line, or drive a terminal, by its escape.
 pub(super) fn one_line(text: &str) -> String {
-    let breaks = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if breaks(c) {
-            line.extend(c.escape_default())
-        } else {
-            line.push(c)
-        }
-    }
-    line
+    Shown::line(text.as_bytes(), usize::MAX).to_string()
 }
 
 /// Which help has what the user was about to write.

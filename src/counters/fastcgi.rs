@@ -9,6 +9,8 @@ use crate::fastcgi::{Answer, Decisive, Rule, Violation};
 pub struct FastcgiCounters {
     /// Requests that are over, by [`StatusClass`].
     pub requests: [Count; StatusClass::ALL.len()],
+    /// From their heads until their ends.
+    pub request_time: Histogram,
     /// Requests that were given a new connection.
     pub on_new: Count,
     /// Requests that were given one that had served others.
@@ -31,6 +33,8 @@ pub struct FastcgiCounters {
     pub answers: [Count; Answer::ALL.len()],
     /// Lines that the access log had no room for.
     pub lines_dropped: Count,
+    /// Lines about requests that no backend had, beyond what the access log takes of them.
+    pub lines_left_out: Count,
 }
 
 impl FastcgiCounters {

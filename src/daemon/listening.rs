@@ -6,6 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::config::UnixAddress;
+use crate::shown::Shown;
 use crate::worker::Backlog;
 
 use super::inherited::Inherited;
@@ -75,12 +76,16 @@ impl ListeningSocket {
     }
 }
 
+fn shown(name: &[u8]) -> Shown<'_> {
+    Shown::line(name, usize::MAX)
+}
+
 /// The form that `--listen` and `--backend` take, where they can.
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Path(path) => write!(f, "unix:{}", String::from_utf8_lossy(path)),
-            Self::Abstract(name) => write!(f, "unix:@{}", String::from_utf8_lossy(name)),
+            Self::Path(path) => write!(f, "unix:{}", shown(path)),
+            Self::Abstract(name) => write!(f, "unix:@{}", shown(name)),
             Self::Unnamed => f.write_str("unix: (without a name)"),
             Self::Tcp(address) => write!(f, "tcp:{address}"),
         }

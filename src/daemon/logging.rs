@@ -2,25 +2,31 @@
 //!
 //! A thread that logs never waits for whoever reads the log: lines go into a bounded queue and are
 //! dropped when it is full. One thread of its own writes them.
+//!
+//! Whoever makes the program write lines (a client, a name server) can neither forge them (`line`) nor
+//! have it write as many as it likes (`rates`).
+
+mod line;
+mod rates;
 
 use std::env;
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use tracing::{Dispatch, Event, Level, Subscriber};
+use tracing::Dispatch;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, Logging};
+
+use line::Lines;
+use rates::Rates;
 
 /// Lines that wait for a slow reader: a burst of a few seconds at the rates at which the daemon may
 /// log, about 2 MB. More are dropped.
@@ -29,10 +35,25 @@ const LINES_MAX: usize = 8192;
 /// That of this process's log.
 static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 
+/// What this process's log has left out.
+static OWED: OnceLock<Owed> = OnceLock::new();
+
 /// How many lines were dropped because nobody read them in time.
 pub fn lines_dropped() -> u64 {
     LOST.get()
         .map_or(0, |counter| counter.dropped_lines() as u64)
+}
+
+/// Tells, for as long as it is polled, how many lines were left out because one place in the code had too
+/// many of them, also if none come after that.
+pub async fn tell_what_is_left_out() {
+    let Some(owed) = OWED.get() else { return };
+    loop {
+        owed.lines.rates.exceeded().await;
+        // A little more than the window, which began with an earlier line.
+        tokio::time::sleep(rates::WINDOW + rates::WINDOW / 10).await;
+        owed.tell(false);
+    }
 }
 
 /// Keeps the log running; dropping it writes what is queued, for at most a second.
@@ -40,6 +61,37 @@ pub fn lines_dropped() -> u64 {
 #[must_use = "dropping it ends the log"]
 pub struct LogGuard {
     _writer: WorkerGuard,
+}
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        if let Some(owed) = OWED.get() {
+            owed.tell(true);
+        }
+    }
+}
+
+/// Who writes lines about those that were left out.
+struct Owed {
+    lines: Lines,
+    writer: NonBlocking,
+}
+
+impl Owed {
+    /// Of windows that are over, or of all of them.
+    fn tell(&self, all: bool) {
+        for left_out in self.lines.rates.owed(all) {
+            let mut line = String::new();
+            if self
+                .lines
+                .tell(&mut Writer::new(&mut line), &left_out)
+                .is_ok()
+            {
+                // The queue drops what it has no room for, and counts it.
+                let _ = self.writer.clone().write_all(line.as_bytes());
+            }
+        }
+    }
 }
 
 /// Why there is no log.
@@ -70,7 +122,16 @@ pub fn start(logging: &Logging) -> Result<LogGuard, LoggingError> {
     let look = Look::of(&stderr, env::var_os("JOURNAL_STREAM").as_deref());
     let (writer, guard) = queue_to(stderr);
     LOST.get_or_init(|| writer.error_counter());
-    dispatch(logging, look, writer)?
+    let lines = Lines {
+        format: logging.format,
+        look,
+        rates: Arc::<Rates>::default(),
+    };
+    OWED.get_or_init(|| Owed {
+        lines: lines.clone(),
+        writer: writer.clone(),
+    });
+    dispatch(logging, lines, writer)?
         .try_init()
         .map_err(LoggingError::Started)?;
     Ok(LogGuard { _writer: guard })
@@ -112,55 +173,17 @@ impl Look {
     }
 }
 
-/// Lines that begin with a priority, as the journal reads it off standard error (sd-daemon(3)) and takes it away
-/// again. Without, all lines have the same one, and `journalctl -p err` finds nothing.
-struct Prioritized<F>(F);
-
-impl<S, N, F> FormatEvent<S, N> for Prioritized<F>
-where
-    S: Subscriber + for<'span> LookupSpan<'span>,
-    N: for<'writer> FormatFields<'writer> + 'static,
-    F: FormatEvent<S, N>,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        write!(writer, "<{}>", priority(*event.metadata().level()))?;
-        self.0.format_event(context, writer, event)
-    }
-}
-
-/// syslog(3)'s number.
-fn priority(level: Level) -> u8 {
-    match level {
-        Level::ERROR => 3,
-        Level::WARN => 4,
-        Level::INFO => 6,
-        _ => 7,
-    }
-}
-
-fn dispatch(logging: &Logging, look: Look, writer: NonBlocking) -> Result<Dispatch, LoggingError> {
+fn dispatch(
+    logging: &Logging,
+    lines: Lines,
+    writer: NonBlocking,
+) -> Result<Dispatch, LoggingError> {
     let filter = EnvFilter::try_new(logging.filter.as_str()).map_err(LoggingError::Filter)?;
-    let lines = tracing_subscriber::fmt()
+    let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(look == Look::Terminal)
+        .event_format(lines)
         .with_writer(writer);
-    Ok(match (logging.format, look) {
-        (LogFormat::Json, Look::Journal) => lines
-            .json()
-            .flatten_event(true)
-            .map_event_format(Prioritized)
-            .into(),
-        (LogFormat::Json, Look::Terminal | Look::Plain) => lines.json().flatten_event(true).into(),
-        (LogFormat::Text, Look::Journal) => {
-            lines.without_time().map_event_format(Prioritized).into()
-        }
-        (LogFormat::Text, Look::Terminal | Look::Plain) => lines.into(),
-    })
+    Ok(subscriber.finish().into())
 }
 
 #[cfg(test)]
@@ -177,13 +200,27 @@ mod tests {
         }
     }
 
+    fn lines(format: LogFormat, look: Look) -> Lines {
+        Lines {
+            format,
+            look,
+            rates: Arc::default(),
+        }
+    }
+
     /// What the events of `act` become.
     fn logged(logging: &Logging, look: Look, act: impl FnOnce()) -> String {
         let (mut reader, pipe) = io::pipe().unwrap();
         let (writer, guard) = queue_to(pipe);
-        let dispatch = dispatch(logging, look, writer).unwrap();
+        let lines = lines(logging.format, look);
+        let owed = Owed {
+            lines: lines.clone(),
+            writer: writer.clone(),
+        };
+        let dispatch = dispatch(logging, lines, writer).unwrap();
         tracing::dispatcher::with_default(&dispatch, act);
-        drop((guard, dispatch));
+        owed.tell(true);
+        drop((guard, dispatch, owed));
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         text
@@ -197,26 +234,8 @@ mod tests {
         });
         assert_eq!(
             text,
-            "<6> INFO spliceway::daemon::logging::tests: ready port=9000\n"
+            " INFO spliceway::daemon::logging::tests: ready port=9000\n"
         );
-    }
-
-    #[test]
-    fn the_journal_is_told_the_priority_of_each_line() {
-        for format in [LogFormat::Text, LogFormat::Json] {
-            let text = logged(&logging(format, "debug"), Look::Journal, || {
-                tracing::error!("a");
-                tracing::warn!("b");
-                tracing::info!("c");
-                tracing::debug!("d");
-            });
-            let priorities: Vec<_> = text.lines().map(|line| &line[..3]).collect();
-            assert_eq!(priorities, ["<3>", "<4>", "<6>", "<7>"]);
-            let plain = logged(&logging(format, "info"), Look::Plain, || {
-                tracing::error!("a")
-            });
-            assert!(!plain.contains("<3>"), "{plain}");
-        }
     }
 
     #[test]
@@ -239,10 +258,84 @@ mod tests {
                 .all(|line| line.starts_with('{') && line.ends_with('}'))
         );
         assert!(
-            text.contains(r#""message":"first\nline","port":9000"#),
+            text.contains(r#""message":"first\u000aline","port":9000"#),
             "{text}"
         );
         assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn what_an_event_says_cannot_be_taken_for_another_line_or_field() {
+        let hostile = "a\" rule=x\n WARN forged \x1b[31mred \u{202e}";
+        let event = || {
+            tracing::warn!(
+                text = hostile,
+                shown = %hostile,
+                made = ?Some(hostile),
+                address = %"[2001:db8::1]:9000",
+                list = %"[192.0.2.1:9000, unix:/run/a]",
+                odd = %"[a] b=c [d]",
+                number = 7,
+                "look up {hostile}: nothing"
+            );
+        };
+        let text = logged(&logging(LogFormat::Text, "info"), Look::Journal, event);
+        let escaped = r#"a\" rule=x\x0a WARN forged \x1b[31mred \xe2\x80\xae"#;
+        let expected = [
+            r#" look up a" rule=x\x0a WARN forged \x1b[31mred \u{202e}: nothing"#,
+            &format!(r#" text="{escaped}" shown="{escaped}" made="Some("#),
+            " address=[2001:db8::1]:9000 list=[192.0.2.1:9000, unix:/run/a] odd=\"[a] b=c [d]\" number=7\n",
+        ];
+        for part in expected {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+        assert_eq!(text.lines().count(), 1);
+        let json = logged(&logging(LogFormat::Json, "info"), Look::Journal, event);
+        let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(value["text"], hostile);
+        assert_eq!(value["shown"], hostile);
+        assert_eq!(value["number"], 7);
+    }
+
+    #[test]
+    fn long_values_are_cut() {
+        let long = "\x07".repeat(100_000);
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged(&logging(format, "info"), Look::Plain, || {
+                tracing::warn!(value = %long, text = long.as_str(), "{long}");
+            });
+            assert!(text.len() < 8192, "{} bytes", text.len());
+        }
+    }
+
+    #[test]
+    fn one_place_cannot_fill_the_log_and_how_much_was_left_out_is_told() {
+        let text = logged(&logging(LogFormat::Text, "info"), Look::Journal, || {
+            for _ in 0..5000 {
+                tracing::warn!(target: "hickory_net::udp", "nonsense from a name server");
+                tracing::warn!("of our own");
+            }
+            tracing::warn!("of another place");
+        });
+        let of = |part: &str| text.lines().filter(|line| line.contains(part)).count();
+        assert_eq!(of("nonsense from a name server"), 10);
+        assert_eq!(of("of our own"), 100);
+        assert_eq!(of("of another place"), 1);
+        assert_eq!(
+            of(" WARN hickory_net::udp: 4990 more lines like this one were left out"),
+            1
+        );
+        assert_eq!(of("4900 more lines like this one were left out"), 1);
+    }
+
+    #[test]
+    fn details_that_were_asked_for_are_all_there() {
+        let text = logged(&logging(LogFormat::Text, "debug"), Look::Journal, || {
+            for _ in 0..3000 {
+                tracing::debug!("a detail");
+            }
+        });
+        assert_eq!(text.lines().count(), 3000);
     }
 
     #[test]
@@ -250,11 +343,12 @@ mod tests {
         let (reader, pipe) = io::pipe().unwrap();
         let (writer, guard) = queue_to(pipe);
         let dropped = writer.error_counter();
-        let dispatch = dispatch(&logging(LogFormat::Text, "info"), Look::Plain, writer).unwrap();
+        let lines = lines(LogFormat::Text, Look::Plain);
+        let dispatch = dispatch(&logging(LogFormat::Text, "debug"), lines, writer).unwrap();
         let started = Instant::now();
         tracing::dispatcher::with_default(&dispatch, || {
             while dropped.dropped_lines() == 0 {
-                tracing::info!("nobody reads this");
+                tracing::debug!("nobody reads this");
                 assert!(
                     started.elapsed() < Duration::from_secs(60),
                     "nothing was dropped"

@@ -189,6 +189,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     passed.close_unclaimed();
     let _resolver = start_resolver(config, &routes)?;
     start_checks(config, &routes, &control);
+    control.runtime.spawn(logging::tell_what_is_left_out());
 
     let shared = Arc::new(Shared {
         gate: Gate::new(capacity.connections_max, mailboxes.clone()),

@@ -16,6 +16,7 @@ use tokio::net::UnixStream;
 use tokio::time;
 
 use super::Status;
+use crate::shown::Shown;
 
 /// How long an answer may take: it is made at once, on a thread that has little else to do.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -23,6 +24,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of an answer. A full address set takes about 1 MiB, and a daemon may have some dozens of
 /// routes with one.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// How much is shown of a version that is not ours.
+const VERSION_CHARS_MAX: usize = 64;
 
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
@@ -126,7 +130,7 @@ fn understand(body: &[u8]) -> Result<Status, Cause> {
     match serde_json::from_slice(body) {
         Ok(status) if origin.schema == Status::SCHEMA => Ok(status),
         Ok(_) | Err(_) => Err(Cause::OtherVersion {
-            version: origin.version,
+            version: Shown::line(origin.version.as_bytes(), VERSION_CHARS_MAX).to_string(),
         }),
     }
 }

@@ -110,6 +110,8 @@ catalogue! {
         "Sessions that turned from splicing to copying, because little came";
     REQUESTS = Counter "spliceway_fastcgi_requests" ["route", "status"]
         "Requests that are over, by the class of their status; none: without an answer";
+    REQUEST_TIME = Histogram "spliceway_fastcgi_request_duration_seconds" ["route"]
+        "From a request's head until its end, waits and a slow client's reading included";
     REQUESTS_SENT = Counter "spliceway_fastcgi_requests_sent" ["route", "upstream"]
         "Requests that were given a connection to a backend: a new one, or one reused after others";
     RETRIES = Counter "spliceway_fastcgi_retries" ["route"]
@@ -134,6 +136,9 @@ catalogue! {
          backend, 503 of the queue or without memory for large parameters";
     ACCESS_LOG_LINES_DROPPED = Counter "spliceway_access_log_lines_dropped" ["route"]
         "Requests without a line in the access log, because it was not written fast enough";
+    ACCESS_LOG_LINES_LEFT_OUT = Counter "spliceway_access_log_lines_left_out" ["route"]
+        "Requests that reached no backend and have no line in the access log, because there were more \
+         than a hundred of them in a second";
     LOOKUPS = Counter "spliceway_lookups" ["route", "result"]
         "Lookups of names: answer has records, denial says that there are none, failure says nothing";
     ANSWER_AGE = Gauge "spliceway_answer_age_seconds" ["route"]
@@ -275,6 +280,11 @@ impl Scrape {
 
     fn fastcgi(&self, page: &mut Page<'_>) -> fmt::Result {
         page.counter(REQUESTS, self.by("status", |fastcgi| &fastcgi.requests))?;
+        let request_time = self.each_fastcgi();
+        page.histogram(
+            REQUEST_TIME,
+            request_time.map(|(l, f)| ([l], &f.request_time)),
+        )?;
         let sent = self.each_fastcgi().flat_map(|(route, fastcgi)| {
             let labels = |upstream| [route, ("upstream", upstream)];
             [
@@ -307,7 +317,9 @@ impl Scrape {
         page.counter(PROTOCOL_ERRORS, self.by("cause", |f| &f.protocol_errors))?;
         page.counter(OWN_ANSWERS, self.by("status", |f| &f.answers_of_our_own))?;
         let dropped = of_route(|fastcgi| fastcgi.access_log_lines_dropped);
-        page.counter(ACCESS_LOG_LINES_DROPPED, dropped)
+        page.counter(ACCESS_LOG_LINES_DROPPED, dropped)?;
+        let left_out = of_route(|fastcgi| fastcgi.access_log_lines_left_out);
+        page.counter(ACCESS_LOG_LINES_LEFT_OUT, left_out)
     }
 
     fn addresses(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -269,6 +269,7 @@ impl ObservedRoute {
         });
         FastcgiStatus {
             requests: requests.collect(),
+            request_time: histogram(self.buckets(|counters| counters.fastcgi.request_time.read())),
             requests_on_new: count(|c| &c.on_new),
             requests_on_reused: count(|c| &c.on_reused),
             retries: count(|c| &c.retries),
@@ -280,6 +281,7 @@ impl ObservedRoute {
             protocol_errors: violations.collect(),
             answers_of_our_own: answers.collect(),
             access_log_lines_dropped: count(|c| &c.lines_dropped),
+            access_log_lines_left_out: count(|c| &c.lines_left_out),
         }
     }
 

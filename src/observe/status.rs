@@ -146,7 +146,7 @@ pub struct QueueStatus {
 }
 
 /// Times by their length.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct HistogramStatus {
     /// How many there were.
     pub count: u64,
@@ -202,6 +202,10 @@ pub struct FlowStatus {
 pub struct FastcgiStatus {
     /// Those that are over, by the class of their status; `none` had no answer.
     pub requests: BTreeMap<String, u64>,
+    /// From a request's head until its end, the client's own slowness included. An older daemon says
+    /// nothing of it.
+    #[serde(default)]
+    pub request_time: HistogramStatus,
     /// Those that were given a new connection.
     pub requests_on_new: u64,
     /// Those that were given one that had served others.
@@ -228,6 +232,10 @@ pub struct FastcgiStatus {
     pub answers_of_our_own: BTreeMap<String, u64>,
     /// Lines that the access log had no room for.
     pub access_log_lines_dropped: u64,
+    /// Lines of the access log that were left out, because too many requests reached no backend. An older
+    /// daemon says nothing of them.
+    #[serde(default)]
+    pub access_log_lines_left_out: u64,
 }
 
 /// Connections to backends, by what they do.
@@ -366,6 +374,7 @@ pub(super) mod samples {
         };
         FastcgiStatus {
             requests: counts(&[("none", 2), ("2xx", 90), ("4xx", 7), ("5xx", 1)]),
+            request_time: times(&[4_000, 9_000, 30_000]),
             requests_on_new: 20,
             requests_on_reused: 80,
             retries: 1,
@@ -381,6 +390,7 @@ pub(super) mod samples {
             protocol_errors: counts(&[("params_too_long", 2), ("version", 0)]),
             answers_of_our_own: counts(&[("403", 4), ("431", 2), ("502", 0), ("503", 1)]),
             access_log_lines_dropped: 6,
+            access_log_lines_left_out: 9,
         }
     }
 

@@ -8,6 +8,14 @@ use super::status::{
     Status, UpstreamsStatus,
 };
 use crate::counters::Outcome;
+use crate::shown::Shown;
+
+/// The longest line: a route may have some dozens of listeners.
+const LINE_CHARS_MAX: usize = 16_384;
+
+/// The longest address: the path of a socket has 107 bytes, each of which takes at most four characters
+/// when it is escaped.
+const ADDRESS_CHARS_MAX: usize = 512;
 
 /// The daemon's line, then each route's lines and its endpoints. Rates are those since `before`;
 /// without it, or if the daemon has started again since, there are none.
@@ -112,7 +120,7 @@ fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
     }
     item(text, "connects", &connects(route));
     if let Some(fastcgi) = &route.fastcgi {
-        item(text, "requests", &requests(fastcgi));
+        item(text, "requests", &requests(fastcgi, route, rates));
         item(text, "upstreams", &upstreams(fastcgi));
     }
     item(text, "bytes", &bytes(route, rates));
@@ -171,12 +179,20 @@ fn connects(route: &RouteStatus) -> String {
     )
 }
 
-fn requests(fastcgi: &FastcgiStatus) -> String {
-    let over: u64 = fastcgi.requests.values().sum();
+fn requests(fastcgi: &FastcgiStatus, route: &RouteStatus, rates: Option<Rates<'_>>) -> String {
+    fn over(route: &RouteStatus) -> u64 {
+        let fastcgi = route.fastcgi.as_ref();
+        fastcgi.map_or(0, |fastcgi| fastcgi.requests.values().sum())
+    }
+    let per_second = rates.map_or_else(String::new, |rates| {
+        format!(" ({}/s)", rate(rates.of(route, over)))
+    });
     let of = |class: &str| fastcgi.requests.get(class).copied().unwrap_or(0);
     let rejected: u64 = fastcgi.guard_rejections.values().sum();
     let mut text = format!(
-        "{over} over, {} with 5xx, {} without an answer; rejected by the guard: {rejected}",
+        "{} over{per_second}{}, {} with 5xx, {} without an answer; rejected by the guard: {rejected}",
+        over(route),
+        typical(&fastcgi.request_time, " after "),
         of("5xx"),
         of("none")
     );
@@ -187,6 +203,12 @@ fn requests(fastcgi: &FastcgiStatus) -> String {
                 "; lost lines of the access log: {}",
                 fastcgi.access_log_lines_dropped
             ),
+        );
+    }
+    if fastcgi.access_log_lines_left_out > 0 {
+        push(
+            &mut text,
+            &format!("; left out there: {}", fastcgi.access_log_lines_left_out),
         );
     }
     text
@@ -296,7 +318,7 @@ const HEAD: [&str; 6] = [
 fn endpoints(text: &mut String, route: &RouteStatus) {
     let rows = route.endpoints.iter().map(|endpoint| row(endpoint, route));
     let rows: Vec<[String; 6]> = [HEAD.map(str::to_owned)].into_iter().chain(rows).collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; 6] = std::array::from_fn(|column| width(column).unwrap_or(0));
     for [address, state, figures @ ..] in &rows {
         let [address_width, state_width, figure_widths @ ..] = widths;
@@ -319,7 +341,7 @@ fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
         None => endpoint.connections.to_string(),
     };
     [
-        endpoint.address.clone(),
+        Shown::line(endpoint.address.as_bytes(), ADDRESS_CHARS_MAX).to_string(),
         state,
         in_flight,
         endpoint.connects.to_string(),
@@ -330,8 +352,12 @@ fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
 
 // --- words ------------------------------------------------------------------------------------
 
+/// One line, whatever is in it: names and addresses are words of whoever answered.
 fn line(text: &mut String, line: &str) {
-    push(text, line);
+    push(
+        text,
+        &Shown::line(line.as_bytes(), LINE_CHARS_MAX).to_string(),
+    );
     text.push('\n');
 }
 
@@ -411,7 +437,7 @@ php  unix:/run/php.sock
   sessions   9 active, 113 accepted, 4 failed
   queue      1 of 64 wait, the first for 1.5s; 12 had to, who waited <1ms (half) to longer than 10 s (99 %)
   connects   5 open, after <500us (half) to <2.5s (99 %); failed attempts: 6
-  requests   100 over, 1 with 5xx, 2 without an answer; rejected by the guard: 4; lost lines of the access log: 6
+  requests   100 over, after <10ms (half) to <50ms (99 %), 1 with 5xx, 2 without an answer; rejected by the guard: 4; lost lines of the access log: 6; left out there: 9
   upstreams  5 busy, 1 settling, 3 resting; 80 % of requests on reused ones, settled after <50us (half) to <500us (99 %)
   bytes      4.88 KiB to backends, 3.88 MiB to clients; 98 % spliced
   addresses  version 7, 2h1m old, last confirmed 4.25s ago; failed lookups: 1
@@ -440,8 +466,11 @@ other  unix:@other
         after.uptime_seconds += 0.5;
         after.routes[0].connections_accepted += 50;
         after.routes[0].to_client.spliced_bytes += 1024 * 1024;
+        let requests = &mut after.routes[0].fastcgi.as_mut().unwrap().requests;
+        *requests.get_mut("2xx").unwrap() += 25;
         let text = render(&after, Some(&before));
         for part in [
+            "125 over (50/s), after <10ms (half)",
             "163 accepted (100/s), 4 failed (0/s)",
             "4.88 MiB (2 MiB/s) to clients",
         ] {
@@ -458,6 +487,26 @@ other  unix:@other
         assert!(!render(&after, Some(&before)).contains("/s"));
         let younger = samples::busy();
         assert!(!render(&younger, Some(&before)).contains("/s"));
+    }
+
+    #[test]
+    fn words_of_whoever_answers_cannot_make_lines_or_drive_a_terminal() {
+        let mut status = samples::busy();
+        status.version = "1\n2\x1b[2J".to_owned();
+        status.routes[0].name = "php\nforged".to_owned();
+        status.routes[0].listeners = vec!["unix:/a\u{9b}31m\u{202e}".to_owned()];
+        status.routes[0].endpoints[0].address = "192.0.2.1:1\n  192.0.2.9:9  ok".to_owned();
+        let text = render(&status, None);
+        assert_eq!(text.lines().count(), BUSY.lines().count());
+        for part in [
+            "spliceway 1\\x0a2\\x1b[2J,",
+            "php\\x0aforged  unix:/a\\u{9b}31m\\u{202e}",
+            "  192.0.2.1:1\\x0a  192.0.2.9:9  ok  ok  ",
+        ] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+        status.routes[0].listeners = vec!["x".repeat(1_000_000)];
+        assert!(render(&status, None).len() < 50_000);
     }
 
     #[test]

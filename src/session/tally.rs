@@ -149,9 +149,15 @@ impl Tally {
         self.stop_searching(telling.now);
         self.phase = Phase::None;
         telling.counters.ended(self.status);
+        let total = telling.now.saturating_duration_since(self.began);
+        telling.counters.request_time.record(total);
         let (Some(log), Some(words)) = (telling.log, self.words.take()) else {
             return;
         };
+        if self.upstream.is_none() && !log.has_room_for_unserved(telling.now) {
+            telling.counters.lines_left_out.add(1);
+            return;
+        }
         let entry = Entry {
             ended: telling.now,
             peer: self.peer,
@@ -162,7 +168,7 @@ impl Tally {
             queue: self.queue,
             connect: self.connect,
             first_byte: self.first_byte,
-            total: telling.now.saturating_duration_since(self.began),
+            total,
             ending: outcome,
             rejection: self.rejection.take(),
         };
@@ -207,6 +213,7 @@ mod tests {
         tally.end(Some(Outcome::ClientClosed), &at(13));
         let ended: u64 = counters.requests.iter().map(|count| count.get()).sum();
         assert_eq!(ended, 1);
+        assert_eq!(counters.request_time.read().sum, STEP * 12);
         assert_eq!((counters.on_new.get(), counters.on_reused.get()), (1, 1));
     }
 

@@ -3,15 +3,13 @@
 use std::fmt;
 
 use super::super::answer::Answer;
+use crate::shown::Shown;
 
 /// How much of a parameter's name is shown in the log.
-const SHOWN_NAME_BYTES_MAX: usize = 64;
+const SHOWN_NAME_CHARS_MAX: usize = 64;
 
 /// How much of a value is shown there: enough to know where it came from.
-const SHOWN_VALUE_BYTES_MAX: usize = 80;
-
-/// Stands for what was cut.
-const MORE: &str = "...";
+const SHOWN_VALUE_CHARS_MAX: usize = 80;
 
 /// A reason to reject a request; also a label of the counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -155,7 +153,7 @@ impl Rejection {
     pub(super) fn new(rule: Rule, name: &[u8]) -> Self {
         Self {
             rule,
-            param: shown(name, SHOWN_NAME_BYTES_MAX),
+            param: shown(name, SHOWN_NAME_CHARS_MAX),
         }
     }
 }
@@ -172,14 +170,9 @@ impl fmt::Display for Rejection {
 /// A parameter's value for the log: printable ASCII without quotes that are not escaped, and not long.
 #[must_use]
 pub fn shown_value(value: &[u8]) -> String {
-    shown(value, SHOWN_VALUE_BYTES_MAX)
+    shown(value, SHOWN_VALUE_CHARS_MAX)
 }
 
-fn shown(bytes: &[u8], bytes_max: usize) -> String {
-    let shown = &bytes[..bytes.len().min(bytes_max)];
-    let mut text = shown.escape_ascii().to_string();
-    if shown.len() < bytes.len() {
-        text.push_str(MORE);
-    }
-    text
+fn shown(bytes: &[u8], chars_max: usize) -> String {
+    Shown::quoted(bytes, chars_max).to_string()
 }
