@@ -9,6 +9,13 @@ use std::time::{Duration, Instant};
 use super::Address;
 use crate::config::Ejection;
 
+/// The least time between two warnings about one endpoint: one that flaps makes no more lines.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// For so long after the last connect that failed an endpoint counts as one that cannot be reached. Then nobody
+/// has tried for a while, which may be so because whoever asks for readiness sends no clients: it may be back.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(30);
+
 /// How one address fares, whatever set it is in.
 ///
 /// Every worker reads it when it chooses, and writes only when something fails, or when a success
@@ -31,6 +38,16 @@ pub struct Health {
     ejected_until: AtomicU64,
     /// Left out by active checks until they say otherwise.
     down: AtomicBool,
+    /// Active checks fail, and it is used all the same.
+    checks_fail: AtomicBool,
+    /// Since when connects to it have failed, without one that came through; 0: the last one did.
+    unreachable_since: AtomicU64,
+    /// When the last one failed.
+    unreachable_at: AtomicU64,
+    /// When that was told last.
+    warned_at: AtomicU64,
+    /// This row of failures was told, so its end is told too.
+    is_told: AtomicBool,
 }
 
 /// What an ejection came to.
@@ -51,6 +68,11 @@ impl Health {
             ejections: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             down: AtomicBool::new(false),
+            checks_fail: AtomicBool::new(false),
+            unreachable_since: AtomicU64::new(0),
+            unreachable_at: AtomicU64::new(0),
+            warned_at: AtomicU64::new(0),
+            is_told: AtomicBool::new(false),
         }
     }
 
@@ -74,6 +96,68 @@ impl Health {
 
     pub(super) fn set_down(&self, down: bool) {
         self.down.store(down, Ordering::Relaxed);
+    }
+
+    /// For how long connects to it have failed, or checks, if they do.
+    #[must_use]
+    pub fn failing_for(&self, now: Instant) -> Option<Duration> {
+        match self.unreachable_since.load(Ordering::Relaxed) {
+            0 => self
+                .checks_fail
+                .load(Ordering::Relaxed)
+                .then_some(Duration::ZERO),
+            since => Some(Duration::from_millis(
+                self.millis(now).saturating_sub(since),
+            )),
+        }
+    }
+
+    /// Whether a client that came now would most likely find nobody there.
+    #[must_use]
+    pub fn is_unreachable(&self, now: Instant) -> bool {
+        if self.checks_fail.load(Ordering::Relaxed) {
+            return true;
+        }
+        let at = self.unreachable_at.load(Ordering::Relaxed);
+        self.unreachable_since.load(Ordering::Relaxed) != 0
+            && self.millis(now).saturating_sub(at) < millis(UNREACHABLE_FOR)
+    }
+
+    pub(super) fn set_checks_fail(&self, fail: bool) {
+        self.checks_fail.store(fail, Ordering::Relaxed);
+    }
+
+    /// A connect failed. Whether that is to be told.
+    pub(super) fn note_unreachable(&self, now: Instant) -> bool {
+        let now = self.millis(now).max(1);
+        self.unreachable_at.store(now, Ordering::Relaxed);
+        let row = &self.unreachable_since;
+        let _ = row.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+        let warned_at = self.warned_at.load(Ordering::Relaxed);
+        let is_due = warned_at == 0 || now.saturating_sub(warned_at) >= millis(WARN_INTERVAL);
+        if !is_due || self.is_told.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Of several workers, one tells.
+        let warned = &self.warned_at;
+        let tells = warned.compare_exchange(warned_at, now, Ordering::Relaxed, Ordering::Relaxed);
+        self.is_told.store(true, Ordering::Relaxed);
+        tells.is_ok()
+    }
+
+    /// A connect came through. For how long none did, if that was told. Writes only then.
+    pub(super) fn note_reached(&self, now: Instant) -> Option<Duration> {
+        if self.unreachable_since.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        match self.unreachable_since.swap(0, Ordering::Relaxed) {
+            0 => None,
+            since => {
+                let was_told = self.is_told.swap(false, Ordering::Relaxed);
+                let gone = self.millis(now).saturating_sub(since);
+                was_told.then(|| Duration::from_millis(gone))
+            }
+        }
     }
 
     /// Whether it is left out for a while.

@@ -343,6 +343,32 @@ impl Published {
         self.eject(health, now)
     }
 
+    /// A connect to this endpoint failed. Tells it at the first one, whatever else is left.
+    pub fn unreachable(&self, health: &Health, why: &dyn fmt::Display, now: Instant) {
+        if health.note_unreachable(now) {
+            tracing::warn!(
+                route = %self.route,
+                "{why}; the endpoint is shown as failing until a connect succeeds"
+            );
+        }
+    }
+
+    /// A connect to this endpoint came through.
+    pub fn reached(&self, health: &Health, now: Instant) {
+        if let Some(gone) = health.note_reached(now) {
+            let (address, gone) = (health.address(), gone.as_secs_f64());
+            tracing::info!(
+                route = %self.route,
+                "endpoint {address} answers again, {gone:.1} s after the first connect that failed"
+            );
+        }
+    }
+
+    /// Active checks of this endpoint fail, or do not fail any more. It is used all the same.
+    pub fn checks_fail(&self, health: &Health, fail: bool) {
+        health.set_checks_fail(fail);
+    }
+
     /// How often an endpoint was left out for its failures, over all of them.
     #[must_use]
     pub fn ejections(&self) -> u64 {
@@ -582,6 +608,43 @@ mod tests {
         );
         assert_eq!(ejected(&published, start + 29 * SECOND), [true, false]);
         assert_eq!(ejected(&published, start + 31 * SECOND), [false, false]);
+    }
+
+    #[test]
+    fn an_endpoint_that_cannot_be_reached_fails_until_a_connect_comes_through() {
+        let (published, start) = (published([1]), Instant::now());
+        let set = published.load_full();
+        let health = &set.health()[0];
+        let soon = start + SECOND;
+        assert_eq!(
+            (health.failing_for(soon), health.is_unreachable(soon)),
+            (None, false)
+        );
+        assert!(health.note_unreachable(soon));
+        // One warning for the row.
+        assert!(!health.note_unreachable(soon + SECOND));
+        assert_eq!(health.failing_for(soon + 5 * SECOND), Some(5 * SECOND));
+        assert!(health.is_unreachable(soon + 5 * SECOND));
+        // Nobody has tried for a while.
+        assert!(!health.is_unreachable(soon + 60 * SECOND));
+        assert_eq!(health.note_reached(soon + 7 * SECOND), Some(7 * SECOND));
+        assert_eq!(health.note_reached(soon + 7 * SECOND), None);
+        assert_eq!(health.failing_for(soon + 8 * SECOND), None);
+        // It flaps: no more lines within ten seconds, but the state follows.
+        assert!(!health.note_unreachable(soon + 8 * SECOND));
+        assert!(health.is_unreachable(soon + 8 * SECOND));
+        assert_eq!(health.note_reached(soon + 9 * SECOND), None);
+        assert!(health.note_unreachable(soon + 20 * SECOND));
+    }
+
+    #[test]
+    fn checks_that_fail_are_a_state_of_an_endpoint_that_is_used_all_the_same() {
+        let (published, now) = (published([1]), Instant::now());
+        let set = published.load_full();
+        published.checks_fail(&set.health()[0], true);
+        assert!(set.health()[0].is_unreachable(now) && !set.health()[0].is_ejected(now));
+        published.checks_fail(&set.health()[0], false);
+        assert!(!set.health()[0].is_unreachable(now));
     }
 
     #[test]

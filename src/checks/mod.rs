@@ -123,8 +123,10 @@ fn judge(checked: &mut Checked, outcome: Outcome, published: &Published) {
             if let Outcome::Busy = outcome {
                 tracing::debug!(%route, "check endpoint {address}: busy: no answer in time");
             }
+            published.reached(health, Instant::now());
             if verdict.note(true) {
                 published.bring_up(health);
+                published.checks_fail(health, false);
                 tracing::info!(%route, "endpoint {address} passes its checks again");
             }
         }
@@ -137,6 +139,7 @@ fn judge(checked: &mut Checked, outcome: Outcome, published: &Published) {
             // Again and again: it may not be the last one any more.
             let was_out = health.is_down();
             let is_out = published.take_down(health, Instant::now());
+            published.checks_fail(health, !is_out);
             if is_out && !was_out {
                 tracing::warn!(
                     %route,

@@ -149,8 +149,8 @@ catalogue! {
     EJECTIONS = Counter "spliceway_ejections" ["route"]
         "Endpoints that were left out for a while for their failures";
     ENDPOINTS = Gauge "spliceway_endpoints" ["route", "state"]
-        "Endpoints by state: ok, ejected for failures, down by active checks, removed from the \
-         addresses but still with sessions";
+        "Endpoints by state: ok, failing (connects or checks fail) but still used, ejected for failures, down \
+         by active checks, removed from the addresses but still with sessions";
     ENDPOINT_STATE = Gauge "spliceway_endpoint_state" ["route", "endpoint", "state"]
         "1 for the state that the endpoint is in, 0 for the others";
     ENDPOINT_CONNECTIONS = Gauge "spliceway_endpoint_connections" ["route", "endpoint"]

@@ -374,7 +374,12 @@ fn state_of(health: &Health, now: Instant) -> EndpointState {
         Some(left) => EndpointState::Ejected {
             left_seconds: seconds(left),
         },
-        None => EndpointState::Ok,
+        None => match health.failing_for(now) {
+            Some(time) => EndpointState::Failing {
+                failing_seconds: seconds(time),
+            },
+            None => EndpointState::Ok,
+        },
     }
 }
 

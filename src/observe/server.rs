@@ -27,6 +27,7 @@ use tokio::time::{self, Instant};
 
 use super::pulse::PULSE_TIMEOUT;
 use super::{DaemonState, Observed, metrics};
+use crate::backend::Health;
 
 /// Conversations at one time, of each listener. A Prometheus has one, and a few of them, probes and
 /// people fit in together.
@@ -278,8 +279,8 @@ async fn health(observed: &Observed) -> Response<Full<Bytes>> {
     )
 }
 
-/// A route is ready when it knows an endpoint, be it one that is left out: those are tried when
-/// nothing else is left, and an address set is never left without one.
+/// A route is ready when it knows an endpoint that is neither left out nor known to be out of reach. The last
+/// one is never left out; whether it can be reached, its last connects have told.
 fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
     let mut reasons = String::new();
     if observed.phase.state() == DaemonState::Draining {
@@ -291,10 +292,17 @@ fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
             "{missing} sockets' files are missing: see the log\n"
         ));
     }
+    let now = std::time::Instant::now();
     for route in &observed.routes {
-        if route.published.load().endpoints().is_empty() {
-            reasons.push_str(&format!("route {}: no endpoint is known\n", route.name));
-        }
+        let set = route.published.load_full();
+        let serves = |health: &Arc<Health>| !health.is_ejected(now) && !health.is_unreachable(now);
+        let reason = match set.health() {
+            [] => "no endpoint is known".to_owned(),
+            all if all.iter().any(serves) => continue,
+            [only] => format!("endpoint {} does not answer", only.address()),
+            all => format!("none of {} endpoints answers", all.len()),
+        };
+        reasons.push_str(&format!("route {}: {reason}\n", route.name));
     }
     match reasons.is_empty() {
         true => of_text(StatusCode::OK, "ready\n".to_owned()),
@@ -486,6 +494,21 @@ mod tests {
         stage.observed.phase.drain();
         let draining = (503, "the daemon is draining\n".to_owned());
         assert_eq!(stage.get("/readyz"), draining);
+    }
+
+    #[test]
+    fn a_route_whose_last_endpoint_does_not_answer_is_not_ready() {
+        let stage = Stage::new();
+        stage.publish();
+        let set = stage.published.load_full();
+        let now = std::time::Instant::now();
+        stage
+            .published
+            .unreachable(&set.health()[0], &"refused", now);
+        let reason = "route main: endpoint 192.0.2.1:1 does not answer\n".to_owned();
+        assert_eq!(stage.get("/readyz"), (503, reason));
+        stage.published.reached(&set.health()[0], now);
+        assert_eq!(stage.get("/readyz").0, 200);
     }
 
     #[test]

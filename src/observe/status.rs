@@ -284,6 +284,11 @@ pub struct EndpointStatus {
 pub enum EndpointState {
     /// They do.
     Ok,
+    /// They do, and connects to it fail, or active checks; it is not left out, or not yet.
+    Failing {
+        /// Since the first connect that failed.
+        failing_seconds: f64,
+    },
     /// It is left out for its failures, unless nothing else is left.
     Ejected {
         /// For so long.
@@ -297,13 +302,14 @@ pub enum EndpointState {
 
 impl EndpointState {
     /// All names, each with its place in a table.
-    pub(super) const NAMES: [&str; 4] = ["ok", "ejected", "down", "removed"];
+    pub(super) const NAMES: [&str; 5] = ["ok", "failing", "ejected", "down", "removed"];
 
     /// As in the field `state`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
+            Self::Failing { .. } => "failing",
             Self::Ejected { .. } => "ejected",
             Self::Down => "down",
             Self::Removed => "removed",
@@ -435,6 +441,13 @@ pub(super) mod samples {
             endpoint(2, EndpointState::Ejected { left_seconds: 12.5 }, 0),
             endpoint(3, EndpointState::Down, 0),
             endpoint(4, EndpointState::Removed, 1),
+            endpoint(
+                5,
+                EndpointState::Failing {
+                    failing_seconds: 2.5,
+                },
+                0,
+            ),
         ];
         route
     }

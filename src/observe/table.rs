@@ -333,6 +333,7 @@ fn endpoints(text: &mut String, route: &RouteStatus) {
 fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
     let state = match endpoint.state {
         EndpointState::Ejected { left_seconds } => format!("ejected {}", span(left_seconds)),
+        EndpointState::Failing { failing_seconds } => format!("failing {}", span(failing_seconds)),
         EndpointState::Down => "down by check".to_owned(),
         state @ (EndpointState::Ok | EndpointState::Removed) => state.name().to_owned(),
     };
@@ -446,6 +447,7 @@ php  unix:/run/php.sock
   192.0.2.2:9000  ejected 12.5s        0/8       100       3         1
   192.0.2.3:9000  down by check        0/8       100       3         1
   192.0.2.4:9000  removed              1/8       100       3         1
+  192.0.2.5:9000  failing 2.5s         0/8       100       3         1
 
 other  unix:@other
   sessions   0 active, 0 accepted, 0 failed

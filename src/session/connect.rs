@@ -803,6 +803,7 @@ impl Connecting {
         self.refused_by = None;
         // Those that wait may try it again.
         cx.changes.room |= lease.reached();
+        cx.published.reached(lease.health(), cx.now);
         let left = self.begin(cx).saturating_duration_since(cx.now);
         cx.counters
             .connect_time
@@ -874,6 +875,7 @@ impl Connecting {
             _ => Want::Any,
         };
         if blame == Blame::Endpoint {
+            cx.published.unreachable(lease.health(), &failure, cx.now);
             cx.published.failed(lease.health(), cx.now);
         }
         // The address may have moved: the names behind it are looked up early.
