@@ -529,8 +529,8 @@ fn httpoxy_reaches_php_in_another_case_unless_it_is_left_out() {
     );
 }
 
-/// A file that the worker may read, though no script asked for it. Not refused by default, because
-/// nginx can be configured to send it; the option is `--deny-param REQUEST_BODY_FILE`.
+/// A file that the worker may read, though no script asked for it. nginx can be configured to send it; the
+/// option is `--allow-body-file`.
 #[test]
 fn the_body_can_be_taken_from_a_file() {
     let site = Site::start();
@@ -542,10 +542,7 @@ fn the_body_can_be_taken_from_a_file() {
         ("REQUEST_BODY_FILE", "/etc/passwd"),
     ];
     assert!(site.get(&pairs).contains("root:x:0:"));
-    let options = GuardOptions {
-        deny: vec!["REQUEST_BODY_FILE".to_owned()],
-        ..GuardOptions::default()
-    };
+    let options = GuardOptions::default();
     assert!(matches!(
         verdict(&options, &request(&pairs, false)),
         Verdict::Reject(_)

@@ -153,7 +153,7 @@ fn accepted(fleet: &[Backend]) -> usize {
 
 /// How often the proxy has said that the addresses changed.
 fn swaps(proxy: &Proxy) -> usize {
-    proxy.process().log().count(" addresses, before ")
+    proxy.process().log().count(" → ")
 }
 
 /// Waits until the proxy says so, which it does after they are used: or this line is taken for the next one.
@@ -377,7 +377,7 @@ fn pain_8_a_denied_name_loses_its_addresses_after_the_hold_and_gets_them_back(en
     server.set(NAME, RecordType::A, Reply::Code(ResponseCode::NXDomain));
     proxy
         .process()
-        .wait_for_log(&format!("look up {NAME}: 0 addresses, before 1"));
+        .wait_for_log(&format!("look up {NAME}: {NAME} → nothing"));
     // A client that comes now waits.
     let client = proxy.connect();
     point_to(&server, &fleet);

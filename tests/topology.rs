@@ -136,7 +136,7 @@ impl Site {
 
     /// The name stands for these from now on, and spliceway knows it.
     fn point_name_to(&self, addresses: &[Ipv4Addr]) {
-        let changes = || self.spliceway.process.log().count(" addresses, before ");
+        let changes = || self.spliceway.process.log().count(" → ");
         let before = changes();
         write_names(&self.project, addresses);
         self.names.signal(libc::SIGHUP);

@@ -11,7 +11,7 @@ use crate::config::{
     AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, UpstreamReuse,
 };
 use crate::fastcgi::{
-    Duplicates, Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role,
+    Duplicates, FPM_PAGES, Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role,
 };
 
 /// The most that `--params-max` may be: four times the default. It is held for every request that
@@ -110,7 +110,8 @@ pub(super) struct FastcgiArguments {
         hide_possible_values = true,
         help = "With --protocol fastcgi, check the parameters of each request before anything of it is \
                 sent: HTTP_PROXY is left out, and so are all copies but the last of a parameter that decides \
-                about security; PHP_VALUE, PHP_ADMIN_VALUE and a NUL are answered with 403. [default: on]"
+                about security; PHP_VALUE, PHP_ADMIN_VALUE, REQUEST_BODY_FILE, PHP-FPM's own pages and a NUL are \
+                answered with 403. [default: on]"
     )]
     guard: Option<Switch>,
 
@@ -146,6 +147,22 @@ pub(super) struct FastcgiArguments {
                 repeatable. [default: none]"
     )]
     allow_php_setting: Vec<String>,
+
+    #[arg(
+        long,
+        help = "Let REQUEST_BODY_FILE pass, which has PHP read the body from a file: for nginx with \
+                client_body_in_file_only. Without this it is answered with 403"
+    )]
+    allow_body_file: bool,
+
+    #[arg(
+        long,
+        value_name = "PATH,...",
+        value_delimiter = ',',
+        help = "Answer requests for PHP-FPM's own pages, its pm.status_path and ping.path, with 403; 'none' \
+                lets all pass. [default: /status,/ping,/fpm-status,/fpm-ping,/php-fpm-status,/php-fpm-ping]"
+    )]
+    fpm_pages: Vec<String>,
 
     #[arg(
         long,
@@ -277,12 +294,14 @@ impl FastcgiArguments {
     }
 
     /// What only the guard does, and whether it is asked for.
-    fn about_the_guard(&self) -> [(&'static str, bool); 10] {
+    fn about_the_guard(&self) -> [(&'static str, bool); 12] {
         [
             ("deny-param", !self.deny_param.is_empty()),
             ("strip-param", !self.strip_param.is_empty()),
             ("allow-param", !self.allow_param.is_empty()),
             ("allow-php-setting", !self.allow_php_setting.is_empty()),
+            ("allow-body-file", self.allow_body_file),
+            ("fpm-pages", !self.fpm_pages.is_empty()),
             ("duplicates", self.duplicates.is_some()),
             ("script-root", !self.script_root.is_empty()),
             ("resolve-script-root", self.resolve_script_root),
@@ -368,6 +387,12 @@ impl FastcgiArguments {
             strip: self.strip_param.clone(),
             allow: self.allow_param.clone(),
             allow_settings: self.allow_php_setting.clone(),
+            allow_body_file: self.allow_body_file,
+            fpm_pages: match self.fpm_pages.as_slice() {
+                [] => FPM_PAGES.map(str::to_owned).to_vec(),
+                [none] if none == "none" => Vec::new(),
+                given => given.to_vec(),
+            },
             duplicates: self.duplicates.map(Duplicates::from).unwrap_or_default(),
             script_roots: self.script_root.clone(),
             script_suffix: self.script_suffix.clone(),
@@ -380,6 +405,7 @@ impl FastcgiArguments {
                 GuardError::Name(name) if self.strip_param.contains(name) => "strip-param",
                 GuardError::Name(_) => "allow-param",
                 GuardError::Setting { .. } => "allow-php-setting",
+                GuardError::FpmPage(_) => "fpm-pages",
                 GuardError::ScriptRoot(_) => "script-root",
                 GuardError::ScriptSuffix(_) => "script-suffix",
             };

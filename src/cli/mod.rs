@@ -9,6 +9,7 @@ mod daemon;
 mod effective;
 mod fastcgi;
 pub mod file;
+mod groups;
 mod options;
 mod route;
 mod socket_proxyd;
@@ -151,7 +152,8 @@ pub(crate) fn parse_with(
     name = "spliceway",
     version,
     about = "Relays connections from Unix sockets to backends found by name.",
-    after_help = "'spliceway run --help' lists what the proxy can be told."
+    after_help = "'spliceway run -h' shows what most need, and 'spliceway run --help' all that the proxy can \
+                  be told."
 )]
 struct Arguments {
     #[command(subcommand)]

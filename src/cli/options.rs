@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 
 use super::daemon::DaemonArguments;
+use super::fastcgi::FastcgiArguments;
 use super::route::RouteArguments;
 
 /// The option that names the file. With it, nothing is required on the command line; the definitions
@@ -49,6 +50,11 @@ impl Options {
     /// Those of a route.
     pub(super) fn of_route() -> Self {
         Self::new::<RouteArguments>()
+    }
+
+    /// Those of a route that speaks FastCGI only.
+    pub(super) fn of_fastcgi() -> Self {
+        Self::new::<FastcgiArguments>()
     }
 
     fn new<A: Args>() -> Self {

@@ -58,7 +58,8 @@ pub fn parse<A: Parser>(arguments: &[OsString]) -> Result<A, Stop> {
 /// # Errors
 /// As [`parse`].
 pub fn parse_with_matches<A: Parser>(arguments: &[OsString]) -> Result<(A, ArgMatches), Stop> {
-    let matches = A::command().try_get_matches_from(arguments);
+    let command = super::groups::grouped(A::command());
+    let matches = command.try_get_matches_from(arguments);
     let parsed = matches.and_then(|matches| Ok((A::from_arg_matches(&matches)?, matches)));
     parsed.map_err(|error| match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Answer(error.to_string()),

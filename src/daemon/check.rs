@@ -5,8 +5,11 @@
 //! The limit of descriptors may be another one for the daemon, so it is not asked for.
 
 use std::io::{self, Write};
+use std::path::Path;
 
-use crate::config::{Config, Protocol, Route};
+use crate::config::{
+    AccessLog, AccessLogTarget, Config, ListenAddress, Protocol, Route, UnixAddress,
+};
 use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
 use crate::sys::process;
@@ -44,7 +47,60 @@ pub fn run(config: &Config, out: &mut impl Write) -> Result<Vec<String>, Resolve
         obstacles.extend(accepting.ok().and_then(|workers| shards(route, workers)));
         obstacles.extend(nameless(route, resolved));
     }
+    obstacles.extend(directories(config, out));
+    if obstacles.is_empty() {
+        let _ = writeln!(out, "\n# All is well.");
+    }
     Ok(obstacles)
+}
+
+/// Directories that are to hold a socket or a log, and do not exist.
+///
+/// One in /run is only mentioned: those are made at each start, by `RuntimeDirectory=` of systemd.
+fn directories(config: &Config, out: &mut impl Write) -> Vec<String> {
+    let mut missing = Vec::new();
+    let mut look = |what: String, path: &Path| {
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        if directory.is_dir() {
+            return;
+        }
+        let directory = directory.display();
+        if path.starts_with("/run") {
+            let _ = writeln!(
+                out,
+                "\n# {what}: {directory} does not exist yet (RuntimeDirectory= of systemd makes it)"
+            );
+            return;
+        }
+        missing.push(format!(
+            "{what}: the directory {directory} does not exist (make it, or have the service manager make \
+             it: RuntimeDirectory= or LogsDirectory= of systemd)"
+        ));
+    };
+    for route in &config.routes {
+        for listener in &route.listeners {
+            if let ListenAddress::Unix(UnixAddress::Path(path)) = listener {
+                look(format!("route {}: listen {listener}", route.name), path);
+            }
+        }
+        if let Some(AccessLog {
+            target: AccessLogTarget::File(path),
+            ..
+        }) = route.protocol.access_log()
+        {
+            look(
+                format!("route {}: access log {}", route.name, path.display()),
+                path,
+            );
+        }
+    }
+    if let Some(path) = &config.control {
+        look(format!("control socket {}", path.display()), path);
+    }
+    missing
 }
 
 fn wanted(route: &Route) -> Wanted<'_> {

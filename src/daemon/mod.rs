@@ -198,6 +198,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         accept_failures: Failures::default(),
         at_limit: config.at_limit,
         refusals: Failures::default(),
+        limit_reached: Failures::default(),
     });
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
@@ -232,11 +233,13 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         listeners.try_for_each(ListeningSocket::listen)?;
         Ok(())
     })?;
-    routes.iter().for_each(Opened::announce);
+    let configured = config.routes.iter().zip(&routes);
+    configured.for_each(|(config, opened)| opened.announce(config));
     warn_of_passed_descriptors(&routes);
     sites.announce();
     identity.iter().for_each(Identity::announce);
     tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
         engine = %engine,
         workers = count,
         connections_max = capacity.connections_max,

@@ -4,6 +4,7 @@
 //! to one worker, or to as many as it has shards: permits and queue are then that worker's own, so the
 //! limit is exact, the queue fair, and neither costs a lock.
 
+use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::access_log::Writers;
 use crate::backend::Published;
 use crate::config::{self, AccessLog, Limits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
-use crate::fastcgi::{self, RequestLimits};
+use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
 use crate::sys::net;
@@ -152,7 +153,7 @@ fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
             requests_max: config.requests_per_upstream,
         },
         on_failure: config.on_failure,
-        rejections: Failures::default(),
+        rejections: Default::default(),
         overridden: std::array::from_fn(|_| Failures::every(OVERRIDDEN_WARN_INTERVAL)),
         violations: Default::default(),
     }))
@@ -198,18 +199,48 @@ pub(super) fn divide(
     Ok(shares)
 }
 
+/// The first few backends of a route, for the log.
+struct Backends<'a>(&'a [config::BackendAddress]);
+
+/// How many of them.
+const LOGGED_BACKENDS_MAX: usize = 8;
+
+impl fmt::Display for Backends<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shown, hidden) = self.0.split_at(self.0.len().min(LOGGED_BACKENDS_MAX));
+        let shown: Vec<_> = shown.iter().map(ToString::to_string).collect();
+        f.write_str(&shown.join(" "))?;
+        match hidden {
+            [] => Ok(()),
+            hidden => write!(f, " and {} more", hidden.len()),
+        }
+    }
+}
+
 impl Opened {
     /// Says where it listens. Not before the start can fail no more for what is configured: an error is one
     /// line.
-    pub(super) fn announce(&self) {
+    pub(super) fn announce(&self, config: &config::Route) {
         let route = &self.route.name;
+        let protocol = match config.protocol {
+            config::Protocol::Raw => "raw",
+            config::Protocol::Fastcgi(_) => "fastcgi",
+        };
+        let backends = Backends(&config.backends);
         for listener in &self.listeners {
             match listener {
-                ListeningSocket::Bound(listener) => {
-                    tracing::info!(%route, "listening on {}", listener.address());
-                }
+                ListeningSocket::Bound(listener) => tracing::info!(
+                    %route,
+                    protocol,
+                    %backends,
+                    mode = %format_args!("{:04o}", config.access.mode),
+                    "listening on {}",
+                    listener.address()
+                ),
                 ListeningSocket::Inherited(inherited) => tracing::info!(
                     %route,
+                    protocol,
+                    %backends,
                     "listening on {}, which was passed as {}",
                     inherited.place(),
                     inherited.name()
@@ -217,6 +248,15 @@ impl Opened {
             }
         }
         who::warn_of_strangers(&self.route, &self.listeners);
+        if let config::Protocol::Fastcgi(fastcgi) = &config.protocol
+            && !fastcgi.guard.as_ref().is_some_and(Guard::restricts_scripts)
+        {
+            tracing::warn!(
+                %route,
+                "whoever may connect can have the backend run any file that it may read (restrict that with \
+                 --script-root, and with --script-suffix for PHP)"
+            );
+        }
     }
 
     /// How operators see it, once it is divided.

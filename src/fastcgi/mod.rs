@@ -23,8 +23,8 @@ mod status;
 pub use answer::{Answer, BROKEN_OFF};
 pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
 pub use guard::{
-    Cut, Decisive, Duplicates, Guard, GuardError, GuardOptions, NAME_BYTES_MAX, Overridden,
-    PARAMS_MAX, Rejection, Rule, Verdict, shown_value,
+    Cut, Decisive, Duplicates, FPM_PAGES, Guard, GuardError, GuardOptions, NAME_BYTES_MAX,
+    Overridden, PARAMS_MAX, Rejection, Rule, Verdict, shown_value,
 };
 pub use head::{Head, HeadRoom, LARGE_HEADS_BYTES_MAX};
 pub use management::{Capacity, FENCE, QUERY_BYTES_MAX, Reply, Settled, Settling};

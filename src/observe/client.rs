@@ -52,7 +52,10 @@ enum Cause {
     Busy,
     #[error("{0} (give the path that spliceway has as its --control)")]
     Connect(io::Error),
-    #[error("the connection ended before the answer did (the daemon is about to end: ask again)")]
+    #[error(
+        "the connection ended without an answer (this may be a socket for clients: give the path that \
+         spliceway has as its --control; or the daemon is about to end: ask again)"
+    )]
     Ended,
     #[error(
         "spliceway {version} runs there, and this is {this} (restart the daemon, or ask with its own \
@@ -60,9 +63,15 @@ enum Cause {
         this = env!("CARGO_PKG_VERSION")
     )]
     OtherVersion { version: String },
-    #[error("no answer within {} s (the daemon may be stopped)", ANSWER_TIMEOUT.as_secs())]
+    #[error(
+        "no answer within {} s (this may be a socket for clients: give the path that spliceway has as its \
+         --control; or the daemon is stopped)",
+        ANSWER_TIMEOUT.as_secs()
+    )]
     Silent,
-    #[error("another program answers there (give the path that spliceway has as its --control)")]
+    #[error(
+        "another program answers there, or this is a socket for clients (give the path that spliceway has as its --control)"
+    )]
     Foreign,
 }
 

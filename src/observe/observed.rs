@@ -1,8 +1,8 @@
 //! Where the figures are, and how they become a [`Status`].
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::endpoint_figures::{EndpointFigures, Figures};
@@ -41,8 +41,8 @@ pub struct Observed {
 pub struct Phase {
     started: Instant,
     started_at: SystemTime,
-    /// The main thread writes; nobody concludes anything from it about other memory.
-    draining: AtomicBool,
+    /// Since when it drains, if it does. The main thread writes.
+    draining: OnceLock<Instant>,
 }
 
 /// One worker.
@@ -87,7 +87,7 @@ impl Default for Phase {
         Self {
             started: Instant::now(),
             started_at: SystemTime::now(),
-            draining: AtomicBool::new(false),
+            draining: OnceLock::new(),
         }
     }
 }
@@ -95,13 +95,13 @@ impl Default for Phase {
 impl Phase {
     /// From now on the daemon takes no new clients.
     pub fn drain(&self) {
-        self.draining.store(true, Ordering::Relaxed);
+        self.draining.get_or_init(Instant::now);
     }
 
     pub(crate) fn state(&self) -> DaemonState {
-        match self.draining.load(Ordering::Relaxed) {
-            true => DaemonState::Draining,
-            false => DaemonState::Serving,
+        match self.draining.get() {
+            Some(_) => DaemonState::Draining,
+            None => DaemonState::Serving,
         }
     }
 }
@@ -125,6 +125,11 @@ impl Observed {
             started_at_seconds: started_at.unwrap_or_default().as_secs_f64(),
             uptime_seconds: seconds(now.saturating_duration_since(self.phase.started)),
             state: self.phase.state(),
+            draining_seconds: self
+                .phase
+                .draining
+                .get()
+                .map(|since| seconds(now.saturating_duration_since(*since))),
             sessions_max: self.sessions_max.into(),
             log_lines_dropped: (self.log_lines_dropped)(),
             socket_files_missing: self.socket_files_missing.load(Ordering::Relaxed) as u64,

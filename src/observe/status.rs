@@ -31,6 +31,9 @@ pub struct Status {
     pub uptime_seconds: f64,
     /// Whether it takes new clients.
     pub state: DaemonState,
+    /// For how long it has taken no new clients, if it drains. An older daemon does not say.
+    #[serde(default)]
+    pub draining_seconds: Option<f64>,
     /// The most sessions at one time, over all routes (`--connections-max`).
     pub sessions_max: u64,
     /// Lines of the log that were lost because nobody read them in time.
@@ -468,6 +471,7 @@ pub(super) mod samples {
             started_at_seconds: 1.75e9,
             uptime_seconds: 11_520.0,
             state: DaemonState::Serving,
+            draining_seconds: None,
             sessions_max: 8192,
             log_lines_dropped: 0,
             socket_files_missing: 0,

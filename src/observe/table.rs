@@ -58,18 +58,24 @@ impl Rates<'_> {
 fn daemon(text: &mut String, status: &Status) {
     let sessions: u64 = status.routes.iter().map(|r| r.sessions_active).sum();
     let state = match status.state {
-        DaemonState::Serving => "serving",
-        DaemonState::Draining => "draining",
+        DaemonState::Serving => format!("serving for {}", span(status.uptime_seconds)),
+        DaemonState::Draining => match status.draining_seconds {
+            Some(since) => format!(
+                "draining for {} after {}",
+                span(since),
+                span(status.uptime_seconds - since)
+            ),
+            None => "draining".to_owned(),
+        },
     };
     line(
         text,
         &format!(
-            "spliceway {}, process {}, {}, {} workers, {state} for {}; {sessions} of {} sessions",
+            "spliceway {}, process {}, {}, {} workers, {state}; {sessions} of {} sessions",
             status.version,
             status.pid,
             status.engine,
             status.workers.len(),
-            span(status.uptime_seconds),
             status.sessions_max,
         ),
     );
@@ -489,6 +495,18 @@ other  unix:@other
         assert!(!render(&after, Some(&before)).contains("/s"));
         let younger = samples::busy();
         assert!(!render(&younger, Some(&before)).contains("/s"));
+    }
+
+    #[test]
+    fn a_drain_is_as_old_as_it_is() {
+        let mut status = samples::busy();
+        status.state = DaemonState::Draining;
+        status.draining_seconds = Some(2.5);
+        let text = render(&status, None);
+        assert!(
+            text.contains("2 workers, draining for 2.5s after 3h11m; 9 of"),
+            "{text}"
+        );
     }
 
     #[test]

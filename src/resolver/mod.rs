@@ -453,25 +453,24 @@ impl Task {
                 old = %Listed(&old),
                 new = %Listed(&new),
                 version = self.published.load().version(),
-                "look up {name}: {} addresses, before {} (last good answer: {})",
-                new.len(),
-                old.len(),
+                "look up {name}: {name} → {} (last good answer: {})",
+                Leads(&new),
                 Age(age)
             ),
             Event::Retargeted { old, new, age } => tracing::info!(
                 %route,
                 old = %Listed(&old),
                 new = %Listed(&new),
-                "look up {name}: {} targets, before {} (last good answer: {})",
-                new.len(),
-                old.len(),
+                "look up {name}: {name} → {} (last good answer: {})",
+                Leads(&new),
                 Age(age)
             ),
             Event::Failing { failure, kept, age } => tracing::warn!(
                 %route,
                 "look up {name}: {failure}; what was found before stays in use: {kept} (last good \
-                 answer: {}; check the name and the name servers)",
-                Age(age)
+                 answer: {}; check the name and the name servers: {})",
+                Age(age),
+                name_servers(&self.options)
             ),
             Event::Recovered { after } => {
                 tracing::info!(%route, "look up {name}: resolves again after {} s", after.as_secs());
@@ -498,6 +497,38 @@ impl<T: fmt::Display> fmt::Display for Listed<'_, T> {
             return Ok(());
         }
         write!(f, " and {} more", hidden.len())
+    }
+}
+
+/// The same in the words of a message.
+struct Leads<'a, T>(&'a [T]);
+
+impl<T: fmt::Display> fmt::Display for Leads<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("nothing"),
+            [only] => only.fmt(f),
+            all => Listed(all).fmt(f),
+        }
+    }
+}
+
+/// Which name servers are asked, for the log: what is configured, or what the file says now.
+fn name_servers(options: &ResolverOptions) -> String {
+    /// As many as the C library uses (resolv.conf(5), MAXNS).
+    const SHOWN_MAX: usize = 3;
+    if let Some(configured) = &options.name_servers {
+        let shown = configured.iter().take(SHOWN_MAX);
+        let shown: Vec<_> = shown.map(ToString::to_string).collect();
+        return shown.join(", ");
+    }
+    let path = &options.paths.resolv_conf;
+    let file = std::fs::read_to_string(path).unwrap_or_default();
+    let of_line = |line: &str| Some(line.trim().strip_prefix("nameserver")?.trim().to_owned());
+    let listed: Vec<_> = file.lines().filter_map(of_line).take(SHOWN_MAX).collect();
+    match listed.is_empty() {
+        true => format!("none in {}", path.display()),
+        false => format!("{} of {}", listed.join(", "), path.display()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a FastCGI route is served.
 
 use crate::config::{OnFailure, RouteName};
-use crate::fastcgi::{Decisive, Guard, RequestLimits, Violation};
+use crate::fastcgi::{Decisive, Guard, RequestLimits, Rule, Violation};
 use crate::observe::Failures;
 
 use super::pool::PoolOptions;
@@ -19,8 +19,8 @@ pub struct FastcgiOptions {
     pub pool: PoolOptions,
     /// What a client gets when no server has begun to answer.
     pub on_failure: OnFailure,
-    /// Requests that the guard rejected.
-    pub rejections: Failures,
+    /// Requests that the guard rejected, by [`Rule`]: the first of each is told at once.
+    pub rejections: [Failures; Rule::ALL.len()],
     /// Those in which a parameter came with different values, by [`Decisive`].
     pub overridden: [Failures; Decisive::ALL.len()],
     /// Those that were ended for what their client sent, by [`Violation`].

@@ -353,7 +353,7 @@ impl<'a, D: Driver> Context<'a, D> {
     fn rejected(&mut self, rejection: &Rejection, client: Sock) {
         self.counters.fastcgi.rejected(rejection.rule);
         let options = self.fastcgi();
-        let Some(rejected) = options.rejections.count(self.now) else {
+        let Some(rejected) = options.rejections[rejection.rule.number()].count(self.now) else {
             return;
         };
         let peer = self.driver.peer_credentials(client);

@@ -39,6 +39,11 @@ impl Gate {
         })
     }
 
+    /// How many there are.
+    pub(super) fn permits_max(&self) -> u32 {
+        self.max
+    }
+
     /// A permit, or `None`: then [`Notice::Permit`] comes when it is worth asking again.
     pub(super) fn permit(self: &Arc<Self>, worker: usize) -> Option<Permit> {
         if let Some(permit) = self.try_permit() {

@@ -99,6 +99,8 @@ pub struct Shared {
     pub at_limit: AtLimit,
     /// Those of them that were closed.
     pub refusals: Failures,
+    /// Times at which the limit on sessions was reached, and clients wait.
+    pub limit_reached: Failures,
 }
 
 /// One core's worker.
@@ -916,8 +918,11 @@ impl<D: Driver> Worker<D> {
         }
         let Some(permit) = self.shared.gate.permit(self.number) else {
             // It may ask in vain in many turns before there is one again.
-            self.counters.pauses_at_limit.add(u64::from(!self.at_limit));
-            self.at_limit = true;
+            if !self.at_limit {
+                self.at_limit = true;
+                self.counters.pauses_at_limit.add(1);
+                self.report_limit();
+            }
             return false;
         };
         self.at_limit = false;
@@ -935,6 +940,21 @@ impl<D: Driver> Worker<D> {
                 self.pause_accepting("open a socket for the next client", errno);
                 false
             }
+        }
+    }
+
+    /// Where clients are refused at the limit, each of them is told of instead.
+    fn report_limit(&self) {
+        if self.shared.at_limit == AtLimit::Wait
+            && let Some(times) = self.shared.limit_reached.count(self.now)
+        {
+            tracing::warn!(
+                times,
+                sessions_max = self.shared.gate.permits_max(),
+                "--connections-max is reached: no client is accepted until a session ends, and those that \
+                 come wait in the sockets' backlogs (raise it, or see who holds the sessions: spliceway \
+                 status)"
+            );
         }
     }
 

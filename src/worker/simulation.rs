@@ -47,6 +47,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         accept_failures: Failures::default(),
         at_limit: AtLimit::Wait,
         refusals: Failures::default(),
+        limit_reached: Failures::default(),
     });
     let limit = backends.limit(&mut dice);
     let calm = backends == Backends::Fastcgi && dice.one_in(2);
@@ -220,7 +221,7 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
         },
         pool,
         on_failure: dice.pick(OnFailure::value_variants()),
-        rejections: Failures::default(),
+        rejections: Default::default(),
         overridden: Default::default(),
         violations: Default::default(),
     }

@@ -1290,7 +1290,7 @@ pub(crate) const RECIPES: &[Recipe] = &[
                 fastcgi_param REQUEST_BODY_FILE $request_body_file;
                 fastcgi_pass {php};
             }",
-        without: &["--deny-param REQUEST_BODY_FILE"],
+        needs: &["--allow-body-file"],
         requests: &[put("/upload.php", "upload.php", 150_000), upload("/upload.php", "upload.php", 20_000)],
         ..Recipe::NEW
     },

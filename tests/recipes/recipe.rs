@@ -97,11 +97,7 @@ impl Recipe {
 }
 
 /// What docs/fastcgi.md recommends with PHP-FPM, beside `--script-root`.
-pub(crate) const RECOMMENDED: &[&str] = &[
-    "--script-suffix .php",
-    "--deny-param REQUEST_BODY_FILE",
-    "--roles responder",
-];
+pub(crate) const RECOMMENDED: &[&str] = &["--script-suffix .php", "--roles responder"];
 
 pub(crate) fn joined(directory: &str, path: &str) -> String {
     match path {

@@ -133,6 +133,9 @@ impl Place<'_> {
         let of_daemon = file.daemon.find(key).is_some();
         let of_route = file.route.find(key).is_some();
         match self {
+            Self::Daemon if key == "listen" => {
+                Some("belongs in a route (move it under [route.NAME])")
+            }
             Self::Daemon if of_route => {
                 Some("belongs in a route (move it under [route.NAME], or under [defaults])")
             }

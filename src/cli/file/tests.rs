@@ -20,6 +20,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("access-log", r#""/var/log/a.log""#),
     ("access-log-format", r#""json""#),
     ("allow-group", r#"["www-data", "34"]"#),
+    ("allow-body-file", "true"),
     ("allow-param", r#"["A=1", "B=2"]"#),
     ("allow-php-setting", r#"["memory_limit", "open_basedir"]"#),
     ("allow-user", r#"["nginx", "33"]"#),
@@ -43,6 +44,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("eject-time", r#""1m""#),
     ("engine", r#""epoll""#),
     ("exit-idle-time", r#""5m""#),
+    ("fpm-pages", r#"["/fpm"]"#),
     ("group", r#""33""#),
     ("guard", r#""on""#),
     ("idle-timeout", r#""10m""#),
@@ -171,7 +173,7 @@ fn the_readme_and_the_help_name_the_keys_of_the_top_level() {
 fn a_file_means_what_the_options_mean() {
     let from_file = run_file(&file_with_every_key());
     let from_options = run(
-        "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 \
+        "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 --allow-body-file --fpm-pages /fpm \
          --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --idle-upstream 2s --max-params 100 --on-failure \
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
          /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \

@@ -19,6 +19,7 @@
 //! It sees names and paths, not files: a symbolic link under the script root leads where it leads.
 
 mod names;
+mod pages;
 mod rule;
 mod script;
 mod settings;
@@ -29,10 +30,12 @@ use super::body::Role;
 use super::head::{Head, decimal};
 use super::params::Pairs;
 use names::{DECISIVE, Entry, Names, Part};
+use pages::Pages;
 use script::{ScriptRule, Strictness};
 use settings::Settings;
 
 pub use names::{Decisive, NAME_BYTES_MAX};
+pub use pages::FPM_PAGES;
 pub use rule::{Rejection, Rule, shown_value};
 
 /// The default bound on the number of parameters. A server adds about 30 of its own to a request's
@@ -53,7 +56,7 @@ pub enum Duplicates {
 /// What the guard is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuardOptions {
-    /// Names that are rejected, beside PHP_VALUE and PHP_ADMIN_VALUE.
+    /// Names that are rejected, beside PHP_VALUE, PHP_ADMIN_VALUE and REQUEST_BODY_FILE.
     pub deny: Vec<String>,
     /// Names that are left out, beside HTTP_PROXY.
     pub strip: Vec<String>,
@@ -61,6 +64,10 @@ pub struct GuardOptions {
     pub allow: Vec<(String, String)>,
     /// Settings of PHP that PHP_VALUE and PHP_ADMIN_VALUE may change.
     pub allow_settings: Vec<String>,
+    /// Whether REQUEST_BODY_FILE may pass.
+    pub allow_body_file: bool,
+    /// The paths of PHP-FPM's own pages, which nobody gets.
+    pub fpm_pages: Vec<String>,
     /// What becomes of second copies.
     pub duplicates: Duplicates,
     /// The directories under one of which scripts must be.
@@ -80,6 +87,8 @@ impl Default for GuardOptions {
             strip: Vec::new(),
             allow: Vec::new(),
             allow_settings: Vec::new(),
+            allow_body_file: false,
+            fpm_pages: FPM_PAGES.map(str::to_owned).to_vec(),
             duplicates: Duplicates::Last,
             script_roots: Vec::new(),
             script_suffix: None,
@@ -109,6 +118,11 @@ pub enum GuardError {
         /// Why it cannot be allowed.
         reason: &'static str,
     },
+    /// A page of PHP-FPM's that is no path.
+    #[error(
+        "read the page of PHP-FPM '{0}': it must begin with '/' (write it as in pm.status_path, or 'none')"
+    )]
+    FpmPage(String),
     /// A script root that is no absolute path, or one with `..`.
     #[error("read the script root '{0}': it must be an absolute path without '..'")]
     ScriptRoot(String),
@@ -155,6 +169,7 @@ pub struct Guard {
     allow: Vec<(Vec<u8>, Vec<u8>)>,
     settings: Settings,
     duplicates: Duplicates,
+    pages: Pages,
     script: Option<ScriptRule>,
     params_max: usize,
     roles: Vec<Role>,
@@ -168,6 +183,9 @@ impl Guard {
     /// [`GuardError`], for the first option that cannot be meant.
     pub fn new(options: &GuardOptions) -> Result<Self, GuardError> {
         let mut names = Names::of_php();
+        if options.allow_body_file {
+            names.allow_body_file();
+        }
         for name in &options.deny {
             names.deny(name)?;
         }
@@ -191,6 +209,7 @@ impl Guard {
                 .collect(),
             settings,
             duplicates: options.duplicates,
+            pages: Pages::new(&options.fpm_pages)?,
             script: ScriptRule::new(&options.script_roots, options.script_suffix.as_deref())?,
             params_max: options.params_max,
             roles: options.roles.clone(),
@@ -207,6 +226,12 @@ impl Guard {
             Some(script) => script.add_root(root),
             None => Ok(()),
         }
+    }
+
+    /// Whether scripts are restricted to directories or to a suffix.
+    #[must_use]
+    pub fn restricts_scripts(&self) -> bool {
+        self.script.is_some()
     }
 
     /// Judges a request by its head.
@@ -295,6 +320,9 @@ impl Guard {
             has_script |= param.name == b"SCRIPT_FILENAME";
             let verdict = self.part(part, param.value, seen);
             verdict.map_err(|rule| Rejection::new(rule, param.name))?;
+        }
+        if let Some(decisive) = self.pages.named_by(seen) {
+            return Err(Rejection::new(Rule::FpmPage, decisive.name().as_bytes()));
         }
         if self.script.is_some() && !has_script {
             return Err(Rejection::new(Rule::ScriptMissing, b""));

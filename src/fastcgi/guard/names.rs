@@ -97,6 +97,9 @@ const WITH_PART: u32 = {
 
 impl Decisive {
     pub(super) const SCRIPT_FILENAME: Self = Self::of("SCRIPT_FILENAME");
+    pub(super) const SCRIPT_NAME: Self = Self::of("SCRIPT_NAME");
+    pub(super) const PATH_INFO: Self = Self::of("PATH_INFO");
+    pub(super) const PATH_TRANSLATED: Self = Self::of("PATH_TRANSLATED");
     pub(super) const REDIRECT_URL: Self = Self::of("REDIRECT_URL");
 
     /// All of them, in the order of their numbers.
@@ -187,7 +190,13 @@ impl Names {
         names.entry("HTTP_PROXY").strip = true;
         names.entry("PHP_VALUE").deny = Some(Rule::PhpValue);
         names.entry("PHP_ADMIN_VALUE").deny = Some(Rule::PhpAdminValue);
+        names.entry("REQUEST_BODY_FILE").deny = Some(Rule::BodyFile);
         names
+    }
+
+    /// REQUEST_BODY_FILE is like any other name.
+    pub(super) fn allow_body_file(&mut self) {
+        self.entry("REQUEST_BODY_FILE").deny = None;
     }
 
     pub(super) fn deny(&mut self, name: &str) -> Result<(), GuardError> {

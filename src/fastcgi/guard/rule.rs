@@ -18,6 +18,10 @@ pub enum Rule {
     PhpValue,
     /// PHP_ADMIN_VALUE: it changes all settings of PHP.
     PhpAdminValue,
+    /// REQUEST_BODY_FILE: PHP reads the body from that file.
+    BodyFile,
+    /// A page of PHP-FPM's own: its status, or its ping.
+    FpmPage,
     /// A name that the operator denies.
     DeniedParam,
     /// A NUL, at which programs in C end a string.
@@ -41,9 +45,11 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::PhpValue,
         Self::PhpAdminValue,
+        Self::BodyFile,
+        Self::FpmPage,
         Self::DeniedParam,
         Self::Nul,
         Self::Duplicate,
@@ -55,12 +61,20 @@ impl Rule {
         Self::Role,
     ];
 
+    /// Its place among all.
+    #[must_use]
+    pub const fn number(self) -> usize {
+        self as usize
+    }
+
     /// Its name in metrics and in the log.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::PhpValue => "php_value",
             Self::PhpAdminValue => "php_admin_value",
+            Self::BodyFile => "body_file",
+            Self::FpmPage => "fpm_page",
             Self::DeniedParam => "denied_param",
             Self::Nul => "nul",
             Self::Duplicate => "duplicate",
@@ -80,6 +94,8 @@ impl Rule {
             Self::ParamsMax => Answer::HeadTooLarge,
             Self::PhpValue
             | Self::PhpAdminValue
+            | Self::BodyFile
+            | Self::FpmPage
             | Self::DeniedParam
             | Self::Nul
             | Self::Duplicate
@@ -104,13 +120,23 @@ impl Rule {
                  fastcgi_param PHP_ADMIN_VALUE, or allow each of its settings with \
                  --allow-php-setting"
             }
+            Self::BodyFile => {
+                "PHP would read the request's body from the file that it names; remove fastcgi_param \
+                 REQUEST_BODY_FILE, or give --allow-body-file"
+            }
+            Self::FpmPage => {
+                "PHP-FPM would answer with its status or ping, which tell of others' requests; ask it \
+                 directly, or name its pages with --fpm-pages ('none' lets all pass, which is right where \
+                 no pool has pm.status_path or ping.path)"
+            }
             Self::DeniedParam => {
                 "--deny-param names it; remove that option, or keep the web server from sending it"
             }
             Self::Nul => "there is a NUL in it, which no web server sends; see who the client is",
             Self::Duplicate => {
-                "it came twice; set it once in the web server, under one spelling (copies of one \
-                 spelling pass with --duplicates last)"
+                "it came twice; have the web server set it once, under one spelling: with nginx remove the \
+                 second fastcgi_param of that name from the location or from the file that it includes \
+                 (nginx sends both); copies of one spelling pass with --duplicates last"
             }
             Self::ContentLength => {
                 "it is no number; set fastcgi_param CONTENT_LENGTH $content_length"

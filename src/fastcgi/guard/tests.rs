@@ -1156,3 +1156,88 @@ proptest! {
         prop_assert_eq!(passed, Some(expected.to_vec()));
     }
 }
+
+#[test]
+fn pages_of_php_fpm_are_kept_from_everybody() {
+    let options = GuardOptions::default();
+    let script = ("SCRIPT_FILENAME", "/srv/app/index.php");
+    for path in FPM_PAGES {
+        let pairs = [script, ("SCRIPT_NAME", path)];
+        assert_eq!(rule(&options, &pairs), Some(Rule::FpmPage), "{path}");
+    }
+    for hostile in [
+        vec![script, ("SCRIPT_NAME", "/x"), ("SCRIPT_NAME", "/status")],
+        // Cut behind the script, which leaves the page.
+        vec![
+            ("SCRIPT_FILENAME", "/srv/app/index.php/x"),
+            ("SCRIPT_NAME", "/index.php"),
+            ("PATH_INFO", "/status/x"),
+        ],
+        vec![
+            ("SCRIPT_FILENAME", "/srv/app/index.php/x"),
+            ("PATH_INFO", "/pingab"),
+        ],
+        vec![
+            ("SCRIPT_FILENAME", "/srv/app/index.php/x"),
+            ("SERVER_SOFTWARE", "Microsoft-IIS/10"),
+            ("SCRIPT_NAME", "/index.php"),
+            ("PATH_INFO", "/index.php/status/x"),
+        ],
+        vec![
+            script,
+            ("PATH_TRANSLATED", "/srv/app/index.php"),
+            ("REDIRECT_URL", "/status"),
+        ],
+    ] {
+        assert_eq!(rule(&options, &hostile), Some(Rule::FpmPage), "{hostile:?}");
+    }
+    for meant_well in [
+        vec![
+            script,
+            ("SCRIPT_NAME", "/index.php"),
+            ("PATH_INFO", "/status"),
+        ],
+        vec![
+            script,
+            ("SCRIPT_NAME", "/index.php"),
+            ("REQUEST_URI", "/status"),
+        ],
+        vec![script, ("SCRIPT_NAME", "/statuses")],
+        vec![script, ("REDIRECT_URL", "/status")],
+    ] {
+        assert_eq!(rule(&options, &meant_well), None, "{meant_well:?}");
+    }
+    let named = GuardOptions {
+        fpm_pages: vec!["/of-mine".to_owned()],
+        ..GuardOptions::default()
+    };
+    assert_eq!(rule(&named, &[script, ("SCRIPT_NAME", "/status")]), None);
+    let pairs = [script, ("SCRIPT_NAME", "/of-mine")];
+    assert_eq!(rule(&named, &pairs), Some(Rule::FpmPage));
+    let wrong = GuardOptions {
+        fpm_pages: vec!["status".to_owned()],
+        ..GuardOptions::default()
+    };
+    assert!(Guard::new(&wrong).is_err());
+}
+
+#[test]
+fn a_body_from_a_file_is_denied_unless_it_is_allowed() {
+    let pairs = [("REQUEST_BODY_FILE", "/etc/passwd")];
+    let options = GuardOptions::default();
+    assert_eq!(rule(&options, &pairs), Some(Rule::BodyFile));
+    assert_eq!(
+        rule(&options, &[("Request.Body_File", "/x")]),
+        Some(Rule::BodyFile)
+    );
+    let allowing = GuardOptions {
+        allow_body_file: true,
+        ..GuardOptions::default()
+    };
+    assert_eq!(rule(&allowing, &pairs), None);
+    let denying = GuardOptions {
+        deny: vec!["REQUEST_BODY_FILE".to_owned()],
+        ..allowing
+    };
+    assert_eq!(rule(&denying, &pairs), Some(Rule::DeniedParam));
+}
