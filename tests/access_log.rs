@@ -775,7 +775,7 @@ fn a_line_names_rule_and_parameter_of_a_rejection_and_no_name_forges_a_field(eng
             let ends = [
                 " status=403 ",
                 "ending=rejected rule=php_value param=\"PHP_VALUE\"\n",
-                r#"param="PHP_VALUE[\" rule=- param=\"A\nB\\""#,
+                r#"param="PHP_VALUE[\" rule=- param=\"A\x0aB\\""#,
                 "ending=- rule=- param=-\n",
             ];
             assert!(lines[0].contains(ends[0]) && lines[0].ends_with(ends[1]));
@@ -785,7 +785,7 @@ fn a_line_names_rule_and_parameter_of_a_rejection_and_no_name_forges_a_field(eng
             let line = |number: usize| -> Value { serde_json::from_str(&lines[number]).unwrap() };
             assert_eq!(line(0)["rule"], "php_value");
             assert_eq!(line(0)["param"], "PHP_VALUE");
-            assert_eq!(line(1)["param"], r#"PHP_VALUE[\" rule=- param=\"A\nB\\"#);
+            assert_eq!(line(1)["param"], r#"PHP_VALUE[\" rule=- param=\"A\x0aB\\"#);
             assert_eq!(line(2)["rule"], Value::Null);
         }
         // In the log, one field is one field as well.

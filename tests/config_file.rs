@@ -296,7 +296,7 @@ fn check_prints_what_each_name_is_now() {
     names.a("a.test", &["192.0.2.3"]);
     let output = check(&format!(
         "[defaults]\nnameserver = \"{}\"\n\
-         [route.php]\nlisten = \"unix:/no/such/directory/a\"\nbackend = [\"php.test.:9000\", \"[::1]:1\"]\n\
+         [route.php]\nlisten = \"unix:/run/never-made/a\"\nbackend = [\"php.test.:9000\", \"[::1]:1\"]\n\
          [route.app]\nlisten = \"unix:@never-bound\"\nbackend = \"srv:_app._tcp.test.\"\n",
         names.address
     ));
@@ -313,10 +313,36 @@ fn check_prints_what_each_name_is_now() {
          # srv:_app._tcp.test. → 2 targets\n\
          #   a.test.:80 (priority 10, weight 7) → 192.0.2.3:80\n\
          #   b.test.:81 (priority 20, weight 5) → none: the name server says that there is no such \
-         name, or not with what was asked for\n"
+         name, or not with what was asked for\n\n\
+         # route php: listen unix:/run/never-made/a: /run/never-made does not exist yet \
+         (RuntimeDirectory= of systemd makes it)\n\n\
+         # All is well.\n"
     );
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn directories_that_do_not_exist_are_told() {
+    let output = check(
+        "control = \"/no/such/control.sock\"\n\
+         [route.a]\nlisten = \"unix:/no/such/listen.sock\"\nbackend = \"127.0.0.1:1\"\n\
+         protocol = \"fastcgi\"\naccess-log = \"/no/such/log/a.log\"\n",
+    );
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    for what in [
+        "control socket /no/such/control.sock: the directory /no/such does not exist",
+        "route a: listen unix:/no/such/listen.sock: the directory /no/such does not exist",
+        "route a: access log /no/such/log/a.log: the directory /no/such/log does not exist",
+    ] {
+        assert!(said.contains(what), "{what} in {said}");
+    }
+    assert!(
+        !String::from_utf8(output.stdout)
+            .unwrap()
+            .contains("All is well")
+    );
 }
 
 #[test]

@@ -648,6 +648,8 @@ impl Host {
         let text = fs::read_to_string(&file).unwrap();
         let line = text.lines().find(|line| line.starts_with(key)).unwrap();
         let text = text.replace(line, &format!("{line}{more}"));
+        let www = self.path("www").display().to_string();
+        let text = text.replace("/srv/app/public", &www);
         fs::write(&file, text).unwrap();
     }
 

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use common::backend::{Refusing, Unanswering};
 use common::client::{assert_waiting, exchange, exchange_and_end, receive_to_eof, send};
 use common::proxy::Builder;
-use common::{Backend, Conversation, Engine, KB, NameServer, Pattern, Proxy};
+use common::{Backend, Conversation, Engine, KB, NameServer, Pattern, Proxy, http};
 use common::{eventually, for_each_engine};
 
 for_each_engine!(
@@ -21,6 +21,7 @@ for_each_engine!(
     the_first_of_the_order_serves_until_it_fails_and_again_when_it_is_back,
     an_endpoint_that_closes_without_an_answer_is_left_out,
     the_last_endpoint_is_never_left_out,
+    a_last_endpoint_that_is_gone_is_seen_at_once_and_so_is_its_return,
     an_end_without_a_byte_is_no_failure_after_the_clients_end,
     nothing_is_left_out_when_that_is_off,
     an_imbalance_of_connections_is_corrected,
@@ -174,6 +175,30 @@ fn the_last_endpoint_is_never_left_out(engine: Engine) {
     }
     assert_eq!(mute.ledger().accepted, 20);
     assert_eq!(proxy.process().log().count(LEFT_OUT), 0);
+}
+
+fn a_last_endpoint_that_is_gone_is_seen_at_once_and_so_is_its_return(engine: Engine) {
+    let gone = Refusing::new();
+    let proxy = alone(engine, "first").backend(&gone).observed().start();
+    let ready = || http::get(proxy.metrics_address(), "/readyz");
+    let state = || proxy.status()["routes"][0]["endpoints"][0]["state"].clone();
+    assert_eq!((ready().code, state()), (200, "ok".into()));
+    let waiting = proxy.connect();
+    send(&waiting, b"?");
+    let log = proxy.process().log();
+    let said = "is shown as failing until a connect succeeds";
+    log.wait_for("the first refused connect", |line| {
+        line.contains("WARN") && line.contains(said) && line.contains(&gone.to_string())
+    });
+    assert_eq!(state(), "failing");
+    let refusal = ready();
+    assert_eq!(refusal.code, 503);
+    assert!(refusal.body.contains("does not answer"), "{}", refusal.body);
+    let _back = gone.recover(answer);
+    assert_eq!(receive_to_eof(&waiting), b"!");
+    log.wait_for("its return", |line| line.contains("answers again"));
+    assert_eq!((ready().code, state()), (200, "ok".into()));
+    assert_eq!(log.count(said), 1);
 }
 
 /// Who only receives says so by closing at the end.

@@ -23,7 +23,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::config::{LogFormat, Logging};
+use crate::config::Logging;
 
 use line::Lines;
 use rates::Rates;
@@ -215,6 +215,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+    use crate::config::LogFormat;
 
     fn logging(format: LogFormat, filter: &str) -> Logging {
         Logging {

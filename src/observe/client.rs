@@ -53,7 +53,7 @@ enum Cause {
     #[error("{0} (give the path that spliceway has as its --control)")]
     Connect(io::Error),
     #[error(
-        "the connection ended without an answer (this may be a socket for clients: give the path that \
+        "the connection ended before the answer did (this may be a socket for clients: give the path that \
          spliceway has as its --control; or the daemon is about to end: ask again)"
     )]
     Ended,
