@@ -461,7 +461,7 @@ impl Task {
                 %route,
                 old = %Listed(&old),
                 new = %Listed(&new),
-                "look up {name}: {name} → {} (last good answer: {})",
+                "look up {name}: its targets are {} (last good answer: {})",
                 Leads(&new),
                 Age(age)
             ),
