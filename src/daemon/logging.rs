@@ -258,8 +258,26 @@ mod tests {
         });
         assert_eq!(
             text,
-            " INFO spliceway::daemon::logging::tests: ready port=9000\n"
+            "<6> INFO spliceway::daemon::logging::tests: ready port=9000\n"
         );
+    }
+
+    #[test]
+    fn the_journal_is_told_the_priority_of_each_line() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged(&logging(format, "debug"), Look::Journal, || {
+                tracing::error!("a");
+                tracing::warn!("b");
+                tracing::info!("c");
+                tracing::debug!("d");
+            });
+            let priorities: Vec<_> = text.lines().map(|line| &line[..3]).collect();
+            assert_eq!(priorities, ["<3>", "<4>", "<6>", "<7>"]);
+            let plain = logged(&logging(format, "info"), Look::Plain, || {
+                tracing::error!("a")
+            });
+            assert!(!plain.contains("<3>"), "{plain}");
+        }
     }
 
     #[test]
@@ -314,7 +332,7 @@ mod tests {
             assert!(text.contains(part), "{part:?} in {text}");
         }
         assert_eq!(text.lines().count(), 1);
-        let json = logged(&logging(LogFormat::Json, "info"), Look::Journal, event);
+        let json = logged(&logging(LogFormat::Json, "info"), Look::Plain, event);
         let value: serde_json::Value = serde_json::from_str(&json).unwrap();
         assert_eq!(value["text"], hostile);
         assert_eq!(value["shown"], hostile);

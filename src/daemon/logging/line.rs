@@ -59,6 +59,17 @@ where
     }
 }
 
+/// syslog(3)'s number. The journal reads it off the beginning of a line of standard error, and takes it away
+/// again (sd-daemon(3)). Without, all lines have the same one, and `journalctl -p err` finds nothing.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
 impl Lines {
     /// The line that stands for those that were left out.
     pub(super) fn tell(&self, writer: &mut Writer<'_>, owed: &LeftOut) -> fmt::Result {
@@ -81,6 +92,9 @@ impl Lines {
         target: &str,
         seen: &Seen,
     ) -> fmt::Result {
+        if self.look == Look::Journal {
+            write!(writer, "<{}>", priority(level))?;
+        }
         match self.format {
             LogFormat::Text => self.text(writer, level, target, seen),
             LogFormat::Json => json(writer, level, target, seen),
