@@ -5,10 +5,10 @@
 
 mod common;
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::backend::Refusing;
 use common::client::{assert_eof, assert_over, assert_waiting};
@@ -16,7 +16,7 @@ use common::fastcgi::{
     Client, Heard, ONE, Request, end, fence_answer, page, prove, record, records, responder, stdout,
 };
 use common::proxy::Builder;
-use common::wait::meanwhile;
+use common::wait::{meanwhile, pause};
 use common::{
     Backend, Conversation, Ending, Engine, MB, NameServer, Pattern, Proxy, Random, eventually,
     for_each_engine,
@@ -62,6 +62,7 @@ for_each_engine!(
     a_client_that_goes_costs_the_backend_its_connection,
     a_client_that_goes_while_it_waits_for_a_place_is_forgotten,
     a_client_that_takes_its_time_gets_the_end_of_its_answer,
+    a_head_that_takes_too_long_ends_its_client_and_no_other,
     parameters_over_the_limit_never_reach_a_backend,
     too_many_parameters_are_a_431,
     large_parameters_beyond_the_memory_for_them_are_a_503,
@@ -275,6 +276,38 @@ fn bodies_and_pages_of_any_framing_arrive_byte_for_byte(engine: Engine) {
         let spliced = || proxy.scrape().sum("spliceway_relayed_bytes_total", &of);
         eventually("large records are spliced", || spliced() > MB as f64);
     }
+}
+
+/// Neither a client that sends nothing, nor one that sends a byte now and then, holds its place. Kept ones do.
+fn a_head_that_takes_too_long_ends_its_client_and_no_other(engine: Engine) {
+    let backend = responder();
+    let proxy = builder(engine)
+        .observed()
+        .backend(&backend)
+        .args(["--head-timeout", "2s"])
+        .start();
+    let kept = Client::connect(&proxy);
+    assert_eq!(kept.ask(&Request::get("/first")).text(), "/first");
+    let (silent, slow) = (Client::connect(&proxy), Client::connect(&proxy));
+    let head = Request::get("/slow").bytes();
+    let began = Instant::now();
+    let mut sent = 0;
+    // Each byte is news, and none of them a reason to wait longer.
+    while (&slow.0).write_all(&head[sent..=sent]).is_ok() {
+        sent += 1;
+        assert!(sent + 1 < head.len(), "it was never ended");
+        pause(Duration::from_millis(20));
+    }
+    assert!(began.elapsed() >= Duration::from_secs(2));
+    assert_over(&silent.0);
+    assert_eq!(kept.ask(&Request::get("/second")).text(), "/second");
+    let ended = || {
+        proxy.scrape().sum(
+            "spliceway_sessions_ended_total",
+            &["reason=\"head_timeout\""],
+        )
+    };
+    eventually("both are counted", || ended() == 2.0);
 }
 
 /// However few they are, there is a buffer for whatever each of them sends.

@@ -6,7 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::Refusal;
-use super::values::{ValueError, count, positive_timeout, size};
+use super::values::{Timeout, ValueError, count, positive_timeout, size, timeout_or_off};
 use crate::config::{
     AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, UpstreamReuse,
 };
@@ -52,6 +52,16 @@ pub(super) struct FastcgiArguments {
                 300s. [default: 50ms]"
     )]
     settle_timeout: Option<Duration>,
+
+    #[arg(
+        long,
+        value_name = "DURATION|off",
+        value_parser = timeout_or_off,
+        allow_hyphen_values = true,
+        help = "With --protocol fastcgi, close a client that takes longer than this for the parameters of \
+                a request, however it sends them; between requests it has --idle-timeout. [default: 60s]"
+    )]
+    head_timeout: Option<Timeout>,
 
     #[arg(
         long,
@@ -270,6 +280,7 @@ impl FastcgiArguments {
             ("params-max", self.params_max.is_some()),
             ("upstream-reuse", self.upstream_reuse.is_some()),
             ("settle-timeout", self.settle_timeout.is_some()),
+            ("head-timeout", self.head_timeout.is_some()),
             ("idle-upstream", self.idle_upstream.is_some()),
             (
                 "requests-per-upstream",
@@ -325,6 +336,9 @@ impl FastcgiArguments {
             settle_timeout: self
                 .settle_timeout
                 .unwrap_or(Fastcgi::SETTLE_TIMEOUT_DEFAULT),
+            head_timeout: self
+                .head_timeout
+                .map_or(Some(Fastcgi::HEAD_TIMEOUT_DEFAULT), |timeout| timeout.0),
             idle_upstream: self.idle_upstream.unwrap_or(Fastcgi::IDLE_UPSTREAM_DEFAULT),
             requests_per_upstream: self
                 .requests_per_upstream

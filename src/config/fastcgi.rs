@@ -41,6 +41,8 @@ pub struct Fastcgi {
     pub upstream_reuse: bool,
     /// How long a backend has to say that it is ready for the next request, while somebody waits.
     pub settle_timeout: Duration,
+    /// How long a client may take for the head of a request. `None`: for ever.
+    pub head_timeout: Option<Duration>,
     /// How long a connection without a request is kept.
     pub idle_upstream: Duration,
     /// The most requests on one connection.
@@ -52,6 +54,10 @@ pub struct Fastcgi {
 }
 
 impl Fastcgi {
+    /// As long as nginx gives its own clients (`client_header_timeout`), and far longer than a web server that has the
+    /// request takes to hand it on.
+    pub const HEAD_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
     /// Twenty times what PHP-FPM was seen to take at most when it was not busy, and not long for who
     /// waits.
     pub const SETTLE_TIMEOUT_DEFAULT: Duration = Duration::from_millis(50);

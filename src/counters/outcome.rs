@@ -49,13 +49,15 @@ pub enum Outcome {
     UserLimit,
     /// There was no memory for the parameters of its request.
     HeadsFull,
+    /// The client took too long for the head of a request.
+    HeadTimeout,
     /// There was no buffer for what it sent, which the promise to each session excludes.
     NoBuffer,
 }
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -79,6 +81,7 @@ impl Outcome {
         Self::NotAllowed,
         Self::UserLimit,
         Self::HeadsFull,
+        Self::HeadTimeout,
         Self::NoBuffer,
     ];
 
@@ -109,6 +112,7 @@ impl Outcome {
             Self::NotAllowed => "not_allowed",
             Self::UserLimit => "user_limit",
             Self::HeadsFull => "heads_full",
+            Self::HeadTimeout => "head_timeout",
             Self::NoBuffer => "no_buffer",
         }
     }
@@ -141,6 +145,7 @@ impl Outcome {
             | Self::Cut
             | Self::QueueLeft
             | Self::NotAllowed
+            | Self::HeadTimeout
             | Self::UserLimit => false,
         }
     }

@@ -152,6 +152,7 @@ fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
             settle: config.settle_timeout,
             requests_max: config.requests_per_upstream,
         },
+        head_timeout: config.head_timeout,
         on_failure: config.on_failure,
         rejections: Default::default(),
         overridden: std::array::from_fn(|_| Failures::every(OVERRIDDEN_WARN_INTERVAL)),

@@ -81,6 +81,8 @@ pub struct Exchange<D: Driver> {
     /// When the request's head was complete; before, when the connection or the wait for it began.
     began: Instant,
     last_activity: Instant,
+    /// When the head of the request is to be there, if one is to come or has begun.
+    head_by: Option<Instant>,
     /// How many requests the client has made.
     requests: u64,
     /// All of the request was read.
@@ -243,6 +245,7 @@ impl<D: Driver> Exchange<D> {
             writing: Writing::Idle,
             stage: Stage::Head,
             began: cx.now,
+            head_by: None,
             last_activity: cx.now,
             requests: 0,
             body_ended: false,
@@ -252,6 +255,7 @@ impl<D: Driver> Exchange<D> {
             tally: Tally::new(peer, cx.now),
             replies: Vec::new(),
         };
+        exchange.expect_head(cx);
         // Most clients have sent their request by now.
         let step = match cx.driver.receive_now(client) {
             Ok(Some(buf)) => exchange.received(buf, cx),
@@ -268,7 +272,8 @@ impl<D: Driver> Exchange<D> {
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
         match &self.stage {
-            Stage::Head | Stage::Deliver { .. } => idle_at,
+            Stage::Head => idle_at.into_iter().chain(self.head_by).min(),
+            Stage::Deliver { .. } => idle_at,
             Stage::Search(connecting) => connecting.deadline(),
             Stage::Serve(_) if self.reading == Reading::Idle => {
                 let watch_at = self.began + WATCH_AFTER;
@@ -339,6 +344,9 @@ impl<D: Driver> Exchange<D> {
         match &self.stage {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
             Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => Step::End(*ending),
+            Stage::Head if self.head_by.is_some_and(|by| by <= cx.now) => {
+                Step::End(Ending::HeadTimeout)
+            }
             Stage::Serve(_) if is_idle => self.break_off(Ending::IdleTimeout, cx),
             Stage::Head | Stage::Deliver { .. } if is_idle => Step::End(Ending::IdleTimeout),
             Stage::Serve(_) => {
@@ -555,6 +563,7 @@ impl<D: Driver> Exchange<D> {
         }
         self.reader.next_request();
         self.stage = Stage::Head;
+        self.head_by = None;
         self.advance(cx)
     }
 
@@ -637,6 +646,9 @@ impl<D: Driver> Exchange<D> {
                 Ok(Some(event)) => unreachable!("no request is open: {event:?}"),
                 Ok(None) => {
                     self.inbox = None;
+                    if self.reader.end() != ClientEnd::BetweenRequests {
+                        self.expect_head(cx);
+                    }
                     if self.reading == Reading::Ended {
                         return self.client_ended(cx);
                     }
@@ -645,6 +657,12 @@ impl<D: Driver> Exchange<D> {
                 }
             }
         }
+    }
+
+    /// From now on, unless it began before, the time for the head of a request runs.
+    fn expect_head(&mut self, cx: &Context<'_, D>) {
+        let by = cx.fastcgi().head_timeout.map(|timeout| cx.now + timeout);
+        self.head_by = self.head_by.or(by);
     }
 
     /// The client has its answer at once, or at the end of the record that is on its way.

@@ -1,5 +1,7 @@
 //! How a FastCGI route is served.
 
+use std::time::Duration;
+
 use crate::config::{OnFailure, RouteName};
 use crate::fastcgi::{Decisive, Guard, RequestLimits, Rule, Violation};
 use crate::observe::Failures;
@@ -17,6 +19,8 @@ pub struct FastcgiOptions {
     pub limits: RequestLimits,
     /// How connections to servers are kept.
     pub pool: PoolOptions,
+    /// How long a client may take for the head of a request. `None`: for ever.
+    pub head_timeout: Option<Duration>,
     /// What a client gets when no server has begun to answer.
     pub on_failure: OnFailure,
     /// Requests that the guard rejected, by [`Rule`]: the first of each is told at once.

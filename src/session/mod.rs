@@ -427,6 +427,8 @@ pub enum Ending {
     Rejected(Rule),
     /// The client gave its request up.
     Aborted,
+    /// The client took too long for the head of a request.
+    HeadTimeout,
     /// There was no buffer for what it sent: more was held than is promised to each session.
     NoBuffer,
     /// The daemon stops and does not wait any longer.
@@ -487,6 +489,7 @@ impl Ending {
             Self::BadResponse(_) => Outcome::BadResponse,
             Self::Rejected(_) => Outcome::Rejected,
             Self::Aborted => Outcome::Aborted,
+            Self::HeadTimeout => Outcome::HeadTimeout,
             Self::NoBuffer => Outcome::NoBuffer,
             Self::Cut => Outcome::Cut,
         }
@@ -513,6 +516,7 @@ impl Ending {
             Self::BadRequest(_)
             | Self::Rejected(_)
             | Self::Aborted
+            | Self::HeadTimeout
             | Self::Complete
             | Self::ClientClosed
             | Self::ClientLeft
@@ -546,6 +550,9 @@ impl fmt::Display for Ending {
             Self::BadResponse(error) => error.fmt(f),
             Self::Rejected(rule) => write!(f, "the guard rejects the request: {rule}"),
             Self::Aborted => f.write_str("the client gave its request up"),
+            Self::HeadTimeout => f.write_str(
+                "the parameters of its request did not come in time (see --head-timeout)",
+            ),
             Self::NoBuffer => f.write_str("no buffer was free for it (this is a bug; please report it)"),
             Self::Cut => f.write_str("cut at shutdown"),
         }

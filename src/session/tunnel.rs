@@ -527,6 +527,7 @@ impl<D: Driver> Tunnel<D> {
             | Ending::BadResponse(_)
             | Ending::Rejected(_)
             | Ending::NoBuffer
+            | Ending::HeadTimeout
             | Ending::Aborted => {
                 unreachable!("a raw session reads nothing of what it relays")
             }
@@ -553,6 +554,7 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::BadResponse(_)
         | Ending::Rejected(_)
         | Ending::NoBuffer
+        | Ending::HeadTimeout
         | Ending::Aborted
         | Ending::IdleTimeout
         | Ending::EndpointRemoved

@@ -220,6 +220,7 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
             },
         },
         pool,
+        head_timeout: None,
         on_failure: dice.pick(OnFailure::value_variants()),
         rejections: Default::default(),
         overridden: Default::default(),

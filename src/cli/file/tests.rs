@@ -47,6 +47,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("fpm-pages", r#"["/fpm"]"#),
     ("group", r#""33""#),
     ("guard", r#""on""#),
+    ("head-timeout", r#""30s""#),
     ("idle-timeout", r#""10m""#),
     ("idle-upstream", r#""2s""#),
     ("listen", r#"["unix:/run/a.sock", "unix:/run/b \"c\".sock"]"#),
@@ -174,7 +175,7 @@ fn a_file_means_what_the_options_mean() {
     let from_file = run_file(&file_with_every_key());
     let from_options = run(
         "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 --allow-body-file --fpm-pages /fpm \
-         --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --idle-upstream 2s --max-params 100 --on-failure \
+         --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --head-timeout 30s --idle-upstream 2s --max-params 100 --on-failure \
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
          /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
          --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
