@@ -63,7 +63,7 @@ fn directories(config: &Config, out: &mut impl Write) -> Vec<String> {
         let directory = path
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty());
-        let directory = directory.unwrap_or(Path::new("."));
+        let directory = directory.unwrap_or_else(|| Path::new("."));
         if directory.is_dir() {
             return;
         }

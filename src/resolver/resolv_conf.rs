@@ -152,8 +152,7 @@ fn after_keyword<'a>(line: &'a [u8], keyword: &[u8]) -> Option<&'a [u8]> {
 }
 
 fn words(line: &[u8]) -> impl Iterator<Item = &[u8]> {
-    line.split(|byte| is_blank(byte))
-        .filter(|word| !word.is_empty())
+    line.split(is_blank).filter(|word| !word.is_empty())
 }
 
 #[expect(
