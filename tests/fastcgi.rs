@@ -289,7 +289,7 @@ fn a_head_that_takes_too_long_ends_its_client_and_no_other(engine: Engine) {
     let kept = Client::connect(&proxy);
     assert_eq!(kept.ask(&Request::get("/first")).text(), "/first");
     let (silent, slow) = (Client::connect(&proxy), Client::connect(&proxy));
-    let head = Request::get("/slow").bytes();
+    let head = Request::get(&"/slow".repeat(200)).bytes();
     let began = Instant::now();
     let mut sent = 0;
     // Each byte is news, and none of them a reason to wait longer.

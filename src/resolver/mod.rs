@@ -425,11 +425,12 @@ impl Task {
         }
         let (now, jitter) = (Instant::now(), self.jitter(&question));
         let notes = self.names.answered(&question, answer, now, jitter);
-        self.publish(notes);
         let age = |at| now.saturating_duration_since(at);
         let age = self.names.answered_at().map(age);
+        // First, so that whoever is served by an answer is told how old it is.
         self.published
             .confirm(age.map(|age| SystemTime::now() - age));
+        self.publish(notes);
     }
 
     fn publish(&self, notes: Vec<Note>) {
