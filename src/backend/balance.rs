@@ -1039,6 +1039,26 @@ mod tests {
         }
     }
 
+    /// Who wants a new connection gets a permit that none has, whatever rests; where all are taken, it is told
+    /// which endpoint has one that could make way.
+    #[test]
+    fn who_wants_a_new_connection_is_not_given_one_that_rests() {
+        let (published, now) = (equals(1), Instant::now());
+        let mut balancer = Balancer::new(Balance::LeastConnections, 1).limited(2);
+        let resting = choose(&mut balancer, &published, now).unwrap();
+        resting.rest(now);
+        assert_eq!(balancer.resting(&Tried::default()), Some(address(0)));
+        let mut wanted =
+            |reuse| balancer.choose_with(&published, &mut Tried::default(), Want::Any, reuse, now);
+        assert!(matches!(wanted(Reuse::Yes), Choice::Resting(_)));
+        let second = chosen(wanted(Reuse::No)).unwrap();
+        assert!(matches!(wanted(Reuse::No), Choice::Full));
+        assert!(matches!(wanted(Reuse::Yes), Choice::Resting(_)));
+        resting.rouse();
+        drop(second);
+        assert_eq!(balancer.resting(&Tried::default()), None);
+    }
+
     #[test]
     fn turns_are_exact() {
         let published = equals(3);
