@@ -16,13 +16,14 @@ use common::activation::{Activation, connect_tcp, tcp_listener};
 use common::client::{receive_exact, send};
 use common::sys::{in_own_network, lacks_root, set_loopback_mtu};
 use common::wait::pause;
-use common::{Backend, Engine, Proxy, for_each_engine};
+use common::{Backend, Engine, Proxy, eventually, for_each_engine};
 
 for_each_engine!(
     pieces_of_an_answer_on_a_new_connection_come_as_soon_as_directly,
     pieces_of_an_answer_on_a_kept_connection_come_as_soon_as_directly,
     pieces_come_as_soon_as_directly_in_small_packets,
     pieces_behind_a_proxy_protocol_header_come_as_soon_as_directly,
+    pieces_after_a_header_that_went_alone_come_as_soon_as_directly,
     pieces_of_a_question_come_as_soon_as_directly,
 );
 
@@ -145,6 +146,16 @@ fn assert_not_later(
 }
 
 fn assert_answers_are_not_later(engine: Engine, connection: Connection, more: &[&str]) {
+    assert_answers_not_later_after(|_| (), engine, connection, more);
+}
+
+/// `connected` is called when a client has connected, before it asks.
+fn assert_answers_not_later_after(
+    connected: impl Fn(&Backend),
+    engine: Engine,
+    connection: Connection,
+    more: &[&str],
+) {
     for answer in ANSWERS {
         let backend = backend_with_nagle(answer);
         let proxy = Proxy::builder()
@@ -156,7 +167,11 @@ fn assert_answers_are_not_later(engine: Engine, connection: Connection, more: &[
             answer,
             connection,
             || connect_tcp(backend.address()),
-            || proxy.connect(),
+            || {
+                let client = proxy.connect();
+                connected(&backend);
+                client
+            },
             |stream| {
                 send(stream, b"?");
                 receive_exact(stream, answer.len());
@@ -192,6 +207,20 @@ fn pieces_behind_a_proxy_protocol_header_come_as_soon_as_directly(engine: Engine
     let header = ["--proxy-protocol", "v1"];
     assert_answers_are_not_later(engine, Connection::New, &header);
     assert_answers_are_not_later(engine, Connection::Kept, &header);
+}
+
+/// A client that takes a moment finds the header sent, and its question is the second send, which looks to the
+/// kernel like the first.
+fn pieces_after_a_header_that_went_alone_come_as_soon_as_directly(engine: Engine) {
+    const HEADER_BYTES: u64 = b"PROXY UNKNOWN\r\n".len() as u64;
+    let header_is_sent = |backend: &Backend| {
+        // In each round, directly a question, and through the proxy a header and a question.
+        eventually("the header is there", || {
+            backend.ledger().received % (HEADER_BYTES + 2) == HEADER_BYTES + 1
+        });
+    };
+    let header = ["--proxy-protocol", "v1"];
+    assert_answers_not_later_after(header_is_sent, engine, Connection::New, &header);
 }
 
 /// A client over TCP may leave the delay on as well.

@@ -79,8 +79,9 @@ struct Socket {
     /// Whether epoll watches it. Only once something has to be waited for: many an upstream's first
     /// wait is its last.
     registered: bool,
-    /// Its handshake waits for the first bytes, after which acknowledgements are to be prompt again.
-    sends_with_handshake: bool,
+    /// Its handshake was to wait for the first bytes, and nothing was received since: whatever is sent until then,
+    /// acknowledgements are to be prompt again.
+    handshake_delayed: bool,
     /// Of a listener: whose turn it is.
     turn: Turn,
 }
@@ -109,7 +110,7 @@ impl Socket {
             spliced_dry: false,
             special: false,
             registered: false,
-            sends_with_handshake: false,
+            handshake_delayed: false,
             turn: Turn::Anybodys,
         }
     }
@@ -124,7 +125,7 @@ impl Socket {
 
     /// Bytes were sent.
     fn sent(&mut self) {
-        if mem::take(&mut self.sends_with_handshake) {
+        if self.handshake_delayed {
             // It cannot fail on a TCP socket.
             let _ = net::acknowledge(self.fd.as_fd());
         }
@@ -171,7 +172,10 @@ impl Socket {
             net::recv(&self.fd, bytes, BUFFER_BYTES)
         };
         match received {
-            Ok(received) => self.readable = self.special || received >= BUFFER_BYTES,
+            Ok(received) => {
+                self.handshake_delayed = false;
+                self.readable = self.special || received >= BUFFER_BYTES;
+            }
             Err(Errno(libc::EAGAIN)) => self.readable = false,
             Err(_) => {}
         }
@@ -697,7 +701,7 @@ impl Driver for Epoll {
     fn send_follows(&mut self, sock: Sock) {
         let socket = self.sockets.get(sock);
         // Where it cannot be had, the handshake ends as ever.
-        socket.sends_with_handshake = net::delay_handshake(&socket.fd).is_ok();
+        socket.handshake_delayed = net::delay_handshake(&socket.fd).is_ok();
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
@@ -776,6 +780,7 @@ impl Driver for Epoll {
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
         let socket = self.sockets.get(to);
         let flushed = pipe.flush(&socket.fd);
+        socket.sent();
         if flushed == Flushed::Full {
             socket.writable = false;
         }

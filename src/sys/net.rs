@@ -422,10 +422,10 @@ pub fn connect_outcome(socket: &OwnedFd) -> Option<Result<(), Errno>> {
 /// 200 ms (`TCP_DELACK_MAX`). Before a connect, this is what clearing TCP_QUICKACK does
 /// (`tcp_rcv_synsent_state_process`).
 ///
-/// [`acknowledge`] is owed after the first send: those first bytes look like the answer to something
-/// that was just received (`tcp_event_data_sent`), so the kernel would wait for bytes to send with its
-/// next acknowledgements, for 40 ms each, and a backend without TCP_NODELAY would wait for those before
-/// it sent the second piece of its answer.
+/// [`acknowledge`] is owed after each send until something was received: what goes out within 40 ms looks
+/// like the answer to something that was just received (`tcp_event_data_sent`), so the kernel would wait
+/// for bytes to send with its next acknowledgements, for 40 ms each, and a backend without TCP_NODELAY
+/// would wait for those before it sent the second piece of its answer.
 pub fn delay_handshake(socket: &OwnedFd) -> Result<(), Errno> {
     set_option(
         socket.as_fd(),

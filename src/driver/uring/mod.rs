@@ -102,8 +102,9 @@ struct Socket {
     /// It was connected without the ring, and nothing was sent yet: what was held for it goes out
     /// without the ring as well, or it would wait for everything else that the turn has to do.
     fresh: bool,
-    /// Its handshake waits for the first bytes, after which acknowledgements are to be prompt again.
-    sends_with_handshake: bool,
+    /// Its handshake was to wait for the first bytes, and nothing was received since: whatever is sent until then,
+    /// acknowledgements are to be prompt again.
+    handshake_delayed: bool,
     /// The last receive left nothing behind: wait before the next try.
     drained: bool,
     /// Bytes that were copied and are still in the socket.
@@ -165,7 +166,7 @@ impl Socket {
             write: Write::Idle,
             closing: false,
             fresh: false,
-            sends_with_handshake: false,
+            handshake_delayed: false,
             drained,
             peeked: 0,
             watched: 0,
@@ -204,7 +205,7 @@ impl Socket {
 
     /// Bytes were sent.
     fn sent(&mut self) {
-        if mem::take(&mut self.sends_with_handshake) {
+        if self.handshake_delayed {
             // It cannot fail on a TCP socket.
             let _ = net::acknowledge(self.fd.as_fd());
         }
@@ -631,6 +632,7 @@ impl Uring {
         match (reaped.outcome(), buf) {
             (Ok(0), _) => Some(Done::Eof),
             (Ok(_), Some(buf)) => {
+                socket.handshake_delayed = false;
                 socket.drained = !cqueue::sock_nonempty(reaped.flags);
                 Some(Done::Received(buf))
             }
@@ -1013,7 +1015,9 @@ impl Driver for Uring {
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         self.take_now(sock, |socket, bytes| {
             socket.take_peeked();
-            net::recv(&socket.fd, bytes, BUFFER_BYTES)
+            let received = net::recv(&socket.fd, bytes, BUFFER_BYTES)?;
+            socket.handshake_delayed = false;
+            Ok(received)
         })
     }
 
@@ -1045,7 +1049,7 @@ impl Driver for Uring {
     fn send_follows(&mut self, sock: Sock) {
         let socket = self.sockets.get(sock);
         // Where it cannot be had, the handshake ends as ever.
-        socket.sends_with_handshake = net::delay_handshake(&socket.fd).is_ok();
+        socket.handshake_delayed = net::delay_handshake(&socket.fd).is_ok();
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
@@ -1113,7 +1117,10 @@ impl Driver for Uring {
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
-        pipe.flush(&self.sockets.get(to).fd)
+        let socket = self.sockets.get(to);
+        let flushed = pipe.flush(&socket.fd);
+        socket.sent();
+        flushed
     }
 
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
