@@ -161,25 +161,14 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let mut control = Control::new(&signals)?;
     warn_of_long_queues(config, capacity.connections_max);
     let identity = Identity::look_up(config)?;
-    if let Some(identity) = &identity {
-        identity.check_rights()?;
-    }
+    identity.as_ref().map_or(Ok(()), Identity::check_rights)?;
     for route in &config.routes {
         upstreams::check_source(&route.upstreams)?;
     }
     let mailboxes = mailboxes(count)?;
     let who = who::look_up_all(config)?;
     let mut routes = open_all(config, who, &mailboxes, &mut passed)?;
-    let places = |opened: &Opened| {
-        opened
-            .listeners
-            .iter()
-            .map(ListeningSocket::place)
-            .collect()
-    };
-    if let Some(found) = loops::find(config, &routes.iter().map(places).collect::<Vec<_>>()) {
-        return Err(found.into());
-    }
+    refuse_loops(config, &routes)?;
     let mut sites = Sites::bind(config, identity.as_ref())?;
     privileges::settle(identity.as_ref())?;
 
@@ -191,53 +180,30 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     start_checks(config, &routes, &control);
     control.runtime.spawn(logging::tell_what_is_left_out());
 
-    let shared = Arc::new(Shared {
-        gate: Gate::new(capacity.connections_max, mailboxes.clone()),
-        // The standard library's own source of what differs between processes.
-        seed: RandomState::new().hash_one(0),
-        accept_failures: Failures::default(),
-        at_limit: config.at_limit,
-        refusals: Failures::default(),
-        limit_reached: Failures::default(),
-    });
+    let shared = share(config, &capacity, &mailboxes);
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
     access_logs.start()?;
     control.reopen_on_signal(access_logs.reopener());
-    let observed = Arc::new(Observed {
-        engine: engine.to_string(),
-        sessions_max: capacity.connections_max,
-        workers: mailboxes.iter().map(observed_worker).collect(),
-        routes: routes.iter().map(Opened::observed).collect(),
-        log_lines_dropped: Box::new(logging::lines_dropped),
-        access_log_write_errors: Box::new(access_logs.errors()),
-        phase: Phase::default(),
-        socket_files_missing: AtomicUsize::new(0),
+    let sessions_max = capacity.connections_max;
+    let observed = observe(engine, sessions_max, &mailboxes, &routes, &access_logs);
+    let assignments = mailboxes.into_iter().enumerate();
+    let assignments = assignments.map(|(number, mailbox)| Assignment {
+        engine,
+        limits: capacity.limits,
+        shares: shares.next().unwrap_or_default(),
+        processor: config.pin.then(|| processors[number % processors.len()]),
+        mailbox,
+        counters: Arc::clone(&observed.workers[number].counters),
+        shared: Arc::clone(&shared),
     });
-    let mut assignments = Vec::new();
-    for (number, mailbox) in mailboxes.into_iter().enumerate() {
-        assignments.push(Assignment {
-            engine,
-            limits: capacity.limits,
-            shares: shares.next().unwrap_or_default(),
-            processor: config.pin.then(|| processors[number % processors.len()]),
-            mailbox,
-            counters: Arc::clone(&observed.workers[number].counters),
-            shared: Arc::clone(&shared),
-        });
-    }
-    let workers = Workers::start(assignments, || {
+    let workers = Workers::start(assignments.collect(), || {
         sites.listen(&control.runtime)?;
         sites.serve(&control.runtime, &observed)?;
         let mut listeners = routes.iter_mut().flat_map(|route| &mut route.listeners);
-        listeners.try_for_each(ListeningSocket::listen)?;
-        Ok(())
+        Ok(listeners.try_for_each(ListeningSocket::listen)?)
     })?;
-    let configured = config.routes.iter().zip(&routes);
-    configured.for_each(|(config, opened)| opened.announce(config));
-    warn_of_passed_descriptors(&routes);
-    sites.announce();
-    identity.iter().for_each(Identity::announce);
+    announce(config, &routes, &sites, identity.as_ref());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         engine = %engine,
@@ -245,8 +211,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         connections_max = capacity.connections_max,
         "ready"
     );
-    let listeners = routes.into_iter().flat_map(|route| route.listeners);
-    let listeners: Vec<_> = listeners.collect();
+    let listeners: Vec<_> = routes.into_iter().flat_map(|r| r.listeners).collect();
     socket_files::watch(&listeners, &observed).map_err(Error::SocketFiles)?;
     supervisor.ready(&control.runtime, &observed);
     let served = control.serve(workers, (listeners, sites), &observed, &supervisor, config);
@@ -254,8 +219,58 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     served
 }
 
+/// A route that leads to itself would take every session there is.
+fn refuse_loops(config: &Config, routes: &[Opened]) -> Result<(), LoopError> {
+    let places = |opened: &Opened| {
+        let listeners = opened.listeners.iter();
+        listeners.map(ListeningSocket::place).collect()
+    };
+    let places: Vec<_> = routes.iter().map(places).collect();
+    loops::find(config, &places).map_or(Ok(()), Err)
+}
+
+fn share(config: &Config, capacity: &Capacity, mailboxes: &[Arc<Mailbox>]) -> Arc<Shared> {
+    Arc::new(Shared {
+        gate: Gate::new(capacity.connections_max, mailboxes.to_vec()),
+        // The standard library's own source of what differs between processes.
+        seed: RandomState::new().hash_one(0),
+        accept_failures: Failures::default(),
+        at_limit: config.at_limit,
+        refusals: Failures::default(),
+        limit_reached: Failures::default(),
+    })
+}
+
+/// Says what clients and operators find, now that they do.
+fn announce(config: &Config, routes: &[Opened], sites: &Sites, identity: Option<&Identity>) {
+    let configured = config.routes.iter().zip(routes);
+    configured.for_each(|(config, opened)| opened.announce(config));
+    warn_of_passed_descriptors(routes);
+    sites.announce();
+    identity.into_iter().for_each(Identity::announce);
+}
+
 fn worker_count(config: &Config, processors: usize) -> usize {
     config.workers.map_or(processors, usize::from)
+}
+
+fn observe(
+    engine: Chosen,
+    sessions_max: u32,
+    mailboxes: &[Arc<Mailbox>],
+    routes: &[Opened],
+    access_logs: &Writers,
+) -> Arc<Observed> {
+    Arc::new(Observed {
+        engine: engine.to_string(),
+        sessions_max,
+        workers: mailboxes.iter().map(observed_worker).collect(),
+        routes: routes.iter().map(Opened::observed).collect(),
+        log_lines_dropped: Box::new(logging::lines_dropped),
+        access_log_write_errors: Box::new(access_logs.errors()),
+        phase: Phase::default(),
+        socket_files_missing: AtomicUsize::new(0),
+    })
 }
 
 fn observed_worker(mailbox: &Arc<Mailbox>) -> ObservedWorker {

@@ -677,9 +677,9 @@ impl Connecting {
     ) -> Found {
         self.tried.insert(&first.lease);
         let race = loop {
-            let chosen = cx
-                .balancer
-                .choose(cx.published, &mut self.tried, want, cx.now);
+            let chosen =
+                cx.balancer
+                    .choose_with(cx.published, &mut self.tried, want, self.reuse, cx.now);
             let lease = match chosen {
                 // In a new set it does not count as tried yet.
                 Choice::Chosen(lease) if lease.address() == first.lease.address() => {

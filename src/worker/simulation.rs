@@ -58,7 +58,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let pool = (backends == Backends::Fastcgi).then(|| pool_options(&mut dice));
     let counters = ShareCounters::default();
     let users = backends.users(&mut dice);
-    let route = Arc::new(Route {
+    let mut route = Route {
         name: RouteName::default(),
         published: Arc::clone(&published),
         protocol: match pool {
@@ -100,7 +100,12 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         },
         session_failures: Failures::default(),
         who: users.as_ref().and_then(who),
-    });
+    };
+    if let Protocol::Fastcgi(options) = &mut route.protocol {
+        // No dice of its own: what the idle timeout excuses, this may do as well.
+        options.head_timeout = route.timeouts.idle.map(|idle| idle * 3 / 2);
+    }
+    let route = Arc::new(route);
     if backends == Backends::Fastcgi {
         // Names are looked up before anything is served.
         published.publish(backends.endpoints(), SystemTime::UNIX_EPOCH);
