@@ -524,9 +524,10 @@ fn name_servers(options: &ResolverOptions) -> String {
         return shown.join(", ");
     }
     let path = &options.paths.resolv_conf;
-    let file = std::fs::read_to_string(path).unwrap_or_default();
-    let of_line = |line: &str| Some(line.trim().strip_prefix("nameserver")?.trim().to_owned());
-    let listed: Vec<_> = file.lines().filter_map(of_line).take(SHOWN_MAX).collect();
+    // Those that are asked: its search domains are of no interest here.
+    let file = std::fs::read(path).unwrap_or_default();
+    let servers = resolv_conf::ResolvConf::parse(&file, b"").servers;
+    let listed: Vec<_> = servers.iter().map(ToString::to_string).collect();
     match listed.is_empty() {
         true => format!("none in {}", path.display()),
         false => format!("{} of {}", listed.join(", "), path.display()),

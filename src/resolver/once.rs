@@ -22,7 +22,8 @@ use crate::config::{BackendAddress, Discovery};
 /// they race, every name server, and a process may usually have 1,024 open.
 const BACKENDS_AT_ONCE_MAX: usize = 32;
 
-/// How long all of it may take: as long as one lookup in front of silent name servers.
+/// How long all of it may take: as long as one lookup in front of silent name servers, with the
+/// usual `timeout` and `attempts`.
 const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Backends of which the names are found in the same way.

@@ -8,6 +8,7 @@ mod name_server;
 
 use std::fs;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Condvar, Mutex, Weak};
 
 use hickory_proto::op::ResponseCode;
@@ -416,6 +417,52 @@ fn the_first_name_server_that_knows_something_has_the_last_word() {
         }
         assert_eq!(outside.asked("php.internal", RecordType::A), 0);
     }
+}
+
+/// A dead first server is waited for in full once, and then for half a second: the second lookup would not end here
+/// otherwise. It still has the first word when it answers again.
+#[test]
+fn a_server_that_was_silent_is_waited_for_less_until_it_answers_again() {
+    let (first, second) = (NameServer::start(), NameServer::start());
+    first.set("php.internal", RecordType::A, Reply::Silence);
+    second.a("php.internal", &["192.0.2.2"]);
+    let was_silent = |dns: &Dns| dns.silent[0].load(Ordering::Relaxed);
+
+    let setup = Setup::asking(&[&first, &second]).query_timeout(SHORT);
+    let look_up = async |dns: &Dns, name: &Name| {
+        let outcome = dns.look_up(name, Family::V4).await;
+        (outcome, was_silent(dns))
+    };
+    let (outcome, is_silent) = setup.ask(look_up, "php.internal.");
+    assert_found(outcome, &["192.0.2.2"]);
+    assert!(is_silent);
+
+    let setup = setup.query_timeout(NEVER);
+    let look_up_after_silence = async |dns: &Dns, name: &Name| {
+        dns.silent[0].store(true, Ordering::Relaxed);
+        let late = dns.look_up(name, Family::V4).await;
+        first.a("php.internal", &["192.0.2.1"]);
+        let in_time = dns.look_up(name, Family::V4).await;
+        (late, in_time, was_silent(dns))
+    };
+    let (late, in_time, is_silent) = setup.ask(look_up_after_silence, "php.internal.");
+    assert_found(late, &["192.0.2.2"]);
+    assert_found(in_time, &["192.0.2.1"]);
+    assert!(!is_silent);
+}
+
+/// The C library's rule for the times of servers is made for three.
+#[test]
+fn however_many_name_servers_there_are_the_last_one_is_asked() {
+    let silent: Vec<_> = (0..7).map(|_| NameServer::start()).collect();
+    let last = NameServer::start();
+    for server in &silent {
+        server.set("php.internal", RecordType::A, Reply::Silence);
+    }
+    last.a("php.internal", &["192.0.2.8"]);
+    let servers: Vec<_> = silent.iter().chain([&last]).collect();
+    let setup = Setup::asking(&servers).query_timeout(SHORT);
+    assert_found(setup.look_up("php.internal.", Family::V4), &["192.0.2.8"]);
 }
 
 #[test]
