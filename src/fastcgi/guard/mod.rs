@@ -321,7 +321,8 @@ impl Guard {
             let verdict = self.part(part, param.value, seen);
             verdict.map_err(|rule| Rejection::new(rule, param.name))?;
         }
-        if let Some(decisive) = self.pages.named_by(seen) {
+        let suffix = self.script.as_ref().and_then(ScriptRule::suffix);
+        if let Some(decisive) = self.pages.named_by(seen, suffix) {
             return Err(Rejection::new(Rule::FpmPage, decisive.name().as_bytes()));
         }
         if self.script.is_some() && !has_script {

@@ -79,6 +79,11 @@ impl ScriptRule {
         Ok(Some(rule))
     }
 
+    /// What scripts end with, if that is said.
+    pub(super) fn suffix(&self) -> Option<&[u8]> {
+        (!self.suffix.is_empty()).then_some(&self.suffix)
+    }
+
     /// One more directory under which scripts may be.
     pub(super) fn add_root(&mut self, root: &[u8]) -> Result<(), GuardError> {
         let wrong = || GuardError::ScriptRoot(String::from_utf8_lossy(root).into_owned());

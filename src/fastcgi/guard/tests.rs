@@ -1188,6 +1188,21 @@ fn pages_of_php_fpm_are_kept_from_everybody() {
             ("PATH_TRANSLATED", "/srv/app/index.php"),
             ("REDIRECT_URL", "/status"),
         ],
+        // With cgi.fix_pathinfo=0.
+        vec![
+            script,
+            ("SCRIPT_NAME", "/index.php"),
+            ("PATH_INFO", "/status"),
+        ],
+        // Behind Apache's prefix, it is the script's own path that is cut.
+        vec![
+            ("SCRIPT_FILENAME", "proxy:fcgi://h/srv/app/index.php/x"),
+            ("SCRIPT_NAME", "/status/x"),
+        ],
+        vec![
+            ("SCRIPT_FILENAME", "index.php\\x"),
+            ("PATH_INFO", "/status/x"),
+        ],
     ] {
         assert_eq!(rule(&options, &hostile), Some(Rule::FpmPage), "{hostile:?}");
     }
@@ -1195,7 +1210,23 @@ fn pages_of_php_fpm_are_kept_from_everybody() {
         vec![
             script,
             ("SCRIPT_NAME", "/index.php"),
-            ("PATH_INFO", "/status"),
+            ("PATH_INFO", "/statuses"),
+        ],
+        // As long as what is behind a slash in the script's path.
+        vec![script, ("PATH_INFO", "/status/123456789")],
+        vec![
+            ("SCRIPT_FILENAME", "/var/www/example.com/index.php"),
+            ("PATH_INFO", "/ping/123456789"),
+        ],
+        vec![script, ("PATH_INFO", "/status-dashboard")],
+        // What rules in a directory make of Apache's request.
+        vec![
+            (
+                "SCRIPT_FILENAME",
+                "proxy:fcgi://localhost/srv/app/index.php",
+            ),
+            ("PATH_TRANSLATED", "redirect:/index.php"),
+            ("REDIRECT_URL", "/status"),
         ],
         vec![
             script,
