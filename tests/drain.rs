@@ -23,6 +23,7 @@ for_each_engine!(
     everyone_who_connected_before_the_signal_is_served,
     abstract_listener_drains,
     second_signal_ends_at_once,
+    a_signal_to_the_process_and_its_group_is_one_wish,
     drain_timeout_cuts_what_still_runs,
     idle_session_of_a_client_that_leaves_ends_the_drain,
     a_worker_that_fails_leaves_the_others_to_finish,
@@ -145,11 +146,34 @@ fn second_signal_ends_at_once(engine: Engine) {
     wait_until_it_drains(&proxy);
     assert!(proxy.is_running(), "the session still runs");
 
-    proxy.terminate();
-    proxy.process().wait_for_log("ending at once");
+    // Within a moment it counts as the first one.
+    eventually("it was told once more", || {
+        proxy.terminate();
+        proxy.process().log().count("SIGTERM again: ending at once") == 1
+    });
     assert_eq!(proxy.wait().code(), Some(0), "it did as it was told");
     assert_over(&client);
     assert!(!proxy.socket().exists());
+}
+
+/// As timeout(1) sends it.
+fn a_signal_to_the_process_and_its_group_is_one_wish(engine: Engine) {
+    let backend = Backend::hold();
+    let mut proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    backend.wait_until("the session", |ledger| ledger.open == 1);
+    proxy.process().signal(libc::SIGSTOP);
+    eventually("the proxy is stopped", || proxy.process().is_stopped());
+    // Both wait when it goes on: the kernel keeps one of each kind.
+    proxy.terminate();
+    proxy.process().signal(libc::SIGINT);
+    proxy.process().signal(libc::SIGCONT);
+    wait_until_it_drains(&proxy);
+    backend.release(1);
+    assert_eq!(receive_exact(&client, 4), b"done");
+    drop(client);
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert_eq!(proxy.process().log().count("ending at once"), 0);
 }
 
 fn drain_timeout_cuts_what_still_runs(engine: Engine) {

@@ -76,6 +76,10 @@ use workers::{Assignment, Workers};
 /// again, a part of the clients waits for nobody.
 const FAILED_DRAIN_MAX: Duration = Duration::from_secs(30);
 
+/// A signal within this time of the first one is the same wish: timeout(1), for one, sends it to the program, and then
+/// to its process group.
+const SAME_WISH: Duration = Duration::from_millis(100);
+
 /// How long workers may take to cut their sessions: they do it in one turn. One that hangs in a
 /// system call must not keep the process from ending.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -493,13 +497,24 @@ async fn drain(
     workers.post(Notice::Drain);
     tokio::select! {
         drained = workers.all_ended() => return drained,
-        signal = stop.next() => tracing::warn!("{signal} again: ending at once"),
+        signal = another(stop) => tracing::warn!("{signal} again: ending at once"),
         () = sleep(timeout) => tracing::warn!("--drain-timeout has passed: ending at once"),
     }
     workers.post(Notice::Cut);
     tokio::select! {
         ended = workers.all_ended() => ended,
         () = time::sleep(CUT_TIMEOUT) => Err(WorkerError::Stuck),
+    }
+}
+
+/// A signal that is not the one that began the drain.
+async fn another(stop: &mut StopSignals) -> Stop {
+    let began = time::Instant::now();
+    loop {
+        let signal = stop.next().await;
+        if began.elapsed() >= SAME_WISH {
+            return signal;
+        }
     }
 }
 

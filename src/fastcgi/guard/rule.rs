@@ -125,7 +125,7 @@ impl Rule {
                  REQUEST_BODY_FILE, or give --allow-body-file"
             }
             Self::FpmPage => {
-                "PHP-FPM would answer with its status or ping, which tell of others' requests; ask it \
+                "PHP-FPM may answer with its status or ping, which tell of others' requests; ask it \
                  directly, or name its pages with --fpm-pages ('none' lets all pass, which is right where \
                  no pool has pm.status_path or ping.path)"
             }
