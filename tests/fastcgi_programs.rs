@@ -15,7 +15,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::backend::Refusing;
 use common::fastcgi::{Client, Request, page, read_record, stdout};
@@ -40,6 +40,7 @@ for_each_engine!(
     workers_that_retire_after_five_requests_fail_none,
     scripts_that_run_on_after_their_answer_hold_up_nobody,
     scripts_that_run_on_after_their_answer_keep_their_places_once_the_fence_is_known_to_work,
+    without_a_bound_scripts_that_run_on_after_their_answer_are_as_many_as_without_a_proxy,
     a_rejected_upload_is_a_403_and_not_a_502,
     a_client_that_leaves_in_the_midst_of_a_page_frees_its_worker,
     a_restart_of_php_fpm_costs_only_the_requests_in_flight,
@@ -79,6 +80,13 @@ for ($i = 0; $i < 60000 && !file_exists("{$_GET['dir']}/gate"); $i++) {
     clearstatcache();
 }
 file_put_contents("{$_GET['dir']}/ended", "x", FILE_APPEND);
+"#;
+
+/// Answers, and runs on for as long as a mail takes to be sent.
+const EARLY_PHP: &str = r#"<?php
+echo "answered\n";
+fastcgi_finish_request();
+usleep(50000);
 "#;
 
 /// Answers only when there is a gate.
@@ -267,6 +275,7 @@ fn write_scripts(dir: &Path) {
         ("sum.php", SUM_PHP),
         ("big.php", BIG_PHP),
         ("finish.php", FINISH_PHP),
+        ("early.php", EARLY_PHP),
         ("wait.php", WAIT_PHP),
         ("endless.php", ENDLESS_PHP),
         ("socket.php", SOCKET_PHP),
@@ -505,6 +514,30 @@ fn scripts_that_run_on_after_their_answer_keep_their_places_once_the_fence_is_kn
         waiting.join().unwrap();
     });
     site.wait_for_notes("ended", 2);
+}
+
+/// Three clients for each worker. What waits in the backlog must not find workers pinned by connections that
+/// rest or settle.
+fn without_a_bound_scripts_that_run_on_after_their_answer_are_as_many_as_without_a_proxy(
+    engine: Engine,
+) {
+    let plan = Plan {
+        workers: 16,
+        ..Plan::default()
+    };
+    let site = Site::with(engine, &plan);
+    let timed = |ask: &(dyn Fn() + Sync)| {
+        let begin = Instant::now();
+        at_once(48, 320, |_| ask());
+        begin.elapsed()
+    };
+    let request = site.script_request("early.php", "");
+    let direct = timed(&|| assert!(site.ask_fpm(&request).ends_with(b"answered\n")));
+    for how in ["kept", "closing"] {
+        let target = format!("/{how}/early.php");
+        let ours = timed(&|| assert_eq!(site.get(&target).text(), "answered\n"));
+        assert!(ours < direct * 4, "{how}: {ours:?}, direct {direct:?}");
+    }
 }
 
 fn a_rejected_upload_is_a_403_and_not_a_502(engine: Engine) {

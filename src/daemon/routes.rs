@@ -249,13 +249,28 @@ impl Opened {
             }
         }
         who::warn_of_strangers(&self.route, &self.listeners);
-        if let config::Protocol::Fastcgi(fastcgi) = &config.protocol
-            && !fastcgi.guard.as_ref().is_some_and(Guard::restricts_scripts)
-        {
+        if let config::Protocol::Fastcgi(fastcgi) = &config.protocol {
+            self.warn_of_missing_bounds(fastcgi);
+        }
+    }
+
+    /// What a FastCGI route leaves open that its backend mostly cannot bear.
+    fn warn_of_missing_bounds(&self, fastcgi: &config::Fastcgi) {
+        let route = &self.route.name;
+        let restricts_scripts = fastcgi.guard.as_ref().is_some_and(Guard::restricts_scripts);
+        if !restricts_scripts {
             tracing::warn!(
                 %route,
                 "whoever may connect can have the backend run any file that it may read (restrict that with \
                  --script-root, and with --script-suffix for PHP)"
+            );
+        }
+        if self.limits.per_endpoint_max.is_none() {
+            tracing::warn!(
+                %route,
+                "connections to a backend are not bounded: requests that it has no worker for wait in its \
+                 backlog, for which --queue-timeout does not hold (give --per-endpoint-max: with PHP-FPM as \
+                 many as pm.max_children)"
             );
         }
     }

@@ -370,8 +370,8 @@ impl Pool {
             Manner::Unknown { .. } if failing == Failing::Unanswered => {
                 tracing::info!(
                     route = %self.route,
-                    "endpoint {address}: does not answer FCGI_GET_VALUES, so each of its connections \
-                     serves one request"
+                    "endpoint {address}: does not answer FCGI_GET_VALUES within --settle-timeout, so each of \
+                     its connections serves one request; tried again every minute"
                 );
                 Manner::Silent { ask_at }
             }
