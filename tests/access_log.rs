@@ -18,6 +18,7 @@ use common::fastcgi::{Client, Heard, ONE, Request, end, prove, responder, stdout
 use common::http::Scrape;
 use common::proxy::Builder;
 use common::sys::{is_root, make_fifo};
+use common::uninterrupted;
 use common::wait::meanwhile;
 use common::{Backend, Engine, Proxy, eventually, for_each_engine};
 use serde_json::Value;
@@ -440,13 +441,13 @@ fn a_reader_that_stands_still_costs_lines_and_no_request(engine: Engine) {
     proxy.terminate();
     eventually("the proxy ends", || {
         let mut buffer = [0; 1 << 16];
-        while let Ok(count @ 1..) = reader.read(&mut buffer) {
+        while let Ok(count @ 1..) = uninterrupted(|| reader.read(&mut buffer)) {
             text.extend_from_slice(&buffer[..count]);
         }
         !proxy.is_running()
     });
     let mut rest = [0; 1 << 16];
-    while let Ok(count @ 1..) = reader.read(&mut rest) {
+    while let Ok(count @ 1..) = uninterrupted(|| reader.read(&mut rest)) {
         text.extend_from_slice(&rest[..count]);
     }
     let text = String::from_utf8(text).unwrap();

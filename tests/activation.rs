@@ -24,6 +24,7 @@ use common::fastcgi::{Client, Heard, Request, responder};
 use common::process::Process;
 use common::proxy::{connect, connect_abstract, fresh_abstract_name, fresh_dir};
 use common::sys::{ChildSetup, reset_on_close};
+use common::uninterrupted;
 use common::{Backend, Conversation, Ending, Engine, KB, MB, Pattern, eventually, for_each_engine};
 
 for_each_engine!(
@@ -358,7 +359,7 @@ fn a_backends_reset_reaches_a_tcp_client(engine: Engine) {
     let client = connect_tcp(address);
     assert_eq!(receive_exact(&client, 4), b"part");
     send(&client, b"go");
-    let error = (&client).read(&mut [0]).unwrap_err();
+    let error = uninterrupted(|| (&client).read(&mut [0])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
 }
 
@@ -398,7 +399,7 @@ fn a_tcp_client_that_cannot_be_served_is_reset(engine: Engine) {
     let nobody = common::backend::Refusing::new();
     let (_daemon, address) = over_tcp(engine, &nobody, &["--connect-timeout", "50ms"]);
     let client = connect_tcp(address);
-    let error = (&client).read(&mut [0]).unwrap_err();
+    let error = uninterrupted(|| (&client).read(&mut [0])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
 }
 

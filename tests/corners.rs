@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use common::client::{exchange, receive_exact, send};
 use common::proxy::{connect_abstract, fresh_abstract_name};
 use common::sys::{send_with_descriptor, set_soft_nofile};
+use common::uninterrupted;
 use common::wait::pause;
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 
@@ -172,7 +173,7 @@ fn a_slow_reader_is_not_idle(engine: Engine) {
     let started = Instant::now();
     let mut bytes = [0; 5 * 1024];
     while started.elapsed() < Duration::from_secs(6) {
-        let count = (&client).read(&mut bytes).unwrap();
+        let count = uninterrupted(|| (&client).read(&mut bytes)).unwrap();
         assert!(count > 0, "cut after {:?}", started.elapsed());
         pause(Duration::from_millis(50));
     }

@@ -14,6 +14,7 @@ use std::thread;
 
 use common::backend::{Refusing, Unanswering};
 use common::client::{assert_eof, assert_over, exchange, receive_exact, receive_to_eof, send};
+use common::uninterrupted;
 use common::{Backend, Ending, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 
 for_each_engine!(
@@ -413,7 +414,7 @@ fn idle_timeout_ends_the_silent_session_only(engine: Engine) {
 }
 
 fn has_ended(mut stream: &UnixStream) -> bool {
-    match stream.read(&mut [0]) {
+    match uninterrupted(|| stream.read(&mut [0])) {
         Ok(count) => count == 0,
         Err(error) => error.kind() != ErrorKind::WouldBlock,
     }

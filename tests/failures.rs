@@ -16,6 +16,7 @@ use common::backend::Refusing;
 use common::client::{assert_eof, exchange, exchange_and_end, receive_exact, send};
 use common::process::Process;
 use common::sys::reset_on_close;
+use common::uninterrupted;
 use common::{
     Backend, Conversation, Ending, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine,
 };
@@ -59,7 +60,7 @@ fn break_off(conversation: &mut Conversation) -> std::io::Result<()> {
 /// The session ended in a failure that the client is told of, without another byte.
 #[track_caller]
 fn assert_failed(mut client: &UnixStream) {
-    match client.read(&mut [0]) {
+    match uninterrupted(|| client.read(&mut [0])) {
         Ok(0) => panic!("a clean end"),
         Ok(_) => panic!("a byte where the failure should be"),
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
@@ -268,7 +269,7 @@ fn tcp_client_is_told(engine: Engine, bytes: u64) {
     let mut got = bytes / 2;
     let mut buffer = vec![0; 64 * 1024];
     let error = loop {
-        match (&client).read(&mut buffer) {
+        match uninterrupted(|| (&client).read(&mut buffer)) {
             Ok(0) => panic!("a clean end after {got} of {bytes} bytes"),
             Ok(count) => {
                 assert_eq!(answer.mismatch(got, &buffer[..count]), None);

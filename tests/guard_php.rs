@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use common::process::Process;
 use common::programs::{fresh_endpoint, start_fpm_with};
 use common::proxy::fresh_dir;
+use common::uninterrupted;
 use common::{GUARD, eventually};
 use spliceway::fastcgi::{
     BeginRequest, Capacity, FENCE, Guard, GuardOptions, HEADER_LEN, Header, Kind, Pass,
@@ -664,7 +665,7 @@ fn php_answers_the_fence_with_one_record() {
     let mut settling = None;
     let mut buffer = [0; 4096];
     eventually("the fence is answered", || {
-        let len = stream.read(&mut buffer).unwrap();
+        let len = uninterrupted(|| stream.read(&mut buffer)).unwrap();
         let mut at = 0;
         while settling.is_none() {
             match response.next(&buffer[..len], &mut at).unwrap() {

@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use common::client::{assert_eof, exchange, exchange_and_end, receive_exact, send};
+use common::uninterrupted;
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, for_each_engine};
 
 for_each_engine!(
@@ -165,7 +166,7 @@ fn receive_in_bites(mut client: &UnixStream, pattern: Pattern, total: u64, bite:
     let mut buffer = vec![0; bite];
     let mut received = 0;
     while received < total {
-        let count = client.read(&mut buffer).unwrap();
+        let count = uninterrupted(|| client.read(&mut buffer)).unwrap();
         assert_ne!(count, 0, "the end after {received} of {total} bytes");
         assert_eq!(pattern.mismatch(received, &buffer[..count]), None);
         received += count as u64;

@@ -25,6 +25,7 @@ use common::process::Process;
 use common::programs::{program, start_dnsmasq_at};
 use common::proxy::fresh_dir;
 use common::sys::{ChildSetup, as_user, lacks_root};
+use common::uninterrupted;
 use common::wait::SetOnDrop;
 use common::{Engine, GUARD, eventually, for_each_engine};
 
@@ -406,7 +407,7 @@ fn the_socket_is_the_only_way_from_nginx_to_php_fpm() {
     let from_a_neighbour = site.project.network_of("php-2").within(connect);
     let mut stream = from_a_neighbour.unwrap();
     stream.set_read_timeout(Some(GUARD)).unwrap();
-    let ended = stream.read(&mut [0]);
+    let ended = uninterrupted(|| stream.read(&mut [0]));
     assert!(
         matches!(&ended, Ok(0)) || ended.is_err_and(|e| e.kind() == ErrorKind::ConnectionReset)
     );

@@ -21,6 +21,7 @@ use common::http::{Response, Scrape};
 use common::programs::{WEB_USER, program, start_nginx};
 use common::proxy::{Builder, NOBODY, connect, connect_abstract, fresh_abstract_name};
 use common::sys::{as_member, as_user, lacks_root};
+use common::uninterrupted;
 use common::{Backend, Engine, KB, Pattern, Proxy, eventually, for_each_engine};
 
 for_each_engine!(
@@ -400,7 +401,7 @@ fn served_or_refused(proxy: &Proxy) -> UnixStream {
         // Whichever it is, it has been decided once another user was served after it.
         let witness = connect_as(proxy, BOB);
         send(&witness, b"ex");
-        let came = (&witness).read(&mut [0]).is_ok_and(|count| count == 1);
+        let came = uninterrupted(|| (&witness).read(&mut [0])).is_ok_and(|count| count == 1);
         let is_served = came && refusals(proxy) == before;
         served = is_served.then_some(client);
         is_served

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::pattern::{Pattern, usize_of};
 use super::sys;
-use super::wait::GUARD;
+use super::wait::{GUARD, uninterrupted};
 
 /// Scripts keep little on the stack, and a crowd of sessions needs a thread each.
 const STACK_BYTES: usize = 256 * 1024;
@@ -329,7 +329,7 @@ pub(crate) struct Conversation {
 impl Conversation {
     /// Receives what is there; empty at the other side's end.
     pub(crate) fn receive(&mut self) -> io::Result<&[u8]> {
-        let count = self.stream.read(&mut self.buffer)?;
+        let count = uninterrupted(|| self.stream.read(&mut self.buffer))?;
         self.saw_eof = count == 0;
         note(&self.shared, |ledger| ledger.received += count as u64);
         Ok(&self.buffer[..count])

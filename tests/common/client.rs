@@ -1,5 +1,6 @@
 //! What clients do, in the words of the tests.
 
+use super::wait::uninterrupted;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
@@ -35,7 +36,7 @@ pub(crate) fn exchange_and_end(stream: &UnixStream, pattern: Pattern, count: u64
 #[track_caller]
 pub(crate) fn assert_eof(mut stream: &UnixStream) {
     let mut byte = [0];
-    let count = stream.read(&mut byte).expect("a clean end");
+    let count = uninterrupted(|| stream.read(&mut byte)).expect("a clean end");
     assert_eq!(count, 0, "a byte where the end should be: {byte:?}");
 }
 
@@ -44,7 +45,7 @@ pub(crate) fn assert_eof(mut stream: &UnixStream) {
 #[track_caller]
 pub(crate) fn assert_over(mut stream: &UnixStream) {
     let mut byte = [0];
-    match stream.read(&mut byte) {
+    match uninterrupted(|| stream.read(&mut byte)) {
         Ok(0) => {}
         Ok(_) => panic!("a byte where the end should be: {byte:?}"),
         Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}"),

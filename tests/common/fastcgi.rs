@@ -1,5 +1,6 @@
 //! FastCGI as tests speak it by hand, as a client and as a backend: records one by one.
 
+use super::wait::uninterrupted;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -29,7 +30,7 @@ pub(crate) struct Record {
 /// The next record; `None` at an end between two of them.
 pub(crate) fn read_record(from: &mut impl Read) -> io::Result<Option<Record>> {
     let mut bytes = [0; HEADER_LEN];
-    if from.read(&mut bytes[..1])? == 0 {
+    if uninterrupted(|| from.read(&mut bytes[..1]))? == 0 {
         return Ok(None);
     }
     from.read_exact(&mut bytes[1..])?;

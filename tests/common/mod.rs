@@ -28,7 +28,7 @@ pub(crate) use pattern::Pattern;
 pub(crate) use process::Process;
 pub(crate) use proxy::{Engine, Proxy};
 pub(crate) use random::Random;
-pub(crate) use wait::{GUARD, eventually};
+pub(crate) use wait::{GUARD, eventually, uninterrupted};
 
 pub(crate) const KB: u64 = 1 << 10;
 pub(crate) const MB: u64 = 1 << 20;

@@ -1,6 +1,7 @@
 //! Content in which every byte depends on its position and on a seed: loss, duplication,
 //! reordering, and bytes of another session all show.
 
+use super::wait::uninterrupted;
 use std::io::{self, Read, Write};
 
 /// How many bytes the helpers move at once: larger than the proxy's buffers, so that it is the
@@ -85,8 +86,7 @@ impl Pattern {
         let mut received = 0;
         while received < count {
             let room = CHUNK.min(usize_of(count - received));
-            let now = from
-                .read(&mut chunk[..room])
+            let now = uninterrupted(|| from.read(&mut chunk[..room]))
                 .map_err(|error| at(start + received, start + count, &error))?;
             if now == 0 {
                 return Err(ended(start + received, start + count));
@@ -106,7 +106,7 @@ impl Pattern {
         let mut chunk = vec![0; CHUNK];
         let mut position = start;
         loop {
-            match from.read(&mut chunk) {
+            match uninterrupted(|| from.read(&mut chunk)) {
                 Ok(0) => return position - start,
                 Ok(now) => {
                     assert_eq!(self.mismatch(position, &chunk[..now]), None, "wrong byte");

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+use super::wait::uninterrupted;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, Write};
@@ -443,19 +444,21 @@ pub(crate) fn send_with_descriptor(stream: &UnixStream, bytes: &[u8]) -> io::Res
 /// Waits for bytes and leaves them unread; says whether there are any, or the stream has ended.
 pub(crate) fn wait_for_bytes(stream: &impl AsRawFd) -> io::Result<bool> {
     let mut byte = 0u8;
-    // SAFETY: `byte` is writable for the one byte that is named, and outlives the call.
-    let count = unsafe {
-        libc::recv(
-            stream.as_raw_fd(),
-            (&raw mut byte).cast(),
-            1,
-            libc::MSG_PEEK,
-        )
-    };
-    match count {
-        -1 => Err(io::Error::last_os_error()),
-        count => Ok(count > 0),
-    }
+    uninterrupted(|| {
+        // SAFETY: `byte` is writable for the one byte that is named, and outlives the call.
+        let count = unsafe {
+            libc::recv(
+                stream.as_raw_fd(),
+                (&raw mut byte).cast(),
+                1,
+                libc::MSG_PEEK,
+            )
+        };
+        match count {
+            -1 => Err(io::Error::last_os_error()),
+            count => Ok(count > 0),
+        }
+    })
 }
 
 /// Ends the sending direction of a stream socket of any family.

@@ -1,5 +1,6 @@
 //! Plays a script: one peer with its two threads, and what peers know of each other.
 
+use crate::common::uninterrupted;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::sync::{Condvar, Mutex, PoisonError};
@@ -331,7 +332,7 @@ where
     fn read(&mut self, most: u64) -> io::Result<usize> {
         let room = usize::try_from(most).unwrap_or(READ_BYTES).min(READ_BYTES);
         let mut socket = self.socket;
-        let count = socket.read(&mut self.buffer[..room])?;
+        let count = uninterrupted(|| socket.read(&mut self.buffer[..room]))?;
         if let Some(position) = self.pattern.mismatch(self.position, &self.buffer[..count]) {
             let what = format!("the byte at {position} of {:?} is wrong", self.stream);
             return Err(io::Error::other(what));

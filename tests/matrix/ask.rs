@@ -1,6 +1,7 @@
 //! A request as a test makes it, what became of it, and a client of HTTP/1.1 that knows a whole answer
 //! from one that was cut.
 
+use crate::common::uninterrupted;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
@@ -266,7 +267,7 @@ impl<R: Read> Answer<R> {
     /// Receives something; false at the end.
     fn more(&mut self) -> io::Result<bool> {
         let mut piece = vec![0; 256 * 1024];
-        let count = self.from.read(&mut piece)?;
+        let count = uninterrupted(|| self.from.read(&mut piece))?;
         self.ahead.extend(&piece[..count]);
         Ok(count > 0)
     }
