@@ -103,7 +103,8 @@ impl Case {
             Self::Small => small(side),
             Self::Large => page(side, 0, usize_of(20 * MB)),
             Self::Bodies => bodies(side),
-            Self::Chunked => echo(side, &Body::Chunked(BODY.bytes(MB))),
+            // Not of the size of PHP's own buffer, or a multiple of it.
+            Self::Chunked => echo(side, &Body::Chunked(BODY.bytes(MB + 1))),
             Self::Many => at_once(8, 200, |number| {
                 page(side, number * 5003, 2000 + number * 7)
             }),

@@ -75,6 +75,15 @@ pub(crate) const NOTES: &[Note] = &[
                the length with `fastcgi_request_buffering on`, its default.",
     },
     Note {
+        claim: Claim::Differs,
+        always: true,
+        about: |pair, case| case == Case::Chunked && pair.front == Front::Caddy,
+        words: "an empty body, directly no answer",
+        text: "For an upload of unknown length Caddy 2.6 sends a CONTENT_LENGTH of -1, and PHP waits for ever for \
+               what is missing (but where the upload is a multiple of 16 KiB). spliceway leaves that length out: \
+               PHP finds an empty body, and no worker is held.",
+    },
+    Note {
         claim: Claim::AsDirect,
         always: true,
         about: |pair, case| case == Case::Chunked && matches!(pair.front, Front::Haproxy { .. }),

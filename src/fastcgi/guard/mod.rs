@@ -270,6 +270,7 @@ impl Guard {
             start = end;
         }
         self.judge_kept(&seen)?;
+        seen.leave_out_unknown_length();
         Ok(seen.into_cut())
     }
 
@@ -333,9 +334,7 @@ impl Guard {
 
     fn part(&self, part: Part, value: &[u8], seen: &Seen<'_>) -> Result<(), Rule> {
         match (part, &self.script) {
-            // What Go's programs send for a length that is not known, Caddy among them; atol makes no
-            // length of it either.
-            (Part::ContentLength, _) if value.is_empty() || value == b"-1" => Ok(()),
+            (Part::ContentLength, _) if value.is_empty() || value == UNKNOWN_LENGTH => Ok(()),
             (Part::ContentLength, _) => decimal(value).map(drop).ok_or(Rule::ContentLength),
             (_, None) => Ok(()),
             (Part::ScriptFilename, Some(script)) => script.check(value, Strictness::File),
@@ -355,6 +354,9 @@ impl Guard {
         pairs.any(|(name, value)| name == param.name && value == param.value)
     }
 }
+
+/// The CONTENT_LENGTH with which Go's programs, Caddy among them, say that they do not know it.
+const UNKNOWN_LENGTH: &[u8] = b"-1";
 
 /// Whether a parameter stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -438,6 +440,16 @@ impl<'a> Seen<'a> {
         match self.kept & decisive.bit() {
             0 => Ok(()),
             _ => Err(Rule::Duplicate),
+        }
+    }
+
+    /// PHP takes it for a length that no body reaches, and waits for the rest for ever: a client that uploads in
+    /// chunks would hold a worker each time. Without a length it finds no body.
+    fn leave_out_unknown_length(&mut self) {
+        let length = self.kept(Decisive::CONTENT_LENGTH);
+        if let Some(param) = length.filter(|param| param.value == UNKNOWN_LENGTH) {
+            let (pair, _) = self.ranges(param.start);
+            self.cut.ranges.push(pair);
         }
     }
 

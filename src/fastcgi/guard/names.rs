@@ -96,6 +96,7 @@ const WITH_PART: u32 = {
 };
 
 impl Decisive {
+    pub(super) const CONTENT_LENGTH: Self = Self::of("CONTENT_LENGTH");
     pub(super) const SCRIPT_FILENAME: Self = Self::of("SCRIPT_FILENAME");
     pub(super) const SCRIPT_NAME: Self = Self::of("SCRIPT_NAME");
     pub(super) const PATH_INFO: Self = Self::of("PATH_INFO");

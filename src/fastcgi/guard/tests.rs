@@ -341,7 +341,7 @@ fn a_body_ends_where_everybody_sees_it_end() {
         ("0", None),
         ("18446744073709551615", None),
         ("18446744073709551616", Some(Rule::ContentLength)),
-        // Unknown, as Caddy says it: such a request has its connection to itself.
+        // Unknown, as Caddy says it.
         ("-1", None),
         ("-2", Some(Rule::ContentLength)),
         ("-", Some(Rule::ContentLength)),
@@ -353,6 +353,27 @@ fn a_body_ends_where_everybody_sees_it_end() {
     ] {
         let pairs = [("CONTENT_LENGTH", value)];
         assert_eq!(rule(&GuardOptions::default(), &pairs), expected, "{value}");
+    }
+}
+
+#[test]
+fn a_length_that_is_said_to_be_unknown_is_left_out() {
+    for (lengths, left) in [
+        (&["-1"][..], None),
+        (&["5", "-1"], None),
+        (&["-1", "5"], Some("5")),
+        (&["0"], Some("0")),
+        (&[""], Some("")),
+    ] {
+        let pairs = lengths.iter().map(|value| ("CONTENT_LENGTH", *value));
+        let pairs: Vec<_> = pairs.chain([("QUERY_STRING", "-1")]).collect();
+        let (passed, _) = passed(&GuardOptions::default(), &pairs);
+        let expected = left.map(|value| ("CONTENT_LENGTH", value));
+        let expected: Vec<_> = expected
+            .into_iter()
+            .chain([("QUERY_STRING", "-1")])
+            .collect();
+        assert_eq!(passed, owned(&expected), "{lengths:?}");
     }
 }
 
