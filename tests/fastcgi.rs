@@ -6,6 +6,7 @@
 mod common;
 
 use std::io::{self, ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -74,6 +75,7 @@ for_each_engine!(
     a_full_queue_and_a_long_wait_are_a_503,
     a_refused_connect_is_no_full_queue,
     a_request_that_is_sent_again_keeps_its_place,
+    a_request_that_is_sent_again_costs_no_connection_at_rest,
     a_connection_without_requests_is_closed,
     a_connection_serves_no_more_requests_than_allowed,
     without_reuse_each_request_has_its_own_connection,
@@ -1526,6 +1528,52 @@ fn a_request_that_is_sent_again_keeps_its_place(engine: Engine) {
         proxy.process().assert_comes_to_rest();
         assert_eq!(backend.ledger().accepted, connections);
     }
+}
+
+/// As many connections as permits are at rest, and one of them dies of a request. The one that is opened instead
+/// needs no other's place.
+fn a_request_that_is_sent_again_costs_no_connection_at_rest(engine: Engine) {
+    const PERMITS: usize = 4;
+    let has_died: &AtomicBool = Box::leak(Box::default());
+    let backend = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.request()? {
+            match heard.uri() {
+                "/hold" => conversation.wait_for_release()?,
+                "/dies" if !has_died.swap(true, Ordering::Relaxed) => return Ok(()),
+                _ => {}
+            }
+            conversation.finish(&heard.page())?;
+        }
+        Ok(())
+    });
+    let proxy = patient(engine)
+        .backend(&backend)
+        .args(["--per-endpoint-max", &PERMITS.to_string()])
+        .start();
+    let hold_all = |accepted: usize| {
+        let asking: Vec<_> = (0..PERMITS)
+            .map(|_| {
+                let client = Client::connect(&proxy);
+                client.send(&Request::get("/hold").bytes());
+                client
+            })
+            .collect();
+        backend.wait_until("each has a connection", |ledger| {
+            ledger.accepted == accepted
+        });
+        backend.release(PERMITS);
+        for client in asking {
+            assert_eq!(client.answer().text(), "/hold");
+        }
+        proxy.process().assert_comes_to_rest();
+    };
+    hold_all(PERMITS);
+    let answer = Client::connect(&proxy).ask(&Request::get("/dies"));
+    assert_eq!(answer.text(), "/dies");
+    assert!(has_died.load(Ordering::Relaxed));
+    proxy.process().assert_comes_to_rest();
+    hold_all(PERMITS + 1);
+    assert_eq!(backend.ledger().accepted, PERMITS + 1);
 }
 
 fn a_connection_without_requests_is_closed(engine: Engine) {

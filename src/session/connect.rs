@@ -98,7 +98,7 @@ pub(super) struct Connecting {
     pause: Duration,
     /// Whether a connection that rests will do.
     reuse: Reuse,
-    /// A connection that rested was closed for it since its turn came last.
+    /// Since its turn came last a connection was closed: its own, or one that rested, for its sake.
     has_made_room: bool,
     /// A place gets free that was its own, or was taken from a connection for its sake.
     is_owed_a_place: bool,
@@ -308,7 +308,6 @@ impl Connecting {
                         && !self.has_made_room
                         && let Some(address) = cx.balancer.resting(&self.tried)
                     {
-                        self.has_made_room = true;
                         return Found::Resting(address);
                     }
                     self.wait_for_place(cx);
@@ -482,6 +481,7 @@ impl Connecting {
     /// A connection was closed, and its place will be free when that is done.
     pub(super) fn owe_a_place(&mut self) {
         self.is_owed_a_place = true;
+        self.has_made_room = true;
     }
 
     /// Whether a connection that rests will not do.
