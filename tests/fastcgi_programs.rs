@@ -41,6 +41,7 @@ for_each_engine!(
     scripts_that_run_on_after_their_answer_hold_up_nobody,
     scripts_that_run_on_after_their_answer_keep_their_places_once_the_fence_is_known_to_work,
     without_a_bound_scripts_that_run_on_after_their_answer_are_as_many_as_without_a_proxy,
+    what_a_scripts_child_writes_to_a_connection_at_rest_is_nobodys_answer,
     a_rejected_upload_is_a_403_and_not_a_502,
     a_client_that_leaves_in_the_midst_of_a_page_frees_its_worker,
     a_restart_of_php_fpm_costs_only_the_requests_in_flight,
@@ -87,6 +88,21 @@ const EARLY_PHP: &str = r#"<?php
 echo "answered\n";
 fastcgi_finish_request();
 usleep(50000);
+"#;
+
+/// Leaves a child behind that has inherited the worker's connection, and writes to it when there is a gate.
+const FORGE_PHP: &str = r#"<?php
+$child = <<<'SH'
+until [ -e "$0/gate" ]; do sleep 0.01; done
+for fd in /proc/self/fd/*; do
+    case $(readlink "$fd") in
+    socket:*) eval "printf FORGED >&${fd##*/}" && forged="$forged ${fd##*/}" ;;
+    esac
+done
+echo "forged on$forged" >"$0/forged"
+SH;
+exec('sh -c ' . escapeshellarg($child) . ' ' . escapeshellarg($_GET['dir']) . ' >/dev/null 2>&1 &');
+echo "answered\n";
 "#;
 
 /// Answers only when there is a gate.
@@ -276,6 +292,7 @@ fn write_scripts(dir: &Path) {
         ("big.php", BIG_PHP),
         ("finish.php", FINISH_PHP),
         ("early.php", EARLY_PHP),
+        ("forge.php", FORGE_PHP),
         ("wait.php", WAIT_PHP),
         ("endless.php", ENDLESS_PHP),
         ("socket.php", SOCKET_PHP),
@@ -538,6 +555,30 @@ fn without_a_bound_scripts_that_run_on_after_their_answer_are_as_many_as_without
         let ours = timed(&|| assert_eq!(site.get(&target).text(), "answered\n"));
         assert!(ours < direct * 4, "{how}: {ours:?}, direct {direct:?}");
     }
+}
+
+/// What it writes while a request is under way is beyond telling: a pool is one domain of trust.
+fn what_a_scripts_child_writes_to_a_connection_at_rest_is_nobodys_answer(engine: Engine) {
+    let plan = Plan {
+        workers: 1,
+        args: &["--per-endpoint-max", "1", "--idle-upstream", "10m"],
+        ..Plan::default()
+    };
+    let site = Site::with(engine, &plan);
+    let forge = format!("/kept/forge.php?dir={}", site.out().display());
+    assert_eq!(site.get(&forge).text(), "answered\n");
+    site.proxy.process().assert_comes_to_rest();
+    site.open_gate();
+    eventually("the child has written", || {
+        site.out().join("forged").exists()
+    });
+    for number in 0..3 {
+        let response = site.get(&format!("/kept/token.php?token={number}"));
+        assert_eq!(response.status, 200);
+        assert_eq!(response.text(), format!("{number}\n"));
+    }
+    let log = site.proxy.process().log();
+    assert_eq!(log.count("session failed"), 0);
 }
 
 fn a_rejected_upload_is_a_403_and_not_a_502(engine: Engine) {
