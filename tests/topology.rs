@@ -476,30 +476,29 @@ fn without_io_uring_in_the_profile_the_log_says_so_and_epoll_serves() {
     assert_eq!(site.get("/where.php").status, 200);
 }
 
-/// It stands in a ConfigMap, where no other tool looks at it.
+/// They stand in ConfigMaps, where no other tool looks at them.
 #[test]
-fn the_configuration_of_the_sidecar_is_one() {
-    let file = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/deploy/kubernetes/sidecar.yaml"
-    );
-    let documents = read_yaml_documents(Path::new(file));
-    let mut found = documents
-        .iter()
-        .filter_map(|document| document["data"]["spliceway.toml"].as_str());
-    let dir = fresh_dir();
-    let configuration = dir.path().join("spliceway.toml");
-    fs::write(&configuration, found.next().unwrap()).unwrap();
-    let mut check = Command::new(env!("CARGO_BIN_EXE_spliceway"));
-    check.args(["check", "--config"]).arg(configuration);
-    let output = check.output().unwrap();
-    // There is no cluster here, so its name does not resolve, which is 1; a mistake would be 2.
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
-    let effective = String::from_utf8(output.stdout).unwrap();
-    assert!(
-        effective.contains("metrics = \"0.0.0.0:9145\""),
-        "{effective}"
-    );
+fn the_configurations_for_kubernetes_are_some() {
+    for name in ["sidecar.yaml", "daemonset.yaml"] {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/kubernetes");
+        let documents = read_yaml_documents(&dir.join(name));
+        let mut found = documents
+            .iter()
+            .filter_map(|document| document["data"]["spliceway.toml"].as_str());
+        let dir = fresh_dir();
+        let configuration = dir.path().join("spliceway.toml");
+        fs::write(&configuration, found.next().unwrap()).unwrap();
+        let mut check = Command::new(env!("CARGO_BIN_EXE_spliceway"));
+        check.args(["check", "--config"]).arg(configuration);
+        let output = check.output().unwrap();
+        // There is no cluster here, so its name does not resolve, which is 1; a mistake would be 2.
+        assert_eq!(output.status.code(), Some(1), "{name}: {output:?}");
+        let effective = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            effective.contains("metrics = \"0.0.0.0:9145\""),
+            "{name}: {effective}"
+        );
+    }
 }
 
 #[test]
