@@ -820,14 +820,18 @@ fn a_daemon_that_drains_leaves_its_places_to_a_successor() {
 }
 
 #[test]
-fn a_socket_whose_file_is_removed_is_told() {
+fn a_socket_whose_file_is_replaced_is_told() {
     let backend = Backend::echo();
     let proxy = Proxy::builder().backend(&backend).observed().start();
     let address = proxy.metrics_address();
     let away = proxy.dir().join("away.sock");
     eventually("it is ready", || http::get(address, "/readyz").code == 200);
     assert_eq!(proxy.scrape().value("spliceway_socket_files_missing"), 0.0);
-    fs::rename(proxy.socket(), &away).unwrap();
+    // Another one in its place is not ours.
+    fs::hard_link(proxy.socket(), &away).unwrap();
+    let foreign = proxy.dir().join("foreign.sock");
+    let _foreign = std::os::unix::net::UnixListener::bind(&foreign).unwrap();
+    fs::rename(&foreign, proxy.socket()).unwrap();
     eventually("it is not ready", || {
         http::get(address, "/readyz")
             .body
@@ -835,8 +839,6 @@ fn a_socket_whose_file_is_removed_is_told() {
     });
     proxy.process().wait_for_log("is not there any more");
     assert_eq!(proxy.scrape().value("spliceway_socket_files_missing"), 1.0);
-    // Another one in its place is not ours.
-    let _foreign = std::os::unix::net::UnixListener::bind(proxy.socket()).unwrap();
     proxy.process().assert_comes_to_rest();
     assert_eq!(http::get(address, "/readyz").code, 503);
     fs::rename(&away, proxy.socket()).unwrap();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::config::{AccessLog, AccessLogFormat, AccessLogTarget, RouteName};
 use crate::counters::Count;
 use crate::observe::Failures;
-use crate::sys::Errno;
+use crate::sys::{Errno, socket_file};
 
 use super::{Bell, Entry, LOOK_INTERVAL, Queue, line};
 
@@ -122,17 +122,24 @@ impl Writers {
             .find(|writer| writer.target == *target)
     }
 
-    /// Starts a thread for each file.
+    /// Starts a thread for each file. What `say_end` returns is dropped when the thread ends, however that ends.
     ///
     /// # Errors
     /// If the system has no room for a thread.
-    pub fn start(&mut self) -> Result<(), AccessLogError> {
+    pub fn start<E: Send + 'static>(
+        &mut self,
+        say_end: impl Fn() -> E,
+    ) -> Result<(), AccessLogError> {
         for writer in self.prepared.drain(..) {
             let (target, told) = (writer.target.clone(), Arc::clone(&writer.told));
             let (end, ended) = channel();
+            let say_end = say_end();
             thread::Builder::new()
                 .name("access-log".to_owned())
-                .spawn(move || writer.run(end))
+                .spawn(move || {
+                    let _say_end = say_end;
+                    writer.run(end);
+                })
                 .map_err(|source| AccessLogError::Thread {
                     target: target.clone(),
                     source,
@@ -193,12 +200,12 @@ fn open(target: &AccessLogTarget) -> io::Result<File> {
 
 /// Without waiting for the reader of a FIFO, now or later: then the thread can be told to end.
 fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
+    let mut how = OpenOptions::new();
+    how.append(true)
         .create(true)
         .mode(FILE_MODE)
-        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
-        .open(path)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    socket_file::under_umask(|| how.open(path))
 }
 
 /// One file and the queues of those who have something to be written there.
@@ -386,7 +393,7 @@ mod tests {
             writers.queue(&logs[0], &route("one")),
             writers.queue(&logs[1], &route("two")),
         ];
-        writers.start().unwrap();
+        writers.start(|| ()).unwrap();
         for number in 0..1000 {
             let queue = &queues[number % 2];
             queue.push(entry(&format!("/{number}"))).unwrap();

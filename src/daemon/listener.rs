@@ -51,6 +51,29 @@ pub struct Listener {
     address: UnixAddress,
     /// The file that we made; `None` if the address has none or it is removed already.
     file: Option<FileId>,
+    /// How it was made; `None` if the address has none.
+    made: Option<SocketFile>,
+}
+
+/// A socket's file: where it is, which one, and who may connect. What it takes to make it once more.
+#[derive(Clone, Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    file: FileId,
+    mode: u32,
+    user: u32,
+    group: u32,
+}
+
+/// What is found where a socket's file was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FoundFile {
+    /// The file itself.
+    Ours,
+    /// Nothing.
+    Nothing,
+    /// Another file, which is somebody else's.
+    Another,
 }
 
 /// Why there is no listener: one line with what was to be bound, the obstacle and its remedy.
@@ -113,6 +136,8 @@ pub enum Cause {
     StaleKept { error: io::Error },
     #[error("another process keeps taking the path (stop it or choose another path)")]
     Contended,
+    #[error("another file is there (remove it, or restart the daemon once it is gone)")]
+    Taken,
     #[error(
         "no permission to change the owner of the socket (run as root; others may only choose a group \
          that they belong to)"
@@ -133,7 +158,7 @@ pub enum Cause {
 /// Binds the address, with the mode and the owners of `access` if it is a path. Until [`Listener::listen`],
 /// connects are refused: whoever begins to start and fails has let nobody in.
 ///
-/// The umask of the process is 0 for an instant: call this before threads start that create files.
+/// The umask of the process is 0 for an instant: threads create files in [`socket_file::under_umask`].
 ///
 /// # Errors
 /// One line with the obstacle and its remedy. Nothing that this call created is left behind, and
@@ -145,6 +170,23 @@ pub fn bind(address: &UnixAddress, access: &Access) -> Result<Listener, ListenEr
     };
     bound.map_err(|cause| ListenError {
         address: address.clone(),
+        cause,
+    })
+}
+
+/// Binds a path once more whose file is gone, with the mode and the owners that the file had. Whatever is
+/// there now stays: it is somebody else's, also if nobody listens on it, as between bind(2) and listen(2).
+///
+/// # Errors
+/// One line with the obstacle and its remedy. Nothing that this call created is left behind.
+pub fn bind_again(file: &SocketFile) -> Result<Listener, ListenError> {
+    let bound = PathLock::take(&file.path).and_then(|lock| {
+        let mut listener = claim(&file.path, file.mode, Owners::of(file), InTheWay::Stays)?;
+        listener.lock = Some(lock);
+        Ok(listener)
+    });
+    bound.map_err(|cause| ListenError {
+        address: UnixAddress::Path(file.path.clone()),
         cause,
     })
 }
@@ -173,6 +215,18 @@ impl Listener {
     /// Where it listens.
     pub fn address(&self) -> &UnixAddress {
         &self.address
+    }
+
+    /// Its file as it was made; `None` without a path.
+    pub fn socket_file(&self) -> Option<&SocketFile> {
+        self.made.as_ref()
+    }
+
+    /// Another socket has its place: newcomers are refused, and the path is not ours any more. Who is in
+    /// the backlog can still be accepted.
+    pub fn retire(mut self) {
+        self.file = None;
+        self.refuse_newcomers();
     }
 
     /// Removes the path, so that new clients go elsewhere, unless somebody else's file has taken
@@ -216,6 +270,43 @@ impl Listener {
     }
 }
 
+impl SocketFile {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is there now.
+    ///
+    /// # Errors
+    /// If it cannot be told.
+    pub fn find(&self) -> io::Result<FoundFile> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if FileId::of(&found) == self.file => Ok(FoundFile::Ours),
+            Ok(_) => Ok(FoundFile::Another),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => Ok(FoundFile::Nothing),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// That of a socket which is not ours, as it is now.
+    ///
+    /// # Errors
+    /// If nothing is there, or it cannot be told.
+    pub fn of_another(path: PathBuf) -> io::Result<Self> {
+        let found = fs::symlink_metadata(&path)?;
+        Ok(Self {
+            path,
+            file: FileId::of(&found),
+            mode: found.mode() & 0o7777,
+            user: found.uid(),
+            group: found.gid(),
+        })
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         self.unlink_if_ours();
@@ -246,6 +337,7 @@ fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
         socket,
         address,
         file: None,
+        made: None,
     })
 }
 
@@ -254,35 +346,58 @@ fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
 fn bind_path(path: &Path, access: &Access) -> Result<Listener, Cause> {
     let owners = Owners::look_up(access)?;
     let lock = PathLock::take(path)?;
-    let mut listener = claim(path, access.mode, owners)?;
+    let mut listener = claim(path, access.mode, owners, InTheWay::RemovedIfStale)?;
     listener.lock = Some(lock);
     Ok(listener)
 }
 
+/// What becomes of a file at the path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum InTheWay {
+    /// A socket on which nobody listens is removed.
+    RemovedIfStale,
+    /// Nothing is.
+    Stays,
+}
+
 /// Everything but listen(2): the path is there with its mode and owners, and connects are refused.
-fn claim(path: &Path, mode: u32, owners: Owners) -> Result<Listener, Cause> {
-    let socket = bind_with_mode(path, mode)?;
+fn claim(path: &Path, mode: u32, owners: Owners, in_the_way: InTheWay) -> Result<Listener, Cause> {
+    let socket = bind_with_mode(path, mode, in_the_way)?;
     let made = fs::symlink_metadata(path).map_err(system("examine the new socket"))?;
     let file = FileId::of(&made);
-    let address = UnixAddress::Path(path.to_path_buf());
+    let owners = match in_the_way {
+        InTheWay::RemovedIfStale => owners,
+        InTheWay::Stays => owners.changes(&made),
+    };
+    let made = SocketFile {
+        path: path.to_path_buf(),
+        file,
+        mode,
+        user: owners.user.unwrap_or(made.uid()),
+        group: owners.group.unwrap_or(made.gid()),
+    };
     let listener = Listener {
         lock: None,
         socket,
-        address,
+        address: UnixAddress::Path(path.to_path_buf()),
         file: Some(file),
+        made: Some(made),
     };
     owners.give(path, file)?;
     Ok(listener)
 }
 
-fn bind_with_mode(path: &Path, mode: u32) -> Result<OwnedFd, Cause> {
+fn bind_with_mode(path: &Path, mode: u32, in_the_way: InTheWay) -> Result<OwnedFd, Cause> {
     let name = SocketName::path(path).map_err(system("use this path"))?;
     let socket = new_socket()?;
     socket_file::set_mode(socket.as_fd(), mode).map_err(system("set the mode"))?;
     for _ in 0..BIND_TRIES {
         match socket_file::bind(socket.as_fd(), &name) {
             Ok(()) => return Ok(socket),
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse => remove_stale(path, &name)?,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => match in_the_way {
+                InTheWay::RemovedIfStale => remove_stale(path, &name)?,
+                InTheWay::Stays => return Err(Cause::Taken),
+            },
             Err(error) => return Err(directory_cause(path, "create the socket's file", error)),
         }
     }
@@ -365,6 +480,22 @@ impl Owners {
             user: user_id(access.owner.as_ref())?,
             group: group_id(access.group.as_ref())?,
         })
+    }
+
+    /// Those that a file had.
+    fn of(file: &SocketFile) -> Self {
+        Self {
+            user: Some(file.user),
+            group: Some(file.group),
+        }
+    }
+
+    /// Without what the file has already: to give it that takes a right, too, if the id is not ours.
+    fn changes(self, made: &Metadata) -> Self {
+        Self {
+            user: self.user.filter(|&user| user != made.uid()),
+            group: self.group.filter(|&group| group != made.gid()),
+        }
     }
 
     /// Opens the file first and makes sure that it is the socket which we bound: in a directory
@@ -764,7 +895,7 @@ mod tests {
     #[test]
     fn between_bind_and_listen_nobody_gets_in() {
         let place = Place::new();
-        let listener = claim(&place.path, 0o660, NOBODY).unwrap();
+        let listener = claim(&place.path, 0o660, NOBODY, InTheWay::RemovedIfStale).unwrap();
         assert_eq!(connect_error(&place.path), Some(libc::ECONNREFUSED));
         if is_root() {
             let stranger = as_thread::with_ids(STRANGER, || connect_error(&place.path));
@@ -844,7 +975,7 @@ mod tests {
     #[test]
     fn a_live_listener_with_a_full_backlog_is_refused() {
         let place = Place::new();
-        let live = claim(&place.path, 0o660, NOBODY).unwrap();
+        let live = claim(&place.path, 0o660, NOBODY, InTheWay::RemovedIfStale).unwrap();
         socket_file::listen(live.fd(), 0).unwrap();
         let name = SocketName::path(&place.path).unwrap();
         while socket_file::probe(&name).is_ok() {}
@@ -908,6 +1039,68 @@ mod tests {
         listener.unlink_if_ours();
         drop(listener);
         assert_serves(&foreign, &place.path);
+    }
+
+    #[test]
+    fn a_path_whose_file_is_gone_is_bound_again_as_it_was() {
+        let place = Place::new();
+        let listener = place.bind(&with_mode(0o620)).unwrap();
+        let before = permissions(&place.path);
+        let file = listener.socket_file().unwrap().clone();
+        assert_eq!(file.find().unwrap(), FoundFile::Ours);
+        let waiting = UnixStream::connect(&place.path).unwrap();
+        fs::remove_file(&place.path).unwrap();
+        assert_eq!(file.find().unwrap(), FoundFile::Nothing);
+
+        let after = as_thread::with_umask(0o077, || {
+            let mut again = bind_again(&file).unwrap();
+            assert_eq!(connect_error(&place.path), Some(libc::ECONNREFUSED));
+            again.listen().unwrap();
+            assert_eq!(permissions(&place.path), before);
+            assert_serves(&as_std(&again), &place.path);
+            assert_eq!(place.files(), ["a.sock"]);
+            // The first one is not, and leaves the path alone. Who waits there has not lost anything.
+            assert_eq!(file.find().unwrap(), FoundFile::Another);
+            let old = as_std(&listener);
+            listener.retire();
+            assert!(place.path.exists());
+            assert!(old.accept().is_ok());
+            drop(again);
+        });
+        assert_eq!(after, 0o077);
+        drop(waiting);
+        assert!(place.files().is_empty());
+    }
+
+    #[test]
+    fn nothing_is_removed_to_bind_again() {
+        let place = Place::new();
+        let listener = place.bind(&with_mode(0o660)).unwrap();
+        let file = listener.socket_file().unwrap().clone();
+        fs::remove_file(&place.path).unwrap();
+        let taken = || {
+            let error = bind_again(&file).unwrap_err();
+            assert!(matches!(error.cause, Cause::Taken), "{error}");
+            assert!(place.path.exists());
+            assert_eq!(place.files(), ["a.sock"]);
+            fs::remove_file(&place.path).unwrap();
+        };
+        // On which nobody listens, as with a successor that is about to.
+        leave_stale(&place.path);
+        taken();
+        let live = UnixListener::bind(&place.path).unwrap();
+        taken();
+        drop(live);
+        fs::write(&place.path, "precious").unwrap();
+        taken();
+        std::os::unix::fs::symlink(place.directory.path().join("target"), &place.path).unwrap();
+        taken();
+
+        let lock = PathLock::take(&place.path).unwrap();
+        let error = bind_again(&file).unwrap_err();
+        assert!(matches!(error.cause, Cause::Starting), "{error}");
+        drop(lock);
+        assert!(bind_again(&file).is_ok());
     }
 
     #[test]

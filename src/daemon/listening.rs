@@ -1,13 +1,15 @@
 //! The sockets on which a route listens: those that we bind, and those that were passed to us.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::config::UnixAddress;
 use crate::shown::Shown;
-use crate::worker::Backlog;
+use crate::sys::net;
+use crate::worker::{Backlog, Listening, Sharing};
 
 use super::inherited::Inherited;
 use super::listener::{ListenError, Listener};
@@ -52,7 +54,16 @@ impl ListeningSocket {
         }
     }
 
-    pub(super) fn backlog(&self) -> Backlog {
+    /// What a worker is given of it.
+    pub(super) fn for_worker(&self, sharing: Sharing) -> io::Result<Listening> {
+        Ok(Listening {
+            fd: net::duplicate(self.fd())?,
+            backlog: self.backlog(),
+            sharing,
+        })
+    }
+
+    fn backlog(&self) -> Backlog {
         match self {
             Self::Bound(_) => Backlog::Ours,
             Self::Inherited(_) => Backlog::NextOwners,

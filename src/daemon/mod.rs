@@ -11,6 +11,7 @@
 mod capacity;
 pub mod check;
 mod engine;
+mod helpers;
 mod idle;
 mod inherited;
 pub mod listener;
@@ -24,6 +25,7 @@ mod script_roots;
 mod signals;
 mod sites;
 mod socket_files;
+mod sockets;
 mod supervisor;
 mod upstreams;
 mod who;
@@ -34,7 +36,6 @@ use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
@@ -53,6 +54,8 @@ use capacity::Capacity;
 pub use capacity::CapacityError;
 use engine::Chosen;
 pub use engine::Unavailable;
+pub use helpers::HelperError;
+use helpers::{EndedHelpers, Helpers, helpers};
 pub use inherited::InheritError;
 use inherited::Passed;
 pub use listener::ListenError;
@@ -66,14 +69,16 @@ pub use script_roots::ScriptRootError;
 use signals::{OtherSignals, Secured, Stop, StopSignals};
 pub use sites::SiteError;
 use sites::Sites;
+use socket_files::{BoundAgain, Watch};
+use sockets::{ClientSocket, Sockets};
 use supervisor::Supervisor;
 pub use upstreams::SourceError;
 pub use who::WhoError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
 
-/// How long the other workers drain at most when one has failed: until the daemon has ended and was started
-/// again, a part of the clients waits for nobody.
+/// How long a drain may take when a worker has failed: until the daemon has ended and was started again, a part of
+/// the clients waits for nobody. Where a helper has, addresses or logs are old by then.
 const FAILED_DRAIN_MAX: Duration = Duration::from_secs(30);
 
 /// A signal within this time of the first one is the same wish: timeout(1), for one, sends it to the program, and then
@@ -126,6 +131,8 @@ pub enum Error {
     Resolver(#[from] ResolverError),
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Helper(#[from] HelperError),
 }
 
 /// What whoever started the process has for it: descriptors, and an ear.
@@ -180,15 +187,20 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     // Dropped once nobody puts anything in: then what is left is written.
     let mut access_logs = open_access_logs(config)?;
     passed.close_unclaimed();
-    let _resolver = start_resolver(config, &routes)?;
-    start_checks(config, &routes, &control);
-    control.runtime.spawn(logging::tell_what_is_left_out());
+    let (helpers, ended_helpers) = helpers();
+    let _resolver = start_resolver(config, &routes, &helpers)?;
+    start_checks(config, &routes, &control, &helpers);
+    control.spawn(
+        &helpers,
+        "the task that counts what the log leaves out",
+        logging::tell_what_is_left_out(),
+    );
 
     let shared = share(config, &capacity, &mailboxes);
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
-    access_logs.start()?;
-    control.reopen_on_signal(access_logs.reopener());
+    access_logs.start(|| helpers.say_end("a thread that writes an access log"))?;
+    control.reopen_on_signal(access_logs.reopener(), &helpers);
     let sessions_max = capacity.connections_max;
     let observed = observe(engine, sessions_max, &mailboxes, &routes, &access_logs);
     let assignments = mailboxes.into_iter().enumerate();
@@ -203,7 +215,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     });
     let workers = Workers::start(assignments.collect(), || {
         sites.listen(&control.runtime)?;
-        sites.serve(&control.runtime, &observed)?;
+        sites.serve(&control.runtime, &observed, &helpers)?;
         let mut listeners = routes.iter_mut().flat_map(|route| &mut route.listeners);
         Ok(listeners.try_for_each(ListeningSocket::listen)?)
     })?;
@@ -215,10 +227,22 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         connections_max = capacity.connections_max,
         "ready"
     );
-    let listeners: Vec<_> = routes.into_iter().flat_map(|r| r.listeners).collect();
-    socket_files::watch(&listeners, &observed).map_err(Error::SocketFiles)?;
-    supervisor.ready(&control.runtime, &observed);
-    let served = control.serve(workers, (listeners, sites), &observed, &supervisor, config);
+    let sockets = Sockets {
+        of_clients: routes.into_iter().flat_map(Opened::into_sockets).collect(),
+        sites,
+    };
+    let say_end = || helpers.say_end("the thread that looks after the sockets' files");
+    let watch = socket_files::watch(&sockets, &observed, say_end).map_err(Error::SocketFiles)?;
+    control.supervise(&supervisor, &observed, &helpers);
+    let serving = Serving {
+        workers,
+        sockets,
+        watch,
+        helpers,
+        ended_helpers,
+        observed,
+    };
+    let served = control.serve(serving, &supervisor, config);
     tracing::info!("stopped");
     served
 }
@@ -273,7 +297,7 @@ fn observe(
         log_lines_dropped: Box::new(logging::lines_dropped),
         access_log_write_errors: Box::new(access_logs.errors()),
         phase: Phase::default(),
-        socket_files_missing: AtomicUsize::new(0),
+        socket_files_missing: Default::default(),
     })
 }
 
@@ -329,22 +353,28 @@ fn listener_count(config: &Config, passed: impl Fn(&Descriptors) -> usize) -> us
     addresses.map(count).sum()
 }
 
-fn start_resolver(config: &Config, routes: &[Opened]) -> Result<ResolverHandle, ResolverError> {
+fn start_resolver(
+    config: &Config,
+    routes: &[Opened],
+    helpers: &Helpers,
+) -> Result<ResolverHandle, ResolverError> {
     let pairs = config.routes.iter().zip(routes);
-    resolver::spawn(pairs.map(|(config, opened)| resolver::Job {
+    let jobs = pairs.map(|(config, opened)| resolver::Job {
         backends: &config.backends,
         published: Arc::clone(&opened.route.published),
         lookups: Arc::clone(&opened.lookups),
         options: ResolverOptions::from(&config.discovery),
-    }))
+    });
+    resolver::spawn(jobs, || helpers.say_end("the thread that looks names up"))
 }
 
 /// They run for as long as the control plane does.
-fn start_checks(config: &Config, routes: &[Opened], control: &Control) {
+fn start_checks(config: &Config, routes: &[Opened], control: &Control, helpers: &Helpers) {
     for (config, opened) in config.routes.iter().zip(routes) {
         if let Some(checks) = upstreams::checks(&config.upstreams) {
             let published = Arc::clone(&opened.route.published);
-            control.runtime.spawn(checks::run(published, checks));
+            let checks = checks::run(published, checks);
+            control.spawn(helpers, "the task of active checks", checks);
         }
     }
 }
@@ -414,59 +444,153 @@ impl Control {
     }
 
     /// From now on, until the end of the drain.
-    fn reopen_on_signal(&mut self, reopen: impl Fn() + Send + Sync + 'static) {
+    fn reopen_on_signal(&mut self, reopen: impl Fn() + Send + Sync + 'static, helpers: &Helpers) {
         if let Some(others) = self.others.take() {
-            self.runtime.spawn(others.obey(reopen));
+            self.spawn(helpers, "the task that obeys signals", others.obey(reopen));
         }
+    }
+
+    /// A task that is to last: its end by a panic is the daemon's.
+    fn spawn(
+        &self,
+        helpers: &Helpers,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let _inside = self.runtime.enter();
+        helpers.spawn(name, task);
+    }
+
+    fn supervise(&self, supervisor: &Supervisor, observed: &Arc<Observed>, helpers: &Helpers) {
+        let _inside = self.runtime.enter();
+        supervisor.ready(observed, helpers);
     }
 
     fn serve(
         self,
-        mut workers: Workers,
-        (listeners, mut sites): (Vec<ListeningSocket>, Sites),
-        observed: &Arc<Observed>,
+        mut serving: Serving,
         supervisor: &Supervisor,
         config: &Config,
     ) -> Result<(), Error> {
         let Self {
             runtime, mut stop, ..
         } = self;
-        let outcome = runtime.block_on(async {
-            let (mut failed, mut patience) = (Ok(()), config.drain_timeout);
+        runtime.block_on(async {
+            let (failed, patience) = serving.until_an_end(&mut stop, config).await;
+            // The control socket's file goes when the drain is over.
+            let (mut workers, sockets) = serving.give_up(supervisor, patience).await;
+            let Sockets {
+                of_clients,
+                sites: _sites,
+            } = sockets;
+            let drained = drain(&mut workers, of_clients, &mut stop, patience).await;
+            failed.and(drained.map_err(Error::from))
+        })
+    }
+}
+
+/// What runs until the daemon is to end.
+struct Serving {
+    workers: Workers,
+    sockets: Sockets,
+    /// Of the sockets' files.
+    watch: Option<Watch>,
+    helpers: Helpers,
+    ended_helpers: EndedHelpers,
+    observed: Arc<Observed>,
+}
+
+impl Serving {
+    /// Serves until something ends that: what has failed, and how long a drain may take.
+    async fn until_an_end(
+        &mut self,
+        stop: &mut StopSignals,
+        config: &Config,
+    ) -> (Result<(), Error>, Option<Duration>) {
+        let observed = Arc::clone(&self.observed);
+        let patience = config.drain_timeout;
+        let idle = idle::wait(&observed, config.exit_idle_time);
+        tokio::pin!(idle);
+        loop {
             tokio::select! {
                 signal = stop.next() => {
-                    if signal == Stop::Abort {
-                        patience = patience_after_abort(observed, patience).await;
-                    }
+                    let patience = match signal {
+                        Stop::Abort => patience_after_abort(&observed, patience).await,
+                        _ => patience,
+                    };
                     tracing::info!("{signal}: draining");
+                    return (Ok(()), patience);
                 }
-                time = idle::wait(observed, config.exit_idle_time) => {
+                time = &mut idle => {
                     tracing::info!("no session for {time:?} (--exit-idle-time): draining");
+                    return (Ok(()), patience);
                 }
                 // A worker ends by itself only when it fails, and without it the others would
                 // serve on with part of the clients waiting for nobody.
-                end = workers.next_end() => {
-                    failed = end.unwrap_or(Ok(()));
-                    let most = config.drain_timeout.unwrap_or(FAILED_DRAIN_MAX);
-                    patience = Some(most.min(FAILED_DRAIN_MAX));
-                    if let Err(error) = &failed {
-                        let cause = error.source().map(|cause| format!(": {cause}"));
-                        tracing::error!(
-                            "{error}{}; its sessions are lost, the other workers finish theirs, and the \
-                             daemon ends",
-                            cause.unwrap_or_default()
-                        );
-                    }
+                end = self.workers.next_end() => {
+                    let failed = end.unwrap_or(Ok(())).map_err(Error::from);
+                    tell_failure(&failed, "its sessions are lost, the other workers finish theirs");
+                    return (failed, Some(patience_after_failure(patience)));
+                }
+                ended = self.ended_helpers.next() => {
+                    let failed = Err(Error::from(ended));
+                    tell_failure(&failed, "sessions are finished");
+                    return (failed, Some(patience_after_failure(patience)));
+                }
+                bound = bound_again(&mut self.watch) => {
+                    self.sockets.replace(bound, &self.workers, &observed, &self.helpers);
                 }
             }
-            observed.phase.drain();
-            sites.give_up();
-            supervisor.stopping(observed, patience.map(|time| time + CUT_TIMEOUT));
-            let drained = drain(&mut workers, listeners, &mut stop, patience).await;
-            failed.and(drained)
-        });
-        outcome.map_err(Error::from)
+        }
     }
+
+    /// A successor may have the paths from now on. What is left are the workers, and the sockets in whose
+    /// backlogs somebody may wait.
+    async fn give_up(
+        self,
+        supervisor: &Supervisor,
+        patience: Option<Duration>,
+    ) -> (Workers, Sockets) {
+        let Self {
+            workers,
+            mut sockets,
+            watch,
+            helpers,
+            observed,
+            ..
+        } = self;
+        observed.phase.drain();
+        supervisor.stopping(&observed, patience.map(|time| time + CUT_TIMEOUT));
+        if let Some(watch) = watch {
+            for bound in watch.stop().await {
+                sockets.replace(bound, &workers, &observed, &helpers);
+            }
+        }
+        sockets.sites.give_up();
+        (workers, sockets)
+    }
+}
+
+/// Never, if no file is watched.
+async fn bound_again(watch: &mut Option<Watch>) -> BoundAgain {
+    match watch {
+        Some(watch) => watch.next().await,
+        None => pending().await,
+    }
+}
+
+/// Until the daemon has ended and was started again, something stands still.
+fn patience_after_failure(configured: Option<Duration>) -> Duration {
+    configured.unwrap_or(FAILED_DRAIN_MAX).min(FAILED_DRAIN_MAX)
+}
+
+fn tell_failure(failed: &Result<(), Error>, what_follows: &str) {
+    let Err(error) = failed else { return };
+    let cause = error.source().map(|cause| format!(": {cause}"));
+    tracing::error!(
+        "{error}{}; {what_follows}, and the daemon ends",
+        cause.unwrap_or_default()
+    );
 }
 
 /// A watchdog that sends SIGABRT is right if a worker does not turn: such a drain would never end.
@@ -485,14 +609,14 @@ async fn patience_after_abort(
 /// Lets the workers finish, for as long as is allowed.
 async fn drain(
     workers: &mut Workers,
-    listeners: Vec<ListeningSocket>,
+    sockets: Vec<ClientSocket>,
     stop: &mut StopSignals,
     timeout: Option<Duration>,
 ) -> Result<(), WorkerError> {
     // Nobody finds the path any more, nor gets in; who connected before is still served. Sockets that
     // were passed to us stay as they are.
-    for mut listener in listeners {
-        listener.end();
+    for mut socket in sockets {
+        socket.socket.end();
     }
     workers.post(Notice::Drain);
     tokio::select! {

@@ -17,12 +17,12 @@ use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
-use crate::sys::net;
-use crate::worker::{Limit, Listening, Mailbox, Notice, Route, Share, Sharing, Who};
+use crate::worker::{Limit, ListenerOf, Listening, Mailbox, Notice, Route, Share, Sharing, Who};
 
 use super::inherited::Passed;
 use super::listening::ListeningSocket;
 use super::script_roots::{self, ScriptRootError};
+use super::sockets::ClientSocket;
 use super::{Error, listener, upstreams, who};
 
 /// A route whose listeners are bound.
@@ -34,6 +34,8 @@ pub(super) struct Opened {
     limits: Limits,
     /// Those of the workers that serve it, as [`divide`] gave them out.
     counters: Vec<ShareCounters>,
+    /// Which workers these are, and the number that the route has among their shares.
+    served_by: Vec<(usize, usize)>,
 }
 
 /// Why the workers cannot be given their parts.
@@ -99,6 +101,7 @@ pub(super) fn open(
         access_log: config.protocol.access_log().cloned(),
         limits: config.limits,
         counters: Vec::new(),
+        served_by: Vec::new(),
     })
 }
 
@@ -184,14 +187,17 @@ pub(super) fn divide(
     for opened in routes {
         match opened.limits.per_endpoint_max {
             None if matches!(opened.route.protocol, Protocol::Raw) => {
-                for worker in &mut shares {
+                for (number, worker) in shares.iter_mut().enumerate() {
+                    opened.served_by.push((number, worker.len()));
                     worker.push(opened.share(None, writers)?);
                 }
             }
             // Connections that are kept belong to one worker, as do permits and queue.
             max => {
                 for limit in opened.limits_of_shards(max, workers)? {
-                    shares[next % workers].push(opened.share(Some(limit), writers)?);
+                    let worker = &mut shares[next % workers];
+                    opened.served_by.push((next % workers, worker.len()));
+                    worker.push(opened.share(Some(limit), writers)?);
                     next += 1;
                 }
             }
@@ -311,22 +317,35 @@ impl Opened {
     }
 
     fn duplicate_listeners(&self) -> Result<Vec<Listening>, ShareError> {
-        let sharing = match self.limits.shards.get() {
-            1 => Sharing::AnyWorker,
-            _ => Sharing::InTurns,
-        };
-        let duplicate = |listener: &ListeningSocket| match net::duplicate(listener.fd()) {
-            Ok(fd) => Ok(Listening {
-                fd,
-                backlog: listener.backlog(),
-                sharing,
-            }),
-            Err(source) => Err(ShareError::Duplicate {
+        let duplicate = |listener: &ListeningSocket| {
+            let listening = listener.for_worker(self.sharing());
+            listening.map_err(|source| ShareError::Duplicate {
                 address: listener.place().to_string(),
                 source,
-            }),
+            })
         };
         self.listeners.iter().map(duplicate).collect()
+    }
+
+    fn sharing(&self) -> Sharing {
+        match self.limits.shards.get() {
+            1 => Sharing::AnyWorker,
+            _ => Sharing::InTurns,
+        }
+    }
+
+    /// Its sockets, and which workers accept there, once it is divided.
+    pub(super) fn into_sockets(self) -> impl Iterator<Item = ClientSocket> {
+        let (sharing, served_by) = (self.sharing(), self.served_by);
+        let sockets = self.listeners.into_iter().enumerate();
+        sockets.map(move |(number, socket)| ClientSocket {
+            socket,
+            sharing,
+            accepting: served_by
+                .iter()
+                .map(|&(worker, route)| (worker, ListenerOf { route, number }))
+                .collect(),
+        })
     }
 
     fn limits_of_shards(

@@ -14,7 +14,8 @@ use crate::observe::Observed;
 use crate::observe::server::{Listening, serve};
 use crate::sys::{Errno, net};
 
-use super::listener::{self, ListenError, Listener};
+use super::helpers::Helpers;
+use super::listener::{self, ListenError, Listener, SocketFile};
 use super::privileges::Identity;
 
 /// Whoever may open the control socket learns the addresses of all backends, and later may do more
@@ -32,6 +33,8 @@ pub(super) struct Sites {
     metrics_at: Option<SocketAddr>,
     /// Dropped when the daemon is not to be asked any more.
     open: Option<watch::Sender<()>>,
+    /// The same of the control socket, which may be replaced.
+    control_open: Option<watch::Sender<()>>,
 }
 
 /// Bound, and later listening.
@@ -84,6 +87,7 @@ impl Sites {
             metrics: metrics.transpose()?,
             metrics_at: None,
             open: None,
+            control_open: None,
         })
     }
 
@@ -120,23 +124,47 @@ impl Sites {
         &mut self,
         runtime: &Runtime,
         observed: &Arc<Observed>,
+        helpers: &Helpers,
     ) -> Result<(), SiteError> {
         let _inside = runtime.enter();
-        let (open, is_open) = watch::channel(());
-        self.open = Some(open);
-        let wait = |site| move |source| SiteError::Wait { site, source };
         if let Some(listener) = &self.control {
-            let listener = net::duplicate(listener.fd())
-                .map(UnixListener::from)
-                .and_then(tokio::net::UnixListener::from_std)
-                .map_err(wait("the control socket"))?;
-            let listening = Listening::Control(listener);
-            runtime.spawn(serve(listening, Arc::clone(observed), is_open.clone()));
+            let open = serve_control(listener, observed, helpers);
+            self.control_open = Some(open.map_err(|source| SiteError::Wait {
+                site: "the control socket",
+                source,
+            })?);
         }
         if let Some(Metrics::Listening(listener)) = self.metrics.take() {
+            let (open, is_open) = watch::channel(());
+            self.open = Some(open);
             let listening = Listening::Metrics(listener);
-            runtime.spawn(serve(listening, Arc::clone(observed), is_open));
+            let answers = serve(listening, Arc::clone(observed), is_open);
+            helpers.spawn("the task that answers on the metrics address", answers);
         }
+        Ok(())
+    }
+
+    /// The control socket's file, to look after it.
+    pub(super) fn control_file(&self) -> Option<&SocketFile> {
+        self.control.as_ref().and_then(Listener::socket_file)
+    }
+
+    /// Another control socket at the same path takes the place of the one before, which answers those who have
+    /// connected to it. To be called on the runtime.
+    ///
+    /// # Errors
+    /// If there is no descriptor for it: then its path is free again.
+    pub(super) fn replace_control(
+        &mut self,
+        listener: Listener,
+        observed: &Arc<Observed>,
+        helpers: &Helpers,
+    ) -> io::Result<()> {
+        let open = serve_control(&listener, observed, helpers)?;
+        if let Some(old) = self.control.replace(listener) {
+            old.retire();
+        }
+        self.control_open = Some(open);
         Ok(())
     }
 
@@ -147,7 +175,24 @@ impl Sites {
             control.refuse_newcomers();
         }
         self.open = None;
+        self.control_open = None;
     }
+}
+
+/// Answers there until what it returns is dropped. To be called on the runtime.
+fn serve_control(
+    listener: &Listener,
+    observed: &Arc<Observed>,
+    helpers: &Helpers,
+) -> io::Result<watch::Sender<()>> {
+    let listener = net::duplicate(listener.fd())
+        .map(UnixListener::from)
+        .and_then(tokio::net::UnixListener::from_std)?;
+    let (open, is_open) = watch::channel(());
+    let listening = Listening::Control(listener);
+    let answers = serve(listening, Arc::clone(observed), is_open);
+    helpers.spawn("the task that answers on the control socket", answers);
+    Ok(open)
 }
 
 /// As the standard library does it, but for the last step: a port may be taken again at once after its last

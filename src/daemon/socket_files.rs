@@ -1,97 +1,269 @@
-//! Whether clients still find the sockets at their paths.
+//! Whether clients still find the sockets at their paths, and how they find them again.
 //!
-//! A path can be removed, or its directory replaced, and the socket lives on: nobody gets in any more, and
-//! nothing tells. So each second somebody looks. On a thread of its own: a file system that hangs holds up
-//! nobody else.
+//! A path can be removed, or its directory replaced, and the socket lives on: nobody gets in any more. So each
+//! second somebody looks, and where a path is free that was ours, it is bound again. What is there instead is
+//! somebody else's, above all a successor's: it is only told. On a thread of its own: a file system that hangs
+//! holds up nobody else.
 
-use std::fs;
+use std::fmt;
+use std::future::pending;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
-use std::os::unix::ffi::OsStringExt;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time;
 
-use crate::observe::{DaemonState, Observed};
+use crate::observe::Observed;
 
+use super::helpers::SayEnd;
+use super::listener::{self, FoundFile, ListenError, Listener, SocketFile};
 use super::listening::{ListeningSocket, Place};
+use super::sockets::Sockets;
 
 /// As often as resolv.conf is looked at. One call for each socket.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A socket's file as it was at the start.
-struct Watched {
-    path: PathBuf,
-    /// Device and inode.
-    file: (u64, u64),
-    is_missing: bool,
+/// How long the end waits for a look that is under way. Longer takes only a file system that hangs.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Which of the daemon's sockets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Which {
+    /// That of clients with this number, over all routes.
+    Clients(usize),
+    Control,
 }
 
-/// Watches those that have a path, until a drain begins. That of a socket which was passed may be out of
-/// sight, in a container: then there is nothing to watch.
+/// A socket that is to take the place of another one, and listens.
+pub(super) struct BoundAgain {
+    pub(super) which: Which,
+    pub(super) listener: Listener,
+}
+
+/// The thread, while it runs.
+pub(super) struct Watch {
+    /// It ends with the thread.
+    bound_again: UnboundedReceiver<BoundAgain>,
+    is_over: Arc<AtomicBool>,
+    thread: Thread,
+}
+
+/// A socket's file.
+struct Watched {
+    which: Which,
+    file: SocketFile,
+    /// Whether the socket begins and ends with us.
+    is_ours: bool,
+    seen: Seen,
+}
+
+/// What was seen of it last, and told.
+#[derive(PartialEq, Eq)]
+enum Seen {
+    InPlace,
+    /// And why it cannot be bound again.
+    Missing(String),
+}
+
+/// Why a socket is not bound again.
+enum Obstacle {
+    Bind(ListenError),
+    Another,
+    NotOurs,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(error) => write!(f, "{error}"),
+            Self::Another => f.write_str(
+                "another file is there, which is left alone (if it is not a successor's, remove it: the socket is \
+                 then bound again)",
+            ),
+            Self::NotOurs => f.write_str(
+                "it was passed to the daemon (restart its socket unit and the daemon; keep others from cleaning \
+                 the directory)",
+            ),
+        }
+    }
+}
+
+/// Watches those that have a path; `None` without any. That of a socket which was passed may be out of sight, in
+/// a container: then there is nothing to watch. What `say_end` returns is dropped when the thread ends.
 ///
 /// # Errors
 /// If there is no room for a thread.
-pub(super) fn watch(listeners: &[ListeningSocket], observed: &Arc<Observed>) -> io::Result<()> {
-    let mut watched: Vec<_> = listeners.iter().filter_map(Watched::of).collect();
+pub(super) fn watch(
+    sockets: &Sockets,
+    observed: &Arc<Observed>,
+    say_end: impl FnOnce() -> SayEnd,
+) -> io::Result<Option<Watch>> {
+    let of_clients = sockets.of_clients.iter().enumerate();
+    let of_clients =
+        of_clients.filter_map(|(number, s)| Watched::of(Which::Clients(number), &s.socket));
+    let control = sockets.sites.control_file().map(|file| Watched {
+        which: Which::Control,
+        file: file.clone(),
+        is_ours: true,
+        seen: Seen::InPlace,
+    });
+    let mut watched: Vec<_> = of_clients.chain(control).collect();
     if watched.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let observed = Arc::clone(observed);
+    let (bind, bound_again) = unbounded_channel();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let (observed, over) = (Arc::clone(observed), Arc::clone(&is_over));
+    let say_end = say_end();
     let look = move || {
-        while observed.phase.state() == DaemonState::Serving {
-            watched.iter_mut().for_each(Watched::look);
-            let missing = watched.iter().filter(|w| w.is_missing).count();
-            // Nobody concludes anything from it about other memory.
-            observed
-                .socket_files_missing
-                .store(missing, Ordering::Relaxed);
+        let _say_end = say_end;
+        while !over.load(Ordering::Acquire) {
+            watched.iter_mut().for_each(|w| w.look(&over, &bind));
+            count(&watched, &observed);
             // Not a sleep, of which the standard library takes no failure.
             thread::park_timeout(LOOK_INTERVAL);
         }
     };
     let thread = thread::Builder::new().name("socket-files".to_owned());
-    thread.spawn(look).map(drop)
+    let thread = thread.spawn(look)?;
+    Ok(Some(Watch {
+        bound_again,
+        is_over,
+        thread: thread.thread().clone(),
+    }))
+}
+
+/// Nobody concludes anything from it about other memory.
+fn count(watched: &[Watched], observed: &Observed) {
+    let missing = |is_clients: bool| {
+        let missing = watched.iter().filter(|w| w.seen != Seen::InPlace);
+        missing
+            .filter(|w| matches!(w.which, Which::Clients(_)) == is_clients)
+            .count()
+    };
+    let files = &observed.socket_files_missing;
+    files.of_clients.store(missing(true), Ordering::Relaxed);
+    files.of_control.store(missing(false), Ordering::Relaxed);
+}
+
+impl Watch {
+    /// The next socket that takes another one's place.
+    pub(super) async fn next(&mut self) -> BoundAgain {
+        match self.bound_again.recv().await {
+            Some(bound) => bound,
+            // The thread has ended, and says so elsewhere.
+            None => pending().await,
+        }
+    }
+
+    /// Nothing is bound any more once this returns: what is given up then stays so. Returns what was bound last.
+    pub(super) async fn stop(mut self) -> Vec<BoundAgain> {
+        self.is_over.store(true, Ordering::Release);
+        self.thread.unpark();
+        let mut last = Vec::new();
+        let ended = async {
+            while let Some(bound) = self.bound_again.recv().await {
+                last.push(bound);
+            }
+        };
+        if time::timeout(STOP_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("a look at the sockets' files hangs: the end does not wait for it");
+        }
+        last
+    }
 }
 
 impl Watched {
-    fn of(listener: &ListeningSocket) -> Option<Self> {
-        let Place::Path(path) = listener.place() else {
-            return None;
+    fn of(which: Which, listener: &ListeningSocket) -> Option<Self> {
+        let (file, is_ours) = match listener {
+            ListeningSocket::Bound(listener) => (listener.socket_file()?.clone(), true),
+            ListeningSocket::Inherited(inherited) => {
+                let Place::Path(path) = inherited.place() else {
+                    return None;
+                };
+                let path = PathBuf::from(std::ffi::OsString::from_vec(path.clone()));
+                (SocketFile::of_another(path).ok()?, false)
+            }
         };
-        let path = PathBuf::from(std::ffi::OsString::from_vec(path));
-        let found = fs::symlink_metadata(&path).ok()?;
         Some(Self {
-            path,
-            file: (found.dev(), found.ino()),
-            is_missing: false,
+            which,
+            file,
+            is_ours,
+            seen: Seen::InPlace,
         })
     }
 
-    fn look(&mut self) {
-        let is_missing = match fs::symlink_metadata(&self.path) {
-            Ok(found) => (found.dev(), found.ino()) != self.file,
-            Err(error) => matches!(
-                error.raw_os_error(),
-                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)
-            ),
+    fn look(&mut self, is_over: &AtomicBool, bound_again: &UnboundedSender<BoundAgain>) {
+        let obstacle = match self.file.find() {
+            Ok(FoundFile::Ours) => return self.is_in_place(),
+            Ok(_) if !self.is_ours => Obstacle::NotOurs,
+            Ok(FoundFile::Another) => Obstacle::Another,
+            // The daemon's own end may have removed it.
+            Ok(FoundFile::Nothing) if is_over.load(Ordering::Acquire) => return,
+            Ok(FoundFile::Nothing) => match self.bind_again(bound_again) {
+                Ok(()) => return,
+                Err(error) => Obstacle::Bind(error),
+            },
+            // It cannot be told, so nothing has changed.
+            Err(_) => return,
         };
-        if is_missing == self.is_missing {
+        self.is_missing(obstacle.to_string());
+    }
+
+    fn bind_again(&mut self, bound_again: &UnboundedSender<BoundAgain>) -> Result<(), ListenError> {
+        let mut listener = listener::bind_again(&self.file)?;
+        listener.listen()?;
+        if let Some(file) = listener.socket_file() {
+            self.file = file.clone();
+        }
+        self.seen = Seen::InPlace;
+        tracing::warn!(
+            "the socket {self} was not there any more, and is bound again: its file or directory was removed or \
+             replaced, and until now nobody could connect (keep others from cleaning the directory)"
+        );
+        // The main thread gives up before this one only where a look hangs; then the socket goes again.
+        let _ = bound_again.send(BoundAgain {
+            which: self.which,
+            listener,
+        });
+        Ok(())
+    }
+
+    fn is_in_place(&mut self) {
+        if self.seen != Seen::InPlace {
+            self.seen = Seen::InPlace;
+            tracing::info!("the socket {self} is there again");
+        }
+    }
+
+    /// A line for each change: what is in the way may be another thing than before.
+    fn is_missing(&mut self, obstacle: String) {
+        let seen = Seen::Missing(obstacle);
+        if self.seen == seen {
             return;
         }
-        self.is_missing = is_missing;
-        let path = self.path.display();
-        if is_missing {
+        if let Seen::Missing(obstacle) = &seen {
             tracing::error!(
-                "the socket unix:{path} is not there any more: its file or directory was removed or replaced, and \
-                 nobody can connect (restart the daemon, and its socket unit if it has one; keep others from \
-                 cleaning the directory)"
+                "the socket {self} is not there any more: its file or directory was removed or replaced, and nobody \
+                 can connect: {obstacle}"
             );
-        } else {
-            tracing::info!("the socket unix:{path} is there again");
         }
+        self.seen = seen;
+    }
+}
+
+/// As `--listen` takes it.
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.which {
+            Which::Clients(_) => "",
+            Which::Control => "for control ",
+        };
+        write!(f, "{what}unix:{}", self.file.path().display())
     }
 }

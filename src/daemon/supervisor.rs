@@ -12,11 +12,12 @@ use std::process;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Runtime;
 use tokio::time::{self, Instant};
 
 use crate::observe::{DaemonState, Observed};
 use crate::sys::handover::take_variable;
+
+use super::helpers::Helpers;
 
 /// How often the status line is looked at: it is for people who type `systemctl status`.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -74,7 +75,8 @@ impl Supervisor {
     }
 
     /// The workers run. From now on the manager hears how they are.
-    pub(super) fn ready(&self, runtime: &Runtime, observed: &Arc<Observed>) {
+    /// To be called on the runtime.
+    pub(super) fn ready(&self, observed: &Arc<Observed>, helpers: &Helpers) {
         if let Some(address) = &self.out_of_reach {
             tracing::warn!(
                 "the service manager is told nothing: NOTIFY_SOCKET is {address:?}, which is neither a \
@@ -84,10 +86,12 @@ impl Supervisor {
         let Some(line) = &self.line else { return };
         let status = status(observed);
         line.tell(&format!("READY=1\nSTATUS={status}"));
-        runtime.spawn(tell_status(Arc::clone(line), Arc::clone(observed), status));
+        let status = tell_status(Arc::clone(line), Arc::clone(observed), status);
+        helpers.spawn("the task that tells the service manager", status);
         if let Some(patience) = self.watchdog {
             tracing::info!("the service manager's watchdog waits for {patience:?}");
-            runtime.spawn(beat(Arc::clone(line), Arc::clone(observed), patience));
+            let beat = beat(Arc::clone(line), Arc::clone(observed), patience);
+            helpers.spawn("the task that tells the watchdog", beat);
         }
     }
 

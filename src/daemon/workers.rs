@@ -10,7 +10,7 @@ use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Limits};
 use crate::sys::{Errno, process};
-use crate::worker::{Mailbox, Notice, Share, Shared, Worker};
+use crate::worker::{ListenerOf, Listening, Mailbox, Notice, Share, Shared, Worker};
 
 use super::Error;
 use super::engine::Chosen;
@@ -119,6 +119,11 @@ impl Workers {
         for mailbox in &self.mailboxes {
             mailbox.post(notice);
         }
+    }
+
+    /// Gives a worker a listener in place of another one.
+    pub(super) fn replace_listener(&self, worker: usize, old: ListenerOf, new: Listening) {
+        self.mailboxes[worker].replace_listener(old, new);
     }
 
     /// Waits until one worker has ended, well or badly; `None` once all of them have.

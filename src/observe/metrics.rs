@@ -64,7 +64,7 @@ catalogue! {
     DRAINING = Gauge "spliceway_draining" []
         "1 while the daemon finishes what runs and takes no new clients";
     SOCKET_FILES_MISSING = Gauge "spliceway_socket_files_missing" []
-        "Sockets whose files were removed or replaced, so that nobody can connect: restart the daemon";
+        "Sockets whose files were removed or replaced and which cannot be bound again, so that nobody can connect: the log says why";
     SESSIONS_MAX = Gauge "spliceway_sessions_max" []
         "The most sessions at one time (--connections-max): at this number clients wait to be accepted";
     ACCEPT_PAUSES = Counter "spliceway_accept_pauses" ["reason"]

@@ -33,8 +33,25 @@ pub struct Observed {
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Since when, and in what phase.
     pub phase: Phase,
-    /// Sockets whose files clients do not find any more.
-    pub socket_files_missing: AtomicUsize,
+    /// Sockets whose files are not found any more.
+    pub socket_files_missing: SocketFilesMissing,
+}
+
+/// How many sockets' files are not found any more. The thread that looks writes.
+#[derive(Debug, Default)]
+pub struct SocketFilesMissing {
+    /// Those of clients: nobody gets in.
+    pub of_clients: AtomicUsize,
+    /// That of the control socket: nobody can ask there.
+    pub of_control: AtomicUsize,
+}
+
+impl SocketFilesMissing {
+    fn total(&self) -> u64 {
+        let counts = [&self.of_clients, &self.of_control];
+        let counts = counts.map(|count| count.load(Ordering::Relaxed) as u64);
+        counts.iter().sum()
+    }
 }
 
 /// When the daemon started, and whether it is about to end.
@@ -132,7 +149,7 @@ impl Observed {
                 .map(|since| seconds(now.saturating_duration_since(*since))),
             sessions_max: self.sessions_max.into(),
             log_lines_dropped: (self.log_lines_dropped)(),
-            socket_files_missing: self.socket_files_missing.load(Ordering::Relaxed) as u64,
+            socket_files_missing: self.socket_files_missing.total(),
             access_log_write_errors: (self.access_log_write_errors)(),
             accept_pauses: AcceptPauses {
                 no_descriptors: sum(|counters| &counters.pauses_exhausted),

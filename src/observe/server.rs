@@ -286,7 +286,10 @@ fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
     if observed.phase.state() == DaemonState::Draining {
         reasons.push_str("the daemon is draining\n");
     }
-    let missing = observed.socket_files_missing.load(Ordering::Relaxed);
+    let missing = observed
+        .socket_files_missing
+        .of_clients
+        .load(Ordering::Relaxed);
     if missing > 0 {
         reasons.push_str(&format!(
             "{missing} sockets' files are missing: see the log\n"
@@ -339,7 +342,6 @@ fn headless(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
 mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::net::{Shutdown, SocketAddr, TcpStream};
-    use std::sync::atomic::AtomicUsize;
 
     use tokio::runtime;
 
@@ -399,7 +401,7 @@ mod tests {
                 access_log_write_errors: Box::new(|| 0),
                 log_lines_dropped: Box::new(|| 3),
                 phase: Phase::default(),
-                socket_files_missing: AtomicUsize::new(0),
+                socket_files_missing: Default::default(),
             });
             let runtime = runtime::Builder::new_multi_thread()
                 .worker_threads(1)

@@ -38,7 +38,7 @@ pub struct Status {
     pub sessions_max: u64,
     /// Lines of the log that were lost because nobody read them in time.
     pub log_lines_dropped: u64,
-    /// Sockets whose files were removed or replaced: nobody can connect to them.
+    /// Sockets whose files were removed or replaced, and which cannot be bound again: nobody can connect.
     #[serde(default)]
     pub socket_files_missing: u64,
     /// Writes to access logs that failed.

@@ -93,7 +93,7 @@ fn daemon(text: &mut String, status: &Status) {
         line(
             text,
             &format!(
-                "sockets whose files are missing: {} (nobody can connect: see the log, and restart)",
+                "sockets whose files are missing: {} (nobody can connect: the log says why)",
                 status.socket_files_missing
             ),
         );

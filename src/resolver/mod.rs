@@ -179,9 +179,14 @@ pub struct Job<'a> {
 /// It does not wait for the first answer: until there is one, a set has the literals only, or is
 /// empty. With literals alone there is nothing to look up and no thread.
 ///
+/// What `say_end` returns is dropped when the thread ends, however that ends; without a thread it is not called.
+///
 /// # Errors
 /// If a name is malformed, or the system refuses a thread or its event loop.
-pub fn spawn<'a>(jobs: impl IntoIterator<Item = Job<'a>>) -> Result<ResolverHandle, ResolverError> {
+pub fn spawn<'a, E: Send + 'static>(
+    jobs: impl IntoIterator<Item = Job<'a>>,
+    say_end: impl FnOnce() -> E,
+) -> Result<ResolverHandle, ResolverError> {
     let mut tasks = Vec::new();
     let mut names_count = 0;
     let jobs: Vec<_> = jobs.into_iter().collect();
@@ -211,9 +216,13 @@ pub fn spawn<'a>(jobs: impl IntoIterator<Item = Job<'a>>) -> Result<ResolverHand
         .build()
         .map_err(ResolverError::Runtime)?;
     let (stop, stopped) = oneshot::channel();
+    let say_end = say_end();
     let thread = thread::Builder::new()
         .name("resolver".to_owned())
-        .spawn(move || run(runtime, tasks, stopped))
+        .spawn(move || {
+            let _say_end = say_end;
+            run(runtime, tasks, stopped);
+        })
         .map_err(ResolverError::Thread)?;
     Ok(ResolverHandle {
         running: Some(Running { stop, thread }),

@@ -107,7 +107,7 @@ impl Setup {
 
     fn spawn(&self, backends: &[&str]) -> ResolverHandle {
         let backends: Vec<_> = backends.iter().map(|backend| parse(backend)).collect();
-        spawn([self.job(&backends)]).unwrap()
+        spawn([self.job(&backends)], || ()).unwrap()
     }
 
     fn job<'a>(&self, backends: &'a [BackendAddress]) -> Job<'a> {
@@ -640,7 +640,7 @@ fn stopping_does_not_wait_for_a_hanging_lookup() {
 fn a_malformed_name_is_refused_at_the_start() {
     let setup = Setup::new();
     let backends = [parse("a..b:80")];
-    let error = spawn([setup.job(&backends)]);
+    let error = spawn([setup.job(&backends)], || ());
     let error = error.err().unwrap().to_string();
     assert!(
         error.starts_with("look up \"a..b\": not a host name"),

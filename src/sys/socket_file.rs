@@ -9,6 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
+/// Held while the process's umask is not its own.
+static UMASK: Mutex<()> = Mutex::new(());
+
 /// The same number in the type that addresses have it in.
 #[expect(clippy::cast_possible_truncation, reason = "AF_UNIX is 1")]
 const FAMILY: libc::sa_family_t = libc::AF_UNIX as libc::sa_family_t;
@@ -80,10 +83,9 @@ pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
 /// Gives a socket its name; a path is created with exactly the bits of [`set_mode`].
 ///
 /// bind(2) applies the umask, which belongs to the whole process: it is 0 for the length of the
-/// call and then what it was. The lock keeps binds from undoing each other. A file that another
-/// thread creates meanwhile escapes the umask, so listeners are bound before such threads start.
+/// call and then what it was. The lock keeps binds from undoing each other, and [`under_umask`] from
+/// creating files meanwhile that escape it.
 pub(crate) fn bind(socket: BorrowedFd<'_>, name: &SocketName) -> io::Result<()> {
-    static UMASK: Mutex<()> = Mutex::new(());
     let _exclusive = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
     let umask = set_umask(0);
     // SAFETY: `name.raw` is a sockaddr_un of which the first `name.length` bytes are set, and the
@@ -92,6 +94,12 @@ pub(crate) fn bind(socket: BorrowedFd<'_>, name: &SocketName) -> io::Result<()> 
     let outcome = check(code).map(drop);
     set_umask(umask);
     outcome
+}
+
+/// Creates a file, whose bits the umask is to cut, while no other thread binds a socket.
+pub(crate) fn under_umask<T>(create: impl FnOnce() -> T) -> T {
+    let _exclusive = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+    create()
 }
 
 fn set_umask(mask: libc::mode_t) -> libc::mode_t {

@@ -45,6 +45,7 @@ struct Listener {
     sock: Sock,
     of: ListenerOf,
     backlog: Backlog,
+    role: Role,
     accepting: Accepting,
     /// Accepts that will pass before a look for more clients of the same burst.
     looks_in: u32,
@@ -60,11 +61,22 @@ enum Accepting {
     Closed,
 }
 
-/// Which route a listener belongs to, and which of its listeners it is.
+/// What is to become of a listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Clients come to it.
+    Serving,
+    /// Nobody new comes. Who waits in its backlog is served, then it is closed.
+    Retiring,
+}
+
+/// Which of a worker's listeners: the place of its route among the worker's shares, and its own in that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct ListenerOf {
-    pub(super) route: usize,
-    pub(super) number: usize,
+pub struct ListenerOf {
+    /// The route.
+    pub route: usize,
+    /// The listener of that route.
+    pub number: usize,
 }
 
 /// A listener without an accept in flight.
@@ -84,31 +96,79 @@ impl Listeners {
         owners: &mut Owners,
     ) {
         for (number, listening) in listening.into_iter().enumerate() {
-            let Listening {
-                fd,
-                backlog,
-                sharing,
-            } = listening;
-            let sock = driver.adopt_listener(fd);
-            if sharing == Sharing::InTurns {
-                driver.take_turns(sock);
-            }
-            owners.assign(sock, Owner::Listener(self.0.len()));
-            self.0.push(Listener {
-                sock,
-                of: ListenerOf { route, number },
-                backlog,
-                accepting: Accepting::Idle,
-                looks_in: 0,
-                looked_after: 0,
-            });
+            self.add(ListenerOf { route, number }, listening, driver, owners);
         }
+    }
+
+    /// A listener takes the place of another one, which nobody can find any more.
+    pub(super) fn replace<D: Driver>(
+        &mut self,
+        of: ListenerOf,
+        listening: Listening,
+        driver: &mut D,
+        owners: &mut Owners,
+    ) {
+        for listener in &mut self.0 {
+            if listener.of == of && listener.accepting != Accepting::Closed {
+                listener.role = Role::Retiring;
+                if listener.accepting == Accepting::Armed {
+                    driver.cancel(listener.sock, Lane::Read);
+                }
+            }
+        }
+        self.add(of, listening, driver, owners);
+    }
+
+    /// In the room of one that is closed, if there is any: who was accepted there, and still has to wait, asks
+    /// only of what it was.
+    fn add<D: Driver>(
+        &mut self,
+        of: ListenerOf,
+        listening: Listening,
+        driver: &mut D,
+        owners: &mut Owners,
+    ) {
+        let Listening {
+            fd,
+            backlog,
+            sharing,
+        } = listening;
+        let sock = driver.adopt_listener(fd);
+        if sharing == Sharing::InTurns {
+            driver.take_turns(sock);
+        }
+        let listener = Listener {
+            sock,
+            of,
+            backlog,
+            role: Role::Serving,
+            accepting: Accepting::Idle,
+            looks_in: 0,
+            looked_after: 0,
+        };
+        let is_free = |l: &Listener| l.of == of && l.accepting == Accepting::Closed;
+        let number = self.0.iter().position(is_free).unwrap_or(self.0.len());
+        owners.assign(sock, Owner::Listener(number));
+        match self.0.get_mut(number) {
+            Some(room) => *room = listener,
+            None => self.0.push(listener),
+        }
+    }
+
+    /// An accept says that newcomers are refused. Ours are refused only where the listener is given up, and
+    /// the word of that is on its way. False: it is somebody else's, who may have reasons.
+    pub(super) fn refuses_newcomers(&mut self, number: usize) -> bool {
+        let listener = &mut self.0[number];
+        if listener.backlog == Backlog::Ours {
+            listener.role = Role::Retiring;
+        }
+        listener.backlog == Backlog::Ours
     }
 
     /// Arms an accept on each listener that has none.
     pub(super) fn arm<D: Driver>(&mut self, driver: &mut D) {
         for listener in &mut self.0 {
-            if listener.accepting == Accepting::Idle {
+            if listener.is_idle() && listener.role == Role::Serving {
                 driver.submit(listener.sock, Op::Accept);
                 listener.accepting = Accepting::Armed;
             }
@@ -176,13 +236,16 @@ impl Listeners {
         self.0[number].of
     }
 
+    /// Whether there is one to arm.
     pub(super) fn has_idle(&self) -> bool {
-        self.idle().is_some()
+        let mut serving = self.0.iter().filter(|l| l.role == Role::Serving);
+        serving.any(Listener::is_idle)
     }
 
-    /// The first listener without an accept in flight.
-    pub(super) fn idle(&self) -> Option<IdleListener> {
-        let number = self.0.iter().position(|l| l.accepting == Accepting::Idle)?;
+    /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any.
+    pub(super) fn to_empty(&self, is_draining: bool) -> Option<IdleListener> {
+        let is_given_up = |l: &Listener| is_draining || l.role == Role::Retiring;
+        let number = self.0.iter().position(|l| l.is_idle() && is_given_up(l))?;
         let sock = self.0[number].sock;
         Some(IdleListener { number, sock })
     }
@@ -204,5 +267,11 @@ impl Listeners {
 
     pub(super) fn are_closed(&self) -> bool {
         self.0.iter().all(|l| l.accepting == Accepting::Closed)
+    }
+}
+
+impl Listener {
+    fn is_idle(&self) -> bool {
+        self.accepting == Accepting::Idle
     }
 }

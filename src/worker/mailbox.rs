@@ -1,7 +1,10 @@
 //! How other threads tell a worker something.
 
+use std::mem;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::listeners::{ListenerOf, Listening};
 use crate::driver::Waker;
 use crate::sys::Errno;
 
@@ -20,6 +23,8 @@ pub enum Notice {
     Cut,
     /// Somebody wants to see whether the worker turns: that it does is the answer.
     Turn,
+    /// There are listeners that take the place of others, in the mailbox.
+    Listeners,
 }
 
 impl Notice {
@@ -36,6 +41,8 @@ impl Notice {
 pub struct Mailbox {
     notices: AtomicU8,
     waker: Waker,
+    /// Looked at when there is a notice of it.
+    listeners: Mutex<Vec<(ListenerOf, Listening)>>,
 }
 
 /// What was in a mailbox.
@@ -48,6 +55,7 @@ impl Mailbox {
         Ok(Self {
             notices: AtomicU8::new(0),
             waker: Waker::new()?,
+            listeners: Mutex::default(),
         })
     }
 
@@ -60,6 +68,23 @@ impl Mailbox {
     pub fn post(&self, notice: Notice) {
         self.notices.fetch_or(notice.bit(), Ordering::Release);
         self.waker.wake();
+    }
+
+    /// Gives the worker a listener in place of another one.
+    pub fn replace_listener(&self, old: ListenerOf, new: Listening) {
+        self.listeners().push((old, new));
+        self.post(Notice::Listeners);
+    }
+
+    pub(super) fn take_listeners(&self) -> Vec<(ListenerOf, Listening)> {
+        mem::take(&mut *self.listeners())
+    }
+
+    fn listeners(&self) -> MutexGuard<'_, Vec<(ListenerOf, Listening)>> {
+        // Whole at any moment, whoever has panicked.
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take(&self) -> Notices {

@@ -41,13 +41,13 @@ use crate::sys::clock::ThreadClock;
 use crate::sys::net::TcpOptions;
 
 pub use gate::Gate;
-pub use listeners::{Backlog, Listening, Sharing};
+pub use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub use mailbox::{Mailbox, Notice};
 pub use routes::{Limit, Route, Share};
 pub use who::{Allowed, Unmapped, Who};
 
 use gate::Permit;
-use listeners::Listeners;
+use listeners::{IdleListener, Listeners};
 use mailbox::Notices;
 use routes::{Admission, Place, Served, Standing};
 use timers::Timers;
@@ -185,6 +185,9 @@ enum Line {
 /// An accept failed, and the worker has drawn the consequences.
 struct AcceptFailed;
 
+/// There is no ticket for another client in this turn.
+struct NoMoreClients;
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
@@ -310,7 +313,7 @@ impl<D: Driver> Worker<D> {
         // have completed in the last turn already.
         let to_release =
             self.refused || self.retired_permits.is_urgent() || self.retired_leases.is_urgent();
-        if to_release || self.accepting_again_at.is_none() && self.has_more_to_drain() {
+        if to_release || self.accepting_again_at.is_none() && self.has_more_to_empty() {
             return Some(self.now);
         }
         let dates = [
@@ -326,9 +329,14 @@ impl<D: Driver> Worker<D> {
         dates.into_iter().flatten().chain(pools).min()
     }
 
-    /// Whether the backlogs were left because the turn had done enough, not for want of a ticket.
-    fn has_more_to_drain(&self) -> bool {
-        self.phase == Phase::Draining && self.ticket.is_some() && self.listeners.has_idle()
+    /// Whether backlogs were left because the turn had done enough, not for want of a ticket.
+    fn has_more_to_empty(&self) -> bool {
+        self.ticket.is_some() && self.to_empty().is_some()
+    }
+
+    /// A listener that nobody new comes to, and whose backlog is to be served.
+    fn to_empty(&self) -> Option<IdleListener> {
+        self.listeners.to_empty(self.phase == Phase::Draining)
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -365,6 +373,12 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Scarce) && self.ticket.is_some() {
             self.give_ticket_back();
             self.accepting_again_at = Some(self.now + SCARCITY_PAUSE);
+        }
+        if notices.has(Notice::Listeners) {
+            for (of, listening) in self.mailbox.take_listeners() {
+                let (driver, owners) = (&mut self.driver, &mut self.owners);
+                self.listeners.replace(of, listening, driver, owners);
+            }
         }
         if notices.has(Notice::Drain) {
             self.phase = Phase::Draining;
@@ -780,6 +794,9 @@ impl<D: Driver> Worker<D> {
                 None => return,
             }
         }
+        if self.to_empty().is_some() && self.empty_backlogs().is_err() {
+            return;
+        }
         match self.phase {
             Phase::Serving => {
                 // Where clients are refused, a permit is taken for one that is there: one at hand could
@@ -789,7 +806,9 @@ impl<D: Driver> Worker<D> {
                     self.listeners.arm(&mut self.driver);
                 }
             }
-            Phase::Draining => self.drain_backlogs(),
+            // Enough for one turn; the next one needs a ticket.
+            Phase::Draining if !self.listeners.are_closed() => drop(self.prepare_ticket()),
+            Phase::Draining => self.give_ticket_back(),
         }
     }
 
@@ -808,6 +827,7 @@ impl<D: Driver> Worker<D> {
                 None if self.is_refusing() => self.turn_away(client, listener),
                 None => self.parked.push(Parked { client, listener }),
             },
+            Done::Failed(Errno(libc::EINVAL)) if self.listeners.refuses_newcomers(listener) => {}
             Done::Failed(errno) => self.accept_failed(errno),
             done => unreachable!("an accept ends with {done:?}"),
         }
@@ -958,28 +978,23 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Takes what waits in the backlogs, so that nobody who connected before the drain is refused,
-    /// and closes each listener that is found empty.
-    fn drain_backlogs(&mut self) {
+    /// Takes what waits in the backlogs, so that nobody who connected before the drain, or before another
+    /// listener took the place of theirs, is refused; and closes each listener that is found empty.
+    fn empty_backlogs(&mut self) -> Result<(), NoMoreClients> {
         for _ in 0..DRAIN_ACCEPTS_PER_TURN {
-            let Some(listener) = self.listeners.idle() else {
+            let Some(listener) = self.to_empty() else {
                 break;
             };
             if !self.prepare_ticket() {
-                return;
+                return Err(NoMoreClients);
             }
             match self.accept_one(listener.number) {
                 Ok(true) => {}
                 Ok(false) => self.listeners.close_one(listener, &mut self.driver),
-                Err(AcceptFailed) => return,
+                Err(AcceptFailed) => return Err(NoMoreClients),
             }
         }
-        if !self.listeners.are_closed() {
-            // Enough for one turn; the next one needs a ticket.
-            self.prepare_ticket();
-        } else {
-            self.give_ticket_back();
-        }
+        Ok(())
     }
 }
 

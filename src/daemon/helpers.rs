@@ -1,0 +1,84 @@
+//! Threads and tasks beside the workers, and who notices that one of them has ended.
+//!
+//! Each of them is to last as long as the daemon serves. Without one, something stands still that nobody sees:
+//! addresses are not refreshed, access logs are not written, nobody is answered on the control socket. So it is
+//! as with a worker: the daemon drains, and ends with an error.
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// A helper has ended that was to last.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} has ended before the daemon (this is a bug; please report what the log says)")]
+pub struct HelperError {
+    name: &'static str,
+}
+
+/// Where helpers say that they have ended. One for all, and each has a copy.
+#[derive(Clone)]
+pub(super) struct Helpers(UnboundedSender<HelperError>);
+
+/// Those that have ended.
+pub(super) struct EndedHelpers(UnboundedReceiver<HelperError>);
+
+/// Says when it is dropped that its helper is over, also when that panics.
+pub(super) struct SayEnd {
+    name: &'static str,
+    helpers: Helpers,
+    /// The helper has done what there was to do.
+    is_done: bool,
+}
+
+/// For the start.
+pub(super) fn helpers() -> (Helpers, EndedHelpers) {
+    let (end, ended) = unbounded_channel();
+    (Helpers(end), EndedHelpers(ended))
+}
+
+impl Helpers {
+    /// For a thread of this name to hold.
+    pub(super) fn say_end(&self, name: &'static str) -> SayEnd {
+        SayEnd {
+            name,
+            helpers: self.clone(),
+            is_done: false,
+        }
+    }
+
+    /// Runs a task, which may end when it has done its part, but not by a panic. To be called on the runtime.
+    pub(super) fn spawn(
+        &self,
+        name: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let say_end = self.say_end(name);
+        tokio::spawn(async move {
+            task.await;
+            say_end.leave();
+        });
+    }
+}
+
+impl SayEnd {
+    /// The helper was not to last any longer.
+    fn leave(mut self) {
+        self.is_done = true;
+    }
+}
+
+impl Drop for SayEnd {
+    fn drop(&mut self) {
+        if self.is_done {
+            return;
+        }
+        // Nobody listens when the daemon is at its end: then it may end, too.
+        let _ = self.helpers.0.send(HelperError { name: self.name });
+    }
+}
+
+impl EndedHelpers {
+    /// The next that ends.
+    pub(super) async fn next(&mut self) -> HelperError {
+        let ended = self.0.recv().await;
+        ended.expect("whoever waits for ends has a way to say them as well")
+    }
+}
