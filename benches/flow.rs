@@ -48,6 +48,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     refused: None,
     silent_is_short: false,
     idle: Some(Duration::from_secs(60)),
+    half_closed: None,
     removed: None,
 };
 

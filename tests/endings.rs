@@ -11,10 +11,15 @@ use std::io::{ErrorKind, Read};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::thread;
+use std::time::Duration;
 
+use common::activation::{Activation, connect_tcp, tcp_listener};
 use common::backend::{Refusing, Unanswering};
-use common::client::{assert_eof, assert_over, exchange, receive_exact, receive_to_eof, send};
+use common::client::{
+    assert_eof, assert_over, assert_waiting, exchange, receive_exact, receive_to_eof, send,
+};
 use common::uninterrupted;
+use common::wait::pause;
 use common::{Backend, Ending, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 
 for_each_engine!(
@@ -42,6 +47,8 @@ for_each_engine!(
     unanswering_backend_closes_client_after_connect_timeout,
     unresolvable_backend_closes_client_after_connect_timeout,
     idle_timeout_ends_the_silent_session_only,
+    half_closed_timeout_ends_the_silent_session_only,
+    half_closed_timeout_is_for_clients_over_tcp_as_well,
     refusals_are_warned_about_but_not_each,
 );
 
@@ -411,6 +418,91 @@ fn idle_timeout_ends_the_silent_session_only(engine: Engine) {
     exchange(&busy, Pattern::new(3), KB);
     backend.wait_for_end(0);
     assert_eq!(backend.ledger().open, 1);
+}
+
+/// Whichever side has ended. Neither an answer that goes on, however slowly, nor a session that is open both
+/// ways is cut.
+fn half_closed_timeout_ends_the_silent_session_only(engine: Engine) {
+    let backend = half_closing_backend();
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--half-closed-timeout", "2s"])
+        .observed()
+        .start();
+    let (open, waiting, ended) = (proxy.connect(), proxy.connect(), proxy.connect());
+    let fed = proxy.connect();
+    send(&open, b"o");
+    send(&ended, b"e");
+    for (client, kind) in [(&waiting, b"w"), (&fed, b"f")] {
+        send(client, kind);
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    assert_eof(&ended);
+    assert_over(&waiting);
+    assert_eq!(receive_to_eof(&fed).len(), DRIPS);
+    let seen = || {
+        proxy.scrape().sum(
+            "spliceway_sessions_ended_total",
+            &["reason=\"half_closed\""],
+        )
+    };
+    eventually("both are counted", || seen() == 2.0);
+    assert_waiting(&open);
+    backend.release(4);
+}
+
+fn half_closed_timeout_is_for_clients_over_tcp_as_well(engine: Engine) {
+    let backend = half_closing_backend();
+    let (listener, address) = tcp_listener();
+    let to = backend.to_string();
+    let words = [
+        "--listen",
+        "inherit",
+        "--backend",
+        &to,
+        "--half-closed-timeout",
+        "2s",
+    ];
+    let _daemon = Activation::run(engine, &words)
+        .passing(&[(&listener, "web")])
+        .start();
+    let (open, waiting, fed) = (
+        connect_tcp(address),
+        connect_tcp(address),
+        connect_tcp(address),
+    );
+    send(&open, b"o");
+    for (client, kind) in [(&waiting, b"w"), (&fed, b"f")] {
+        send(client, kind);
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    assert_over(&waiting);
+    assert_eq!(receive_to_eof(&fed).len(), DRIPS);
+    assert_waiting(&open);
+    backend.release(3);
+}
+
+/// Bytes of an answer that takes three seconds.
+const DRIPS: usize = 30;
+
+/// Does what it is told by the first byte.
+fn half_closing_backend() -> Backend {
+    Backend::scripted(|conversation| match &conversation.receive_exact(1)?[..] {
+        b"e" => {
+            conversation.half_close()?;
+            conversation.keep_until_eof()
+        }
+        b"f" => {
+            conversation.keep_until_eof()?;
+            for _ in 0..DRIPS {
+                conversation.send(b".")?;
+                pause(Duration::from_millis(100));
+            }
+            Ok(())
+        }
+        _ => conversation.wait_for_release(),
+    })
 }
 
 fn has_ended(mut stream: &UnixStream) -> bool {

@@ -60,6 +60,7 @@ for_each_engine!(
     a_question_between_large_records_is_answered_at_once,
     an_aborted_request_costs_the_backend_its_connection,
     a_client_that_has_sent_everything_may_end_its_side,
+    a_client_that_has_ended_its_side_does_not_wait_for_ever,
     a_client_that_goes_costs_the_backend_its_connection,
     a_client_that_goes_while_it_waits_for_a_place_is_forgotten,
     a_client_that_takes_its_time_gets_the_end_of_its_answer,
@@ -1057,6 +1058,32 @@ fn a_client_that_has_sent_everything_may_end_its_side(engine: Engine) {
         assert_eq!(client.answer().text(), "/page");
         assert_eof(&client.0);
     }
+}
+
+fn a_client_that_has_ended_its_side_does_not_wait_for_ever(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        conversation.request()?.expect("a request");
+        conversation.keep_until_eof()
+    });
+    let proxy = patient(engine)
+        .args(["--half-closed-timeout", "1s"])
+        .observed()
+        .backend(&backend)
+        .start();
+    let (ended, waiting) = (Client::connect(&proxy), Client::connect(&proxy));
+    for client in [&ended, &waiting] {
+        client.send(&Request::get("/page").bytes());
+    }
+    ended.finish();
+    assert_over(&ended.0);
+    let seen = || {
+        proxy.scrape().sum(
+            "spliceway_sessions_ended_total",
+            &["reason=\"half_closed\""],
+        )
+    };
+    eventually("it is counted", || seen() == 1.0);
+    assert_waiting(&waiting.0);
 }
 
 fn a_client_that_goes_costs_the_backend_its_connection(engine: Engine) {

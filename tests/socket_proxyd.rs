@@ -6,20 +6,21 @@
 
 mod common;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::io::{Error, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use common::activation::{SPLICEWAY, connect_tcp, socket_activate, tcp_listener};
-use common::client::{assert_over, exchange, receive_exact, send};
+use common::client::{assert_over, assert_waiting, exchange, receive_exact, receive_to_eof, send};
 use common::process::Process;
 use common::programs::{program, start_socat};
 use common::proxy::{connect, fresh_abstract_name, fresh_dir};
 use common::sys::lacks_root;
-use common::wait::eventually;
+use common::wait::{eventually, meanwhile};
 use common::{Backend, Engine, KB, MB, Pattern};
 use tempfile::TempDir;
 
@@ -58,6 +59,7 @@ for_each_program!(
     what_is_sent_comes_back,
     sixty_four_kilobytes_come_back,
     the_limit_on_connections_is_hard,
+    places_of_clients_that_have_closed_come_back,
     a_unix_target_may_be_a_path_or_an_abstract_name,
     several_listeners_lead_to_one_target,
     a_target_that_is_down_costs_one_connection,
@@ -213,6 +215,36 @@ fn the_limit_on_connections_is_hard(program: Program) {
     activated.process.log().wait_for("the warning", warns);
 }
 
+/// Twice as many clients as there are places come and close, where the target neither answers nor closes.
+fn places_of_clients_that_have_closed_come_back(program: Program) {
+    const MAX: usize = 5;
+    let backend = Backend::scripted(|conversation| {
+        conversation.keep_until_eof()?;
+        conversation.wait_for_release()
+    });
+    let max = format!("--connections-max={MAX}");
+    let activated = program.activate(&[&max, &backend.to_string()]);
+    for number in 1..=2 * MAX as u64 {
+        let has_arrived = || backend.ledger().received >= number;
+        eventually(&format!("client {number} finds a place"), || {
+            let mut client = activated.connect();
+            let brief = Some(Duration::from_millis(10));
+            client.set_read_timeout(brief).unwrap();
+            // Who is refused may see it here.
+            let mut is_refused = client.write_all(b"x").is_err();
+            eventually("it is served or refused", || {
+                let waits = |error: &Error| error.kind() == ErrorKind::WouldBlock;
+                is_refused |= !client.read(&mut [0]).is_err_and(|error| waits(&error));
+                is_refused || has_arrived()
+            });
+            has_arrived()
+        });
+    }
+    let ended = backend.ledger().seen.len();
+    assert_eq!(ended, 0, "the target has closed, which makes room as well");
+    backend.release(2 * MAX);
+}
+
 fn a_unix_target_may_be_a_path_or_an_abstract_name(program: Program) {
     let name = fresh_abstract_name();
     let _socat = echo_behind(&format!("ABSTRACT-LISTEN:{name},fork"));
@@ -312,6 +344,7 @@ common::for_each_engine!(
     the_proxy_protocol_names_the_client,
     connections_are_not_refused_below_the_limit,
     the_subcommand_is_the_same_program,
+    who_waits_for_an_answer_keeps_its_place_while_there_are_others,
 );
 
 fn ours(engine: Engine, words: &[&str]) -> Activated {
@@ -364,6 +397,30 @@ fn connections_are_not_refused_below_the_limit(engine: Engine) {
         for client in &clients {
             assert_echo(client, "hello");
         }
+    }
+}
+
+/// TCP does not tell a client that waits from one that is gone, so one that waits is ended only for the sake of
+/// others.
+fn who_waits_for_an_answer_keeps_its_place_while_there_are_others(engine: Engine) {
+    let backend = Backend::scripted(|conversation| {
+        conversation.keep_until_eof()?;
+        conversation.wait_for_release()?;
+        conversation.send(b"an answer that took its time")
+    });
+    let activated = ours(engine, &["-c", "8", &backend.to_string()]);
+    let clients: Vec<_> = (0..4).map(|_| activated.connect()).collect();
+    for client in &clients {
+        send(client, b"question");
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    // Longer than places are kept for who may be gone when they are wanted.
+    meanwhile(Duration::from_secs(4), || {
+        clients.iter().for_each(assert_waiting);
+    });
+    backend.release(4);
+    for client in &clients {
+        assert_eq!(receive_to_eof(client), b"an answer that took its time");
     }
 }
 

@@ -26,7 +26,7 @@ const ESSENTIAL: [&str; 17] = [
 ];
 
 /// About clients and the sockets that they come by.
-const CLIENTS: [&str; 9] = [
+const CLIENTS: [&str; 10] = [
     "listen",
     "mode",
     "owner",
@@ -35,6 +35,7 @@ const CLIENTS: [&str; 9] = [
     "allow-group",
     "connections-max-per-user",
     "idle-timeout",
+    "half-closed-timeout",
     "protocol",
 ];
 

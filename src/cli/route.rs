@@ -336,6 +336,16 @@ pub(super) struct RouteArguments {
 
     #[arg(
         long,
+        value_name = "DURATION|off",
+        default_value = "10m",
+        value_parser = positive_timeout_or_off,
+        allow_hyphen_values = true,
+        help = "End a session of which one side has ended when the other is silent for this time. A client over                 TCP that may be gone also makes way, after 2s, while --connections-max is reached. 'off' does                 neither."
+    )]
+    half_closed_timeout: Timeout,
+
+    #[arg(
+        long,
         value_name = "N|off",
         default_value = "off",
         value_parser = number_or_off,
@@ -453,6 +463,7 @@ impl RouteArguments {
             connect_timeout: self.connect_timeout,
             refused_timeout,
             idle_timeout: self.idle_timeout.0,
+            half_closed_timeout: self.half_closed_timeout.0,
             limits,
         })
     }

@@ -44,6 +44,8 @@ pub struct Route {
     pub refused_timeout: Option<Duration>,
     /// A session without a byte in either direction for this long is ended. `None`: never.
     pub idle_timeout: Option<Duration>,
+    /// The same, where one side has ended. `None`: never, and not at the limit on sessions either.
+    pub half_closed_timeout: Option<Duration>,
     /// How much its endpoints take, and who waits meanwhile.
     pub limits: Limits,
 }

@@ -25,6 +25,8 @@ pub enum Outcome {
     ConnectNoSource,
     /// No byte in either direction for too long.
     IdleTimeout,
+    /// One side had ended, and nothing came of the other for too long.
+    HalfClosed,
     /// Its endpoint left the set.
     EndpointRemoved,
     /// The client's stream was no FastCGI.
@@ -57,7 +59,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -69,6 +71,7 @@ impl Outcome {
         Self::ConnectNoDescriptor,
         Self::ConnectNoSource,
         Self::IdleTimeout,
+        Self::HalfClosed,
         Self::EndpointRemoved,
         Self::BadRequest,
         Self::BadResponse,
@@ -100,6 +103,7 @@ impl Outcome {
             Self::ConnectNoDescriptor => "connect_no_descriptor",
             Self::ConnectNoSource => "connect_no_source",
             Self::IdleTimeout => "idle_timeout",
+            Self::HalfClosed => "half_closed",
             Self::EndpointRemoved => "endpoint_removed",
             Self::BadRequest => "bad_request",
             Self::BadResponse => "bad_response",
@@ -138,6 +142,7 @@ impl Outcome {
             | Self::ClientReset
             | Self::ClientLeft
             | Self::IdleTimeout
+            | Self::HalfClosed
             | Self::EndpointRemoved
             | Self::BadRequest
             | Self::Rejected

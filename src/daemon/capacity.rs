@@ -153,6 +153,7 @@ mod tests {
             connect_timeout: std::time::Duration::from_secs(5),
             refused_timeout: None,
             idle_timeout: None,
+            half_closed_timeout: None,
             limits: crate::config::Limits::default(),
         };
         Config {

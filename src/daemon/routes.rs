@@ -131,6 +131,7 @@ fn route(
             refused: config.refused_timeout,
             silent_is_short: matches!(config.protocol, config::Protocol::Fastcgi(_)),
             idle: config.idle_timeout,
+            half_closed: config.half_closed_timeout,
             removed: config.upstreams.close_removed_after,
         },
         session_failures: Failures::default(),

@@ -52,6 +52,15 @@ impl<D: Driver> Session<D> {
         }
     }
 
+    /// From when on it gives its place up where all are taken. `None`: it does not.
+    pub fn yields_at(&self, timeouts: Timeouts) -> Option<Instant> {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.yields_at(timeouts),
+            // A request is over when its script is.
+            Self::Exchange(_) => None,
+        }
+    }
+
     /// Whether it waits for a place at an endpoint.
     pub fn is_queued(&self) -> bool {
         match self {

@@ -110,6 +110,8 @@ enum Reading {
     Receiving,
     /// A wait for the client to leave, which has sent all that it has to send.
     Watching,
+    /// The same, of one that has ended its stream behind its request.
+    HalfClosed,
     /// It was taken back, because there is something to be read after all.
     Unwatching,
     /// A wait for more of a record that is spliced.
@@ -279,6 +281,11 @@ impl<D: Driver> Exchange<D> {
                 let watch_at = self.began + WATCH_AFTER;
                 Some(idle_at.map_or(watch_at, |idle_at| idle_at.min(watch_at)))
             }
+            Stage::Serve(_) if self.reading == Reading::HalfClosed => {
+                let half_closed = timeouts.half_closed;
+                let silent_at = half_closed.map(|silence| self.last_activity + silence);
+                idle_at.into_iter().chain(silent_at).min()
+            }
             Stage::Serve(_) => idle_at,
             Stage::Farewell { by, .. } => Some(*by),
             Stage::Breaking { .. } => Some(self.last_activity + BREAK_TIME),
@@ -348,6 +355,9 @@ impl<D: Driver> Exchange<D> {
                 Step::End(Ending::HeadTimeout)
             }
             Stage::Serve(_) if is_idle => self.break_off(Ending::IdleTimeout, cx),
+            Stage::Serve(_) if self.reading == Reading::HalfClosed => {
+                self.break_off(Ending::HalfClosed, cx)
+            }
             Stage::Head | Stage::Deliver { .. } if is_idle => Step::End(Ending::IdleTimeout),
             Stage::Serve(_) => {
                 self.watch(cx.driver);
@@ -420,7 +430,7 @@ impl<D: Driver> Exchange<D> {
                 self.read_on(cx.driver);
                 Step::Continue
             }
-            (Reading::Watching, Done::Ready) => self.client_left(),
+            (Reading::Watching | Reading::HalfClosed, Done::Ready) => self.client_left(),
             (Reading::Splicing, Done::Ready) => self.more_to_splice(cx),
             (_, Done::Received(buf)) => self.received(buf, cx),
             (_, Done::Eof) => self.client_ended(cx),
@@ -461,7 +471,7 @@ impl<D: Driver> Exchange<D> {
                     return self.client_left();
                 }
                 cx.driver.submit(self.client, Op::Hangup);
-                self.reading = Reading::Watching;
+                self.reading = Reading::HalfClosed;
                 Step::Continue
             }
             _ => self.client_left(),
@@ -483,7 +493,7 @@ impl<D: Driver> Exchange<D> {
                 driver.submit(self.client, Op::Recv);
                 self.reading = Reading::Receiving;
             }
-            Reading::Watching => {
+            Reading::Watching | Reading::HalfClosed => {
                 driver.cancel(self.client, Lane::Read);
                 self.reading = Reading::Unwatching;
             }

@@ -102,6 +102,8 @@ pub struct Timeouts {
     pub silent_is_short: bool,
     /// Without a byte in either direction. `None`: for ever.
     pub idle: Option<Duration>,
+    /// The same, once one side has ended. `None`: for ever, also where places are wanted.
+    pub half_closed: Option<Duration>,
     /// After its endpoint has left the set. `None`: for ever.
     pub removed: Option<Duration>,
 }
@@ -417,6 +419,8 @@ pub enum Ending {
     ConnectFailed(ConnectFailure),
     /// No byte in either direction for too long.
     IdleTimeout,
+    /// One side had ended, and nothing came of the other for too long, or while its place was wanted.
+    HalfClosed,
     /// Its endpoint left the set, and did not come back in time.
     EndpointRemoved,
     /// The client does not speak FastCGI as applications read it.
@@ -483,6 +487,7 @@ impl Ending {
                 }
             },
             Self::IdleTimeout => Outcome::IdleTimeout,
+            Self::HalfClosed => Outcome::HalfClosed,
             Self::EndpointRemoved => Outcome::EndpointRemoved,
             Self::BadRequest(error) if error.cause == Violation::HeadsFull => Outcome::HeadsFull,
             Self::BadRequest(_) => Outcome::BadRequest,
@@ -522,6 +527,7 @@ impl Ending {
             | Self::ClientLeft
             | Self::ClientReset(_)
             | Self::IdleTimeout
+            | Self::HalfClosed
             | Self::EndpointRemoved
             | Self::Cut => false,
         }
@@ -545,6 +551,9 @@ impl fmt::Display for Ending {
             Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),
             Self::ConnectFailed(failure) => write!(f, "connect to the backend: {failure}"),
             Self::IdleTimeout => f.write_str("idle for too long"),
+            Self::HalfClosed => f.write_str(
+                "one side had ended, and nothing came of the other (see --half-closed-timeout)",
+            ),
             Self::EndpointRemoved => f.write_str("its endpoint was removed"),
             Self::BadRequest(error) => error.fmt(f),
             Self::BadResponse(error) => error.fmt(f),

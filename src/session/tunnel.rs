@@ -12,7 +12,7 @@
 //! - A backend that takes no more may still have an answer on its way (it is read to its end).
 
 use std::mem;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::backend::{Address, Lease};
 use crate::counters::FlowCounters;
@@ -21,6 +21,11 @@ use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 use super::connect::{Connecting, Entry, Found};
 use super::flow::{Flow, Progress, Receives};
 use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
+
+/// How long a client that sends no more, and may be gone, keeps its place when all are taken. One that has
+/// closed is ended with that; one that waits for its answer has it by then, most often, and
+/// systemd-socket-proxyd does not wait at all.
+const HALF_CLOSED_GRACE: Duration = Duration::from_secs(2);
 
 /// A client and what serves it.
 pub struct Tunnel<D: Driver> {
@@ -44,6 +49,8 @@ pub struct Tunnel<D: Driver> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Presence {
     Here,
+    /// It sends no more. TCP does not tell whether it is there.
+    Unknown,
     /// It is gone, and a write to it is in flight: how that ends tells whether bytes were lost.
     Gone,
 }
@@ -142,11 +149,29 @@ impl<D: Driver> Tunnel<D> {
         match &self.upstream {
             Upstream::Connecting(connecting) => connecting.deadline(),
             Upstream::Open(serving) => {
-                let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
-                idle_at.into_iter().chain(serving.cut_at).min()
+                let silence = self.silence_max(timeouts);
+                let silent_at = silence.map(|(silence, _)| self.last_activity + silence);
+                silent_at.into_iter().chain(serving.cut_at).min()
             }
             Upstream::Opening(_) | Upstream::None => None,
         }
+    }
+
+    /// From when on the session gives its place up where it is wanted: its client may be gone.
+    pub fn yields_at(&self, timeouts: Timeouts) -> Option<Instant> {
+        let may_yield = self.presence == Presence::Unknown && !self.to_client.owes_bytes();
+        (may_yield && timeouts.half_closed.is_some())
+            .then(|| self.last_activity + HALF_CLOSED_GRACE)
+    }
+
+    /// How long nothing may move, and what the session ends as then.
+    fn silence_max(&self, timeouts: Timeouts) -> Option<(Duration, Ending)> {
+        let is_half_closed = self.to_backend.is_over() || self.to_client.is_over();
+        let half_closed = timeouts.half_closed.filter(|_| is_half_closed);
+        let idle = timeouts.idle.map(|idle| (idle, Ending::IdleTimeout));
+        let half_closed = half_closed.map(|silence| (silence, Ending::HalfClosed));
+        let both = idle.into_iter().chain(half_closed);
+        both.min_by_key(|(silence, _)| *silence)
     }
 
     /// Whether it waits for a place at an endpoint.
@@ -266,16 +291,19 @@ impl<D: Driver> Tunnel<D> {
         }
     }
 
-    /// Nothing completed for the idle timeout. While a slow reader takes what it was sent, the kernel
+    /// Nothing completed for as long as is allowed. While a slow reader takes what it was sent, the kernel
     /// may report room only after minutes: then a peer that has read since the last look is not idle.
     /// So a session with bytes on their way ends between one and two timeouts after the last read.
     fn idle(&mut self, upstream: Sock, cx: &mut Context<'_, D>) -> Step {
+        let (_, ending) = self
+            .silence_max(cx.timeouts)
+            .expect("a session without such a limit has no deadline for it");
         if !self.to_backend.owes_bytes() && !self.to_client.owes_bytes() {
-            return Step::End(Ending::IdleTimeout);
+            return Step::End(ending);
         }
         let unread = cx.driver.unread(self.client) + cx.driver.unread(upstream);
         if self.unread_when_idle.is_some_and(|before| unread >= before) {
-            return Step::End(Ending::IdleTimeout);
+            return Step::End(ending);
         }
         self.unread_when_idle = Some(unread);
         self.last_activity = cx.now;
@@ -425,6 +453,9 @@ impl<D: Driver> Tunnel<D> {
                     driver.shutdown_write(sock);
                 }
                 driver.submit(self.client, Op::Hangup);
+                if driver.peer_credentials(self.client).is_none() {
+                    self.presence = Presence::Unknown;
+                }
                 Step::Continue
             }
             Progress::SourceFailed(errno) => Step::End(Ending::ClientReset(errno)),
@@ -533,7 +564,9 @@ impl<D: Driver> Tunnel<D> {
             }
             Ending::ClientReset(_) | Ending::EndpointRemoved | Ending::Cut => false,
             // Cut in the middle: an end of stream would say that the client had finished.
-            Ending::IdleTimeout => self.to_backend.is_over() && !self.to_client.owes_bytes(),
+            Ending::IdleTimeout | Ending::HalfClosed => {
+                self.to_backend.is_over() && !self.to_client.owes_bytes()
+            }
         };
         if clean { Close::Graceful } else { Close::Reset }
     }
@@ -557,6 +590,7 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::HeadTimeout
         | Ending::Aborted
         | Ending::IdleTimeout
+        | Ending::HalfClosed
         | Ending::EndpointRemoved
         | Ending::Cut => Close::Reset,
     }

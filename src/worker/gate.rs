@@ -21,6 +21,8 @@ pub struct Gate {
     turn: AtomicUsize,
     /// By worker: it found no permit and waits to be told of one.
     wanting: Box<[AtomicBool]>,
+    /// By worker: it has sessions that make way once all permits are taken, and waits to be told.
+    yielding: Box<[AtomicBool]>,
     mailboxes: Vec<Arc<Mailbox>>,
 }
 
@@ -35,6 +37,7 @@ impl Gate {
             max,
             turn: AtomicUsize::new(0),
             wanting: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
+            yielding: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
             mailboxes,
         })
     }
@@ -51,6 +54,16 @@ impl Gate {
         }
         self.wanting[worker].store(true, Ordering::SeqCst);
         self.try_permit()
+    }
+
+    /// Whether all permits are taken. If not, [`Notice::Limit`] comes when they are.
+    pub(super) fn is_full(&self, worker: usize) -> bool {
+        let is_full = || self.used.load(Ordering::SeqCst) >= self.max;
+        if is_full() {
+            return true;
+        }
+        self.yielding[worker].store(true, Ordering::SeqCst);
+        is_full()
     }
 
     /// After a worker was told of a permit: if it did not take it, another may. With this, whenever
@@ -73,6 +86,7 @@ impl Gate {
     /// The worker ends: it is not told any more, and what it was told last is passed on.
     pub(super) fn leave(&self, worker: usize) {
         self.wanting[worker].store(false, Ordering::SeqCst);
+        self.yielding[worker].store(false, Ordering::SeqCst);
         self.pass_on();
     }
 
@@ -101,10 +115,23 @@ impl Gate {
 
     fn try_permit(self: &Arc<Self>) -> Option<Permit> {
         let one_more = |used| (used < self.max).then_some(used + 1);
-        self.used
+        let before = self
+            .used
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
             .ok()?;
+        if before + 1 == self.max {
+            self.tell_of_limit();
+        }
         Some(Permit(Arc::clone(self)))
+    }
+
+    /// Tells those who have asked, once.
+    fn tell_of_limit(&self) {
+        for (worker, yielding) in self.yielding.iter().enumerate() {
+            if yielding.load(Ordering::SeqCst) && yielding.swap(false, Ordering::SeqCst) {
+                self.mailboxes[worker].post(Notice::Limit);
+            }
+        }
     }
 }
 
@@ -170,6 +197,24 @@ mod tests {
         gate.leave(0);
         drop(held);
         assert!(gate.mailboxes[1].take().has(Notice::Permit));
+    }
+
+    #[test]
+    fn who_has_what_makes_way_is_told_of_the_limit_once() {
+        let gate = gate(2, 2);
+        let _first = gate.permit(0);
+        assert!(!gate.is_full(1));
+        assert!(!gate.mailboxes[1].take().has(Notice::Limit));
+        let second = gate.permit(0);
+        assert!(gate.mailboxes[1].take().has(Notice::Limit));
+        assert!(!gate.mailboxes[0].take().has(Notice::Limit));
+        drop(second);
+        let _third = gate.permit(0);
+        assert!(
+            !gate.mailboxes[1].take().has(Notice::Limit),
+            "it did not ask again"
+        );
+        assert!(gate.is_full(1));
     }
 
     #[test]

@@ -15,6 +15,8 @@ pub enum Notice {
     Addresses,
     /// A permit may be free.
     Permit,
+    /// All permits are taken.
+    Limit,
     /// Another worker lacks descriptors: give back what is only kept at hand.
     Scarce,
     /// Take what is in the backlogs that are ours, close the listeners, finish the sessions, end.

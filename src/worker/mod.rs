@@ -115,6 +115,10 @@ pub struct Worker<D: Driver> {
     listeners: Listeners,
     sessions: Slab<Active<D>>,
     timers: Timers,
+    /// When sessions are ready to make way where all permits are taken.
+    yielding: Timers,
+    /// The gate was asked to tell when they are.
+    awaits_limit: bool,
     /// Those that the worker serves; sessions and listeners name them by their place here.
     routes: Vec<Served>,
     ticket: Option<Ticket>,
@@ -235,6 +239,8 @@ impl<D: Driver> Worker<D> {
             owners,
             sessions: Slab::new(),
             timers: Timers::default(),
+            yielding: Timers::default(),
+            awaits_limit: false,
             ticket: None,
             spare: None,
             parked: Vec::new(),
@@ -261,6 +267,7 @@ impl<D: Driver> Worker<D> {
         loop {
             let told = self.read_mailbox();
             self.expire_deadlines();
+            self.make_way();
             if self.last_call.is_some_and(|time| time <= self.now) {
                 self.drain_sessions(true);
             }
@@ -316,8 +323,11 @@ impl<D: Driver> Worker<D> {
         if to_release || self.accepting_again_at.is_none() && self.has_more_to_empty() {
             return Some(self.now);
         }
+        // What is on its way out is the way that is to be made.
+        let looks_for_limit = !self.awaits_limit && self.retired_permits.is_empty();
         let dates = [
             self.timers.next(),
+            self.yielding.next().filter(|_| looks_for_limit),
             self.accepting_again_at,
             self.queues_looked_at,
             self.last_call,
@@ -369,6 +379,9 @@ impl<D: Driver> Worker<D> {
                     self.compare_endpoints(route);
                 }
             }
+        }
+        if notices.has(Notice::Limit) {
+            self.awaits_limit = false;
         }
         if notices.has(Notice::Scarce) && self.ticket.is_some() {
             self.give_ticket_back();
@@ -577,8 +590,12 @@ impl<D: Driver> Worker<D> {
             };
             served.count_queue();
         }
-        if let Some(deadline) = active.session.deadline(served.route.timeouts) {
+        let timeouts = served.route.timeouts;
+        if let Some(deadline) = active.session.deadline(timeouts) {
             self.timers.file(id, deadline);
+        }
+        if let Some(ready) = active.session.yields_at(timeouts) {
+            self.yielding.file(id, ready);
         }
     }
 
@@ -759,6 +776,33 @@ impl<D: Driver> Worker<D> {
             }
         }
         self.report_removed();
+    }
+
+    /// While all permits are taken, a session whose client may be gone ends for the sake of who comes next:
+    /// one at a time, because with its permit the limit is not reached any more.
+    fn make_way(&mut self) {
+        while self.yielding.next().is_some_and(|at| at <= self.now)
+            && !self.awaits_limit
+            && self.retired_permits.is_empty()
+        {
+            if !self.shared.gate.is_full(self.number) {
+                self.awaits_limit = true;
+                return;
+            }
+            let due = self.yielding.take_due(self.now);
+            let Some((id, active)) = due.and_then(|id| Some((id, self.sessions.get(id.0)?))) else {
+                continue;
+            };
+            let timeouts = self.routes[active.route].route.timeouts;
+            match active.session.yields_at(timeouts) {
+                Some(ready) if ready <= self.now => {
+                    self.step(id, |_, _| Step::End(Ending::HalfClosed));
+                }
+                Some(later) => self.yielding.file(id, later),
+                // Bytes are on their way to it, and it is heard of when they are not.
+                None => {}
+            }
+        }
     }
 
     /// Sessions that lose their endpoint by the same change end in the same turn.

@@ -96,11 +96,14 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             }),
             silent_is_short: pool.is_some(),
             idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
+            half_closed: None,
             removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
         },
         session_failures: Failures::default(),
         who: users.as_ref().and_then(who),
     };
+    // No dice of its own: what the idle timeout excuses, this may do as well.
+    route.timeouts.half_closed = route.timeouts.idle.map(|idle| idle * 2 / 3);
     if let Protocol::Fastcgi(options) = &mut route.protocol {
         // No dice of its own: what the idle timeout excuses, this may do as well.
         options.head_timeout = route.timeouts.idle.map(|idle| idle * 3 / 2);

@@ -47,6 +47,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("fpm-pages", r#"["/fpm"]"#),
     ("group", r#""33""#),
     ("guard", r#""on""#),
+    ("half-closed-timeout", r#""5m""#),
     ("head-timeout", r#""30s""#),
     ("idle-timeout", r#""10m""#),
     ("idle-upstream", r#""2s""#),
@@ -183,7 +184,7 @@ fn a_file_means_what_the_options_mean() {
          --allow-user nginx --allow-user 33 --connections-max-per-user 10 --control /run/c.sock \
          --dns-keep-missing 5m --dns-max-ttl 1h --dns-min-ttl 2s --dns-negative-hold 0s --dns-race \
          --drain-timeout off --eject-after off --eject-time 1m --engine epoll --exit-idle-time 5m --group 33 \
-         --idle-timeout 10m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
+         --idle-timeout 10m --half-closed-timeout 5m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
          json --log-level debug --metrics 127.0.0.1:9145 --mode 0600 --nameserver 192.0.2.53 \
          --nameserver [::1]:5353 --owner nginx --per-endpoint-max 8 --pin --protocol fastcgi \
          --proxy-protocol off --queue-max 0 --queue-timeout 500ms --refused-timeout 100ms --removed-endpoint close-after 30s \
