@@ -50,6 +50,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     idle: Some(Duration::from_secs(60)),
     half_closed: None,
     removed: None,
+    min_rate: None,
 };
 
 static UPSTREAMS: Upstreams = Upstreams {

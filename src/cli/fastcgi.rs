@@ -6,7 +6,9 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::Refusal;
-use super::values::{Timeout, ValueError, count, positive_timeout, size, timeout_or_off};
+use super::values::{
+    NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout, size, timeout_or_off,
+};
 use crate::config::{
     AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, UpstreamReuse,
 };
@@ -62,6 +64,27 @@ pub(super) struct FastcgiArguments {
                 a request, however it sends them; between requests it has --idle-timeout. [default: 60s]"
     )]
     head_timeout: Option<Timeout>,
+
+    #[arg(
+        long,
+        value_name = "N|off",
+        value_parser = number_or_off,
+        allow_hyphen_values = true,
+        help = "With --protocol fastcgi, end a request whose client sends its body, or takes its answer, with \
+                less than N bytes a second. Only time in which the client is waited for counts, and not that of the \
+                backend. [default: 500]"
+    )]
+    min_rate: Option<NumberOrOff>,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = positive_timeout,
+        allow_hyphen_values = true,
+        help = "With --protocol fastcgi, how far a client may fall behind --min-rate: so long it may pause. \
+                [default: 60s]"
+    )]
+    min_rate_lag: Option<Duration>,
 
     #[arg(
         long,
@@ -281,6 +304,8 @@ impl FastcgiArguments {
             ("upstream-reuse", self.upstream_reuse.is_some()),
             ("settle-timeout", self.settle_timeout.is_some()),
             ("head-timeout", self.head_timeout.is_some()),
+            ("min-rate", self.min_rate.is_some()),
+            ("min-rate-lag", self.min_rate_lag.is_some()),
             ("idle-upstream", self.idle_upstream.is_some()),
             (
                 "requests-per-upstream",
@@ -339,6 +364,10 @@ impl FastcgiArguments {
             head_timeout: self
                 .head_timeout
                 .map_or(Some(Fastcgi::HEAD_TIMEOUT_DEFAULT), |timeout| timeout.0),
+            min_rate: self
+                .min_rate
+                .map_or(Some(Fastcgi::MIN_RATE_DEFAULT), |rate| rate.0),
+            min_rate_lag: self.min_rate_lag.unwrap_or(Fastcgi::MIN_RATE_LAG_DEFAULT),
             idle_upstream: self.idle_upstream.unwrap_or(Fastcgi::IDLE_UPSTREAM_DEFAULT),
             requests_per_upstream: self
                 .requests_per_upstream

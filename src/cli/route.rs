@@ -11,7 +11,8 @@ use super::Refusal;
 use super::fastcgi::FastcgiArguments;
 use super::options::CONFIG;
 use super::values::{
-    Timeout, ValueError, count, positive_timeout, positive_timeout_or_off, timeout, timeout_or_off,
+    NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout,
+    positive_timeout_or_off, timeout, timeout_or_off,
 };
 use crate::config::{
     Access, Account, ActiveChecks, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind, Clients,
@@ -708,18 +709,6 @@ impl RouteArguments {
 /// A number of failures, or none at all: a type of its own as [`Timeout`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct EjectAfter(Option<NonZeroU32>);
-
-/// A number of connections, or no limit: a type of its own as [`Timeout`] is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct NumberOrOff(Option<NonZeroU32>);
-
-fn number_or_off(text: &str) -> Result<NumberOrOff, ValueError> {
-    if text == "off" {
-        return Ok(NumberOrOff(None));
-    }
-    let number = count(1..=CONNECTIONS_MAX)(text)?;
-    Ok(NumberOrOff(NonZeroU32::new(number)))
-}
 
 fn eject_after(text: &str) -> Result<EjectAfter, ValueError> {
     if text == "off" {

@@ -1,11 +1,12 @@
 //! The values that options of several programs take, and why one is refused.
 
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::address::SOCKET_NAME_BYTES_MAX;
-use crate::config::{DNS_TTL_FLOOR, TIMEOUT_MAX};
+use crate::config::{CONNECTIONS_MAX, DNS_TTL_FLOOR, TIMEOUT_MAX};
 
 /// Why the value of an option is refused, and how to write it right.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +103,22 @@ where
             most: range.end().to_string(),
         }),
     }
+}
+
+/// A number, or no limit: a type of its own as [`Timeout`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumberOrOff(pub Option<NonZeroU32>);
+
+/// Takes a number from 1 on, or 'off'.
+///
+/// # Errors
+/// [`ValueError::Count`]
+pub fn number_or_off(text: &str) -> Result<NumberOrOff, ValueError> {
+    if text == "off" {
+        return Ok(NumberOrOff(None));
+    }
+    let number = count(1..=CONNECTIONS_MAX)(text)?;
+    Ok(NumberOrOff(NonZeroU32::new(number)))
 }
 
 /// Takes a time that is neither none at all nor too long.

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -43,6 +44,11 @@ pub struct Fastcgi {
     pub settle_timeout: Duration,
     /// How long a client may take for the head of a request. `None`: for ever.
     pub head_timeout: Option<Duration>,
+    /// How quickly clients have to give bodies and take answers, in bytes for a second. `None`: as slowly as they
+    /// like.
+    pub min_rate: Option<NonZeroU32>,
+    /// How late they may be with that.
+    pub min_rate_lag: Duration,
     /// How long a connection without a request is kept.
     pub idle_upstream: Duration,
     /// The most requests on one connection.
@@ -57,6 +63,14 @@ impl Fastcgi {
     /// As long as nginx gives its own clients (`client_header_timeout`), and far longer than a web server that has the
     /// request takes to hand it on.
     pub const HEAD_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+    /// What Apache asks of its own clients (`RequestReadTimeout body=20,MinRate=500`). The slowest modem had seven
+    /// times as much.
+    pub const MIN_RATE_DEFAULT: NonZeroU32 = NonZeroU32::new(500).expect("it is not 0");
+
+    /// As long as nginx lets its own clients pause (`client_body_timeout`, `send_timeout`), whose pauses show here
+    /// where it does not buffer.
+    pub const MIN_RATE_LAG_DEFAULT: Duration = Duration::from_secs(60);
 
     /// Twenty times what PHP-FPM was seen to take at most when it was not busy, and not long for who
     /// waits.

@@ -53,13 +53,15 @@ pub enum Outcome {
     HeadsFull,
     /// The client took too long for the head of a request.
     HeadTimeout,
+    /// The client gave or took the bytes of a request too slowly.
+    TooSlow,
     /// There was no buffer for what it sent, which the promise to each session excludes.
     NoBuffer,
 }
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -85,6 +87,7 @@ impl Outcome {
         Self::UserLimit,
         Self::HeadsFull,
         Self::HeadTimeout,
+        Self::TooSlow,
         Self::NoBuffer,
     ];
 
@@ -117,6 +120,7 @@ impl Outcome {
             Self::UserLimit => "user_limit",
             Self::HeadsFull => "heads_full",
             Self::HeadTimeout => "head_timeout",
+            Self::TooSlow => "too_slow",
             Self::NoBuffer => "no_buffer",
         }
     }
@@ -151,6 +155,7 @@ impl Outcome {
             | Self::QueueLeft
             | Self::NotAllowed
             | Self::HeadTimeout
+            | Self::TooSlow
             | Self::UserLimit => false,
         }
     }

@@ -16,7 +16,8 @@ use crate::config::{self, AccessLog, Limits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
-use crate::session::{FastcgiOptions, PoolOptions, Protocol, Timeouts};
+use crate::session::{FastcgiOptions, MinRate, PoolOptions, Protocol, Timeouts};
+use crate::sys::net;
 use crate::worker::{Limit, ListenerOf, Listening, Mailbox, Notice, Route, Share, Sharing, Who};
 
 use super::inherited::Passed;
@@ -133,10 +134,21 @@ fn route(
             idle: config.idle_timeout,
             half_closed: config.half_closed_timeout,
             removed: config.upstreams.close_removed_after,
+            min_rate: min_rate(&config.protocol),
         },
         session_failures: Failures::default(),
         who,
     }
+}
+
+fn min_rate(protocol: &config::Protocol) -> Option<MinRate> {
+    let config::Protocol::Fastcgi(config) = protocol else {
+        return None;
+    };
+    config.min_rate.map(|bytes| MinRate {
+        bytes: bytes.get(),
+        allowance: config.min_rate_lag,
+    })
 }
 
 fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
@@ -161,6 +173,7 @@ fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
         rejections: Default::default(),
         overridden: std::array::from_fn(|_| Failures::every(OVERRIDDEN_WARN_INTERVAL)),
         violations: Default::default(),
+        too_slow: Default::default(),
     }))
 }
 

@@ -78,6 +78,11 @@ impl<P: PipeGuard> Held<P> {
         }
     }
 
+    /// Bytes that the sink has not taken yet.
+    pub(super) fn len(&self) -> usize {
+        self.before.len() + self.pipe.len() + self.behind.len()
+    }
+
     /// Puts bytes behind what is held.
     pub(super) fn append<D: Driver<Pipe = P>>(&mut self, driver: &mut D, bytes: &[u8]) {
         for part in bytes.chunks(OWN_BYTES_MAX) {
@@ -93,6 +98,8 @@ impl<P: PipeGuard> Held<P> {
 pub(super) struct Pumped {
     /// Bytes that the source gave.
     pub(super) taken: usize,
+    /// Bytes that the sink took out of the pipe.
+    pub(super) given: usize,
     pub(super) then: Then,
 }
 
@@ -216,7 +223,7 @@ pub(super) fn pump<D: Driver, R: Records>(
         Then::Receive if held.as_ref().is_some_and(|held| !held.pipe.is_empty()) => {}
         _ => *held = None,
     }
-    Pumped { taken, then }
+    Pumped { taken, given, then }
 }
 
 /// What goes before the bytes that come next, put into the pipe if those are at hand.

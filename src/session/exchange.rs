@@ -37,9 +37,10 @@ use crate::sys::Errno;
 use super::bulk::{self, Held, Then};
 use super::connect::{Connecting, Entry, Found};
 use super::flow::SPLICE_BUDGET_BYTES;
+use super::lag::Lag;
 use super::pool::{Failing, Keeping, Manner, Open};
 use super::tally::{Tally, Telling};
-use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
+use super::{Context, End, Ending, Hello, Owner, Retired, Slow, Step, Timeouts};
 
 /// How long a request runs before its client is watched for leaving. Most are over by then, and are
 /// spared the wait that would have to be taken back.
@@ -83,6 +84,10 @@ pub struct Exchange<D: Driver> {
     last_activity: Instant,
     /// When the head of the request is to be there, if one is to come or has begun.
     head_by: Option<Instant>,
+    /// How late it is with the body, while it is waited for that.
+    body_lag: Lag,
+    /// How late it is with taking the answer.
+    answer_lag: Lag,
     /// How many requests the client has made.
     requests: u64,
     /// All of the request was read.
@@ -248,6 +253,8 @@ impl<D: Driver> Exchange<D> {
             stage: Stage::Head,
             began: cx.now,
             head_by: None,
+            body_lag: Lag::default(),
+            answer_lag: Lag::default(),
             last_activity: cx.now,
             requests: 0,
             body_ended: false,
@@ -273,6 +280,7 @@ impl<D: Driver> Exchange<D> {
     /// When [`Exchange::expire`] is due.
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
+        let idle_at = idle_at.into_iter().chain(self.late_at(timeouts)).min();
         match &self.stage {
             Stage::Head => idle_at.into_iter().chain(self.head_by).min(),
             Stage::Deliver { .. } => idle_at,
@@ -290,6 +298,37 @@ impl<D: Driver> Exchange<D> {
             Stage::Farewell { by, .. } => Some(*by),
             Stage::Breaking { .. } => Some(self.last_activity + BREAK_TIME),
         }
+    }
+
+    /// When it is to be looked at whether the client is too slow.
+    fn late_at(&self, timeouts: Timeouts) -> Option<Instant> {
+        let rate = timeouts.min_rate?;
+        let body_at = || self.body_lag.body_due(rate);
+        let answer_at = self.answer_lag.answer_due(rate);
+        match &self.stage {
+            Stage::Serve(_) => body_at().into_iter().chain(answer_at).min(),
+            Stage::Deliver { .. } => answer_at,
+            Stage::Head | Stage::Search(_) | Stage::Farewell { .. } | Stage::Breaking { .. } => {
+                None
+            }
+        }
+    }
+
+    /// What the client is too slow with, if it is. Who serves it is not to wait for it any longer.
+    fn is_too_slow(&mut self, cx: &mut Context<'_, D>) -> Option<Slow> {
+        let rate = cx.timeouts.min_rate?;
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.now);
+        let is_served = matches!(self.stage, Stage::Serve(_));
+        if is_served && is_due(self.body_lag.body_due(rate)) {
+            return Some(Slow::Body);
+        }
+        let takes_answer = is_served || matches!(self.stage, Stage::Deliver { .. });
+        if takes_answer && is_due(self.answer_lag.answer_due(rate)) {
+            let unread = cx.driver.unread(self.client);
+            let is_late = self.answer_lag.answer_is_late(unread, cx.now, rate);
+            return is_late.then_some(Slow::Answer);
+        }
+        None
     }
 
     /// Whether its request waits for a place at an endpoint.
@@ -348,6 +387,14 @@ impl<D: Driver> Exchange<D> {
             .timeouts
             .idle
             .is_some_and(|idle| self.last_activity + idle <= cx.now);
+        if let Some(slow) = self.is_too_slow(cx) {
+            return self.end_slow(slow, cx);
+        }
+        let is_half_closed = cx
+            .timeouts
+            .half_closed
+            .is_some_and(|silence| self.last_activity + silence <= cx.now)
+            && self.reading == Reading::HalfClosed;
         match &self.stage {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
             Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => Step::End(*ending),
@@ -355,15 +402,23 @@ impl<D: Driver> Exchange<D> {
                 Step::End(Ending::HeadTimeout)
             }
             Stage::Serve(_) if is_idle => self.break_off(Ending::IdleTimeout, cx),
-            Stage::Serve(_) if self.reading == Reading::HalfClosed => {
-                self.break_off(Ending::HalfClosed, cx)
-            }
+            Stage::Serve(_) if is_half_closed => self.break_off(Ending::HalfClosed, cx),
             Stage::Head | Stage::Deliver { .. } if is_idle => Step::End(Ending::IdleTimeout),
             Stage::Serve(_) => {
                 self.watch(cx.driver);
                 Step::Continue
             }
-            Stage::Head | Stage::Deliver { .. } => unreachable!("it waits for nothing else"),
+            // It was looked at how the answer is taken.
+            Stage::Deliver { .. } => Step::Continue,
+            Stage::Head => unreachable!("it waits for nothing else"),
+        }
+    }
+
+    fn end_slow(&mut self, slow: Slow, cx: &mut Context<'_, D>) -> Step {
+        cx.too_slow(slow, self.client);
+        match self.stage {
+            Stage::Serve(_) => self.break_off(Ending::TooSlow(slow), cx),
+            _ => Step::End(Ending::TooSlow(slow)),
         }
     }
 
@@ -452,6 +507,8 @@ impl<D: Driver> Exchange<D> {
             // Of no use to anyone. Whatever else it sends stays unread, which makes the end a reset.
             return Step::Continue;
         }
+        let bytes = buf.len() as u64;
+        self.body_lag.moved(bytes, cx.now, cx.timeouts.min_rate);
         self.inbox = Some(Inbox { buf, at: 0 });
         self.advance(cx)
     }
@@ -524,8 +581,9 @@ impl<D: Driver> Exchange<D> {
         if writing == Writing::Waiting {
             return self.flush_on(cx);
         }
-        let written = mem::take(&mut self.unwritten);
-        cx.counters.to_client.copied.add(written as u64);
+        let written = mem::take(&mut self.unwritten) as u64;
+        cx.counters.to_client.copied.add(written);
+        self.answer_lag.moved(written, cx.now, cx.timeouts.min_rate);
         if let Stage::Breaking { .. } = self.stage {
             return self.tell_break(cx);
         }
@@ -713,6 +771,7 @@ impl<D: Driver> Exchange<D> {
 
     fn begin_request(&mut self, cx: &mut Context<'_, D>) {
         self.began = cx.now;
+        (self.body_lag, self.answer_lag) = (Lag::default(), Lag::default());
         self.tally.begin(self.reader.head(), &cx.telling());
         self.requests += 1;
     }
@@ -846,6 +905,8 @@ impl<D: Driver> Exchange<D> {
     fn serve(&mut self, open: Open, receiving: bool, cx: &mut Context<'_, D>) -> Step {
         let sock = open.sock;
         let address = open.lease.address();
+        // Until now it was not waited for.
+        self.body_lag = Lag::default();
         self.tally.found(address, open.is_reused(), &cx.telling());
         if receiving {
             cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
@@ -959,7 +1020,10 @@ impl<D: Driver> Exchange<D> {
             unreachable!("somebody serves the request")
         };
         match serving.sending {
-            Sending::Idle => self.read_on(cx.driver),
+            Sending::Idle => {
+                self.body_lag.wait(cx.now);
+                self.read_on(cx.driver);
+            }
             // Nobody takes the body; the answer may still come.
             Sending::Broken if self.reader.end() == ClientEnd::TooEarly => self.read_on(cx.driver),
             Sending::Busy { .. }
@@ -1142,16 +1206,22 @@ impl<D: Driver> Exchange<D> {
         );
         pumped.count(first, counters);
         serving.sent += pumped.taken as u64;
+        self.body_lag
+            .moved(pumped.taken as u64, cx.now, cx.timeouts.min_rate);
         // Nobody has what went by.
         serving.repeatable &= pumped.taken == 0;
         match pumped.then {
             Then::Receive => return self.read_body(cx),
-            Then::SourceReadable if self.reading == Reading::Idle => {
-                cx.driver.submit(self.client, Op::Readable);
-                self.reading = Reading::Splicing;
+            Then::SourceReadable => {
+                self.body_lag.wait(cx.now);
+                if self.reading == Reading::Idle {
+                    cx.driver.submit(self.client, Op::Readable);
+                    self.reading = Reading::Splicing;
+                } else {
+                    // Its read lane waits for it to leave.
+                    self.read_on(cx.driver);
+                }
             }
-            // Its read lane waits for it to leave.
-            Then::SourceReadable => self.read_on(cx.driver),
             Then::SinkWritable => {
                 cx.driver.submit(server, Op::Writable);
                 serving.sending = Sending::Splicing;
@@ -1297,7 +1367,7 @@ impl<D: Driver> Exchange<D> {
             buf.prepend(&lead);
         }
         if !buf.is_empty() {
-            self.send_part(buf, cx.driver);
+            self.send_part(buf, cx);
             self.writing = match is_end {
                 true => Writing::Last,
                 false => Writing::Part { full },
@@ -1306,10 +1376,11 @@ impl<D: Driver> Exchange<D> {
         Ok(())
     }
 
-    fn send_part(&mut self, buf: Buf, driver: &mut D) {
+    fn send_part(&mut self, buf: Buf, cx: &mut Context<'_, D>) {
         assert!(self.writing == Writing::Idle, "one piece at a time");
         self.unwritten = buf.len();
-        driver.submit(self.client, Op::Send(buf));
+        self.answer_lag.wait(cx.now);
+        cx.driver.submit(self.client, Op::Send(buf));
         self.writing = Writing::Part { full: false };
     }
 
@@ -1323,10 +1394,15 @@ impl<D: Driver> Exchange<D> {
         let Some(pipe) = held else {
             return Ok(());
         };
-        match bulk::flush(pipe, cx.driver, self.client, &cx.counters.to_client) {
+        let before = pipe.len();
+        let flushed = bulk::flush(pipe, cx.driver, self.client, &cx.counters.to_client);
+        let given = (before - pipe.len()) as u64;
+        self.answer_lag.moved(given, cx.now, cx.timeouts.min_rate);
+        match flushed {
             Flushed::All => *held = None,
             Flushed::Full => {
                 cx.driver.submit(self.client, Op::Writable);
+                self.answer_lag.wait(cx.now);
                 self.writing = Writing::Waiting;
             }
             Flushed::Failed(errno) => return Err(errno),
@@ -1380,6 +1456,8 @@ impl<D: Driver> Exchange<D> {
         pumped.count(first, counters);
         self.tally.answer_came(&serving.response, cx.now);
         serving.taken_in_a_row += pumped.taken;
+        self.answer_lag
+            .moved(pumped.given as u64, cx.now, cx.timeouts.min_rate);
         match pumped.then {
             Then::Receive => return self.receive_more(cx),
             Then::SourceReadable => {
@@ -1390,6 +1468,7 @@ impl<D: Driver> Exchange<D> {
             }
             Then::SinkWritable => {
                 cx.driver.submit(self.client, Op::Writable);
+                self.answer_lag.wait(cx.now);
                 self.writing = Writing::Waiting;
             }
             Then::SourceFailed(errno) => return self.server_lost(Lost::Failed(errno), cx),
@@ -1412,7 +1491,7 @@ impl<D: Driver> Exchange<D> {
         self.last_activity = cx.now;
         match (serving.lead, &mut serving.download) {
             (Some(lead), Some(held)) => held.append(cx.driver, &lead),
-            (Some(lead), None) => self.send_part(lead, cx.driver),
+            (Some(lead), None) => self.send_part(lead, cx),
             (None, _) => {}
         }
         self.stage = Stage::Breaking {

@@ -29,6 +29,8 @@ pub struct FastcgiOptions {
     pub overridden: [Failures; Decisive::ALL.len()],
     /// Those that were ended for what their client sent, by [`Violation`].
     pub violations: [Failures; Violation::NAMES.len()],
+    /// Those that were ended because their client was too slow.
+    pub too_slow: Failures,
 }
 
 /// What the sessions of a route speak.

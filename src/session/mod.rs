@@ -9,6 +9,7 @@ mod either;
 mod exchange;
 mod fastcgi;
 mod flow;
+mod lag;
 mod pool;
 mod tally;
 mod tunnel;
@@ -34,6 +35,7 @@ pub use connect::Entry;
 pub use either::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, Protocol};
+pub use lag::MinRate;
 pub use pool::{BUSY_MAX, Change, Pool, PoolContext, PoolOptions, UpstreamId};
 pub use tally::Telling;
 pub use tunnel::Tunnel;
@@ -106,6 +108,8 @@ pub struct Timeouts {
     pub half_closed: Option<Duration>,
     /// After its endpoint has left the set. `None`: for ever.
     pub removed: Option<Duration>,
+    /// How quickly clients of FastCGI give bodies and take answers. `None`: as slowly as they like.
+    pub min_rate: Option<MinRate>,
 }
 
 /// How the sessions of a route make their upstreams.
@@ -372,6 +376,23 @@ impl<'a, D: Driver> Context<'a, D> {
         );
     }
 
+    /// This client does not keep up, while its request has a place at an endpoint.
+    fn too_slow(&mut self, slow: Slow, client: Sock) {
+        let options = self.fastcgi();
+        let Some(requests) = options.too_slow.count(self.now) else {
+            return;
+        };
+        let peer = self.driver.peer_credentials(client);
+        tracing::warn!(
+            route = %options.route,
+            requests,
+            uid = peer.map(|peer| peer.uid),
+            pid = peer.map(|peer| peer.pid),
+            "request ended: {} (at most --min-rate-lag behind it; 'off' waits for any client)",
+            Ending::TooSlow(slow)
+        );
+    }
+
     fn telling(&self) -> Telling<'_> {
         Telling {
             counters: &self.counters.fastcgi,
@@ -433,10 +454,21 @@ pub enum Ending {
     Aborted,
     /// The client took too long for the head of a request.
     HeadTimeout,
+    /// The client gave a body, or took an answer, too slowly.
+    TooSlow(Slow),
     /// There was no buffer for what it sent: more was held than is promised to each session.
     NoBuffer,
     /// The daemon stops and does not wait any longer.
     Cut,
+}
+
+/// What a client was too slow with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Slow {
+    /// It sends the body of its request.
+    Body,
+    /// It takes the answer.
+    Answer,
 }
 
 /// Why no backend connection came about.
@@ -495,6 +527,7 @@ impl Ending {
             Self::Rejected(_) => Outcome::Rejected,
             Self::Aborted => Outcome::Aborted,
             Self::HeadTimeout => Outcome::HeadTimeout,
+            Self::TooSlow(_) => Outcome::TooSlow,
             Self::NoBuffer => Outcome::NoBuffer,
             Self::Cut => Outcome::Cut,
         }
@@ -522,6 +555,7 @@ impl Ending {
             | Self::Rejected(_)
             | Self::Aborted
             | Self::HeadTimeout
+            | Self::TooSlow(_)
             | Self::Complete
             | Self::ClientClosed
             | Self::ClientLeft
@@ -562,6 +596,12 @@ impl fmt::Display for Ending {
             Self::HeadTimeout => f.write_str(
                 "the parameters of its request did not come in time (see --head-timeout)",
             ),
+            Self::TooSlow(Slow::Body) => {
+                f.write_str("the client sends its body too slowly (see --min-rate)")
+            }
+            Self::TooSlow(Slow::Answer) => {
+                f.write_str("the client takes its answer too slowly (see --min-rate)")
+            }
             Self::NoBuffer => f.write_str("no buffer was free for it (this is a bug; please report it)"),
             Self::Cut => f.write_str("cut at shutdown"),
         }

@@ -559,6 +559,7 @@ impl<D: Driver> Tunnel<D> {
             | Ending::Rejected(_)
             | Ending::NoBuffer
             | Ending::HeadTimeout
+            | Ending::TooSlow(_)
             | Ending::Aborted => {
                 unreachable!("a raw session reads nothing of what it relays")
             }
@@ -588,6 +589,7 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::Rejected(_)
         | Ending::NoBuffer
         | Ending::HeadTimeout
+        | Ending::TooSlow(_)
         | Ending::Aborted
         | Ending::IdleTimeout
         | Ending::HalfClosed

@@ -23,7 +23,9 @@ use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{FastcgiRules, Faults, MEMBERS_GROUP, Scenario, Sim, Users};
 use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
 use crate::observe::Failures;
-use crate::session::{FastcgiOptions, Introduction, PoolOptions, Protocol, Timeouts, Upstreams};
+use crate::session::{
+    FastcgiOptions, Introduction, MinRate, PoolOptions, Protocol, Timeouts, Upstreams,
+};
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::{
@@ -98,12 +100,17 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
             half_closed: None,
             removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
+            min_rate: None,
         },
         session_failures: Failures::default(),
         who: users.as_ref().and_then(who),
     };
     // No dice of its own: what the idle timeout excuses, this may do as well.
     route.timeouts.half_closed = route.timeouts.idle.map(|idle| idle * 2 / 3);
+    route.timeouts.min_rate = route.timeouts.idle.map(|idle| MinRate {
+        bytes: 1_000_000,
+        allowance: idle / 2,
+    });
     if let Protocol::Fastcgi(options) = &mut route.protocol {
         // No dice of its own: what the idle timeout excuses, this may do as well.
         options.head_timeout = route.timeouts.idle.map(|idle| idle * 3 / 2);
@@ -233,6 +240,7 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
         rejections: Default::default(),
         overridden: Default::default(),
         violations: Default::default(),
+        too_slow: Default::default(),
     }
 }
 

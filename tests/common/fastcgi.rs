@@ -269,9 +269,14 @@ impl Client {
     }
 
     pub(crate) fn try_answer(&self) -> io::Result<Answer> {
+        Self::answer_of(&mut &self.0)
+    }
+
+    /// The same, of somebody who reads in a way of its own.
+    pub(crate) fn answer_of(from: &mut impl Read) -> io::Result<Answer> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
-            let record = self.read()?.ok_or(ErrorKind::UnexpectedEof)?;
+            let record = read_record(from)?.ok_or(ErrorKind::UnexpectedEof)?;
             match record.kind {
                 Kind::Stdout => stdout.extend(record.content),
                 Kind::Stderr => stderr.extend(record.content),

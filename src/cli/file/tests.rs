@@ -55,6 +55,8 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("log-format", r#""json""#),
     ("log-level", r#""debug""#),
     ("max-params", "100"),
+    ("min-rate", "1000"),
+    ("min-rate-lag", r#""30s""#),
     ("metrics", r#""127.0.0.1:9145""#),
     ("mode", r#""0600""#),
     ("nameserver", r#"["192.0.2.53", "[::1]:5353"]"#),
@@ -176,7 +178,7 @@ fn a_file_means_what_the_options_mean() {
     let from_file = run_file(&file_with_every_key());
     let from_options = run(
         "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 --allow-body-file --fpm-pages /fpm \
-         --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --head-timeout 30s --idle-upstream 2s --max-params 100 --on-failure \
+         --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --head-timeout 30s --min-rate 1000 --min-rate-lag 30s --idle-upstream 2s --max-params 100 --on-failure \
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
          /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
          --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
