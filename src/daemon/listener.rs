@@ -373,8 +373,8 @@ fn claim(path: &Path, mode: u32, owners: Owners, in_the_way: InTheWay) -> Result
         path: path.to_path_buf(),
         file,
         mode,
-        user: owners.user.unwrap_or(made.uid()),
-        group: owners.group.unwrap_or(made.gid()),
+        user: owners.user.unwrap_or_else(|| made.uid()),
+        group: owners.group.unwrap_or_else(|| made.gid()),
     };
     let listener = Listener {
         lock: None,

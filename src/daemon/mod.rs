@@ -484,7 +484,8 @@ impl Control {
                 sites: _sites,
             } = sockets;
             let drained = drain(&mut workers, of_clients, &mut stop, patience).await;
-            failed.and(drained.map_err(Error::from))
+            failed?;
+            drained.map_err(Error::from)
         })
     }
 }

@@ -17,7 +17,6 @@ use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, MinRate, PoolOptions, Protocol, Timeouts};
-use crate::sys::net;
 use crate::worker::{Limit, ListenerOf, Listening, Mailbox, Notice, Route, Share, Sharing, Who};
 
 use super::inherited::Passed;
