@@ -7,7 +7,7 @@ mod common;
 
 use std::io::{ErrorKind, Read};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use common::client::{assert_eof, assert_over, exchange, receive_exact, send};
 use common::proxy::{connect_abstract, fresh_abstract_name};
@@ -28,6 +28,8 @@ for_each_engine!(
     drain_timeout_cuts_what_still_runs,
     idle_session_of_a_client_that_leaves_ends_the_drain,
     a_worker_that_fails_leaves_the_others_to_finish,
+    a_resolver_that_fails_ends_the_daemon_in_order,
+    a_main_thread_that_cannot_wait_ends_with_one_line,
 );
 
 fn nothing_to_finish_ends_at_once_with_exit_code_0(engine: Engine) {
@@ -214,7 +216,6 @@ fn wait_until_it_drains(proxy: &Proxy) {
 /// and the end is an orderly one.
 fn a_worker_that_fails_leaves_the_others_to_finish(engine: Engine) {
     const CLIENTS: usize = 8;
-    const WAITS: &str = "io_uring_enter,epoll_wait,epoll_pwait,epoll_pwait2";
     let backend = Backend::echo();
     let mut proxy = Proxy::builder()
         .engine(engine)
@@ -231,14 +232,7 @@ fn a_worker_that_fails_leaves_the_others_to_finish(engine: Engine) {
     };
     let (lost, served) = (clients_without("worker-1"), clients_without("worker-0"));
 
-    let mut strace = Command::new("/usr/bin/strace")
-        .args(["-qq", "-o", "/dev/null", "-p"])
-        .arg(proxy.process().thread("worker-0").to_string())
-        .arg(format!("--trace={WAITS}"))
-        .arg(format!("--inject={WAITS}:error=EBADF"))
-        .stdin(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut strace = fail_the_waits_of(&proxy, "worker-0");
     proxy.process().wait_for_log("worker 0 failed");
     strace.wait().unwrap();
 
@@ -260,4 +254,59 @@ fn a_worker_that_fails_leaves_the_others_to_finish(engine: Engine) {
     drop(served);
     assert_eq!(proxy.wait().code(), Some(1));
     assert!(!proxy.socket().exists());
+}
+
+/// Its event loop panics. Without it addresses would never change again, and nothing would tell.
+fn a_resolver_that_fails_ends_the_daemon_in_order(engine: Engine) {
+    const SAYS: &str = "the thread that looks names up has ended before the daemon";
+    let backend = Backend::echo();
+    let name = format!("localhost:{}", backend.port());
+    let mut proxy = Proxy::start(engine, name);
+    let client = proxy.connect();
+    exchange(&client, Pattern::new(1), KB);
+    let mut strace = fail_the_waits_of(&proxy, "resolver");
+    proxy.process().wait_for_log(SAYS);
+    strace.wait().unwrap();
+    eventually("nobody new comes in", || {
+        UnixStream::connect(proxy.socket()).is_err()
+    });
+    exchange(&client, Pattern::new(2), MB);
+    assert!(proxy.is_running());
+    drop(client);
+    assert_eq!(proxy.wait().code(), Some(1));
+    assert!(!proxy.socket().exists());
+    let lines = proxy.process().log().lines();
+    let last = lines.last().unwrap();
+    assert!(last.starts_with("spliceway: ") && last.contains(SAYS), "{last}");
+}
+
+/// It is what all sessions hang on, and there is nobody left to drain them.
+fn a_main_thread_that_cannot_wait_ends_with_one_line(engine: Engine) {
+    let backend = Backend::echo();
+    let mut proxy = Proxy::start(engine, &backend);
+    let client = proxy.connect();
+    exchange(&client, Pattern::new(1), KB);
+    let mut strace = fail_the_waits_of(&proxy, "spliceway");
+    eventually("it ends", || !proxy.is_running());
+    strace.wait().unwrap();
+    assert_eq!(proxy.wait().code(), Some(1));
+    assert_over(&client);
+    assert!(!proxy.socket().exists());
+    let lines = proxy.process().log().lines();
+    let last = lines.last().unwrap();
+    assert!(last.starts_with("spliceway: ") && last.contains("EBADF"), "{last}");
+}
+
+/// Each call with which a thread waits fails from now on, as none can unless something is badly wrong. One that
+/// is under way is not disturbed but by strace's coming.
+fn fail_the_waits_of(proxy: &Proxy, thread: &str) -> Child {
+    const WAITS: &str = "io_uring_enter,epoll_wait,epoll_pwait,epoll_pwait2";
+    Command::new("/usr/bin/strace")
+        .args(["-qq", "-o", "/dev/null", "-p"])
+        .arg(proxy.process().thread(thread).to_string())
+        .arg(format!("--trace={WAITS}"))
+        .arg(format!("--inject={WAITS}:error=EBADF"))
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
 }

@@ -1334,7 +1334,10 @@ fn a_client_that_breaks_the_protocol_is_told_of_once_and_counted(engine: Engine)
     assert_over(&client.0);
     let log = proxy.process().log();
     for (cause, says) in [
-        ("version", "version 71 instead of 1"),
+        (
+            "version",
+            "version 71 instead of 1 (the client seems to speak HTTP to a socket for FastCGI",
+        ),
         ("body_too_long", "more of the body than CONTENT_LENGTH says"),
     ] {
         let cause_field = format!("cause=\"{cause}\"");

@@ -6,13 +6,17 @@
 mod common;
 
 use std::fs;
+use std::process::{Command, Stdio};
 
-use common::client::{assert_eof, exchange, exchange_and_end, receive_exact};
-use common::{Backend, Engine, KB, Pattern, Proxy, for_each_engine};
+use common::client::{assert_eof, assert_over, exchange, exchange_and_end, receive_exact};
+use common::sys::Halted;
+use common::{Backend, Engine, KB, Pattern, Proxy, eventually, for_each_engine, http};
 
 for_each_engine!(
     signals_that_end_nothing_leave_sessions_alone,
     signals_that_stop_let_sessions_finish,
+    a_watchdogs_signal_ends_a_daemon_whose_worker_hangs,
+    a_watchdogs_signal_drains_a_daemon_whose_workers_turn,
 );
 
 /// Nobody can do anything about these.
@@ -112,4 +116,70 @@ fn decided(proxy: &Proxy) -> u64 {
         u64::from_str_radix(line.unwrap().trim(), 16).unwrap()
     };
     set("SigIgn:") | set("SigCgt:")
+}
+
+/// One that hangs in a system call would keep a drain from ever ending.
+fn a_watchdogs_signal_ends_a_daemon_whose_worker_hangs(engine: Engine) {
+    let backend = Backend::echo();
+    let mut proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--workers", "2"])
+        .observed()
+        .start();
+    let client = {
+        let _halted = Halted::new(proxy.process().thread("worker-0")).unwrap();
+        let client = proxy.connect();
+        exchange(&client, Pattern::new(1), KB);
+        client
+    };
+    // Its next waits take ten minutes, before they begin.
+    const WAITS: &str = "io_uring_enter,epoll_wait,epoll_pwait,epoll_pwait2";
+    let mut strace = Command::new("/usr/bin/strace")
+        .args(["-qq", "-o", "/dev/null", "-p"])
+        .arg(proxy.process().thread("worker-0").to_string())
+        .arg(format!("--trace={WAITS}"))
+        .arg(format!("--inject={WAITS}:delay_enter=600s"))
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    let address = proxy.metrics_address();
+    eventually("worker 0 hangs", || {
+        http::get(address, "/healthz").body == "worker 0 does not turn\n"
+    });
+    // The other worker serves on.
+    exchange(&client, Pattern::new(2), KB);
+
+    proxy.process().signal(libc::SIGABRT);
+    proxy
+        .process()
+        .wait_for_log("SIGABRT, and workers [0] do not turn");
+    assert_eq!(proxy.wait().code(), Some(1));
+    strace.wait().unwrap();
+    assert_over(&client);
+    assert!(!proxy.socket().exists());
+    let log = proxy.process().log();
+    assert_eq!(log.count("--drain-timeout"), 0, "there is none");
+    let last = log.lines().pop().unwrap();
+    assert!(last.starts_with("spliceway: ") && last.contains("hangs in a system call"), "{last}");
+}
+
+/// Busy or idle, with sessions that would take their time.
+fn a_watchdogs_signal_drains_a_daemon_whose_workers_turn(engine: Engine) {
+    let backend = Backend::hold();
+    let mut proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--workers", "2"])
+        .start();
+    let client = proxy.connect();
+    backend.wait_until("the session", |ledger| ledger.open == 1);
+    proxy.process().signal(libc::SIGABRT);
+    proxy.process().wait_for_log("SIGABRT: draining");
+    assert_eq!(proxy.process().log().count("do not turn"), 0);
+    backend.release(1);
+    assert_eq!(receive_exact(&client, 4), b"done");
+    assert_eof(&client);
+    drop(client);
+    assert_eq!(proxy.wait().code(), Some(0));
 }

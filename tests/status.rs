@@ -287,6 +287,7 @@ fn asked_of_one_that_says(words: &'static str) -> Output {
     let listener = UnixListener::bind(&control).unwrap();
     let other = thread::spawn(move || {
         let (mut stream, _): (UnixStream, _) = listener.accept().unwrap();
+        drop(listener);
         let mut request = [0; 1024];
         let count = stream.read(&mut request).unwrap();
         assert!(request[..count].starts_with(b"GET /status HTTP/1.1"));
@@ -319,6 +320,27 @@ fn a_daemon_that_ends_meanwhile_is_not_taken_for_another_program() {
     ] {
         let output = asked_of_one_that_says(words);
         assert_error_line(output, &["the connection ended before", "ask again"]);
+    }
+}
+
+/// Whatever a route does with what it takes for a client's bytes.
+#[test]
+fn a_socket_for_clients_is_said_to_be_one() {
+    let closing = Backend::scripted(|conversation| conversation.receive().map(drop));
+    let echo = Backend::echo();
+    let silent = Backend::hold();
+    let fastcgi = ["--protocol", "fastcgi"].as_slice();
+    for (backend, arguments, mention) in [
+        (&closing, [].as_slice(), "this seems to be a socket for clients"),
+        (&echo, &[], "this is a socket for clients"),
+        (&silent, &[], "this may be a socket for clients"),
+        (&echo, fastcgi, "this seems to be a socket for clients"),
+    ] {
+        let builder = Proxy::builder().backend(backend);
+        let proxy = builder.args(arguments.iter().copied()).start();
+        let output = status(proxy.socket(), &[]).output().unwrap();
+        let there = format!(", where process {} (spliceway) listens", proxy.process().pid());
+        assert_error_line(output, &[&there, mention, "as its --control"]);
     }
 }
 

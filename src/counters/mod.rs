@@ -29,6 +29,8 @@ pub struct WorkerCounters {
     pub turns: Count,
     /// Pipes that flows hold.
     pub pipes_in_use: Level,
+    /// Events about sockets that had been closed, which were ignored.
+    pub stale_events: Count,
     /// Pauses in accepting for want of descriptors or memory.
     pub pauses_exhausted: Count,
     /// Pauses in accepting because the limit on sessions was reached.

@@ -82,3 +82,38 @@ impl EndedHelpers {
         ended.expect("whoever waits for ends has a way to say them as well")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_a_thread_is_told_also_when_it_panics() {
+        for panics in [false, true] {
+            let (helpers, mut ended) = helpers();
+            let say_end = helpers.say_end("the thread");
+            let thread = thread::spawn(move || {
+                let _say_end = say_end;
+                assert!(!panics, "as it is meant to");
+            });
+            assert_eq!(thread.join().is_err(), panics);
+            let told = ended.next().await.to_string();
+            assert!(told.starts_with("the thread has ended before the daemon"), "{told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_task_may_end_but_not_by_a_panic() {
+        let (helpers, mut ended) = helpers();
+        helpers.spawn("the first", async {});
+        helpers.spawn("the second", async {
+            tokio::task::yield_now().await;
+            panic!("as it is meant to");
+        });
+        let told = ended.next().await.to_string();
+        assert!(told.starts_with("the second has ended"), "{told}");
+        assert!(ended.0.try_recv().is_err(), "the first has not said anything");
+    }
+}

@@ -507,9 +507,9 @@ impl Serving {
         &mut self,
         stop: &mut StopSignals,
         config: &Config,
-    ) -> (Result<(), Error>, Option<Duration>) {
+    ) -> (Result<(), Error>, Patience) {
         let observed = Arc::clone(&self.observed);
-        let patience = config.drain_timeout;
+        let patience = Patience::configured(config);
         let idle = idle::wait(&observed, config.exit_idle_time);
         tokio::pin!(idle);
         loop {
@@ -531,12 +531,12 @@ impl Serving {
                 end = self.workers.next_end() => {
                     let failed = end.unwrap_or(Ok(())).map_err(Error::from);
                     tell_failure(&failed, "its sessions are lost, the other workers finish theirs");
-                    return (failed, Some(patience_after_failure(patience)));
+                    return (failed, patience.after_failure());
                 }
                 ended = self.ended_helpers.next() => {
                     let failed = Err(Error::from(ended));
                     tell_failure(&failed, "sessions are finished");
-                    return (failed, Some(patience_after_failure(patience)));
+                    return (failed, patience.after_failure());
                 }
                 bound = bound_again(&mut self.watch) => {
                     self.sockets.replace(bound, &self.workers, &observed, &self.helpers);
@@ -550,7 +550,7 @@ impl Serving {
     async fn give_up(
         self,
         supervisor: &Supervisor,
-        patience: Option<Duration>,
+        patience: Patience,
     ) -> (Workers, Sockets) {
         let Self {
             workers,
@@ -561,7 +561,7 @@ impl Serving {
             ..
         } = self;
         observed.phase.drain();
-        supervisor.stopping(&observed, patience.map(|time| time + CUT_TIMEOUT));
+        supervisor.stopping(&observed, patience.at_most.map(|time| time + CUT_TIMEOUT));
         if let Some(watch) = watch {
             for bound in watch.stop().await {
                 sockets.replace(bound, &workers, &observed, &helpers);
@@ -580,11 +580,6 @@ async fn bound_again(watch: &mut Option<Watch>) -> BoundAgain {
     }
 }
 
-/// Until the daemon has ended and was started again, something stands still.
-fn patience_after_failure(configured: Option<Duration>) -> Duration {
-    configured.unwrap_or(FAILED_DRAIN_MAX).min(FAILED_DRAIN_MAX)
-}
-
 fn tell_failure(failed: &Result<(), Error>, what_follows: &str) {
     let Err(error) = failed else { return };
     let cause = error.source().map(|cause| format!(": {cause}"));
@@ -595,16 +590,44 @@ fn tell_failure(failed: &Result<(), Error>, what_follows: &str) {
 }
 
 /// A watchdog that sends SIGABRT is right if a worker does not turn: such a drain would never end.
-async fn patience_after_abort(
-    observed: &Observed,
-    configured: Option<Duration>,
-) -> Option<Duration> {
+async fn patience_after_abort(observed: &Observed, configured: Patience) -> Patience {
     let stuck = observed.stuck_workers(PULSE_TIMEOUT).await;
     if stuck.is_empty() {
         return configured;
     }
-    tracing::error!("SIGABRT, and workers {stuck:?} do not turn: ending at once");
-    Some(Duration::ZERO)
+    tracing::error!("SIGABRT, and workers {stuck:?} do not turn");
+    Patience {
+        at_most: Some(Duration::ZERO),
+        limit: "there is nothing to wait for",
+    }
+}
+
+/// How long a drain may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    at_most: Option<Duration>,
+    /// What is said when that is over.
+    limit: &'static str,
+}
+
+impl Patience {
+    fn configured(config: &Config) -> Self {
+        Self {
+            at_most: config.drain_timeout,
+            limit: "--drain-timeout has passed",
+        }
+    }
+
+    /// Until the daemon has ended and was started again, something stands still.
+    fn after_failure(self) -> Self {
+        match self.at_most {
+            Some(at_most) if at_most <= FAILED_DRAIN_MAX => self,
+            Some(_) | None => Self {
+                at_most: Some(FAILED_DRAIN_MAX),
+                limit: "after a failure a drain may take no longer",
+            },
+        }
+    }
 }
 
 /// Lets the workers finish, for as long as is allowed.
@@ -612,7 +635,7 @@ async fn drain(
     workers: &mut Workers,
     sockets: Vec<ClientSocket>,
     stop: &mut StopSignals,
-    timeout: Option<Duration>,
+    patience: Patience,
 ) -> Result<(), WorkerError> {
     // Nobody finds the path any more, nor gets in; who connected before is still served. Sockets that
     // were passed to us stay as they are.
@@ -623,7 +646,7 @@ async fn drain(
     tokio::select! {
         drained = workers.all_ended() => return drained,
         signal = another(stop) => tracing::warn!("{signal} again: ending at once"),
-        () = sleep(timeout) => tracing::warn!("--drain-timeout has passed: ending at once"),
+        () = sleep(patience.at_most) => tracing::warn!("{}: ending at once", patience.limit),
     }
     workers.post(Notice::Cut);
     tokio::select! {

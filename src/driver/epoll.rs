@@ -506,9 +506,7 @@ impl Epoll {
                 self.waker.0.clear();
                 continue;
             }
-            let sock = Sock::of_token(token);
-            // It was closed since the last wait, and its descriptor is not yet.
-            let Some(socket) = self.sockets.find(sock) else {
+            let Some((sock, socket)) = self.sockets.of_event(token) else {
                 continue;
             };
             socket.special |= events & SPECIAL_EVENTS != 0;
@@ -799,6 +797,10 @@ impl Driver for Epoll {
         self.take_events();
         self.attempt_untried();
         Ok(())
+    }
+
+    fn take_stale_events(&mut self) -> u64 {
+        self.sockets.take_stale_events()
     }
 
     fn next(&mut self) -> Option<Completion> {

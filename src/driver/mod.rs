@@ -330,6 +330,9 @@ pub trait Driver: Sized {
     /// The next completion of this turn, in the order in which the kernel gave them. Those of
     /// sockets that were closed since are dropped.
     fn next(&mut self) -> Option<Completion>;
+    /// How many events of the kernel's were about sockets that had been closed, and were ignored, since this was
+    /// asked last.
+    fn take_stale_events(&mut self) -> u64;
 }
 
 /// What both drivers are asked by their tests.

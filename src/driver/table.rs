@@ -1,11 +1,15 @@
 //! The sockets of a driver, by slot.
 
+use std::mem;
+
 use super::Sock;
 
 /// Slots with a generation each: a slot that is used again answers to a new [`Sock`] only.
 pub struct Table<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
+    /// Events that were about sockets which are no more, since somebody asked.
+    stale_events: u64,
 }
 
 struct Entry<T> {
@@ -18,6 +22,7 @@ impl<T> Default for Table<T> {
         Self {
             entries: Vec::new(),
             free: Vec::new(),
+            stale_events: 0,
         }
     }
 }
@@ -60,12 +65,20 @@ impl<T> Table<T> {
         entry.socket.as_ref().expect("a current generation is open")
     }
 
-    /// The socket, unless it is closed.
-    pub(super) fn find(&mut self, sock: Sock) -> Option<&mut T> {
-        let entry = self.entries.get_mut(sock.slot as usize)?;
-        (entry.generation == sock.generation)
-            .then_some(entry.socket.as_mut())
-            .flatten()
+    /// The socket that an event is about. `None`, and counted, if it is closed: its descriptor is registered until
+    /// it is closed as well, and by then its slot may be another one's.
+    pub(super) fn of_event(&mut self, token: u64) -> Option<(Sock, &mut T)> {
+        let sock = Sock::of_token(token);
+        if !self.is_open(sock) {
+            self.stale_events += 1;
+            return None;
+        }
+        Some((sock, self.get(sock)))
+    }
+
+    /// How many events were about sockets that are closed, since the last time that this was asked.
+    pub(super) fn take_stale_events(&mut self) -> u64 {
+        mem::take(&mut self.stale_events)
     }
 
     /// The open socket in a slot, with its name.

@@ -44,7 +44,7 @@ pub struct ResponseError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Nonsense {
     /// A header that does not begin with version 1 (§3.3).
-    #[error("version {0} instead of 1 (the backend does not speak FastCGI 1.0)")]
+    #[error("version {0} instead of 1 ({what})", what = spoken_by_backend(*.0))]
     Version(u8),
     /// A record of another request (§3.3).
     #[error("request id {0}, which is not running (the backend is broken)")]
@@ -55,6 +55,16 @@ pub enum Nonsense {
     /// An END_REQUEST that has not eight bytes of content (§5.5).
     #[error("an END_REQUEST of {0} bytes instead of 8 (the backend is broken)")]
     EndLen(u16),
+}
+
+/// What begins with this byte, and what to do about it.
+fn spoken_by_backend(first: u8) -> &'static str {
+    match first {
+        b'H' => {
+            "the backend seems to speak HTTP: give the port where it speaks FastCGI, or use --protocol raw"
+        }
+        _ => "the backend does not speak FastCGI 1.0",
+    }
 }
 
 /// What becomes of the current record.

@@ -1,5 +1,6 @@
 //! Asking a running daemon for its status, through its control socket.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::FileTypeExt;
@@ -28,12 +29,41 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// How much is shown of a version that is not ours.
 const VERSION_CHARS_MAX: usize = 64;
 
+/// How much is shown of the name of a process: the kernel keeps 15 bytes of it.
+const NAME_CHARS_MAX: usize = 64;
+
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
-#[error("ask {}: {cause}", path.display())]
+#[error("ask {}{there}: {cause}", path.display())]
 pub struct AskError {
     path: PathBuf,
+    there: There,
     cause: Cause,
+}
+
+/// The process that listens at the path, as far as it can be seen.
+#[derive(Debug, Default)]
+struct There(Option<(u32, String)>);
+
+impl fmt::Display for There {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some((pid, name)) => write!(f, ", where process {pid} ({name}) listens"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl There {
+    /// Only as long as it runs: a number may be another process's by then, but hardly within seconds.
+    fn of(stream: &UnixStream) -> Self {
+        let peer = stream.peer_cred().ok().and_then(|peer| peer.pid());
+        let pid = peer.and_then(|pid| u32::try_from(pid).ok());
+        Self(pid.filter(|&pid| pid > 0).and_then(|pid| {
+            let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+            Some((pid, Shown::line(name.trim_ascii_end(), NAME_CHARS_MAX).to_string()))
+        }))
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -52,11 +82,13 @@ enum Cause {
     Busy,
     #[error("{0} (give the path that spliceway has as its --control)")]
     Connect(io::Error),
-    #[error(
-        "the connection ended before the answer did (this may be a socket for clients: give the path that \
-         spliceway has as its --control; or the daemon is about to end: ask again)"
-    )]
+    #[error("the connection ended before the answer did (the daemon is about to end: ask again)")]
     Ended,
+    #[error(
+        "the connection ended before an answer came, twice (this seems to be a socket for clients: give the \
+         path that spliceway has as its --control)"
+    )]
+    ForClients,
     #[error(
         "spliceway {version} runs there, and this is {this} (restart the daemon, or ask with its own \
          version)",
@@ -80,18 +112,32 @@ enum Cause {
 /// # Errors
 /// One line with the obstacle and its remedy.
 pub async fn ask(path: &Path) -> Result<Status, AskError> {
-    let asked = time::timeout(ANSWER_TIMEOUT, exchange(path)).await;
-    asked
-        .unwrap_or(Err(Cause::Silent))
-        .map_err(|cause| AskError {
-            path: path.to_path_buf(),
-            cause,
-        })
+    let mut there = There::default();
+    let mut asked = exchange_in_time(path, &mut there).await;
+    if let Err(Cause::Ended) = asked {
+        // Whoever is about to end has given its socket up.
+        asked = match exchange_in_time(path, &mut there).await {
+            Err(Cause::Ended) => Err(Cause::ForClients),
+            Err(Cause::NoSocket | Cause::Refused) => Err(Cause::Ended),
+            other => other,
+        };
+    }
+    asked.map_err(|cause| AskError {
+        path: path.to_path_buf(),
+        there,
+        cause,
+    })
 }
 
-async fn exchange(path: &Path) -> Result<Status, Cause> {
+async fn exchange_in_time(path: &Path, there: &mut There) -> Result<Status, Cause> {
+    let asked = time::timeout(ANSWER_TIMEOUT, exchange(path, there)).await;
+    asked.unwrap_or(Err(Cause::Silent))
+}
+
+async fn exchange(path: &Path, there: &mut There) -> Result<Status, Cause> {
     let connected = UnixStream::connect(path).await;
     let stream = connected.map_err(|error| cause_of(error, path))?;
+    *there = There::of(&stream);
     let body = fetch(stream).await.map_err(|error| broken(&*error))?;
     understand(&body)
 }

@@ -75,6 +75,8 @@ catalogue! {
         "Writes to access logs that failed: their lines are lost";
     WORKER_TURNS = Counter "spliceway_worker_turns" ["worker"]
         "Turns of a worker's loop: an idle worker makes none";
+    STALE_EVENTS = Counter "spliceway_stale_events" ["worker"]
+        "Events of the kernel about sockets that a worker had closed, which it ignored: a few are usual";
     WORKER_BUSY = Counter "spliceway_worker_busy_seconds" ["worker"]
         "Processor time that a worker has used: near 1 per second, it is at its limit";
     WORKER_PIPES = Gauge "spliceway_worker_pipes_in_use" ["worker"]
@@ -234,6 +236,7 @@ impl Scrape {
             numbered.map(|(number, worker)| ([("worker", number.to_string())], worker))
         };
         page.counter(WORKER_TURNS, workers().map(|(l, w)| (l, w.turns)))?;
+        page.counter(STALE_EVENTS, workers().map(|(l, w)| (l, w.stale_events)))?;
         let busy = workers().filter_map(|(l, w)| Some((l, w.busy_seconds?)));
         page.counter(WORKER_BUSY, busy)?;
         page.gauge(WORKER_PIPES, workers().map(|(l, w)| (l, w.pipes_in_use)))

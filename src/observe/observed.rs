@@ -212,6 +212,7 @@ impl WorkerCounters {
             turns: self.turns.get(),
             busy_seconds: busy.map(seconds),
             pipes_in_use: self.pipes_in_use.get(),
+            stale_events: self.stale_events.get(),
         }
     }
 }

@@ -89,6 +89,9 @@ pub struct WorkerStatus {
     pub busy_seconds: Option<f64>,
     /// Pipes that its sessions hold.
     pub pipes_in_use: u64,
+    /// Events about sockets that had been closed, which were ignored. An older daemon does not say.
+    #[serde(default)]
+    pub stale_events: u64,
 }
 
 /// One route.
@@ -461,6 +464,7 @@ pub(super) mod samples {
             turns,
             busy_seconds: Some(busy),
             pipes_in_use: 1,
+            stale_events: 2,
         };
         Status {
             program: Status::PROGRAM.to_owned(),

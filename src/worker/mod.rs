@@ -290,6 +290,7 @@ impl<D: Driver> Worker<D> {
             }
             self.count_turn();
             self.driver.turn(self.next_deadline())?;
+            self.count_stale_events();
             self.now = self.driver.now();
             self.retired_permits.turned();
             self.retired_leases.turned();
@@ -304,6 +305,14 @@ impl<D: Driver> Worker<D> {
         self.counters.turns.add(1);
         let pipes = self.driver.pipes_in_use();
         self.counters.pipes_in_use.set(pipes as u64);
+    }
+
+    /// Mostly there are none.
+    fn count_stale_events(&mut self) {
+        let stale = self.driver.take_stale_events();
+        if stale > 0 {
+            self.counters.stale_events.add(stale);
+        }
     }
 
     fn is_finished(&self) -> bool {

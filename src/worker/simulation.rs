@@ -161,9 +161,15 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     };
     let of_worker = Arc::new(WorkerCounters::default());
     let all = Arc::clone(&shared);
+    let counted = Arc::clone(&of_worker);
     let worker = Worker::new(0, sim.clone(), vec![share], all, mailbox, of_worker);
     worker.run().expect("the simulated driver does not fail");
     sim.judge_end();
+    assert_eq!(
+        counted.stale_events.get(),
+        sim.stale_events(),
+        "INVARIANT stale_is_ignored: each is counted"
+    );
     assert!(
         shared.gate.is_unused(),
         "INVARIANT all_returned: permits are left"

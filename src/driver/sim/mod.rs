@@ -21,6 +21,8 @@
 //! - `reset_needs_proof`: a backend is reset only when bytes are lost.
 //! - `lane_is_free`, `socket_is_open`: the worker keeps to the driver's rules.
 //! - `completes_once`, `joined_before_reuse`: and so does this driver.
+//! - `stale_is_ignored`: an event about a socket that was closed concerns nobody, least of all who has its slot
+//!   now; and it is counted.
 //! - `no_spin`: a turn without progress waits.
 //! - `bounded_turn`: no turn does more than a bounded amount of work.
 //! - `not_stuck`: while a session lives, something can still happen, and does in the end.
@@ -224,6 +226,10 @@ struct World {
     last_connects: Vec<Option<(Sock, Instant)>>,
     /// Sockets that are in the table, for iteration.
     live: Vec<Sock>,
+    /// Events about sockets that were closed, which come when their slots are others'.
+    late_events: Vec<Sock>,
+    /// How many of them have come.
+    stale_events: u64,
     trace: Vec<String>,
 }
 
@@ -357,6 +363,8 @@ impl Sim {
             last_connects: vec![None; outages.len()],
             outages,
             live: Vec::new(),
+            late_events: Vec::new(),
+            stale_events: 0,
             trace: Vec::new(),
         })))
     }
@@ -364,6 +372,11 @@ impl Sim {
     /// After the worker has ended and was dropped: judges the outcome.
     pub(crate) fn judge_end(&self) {
         self.0.borrow_mut().judge_end();
+    }
+
+    /// How many events came about sockets that had been closed.
+    pub(crate) fn stale_events(&self) -> u64 {
+        self.0.borrow().stale_events
     }
 
     /// What happened, if it was recorded.
@@ -1107,6 +1120,7 @@ impl World {
 
     fn turn(&mut self, until: Option<Instant>) {
         self.moves_in_turn = 0;
+        self.tell_late_events();
         self.judge_rest();
         self.judge_buffers();
         let wait = until.map(|at| at.saturating_duration_since(self.now));
@@ -1185,6 +1199,31 @@ impl World {
             );
         }
         text
+    }
+
+    // --- stale events -------------------------------------------------------------------------
+
+    /// A descriptor is closed after its socket is forgotten, and until then the kernel tells what happens to it:
+    /// each socket that is closed is told of once more, when its slot has been given to another one. What a
+    /// driver makes of that is told by the table that all drivers share: whoever believes it finds the other one
+    /// ready.
+    fn tell_late_events(&mut self) {
+        let slots: Vec<_> = self.live.iter().map(|sock| sock.index()).collect();
+        let is_reused = |sock: &Sock| slots.contains(&sock.index());
+        let (told, later) = mem::take(&mut self.late_events)
+            .into_iter()
+            .partition(is_reused);
+        self.late_events = later;
+        for closed in told {
+            self.stale_events += 1;
+            let believed = self.sockets.of_event(closed.token());
+            let believed = believed.map(|(sock, _)| sock);
+            rule!(
+                "stale_is_ignored",
+                believed.is_none(),
+                "an event about {closed:?} is taken for one about {believed:?}"
+            );
+        }
     }
 
     // --- closing ------------------------------------------------------------------------------
@@ -1266,6 +1305,7 @@ impl World {
         let peer = self.peer_of(sock);
         let socket = self.sockets.remove(sock);
         self.live.retain(|&live| live != sock);
+        self.late_events.push(sock);
         if socket.kind == Kind::Listener {
             return;
         }
@@ -1807,6 +1847,10 @@ impl Driver for Sim {
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
         self.0.borrow_mut().turn(until);
         Ok(())
+    }
+
+    fn take_stale_events(&mut self) -> u64 {
+        self.0.borrow_mut().sockets.take_stale_events()
     }
 
     fn next(&mut self) -> Option<Completion> {

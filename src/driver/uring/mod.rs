@@ -553,9 +553,7 @@ impl Uring {
     /// Turns epoll's events into completions like the ring's.
     fn reap_watch(&mut self) -> Result<(), Errno> {
         for seen in self.watch.look()? {
-            let sock = seen.sock;
-            // It was closed since the last look, and its descriptor is not yet.
-            let Some(socket) = self.sockets.find(sock) else {
+            let Some((sock, socket)) = self.sockets.of_event(seen.token) else {
                 continue;
             };
             let awaited = matches!(
@@ -1151,6 +1149,10 @@ impl Driver for Uring {
         }
         self.alone = self.reaped.len() <= 1;
         Ok(())
+    }
+
+    fn take_stale_events(&mut self) -> u64 {
+        self.sockets.take_stale_events()
     }
 
     fn next(&mut self) -> Option<Completion> {

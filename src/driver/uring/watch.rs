@@ -34,7 +34,8 @@ pub(super) struct Watch {
 /// What epoll says of a socket.
 #[derive(Clone, Copy)]
 pub(super) struct Seen {
-    pub(super) sock: Sock,
+    /// Of the socket, as it was registered.
+    pub(super) token: u64,
     /// Bytes have come, or an end or a failure.
     pub(super) readable: bool,
     /// No more bytes will come.
@@ -86,7 +87,7 @@ impl Watch {
         const READABLE: u32 = libc::EPOLLIN.cast_unsigned() | ENDED;
         self.epoll.wait(&mut self.events, Some(Instant::now()))?;
         let seen = |event: Event| Seen {
-            sock: Sock::of_token(event.u64),
+            token: event.u64,
             readable: event.events & READABLE != 0,
             ended: event.events & ENDED != 0,
             writable: event.events & WRITABLE != 0,

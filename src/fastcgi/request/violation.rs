@@ -18,7 +18,7 @@ pub struct ProtocolError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// A header that does not begin with version 1 (§3.3).
-    #[error("version {0} instead of 1 (the client does not speak FastCGI 1.0)")]
+    #[error("version {0} instead of 1 ({what})", what = spoken_by_client(*.0))]
     Version(u8),
     /// Request id 0 in a record that is about a request (§3.3).
     #[error("{0:?} with request id 0, which belongs to no request (the client is broken)")]
@@ -125,6 +125,21 @@ impl Violation {
             | Self::QueryTooLong(_)
             | Self::BodyTooLong => None,
         }
+    }
+}
+
+/// What begins with this byte, and what to do about it.
+fn spoken_by_client(first: u8) -> &'static str {
+    /// The type of a handshake's record (RFC 8446, section 5.1).
+    const TLS_HANDSHAKE: u8 = 22;
+    match first {
+        // What methods of HTTP begin with.
+        b'A'..=b'Z' => {
+            "the client seems to speak HTTP to a socket for FastCGI: use fastcgi_pass or its like there, or \
+             --protocol raw here"
+        }
+        TLS_HANDSHAKE => "the client seems to speak TLS to a socket for FastCGI",
+        _ => "the client does not speak FastCGI 1.0",
     }
 }
 
