@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use spliceway::driver::epoll::Epoll;
 use spliceway::driver::uring::Uring;
-use spliceway::driver::{Driver, Limits, Sock, Waker};
+use spliceway::driver::{Driver, IntoUnix, Limits, Sock, Waker};
 use tempfile::TempDir;
 
 /// What the bench asks of the drivers: plenty of buffers, and pipes for some flows.
 pub(crate) const LIMITS: Limits = Limits {
     buffers_max: 4096,
     pipes_max: 8,
+    into_unix: IntoUnix::Spliced,
 };
 
 /// The end of every wait: a hang becomes a failure.

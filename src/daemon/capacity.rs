@@ -6,7 +6,7 @@
 
 use crate::checks::PROBES_MAX;
 use crate::config::{AtLimit, Config};
-use crate::driver::Limits;
+use crate::driver::{IntoUnix, Limits};
 use crate::observe::server;
 use crate::resolver::lookups_max;
 use crate::session::BUFFERS_PER_SESSION;
@@ -129,6 +129,8 @@ impl Capacity {
                 // A worker may come to hold all sessions, so each has as many.
                 buffers_max: as_count(connections_max) * BUFFERS_PER_SESSION,
                 pipes_max: as_count(pipes_each),
+                // What every kernel allows: this one was not asked.
+                into_unix: IntoUnix::Copied,
             },
         })
     }

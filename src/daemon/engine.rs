@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::config::Engine;
 use crate::driver::uring::Uring;
-use crate::driver::{Driver as _, Limits, Waker};
+use crate::driver::{Driver as _, IntoUnix, Limits, Waker};
 use crate::sys::Errno;
 
 /// The engine that was chosen.
@@ -70,6 +70,7 @@ fn try_uring() -> Result<(), Unavailable> {
     let limits = Limits {
         buffers_max: 0,
         pipes_max: 0,
+        into_unix: IntoUnix::Spliced,
     };
     let set_up = move || {
         let mut driver = Uring::new(Waker::new()?, limits)?;

@@ -14,6 +14,7 @@ mod engine;
 mod helpers;
 mod idle;
 mod inherited;
+mod kernel;
 pub mod listener;
 mod listening;
 pub mod logging;
@@ -44,10 +45,11 @@ use tokio::time;
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
 use crate::config::{Config, Descriptors, ListenAddress};
+use crate::driver::Limits;
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
-use crate::sys::{Errno, net, process};
+use crate::sys::{Errno, process};
 use crate::worker::{Gate, Mailbox, Notice, Shared, Who};
 
 use capacity::Capacity;
@@ -58,8 +60,9 @@ pub use helpers::HelperError;
 use helpers::{EndedHelpers, Helpers, helpers};
 pub use inherited::InheritError;
 use inherited::Passed;
+use kernel::Kernel;
 pub use listener::ListenError;
-use listening::{ListeningSocket, Place};
+use listening::ListeningSocket;
 pub use loops::LoopError;
 use privileges::Identity;
 pub use privileges::{PrivilegeError, renounce};
@@ -168,6 +171,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
     let listeners = listener_count(config, |wanted| passed.count(wanted));
+    let kernel = Kernel::ask();
     let capacity = Capacity::measure(config, count, listeners)?;
     let mut control = Control::new(&signals)?;
     warn_of_long_queues(config, capacity.connections_max);
@@ -206,7 +210,10 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let assignments = mailboxes.into_iter().enumerate();
     let assignments = assignments.map(|(number, mailbox)| Assignment {
         engine,
-        limits: capacity.limits,
+        limits: Limits {
+            into_unix: kernel.into_unix(),
+            ..capacity.limits
+        },
         shares: shares.next().unwrap_or_default(),
         processor: config.pin.then(|| processors[number % processors.len()]),
         mailbox,
@@ -219,7 +226,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         let mut listeners = routes.iter_mut().flat_map(|route| &mut route.listeners);
         Ok(listeners.try_for_each(ListeningSocket::listen)?)
     })?;
-    announce(config, &routes, &sites, identity.as_ref());
+    announce(config, &routes, &kernel, &sites, identity.as_ref());
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         engine = %engine,
@@ -270,10 +277,16 @@ fn share(config: &Config, capacity: &Capacity, mailboxes: &[Arc<Mailbox>]) -> Ar
 }
 
 /// Says what clients and operators find, now that they do.
-fn announce(config: &Config, routes: &[Opened], sites: &Sites, identity: Option<&Identity>) {
+fn announce(
+    config: &Config,
+    routes: &[Opened],
+    kernel: &Kernel,
+    sites: &Sites,
+    identity: Option<&Identity>,
+) {
     let configured = config.routes.iter().zip(routes);
     configured.for_each(|(config, opened)| opened.announce(config));
-    warn_of_passed_descriptors(routes);
+    kernel.announce(config, routes);
     sites.announce();
     identity.into_iter().for_each(Identity::announce);
 }
@@ -329,18 +342,6 @@ fn open_all(
     let routes = config.routes.iter().zip(who);
     let open = |(route, who)| routes::open(route, who, mailboxes, passed);
     routes.map(open).collect()
-}
-
-/// What the kernel does not hold, and what helps.
-fn warn_of_passed_descriptors(routes: &[Opened]) {
-    let mut listeners = routes.iter().flat_map(|route| &route.listeners);
-    if net::can_refuse_descriptors() || !listeners.any(|l| !matches!(l.place(), Place::Tcp(_))) {
-        return;
-    }
-    tracing::warn!(
-        "this kernel cannot refuse descriptors that clients of Unix sockets pass: who may connect can hold up \
-         a worker for as long as it likes (Linux 6.16 can; until then let only those connect that you trust)"
-    );
 }
 
 /// How many sockets are listened on, where an address may stand for several that are passed.

@@ -24,8 +24,8 @@ use super::buffers::{Buf, BufferPool};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
-    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock,
-    Waker,
+    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, IntoUnix, Lane, Limits,
+    Op, Sock, Waker,
 };
 
 /// Events that one wait takes. What is over comes with the next wait.
@@ -47,6 +47,7 @@ pub struct Epoll {
     sockets: Table<Socket>,
     buffers: Rc<RefCell<BufferPool>>,
     pipes: Rc<RefCell<PipePool>>,
+    into_unix: IntoUnix,
     waker: Waker,
     events: Vec<Event>,
     /// Ops to try: new ones, and those whose socket became ready.
@@ -228,6 +229,7 @@ impl Epoll {
             sockets: Table::default(),
             buffers: BufferPool::with_own(limits.buffers_max, 0),
             pipes: PipePool::new(limits.pipes_max),
+            into_unix: limits.into_unix,
             waker,
             events: Vec::with_capacity(EVENTS_MAX),
             untried: Vec::new(),
@@ -756,6 +758,10 @@ impl Driver for Epoll {
         PipePool::take(&self.pipes)
     }
 
+    fn splices_into(&mut self, sock: Sock) -> bool {
+        self.into_unix == IntoUnix::Spliced || self.sockets.get(sock).kind == SocketKind::Tcp
+    }
+
     fn pipes_in_use(&self) -> usize {
         self.pipes.borrow().lent()
     }
@@ -776,6 +782,10 @@ impl Driver for Epoll {
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
+        assert!(
+            self.splices_into(to),
+            "its reader could hold this thread up"
+        );
         let socket = self.sockets.get(to);
         let flushed = pipe.flush(&socket.fd);
         socket.sent();
@@ -830,6 +840,7 @@ mod tests {
         let limits = Limits {
             buffers_max: 4,
             pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
         };
         let driver = Epoll::new(Waker::new().unwrap(), limits).unwrap();
         assert_events_of_a_closed_socket_are_nobodys(driver, &Op::Recv, |driver, fd| {
@@ -842,6 +853,7 @@ mod tests {
         let limits = Limits {
             buffers_max: 4,
             pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
         };
         let driver = Epoll::new(Waker::new().unwrap(), limits).unwrap();
         assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {

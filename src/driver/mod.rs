@@ -214,6 +214,18 @@ pub struct Limits {
     pub buffers_max: usize,
     /// The most pipes, each of [`PIPE_BYTES`].
     pub pipes_max: usize,
+    /// How bytes get into Unix sockets in bulk.
+    pub into_unix: IntoUnix,
+}
+
+/// How bytes get into a Unix socket in bulk. TCP sockets have no such choice.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum IntoUnix {
+    /// Through a pipe.
+    Spliced,
+    /// By sends: the kernel would have a splice wait for the reader
+    /// ([`SPLICE_INTO_UNIX`](crate::sys::kernel::SPLICE_INTO_UNIX)).
+    Copied,
 }
 
 /// One thread's way to the kernel. See the module's rules.
@@ -309,6 +321,9 @@ pub trait Driver: Sized {
     fn shutdown_write(&mut self, sock: Sock);
     /// An empty pipe, if the pool has one.
     fn pipe(&mut self) -> Option<Self::Pipe>;
+    /// Whether bytes may go into this connected socket by [`Driver::flush`]. What it says of a socket it says
+    /// for ever.
+    fn splices_into(&mut self, sock: Sock) -> bool;
     /// How many of them are lent.
     fn pipes_in_use(&self) -> usize;
     /// Puts bytes of our own into the pipe, behind what is there: they go out in the same move. At most
@@ -317,7 +332,7 @@ pub trait Driver: Sized {
     /// Moves what `from` has, at most `max` bytes, into the pipe, which must hold nothing but a few bytes of
     /// our own: only then does "would block" mean that the source has nothing.
     fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe, max: usize) -> Filled;
-    /// Moves what the pipe has into `to`.
+    /// Moves what the pipe has into `to`. Panics if the driver does not splice into that.
     fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed;
 
     /// The time. Sessions are told it and never ask.

@@ -8,7 +8,8 @@
 //! not all at hand, what is there goes on behind a header of our own, which is in the pipe before it: a send of
 //! its own would wake the client for eight bytes.
 //!
-//! As in a raw flow, a pipe is held only while bytes are in it, and is filled only while it is empty.
+//! As in a raw flow, a pipe is held only while bytes are in it, and is filled only while it is empty. For a sink
+//! that takes no splices, everything is received.
 
 use crate::counters::FlowCounters;
 use crate::driver::{
@@ -169,6 +170,8 @@ pub(super) fn pump<D: Driver, R: Records>(
                 Flushed::Full => break Then::SinkWritable,
                 Flushed::Failed(errno) => break Then::SinkFailed(errno),
             }
+        } else if !driver.splices_into(sink) {
+            break Then::Receive;
         }
         let Some(next) = look_ahead(driver, source, records) else {
             break Then::Receive;

@@ -9,6 +9,7 @@ pub mod child;
 pub mod clock;
 mod errno;
 pub mod handover;
+pub mod kernel;
 pub mod lookup;
 pub mod namespace;
 pub mod net;

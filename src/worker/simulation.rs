@@ -19,6 +19,7 @@ use clap::ValueEnum as _;
 use crate::backend::{Address, Published};
 use crate::config::{AtLimit, Balance, Ejection, OnFailure, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
+use crate::driver::IntoUnix;
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{FastcgiRules, Faults, MEMBERS_GROUP, Scenario, Sim, Users};
 use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
@@ -120,8 +121,14 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         // Names are looked up before anything is served.
         published.publish(backends.endpoints(), SystemTime::UNIX_EPOCH);
     }
+    let clients = count(dice.between(1, backends.clients_max()));
     let scenario = Scenario {
-        clients: count(dice.between(1, backends.clients_max())),
+        clients,
+        // No dice of its own.
+        into_unix: match clients % 4 {
+            0 => IntoUnix::Copied,
+            _ => IntoUnix::Spliced,
+        },
         patient_clients: dice.one_in(2),
         endpoints: backends.endpoints(),
         outages: !calm && dice.one_in(2),

@@ -207,7 +207,7 @@ mod tests {
 
     use super::*;
     use crate::driver::epoll::Epoll;
-    use crate::driver::{Limits, Waker};
+    use crate::driver::{IntoUnix, Limits, Waker};
 
     fn per_user(max: u32) -> Arc<PerUser> {
         Arc::new(PerUser::new(NonZeroU32::new(max).unwrap()))
@@ -273,6 +273,7 @@ mod tests {
             Limits {
                 buffers_max: 0,
                 pipes_max: 0,
+                into_unix: IntoUnix::Spliced,
             },
         )
         .unwrap();

@@ -17,6 +17,7 @@
 //! - `user_is_allowed`: nobody is served but those who may be, and who may be is turned away only while its
 //!   user has all connections that it may.
 //! - `user_within_limit`: no user has more clients that are served than it may.
+//! - `copied_into_unix`: nothing is spliced into a Unix socket where that might wait for its reader.
 //! - `introduced_first`: a backend gets the introduction before anything else, and once.
 //! - `reset_needs_proof`: a backend is reset only when bytes are lost.
 //! - `lane_is_free`, `socket_is_open`: the worker keeps to the driver's rules.
@@ -90,8 +91,8 @@ use crate::worker::{Limit, Mailbox, Notice};
 use super::buffers::{Buf, BufferPool};
 use super::table::Table;
 use super::{
-    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, OWN_BYTES_MAX,
-    Op, PIPE_BYTES, PipeGuard, Sock,
+    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, IntoUnix, Lane,
+    OWN_BYTES_MAX, Op, PIPE_BYTES, PipeGuard, Sock,
 };
 pub(crate) use fastcgi::FastcgiRules;
 
@@ -152,6 +153,8 @@ pub(crate) struct Scenario {
     pub(crate) backlog_is_left: bool,
     /// What each backend is told before anything else.
     pub(crate) introduction: &'static [u8],
+    /// How bytes get to clients, and to backends that are Unix sockets.
+    pub(crate) into_unix: IntoUnix,
     /// Sessions may be ended for being idle.
     pub(crate) idle_timeout: bool,
     /// Sessions are ended when their endpoint has left the set.
@@ -1748,6 +1751,10 @@ impl Driver for Sim {
         })
     }
 
+    fn splices_into(&mut self, sock: Sock) -> bool {
+        self.0.borrow_mut().splices_into(sock)
+    }
+
     fn pipes_in_use(&self) -> usize {
         self.0.borrow().open_pipes
     }
@@ -1801,6 +1808,11 @@ impl Driver for Sim {
     fn flush(&mut self, pipe: &mut SimPipe, to: Sock) -> Flushed {
         let world = &mut *self.0.borrow_mut();
         world.open_socket(to);
+        rule!(
+            "copied_into_unix",
+            world.splices_into(to),
+            "{to:?} is given bytes out of a pipe"
+        );
         let peer = world
             .peer_of(to)
             .expect("only connected sockets are written");
@@ -1894,6 +1906,12 @@ impl Driver for Sim {
 }
 
 impl World {
+    fn splices_into(&mut self, sock: Sock) -> bool {
+        let to = self.sockets.get(sock).to;
+        let is_unix = to.is_none_or(|to| matches!(to, Address::Unix(_)));
+        self.scenario.into_unix == IntoUnix::Spliced || !is_unix
+    }
+
     fn count_move(&mut self) {
         self.moves_in_turn += 1;
         rule!(

@@ -39,8 +39,8 @@ use super::buffers::{Buf, BufferPool};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
-    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Limits, Op, Sock,
-    Waker,
+    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, IntoUnix, Lane, Limits,
+    Op, Sock, Waker,
 };
 use provided::Provided;
 use ring::{Entered, Ring, Wait};
@@ -65,6 +65,7 @@ pub struct Uring {
     sockets: ManuallyDrop<Table<Socket>>,
     buffers: Rc<RefCell<BufferPool>>,
     pipes: Rc<RefCell<PipePool>>,
+    into_unix: IntoUnix,
     waker: Waker,
     waker_armed: bool,
     /// Waits that the ring cannot do.
@@ -287,6 +288,7 @@ impl Uring {
             sockets: ManuallyDrop::new(Table::default()),
             buffers: BufferPool::with_own(limits.buffers_max, provided::DEPTH.into()),
             pipes: PipePool::new(limits.pipes_max),
+            into_unix: limits.into_unix,
             waker,
             waker_armed: false,
             watch,
@@ -1100,6 +1102,10 @@ impl Driver for Uring {
         PipePool::take(&self.pipes)
     }
 
+    fn splices_into(&mut self, sock: Sock) -> bool {
+        self.into_unix == IntoUnix::Spliced || !self.sockets.get(sock).is_unix
+    }
+
     fn pipes_in_use(&self) -> usize {
         self.pipes.borrow().lent()
     }
@@ -1115,6 +1121,10 @@ impl Driver for Uring {
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
+        assert!(
+            self.splices_into(to),
+            "its reader could hold this thread up"
+        );
         let socket = self.sockets.get(to);
         let flushed = pipe.flush(&socket.fd);
         socket.sent();
@@ -1238,6 +1248,7 @@ mod tests {
         let limits = Limits {
             buffers_max: 2 * SOCKETS,
             pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
         };
         let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         let (mut writers, mut to_read, mut sending) = (Vec::new(), Vec::new(), Vec::new());
@@ -1275,6 +1286,7 @@ mod tests {
         let limits = Limits {
             buffers_max: SOCKETS,
             pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
         };
         let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         let mut peers = Vec::new();
@@ -1305,6 +1317,7 @@ mod tests {
             let limits = Limits {
                 buffers_max: 4,
                 pipes_max: 0,
+                into_unix: IntoUnix::Spliced,
             };
             let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
             let sock = driver.sockets.insert(Socket::new(ours.into(), true, false));
@@ -1327,6 +1340,7 @@ mod tests {
         let limits = Limits {
             buffers_max: 4,
             pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
         };
         let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
@@ -1339,6 +1353,7 @@ mod tests {
         let limits = Limits {
             buffers_max: 4,
             pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
         };
         let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         // epoll watches only who waits for this.
@@ -1354,6 +1369,7 @@ mod tests {
         let limits = Limits {
             buffers_max: 128,
             pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
         };
         let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         let (mut peer, ours) = UnixStream::pair().unwrap();
