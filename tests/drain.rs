@@ -277,7 +277,10 @@ fn a_resolver_that_fails_ends_the_daemon_in_order(engine: Engine) {
     assert!(!proxy.socket().exists());
     let lines = proxy.process().log().lines();
     let last = lines.last().unwrap();
-    assert!(last.starts_with("spliceway: ") && last.contains(SAYS), "{last}");
+    assert!(
+        last.starts_with("spliceway: ") && last.contains(SAYS),
+        "{last}"
+    );
 }
 
 /// It is what all sessions hang on, and there is nobody left to drain them.
@@ -294,7 +297,10 @@ fn a_main_thread_that_cannot_wait_ends_with_one_line(engine: Engine) {
     assert!(!proxy.socket().exists());
     let lines = proxy.process().log().lines();
     let last = lines.last().unwrap();
-    assert!(last.starts_with("spliceway: ") && last.contains("EBADF"), "{last}");
+    assert!(
+        last.starts_with("spliceway: ") && last.contains("EBADF"),
+        "{last}"
+    );
 }
 
 /// Each call with which a thread waits fails from now on, as none can unless something is badly wrong. One that

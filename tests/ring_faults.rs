@@ -51,7 +51,10 @@ impl Failing {
         common::sys::signal(self.strace.id(), libc::SIGTERM).unwrap();
         self.strace.wait().unwrap();
         let calls = std::fs::read_to_string(proxy.dir().join("calls")).unwrap();
-        calls.lines().filter(|line| line.contains("(INJECTED)")).count()
+        calls
+            .lines()
+            .filter(|line| line.contains("(INJECTED)"))
+            .count()
     }
 }
 
@@ -140,7 +143,10 @@ fn a_worker_that_can_submit_nothing_does_not_spin() {
             let elapsed = before.elapsed();
             let failed = failing.end(&proxy);
             let most = elapsed.as_millis() as usize + 100;
-            assert!((1..most).contains(&failed), "{errno}: {failed} calls in {elapsed:?}");
+            assert!(
+                (1..most).contains(&failed),
+                "{errno}: {failed} calls in {elapsed:?}"
+            );
             exchange(&client, Pattern::new(2), MB);
             exchange(&waiting, Pattern::new(3), KB);
             assert_eq!(proxy.process().log().count("ERROR"), 0);

@@ -161,7 +161,10 @@ fn a_watchdogs_signal_ends_a_daemon_whose_worker_hangs(engine: Engine) {
     let log = proxy.process().log();
     assert_eq!(log.count("--drain-timeout"), 0, "there is none");
     let last = log.lines().pop().unwrap();
-    assert!(last.starts_with("spliceway: ") && last.contains("hangs in a system call"), "{last}");
+    assert!(
+        last.starts_with("spliceway: ") && last.contains("hangs in a system call"),
+        "{last}"
+    );
 }
 
 /// Busy or idle, with sessions that would take their time.

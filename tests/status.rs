@@ -331,7 +331,11 @@ fn a_socket_for_clients_is_said_to_be_one() {
     let silent = Backend::hold();
     let fastcgi = ["--protocol", "fastcgi"].as_slice();
     for (backend, arguments, mention) in [
-        (&closing, [].as_slice(), "this seems to be a socket for clients"),
+        (
+            &closing,
+            [].as_slice(),
+            "this seems to be a socket for clients",
+        ),
         (&echo, &[], "this is a socket for clients"),
         (&silent, &[], "this may be a socket for clients"),
         (&echo, fastcgi, "this seems to be a socket for clients"),
@@ -339,7 +343,10 @@ fn a_socket_for_clients_is_said_to_be_one() {
         let builder = Proxy::builder().backend(backend);
         let proxy = builder.args(arguments.iter().copied()).start();
         let output = status(proxy.socket(), &[]).output().unwrap();
-        let there = format!(", where process {} (spliceway) listens", proxy.process().pid());
+        let there = format!(
+            ", where process {} (spliceway) listens",
+            proxy.process().pid()
+        );
         assert_error_line(output, &[&there, mention, "as its --control"]);
     }
 }

@@ -100,7 +100,10 @@ mod tests {
             });
             assert_eq!(thread.join().is_err(), panics);
             let told = ended.next().await.to_string();
-            assert!(told.starts_with("the thread has ended before the daemon"), "{told}");
+            assert!(
+                told.starts_with("the thread has ended before the daemon"),
+                "{told}"
+            );
         }
     }
 
@@ -114,6 +117,9 @@ mod tests {
         });
         let told = ended.next().await.to_string();
         assert!(told.starts_with("the second has ended"), "{told}");
-        assert!(ended.0.try_recv().is_err(), "the first has not said anything");
+        assert!(
+            ended.0.try_recv().is_err(),
+            "the first has not said anything"
+        );
     }
 }

@@ -548,11 +548,7 @@ impl Serving {
 
     /// A successor may have the paths from now on. What is left are the workers, and the sockets in whose
     /// backlogs somebody may wait.
-    async fn give_up(
-        self,
-        supervisor: &Supervisor,
-        patience: Patience,
-    ) -> (Workers, Sockets) {
+    async fn give_up(self, supervisor: &Supervisor, patience: Patience) -> (Workers, Sockets) {
         let Self {
             workers,
             mut sockets,

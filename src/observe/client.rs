@@ -61,7 +61,10 @@ impl There {
         let pid = peer.and_then(|pid| u32::try_from(pid).ok());
         Self(pid.filter(|&pid| pid > 0).and_then(|pid| {
             let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
-            Some((pid, Shown::line(name.trim_ascii_end(), NAME_CHARS_MAX).to_string()))
+            Some((
+                pid,
+                Shown::line(name.trim_ascii_end(), NAME_CHARS_MAX).to_string(),
+            ))
         }))
     }
 }

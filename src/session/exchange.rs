@@ -34,6 +34,7 @@ use crate::fastcgi::{
 };
 use crate::sys::Errno;
 
+use super::activity::Activity;
 use super::bulk::{self, Held, Then};
 use super::connect::{Connecting, Entry, Found};
 use super::flow::SPLICE_BUDGET_BYTES;
@@ -81,7 +82,7 @@ pub struct Exchange<D: Driver> {
     stage: Stage<D>,
     /// When the request's head was complete; before, when the connection or the wait for it began.
     began: Instant,
-    last_activity: Instant,
+    activity: Activity,
     /// When the head of the request is to be there, if one is to come or has begun.
     head_by: Option<Instant>,
     /// How late it is with the body, while it is waited for that.
@@ -255,7 +256,7 @@ impl<D: Driver> Exchange<D> {
             head_by: None,
             body_lag: Lag::default(),
             answer_lag: Lag::default(),
-            last_activity: cx.now,
+            activity: Activity::new(cx.now),
             requests: 0,
             body_ended: false,
             without: Vec::new(),
@@ -279,7 +280,8 @@ impl<D: Driver> Exchange<D> {
 
     /// When [`Exchange::expire`] is due.
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
-        let idle_at = timeouts.idle.map(|idle| self.last_activity + idle);
+        let silence = self.silence_max(timeouts);
+        let idle_at = self.activity.idle_at(silence.map(|(silence, _)| silence));
         let idle_at = idle_at.into_iter().chain(self.late_at(timeouts)).min();
         match &self.stage {
             Stage::Head => idle_at.into_iter().chain(self.head_by).min(),
@@ -289,14 +291,9 @@ impl<D: Driver> Exchange<D> {
                 let watch_at = self.began + WATCH_AFTER;
                 Some(idle_at.map_or(watch_at, |idle_at| idle_at.min(watch_at)))
             }
-            Stage::Serve(_) if self.reading == Reading::HalfClosed => {
-                let half_closed = timeouts.half_closed;
-                let silent_at = half_closed.map(|silence| self.last_activity + silence);
-                idle_at.into_iter().chain(silent_at).min()
-            }
             Stage::Serve(_) => idle_at,
             Stage::Farewell { by, .. } => Some(*by),
-            Stage::Breaking { .. } => Some(self.last_activity + BREAK_TIME),
+            Stage::Breaking { .. } => Some(self.activity.last() + BREAK_TIME),
         }
     }
 
@@ -355,7 +352,7 @@ impl<D: Driver> Exchange<D> {
 
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
-        self.last_activity = cx.now;
+        self.activity.seen(cx.now);
         let step = self.act(end, lane, done, cx);
         if let Step::End(
             Ending::ClientLeft | Ending::ClientClosed | Ending::ClientReset(_) | Ending::Aborted,
@@ -383,27 +380,19 @@ impl<D: Driver> Exchange<D> {
 
     /// The deadline has come.
     pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
-        let is_idle = cx
-            .timeouts
-            .idle
-            .is_some_and(|idle| self.last_activity + idle <= cx.now);
         if let Some(slow) = self.is_too_slow(cx) {
             return self.end_slow(slow, cx);
         }
-        let is_half_closed = cx
-            .timeouts
-            .half_closed
-            .is_some_and(|silence| self.last_activity + silence <= cx.now)
-            && self.reading == Reading::HalfClosed;
+        let silence = self.silence_max(cx.timeouts);
+        let idle_at = self.activity.idle_at(silence.map(|(silence, _)| silence));
+        let looks_idle = idle_at.is_some_and(|at| at <= cx.now);
         match &self.stage {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
             Stage::Farewell { ending, .. } | Stage::Breaking { ending, .. } => Step::End(*ending),
             Stage::Head if self.head_by.is_some_and(|by| by <= cx.now) => {
                 Step::End(Ending::HeadTimeout)
             }
-            Stage::Serve(_) if is_idle => self.break_off(Ending::IdleTimeout, cx),
-            Stage::Serve(_) if is_half_closed => self.break_off(Ending::HalfClosed, cx),
-            Stage::Head | Stage::Deliver { .. } if is_idle => Step::End(Ending::IdleTimeout),
+            Stage::Head | Stage::Serve(_) | Stage::Deliver { .. } if looks_idle => self.idle(cx),
             Stage::Serve(_) => {
                 self.watch(cx.driver);
                 Step::Continue
@@ -419,6 +408,40 @@ impl<D: Driver> Exchange<D> {
         match self.stage {
             Stage::Serve(_) => self.break_off(Ending::TooSlow(slow), cx),
             _ => Step::End(Ending::TooSlow(slow)),
+        }
+    }
+
+    /// How long nothing may move, and what the session ends as then.
+    fn silence_max(&self, timeouts: Timeouts) -> Option<(Duration, Ending)> {
+        let is_served = matches!(self.stage, Stage::Serve(_));
+        let is_half_closed = is_served && self.reading == Reading::HalfClosed;
+        let half_closed = timeouts.half_closed.filter(|_| is_half_closed);
+        let idle = timeouts.idle.map(|idle| (idle, Ending::IdleTimeout));
+        let half_closed = half_closed.map(|silence| (silence, Ending::HalfClosed));
+        let both = idle.into_iter().chain(half_closed);
+        both.min_by_key(|(silence, _)| *silence)
+    }
+
+    /// Nothing completed for as long as is allowed, as in a raw session.
+    fn idle(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let (_, ending) = self
+            .silence_max(cx.timeouts)
+            .expect("a session without such a limit has no deadline for it");
+        let server = match &self.stage {
+            Stage::Serve(serving) => Some(serving.open.sock),
+            _ => None,
+        };
+        let unread = |sock| cx.driver.unread(sock);
+        let unread = [Some(self.client), server]
+            .into_iter()
+            .flatten()
+            .map(unread);
+        if !self.activity.is_idle(unread.sum(), cx.now) {
+            return Step::Continue;
+        }
+        match &self.stage {
+            Stage::Serve(_) => self.break_off(ending, cx),
+            _ => Step::End(ending),
         }
     }
 
@@ -1488,7 +1511,7 @@ impl<D: Driver> Exchange<D> {
             return Step::End(ending);
         }
         self.inbox = None;
-        self.last_activity = cx.now;
+        self.activity.seen(cx.now);
         match (serving.lead, &mut serving.download) {
             (Some(lead), Some(held)) => held.append(cx.driver, &lead),
             (Some(lead), None) => self.send_part(lead, cx),

@@ -3,6 +3,7 @@
 //! A session is a state machine. It acts only through its driver, never reads the clock, never
 //! holds a descriptor and never blocks; the worker feeds it completions and deadlines.
 
+mod activity;
 mod bulk;
 mod connect;
 mod either;

@@ -18,6 +18,7 @@ use crate::backend::{Address, Lease};
 use crate::counters::FlowCounters;
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 
+use super::activity::Activity;
 use super::connect::{Connecting, Entry, Found};
 use super::flow::{Flow, Progress, Receives};
 use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
@@ -40,9 +41,7 @@ pub struct Tunnel<D: Driver> {
     upstream: Upstream,
     to_backend: Flow<D>,
     to_client: Flow<D>,
-    last_activity: Instant,
-    /// When the session last looked idle with bytes on their way: what the peers had not read then.
-    unread_when_idle: Option<u64>,
+    activity: Activity,
 }
 
 /// Whether anything can still be delivered to the client.
@@ -124,8 +123,7 @@ impl<D: Driver> Tunnel<D> {
             upstream: Upstream::Connecting(connecting),
             to_backend: Flow::new(Receives::Peeking),
             to_client: Flow::new(Receives::Taking),
-            last_activity: cx.now,
-            unread_when_idle: None,
+            activity: Activity::new(cx.now),
         };
         if entry == Entry::Queued {
             // What it has sent stays with the kernel until its turn: a long queue costs no memory.
@@ -149,8 +147,8 @@ impl<D: Driver> Tunnel<D> {
         match &self.upstream {
             Upstream::Connecting(connecting) => connecting.deadline(),
             Upstream::Open(serving) => {
-                let silence = self.silence_max(timeouts);
-                let silent_at = silence.map(|(silence, _)| self.last_activity + silence);
+                let silence = self.silence_max(timeouts).map(|(silence, _)| silence);
+                let silent_at = self.activity.idle_at(silence);
                 silent_at.into_iter().chain(serving.cut_at).min()
             }
             Upstream::Opening(_) | Upstream::None => None,
@@ -161,7 +159,7 @@ impl<D: Driver> Tunnel<D> {
     pub fn yields_at(&self, timeouts: Timeouts) -> Option<Instant> {
         let may_yield = self.presence == Presence::Unknown && !self.to_client.owes_bytes();
         (may_yield && timeouts.half_closed.is_some())
-            .then(|| self.last_activity + HALF_CLOSED_GRACE)
+            .then(|| self.activity.last() + HALF_CLOSED_GRACE)
     }
 
     /// How long nothing may move, and what the session ends as then.
@@ -193,8 +191,7 @@ impl<D: Driver> Tunnel<D> {
 
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
-        self.last_activity = cx.now;
-        self.unread_when_idle = None;
+        self.activity.seen(cx.now);
         match (end, lane) {
             (End::Client, Lane::Read) if self.watch != Watch::Off => self.watched(done, cx),
             (End::Client, Lane::Read) if self.to_backend.is_over() => self.hung_up(done),
@@ -291,23 +288,17 @@ impl<D: Driver> Tunnel<D> {
         }
     }
 
-    /// Nothing completed for as long as is allowed. While a slow reader takes what it was sent, the kernel
-    /// may report room only after minutes: then a peer that has read since the last look is not idle.
-    /// So a session with bytes on their way ends between one and two timeouts after the last read.
+    /// Nothing completed for as long as is allowed. A session with bytes on their way ends between one and two
+    /// such times after the last read.
     fn idle(&mut self, upstream: Sock, cx: &mut Context<'_, D>) -> Step {
         let (_, ending) = self
             .silence_max(cx.timeouts)
             .expect("a session without such a limit has no deadline for it");
-        if !self.to_backend.owes_bytes() && !self.to_client.owes_bytes() {
-            return Step::End(ending);
-        }
         let unread = cx.driver.unread(self.client) + cx.driver.unread(upstream);
-        if self.unread_when_idle.is_some_and(|before| unread >= before) {
-            return Step::End(ending);
+        match self.activity.is_idle(unread, cx.now) {
+            true => Step::End(ending),
+            false => Step::Continue,
         }
-        self.unread_when_idle = Some(unread);
-        self.last_activity = cx.now;
-        Step::Continue
     }
 
     // --- connecting ---------------------------------------------------------------------------
