@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use common::client::send;
 use common::fastcgi::{Client, Heard, Request, page, stdout};
 use common::proxy::{Builder, fresh_dir};
 use common::sys::set_receive_buffer;
-use common::wait::pause;
+use common::wait::{GUARD, pause};
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 
 for_each_engine!(
@@ -64,6 +64,19 @@ fn read_slowly(from: &mut impl Read, step: usize, watched: Duration) {
     }
 }
 
+fn accept_tcp(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let mut accepted = None;
+    eventually("the proxy connects", || {
+        accepted = listener.accept().ok();
+        accepted.is_some()
+    });
+    let (stream, _) = accepted.unwrap();
+    stream.set_nonblocking(false).unwrap();
+    stream.set_read_timeout(Some(GUARD)).unwrap();
+    stream
+}
+
 /// What the kernel holds can still be read after a cut: the backend's view tells.
 #[track_caller]
 fn assert_not_cut(backend: &Backend) {
@@ -99,7 +112,7 @@ fn a_backend_that_reads_slowly_is_not_idle(engine: Engine) {
     thread::scope(|scope| {
         // Cut or not, it ends with the proxy.
         scope.spawn(|| Pattern::new(1).send(&mut &client, 16 * MB));
-        read_slowly(&mut listener.accept().unwrap().0, STEP, WATCHED);
+        read_slowly(&mut accept_tcp(&listener), STEP, WATCHED);
         drop(proxy);
     });
 }
@@ -113,9 +126,18 @@ fn a_unix_backend_that_reads_slowly_is_not_idle(engine: Engine) {
         .backend(format!("unix:{}", path.display()))
         .start();
     let client = proxy.connect();
+    listener.set_nonblocking(true).unwrap();
+    let mut served = None;
+    eventually("the proxy connects", || {
+        served = listener.accept().ok();
+        served.is_some()
+    });
+    let (mut served, _) = served.unwrap();
+    served.set_nonblocking(false).unwrap();
+    served.set_read_timeout(Some(GUARD)).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| Pattern::new(1).send(&mut &client, 16 * MB));
-        read_slowly(&mut listener.accept().unwrap().0, STEP, WATCHED);
+        read_slowly(&mut served, STEP, WATCHED);
         drop(proxy);
     });
 }
@@ -158,11 +180,12 @@ fn a_fastcgi_backend_that_reads_slowly_is_not_idle(engine: Engine) {
         .args(ONE_SECOND)
         .backend(listener.local_addr().unwrap())
         .start();
+    // Before it connects: making it may take longer than the timeout.
+    let request = Request::post("/", &Pattern::new(1).bytes(16 * MB)).bytes();
     let client = Client::connect(&proxy);
-    let request = Request::post("/", &Pattern::new(1).bytes(16 * MB));
     thread::scope(|scope| {
-        scope.spawn(|| (&client.0).write_all(&request.bytes()));
-        read_slowly(&mut listener.accept().unwrap().0, STEP, WATCHED);
+        scope.spawn(|| (&client.0).write_all(&request));
+        read_slowly(&mut accept_tcp(&listener), STEP, WATCHED);
         drop(proxy);
     });
 }
