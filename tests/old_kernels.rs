@@ -17,6 +17,7 @@ use common::client::{assert_eof, exchange_and_end, receive_exact, send};
 use common::fastcgi::{Client, Heard, Request, page};
 use common::http::get_unix;
 use common::proxy::{Builder, fresh_dir};
+use common::sys::wait_for_bytes;
 use common::wait::pause;
 use common::{Backend, Ending, Engine, MB, Pattern, Proxy, eventually, for_each_engine};
 
@@ -215,6 +216,8 @@ fn a_client_that_leaves_in_bulk_resets_the_backend(engine: Engine) {
     let client = proxy.connect();
     send(&client, &3u64.to_le_bytes());
     Pattern::new(3).receive(&mut &client, MB).unwrap();
+    // What is left unread proves that something was lost.
+    assert!(wait_for_bytes(&client).unwrap());
     drop(client);
     assert_eq!(backend.wait_for_end(0).ending, Ending::Reset);
 }
