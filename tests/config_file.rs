@@ -54,7 +54,7 @@ const WRONG_IN_A_ROUTE: &[Wrong<'static>] = &[
     ("queue-max = 1.5", &["4: route a: queue-max = 1.5: expected a whole number, found a fraction (write for example 8)"]),
     ("queue-max = [1]", &["4: route a: queue-max = [1]: expected a whole number, found an array (write for example 8)"]),
     ("per-endpoint-max = false", &["4: route a: per-endpoint-max = false: expected a whole number or \"off\", found a boolean (write \"off\", or a value)"]),
-    ("check-interval = 07:32:00", &["4: route a: check-interval = 07:32:00: expected a string, found a date or time (write it in quotes: \"07:32:00\")"]),
+    ("check-interval = 07:32:00", &["4: route a: check-interval = 07:32:00: expected a string, found a date or time (write a number and its unit in quotes, for example \"5s\")"]),
     ("nameserver = []", &["4: route a: nameserver = []: an empty array (write at least one value, or remove the key)"]),
     ("nameserver = [\n  \"::1\",\n  53,\n]", &["6: route a: nameserver = 53: expected a string, or an array of strings, found an integer (write it in quotes: \"53\")"]),
     ("balance = {}", &["4: route a: balance = {}: expected a string, found a table (write one value in quotes)"]),
@@ -129,7 +129,7 @@ const WRONG_AT_THE_TOP: &[Wrong<'static>] = &[
     ("control = \"c.sock\"", &["1: control = \"c.sock\": not a path for a socket (write it from the root, with at most 107 bytes, for example /run/spliceway/control.sock)"]),
     ("control = \"/a\"", &["1: control /a: route a listens there (choose another path)"]),
     ("metrics = \"9145\"", &["1: metrics = \"9145\": not an address (write IP:PORT, for example 127.0.0.1:9145 or [::1]:9145)"]),
-    ("metrics = 9145", &["1: metrics = 9145: expected a string, found an integer (write it in quotes: \"9145\")"]),
+    ("metrics = 9145", &["1: metrics = 9145: not an address (write IP:PORT, for example 127.0.0.1:9145 or [::1]:9145)"]),
     ("log-level = \"inof\"", &["1: log-level = \"inof\": no level 'inof' (write off, error, warn, info, debug, trace or MODULE=LEVEL)"]),
     ("defaults = 1", &["1: defaults: expected a table, found an integer (write [defaults] and its keys)"]),
     // What is no TOML.
@@ -178,6 +178,19 @@ impl Written {
     }
 }
 
+impl Written {
+    /// Nothing, if the file is taken.
+    fn refusal_if_any(&self) -> Vec<String> {
+        let path = self.path();
+        let words = ["spliceway", "run", "--config", path.to_str().unwrap()];
+        match cli::parse_from(words.map(OsString::from)) {
+            Err(Stop::File(errors)) => errors.lines().map(str::to_owned).collect(),
+            Ok(_) => Vec::new(),
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+}
+
 /// What the program says about a file.
 #[track_caller]
 fn refusal(path: &Path) -> Vec<String> {
@@ -209,6 +222,156 @@ fn every_wrong_file_gets_its_lines() {
         }
     }
     assert!(others.is_empty(), "{others}");
+}
+
+/// What a message advises, taken literally, leads to a file that is not refused for the same reason again.
+#[test]
+fn advice_that_is_taken_is_not_refused() {
+    let in_a_route = WRONG_IN_A_ROUTE
+        .iter()
+        .map(|(end, said)| (format!("{ROUTE}{end}\n"), *said));
+    let at_the_top = WRONG_AT_THE_TOP
+        .iter()
+        .map(|(begin, said)| (format!("{begin}\n{ROUTE}"), *said));
+    let at_the_top_too = ADVISED_AT_THE_TOP
+        .iter()
+        .map(|(begin, said)| (format!("{begin}\n{ROUTE}"), *said));
+    let (mut taken, mut useless) = (0, String::new());
+    for (file, said) in in_a_route.chain(at_the_top).chain(at_the_top_too) {
+        for message in said {
+            for mended in advised(&file, message) {
+                taken += 1;
+                let then = Written::new(&mended).refusal_if_any();
+                let cause = message.split_once(": ").unwrap().1;
+                let is_same = |line: &String| {
+                    line.contains(cause) || line.contains("belongs") || line.contains("unknown")
+                };
+                // Of a file with several mistakes, the others are left, as are the values of keys that were
+                // named wrongly.
+                let is_done = said.len() > 1 || then.is_empty() || IN_STEPS.contains(&said);
+                let is_refused_again = then.iter().any(is_same) && said.len() == 1;
+                if !is_done || is_refused_again {
+                    useless += &format!("{file}\n{message}\nleads to\n{mended}\n{then:#?}\n\n");
+                }
+            }
+        }
+    }
+    assert!(useless.is_empty(), "{useless}");
+    assert!(taken > 60, "only {taken} pieces of advice are understood");
+}
+
+/// Of these files, more than one thing is wrong, and they are told one after the other.
+const IN_STEPS: &[&[&str]] = &[
+    &["6: route b: listen unix://b: given twice (remove one)"],
+    &[
+        "5: defaults: queue-max = true: expected a whole number, found a boolean (write for example 8)",
+    ],
+];
+
+/// Keys at the top that belong elsewhere.
+#[rustfmt::skip]
+const ADVISED_AT_THE_TOP: &[Wrong<'static>] = &[
+    ("listen = \"unix:/b\"", &["1: listen: belongs in a route (move it under [route.NAME])"]),
+    ("mode = \"0600\"", &["1: mode: belongs in a route (move it under [route.NAME], or under [defaults])"]),
+    ("backend = \"c:1\"", &["1: backend: belongs in a route (move it under [route.NAME], or under [defaults])"]),
+];
+
+/// The files that come of doing what the message says, where a program can: those in which values are wrong that
+/// span lines, and those where something is to be thought of, are left.
+fn advised(file: &str, message: &str) -> Vec<String> {
+    let Some((number, message)) = message.split_once(": ") else {
+        return Vec::new();
+    };
+    let Ok(number) = number.parse::<usize>() else {
+        return Vec::new();
+    };
+    let lines: Vec<String> = file.lines().map(str::to_owned).collect();
+    let line = lines[number - 1].clone();
+    let (Some((key, _)), Some(begin)) = (line.split_once(" = "), message.rfind(" (")) else {
+        return Vec::new();
+    };
+    let advice = message[begin + 2..].trim_end_matches(')');
+    let with = |new: String| {
+        let mut lines = lines.clone();
+        lines[number - 1] = new;
+        vec![lines.join("\n")]
+    };
+    let value = |value: &str| with(format!("{key} = {value}"));
+    let without_it = || {
+        let mut lines = lines.clone();
+        lines.remove(number - 1);
+        lines
+    };
+    let moved = |under: &str, line: &str| {
+        let mut lines = without_it();
+        // What a route has already is replaced.
+        let key = line.split(' ').next().unwrap();
+        lines.retain(|other| !other.starts_with(&format!("{key} = ")));
+        let at = match under {
+            "" => 0,
+            header => match lines.iter().position(|line| line == header) {
+                Some(at) => at + 1,
+                None => {
+                    lines.push(header.to_owned());
+                    lines.len()
+                }
+            },
+        };
+        lines.insert(at, line.to_owned());
+        lines.join("\n")
+    };
+    if let Some(rest) = advice.strip_prefix("did you mean ") {
+        let meant = rest.split([',', '?']).next().unwrap();
+        let renamed = line.replacen(key, meant, 1);
+        return match rest {
+            _ if rest.contains("at the top level") => vec![moved("", &renamed)],
+            _ if rest.contains("in a route") => vec![moved("[route.a]", &renamed)],
+            _ => with(renamed),
+        };
+    }
+    if advice == "move it above the first [table]" {
+        return vec![moved("", &line)];
+    }
+    if advice.starts_with("move it under [route.NAME]") {
+        let mut all = Vec::new();
+        if advice.ends_with("or under [defaults]") {
+            let rest: Vec<_> = file.lines().filter(|other| **other != line).collect();
+            all.push(format!("{}\n[defaults]\n{line}", rest.join("\n")));
+        }
+        all.push(moved("[route.a]", &line));
+        return all;
+    }
+    if let Some(quoted) = advice.strip_prefix("write it in quotes: ") {
+        return value(quoted);
+    }
+    if let Some(quoted) = advice.strip_prefix("give it a unit and quotes, for example ") {
+        return value(quoted);
+    }
+    if advice == "write \"off\", or a value" {
+        return value("\"off\"");
+    }
+    if advice == "write true or false without quotes" {
+        return [value("true"), value("false")].concat();
+    }
+    if let Some(example) = advice.strip_prefix("write for example ") {
+        // In a file, words are in quotes.
+        return match example.contains(' ') {
+            true => value(&format!("\"{example}\"")),
+            false => value(example),
+        };
+    }
+    if let Some((_, example)) = advice.split_once("for example ") {
+        let all = example.split(" or ").map(|one| one.trim_matches('"'));
+        return all.flat_map(|one| value(&format!("\"{one}\""))).collect();
+    }
+    if message.contains(": unknown (write ") {
+        let all = advice.trim_start_matches("write ").split(", ");
+        return all.flat_map(|one| value(&format!("\"{one}\""))).collect();
+    }
+    if advice.starts_with("remove it") || advice == "remove one" {
+        return vec![without_it().join("\n")];
+    }
+    Vec::new()
 }
 
 #[test]

@@ -258,12 +258,20 @@ fn all_shards_accept_on_the_new_socket(engine: Engine) {
         .engine(engine)
         .backend(&backend)
         .args(["--workers", "2", "--per-endpoint-max", "2", "--shards", "2"])
+        .observed()
         .start();
     fs::remove_file(proxy.socket()).unwrap();
     proxy.process().wait_for_log(BOUND_AGAIN);
     // One place in each shard: two are served at a time only if both have clients. The shard that was first there
-    // may get the first ones; from then on they take turns.
-    let clients: Vec<_> = (0..6).map(|_| proxy.connect()).collect();
+    // may get the first two; from then on they take turns, if clients come one at a time.
+    let accepted = "spliceway_connections_accepted_total{route=\"default\"}";
+    let come = |number: u8| {
+        let client = proxy.connect();
+        let is_in = || proxy.scrape().value(accepted) == f64::from(number);
+        eventually("it is accepted", is_in);
+        client
+    };
+    let clients: Vec<_> = (1..=4).map(come).collect();
     backend.wait_until("both shards serve", |ledger| ledger.open == 2);
     backend.release(clients.len());
     for client in clients {

@@ -627,6 +627,19 @@ impl Halted {
     }
 }
 
+impl Halted {
+    /// Of a thread that is killed with its process, which stays until somebody has taken note of that.
+    #[track_caller]
+    pub(crate) fn wait_for_its_end(&self) {
+        super::wait::eventually("the thread is killed", || {
+            let flags = libc::__WALL | libc::WNOHANG;
+            // SAFETY: waitpid(2) may be told to keep the status for itself.
+            let ended = unsafe { libc::waitpid(self.0, std::ptr::null_mut(), flags) };
+            ended == self.0
+        });
+    }
+}
+
 impl Drop for Halted {
     fn drop(&mut self) {
         let nothing = std::ptr::null_mut::<libc::c_void>();

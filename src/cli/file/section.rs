@@ -234,8 +234,29 @@ fn words(source: &Source<'_>, option: &Arg, value: &Value<'_>) -> Result<Vec<OsS
                 .collect())
         }
         (Kind::Number | Kind::Text | Kind::List, DeValue::String(text)) => Ok(given(text)),
-        (kind, found) => Err(wrong_type(kind, option, found, &source.quote(value.span()))),
+        (kind, found) => {
+            let quote = source.quote(value.span());
+            let is_to_be_quoted =
+                matches!(kind, Kind::Text | Kind::List) && !is_time(option) && is_scalar(found);
+            // Quotes alone would not make it right.
+            if is_to_be_quoted && let Err(error) = options::check(option, &given(&quote)) {
+                return Err(usage::cause(&error));
+            }
+            Err(wrong_type(kind, option, found, &quote))
+        }
     }
+}
+
+/// What can be put in quotes as it is.
+fn is_scalar(value: &DeValue<'_>) -> bool {
+    matches!(
+        value,
+        DeValue::Integer(_) | DeValue::Float(_) | DeValue::Datetime(_)
+    )
+}
+
+fn is_time(option: &Arg) -> bool {
+    value_name(option).starts_with("DURATION")
 }
 
 /// Integers too large for any option stay as they are written, and are refused for that.
@@ -248,7 +269,6 @@ fn decimal(integer: &DeInteger<'_>) -> String {
 
 fn wrong_type(kind: Kind, option: &Arg, value: &DeValue<'_>, quote: &str) -> String {
     let can_be_off = value_name(option).ends_with("|off");
-    let is_time = value_name(option).starts_with("DURATION");
     let expected = match kind {
         Kind::Flag => "true or false",
         Kind::Number if can_be_off => "a whole number or \"off\"",
@@ -260,8 +280,11 @@ fn wrong_type(kind: Kind, option: &Arg, value: &DeValue<'_>, quote: &str) -> Str
         (Kind::Flag, _) => "write true or false without quotes".to_owned(),
         (_, DeValue::Boolean(_)) if can_be_off => "write \"off\", or a value".to_owned(),
         (Kind::Number, _) => "write for example 8".to_owned(),
-        (_, DeValue::Integer(_) | DeValue::Float(_)) if is_time => {
+        (_, DeValue::Integer(_) | DeValue::Float(_)) if is_time(option) => {
             format!("give it a unit and quotes, for example \"{quote}s\"")
+        }
+        (_, DeValue::Datetime(_)) if is_time(option) => {
+            "write a number and its unit in quotes, for example \"5s\"".to_owned()
         }
         (_, DeValue::Array(_) | DeValue::Table(_)) => "write one value in quotes".to_owned(),
         _ => format!("write it in quotes: \"{quote}\""),
