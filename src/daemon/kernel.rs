@@ -19,7 +19,7 @@ impl Kernel {
     }
 
     /// How bytes get into Unix sockets in bulk.
-    pub(super) fn into_unix(&self) -> IntoUnix {
+    pub(super) fn bulk_into_unix(&self) -> IntoUnix {
         match &self.0 {
             Ok(release) if release.is_at_least(SPLICE_INTO_UNIX) => IntoUnix::Spliced,
             Ok(_) | Err(_) => IntoUnix::Copied,
@@ -32,7 +32,9 @@ impl Kernel {
         if has_unix_clients {
             warn_of_passed_descriptors();
         }
-        if self.into_unix() == IntoUnix::Copied && (has_unix_clients || has_unix_backends(config)) {
+        if self.bulk_into_unix() == IntoUnix::Copied
+            && (has_unix_clients || has_unix_backends(config))
+        {
             self.tell_of_copies();
         }
     }
@@ -77,6 +79,6 @@ mod tests {
     #[test]
     fn a_kernel_that_does_not_tell_what_it_is_counts_as_old() {
         let kernel = Kernel(Err(Errno(libc::ENOSYS)));
-        assert_eq!(kernel.into_unix(), IntoUnix::Copied);
+        assert_eq!(kernel.bulk_into_unix(), IntoUnix::Copied);
     }
 }

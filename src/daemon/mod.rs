@@ -211,7 +211,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let assignments = assignments.map(|(number, mailbox)| Assignment {
         engine,
         limits: Limits {
-            into_unix: kernel.into_unix(),
+            into_unix: kernel.bulk_into_unix(),
             ..capacity.limits
         },
         shares: shares.next().unwrap_or_default(),
