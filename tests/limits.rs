@@ -8,11 +8,13 @@ mod common;
 use std::collections::VecDeque;
 use std::io::Read;
 use std::net::Shutdown;
+use std::ops::RangeInclusive;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use common::client::{assert_eof, assert_waiting, exchange, exchange_and_end, receive_exact};
+use common::fastcgi::{Client, Request};
 use common::proxy::connect;
 use common::sys::set_soft_nofile;
 use common::{Backend, Engine, KB, Pattern, Proxy, eventually, for_each_engine};
@@ -22,6 +24,9 @@ for_each_engine!(
     the_fifth_of_four_waits_and_is_served_when_one_ends,
     a_limit_of_one_starves_neither_of_two_listeners,
     a_busy_listener_does_not_starve_its_neighbour_at_the_limit,
+    a_busy_route_leaves_places_to_others,
+    a_route_with_a_number_has_no_more,
+    memory_of_a_crowd_is_given_back,
     few_descriptors_from_the_start_serve_all_clients_in_the_end,
     descriptors_that_run_out_pause_accepting_without_a_spin,
 );
@@ -100,6 +105,88 @@ fn a_busy_listener_does_not_starve_its_neighbour_at_the_limit(engine: Engine) {
         backend.wait_until("the next", |ledger| ledger.accepted == released + 2);
     }
     drop(crowd);
+}
+
+/// Its clients wait meanwhile, and none is sent away.
+fn a_busy_route_leaves_places_to_others(engine: Engine) {
+    // Three quarters are 15. A worker may accept one more before it looks.
+    two_routes(engine, "connections-max = 20", "", 15..=16);
+}
+
+fn a_route_with_a_number_has_no_more(engine: Engine) {
+    two_routes(engine, "", "route-connections-max = 3", 3..=4);
+}
+
+fn two_routes(engine: Engine, top: &str, of_busy: &str, allowed: RangeInclusive<usize>) {
+    const CLIENTS: usize = 40;
+    let (busy_backend, quiet_backend) = (Backend::hold(), Backend::echo());
+    let builder = Proxy::builder().engine(engine);
+    let [busy, quiet] = ["busy", "quiet"].map(|file| builder.dir().join(file));
+    let route = |name, path: &Path, to: &Backend, more| {
+        let listen = path.display();
+        format!("[route.{name}]\nlisten = \"unix:{listen}\"\nbackend = \"{to}\"\n{more}\n")
+    };
+    let config = [
+        format!("{top}\nworkers = 2\n"),
+        route("busy", &busy, &busy_backend, of_busy),
+        route("quiet", &quiet, &quiet_backend, ""),
+    ];
+    let proxy = builder.config(&config.concat()).start();
+    let listening = || {
+        let client = connect(&busy).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        client
+    };
+    let crowd: Vec<_> = (0..CLIENTS).map(|_| listening()).collect();
+    let full = *allowed.start();
+    busy_backend.wait_until("the route is full", |ledger| ledger.open >= full);
+    proxy
+        .process()
+        .wait_for_log("the route has as many sessions as it may");
+    for round in 0..4 {
+        exchange_and_end(&connect(&quiet).unwrap(), Pattern::new(round), 10 * KB);
+    }
+    for released in 1..=CLIENTS {
+        busy_backend.release(1);
+        let expected = (released + full).min(CLIENTS);
+        busy_backend.wait_until("the next client", |ledger| ledger.accepted >= expected);
+    }
+    for client in &crowd {
+        assert_eq!(receive_exact(client, 4), b"done");
+        assert_eof(client);
+    }
+    let most = busy_backend.ledger().open_most;
+    assert!(allowed.contains(&most), "{most} at one time");
+}
+
+/// Requests of which the end is missing take the most that a session can. Once they are gone, so is what they took.
+fn memory_of_a_crowd_is_given_back(engine: Engine) {
+    const CLIENTS: usize = 2000;
+    const KILOBYTES: usize = 15;
+    let backend = Backend::echo();
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--protocol", "fastcgi", "--workers", "2", "--mode", "0666"])
+        .start();
+    let request = Request::get("/").param("HTTP_X_HALF", &"a".repeat(KILOBYTES * 1024));
+    let head = request.head();
+    let half = &head[..head.len() - 100];
+    proxy.process().assert_comes_to_rest();
+    let before = proxy.process().resident_kilobytes();
+    for _ in 0..2 {
+        let crowd: Vec<_> = (0..CLIENTS).map(|_| Client::connect(&proxy)).collect();
+        crowd.iter().for_each(|client| client.send(half));
+        let all = (CLIENTS * KILOBYTES) as u64;
+        eventually("they are read", || {
+            proxy.process().resident_kilobytes() > before + all / 2
+        });
+        drop(crowd);
+        // What is left is tables that have grown to their number.
+        eventually("it is given back", || {
+            proxy.process().resident_kilobytes() < before + all / 3
+        });
+    }
 }
 
 fn few_descriptors_from_the_start_serve_all_clients_in_the_end(engine: Engine) {

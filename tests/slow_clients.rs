@@ -11,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use common::fastcgi::{Client, Heard, ONE, Request, end, page, record, stdout};
+use common::pattern::usize_of;
 use common::wait::pause;
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 use spliceway::fastcgi::Kind;
@@ -158,8 +159,7 @@ fn who_is_slow_at_the_least_rate_is_served(engine: Engine) {
     let proxy = start(engine, &backend, "50000");
     let client = Client::connect(&proxy);
     client.send(&Request::get("/").bytes());
-    let answer =
-        Client::answer_of(&mut Slowly(&client, common::pattern::usize_of(SIZE) / 60)).unwrap();
+    let answer = Client::answer_of(&mut Slowly(&client, usize_of(SIZE / 60))).unwrap();
     assert!(is_large(answer.body(), SIZE));
     assert_eq!(too_slow(&proxy), 0.0);
 }

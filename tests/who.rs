@@ -38,6 +38,8 @@ for_each_engine!(
     connections_of_a_user_are_given_back_however_they_end,
     who_waits_in_the_queue_counts,
     workers_count_together,
+    one_user_leaves_a_part_of_all_sessions_to_others,
+    a_number_for_each_user_holds_over_all_routes,
     many_refusals_are_counted_and_told_in_few_lines,
 );
 
@@ -69,6 +71,89 @@ fn ended(scrape: &Scrape, reason: &str) -> f64 {
     scrape.value(&format!(
         "spliceway_sessions_ended_total{{route=\"default\",reason=\"{reason}\"}}"
     ))
+}
+
+/// Of 16 sessions, two are for others. As long as there are none, one user has them all.
+fn one_user_leaves_a_part_of_all_sessions_to_others(engine: Engine) {
+    if lacks_root() {
+        return;
+    }
+    let backend = Backend::echo();
+    let proxy = open_to_all(engine, &backend)
+        .args(["--connections-max", "16"])
+        .observed()
+        .start();
+    let mut of_alice: Vec<_> = (0..16).map(|_| connect_as(&proxy, ALICE)).collect();
+    of_alice.iter().for_each(assert_served);
+    of_alice.truncate(10);
+    let of_bob = connect_as(&proxy, BOB);
+    assert_served(&of_bob);
+    let active = || {
+        let scrape = proxy.scrape();
+        scrape.value("spliceway_sessions_active{route=\"default\"}")
+    };
+    eventually("those that closed are gone", || active() == 11.0);
+    for _ in 0..4 {
+        let client = connect_as(&proxy, ALICE);
+        assert_served(&client);
+        of_alice.push(client);
+    }
+    for _ in 0..5 {
+        assert_over(&connect_as(&proxy, ALICE));
+    }
+    let other = connect_as(&proxy, BOB);
+    for client in of_alice.iter().chain([&of_bob, &other]) {
+        assert_served(client);
+    }
+    let warns = "its user has as many of all sessions as it may (see --user-connections-max)";
+    let log = proxy.process().log();
+    log.wait_for("who was refused", |line| {
+        line.contains(warns) && line.contains("uid=54321")
+    });
+    eventually("all are counted", || {
+        ended(&proxy.scrape(), "user_limit") == 5.0
+    });
+    // Who leaves makes room for its own again.
+    of_alice.pop();
+    eventually("there is room again", || {
+        let client = connect_as(&proxy, ALICE);
+        let mut echo = [0];
+        let answer = (&client)
+            .write_all(b"x")
+            .and_then(|()| (&client).read_exact(&mut echo));
+        answer.is_ok()
+    });
+}
+
+fn a_number_for_each_user_holds_over_all_routes(engine: Engine) {
+    if lacks_root() {
+        return;
+    }
+    let backend = Backend::echo();
+    let builder = Proxy::builder().engine(engine);
+    let [one, other] = ["one", "other"].map(|file| builder.dir().join(file));
+    let route = |name, path: &Path| {
+        let listen = path.display();
+        let rest = format!("backend = \"{backend}\"\nmode = \"0666\"\n");
+        format!("[route.{name}]\nlisten = \"unix:{listen}\"\n{rest}")
+    };
+    let config = [
+        "user-connections-max = 3\nworkers = 2\n".to_owned(),
+        route("one", &one),
+        route("other", &other),
+    ];
+    let _proxy = builder.config(&config.concat()).start();
+    let client = |user, path: &Path| as_user(user, user, || connect(path).unwrap());
+    let of_alice = [
+        client(ALICE, &one),
+        client(ALICE, &one),
+        client(ALICE, &other),
+    ];
+    of_alice.iter().for_each(assert_served);
+    assert_over(&client(ALICE, &one));
+    assert_over(&client(ALICE, &other));
+    assert_served(&client(BOB, &other));
+    of_alice.iter().for_each(assert_served);
 }
 
 /// Nobody is there any more, so whatever was counted is.

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{ArgMatches, Args};
 
-use super::values::{Timeout, ValueError, count, positive_timeout_or_off, timeout_or_off};
+use super::values::{
+    NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout_or_off, timeout_or_off,
+};
 use super::{ENGINE_HELP, Refusal, RunCommand, Served, ServedRoute};
 use crate::config::{
     AtLimit, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
@@ -50,6 +52,17 @@ pub(super) struct DaemonArguments {
                 wait in the sockets' backlogs."
     )]
     connections_max: u32,
+
+    #[arg(
+        long,
+        value_name = "N|off",
+        value_parser = number_or_off,
+        allow_hyphen_values = true,
+        help = "Keep at most this many sessions of one user open at one time, over all routes; further \
+                ones are closed at once. 'off' sets no limit. [default: 7/8 of --connections-max, once clients of a \
+                second user have come]"
+    )]
+    user_connections_max: Option<NumberOrOff>,
 
     #[arg(
         long,
@@ -162,6 +175,7 @@ impl DaemonArguments {
             pin: self.pin,
             engine: self.engine,
             connections_max: self.connections_max,
+            user_connections_max: NumberOrOff::part(self.user_connections_max),
             at_limit: AtLimit::Wait,
             drain_timeout: self.drain_timeout.0,
             exit_idle_time: self.exit_idle_time.0,

@@ -26,7 +26,7 @@ const ESSENTIAL: [&str; 17] = [
 ];
 
 /// About clients and the sockets that they come by.
-const CLIENTS: [&str; 10] = [
+const CLIENTS: [&str; 11] = [
     "listen",
     "mode",
     "owner",
@@ -34,6 +34,7 @@ const CLIENTS: [&str; 10] = [
     "allow-user",
     "allow-group",
     "connections-max-per-user",
+    "route-connections-max",
     "idle-timeout",
     "half-closed-timeout",
     "protocol",

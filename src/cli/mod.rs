@@ -219,7 +219,7 @@ struct RunArguments {
         long,
         value_name = "FILE",
         help = "Read routes and settings from this TOML file. Beside it, options of the daemon count \
-                more than the file's (--workers, --pin, --engine, --connections-max, --drain-timeout, \
+                more than the file's (--workers, --pin, --engine, --connections-max, --user-connections-max, --drain-timeout, \
                 --exit-idle-time, --control, --metrics, --user, --log-format, --log-level); those of routes belong in the file."
     )]
     config: Option<PathBuf>,

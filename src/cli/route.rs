@@ -287,6 +287,17 @@ pub(super) struct RouteArguments {
 
     #[arg(
         long,
+        value_name = "N|off",
+        value_parser = number_or_off,
+        allow_hyphen_values = true,
+        help = "Let this route have at most this many of the sessions of --connections-max; further clients wait \
+                in its sockets' backlogs. 'off' sets no limit. [default: 3/4 of --connections-max where \
+                there are several routes]"
+    )]
+    route_connections_max: Option<NumberOrOff>,
+
+    #[arg(
+        long,
         value_enum,
         default_value_t = ProtocolName::Raw,
         hide_possible_values = true,
@@ -465,6 +476,7 @@ impl RouteArguments {
             refused_timeout,
             idle_timeout: self.idle_timeout.0,
             half_closed_timeout: self.half_closed_timeout.0,
+            connections_max: NumberOrOff::part(self.route_connections_max),
             limits,
         })
     }

@@ -114,6 +114,7 @@ impl SocketProxydArguments {
             option("listen", &"inherit"),
             option("backend", &self.target),
             option("connections-max", &self.connections_max),
+            option("user-connections-max", &"off"),
             option("exit-idle-time", &idle_time),
             option("proxy-protocol", &proxy_protocol),
             option("engine", &engine),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::address::SOCKET_NAME_BYTES_MAX;
-use crate::config::{CONNECTIONS_MAX, DNS_TTL_FLOOR, TIMEOUT_MAX};
+use crate::config::{CONNECTIONS_MAX, DNS_TTL_FLOOR, Part, TIMEOUT_MAX};
 
 /// Why the value of an option is refused, and how to write it right.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +108,17 @@ where
 /// A number, or no limit: a type of its own as [`Timeout`] is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NumberOrOff(pub Option<NonZeroU32>);
+
+impl NumberOrOff {
+    /// Of what one of several may have.
+    pub(super) fn part(given: Option<Self>) -> Part {
+        match given {
+            None => Part::Most,
+            Some(Self(None)) => Part::All,
+            Some(Self(Some(number))) => Part::Number(number),
+        }
+    }
+}
 
 /// Takes a number from 1 on, or 'off'.
 ///

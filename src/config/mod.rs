@@ -13,7 +13,7 @@ pub mod upstream;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -63,6 +63,8 @@ pub struct Config {
     pub engine: Engine,
     /// The most sessions that are open at one time, over all workers and routes.
     pub connections_max: u32,
+    /// The most of them that one user may have.
+    pub user_connections_max: Part,
     /// What becomes of further clients.
     pub at_limit: AtLimit,
     /// How long a drain waits for running sessions before it cuts them. `None`: for ever.
@@ -203,6 +205,17 @@ pub enum Engine {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// What one of several may have of all that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Most of it, where there are others.
+    Most,
+    /// All of it.
+    All,
+    /// So much.
+    Number(NonZeroU32),
 }
 
 /// What becomes of clients that come when as many are there as may be.

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    Access, Account, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Protocol,
+    Access, Account, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Part, Protocol,
     Upstreams,
 };
 
@@ -46,6 +46,8 @@ pub struct Route {
     pub idle_timeout: Option<Duration>,
     /// The same, where one side has ended. `None`: never, and not at the limit on sessions either.
     pub half_closed_timeout: Option<Duration>,
+    /// The most sessions of all that it may have.
+    pub connections_max: Part,
     /// How much its endpoints take, and who waits meanwhile.
     pub limits: Limits,
 }

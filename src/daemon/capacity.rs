@@ -156,6 +156,7 @@ mod tests {
             refused_timeout: None,
             idle_timeout: None,
             half_closed_timeout: None,
+            connections_max: crate::config::Part::Most,
             limits: crate::config::Limits::default(),
         };
         Config {
@@ -164,6 +165,7 @@ mod tests {
             pin: false,
             engine: crate::config::Engine::Auto,
             connections_max,
+            user_connections_max: crate::config::Part::Most,
             at_limit: AtLimit::Wait,
             drain_timeout: None,
             exit_idle_time: None,

@@ -19,6 +19,7 @@ pub mod listener;
 mod listening;
 pub mod logging;
 mod loops;
+mod memory;
 mod privileges;
 mod routes;
 pub mod scarcity;
@@ -44,13 +45,13 @@ use tokio::time;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
-use crate::config::{Config, Descriptors, ListenAddress};
+use crate::config::{Config, Descriptors, ListenAddress, Route};
 use crate::driver::Limits;
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
-use crate::worker::{Gate, Mailbox, Notice, Shared, Who};
+use crate::worker::{Crowd, Gate, Mailbox, Notice, Shared, UserParts, Who};
 
 use capacity::Capacity;
 pub use capacity::CapacityError;
@@ -182,7 +183,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     }
     let mailboxes = mailboxes(count)?;
     let who = who::look_up_all(config)?;
-    let mut routes = open_all(config, who, &mailboxes, &mut passed)?;
+    let mut routes = open_all(config, (who, capacity), &mailboxes, &mut passed)?;
     refuse_loops(config, &routes)?;
     let mut sites = Sites::bind(config, identity.as_ref())?;
     privileges::settle(identity.as_ref())?;
@@ -201,6 +202,8 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     );
 
     let shared = share(config, &capacity, &mailboxes);
+    let gate = Arc::clone(&shared.gate);
+    control.runtime.spawn(memory::give_back(gate));
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
     access_logs.start(|| helpers.say_end("a thread that writes an access log"))?;
@@ -273,6 +276,7 @@ fn share(config: &Config, capacity: &Capacity, mailboxes: &[Arc<Mailbox>]) -> Ar
         at_limit: config.at_limit,
         refusals: Failures::default(),
         limit_reached: Failures::default(),
+        users: UserParts::new(config.user_connections_max, capacity.connections_max),
     })
 }
 
@@ -335,12 +339,16 @@ fn open_access_logs(config: &Config) -> Result<Writers, AccessLogError> {
 /// In order; if one cannot be bound, those before it are taken back.
 fn open_all(
     config: &Config,
-    who: Vec<Option<Who>>,
+    (who, capacity): (Vec<Option<Who>>, Capacity),
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
 ) -> Result<Vec<Opened>, Error> {
     let routes = config.routes.iter().zip(who);
-    let open = |(route, who)| routes::open(route, who, mailboxes, passed);
+    let crowd = |route: &Route| {
+        let count = config.routes.len();
+        Crowd::new(route.connections_max, capacity.connections_max, count)
+    };
+    let open = |(route, who)| routes::open(route, (who, crowd(route)), mailboxes, passed);
     routes.map(open).collect()
 }
 

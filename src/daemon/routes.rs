@@ -17,7 +17,9 @@ use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::session::{FastcgiOptions, MinRate, PoolOptions, Protocol, Timeouts};
-use crate::worker::{Limit, ListenerOf, Listening, Mailbox, Notice, Route, Share, Sharing, Who};
+use crate::worker::{
+    Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, Share, Sharing, Who,
+};
 
 use super::inherited::Passed;
 use super::listening::ListeningSocket;
@@ -76,7 +78,7 @@ pub(super) fn check_shards(
 /// is empty so far.
 pub(super) fn open(
     config: &config::Route,
-    who: Option<Who>,
+    clients: (Option<Who>, Crowd),
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
 ) -> Result<Opened, Error> {
@@ -95,7 +97,13 @@ pub(super) fn open(
         }
     }
     Ok(Opened {
-        route: Arc::new(route(config, protocol, who, &listeners, mailboxes.to_vec())),
+        route: Arc::new(route(
+            config,
+            protocol,
+            clients,
+            &listeners,
+            mailboxes.to_vec(),
+        )),
         listeners,
         lookups: Arc::default(),
         access_log: config.protocol.access_log().cloned(),
@@ -108,7 +116,7 @@ pub(super) fn open(
 fn route(
     config: &config::Route,
     protocol: Protocol,
-    who: Option<Who>,
+    (who, crowd): (Option<Who>, Crowd),
     listeners: &[ListeningSocket],
     told: Vec<Arc<Mailbox>>,
 ) -> Route {
@@ -137,6 +145,7 @@ fn route(
         },
         session_failures: Failures::default(),
         who,
+        crowd,
     }
 }
 

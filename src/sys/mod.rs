@@ -11,6 +11,7 @@ mod errno;
 pub mod handover;
 pub mod kernel;
 pub mod lookup;
+pub(crate) mod memory;
 pub mod namespace;
 pub mod net;
 pub mod pipe;

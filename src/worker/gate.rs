@@ -15,6 +15,8 @@ use super::mailbox::{Mailbox, Notice};
 /// and then looks who wants one. In one total order, at least one of them sees the other.
 pub struct Gate {
     used: AtomicU32,
+    /// The most at one time since somebody last asked. Nothing depends on it.
+    most: AtomicU32,
     max: u32,
     /// Where the next search for a worker that wants a permit starts: a hint, so that any order of
     /// writes will do.
@@ -26,6 +28,15 @@ pub struct Gate {
     mailboxes: Vec<Arc<Mailbox>>,
 }
 
+/// How many sessions there are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sessions {
+    /// Now.
+    pub now: u32,
+    /// At the most, for a while.
+    pub most: u32,
+}
+
 /// The right to one session; given back when dropped.
 pub(super) struct Permit(Arc<Gate>);
 
@@ -34,12 +45,23 @@ impl Gate {
     pub fn new(max: u32, mailboxes: Vec<Arc<Mailbox>>) -> Arc<Self> {
         Arc::new(Self {
             used: AtomicU32::new(0),
+            most: AtomicU32::new(0),
             max,
             turn: AtomicUsize::new(0),
             wanting: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
             yielding: mailboxes.iter().map(|_| AtomicBool::new(false)).collect(),
             mailboxes,
         })
+    }
+
+    /// How many sessions there are, and were at the most since the last time that this was asked.
+    pub fn sessions(&self) -> Sessions {
+        let now = self.used.load(Ordering::Relaxed);
+        let most = self.most.swap(now, Ordering::Relaxed);
+        Sessions {
+            now,
+            most: most.max(now),
+        }
     }
 
     /// How many there are.
@@ -119,6 +141,9 @@ impl Gate {
             .used
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more)
             .ok()?;
+        if before >= self.most.load(Ordering::Relaxed) {
+            self.most.fetch_max(before + 1, Ordering::Relaxed);
+        }
         if before + 1 == self.max {
             self.tell_of_limit();
         }

@@ -165,10 +165,11 @@ impl Listeners {
         listener.backlog == Backlog::Ours
     }
 
-    /// Arms an accept on each listener that has none.
-    pub(super) fn arm<D: Driver>(&mut self, driver: &mut D) {
+    /// Arms an accept on each listener that has none, of the routes that take clients.
+    pub(super) fn arm<D: Driver>(&mut self, takes: impl Fn(usize) -> bool, driver: &mut D) {
         for listener in &mut self.0 {
-            if listener.is_idle() && listener.role == Role::Serving {
+            let is_serving = listener.is_idle() && listener.role == Role::Serving;
+            if is_serving && takes(listener.of.route) {
                 driver.submit(listener.sock, Op::Accept);
                 listener.accepting = Accepting::Armed;
             }
@@ -236,10 +237,10 @@ impl Listeners {
         self.0[number].of
     }
 
-    /// Whether there is one to arm.
-    pub(super) fn has_idle(&self) -> bool {
+    /// Whether there is one to arm of a route of which this is so.
+    pub(super) fn has_idle_of(&self, is_so: impl Fn(usize) -> bool) -> bool {
         let mut serving = self.0.iter().filter(|l| l.role == Role::Serving);
-        serving.any(Listener::is_idle)
+        serving.any(|listener| listener.is_idle() && is_so(listener.of.route))
     }
 
     /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any.

@@ -2,11 +2,12 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use crate::access_log;
 use crate::backend::{Balancer, Moment, Published};
-use crate::config::{Balance, RouteName};
+use crate::config::{Balance, Part, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
@@ -15,6 +16,69 @@ use crate::session::{Entry, Pool, Protocol, SessionId, Timeouts, Upstreams};
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
 use super::who::Who;
+
+/// How many sessions a route has, over all workers, where that is limited, so that one route leaves something to
+/// the others.
+///
+/// Every worker counts up and down; nothing else depends on the order. A worker looks before it asks for clients:
+/// each listener of each worker may bring one more.
+#[derive(Debug, Default)]
+pub struct Crowd {
+    max: Option<u32>,
+    open: AtomicU32,
+    /// Times at which it was reached.
+    pub(super) limit_reached: Failures,
+}
+
+impl Crowd {
+    /// With the part of all `connections_max` that one of so many routes may have.
+    #[must_use]
+    pub fn new(part: Part, connections_max: u32, routes: usize) -> Self {
+        let max = match part {
+            Part::All => None,
+            Part::Most if routes == 1 => None,
+            Part::Most => Some(connections_max - connections_max / OTHERS_PART),
+            Part::Number(max) => Some(max.get()),
+        };
+        Self {
+            max: max.filter(|max| *max < connections_max),
+            ..Self::default()
+        }
+    }
+
+    /// The limit, if there is one.
+    pub(super) fn max(&self) -> Option<u32> {
+        self.max
+    }
+
+    /// Whether no further client is to be accepted.
+    pub(super) fn is_full(&self) -> bool {
+        self.max
+            .is_some_and(|max| self.open.load(Ordering::Relaxed) >= max)
+    }
+
+    pub(super) fn enter(&self) {
+        if self.max.is_some() {
+            self.open.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn leave(&self) {
+        if self.max.is_some() {
+            let before = self.open.fetch_sub(1, Ordering::Relaxed);
+            assert!(before > 0, "who leaves has entered");
+        }
+    }
+
+    /// Whether nobody is in.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.load(Ordering::Relaxed) == 0
+    }
+}
+
+/// Of all sessions, one of several routes leaves this part to the others.
+const OTHERS_PART: u32 = 4;
 
 /// What all workers of a route share.
 pub struct Route {
@@ -34,6 +98,8 @@ pub struct Route {
     pub session_failures: Failures,
     /// Which clients are served; `None`: whoever connects.
     pub who: Option<Who>,
+    /// How many of them.
+    pub crowd: Crowd,
 }
 
 /// One worker's part of a route.
@@ -173,6 +239,19 @@ impl Served {
             Entry::Queued
         };
         Admission::Serve(entry, Some(Place::new(queue.arrive(), 0)))
+    }
+
+    /// Says that it has as many sessions as it may.
+    pub(super) fn report_crowd(&self, now: Instant) {
+        let crowd = &self.route.crowd;
+        if let (Some(max), Some(times)) = (crowd.max(), crowd.limit_reached.count(now)) {
+            tracing::warn!(
+                route = %self.route.name,
+                times,
+                sessions_max = max,
+                "the route has as many sessions as it may: its clients wait in the sockets' backlogs, for the                  sake of other routes (raise --connections-max, or set --route-connections-max)"
+            );
+        }
     }
 
     /// Shows who waits, after somebody came or left.

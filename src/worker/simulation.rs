@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::ValueEnum as _;
 
 use crate::backend::{Address, Published};
-use crate::config::{AtLimit, Balance, Ejection, OnFailure, RouteName};
+use crate::config::{AtLimit, Balance, Ejection, OnFailure, Part, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::IntoUnix;
 use crate::driver::sim::dice::Dice;
@@ -30,8 +30,8 @@ use crate::session::{
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::{
-    Allowed, Backlog, Gate, Limit, Listening, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share, Shared,
-    Sharing, Unmapped, Who, Worker,
+    Allowed, Backlog, Crowd, Gate, Limit, Listening, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share,
+    Shared, Sharing, Unmapped, UserParts, Who, Worker,
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
@@ -44,14 +44,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let published = Arc::new(Published::new(|| {}).ejecting(ejection));
     let connections_max = dice.pick(&[1, 2, 5, 100]);
     let listeners = dice.between(1, 2);
-    let shared = Arc::new(Shared {
-        gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
-        seed: dice.below(1 << 16),
-        accept_failures: Failures::default(),
-        at_limit: AtLimit::Wait,
-        refusals: Failures::default(),
-        limit_reached: Failures::default(),
-    });
+    let seed = dice.below(1 << 16);
     let limit = backends.limit(&mut dice);
     let calm = backends == Backends::Fastcgi && dice.one_in(2);
     let limit = limit.map(|limit| Limit {
@@ -61,6 +54,19 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let pool = (backends == Backends::Fastcgi).then(|| pool_options(&mut dice));
     let counters = ShareCounters::default();
     let users = backends.users(&mut dice);
+    let shared = Arc::new(Shared {
+        gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
+        seed,
+        accept_failures: Failures::default(),
+        at_limit: AtLimit::Wait,
+        refusals: Failures::default(),
+        limit_reached: Failures::default(),
+        users: users.as_ref().and_then(|users| {
+            // As many as of the route, so that who is refused is the same.
+            let max = NonZeroU32::new(users.per_user_max)?;
+            UserParts::new(Part::Number(max), connections_max)
+        }),
+    });
     let mut route = Route {
         name: RouteName::default(),
         published: Arc::clone(&published),
@@ -105,6 +111,10 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         },
         session_failures: Failures::default(),
         who: users.as_ref().and_then(who),
+        crowd: match backends {
+            Backends::Users => Crowd::new(Part::Most, connections_max.min(8), 2),
+            _ => Crowd::default(),
+        },
     };
     // No dice of its own: what the idle timeout excuses, this may do as well.
     route.timeouts.half_closed = route.timeouts.idle.map(|idle| idle * 2 / 3);
@@ -184,6 +194,10 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     assert!(
         route.who.as_ref().is_none_or(Who::is_empty),
         "INVARIANT all_returned: users' seats are left"
+    );
+    assert!(
+        shared.users.as_ref().is_none_or(|users| users.is_empty()) && route.crowd.is_empty(),
+        "INVARIANT all_returned: parts of the sessions are left"
     );
     judge_counters(&counters);
 }

@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::config::Part;
 use crate::counters::Outcome;
 use crate::driver::{Driver, Sock};
 use crate::observe::Failures;
@@ -48,6 +50,8 @@ pub struct Unmapped {
 pub(super) enum Refusal {
     NotAllowed,
     UserLimit,
+    /// Over all routes.
+    UserPart,
 }
 
 impl Who {
@@ -93,6 +97,7 @@ impl Who {
         match refusal {
             Refusal::NotAllowed => &self.strangers,
             Refusal::UserLimit => &self.crowds,
+            Refusal::UserPart => unreachable!("a route's rules know nothing of others"),
         }
     }
 
@@ -130,7 +135,7 @@ impl Refusal {
     pub(super) fn outcome(self) -> Outcome {
         match self {
             Self::NotAllowed => Outcome::NotAllowed,
-            Self::UserLimit => Outcome::UserLimit,
+            Self::UserLimit | Self::UserPart => Outcome::UserLimit,
         }
     }
 }
@@ -143,6 +148,9 @@ impl fmt::Display for Refusal {
             }
             Self::UserLimit => {
                 "its user has as many connections as it may (see --connections-max-per-user)"
+            }
+            Self::UserPart => {
+                "its user has as many of all sessions as it may (see --user-connections-max)"
             }
         })
     }
@@ -201,6 +209,106 @@ impl Drop for Seat {
     }
 }
 
+/// How many sessions each user has, over all routes, so that one user leaves something of `--connections-max`
+/// for others.
+///
+/// Every worker counts up and down, at the start and the end of a session. Nothing but the counts depends on the
+/// order. A count is for all users whose numbers are alike modulo `COUNTS`, who have one part together: so the
+/// table has a bound, and there is nothing to lock. Two of a system's users that are are rare.
+pub struct UserParts {
+    counts: Box<[AtomicU32]>,
+    max: u32,
+    /// The first user that came, as a number that is not 0. 0: nobody has come.
+    first: AtomicU64,
+    /// Whether the limit holds: it is given, or clients of a second user have come. One user among its own is
+    /// kept from nothing.
+    holds: AtomicBool,
+    pub(super) refusals: Failures,
+}
+
+/// A prime above the numbers that distributions give to users of their own and to the first people.
+const COUNTS: usize = 4093;
+
+/// Of all sessions, one user leaves this part to others: a thousand of the default.
+const OTHERS_PART: u32 = 8;
+
+/// One of a user's sessions; given back when dropped.
+pub(super) struct UserSession {
+    users: Arc<UserParts>,
+    place: usize,
+}
+
+impl UserParts {
+    /// `None`: each may have all `connections_max`.
+    pub fn new(part: Part, connections_max: u32) -> Option<Arc<Self>> {
+        let (max, holds) = match part {
+            Part::All => return None,
+            Part::Most => (connections_max - connections_max / OTHERS_PART, false),
+            Part::Number(max) => (max.get(), true),
+        };
+        if max >= connections_max {
+            return None;
+        }
+        Some(Arc::new(Self {
+            counts: (0..COUNTS).map(|_| AtomicU32::new(0)).collect(),
+            max,
+            first: AtomicU64::new(0),
+            holds: AtomicBool::new(holds),
+            refusals: Failures::default(),
+        }))
+    }
+
+    /// `None`: the user has all that it may.
+    pub(super) fn admit(self: &Arc<Self>, user: u32) -> Option<UserSession> {
+        let place = user as usize % COUNTS;
+        let max = match self.limit_holds(user) {
+            true => self.max,
+            false => u32::MAX,
+        };
+        let one_more = |count| (count < max).then(|| count + 1);
+        let taken = self.counts[place].fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        taken.ok().map(|_| UserSession {
+            users: Arc::clone(self),
+            place,
+        })
+    }
+
+    fn limit_holds(&self, user: u32) -> bool {
+        if self.holds.load(Ordering::Relaxed) {
+            return true;
+        }
+        let this = u64::from(user) + 1;
+        let first = match self.first.load(Ordering::Relaxed) {
+            0 => {
+                let set =
+                    self.first
+                        .compare_exchange(0, this, Ordering::Relaxed, Ordering::Relaxed);
+                set.err().unwrap_or(this)
+            }
+            first => first,
+        };
+        if first != this {
+            self.holds.store(true, Ordering::Relaxed);
+        }
+        first != this
+    }
+
+    /// Whether nobody has a session.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn is_empty(&self) -> bool {
+        self.counts
+            .iter()
+            .all(|count| count.load(Ordering::Relaxed) == 0)
+    }
+}
+
+impl Drop for UserSession {
+    fn drop(&mut self) {
+        let before = self.users.counts[self.place].fetch_sub(1, Ordering::Relaxed);
+        assert!(before > 0, "a session ends once");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
@@ -248,6 +356,53 @@ mod tests {
             }
         });
         assert!(per_user.lock().is_empty());
+    }
+
+    #[test]
+    fn one_user_leaves_a_part_to_others_once_there_are_some() {
+        let users = UserParts::new(Part::Most, 80).unwrap();
+        let alone: Vec<_> = (0..100).filter_map(|_| users.admit(33)).collect();
+        assert_eq!(alone.len(), 100, "it is among its own");
+        assert!(users.admit(0).is_some());
+        assert!(users.admit(33).is_none());
+        drop(alone);
+        let sessions: Vec<_> = (0..100).filter_map(|_| users.admit(33)).collect();
+        assert_eq!(sessions.len(), 70);
+        assert!(users.admit(34).is_some());
+        drop(sessions);
+        assert!(users.is_empty());
+    }
+
+    #[test]
+    fn a_part_that_is_given_holds_from_the_first_client_on() {
+        let users = UserParts::new(Part::Number(NonZeroU32::new(3).unwrap()), 80).unwrap();
+        let sessions: Vec<_> = (0..10).filter_map(|_| users.admit(33)).collect();
+        assert_eq!(sessions.len(), 3);
+        assert!(users.admit(u32::MAX).is_some());
+        for (part, all) in [
+            (Part::All, 80),
+            (Part::Most, 7),
+            (Part::Number(NonZeroU32::MIN), 1),
+        ] {
+            assert!(UserParts::new(part, all).is_none(), "{part:?} of {all}");
+        }
+    }
+
+    #[test]
+    fn sessions_of_a_user_are_counted_by_all_workers() {
+        let users = UserParts::new(Part::Number(NonZeroU32::new(3).unwrap()), 80).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let session = users.admit(33);
+                        assert!(users.counts[33].load(Ordering::Relaxed) <= 3);
+                        drop(session);
+                    }
+                });
+            }
+        });
+        assert!(users.is_empty());
     }
 
     #[test]

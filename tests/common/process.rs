@@ -91,6 +91,18 @@ impl Process {
             .wait_for(&format!("a line with {part:?}"), |line| line.contains(part));
     }
 
+    /// What it has of the machine's memory (proc_pid_status(5)).
+    #[track_caller]
+    pub(crate) fn resident_kilobytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().next());
+        number
+            .and_then(|number| number.parse().ok())
+            .expect("the kernel tells it")
+    }
+
     pub(crate) fn open_descriptors(&self) -> usize {
         self.descriptors().len()
     }

@@ -77,6 +77,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     // The other one takes no name servers.
     ("resolve-with", r#""dns""#),
     ("roles", r#"["responder", "filter"]"#),
+    ("route-connections-max", "80"),
     ("script-root", r#"["/srv", "/opt"]"#),
     ("script-suffix", r#"".php""#),
     ("settle-timeout", r#""20ms""#),
@@ -86,6 +87,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("tcp-keepalive", r#""60s""#),
     ("tcp-user-timeout", r#""30s""#),
     ("upstream-reuse", r#""never""#),
+    ("user-connections-max", "90"),
     ("user", r#""nobody:nogroup""#),
     ("workers", "3"),
 ];
@@ -183,7 +185,7 @@ fn a_file_means_what_the_options_mean() {
          /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
          --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
          --check-interval 1s --connect-timeout 2s --connections-max 100 --allow-group www-data --allow-group 34 \
-         --allow-user nginx --allow-user 33 --connections-max-per-user 10 --control /run/c.sock \
+         --allow-user nginx --allow-user 33 --connections-max-per-user 10 --route-connections-max 80 --user-connections-max 90 --control /run/c.sock \
          --dns-keep-missing 5m --dns-max-ttl 1h --dns-min-ttl 2s --dns-negative-hold 0s --dns-race \
          --drain-timeout off --eject-after off --eject-time 1m --engine epoll --exit-idle-time 5m --group 33 \
          --idle-timeout 10m --half-closed-timeout 5m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
