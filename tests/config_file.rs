@@ -56,7 +56,7 @@ const WRONG_IN_A_ROUTE: &[Wrong<'static>] = &[
     ("per-endpoint-max = false", &["4: route a: per-endpoint-max = false: expected a whole number or \"off\", found a boolean (write \"off\", or a value)"]),
     ("check-interval = 07:32:00", &["4: route a: check-interval = 07:32:00: expected a string, found a date or time (write a number and its unit in quotes, for example \"5s\")"]),
     ("nameserver = []", &["4: route a: nameserver = []: an empty array (write at least one value, or remove the key)"]),
-    ("nameserver = [\n  \"::1\",\n  53,\n]", &["6: route a: nameserver = 53: expected a string, or an array of strings, found an integer (write it in quotes: \"53\")"]),
+    ("nameserver = [\n  \"::1\",\n  53,\n]", &["6: route a: nameserver = 53: not an address (write ADDRESS or ADDRESS:PORT, for example 192.0.2.53 or [::1]:5353)"]),
     ("balance = {}", &["4: route a: balance = {}: expected a string, found a table (write one value in quotes)"]),
     // Values, refused by the options' parsers.
     ("connect-timeout = \"5\"", &["4: route a: connect-timeout = \"5\": time unit needed, for example 5sec or 5ms (write a number and its unit, for example 500ms or 5s)"]),

@@ -493,8 +493,7 @@ impl Control {
                 sites: _sites,
             } = sockets;
             let drained = drain(&mut workers, of_clients, &mut stop, patience).await;
-            failed?;
-            drained.map_err(Error::from)
+            failed.and_then(|()| drained.map_err(Error::from))
         })
     }
 }

@@ -139,8 +139,8 @@ pub struct Worker<D: Driver> {
     retired_leases: Retired<Lease>,
     /// What the steps of sessions mean to others.
     changes: Changes,
-    /// A client was sent away in this turn: the next release closes it.
-    refused: bool,
+    /// A client was sent away in this turn, or a listener was done with: the next release closes it.
+    to_release: bool,
     /// When the queues are looked at though no place was given back. `None`: nobody waits.
     queues_looked_at: Option<Instant>,
     /// When it is looked whether routes that were full take clients again. `None`: no route is.
@@ -258,7 +258,7 @@ impl<D: Driver> Worker<D> {
             retired_permits: Retired::default(),
             retired_leases: Retired::default(),
             changes: Changes::default(),
-            refused: false,
+            to_release: false,
             queues_looked_at: None,
             crowds_looked_at: None,
             first_queue: 0,
@@ -285,7 +285,7 @@ impl<D: Driver> Worker<D> {
             }
             // Before a new ticket is asked for, and after everything that someone waits for.
             self.driver.release();
-            self.refused = false;
+            self.to_release = false;
             self.retired_permits.released(&self.driver);
             let places_free = self.retired_leases.released(&self.driver);
             let places_free = mem::take(&mut self.changes.room) || places_free;
@@ -340,7 +340,7 @@ impl<D: Driver> Worker<D> {
         // No waiting with what ended since the last release, nor with what the driver joins: that may
         // have completed in the last turn already.
         let to_release =
-            self.refused || self.retired_permits.is_urgent() || self.retired_leases.is_urgent();
+            self.to_release || self.retired_permits.is_urgent() || self.retired_leases.is_urgent();
         if to_release || self.accepting_again_at.is_none() && self.has_more_to_empty() {
             return Some(self.now);
         }
@@ -556,13 +556,13 @@ impl<D: Driver> Worker<D> {
         }
         self.driver.dismiss(client);
         self.driver.close(client, Close::Graceful);
-        self.refused = true;
+        self.to_release = true;
         Err(Refused)
     }
 
     fn refuse(&mut self, client: Sock, route: usize) {
         self.driver.close(client, Close::Reset);
-        self.refused = true;
+        self.to_release = true;
         let ending = Ending::of_refusal(&self.routes[route].balancer);
         self.count_ending(route, ending, ending.outcome());
     }
@@ -959,7 +959,7 @@ impl<D: Driver> Worker<D> {
 
     fn turn_away(&mut self, client: Sock, listener: usize) {
         self.driver.close(client, Close::Graceful);
-        self.refused = true;
+        self.to_release = true;
         let Served {
             route, counters, ..
         } = &self.routes[self.listeners.of(listener).route];
@@ -1095,7 +1095,10 @@ impl<D: Driver> Worker<D> {
             }
             match self.accept_one(listener.number) {
                 Ok(true) => {}
-                Ok(false) => self.listeners.close_one(listener, &mut self.driver),
+                Ok(false) => {
+                    self.listeners.close_one(listener, &mut self.driver);
+                    self.to_release = true;
+                }
                 Err(AcceptFailed) => return Err(NoMoreClients),
             }
         }
