@@ -158,7 +158,7 @@ pub enum Cause {
 /// Binds the address, with the mode and the owners of `access` if it is a path. Until [`Listener::listen`],
 /// connects are refused: whoever begins to start and fails has let nobody in.
 ///
-/// The umask of the process is 0 for an instant: threads create files in [`socket_file::under_umask`].
+/// The umask of the process is 0 for an instant: threads create files in `socket_file::under_umask`.
 ///
 /// # Errors
 /// One line with the obstacle and its remedy. Nothing that this call created is left behind, and
