@@ -9,7 +9,7 @@ mod common;
 
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -675,4 +675,34 @@ fn spliceway(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway"));
     command.args(arguments).stdin(Stdio::null());
     command.output().unwrap()
+}
+
+/// A journal, which is told by device and inode, shows as errors what begins with `<3>`.
+#[test]
+fn each_line_about_a_mistake_is_an_error_in_the_journal() {
+    let dir = fresh_dir();
+    let (file, journal) = (dir.path().join("f.toml"), dir.path().join("journal"));
+    fs::write(&file, format!("{ROUTE}balence = 1\nmod = 2\n")).unwrap();
+    let said = |words: &[&str]| {
+        let stderr = fs::File::create(&journal).unwrap();
+        let stream = stderr.metadata().unwrap();
+        let status = Command::new(env!("CARGO_BIN_EXE_spliceway"))
+            .args(words)
+            .env(
+                "JOURNAL_STREAM",
+                format!("{}:{}", stream.dev(), stream.ino()),
+            )
+            .stderr(stderr)
+            .stdin(Stdio::null())
+            .status();
+        assert_eq!(status.unwrap().code(), Some(2), "{words:?}");
+        fs::read_to_string(&journal).unwrap()
+    };
+    let of_file = said(&["run", "--config", file.to_str().unwrap()]);
+    assert_eq!(of_file.lines().count(), 2, "{of_file}");
+    let of_options = said(&["run", "--balence", "1"]);
+    assert_eq!(of_options.lines().count(), 1, "{of_options}");
+    for line in of_file.lines().chain(of_options.lines()) {
+        assert!(line.starts_with("<3>"), "{line}");
+    }
 }

@@ -96,8 +96,9 @@ impl Stop {
                 ExitCode::from(EXIT_USAGE)
             }
             Self::File(errors) => {
+                let priority = priority();
                 for line in errors.lines() {
-                    let _ = writeln!(io::stderr(), "{line}");
+                    let _ = writeln!(io::stderr(), "{priority}{line}");
                 }
                 ExitCode::from(EXIT_USAGE)
             }
@@ -119,12 +120,17 @@ pub fn report(program: &str, outcome: Result<(), impl fmt::Display>) -> ExitCode
 
 /// Writes `PROGRAM: PROBLEM` to standard error, as one line whatever the problem contains.
 pub fn complain(program: &str, problem: &impl fmt::Display) {
-    let priority = if leads_to_journal() { "<3>" } else { "" };
     let _ = writeln!(
         io::stderr(),
-        "{priority}{program}: {}",
+        "{}{program}: {}",
+        priority(),
         one_line(&problem.to_string())
     );
+}
+
+/// What makes a line an error to the journal; nothing anywhere else.
+fn priority() -> &'static str {
+    if leads_to_journal() { "<3>" } else { "" }
 }
 
 /// Whether standard error is the journal, which takes a priority off the beginning of a line. systemd names its
