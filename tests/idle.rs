@@ -35,6 +35,10 @@ const STEP_PAUSE: Duration = Duration::from_millis(50);
 /// Much longer than the timeout, and than two of them.
 const WATCHED: Duration = Duration::from_secs(6);
 
+/// Of a backend. In steps of as much as this its kernel tells how much it has read; at the rate of a busy machine,
+/// which is lower, that should still be many in each second.
+const SMALL_BUFFER: i32 = 8 * 1024;
+
 /// What a socket holds, all of it, and for how long that lasts at half the speed: longer than the timeout.
 const LEFT: u64 = 160 * KB;
 const LEFT_TIMEOUT: &str = "2s";
@@ -103,7 +107,7 @@ fn a_client_that_reads_what_is_left_of_its_answer_is_not_idle(engine: Engine) {
 
 fn a_backend_that_reads_slowly_is_not_idle(engine: Engine) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    set_receive_buffer(&listener, 64 * 1024).unwrap();
+    set_receive_buffer(&listener, SMALL_BUFFER).unwrap();
     let proxy = builder(engine)
         .args(ONE_SECOND)
         .backend(listener.local_addr().unwrap())
@@ -175,7 +179,7 @@ fn fastcgi_client_reads(
 
 fn a_fastcgi_backend_that_reads_slowly_is_not_idle(engine: Engine) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    set_receive_buffer(&listener, 64 * 1024).unwrap();
+    set_receive_buffer(&listener, SMALL_BUFFER).unwrap();
     let proxy = fastcgi(engine)
         .args(ONE_SECOND)
         .backend(listener.local_addr().unwrap())
