@@ -270,7 +270,7 @@ fn bodies_and_pages_of_any_framing_arrive_byte_for_byte(engine: Engine) {
         });
     }
     // Large records do not pass through memory.
-    for direction in ["to_backend", "to_client"] {
+    for direction in proxy.spliced_directions() {
         let of = [
             format!("direction=\"{direction}\""),
             "path=\"spliced\"".to_owned(),

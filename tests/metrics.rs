@@ -154,7 +154,7 @@ fn counters_equal_what_happened_to_the_byte(engine: Engine) {
     assert_eq!(scrape.sum("spliceway_sessions_ended_total", &[]), 6.0);
     assert_eq!(relayed(&scrape, "to_backend"), sent as f64);
     assert_eq!(relayed(&scrape, "to_client"), received as f64);
-    for direction in ["to_backend", "to_client"] {
+    for direction in proxy.spliced_directions() {
         let series = |metric: &str| {
             scrape.value(&format!(
                 "spliceway_{metric}_total{{route=\"default\",direction=\"{direction}\"}}"

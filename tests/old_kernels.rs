@@ -16,7 +16,7 @@ use common::activation::{Activation, SPLICEWAY, connect_tcp, tcp_listener};
 use common::client::{assert_eof, exchange_and_end, receive_exact, send};
 use common::fastcgi::{Client, Heard, Request, page};
 use common::http::get_unix;
-use common::proxy::{Builder, fresh_dir};
+use common::proxy::{Builder, COPIES_INTO_UNIX, fresh_dir};
 use common::sys::wait_for_bytes;
 use common::wait::pause;
 use common::{Backend, Ending, Engine, MB, Pattern, Proxy, eventually, for_each_engine};
@@ -32,9 +32,6 @@ for_each_engine!(
     a_client_that_leaves_in_bulk_resets_the_backend,
     a_kernel_that_is_new_enough_is_seen,
 );
-
-/// What the log says at the start, once.
-const COPIES: &str = "bulk transfers into Unix sockets are copied";
 
 /// Has uname(2) tell of a kernel 2.6.
 const ON_AN_OLD_KERNEL: [&str; 2] = ["setarch", "--uname-2.6"];
@@ -64,7 +61,7 @@ fn assert_copied(proxy: &Proxy, direction: &str, bytes: u64) {
 #[track_caller]
 fn assert_says_so_once(proxy: &Proxy) {
     let log = proxy.process().log();
-    assert_eq!(log.count(COPIES), 1, "{:?}", log.lines());
+    assert_eq!(log.count(COPIES_INTO_UNIX), 1, "{:?}", log.lines());
 }
 
 fn bytes_for_unix_clients_are_copied_and_their_own_are_spliced(engine: Engine) {
@@ -112,7 +109,12 @@ fn bytes_between_tcp_sockets_are_spliced(engine: Engine) {
     eventually("the session is over", || backend.ledger().open == 0);
     let status = serde_json::from_str(&get_unix(&control, "/status").body).unwrap();
     assert!(relayed(&status, "to_client", "spliced_bytes") > MB);
-    assert_eq!(daemon.log().count(COPIES), 0, "{:?}", daemon.log().lines());
+    assert_eq!(
+        daemon.log().count(COPIES_INTO_UNIX),
+        0,
+        "{:?}",
+        daemon.log().lines()
+    );
 }
 
 fn large_records_for_unix_clients_are_copied(engine: Engine) {
@@ -229,6 +231,6 @@ fn a_kernel_that_is_new_enough_is_seen(engine: Engine) {
     let mut next = || numbers.next().unwrap().parse::<u32>().unwrap();
     let is_old = (next(), next()) < (6, 5);
     let proxy = Proxy::start(engine, Backend::echo());
-    let says_so = proxy.process().log().count(COPIES) == 1;
+    let says_so = proxy.process().log().count(COPIES_INTO_UNIX) == 1;
     assert_eq!(says_so, is_old, "{release}");
 }

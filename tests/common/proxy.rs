@@ -110,7 +110,18 @@ impl Proxy {
     pub(crate) fn is_running(&mut self) -> bool {
         self.process.is_running()
     }
+
+    /// Between Unix clients and TCP backends: the directions in which bulk is spliced on this kernel.
+    pub(crate) fn spliced_directions(&self) -> &'static [&'static str] {
+        match self.process.log().count(COPIES_INTO_UNIX) {
+            0 => &["to_backend", "to_client"],
+            _ => &["to_backend"],
+        }
+    }
 }
+
+/// What the log says at the start before Linux 6.5.
+pub(crate) const COPIES_INTO_UNIX: &str = "bulk transfers into Unix sockets are copied";
 
 /// How a proxy is to be started.
 pub(crate) struct Builder {
