@@ -223,8 +223,13 @@ fn pipes_that_hold_bytes_and_flows_that_got_none_are_counted(engine: Engine) {
     assert_eq!(proxy.scrape().value(in_use), 0.0);
     // Nobody reads, so that pipes keep what is in them.
     let clients: Vec<_> = (0..CLIENTS).map(|_| proxy.connect()).collect();
+    let (pipes, without) = match proxy.spliced_directions().contains(&"to_client") {
+        true => (16.0, 4.0),
+        // Nobody wants one.
+        false => (0.0, 0.0),
+    };
     scrape_once(&proxy, "all pipes are in use, and wanted", |scrape| {
-        scrape.value(in_use) == 16.0 && scrape.value(fallbacks) >= 4.0
+        scrape.value(in_use) == pipes && scrape.value(fallbacks) >= without
     });
     for client in clients {
         client.shutdown(Shutdown::Write).unwrap();
