@@ -352,7 +352,9 @@ pub(super) struct RouteArguments {
         default_value = "10m",
         value_parser = positive_timeout_or_off,
         allow_hyphen_values = true,
-        help = "End a session of which one side has ended when the other is silent for this time. A client over                 TCP that may be gone also makes way, after 2s, while --connections-max is reached. 'off' does                 neither."
+        help = "End a session of which one side has ended when the other is silent for this time. A client \
+                over TCP that may be gone also makes way, after 2s, while --connections-max is reached. \
+                'off' does neither."
     )]
     half_closed_timeout: Timeout,
 

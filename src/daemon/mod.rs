@@ -176,11 +176,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let capacity = Capacity::measure(config, count, listeners)?;
     let mut control = Control::new(&signals)?;
     warn_of_long_queues(config, capacity.connections_max);
-    let identity = Identity::look_up(config)?;
-    identity.as_ref().map_or(Ok(()), Identity::check_rights)?;
-    for route in &config.routes {
-        upstreams::check_source(&route.upstreams)?;
-    }
+    let identity = look_up_rights(config)?;
     let mailboxes = mailboxes(count)?;
     let who = who::look_up_all(config)?;
     let mut routes = open_all(config, (who, capacity), &mailboxes, &mut passed)?;
@@ -194,29 +190,22 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     passed.close_unclaimed();
     let (helpers, ended_helpers) = helpers();
     let _resolver = start_resolver(config, &routes, &helpers)?;
-    start_checks(config, &routes, &control, &helpers);
-    control.spawn(
-        &helpers,
-        "the task that counts what the log leaves out",
-        logging::tell_what_is_left_out(),
-    );
-
     let shared = share(config, &capacity, &mailboxes);
-    let gate = Arc::clone(&shared.gate);
-    control.runtime.spawn(memory::give_back(gate));
+    start_tasks(config, &routes, &control, &helpers, &shared.gate);
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
     access_logs.start(|| helpers.say_end("a thread that writes an access log"))?;
     control.reopen_on_signal(access_logs.reopener(), &helpers);
     let sessions_max = capacity.connections_max;
     let observed = observe(engine, sessions_max, &mailboxes, &routes, &access_logs);
+    let limits = Limits {
+        into_unix: kernel.bulk_into_unix(),
+        ..capacity.limits
+    };
     let assignments = mailboxes.into_iter().enumerate();
     let assignments = assignments.map(|(number, mailbox)| Assignment {
         engine,
-        limits: Limits {
-            into_unix: kernel.bulk_into_unix(),
-            ..capacity.limits
-        },
+        limits,
         shares: shares.next().unwrap_or_default(),
         processor: config.pin.then(|| processors[number % processors.len()]),
         mailbox,
@@ -230,17 +219,9 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         Ok(listeners.try_for_each(ListeningSocket::listen)?)
     })?;
     announce(config, &routes, &kernel, &sites, identity.as_ref());
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        engine = %engine,
-        workers = count,
-        connections_max = capacity.connections_max,
-        "ready"
-    );
-    let sockets = Sockets {
-        of_clients: routes.into_iter().flat_map(Opened::into_sockets).collect(),
-        sites,
-    };
+    announce_ready(engine, count, capacity);
+    let of_clients = routes.into_iter().flat_map(Opened::into_sockets).collect();
+    let sockets = Sockets { of_clients, sites };
     let say_end = || helpers.say_end("the thread that looks after the sockets' files");
     let watch = socket_files::watch(&sockets, &observed, say_end).map_err(Error::SocketFiles)?;
     control.supervise(&supervisor, &observed, &helpers);
@@ -377,7 +358,47 @@ fn start_resolver(
     resolver::spawn(jobs, || helpers.say_end("the thread that looks names up"))
 }
 
-/// They run for as long as the control plane does.
+/// As whom it is to run, where it may become that, and may have the source addresses that it is to have.
+fn look_up_rights(config: &Config) -> Result<Option<Identity>, Error> {
+    let identity = Identity::look_up(config)?;
+    identity.as_ref().map_or(Ok(()), Identity::check_rights)?;
+    for route in &config.routes {
+        upstreams::check_source(&route.upstreams)?;
+    }
+    Ok(identity)
+}
+
+fn announce_ready(engine: Chosen, workers: usize, capacity: Capacity) {
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        engine = %engine,
+        workers,
+        connections_max = capacity.connections_max,
+        "ready"
+    );
+}
+
+/// What runs beside the workers, for as long as the control plane does.
+fn start_tasks(
+    config: &Config,
+    routes: &[Opened],
+    control: &Control,
+    helpers: &Helpers,
+    gate: &Arc<Gate>,
+) {
+    start_checks(config, routes, control, helpers);
+    control.spawn(
+        helpers,
+        "the task that counts what the log leaves out",
+        logging::tell_what_is_left_out(),
+    );
+    control.spawn(
+        helpers,
+        "the task that gives memory back",
+        memory::give_back(Arc::clone(gate)),
+    );
+}
+
 fn start_checks(config: &Config, routes: &[Opened], control: &Control, helpers: &Helpers) {
     for (config, opened) in config.routes.iter().zip(routes) {
         if let Some(checks) = upstreams::checks(&config.upstreams) {

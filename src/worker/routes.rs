@@ -249,7 +249,8 @@ impl Served {
                 route = %self.route.name,
                 times,
                 sessions_max = max,
-                "the route has as many sessions as it may: its clients wait in the sockets' backlogs, for the                  sake of other routes (raise --connections-max, or set --route-connections-max)"
+                "the route has as many sessions as it may: its clients wait in the sockets' backlogs, for the \
+                 sake of other routes (raise --connections-max, or set --route-connections-max)"
             );
         }
     }

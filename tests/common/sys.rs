@@ -69,6 +69,11 @@ impl ChildSetup {
                 unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, self.death_signal) }
             })?;
             close_on_exec_from(3)?;
+            // A shell has its background jobs ignore these, and the program would go on doing so.
+            for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+                // SAFETY: this sets no handler, and touches no memory.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
             if let Some(mask) = self.umask {
                 // SAFETY: umask takes an integer, touches no memory and cannot fail.
                 unsafe { libc::umask(mask) };
@@ -83,7 +88,7 @@ impl ChildSetup {
             // Last, because the standard library's own pipe may have one of the numbers.
             pass(&self.passed)
         };
-        // SAFETY: between fork and exec only system calls are made: prctl, close_range, umask,
+        // SAFETY: between fork and exec only system calls are made: prctl, close_range, signal, umask,
         // setrlimit, seccomp, fcntl and dup2, and those of a confinement. Nothing takes a lock; memory is
         // allocated only on the way to an error.
         unsafe { command.pre_exec(apply) };
