@@ -23,7 +23,7 @@ use common::client::{
 use common::fastcgi::{Client, Heard, Request, responder};
 use common::process::Process;
 use common::proxy::{connect, connect_abstract, fresh_abstract_name, fresh_dir};
-use common::sys::{ChildSetup, reset_on_close};
+use common::sys::{ChildSetup, demand_root, reset_on_close};
 use common::uninterrupted;
 use common::{Backend, Conversation, Ending, Engine, KB, MB, Pattern, eventually, for_each_engine};
 
@@ -162,6 +162,7 @@ fn a_blocking_socket_is_made_non_blocking_and_closed_on_exec(engine: Engine) {
     let daemon = Activation::run(engine, &words)
         .passing(&[(&listener, "a")])
         .start();
+    demand_root();
     let info = fs::read_to_string(format!("/proc/{}/fdinfo/3", daemon.pid())).unwrap();
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();

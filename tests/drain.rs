@@ -11,7 +11,7 @@ use std::process::{Child, Command, Stdio};
 
 use common::client::{assert_eof, assert_over, exchange, receive_exact, send};
 use common::proxy::{connect_abstract, fresh_abstract_name};
-use common::sys::Halted;
+use common::sys::{Halted, demand_root};
 use common::uninterrupted;
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 
@@ -306,6 +306,8 @@ fn a_main_thread_that_cannot_wait_ends_with_one_line(engine: Engine) {
 /// is under way is not disturbed but by strace's coming.
 fn fail_the_waits_of(proxy: &Proxy, thread: &str) -> Child {
     const WAITS: &str = "io_uring_enter,epoll_wait,epoll_pwait,epoll_pwait2";
+
+    demand_root();
     Command::new("/usr/bin/strace")
         .args(["-qq", "-o", "/dev/null", "-p"])
         .arg(proxy.process().thread(thread).to_string())

@@ -11,10 +11,12 @@ mod common;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use common::client::{exchange, exchange_and_end};
 use common::fastcgi::{Client, Request, responder};
-use common::sys::as_permitted;
+use common::sys::{as_permitted, demand_root};
+use common::wait::{STOPPED, meanwhile, pause};
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually};
 
 /// What io_uring_enter(2) returns when it cannot go on for the moment.
@@ -27,6 +29,7 @@ struct Failing {
 
 impl Failing {
     fn new(proxy: &Proxy, errno: &str, when: &str) -> Self {
+        demand_root();
         let thread = proxy.process().thread("worker-0");
         let strace = Command::new("/usr/bin/strace")
             .args(["-qq", "-o"])
@@ -46,16 +49,36 @@ impl Failing {
         Self { strace }
     }
 
-    /// Lets the worker go, and counts the calls that failed.
+    /// Lets the worker go, and counts the calls that failed. Between two of its calls: one that strace has begun to
+    /// let fail, and does not see to its end, returns ENOSYS.
     fn end(mut self, proxy: &Proxy) -> usize {
+        let stands = || thread_states(proxy).all(|state| matches!(state, 'T' | 't'));
+        proxy.process().signal(libc::SIGSTOP);
+        eventually("all threads stand still, and go on doing so", || {
+            (0..10).all(|_| {
+                pause(Duration::from_millis(2));
+                stands()
+            })
+        });
         common::sys::signal(self.strace.id(), libc::SIGTERM).unwrap();
         self.strace.wait().unwrap();
+        proxy.process().signal(libc::SIGCONT);
         let calls = std::fs::read_to_string(proxy.dir().join("calls")).unwrap();
         calls
             .lines()
             .filter(|line| line.contains("(INJECTED)"))
             .count()
     }
+}
+
+/// The letters of proc(5).
+fn thread_states(proxy: &Proxy) -> impl Iterator<Item = char> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", proxy.process().pid()));
+    tasks.unwrap().filter_map(|task| {
+        let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        let (_, fields) = stat.rsplit_once(") ")?;
+        fields.chars().next()
+    })
 }
 
 /// One worker, at which everything arrives.
@@ -136,9 +159,9 @@ fn a_worker_that_can_submit_nothing_does_not_spin() {
             let waiting = proxy.connect();
             // Whatever it may use in a moment of which strace takes a part: a worker that spins makes as many
             // calls as strace can follow, thousands in a second.
-            let before = std::time::Instant::now();
-            common::wait::meanwhile(common::wait::STOPPED, || {
-                common::wait::pause(std::time::Duration::from_millis(10));
+            let before = Instant::now();
+            meanwhile(STOPPED, || {
+                pause(Duration::from_millis(10));
             });
             let elapsed = before.elapsed();
             let failed = failing.end(&proxy);

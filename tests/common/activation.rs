@@ -145,6 +145,7 @@ pub(crate) fn holds(process: &Process, socket: &impl AsRawFd) -> bool {
     let inode = |path: String| fs::read_link(path).ok();
     let ours = inode(format!("/proc/self/fd/{}", socket.as_raw_fd()));
     assert!(ours.is_some(), "it is open here");
+    sys::demand_root();
     let held = fs::read_dir(format!("/proc/{}/fd", process.pid())).expect("it runs and is ours");
     let mut held = held.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
     held.any(|link| Some(link) == ours)

@@ -127,6 +127,8 @@ impl Process {
     }
 
     fn count_pipes(&self) -> usize {
+        // The daemon is not to be looked into by others of its own user.
+        sys::demand_root();
         let path = format!("/proc/{}/fd", self.pid());
         let entries = fs::read_dir(path).expect("the process runs and is ours");
         // One that is closed between the listing and the look is none.
@@ -205,6 +207,8 @@ impl Process {
     }
 
     fn descriptors(&self) -> Vec<u64> {
+        // The daemon is not to be looked into by others of its own user.
+        sys::demand_root();
         let path = format!("/proc/{}/fd", self.pid());
         let entries = fs::read_dir(path).expect("the process runs and is ours");
         entries

@@ -619,6 +619,8 @@ pub(crate) struct Halted(libc::pid_t);
 
 impl Halted {
     pub(crate) fn new(thread: u32) -> io::Result<Self> {
+        // The daemon is not to be looked into by others of its own user.
+        demand_root();
         let thread = pid_of(thread);
         let nothing = std::ptr::null_mut::<libc::c_void>();
         // SAFETY: PTRACE_SEIZE takes an id and no memory of ours.

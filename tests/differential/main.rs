@@ -21,7 +21,7 @@ use std::thread;
 
 use common::proxy::Builder;
 use common::random::{from_environment, seed};
-use common::sys::set_receive_buffer;
+use common::sys::{as_permitted, demand_root, set_receive_buffer};
 use common::{Engine, GUARD, Proxy, eventually};
 use outcome::{Record, judge};
 use script::{Peer, Script};
@@ -40,21 +40,25 @@ const NARROW_BYTES: i32 = 8 * 1024;
 
 #[test]
 fn random_scripts_end_the_same_on_both_engines() {
-    play_scripts(&Setting {
-        test: "random_scripts_end_the_same_on_both_engines",
-        at_once: 1,
-        held_by_backend: None,
-        prepare: |builder| builder,
+    as_permitted(|| {
+        play_scripts(&Setting {
+            test: "random_scripts_end_the_same_on_both_engines",
+            at_once: 1,
+            held_by_backend: None,
+            prepare: |builder| builder,
+        });
     });
 }
 
 #[test]
 fn random_scripts_end_the_same_side_by_side() {
-    play_scripts(&Setting {
-        test: "random_scripts_end_the_same_side_by_side",
-        at_once: SIDE_BY_SIDE,
-        held_by_backend: Some(NARROW_BYTES),
-        prepare: |builder| builder.args(["--workers", "1"]),
+    as_permitted(|| {
+        play_scripts(&Setting {
+            test: "random_scripts_end_the_same_side_by_side",
+            at_once: SIDE_BY_SIDE,
+            held_by_backend: Some(NARROW_BYTES),
+            prepare: |builder| builder.args(["--workers", "1"]),
+        });
     });
 }
 
@@ -62,11 +66,13 @@ fn random_scripts_end_the_same_side_by_side() {
 /// workers with so few descriptors get no pipes.
 #[test]
 fn random_scripts_end_the_same_without_pipes() {
-    play_scripts(&Setting {
-        test: "random_scripts_end_the_same_without_pipes",
-        at_once: 1,
-        held_by_backend: Some(NARROW_BYTES),
-        prepare: |builder| builder.args(["--workers", "8"]).rlimit_nofile(120),
+    as_permitted(|| {
+        play_scripts(&Setting {
+            test: "random_scripts_end_the_same_without_pipes",
+            at_once: 1,
+            held_by_backend: Some(NARROW_BYTES),
+            prepare: |builder| builder.args(["--workers", "8"]).rlimit_nofile(120),
+        });
     });
 }
 
@@ -81,6 +87,8 @@ struct Setting {
 }
 
 fn play_scripts(setting: &Setting) {
+    // It looks into the daemon.
+    demand_root();
     let mut io_uring = Venue::open(Engine::IoUring, setting);
     let mut epoll = Venue::open(Engine::Epoll, setting);
     let first = seed();
