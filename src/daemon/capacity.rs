@@ -41,8 +41,10 @@ const PIPES_SHARE: u64 = 16;
 pub(super) struct Capacity {
     /// Sessions over all workers.
     pub(super) connections_max: u32,
-    /// Of each worker's driver.
-    pub(super) limits: Limits,
+    /// Buffers of each worker's driver.
+    buffers_max: usize,
+    /// And pipes.
+    pipes_max: usize,
 }
 
 /// Why there is room for nothing.
@@ -125,14 +127,19 @@ impl Capacity {
         let as_count = |n: u64| usize::try_from(n).expect("below 2^33, on a 64-bit system");
         Ok(Self {
             connections_max: u32::try_from(connections_max).expect("at most what was asked for"),
-            limits: Limits {
-                // A worker may come to hold all sessions, so each has as many.
-                buffers_max: as_count(connections_max) * BUFFERS_PER_SESSION,
-                pipes_max: as_count(pipes_each),
-                // What every kernel allows: this one was not asked.
-                into_unix: IntoUnix::Copied,
-            },
+            // A worker may come to hold all sessions, so each has as many.
+            buffers_max: as_count(connections_max) * BUFFERS_PER_SESSION,
+            pipes_max: as_count(pipes_each),
         })
+    }
+
+    /// What one worker's driver may have.
+    pub(super) fn limits(&self, into_unix: IntoUnix) -> Limits {
+        Limits {
+            buffers_max: self.buffers_max,
+            pipes_max: self.pipes_max,
+            into_unix,
+        }
     }
 }
 
@@ -179,8 +186,8 @@ mod tests {
     fn a_high_limit_leaves_what_was_asked_for() {
         let capacity = Capacity::divide(&config(8192), (2, 1), 20_000).unwrap();
         assert_eq!(capacity.connections_max, 8192);
-        assert_eq!(capacity.limits.buffers_max, 24_576);
-        assert_eq!(capacity.limits.pipes_max, 64);
+        assert_eq!(capacity.buffers_max, 24_576);
+        assert_eq!(capacity.pipes_max, 64);
     }
 
     #[test]
@@ -190,7 +197,7 @@ mod tests {
                 continue;
             };
             let sessions = u64::from(capacity.connections_max) * 2;
-            let pipes = capacity.limits.pipes_max as u64 * 2 * 2;
+            let pipes = capacity.pipes_max as u64 * 2 * 2;
             assert!(sessions + pipes + PROCESS_DESCRIPTORS <= descriptors_max);
         }
     }

@@ -46,7 +46,6 @@ use tokio::time;
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
 use crate::config::{Config, Descriptors, ListenAddress, Route};
-use crate::driver::Limits;
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
@@ -164,17 +163,13 @@ impl Handover {
 
 /// Serves until a signal ends it, or until it has had nothing to do for as long as is configured.
 pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
-    let Handover {
-        mut passed,
-        supervisor,
-        signals,
-    } = handover;
+    let (mut passed, supervisor) = (handover.passed, handover.supervisor);
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
     let listeners = listener_count(config, |wanted| passed.count(wanted));
     let kernel = Kernel::ask();
     let capacity = Capacity::measure(config, count, listeners)?;
-    let mut control = Control::new(&signals)?;
+    let mut control = Control::new(&handover.signals)?;
     warn_of_long_queues(config, capacity.connections_max);
     let identity = look_up_rights(config)?;
     let mailboxes = mailboxes(count)?;
@@ -198,10 +193,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     control.reopen_on_signal(access_logs.reopener(), &helpers);
     let sessions_max = capacity.connections_max;
     let observed = observe(engine, sessions_max, &mailboxes, &routes, &access_logs);
-    let limits = Limits {
-        into_unix: kernel.bulk_into_unix(),
-        ..capacity.limits
-    };
+    let limits = capacity.limits(kernel.bulk_into_unix());
     let assignments = mailboxes.into_iter().enumerate();
     let assignments = assignments.map(|(number, mailbox)| Assignment {
         engine,
