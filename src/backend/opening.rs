@@ -13,6 +13,10 @@
 //! - **The release.** A newcomer that is silent for longer than answers usually take here may be in the
 //!   backlog: then one connection that has nothing to do is closed, and its worker takes what waits there.
 //!   One for each newcomer, because a free worker serves one.
+//! - **The hold.** A newcomer that lived only when something was closed for it shows that the server has no more
+//!   workers than there were connections that lived. Opened again at once, the next one would wait as long, in vain.
+//!   So while there are so many, and they come to rest, requests wait for those, and one is opened only now and
+//!   then, to see whether the server has grown (PHP-FPM with `pm = dynamic` does, over seconds).
 //!
 //! Where connections are not kept, both are of no use, and off.
 //!
@@ -39,6 +43,10 @@ const SUSPICIOUS_FACTOR: u32 = 2;
 /// When a newcomer that one connection was closed for is still silent, the next one is closed after this
 /// time: another client of the server may have been the one that got the worker.
 const RELEASE_AGAIN: Duration = Duration::from_secs(1);
+
+/// How long the first hold is, and the longest: each is twice as long as the one before it.
+const HOLD: Duration = Duration::from_millis(25);
+const HOLD_MAX: Duration = Duration::from_millis(250);
 
 /// The weight of what took place before in the usual time for an answer, and so of the last answer.
 const USUAL_PARTS: u32 = 8;
@@ -81,6 +89,18 @@ pub(super) struct Opening {
     usual: Option<Duration>,
     /// Connections in a row that never came to rest.
     unkept: u32,
+    /// How many there are.
+    open: usize,
+    /// While the server is known to have no worker for another connection.
+    hold: Option<Hold>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Hold {
+    /// With so many connections.
+    open: usize,
+    until: Instant,
+    length: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -88,6 +108,8 @@ struct Newcomer {
     number: Number,
     /// It was opened then, or something was closed for it then.
     since: Instant,
+    /// Whether there were as many as the hold is about when it was opened.
+    is_one_more: bool,
 }
 
 impl Opening {
@@ -95,7 +117,13 @@ impl Opening {
     pub(super) fn opened(&mut self, now: Instant) -> Course {
         let number = Number(self.next);
         self.next += 1;
-        let newcomer = Newcomer { number, since: now };
+        let is_one_more = self.hold.is_some_and(|hold| self.open >= hold.open);
+        self.open += 1;
+        let newcomer = Newcomer {
+            number,
+            since: now,
+            is_one_more,
+        };
         self.newcomers.push_back(newcomer);
         self.last = Some(newcomer);
         Course::Newcomer(number)
@@ -103,10 +131,20 @@ impl Opening {
 
     /// When another one may be opened for a request that has waited since then. `None`: now.
     pub(super) fn opens_at(&self, waiting_since: Instant, now: Instant) -> Option<Instant> {
-        let last = self.last.filter(|_| self.unkept < KEEPS_NOTHING_AFTER)?;
+        if self.unkept >= KEEPS_NOTHING_AFTER {
+            return None;
+        }
         let hope = self.rested.map(|rested| rested.min(waiting_since));
-        let at = hope.map_or(last.since, |hope| hope.max(last.since)) + PACE;
-        (at > now).then_some(at)
+        let paced = |last: Newcomer| hope.map_or(last.since, |hope| hope.max(last.since)) + PACE;
+        let at = self.last.map(paced).into_iter().chain(self.held_until());
+        at.max().filter(|at| *at > now)
+    }
+
+    /// The end of the hold, or of the hope that another connection comes to rest soon.
+    fn held_until(&self) -> Option<Instant> {
+        let hold = self.hold.filter(|hold| self.open >= hold.open)?;
+        let rested = self.rested?;
+        Some(hold.until.min(rested + PACE))
     }
 
     /// The first byte came on a connection that was in this state.
@@ -114,9 +152,13 @@ impl Opening {
         match course {
             Course::Untracked => Course::Untracked,
             Course::Newcomer(number) => {
-                let newcomer = self.remove(number);
-                let took = newcomer.map(|it| now.saturating_duration_since(it.since));
-                took.into_iter().for_each(|took| self.learn(took));
+                match self.remove(number) {
+                    Some(newcomer) => {
+                        self.hold.take_if(|_| newcomer.is_one_more);
+                        self.learn(now.saturating_duration_since(newcomer.since));
+                    }
+                    None => self.hold_again(now),
+                }
                 Course::Alive
             }
             Course::Alive => Course::Alive,
@@ -148,6 +190,10 @@ impl Opening {
 
     /// A connection ended.
     pub(super) fn ended(&mut self, course: Course) {
+        if course != Course::Untracked {
+            assert!(self.open > 0, "what ends was opened");
+            self.open -= 1;
+        }
         match course {
             Course::Untracked | Course::Kept { .. } => {}
             Course::Newcomer(number) => {
@@ -177,8 +223,11 @@ impl Opening {
             Some(_) => self.newcomers.pop_front(),
             None => self.served.pop_front(),
         };
-        let Newcomer { number, .. } = served.expect("one of them is due");
-        self.served.push_back(Newcomer { number, since: now });
+        let newcomer = served.expect("one of them is due");
+        self.served.push_back(Newcomer {
+            since: now,
+            ..newcomer
+        });
         true
     }
 
@@ -186,6 +235,17 @@ impl Opening {
     fn suspicious(&self) -> Duration {
         let usual = self.usual.unwrap_or_default();
         (usual * SUSPICIOUS_FACTOR).max(RELEASE_AFTER)
+    }
+
+    /// Something had to be closed for a newcomer.
+    fn hold_again(&mut self, now: Instant) {
+        let length = self.hold.map_or(HOLD, |hold| hold.length * 2);
+        let length = length.min(HOLD_MAX);
+        self.hold = Some(Hold {
+            open: self.open - self.newcomers.len() - self.served.len(),
+            until: now + length,
+            length,
+        });
     }
 
     fn learn(&mut self, took: Duration) {
@@ -305,6 +365,72 @@ mod tests {
         let again = start + RELEASE_AFTER + RELEASE_AGAIN;
         assert_eq!(opening.release_at(), Some(again));
         assert!(opening.release(again) && !opening.release(again));
+    }
+
+    /// A newcomer that lives only when something was closed for it, from `at` on. Returns when it lived.
+    fn opened_in_vain(opening: &mut Opening, at: Instant) -> Instant {
+        let course = opening.opened(at);
+        let lived = at + RELEASE_AFTER;
+        assert!(opening.release(lived));
+        opening.ended(Course::Kept { asked: None });
+        opening.answered(course, lived);
+        lived
+    }
+
+    #[test]
+    fn after_one_was_opened_in_vain_the_next_is_not_while_others_come_to_rest() {
+        let (mut opening, start) = fresh();
+        let course = opening.opened(start);
+        let course = serve(&mut opening, course, start, MS);
+        let mut lived = opened_in_vain(&mut opening, start + MS);
+        // Nothing has come to rest for a while: the request does not wait.
+        assert_eq!(opening.opens_at(lived, lived), None);
+        for hold in [25, 50, 100, 200, 250, 250] {
+            serve(&mut opening, course, lived, MS);
+            let now = lived + MS;
+            assert_eq!(opening.opens_at(start, now), Some(now + PACE));
+            // Until the hold is over, however much comes to rest.
+            let end = lived + hold * MS;
+            serve(&mut opening, course, end - 2 * MS, MS);
+            assert_eq!(opening.opens_at(start, end - MS), Some(end));
+            assert_eq!(opening.opens_at(start, end), None);
+            lived = opened_in_vain(&mut opening, end);
+        }
+    }
+
+    #[test]
+    fn the_place_of_one_that_has_ended_is_not_held() {
+        let (mut opening, start) = fresh();
+        let kept = [(); 3].map(|()| {
+            let course = opening.opened(start);
+            serve(&mut opening, course, start, MS)
+        });
+        let lived = opened_in_vain(&mut opening, start + MS);
+        serve(&mut opening, kept[0], lived, MS);
+        let now = lived + MS;
+        assert!(opening.opens_at(start, now).is_some());
+        opening.ended(kept[1]);
+        assert_eq!(opening.opens_at(start, now), None);
+        let new = opening.opened(now);
+        serve(&mut opening, new, now, Duration::ZERO);
+        assert!(opening.opens_at(start, now).is_some());
+    }
+
+    #[test]
+    fn one_that_lives_by_itself_ends_the_hold() {
+        let (mut opening, start) = fresh();
+        let kept = opening.opened(start);
+        let kept = serve(&mut opening, kept, start, MS);
+        let lived = opened_in_vain(&mut opening, start + MS);
+        let end = lived + HOLD;
+        let new = opening.opened(end);
+        serve(&mut opening, kept, end, MS);
+        opening.answered(new, end + MS);
+        assert_eq!(opening.opens_at(end, end + MS), None);
+        // The next hold is a short one again.
+        let lived = opened_in_vain(&mut opening, end + MS);
+        serve(&mut opening, kept, lived + HOLD - 2 * MS, MS);
+        assert_eq!(opening.opens_at(end, lived + HOLD - MS), Some(lived + HOLD));
     }
 
     #[test]
