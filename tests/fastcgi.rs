@@ -6,7 +6,7 @@
 mod common;
 
 use std::io::{self, ErrorKind, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -1565,10 +1565,14 @@ fn a_request_that_is_sent_again_keeps_its_place(engine: Engine) {
 fn a_request_that_is_sent_again_costs_no_connection_at_rest(engine: Engine) {
     const PERMITS: usize = 4;
     let has_died: &AtomicBool = Box::leak(Box::default());
+    let held: &AtomicUsize = Box::leak(Box::default());
     let backend = Backend::scripted(|conversation| {
         while let Some(heard) = conversation.request()? {
             match heard.uri() {
-                "/hold" => conversation.wait_for_release()?,
+                "/hold" => {
+                    held.fetch_add(1, Ordering::Relaxed);
+                    conversation.wait_for_release()?;
+                }
                 "/dies" if !has_died.swap(true, Ordering::Relaxed) => return Ok(()),
                 _ => {}
             }
@@ -1579,8 +1583,10 @@ fn a_request_that_is_sent_again_costs_no_connection_at_rest(engine: Engine) {
     let proxy = patient(engine)
         .backend(&backend)
         .args(["--per-endpoint-max", &PERMITS.to_string()])
+        .args(["--log-level", "info,spliceway::session::pool=debug"])
         .start();
-    let hold_all = |accepted: usize| {
+    let hold_all = || {
+        let held_before = held.load(Ordering::Relaxed);
         let asking: Vec<_> = (0..PERMITS)
             .map(|_| {
                 let client = Client::connect(&proxy);
@@ -1588,8 +1594,8 @@ fn a_request_that_is_sent_again_costs_no_connection_at_rest(engine: Engine) {
                 client
             })
             .collect();
-        backend.wait_until("each has a connection", |ledger| {
-            ledger.accepted == accepted
+        eventually("each has a connection", || {
+            held.load(Ordering::Relaxed) == held_before + PERMITS
         });
         backend.release(PERMITS);
         for client in asking {
@@ -1597,13 +1603,18 @@ fn a_request_that_is_sent_again_costs_no_connection_at_rest(engine: Engine) {
         }
         proxy.process().assert_comes_to_rest();
     };
-    hold_all(PERMITS);
+    hold_all();
     let answer = Client::connect(&proxy).ask(&Request::get("/dies"));
     assert_eq!(answer.text(), "/dies");
     assert!(has_died.load(Ordering::Relaxed));
     proxy.process().assert_comes_to_rest();
-    hold_all(PERMITS + 1);
-    assert_eq!(backend.ledger().accepted, PERMITS + 1);
+    let opened = backend.ledger().accepted;
+    hold_all();
+    // On a machine that is busy, the new one may have been without an answer for long enough to look as if it
+    // waited in a backlog, for which one at rest is closed; the log tells.
+    let made_way = proxy.process().log().count("makes way for one without an answer");
+    assert_eq!(opened, PERMITS + 1);
+    assert_eq!(backend.ledger().accepted, opened + made_way);
 }
 
 fn a_connection_without_requests_is_closed(engine: Engine) {

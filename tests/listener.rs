@@ -55,6 +55,9 @@ fn mode_owner_and_group_are_as_asked() {
 
 #[test]
 fn owner_and_group_may_be_names() {
+    if lacks_root() {
+        return;
+    }
     let backend = Backend::echo();
     let names = ["--owner", "nobody", "--group", "nogroup"];
     let proxy = Proxy::builder().backend(&backend).args(names).start();
