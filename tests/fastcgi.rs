@@ -1612,7 +1612,10 @@ fn a_request_that_is_sent_again_costs_no_connection_at_rest(engine: Engine) {
     hold_all();
     // On a machine that is busy, the new one may have been without an answer for long enough to look as if it
     // waited in a backlog, for which one at rest is closed; the log tells.
-    let made_way = proxy.process().log().count("makes way for one without an answer");
+    let made_way = proxy
+        .process()
+        .log()
+        .count("makes way for one without an answer");
     assert_eq!(opened, PERMITS + 1);
     assert_eq!(backend.ledger().accepted, opened + made_way);
 }

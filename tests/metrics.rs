@@ -21,7 +21,7 @@ use common::http::{self, Scrape};
 use common::name_server::Reply;
 use common::process::Process;
 use common::proxy::{connect, fresh_dir};
-use common::sys::{ChildSetup, Halted, set_soft_nofile};
+use common::sys::{ChildSetup, Halted, lacks_root, set_soft_nofile};
 use common::wait::GUARD;
 use common::{Backend, Engine, KB, MB, NameServer, Pattern, Proxy, eventually, for_each_engine};
 use hickory_proto::op::ResponseCode;
@@ -744,6 +744,9 @@ fn the_control_socket_of_a_living_daemon_is_not_taken_from_it() {
 
 #[test]
 fn a_worker_that_stands_still_is_named_until_it_goes_on() {
+    if lacks_root() {
+        return;
+    }
     let proxy = Proxy::builder()
         .backend("127.0.0.1:1")
         .args(["--workers", "2"])

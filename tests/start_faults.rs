@@ -150,8 +150,9 @@ fn calls_of_a_start(engine: Option<Engine>) -> BTreeMap<String, (usize, usize)> 
         "-D",
         "-f",
         "-qq",
+        // Several lines of the log may be one write.
         "-s",
-        "200",
+        "4096",
         "-o",
         file.to_str().unwrap(),
     ];

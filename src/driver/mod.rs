@@ -15,6 +15,8 @@
 mod buffers;
 pub mod epoll;
 mod pipes;
+#[cfg(test)]
+pub(crate) mod scripted;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod sim;
 mod table;

@@ -1,0 +1,589 @@
+//! The FastCGI session: a client's requests, one after another, each on a connection of its own choice.
+//!
+//! ```text
+//!          head complete          connection open       END_REQUEST
+//!   Head ----------------> Search ----------------> Serve ----------> Head (the client keeps its
+//!    |  guard says no        | no place, no server    | broken         connection), or the end
+//!    v                       v                        v
+//!   Farewell (an answer of our own, then whatever still comes is read and thrown away), or the end
+//!
+//!   Serve ----------> Breaking (what came of the answer, then the sign that it broke off), then the end
+//! ```
+//!
+//! - What a server gets is the head as we write it, and then the client's own records.
+//! - What a client gets is the content of the server's own records, up to END_REQUEST, and whole records at
+//!   any moment.
+//! - A connection goes back to the pool only from a request that was sent whole, answered whole and
+//!   followed by the fence; from everything else it is closed.
+//! - A request is sent a second time only if nothing of it can have been read the first time.
+//! - A request that fails before the headers of its answer ends without a further byte, so that the web
+//!   server's own failover works; later it ends in what every web server takes for a failure
+//!   ([`BROKEN_OFF`](crate::fastcgi::BROKEN_OFF)): some take the mere end of a connection for the end of the answer, and keep it.
+
+mod body;
+mod client;
+mod farewell;
+mod part;
+mod search;
+mod serving;
+mod time;
+
+use std::mem;
+
+use crate::backend::Lease;
+use crate::config::OnFailure;
+use crate::counters::Outcome;
+use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
+use crate::fastcgi::{Answer as Synthesised, ClientEnd, Verdict};
+
+use super::bulk::Held;
+use super::connect::{Connecting, Found};
+use super::lag::Lag;
+use super::pool::Open;
+use super::tally::Telling;
+use super::{Context, End, Ending, Owner, Retired, Step};
+use client::{ClientSide, HeadRead, Reading, Writing};
+use farewell::{Breaking, Farewell};
+use search::{Search, Sought};
+use serving::{Became, Lost, Serving};
+
+/// A client and what becomes of its requests. Only what stands in this file changes the stage.
+pub struct Exchange<D: Driver> {
+    client: ClientSide,
+    stage: Stage<D>,
+}
+
+#[allow(
+    clippy::large_enum_variant,
+    reason = "each request is served, and a box would be an allocation for each"
+)]
+enum Stage<D: Driver> {
+    /// A head is to come, or the rest of it.
+    Head,
+    /// Its request waits for a connection.
+    Search(Search),
+    Serve(Serving<D>),
+    /// The server is done with it; the end of the answer is on its way to the client.
+    Deliver {
+        held: Option<Held<D::Pipe>>,
+    },
+    Farewell(Farewell),
+    Breaking(Breaking<D::Pipe>),
+    /// What served the request is gone. The next stage follows in the same step, or the session ends with it.
+    Over,
+}
+
+impl<D: Driver> Exchange<D> {
+    /// Starts to serve a client.
+    pub fn start(client: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
+        cx.owners.assign(client, Owner::Session(cx.id, End::Client));
+        let mut exchange = Self {
+            client: ClientSide::new(client, cx),
+            stage: Stage::Head,
+        };
+        exchange.client.expect_head(cx);
+        // Most clients have sent their request by now.
+        let step = match cx.driver.receive_now(client) {
+            Ok(Some(buf)) => exchange.received(buf, cx),
+            Ok(None) => {
+                exchange.client.read_on(cx.driver);
+                Step::Continue
+            }
+            Err(errno) => Step::End(Ending::ClientReset(errno)),
+        };
+        (exchange, step)
+    }
+
+    /// Whether its request waits for a place at an endpoint.
+    pub fn is_queued(&self) -> bool {
+        matches!(&self.stage, Stage::Search(search) if search.0.is_queued())
+    }
+
+    /// Whether its request may wait in a queue that is full.
+    pub fn is_to_stay(&self) -> bool {
+        matches!(&self.stage, Stage::Search(search) if search.0.is_to_stay())
+    }
+
+    /// The number of the request that it has, or had last.
+    pub fn request(&self) -> u64 {
+        self.client.requests
+    }
+
+    /// The client's socket.
+    pub fn client(&self) -> Sock {
+        self.client.sock
+    }
+
+    // --- events -------------------------------------------------------------------------------
+
+    /// An op of one of the session's sockets ended.
+    pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
+        self.client.activity.seen(cx.now);
+        let step = self.act(end, lane, done, cx);
+        if let Step::End(
+            Ending::ClientLeft | Ending::ClientClosed | Ending::ClientReset(_) | Ending::Aborted,
+        ) = step
+        {
+            self.abandon(cx);
+        }
+        step
+    }
+
+    fn act(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
+        match (end, lane) {
+            (End::Client, Lane::Read) => self.client_read(done, cx),
+            (End::Client, Lane::Write) => self.client_written(done, cx),
+            (End::Backend | End::Rival, Lane::Write) if matches!(self.stage, Stage::Search(_)) => {
+                self.search(cx, |connecting, cx| {
+                    connecting.connected(end, done, true, cx)
+                })
+            }
+            (End::Backend, Lane::Write) => self.with_server(cx, |serving, client, cx| {
+                serving.server_written(done, client, cx)
+            }),
+            (End::Backend, Lane::Read) => self.with_server(cx, |serving, client, cx| {
+                serving.server_read(done, client, cx)
+            }),
+            (End::Rival, _) => unreachable!("who wins a race is the backend from then on"),
+        }
+    }
+
+    /// The address set changed.
+    pub fn addresses_changed(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self.stage {
+            Stage::Search(_) => {
+                self.search(cx, |connecting, cx| connecting.addresses_changed(true, cx))
+            }
+            _ => Step::Continue,
+        }
+    }
+
+    /// Some endpoint has a place, or a connection that rests, and it is the turn of this session.
+    pub fn place_free(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search(cx, |connecting, cx| connecting.place_free(true, cx))
+    }
+
+    /// There is no place for the request, and no room to wait for one.
+    pub fn refuse(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match Ending::of_refusal(cx.balancer) {
+            Ending::QueueFull => {
+                self.give_up_search(cx);
+                self.farewell(Synthesised::Unavailable, Ending::QueueFull, cx)
+            }
+            ending => self.failed(ending, cx),
+        }
+    }
+
+    /// What is told of it at its end.
+    pub fn tell_end(&mut self, outcome: Outcome, telling: &Telling<'_>) {
+        self.client.tally.end(Some(outcome), telling);
+    }
+
+    /// The worker ends as soon as its sessions have: who keeps its connection for another request is not
+    /// waited for.
+    ///
+    /// One that has sent no request yet may be about to: it is given a moment, until `is_last_call`.
+    pub fn drain(&mut self, is_last_call: bool, cx: &mut Context<'_, D>) -> Step {
+        let is_between = self.client.reader.end() == ClientEnd::BetweenRequests;
+        let may_end = is_between && (self.client.requests > 0 || is_last_call);
+        match self.stage {
+            // What the client has sent meanwhile is answered.
+            Stage::Head if may_end && cx.driver.at_hand(self.client.sock) == 0 => {
+                Step::End(Ending::Complete)
+            }
+            _ => Step::Continue,
+        }
+    }
+}
+
+// --- the client ---------------------------------------------------------------------------------
+
+impl<D: Driver> Exchange<D> {
+    fn client_read(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let reading = mem::replace(&mut self.client.reading, Reading::Idle);
+        match (reading, done) {
+            // Whether it has left or not, a receive tells.
+            (Reading::Unwatching, Done::Ready | Done::Failed(_)) => {
+                self.client.read_on(cx.driver);
+                Step::Continue
+            }
+            (Reading::Watching | Reading::HalfClosed, Done::Ready) => self.client_left(),
+            (Reading::Splicing, Done::Ready) => self.more_to_splice(cx),
+            (_, Done::Received(buf)) => self.received(buf, cx),
+            (_, Done::Eof) => self.client_ended(cx),
+            (_, Done::Failed(errno)) => Step::End(Ending::ClientReset(errno)),
+            (_, done) => unreachable!("a read ends with {done:?}"),
+        }
+    }
+
+    fn received(&mut self, buf: Buf, cx: &mut Context<'_, D>) -> Step {
+        match &mut self.stage {
+            Stage::Farewell(farewell) => {
+                if !farewell.threw_away(buf.len()) {
+                    return Step::End(farewell.ending);
+                }
+                self.client.read_on(cx.driver);
+            }
+            // Of no use to anyone. Whatever else it sends stays unread, which makes the end a reset.
+            Stage::Breaking(_) => {}
+            _ => {
+                self.client.received(buf, cx);
+                return self.advance(cx);
+            }
+        }
+        Step::Continue
+    }
+
+    /// The client has more of a record that may go by without being read.
+    fn more_to_splice(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match &self.stage {
+            Stage::Serve(_) => self.with_server(cx, Serving::more_to_splice),
+            // It is not wanted any more.
+            Stage::Farewell(_) | Stage::Deliver { .. } => {
+                self.client.read_on(cx.driver);
+                Step::Continue
+            }
+            Stage::Breaking(_) => Step::Continue,
+            Stage::Head | Stage::Search(_) => self.advance(cx),
+            Stage::Over => unreachable!("{OVER}"),
+        }
+    }
+
+    /// The client sends no more. If its request is complete, it may still wait for the answer.
+    fn client_ended(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.client.reading = Reading::Ended;
+        match (&self.stage, self.client.reader.end()) {
+            (Stage::Farewell(_), _) if self.client.writing == Writing::Farewell => Step::Continue,
+            (Stage::Farewell(farewell), _) => Step::End(farewell.ending),
+            // Its end of the stream may be as old as its request.
+            (Stage::Breaking(_), _) => Step::Continue,
+            (Stage::Head, ClientEnd::BetweenRequests) => Step::End(Ending::Complete),
+            (Stage::Deliver { .. }, _) => Step::Continue,
+            (Stage::Search(_) | Stage::Serve(_), ClientEnd::AfterRequest) => {
+                if cx.driver.peer_is_gone(self.client.sock) {
+                    return self.client_left();
+                }
+                cx.driver.submit(self.client.sock, Op::Hangup);
+                self.client.reading = Reading::HalfClosed;
+                Step::Continue
+            }
+            _ => self.client_left(),
+        }
+    }
+
+    fn client_left(&self) -> Step {
+        Step::End(match &self.stage {
+            Stage::Head | Stage::Search(_) => Ending::ClientLeft,
+            Stage::Serve(_) | Stage::Deliver { .. } => Ending::ClientClosed,
+            Stage::Farewell(farewell) => farewell.ending,
+            Stage::Breaking(breaking) => breaking.ending,
+            Stage::Over => unreachable!("{OVER}"),
+        })
+    }
+
+    fn client_written(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let writing = mem::replace(&mut self.client.writing, Writing::Idle);
+        if let Done::Failed(errno) = done {
+            return Step::End(Ending::ClientReset(errno));
+        }
+        if writing != Writing::Waiting {
+            self.client.sent(cx);
+            let is_between_records = match &self.stage {
+                Stage::Serve(serving) => serving.is_between_records(),
+                Stage::Deliver { .. } => true,
+                _ => false,
+            };
+            if let Err(ending) = self.client.send_replies(is_between_records, cx) {
+                return Step::End(ending);
+            }
+        }
+        match &mut self.stage {
+            Stage::Serve(_) => self.with_server(cx, |serving, client, cx| {
+                serving.client_written(writing, client, cx)
+            }),
+            Stage::Deliver { held } => match self.client.flush(held, cx) {
+                Err(errno) => Step::End(Ending::ClientReset(errno)),
+                Ok(()) if self.client.writing == Writing::Waiting => Step::Continue,
+                Ok(()) => self.answered(cx),
+            },
+            Stage::Breaking(breaking) => breaking.tell(&mut self.client, cx),
+            Stage::Farewell(farewell) if self.client.reading == Reading::Ended => {
+                Step::End(farewell.ending)
+            }
+            Stage::Farewell(_) => {
+                cx.driver.shutdown_write(self.client.sock);
+                self.client.read_on(cx.driver);
+                Step::Continue
+            }
+            Stage::Head | Stage::Search(_) | Stage::Over => {
+                unreachable!("nothing is sent before an answer has begun")
+            }
+        }
+    }
+
+    // --- requests -----------------------------------------------------------------------------
+
+    /// Reads what the client has sent, as far as it can be used now.
+    fn advance(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match &self.stage {
+            Stage::Head => self.read_head(cx),
+            Stage::Serve(_) => self.with_server(cx, Serving::read_body),
+            _ => Step::Continue,
+        }
+    }
+
+    fn read_head(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self.client.read_head(cx) {
+            HeadRead::Complete => self.head_complete(cx),
+            HeadRead::Incomplete if self.client.reading == Reading::Ended => self.client_ended(cx),
+            HeadRead::Incomplete => {
+                self.client.read_on(cx.driver);
+                Step::Continue
+            }
+            HeadRead::Over(ending) => Step::End(ending),
+            HeadRead::Bad(ending) => match ending.answer() {
+                None => Step::End(ending),
+                // What there is of it tells what was asked for.
+                Some(answer) => {
+                    self.client.begin_request(cx);
+                    self.farewell(answer, ending, cx)
+                }
+            },
+        }
+    }
+
+    fn head_complete(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let client = &mut self.client;
+        client.begin_request(cx);
+        match client.judge(cx) {
+            Verdict::Pass => {}
+            Verdict::PassWithout(cut) => {
+                cx.overridden(&cut, client.reader.head(), client.sock);
+                client.without = cut.ranges;
+            }
+            Verdict::Reject(rejection) => {
+                cx.rejected(&rejection, client.sock);
+                let rule = rejection.rule;
+                client.tally.rejected(rejection);
+                return self.farewell(rule.answer(), Ending::Rejected(rule), cx);
+            }
+        }
+        client.tally.search(cx.now);
+        self.stage = Stage::Search(Search::new(cx));
+        if cx.queue_is_empty {
+            self.search(cx, |connecting, cx| connecting.search(true, cx))
+        } else {
+            self.search(cx, Connecting::queue_up)
+        }
+    }
+
+    /// The whole answer is the client's.
+    fn answered(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let client = &mut self.client;
+        client.tally.end(None, &cx.telling());
+        if client.reader.head().keep_conn() && !cx.draining {
+            client.reader.next_request();
+            client.head_by = None;
+            self.stage = Stage::Head;
+            return self.advance(cx);
+        }
+        let is_read = client.reader.end() == ClientEnd::AfterRequest;
+        if !is_read {
+            cx.driver.shutdown_write(client.sock);
+            client.inbox = None;
+        }
+        if is_read || client.reading == Reading::Ended {
+            return Step::End(Ending::Complete);
+        }
+        client.read_on(cx.driver);
+        self.stage = Stage::Farewell(Farewell::new(Ending::Complete, cx.now));
+        Step::Continue
+    }
+
+    /// Answers for the servers. The client's connection ends with it.
+    fn farewell(&mut self, answer: Synthesised, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        tracing::debug!("request answered by the proxy: {ending}");
+        let client = &mut self.client;
+        if client.writing != Writing::Idle {
+            // STDERR of the server that failed.
+            return Step::End(ending);
+        }
+        let Some(mut buf) = cx.driver.lend() else {
+            return Step::End(ending);
+        };
+        buf.write(|out| answer.write(client.reader.head().request_id(), out));
+        client
+            .tally
+            .answered(answer, ending.outcome(), &cx.telling());
+        client.send(buf, Writing::Farewell, cx);
+        client.inbox = None;
+        self.stage = Stage::Farewell(Farewell::new(ending, cx.now));
+        Step::Continue
+    }
+}
+
+// --- the servers --------------------------------------------------------------------------------
+
+impl<D: Driver> Exchange<D> {
+    /// Lets the search act, and does what follows.
+    fn search(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> Found,
+    ) -> Step {
+        let Stage::Search(search) = &mut self.stage else {
+            unreachable!("only a request that waits is told")
+        };
+        match search.act(&mut self.client, cx, act) {
+            Sought::Waiting => Step::Continue,
+            Sought::Resting(open) => self.serve(open, true, cx),
+            Sought::New(open) => self.serve(open, false, cx),
+            Sought::Failed(ending) => self.failed(ending, cx),
+            Sought::NoPlace => {
+                self.give_up_search(cx);
+                self.farewell(Synthesised::Unavailable, Ending::QueueTimeout, cx)
+            }
+        }
+    }
+
+    fn give_up_search(&mut self, cx: &mut Context<'_, D>) {
+        if let Stage::Search(search) = mem::replace(&mut self.stage, Stage::Over) {
+            search.close(cx.driver, cx.retired);
+        }
+    }
+
+    /// The request failed before its first byte of an answer.
+    fn failed(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        self.give_up_search(cx);
+        match cx.fastcgi().on_failure {
+            OnFailure::Close => Step::End(ending),
+            OnFailure::Respond => self.farewell(Synthesised::BadGateway, ending, cx),
+        }
+    }
+
+    /// A connection is open. `is_armed`: a receive is, on it.
+    fn serve(&mut self, open: Open, is_armed: bool, cx: &mut Context<'_, D>) -> Step {
+        let client = &mut self.client;
+        // Until now it was not waited for.
+        client.body_lag = Lag::default();
+        let (address, is_reused) = (open.lease.address(), open.is_reused());
+        client.tally.found(address, is_reused, &cx.telling());
+        match Serving::new(open, is_armed, client, cx) {
+            Ok(serving) => {
+                self.stage = Stage::Serve(serving);
+                self.with_server(cx, Serving::begin)
+            }
+            Err(open) => {
+                serving::close_upstream(open, Close::Graceful, cx.driver, cx.retired);
+                self.failed(Ending::NoBuffer, cx)
+            }
+        }
+    }
+
+    /// Lets the request and its server act, and does what follows.
+    fn with_server(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        act: impl FnOnce(&mut Serving<D>, &mut ClientSide, &mut Context<'_, D>) -> Became,
+    ) -> Step {
+        let Stage::Serve(serving) = &mut self.stage else {
+            unreachable!("only who is served has a server")
+        };
+        match act(serving, &mut self.client, cx) {
+            Became::Going => Step::Continue,
+            Became::End(ending) => Step::End(ending),
+            Became::Over => self.over(cx),
+            Became::Lost(lost) => self.lost(lost, cx),
+            Became::BrokenOff(ending) => self.break_off(ending, cx),
+            Became::Unanswered(ending) => {
+                self.leave_server().reject(cx);
+                self.failed(ending, cx)
+            }
+        }
+    }
+
+    /// The request is taken from its server, to be ended or to have another one.
+    fn leave_server(&mut self) -> Serving<D> {
+        match mem::replace(&mut self.stage, Stage::Over) {
+            Stage::Serve(serving) => serving,
+            _ => unreachable!("only who is served has a server"),
+        }
+    }
+
+    /// The answer is complete, and the connection is for others.
+    fn over(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let held = self.leave_server().part(self.client.request, cx);
+        self.stage = Stage::Deliver { held };
+        match self.client.writing {
+            Writing::Idle => self.answered(cx),
+            _ => Step::Continue,
+        }
+    }
+
+    /// No more comes of an answer that has begun, or may have.
+    fn break_off(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        let Some(held) = self.leave_server().break_off(&mut self.client, cx) else {
+            return Step::End(ending);
+        };
+        self.client.inbox = None;
+        self.client.activity.seen(cx.now);
+        let mut breaking = Breaking { held, ending };
+        let step = match self.client.writing {
+            Writing::Idle => breaking.tell(&mut self.client, cx),
+            _ => Step::Continue,
+        };
+        self.stage = Stage::Breaking(breaking);
+        step
+    }
+
+    /// The server's connection has ended in the midst of the request.
+    fn lost(&mut self, lost: Lost, cx: &mut Context<'_, D>) -> Step {
+        let ending = Ending::BackendReset(lost.errno());
+        let Stage::Serve(serving) = &self.stage else {
+            unreachable!("only a server's connection is lost")
+        };
+        if lost != Lost::End {
+            cx.pool.broke_off(serving.open.lease.address());
+        }
+        if serving.has_begun() {
+            return self.break_off(ending, cx);
+        }
+        if !self.leave_server().give_up(lost, &self.client, cx) {
+            return self.failed(ending, cx);
+        }
+        self.client.tally.search(cx.now);
+        cx.counters.fastcgi.retries.add(1);
+        self.stage = Stage::Search(Search::again(cx));
+        self.search(cx, |connecting, cx| connecting.search(true, cx))
+    }
+
+    /// The client has left. Its request, if all of it was sent, keeps its place at the endpoint for as long as
+    /// the server may be at work on it: a server that is given another one meanwhile lets it wait.
+    fn abandon(&mut self, cx: &mut Context<'_, D>) {
+        match &self.stage {
+            Stage::Serve(serving) if serving.is_at_work(cx) => self.leave_server().abandon(cx),
+            _ => {}
+        }
+    }
+
+    /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
+    pub fn close(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
+        let leaving = match self.stage {
+            Stage::Head
+            | Stage::Deliver { .. }
+            | Stage::Farewell(_)
+            | Stage::Breaking(_)
+            | Stage::Over => None,
+            Stage::Search(search) => search.close(driver, retired),
+            Stage::Serve(serving) => serving.close(&self.client, driver, retired),
+        };
+        let closed = driver.close(self.client.sock, Close::Graceful);
+        leaving.or_else(|| (closed == Closed::Soon).then_some(self.client.sock))
+    }
+}
+
+/// Why nothing is asked of such a stage.
+const OVER: &str = "the session ends in the step that ends its request";
+
+#[cfg(test)]
+mod tests;

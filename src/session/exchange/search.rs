@@ -1,0 +1,114 @@
+//! A request's search for a connection: one that rests, if it may use such a one, or a new one.
+
+use crate::backend::{Address, Lease};
+use crate::driver::{Driver, Sock};
+use crate::session::connect::{Connecting, Entry, Found};
+use crate::session::pool::{Manner, Open};
+use crate::session::{Context, Ending, Hello, Retired};
+
+use super::client::ClientSide;
+
+/// The search of one request.
+pub(super) struct Search(pub(super) Connecting);
+
+/// What it came to in one step.
+pub(super) enum Sought {
+    /// Nothing yet.
+    Waiting,
+    /// A connection that has rested; a receive is armed on it.
+    Resting(Open),
+    /// A new connection.
+    New(Open),
+    /// There is none in time.
+    Failed(Ending),
+    /// There was no place for one in time.
+    NoPlace,
+}
+
+impl Search {
+    /// Of a request that no server was given yet. Nothing is tried until [`Search::act`].
+    pub(super) fn new<D: Driver>(cx: &Context<'_, D>) -> Self {
+        Self(Connecting::new(
+            Hello::None,
+            None,
+            cx.now,
+            cx.timeouts,
+            Entry::Direct,
+        ))
+    }
+
+    /// Of a request whose connection has ended, and gives back its place.
+    pub(super) fn again<D: Driver>(cx: &Context<'_, D>) -> Self {
+        let mut search = Self::new(cx);
+        search.0.want_new();
+        search.0.owe_a_place();
+        search
+    }
+
+    /// Lets it act, and looks at what came of that.
+    pub(super) fn act<D: Driver>(
+        &mut self,
+        client: &mut ClientSide,
+        cx: &mut Context<'_, D>,
+        act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> Found,
+    ) -> Sought {
+        let mut found = act(&mut self.0, cx);
+        while let Found::Resting(address) = found {
+            if let Some(open) = self.take(address, client, cx) {
+                return Sought::Resting(open);
+            }
+            found = self.0.search(true, cx);
+        }
+        client
+            .tally
+            .searched(self.0.waits_for_place(cx.balancer), cx.now);
+        match found {
+            Found::Waiting => {
+                if self.0.is_stalled(cx.now) {
+                    client.watch(cx.driver);
+                }
+                Sought::Waiting
+            }
+            Found::Open(sock, lease) => Sought::New(Open::new(sock, lease)),
+            Found::Failed(failure) => Sought::Failed(Ending::ConnectFailed(failure)),
+            Found::BrokenOff(errno) => Sought::Failed(Ending::BackendReset(errno)),
+            Found::QueueTimeout => Sought::NoPlace,
+            Found::Resting(_) => unreachable!("each of those was looked at"),
+        }
+    }
+
+    /// A connection that rests, if this request may use one. Else it wants a new one, for which one that rests
+    /// makes way if no other place is free.
+    fn take<D: Driver>(
+        &mut self,
+        address: Address,
+        client: &ClientSide,
+        cx: &mut Context<'_, D>,
+    ) -> Option<Open> {
+        let may_use = match cx.pool.manner(address) {
+            Manner::Unknown { .. } | Manner::InTurn { .. } | Manner::AnyTime { .. } => true,
+            // It is tried again.
+            Manner::Silent { .. } | Manner::Closes { .. } => client.method_is_repeatable(),
+        };
+        let (pool, mut pool_cx) = cx.pool_parts();
+        if self.0.wants_new() {
+            pool.drop_resting(address, &mut pool_cx);
+            self.0.owe_a_place();
+            return None;
+        }
+        let open = may_use.then(|| pool.take(address)).flatten();
+        if open.is_none() {
+            self.0.want_new();
+        }
+        open
+    }
+
+    /// Closes what is open. Returns a socket that the driver has yet to join, if there is one.
+    pub(super) fn close<D: Driver>(
+        self,
+        driver: &mut D,
+        retired: &mut Retired<Lease>,
+    ) -> Option<Sock> {
+        self.0.close(driver, retired)
+    }
+}

@@ -1,0 +1,511 @@
+//! Single requests, step by step, by a driver that is played by hand.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU16;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::super::{
+    Change, Changes, FastcgiOptions, Owners, Pool, PoolContext, PoolOptions, Protocol, SessionId,
+    Timeouts, UpstreamId, Upstreams,
+};
+use super::time::WATCH_AFTER;
+use super::*;
+use crate::backend::{Balancer, Endpoint, Published};
+use crate::config::{Balance, RouteName};
+use crate::counters::RouteCounters;
+use crate::driver::scripted::Scripted;
+use crate::fastcgi::{
+    BROKEN_OFF, BeginRequest, Capacity, EndRequest, FENCE, HeadRoom, Kind, ProtocolStatus,
+    RequestId, RequestLimits, Role, push_pair, push_record, push_stream, push_stream_end,
+};
+use crate::sys::Errno;
+
+const OPTIONS: PoolOptions = PoolOptions {
+    reuse: true,
+    idle: Duration::from_secs(60),
+    settle: Duration::from_secs(1),
+    requests_max: 100,
+};
+
+const TIMEOUTS: Timeouts = Timeouts {
+    queue: None,
+    connect: Duration::from_secs(5),
+    refused: None,
+    silent_is_short: true,
+    idle: None,
+    half_closed: None,
+    removed: None,
+    min_rate: None,
+};
+
+/// A route with one endpoint, whatever a worker has for it, and one client.
+struct Desk {
+    driver: Scripted,
+    owners: Owners,
+    published: Published,
+    upstreams: Upstreams,
+    balancer: Balancer,
+    retired: Retired<Lease>,
+    protocol: Protocol,
+    pool: Pool,
+    changes: Changes,
+    head_room: HeadRoom,
+    counters: Arc<RouteCounters>,
+    now: Instant,
+}
+
+/// Lets the exchange of a desk do something, which needs parts of both.
+macro_rules! act {
+    ($desk:ident, $act:expr) => {{
+        let mut cx = Context {
+            id: SessionId(0),
+            driver: &mut $desk.driver,
+            owners: &mut $desk.owners,
+            published: &$desk.published,
+            upstreams: &$desk.upstreams,
+            balancer: &mut $desk.balancer,
+            retired: &mut $desk.retired,
+            route: 0,
+            protocol: &$desk.protocol,
+            pool: &mut $desk.pool,
+            changes: &mut $desk.changes,
+            queue_is_empty: true,
+            draining: false,
+            head_room: &$desk.head_room,
+            timeouts: TIMEOUTS,
+            counters: &$desk.counters,
+            access_log: None,
+            now: $desk.now,
+        };
+        $act(&mut cx)
+    }};
+}
+
+impl Desk {
+    fn new() -> Self {
+        let published = Published::new(|| {});
+        let endpoint = Endpoint {
+            address: SocketAddr::from(([127, 0, 0, 1], 9000)).into(),
+            priority: 0,
+            weight: 1,
+        };
+        published.publish(vec![endpoint], SystemTime::UNIX_EPOCH);
+        let limits = RequestLimits {
+            params_bytes_max: 64 * 1024,
+            capacity: Capacity {
+                connections_max: 1,
+                requests_max: 1,
+            },
+        };
+        Self {
+            driver: Scripted::new(),
+            owners: Owners::default(),
+            published,
+            upstreams: Upstreams::default(),
+            balancer: Balancer::new(Balance::default(), 1),
+            retired: Retired::default(),
+            protocol: Protocol::Fastcgi(FastcgiOptions {
+                route: RouteName::default(),
+                guard: None,
+                limits,
+                pool: OPTIONS,
+                head_timeout: None,
+                on_failure: OnFailure::Close,
+                rejections: Default::default(),
+                overridden: Default::default(),
+                violations: Default::default(),
+                too_slow: Default::default(),
+            }),
+            pool: Pool::new(OPTIONS),
+            changes: Changes::default(),
+            head_room: HeadRoom::default(),
+            counters: Arc::default(),
+            now: Instant::now(),
+        }
+    }
+
+    /// A client that has sent these bytes.
+    fn client(&mut self, bytes: &[u8]) -> (Exchange<Scripted>, Sock) {
+        let client = self.driver.client();
+        self.driver.arrive(client, bytes);
+        let (exchange, step) = act!(self, |cx: &mut _| Exchange::start(client, cx));
+        assert_eq!(step, Step::Continue);
+        (exchange, client)
+    }
+
+    /// The client sends more.
+    fn send(&mut self, exchange: &mut Exchange<Scripted>, bytes: &[u8]) -> Step {
+        let client = exchange.client();
+        let done = self.driver.received(client, bytes);
+        self.complete(exchange, End::Client, Lane::Read, done)
+    }
+
+    /// The client has room for what is sent to it. Returns that.
+    fn take(&mut self, exchange: &mut Exchange<Scripted>) -> (Vec<u8>, Step) {
+        let client = exchange.client();
+        let done = self.driver.sent(client);
+        let step = self.complete(exchange, End::Client, Lane::Write, done);
+        (self.driver.take_sent(client), step)
+    }
+
+    fn complete(
+        &mut self,
+        exchange: &mut Exchange<Scripted>,
+        end: End,
+        lane: Lane,
+        done: Done,
+    ) -> Step {
+        act!(self, |cx: &mut _| exchange.complete(end, lane, done, cx))
+    }
+
+    /// The connection that the exchange has asked for is open.
+    fn connect(&mut self, exchange: &mut Exchange<Scripted>) -> Sock {
+        let server = self.driver.opened().expect("a connection was asked for");
+        self.driver.end(server, Lane::Write);
+        let step = self.complete(exchange, End::Backend, Lane::Write, Done::Connected);
+        assert_eq!(step, Step::Continue);
+        server
+    }
+
+    /// The server takes what is sent to it, and acknowledges it. Returns that.
+    fn hear(&mut self, exchange: &mut Exchange<Scripted>, server: Sock) -> Vec<u8> {
+        let done = self.driver.sent(server);
+        let step = self.complete(exchange, End::Backend, Lane::Write, done);
+        assert_eq!(step, Step::Continue);
+        let heard = self.driver.take_sent(server);
+        self.driver.acknowledge_bytes(server, heard.len());
+        heard
+    }
+
+    fn say(&mut self, exchange: &mut Exchange<Scripted>, server: Sock, bytes: &[u8]) -> Step {
+        let done = self.driver.received(server, bytes);
+        self.complete(exchange, End::Backend, Lane::Read, done)
+    }
+
+    fn lose(&mut self, exchange: &mut Exchange<Scripted>, server: Sock, done: Done) -> Step {
+        self.driver.end(server, Lane::Read);
+        self.complete(exchange, End::Backend, Lane::Read, done)
+    }
+
+    /// The server answers the fence.
+    fn settle(&mut self, server: Sock) -> Change {
+        let Owner::Upstream(0, id) = self.owners.of(server) else {
+            panic!("it is not in the pool")
+        };
+        self.pool_hears(id, server)
+    }
+
+    fn pool_hears(&mut self, id: UpstreamId, server: Sock) -> Change {
+        let mut answer = Vec::new();
+        push_record(
+            &mut answer,
+            Kind::GetValuesResult,
+            RequestId::MANAGEMENT,
+            &[],
+        );
+        let done = self.driver.received(server, &answer);
+        let mut cx = PoolContext {
+            driver: &mut self.driver,
+            owners: &mut self.owners,
+            retired: &mut self.retired,
+            now: self.now,
+        };
+        self.pool.complete(id, Lane::Read, done, &mut cx)
+    }
+
+    /// A whole request, after which its connection rests.
+    fn prove(&mut self) -> Sock {
+        let (mut exchange, _client) = self.client(&get("/first"));
+        let server = self.connect(&mut exchange);
+        self.hear(&mut exchange, server);
+        assert_eq!(self.say(&mut exchange, server, &page("x")), Step::Continue);
+        let (answer, step) = self.take(&mut exchange);
+        assert_eq!((answer, step), (page("x"), Step::End(Ending::Complete)));
+        assert_eq!(self.driver.take_sent(server), FENCE);
+        self.driver.acknowledge_bytes(server, FENCE.len());
+        assert_eq!(self.settle(server), Change::Rests);
+        server
+    }
+
+    /// A request on the connection that rests.
+    fn on_resting(&mut self, server: Sock, bytes: &[u8]) -> (Exchange<Scripted>, Sock) {
+        let (exchange, client) = self.client(bytes);
+        assert_eq!(self.driver.opened(), None, "one rests");
+        assert_eq!(
+            self.owners.of(server),
+            Owner::Session(SessionId(0), End::Backend)
+        );
+        (exchange, client)
+    }
+}
+
+fn id() -> RequestId {
+    RequestId::application(NonZeroU16::MIN)
+}
+
+/// The head of a request, which closes its connection behind the answer.
+fn head(params: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let begin = BeginRequest {
+        role: Role::Responder,
+        keep_conn: false,
+    };
+    push_record(&mut bytes, Kind::BeginRequest, id(), &begin.encode());
+    let mut pairs = Vec::new();
+    for (name, value) in params {
+        push_pair(&mut pairs, name.as_bytes(), value.as_bytes());
+    }
+    push_stream(&mut bytes, Kind::Params, id(), &pairs);
+    push_stream_end(&mut bytes, Kind::Params, id());
+    bytes
+}
+
+fn get_head(uri: &str) -> Vec<u8> {
+    head(&[
+        ("REQUEST_METHOD", "GET"),
+        ("CONTENT_LENGTH", ""),
+        ("REQUEST_URI", uri),
+    ])
+}
+
+fn post_head(len: usize) -> Vec<u8> {
+    head(&[
+        ("REQUEST_METHOD", "POST"),
+        ("CONTENT_LENGTH", &len.to_string()),
+    ])
+}
+
+fn body(content: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    push_stream(&mut bytes, Kind::Stdin, id(), content);
+    bytes
+}
+
+fn body_end() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    push_stream_end(&mut bytes, Kind::Stdin, id());
+    bytes
+}
+
+fn get(uri: &str) -> Vec<u8> {
+    [get_head(uri), body_end()].concat()
+}
+
+fn stdout(content: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    push_stream(&mut bytes, Kind::Stdout, id(), content.as_bytes());
+    bytes
+}
+
+fn page(content: &str) -> Vec<u8> {
+    let mut bytes = stdout(&format!("Content-Type: text/plain\r\n\r\n{content}"));
+    push_stream_end(&mut bytes, Kind::Stdout, id());
+    let end = EndRequest {
+        app_status: 0,
+        protocol_status: ProtocolStatus::RequestComplete,
+    };
+    push_record(&mut bytes, Kind::EndRequest, id(), &end.encode());
+    bytes
+}
+
+/// Like that of a request to a server that is to keep its connection: byte 2 of its third word is the flag.
+fn keeping(mut request: Vec<u8>) -> Vec<u8> {
+    request[10] = 1;
+    request
+}
+
+#[test]
+fn a_request_that_was_never_read_is_sent_again_as_it_was() {
+    for request in [
+        get("/again"),
+        [post_head(4), body(b"body"), body_end()].concat(),
+    ] {
+        let mut desk = Desk::new();
+        let old = desk.prove();
+        let (mut exchange, _client) = desk.on_resting(old, &request);
+        // It goes out, and nobody acknowledges it.
+        let done = desk.driver.sent(old);
+        let step = desk.complete(&mut exchange, End::Backend, Lane::Write, done);
+        assert_eq!(step, Step::Continue);
+        assert_eq!(desk.driver.take_sent(old), keeping(request.clone()));
+        assert_eq!(desk.lose(&mut exchange, old, Done::Eof), Step::Continue);
+        assert_eq!(desk.driver.closed(old), Some(Close::Graceful));
+        let new = desk.connect(&mut exchange);
+        assert_eq!(desk.hear(&mut exchange, new), keeping(request));
+        assert_eq!(desk.say(&mut exchange, new, &page("y")), Step::Continue);
+        let (answer, step) = desk.take(&mut exchange);
+        assert_eq!((answer, step), (page("y"), Step::End(Ending::Complete)));
+        assert_eq!(desk.counters.fastcgi.retries.get(), 1);
+    }
+}
+
+#[test]
+fn a_post_that_may_have_been_read_is_not_sent_again() {
+    for (done, is_acknowledged) in [
+        (Done::Eof, true),
+        (Done::Failed(Errno(libc::ECONNRESET)), false),
+    ] {
+        let mut desk = Desk::new();
+        let old = desk.prove();
+        // It has served a second request: it is known to keep its connections.
+        let (mut exchange, _client) = desk.on_resting(old, &get("/second"));
+        desk.hear(&mut exchange, old);
+        assert_eq!(desk.say(&mut exchange, old, &page("x")), Step::Continue);
+        assert_eq!(desk.take(&mut exchange).1, Step::End(Ending::Complete));
+        desk.driver.take_sent(old);
+        desk.driver.acknowledge_bytes(old, FENCE.len());
+        assert_eq!(desk.settle(old), Change::Rests);
+
+        let request = [post_head(4), body(b"body"), body_end()].concat();
+        let (mut exchange, _client) = desk.on_resting(old, &request);
+        let sent = desk.driver.sent(old);
+        let _ = desk.complete(&mut exchange, End::Backend, Lane::Write, sent);
+        if is_acknowledged {
+            desk.driver.acknowledge_bytes(old, 1);
+        }
+        let step = desk.lose(&mut exchange, old, done);
+        let errno = Errno(libc::ECONNRESET);
+        assert_eq!(step, Step::End(Ending::BackendReset(errno)));
+        assert_eq!(desk.driver.opened(), None);
+    }
+}
+
+/// The end of the request comes while it is known already that the server takes no more of it.
+#[test]
+fn what_is_sent_again_has_what_came_when_the_server_took_no_more() {
+    let mut desk = Desk::new();
+    let old = desk.prove();
+    let (mut exchange, _client) = desk.on_resting(old, &get_head("/again"));
+    desk.driver.end(old, Lane::Write);
+    let broken = Done::Failed(Errno(libc::EPIPE));
+    let step = desk.complete(&mut exchange, End::Backend, Lane::Write, broken);
+    assert_eq!(step, Step::Continue);
+    assert_eq!(desk.send(&mut exchange, &body_end()), Step::Continue);
+    assert_eq!(desk.lose(&mut exchange, old, Done::Eof), Step::Continue);
+    let new = desk.connect(&mut exchange);
+    assert_eq!(desk.hear(&mut exchange, new), keeping(get("/again")));
+}
+
+#[test]
+fn a_request_of_which_more_went_by_than_is_kept_is_not_sent_again() {
+    let mut desk = Desk::new();
+    let old = desk.prove();
+    let large = [b'x'; 5000];
+    let request = [post_head(large.len()), body(&large), body_end()].concat();
+    let (mut exchange, _client) = desk.on_resting(old, &request);
+    let done = desk.driver.sent(old);
+    let _ = desk.complete(&mut exchange, End::Backend, Lane::Write, done);
+    let step = desk.lose(&mut exchange, old, Done::Eof);
+    assert!(
+        matches!(step, Step::End(Ending::BackendReset(_))),
+        "{step:?}"
+    );
+}
+
+/// The rest of the request would be read as the next one.
+#[test]
+fn an_answer_before_the_end_of_the_request_costs_the_connection_and_the_rest_is_thrown_away() {
+    let mut desk = Desk::new();
+    let request = [post_head(10), body(b"body")].concat();
+    let (mut exchange, client) = desk.client(&request);
+    let server = desk.connect(&mut exchange);
+    desk.hear(&mut exchange, server);
+    assert_eq!(
+        desk.say(&mut exchange, server, &page("early")),
+        Step::Continue
+    );
+    assert_eq!(desk.driver.closed(server), Some(Close::Graceful));
+    let (answer, step) = desk.take(&mut exchange);
+    assert_eq!((answer, step), (page("early"), Step::Continue));
+    // It may still be sending, and a reset would destroy the answer.
+    assert!(desk.driver.has_ended(client));
+    let rest = [body(b"more y"), body_end()].concat();
+    assert_eq!(desk.send(&mut exchange, &rest), Step::Continue);
+    desk.driver.end(client, Lane::Read);
+    let step = desk.complete(&mut exchange, End::Client, Lane::Read, Done::Eof);
+    assert_eq!(step, Step::End(Ending::Complete));
+}
+
+/// END_REQUEST comes while the last of the request is on its way.
+#[test]
+fn an_answer_before_the_last_send_is_over_ends_with_it() {
+    let mut desk = Desk::new();
+    let (mut exchange, _client) = desk.client(&get("/quick"));
+    let server = desk.connect(&mut exchange);
+    assert_eq!(desk.say(&mut exchange, server, &page("x")), Step::Continue);
+    let (answer, step) = desk.take(&mut exchange);
+    assert_eq!((answer, step), (page("x"), Step::Continue));
+    assert_eq!(desk.driver.closed(server), None);
+    let done = desk.driver.sent(server);
+    let step = desk.complete(&mut exchange, End::Backend, Lane::Write, done);
+    assert_eq!(step, Step::End(Ending::Complete));
+    assert_eq!(desk.driver.closed(server), None, "it is in the pool");
+    assert!(matches!(desk.owners.of(server), Owner::Upstream(0, _)));
+}
+
+/// A server that counts waits for the rest; the end of the stream behind it tells that none comes.
+#[test]
+fn behind_a_body_that_is_shorter_than_announced_the_stream_ends() {
+    let mut desk = Desk::new();
+    let request = [post_head(10), body(b"body"), body_end()].concat();
+    let (mut exchange, _client) = desk.client(&request);
+    let server = desk.connect(&mut exchange);
+    assert!(!desk.driver.has_ended(server));
+    assert_eq!(desk.hear(&mut exchange, server), keeping(request));
+    assert!(desk.driver.has_ended(server));
+    // And it serves nobody else.
+    assert_eq!(desk.say(&mut exchange, server, &page("x")), Step::Continue);
+    assert_eq!(desk.driver.closed(server), Some(Close::Graceful));
+    assert_eq!(desk.driver.take_sent(server), b"");
+}
+
+#[test]
+fn an_answer_that_dies_ends_in_the_sign_of_that() {
+    let mut desk = Desk::new();
+    let (mut exchange, client) = desk.client(&get("/dies"));
+    let server = desk.connect(&mut exchange);
+    desk.hear(&mut exchange, server);
+    let part = stdout("Content-Type: text/plain\r\n\r\nhalf of it");
+    assert_eq!(desk.say(&mut exchange, server, &part), Step::Continue);
+    // Nothing more is read before the client has this.
+    let (answer, step) = desk.take(&mut exchange);
+    assert_eq!((answer, step), (part, Step::Continue));
+    let step = desk.lose(&mut exchange, server, Done::Eof);
+    let errno = Errno(libc::ECONNRESET);
+    assert_eq!(step, Step::End(Ending::BackendReset(errno)));
+    assert_eq!(desk.driver.take_sent(client), BROKEN_OFF);
+    assert_eq!(desk.driver.closed(server), Some(Close::Reset));
+}
+
+/// Who has no headers yet goes to its next server, as long as nothing came.
+#[test]
+fn a_server_that_ends_without_an_answer_leaves_the_client_without_a_byte() {
+    let mut desk = Desk::new();
+    let (mut exchange, client) = desk.client(&get("/dies"));
+    let server = desk.connect(&mut exchange);
+    desk.hear(&mut exchange, server);
+    let step = desk.lose(&mut exchange, server, Done::Eof);
+    let errno = Errno(libc::ECONNRESET);
+    assert_eq!(step, Step::End(Ending::BackendReset(errno)));
+    assert_eq!(desk.driver.take_sent(client), b"");
+    assert_eq!(desk.driver.opened(), None);
+}
+
+#[test]
+fn a_client_that_leaves_has_its_connection_closed_with_what_it_asked_for() {
+    let mut desk = Desk::new();
+    let (mut exchange, client) = desk.client(&get("/slow"));
+    let server = desk.connect(&mut exchange);
+    desk.hear(&mut exchange, server);
+    desk.now += WATCH_AFTER;
+    assert_eq!(act!(desk, |cx: &mut _| exchange.expire(cx)), Step::Continue);
+    desk.driver.end(client, Lane::Read);
+    let gone = Done::Failed(Errno(libc::ECONNRESET));
+    let step = desk.complete(&mut exchange, End::Client, Lane::Read, gone);
+    let errno = Errno(libc::ECONNRESET);
+    assert_eq!(step, Step::End(Ending::ClientReset(errno)));
+    exchange.close(&mut desk.driver, &mut desk.retired);
+    assert_eq!(desk.driver.closed(server), Some(Close::Reset));
+    assert_eq!(desk.driver.closed(client), Some(Close::Graceful));
+}

@@ -1,0 +1,139 @@
+//! What ends by itself: whatever an exchange does not wait for any longer.
+
+use std::time::{Duration, Instant};
+
+use crate::driver::Driver;
+use crate::session::{Context, Ending, Slow, Step, Timeouts};
+
+use super::client::Reading;
+use super::farewell::Breaking;
+use super::{Exchange, OVER, Stage};
+
+/// How long a request runs before its client is watched for leaving. Most are over by then, and are
+/// spared the wait that would have to be taken back.
+pub(super) const WATCH_AFTER: Duration = Duration::from_millis(100);
+
+impl<D: Driver> Exchange<D> {
+    /// When [`Exchange::expire`] is due.
+    pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
+        let silence = self.silence_max(timeouts);
+        let idle_at = self
+            .client
+            .activity
+            .idle_at(silence.map(|(silence, _)| silence));
+        let idle_at = idle_at.into_iter().chain(self.late_at(timeouts)).min();
+        match &self.stage {
+            Stage::Head => idle_at.into_iter().chain(self.client.head_by).min(),
+            Stage::Deliver { .. } => idle_at,
+            Stage::Search(search) => search.0.deadline(),
+            Stage::Serve(_) if self.client.reading == Reading::Idle => {
+                let watch_at = self.client.began + WATCH_AFTER;
+                Some(idle_at.map_or(watch_at, |idle_at| idle_at.min(watch_at)))
+            }
+            Stage::Serve(_) => idle_at,
+            Stage::Farewell(farewell) => Some(farewell.by()),
+            Stage::Breaking(_) => Some(Breaking::<D::Pipe>::by(self.client.activity.last())),
+            Stage::Over => unreachable!("{OVER}"),
+        }
+    }
+
+    /// When it is to be looked at whether the client is too slow.
+    fn late_at(&self, timeouts: Timeouts) -> Option<Instant> {
+        let rate = timeouts.min_rate?;
+        let body_at = || self.client.body_lag.body_due(rate);
+        let answer_at = self.client.answer_lag.answer_due(rate);
+        match &self.stage {
+            Stage::Serve(_) => body_at().into_iter().chain(answer_at).min(),
+            Stage::Deliver { .. } => answer_at,
+            _ => None,
+        }
+    }
+
+    /// What the client is too slow with, if it is. Who serves it is not to wait for it any longer.
+    fn is_too_slow(&mut self, cx: &mut Context<'_, D>) -> Option<Slow> {
+        let client = &mut self.client;
+        let rate = cx.timeouts.min_rate?;
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.now);
+        let is_served = matches!(self.stage, Stage::Serve(_));
+        if is_served && is_due(client.body_lag.body_due(rate)) {
+            return Some(Slow::Body);
+        }
+        let takes_answer = is_served || matches!(self.stage, Stage::Deliver { .. });
+        if takes_answer && is_due(client.answer_lag.answer_due(rate)) {
+            let unread = cx.driver.unread(client.sock);
+            let is_late = client.answer_lag.answer_is_late(unread, cx.now, rate);
+            return is_late.then_some(Slow::Answer);
+        }
+        None
+    }
+
+    /// The deadline has come.
+    pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
+        if let Some(slow) = self.is_too_slow(cx) {
+            cx.too_slow(slow, self.client.sock);
+            return self.end_unserved(Ending::TooSlow(slow), cx);
+        }
+        let silence = self.silence_max(cx.timeouts);
+        let idle_at = self
+            .client
+            .activity
+            .idle_at(silence.map(|(silence, _)| silence));
+        let looks_idle = idle_at.is_some_and(|at| at <= cx.now);
+        match &self.stage {
+            Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
+            Stage::Farewell(farewell) => Step::End(farewell.ending),
+            Stage::Breaking(breaking) => Step::End(breaking.ending),
+            Stage::Head if self.client.head_by.is_some_and(|by| by <= cx.now) => {
+                Step::End(Ending::HeadTimeout)
+            }
+            Stage::Head | Stage::Serve(_) | Stage::Deliver { .. } if looks_idle => self.idle(cx),
+            Stage::Serve(_) => {
+                self.client.watch(cx.driver);
+                Step::Continue
+            }
+            // It was looked at how the answer is taken.
+            Stage::Deliver { .. } => Step::Continue,
+            Stage::Head => unreachable!("it waits for nothing else"),
+            Stage::Over => unreachable!("{OVER}"),
+        }
+    }
+
+    /// How long nothing may move, and what the session ends as then.
+    fn silence_max(&self, timeouts: Timeouts) -> Option<(Duration, Ending)> {
+        let is_served = matches!(self.stage, Stage::Serve(_));
+        let is_half_closed = is_served && self.client.reading == Reading::HalfClosed;
+        let half_closed = timeouts.half_closed.filter(|_| is_half_closed);
+        let idle = timeouts.idle.map(|idle| (idle, Ending::IdleTimeout));
+        let half_closed = half_closed.map(|silence| (silence, Ending::HalfClosed));
+        let both = idle.into_iter().chain(half_closed);
+        both.min_by_key(|(silence, _)| *silence)
+    }
+
+    /// Nothing completed for as long as is allowed, as in a raw session.
+    fn idle(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let (_, ending) = self
+            .silence_max(cx.timeouts)
+            .expect("a session without such a limit has no deadline for it");
+        let server = match &self.stage {
+            Stage::Serve(serving) => Some(serving.open.sock),
+            _ => None,
+        };
+        let unread = |sock| cx.driver.unread(sock);
+        let unread = [Some(self.client.sock), server]
+            .into_iter()
+            .flatten()
+            .map(unread);
+        if !self.client.activity.is_idle(unread.sum(), cx.now) {
+            return Step::Continue;
+        }
+        self.end_unserved(ending, cx)
+    }
+
+    /// The client is not waited for any longer. If its answer is not complete, it is told.
+    fn end_unserved(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
+        match self.stage {
+            Stage::Serve(_) => self.break_off(ending, cx),
+            _ => Step::End(ending),
+        }
+    }
+}
