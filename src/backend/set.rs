@@ -175,13 +175,16 @@ pub struct Published {
     confirmed: AtomicU64,
     refresher: Refresher,
     ejection: Ejection,
-    /// How many there were. Written under the lock of `known`, read by who wants a figure.
+    /// How many there were. Written under the lock of `deciding`, read by who wants a figure.
     ejections: AtomicU64,
     /// What the times in [`Health`] are counted from.
     began: Instant,
     /// Every endpoint of the current set, and those that were in one before and have a history.
-    /// Taken by the one writer of sets, and by who has reason to eject an endpoint.
+    /// Taken by the one writer of sets.
     known: Mutex<HashMap<Address, Arc<Health>>>,
+    /// Who decides whether an endpoint is left out holds this, and nobody else: the last two are not left out at
+    /// once.
+    deciding: Mutex<()>,
     on_change: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -204,6 +207,7 @@ impl Published {
             ejections: AtomicU64::new(0),
             began: Instant::now(),
             known: Mutex::default(),
+            deciding: Mutex::default(),
             on_change: Box::new(on_change),
         }
     }
@@ -328,6 +332,10 @@ impl Published {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn decide(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.deciding.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     // --- how endpoints fare -------------------------------------------------------------------
 
     /// This endpoint failed: it could not be connected to, or closed without a byte after a request
@@ -376,7 +384,7 @@ impl Published {
     }
 
     fn eject(&self, health: &Health, now: Instant) -> bool {
-        let one_at_a_time = self.known();
+        let one_at_a_time = self.decide();
         let set = self.load();
         let others_left = set
             .health
@@ -406,7 +414,7 @@ impl Published {
     /// Active checks say that this endpoint is down: it is left out until [`Published::bring_up`],
     /// unless it is the last one of the current set that is not. Returns whether it is left out.
     pub fn take_down(&self, health: &Health, now: Instant) -> bool {
-        let one_at_a_time = self.known();
+        let one_at_a_time = self.decide();
         if health.is_down() {
             return true;
         }

@@ -7,7 +7,7 @@ use crate::counters::Outcome;
 use crate::driver::{Done, Driver, Lane, Sock};
 
 use super::{
-    Context, End, Ending, Entry, Exchange, Protocol, Retired, Step, Telling, Timeouts, Tunnel,
+    Context, End, Ending, Entry, Exchange, Protocol, Retired, Step, Telling, Timeouts, Tunnel, Wish,
 };
 
 /// A client and what serves it.
@@ -61,27 +61,11 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    /// Whether it waits for a place at an endpoint.
-    pub fn is_queued(&self) -> bool {
+    /// What it waits for, if that is a place at an endpoint.
+    pub fn wish(&self) -> Option<Wish> {
         match self {
-            Self::Tunnel(tunnel) => tunnel.is_queued(),
-            Self::Exchange(exchange) => exchange.is_queued(),
-        }
-    }
-
-    /// Whether it may wait in a queue that is full.
-    pub fn is_to_stay(&self) -> bool {
-        match self {
-            Self::Tunnel(tunnel) => tunnel.is_to_stay(),
-            Self::Exchange(exchange) => exchange.is_to_stay(),
-        }
-    }
-
-    /// What it waits for, if it does: another number than the last time means another turn.
-    pub fn request(&self) -> u64 {
-        match self {
-            Self::Tunnel(_) => 0,
-            Self::Exchange(exchange) => exchange.request(),
+            Self::Tunnel(tunnel) => tunnel.wish(),
+            Self::Exchange(exchange) => exchange.wish(),
         }
     }
 
@@ -117,7 +101,7 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    /// Some endpoint has a place, and it is the turn of this session, which [`Session::is_queued`].
+    /// Some endpoint has a place, and it is the turn of this session, which has a [`Session::wish`].
     pub fn place_free(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self {
             Self::Tunnel(tunnel) => tunnel.place_free(cx),
@@ -125,7 +109,7 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    /// It [`Session::is_queued`], and the queue is full.
+    /// It has a [`Session::wish`], and the queue is full.
     pub fn refuse(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self {
             Self::Tunnel(_) => Step::End(Ending::of_refusal(cx.balancer)),

@@ -409,6 +409,16 @@ impl<'a, D: Driver> Context<'a, D> {
     }
 }
 
+/// A session's wish for a place at an endpoint, where their number is limited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wish {
+    /// Which of its requests the place is for: another number than the last time means another turn.
+    pub request: u64,
+    /// It may wait in a queue that is full: for endpoints that have failed, for which its time for connecting
+    /// runs, or for a place that gets free for it.
+    pub stays: bool,
+}
+
 /// What a session does next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]

@@ -21,7 +21,7 @@ use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 use super::activity::Activity;
 use super::connect::{Connecting, Entry, Found};
 use super::flow::{Flow, Progress, Receives};
-use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts};
+use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts, Wish};
 
 /// How long a client that sends no more, and may be gone, keeps its place when all are taken. One that has
 /// closed is ended with that; one that waits for its answer has it by then, most often, and
@@ -172,19 +172,17 @@ impl<D: Driver> Tunnel<D> {
         both.min_by_key(|(silence, _)| *silence)
     }
 
-    /// Whether it waits for a place at an endpoint.
-    pub fn is_queued(&self) -> bool {
-        matches!(&self.upstream, Upstream::Connecting(connecting) if connecting.is_queued())
-    }
-
-    /// Whether it may wait in a queue that is full.
-    pub fn is_to_stay(&self) -> bool {
-        matches!(&self.upstream, Upstream::Connecting(connecting) if connecting.is_to_stay())
+    /// What it waits for, if that is a place at an endpoint.
+    pub fn wish(&self) -> Option<Wish> {
+        match &self.upstream {
+            Upstream::Connecting(connecting) => connecting.wish(0),
+            _ => None,
+        }
     }
 
     // --- events -------------------------------------------------------------------------------
 
-    /// Some endpoint has a place, and it is the turn of this session, which [`Tunnel::is_queued`].
+    /// Some endpoint has a place, and it is the turn of this session, which has a [`Tunnel::wish`].
     pub fn place_free(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.connect(cx, Connecting::place_free)
     }

@@ -15,6 +15,7 @@ use crate::session::{Entry, Pool, Protocol, SessionId, Timeouts, Upstreams};
 
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
+use super::waiting::Place;
 use super::who::Who;
 
 /// How many sessions a route has, over all workers, where that is limited, so that one route leaves something to
@@ -142,35 +143,8 @@ pub(super) struct Served {
     version: u64,
 }
 
-/// A session's place among those of a limited route.
-pub(super) struct Place {
-    pub(super) arrival: Arrival,
-    /// The request that it is for.
-    pub(super) request: u64,
-    pub(super) standing: Standing,
-}
-
-impl Place {
-    pub(super) fn new(arrival: Arrival, request: u64) -> Self {
-        Self {
-            arrival,
-            request,
-            standing: Standing::New,
-        }
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
-    /// It has not waited so far.
-    New,
-    Waiting,
-    /// It has waited, and has had its turn.
-    Called,
-}
-
 /// What becomes of a client of a route.
-pub(super) enum Admission {
+pub(super) enum Admittance {
     Serve(Entry, Option<Place>),
     /// No place, and no room to wait for one.
     Refuse,
@@ -222,23 +196,23 @@ impl Served {
     }
 
     /// Whether a client that comes now is served at once, waits, or is sent away.
-    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+    pub(super) fn admit(&mut self, now: Instant) -> Admittance {
         let Some(queue) = &mut self.queue else {
-            return Admission::Serve(Entry::Direct, None);
+            return Admittance::Serve(Entry::Direct, None);
         };
         if let Protocol::Fastcgi(_) = self.route.protocol {
             // It is a request that waits, not the client.
-            return Admission::Serve(Entry::Direct, Some(Place::new(queue.arrive(), 0)));
+            return Admittance::Serve(Entry::Direct, Some(Place::new(queue, 0)));
         }
         self.balancer.refresh(&self.route.published);
         let entry = if queue.is_empty() && self.balancer.has_room(now) {
             Entry::Direct
         } else if queue.is_full() {
-            return Admission::Refuse;
+            return Admittance::Refuse;
         } else {
             Entry::Queued
         };
-        Admission::Serve(entry, Some(Place::new(queue.arrive(), 0)))
+        Admittance::Serve(entry, Some(Place::new(queue, 0)))
     }
 
     /// Says that it has as many sessions as it may.

@@ -29,9 +29,10 @@ use crate::session::{
 };
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
+use super::waiting::QUEUE_LOOK_INTERVAL;
 use super::{
-    Allowed, Backlog, Crowd, Gate, Limit, Listening, Mailbox, QUEUE_LOOK_INTERVAL, Route, Share,
-    Shared, Sharing, Unmapped, UserParts, Who, Worker,
+    Allowed, Backlog, Crowd, Gate, Limit, Listening, Mailbox, Route, Share, Shared, Sharing,
+    Unmapped, UserParts, Who, Worker,
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.

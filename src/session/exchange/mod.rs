@@ -41,7 +41,7 @@ use super::connect::{Connecting, Found};
 use super::lag::Lag;
 use super::pool::Open;
 use super::tally::Telling;
-use super::{Context, End, Ending, Owner, Retired, Step};
+use super::{Context, End, Ending, Owner, Retired, Step, Wish};
 use client::{ClientSide, HeadRead, Reading, Writing};
 use farewell::{Breaking, Farewell};
 use search::{Search, Sought};
@@ -94,19 +94,12 @@ impl<D: Driver> Exchange<D> {
         (exchange, step)
     }
 
-    /// Whether its request waits for a place at an endpoint.
-    pub fn is_queued(&self) -> bool {
-        matches!(&self.stage, Stage::Search(search) if search.0.is_queued())
-    }
-
-    /// Whether its request may wait in a queue that is full.
-    pub fn is_to_stay(&self) -> bool {
-        matches!(&self.stage, Stage::Search(search) if search.0.is_to_stay())
-    }
-
-    /// The number of the request that it has, or had last.
-    pub fn request(&self) -> u64 {
-        self.client.requests
+    /// What its request waits for, if that is a place at an endpoint.
+    pub fn wish(&self) -> Option<Wish> {
+        match &self.stage {
+            Stage::Search(search) => search.0.wish(self.client.requests),
+            _ => None,
+        }
     }
 
     /// The client's socket.

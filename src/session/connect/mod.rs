@@ -1,0 +1,496 @@
+//! From an accepted client to an open connection to an endpoint, inside one deadline.
+//!
+//! ```text
+//!            chosen                  refused, silent for its part of the time
+//!   Unknown --------> Trying --------------------------------> Trying (the next one)
+//!      ^ no address     |  250 ms, and the set has both families: a second one races
+//!      |                | each was tried once
+//!      |                v
+//!      +------------ Pausing -------> Trying (the best one again)
+//!
+//!   Queued ---------> Trying         every endpoint that would do is full: its turn comes by arrival
+//! ```
+//!
+//! - Each endpoint is tried once, then, after a pause, the best one again, until the deadline.
+//! - At most two connects run at one time, and two only for different address families (RFC 8305), or where
+//!   the set has changed: who waits for an old address races it with one of the new set.
+//!   The first one that is open wins; the other is closed before anything is sent on it.
+//! - An address that has been silent for most of a second is suspected to have moved: its names are looked up,
+//!   while it is waited for.
+//! - Where every endpoint refuses, that is waited out for a time of its own; where they were silent for a
+//!   whole connect, for less than another one. `backend/reach.rs` has both rules.
+//! - Who has nothing to connect to yet, or again and again, waits here; what its client sent waits
+//!   in the flow.
+
+mod attempts;
+mod failures;
+mod patience;
+
+use std::mem;
+use std::time::{Duration, Instant};
+
+use crate::backend::{Address, Balancer, Choice, Lease, Moment, Reuse, Tried, Want};
+use crate::driver::{Close, Closed, Done, Driver, Sock};
+use crate::sys::Errno;
+
+use super::{ConnectFailure, Context, End, Hello, Retired, Timeouts, Wish};
+use attempts::{Attempt, Started};
+use failures::Blame;
+
+/// The first pause after each endpoint was tried: about what a service takes at least to start again,
+/// and short enough that nobody notices.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// How long to wait before another try when there is no descriptor for an upstream, or no room in a
+/// Unix socket's backlog.
+const STARVED_RETRY: Duration = Duration::from_millis(20);
+
+/// How long a connect may take to endpoints that were silent the last time. nginx sends a GET a second time
+/// when a connection that it had kept ends without a byte, so a backend that is dead costs it that time twice.
+/// As long as a lost SYN takes to be sent again, and far more than any network takes to answer one.
+const SILENT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often a session without an address reminds the resolver that somebody waits: its back-off
+/// may be longer than the client's patience.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A session that looks for an upstream.
+pub(super) struct Connecting {
+    /// What the backend is told of the client.
+    hello: Hello,
+    patience: Duration,
+    /// When it came.
+    came: Instant,
+    /// The end of its patience with endpoints that refuse, while all of them do.
+    refused_by: Option<Instant>,
+    /// The end of its patience; `None` before anything could be tried, and while it waits for a place.
+    by: Option<Instant>,
+    /// The end of its waits in the queue.
+    queue_by: Option<Instant>,
+    /// The unconnected IPv4 socket that came with the session, until it is used or of no use.
+    spare: Option<Sock>,
+    tried: Tried,
+    /// What to ask for next.
+    want: Want,
+    /// How the last attempt ended.
+    failure: ConnectFailure,
+    /// The length of the next pause.
+    pause: Duration,
+    /// Whether a connection that rests will do.
+    reuse: Reuse,
+    /// Since its turn came last a connection was closed: its own, or one that rested, for its sake.
+    has_made_room: bool,
+    /// A place gets free that was its own, or was taken from a connection for its sake.
+    is_owed_a_place: bool,
+    stage: Stage,
+}
+
+enum Stage {
+    /// No endpoint is known.
+    Unknown { remind_at: Instant },
+    /// One endpoint is being tried, or two.
+    Trying { first: Attempt, race: Race },
+    /// Nothing can be tried for now.
+    Pausing { until: Instant, then: Then },
+    /// Endpoints have a limited number of places, and none that would do is free: its turn comes by
+    /// arrival.
+    Queued(Wait),
+}
+
+/// A session's wait for a place at an endpoint.
+enum Wait {
+    /// Nothing was tried yet.
+    First,
+    /// Those that failed may be tried again then, when it is its turn.
+    Again { retry_at: Instant },
+}
+
+/// What comes after a pause.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// Those that were not tried: something was missing that comes back.
+    GoOn,
+    /// All of them again.
+    StartOver,
+}
+
+/// The second connect.
+enum Race {
+    /// There is none, and will be none.
+    Off,
+    /// It starts then, at such an endpoint.
+    StartsAt(Instant, Want),
+    On(Attempt),
+}
+
+/// What the search came to in one step.
+pub(super) enum Found {
+    /// Nothing yet.
+    Waiting,
+    /// A connection is open.
+    Open(Sock, Lease),
+    /// The endpoint at this address is the one to go to, and has a connection that rests.
+    Resting(Address),
+    /// The time is up.
+    Failed(ConnectFailure),
+    /// The time for a place at an endpoint is up, and nothing was tried.
+    QueueTimeout,
+    /// The backend accepted and broke off before the connect was looked at.
+    BrokenOff(Errno),
+}
+
+impl Connecting {
+    /// Nothing is tried until [`Connecting::search`], or [`Connecting::place_free`] in a queue.
+    pub(super) fn new(
+        hello: Hello,
+        spare: Option<Sock>,
+        now: Instant,
+        timeouts: Timeouts,
+        entry: Entry,
+    ) -> Self {
+        let queue_by = timeouts.queue.map(|time| now + time);
+        let stage = match entry {
+            Entry::Direct => Stage::Unknown { remind_at: now },
+            Entry::Queued => Stage::Queued(Wait::First),
+        };
+        Self {
+            hello,
+            patience: timeouts.connect,
+            came: now,
+            refused_by: None,
+            by: None,
+            queue_by,
+            spare,
+            tried: Tried::default(),
+            want: Want::Any,
+            failure: ConnectFailure::NoAddress,
+            pause: PAUSE_MIN,
+            reuse: Reuse::Yes,
+            has_made_room: false,
+            is_owed_a_place: false,
+            stage,
+        }
+    }
+
+    /// When [`Connecting::expire`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let next = match &self.stage {
+            Stage::Unknown { remind_at } => Some(*remind_at),
+            Stage::Trying { first, race } => Some(match race {
+                Race::Off => first.deadline(),
+                Race::StartsAt(at, _) => first.deadline().min(*at),
+                Race::On(rival) => first.deadline().min(rival.deadline()),
+            }),
+            Stage::Pausing { until, .. } => Some(*until),
+            Stage::Queued(Wait::First) => None,
+            Stage::Queued(Wait::Again { retry_at }) => Some(*retry_at),
+        };
+        let end = if self.is_queued() {
+            self.by.or(self.queue_by)
+        } else {
+            self.by
+        };
+        let refused_by = self.refused_by.filter(|_| self.is_between_attempts());
+        next.into_iter().chain(end).chain(refused_by).min()
+    }
+
+    /// Whether it waits after attempts that failed.
+    fn is_between_attempts(&self) -> bool {
+        match self.stage {
+            Stage::Pausing { .. } | Stage::Queued(_) => true,
+            Stage::Unknown { .. } | Stage::Trying { .. } => false,
+        }
+    }
+
+    /// Whether it waits for a place at an endpoint, and not, in the order of those that do, for one to take
+    /// connections again or to be known at all.
+    pub(super) fn waits_for_place(&self, balancer: &Balancer) -> bool {
+        self.is_queued() && self.by.is_none() && !balancer.is_empty()
+    }
+
+    /// Whether it waits for a place at an endpoint.
+    fn is_queued(&self) -> bool {
+        matches!(self.stage, Stage::Queued(_))
+    }
+
+    /// What it waits for, if that is a place at an endpoint.
+    pub(super) fn wish(&self, request: u64) -> Option<Wish> {
+        let stays = self.by.is_some() || self.is_owed_a_place;
+        self.is_queued().then_some(Wish { request, stays })
+    }
+
+    /// Whether nothing is under way, and not only for a moment at the start: a client that leaves now
+    /// takes what it sent with it.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        match self.stage {
+            Stage::Unknown { .. } => self
+                .by
+                .is_some_and(|by| now + self.patience >= by + REMINDER_INTERVAL),
+            Stage::Pausing { .. } | Stage::Queued(_) => true,
+            Stage::Trying { .. } => false,
+        }
+    }
+
+    // --- events -------------------------------------------------------------------------------
+
+    /// Tries the next endpoint, and the next, until one does not fail at once.
+    /// `bytes_follow`: the client has sent something already.
+    pub(super) fn search<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        loop {
+            let moment = Moment {
+                now: cx.now,
+                waiting_since: self.came,
+            };
+            let chosen = cx.balancer.choose_with(
+                cx.published,
+                &mut self.tried,
+                self.want,
+                self.reuse,
+                moment,
+            );
+            let lease = match chosen {
+                Choice::Chosen(lease) => lease,
+                Choice::Resting(address) => return Found::Resting(address),
+                Choice::Full => {
+                    // One that rests makes way, and only one: its place is free in a moment.
+                    if self.wants_new()
+                        && !self.has_made_room
+                        && let Some(address) = cx.balancer.resting(&self.tried)
+                    {
+                        return Found::Resting(address);
+                    }
+                    self.wait_for_place(cx);
+                    return Found::Waiting;
+                }
+                Choice::Exhausted if self.has_been_refused_enough(cx) => {
+                    return Found::Failed(self.failure);
+                }
+                Choice::Exhausted => {
+                    self.wait_for_more(cx);
+                    return Found::Waiting;
+                }
+            };
+            match self.start(lease, bytes_follow, cx) {
+                Started::Connecting(first) => {
+                    self.try_alone(first, cx);
+                    return Found::Waiting;
+                }
+                Started::Open(sock, lease) => match self.introduce(sock, bytes_follow, cx) {
+                    Ok(()) => return self.found(sock, lease, cx),
+                    Err(errno) => {
+                        self.refused(&lease, errno, cx.now, cx);
+                        cx.abandon(sock, lease);
+                    }
+                },
+                Started::Failed => {}
+                Started::Starved => {
+                    self.pause(STARVED_RETRY, Then::GoOn, cx.now);
+                    return Found::Waiting;
+                }
+            }
+        }
+    }
+
+    /// A connect ended.
+    pub(super) fn connected<D: Driver>(
+        &mut self,
+        end: End,
+        done: Done,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        let Stage::Trying { first, race } = self.take_stage(cx.now) else {
+            unreachable!("a connect was in flight")
+        };
+        let (mut attempt, mut other) = (first, None);
+        match race {
+            Race::On(rival) if end == End::Rival => other = Some(mem::replace(&mut attempt, rival)),
+            Race::On(rival) => other = Some(rival),
+            Race::Off | Race::StartsAt(..) => {}
+        }
+        match done {
+            Done::Connected => match self.introduce(attempt.sock, bytes_follow, cx) {
+                Ok(()) => self.won(attempt, end, other, cx),
+                Err(errno) => self.lost(attempt, errno, other, bytes_follow, cx),
+            },
+            // Only an established connection fails so; a connect is refused. The client gets what it
+            // would get had the backend broken off a moment later.
+            Done::Failed(errno @ Errno(libc::ECONNRESET | libc::EPIPE)) if other.is_none() => {
+                let failure = ConnectFailure::Refused(attempt.lease.address(), errno);
+                self.give_up(attempt, failure, Blame::Endpoint, cx);
+                Found::BrokenOff(errno)
+            }
+            Done::Failed(errno) => self.lost(attempt, errno, other, bytes_follow, cx),
+            other => unreachable!("a connect ends with {other:?}"),
+        }
+    }
+
+    /// Tells the backend who connects, if it is to be told, unless that goes with what the client has
+    /// sent. A connection that breaks here has been given nothing of that: it is as good as none.
+    fn introduce<D: Driver>(
+        &self,
+        sock: Sock,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Result<(), Errno> {
+        match cx.upstreams.introduction(&self.hello) {
+            Some(introduction) if !bytes_follow => cx.driver.send_now(sock, introduction),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// An attempt has failed.
+    fn lost<D: Driver>(
+        &mut self,
+        attempt: Attempt,
+        errno: Errno,
+        other: Option<Attempt>,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        self.refused(&attempt.lease, errno, attempt.started, cx);
+        cx.abandon(attempt.sock, attempt.lease);
+        self.go_on(other, bytes_follow, cx)
+    }
+
+    /// The address set changed.
+    pub(super) fn addresses_changed<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        match self.stage {
+            Stage::Trying { .. } => return self.look_elsewhere(bytes_follow, cx),
+            // The newest set is looked at when its turn comes.
+            Stage::Queued(_) => return Found::Waiting,
+            Stage::Unknown { .. } | Stage::Pausing { .. } => {}
+        }
+        cx.balancer.refresh(cx.published);
+        if cx.balancer.untried(&self.tried) == 0 {
+            return Found::Waiting;
+        }
+        self.search(bytes_follow, cx)
+    }
+
+    /// The deadline has come.
+    pub(super) fn expire<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        let refused_by = self.refused_by.filter(|_| self.is_between_attempts());
+        let by = self.by.into_iter().chain(refused_by).min();
+        let is_over = by.is_some_and(|by| by <= cx.now);
+        match self.take_stage(cx.now) {
+            Stage::Queued(_) if is_over => Found::Failed(self.failure),
+            Stage::Queued(_) if self.by.is_none() && self.has_queued_enough(cx.now) => {
+                if cx.balancer.is_empty() {
+                    return Found::Failed(ConnectFailure::NoAddress);
+                }
+                Found::QueueTimeout
+            }
+            Stage::Queued(_) => {
+                self.tried.clear();
+                self.stage = Stage::Queued(Wait::Again {
+                    retry_at: cx.now + self.next_pause(),
+                });
+                cx.changes.room = true;
+                Found::Waiting
+            }
+            Stage::Unknown { .. } | Stage::Pausing { .. } if is_over => Found::Failed(self.failure),
+            Stage::Unknown { .. } => self.search(bytes_follow, cx),
+            Stage::Pausing { then, .. } => {
+                if then == Then::StartOver {
+                    self.tried.clear();
+                }
+                self.search(bytes_follow, cx)
+            }
+            Stage::Trying { first, race } if is_over => {
+                if let Race::On(rival) = race {
+                    self.time_out(rival, cx);
+                }
+                self.time_out(first, cx);
+                Found::Failed(self.failure)
+            }
+            Stage::Trying { first, race } => self.look_at_attempts(first, race, bytes_follow, cx),
+        }
+    }
+
+    /// Others wait for a place already, so it waits behind them.
+    pub(super) fn queue_up<D: Driver>(&mut self, _cx: &mut Context<'_, D>) -> Found {
+        self.stage = Stage::Queued(Wait::First);
+        Found::Waiting
+    }
+
+    /// A connection that rests will not do.
+    pub(super) fn want_new(&mut self) {
+        self.reuse = Reuse::No;
+    }
+
+    /// A connection was closed, and its place will be free when that is done.
+    pub(super) fn owe_a_place(&mut self) {
+        self.is_owed_a_place = true;
+        self.has_made_room = true;
+    }
+
+    /// Whether a connection that rests will not do.
+    pub(super) fn wants_new(&self) -> bool {
+        self.reuse == Reuse::No
+    }
+
+    /// Its turn in the queue has come: some endpoint has a place. It may be of no use to a session that
+    /// has tried that endpoint, which then waits on.
+    pub(super) fn place_free<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> Found {
+        assert!(self.is_queued(), "only those are told");
+        self.has_made_room = false;
+        self.search(bytes_follow, cx)
+    }
+
+    /// What is left in its place says that a look is due.
+    fn take_stage(&mut self, now: Instant) -> Stage {
+        mem::replace(&mut self.stage, Stage::Unknown { remind_at: now })
+    }
+
+    /// Closes what is open. Returns a socket that the driver has yet to join, if there is one.
+    pub(super) fn close<D: Driver>(
+        self,
+        driver: &mut D,
+        retired: &mut Retired<Lease>,
+    ) -> Option<Sock> {
+        let attempts = match self.stage {
+            Stage::Unknown { .. } | Stage::Pausing { .. } | Stage::Queued(_) => [None, None],
+            Stage::Trying { first, race } => match race {
+                Race::Off | Race::StartsAt(..) => [Some(first), None],
+                Race::On(rival) => [Some(first), Some(rival)],
+            },
+        };
+        // It was never used, so there is nothing to join.
+        if let Some(spare) = self.spare {
+            driver.close(spare, Close::Graceful);
+        }
+        let mut leaving = None;
+        for Attempt { sock, lease, .. } in attempts.into_iter().flatten() {
+            let closed = driver.close(sock, Close::Graceful);
+            retired.push(lease, sock, closed);
+            leaving = leaving.or_else(|| (closed == Closed::Soon).then_some(sock));
+        }
+        leaving
+    }
+}
+
+/// How a session comes in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// It looks for an endpoint at once.
+    Direct,
+    /// Others wait for a place at an endpoint already, so it waits behind them.
+    Queued,
+}

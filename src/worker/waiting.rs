@@ -1,0 +1,275 @@
+//! Sessions that wait for a place at an endpoint, where their number is limited: who waits, and who is next.
+
+use std::time::{Duration, Instant};
+
+use crate::driver::Driver;
+use crate::session::{Session, SessionId, Wish};
+
+use super::Worker;
+use super::queue::{self, Arrival, Queue};
+
+/// How often a worker with a queue looks whether an endpoint is back: the end of an ejection, and
+/// checks that pass, are not announced. Long enough to cost nothing, and short compared with the
+/// patience of those who wait.
+pub(super) const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
+/// otherwise begin at one time, and everybody else on the worker wait for all of them.
+const PLACES_PER_TURN: u32 = 2;
+
+/// Sessions in a row that can make no use of the place that is free, before the worker looks at others:
+/// each has failed at the endpoint a moment ago, and asks it again after a pause.
+const USELESS_OFFERS_MAX: u32 = 64;
+
+/// What a queue is left with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// Nobody, or nobody who could use a place now.
+    IsServed,
+    /// The turn has given enough, and there are places for more.
+    HasPlaces,
+}
+
+/// There is no room for a session to wait.
+pub(super) struct QueueIsFull;
+
+/// When a worker looks at the queues of its routes.
+#[derive(Default)]
+pub(super) struct Waiting {
+    /// When they are looked at though no place was given back. `None`: nobody waits.
+    looked_at: Option<Instant>,
+    /// The route whose queue is looked at first.
+    first: usize,
+}
+
+impl Waiting {
+    /// When there is something to do though nothing happens.
+    pub(super) fn date(&self) -> Option<Instant> {
+        self.looked_at
+    }
+
+    /// Somebody waits who did not, and may have a place at that time though nothing happens.
+    fn look(&mut self, place_at: Option<Instant>, now: Instant) {
+        let dates = self.looked_at.into_iter().chain(place_at);
+        let latest = now + QUEUE_LOOK_INTERVAL;
+        self.looked_at = Some(dates.min().map_or(latest, |at| at.min(latest)));
+    }
+}
+
+/// A session's place among those of a limited route.
+pub(super) struct Place {
+    arrival: Arrival,
+    /// The request that it is for.
+    request: u64,
+    standing: Standing,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Standing {
+    /// It has not waited so far.
+    New,
+    Waiting,
+    /// It has waited, and has had its turn.
+    Called,
+}
+
+/// What became of a place in a step of its session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Moved {
+    Not,
+    /// It is in the queue. `is_first`: it has not been there before.
+    Joined {
+        is_first: bool,
+    },
+    /// It is not in the queue any more.
+    Left {
+        waited: Duration,
+    },
+    /// The queue has no room for it.
+    Refused,
+}
+
+impl Place {
+    /// Of who comes now, for a request of this number.
+    pub(super) fn new(queue: &mut Queue, request: u64) -> Self {
+        Self {
+            arrival: queue.arrive(),
+            request,
+            standing: Standing::New,
+        }
+    }
+
+    /// When its session came, compared with others of its route.
+    pub(super) fn arrival(&self) -> Arrival {
+        self.arrival
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.standing == Standing::Waiting
+    }
+
+    /// Does what follows from what its session waits for.
+    fn follow(
+        &mut self,
+        wish: Option<Wish>,
+        queue: &mut Queue,
+        is_full: bool,
+        id: SessionId,
+        now: Instant,
+    ) -> Moved {
+        match (wish, self.standing) {
+            (None, Standing::New | Standing::Called) | (Some(_), Standing::Waiting) => Moved::Not,
+            (None, Standing::Waiting) => {
+                let since = queue.leave(self.arrival);
+                self.standing = Standing::Called;
+                Moved::Left {
+                    waited: now.saturating_duration_since(since),
+                }
+            }
+            (Some(wish), Standing::New | Standing::Called) => {
+                if self.request != wish.request {
+                    *self = Self::new(queue, wish.request);
+                }
+                let is_first = self.standing == Standing::New;
+                if is_first && is_full && !wish.stays {
+                    return Moved::Refused;
+                }
+                queue.join(self.arrival, id, now);
+                self.standing = Standing::Waiting;
+                Moved::Joined { is_first }
+            }
+        }
+    }
+
+    /// Its session ends. Whether it has waited until now.
+    pub(super) fn give_up(self, queue: &mut Queue) -> bool {
+        let was_waiting = self.is_waiting();
+        if was_waiting {
+            queue.leave(self.arrival);
+        }
+        was_waiting
+    }
+}
+
+impl<D: Driver> Worker<D> {
+    /// Lets a session wait, or not any longer, after a step of it. An error: there is no room for it to wait.
+    pub(super) fn follow_place(&mut self, id: SessionId) -> Result<(), QueueIsFull> {
+        let active = &mut self.sessions[id.0];
+        let served = &mut self.routes[active.route];
+        let wish = active.session.wish();
+        let is_full = wish.is_some() && served.is_queue_full(self.now);
+        let (Some(place), Some(queue)) = (&mut active.place, &mut served.queue) else {
+            return Ok(());
+        };
+        match place.follow(wish, queue, is_full, id, self.now) {
+            Moved::Not => return Ok(()),
+            Moved::Refused => return Err(QueueIsFull),
+            Moved::Joined { is_first } => {
+                served.counters.queued.add(u64::from(is_first));
+                let place_at = served.balancer.pace_ends(self.now);
+                self.waiting.look(place_at, self.now);
+            }
+            Moved::Left { waited } => served.counters.queue_wait.record(waited),
+        }
+        served.count_queue();
+        Ok(())
+    }
+
+    /// Gives free places to those who wait, by arrival. Where a turn cannot give all of them, the next one
+    /// begins elsewhere: a queue with places that is never empty would leave the others nothing.
+    pub(super) fn serve_queues(&mut self, something_changed: bool) {
+        let Some(look_at) = self.waiting.looked_at else {
+            return;
+        };
+        if !something_changed && look_at > self.now {
+            return;
+        }
+        self.waiting.looked_at = None;
+        let mut left = PLACES_PER_TURN;
+        let routes = self.routes.len();
+        for route in (self.waiting.first..routes).chain(0..self.waiting.first) {
+            let before = left;
+            if self.serve_queue(route, &mut left) == Line::HasPlaces {
+                // The next turn goes on, and does not wait.
+                self.waiting.looked_at = Some(self.now);
+                self.waiting.first = queue::next_first(route, left < before, routes);
+                return;
+            }
+        }
+        let waiting = self.routes.iter().filter(|served| served.has_queue());
+        let room_at = waiting.map(|served| served.place_at(self.now));
+        let latest = self.now + QUEUE_LOOK_INTERVAL;
+        self.waiting.looked_at = room_at
+            .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.now, latest)))
+            .min();
+    }
+
+    /// Gives those who wait for one route at most as many places as are left in this turn.
+    fn serve_queue(&mut self, route: usize, left: &mut u32) -> Line {
+        if self.routes[route].lacks_places(self.now) {
+            let (pool, mut cx) = self.pool_parts(route);
+            pool.make_room(&mut cx);
+            self.file_pool(route);
+        }
+        let (mut last, mut useless) = (None, 0);
+        while useless < USELESS_OFFERS_MAX
+            && let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now)
+        {
+            if *left == 0 {
+                return Line::HasPlaces;
+            }
+            last = Some(arrival);
+            self.step(id, Session::place_free);
+            if self.is_waiting(id) {
+                useless += 1;
+            } else {
+                *left -= 1;
+            }
+        }
+        Line::IsServed
+    }
+
+    fn is_waiting(&self, id: SessionId) -> bool {
+        let active = self.sessions.get(id.0);
+        let place = active.and_then(|active| active.place.as_ref());
+        place.is_some_and(Place::is_waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WISH: Option<Wish> = Some(Wish {
+        request: 1,
+        stays: false,
+    });
+
+    #[test]
+    fn a_place_is_kept_until_the_request_is_another_one() {
+        let (mut queue, now) = (Queue::new(10), Instant::now());
+        let mut place = Place::new(&mut queue, 1);
+        let arrival = place.arrival();
+        let mut follow = |wish, is_full, at: u64| {
+            let now = now + Duration::from_secs(at);
+            place.follow(wish, &mut queue, is_full, SessionId(7), now)
+        };
+        assert_eq!(follow(None, false, 0), Moved::Not);
+        assert_eq!(follow(WISH, false, 0), Moved::Joined { is_first: true });
+        assert_eq!(follow(WISH, false, 1), Moved::Not);
+        let waited = Duration::from_secs(2);
+        assert_eq!(follow(None, false, 2), Moved::Left { waited });
+        // Its turn led to nothing: it waits on where it was, also where the queue is full.
+        assert_eq!(follow(WISH, true, 3), Moved::Joined { is_first: false });
+        let waited = Duration::from_secs(1);
+        assert_eq!(follow(None, true, 4), Moved::Left { waited });
+        let next = |stays| Some(Wish { request: 2, stays });
+        assert_eq!(follow(next(false), true, 5), Moved::Refused);
+        assert_eq!(
+            follow(next(true), true, 5),
+            Moved::Joined { is_first: true }
+        );
+        assert!(place.arrival() > arrival);
+        assert!(place.give_up(&mut queue) && queue.is_empty());
+    }
+}
