@@ -617,3 +617,16 @@ fn context<'a, D: Driver>(
         now,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::{epoll::Epoll, uring::Uring};
+
+    /// Thousands of idle tunnels are what a worker's memory goes into.
+    #[test]
+    fn an_idle_tunnel_takes_little() {
+        assert!(size_of::<Active<Uring>>() <= 352);
+        assert!(size_of::<Active<Epoll>>() <= 352);
+    }
+}
