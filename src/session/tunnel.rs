@@ -66,7 +66,7 @@ enum Watch {
 
 /// The backend's side.
 enum Upstream {
-    /// There is none yet. Boxed, because it is over in a moment, and an idle tunnel would be twice as large.
+    /// There is none yet. Boxed, because an idle tunnel would be twice as large, and most are open in a moment.
     Connecting(Box<Connecting>),
     /// It is open, and is used as soon as the watch over the client has ended.
     Opening(Serving),

@@ -41,7 +41,7 @@ const ACCEPTS_PER_TURN: usize = 8;
 const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 
 /// What a client needs, taken before it is accepted.
-pub(super) struct Ticket {
+struct Ticket {
     permit: Permit,
     spare: Sock,
 }
@@ -95,7 +95,7 @@ impl Admission {
     }
 
     /// Whether no client waits that was accepted.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(super) fn serves_all(&self) -> bool {
         self.parked.is_empty()
     }
 

@@ -49,7 +49,7 @@ use listeners::{IdleListener, Listeners};
 use mailbox::Notices;
 use routes::Served;
 use timers::Timers;
-use waiting::{Place, QueueIsFull, Waiting};
+use waiting::{Place, QueueIsFull, QueueLooks};
 use who::{Seat, UserSession};
 
 /// How long a draining worker waits for the first request of a FastCGI connection that has sent none: a web
@@ -93,7 +93,7 @@ pub struct Worker<D: Driver> {
     /// Those that the worker serves; sessions and listeners name them by their place here.
     routes: Vec<Served>,
     admission: Admission,
-    waiting: Waiting,
+    queue_looks: QueueLooks,
     /// Permits of sessions that ended.
     retired_permits: Retired<Permit>,
     /// Places at endpoints whose connections were closed.
@@ -176,7 +176,7 @@ impl<D: Driver> Worker<D> {
             yielding: Timers::default(),
             awaits_limit: false,
             admission: Admission::default(),
-            waiting: Waiting::default(),
+            queue_looks: QueueLooks::default(),
             retired_permits: Retired::default(),
             retired_leases: Retired::default(),
             changes: Changes::default(),
@@ -248,7 +248,7 @@ impl<D: Driver> Worker<D> {
     fn is_finished(&self) -> bool {
         self.phase == Phase::Draining
             && self.listeners.are_closed()
-            && self.admission.is_empty()
+            && self.admission.serves_all()
             && self.sessions.is_empty()
             && self.retired_permits.is_empty()
             && self.retired_leases.is_empty()
@@ -267,7 +267,7 @@ impl<D: Driver> Worker<D> {
         let dates = [
             self.timers.next(),
             self.yielding.next().filter(|_| looks_for_limit),
-            self.waiting.date(),
+            self.queue_looks.date(),
             self.pools_looked_at,
             self.last_call,
         ];

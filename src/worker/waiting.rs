@@ -1,4 +1,5 @@
-//! Sessions that wait for a place at an endpoint, where their number is limited: who waits, and who is next.
+//! Where places at endpoints are limited: how a session comes into the queue and out of it, and when queues are
+//! looked at.
 
 use std::time::{Duration, Instant};
 
@@ -35,24 +36,24 @@ pub(super) struct QueueIsFull;
 
 /// When a worker looks at the queues of its routes.
 #[derive(Default)]
-pub(super) struct Waiting {
+pub(super) struct QueueLooks {
     /// When they are looked at though no place was given back. `None`: nobody waits.
-    looked_at: Option<Instant>,
+    at: Option<Instant>,
     /// The route whose queue is looked at first.
     first: usize,
 }
 
-impl Waiting {
+impl QueueLooks {
     /// When there is something to do though nothing happens.
     pub(super) fn date(&self) -> Option<Instant> {
-        self.looked_at
+        self.at
     }
 
     /// Somebody waits who did not, and may have a place at that time though nothing happens.
-    fn look(&mut self, place_at: Option<Instant>, now: Instant) {
-        let dates = self.looked_at.into_iter().chain(place_at);
+    fn file(&mut self, place_at: Option<Instant>, now: Instant) {
+        let dates = self.at.into_iter().chain(place_at);
         let latest = now + QUEUE_LOOK_INTERVAL;
-        self.looked_at = Some(dates.min().map_or(latest, |at| at.min(latest)));
+        self.at = Some(dates.min().map_or(latest, |at| at.min(latest)));
     }
 }
 
@@ -167,7 +168,7 @@ impl<D: Driver> Worker<D> {
             Moved::Joined { is_first } => {
                 served.counters.queued.add(u64::from(is_first));
                 let place_at = served.balancer.pace_ends(self.now);
-                self.waiting.look(place_at, self.now);
+                self.queue_looks.file(place_at, self.now);
             }
             Moved::Left { waited } => served.counters.queue_wait.record(waited),
         }
@@ -178,28 +179,28 @@ impl<D: Driver> Worker<D> {
     /// Gives free places to those who wait, by arrival. Where a turn cannot give all of them, the next one
     /// begins elsewhere: a queue with places that is never empty would leave the others nothing.
     pub(super) fn serve_queues(&mut self, something_changed: bool) {
-        let Some(look_at) = self.waiting.looked_at else {
+        let Some(look_at) = self.queue_looks.at else {
             return;
         };
         if !something_changed && look_at > self.now {
             return;
         }
-        self.waiting.looked_at = None;
+        self.queue_looks.at = None;
         let mut left = PLACES_PER_TURN;
         let routes = self.routes.len();
-        for route in (self.waiting.first..routes).chain(0..self.waiting.first) {
+        for route in (self.queue_looks.first..routes).chain(0..self.queue_looks.first) {
             let before = left;
             if self.serve_queue(route, &mut left) == Line::HasPlaces {
                 // The next turn goes on, and does not wait.
-                self.waiting.looked_at = Some(self.now);
-                self.waiting.first = queue::next_first(route, left < before, routes);
+                self.queue_looks.at = Some(self.now);
+                self.queue_looks.first = queue::next_first(route, left < before, routes);
                 return;
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
         let room_at = waiting.map(|served| served.place_at(self.now));
         let latest = self.now + QUEUE_LOOK_INTERVAL;
-        self.waiting.looked_at = room_at
+        self.queue_looks.at = room_at
             .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.now, latest)))
             .min();
     }

@@ -30,8 +30,8 @@ pub(super) struct Attempt {
     pub(super) lease: Lease,
     pub(super) started: Instant,
     /// When the resolver is told next that there is no answer.
-    pub(super) suspect_at: Instant,
-    pub(super) give_up_at: Instant,
+    suspect_at: Instant,
+    give_up_at: Instant,
 }
 
 impl Attempt {
@@ -118,7 +118,7 @@ impl Connecting {
         }
     }
 
-    pub(super) fn open<D: Driver>(
+    fn open<D: Driver>(
         &mut self,
         address: Address,
         cx: &mut Context<'_, D>,
@@ -147,7 +147,7 @@ impl Connecting {
         opened.inspect_err(|_| self.close_spare(cx.driver))
     }
 
-    pub(super) fn close_spare<D: Driver>(&mut self, driver: &mut D) {
+    fn close_spare<D: Driver>(&mut self, driver: &mut D) {
         if let Some(spare) = self.spare.take() {
             driver.close(spare, Close::Graceful);
         }
@@ -201,7 +201,7 @@ impl Connecting {
     }
 
     /// The head start is over: another one, if there is any that would do.
-    pub(super) fn start_race<D: Driver>(
+    fn start_race<D: Driver>(
         &mut self,
         first: Attempt,
         want: Want,

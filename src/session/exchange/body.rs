@@ -52,13 +52,13 @@ impl<D: Driver> Serving<D> {
                     break;
                 }
                 Ok(Some(RequestEvent::Body(pass))) => self.take_piece(&pass, client, cx),
-                Ok(Some(RequestEvent::BodyEnd)) => {
-                    if let Err(ending) = self.body_ended(client, cx) {
-                        return Became::End(ending);
+                Ok(Some(RequestEvent::BodyEnd)) => match self.body_ended(client, cx) {
+                    Ok(()) => {
+                        client.drop_inbox_if_read();
+                        break;
                     }
-                    client.drop_inbox_if_read();
-                    break;
-                }
+                    Err(ending) => Err(ending),
+                },
                 Ok(Some(RequestEvent::Abort)) => Err(Ending::Aborted),
                 Ok(Some(RequestEvent::Reply(reply))) => {
                     client.reply(&reply, self.is_between_records(), cx)

@@ -135,7 +135,7 @@ impl Replay {
     pub(super) fn kept(&self) -> &[u8] {
         match self {
             Self::Possible(kept) => kept,
-            Self::Spent => &[],
+            Self::Spent => unreachable!("it is not sent again"),
         }
     }
 }
@@ -148,7 +148,7 @@ pub(super) enum HeadRead {
     /// It is none that a server may get.
     Bad(Ending),
     /// The client is not to be served any more.
-    Over(Ending),
+    End(Ending),
 }
 
 impl ClientSide {
@@ -257,11 +257,11 @@ impl ClientSide {
                 Ok(Some(RequestEvent::Head)) => return HeadRead::Complete,
                 Ok(Some(RequestEvent::Reply(reply))) => {
                     if let Err(ending) = self.reply(&reply, true, cx) {
-                        return HeadRead::Over(ending);
+                        return HeadRead::End(ending);
                     }
                 }
                 // Within the parameters.
-                Ok(Some(RequestEvent::Abort)) => return HeadRead::Over(Ending::Aborted),
+                Ok(Some(RequestEvent::Abort)) => return HeadRead::End(Ending::Aborted),
                 Ok(Some(event)) => unreachable!("no request is open: {event:?}"),
                 Ok(None) => {
                     self.inbox = None;

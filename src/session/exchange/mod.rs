@@ -15,7 +15,8 @@
 //!   any moment.
 //! - A connection goes back to the pool only from a request that was sent whole, answered whole and
 //!   followed by the fence; from everything else it is closed.
-//! - A request is sent a second time only if nothing of it can have been read the first time.
+//! - A request is sent a second time only on another connection than a kept one that has ended, and only if nothing
+//!   of it can have been read there; or if it is a GET or HEAD and the server is not known to keep connections.
 //! - A request that fails before the headers of its answer ends without a further byte, so that the web
 //!   server's own failover works; later it ends in what every web server takes for a failure
 //!   ([`BROKEN_OFF`](crate::fastcgi::BROKEN_OFF)): some take the mere end of a connection for the end of the answer, and keep it.
@@ -69,8 +70,9 @@ enum Stage<D: Driver> {
     },
     Farewell(Farewell),
     Breaking(Breaking<D::Pipe>),
-    /// What served the request is gone. The next stage follows in the same step, or the session ends with it.
-    Over,
+    /// What searched for the request, or served it, is gone. Another stage follows in the same step, unless that ends
+    /// the session.
+    Gone,
 }
 
 impl<D: Driver> Exchange<D> {
@@ -147,7 +149,12 @@ impl<D: Driver> Exchange<D> {
             Stage::Search(_) => {
                 self.search(cx, |connecting, cx| connecting.addresses_changed(true, cx))
             }
-            _ => Step::Continue,
+            Stage::Head
+            | Stage::Serve(_)
+            | Stage::Deliver { .. }
+            | Stage::Farewell(_)
+            | Stage::Breaking(_)
+            | Stage::Gone => Step::Continue,
         }
     }
 
@@ -238,7 +245,7 @@ impl<D: Driver> Exchange<D> {
             }
             Stage::Breaking(_) => Step::Continue,
             Stage::Head | Stage::Search(_) => self.advance(cx),
-            Stage::Over => unreachable!("{OVER}"),
+            Stage::Gone => unreachable!("{GONE}"),
         }
     }
 
@@ -270,7 +277,7 @@ impl<D: Driver> Exchange<D> {
             Stage::Serve(_) | Stage::Deliver { .. } => Ending::ClientClosed,
             Stage::Farewell(farewell) => farewell.ending,
             Stage::Breaking(breaking) => breaking.ending,
-            Stage::Over => unreachable!("{OVER}"),
+            Stage::Gone => unreachable!("{GONE}"),
         })
     }
 
@@ -308,7 +315,7 @@ impl<D: Driver> Exchange<D> {
                 self.client.read_on(cx.driver);
                 Step::Continue
             }
-            Stage::Head | Stage::Search(_) | Stage::Over => {
+            Stage::Head | Stage::Search(_) | Stage::Gone => {
                 unreachable!("nothing is sent before an answer has begun")
             }
         }
@@ -321,7 +328,11 @@ impl<D: Driver> Exchange<D> {
         match &self.stage {
             Stage::Head => self.read_head(cx),
             Stage::Serve(_) => self.with_server(cx, Serving::read_body),
-            _ => Step::Continue,
+            Stage::Search(_)
+            | Stage::Deliver { .. }
+            | Stage::Farewell(_)
+            | Stage::Breaking(_)
+            | Stage::Gone => Step::Continue,
         }
     }
 
@@ -333,7 +344,7 @@ impl<D: Driver> Exchange<D> {
                 self.client.read_on(cx.driver);
                 Step::Continue
             }
-            HeadRead::Over(ending) => Step::End(ending),
+            HeadRead::End(ending) => Step::End(ending),
             HeadRead::Bad(ending) => match ending.answer() {
                 None => Step::End(ending),
                 // What there is of it tells what was asked for.
@@ -440,8 +451,13 @@ impl<D: Driver> Exchange<D> {
     }
 
     fn give_up_search(&mut self, cx: &mut Context<'_, D>) {
-        if let Stage::Search(search) = mem::replace(&mut self.stage, Stage::Over) {
-            search.close(cx.driver, cx.retired);
+        match mem::replace(&mut self.stage, Stage::Gone) {
+            Stage::Search(search) => {
+                search.close(cx.driver, cx.retired);
+            }
+            // The server was left already.
+            Stage::Gone => {}
+            _ => unreachable!("only a request that waits is given up"),
         }
     }
 
@@ -497,7 +513,7 @@ impl<D: Driver> Exchange<D> {
 
     /// The request is taken from its server, to be ended or to have another one.
     fn leave_server(&mut self) -> Serving<D> {
-        match mem::replace(&mut self.stage, Stage::Over) {
+        match mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Serve(serving) => serving,
             _ => unreachable!("only who is served has a server"),
         }
@@ -505,7 +521,7 @@ impl<D: Driver> Exchange<D> {
 
     /// The answer is complete, and the connection is for others.
     fn over(&mut self, cx: &mut Context<'_, D>) -> Step {
-        let held = self.leave_server().part(self.client.request, cx);
+        let held = self.leave_server().finish(self.client.request, cx);
         self.stage = Stage::Deliver { held };
         match self.client.writing {
             Writing::Idle => self.answered(cx),
@@ -541,7 +557,7 @@ impl<D: Driver> Exchange<D> {
         if serving.has_begun() {
             return self.break_off(ending, cx);
         }
-        if !self.leave_server().give_up(lost, &self.client, cx) {
+        if !self.leave_server().close_lost(lost, &self.client, cx) {
             return self.failed(ending, cx);
         }
         self.client.tally.search(cx.now);
@@ -566,7 +582,7 @@ impl<D: Driver> Exchange<D> {
             | Stage::Deliver { .. }
             | Stage::Farewell(_)
             | Stage::Breaking(_)
-            | Stage::Over => None,
+            | Stage::Gone => None,
             Stage::Search(search) => search.close(driver, retired),
             Stage::Serve(serving) => serving.close(&self.client, driver, retired),
         };
@@ -575,8 +591,8 @@ impl<D: Driver> Exchange<D> {
     }
 }
 
-/// Why nothing is asked of such a stage.
-const OVER: &str = "the session ends in the step that ends its request";
+/// Why nobody sees [`Stage::Gone`].
+const GONE: &str = "another stage has followed, or the session has ended";
 
 #[cfg(test)]
 mod tests;

@@ -76,9 +76,9 @@ pub(super) enum Became {
     Over,
     /// The server's connection has ended in the midst of it.
     Lost(Lost),
-    /// What the server sends is no answer, and nothing of it has gone to the client.
+    /// What the server sends is no answer. At most STDERR has gone to the client.
     Unanswered(Ending),
-    /// No more comes of an answer that has begun.
+    /// No more comes of an answer that has begun, or may have.
     BrokenOff(Ending),
     /// The client is not to be served any more.
     End(Ending),
@@ -420,7 +420,7 @@ impl<D: Driver> Serving<D> {
 
     /// The request is [`Became::Over`]: the connection is for others, or closed. Returns what the client has no
     /// room for yet.
-    pub(super) fn part(
+    pub(super) fn finish(
         mut self,
         request: Request,
         cx: &mut Context<'_, D>,
@@ -488,9 +488,14 @@ impl<D: Driver> Serving<D> {
         close_upstream(self.open, Close::Graceful, cx.driver, cx.retired);
     }
 
-    /// The connection is [`Became::Lost`], before the answer has begun. Whether the request may be given to another
-    /// one.
-    pub(super) fn give_up(self, lost: Lost, client: &ClientSide, cx: &mut Context<'_, D>) -> bool {
+    /// Closes a connection that is [`Became::Lost`] before the answer has begun. Returns whether the request may be
+    /// given to another one.
+    pub(super) fn close_lost(
+        self,
+        lost: Lost,
+        client: &ClientSide,
+        cx: &mut Context<'_, D>,
+    ) -> bool {
         let was_reused = self.open.is_reused();
         let address = self.open.lease.address();
         let may_be_repeated =

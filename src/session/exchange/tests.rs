@@ -509,3 +509,24 @@ fn a_client_that_leaves_has_its_connection_closed_with_what_it_asked_for() {
     assert_eq!(desk.driver.closed(server), Some(Close::Reset));
     assert_eq!(desk.driver.closed(client), Some(Close::Graceful));
 }
+
+/// The same in the midst of a body, of which more comes when the request is sent again.
+#[test]
+fn a_body_that_goes_on_is_sent_again_from_its_beginning() {
+    let head = head(&[("REQUEST_METHOD", "GET"), ("CONTENT_LENGTH", "9")]);
+    let mut desk = Desk::new();
+    let old = desk.prove();
+    let (mut exchange, _client) = desk.on_resting(old, &[head.clone(), body(b"one")].concat());
+    desk.driver.end(old, Lane::Write);
+    let broken = Done::Failed(Errno(libc::EPIPE));
+    let step = desk.complete(&mut exchange, End::Backend, Lane::Write, broken);
+    assert_eq!(step, Step::Continue);
+    assert_eq!(desk.send(&mut exchange, &body(b"two")), Step::Continue);
+    assert_eq!(desk.lose(&mut exchange, old, Done::Eof), Step::Continue);
+    let new = desk.connect(&mut exchange);
+    let began = [head, body(b"one"), body(b"two")].concat();
+    assert_eq!(desk.hear(&mut exchange, new), keeping(began));
+    let rest = [body(b"six"), body_end()].concat();
+    assert_eq!(desk.send(&mut exchange, &rest), Step::Continue);
+    assert_eq!(desk.hear(&mut exchange, new), rest);
+}

@@ -7,7 +7,7 @@ use crate::session::{Context, Ending, Slow, Step, Timeouts};
 
 use super::client::Reading;
 use super::farewell::Breaking;
-use super::{Exchange, OVER, Stage};
+use super::{Exchange, GONE, Stage};
 
 /// How long a request runs before its client is watched for leaving. Most are over by then, and are
 /// spared the wait that would have to be taken back.
@@ -33,7 +33,7 @@ impl<D: Driver> Exchange<D> {
             Stage::Serve(_) => idle_at,
             Stage::Farewell(farewell) => Some(farewell.by()),
             Stage::Breaking(_) => Some(Breaking::<D::Pipe>::by(self.client.activity.last())),
-            Stage::Over => unreachable!("{OVER}"),
+            Stage::Gone => unreachable!("{GONE}"),
         }
     }
 
@@ -45,7 +45,11 @@ impl<D: Driver> Exchange<D> {
         match &self.stage {
             Stage::Serve(_) => body_at().into_iter().chain(answer_at).min(),
             Stage::Deliver { .. } => answer_at,
-            _ => None,
+            Stage::Head
+            | Stage::Search(_)
+            | Stage::Farewell(_)
+            | Stage::Breaking(_)
+            | Stage::Gone => None,
         }
     }
 
@@ -94,7 +98,7 @@ impl<D: Driver> Exchange<D> {
             // It was looked at how the answer is taken.
             Stage::Deliver { .. } => Step::Continue,
             Stage::Head => unreachable!("it waits for nothing else"),
-            Stage::Over => unreachable!("{OVER}"),
+            Stage::Gone => unreachable!("{GONE}"),
         }
     }
 
