@@ -9,6 +9,7 @@
 
 mod answer;
 mod body;
+mod forwarder;
 mod guard;
 mod head;
 mod management;

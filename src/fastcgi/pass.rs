@@ -64,28 +64,19 @@ impl Pass {
         }
     }
 
-    /// Takes a header in that ends at `at`. One that is not `whole` in this slice leads.
-    pub(super) fn open(&mut self, header: Header, whole: bool, at: usize) {
-        if whole && self.is_empty() {
-            self.range = at - HEADER_LEN..at;
-        } else if !whole {
-            self.replace(header, at);
-        }
-        self.reach(at);
-    }
-
     /// Takes a header in that is sent in place of the one that ends at `at`.
     pub(super) fn replace(&mut self, header: Header, at: usize) {
         assert!(self.is_empty(), "a lead comes first");
-        self.lead_with(&header.encode());
+        self.lead_with(header, &[]);
         self.range = at..at;
     }
 
-    /// These bytes come before those of the range.
-    pub(super) fn lead_with(&mut self, bytes: &[u8]) {
+    /// This header, and this content behind it, come before the bytes of the range.
+    pub(super) fn lead_with(&mut self, header: Header, content: &[u8]) {
         assert!(self.lead_len == 0, "there is one lead");
-        self.lead[..bytes.len()].copy_from_slice(bytes);
-        self.lead_len = bytes.len();
+        self.lead_len = HEADER_LEN + content.len();
+        self.lead[..HEADER_LEN].copy_from_slice(&header.encode());
+        self.lead[HEADER_LEN..self.lead_len].copy_from_slice(content);
     }
 
     /// Another header in place of the one that begins at `at`.

@@ -126,21 +126,17 @@ impl Reader {
         }
     }
 
-    /// Begins a record whose header went another way than through [`Reader::next`]. False, and nothing
-    /// happens, in the midst of a record.
-    pub fn begin(&mut self, header: Header) -> bool {
-        let is_between = match self.position {
-            Position::Header { len, .. } => len == 0,
-            Position::Content { .. } | Position::Padding { .. } => self.left() == 0,
-            Position::Lost(_) => false,
+    /// Begins a record whose header went another way than through [`Reader::next`].
+    ///
+    /// # Panics
+    ///
+    /// In the midst of a record.
+    pub fn begin(&mut self, header: Header) {
+        assert!(self.is_between_records(), "the last record is over");
+        self.position = Position::Content {
+            left: header.content_len,
+            padding_len: header.padding_len,
         };
-        if is_between {
-            self.position = Position::Content {
-                left: header.content_len,
-                padding_len: header.padding_len,
-            };
-        }
-        is_between
     }
 
     /// Steps over bytes of the current record that went another way than through [`Reader::next`].

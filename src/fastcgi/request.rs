@@ -16,10 +16,10 @@ mod phase;
 mod violation;
 
 use super::body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
+use super::forwarder::{Forwarder, Rules, Ruling, Step, Way};
 use super::head::{Head, HeadRoom, NoPush};
 use super::management::{Capacity, QUERY_BYTES_MAX, Reply, result_of, unknown_type};
 use super::pass::Pass;
-use super::reader::{Event, Reader};
 use super::record::{HEADER_LEN, Header, Kind, RequestId};
 use phase::{Phase, Streams};
 
@@ -69,64 +69,10 @@ pub enum ClientEnd {
     TooEarly,
 }
 
-/// What becomes of the current record.
-#[derive(Clone, Copy, Debug)]
-enum Fate {
-    /// Nothing: it is stepped over. Also the state between records.
-    Skip,
-    /// It opens a request.
-    Begin(RequestId, FixedBody),
-    /// It opens one more while another runs: refused.
-    Refuse(RequestId),
-    /// It opens the next one, which has to wait.
-    Wait,
-    /// A piece of the parameters.
-    Params,
-    /// Their end.
-    ParamsEnd,
-    /// A piece of the body: sent on as it is.
-    Pass,
-    /// The end of this stream: sent on as it is.
-    PassEnd(Kind),
-    /// The end of this stream, with padding: sent on without.
-    ReplaceEnd(Kind),
-    /// The client gives up.
-    Abort,
-    /// A question, answered here.
-    Query,
-    /// A management record that nobody knows.
-    Unknown(u8),
-}
-
-impl Fate {
-    /// Whether the record's bytes go to the upstream.
-    const fn passes(self) -> bool {
-        matches!(self, Self::Pass | Self::PassEnd(_))
-    }
-}
-
 /// Reads a client's side of a connection.
 #[derive(Debug)]
 pub struct RequestReader {
-    limits: RequestLimits,
-    records: Reader,
-    phase: Phase,
-    fate: Fate,
-    head: Head,
-    /// What of the body may still come, if it is known.
-    body_left: Option<u64>,
-    query: Vec<u8>,
-    /// A header that was read and not yet acted on.
-    held: Option<Header>,
-    /// Bytes of the current record's header that were seen and not yet taken.
-    ahead: usize,
-    /// [`RequestEvent::BodyEnd`] is due.
-    body_end_due: bool,
-    /// Bytes of the connection that were read.
-    read: u64,
-    /// Where the current record begins.
-    record_at: u64,
-    failed: Option<ProtocolError>,
+    forwarder: Forwarder<RequestRules>,
 }
 
 impl RequestReader {
@@ -140,26 +86,25 @@ impl RequestReader {
     #[must_use]
     pub const fn sharing(room: HeadRoom, limits: RequestLimits) -> Self {
         Self {
-            limits,
-            records: Reader::new(),
-            phase: Phase::Idle,
-            fate: Fate::Skip,
-            head: Head::new(room),
-            body_left: None,
-            query: Vec::new(),
-            held: None,
-            ahead: 0,
-            body_end_due: false,
-            read: 0,
-            record_at: 0,
-            failed: None,
+            forwarder: Forwarder::new(RequestRules {
+                limits,
+                phase: Phase::Idle,
+                head: Head::new(room),
+                body_left: None,
+                query: Vec::new(),
+                body_end_due: false,
+            }),
         }
+    }
+
+    const fn rules(&self) -> &RequestRules {
+        self.forwarder.rules()
     }
 
     /// The request's head, complete after [`RequestEvent::Head`].
     #[must_use]
     pub const fn head(&self) -> &Head {
-        &self.head
+        &self.rules().head
     }
 
     /// Reads on in `input` from `at` up to the next event and moves `at` behind what it has read.
@@ -174,55 +119,23 @@ impl RequestReader {
         input: &[u8],
         at: &mut usize,
     ) -> Result<Option<RequestEvent>, ProtocolError> {
-        if let Some(error) = self.failed {
-            return Err(error);
-        }
-        if self.body_end_due {
-            self.body_end_due = false;
-            return Ok(Some(RequestEvent::BodyEnd));
-        }
-        let mut pass = Pass::from(*at);
-        let seen = self.ahead.min(input.len() - *at);
-        *at += seen;
-        if self.fate.passes() {
-            pass.reach(*at);
-        }
-        self.ahead -= seen;
-        self.read += seen as u64;
-        loop {
-            match self.step(input, at, &mut pass) {
-                Ok(Step::Event(event)) => return Ok(Some(event)),
-                Ok(Step::On) => {}
-                // First what was found before it.
-                Ok(Step::Stop) | Err(_) if !pass.is_empty() => {
-                    return Ok(Some(RequestEvent::Body(pass)));
-                }
-                Ok(Step::Stop) => return Ok(None),
-                Err(cause) => {
-                    let at = self.record_at;
-                    return Err(*self.failed.insert(ProtocolError { at, cause }));
-                }
-            }
-        }
+        self.forwarder.next(input, at)
     }
 
     /// The answer to the running request is complete or not wanted: the next one may begin. What
     /// still comes of the old one is stepped over.
     pub fn next_request(&mut self) {
-        self.phase = Phase::Idle;
-        self.body_left = None;
-        self.body_end_due = false;
-        self.head.clear();
-        match self.fate {
-            Fate::Begin(..) | Fate::Query | Fate::Unknown(_) | Fate::Refuse(_) => {}
-            Fate::Skip
-            | Fate::Wait
-            | Fate::Params
-            | Fate::ParamsEnd
-            | Fate::Pass
-            | Fate::PassEnd(_)
-            | Fate::ReplaceEnd(_)
-            | Fate::Abort => self.fate = Fate::Skip,
+        self.forwarder.rules_mut().forget();
+        match self.forwarder.fate() {
+            None | Some(Fate::Begin(_) | Fate::Query | Fate::Unknown(_) | Fate::Refuse(_)) => {}
+            Some(
+                Fate::Skip
+                | Fate::Params
+                | Fate::ParamsEnd
+                | Fate::Body
+                | Fate::StreamEnd(_)
+                | Fate::Abort,
+            ) => self.forwarder.withhold(Fate::Skip),
         }
     }
 
@@ -230,33 +143,16 @@ impl RequestReader {
     /// belong to one record, padding included.
     #[must_use]
     pub const fn passable(&self) -> usize {
-        match (self.fate.passes(), self.held) {
-            (true, None) => self.ahead + self.records.left(),
-            (true, Some(_)) | (false, _) => 0,
-        }
+        self.forwarder.passable()
     }
 
     /// Begins the record whose header is `bytes`, which come next and were not taken yet: from now on
     /// they are [`RequestReader::passable`], and so is the record. False, and nothing happens, unless it
     /// is a piece of the body, of `content_min` bytes at least, and nothing of another record is missing.
     pub fn pass_next(&mut self, bytes: [u8; HEADER_LEN], content_min: usize) -> bool {
-        let Ok(header) = Header::decode(bytes) else {
-            return false;
-        };
-        let is_worth_it = usize::from(header.content_len) >= content_min;
-        let is_readable = self.held.is_none() && self.failed.is_none() && !self.body_end_due;
-        let is_body = is_readable && matches!(self.fate_of(header), Ok(Fate::Pass));
-        let fits = self
-            .body_left
-            .is_none_or(|left| left >= u64::from(header.content_len));
-        if !is_worth_it || !is_body || !fits || !self.records.begin(header) {
-            return false;
-        }
-        self.count(header).expect("it fits");
-        self.fate = Fate::Pass;
-        self.record_at = self.read;
-        self.ahead = HEADER_LEN;
-        true
+        let next = self.forwarder.unread_next(bytes);
+        next.is_some_and(|(header, _)| usize::from(header.content_len) >= content_min)
+            && self.forwarder.pass_next(bytes)
     }
 
     /// This many of the [`RequestReader::passable`] bytes went to the upstream by another way.
@@ -265,14 +161,7 @@ impl RequestReader {
     ///
     /// If they were not passable.
     pub fn passed(&mut self, bytes: usize) {
-        assert!(bytes <= self.passable(), "the caller asked how many");
-        let of_header = self.ahead.min(bytes);
-        self.ahead -= of_header;
-        self.records.skip(bytes - of_header);
-        self.read += bytes as u64;
-        if self.records.is_between_records() {
-            self.fate = Fate::Skip;
-        }
+        self.forwarder.passed(bytes);
     }
 
     /// Whether an application that keeps its connection reads this request to its end, and no further: it
@@ -284,14 +173,16 @@ impl RequestReader {
             let header = rest
                 .first_chunk()
                 .and_then(|bytes| Header::decode(*bytes).ok());
-            let is_at_header = self.records.is_between_records() && self.held.is_none();
             header.is_some_and(|header| {
-                let is_ours = header.request_id == self.head.request_id();
-                is_at_header && is_ours && header.kind == Kind::Stdin && header.content_len == 0
+                let is_ours = header.request_id == self.head().request_id();
+                self.forwarder.is_at_header()
+                    && is_ours
+                    && header.kind == Kind::Stdin
+                    && header.content_len == 0
             })
         };
-        match self.head.role() {
-            Role::Responder => self.head.content_length().is_some() || is_over(),
+        match self.head().role() {
+            Role::Responder => self.head().content_length().is_some() || is_over(),
             // §6.3: it has no body.
             Role::Authorizer => true,
             // Its second stream is of unknown length.
@@ -303,7 +194,7 @@ impl RequestReader {
     /// tells of a body that is too short, for which PHP-FPM would wait.
     #[must_use]
     pub const fn body_missing(&self) -> u64 {
-        match self.body_left {
+        match self.rules().body_left {
             Some(left) => left,
             None => 0,
         }
@@ -312,72 +203,64 @@ impl RequestReader {
     /// What it means if the client's stream ends here.
     #[must_use]
     pub fn end(&self) -> ClientEnd {
-        match self.phase {
-            _ if !self.records.is_between_records() || self.held.is_some() => ClientEnd::TooEarly,
+        match self.rules().phase {
+            _ if !self.forwarder.is_at_header() => ClientEnd::TooEarly,
             Phase::Idle => ClientEnd::BetweenRequests,
             Phase::Complete => ClientEnd::AfterRequest,
             // §6.3: it has no body, and nothing says that an empty one is sent.
-            Phase::Body(_) if self.head.role() == Role::Authorizer => ClientEnd::AfterRequest,
+            Phase::Body(_) if self.head().role() == Role::Authorizer => ClientEnd::AfterRequest,
             Phase::Params | Phase::Body(_) => ClientEnd::TooEarly,
         }
     }
+}
 
-    fn step(&mut self, input: &[u8], at: &mut usize, pass: &mut Pass) -> Result<Step, Violation> {
-        if let Some(header) = self.held {
-            return self.open(header, false, *at, pass);
-        }
-        let from = *at;
-        let mut rest = &input[from..];
-        if self.records.is_between_records() {
-            self.record_at = self.read;
-        }
-        let found = self.records.next(&mut rest);
-        *at = input.len() - rest.len();
-        self.read += (*at - from) as u64;
-        if self.fate.passes() {
-            pass.reach(*at);
-        }
-        match found {
-            Err(malformed) => Err(malformed.into()),
-            Ok(None) => Ok(Step::Stop),
-            Ok(Some(Event::Begin(header))) => {
-                self.open(header, *at - from == HEADER_LEN, *at, pass)
-            }
-            Ok(Some(Event::Content(piece))) => self.content(piece),
-            Ok(Some(Event::End)) => self.close(pass),
-        }
-    }
+/// What a client may send, and what becomes of it.
+#[derive(Debug)]
+struct RequestRules {
+    limits: RequestLimits,
+    phase: Phase,
+    head: Head,
+    /// What of the body may still come, if it is known.
+    body_left: Option<u64>,
+    query: Vec<u8>,
+    /// [`RequestEvent::BodyEnd`] is due.
+    body_end_due: bool,
+}
 
-    /// Decides on a record whose header ends at `at`, and is all in this slice if `whole`.
-    fn open(
-        &mut self,
-        header: Header,
-        whole: bool,
-        at: usize,
-        pass: &mut Pass,
-    ) -> Result<Step, Violation> {
-        // Acted on later, unless this returns without an error and does something else about it.
-        self.held = Some(header);
-        let fate = self.fate_of(header)?;
-        if !fate.passes() && !pass.is_empty() {
-            return Ok(Step::Stop);
-        }
-        match fate {
-            Fate::Wait => return Ok(Step::Event(RequestEvent::Next)),
-            Fate::Pass => self.count(header)?,
-            _ => {}
-        }
-        match fate {
-            Fate::Pass | Fate::PassEnd(_) => pass.open(header, whole, at),
-            Fate::ReplaceEnd(_) => pass.replace(unpadded(header), at),
-            _ => {}
-        }
-        self.held = None;
-        self.fate = fate;
-        Ok(Step::On)
-    }
+/// What a record is.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// Nothing: it is stepped over.
+    Skip,
+    /// It opens a request.
+    Begin(RequestId),
+    /// It opens one more while another runs: refused.
+    Refuse(RequestId),
+    /// A piece of the parameters.
+    Params,
+    /// Their end.
+    ParamsEnd,
+    /// A piece of the body.
+    Body,
+    /// The end of this stream.
+    StreamEnd(Kind),
+    /// The client gives up.
+    Abort,
+    /// A question, answered here.
+    Query,
+    /// A management record that nobody knows.
+    Unknown(u8),
+}
 
-    fn fate_of(&self, header: Header) -> Result<Fate, Violation> {
+type Ruled = Result<Ruling<Fate, RequestEvent>, Violation>;
+
+impl Rules for RequestRules {
+    type Fate = Fate;
+    type Event = RequestEvent;
+    type Cause = Violation;
+    type Error = ProtocolError;
+
+    fn rule(&self, header: Header) -> Ruled {
         let kind = header.kind;
         if header.request_id == RequestId::MANAGEMENT {
             return management(header);
@@ -390,82 +273,64 @@ impl RequestReader {
             | Kind::Stderr
             | Kind::GetValuesResult
             | Kind::UnknownType => Err(Violation::FromApplication(kind)),
-            Kind::BeginRequest => self.fate_of_begin(header),
+            Kind::BeginRequest => self.rule_on_begin(header),
             Kind::AbortRequest | Kind::Params | Kind::Stdin | Kind::Data => {
                 if self.phase == Phase::Idle || header.request_id != self.head.request_id() {
-                    return Ok(Fate::Skip);
+                    return kept(Fate::Skip);
                 }
-                self.fate_within(header)
+                self.rule_within(header)
             }
         }
     }
 
-    fn fate_of_begin(&self, header: Header) -> Result<Fate, Violation> {
-        if usize::from(header.content_len) != HEADER_LEN {
-            return Err(Violation::BeginLen(header.content_len));
-        }
-        match self.phase {
-            Phase::Idle => Ok(Fate::Begin(header.request_id, FixedBody::default())),
-            Phase::Complete => Ok(Fate::Wait),
-            Phase::Body(_) if self.head.role() == Role::Authorizer => Ok(Fate::Wait),
-            Phase::Params | Phase::Body(_) if header.request_id == self.head.request_id() => {
-                Err(Violation::BeginTwice)
-            }
-            Phase::Params | Phase::Body(_) => Ok(Fate::Refuse(header.request_id)),
-        }
-    }
-
-    /// The fate of a record of the running request.
-    fn fate_within(&self, header: Header) -> Result<Fate, Violation> {
-        let kind = header.kind;
-        match (self.phase, kind) {
-            (_, Kind::AbortRequest) => Ok(Fate::Abort),
-            (Phase::Params, Kind::Params) if header.content_len == 0 => Ok(Fate::ParamsEnd),
-            (Phase::Params, Kind::Params) => Ok(Fate::Params),
-            (Phase::Body(open), _) if open.has(kind) => Ok(match header {
-                Header {
-                    content_len: 1.., ..
-                } => Fate::Pass,
-                Header { padding_len: 0, .. } => Fate::PassEnd(kind),
-                Header { .. } => Fate::ReplaceEnd(kind),
-            }),
-            _ => Err(Violation::OutOfPlace(kind)),
-        }
+    fn passes_unread(&self, fate: Fate) -> bool {
+        matches!(fate, Fate::Body)
     }
 
     /// Counts a record of the body before any of it is sent.
-    fn count(&mut self, header: Header) -> Result<(), Violation> {
-        if let (Kind::Stdin, Some(left)) = (header.kind, &mut self.body_left) {
+    fn begin(&mut self, fate: Fate, header: Header) {
+        if let (Fate::Body, Kind::Stdin, Some(left)) = (fate, header.kind, &mut self.body_left) {
             let fewer = left.checked_sub(u64::from(header.content_len));
-            *left = fewer.ok_or(Violation::BodyTooLong)?;
+            *left = fewer.expect("the ruling was that it fits");
         }
-        Ok(())
     }
 
-    fn content(&mut self, piece: &[u8]) -> Result<Step, Violation> {
-        match &mut self.fate {
-            Fate::Begin(_, body) => body.push(piece),
+    fn content(&mut self, fate: Fate, piece: &[u8]) -> Result<(), Violation> {
+        match fate {
             Fate::Params => {
                 let bytes_max = self.limits.params_bytes_max;
                 self.head.push(piece, bytes_max).map_err(|no| match no {
                     NoPush::TooLong => Violation::ParamsTooLong(bytes_max),
                     NoPush::NoRoom => Violation::HeadsFull,
-                })?;
+                })
             }
-            Fate::Query => self.query.extend_from_slice(piece),
-            _ => {}
+            Fate::Query => {
+                self.query.extend_from_slice(piece);
+                Ok(())
+            }
+            Fate::Skip
+            | Fate::Begin(_)
+            | Fate::Refuse(_)
+            | Fate::ParamsEnd
+            | Fate::Body
+            | Fate::StreamEnd(_)
+            | Fate::Abort
+            | Fate::Unknown(_) => Ok(()),
         }
-        Ok(Step::On)
     }
 
-    /// The record is over.
-    fn close(&mut self, pass: &mut Pass) -> Result<Step, Violation> {
-        let fate = std::mem::replace(&mut self.fate, Fate::Skip);
+    /// A body was counted when its record began.
+    fn unread(&mut self, _fate: Fate, _content: usize) {}
+
+    fn end(
+        &mut self,
+        fate: Fate,
+        body: Option<[u8; HEADER_LEN]>,
+    ) -> Result<Step<RequestEvent>, Violation> {
         match fate {
-            Fate::Skip | Fate::Params | Fate::Pass => Ok(Step::On),
-            Fate::Wait => unreachable!("its header is held"),
-            Fate::Begin(request_id, body) => {
-                let body = body.complete().expect("its header says eight bytes");
+            Fate::Skip | Fate::Params | Fate::Body => Ok(Step::On),
+            Fate::Begin(request_id) => {
+                let body = body.expect("it was to be gathered");
                 self.head.begin(request_id, BeginRequest::decode(body));
                 self.phase = Phase::Params;
                 Ok(Step::On)
@@ -484,7 +349,10 @@ impl RequestReader {
                 self.body_left = self.head.content_length();
                 Ok(Step::Event(RequestEvent::Head))
             }
-            Fate::PassEnd(kind) | Fate::ReplaceEnd(kind) => Ok(self.close_stream(kind, pass)),
+            Fate::StreamEnd(kind) => {
+                self.end_stream(kind);
+                Ok(Step::Tell)
+            }
             Fate::Abort => Ok(Step::Event(RequestEvent::Abort)),
             Fate::Query => {
                 let reply = result_of(&self.query, self.limits.capacity);
@@ -496,51 +364,99 @@ impl RequestReader {
         }
     }
 
-    fn close_stream(&mut self, kind: Kind, pass: &mut Pass) -> Step {
+    fn due(&mut self) -> Option<RequestEvent> {
+        std::mem::take(&mut self.body_end_due).then_some(RequestEvent::BodyEnd)
+    }
+
+    fn pass(pass: Pass) -> RequestEvent {
+        RequestEvent::Body(pass)
+    }
+
+    fn error(at: u64, cause: Violation) -> ProtocolError {
+        ProtocolError { at, cause }
+    }
+}
+
+impl RequestRules {
+    fn rule_on_begin(&self, header: Header) -> Ruled {
+        if usize::from(header.content_len) != HEADER_LEN {
+            return Err(Violation::BeginLen(header.content_len));
+        }
+        match self.phase {
+            Phase::Idle => Ok(Ruling::Begin(
+                Fate::Begin(header.request_id),
+                Way::Gathered(FixedBody::default()),
+            )),
+            Phase::Complete => Ok(Ruling::Wait(RequestEvent::Next)),
+            Phase::Body(_) if self.head.role() == Role::Authorizer => {
+                Ok(Ruling::Wait(RequestEvent::Next))
+            }
+            Phase::Params | Phase::Body(_) if header.request_id == self.head.request_id() => {
+                Err(Violation::BeginTwice)
+            }
+            Phase::Params | Phase::Body(_) => kept(Fate::Refuse(header.request_id)),
+        }
+    }
+
+    /// What becomes of a record of the running request.
+    fn rule_within(&self, header: Header) -> Ruled {
+        let kind = header.kind;
+        match (self.phase, kind) {
+            (_, Kind::AbortRequest) => kept(Fate::Abort),
+            (Phase::Params, Kind::Params) if header.content_len == 0 => kept(Fate::ParamsEnd),
+            (Phase::Params, Kind::Params) => kept(Fate::Params),
+            (Phase::Body(open), _) if open.has(kind) => self.rule_on_body(header),
+            _ => Err(Violation::OutOfPlace(kind)),
+        }
+    }
+
+    fn rule_on_body(&self, header: Header) -> Ruled {
+        let kind = header.kind;
+        match (header.content_len, header.padding_len) {
+            (0, 0) => Ok(Ruling::Begin(Fate::StreamEnd(kind), Way::AsItCame)),
+            (0, _) => Ok(Ruling::Begin(Fate::StreamEnd(kind), Way::Unpadded)),
+            (content_len, _) => match (kind, self.body_left) {
+                (Kind::Stdin, Some(left)) if left < u64::from(content_len) => {
+                    Err(Violation::BodyTooLong)
+                }
+                _ => Ok(Ruling::Begin(Fate::Body, Way::AsItCame)),
+            },
+        }
+    }
+
+    fn end_stream(&mut self, kind: Kind) {
         let Phase::Body(open) = self.phase else {
             unreachable!("{kind:?} was open when its end came");
         };
         self.phase = open.without(kind);
-        let all = self.phase == Phase::Complete;
-        match (pass.is_empty(), all) {
-            (true, true) => Step::Event(RequestEvent::BodyEnd),
-            (true, false) => Step::On,
-            (false, _) => {
-                self.body_end_due = all;
-                Step::Event(RequestEvent::Body(std::mem::take(pass)))
-            }
-        }
+        self.body_end_due = self.phase == Phase::Complete;
+    }
+
+    /// The running request is over.
+    fn forget(&mut self) {
+        self.phase = Phase::Idle;
+        self.body_left = None;
+        self.body_end_due = false;
+        self.head.clear();
     }
 }
 
-/// What a step of the reader led to.
-enum Step {
-    /// Something for the session.
-    Event(RequestEvent),
-    /// The next step.
-    On,
-    /// No further in this slice, or not before what was passed on is told.
-    Stop,
-}
-
-/// The fate of a record with request id 0 (§4).
-fn management(header: Header) -> Result<Fate, Violation> {
+/// What becomes of a record with request id 0 (§4).
+fn management(header: Header) -> Ruled {
     match header.kind {
         Kind::GetValues if usize::from(header.content_len) > QUERY_BYTES_MAX => {
             Err(Violation::QueryTooLong(header.content_len))
         }
-        Kind::GetValues => Ok(Fate::Query),
-        Kind::Other(number) => Ok(Fate::Unknown(number)),
+        Kind::GetValues => kept(Fate::Query),
+        Kind::Other(number) => kept(Fate::Unknown(number)),
         kind @ (Kind::GetValuesResult | Kind::UnknownType) => Err(Violation::FromApplication(kind)),
         kind => Err(Violation::NullId(kind)),
     }
 }
 
-const fn unpadded(header: Header) -> Header {
-    Header {
-        padding_len: 0,
-        ..header
-    }
+/// It is for us, or for nobody.
+const fn kept(fate: Fate) -> Ruled {
+    Ok(Ruling::Begin(fate, Way::Kept))
 }
 
 #[cfg(test)]

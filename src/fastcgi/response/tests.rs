@@ -532,6 +532,106 @@ fn only_output_of_the_request_goes_another_way() {
     }
 }
 
+/// An empty record ends its stream, so it goes on itself, and not as parts of which there are none.
+#[test]
+fn a_record_without_content_is_always_read() {
+    let empty = record(Kind::Stdout, 1, &[], 5);
+    let mut reader = behind_headers();
+    assert_eq!(reader.output_len(header(&empty)), None);
+    assert!(!reader.pass_next(header(&empty)) && !reader.frame_next(header(&empty)));
+    let event = reader.next(&empty, &mut 0).unwrap();
+    let Some(ResponseEvent::Pass(pass)) = event else {
+        panic!("{event:?}");
+    };
+    assert_eq!(passed(&pass, &empty), empty);
+}
+
+#[test]
+fn nothing_goes_another_way_behind_an_error_or_the_end() {
+    let large = large(Kind::Stderr);
+    for last in [end(), record(Kind::Stdin, 1, b"", 0)] {
+        let mut reader = behind_headers();
+        let mut at = 0;
+        while at < last.len() {
+            if reader.next(&last, &mut at).is_err() {
+                break;
+            }
+        }
+        assert!(!reader.pass_next(header(&large)) && !reader.frame_next(header(&large)));
+    }
+}
+
+#[test]
+#[should_panic(expected = "the caller asked how many")]
+fn more_than_a_record_does_not_go_another_way() {
+    let large = large(Kind::Stdout);
+    let mut reader = behind_headers();
+    assert!(reader.pass_next(header(&large)));
+    reader.passed(large.len() + 1);
+}
+
+/// An answer with headers and an end, most of which need not be read.
+fn any_output() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![2 => Just(Kind::Stdout), 1 => Just(Kind::Stderr)];
+    let one = (kind, vec(any::<u8>(), 0..40), prop_oneof![Just(0), 0..9_u8]);
+    let one = one.prop_map(|(kind, content, padding)| record(kind, 1, &content, padding));
+    let one = prop_oneof![9 => one, 1 => Just(FPM_FENCE.to_vec())];
+    vec(one, 0..9).prop_map(|all| {
+        let headers = record(Kind::Stdout, 1, b"Status: 404\r\n\r\n", 3);
+        [headers, all.concat(), end()].concat()
+    })
+}
+
+/// Gives the answer to a reader as a session does: some of it is read, and some goes another way. Returns
+/// what the client has.
+fn forward(stream: &[u8], script: &[(u8, prop::sample::Index)]) -> Vec<u8> {
+    let mut reader = ResponseReader::new(RequestId::from_number(1));
+    let (mut sent, mut from) = (Vec::new(), 0);
+    // What the script leaves is read.
+    for action in script.iter().map(Some).chain([None]) {
+        let rest = &stream[from..];
+        let next = rest.first_chunk::<HEADER_LEN>();
+        let passable = reader.passable().min(rest.len());
+        let framable = reader.framable().min(rest.len());
+        match (action, next) {
+            (Some((0, _)), Some(next)) if reader.output_len(*next) <= Some(rest.len()) => {
+                reader.pass_next(*next);
+            }
+            (Some((1, _)), Some(next)) => {
+                if reader.frame_next(*next) {
+                    from += HEADER_LEN;
+                }
+            }
+            (Some((2, much)), _) if framable > 0 => {
+                sent.extend(reader.promise(1 + much.index(framable)));
+            }
+            (Some((3, much)), _) if passable > 0 => {
+                let much = 1 + much.index(passable);
+                reader.passed(much);
+                sent.extend(&rest[..much]);
+                from += much;
+            }
+            _ => {
+                let much = action.map_or(rest.len(), |(_, much)| much.index(rest.len() + 1));
+                let mut at = 0;
+                while let Some(event) = reader.next(&rest[..much], &mut at).unwrap() {
+                    match event {
+                        ResponseEvent::Pass(pass) => sent.extend(passed(&pass, &rest[..much])),
+                        ResponseEvent::Management(_) => {}
+                        ResponseEvent::End(_) => break,
+                    }
+                }
+                from += at;
+            }
+        }
+        if reader.is_between_records() {
+            said(&sent);
+        }
+    }
+    assert_eq!(from, stream.len());
+    sent
+}
+
 fn any_response() -> impl Strategy<Value = Vec<u8>> {
     let content = prop_oneof![
         2 => vec(any::<u8>(), 0..30),
@@ -562,5 +662,26 @@ proptest! {
         prop_assert_eq!(meaning(&split), meaning(&whole));
         prop_assert_eq!(split_reader.status(), reader.status());
         prop_assert_eq!(split_reader.stdout_bytes(), reader.stdout_bytes());
+    }
+
+    #[test]
+    fn whatever_goes_another_way_the_client_gets_the_same(
+        stream in any_output(),
+        script in vec((0..6_u8, any::<prop::sample::Index>()), 0..60),
+    ) {
+        let wanted: Vec<_> = said(&stream).into_iter().filter(|(_, id, _)| *id == 1).collect();
+        // What a management record stood between is neighbours now.
+        let wanted = wanted.into_iter().fold(Vec::new(), |mut all: Vec<Said>, (kind, id, content)| {
+            match all.last_mut() {
+                Some((last, _, before))
+                    if *last == kind && !content.is_empty() && !before.is_empty() =>
+                {
+                    before.extend(content);
+                }
+                _ => all.push((kind, id, content)),
+            }
+            all
+        });
+        prop_assert_eq!(said(&forward(&stream, &script)), wanted);
     }
 }
