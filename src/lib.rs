@@ -6,6 +6,7 @@
 //! and waits for signals ([`daemon`]).
 
 pub mod access_log;
+mod address;
 pub mod backend;
 pub mod bench;
 pub mod checks;

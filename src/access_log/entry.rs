@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::Address;
+use crate::address::Address;
 use crate::counters::Outcome;
 use crate::fastcgi::{Head, Pairs, Rejection};
 use crate::sys::net::PeerCredentials;

@@ -12,10 +12,11 @@ mod reach;
 mod refresh;
 mod set;
 
+pub use crate::address::Address;
 pub use balance::{Balancer, Choice, Family, Lease, Moment, Reuse, Tried, Want};
 pub use health::Health;
 #[cfg(any(test, fuzzing))]
 pub(crate) use opening::PACE;
 pub use refresh::Refresher;
 pub(crate) use refresh::Suspects;
-pub use set::{ADDRESSES_MAX, Address, AddressSet, Endpoint, Published};
+pub use set::{ADDRESSES_MAX, AddressSet, Endpoint, Published};

@@ -5,16 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 
-use super::{Health, Refresher};
+use super::{Address, Health, Refresher};
 use crate::config::{Ejection, RouteName};
-use crate::sys::net::UnixName;
 
 /// The most endpoints of one set.
 ///
@@ -26,47 +24,6 @@ pub const ADDRESSES_MAX: usize = 4096;
 /// The most addresses whose health is remembered, with those of the current set: one set's worth of
 /// them may have left.
 const KNOWN_MAX: usize = 2 * ADDRESSES_MAX;
-
-/// Where to connect.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Address {
-    /// A TCP port.
-    Tcp(SocketAddr),
-    /// A Unix socket of this machine.
-    Unix(UnixName),
-}
-
-impl Address {
-    /// What can stand behind a name.
-    #[must_use]
-    pub fn ip(self) -> Option<IpAddr> {
-        match self {
-            Self::Tcp(address) => Some(address.ip()),
-            Self::Unix(_) => None,
-        }
-    }
-}
-
-impl From<SocketAddr> for Address {
-    fn from(address: SocketAddr) -> Self {
-        Self::Tcp(address)
-    }
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(name) => name.fmt(f),
-        }
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
 
 /// One address of a set, and how it compares with the others (RFC 2782; what comes without a
 /// priority and a weight has 0 and 1).
@@ -461,6 +418,7 @@ impl fmt::Debug for Published {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::sync::atomic::AtomicUsize;
     use std::thread;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::{Count, Level};
-use crate::backend::Address;
+use crate::address::Address;
 
 /// One worker's figures of one endpoint of one route. It writes, the main thread reads.
 #[derive(Debug, Default)]
