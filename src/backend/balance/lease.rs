@@ -1,0 +1,188 @@
+//! One session's place at an endpoint, and the endpoint as one worker knows it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::opening::{Course, Opening};
+use super::super::reach::Reach;
+use super::super::{Address, Health};
+use super::Moment;
+use crate::counters::EndpointCounters;
+
+/// One session's place at an endpoint: it counts there for as long as this lives.
+pub struct Lease {
+    pub(super) member: Rc<Member>,
+    /// Where it stands in the set of this version.
+    pub(super) index: usize,
+    pub(super) version: u64,
+    was_ejected: bool,
+    /// What its connection has come to.
+    course: Cell<Course>,
+}
+
+/// An endpoint as one worker knows it; the same one for as long as it is in the set, or has sessions.
+pub(super) struct Member {
+    pub(super) health: Arc<Health>,
+    /// Among them how many sessions there are, and connections that rest: who compares endpoints reads
+    /// what is shown.
+    pub(super) counters: Arc<EndpointCounters>,
+    /// Its connections, where they are paced.
+    opening: RefCell<Opening>,
+    pub(super) reach: Cell<Reach>,
+    /// Shared by all: how often one could be reached again.
+    pub(super) recoveries: Rc<Cell<u64>>,
+}
+
+impl Member {
+    pub(super) fn new(health: &Arc<Health>, recoveries: &Rc<Cell<u64>>) -> Self {
+        Self {
+            health: Arc::clone(health),
+            counters: Arc::default(),
+            opening: RefCell::default(),
+            reach: Cell::default(),
+            recoveries: Rc::clone(recoveries),
+        }
+    }
+
+    /// When the pace allows another connection. `None`: now.
+    pub(super) fn opens_at(&self, moment: Moment) -> Option<Instant> {
+        let Moment { now, waiting_since } = moment;
+        self.opening.borrow().opens_at(waiting_since, now)
+    }
+
+    /// What counts when endpoints are compared.
+    pub(super) fn load(&self) -> u64 {
+        self.counters.in_flight.get() - self.counters.resting.get()
+    }
+}
+
+impl Lease {
+    pub(super) fn new(
+        member: &Rc<Member>,
+        index: usize,
+        version: u64,
+        paced: bool,
+        now: Instant,
+    ) -> Self {
+        member.counters.in_flight.raise();
+        let course = match paced {
+            true => member.opening.borrow_mut().opened(now),
+            false => Course::Untracked,
+        };
+        Self {
+            was_ejected: member.health.is_ejected(now),
+            course: Cell::new(course),
+            member: Rc::clone(member),
+            index,
+            version,
+        }
+    }
+
+    /// That of the set that it was chosen from.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Where to connect.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        self.member.health.address()
+    }
+
+    /// How the endpoint fares.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.member.health
+    }
+
+    /// Its connection stays open and has nothing to do: whoever is sent to the endpoint takes it, or
+    /// else it still counts there.
+    pub fn rest(&self, now: Instant) {
+        self.member.counters.resting.raise();
+        let mut opening = self.member.opening.borrow_mut();
+        self.course
+            .set(opening.came_to_rest(self.course.get(), now));
+    }
+
+    /// Its connection, which has rested, is given a request.
+    pub fn asked(&self, now: Instant) {
+        if let Course::Kept { .. } = self.course.get() {
+            self.course.set(Course::Kept { asked: Some(now) });
+        }
+    }
+
+    /// Its connection has shown life. True if it is the first time: the next one may be opened.
+    pub fn answered(&self, now: Instant) -> bool {
+        let mut opening = self.member.opening.borrow_mut();
+        let before = self.course.get();
+        self.course.set(opening.answered(before, now));
+        matches!(before, Course::Newcomer(_))
+    }
+
+    /// Whether its connection, which has nothing to do, shall be closed, because another one may be in the
+    /// endpoint's backlog. That one has had its turn with it.
+    #[must_use]
+    pub fn gives_way(&self, now: Instant) -> bool {
+        let mut opening = self.member.opening.borrow_mut();
+        let gives_way = opening.release(now);
+        if gives_way {
+            self.course.set(opening.gave_way(self.course.get()));
+        }
+        gives_way
+    }
+
+    /// When one of the endpoint's connections that have nothing to do shall be [closed](Self::gives_way), as
+    /// things stand.
+    #[must_use]
+    pub fn gives_way_at(&self) -> Option<Instant> {
+        self.member.opening.borrow().release_at()
+    }
+
+    /// A connect came through. True if the last ones did not: then it is worth asking for what has failed.
+    pub fn reached(&self) -> bool {
+        let before = self.member.reach.replace(Reach::Open);
+        if before.is_bad() {
+            let recoveries = &self.member.recoveries;
+            recoveries.set(recoveries.get() + 1);
+        }
+        before.is_bad()
+    }
+
+    /// A connect was refused, or failed as definitely.
+    pub fn refused(&self, now: Instant) {
+        let reach = &self.member.reach;
+        reach.set(reach.get().refused(now));
+    }
+
+    /// A connect was not answered.
+    pub fn not_answered(&self) {
+        self.member.reach.set(Reach::Silent);
+    }
+
+    /// Its connection is used again, or is closed.
+    pub fn rouse(&self) {
+        self.member.counters.resting.lower();
+    }
+
+    /// What this worker counts of the endpoint.
+    #[must_use]
+    pub fn counters(&self) -> &EndpointCounters {
+        &self.member.counters
+    }
+
+    /// Whether the endpoint was chosen although it was ejected: nothing else was left.
+    #[must_use]
+    pub fn was_ejected(&self) -> bool {
+        self.was_ejected
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.member.counters.in_flight.lower();
+        self.member.opening.borrow_mut().ended(self.course.get());
+    }
+}

@@ -1,0 +1,525 @@
+//! Which endpoint a session tries, and which one after that.
+//!
+//! Each worker has a [`Balancer`] of its own, made anew from every set. What it counts, no other
+//! worker writes: a session's place among the endpoints costs no shared cache line. So "least
+//! connections" means those of this worker; workers that take clients evenly come to the same.
+//!
+//! Here is who may be chosen at all; among those, `policy` chooses. A [`Lease`] is what was chosen, and
+//! [`Tried`] what was, by one session.
+//!
+//! Pure: no clock, no I/O, and the same choices for the same seed.
+
+mod lease;
+mod policy;
+mod tried;
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::reach;
+use super::{Address, AddressSet, Published};
+use crate::config::Balance;
+use crate::counters::Endpoints;
+use lease::Member;
+use policy::{Random, groups, running_sums, shares};
+
+pub use lease::Lease;
+pub use tried::Tried;
+
+/// An address family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// That of an address, if it has one.
+    #[must_use]
+    pub fn of(address: Address) -> Option<Self> {
+        address
+            .ip()
+            .map(|ip| if ip.is_ipv4() { Self::V4 } else { Self::V6 })
+    }
+
+    /// The one to try beside or after this one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::V4 => Self::V6,
+            Self::V6 => Self::V4,
+        }
+    }
+}
+
+/// What a session asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Want {
+    /// The best.
+    Any,
+    /// One of this family, if one can be used; else the best.
+    Rather(Family),
+    /// A usable one of this family, or none.
+    Only(Family),
+}
+
+/// Whether a connection that rests will do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reuse {
+    /// It counts as a place, and is preferred.
+    Yes,
+    /// Only a permit that no connection has is a place.
+    No,
+}
+
+/// The time, and since when the session has waited. For one that comes now that is the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// The time of this turn.
+    pub now: Instant,
+    /// When the wait began.
+    pub waiting_since: Instant,
+}
+
+impl From<Instant> for Moment {
+    fn from(now: Instant) -> Self {
+        Self {
+            now,
+            waiting_since: now,
+        }
+    }
+}
+
+/// What a search for an endpoint comes to.
+#[must_use]
+pub enum Choice {
+    /// This one, for a new connection.
+    Chosen(Lease),
+    /// The endpoint at this address, to which a connection [rests](Lease::rest).
+    Resting(Address),
+    /// None now: those that would do have as many connections as they may, or have one that is too new for
+    /// the next. It is worth asking again when one of them ends or shows life, and when the
+    /// [pace](Balancer::pace_ends) allows another.
+    Full,
+    /// None: each was tried, or there is none.
+    Exhausted,
+}
+
+/// One worker's choice among the endpoints of the current set.
+pub struct Balancer {
+    policy: Balance,
+    /// The most leases of one endpoint at one time.
+    per_endpoint_max: u32,
+    /// Whether a new connection is opened only some time after the last one, or after that has shown life.
+    is_paced: bool,
+    /// How often an endpoint could be reached again.
+    recoveries: Rc<Cell<u64>>,
+    set: Arc<AddressSet>,
+    /// In the order of the set.
+    members: Vec<Rc<Member>>,
+    /// In the order of the set: when its turn comes.
+    turns: Vec<u64>,
+    /// In the order of the set.
+    shares: Vec<u32>,
+    /// In the order of the set: the shares up to here, this one included, within its group.
+    shares_up_to: Vec<u64>,
+    /// Endpoints of one priority, the best first.
+    groups: Vec<Range<usize>>,
+    /// Whether both address families are there.
+    is_mixed: bool,
+    /// Where turns have come to. Who could not be chosen for a while has not saved turns up.
+    turn: u64,
+    random: Random,
+    /// Every endpoint of the set, and those that left and have sessions.
+    known: HashMap<Address, Rc<Member>>,
+    /// Where others see their counters.
+    counted: Arc<Endpoints>,
+}
+
+impl Balancer {
+    /// Without endpoints until the first choice. Give each worker another seed, or all of them
+    /// choose the same.
+    #[must_use]
+    pub fn new(policy: Balance, seed: u64) -> Self {
+        Self {
+            policy,
+            per_endpoint_max: u32::MAX,
+            is_paced: false,
+            recoveries: Rc::default(),
+            set: Arc::new(AddressSet::empty()),
+            members: Vec::new(),
+            turns: Vec::new(),
+            shares: Vec::new(),
+            shares_up_to: Vec::new(),
+            groups: Vec::new(),
+            is_mixed: false,
+            turn: 0,
+            random: Random(seed),
+            known: HashMap::new(),
+            counted: Arc::default(),
+        }
+    }
+
+    /// Gives at most this many leases of one endpoint at one time, instead of any number.
+    #[must_use]
+    pub fn limited(mut self, per_endpoint_max: u32) -> Self {
+        self.per_endpoint_max = per_endpoint_max;
+        self
+    }
+
+    /// Opens one connection to an endpoint after the other, as `opening.rs` has it.
+    #[must_use]
+    pub fn paced(mut self) -> Self {
+        self.is_paced = true;
+        self
+    }
+
+    /// Shows there what it counts.
+    #[must_use]
+    pub fn counting(mut self, endpoints: Arc<Endpoints>) -> Self {
+        self.counted = endpoints;
+        self
+    }
+
+    /// The endpoint that a session tries next, if there is one that it has not tried. Endpoints of a
+    /// better priority come first, and ejected ones when nothing else is left. To have no room is not
+    /// to be out: nobody goes to a worse priority, or to an ejected one, because the others are full.
+    pub fn choose(
+        &mut self,
+        published: &Published,
+        tried: &mut Tried,
+        want: Want,
+        moment: impl Into<Moment>,
+    ) -> Choice {
+        self.choose_with(published, tried, want, Reuse::Yes, moment)
+    }
+
+    /// The same, of which it is said whether a connection that rests will do.
+    pub fn choose_with(
+        &mut self,
+        published: &Published,
+        tried: &mut Tried,
+        want: Want,
+        reuse: Reuse,
+        moment: impl Into<Moment>,
+    ) -> Choice {
+        self.refresh(published);
+        tried.follow(self.set.version(), self.recoveries.get());
+        let moment = moment.into();
+        match self.find(tried, want, reuse, moment) {
+            Found::At(index) if reuse == Reuse::Yes && self.rests_at(index) => {
+                Choice::Resting(self.members[index].health.address())
+            }
+            Found::At(index) => {
+                let version = self.set.version();
+                let (member, paced) = (&self.members[index], self.is_paced);
+                Choice::Chosen(Lease::new(member, index, version, paced, moment.now))
+            }
+            Found::Full => Choice::Full,
+            Found::Nothing => Choice::Exhausted,
+        }
+    }
+
+    /// An endpoint at which a connection rests, that a session has not tried.
+    #[must_use]
+    pub fn resting(&self, tried: &Tried) -> Option<Address> {
+        let is_new = |index: usize| tried.count == 0 || !tried.has(index);
+        let mut members = 0..self.members.len();
+        let found = members.find(|&index| is_new(index) && self.rests_at(index))?;
+        Some(self.members[found].health.address())
+    }
+
+    fn rests_at(&self, index: usize) -> bool {
+        self.members[index].counters.resting.get() > 0
+    }
+
+    /// Whether a session that has tried nothing would be given a lease now, of the set that was taken
+    /// over last.
+    #[must_use]
+    pub fn has_room(&self, moment: impl Into<Moment>) -> bool {
+        let moment = moment.into();
+        let is_usable = |index: &usize| self.is_usable(*index, moment.now);
+        let mut groups = self.groups.iter().cloned();
+        match groups.find(|group| group.clone().any(|index| is_usable(&index))) {
+            Some(group) => self.some_have_place(group.filter(is_usable), moment),
+            None => self.some_have_place(0..self.members.len(), moment),
+        }
+    }
+
+    /// Whether one of these would be chosen.
+    fn some_have_place(&self, mut some: impl Iterator<Item = usize>, moment: Moment) -> bool {
+        match self.policy {
+            // Those behind the first one that has permits are its backups.
+            Balance::First => some
+                .find(|&index| self.has_place(index, moment) || self.waits_for_pace(index, moment))
+                .is_some_and(|index| self.has_place(index, moment)),
+            Balance::LeastConnections | Balance::RoundRobin | Balance::RandomTwo => {
+                some.any(|index| self.has_place(index, moment))
+            }
+        }
+    }
+
+    /// When the pace alone allows another connection for a session, to the first of the endpoints that have
+    /// permits for it. `None`: it holds none up.
+    #[must_use]
+    pub fn pace_ends(&self, moment: impl Into<Moment>) -> Option<Instant> {
+        let moment = moment.into();
+        let paced = self.members.iter().filter(|member| self.has_permit(member));
+        paced.filter_map(|member| member.opens_at(moment)).min()
+    }
+
+    /// Permits that are free and wait for the pace. Whoever waits for one of them waits for nobody else.
+    #[must_use]
+    pub fn held_back(&self, now: Instant) -> u64 {
+        let paced = |member: &&Rc<Member>| member.opens_at(now.into()).is_some();
+        let members = self.members.iter().filter(paced);
+        members.map(|member| self.permits(member)).sum()
+    }
+
+    /// Until when sessions wait for endpoints that refuse, if all of them do.
+    #[must_use]
+    pub fn refused_until(&self, patience: Duration) -> Option<Instant> {
+        reach::refused_until(self.members.iter().map(|m| m.reach.get()), patience)
+    }
+
+    /// Whether the last connects to all endpoints came to nothing, and some were not even answered.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        reach::are_silent(self.members.iter().map(|m| m.reach.get()))
+    }
+
+    /// Whether endpoints have a limited number of places.
+    #[must_use]
+    pub fn is_limited(&self) -> bool {
+        self.per_endpoint_max != u32::MAX
+    }
+
+    /// How many endpoints the session has not tried.
+    #[must_use]
+    pub fn untried(&self, tried: &Tried) -> usize {
+        let tried = if tried.version == self.set.version() {
+            tried.count
+        } else {
+            0
+        };
+        self.members.len() - tried
+    }
+
+    /// Whether the current set has addresses of both families.
+    #[must_use]
+    pub fn is_mixed(&self) -> bool {
+        self.is_mixed
+    }
+
+    /// Whether this address is one of the set that was taken over last.
+    #[must_use]
+    pub fn has(&self, address: Address) -> bool {
+        self.members
+            .iter()
+            .any(|member| member.health.address() == address)
+    }
+
+    /// Whether there is nothing to choose from.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// Whether the endpoint of this lease is in the current set. A kept connection's lease can be of any
+    /// earlier one.
+    pub fn is_current(&mut self, published: &Published, lease: &Lease) -> bool {
+        self.refresh(published);
+        lease.version == self.set.version()
+            || self
+                .members
+                .iter()
+                .any(|member| Rc::ptr_eq(member, &lease.member))
+    }
+
+    /// Takes the current set over, if it is another one.
+    pub fn refresh(&mut self, published: &Published) {
+        if published.version() != self.set.version() {
+            self.adopt(published.load_full());
+        }
+    }
+
+    fn adopt(&mut self, set: Arc<AddressSet>) {
+        let endpoints = set.endpoints();
+        self.members.clear();
+        for health in set.health() {
+            let new = || Rc::new(Member::new(health, &self.recoveries));
+            let member = self.known.entry(health.address()).or_insert_with(new);
+            assert!(
+                Arc::ptr_eq(&member.health, health),
+                "a health that somebody holds is not forgotten"
+            );
+            self.members.push(Rc::clone(member));
+        }
+        self.known.retain(|_, member| Rc::strong_count(member) > 1);
+        let counted = self.known.iter();
+        self.counted
+            .show(counted.map(|(address, member)| (*address, Arc::clone(&member.counters))));
+        self.groups = groups(endpoints);
+        self.shares = shares(endpoints);
+        self.shares_up_to = running_sums(&self.shares, &self.groups);
+        self.is_mixed = [Family::V4, Family::V6].iter().all(|family| {
+            endpoints
+                .iter()
+                .any(|endpoint| Family::of(endpoint.address) == Some(*family))
+        });
+        self.draw_turns();
+        self.set = set;
+    }
+
+    /// Everybody's first turn: in order, from a place that is drawn, or after each swap the first
+    /// endpoint would be the first again.
+    fn draw_turns(&mut self) {
+        self.turn = 0;
+        self.turns.clear();
+        for group in &self.groups {
+            let start = self.random.below(group.len() as u64);
+            let place = |i: usize| (i as u64 + group.len() as u64 - start) % group.len() as u64;
+            self.turns.extend((0..group.len()).map(place));
+        }
+    }
+
+    fn find(&mut self, tried: &Tried, want: Want, reuse: Reuse, moment: Moment) -> Found {
+        // Nothing has failed yet in by far the most sessions.
+        let is_new = |index: usize| tried.count == 0 || !tried.has(index);
+        for number in 0..self.groups.len() {
+            let group = self.groups[number].clone();
+            if let Want::Rather(family) | Want::Only(family) = want {
+                let usable = |balancer: &Self, index: usize| {
+                    is_new(index)
+                        && balancer.family(index) == Some(family)
+                        && balancer.is_usable(index, moment.now)
+                };
+                match self.find_with_place(group.clone(), reuse, moment, usable) {
+                    Found::Nothing => {}
+                    // The other family may have room.
+                    Found::Full if matches!(want, Want::Rather(_)) => {}
+                    found => return found,
+                }
+                if let Want::Only(_) = want {
+                    continue;
+                }
+            }
+            let usable = |balancer: &Self, index: usize| {
+                is_new(index) && balancer.is_usable(index, moment.now)
+            };
+            match self.find_with_place(group, reuse, moment, usable) {
+                Found::Nothing => {}
+                found => return found,
+            }
+        }
+        if let Want::Only(_) = want {
+            return Found::Nothing;
+        }
+        // Ejected, all of them. One that may have recovered is better than none.
+        let mut outcome = Found::Nothing;
+        for number in 0..self.groups.len() {
+            let group = self.groups[number].clone();
+            match self.find_with_place(group, reuse, moment, |_, index| is_new(index)) {
+                Found::Nothing => {}
+                Found::Full => outcome = Found::Full,
+                found @ Found::At(_) => return found,
+            }
+        }
+        outcome
+    }
+
+    /// The best of one group among those that qualify and have a place left.
+    fn find_with_place(
+        &mut self,
+        group: Range<usize>,
+        reuse: Reuse,
+        moment: Moment,
+        qualifies: impl Fn(&Self, usize) -> bool,
+    ) -> Found {
+        let with_place = |balancer: &Self, index: usize| {
+            let has_place = match reuse {
+                Reuse::Yes => balancer.has_place(index, moment),
+                Reuse::No => balancer.has_free_permit(index, moment),
+            };
+            has_place && qualifies(balancer, index)
+        };
+        if let Some(index) = self.find_in(group.clone(), with_place) {
+            if self.has_better_in_a_moment(index, group, moment, qualifies) {
+                return Found::Full;
+            }
+            return Found::At(index);
+        }
+        // Without a limit, each has a place.
+        let may_be_full = self.is_limited() || self.is_paced;
+        if may_be_full && group.into_iter().any(|index| qualifies(self, index)) {
+            Found::Full
+        } else {
+            Found::Nothing
+        }
+    }
+
+    /// Whether the pace is all that keeps a session from one in front of this one, which is its backup.
+    fn has_better_in_a_moment(
+        &self,
+        index: usize,
+        group: Range<usize>,
+        moment: Moment,
+        qualifies: impl Fn(&Self, usize) -> bool,
+    ) -> bool {
+        self.policy == Balance::First
+            && (group.start..index)
+                .any(|better| self.waits_for_pace(better, moment) && qualifies(self, better))
+    }
+
+    /// Whether it may have another connection, but not yet.
+    fn waits_for_pace(&self, index: usize, moment: Moment) -> bool {
+        let member = &self.members[index];
+        self.has_permit(member) && member.opens_at(moment).is_some()
+    }
+
+    fn has_place(&self, index: usize, moment: Moment) -> bool {
+        self.rests_at(index) || self.has_free_permit(index, moment)
+    }
+
+    /// Whether another connection may be opened to it now.
+    fn has_free_permit(&self, index: usize, moment: Moment) -> bool {
+        let member = &self.members[index];
+        self.has_permit(member) && member.opens_at(moment).is_none()
+    }
+
+    /// Whether it may have another connection.
+    fn has_permit(&self, member: &Member) -> bool {
+        self.permits(member) > 0
+    }
+
+    fn permits(&self, member: &Member) -> u64 {
+        let max = u64::from(self.per_endpoint_max);
+        max.saturating_sub(member.counters.in_flight.get())
+    }
+
+    fn is_usable(&self, index: usize, now: Instant) -> bool {
+        !self.members[index].health.is_ejected(now)
+    }
+
+    fn family(&self, index: usize) -> Option<Family> {
+        Family::of(self.members[index].health.address())
+    }
+}
+
+/// Where a search has led.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    At(usize),
+    /// Some would do and have no place.
+    Full,
+    Nothing,
+}
+
+#[cfg(test)]
+mod tests;
