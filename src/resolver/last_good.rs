@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::lookup::{Failure, Found, Outcome};
+use super::outcome::{Failure, Found, Outcome};
 use super::schedule::{self, Jitter};
 use crate::config::RefreshTimes;
 
@@ -252,7 +252,7 @@ impl<T> LastGood<T> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::lookup::Cause;
+    use super::super::outcome::Cause;
     use super::*;
     use schedule::{BACKOFF_MAX, EARLY_INTERVAL};
 

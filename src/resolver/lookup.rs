@@ -5,23 +5,21 @@
 //! know names that the others deny or have otherwise; and search domains end where they end there. What is
 //! added: a failure on the way never turns into "this name does not exist".
 
-use std::fmt;
-use std::fs;
-use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 use tokio::task::JoinSet;
 
 use super::ResolverOptions;
-use super::exchange::{Data, Record, Response, Server};
+use super::exchange::Server;
+use super::files::{read_hosts, read_resolv_conf};
 use super::hosts::Hosts;
-use super::names::{Family, Question, TARGETS_MAX};
-use super::resolv_conf::{self, Domain, ResolvConf};
+use super::names::{Family, Question};
+use super::outcome::{Answer, CHAIN_MAX, Cause, Failure, Found, Outcome, Target};
+use super::reply::{Read, Reply, Step, is_usable, usable_addresses, usable_targets};
+use super::search::{Search, Searched};
 use super::system::System;
 use crate::config::ResolveWith;
 
@@ -44,128 +42,6 @@ const SILENT_SERVER_TIMEOUT: Duration = Duration::from_millis(500);
 /// More servers than the C library takes (MAXNS): its rule for their times is not made for so many.
 const SERVERS_MAX_OF_THE_C_LIBRARY: usize = 3;
 
-/// The most questions for one name: name servers usually follow aliases themselves.
-const CHAIN_MAX: usize = 8;
-
-/// The most aliases that are followed in one answer.
-const ALIASES_MAX: usize = 64;
-
-/// Where the machine's name is told.
-const HOSTNAME_PATH: &str = "/proc/sys/kernel/hostname";
-
-/// What a lookup ended with, by what was asked for.
-#[derive(Clone, Debug)]
-pub(super) enum Answer {
-    Addresses(Outcome<IpAddr>),
-    Targets(Outcome<Target>),
-}
-
-impl Answer {
-    pub(super) fn failure(&self) -> Option<&Failure> {
-        match self {
-            Self::Addresses(outcome) => outcome.as_ref().err(),
-            Self::Targets(outcome) => outcome.as_ref().err(),
-        }
-    }
-
-    /// Nobody answered this question.
-    pub(super) fn none(question: &Question, cause: Cause) -> Self {
-        let failure = Failure::NoAnswer(cause);
-        match question {
-            Question::Addresses(..) => Self::Addresses(Err(failure)),
-            Question::Targets(_) => Self::Targets(Err(failure)),
-        }
-    }
-}
-
-/// What the lookup of one question ended with.
-pub(super) type Outcome<T> = Result<Found<T>, Failure>;
-
-/// What was found, at least one item.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found<T> {
-    pub(super) items: Vec<T>,
-    pub(super) ttl: Duration,
-}
-
-/// Where a service is (RFC 2782). Ordered as they are used, then by name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Target {
-    pub(super) priority: u16,
-    pub(super) host: Name,
-    pub(super) port: u16,
-    pub(super) weight: u16,
-}
-
-impl Target {
-    /// What makes it the same target, whatever its priority and weight are.
-    pub(super) fn place(&self) -> (&Name, u16) {
-        (&self.host, self.port)
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            priority,
-            host,
-            port,
-            weight,
-        } = self;
-        write!(
-            f,
-            "{}:{port} (priority {priority}, weight {weight})",
-            host.to_ascii()
-        )
-    }
-}
-
-/// Why nothing was found. The two differ in what they permit: see `last_good.rs`.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Failure {
-    /// The name servers say that there are none (NXDOMAIN, NODATA).
-    #[error("the name server says that there is no such name, or not with what was asked for")]
-    Nothing,
-    /// Nobody who could know has said anything.
-    #[error("{0}")]
-    NoAnswer(Cause),
-}
-
-/// What kept the answer away.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Cause {
-    #[error("no name server answered in time")]
-    Silence,
-    #[error("no name server is configured and the hosts file does not have the name")]
-    NoNameServer,
-    #[error("the name server reported a failure: {0}")]
-    ServerFailure(ResponseCode),
-    #[error("the name server referred to other servers, so it does not resolve for clients")]
-    Referral,
-    #[error("the name server neither knows the name nor asks others")]
-    Lame,
-    #[error("the answer has nothing that can be connected to")]
-    Unusable,
-    #[error("the name is an alias of an alias, more than {CHAIN_MAX} times")]
-    LongChain,
-    #[error("resolv.conf has `attempts:0`, so nobody is asked")]
-    NoAttempts,
-    #[error("the name with a search domain is none that can be asked for")]
-    NoName,
-    #[error("the query failed: {0}")]
-    Other(String),
-}
-
-/// What the name servers say about one fully qualified name, best first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Reply<T> {
-    Found(Found<T>),
-    /// The name exists, but not with records of this type.
-    NoData,
-    NoSuchName,
-    NoAnswer(Cause),
-}
-
 /// Where answers come from.
 pub(super) enum Sources {
     Dns(Dns),
@@ -186,22 +62,6 @@ pub(super) struct Dns {
     /// Of each server, whether it was silent the last time that it was asked.
     pub(super) silent: Vec<AtomicBool>,
     deadline: Duration,
-}
-
-/// The search domains and when they come first (resolv.conf(5), `search` and `ndots`).
-struct Search {
-    domains: Vec<Domain>,
-    ndots: usize,
-    no_tld_query: bool,
-}
-
-/// A fully qualified name that is meant by one that is not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Candidate {
-    /// `None`: with this search domain it is no name.
-    name: Option<Name>,
-    /// It is the name as it was given.
-    is_as_given: bool,
 }
 
 impl Sources {
@@ -483,274 +343,6 @@ async fn ask_server<T>(
     Reply::NoAnswer(Cause::LongChain)
 }
 
-/// How far a search has come.
-///
-/// As with the C library: after silence, or a word in `search` that makes no name, no other domain is
-/// tried (its answer would be another name's), but the name itself is; a server that reports a failure
-/// ends nothing. Neither may turn into "there is no such name" at the end.
-#[derive(Default)]
-struct Searched {
-    unanswered: Option<Cause>,
-    /// Search domains are not tried any more.
-    only_as_given: bool,
-}
-
-impl Searched {
-    /// What is to be asked for this candidate, if it is to be tried.
-    fn next<'a>(&mut self, candidate: &'a Candidate) -> Option<&'a Name> {
-        if self.only_as_given && !candidate.is_as_given {
-            return None;
-        }
-        self.only_as_given = !candidate.is_as_given && candidate.name.is_none();
-        if candidate.name.is_none() {
-            self.unanswered.get_or_insert(Cause::NoName);
-        }
-        candidate.name.as_ref()
-    }
-
-    /// What one candidate brought. `Some`: the search is over.
-    fn take<T>(&mut self, candidate: &Candidate, reply: Reply<T>) -> Option<Outcome<T>> {
-        let cause = match reply {
-            Reply::Found(found) => return Some(Ok(found)),
-            Reply::NoData => return Some(Err(Failure::Nothing)),
-            Reply::NoSuchName => return None,
-            Reply::NoAnswer(cause) => cause,
-        };
-        match cause {
-            Cause::ServerFailure(ResponseCode::ServFail) | Cause::Referral => {}
-            // What comes is not about this name any more.
-            Cause::Unusable | Cause::NoNameServer | Cause::NoAttempts | Cause::Other(_) => {
-                return Some(Err(Failure::NoAnswer(cause)));
-            }
-            Cause::Silence
-            | Cause::ServerFailure(_)
-            | Cause::Lame
-            | Cause::LongChain
-            | Cause::NoName => {
-                self.only_as_given = !candidate.is_as_given;
-            }
-        }
-        self.unanswered.get_or_insert(cause);
-        None
-    }
-
-    /// No candidate was the one.
-    fn end<T>(self) -> Outcome<T> {
-        Err(self.unanswered.map_or(Failure::Nothing, Failure::NoAnswer))
-    }
-}
-
-impl Search {
-    /// The fully qualified names that `name` may mean, in the order in which they are tried.
-    fn candidates(&self, name: &Name) -> Vec<Candidate> {
-        let mut absolute = name.clone();
-        absolute.set_fqdn(true);
-        let as_given = Candidate {
-            name: Some(absolute),
-            is_as_given: true,
-        };
-        if name.is_fqdn() {
-            return vec![as_given];
-        }
-        let dots = usize::from(name.num_labels()).saturating_sub(1);
-        let comes_first = dots >= self.ndots;
-        let mut candidates: Vec<_> = comes_first.then(|| as_given.clone()).into_iter().collect();
-        let mut asks_for_given = comes_first || (dots == 0 && self.no_tld_query);
-        for domain in &self.domains {
-            let name = match domain {
-                Domain::Name(domain) => name.clone().append_domain(domain).ok(),
-                Domain::NoName => None,
-            };
-            // The root as a search domain: it is tried in this place, and not again.
-            asks_for_given |= name == as_given.name;
-            let is_known = candidates.iter().any(|known| known.name == name);
-            if name.is_none() || !is_known {
-                candidates.push(Candidate {
-                    name,
-                    is_as_given: false,
-                });
-            }
-        }
-        if !asks_for_given || candidates.is_empty() {
-            candidates.push(as_given);
-        }
-        candidates
-    }
-}
-
-/// Takes what is usable out of records.
-type Read<T> = fn(&[Record]) -> Vec<T>;
-
-/// What a server's answer to one question comes to.
-enum Step<T> {
-    Over(Reply<T>),
-    /// This is to be asked instead.
-    Alias(Name),
-}
-
-impl<T> Reply<T> {
-    /// Reads an answer about `name`. `ttl`: the shortest of the aliases so far.
-    fn of(
-        response: Response,
-        mut name: Name,
-        record_type: RecordType,
-        ttl: &mut Duration,
-        read: Read<T>,
-    ) -> Step<T> {
-        match response.code {
-            ResponseCode::NoError => {}
-            ResponseCode::NXDomain => return Step::Over(Self::NoSuchName),
-            code => return Step::Over(Self::NoAnswer(Cause::ServerFailure(code))),
-        }
-        // RFC 2308, section 2.2: name servers without a SOA are a referral, not NODATA.
-        let mut records = match response.records {
-            _ if response.is_lame => return Step::Over(Self::NoAnswer(Cause::Lame)),
-            _ if response.is_referral => return Step::Over(Self::NoAnswer(Cause::Referral)),
-            None => return Step::Over(Self::NoAnswer(Cause::Unusable)),
-            Some(records) => records,
-        };
-        let is_answered = !records.is_empty();
-        let asked = name.clone();
-        // What goes in circles ends, and so does what is made to take long.
-        for _ in 0..ALIASES_MAX {
-            let Some(at) = records.iter().position(|record| record.is_alias_of(&name)) else {
-                break;
-            };
-            let alias = records.swap_remove(at);
-            *ttl = alias.ttl.min(*ttl);
-            if let Data::Alias(target) = alias.data {
-                name = target;
-            }
-        }
-        records.retain(|record| record.owner == name && record.kind == record_type);
-        let items = read(&records);
-        if !items.is_empty() {
-            let ttls = records.iter().map(|record| record.ttl);
-            let ttl = ttls.fold(*ttl, Duration::min);
-            return Step::Over(Self::Found(Found { items, ttl }));
-        }
-        let denies = |record: &Record| record.denies_service();
-        Step::Over(
-            if name != asked && records.is_empty() && !response.has_soa {
-                return Step::Alias(name);
-            } else if records.iter().any(denies) || !is_answered || name != asked {
-                Self::NoData
-            } else {
-                Self::NoAnswer(Cause::Unusable)
-            },
-        )
-    }
-
-    /// Whether the next server is to be asked, as the C library has it. Who says that there is nothing knows
-    /// that, and other servers would read the question in the same way.
-    fn leaves_it_to_others(&self) -> bool {
-        let cause = match self {
-            Self::Found(_) | Self::NoData | Self::NoSuchName => return false,
-            Self::NoAnswer(cause) => cause,
-        };
-        match cause {
-            Cause::ServerFailure(code) => matches!(
-                *code,
-                ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused
-            ),
-            Cause::Referral | Cause::Unusable => false,
-            Cause::Silence
-            | Cause::NoNameServer
-            | Cause::Lame
-            | Cause::LongChain
-            | Cause::NoAttempts
-            | Cause::NoName
-            | Cause::Other(_) => true,
-        }
-    }
-
-    /// Of two servers' replies the one that says more. One dead server among several is ordinary
-    /// and must not outweigh another's word.
-    fn or_better(self, other: Self) -> Self {
-        fn rank<T>(reply: &Reply<T>) -> u8 {
-            match reply {
-                Reply::Found(_) => 7,
-                Reply::NoData => 6,
-                Reply::NoSuchName => 5,
-                Reply::NoAnswer(Cause::NoNameServer | Cause::NoAttempts | Cause::NoName) => 0,
-                Reply::NoAnswer(Cause::Other(_)) => 1,
-                Reply::NoAnswer(Cause::Silence | Cause::LongChain) => 2,
-                Reply::NoAnswer(Cause::Lame | Cause::Referral | Cause::Unusable) => 3,
-                Reply::NoAnswer(Cause::ServerFailure(_)) => 4,
-            }
-        }
-        if rank(&other) > rank(&self) {
-            other
-        } else {
-            self
-        }
-    }
-}
-
-impl Record {
-    fn is_alias_of(&self, name: &Name) -> bool {
-        matches!(self.data, Data::Alias(_)) && self.owner == *name
-    }
-
-    /// RFC 2782: a record whose target is the root says that there is no such service.
-    fn denies_service(&self) -> bool {
-        matches!(&self.data, Data::Service { target, .. } if target.is_root())
-    }
-}
-
-/// The addresses of an answer that a TCP connection can go to. Others exist: 0.0.0.0 is what
-/// blocking name servers and hosts files say, and connecting to it would reach this machine.
-fn usable_addresses(records: &[Record]) -> Vec<IpAddr> {
-    let addresses = records.iter().filter_map(|record| match record.data {
-        Data::Address(ip) => Some(ip),
-        Data::Alias(_) | Data::Service { .. } | Data::Other => None,
-    });
-    addresses.filter(is_usable).collect()
-}
-
-/// The targets of an answer, the preferred ones if there are too many.
-fn usable_targets(records: &[Record]) -> Vec<Target> {
-    let targets = records.iter().filter_map(|record| match &record.data {
-        Data::Service {
-            priority,
-            weight,
-            port,
-            target,
-        } if !target.is_root() && *port != 0 => Some(Target {
-            priority: *priority,
-            host: fully_qualified(target),
-            port: *port,
-            weight: *weight,
-        }),
-        Data::Service { .. } | Data::Address(_) | Data::Alias(_) | Data::Other => None,
-    });
-    let mut targets: Vec<_> = targets.collect();
-    targets.sort();
-    targets.dedup();
-    let dropped = targets.len().saturating_sub(TARGETS_MAX);
-    if dropped > 0 {
-        tracing::debug!(
-            dropped,
-            "look up a service: more than {TARGETS_MAX} targets; the rest is not used"
-        );
-    }
-    targets.truncate(TARGETS_MAX);
-    targets
-}
-
-/// A target is never searched for in other domains. Lower case, so that how a name server spells it
-/// makes no difference.
-fn fully_qualified(target: &Name) -> Name {
-    let mut name = target.to_lowercase();
-    name.set_fqdn(true);
-    name
-}
-
-pub(super) fn is_usable(ip: &IpAddr) -> bool {
-    let is_broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-    !ip.is_unspecified() && !ip.is_multicast() && !is_broadcast
-}
-
 /// An answer without a name server. It has no lifetime (a change of the file is noticed), so the
 /// longest one will do.
 fn local(items: Vec<IpAddr>) -> Outcome<IpAddr> {
@@ -761,111 +353,17 @@ fn local(items: Vec<IpAddr>) -> Outcome<IpAddr> {
     Ok(Found { items, ttl })
 }
 
-fn read_hosts(path: &Path) -> Hosts {
-    match fs::read(path) {
-        Ok(file) => return Hosts::parse(&file),
-        Err(err) if err.kind() == io::ErrorKind::NotFound => {
-            tracing::debug!("read {}: there is no hosts file", path.display());
-        }
-        Err(err) => tracing::warn!(
-            "read {}: {err}; its names are not known (make the file readable)",
-            path.display()
-        ),
-    }
-    Hosts::default()
-}
-
-/// The name servers, the search domains and the rest of resolv.conf. Without a name server in it, the one
-/// of this machine.
-fn read_resolv_conf(options: &ResolverOptions) -> ResolvConf {
-    let path = &options.paths.resolv_conf;
-    let (file, problem) = match fs::read(path) {
-        Ok(file) => (file, "it names no name server that can be asked".to_owned()),
-        Err(err) => (Vec::new(), err.to_string()),
-    };
-    let hostname = fs::read(HOSTNAME_PATH).unwrap_or_default();
-    let mut conf = ResolvConf::parse(&file, &hostname);
-    if conf.servers.is_empty() && options.name_servers.is_none() {
-        let server = resolv_conf::own_machine();
-        tracing::warn!(
-            "read {}: {problem}; names that are not in {} are asked for at {server} (put `nameserver \
-             ADDRESS` into the former)",
-            path.display(),
-            options.paths.hosts.display()
-        );
-        conf.servers = vec![server];
-    }
-    conf
-}
-
-/// What tells one state of the files from the next.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Stamps {
-    resolv_conf: Option<Stamp>,
-    hosts: Option<Stamp>,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    bytes: u64,
-    modified: Option<SystemTime>,
-}
-
-impl Stamps {
-    /// Take them before reading the files: a change in between is then noticed the next time.
-    pub(super) fn take(options: &ResolverOptions) -> Self {
-        Self {
-            resolv_conf: Stamp::take(&options.paths.resolv_conf),
-            hosts: Stamp::take(&options.paths.hosts),
-        }
-    }
-}
-
-impl Stamp {
-    /// `None` if there is no such file: that it appears is a change as well.
-    fn take(path: &Path) -> Option<Self> {
-        use std::os::unix::fs::MetadataExt;
-
-        let metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            bytes: metadata.len(),
-            modified: metadata.modified().ok(),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::str::FromStr;
 
+    use super::super::resolv_conf;
+    use super::super::search::tests::candidates;
     use super::*;
 
     fn name(name: &str) -> Name {
         Name::from_ascii(name).unwrap()
-    }
-
-    fn search(domains: &[&str], ndots: usize) -> Search {
-        Search {
-            domains: domains
-                .iter()
-                .map(|domain| Domain::Name(name(&format!("{}.", domain.trim_end_matches('.')))))
-                .collect(),
-            ndots,
-            no_tld_query: false,
-        }
-    }
-
-    fn candidates(search: &Search, of: &str) -> Vec<String> {
-        let candidates = search.candidates(&name(of));
-        let name = |candidate: &Candidate| match &candidate.name {
-            Some(name) => name.to_string(),
-            None => "-".to_owned(),
-        };
-        candidates.iter().map(name).collect()
     }
 
     fn options(dir: &tempfile::TempDir) -> ResolverOptions {
@@ -886,61 +384,6 @@ mod tests {
     fn found(addresses: &[&str]) -> Option<Outcome<IpAddr>> {
         let addresses = addresses.iter().map(|ip| IpAddr::from_str(ip).unwrap());
         Some(local(addresses.collect()))
-    }
-
-    #[test]
-    fn a_trailing_dot_turns_the_search_off() {
-        let search = search(&["web.svc.cluster.local", "cluster.local"], 5);
-        assert_eq!(candidates(&search, "php.internal."), ["php.internal."]);
-    }
-
-    #[test]
-    fn a_name_with_few_dots_is_searched_first() {
-        let search = search(&["web.svc.cluster.local", "cluster.local"], 5);
-        assert_eq!(
-            candidates(&search, "php"),
-            ["php.web.svc.cluster.local.", "php.cluster.local.", "php."]
-        );
-    }
-
-    #[test]
-    fn a_name_with_enough_dots_comes_first_as_it_is() {
-        let search = search(&["example.com"], 1);
-        assert_eq!(
-            candidates(&search, "php.internal"),
-            ["php.internal.", "php.internal.example.com."]
-        );
-    }
-
-    #[test]
-    fn the_root_as_a_search_domain_asks_nothing_twice() {
-        assert_eq!(candidates(&search(&["."], 1), "php"), ["php."]);
-    }
-
-    #[test]
-    fn a_name_that_is_too_long_for_a_search_domain_is_none_there() {
-        let long = ["a".repeat(60).as_str(); 4].join(".");
-        let search = search(&["example.com"], 5);
-        assert_eq!(
-            candidates(&search, &long),
-            ["-".to_owned(), format!("{long}.")]
-        );
-    }
-
-    #[test]
-    fn the_better_of_two_replies_wins_in_either_order() {
-        let silence = || Reply::<IpAddr>::NoAnswer(Cause::Silence);
-        let failure = || Reply::NoAnswer(Cause::ServerFailure(ResponseCode::ServFail));
-        let unasked = || Reply::NoAnswer(Cause::NoNameServer);
-        for (better, worse) in [
-            (Reply::NoData, Reply::NoSuchName),
-            (Reply::NoSuchName, failure()),
-            (failure(), silence()),
-            (silence(), unasked()),
-        ] {
-            assert_eq!(better.clone().or_better(worse.clone()), better);
-            assert_eq!(worse.or_better(better.clone()), better);
-        }
     }
 
     #[test]
@@ -1011,34 +454,5 @@ mod tests {
             look_up("localhost", Family::V6),
             Some(Err(Failure::Nothing))
         );
-    }
-
-    #[test]
-    fn addresses_that_reach_nobody_are_no_addresses() {
-        for ip in ["0.0.0.0", "::", "224.0.0.1", "ff02::1", "255.255.255.255"] {
-            assert!(!is_usable(&IpAddr::from_str(ip).unwrap()), "{ip}");
-        }
-        for ip in ["127.0.0.1", "::1", "10.0.0.1", "2001:db8::1"] {
-            assert!(is_usable(&IpAddr::from_str(ip).unwrap()), "{ip}");
-        }
-    }
-
-    #[test]
-    fn stamps_tell_a_file_that_appears_grows_or_is_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let options = options(&dir);
-        let mut seen = vec![Stamps::take(&options)];
-        fs::write(&options.paths.hosts, "a").unwrap();
-        seen.push(Stamps::take(&options));
-        assert_eq!(seen[1], Stamps::take(&options));
-        fs::write(&options.paths.hosts, "ab").unwrap();
-        seen.push(Stamps::take(&options));
-        let other = dir.path().join("other");
-        fs::write(&other, "ba").unwrap();
-        fs::rename(&other, &options.paths.hosts).unwrap();
-        seen.push(Stamps::take(&options));
-        for pair in seen.windows(2) {
-            assert_ne!(pair[0], pair[1]);
-        }
     }
 }

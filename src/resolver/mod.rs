@@ -10,15 +10,19 @@
 //! that either ([`crate::backend::Refresher`]).
 
 mod exchange;
+mod files;
 mod hosts;
 mod last_good;
 mod lookup;
 mod names;
 pub mod once;
+mod outcome;
 #[cfg(test)]
 mod parity;
+mod reply;
 mod resolv_conf;
 mod schedule;
+mod search;
 mod system;
 #[cfg(test)]
 mod tests;
@@ -39,8 +43,10 @@ use tokio::runtime::{self, Runtime};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{self, JoinError, JoinSet};
 
-use self::lookup::{Answer, Cause, Failure, Sources, Stamps};
+use self::files::Stamps;
+use self::lookup::Sources;
 use self::names::{Event, Names, Note, Question};
+use self::outcome::{Answer, Cause, Failure};
 use self::schedule::Jitter;
 pub use self::system::SystemCall;
 use crate::backend::{Published, Refresher};

@@ -13,8 +13,9 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time;
 
-use super::lookup::{Answer, Failure, Found, Outcome, Sources, Target};
+use super::lookup::Sources;
 use super::names::{Family, Question, TARGETS_MAX, parse};
+use super::outcome::{Answer, Failure, Found, Outcome, Target};
 use super::{LOOKUPS_MAX, ResolverError, ResolverOptions};
 use crate::config::{BackendAddress, Discovery};
 

@@ -14,8 +14,9 @@ use hickory_proto::rr::Name;
 use tokio::sync::watch;
 use tokio::task;
 
-use super::lookup::{Cause, Failure, Found, Outcome, is_usable};
 use super::names::Family;
+use super::outcome::{Cause, Failure, Found, Outcome};
+use super::reply::is_usable;
 use crate::sys::lookup::LookupError;
 
 /// How often a name is looked up, within the bounds for every answer: the C library does not tell

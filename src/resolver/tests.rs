@@ -16,8 +16,9 @@ use hickory_proto::rr::{Name, RecordType};
 use tempfile::TempDir;
 
 use self::name_server::{NameServer, PATIENCE, Reply, Watched, ips};
-use super::lookup::{Dns, Failure, Found, Outcome, Target};
+use super::lookup::Dns;
 use super::names::Family;
+use super::outcome::{Failure, Found, Outcome, Target};
 use super::system::System;
 use super::*;
 use crate::backend::{Address, AddressSet};
