@@ -6,7 +6,7 @@
 mod activity;
 mod bulk;
 mod connect;
-mod either;
+mod dispatch;
 mod exchange;
 mod fastcgi;
 mod flow;
@@ -33,7 +33,7 @@ use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
 pub use connect::Entry;
-pub use either::Session;
+pub use dispatch::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, Protocol};
 pub use lag::MinRate;

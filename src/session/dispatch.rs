@@ -1,4 +1,4 @@
-//! A session of either kind, for its worker.
+//! A session of either protocol, for its worker: what it is asked goes to the one that it is.
 
 use std::time::Instant;
 
