@@ -16,7 +16,7 @@ use crate::sys::process;
 
 use super::privileges::Identity;
 use super::{
-    accepting_workers, listener, listener_count, loops, routes, script_roots, upstreams, who,
+    accepting_workers, accounts, listener, listener_count, loops, routes, script_roots, upstreams,
     worker_count,
 };
 
@@ -168,7 +168,7 @@ fn accounts(route: &Route) -> Option<String> {
 }
 
 fn clients(route: &Route) -> Option<String> {
-    let error = who::check(route).err()?;
+    let error = accounts::check(route).err()?;
     Some(format!("route {}: {error}", route.name))
 }
 

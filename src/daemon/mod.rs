@@ -8,6 +8,7 @@
 //! nothing can fail any more: who connects to a daemon that does not come to serve would be cut off. The
 //! order of the end is the reverse, and begins with what a successor needs.
 
+mod accounts;
 mod capacity;
 pub mod check;
 mod engine;
@@ -30,7 +31,6 @@ mod socket_files;
 mod sockets;
 mod supervisor;
 mod upstreams;
-mod who;
 mod workers;
 
 use std::error::Error as _;
@@ -52,6 +52,7 @@ use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
 use crate::worker::{Crowd, Gate, Mailbox, Notice, Shared, UserParts, Who};
 
+pub use accounts::AccountError;
 use capacity::Capacity;
 pub use capacity::CapacityError;
 use engine::Chosen;
@@ -76,7 +77,6 @@ use socket_files::{BoundAgain, Watch};
 use sockets::{ClientSocket, Sockets};
 use supervisor::Supervisor;
 pub use upstreams::SourceError;
-pub use who::WhoError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
 
@@ -111,7 +111,7 @@ pub enum Error {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
-    Who(#[from] WhoError),
+    Who(#[from] AccountError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -173,7 +173,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     warn_of_long_queues(config, capacity.connections_max);
     let identity = look_up_rights(config)?;
     let mailboxes = mailboxes(count)?;
-    let who = who::look_up_all(config)?;
+    let who = accounts::look_up_all(config)?;
     let mut routes = open_all(config, (who, capacity), &mailboxes, &mut passed)?;
     refuse_loops(config, &routes)?;
     let mut sites = Sites::bind(config, identity.as_ref())?;

@@ -25,7 +25,7 @@ use super::inherited::Passed;
 use super::listening::ListeningSocket;
 use super::script_roots::{self, ScriptRootError};
 use super::sockets::ClientSocket;
-use super::{Error, listener, upstreams, who};
+use super::{Error, accounts, listener, upstreams};
 
 /// A route whose listeners are bound.
 pub(super) struct Opened {
@@ -276,7 +276,7 @@ impl Opened {
                 ),
             }
         }
-        who::warn_of_strangers(&self.route, &self.listeners);
+        accounts::warn_of_strangers(&self.route, &self.listeners);
         if let config::Protocol::Fastcgi(fastcgi) = &config.protocol {
             self.warn_of_missing_bounds(fastcgi);
         }
