@@ -6,9 +6,9 @@ use std::num::NonZeroU16;
 use criterion::{BenchmarkId, Criterion, Throughput};
 use spliceway::driver::BUFFER_BYTES;
 use spliceway::fastcgi::{
-    BeginRequest, Capacity, Event, Guard, GuardOptions, Kind, PARAMS_BYTES_MAX, Pairs, Reader,
-    RequestEvent, RequestId, RequestLimits, RequestReader, ResponseEvent, ResponseReader, Role,
-    Verdict, push_pair, push_record, push_stream, push_stream_end,
+    BeginRequest, Capacity, Guard, GuardOptions, Kind, PARAMS_BYTES_MAX, Pairs, Reader,
+    RecordEvent, RequestEvent, RequestId, RequestLimits, RequestReader, ResponseEvent,
+    ResponseReader, Role, Verdict, push_pair, push_record, push_stream, push_stream_end,
 };
 
 const REQUEST: RequestId = RequestId::application(NonZeroU16::MIN);
@@ -89,7 +89,7 @@ fn content_bytes(stream: &[u8]) -> usize {
     let mut bytes = 0;
     for mut buffer in stream.chunks(BUFFER_BYTES) {
         while let Some(event) = reader.next(&mut buffer).expect("it is FastCGI") {
-            if let Event::Content(piece) = event {
+            if let RecordEvent::Content(piece) = event {
                 bytes += piece.len();
             }
         }

@@ -227,7 +227,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fastcgi::{Event, Reader, push_stream_end};
+    use crate::fastcgi::{Reader, RecordEvent, push_stream_end};
 
     const ID: RequestId = RequestId::application(NonZeroU16::MIN);
 
@@ -281,9 +281,9 @@ mod tests {
             let mut headers = Vec::new();
             while let Some(event) = reader.next(&mut input).unwrap() {
                 match event {
-                    Event::Begin(header) => headers.push(header),
-                    Event::Content(piece) => content.extend_from_slice(piece),
-                    Event::End => {}
+                    RecordEvent::Begin(header) => headers.push(header),
+                    RecordEvent::Content(piece) => content.extend_from_slice(piece),
+                    RecordEvent::End => {}
                 }
             }
             prop_assert_eq!(reader.finish(), Ok(()));

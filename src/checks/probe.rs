@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::Checks;
 use crate::backend::Address;
 use crate::config::CheckKind;
-use crate::fastcgi::{Event, Kind, Malformed, Reader, RequestId, push_pair, push_record};
+use crate::fastcgi::{Kind, Malformed, Reader, RecordEvent, RequestId, push_pair, push_record};
 use crate::sys::Errno;
 use crate::sys::net::{self, TcpOptions, UnixName};
 
@@ -155,12 +155,12 @@ fn is_answered(reader: &mut Reader, mut bytes: &[u8]) -> Result<bool, Problem> {
     while let Some(event) = reader.next(&mut bytes)? {
         match event {
             // Whoever does not know the question says so: that is an answer, too.
-            Event::Begin(header)
+            RecordEvent::Begin(header)
                 if header.request_id == RequestId::MANAGEMENT
                     && matches!(header.kind, Kind::GetValuesResult | Kind::UnknownType) => {}
-            Event::Begin(_) => return Err(Problem::Unexpected),
-            Event::Content(_) => {}
-            Event::End => return Ok(true),
+            RecordEvent::Begin(_) => return Err(Problem::Unexpected),
+            RecordEvent::Content(_) => {}
+            RecordEvent::End => return Ok(true),
         }
     }
     Ok(false)

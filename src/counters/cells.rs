@@ -57,14 +57,14 @@ impl Level {
 
 /// A point in time, or none: written and read as a [`Count`].
 #[derive(Debug)]
-pub struct Moment {
+pub struct TimeCell {
     /// What the time is counted from.
     began: Instant,
     /// Microseconds since then, and 1 more; 0 is none.
     micros: AtomicU64,
 }
 
-impl Default for Moment {
+impl Default for TimeCell {
     fn default() -> Self {
         Self {
             began: Instant::now(),
@@ -73,7 +73,7 @@ impl Default for Moment {
     }
 }
 
-impl Moment {
+impl TimeCell {
     /// For the one writer.
     pub fn set(&self, at: Option<Instant>) {
         let micros = at.map_or(0, |at| {
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_moment_has_an_age_until_it_is_taken_away() {
-        let (moment, now) = (Moment::default(), Instant::now());
+        let (moment, now) = (TimeCell::default(), Instant::now());
         assert_eq!(moment.age(now), None);
         moment.set(Some(now));
         let age = moment.age(now + Duration::from_secs(3)).unwrap();

@@ -13,7 +13,7 @@ mod outcome;
 
 use std::sync::{Arc, OnceLock};
 
-pub use cells::{Count, Level, Moment};
+pub use cells::{Count, Level, TimeCell};
 pub use endpoints::{EndpointCounters, Endpoints};
 pub use fastcgi::{FastcgiCounters, StatusClass};
 pub use histogram::{BOUNDS, Buckets, Histogram};
@@ -65,7 +65,7 @@ pub struct RouteCounters {
     /// Those that wait now.
     pub queue_depth: Level,
     /// Since when the first of them has waited.
-    pub queue_oldest: Moment,
+    pub queue_oldest: TimeCell,
     /// How long those waited that were served then.
     pub queue_wait: Histogram,
     /// From a client's acceptance, or the end of its wait, until a connection for it was open.

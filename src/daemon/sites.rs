@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::config::{Access, Config, UnixAddress};
 use crate::observe::Observed;
-use crate::observe::server::{Listening, serve};
+use crate::observe::server::{SiteListener, serve};
 use crate::sys::{Errno, net};
 
 use super::helpers::Helpers;
@@ -137,7 +137,7 @@ impl Sites {
         if let Some(Metrics::Listening(listener)) = self.metrics.take() {
             let (open, is_open) = watch::channel(());
             self.open = Some(open);
-            let listening = Listening::Metrics(listener);
+            let listening = SiteListener::Metrics(listener);
             let answers = serve(listening, Arc::clone(observed), is_open);
             helpers.spawn("the task that answers on the metrics address", answers);
         }
@@ -189,7 +189,7 @@ fn serve_control(
         .map(UnixListener::from)
         .and_then(tokio::net::UnixListener::from_std)?;
     let (open, is_open) = watch::channel(());
-    let listening = Listening::Control(listener);
+    let listening = SiteListener::Control(listener);
     let answers = serve(listening, Arc::clone(observed), is_open);
     helpers.spawn("the task that answers on the control socket", answers);
     Ok(open)

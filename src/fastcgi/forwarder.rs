@@ -16,7 +16,7 @@ mod slice;
 
 use super::body::FixedBody;
 use super::pass::Pass;
-use super::reader::{Event, Reader};
+use super::reader::{Reader, RecordEvent};
 use super::record::{HEADER_LEN, Header, Malformed};
 use slice::{Slice, part_of};
 
@@ -265,9 +265,9 @@ impl<R: Rules> Forwarder<R> {
         self.read += len as u64;
         match found {
             Err(malformed) => Err(malformed.into()),
-            Ok(Some(Event::Begin(header))) => self.open(header, len == HEADER_LEN, slice),
-            Ok(Some(Event::Content(piece))) => self.content(piece, slice),
-            Ok(Some(Event::End)) => self.close(len, slice),
+            Ok(Some(RecordEvent::Begin(header))) => self.open(header, len == HEADER_LEN, slice),
+            Ok(Some(RecordEvent::Content(piece))) => self.content(piece, slice),
+            Ok(Some(RecordEvent::End)) => self.close(len, slice),
             Ok(None) => {
                 self.cut(len, slice);
                 Ok(Step::Stop)

@@ -207,7 +207,7 @@ impl Settling {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::{Event, Reader, push_pair, push_record};
+    use super::super::{Reader, RecordEvent, push_pair, push_record};
     use super::*;
 
     /// What PHP-FPM 8.2 answers to the fence.
@@ -222,7 +222,7 @@ mod tests {
         let mut content = Vec::new();
         let (mut reader, mut input) = (Reader::new(), record);
         while let Some(event) = reader.next(&mut input).unwrap() {
-            if let Event::Content(piece) = event {
+            if let RecordEvent::Content(piece) = event {
                 content.extend_from_slice(piece);
             }
         }

@@ -31,7 +31,7 @@ pub use head::{Head, HeadRoom, LARGE_HEADS_BYTES_MAX};
 pub use management::{Capacity, FENCE, QUERY_BYTES_MAX, Reply, Settled, Settling};
 pub use params::{NAME_OR_VALUE_MAX, PairError, Pairs, push_pair};
 pub use pass::Pass;
-pub use reader::{Event, Reader};
+pub use reader::{Reader, RecordEvent};
 pub use record::{
     CONTENT_MAX, HEADER_LEN, Header, Kind, Malformed, RequestId, push_record, push_stream,
     push_stream_end,

@@ -9,7 +9,7 @@ use super::record::{HEADER_LEN, Header, Malformed};
 
 /// What [`Reader::next`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event<'a> {
+pub enum RecordEvent<'a> {
     /// A record begins.
     Begin(Header),
     /// The next piece of its content, never empty: a slice of the input.
@@ -64,13 +64,13 @@ impl Reader {
     /// Reads on in `input` up to the next event and advances `input` behind what it has read.
     ///
     /// `None` means that `input` is used up and more is needed. Each record gives one
-    /// [`Event::Begin`], pieces of content as they come, and one [`Event::End`]; the caller calls
+    /// [`RecordEvent::Begin`], pieces of content as they come, and one [`RecordEvent::End`]; the caller calls
     /// again until `None`, because an end may be due without a further byte.
     ///
     /// # Errors
     ///
     /// [`Malformed::Version`]. From then on every call gives the same error.
-    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Malformed> {
+    pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<RecordEvent<'a>>, Malformed> {
         match self.position {
             Position::Header { bytes, len } => self.header(bytes, len, input),
             Position::Content {
@@ -140,7 +140,7 @@ impl Reader {
     }
 
     /// Steps over bytes of the current record that went another way than through [`Reader::next`].
-    /// Behind the last of them it is between two records, and tells of no [`Event::End`]. Returns how
+    /// Behind the last of them it is between two records, and tells of no [`RecordEvent::End`]. Returns how
     /// many of them were content; the others were padding.
     ///
     /// # Panics
@@ -176,7 +176,7 @@ impl Reader {
         mut bytes: [u8; HEADER_LEN],
         mut len: usize,
         input: &mut &'a [u8],
-    ) -> Result<Option<Event<'a>>, Malformed> {
+    ) -> Result<Option<RecordEvent<'a>>, Malformed> {
         let piece = take(input, HEADER_LEN - len);
         bytes[len..len + piece.len()].copy_from_slice(piece);
         len += piece.len();
@@ -190,7 +190,7 @@ impl Reader {
             left: header.content_len,
             padding_len: header.padding_len,
         };
-        Ok(Some(Event::Begin(header)))
+        Ok(Some(RecordEvent::Begin(header)))
     }
 
     fn content<'a>(
@@ -198,17 +198,17 @@ impl Reader {
         left: u16,
         padding_len: u8,
         input: &mut &'a [u8],
-    ) -> Option<Event<'a>> {
+    ) -> Option<RecordEvent<'a>> {
         let piece = take(input, usize::from(left));
         let len: u16 = narrow(piece.len());
         self.position = Position::Content {
             left: left - len,
             padding_len,
         };
-        (!piece.is_empty()).then_some(Event::Content(piece))
+        (!piece.is_empty()).then_some(RecordEvent::Content(piece))
     }
 
-    fn padding<'a>(&mut self, left: u8, input: &mut &'a [u8]) -> Option<Event<'a>> {
+    fn padding<'a>(&mut self, left: u8, input: &mut &'a [u8]) -> Option<RecordEvent<'a>> {
         let piece = take(input, usize::from(left));
         let left = left - narrow::<u8>(piece.len());
         if left > 0 {
@@ -216,7 +216,7 @@ impl Reader {
             return None;
         }
         self.position = Position::BETWEEN_RECORDS;
-        Some(Event::End)
+        Some(RecordEvent::End)
     }
 }
 
@@ -276,7 +276,7 @@ mod tests {
             from = to;
             while let Some(event) = reader.next(&mut input)? {
                 match event {
-                    Event::Begin(header) => {
+                    RecordEvent::Begin(header) => {
                         assert!(
                             open.replace(Record {
                                 header,
@@ -285,11 +285,11 @@ mod tests {
                             .is_none()
                         );
                     }
-                    Event::Content(piece) => {
+                    RecordEvent::Content(piece) => {
                         assert!(!piece.is_empty());
                         open.as_mut().unwrap().content.extend_from_slice(piece);
                     }
-                    Event::End => records.push(open.take().unwrap()),
+                    RecordEvent::End => records.push(open.take().unwrap()),
                 }
             }
             assert!(input.is_empty());
@@ -382,14 +382,17 @@ mod tests {
         for skipped in 0..=8 {
             let mut reader = Reader::new();
             let mut input = &stream[..HEADER_LEN];
-            assert!(matches!(reader.next(&mut input), Ok(Some(Event::Begin(_)))));
+            assert!(matches!(
+                reader.next(&mut input),
+                Ok(Some(RecordEvent::Begin(_)))
+            ));
             assert_eq!(reader.left(), 8);
             assert_eq!(reader.skip(skipped), skipped.min(5));
             assert_eq!(reader.left(), 8 - skipped);
             assert_eq!(reader.is_between_records(), skipped == 8);
             let mut input = &stream[HEADER_LEN + skipped..];
             while let Some(event) = reader.next(&mut input).unwrap() {
-                if let Event::Content(piece) = event {
+                if let RecordEvent::Content(piece) = event {
                     assert_eq!(piece, &b"hello"[skipped..]);
                 }
             }

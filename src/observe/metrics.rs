@@ -19,7 +19,7 @@ use super::status::{
 
 /// What a metric's numbers are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
+pub enum MetricKind {
     /// They only grow, until the daemon starts again.
     Counter,
     /// They go up and down.
@@ -34,7 +34,7 @@ pub struct Described {
     /// Its whole name, without what its kind appends (`_total`, `_bucket` and so on).
     pub name: &'static str,
     /// What its numbers are.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// What tells its series apart.
     pub labels: &'static [&'static str],
     /// What an operator learns from it.
@@ -46,7 +46,7 @@ macro_rules! catalogue {
     ($($constant:ident = $kind:ident $name:literal $labels:tt $help:literal;)+) => {
         $(const $constant: Described = Described {
             name: $name,
-            kind: Kind::$kind,
+            kind: MetricKind::$kind,
             labels: &$labels,
             help: $help,
         };)+
@@ -576,9 +576,9 @@ mod tests {
         let page = page();
         for metric in CATALOGUE {
             let suffix = match metric.kind {
-                Kind::Counter => "_total",
-                Kind::Gauge => "",
-                Kind::Histogram => "_sum",
+                MetricKind::Counter => "_total",
+                MetricKind::Gauge => "",
+                MetricKind::Histogram => "_sum",
             };
             let start = format!("{}{suffix}", metric.name);
             let is_its = |line: &&str| {
@@ -604,8 +604,8 @@ mod tests {
         let listed = readme.lines().filter(|l| l.starts_with("| `spliceway_"));
         let row = |metric: &Described| {
             let suffix = match metric.kind {
-                Kind::Counter => "_total",
-                Kind::Gauge | Kind::Histogram => "",
+                MetricKind::Counter => "_total",
+                MetricKind::Gauge | MetricKind::Histogram => "",
             };
             let labels: Vec<_> = metric.labels.iter().map(|l| format!("`{l}`")).collect();
             format!(
@@ -688,7 +688,7 @@ mod tests {
             assert!(labels.iter().all(|l| l.chars().all(is_fine)), "{name}");
             assert!(!name.ends_with("_total"), "{name}: the kind appends it");
             assert!(
-                *kind != Kind::Histogram || name.ends_with("_seconds"),
+                *kind != MetricKind::Histogram || name.ends_with("_seconds"),
                 "{name}"
             );
             assert!(!help.ends_with('.') && help.len() > 10, "{name}");

@@ -21,7 +21,7 @@ mod table;
 
 pub use endpoint_figures::EndpointFigures;
 pub use failures::Failures;
-pub use metrics::{CATALOGUE, Described, Kind, render as render_metrics};
+pub use metrics::{CATALOGUE, Described, MetricKind, render as render_metrics};
 pub use observed::{Observed, ObservedRoute, ObservedWorker, Phase, RouteLimits, Summary};
 pub use status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FlowStatus, HistogramBucket,

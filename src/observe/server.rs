@@ -56,7 +56,7 @@ const HEADERS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where requests come from.
-pub enum Listening {
+pub enum SiteListener {
     /// The metrics address.
     Metrics(TcpListener),
     /// The control socket, for who may open it.
@@ -74,7 +74,7 @@ enum Site {
 /// Answers for as long as it is polled. Once whoever holds the other end of `is_open` has dropped it, the
 /// listener is closed, and those conversations that have begun are finished.
 pub async fn serve(
-    listening: Listening,
+    listening: SiteListener,
     observed: Arc<Observed>,
     mut is_open: watch::Receiver<()>,
 ) {
@@ -162,7 +162,7 @@ impl Conversations {
     }
 }
 
-impl Listening {
+impl SiteListener {
     fn site(&self) -> Site {
         match self {
             Self::Metrics(_) => Site::Metrics,
@@ -411,7 +411,11 @@ mod tests {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
             let address = listener.local_addr().unwrap();
             let (open, is_open) = watch::channel(());
-            let server = serve(Listening::Metrics(listener), Arc::clone(&observed), is_open);
+            let server = serve(
+                SiteListener::Metrics(listener),
+                Arc::clone(&observed),
+                is_open,
+            );
             runtime.spawn(server);
             Self {
                 observed,

@@ -21,7 +21,7 @@ use super::{Errno, check};
 
 /// A kernel's version, as far as it matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Version {
+pub struct KernelVersion {
     major: u32,
     minor: u32,
 }
@@ -30,15 +30,15 @@ pub struct Version {
 /// in the reader's queue (`unix_stream_sendpage`), under the lock that the reader holds while it copies into its
 /// own memory: with memory that it fills itself (FUSE, userfaultfd), for as long as it likes. Whoever splices waits
 /// for that lock, non-blocking or not. A plain send has never taken it.
-pub const SPLICE_INTO_UNIX: Version = Version { major: 6, minor: 5 };
+pub const SPLICE_INTO_UNIX: KernelVersion = KernelVersion { major: 6, minor: 5 };
 
-impl fmt::Display for Version {
+impl fmt::Display for KernelVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.major, self.minor)
     }
 }
 
-impl Version {
+impl KernelVersion {
     /// What a release such as `6.1.0-28-amd64` begins with.
     fn parse(release: &str) -> Option<Self> {
         let (major, rest) = release.split_once('.')?;
@@ -72,8 +72,8 @@ impl Release {
     }
 
     /// Whether it is this version or a newer one. One that cannot be read counts as old.
-    pub fn is_at_least(&self, version: Version) -> bool {
-        Version::parse(&self.0).is_some_and(|own| own >= version)
+    pub fn is_at_least(&self, version: KernelVersion) -> bool {
+        KernelVersion::parse(&self.0).is_some_and(|own| own >= version)
     }
 }
 
@@ -149,6 +149,6 @@ mod tests {
         let told = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
         let running = Release::running().unwrap();
         assert_eq!(running.to_string(), told.trim_end());
-        assert!(Version::parse(&running.0).is_some(), "{running}");
+        assert!(KernelVersion::parse(&running.0).is_some(), "{running}");
     }
 }

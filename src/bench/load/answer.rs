@@ -8,7 +8,7 @@ use super::request::REQUEST_ID;
 use crate::bench::digest::Digest;
 use crate::bench::pattern::{Pattern, first_difference};
 use crate::bench::synthetic::{HEAD_LEN, Head};
-use crate::fastcgi::{EndRequest, Event, FixedBody, Header, Kind, ProtocolStatus, Reader};
+use crate::fastcgi::{EndRequest, FixedBody, Header, Kind, ProtocolStatus, Reader, RecordEvent};
 
 /// How much of an application's error output is kept for the message.
 const SAID_MAX: usize = 512;
@@ -185,9 +185,9 @@ impl Answer {
             })?;
             match event {
                 None => return Ok(Verdict::Incomplete),
-                Some(Event::Begin(header)) => self.begin(header)?,
-                Some(Event::Content(piece)) => self.piece(piece)?,
-                Some(Event::End) => self.end(measure)?,
+                Some(RecordEvent::Begin(header)) => self.begin(header)?,
+                Some(RecordEvent::Content(piece)) => self.piece(piece)?,
+                Some(RecordEvent::End) => self.end(measure)?,
             }
         }
     }

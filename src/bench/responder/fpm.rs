@@ -301,7 +301,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fastcgi::{Event, Reader};
+    use crate::fastcgi::{Reader, RecordEvent};
 
     const ID: RequestId = RequestId::application(NonZeroU16::MIN);
 
@@ -429,10 +429,10 @@ mod tests {
             let (mut kind, mut end) = (Kind::Stdout, Vec::new());
             while let Some(event) = reader.next(&mut input).unwrap() {
                 match event {
-                    Event::Begin(header) => kind = header.kind,
-                    Event::Content(piece) if kind == Kind::Stdout => content.extend_from_slice(piece),
-                    Event::Content(piece) => end.extend_from_slice(piece),
-                    Event::End => {}
+                    RecordEvent::Begin(header) => kind = header.kind,
+                    RecordEvent::Content(piece) if kind == Kind::Stdout => content.extend_from_slice(piece),
+                    RecordEvent::Content(piece) => end.extend_from_slice(piece),
+                    RecordEvent::End => {}
                 }
             }
             prop_assert_eq!(reader.finish(), Ok(()));

@@ -9,8 +9,8 @@ use crate::bench::synthetic::{
     HEAD_LEN, PARAM_DELAY_US, PARAM_NONCE, PARAM_RESPONSE_BYTES, parse_hex,
 };
 use crate::fastcgi::{
-    BeginRequest, Event, FixedBody, Header, Kind, Malformed, PairError, Pairs, Reader, RequestId,
-    Role,
+    BeginRequest, FixedBody, Header, Kind, Malformed, PairError, Pairs, Reader, RecordEvent,
+    RequestId, Role,
 };
 
 /// The most bytes of parameters that a request may have: as much as the load sends.
@@ -154,9 +154,9 @@ impl Parser {
     pub(super) fn read(&mut self, input: &mut &[u8]) -> Result<Option<Item>, BadRequest> {
         while let Some(event) = self.reader.next(input)? {
             match event {
-                Event::Begin(header) => self.begin(header)?,
-                Event::Content(piece) => self.content(piece)?,
-                Event::End => {
+                RecordEvent::Begin(header) => self.begin(header)?,
+                RecordEvent::Content(piece) => self.content(piece)?,
+                RecordEvent::End => {
                     if let Some(item) = self.end()? {
                         return Ok(Some(item));
                     }

@@ -6,8 +6,8 @@ use std::num::NonZeroU16;
 
 use super::*;
 use crate::fastcgi::{
-    BeginRequest, EndRequest, Event, HEADER_LEN, Kind, Pairs, Reader, RequestId, Role, push_pair,
-    push_record, push_stream, push_stream_end,
+    BeginRequest, EndRequest, HEADER_LEN, Kind, Pairs, Reader, RecordEvent, RequestId, Role,
+    push_pair, push_record, push_stream, push_stream_end,
 };
 
 const ID: RequestId = RequestId::application(NonZeroU16::MIN);
@@ -77,11 +77,13 @@ fn read_until(stream: &mut impl Read, reader: &mut Reader, wanted: Kind) -> Vec<
         let mut input = &byte[..];
         while let Some(event) = reader.next(&mut input).unwrap() {
             match event {
-                Event::Begin(header) => kind = Some(header.kind),
-                Event::Content(piece) if kind == Some(wanted) => content.extend_from_slice(piece),
-                Event::Content(_) => {}
-                Event::End if kind == Some(wanted) => return content,
-                Event::End => {}
+                RecordEvent::Begin(header) => kind = Some(header.kind),
+                RecordEvent::Content(piece) if kind == Some(wanted) => {
+                    content.extend_from_slice(piece)
+                }
+                RecordEvent::Content(_) => {}
+                RecordEvent::End if kind == Some(wanted) => return content,
+                RecordEvent::End => {}
             }
         }
     }

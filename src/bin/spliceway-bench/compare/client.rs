@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use std::num::NonZeroU16;
 
 use spliceway::fastcgi::{
-    BeginRequest, Event, Kind, Reader, RequestId, Role, push_pair, push_record, push_stream,
+    BeginRequest, Kind, Reader, RecordEvent, RequestId, Role, push_pair, push_record, push_stream,
     push_stream_end,
 };
 
@@ -42,10 +42,12 @@ pub(super) fn exchange(mut stream: impl Read + Write, request: &[u8]) -> io::Res
         let mut input = &bytes[..count];
         while let Some(event) = reader.next(&mut input).map_err(io::Error::other)? {
             match event {
-                Event::Begin(header) => kind = Some(header.kind),
-                Event::Content(piece) if kind == Some(Kind::Stdout) => length += piece.len() as u64,
-                Event::End if kind == Some(Kind::EndRequest) => return Ok(length),
-                Event::Content(_) | Event::End => {}
+                RecordEvent::Begin(header) => kind = Some(header.kind),
+                RecordEvent::Content(piece) if kind == Some(Kind::Stdout) => {
+                    length += piece.len() as u64
+                }
+                RecordEvent::End if kind == Some(Kind::EndRequest) => return Ok(length),
+                RecordEvent::Content(_) | RecordEvent::End => {}
             }
         }
     }
