@@ -498,6 +498,23 @@ fn a_record_of_the_body_can_be_begun_by_a_header_that_is_still_to_come() {
     }
 }
 
+/// Also where the error leaves the stream between two records.
+#[test]
+fn nothing_goes_another_way_behind_an_error() {
+    let body = record(Kind::Stdin, 1, &[7; 100], 0);
+    let next = body[..HEADER_LEN].try_into().unwrap();
+    for wrong in [
+        record(Kind::GetValues, 0, &[9], 0),
+        record(Kind::Data, 1, b"x", 0),
+    ] {
+        let mut reader = RequestReader::new(LIMITS);
+        reader.next(&head(1, GET), &mut 0).unwrap();
+        assert!(reader.next(&wrong, &mut 0).is_err());
+        assert!(!reader.pass_next(next, 0));
+        assert_eq!(reader.passable(), 0);
+    }
+}
+
 #[test]
 fn a_record_that_was_begun_so_is_stepped_over_once_its_request_is_over() {
     let large = record(Kind::Stdin, 1, &[7; 1000], 8);
