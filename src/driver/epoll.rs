@@ -16,11 +16,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::sys::net::{Addresses, PeerCredentials, RawAddress, TcpOptions, UnixName};
+use crate::sys::net::{RawAddress, TcpOptions, UnixName};
 use crate::sys::poll::{self, Event};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
+use super::calls::{OverDescriptors, SocketFd};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
@@ -62,15 +63,13 @@ pub struct Epoll {
 }
 
 struct Socket {
-    fd: OwnedFd,
-    kind: SocketKind,
+    descriptor: SocketFd,
+    is_listener: bool,
     read: Read,
     write: Write,
     /// Whether the last try of a read, or of a write, found something. Optimistic at first.
     readable: bool,
     writable: bool,
-    /// Bytes that were copied and are still in the socket.
-    peeked: usize,
     /// It was a splice that found nothing.
     spliced_dry: bool,
     /// A receive that does not fill its buffer may leave something behind: an end or an error, or
@@ -80,9 +79,6 @@ struct Socket {
     /// Whether epoll watches it. Only once something has to be waited for: many an upstream's first
     /// wait is its last.
     registered: bool,
-    /// Its handshake was to wait for the first bytes, and nothing was received since: whatever is sent until then,
-    /// acknowledgements are to be prompt again.
-    handshake_delayed: bool,
     /// Of a listener: whose turn it is.
     turn: Turn,
 }
@@ -99,102 +95,51 @@ enum Turn {
 }
 
 impl Socket {
-    fn new(fd: OwnedFd, kind: SocketKind) -> Self {
+    fn new(descriptor: SocketFd) -> Self {
         Self {
-            fd,
-            kind,
+            descriptor,
+            is_listener: false,
             read: Read::Idle,
             write: Write::Idle,
             readable: true,
             writable: true,
-            peeked: 0,
             spliced_dry: false,
             special: false,
             registered: false,
-            handshake_delayed: false,
             turn: Turn::Anybodys,
         }
     }
 
-    /// The peer is gone; of TCP it is known how.
-    fn hung_up(&self) -> Done {
-        if self.kind == SocketKind::Unix {
-            return Done::Ready;
-        }
-        net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
-    }
-
-    /// Bytes were sent.
-    fn sent(&mut self) {
-        if self.handshake_delayed {
-            // It cannot fail on a TCP socket.
-            let _ = net::acknowledge(self.fd.as_fd());
-        }
-    }
-
-    /// Takes what was only copied so far.
-    fn take_peeked(&mut self) {
-        let count = mem::take(&mut self.peeked);
-        if count > 0 {
-            net::discard(&self.fd, count);
-        }
-    }
-
-    /// Whether no bytes have come beside those that were copied already.
-    fn has_only_peeked(&self) -> bool {
-        self.peeked > 0 && net::queued(&self.fd) <= self.peeked
-    }
-
-    /// As [`Socket::receive`], but leaves what it copies where it is, unless that is a buffer full: then
-    /// more comes, and this is no question that could be answered.
+    /// Receives what is there, as [`SocketFd::receive_and_leave`] does it.
     fn receive_and_leave(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
-        self.take_peeked();
-        let received = net::recv_and_leave(&self.fd, bytes, BUFFER_BYTES);
-        match received {
-            Ok(received) => self.peeked = received,
-            Err(Errno(libc::EAGAIN)) => self.readable = false,
-            Err(_) => {}
-        }
-        if self.peeked >= BUFFER_BYTES {
-            self.take_peeked();
+        let received = self.descriptor.receive_and_leave(bytes);
+        if received == Err(Errno(libc::EAGAIN)) {
+            self.readable = false;
         }
         received
     }
 
     /// Receives what is there, up to a buffer full, and takes note of whether there can be more.
     fn receive(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
-        self.take_peeked();
-        let received = if self.kind == SocketKind::Unix {
-            net::recv_and_tell(&self.fd, bytes, BUFFER_BYTES).map(|(received, stopped)| {
+        let descriptor = &mut self.descriptor;
+        descriptor.take_peeked();
+        let received = if descriptor.is_unix {
+            net::recv_and_tell(&descriptor.fd, bytes, BUFFER_BYTES).map(|(received, stopped)| {
                 self.special |= stopped;
                 received
             })
         } else {
-            net::recv(&self.fd, bytes, BUFFER_BYTES)
+            net::recv(&descriptor.fd, bytes, BUFFER_BYTES)
         };
         match received {
             Ok(received) => {
-                self.handshake_delayed = false;
+                descriptor.received();
                 self.readable = self.special || received >= BUFFER_BYTES;
             }
             Err(Errno(libc::EAGAIN)) => self.readable = false,
             Err(_) => {}
         }
         received
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum SocketKind {
-    UnixListener,
-    TcpListener,
-    Unix,
-    Tcp,
-}
-
-impl SocketKind {
-    fn is_listener(self) -> bool {
-        matches!(self, Self::UnixListener | Self::TcpListener)
     }
 }
 
@@ -246,17 +191,16 @@ impl Epoll {
         if socket.registered {
             return Ok(());
         }
-        let events = match socket.kind {
-            SocketKind::UnixListener | SocketKind::TcpListener => {
-                libc::EPOLLIN | libc::EPOLLEXCLUSIVE
-            }
-            SocketKind::Unix | SocketKind::Tcp => {
+        let events = match socket.is_listener {
+            true => libc::EPOLLIN | libc::EPOLLEXCLUSIVE,
+            false => {
                 libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET
             }
         };
-        self.epoll.add(&socket.fd, events, sock.token())?;
+        self.epoll
+            .add(&socket.descriptor.fd, events, sock.token())?;
         socket.registered = true;
-        if socket.kind.is_listener() {
+        if socket.is_listener {
             self.listeners.push(sock);
         }
         Ok(())
@@ -307,8 +251,12 @@ impl Epoll {
             Read::Peek => self.attempt_peek(sock),
             // Asked of the kernel as well: behind urgent data, splice finds nothing, recv does, and
             // no edge comes.
-            Read::Readable if socket.readable || net::is_readable(&socket.fd) => Some(Done::Ready),
-            Read::Hangup if net::peer_is_gone(&socket.fd) => Some(socket.hung_up()),
+            Read::Readable if socket.readable || net::is_readable(&socket.descriptor.fd) => {
+                Some(Done::Ready)
+            }
+            Read::Hangup if net::peer_is_gone(&socket.descriptor.fd) => {
+                Some(socket.descriptor.hung_up())
+            }
             Read::Hangup => {
                 socket.read = Read::Hangup;
                 None
@@ -338,9 +286,9 @@ impl Epoll {
 
     fn attempt_peek(&mut self, sock: Sock) -> Option<Done> {
         let socket = self.sockets.get(sock);
-        if socket.readable && socket.has_only_peeked() {
+        if socket.readable && socket.descriptor.has_only_peeked() {
             // An end is told of, and what was in front of it stays.
-            if socket.special && net::has_ended_in_order(&socket.fd) {
+            if socket.special && net::has_ended_in_order(&socket.descriptor.fd) {
                 return Some(Done::Eof);
             }
             socket.readable = socket.special;
@@ -387,11 +335,13 @@ impl Epoll {
         let socket = self.sockets.get(sock);
         match mem::replace(&mut socket.write, Write::Idle) {
             Write::Idle => None,
-            Write::Connect(address) => match net::connect(&socket.fd, &RawAddress::from(address)) {
-                Ok(()) => Some(Done::Connected),
-                Err(Errno(libc::EINPROGRESS | libc::EINTR)) => self.attempt_connecting(sock),
-                Err(errno) => Some(Done::Failed(errno)),
-            },
+            Write::Connect(address) => {
+                match net::connect(&socket.descriptor.fd, &RawAddress::from(address)) {
+                    Ok(()) => Some(Done::Connected),
+                    Err(Errno(libc::EINPROGRESS | libc::EINTR)) => self.attempt_connecting(sock),
+                    Err(errno) => Some(Done::Failed(errno)),
+                }
+            }
             Write::Connecting => self.attempt_connecting(sock),
             Write::Send { buf, sent } => self.attempt_send(sock, buf, sent),
             Write::Writable if socket.writable => Some(Done::Ready),
@@ -404,7 +354,7 @@ impl Epoll {
 
     fn attempt_connecting(&mut self, sock: Sock) -> Option<Done> {
         let socket = self.sockets.get(sock);
-        match net::connect_outcome(&socket.fd) {
+        match net::connect_outcome(&socket.descriptor.fd) {
             Some(Ok(())) => Some(Done::Connected),
             Some(Err(errno)) => Some(Done::Failed(errno)),
             // An edge from before the connect is no answer to it: an unconnected socket reports HUP
@@ -420,10 +370,10 @@ impl Epoll {
     fn attempt_send(&mut self, sock: Sock, buf: Buf, mut sent: usize) -> Option<Done> {
         let socket = self.sockets.get(sock);
         loop {
-            match net::send(&socket.fd, &buf[sent..]) {
+            match net::send(&socket.descriptor.fd, &buf[sent..]) {
                 Ok(n) => {
                     sent += n;
-                    socket.sent();
+                    socket.descriptor.sent();
                 }
                 Err(Errno(libc::EINTR)) => continue,
                 Err(Errno(libc::EAGAIN)) => {
@@ -476,7 +426,7 @@ impl Epoll {
                 kept.push(sock);
                 continue;
             }
-            self.epoll.remove(&socket.fd)?;
+            self.epoll.remove(&socket.descriptor.fd)?;
             socket.registered = false;
             if accepts {
                 socket.turn = Turn::Ours;
@@ -532,11 +482,11 @@ impl Driver for Epoll {
     type Pipe = Pipe;
 
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
-        let kind = match net::is_unix(listener.as_fd()) {
-            true => SocketKind::UnixListener,
-            false => SocketKind::TcpListener,
-        };
-        self.sockets.insert(Socket::new(listener, kind))
+        let is_unix = net::is_unix(listener.as_fd());
+        self.sockets.insert(Socket {
+            is_listener: true,
+            ..Socket::new(SocketFd::new(listener, is_unix))
+        })
     }
 
     fn take_turns(&mut self, listener: Sock) {
@@ -545,21 +495,14 @@ impl Driver for Epoll {
 
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
         let fd = net::tcp_socket(like, options)?;
-        Ok(self.sockets.insert(Socket::new(fd, SocketKind::Tcp)))
-    }
-
-    fn configure_tcp(
-        &mut self,
-        sock: Sock,
-        like: &SocketAddr,
-        options: &TcpOptions,
-    ) -> Result<(), Errno> {
-        net::configure_tcp(self.sockets.get(sock).fd.as_fd(), like, options)
+        let descriptor = SocketFd::new(fd, false);
+        Ok(self.sockets.insert(Socket::new(descriptor)))
     }
 
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         let fd = net::unix_connected(name)?;
-        Ok(self.sockets.insert(Socket::new(fd, SocketKind::Unix)))
+        let descriptor = SocketFd::new(fd, true);
+        Ok(self.sockets.insert(Socket::new(descriptor)))
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {
@@ -580,10 +523,10 @@ impl Driver for Epoll {
                 socket.readable |= mem::take(&mut socket.spliced_dry);
             }
             // Of TCP, a reset tells of failures.
-            Op::Peek if socket.kind == SocketKind::Tcp => socket.read = Read::Recv,
+            Op::Peek if !socket.descriptor.is_unix => socket.read = Read::Recv,
             Op::Peek => socket.read = Read::Peek,
             Op::Readable => {
-                socket.take_peeked();
+                socket.descriptor.take_peeked();
                 socket.read = Read::Readable;
             }
             Op::Hangup => socket.read = Read::Hangup,
@@ -615,20 +558,12 @@ impl Driver for Epoll {
 
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
         let mut socket = self.sockets.remove(sock);
-        match how {
-            Close::Graceful => socket.take_peeked(),
-            Close::Reset if socket.kind == SocketKind::Tcp => {
-                // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
-                let _ = net::reset_on_close(socket.fd.as_fd());
-            }
-            // What it has not received tells.
-            Close::Reset => {}
-        }
-        if socket.kind.is_listener() && socket.registered {
+        socket.descriptor.end(how);
+        if socket.is_listener && socket.registered {
             // Other descriptors of the listener are open, so closing this one does not do it.
-            let _ = self.epoll.remove(&socket.fd);
+            let _ = self.epoll.remove(&socket.descriptor.fd);
         }
-        self.to_release.push(socket.fd);
+        self.to_release.push(socket.descriptor.fd);
         Closed::Now
     }
 
@@ -643,20 +578,13 @@ impl Driver for Epoll {
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
         loop {
             let socket = self.sockets.get(listener);
-            let kind = match socket.kind {
-                SocketKind::TcpListener => SocketKind::Tcp,
-                _ => SocketKind::Unix,
-            };
-            return match net::accept(&socket.fd) {
+            return match net::accept(&socket.descriptor.fd) {
                 Ok(fd) => {
                     if socket.turn == Turn::Ours {
                         socket.turn = Turn::Others;
                     }
-                    if kind == SocketKind::Tcp {
-                        // It fails on a connection that is broken already, whose session will see it.
-                        let _ = net::set_nodelay(fd.as_fd());
-                    }
-                    Ok(Some(self.sockets.insert(Socket::new(fd, kind))))
+                    let client = socket.descriptor.accepted(fd);
+                    Ok(Some(self.sockets.insert(Socket::new(client))))
                 }
                 // EINVAL: nobody waits, and newcomers are refused by now.
                 Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
@@ -666,18 +594,14 @@ impl Driver for Epoll {
         }
     }
 
-    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        net::peek(self.sockets.get(sock).fd.as_fd(), into).unwrap_or(0)
-    }
-
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         self.take_now(sock, Socket::receive)
     }
 
     fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        match self.sockets.get(sock).kind {
-            SocketKind::Unix => self.take_now(sock, Socket::receive_and_leave),
-            _ => self.take_now(sock, Socket::receive),
+        match self.sockets.get(sock).descriptor.is_unix {
+            true => self.take_now(sock, Socket::receive_and_leave),
+            false => self.take_now(sock, Socket::receive),
         }
     }
 
@@ -686,72 +610,15 @@ impl Driver for Epoll {
         Some(Buf::new(bytes, &self.buffers))
     }
 
-    fn acknowledge(&mut self, sock: Sock) {
-        let socket = self.sockets.get(sock);
-        if socket.kind == SocketKind::Tcp {
-            // It cannot fail on a TCP socket.
-            let _ = net::acknowledge(socket.fd.as_fd());
-        }
-    }
-
-    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
-        net::acknowledged(self.sockets.get(sock).fd.as_fd())
-    }
-
-    fn send_follows(&mut self, sock: Sock) {
-        let socket = self.sockets.get(sock);
-        // Where it cannot be had, the handshake ends as ever.
-        socket.handshake_delayed = net::delay_handshake(&socket.fd).is_ok();
-    }
-
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         let socket = self.sockets.get(sock);
-        let sent = net::send_now(&socket.fd, bytes);
+        let sent = net::send_now(&socket.descriptor.fd, bytes);
         match sent {
-            Ok(()) => socket.sent(),
+            Ok(()) => socket.descriptor.sent(),
             Err(Errno(libc::EAGAIN)) => socket.writable = false,
             Err(_) => {}
         }
         sent
-    }
-
-    fn at_hand(&mut self, sock: Sock) -> usize {
-        net::queued(&self.sockets.get(sock).fd)
-    }
-
-    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
-        let mut skipped = Vec::with_capacity(bytes);
-        net::recv(&self.sockets.get(sock).fd, &mut skipped, bytes) == Ok(bytes)
-    }
-
-    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
-        net::peer_credentials(&self.sockets.get(sock).fd)
-    }
-
-    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
-        net::addresses(&self.sockets.get(sock).fd)
-    }
-
-    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
-        net::peer_groups(&self.sockets.get(sock).fd)
-    }
-
-    fn dismiss(&mut self, sock: Sock) {
-        net::dismiss(&self.sockets.get(sock).fd);
-    }
-
-    fn peer_is_gone(&mut self, sock: Sock) -> bool {
-        let socket = self.sockets.get(sock);
-        socket.kind == SocketKind::Unix && net::peer_is_gone(&socket.fd)
-    }
-
-    fn unread(&mut self, sock: Sock) -> u64 {
-        net::unread(&self.sockets.get(sock).fd)
-    }
-
-    fn shutdown_write(&mut self, sock: Sock) {
-        // ENOTCONN: the peer is gone, and a read or a write will say so.
-        let _ = net::shutdown_write(&self.sockets.get(sock).fd);
     }
 
     fn pipe(&mut self) -> Option<Pipe> {
@@ -759,7 +626,7 @@ impl Driver for Epoll {
     }
 
     fn splices_into(&mut self, sock: Sock) -> bool {
-        self.into_unix == IntoUnix::Spliced || self.sockets.get(sock).kind == SocketKind::Tcp
+        self.into_unix == IntoUnix::Spliced || !self.sockets.get(sock).descriptor.is_unix
     }
 
     fn pipes_in_use(&self) -> usize {
@@ -772,8 +639,8 @@ impl Driver for Epoll {
 
     fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
         let socket = self.sockets.get(from);
-        socket.take_peeked();
-        let filled = pipe.fill(&socket.fd, max);
+        socket.descriptor.take_peeked();
+        let filled = pipe.fill(&socket.descriptor.fd, max);
         if filled == Filled::Empty {
             socket.readable = false;
             socket.spliced_dry = true;
@@ -787,8 +654,8 @@ impl Driver for Epoll {
             "its reader could hold this thread up"
         );
         let socket = self.sockets.get(to);
-        let flushed = pipe.flush(&socket.fd);
-        socket.sent();
+        let flushed = pipe.flush(&socket.descriptor.fd);
+        socket.descriptor.sent();
         if flushed == Flushed::Full {
             socket.writable = false;
         }
@@ -827,6 +694,12 @@ impl Driver for Epoll {
     }
 }
 
+impl OverDescriptors for Epoll {
+    fn descriptor(&mut self, sock: Sock) -> &mut SocketFd {
+        &mut self.sockets.get(sock).descriptor
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -844,7 +717,7 @@ mod tests {
         };
         let driver = Epoll::new(Waker::new().unwrap(), limits).unwrap();
         assert_events_of_a_closed_socket_are_nobodys(driver, &Op::Recv, |driver, fd| {
-            driver.sockets.insert(Socket::new(fd, SocketKind::Unix))
+            driver.sockets.insert(Socket::new(SocketFd::new(fd, true)))
         });
     }
 
@@ -857,7 +730,7 @@ mod tests {
         };
         let driver = Epoll::new(Waker::new().unwrap(), limits).unwrap();
         assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
-            net::has_nodelay(&driver.sockets.get(sock).fd)
+            net::has_nodelay(&driver.sockets.get(sock).descriptor.fd)
         });
     }
 }

@@ -13,6 +13,7 @@
 //! - What the kernel may touch belongs to the driver until its completion.
 
 mod buffers;
+mod calls;
 pub mod epoll;
 mod pipes;
 #[cfg(test)]
@@ -35,10 +36,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sys::Errno;
-use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
+use crate::sys::net::{TcpOptions, UnixName};
 use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf};
+pub use calls::SocketCalls;
 pub use pipes::{OWN_BYTES_MAX, PIPE_BYTES, PipeGuard};
 
 /// One open socket of one driver.
@@ -230,8 +232,9 @@ pub enum IntoUnix {
     Copied,
 }
 
-/// One thread's way to the kernel. See the module's rules.
-pub trait Driver: Sized {
+/// One thread's way to the kernel. See the module's rules. What the kernel answers at once, of a socket that is
+/// open, is asked of [`SocketCalls`].
+pub trait Driver: SocketCalls + Sized {
     /// A pipe lent from the driver's pool. Dropped empty it goes back; dropped with bytes in it,
     /// it is closed.
     type Pipe: PipeGuard;
@@ -244,14 +247,6 @@ pub trait Driver: Sized {
     fn take_turns(&mut self, _listener: Sock) {}
     /// A new TCP socket for the family of `like`.
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno>;
-    /// Gives a socket that [`Driver::open_tcp`] made with no options for the family of `like`, and
-    /// that is not connected, these.
-    fn configure_tcp(
-        &mut self,
-        sock: Sock,
-        like: &SocketAddr,
-        options: &TcpOptions,
-    ) -> Result<(), Errno>;
     /// A new Unix socket, connected already: there is nothing to wait for. EAGAIN says that the
     /// listener's backlog is full.
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno>;
@@ -271,15 +266,6 @@ pub trait Driver: Sized {
 
     /// Takes one connection now if one waits. The read lane must be free.
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno>;
-    /// Copies the first bytes that are there without taking them: how many, and 0 if there are none, at
-    /// an end or a failure too, which a receive tells.
-    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize;
-    /// How many bytes there are to be received; 0 where it cannot be told. What is there stays there, even
-    /// if the connection breaks.
-    fn at_hand(&mut self, sock: Sock) -> usize;
-    /// Takes and drops so many of the bytes that are there. False: it could not, and the connection is of
-    /// no use any more.
-    fn skip(&mut self, sock: Sock, bytes: usize) -> bool;
     /// Takes bytes that are there already; the read lane must be free. `None`: there are none, or
     /// the peer sends no more; [`Op::Recv`] will tell.
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
@@ -289,38 +275,9 @@ pub trait Driver: Sized {
     }
     /// An empty buffer for bytes of our own; `None` at the limit, which only a defect reaches.
     fn lend(&mut self) -> Option<Buf>;
-    /// What a TCP socket has received is acknowledged at once, now and for the next moment: a peer
-    /// without TCP_NODELAY holds its next small write back until then. AF_UNIX has nothing to
-    /// acknowledge.
-    fn acknowledge(&mut self, sock: Sock);
-    /// How many bytes the peer of a TCP socket has acknowledged, from the connection's first one on.
-    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno>;
-    /// Before a connect: bytes are at hand that will be sent as soon as it succeeds. Where the
-    /// transport can, they travel with the end of the handshake, and acknowledgements are as prompt
-    /// after them as on any new connection.
-    fn send_follows(&mut self, sock: Sock);
     /// Sends these few bytes at once and whole; the write lane must be free. EAGAIN: the socket has no room
     /// for them now, and none was sent. It has room for the first bytes of a connection.
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno>;
-    /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
-    /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
-    fn peer_is_gone(&mut self, sock: Sock) -> bool;
-    /// Who connected to the listener: the process that made the connection, as it was then. `None` where
-    /// the transport does not tell, as TCP.
-    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials>;
-    /// The supplementary groups of the same process.
-    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno>;
-    /// Of a socket that was accepted and that no session has: takes nothing more, and throws away what
-    /// came, so that a close looks like a clean end where the transport can do that.
-    fn dismiss(&mut self, sock: Sock);
-    /// Of a TCP client: its own address and the one that it connected to. An error for AF_UNIX, and
-    /// when the connection is broken already.
-    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno>;
-    /// Bytes that the kernel holds for the peer to read, more or less: only good for comparing with
-    /// an earlier answer.
-    fn unread(&mut self, sock: Sock) -> u64;
-    /// Passes an end of stream on.
-    fn shutdown_write(&mut self, sock: Sock);
     /// An empty pipe, if the pool has one.
     fn pipe(&mut self) -> Option<Self::Pipe>;
     /// Whether bytes may go into this connected socket by [`Driver::flush`]. What it says of a socket it says

@@ -14,7 +14,10 @@ use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 
 use super::buffers::{Buf, BufferPool};
 use super::table::Table;
-use super::{Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Op, PipeGuard, Sock};
+use super::{
+    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Op, PipeGuard, Sock,
+    SocketCalls,
+};
 
 /// More than any test holds.
 const BUFFERS_MAX: usize = 100;
@@ -154,15 +157,6 @@ impl Driver for Scripted {
         Ok(sock)
     }
 
-    fn configure_tcp(
-        &mut self,
-        _sock: Sock,
-        _like: &SocketAddr,
-        _options: &TcpOptions,
-    ) -> Result<(), Errno> {
-        Ok(())
-    }
-
     fn open_unix(&mut self, _name: UnixName) -> Result<Sock, Errno> {
         unreachable!("endpoints of these tests are of TCP")
     }
@@ -192,18 +186,6 @@ impl Driver for Scripted {
         unreachable!("sessions do not listen")
     }
 
-    fn peek(&mut self, _sock: Sock, _into: &mut [u8]) -> usize {
-        0
-    }
-
-    fn at_hand(&mut self, sock: Sock) -> usize {
-        self.sockets.get(sock).at_hand.iter().map(Vec::len).sum()
-    }
-
-    fn skip(&mut self, _sock: Sock, _bytes: usize) -> bool {
-        false
-    }
-
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         assert!(!self.is_busy(sock, Lane::Read), "{sock:?} reads already");
         let bytes = self.sockets.get(sock).at_hand.pop_front();
@@ -215,44 +197,10 @@ impl Driver for Scripted {
         Some(Buf::new(bytes, &self.buffers))
     }
 
-    fn acknowledge(&mut self, _sock: Sock) {}
-
-    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
-        Ok(self.sockets.get(sock).acknowledged)
-    }
-
-    fn send_follows(&mut self, _sock: Sock) {}
-
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         assert!(!self.is_busy(sock, Lane::Write), "{sock:?} writes already");
         self.sockets.get(sock).sent.extend_from_slice(bytes);
         Ok(())
-    }
-
-    fn peer_is_gone(&mut self, _sock: Sock) -> bool {
-        false
-    }
-
-    fn peer_credentials(&mut self, _sock: Sock) -> Option<PeerCredentials> {
-        None
-    }
-
-    fn peer_groups(&mut self, _sock: Sock) -> Result<Vec<u32>, Errno> {
-        Ok(Vec::new())
-    }
-
-    fn dismiss(&mut self, _sock: Sock) {}
-
-    fn client_addresses(&mut self, _sock: Sock) -> Result<Addresses, Errno> {
-        Err(Errno(libc::EOPNOTSUPP))
-    }
-
-    fn unread(&mut self, _sock: Sock) -> u64 {
-        0
-    }
-
-    fn shutdown_write(&mut self, sock: Sock) {
-        self.sockets.get(sock).has_ended = true;
     }
 
     fn pipe(&mut self) -> Option<NoPipe> {
@@ -289,5 +237,62 @@ impl Driver for Scripted {
 
     fn take_stale_events(&mut self) -> u64 {
         0
+    }
+}
+
+impl SocketCalls for Scripted {
+    fn configure_tcp(
+        &mut self,
+        _sock: Sock,
+        _like: &SocketAddr,
+        _options: &TcpOptions,
+    ) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn peek(&mut self, _sock: Sock, _into: &mut [u8]) -> usize {
+        0
+    }
+
+    fn at_hand(&mut self, sock: Sock) -> usize {
+        self.sockets.get(sock).at_hand.iter().map(Vec::len).sum()
+    }
+
+    fn skip(&mut self, _sock: Sock, _bytes: usize) -> bool {
+        false
+    }
+
+    fn acknowledge(&mut self, _sock: Sock) {}
+
+    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
+        Ok(self.sockets.get(sock).acknowledged)
+    }
+
+    fn send_follows(&mut self, _sock: Sock) {}
+
+    fn peer_credentials(&mut self, _sock: Sock) -> Option<PeerCredentials> {
+        None
+    }
+
+    fn peer_groups(&mut self, _sock: Sock) -> Result<Vec<u32>, Errno> {
+        Ok(Vec::new())
+    }
+
+    fn dismiss(&mut self, _sock: Sock) {}
+
+    fn client_addresses(&mut self, _sock: Sock) -> Result<Addresses, Errno> {
+        Err(Errno(libc::EOPNOTSUPP))
+    }
+
+    fn peer_is_gone(&mut self, _sock: Sock) -> bool {
+        false
+    }
+
+    fn unread(&mut self, _sock: Sock) -> u64 {
+        0
+    }
+
+    fn shutdown_write(&mut self, sock: Sock) {
+        self.sockets.get(sock).has_ended = true;
     }
 }

@@ -315,7 +315,7 @@ mod tests {
 
     use super::*;
     use crate::driver::epoll::Epoll;
-    use crate::driver::{IntoUnix, Limits, Waker};
+    use crate::driver::{IntoUnix, Limits, SocketCalls as _, Waker};
 
     fn per_user(max: u32) -> Arc<PerUser> {
         Arc::new(PerUser::new(NonZeroU32::new(max).unwrap()))

@@ -92,7 +92,7 @@ use super::buffers::{Buf, BufferPool};
 use super::table::Table;
 use super::{
     BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, IntoUnix, Lane,
-    OWN_BYTES_MAX, Op, PIPE_BYTES, PipeGuard, Sock,
+    OWN_BYTES_MAX, Op, PIPE_BYTES, PipeGuard, Sock, SocketCalls,
 };
 pub(crate) use fastcgi::FastcgiRules;
 
@@ -227,7 +227,7 @@ struct World {
     outages: Vec<Option<Outage>>,
     /// By endpoint: the connect that began last.
     last_connects: Vec<Option<(Sock, Instant)>>,
-    /// Sockets that are in the table, for iteration.
+    /// SocketCalls that are in the table, for iteration.
     live: Vec<Sock>,
     /// Events about sockets that were closed, which come when their slots are others'.
     late_events: Vec<Sock>,
@@ -1400,16 +1400,6 @@ impl Driver for Sim {
         Ok(world.insert(Kind::Upstream(None)))
     }
 
-    fn configure_tcp(
-        &mut self,
-        sock: Sock,
-        _like: &SocketAddr,
-        _options: &TcpOptions,
-    ) -> Result<(), Errno> {
-        self.0.borrow_mut().open_socket(sock);
-        Ok(())
-    }
-
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         /// What connect(2) can return at once.
         const ERRORS: [i32; 4] = [libc::EAGAIN, libc::ECONNREFUSED, libc::ENOENT, libc::EACCES];
@@ -1551,21 +1541,6 @@ impl Driver for Sim {
         }
     }
 
-    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world
-            .peer_of(sock)
-            .expect("only connected sockets are read");
-        let from = &world.peers[peer];
-        let most = from.waiting().min(into.len() as u64);
-        let bytes = from.taken..from.taken + most;
-        let mut seen = Vec::new();
-        World::render(from, bytes, &mut seen);
-        into[..seen.len()].copy_from_slice(&seen);
-        seen.len()
-    }
-
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         let world = &mut *self.0.borrow_mut();
         let free = world.open_socket(sock).read.is_none();
@@ -1587,47 +1562,10 @@ impl Driver for Sim {
         }
     }
 
-    fn at_hand(&mut self, sock: Sock) -> usize {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world.peer_of(sock);
-        let peer = peer.expect("only connected sockets are read");
-        usize::try_from(world.peers[peer].waiting()).expect("a script is short")
-    }
-
-    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world.peer_of(sock);
-        let from = &mut world.peers[peer.expect("only connected sockets are read")];
-        let is_there = from.waiting() >= bytes as u64;
-        if is_there {
-            from.take(bytes as u64);
-        }
-        is_there
-    }
-
     fn lend(&mut self) -> Option<Buf> {
         let world = self.0.borrow_mut();
         let bytes = world.buffers.borrow_mut().take()?;
         Some(Buf::new(bytes, &world.buffers))
-    }
-
-    fn acknowledge(&mut self, sock: Sock) {
-        self.0.borrow_mut().open_socket(sock);
-    }
-
-    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world
-            .peer_of(sock)
-            .expect("only connected sockets are written");
-        Ok(world.acknowledged_by(peer))
-    }
-
-    fn send_follows(&mut self, sock: Sock) {
-        self.0.borrow_mut().open_socket(sock);
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
@@ -1655,83 +1593,6 @@ impl Driver for Sim {
             "more than the introduction"
         );
         Ok(())
-    }
-
-    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world.peer_of(sock)?;
-        let user = user_of(world.peers[peer].key);
-        Some(PeerCredentials {
-            uid: user,
-            gid: user,
-            pid: 4711,
-        })
-    }
-
-    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world.peer_of(sock).ok_or(Errno(libc::ENODATA))?;
-        let is_member = user_of(world.peers[peer].key) == 1002;
-        Ok(is_member.then_some(MEMBERS_GROUP).into_iter().collect())
-    }
-
-    fn dismiss(&mut self, sock: Sock) {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world.peer_of(sock).expect("only clients are turned away");
-        world.judge_dismissal(peer);
-        let peer = &mut world.peers[peer];
-        peer.dismissed = true;
-        peer.taken = peer.sent;
-    }
-
-    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
-        self.0.borrow_mut().open_socket(sock);
-        Err(Errno(libc::EOPNOTSUPP))
-    }
-
-    fn peer_is_gone(&mut self, sock: Sock) -> bool {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world
-            .peer_of(sock)
-            .expect("only connected sockets are read");
-        is_client(world.peers[peer].key) && world.peers[peer].gone
-    }
-
-    fn unread(&mut self, sock: Sock) -> u64 {
-        let world = &mut *self.0.borrow_mut();
-        world.open_socket(sock);
-        let peer = world
-            .peer_of(sock)
-            .expect("only connected sockets are written");
-        world.peers[peer].given - world.peers[peer].read
-    }
-
-    fn shutdown_write(&mut self, sock: Sock) {
-        let world = &mut *self.0.borrow_mut();
-        world.note(|| format!("{sock:?} shutdown"));
-        world.open_socket(sock);
-        let index = world
-            .peer_of(sock)
-            .expect("only connected sockets are shut down");
-        let peer = &world.peers[index];
-        world.judge_end_told(peer);
-        rule!(
-            "end_told_after_last_byte",
-            world.ledger.is_some() || peer.gone || world.source_is_done(peer),
-            "{peer:?} is told of an end; its source is {:?}",
-            peer.source.map(|key| world.by_key(key))
-        );
-        let untold = !is_client(peer.key) && peer.introduced < world.scenario.introduction.len();
-        rule!(
-            "introduced_first",
-            !untold || peer.gone,
-            "{peer:?} is told of an end before the introduction"
-        );
-        world.peers[index].told_end = true;
     }
 
     fn pipe(&mut self) -> Option<SimPipe> {
@@ -1902,6 +1763,147 @@ impl Driver for Sim {
             }
             world.remove_if_joined(sock);
         }
+    }
+}
+
+impl SocketCalls for Sim {
+    fn configure_tcp(
+        &mut self,
+        sock: Sock,
+        _like: &SocketAddr,
+        _options: &TcpOptions,
+    ) -> Result<(), Errno> {
+        self.0.borrow_mut().open_socket(sock);
+        Ok(())
+    }
+
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are read");
+        let from = &world.peers[peer];
+        let most = from.waiting().min(into.len() as u64);
+        let bytes = from.taken..from.taken + most;
+        let mut seen = Vec::new();
+        World::render(from, bytes, &mut seen);
+        into[..seen.len()].copy_from_slice(&seen);
+        seen.len()
+    }
+
+    fn at_hand(&mut self, sock: Sock) -> usize {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock);
+        let peer = peer.expect("only connected sockets are read");
+        usize::try_from(world.peers[peer].waiting()).expect("a script is short")
+    }
+
+    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock);
+        let from = &mut world.peers[peer.expect("only connected sockets are read")];
+        let is_there = from.waiting() >= bytes as u64;
+        if is_there {
+            from.take(bytes as u64);
+        }
+        is_there
+    }
+
+    fn acknowledge(&mut self, sock: Sock) {
+        self.0.borrow_mut().open_socket(sock);
+    }
+
+    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are written");
+        Ok(world.acknowledged_by(peer))
+    }
+
+    fn send_follows(&mut self, sock: Sock) {
+        self.0.borrow_mut().open_socket(sock);
+    }
+
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock)?;
+        let user = user_of(world.peers[peer].key);
+        Some(PeerCredentials {
+            uid: user,
+            gid: user,
+            pid: 4711,
+        })
+    }
+
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock).ok_or(Errno(libc::ENODATA))?;
+        let is_member = user_of(world.peers[peer].key) == 1002;
+        Ok(is_member.then_some(MEMBERS_GROUP).into_iter().collect())
+    }
+
+    fn dismiss(&mut self, sock: Sock) {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world.peer_of(sock).expect("only clients are turned away");
+        world.judge_dismissal(peer);
+        let peer = &mut world.peers[peer];
+        peer.dismissed = true;
+        peer.taken = peer.sent;
+    }
+
+    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
+        self.0.borrow_mut().open_socket(sock);
+        Err(Errno(libc::EOPNOTSUPP))
+    }
+
+    fn peer_is_gone(&mut self, sock: Sock) -> bool {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are read");
+        is_client(world.peers[peer].key) && world.peers[peer].gone
+    }
+
+    fn unread(&mut self, sock: Sock) -> u64 {
+        let world = &mut *self.0.borrow_mut();
+        world.open_socket(sock);
+        let peer = world
+            .peer_of(sock)
+            .expect("only connected sockets are written");
+        world.peers[peer].given - world.peers[peer].read
+    }
+
+    fn shutdown_write(&mut self, sock: Sock) {
+        let world = &mut *self.0.borrow_mut();
+        world.note(|| format!("{sock:?} shutdown"));
+        world.open_socket(sock);
+        let index = world
+            .peer_of(sock)
+            .expect("only connected sockets are shut down");
+        let peer = &world.peers[index];
+        world.judge_end_told(peer);
+        rule!(
+            "end_told_after_last_byte",
+            world.ledger.is_some() || peer.gone || world.source_is_done(peer),
+            "{peer:?} is told of an end; its source is {:?}",
+            peer.source.map(|key| world.by_key(key))
+        );
+        let untold = !is_client(peer.key) && peer.introduced < world.scenario.introduction.len();
+        rule!(
+            "introduced_first",
+            !untold || peer.gone,
+            "{peer:?} is told of an end before the introduction"
+        );
+        world.peers[index].told_end = true;
     }
 }
 

@@ -32,10 +32,11 @@ use std::time::{Duration, Instant};
 use io_uring::squeue::{self, Flags};
 use io_uring::{cqueue, opcode, types};
 
-use crate::sys::net::{Addresses, PeerCredentials, RawAddress, TcpOptions, UnixName};
+use crate::sys::net::{RawAddress, TcpOptions, UnixName};
 use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
+use super::calls::{OverDescriptors, SocketFd};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
@@ -94,22 +95,15 @@ struct Reaped {
 }
 
 struct Socket {
-    fd: OwnedFd,
-    /// Of a listener: its clients are.
-    is_unix: bool,
+    descriptor: SocketFd,
     read: Read,
     write: Write,
     closing: bool,
     /// It was connected without the ring, and nothing was sent yet: what was held for it goes out
     /// without the ring as well, or it would wait for everything else that the turn has to do.
     fresh: bool,
-    /// Its handshake was to wait for the first bytes, and nothing was received since: whatever is sent until then,
-    /// acknowledgements are to be prompt again.
-    handshake_delayed: bool,
     /// The last receive left nothing behind: wait before the next try.
     drained: bool,
-    /// Bytes that were copied and are still in the socket.
-    peeked: usize,
     /// For what epoll watches this socket, because the ring cannot wait for it: 0, or of
     /// [`watch::READS`] and [`watch::WRITES`].
     watched: i32,
@@ -159,61 +153,30 @@ enum Waiting {
 }
 
 impl Socket {
-    fn new(fd: OwnedFd, is_unix: bool, drained: bool) -> Self {
+    fn new(descriptor: SocketFd) -> Self {
         Self {
-            fd,
-            is_unix,
+            descriptor,
             read: Read::Idle,
             write: Write::Idle,
             closing: false,
             fresh: false,
-            handshake_delayed: false,
-            drained,
-            peeked: 0,
+            drained: false,
             watched: 0,
             ended: false,
             writable_edge: false,
         }
     }
 
-    /// The peer is gone; of TCP it is known how.
-    fn hung_up(&self) -> Done {
-        if self.is_unix {
-            return Done::Ready;
-        }
-        net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
-    }
-
-    /// Takes what was only copied so far.
-    fn take_peeked(&mut self) {
-        let count = mem::take(&mut self.peeked);
-        if count > 0 {
-            net::discard(&self.fd, count);
-        }
-    }
-
-    /// Receives what is there, up to a buffer full, and leaves it where it is, unless it is that much:
-    /// then more comes, and this is no question that could be answered.
-    fn receive_and_leave(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
-        self.take_peeked();
-        self.peeked = net::recv_and_leave(&self.fd, bytes, BUFFER_BYTES)?;
-        let received = self.peeked;
-        if received >= BUFFER_BYTES {
-            self.take_peeked();
-        }
-        Ok(received)
-    }
-
-    /// Bytes were sent.
-    fn sent(&mut self) {
-        if self.handshake_delayed {
-            // It cannot fail on a TCP socket.
-            let _ = net::acknowledge(self.fd.as_fd());
+    /// One that we have opened: nothing has come yet.
+    fn opened(fd: OwnedFd, is_unix: bool) -> Self {
+        Self {
+            drained: true,
+            ..Self::new(SocketFd::new(fd, is_unix))
         }
     }
 
     fn target(&self) -> types::Fd {
-        types::Fd(self.fd.as_raw_fd())
+        types::Fd(self.descriptor.fd.as_raw_fd())
     }
 
     fn is_idle(&self) -> bool {
@@ -356,10 +319,12 @@ impl Uring {
     fn connect(&mut self, sock: Sock, address: SocketAddr) {
         let socket = self.sockets.get(sock);
         socket.write = Write::Connecting;
-        let result = match net::connect(&socket.fd, &RawAddress::from(address)) {
+        let result = match net::connect(&socket.descriptor.fd, &RawAddress::from(address)) {
             // The socket is locked while it connects, so that even an answer that came at once is
             // taken in only afterwards.
-            Err(Errno(libc::EINPROGRESS | libc::EINTR)) => net::connect_outcome(&socket.fd),
+            Err(Errno(libc::EINPROGRESS | libc::EINTR)) => {
+                net::connect_outcome(&socket.descriptor.fd)
+            }
             result => Some(result),
         };
         match result {
@@ -376,14 +341,14 @@ impl Uring {
     fn take_now(
         &mut self,
         sock: Sock,
-        receive: fn(&mut Socket, &mut Vec<u8>) -> Result<usize, Errno>,
+        receive: fn(&mut SocketFd, &mut Vec<u8>) -> Result<usize, Errno>,
     ) -> Result<Option<Buf>, Errno> {
         let Some(mut bytes) = self.buffers.borrow_mut().take() else {
             return Ok(None);
         };
         let socket = self.sockets.get(sock);
         assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
-        let received = receive(socket, &mut bytes);
+        let received = receive(&mut socket.descriptor, &mut bytes);
         let buf = Buf::new(bytes, &self.buffers);
         match received {
             Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
@@ -396,7 +361,7 @@ impl Uring {
     fn send_now(&mut self, sock: Sock, outgoing: Outgoing) {
         let socket = self.sockets.get(sock);
         socket.writable_edge = false;
-        let result = match net::send(&socket.fd, &outgoing.buf[outgoing.sent..]) {
+        let result = match net::send(&socket.descriptor.fd, &outgoing.buf[outgoing.sent..]) {
             Ok(sent) => i32::try_from(sent).expect("a buffer is far below 2 GiB"),
             Err(errno) => -errno.0,
         };
@@ -450,7 +415,7 @@ impl Uring {
         if socket.watched != events {
             let before = mem::replace(&mut socket.watched, events);
             self.watch
-                .change(&socket.fd, sock, before, events)
+                .change(&socket.descriptor.fd, sock, before, events)
                 .inspect_err(|_| socket.watched = before)?;
         }
         Ok(())
@@ -472,7 +437,7 @@ impl Uring {
     /// Before the ring reads: what was only copied is taken, and epoll has nothing to tell of reads.
     fn end_peeking(&mut self, sock: Sock) {
         let socket = self.sockets.get(sock);
-        socket.take_peeked();
+        socket.descriptor.take_peeked();
         let events = socket.watched & !watch::READS;
         // It cannot fail: the socket is registered. If it did, epoll would wake us for nothing.
         let _ = self.change_watch(sock, events);
@@ -610,7 +575,7 @@ impl Uring {
                 Err(errno) => Done::Failed(errno),
             },
             Read::Hangup => match reaped.outcome() {
-                Ok(_) => socket.hung_up(),
+                Ok(_) => socket.descriptor.hung_up(),
                 Err(errno) => Done::Failed(errno),
             },
             Read::Readable => match reaped.outcome() {
@@ -632,7 +597,7 @@ impl Uring {
         match (reaped.outcome(), buf) {
             (Ok(0), _) => Some(Done::Eof),
             (Ok(_), Some(buf)) => {
-                socket.handshake_delayed = false;
+                socket.descriptor.received();
                 socket.drained = !cqueue::sock_nonempty(reaped.flags);
                 Some(Done::Received(buf))
             }
@@ -654,9 +619,9 @@ impl Uring {
 
     fn complete_peek(&mut self, sock: Sock) -> Option<Done> {
         let socket = self.sockets.get(sock);
-        if socket.peeked > 0 && net::queued(&socket.fd) <= socket.peeked {
+        if socket.descriptor.has_only_peeked() {
             // An end is told of, and what was in front of it stays.
-            if socket.ended && net::has_ended_in_order(&socket.fd) {
+            if socket.ended && net::has_ended_in_order(&socket.descriptor.fd) {
                 return Some(Done::Eof);
             }
             if !socket.ended {
@@ -671,7 +636,7 @@ impl Uring {
             self.start_recv(sock);
             return None;
         };
-        let received = socket.receive_and_leave(&mut bytes);
+        let received = socket.descriptor.receive_and_leave(&mut bytes);
         let buf = Buf::new(bytes, &self.buffers);
         match received {
             Ok(0) => Some(Done::Eof),
@@ -694,7 +659,7 @@ impl Uring {
         match mem::replace(&mut socket.write, Write::Idle) {
             Write::Connecting => match reaped.outcome() {
                 Ok(0) => Some(Done::Connected),
-                Ok(_) => match net::connect_outcome(&socket.fd) {
+                Ok(_) => match net::connect_outcome(&socket.descriptor.fd) {
                     Some(Ok(())) => Some(Done::Connected),
                     Some(Err(errno)) => Some(Done::Failed(errno)),
                     None => {
@@ -736,7 +701,7 @@ impl Uring {
     ) -> Option<Done> {
         match reaped.outcome() {
             Ok(sent) => {
-                self.sockets.get(sock).sent();
+                self.sockets.get(sock).descriptor.sent();
                 outgoing.sent += usize::try_from(sent).unwrap_or(0);
                 if outgoing.sent == outgoing.buf.len() {
                     return Some(Done::Sent);
@@ -771,12 +736,8 @@ impl Uring {
     }
 
     fn insert_accepted(&mut self, fd: OwnedFd, listener: Sock) -> Sock {
-        let is_unix = self.sockets.get(listener).is_unix;
-        if !is_unix {
-            // It fails on a connection that is broken already, whose session will see it.
-            let _ = net::set_nodelay(fd.as_fd());
-        }
-        self.sockets.insert(Socket::new(fd, is_unix, false))
+        let client = self.sockets.get(listener).descriptor.accepted(fd);
+        self.sockets.insert(Socket::new(client))
     }
 
     // --- closing ------------------------------------------------------------------------------
@@ -843,7 +804,7 @@ impl Uring {
     fn close_if_idle(&mut self, sock: Sock) -> Closed {
         if self.sockets.get(sock).is_idle() {
             let socket = self.sockets.remove(sock);
-            self.to_release.push(socket.fd);
+            self.to_release.push(socket.descriptor.fd);
             Closed::Now
         } else {
             Closed::Soon
@@ -891,27 +852,19 @@ impl Driver for Uring {
 
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
         let is_unix = net::is_unix(listener.as_fd());
-        self.sockets.insert(Socket::new(listener, is_unix, false))
+        let descriptor = SocketFd::new(listener, is_unix);
+        self.sockets.insert(Socket::new(descriptor))
     }
 
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
         let fd = net::tcp_socket(like, options)?;
-        Ok(self.sockets.insert(Socket::new(fd, false, true)))
-    }
-
-    fn configure_tcp(
-        &mut self,
-        sock: Sock,
-        like: &SocketAddr,
-        options: &TcpOptions,
-    ) -> Result<(), Errno> {
-        net::configure_tcp(self.sockets.get(sock).fd.as_fd(), like, options)
+        Ok(self.sockets.insert(Socket::opened(fd, false)))
     }
 
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         // Not through the ring: this connect never waits, and a full backlog is an error at once.
         let fd = net::unix_connected(name)?;
-        Ok(self.sockets.insert(Socket::new(fd, true, true)))
+        Ok(self.sockets.insert(Socket::opened(fd, true)))
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {
@@ -934,7 +887,7 @@ impl Driver for Uring {
                 self.push(entry, Token::op(sock, Lane::Read));
             }
             // Of TCP, a reset tells of failures.
-            Op::Peek if socket.is_unix => self.submit_peek(sock),
+            Op::Peek if socket.descriptor.is_unix => self.submit_peek(sock),
             Op::Recv | Op::Peek => {
                 self.end_peeking(sock);
                 self.start_recv(sock);
@@ -971,16 +924,7 @@ impl Driver for Uring {
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
         let socket = self.sockets.get(sock);
         assert!(!socket.closing, "{sock:?} is closed once");
-        match how {
-            Close::Graceful => socket.take_peeked(),
-            Close::Reset if socket.is_unix => {
-                // What it has not received tells.
-            }
-            Close::Reset => {
-                // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
-                let _ = net::reset_on_close(socket.fd.as_fd());
-            }
-        }
+        socket.descriptor.end(how);
         socket.closing = true;
         self.terminate(sock);
         self.close_if_idle(sock)
@@ -1000,7 +944,7 @@ impl Driver for Uring {
             matches!(socket.read, Read::Idle),
             "{listener:?} accepts already"
         );
-        match net::accept(&socket.fd) {
+        match net::accept(&socket.descriptor.fd) {
             Ok(fd) => Ok(Some(self.insert_accepted(fd, listener))),
             // EINVAL: nobody waits, and newcomers are refused by now.
             Err(Errno(libc::EAGAIN | libc::EINVAL)) => Ok(None),
@@ -1008,22 +952,18 @@ impl Driver for Uring {
         }
     }
 
-    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        net::peek(self.sockets.get(sock).fd.as_fd(), into).unwrap_or(0)
-    }
-
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        self.take_now(sock, |socket, bytes| {
-            socket.take_peeked();
-            let received = net::recv(&socket.fd, bytes, BUFFER_BYTES)?;
-            socket.handshake_delayed = false;
+        self.take_now(sock, |descriptor, bytes| {
+            descriptor.take_peeked();
+            let received = net::recv(&descriptor.fd, bytes, BUFFER_BYTES)?;
+            descriptor.received();
             Ok(received)
         })
     }
 
     fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        if self.sockets.get(sock).is_unix {
-            self.take_now(sock, Socket::receive_and_leave)
+        if self.sockets.get(sock).descriptor.is_unix {
+            self.take_now(sock, SocketFd::receive_and_leave)
         } else {
             self.receive_now(sock)
         }
@@ -1034,68 +974,11 @@ impl Driver for Uring {
         Some(Buf::new(bytes, &self.buffers))
     }
 
-    fn acknowledge(&mut self, sock: Sock) {
-        let socket = self.sockets.get(sock);
-        if !socket.is_unix {
-            // It cannot fail on a TCP socket.
-            let _ = net::acknowledge(socket.fd.as_fd());
-        }
-    }
-
-    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
-        net::acknowledged(self.sockets.get(sock).fd.as_fd())
-    }
-
-    fn send_follows(&mut self, sock: Sock) {
-        let socket = self.sockets.get(sock);
-        // Where it cannot be had, the handshake ends as ever.
-        socket.handshake_delayed = net::delay_handshake(&socket.fd).is_ok();
-    }
-
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         let socket = self.sockets.get(sock);
-        net::send_now(&socket.fd, bytes)?;
-        socket.sent();
+        net::send_now(&socket.descriptor.fd, bytes)?;
+        socket.descriptor.sent();
         Ok(())
-    }
-
-    fn at_hand(&mut self, sock: Sock) -> usize {
-        net::queued(&self.sockets.get(sock).fd)
-    }
-
-    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
-        let mut skipped = Vec::with_capacity(bytes);
-        net::recv(&self.sockets.get(sock).fd, &mut skipped, bytes) == Ok(bytes)
-    }
-
-    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
-        net::peer_credentials(&self.sockets.get(sock).fd)
-    }
-
-    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
-        net::addresses(&self.sockets.get(sock).fd)
-    }
-
-    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
-        net::peer_groups(&self.sockets.get(sock).fd)
-    }
-
-    fn dismiss(&mut self, sock: Sock) {
-        net::dismiss(&self.sockets.get(sock).fd);
-    }
-
-    fn peer_is_gone(&mut self, sock: Sock) -> bool {
-        let socket = self.sockets.get(sock);
-        socket.is_unix && net::peer_is_gone(&socket.fd)
-    }
-
-    fn unread(&mut self, sock: Sock) -> u64 {
-        net::unread(&self.sockets.get(sock).fd)
-    }
-
-    fn shutdown_write(&mut self, sock: Sock) {
-        // ENOTCONN: the peer is gone, and a read or a write will say so.
-        let _ = net::shutdown_write(&self.sockets.get(sock).fd);
     }
 
     fn pipe(&mut self) -> Option<Pipe> {
@@ -1103,7 +986,7 @@ impl Driver for Uring {
     }
 
     fn splices_into(&mut self, sock: Sock) -> bool {
-        self.into_unix == IntoUnix::Spliced || !self.sockets.get(sock).is_unix
+        self.into_unix == IntoUnix::Spliced || !self.sockets.get(sock).descriptor.is_unix
     }
 
     fn pipes_in_use(&self) -> usize {
@@ -1115,9 +998,9 @@ impl Driver for Uring {
     }
 
     fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
-        let socket = self.sockets.get(from);
-        socket.take_peeked();
-        pipe.fill(&socket.fd, max)
+        let descriptor = self.descriptor(from);
+        descriptor.take_peeked();
+        pipe.fill(&descriptor.fd, max)
     }
 
     fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
@@ -1125,9 +1008,9 @@ impl Driver for Uring {
             self.splices_into(to),
             "its reader could hold this thread up"
         );
-        let socket = self.sockets.get(to);
-        let flushed = pipe.flush(&socket.fd);
-        socket.sent();
+        let descriptor = self.descriptor(to);
+        let flushed = pipe.flush(&descriptor.fd);
+        descriptor.sent();
         flushed
     }
 
@@ -1176,6 +1059,12 @@ impl Driver for Uring {
     }
 }
 
+impl OverDescriptors for Uring {
+    fn descriptor(&mut self, sock: Sock) -> &mut SocketFd {
+        &mut self.sockets.get(sock).descriptor
+    }
+}
+
 impl Drop for Uring {
     fn drop(&mut self) {
         if thread::panicking() || !self.join_all() {
@@ -1202,7 +1091,7 @@ impl Uring {
         let sockets = unsafe { ManuallyDrop::take(&mut self.sockets) };
         for socket in sockets.into_open() {
             mem::forget(socket.write);
-            drop(socket.fd);
+            drop(socket.descriptor.fd);
         }
     }
 }
@@ -1257,7 +1146,7 @@ mod tests {
             writer.write_all(&[0; 128 * 1024]).unwrap();
             reader.set_nonblocking(true).unwrap();
             writers.push(writer);
-            let socket = Socket::new(reader.into(), true, false);
+            let socket = Socket::new(SocketFd::new(reader.into(), true));
             to_read.push(driver.sockets.insert(socket));
         }
         let mut received = vec![0; SOCKETS];
@@ -1292,7 +1181,9 @@ mod tests {
         let mut peers = Vec::new();
         for _ in 0..SOCKETS {
             let (peer, ours) = UnixStream::pair().unwrap();
-            let sock = driver.sockets.insert(Socket::new(ours.into(), true, false));
+            let sock = driver
+                .sockets
+                .insert(Socket::new(SocketFd::new(ours.into(), true)));
             driver.submit(sock, Op::Writable);
             peers.push(peer);
         }
@@ -1320,8 +1211,10 @@ mod tests {
                 into_unix: IntoUnix::Spliced,
             };
             let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
-            let sock = driver.sockets.insert(Socket::new(ours.into(), true, false));
-            while net::send(&driver.sockets.get(sock).fd, &[7; 4096]).is_ok() {}
+            let sock = driver
+                .sockets
+                .insert(Socket::new(SocketFd::new(ours.into(), true)));
+            while net::send(&driver.sockets.get(sock).descriptor.fd, &[7; 4096]).is_ok() {}
             let mut buf = driver.lend().unwrap();
             buf.extend(b"never sent");
             driver.submit(sock, Op::Recv);
@@ -1344,7 +1237,7 @@ mod tests {
         };
         let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
-            net::has_nodelay(&driver.sockets.get(sock).fd)
+            net::has_nodelay(&driver.sockets.get(sock).descriptor.fd)
         });
     }
 
@@ -1358,7 +1251,7 @@ mod tests {
         let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         // epoll watches only who waits for this.
         assert_events_of_a_closed_socket_are_nobodys(driver, &Op::Peek, |driver, fd| {
-            driver.sockets.insert(Socket::new(fd, true, false))
+            driver.sockets.insert(Socket::new(SocketFd::new(fd, true)))
         });
     }
 
@@ -1374,7 +1267,9 @@ mod tests {
         let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
         let (mut peer, ours) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let sock = driver.sockets.insert(Socket::new(ours.into(), true, false));
+        let sock = driver
+            .sockets
+            .insert(Socket::new(SocketFd::new(ours.into(), true)));
         // A half-closed peer, whose leaving is waited for: epoll watches the socket.
         peer.shutdown(std::net::Shutdown::Write).unwrap();
         driver.submit(sock, Op::Hangup);
@@ -1382,7 +1277,7 @@ mod tests {
         assert!(driver.next().is_none());
 
         // The send finds the socket full; before anyone looks at that, the peer makes room.
-        while net::send(&driver.sockets.get(sock).fd, &[7; 4096]).is_ok() {}
+        while net::send(&driver.sockets.get(sock).descriptor.fd, &[7; 4096]).is_ok() {}
         let mut bytes = driver.buffers.borrow_mut().take().unwrap();
         bytes.push(7);
         driver.submit(sock, Op::Send(Buf::new(bytes, &driver.buffers)));

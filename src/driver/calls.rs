@@ -1,0 +1,237 @@
+//! What is asked of a socket directly, beside its ops: calls that never wait, and that the kernel answers at once.
+//!
+//! Both real drivers have a descriptor for each socket, and with it the same answers: they are given here once. A
+//! driver without descriptors, as those of the tests, implements [`SocketCalls`] itself.
+
+use std::mem;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::sys::Errno;
+use crate::sys::net::{self, Addresses, PeerCredentials, TcpOptions};
+
+use super::{BUFFER_BYTES, Close, Done, Sock};
+
+/// Direct calls on a driver's sockets.
+pub trait SocketCalls {
+    /// Gives a socket that [`Driver::open_tcp`](super::Driver::open_tcp) made with no options for the family of
+    /// `like`, and that is not connected, these.
+    fn configure_tcp(
+        &mut self,
+        sock: Sock,
+        like: &SocketAddr,
+        options: &TcpOptions,
+    ) -> Result<(), Errno>;
+    /// Before a connect: bytes are at hand that will be sent as soon as it succeeds. Where the
+    /// transport can, they travel with the end of the handshake, and acknowledgements are as prompt
+    /// after them as on any new connection.
+    fn send_follows(&mut self, sock: Sock);
+    /// Who connected to the listener: the process that made the connection, as it was then. `None` where
+    /// the transport does not tell, as TCP.
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials>;
+    /// The supplementary groups of the same process.
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno>;
+    /// Of a TCP client: its own address and the one that it connected to. An error for AF_UNIX, and
+    /// when the connection is broken already.
+    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno>;
+    /// Of a socket that was accepted and that no session has: takes nothing more, and throws away what
+    /// came, so that a close looks like a clean end where the transport can do that.
+    fn dismiss(&mut self, sock: Sock);
+
+    /// How many bytes there are to be received; 0 where it cannot be told. What is there stays there, even
+    /// if the connection breaks.
+    fn at_hand(&mut self, sock: Sock) -> usize;
+    /// Copies the first bytes that are there without taking them: how many, and 0 if there are none, at
+    /// an end or a failure too, which a receive tells.
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize;
+    /// Takes and drops so many of the bytes that are there. False: it could not, and the connection is of
+    /// no use any more.
+    fn skip(&mut self, sock: Sock, bytes: usize) -> bool;
+    /// What a TCP socket has received is acknowledged at once, now and for the next moment: a peer
+    /// without TCP_NODELAY holds its next small write back until then. AF_UNIX has nothing to
+    /// acknowledge.
+    fn acknowledge(&mut self, sock: Sock);
+    /// After an end of stream on a socket that was accepted: whether its peer closed it altogether,
+    /// so that nothing can be delivered to it any more. Only AF_UNIX can tell; else false.
+    fn peer_is_gone(&mut self, sock: Sock) -> bool;
+
+    /// How many bytes the peer of a TCP socket has acknowledged, from the connection's first one on.
+    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno>;
+    /// Bytes that the kernel holds for the peer to read, more or less: only good for comparing with
+    /// an earlier answer.
+    fn unread(&mut self, sock: Sock) -> u64;
+    /// Passes an end of stream on.
+    fn shutdown_write(&mut self, sock: Sock);
+}
+
+/// A driver whose sockets are descriptors.
+pub(super) trait OverDescriptors {
+    /// The descriptor of an open socket.
+    fn descriptor(&mut self, sock: Sock) -> &mut SocketFd;
+}
+
+impl<D: OverDescriptors> SocketCalls for D {
+    fn configure_tcp(
+        &mut self,
+        sock: Sock,
+        like: &SocketAddr,
+        options: &TcpOptions,
+    ) -> Result<(), Errno> {
+        net::configure_tcp(self.descriptor(sock).fd.as_fd(), like, options)
+    }
+
+    fn send_follows(&mut self, sock: Sock) {
+        let descriptor = self.descriptor(sock);
+        // Where it cannot be had, the handshake ends as ever.
+        descriptor.handshake_delayed = net::delay_handshake(&descriptor.fd).is_ok();
+    }
+
+    fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
+        net::peer_credentials(&self.descriptor(sock).fd)
+    }
+
+    fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
+        net::peer_groups(&self.descriptor(sock).fd)
+    }
+
+    fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
+        net::addresses(&self.descriptor(sock).fd)
+    }
+
+    fn dismiss(&mut self, sock: Sock) {
+        net::dismiss(&self.descriptor(sock).fd);
+    }
+
+    fn at_hand(&mut self, sock: Sock) -> usize {
+        net::queued(&self.descriptor(sock).fd)
+    }
+
+    fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
+        net::peek(self.descriptor(sock).fd.as_fd(), into).unwrap_or(0)
+    }
+
+    fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
+        let mut skipped = Vec::with_capacity(bytes);
+        net::recv(&self.descriptor(sock).fd, &mut skipped, bytes) == Ok(bytes)
+    }
+
+    fn acknowledge(&mut self, sock: Sock) {
+        let descriptor = self.descriptor(sock);
+        if !descriptor.is_unix {
+            descriptor.acknowledge();
+        }
+    }
+
+    fn peer_is_gone(&mut self, sock: Sock) -> bool {
+        let descriptor = self.descriptor(sock);
+        descriptor.is_unix && net::peer_is_gone(&descriptor.fd)
+    }
+
+    fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
+        net::acknowledged(self.descriptor(sock).fd.as_fd())
+    }
+
+    fn unread(&mut self, sock: Sock) -> u64 {
+        net::unread(&self.descriptor(sock).fd)
+    }
+
+    fn shutdown_write(&mut self, sock: Sock) {
+        // ENOTCONN: the peer is gone, and a read or a write will say so.
+        let _ = net::shutdown_write(&self.descriptor(sock).fd);
+    }
+}
+
+/// A socket's descriptor, and what both drivers have to know of it beside its ops.
+pub(super) struct SocketFd {
+    pub(super) fd: OwnedFd,
+    /// Of a listener: its clients are.
+    pub(super) is_unix: bool,
+    /// Bytes that were copied and are still in the socket.
+    peeked: usize,
+    /// Its handshake was to wait for the first bytes, and nothing was received since: whatever is sent until then,
+    /// acknowledgements are to be prompt again.
+    handshake_delayed: bool,
+}
+
+impl SocketFd {
+    pub(super) fn new(fd: OwnedFd, is_unix: bool) -> Self {
+        Self {
+            fd,
+            is_unix,
+            peeked: 0,
+            handshake_delayed: false,
+        }
+    }
+
+    /// Of a listener's: a client that it gave.
+    pub(super) fn accepted(&self, client: OwnedFd) -> Self {
+        if !self.is_unix {
+            // It fails on a connection that is broken already, whose session will see it.
+            let _ = net::set_nodelay(client.as_fd());
+        }
+        Self::new(client, self.is_unix)
+    }
+
+    fn acknowledge(&self) {
+        // It cannot fail on a TCP socket.
+        let _ = net::acknowledge(self.fd.as_fd());
+    }
+
+    /// Bytes were sent.
+    pub(super) fn sent(&self) {
+        if self.handshake_delayed {
+            self.acknowledge();
+        }
+    }
+
+    /// Bytes were received, or an end.
+    pub(super) fn received(&mut self) {
+        self.handshake_delayed = false;
+    }
+
+    /// The peer is gone; of TCP it is known how.
+    pub(super) fn hung_up(&self) -> Done {
+        if self.is_unix {
+            return Done::Ready;
+        }
+        net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
+    }
+
+    /// Takes what was only copied so far.
+    pub(super) fn take_peeked(&mut self) {
+        let count = mem::take(&mut self.peeked);
+        if count > 0 {
+            net::discard(&self.fd, count);
+        }
+    }
+
+    /// Whether no bytes have come beside those that were copied already.
+    pub(super) fn has_only_peeked(&self) -> bool {
+        self.peeked > 0 && net::queued(&self.fd) <= self.peeked
+    }
+
+    /// Receives what is there, up to a buffer full, and leaves it where it is, unless it is that much:
+    /// then more comes, and this is no question that could be answered.
+    pub(super) fn receive_and_leave(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
+        self.take_peeked();
+        let received = net::recv_and_leave(&self.fd, bytes, BUFFER_BYTES)?;
+        self.peeked = received;
+        if received >= BUFFER_BYTES {
+            self.take_peeked();
+        }
+        Ok(received)
+    }
+
+    /// Before it is closed: what was copied is taken, or else the peer is to learn that bytes are missing.
+    pub(super) fn end(&mut self, how: Close) {
+        match how {
+            Close::Graceful => self.take_peeked(),
+            // What it has not received tells.
+            Close::Reset if self.is_unix => {}
+            Close::Reset => {
+                // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
+                let _ = net::reset_on_close(self.fd.as_fd());
+            }
+        }
+    }
+}
