@@ -26,9 +26,7 @@ impl Uring {
                 Kind::Watch => self.watch.armed = false,
             }
         }
-        if self.ring.has_lost_completions() {
-            return Err(Errno(libc::EOVERFLOW));
-        }
+        self.ring.has_all_completions()?;
         if !self.waker_armed {
             self.waker.0.clear();
         }

@@ -136,7 +136,7 @@ impl Ring {
     }
 
     /// Submits what is queued, runs what the kernel has deferred to this thread, and waits.
-    pub(super) fn enter(&mut self, wait: Wait) -> Result<Entered, Errno> {
+    pub(super) fn enter(&mut self, wait: Wait) -> Result<Entered, Broken> {
         let to_submit = self.ring.submission().len();
         let timespec;
         let mut args = types::SubmitArgs::new();
@@ -166,18 +166,15 @@ impl Ring {
         if entered >= 0 {
             return Ok(Entered::Submitted);
         }
-        match Errno::last() {
-            // The time came, or a signal.
-            Errno(libc::ETIME | libc::EINTR) => Ok(Entered::Submitted),
-            // Completions must be taken first, or the kernel has no memory for now.
-            Errno(libc::EBUSY | libc::EAGAIN | libc::ENOMEM) => Ok(Entered::Later),
-            errno => Err(errno),
-        }
+        Entered::instead(Errno::last())
     }
 
-    /// Whether the kernel had no memory to keep a completion, which is lost then.
-    pub(super) fn has_lost_completions(&mut self) -> bool {
-        self.ring.completion().overflow() > 0
+    /// Fails if the kernel had no memory to keep a completion.
+    pub(super) fn has_all_completions(&mut self) -> Result<(), Broken> {
+        match self.ring.completion().overflow() {
+            0 => Ok(()),
+            _ => Err(Broken::CompletionsLost),
+        }
     }
 
     /// The next completion that the kernel has posted.
@@ -186,14 +183,46 @@ impl Ring {
     }
 }
 
-/// What became of what was queued.
+/// What became of what was queued, where the ring is to be entered again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub(super) enum Entered {
     /// The kernel has it, or the first part of it.
     Submitted,
-    /// The kernel can take nothing for the moment.
+    /// The wait is over: its time came, or a signal. What the kernel does not have yet, it gets next time.
+    Interrupted,
+    /// The kernel can take nothing before completions are taken, or for want of memory.
     Later,
+}
+
+impl Entered {
+    /// Sorts the errors of io_uring_enter(2).
+    fn instead(errno: Errno) -> Result<Self, Broken> {
+        match errno {
+            Errno(libc::ETIME | libc::EINTR) => Ok(Self::Interrupted),
+            Errno(libc::EBUSY | libc::EAGAIN | libc::ENOMEM) => Ok(Self::Later),
+            Errno(libc::EBADR) => Err(Broken::CompletionsLost),
+            errno => Err(Broken::Refused(errno)),
+        }
+    }
+}
+
+/// Why a ring cannot be used any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Broken {
+    /// The kernel had no memory to keep a completion: an op would be waited for in vain.
+    CompletionsLost,
+    /// The kernel does not let it be entered.
+    Refused(Errno),
+}
+
+impl From<Broken> for Errno {
+    fn from(broken: Broken) -> Self {
+        match broken {
+            Broken::CompletionsLost => Self(libc::EOVERFLOW),
+            Broken::Refused(errno) => errno,
+        }
+    }
 }
 
 /// How long [`Ring::enter`] waits.
@@ -225,6 +254,24 @@ fn build(no_sqarray: bool) -> Result<IoUring, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_of_an_enter_is_for_later_or_the_end_of_the_ring() {
+        for errno in [libc::EINTR, libc::ETIME].map(Errno) {
+            assert_eq!(Entered::instead(errno), Ok(Entered::Interrupted));
+        }
+        for errno in [libc::EBUSY, libc::EAGAIN, libc::ENOMEM].map(Errno) {
+            assert_eq!(Entered::instead(errno), Ok(Entered::Later));
+        }
+        let lost = Entered::instead(Errno(libc::EBADR)).unwrap_err();
+        assert_eq!(lost, Broken::CompletionsLost);
+        assert_eq!(Errno::from(lost), Errno(libc::EOVERFLOW));
+        for errno in [libc::EBADF, libc::EEXIST, libc::EPERM, libc::EINVAL].map(Errno) {
+            let refused = Entered::instead(errno).unwrap_err();
+            assert_eq!(refused, Broken::Refused(errno));
+            assert_eq!(Errno::from(refused), errno);
+        }
+    }
 
     fn result_of(entry: &squeue::Entry) -> i32 {
         let mut ring = Ring::new().unwrap();

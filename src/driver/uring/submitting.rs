@@ -14,7 +14,7 @@ use crate::sys::net::RawAddress;
 use crate::sys::{Errno, net};
 
 use super::lanes::{Outgoing, Read, Waiting, Write};
-use super::ring::{Entered, Wait};
+use super::ring::{Broken, Entered, Wait};
 use super::token::{Kind, Token};
 use super::{Uring, provided, watch};
 
@@ -48,7 +48,7 @@ impl Uring {
     }
 
     /// Submits everything, and waits.
-    pub(super) fn enter(&mut self, wait: Wait) -> Result<Entered, Errno> {
+    pub(super) fn enter(&mut self, wait: Wait) -> Result<Entered, Broken> {
         loop {
             self.fill_ring();
             if self.overflow.is_empty() {
