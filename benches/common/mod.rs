@@ -19,7 +19,8 @@ use tempfile::TempDir;
 
 /// What the bench asks of the drivers: plenty of buffers, and pipes for some flows.
 pub(crate) const LIMITS: Limits = Limits {
-    buffers_max: 4096,
+    sessions: 4096,
+    per_session: 1,
     pipes_max: 8,
     into_unix: IntoUnix::Spliced,
 };

@@ -41,9 +41,7 @@ const PIPES_SHARE: u64 = 16;
 pub(super) struct Capacity {
     /// Sessions over all workers.
     pub(super) connections_max: u32,
-    /// Buffers of each worker's driver.
-    buffers_max: usize,
-    /// And pipes.
+    /// Pipes of each worker's driver.
     pipes_max: usize,
 }
 
@@ -127,8 +125,6 @@ impl Capacity {
         let as_count = |n: u64| usize::try_from(n).expect("below 2^33, on a 64-bit system");
         Ok(Self {
             connections_max: u32::try_from(connections_max).expect("at most what was asked for"),
-            // A worker may come to hold all sessions, so each has as many.
-            buffers_max: as_count(connections_max) * BUFFERS_PER_SESSION,
             pipes_max: as_count(pipes_each),
         })
     }
@@ -136,7 +132,9 @@ impl Capacity {
     /// What one worker's driver may have.
     pub(super) fn limits(&self, into_unix: IntoUnix) -> Limits {
         Limits {
-            buffers_max: self.buffers_max,
+            // A worker may come to hold all of them.
+            sessions: usize::try_from(self.connections_max).expect("on a 64-bit system"),
+            per_session: BUFFERS_PER_SESSION,
             pipes_max: self.pipes_max,
             into_unix,
         }
@@ -186,8 +184,9 @@ mod tests {
     fn a_high_limit_leaves_what_was_asked_for() {
         let capacity = Capacity::divide(&config(8192), (2, 1), 20_000).unwrap();
         assert_eq!(capacity.connections_max, 8192);
-        assert_eq!(capacity.buffers_max, 24_576);
-        assert_eq!(capacity.pipes_max, 64);
+        let limits = capacity.limits(IntoUnix::Spliced);
+        assert_eq!((limits.sessions, limits.per_session), (8192, 3));
+        assert_eq!(limits.pipes_max, 64);
     }
 
     #[test]

@@ -68,7 +68,8 @@ impl fmt::Display for Chosen {
 /// Sets a ring up as the workers will, enters it once, which a filter may deny apart, and lets it go.
 fn try_uring() -> Result<(), Unavailable> {
     let limits = Limits {
-        buffers_max: 0,
+        sessions: 0,
+        per_session: 0,
         pipes_max: 0,
         into_unix: IntoUnix::Spliced,
     };

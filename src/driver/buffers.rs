@@ -7,6 +7,10 @@ use std::mem;
 use std::ops::{Deref, Range};
 use std::rc::Rc;
 
+use crate::sys::Errno;
+
+use super::Limits;
+
 /// The size of a buffer. A typical FastCGI response head and page fit into one; what is larger is
 /// bulk, and spliced.
 pub const BUFFER_BYTES: usize = 16 * 1024;
@@ -32,9 +36,11 @@ pub(super) struct BufferPool {
 const IN_HAND: usize = 2;
 
 impl BufferPool {
-    /// One for sessions that hold so many, and a driver that holds `own` beside.
-    pub(super) fn with_own(sessions: usize, own: usize) -> Rc<RefCell<Self>> {
-        Self::new(sessions.saturating_add(own + IN_HAND))
+    /// One for sessions within these limits, and a driver that holds `own` beside.
+    pub(super) fn within(limits: Limits, own: usize) -> Rc<RefCell<Self>> {
+        let sessions = limits.sessions.checked_mul(limits.per_session);
+        let max = sessions.and_then(|sessions| sessions.checked_add(own + IN_HAND));
+        Self::new(max.expect("there are fewer sessions than descriptors, which are 31-bit numbers"))
     }
 
     pub(super) fn new(max: usize) -> Rc<RefCell<Self>> {
@@ -57,6 +63,32 @@ impl BufferPool {
         Some(Vec::with_capacity(BUFFER_BYTES + HEADROOM_BYTES))
     }
 
+    /// An empty buffer, for bytes of our own.
+    pub(super) fn lend(this: &Rc<RefCell<Self>>) -> Result<Buf, NoBuffer> {
+        let mut pool = this.borrow_mut();
+        let max = pool.max;
+        let bytes = pool.take().ok_or(NoBuffer { max })?;
+        Ok(Buf::new(bytes, this))
+    }
+
+    /// What `receive` puts into a buffer. `None`: nothing, or there is no buffer to put it into, for which
+    /// [`Op::Recv`](super::Op::Recv) waits.
+    pub(super) fn receive(
+        this: &Rc<RefCell<Self>>,
+        receive: impl FnOnce(&mut Vec<u8>) -> Result<usize, Errno>,
+    ) -> Result<Option<Buf>, Errno> {
+        let Some(mut bytes) = this.borrow_mut().take() else {
+            return Ok(None);
+        };
+        let received = receive(&mut bytes);
+        let buf = Buf::new(bytes, this);
+        match received {
+            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
+            Ok(_) => Ok(Some(buf)),
+            Err(errno) => Err(errno),
+        }
+    }
+
     /// Buffers that are not back yet.
     #[cfg(any(test, fuzzing))]
     pub(super) fn lent(&self) -> usize {
@@ -73,6 +105,14 @@ impl BufferPool {
             self.allocated -= 1;
         }
     }
+}
+
+/// Every buffer is lent. Sessions that keep to what they are promised never see this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("no buffer was free for it: all {max} are lent (this is a bug; please report it)")]
+pub struct NoBuffer {
+    /// How many there are.
+    pub max: usize,
 }
 
 /// A lent buffer, with received bytes or with our own. It gives itself back when dropped.
@@ -158,6 +198,7 @@ impl fmt::Debug for Buf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::IntoUnix;
 
     #[test]
     fn a_dropped_buffer_is_the_next_one_lent() {
@@ -178,6 +219,44 @@ mod tests {
         pool.borrow_mut().give(first);
         assert!(pool.borrow_mut().take().is_some());
         drop(second);
+    }
+
+    #[test]
+    fn at_the_limit_nothing_is_lent_and_the_error_says_how_many_are() {
+        let limits = Limits {
+            sessions: 2,
+            per_session: 3,
+            pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
+        };
+        let pool = BufferPool::within(limits, 10);
+        let max = 2 * 3 + 10 + IN_HAND;
+        let mut lent: Vec<_> = (0..max).map(|_| BufferPool::lend(&pool).unwrap()).collect();
+        let error = BufferPool::lend(&pool).unwrap_err();
+        assert_eq!(error, NoBuffer { max });
+        assert!(error.to_string().contains("all 18 are lent"), "{error}");
+        // What has come waits for a buffer, and is not an error.
+        let untouched = BufferPool::receive(&pool, |_| unreachable!("there is no buffer"));
+        assert!(untouched.unwrap().is_none());
+        lent.pop();
+        let received = BufferPool::receive(&pool, |bytes| {
+            bytes.push(7);
+            Ok(1)
+        });
+        assert_eq!(&*received.unwrap().unwrap(), &[7]);
+    }
+
+    #[test]
+    fn a_receive_of_nothing_gives_its_buffer_back() {
+        let pool = BufferPool::new(1);
+        for nothing in [Ok(0), Err(libc::EAGAIN), Err(libc::EINTR)] {
+            let received = BufferPool::receive(&pool, |_| nothing.map_err(Errno));
+            assert!(received.unwrap().is_none());
+            assert_eq!(pool.borrow().lent(), 0);
+        }
+        let failed = BufferPool::receive(&pool, |_| Err(Errno(libc::ECONNRESET)));
+        assert_eq!(failed.unwrap_err(), Errno(libc::ECONNRESET));
+        assert_eq!(pool.borrow().lent(), 0);
     }
 
     #[test]

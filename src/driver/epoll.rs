@@ -26,7 +26,7 @@ use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
     BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, IntoUnix, Lane, Limits,
-    Op, Sock, Waker,
+    NoBuffer, Op, Sock, Waker,
 };
 
 /// Events that one wait takes. What is over comes with the next wait.
@@ -172,7 +172,7 @@ impl Epoll {
         Ok(Self {
             epoll,
             sockets: Table::default(),
-            buffers: BufferPool::with_own(limits.buffers_max, 0),
+            buffers: BufferPool::within(limits, 0),
             pipes: PipePool::new(limits.pipes_max),
             into_unix: limits.into_unix,
             waker,
@@ -395,18 +395,9 @@ impl Epoll {
         sock: Sock,
         receive: fn(&mut Socket, &mut Vec<u8>) -> Result<usize, Errno>,
     ) -> Result<Option<Buf>, Errno> {
-        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
-            return Ok(None);
-        };
         let socket = self.sockets.get(sock);
         assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
-        let received = receive(socket, &mut bytes);
-        let buf = Buf::new(bytes, &self.buffers);
-        match received {
-            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
-            Ok(_) => Ok(Some(buf)),
-            Err(errno) => Err(errno),
-        }
+        BufferPool::receive(&self.buffers, |bytes| receive(socket, bytes))
     }
 
     // --- listeners ----------------------------------------------------------------------------
@@ -605,9 +596,8 @@ impl Driver for Epoll {
         }
     }
 
-    fn lend(&mut self) -> Option<Buf> {
-        let bytes = self.buffers.borrow_mut().take()?;
-        Some(Buf::new(bytes, &self.buffers))
+    fn lend(&mut self) -> Result<Buf, NoBuffer> {
+        BufferPool::lend(&self.buffers)
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
@@ -705,17 +695,12 @@ mod tests {
     use super::*;
     use crate::driver::testing::{
         assert_events_of_a_closed_socket_are_nobodys,
-        assert_tcp_clients_are_known_for_what_they_are,
+        assert_tcp_clients_are_known_for_what_they_are, limits,
     };
 
     #[test]
     fn an_event_of_a_closed_socket_is_nobodys() {
-        let limits = Limits {
-            buffers_max: 4,
-            pipes_max: 0,
-            into_unix: IntoUnix::Spliced,
-        };
-        let driver = Epoll::new(Waker::new().unwrap(), limits).unwrap();
+        let driver = Epoll::new(Waker::new().unwrap(), limits(1, 4)).unwrap();
         assert_events_of_a_closed_socket_are_nobodys(driver, &Op::Recv, |driver, fd| {
             driver.sockets.insert(Socket::new(SocketFd::new(fd, true)))
         });
@@ -723,12 +708,7 @@ mod tests {
 
     #[test]
     fn tcp_clients_are_known_for_what_they_are() {
-        let limits = Limits {
-            buffers_max: 4,
-            pipes_max: 0,
-            into_unix: IntoUnix::Spliced,
-        };
-        let driver = Epoll::new(Waker::new().unwrap(), limits).unwrap();
+        let driver = Epoll::new(Waker::new().unwrap(), limits(1, 4)).unwrap();
         assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
             net::has_nodelay(&driver.sockets.get(sock).descriptor.fd)
         });

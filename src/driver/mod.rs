@@ -39,7 +39,7 @@ use crate::sys::Errno;
 use crate::sys::net::{TcpOptions, UnixName};
 use crate::sys::poll::EventFd;
 
-pub use buffers::{BUFFER_BYTES, Buf};
+pub use buffers::{BUFFER_BYTES, Buf, NoBuffer};
 pub use calls::SocketCalls;
 pub use pipes::{OWN_BYTES_MAX, PIPE_BYTES, PipeGuard};
 
@@ -210,12 +210,14 @@ impl Waker {
     }
 }
 
-/// How much a driver may hold.
+/// How much a driver may hold: the budget of its buffers and pipes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// The most buffers that sessions may hold at one time: what each of them may need, so that slow
-    /// readers cannot starve others. What the driver itself holds comes on top.
-    pub buffers_max: usize,
+    /// The most sessions at one time.
+    pub sessions: usize,
+    /// The most buffers that each of them may hold between two events. All may hold so many at one time, so
+    /// that slow readers cannot starve others. What the driver itself holds comes on top.
+    pub per_session: usize,
     /// The most pipes, each of [`PIPE_BYTES`].
     pub pipes_max: usize,
     /// How bytes get into Unix sockets in bulk.
@@ -273,8 +275,8 @@ pub trait Driver: SocketCalls + Sized {
     fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         self.receive_now(sock)
     }
-    /// An empty buffer for bytes of our own; `None` at the limit, which only a defect reaches.
-    fn lend(&mut self) -> Option<Buf>;
+    /// An empty buffer for bytes of our own.
+    fn lend(&mut self) -> Result<Buf, NoBuffer>;
     /// Sends these few bytes at once and whole; the write lane must be free. EAGAIN: the socket has no room
     /// for them now, and none was sent. It has room for the first bytes of a connection.
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno>;
@@ -318,6 +320,16 @@ mod testing {
     use std::time::Duration;
 
     use super::*;
+
+    /// No pipes.
+    pub(super) fn limits(sessions: usize, per_session: usize) -> Limits {
+        Limits {
+            sessions,
+            per_session,
+            pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
+        }
+    }
 
     /// The peer of a socket that was closed writes and leaves before its descriptor is closed, with and without
     /// another socket in its slot. `wait` is a wait that has the socket watched.

@@ -15,7 +15,7 @@ use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 use super::buffers::{Buf, BufferPool};
 use super::table::Table;
 use super::{
-    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, Op, PipeGuard, Sock,
+    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, NoBuffer, Op, PipeGuard, Sock,
     SocketCalls,
 };
 
@@ -192,9 +192,8 @@ impl Driver for Scripted {
         Ok(bytes.map(|bytes| self.buf(&bytes)))
     }
 
-    fn lend(&mut self) -> Option<Buf> {
-        let bytes = self.buffers.borrow_mut().take()?;
-        Some(Buf::new(bytes, &self.buffers))
+    fn lend(&mut self) -> Result<Buf, NoBuffer> {
+        BufferPool::lend(&self.buffers)
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 use crate::access_log;
 use crate::backend::{Address, Balancer, Lease, Published};
 use crate::counters::{Outcome, RouteCounters};
-use crate::driver::{Close, Closed, Driver, Sock};
+use crate::driver::{Close, Closed, Driver, NoBuffer, Sock};
 use crate::fastcgi::{
     Answer, Cut, Head, HeadRoom, ProtocolError, Rejection, ResponseError, Rule, Settling,
     Violation, shown_value,
@@ -468,7 +468,7 @@ pub enum Ending {
     /// The client gave a body, or took an answer, too slowly.
     TooSlow(Slow),
     /// There was no buffer for what it sent: more was held than is promised to each session.
-    NoBuffer,
+    NoBuffer(NoBuffer),
     /// The daemon stops and does not wait any longer.
     Cut,
 }
@@ -539,7 +539,7 @@ impl Ending {
             Self::Aborted => Outcome::Aborted,
             Self::HeadTimeout => Outcome::HeadTimeout,
             Self::TooSlow(_) => Outcome::TooSlow,
-            Self::NoBuffer => Outcome::NoBuffer,
+            Self::NoBuffer(_) => Outcome::NoBuffer,
             Self::Cut => Outcome::Cut,
         }
     }
@@ -559,7 +559,7 @@ impl Ending {
             Self::ConnectFailed(_)
             | Self::BackendReset(_)
             | Self::BadResponse(_)
-            | Self::NoBuffer
+            | Self::NoBuffer(_)
             | Self::QueueFull
             | Self::QueueTimeout => true,
             Self::BadRequest(_)
@@ -576,6 +576,12 @@ impl Ending {
             | Self::EndpointRemoved
             | Self::Cut => false,
         }
+    }
+}
+
+impl From<NoBuffer> for Ending {
+    fn from(error: NoBuffer) -> Self {
+        Self::NoBuffer(error)
     }
 }
 
@@ -613,7 +619,7 @@ impl fmt::Display for Ending {
             Self::TooSlow(Slow::Answer) => {
                 f.write_str("the client takes its answer too slowly (see --min-rate)")
             }
-            Self::NoBuffer => f.write_str("no buffer was free for it (this is a bug; please report it)"),
+            Self::NoBuffer(error) => error.fmt(f),
             Self::Cut => f.write_str("cut at shutdown"),
         }
     }

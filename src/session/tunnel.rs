@@ -542,7 +542,7 @@ impl<D: Driver> Tunnel<D> {
             Ending::BadRequest(_)
             | Ending::BadResponse(_)
             | Ending::Rejected(_)
-            | Ending::NoBuffer
+            | Ending::NoBuffer(_)
             | Ending::HeadTimeout
             | Ending::TooSlow(_)
             | Ending::Aborted => {
@@ -572,7 +572,7 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::BadRequest(_)
         | Ending::BadResponse(_)
         | Ending::Rejected(_)
-        | Ending::NoBuffer
+        | Ending::NoBuffer(_)
         | Ending::HeadTimeout
         | Ending::TooSlow(_)
         | Ending::Aborted

@@ -426,7 +426,8 @@ mod tests {
         let mut driver = Epoll::new(
             Waker::new().unwrap(),
             Limits {
-                buffers_max: 0,
+                sessions: 0,
+                per_session: 0,
                 pipes_max: 0,
                 into_unix: IntoUnix::Spliced,
             },

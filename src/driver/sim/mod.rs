@@ -92,7 +92,7 @@ use super::buffers::{Buf, BufferPool};
 use super::table::Table;
 use super::{
     BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, IntoUnix, Lane,
-    OWN_BYTES_MAX, Op, PIPE_BYTES, PipeGuard, Sock, SocketCalls,
+    NoBuffer, OWN_BYTES_MAX, Op, PIPE_BYTES, PipeGuard, Sock, SocketCalls,
 };
 pub(crate) use fastcgi::FastcgiRules;
 
@@ -1562,10 +1562,8 @@ impl Driver for Sim {
         }
     }
 
-    fn lend(&mut self) -> Option<Buf> {
-        let world = self.0.borrow_mut();
-        let bytes = world.buffers.borrow_mut().take()?;
-        Some(Buf::new(bytes, &world.buffers))
+    fn lend(&mut self) -> Result<Buf, NoBuffer> {
+        BufferPool::lend(&self.0.borrow().buffers)
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {

@@ -47,8 +47,8 @@ use super::calls::{OverDescriptors, SocketFd};
 use super::pipes::{Pipe, PipePool};
 use super::table::Table;
 use super::{
-    BUFFER_BYTES, Close, Closed, Completion, Driver, Filled, Flushed, IntoUnix, Lane, Limits, Op,
-    Sock, Waker,
+    BUFFER_BYTES, Close, Closed, Completion, Driver, Filled, Flushed, IntoUnix, Lane, Limits,
+    NoBuffer, Op, Sock, Waker,
 };
 use lanes::{Outgoing, Read, Socket, Write};
 use provided::Provided;
@@ -101,7 +101,7 @@ impl Uring {
             ring: ManuallyDrop::new(ring),
             provided: ManuallyDrop::new(provided),
             sockets: ManuallyDrop::new(Table::default()),
-            buffers: BufferPool::with_own(limits.buffers_max, provided::DEPTH.into()),
+            buffers: BufferPool::within(limits, provided::DEPTH.into()),
             pipes: PipePool::new(limits.pipes_max),
             into_unix: limits.into_unix,
             waker,
@@ -114,6 +114,18 @@ impl Uring {
             in_flight: 0,
             to_release: Vec::new(),
         })
+    }
+
+    /// Receives, in this way, what is there already.
+    fn take_now(
+        &mut self,
+        sock: Sock,
+        receive: fn(&mut SocketFd, &mut Vec<u8>) -> Result<usize, Errno>,
+    ) -> Result<Option<Buf>, Errno> {
+        let socket = self.sockets.get(sock);
+        assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
+        let descriptor = &mut socket.descriptor;
+        BufferPool::receive(&self.buffers, |bytes| receive(descriptor, bytes))
     }
 }
 
@@ -239,9 +251,8 @@ impl Driver for Uring {
         }
     }
 
-    fn lend(&mut self) -> Option<Buf> {
-        let bytes = self.buffers.borrow_mut().take()?;
-        Some(Buf::new(bytes, &self.buffers))
+    fn lend(&mut self) -> Result<Buf, NoBuffer> {
+        BufferPool::lend(&self.buffers)
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {

@@ -7,8 +7,6 @@ use std::ptr;
 use io_uring::opcode;
 use io_uring::squeue::{self, Flags};
 
-use crate::driver::buffers::Buf;
-use crate::driver::calls::SocketFd;
 use crate::driver::{Lane, Sock};
 use crate::sys::net::RawAddress;
 use crate::sys::{Errno, net};
@@ -90,26 +88,6 @@ impl Uring {
             }
             Some(Err(errno)) => self.finish(sock, Lane::Write, -errno.0),
             None => self.submit_poll(sock, Lane::Write),
-        }
-    }
-
-    /// Receives, in this way, what is there already.
-    pub(super) fn take_now(
-        &mut self,
-        sock: Sock,
-        receive: fn(&mut SocketFd, &mut Vec<u8>) -> Result<usize, Errno>,
-    ) -> Result<Option<Buf>, Errno> {
-        let Some(mut bytes) = self.buffers.borrow_mut().take() else {
-            return Ok(None);
-        };
-        let socket = self.sockets.get(sock);
-        assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
-        let received = receive(&mut socket.descriptor, &mut bytes);
-        let buf = Buf::new(bytes, &self.buffers);
-        match received {
-            Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
-            Ok(_) => Ok(Some(buf)),
-            Err(errno) => Err(errno),
         }
     }
 

@@ -5,6 +5,7 @@ use super::*;
 use crate::driver::Done;
 use crate::driver::testing::{
     assert_events_of_a_closed_socket_are_nobodys, assert_tcp_clients_are_known_for_what_they_are,
+    limits,
 };
 
 /// More sockets have data than there are buffers for the kernel to choose from. As in a session
@@ -13,12 +14,7 @@ use crate::driver::testing::{
 fn a_receive_that_found_no_buffer_is_not_passed_over_for_ever() {
     const SOCKETS: usize = 200;
     const TURNS: usize = 12;
-    let limits = Limits {
-        buffers_max: 2 * SOCKETS,
-        pipes_max: 0,
-        into_unix: IntoUnix::Spliced,
-    };
-    let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+    let mut driver = Uring::new(Waker::new().unwrap(), limits(SOCKETS, 2)).unwrap();
     let (mut writers, mut to_read, mut sending) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..SOCKETS {
         let (mut writer, reader) = UnixStream::pair().unwrap();
@@ -51,12 +47,7 @@ fn a_receive_that_found_no_buffer_is_not_passed_over_for_ever() {
 #[test]
 fn more_ops_than_the_ring_has_room_for_are_all_carried_out() {
     const SOCKETS: usize = 1500;
-    let limits = Limits {
-        buffers_max: SOCKETS,
-        pipes_max: 0,
-        into_unix: IntoUnix::Spliced,
-    };
-    let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+    let mut driver = Uring::new(Waker::new().unwrap(), limits(SOCKETS, 1)).unwrap();
     let mut peers = Vec::new();
     for _ in 0..SOCKETS {
         let (peer, ours) = UnixStream::pair().unwrap();
@@ -84,12 +75,7 @@ fn a_panic_ends_the_driver_and_its_sockets_and_nothing_else() {
     let (mut peer, ours) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let thread = thread::spawn(move || {
-        let limits = Limits {
-            buffers_max: 4,
-            pipes_max: 0,
-            into_unix: IntoUnix::Spliced,
-        };
-        let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+        let mut driver = Uring::new(Waker::new().unwrap(), limits(1, 4)).unwrap();
         let sock = driver
             .sockets
             .insert(Socket::new(SocketFd::new(ours.into(), true)));
@@ -109,12 +95,7 @@ fn a_panic_ends_the_driver_and_its_sockets_and_nothing_else() {
 
 #[test]
 fn tcp_clients_are_known_for_what_they_are() {
-    let limits = Limits {
-        buffers_max: 4,
-        pipes_max: 0,
-        into_unix: IntoUnix::Spliced,
-    };
-    let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+    let driver = Uring::new(Waker::new().unwrap(), limits(1, 4)).unwrap();
     assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
         net::has_nodelay(&driver.sockets.get(sock).descriptor.fd)
     });
@@ -122,12 +103,7 @@ fn tcp_clients_are_known_for_what_they_are() {
 
 #[test]
 fn an_event_of_a_closed_socket_is_nobodys() {
-    let limits = Limits {
-        buffers_max: 4,
-        pipes_max: 0,
-        into_unix: IntoUnix::Spliced,
-    };
-    let driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+    let driver = Uring::new(Waker::new().unwrap(), limits(1, 4)).unwrap();
     // epoll watches only who waits for this.
     assert_events_of_a_closed_socket_are_nobodys(driver, &Op::Peek, |driver, fd| {
         driver.sockets.insert(Socket::new(SocketFd::new(fd, true)))
@@ -138,12 +114,7 @@ fn an_event_of_a_closed_socket_is_nobodys() {
 /// epoll reports that once.
 #[test]
 fn room_that_comes_before_the_failed_send_is_looked_at_is_not_missed() {
-    let limits = Limits {
-        buffers_max: 128,
-        pipes_max: 0,
-        into_unix: IntoUnix::Spliced,
-    };
-    let mut driver = Uring::new(Waker::new().unwrap(), limits).unwrap();
+    let mut driver = Uring::new(Waker::new().unwrap(), limits(1, 128)).unwrap();
     let (mut peer, ours) = UnixStream::pair().unwrap();
     ours.set_nonblocking(true).unwrap();
     let sock = driver

@@ -122,7 +122,7 @@ impl<D: Driver> Serving<D> {
                 self.outbox = Some(buf);
             }
             None => {
-                let mut outbox = cx.driver.lend().ok_or(Ending::NoBuffer)?;
+                let mut outbox = cx.driver.lend()?;
                 outbox.extend(lead);
                 outbox.extend(bytes);
                 self.outbox = Some(outbox);
@@ -148,7 +148,7 @@ impl<D: Driver> Serving<D> {
         match &mut self.outbox {
             Some(outbox) => outbox.extend(&FENCE),
             None => {
-                let mut outbox = cx.driver.lend().ok_or(Ending::NoBuffer)?;
+                let mut outbox = cx.driver.lend()?;
                 outbox.extend(&FENCE);
                 self.outbox = Some(outbox);
             }

@@ -412,7 +412,8 @@ impl<D: Driver> Exchange<D> {
             // STDERR of the server that failed.
             return Step::End(ending);
         }
-        let Some(mut buf) = cx.driver.lend() else {
+        let Ok(mut buf) = cx.driver.lend() else {
+            // There is a reason for the end already.
             return Step::End(ending);
         };
         buf.write(|out| answer.write(client.reader.head().request_id(), out));
@@ -482,9 +483,9 @@ impl<D: Driver> Exchange<D> {
                 self.stage = Stage::Serve(serving);
                 self.with_server(cx, Serving::begin)
             }
-            Err(open) => {
+            Err((open, error)) => {
                 serving::close_upstream(open, Close::Graceful, cx.driver, cx.retired);
-                self.failed(Ending::NoBuffer, cx)
+                self.failed(error.into(), cx)
             }
         }
     }

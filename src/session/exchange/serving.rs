@@ -1,6 +1,6 @@
 //! A request and the connection that serves it: the way from the server to the client, and what becomes of both.
 
-use crate::driver::{BUFFER_BYTES, Buf, Close, Closed, Done, Driver, Op, Sock};
+use crate::driver::{BUFFER_BYTES, Buf, Close, Closed, Done, Driver, NoBuffer, Op, Sock};
 use crate::fastcgi::{BROKEN_OFF, FENCE, ResponseReader, Settled, Settling};
 use crate::session::bulk::{self, Held, Then};
 use crate::session::flow::SPLICE_BUDGET_BYTES;
@@ -108,7 +108,7 @@ impl<D: Driver> Serving<D> {
         is_armed: bool,
         client: &ClientSide,
         cx: &mut Context<'_, D>,
-    ) -> Result<Self, Open> {
+    ) -> Result<Self, (Open, NoBuffer)> {
         let sock = open.sock;
         let address = open.lease.address();
         if is_armed {
@@ -117,8 +117,9 @@ impl<D: Driver> Serving<D> {
         } else {
             cx.driver.submit(sock, Op::Recv);
         }
-        let Some(mut outbox) = cx.driver.lend() else {
-            return Err(open);
+        let mut outbox = match cx.driver.lend() {
+            Ok(outbox) => outbox,
+            Err(error) => return Err((open, error)),
         };
         let was_proven = cx.pool.manner(address).is_proven();
         let keeping = match client.body_is_certain() {
