@@ -1,16 +1,20 @@
 //! What is asked of a socket directly, beside its ops: calls that never wait, and that the kernel answers at once.
 //!
-//! Both real drivers have a descriptor for each socket, and with it the same answers: they are given here once. A
-//! driver without descriptors, as those of the tests, implements [`SocketCalls`] itself.
+//! Both real drivers have a descriptor for each socket, and with it the same answers: they are given here once, and
+//! so is what they do with pipes. A driver without descriptors, as those of the tests, implements [`SocketCalls`] and
+//! [`Pipes`] itself.
 
+use std::cell::RefCell;
 use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 use crate::sys::Errno;
 use crate::sys::net::{self, Addresses, PeerCredentials, TcpOptions};
 
-use super::{BUFFER_BYTES, Close, Done, Sock};
+use super::pipes::{Pipe, PipePool};
+use super::{BUFFER_BYTES, Close, Done, Filled, Flushed, IntoUnix, Pipes, Sock};
 
 /// Direct calls on a driver's sockets.
 pub trait SocketCalls {
@@ -68,6 +72,14 @@ pub trait SocketCalls {
 pub(super) trait OverDescriptors {
     /// The descriptor of an open socket.
     fn descriptor(&mut self, sock: Sock) -> &mut SocketFd;
+    /// Its pipes.
+    fn pipe_pool(&self) -> &Rc<RefCell<PipePool>>;
+    /// How bytes get into Unix sockets in bulk.
+    fn way_into_unix(&self) -> IntoUnix;
+    /// A splice out of a socket found nothing.
+    fn spliced_dry(&mut self, _from: Sock) {}
+    /// A splice into a socket found no room.
+    fn spliced_full(&mut self, _to: Sock) {}
 }
 
 impl<D: OverDescriptors> SocketCalls for D {
@@ -138,6 +150,50 @@ impl<D: OverDescriptors> SocketCalls for D {
     fn shutdown_write(&mut self, sock: Sock) {
         // ENOTCONN: the peer is gone, and a read or a write will say so.
         let _ = net::shutdown_write(&self.descriptor(sock).fd);
+    }
+}
+
+impl<D: OverDescriptors> Pipes for D {
+    type Pipe = Pipe;
+
+    fn pipe(&mut self) -> Option<Pipe> {
+        PipePool::take(self.pipe_pool())
+    }
+
+    fn splices_into(&mut self, sock: Sock) -> bool {
+        self.way_into_unix() == IntoUnix::Spliced || !self.descriptor(sock).is_unix
+    }
+
+    fn pipes_in_use(&self) -> usize {
+        self.pipe_pool().borrow().lent()
+    }
+
+    fn put(&mut self, pipe: &mut Pipe, bytes: &[u8]) -> bool {
+        pipe.put(bytes)
+    }
+
+    fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
+        let descriptor = self.descriptor(from);
+        descriptor.take_peeked();
+        let filled = pipe.fill(&descriptor.fd, max);
+        if filled == Filled::Empty {
+            self.spliced_dry(from);
+        }
+        filled
+    }
+
+    fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
+        assert!(
+            self.splices_into(to),
+            "its reader could hold this thread up"
+        );
+        let descriptor = self.descriptor(to);
+        let flushed = pipe.flush(&descriptor.fd);
+        descriptor.sent();
+        if flushed == Flushed::Full {
+            self.spliced_full(to);
+        }
+        flushed
     }
 }
 

@@ -22,11 +22,11 @@ use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
 use super::calls::{OverDescriptors, SocketFd};
-use super::pipes::{Pipe, PipePool};
+use super::pipes::PipePool;
 use super::table::Table;
 use super::{
-    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, IntoUnix, Lane, Limits,
-    NoBuffer, Op, Sock, Waker,
+    BUFFER_BYTES, Close, Closed, Completion, Done, Driver, IntoUnix, Lane, Limits, NoBuffer, Op,
+    Sock, Waker,
 };
 
 /// Events that one wait takes. What is over comes with the next wait.
@@ -470,8 +470,6 @@ impl Epoll {
 }
 
 impl Driver for Epoll {
-    type Pipe = Pipe;
-
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
         let is_unix = net::is_unix(listener.as_fd());
         self.sockets.insert(Socket {
@@ -611,47 +609,6 @@ impl Driver for Epoll {
         sent
     }
 
-    fn pipe(&mut self) -> Option<Pipe> {
-        PipePool::take(&self.pipes)
-    }
-
-    fn splices_into(&mut self, sock: Sock) -> bool {
-        self.into_unix == IntoUnix::Spliced || !self.sockets.get(sock).descriptor.is_unix
-    }
-
-    fn pipes_in_use(&self) -> usize {
-        self.pipes.borrow().lent()
-    }
-
-    fn put(&mut self, pipe: &mut Pipe, bytes: &[u8]) -> bool {
-        pipe.put(bytes)
-    }
-
-    fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
-        let socket = self.sockets.get(from);
-        socket.descriptor.take_peeked();
-        let filled = pipe.fill(&socket.descriptor.fd, max);
-        if filled == Filled::Empty {
-            socket.readable = false;
-            socket.spliced_dry = true;
-        }
-        filled
-    }
-
-    fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
-        assert!(
-            self.splices_into(to),
-            "its reader could hold this thread up"
-        );
-        let socket = self.sockets.get(to);
-        let flushed = pipe.flush(&socket.descriptor.fd);
-        socket.descriptor.sent();
-        if flushed == Flushed::Full {
-            socket.writable = false;
-        }
-        flushed
-    }
-
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
         for sock in mem::take(&mut self.starved) {
             self.untried.push((sock, Lane::Read));
@@ -687,6 +644,24 @@ impl Driver for Epoll {
 impl OverDescriptors for Epoll {
     fn descriptor(&mut self, sock: Sock) -> &mut SocketFd {
         &mut self.sockets.get(sock).descriptor
+    }
+
+    fn pipe_pool(&self) -> &Rc<RefCell<PipePool>> {
+        &self.pipes
+    }
+
+    fn way_into_unix(&self) -> IntoUnix {
+        self.into_unix
+    }
+
+    fn spliced_dry(&mut self, from: Sock) {
+        let socket = self.sockets.get(from);
+        socket.readable = false;
+        socket.spliced_dry = true;
+    }
+
+    fn spliced_full(&mut self, to: Sock) {
+        self.sockets.get(to).writable = false;
     }
 }
 

@@ -41,7 +41,7 @@ use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf, NoBuffer};
 pub use calls::SocketCalls;
-pub use pipes::{OWN_BYTES_MAX, PIPE_BYTES, PipeGuard};
+pub use pipes::{OWN_BYTES_MAX, PIPE_BYTES, PipeGuard, Pipes};
 
 /// One open socket of one driver.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,7 +96,7 @@ pub enum Op {
     /// close is a graceful one; an end, [`Op::Hangup`] and [`Close::Reset`] leave them. A close with
     /// bytes unread is the one way in which AF_UNIX can tell a peer that something has failed.
     Peek,
-    /// Read lane: wait until [`Driver::fill`] has something to find.
+    /// Read lane: wait until [`Pipes::fill`] has something to find.
     Readable,
     /// Read lane: wait until the peer is gone altogether. AF_UNIX can tell. A TCP peer that closes
     /// looks like one that half-closes, so there the wait only ends when the connection breaks.
@@ -105,7 +105,7 @@ pub enum Op {
     Connect(SocketAddr),
     /// Write lane: all of the buffer. Nothing less completes as [`Done::Sent`].
     Send(Buf),
-    /// Write lane: wait until [`Driver::flush`] has room to use.
+    /// Write lane: wait until [`Pipes::flush`] has room to use.
     Writable,
 }
 
@@ -150,7 +150,7 @@ pub struct Completion {
     pub done: Done,
 }
 
-/// What [`Driver::fill`] found.
+/// What [`Pipes::fill`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Filled {
     /// This many bytes are in the pipe now.
@@ -163,7 +163,7 @@ pub enum Filled {
     Failed(Errno),
 }
 
-/// What [`Driver::flush`] could do.
+/// What [`Pipes::flush`] could do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flushed {
     /// The pipe is empty again.
@@ -235,12 +235,8 @@ pub enum IntoUnix {
 }
 
 /// One thread's way to the kernel. See the module's rules. What the kernel answers at once, of a socket that is
-/// open, is asked of [`SocketCalls`].
-pub trait Driver: SocketCalls + Sized {
-    /// A pipe lent from the driver's pool. Dropped empty it goes back; dropped with bytes in it,
-    /// it is closed.
-    type Pipe: PipeGuard;
-
+/// open, is asked of [`SocketCalls`]; bulk goes through [`Pipes`].
+pub trait Driver: SocketCalls + Pipes + Sized {
     /// Takes over a listener's descriptor, which must be non-blocking: of AF_UNIX or of TCP, whose
     /// clients get TCP_NODELAY.
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock;
@@ -280,21 +276,6 @@ pub trait Driver: SocketCalls + Sized {
     /// Sends these few bytes at once and whole; the write lane must be free. EAGAIN: the socket has no room
     /// for them now, and none was sent. It has room for the first bytes of a connection.
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno>;
-    /// An empty pipe, if the pool has one.
-    fn pipe(&mut self) -> Option<Self::Pipe>;
-    /// Whether bytes may go into this connected socket by [`Driver::flush`]. What it says of a socket it says
-    /// for ever.
-    fn splices_into(&mut self, sock: Sock) -> bool;
-    /// How many of them are lent.
-    fn pipes_in_use(&self) -> usize;
-    /// Puts bytes of our own into the pipe, behind what is there: they go out in the same move. At most
-    /// [`OWN_BYTES_MAX`]. False: it has no room, and took none.
-    fn put(&mut self, pipe: &mut Self::Pipe, bytes: &[u8]) -> bool;
-    /// Moves what `from` has, at most `max` bytes, into the pipe, which must hold nothing but a few bytes of
-    /// our own: only then does "would block" mean that the source has nothing.
-    fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe, max: usize) -> Filled;
-    /// Moves what the pipe has into `to`. Panics if the driver does not splice into that.
-    fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed;
 
     /// The time. Sessions are told it and never ask.
     fn now(&self) -> Instant {

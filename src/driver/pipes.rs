@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use crate::sys::{Errno, pipe};
 
-use super::{Filled, Flushed};
+use super::{Filled, Flushed, Sock};
 
 /// The capacity of a pipe. 256 KiB is the size with which inline splice was measured ahead of every
 /// other way to move 16 MB; other sizes were not compared. 128 of them are half of the kernel's soft
@@ -35,6 +35,29 @@ pub trait PipeGuard {
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// Moving bytes between a driver's sockets in bulk, through pipes.
+pub trait Pipes {
+    /// A pipe lent from the driver's pool. Dropped empty it goes back; dropped with bytes in it,
+    /// it is closed.
+    type Pipe: PipeGuard;
+
+    /// An empty pipe, if the pool has one.
+    fn pipe(&mut self) -> Option<Self::Pipe>;
+    /// Whether bytes may go into this connected socket by [`Pipes::flush`]. What it says of a socket it says
+    /// for ever.
+    fn splices_into(&mut self, sock: Sock) -> bool;
+    /// How many of them are lent.
+    fn pipes_in_use(&self) -> usize;
+    /// Puts bytes of our own into the pipe, behind what is there: they go out in the same move. At most
+    /// [`OWN_BYTES_MAX`]. False: it has no room, and took none.
+    fn put(&mut self, pipe: &mut Self::Pipe, bytes: &[u8]) -> bool;
+    /// Moves what `from` has, at most `max` bytes, into the pipe, which must hold nothing but a few bytes of
+    /// our own: only then does "would block" mean that the source has nothing.
+    fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe, max: usize) -> Filled;
+    /// Moves what the pipe has into `to`. Panics if the driver does not splice into that.
+    fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed;
 }
 
 /// One thread's pipes.

@@ -15,8 +15,8 @@ use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 use super::buffers::{Buf, BufferPool};
 use super::table::Table;
 use super::{
-    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, NoBuffer, Op, PipeGuard, Sock,
-    SocketCalls,
+    Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, NoBuffer, Op, PipeGuard, Pipes,
+    Sock, SocketCalls,
 };
 
 /// More than any test holds.
@@ -145,8 +145,6 @@ impl Scripted {
 }
 
 impl Driver for Scripted {
-    type Pipe = NoPipe;
-
     fn adopt_listener(&mut self, _listener: OwnedFd) -> Sock {
         unreachable!("sessions do not listen")
     }
@@ -202,6 +200,22 @@ impl Driver for Scripted {
         Ok(())
     }
 
+    fn turn(&mut self, _until: Option<Instant>) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        None
+    }
+
+    fn take_stale_events(&mut self) -> u64 {
+        0
+    }
+}
+
+impl Pipes for Scripted {
+    type Pipe = NoPipe;
+
     fn pipe(&mut self) -> Option<NoPipe> {
         None
     }
@@ -224,18 +238,6 @@ impl Driver for Scripted {
 
     fn flush(&mut self, pipe: &mut NoPipe, _to: Sock) -> Flushed {
         match *pipe {}
-    }
-
-    fn turn(&mut self, _until: Option<Instant>) -> Result<(), Errno> {
-        Ok(())
-    }
-
-    fn next(&mut self) -> Option<Completion> {
-        None
-    }
-
-    fn take_stale_events(&mut self) -> u64 {
-        0
     }
 }
 

@@ -20,7 +20,7 @@
 //! soon follow a message in one piece: the next question. So acknowledgements are hastened for sources
 //! that have sent a message in several pieces, and for no others.
 //!
-//! Into a sink that takes no splices ([`Driver::splices_into`]) everything is copied.
+//! Into a sink that takes no splices ([`Pipes::splices_into`](crate::driver::Pipes::splices_into)) everything is copied.
 //!
 //! A pipe is filled only while it is empty. Only then does EAGAIN mean that the source has nothing,
 //! an end or an error of the source always finds the pipe empty, and nothing can be left behind.

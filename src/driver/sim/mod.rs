@@ -92,7 +92,7 @@ use super::buffers::{Buf, BufferPool};
 use super::table::Table;
 use super::{
     BUFFER_BYTES, Close, Closed, Completion, Done, Driver, Filled, Flushed, IntoUnix, Lane,
-    NoBuffer, OWN_BYTES_MAX, Op, PIPE_BYTES, PipeGuard, Sock, SocketCalls,
+    NoBuffer, OWN_BYTES_MAX, Op, PIPE_BYTES, PipeGuard, Pipes, Sock, SocketCalls,
 };
 pub(crate) use fastcgi::FastcgiRules;
 
@@ -1385,8 +1385,6 @@ fn is_client(key: u8) -> bool {
 }
 
 impl Driver for Sim {
-    type Pipe = SimPipe;
-
     fn adopt_listener(&mut self, _listener: OwnedFd) -> Sock {
         self.0.borrow_mut().insert(Kind::Listener)
     }
@@ -1593,6 +1591,62 @@ impl Driver for Sim {
         Ok(())
     }
 
+    fn now(&self) -> Instant {
+        self.0.borrow().now
+    }
+
+    fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
+        self.0.borrow_mut().turn(until);
+        Ok(())
+    }
+
+    fn take_stale_events(&mut self) -> u64 {
+        self.0.borrow_mut().sockets.take_stale_events()
+    }
+
+    fn next(&mut self) -> Option<Completion> {
+        let world = &mut *self.0.borrow_mut();
+        loop {
+            let (sock, lane, done) = world.finished.pop_front()?;
+            let open = world.sockets.is_open(sock);
+            rule!(
+                "joined_before_reuse",
+                open,
+                "an op of {sock:?} ends after its slot was given up"
+            );
+            let socket = world.sockets.get(sock);
+            let ended = match lane {
+                Lane::Read => socket.read.take().is_some_and(|op| op.finished),
+                Lane::Write => socket.write.take().is_some_and(|op| op.finished),
+            };
+            rule!(
+                "completes_once",
+                ended,
+                "{sock:?} {lane:?} completes, and no op has ended"
+            );
+            if socket.closing.is_none() {
+                return Some(Completion { sock, lane, done });
+            }
+            if let Done::Accepted(client) = done {
+                rule!(
+                    "accepted_are_served",
+                    world.told == Told::Cut,
+                    "{sock:?} was closed when it had a client"
+                );
+                // The kernel gave it, and the driver closes it with its listener.
+                if let Some(peer) = world.peer_of(client) {
+                    world.peers[peer].failure_seen = true;
+                }
+                world.close(client, Close::Reset);
+            }
+            world.remove_if_joined(sock);
+        }
+    }
+}
+
+impl Pipes for Sim {
+    type Pipe = SimPipe;
+
     fn pipe(&mut self) -> Option<SimPipe> {
         let mut world = self.0.borrow_mut();
         let no_pipe = world.scenario.faults.no_pipe;
@@ -1709,58 +1763,6 @@ impl Driver for Sim {
             world.give_spliced(peer, pipe.source, part);
         }
         Flushed::All
-    }
-
-    fn now(&self) -> Instant {
-        self.0.borrow().now
-    }
-
-    fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
-        self.0.borrow_mut().turn(until);
-        Ok(())
-    }
-
-    fn take_stale_events(&mut self) -> u64 {
-        self.0.borrow_mut().sockets.take_stale_events()
-    }
-
-    fn next(&mut self) -> Option<Completion> {
-        let world = &mut *self.0.borrow_mut();
-        loop {
-            let (sock, lane, done) = world.finished.pop_front()?;
-            let open = world.sockets.is_open(sock);
-            rule!(
-                "joined_before_reuse",
-                open,
-                "an op of {sock:?} ends after its slot was given up"
-            );
-            let socket = world.sockets.get(sock);
-            let ended = match lane {
-                Lane::Read => socket.read.take().is_some_and(|op| op.finished),
-                Lane::Write => socket.write.take().is_some_and(|op| op.finished),
-            };
-            rule!(
-                "completes_once",
-                ended,
-                "{sock:?} {lane:?} completes, and no op has ended"
-            );
-            if socket.closing.is_none() {
-                return Some(Completion { sock, lane, done });
-            }
-            if let Done::Accepted(client) = done {
-                rule!(
-                    "accepted_are_served",
-                    world.told == Told::Cut,
-                    "{sock:?} was closed when it had a client"
-                );
-                // The kernel gave it, and the driver closes it with its listener.
-                if let Some(peer) = world.peer_of(client) {
-                    world.peers[peer].failure_seen = true;
-                }
-                world.close(client, Close::Reset);
-            }
-            world.remove_if_joined(sock);
-        }
     }
 }
 

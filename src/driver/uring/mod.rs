@@ -44,11 +44,11 @@ use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
 use super::calls::{OverDescriptors, SocketFd};
-use super::pipes::{Pipe, PipePool};
+use super::pipes::PipePool;
 use super::table::Table;
 use super::{
-    BUFFER_BYTES, Close, Closed, Completion, Driver, Filled, Flushed, IntoUnix, Lane, Limits,
-    NoBuffer, Op, Sock, Waker,
+    BUFFER_BYTES, Close, Closed, Completion, Driver, IntoUnix, Lane, Limits, NoBuffer, Op, Sock,
+    Waker,
 };
 use lanes::{Outgoing, Read, Socket, Write};
 use provided::Provided;
@@ -130,8 +130,6 @@ impl Uring {
 }
 
 impl Driver for Uring {
-    type Pipe = Pipe;
-
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
         let is_unix = net::is_unix(listener.as_fd());
         let descriptor = SocketFd::new(listener, is_unix);
@@ -262,39 +260,6 @@ impl Driver for Uring {
         Ok(())
     }
 
-    fn pipe(&mut self) -> Option<Pipe> {
-        PipePool::take(&self.pipes)
-    }
-
-    fn splices_into(&mut self, sock: Sock) -> bool {
-        self.into_unix == IntoUnix::Spliced || !self.sockets.get(sock).descriptor.is_unix
-    }
-
-    fn pipes_in_use(&self) -> usize {
-        self.pipes.borrow().lent()
-    }
-
-    fn put(&mut self, pipe: &mut Pipe, bytes: &[u8]) -> bool {
-        pipe.put(bytes)
-    }
-
-    fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
-        let descriptor = self.descriptor(from);
-        descriptor.take_peeked();
-        pipe.fill(&descriptor.fd, max)
-    }
-
-    fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
-        assert!(
-            self.splices_into(to),
-            "its reader could hold this thread up"
-        );
-        let descriptor = self.descriptor(to);
-        let flushed = pipe.flush(&descriptor.fd);
-        descriptor.sent();
-        flushed
-    }
-
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
         self.provided.replenish(&self.buffers);
         self.feed_starved();
@@ -343,5 +308,13 @@ impl Driver for Uring {
 impl OverDescriptors for Uring {
     fn descriptor(&mut self, sock: Sock) -> &mut SocketFd {
         &mut self.sockets.get(sock).descriptor
+    }
+
+    fn pipe_pool(&self) -> &Rc<RefCell<PipePool>> {
+        &self.pipes
+    }
+
+    fn way_into_unix(&self) -> IntoUnix {
+        self.into_unix
     }
 }
