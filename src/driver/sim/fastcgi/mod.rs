@@ -5,6 +5,7 @@
 //! that was asked.
 
 mod client;
+mod judge;
 mod records;
 mod server;
 
@@ -18,12 +19,12 @@ use std::time::{Duration, Instant};
 use crate::counters::RouteCounters;
 use crate::driver::Sock;
 use crate::fastcgi::{Answer, BROKEN_OFF, RequestId};
-use crate::session::{BUSY_MAX, PoolOptions};
+use crate::session::PoolOptions;
 use crate::sys::Errno;
 
 use super::dice::Dice;
 use super::peer::{Peer, Plan, PlannedEnding, SendSide};
-use super::{InFlight, Kind, Told, World, WriteOp};
+use super::world::{InFlight, Kind, World, WriteOp};
 use client::Course;
 use records::Unit;
 use server::Manner;
@@ -38,9 +39,6 @@ const DOUBTFUL_AFTER: u32 = 3;
 /// Connections that ended after an answer, from which on the proxy may open more of them at one time. The
 /// judge counts more of them than the proxy can.
 const UNKEPT_MAX: u32 = 8;
-
-/// How late the proxy may be with what is due, beside what its options say.
-const SLACK: Duration = Duration::from_millis(1);
 
 /// What the proxy was told, as far as the judge goes by it.
 pub(crate) struct FastcgiRules {
@@ -480,132 +478,6 @@ impl World {
             _ => None,
         });
         due.min()
-    }
-
-    // --- judging ------------------------------------------------------------------------------
-
-    /// Before each wait, when the worker has done all that it can do.
-    pub(super) fn judge_rest(&mut self) {
-        let Some(ledger) = &mut self.ledger else {
-            return;
-        };
-        if self.told == Told::Nothing {
-            for peer in &mut self.peers {
-                if let Speech::Client(client) = &mut peer.speech {
-                    client.promise(peer.taken);
-                }
-            }
-        }
-        let FastcgiRules {
-            pool,
-            counters,
-            look_interval,
-            ..
-        } = &ledger.rules;
-        let waited = counters.queue_oldest.age(self.now).unwrap_or_default();
-        let set = self.scenario.published.load_full();
-        let now = self.now;
-        for sock in self.live.clone() {
-            let socket = self.sockets.get(sock);
-            let (Kind::Upstream(Some(index)), None) = (socket.kind, socket.closing) else {
-                continue;
-            };
-            let (to, is_sending) = (socket.to, socket.write.is_some());
-            let peer = &mut self.peers[index];
-            let Speech::Server(server) = &mut peer.speech else {
-                continue;
-            };
-            // Whether a request uses it is not to be seen when its server is gone.
-            if is_sending || peer.gone || !server.is_kept(peer.taken) {
-                continue;
-            }
-            let since = *server.settling_since.get_or_insert(now);
-            let (mut idle_since, mut most) = (since, pool.idle);
-            // The worker of one that is known to answer in its turn is busy.
-            let is_busy = ledger.endpoints[server.endpoint].is_reused;
-            if server.is_settled(peer.taken) {
-                idle_since = *server.resting_since.get_or_insert(now);
-                if server.requests > 1 {
-                    ledger.endpoints[server.endpoint].is_proven = true;
-                }
-            } else {
-                if is_busy {
-                    most = most.max(BUSY_MAX);
-                }
-                rule!(
-                    "nobody_waits_for_settling",
-                    is_busy
-                        || waited <= *look_interval + SLACK
-                        || now <= since + pool.settle + *look_interval + SLACK,
-                    "upstream {index} settles for {:?}, and somebody waits for {waited:?}",
-                    now - since
-                );
-            }
-            rule!(
-                "idle_is_bounded",
-                now <= idle_since + most * 3 / 2 + SLACK,
-                "upstream {index} is kept for {:?}",
-                now - idle_since
-            );
-            rule!(
-                "pool_follows_set",
-                set.endpoints().iter().any(|e| Some(e.address) == to),
-                "upstream {index} is kept, and {to:?} is not in the set"
-            );
-        }
-    }
-
-    /// The proxy closes its side.
-    pub(super) fn proxy_closes(&mut self, index: usize) {
-        let peer = &self.peers[index];
-        let Speech::Server(server) = &peer.speech else {
-            return;
-        };
-        let is_spoilt = server.is_spoilt;
-        let ledger = self.ledger.as_mut().expect("requests are recorded");
-        ledger.ended(server);
-        if is_spoilt {
-            // It had leased the connection before it saw that.
-            self.send_in_flight_is_lost(index);
-        }
-    }
-
-    /// The proxy tells a peer that no more comes.
-    pub(super) fn judge_end_told(&self, peer: &Peer) {
-        let within = match &peer.speech {
-            Speech::Client(client) => client.is_within_answer(),
-            Speech::Server(_) => true,
-            Speech::Pattern => false,
-        };
-        rule!(
-            "end_told_after_last_byte",
-            !within || peer.gone,
-            "{peer:?} is told of an end in the midst of an answer"
-        );
-    }
-
-    /// Clients that stayed until they had their answers have them.
-    pub(super) fn judge_answers(&self) {
-        let Some(ledger) = &self.ledger else {
-            return;
-        };
-        for peer in &self.peers {
-            let stays = matches!(
-                peer.plan.ending,
-                PlannedEnding::HalfClose | PlannedEnding::AfterPeer
-            );
-            if let Speech::Client(client) = &peer.speech
-                && stays
-                && let Some(request) = client.missing()
-            {
-                rule!(
-                    "lossless",
-                    ledger.entry(Some(request.name)).excused,
-                    "request {} of {peer:?} has no whole answer",
-                    request.name
-                );
-            }
-        }
     }
 }
 

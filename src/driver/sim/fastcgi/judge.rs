@@ -1,0 +1,138 @@
+//! What the proxy keeps between requests, and what clients have of their answers in the end.
+
+use std::time::Duration;
+
+use crate::session::BUSY_MAX;
+
+use super::super::peer::{Peer, PlannedEnding};
+use super::super::world::{Kind, Told, World};
+use super::{FastcgiRules, Speech};
+
+/// How late the proxy may be with what is due, beside what its options say.
+const SLACK: Duration = Duration::from_millis(1);
+
+impl World {
+    /// Before each wait, when the worker has done all that it can do.
+    pub(in super::super) fn judge_rest(&mut self) {
+        let Some(ledger) = &mut self.ledger else {
+            return;
+        };
+        if self.told == Told::Nothing {
+            for peer in &mut self.peers {
+                if let Speech::Client(client) = &mut peer.speech {
+                    client.promise(peer.taken);
+                }
+            }
+        }
+        let FastcgiRules {
+            pool,
+            counters,
+            look_interval,
+            ..
+        } = &ledger.rules;
+        let waited = counters.queue_oldest.age(self.now).unwrap_or_default();
+        let set = self.scenario.published.load_full();
+        let now = self.now;
+        for sock in self.live.clone() {
+            let socket = self.sockets.get(sock);
+            let (Kind::Upstream(Some(index)), None) = (socket.kind, socket.closing) else {
+                continue;
+            };
+            let (to, is_sending) = (socket.to, socket.write.is_some());
+            let peer = &mut self.peers[index];
+            let Speech::Server(server) = &mut peer.speech else {
+                continue;
+            };
+            // Whether a request uses it is not to be seen when its server is gone.
+            if is_sending || peer.gone || !server.is_kept(peer.taken) {
+                continue;
+            }
+            let since = *server.settling_since.get_or_insert(now);
+            let (mut idle_since, mut most) = (since, pool.idle);
+            // The worker of one that is known to answer in its turn is busy.
+            let is_busy = ledger.endpoints[server.endpoint].is_reused;
+            if server.is_settled(peer.taken) {
+                idle_since = *server.resting_since.get_or_insert(now);
+                if server.requests > 1 {
+                    ledger.endpoints[server.endpoint].is_proven = true;
+                }
+            } else {
+                if is_busy {
+                    most = most.max(BUSY_MAX);
+                }
+                rule!(
+                    "nobody_waits_for_settling",
+                    is_busy
+                        || waited <= *look_interval + SLACK
+                        || now <= since + pool.settle + *look_interval + SLACK,
+                    "upstream {index} settles for {:?}, and somebody waits for {waited:?}",
+                    now - since
+                );
+            }
+            rule!(
+                "idle_is_bounded",
+                now <= idle_since + most * 3 / 2 + SLACK,
+                "upstream {index} is kept for {:?}",
+                now - idle_since
+            );
+            rule!(
+                "pool_follows_set",
+                set.endpoints().iter().any(|e| Some(e.address) == to),
+                "upstream {index} is kept, and {to:?} is not in the set"
+            );
+        }
+    }
+
+    /// The proxy closes its side.
+    pub(in super::super) fn proxy_closes(&mut self, index: usize) {
+        let peer = &self.peers[index];
+        let Speech::Server(server) = &peer.speech else {
+            return;
+        };
+        let is_spoilt = server.is_spoilt;
+        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        ledger.ended(server);
+        if is_spoilt {
+            // It had leased the connection before it saw that.
+            self.send_in_flight_is_lost(index);
+        }
+    }
+
+    /// The proxy tells a peer that no more comes.
+    pub(in super::super) fn judge_end_of_answer(&self, peer: &Peer) {
+        let within = match &peer.speech {
+            Speech::Client(client) => client.is_within_answer(),
+            Speech::Server(_) => true,
+            Speech::Pattern => false,
+        };
+        rule!(
+            "end_told_after_last_byte",
+            !within || peer.gone,
+            "{peer:?} is told of an end in the midst of an answer"
+        );
+    }
+
+    /// Clients that stayed until they had their answers have them.
+    pub(in super::super) fn judge_answers(&self) {
+        let Some(ledger) = &self.ledger else {
+            return;
+        };
+        for peer in &self.peers {
+            let stays = matches!(
+                peer.plan.ending,
+                PlannedEnding::HalfClose | PlannedEnding::AfterPeer
+            );
+            if let Speech::Client(client) = &peer.speech
+                && stays
+                && let Some(request) = client.missing()
+            {
+                rule!(
+                    "lossless",
+                    ledger.entry(Some(request.name)).excused,
+                    "request {} of {peer:?} has no whole answer",
+                    request.name
+                );
+            }
+        }
+    }
+}

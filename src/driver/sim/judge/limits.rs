@@ -1,0 +1,133 @@
+//! How many connections, clients and buffers there may be, and whose.
+
+use crate::backend::{Address, PACE};
+use crate::driver::Sock;
+use crate::session::BUFFERS_PER_SESSION;
+
+use super::super::scenario::user_of;
+use super::super::world::{Kind, World};
+use super::Judge;
+
+impl World {
+    pub(super) fn judge_limit(&self, to: Address) {
+        let limit = self.scenario.limit.and_then(|limit| limit.per_endpoint_max);
+        let Some(max) = limit else {
+            return;
+        };
+        let mut open = self.to_release.iter().filter(|r| r.to == Some(to)).count();
+        for &sock in &self.live {
+            open += usize::from(self.sockets.peek(sock).to == Some(to));
+        }
+        rule!(
+            "within_limit",
+            open <= max.get() as usize,
+            "{open} connections to {to}"
+        );
+    }
+
+    pub(super) fn judge_connects(&self) {
+        let (mut clients, mut connects) = (0, 0);
+        for &sock in &self.live {
+            let socket = self.sockets.peek(sock);
+            match (socket.closing, socket.kind, &socket.write) {
+                (None, Kind::Client(_), _) => clients += 1,
+                (None, Kind::Upstream(None), Some(_)) => connects += 1,
+                _ => {}
+            }
+        }
+        rule!(
+            "two_attempts",
+            connects <= 2 * clients,
+            "{connects} connects for {clients} clients"
+        );
+    }
+
+    /// The clients of this user that sessions have.
+    fn served_of(&self, user: u32) -> usize {
+        let is_one = |sock: &&Sock| {
+            let socket = self.sockets.peek(**sock);
+            match (socket.kind, socket.is_served, socket.closing) {
+                (Kind::Client(peer), true, None) => user_of(self.peers[peer].key) == user,
+                _ => false,
+            }
+        };
+        self.live.iter().filter(is_one).count()
+    }
+
+    pub(super) fn judge_served(&self, peer: usize) {
+        let Some(users) = &self.scenario.users else {
+            return;
+        };
+        let user = user_of(self.peers[peer].key);
+        rule!(
+            "user_is_allowed",
+            users.allowed.contains(&user),
+            "a client of {user} is served"
+        );
+        let served = self.served_of(user);
+        rule!(
+            "user_within_limit",
+            served <= users.per_user_max as usize,
+            "{served} clients of {user} are served"
+        );
+    }
+
+    pub(super) fn judge_dismissal(&self, peer: usize) {
+        let users = self.scenario.users.as_ref();
+        let users = users.expect("without rules nobody is turned away");
+        let user = user_of(self.peers[peer].key);
+        let served = self.served_of(user);
+        rule!(
+            "user_is_allowed",
+            !users.allowed.contains(&user) || served >= users.per_user_max as usize,
+            "a client of {user} is turned away beside {served} that are served"
+        );
+    }
+
+    /// What is on its way in, or out of a socket that is closing, is the driver's.
+    pub(super) fn judge_buffers(&self) {
+        let mut promised = self.finished.len();
+        for &sock in &self.live {
+            let socket = self.sockets.peek(sock);
+            promised += match socket.kind {
+                Kind::Client(_) => BUFFERS_PER_SESSION,
+                Kind::Upstream(_) => usize::from(socket.closing.is_some()),
+                Kind::Listener => 0,
+            };
+        }
+        let lent = self.buffers.borrow().lent();
+        rule!(
+            "buffers_promised",
+            lent <= promised,
+            "{lent} buffers are lent, and {promised} promised"
+        );
+    }
+}
+
+impl Judge {
+    pub(super) fn judge_pace(&mut self, sock: Sock, to: Address, world: &World) {
+        let known = self.last_connects.iter().position(|(of, ..)| *of == to);
+        let last = known.map(|known| self.last_connects.swap_remove(known));
+        self.last_connects.push((to, sock, world.now));
+        let (Some((_, last, at)), Some(ledger)) = (last, &world.ledger) else {
+            return;
+        };
+        if !ledger.keeps_connections(world.endpoint_index(to)) {
+            return;
+        }
+        let is_over = !world.live.contains(&last) || {
+            let socket = world.sockets.peek(last);
+            let peer = match socket.kind {
+                Kind::Upstream(peer) => peer.map(|peer| &world.peers[peer]),
+                Kind::Listener | Kind::Client(_) => None,
+            };
+            socket.closing.is_some() || peer.is_some_and(|peer| peer.taken > 0 || peer.gone)
+        };
+        rule!(
+            "paced",
+            is_over || world.now >= at + PACE,
+            "{to} is connected to {:?} after {last:?}, which has shown no life",
+            world.now - at
+        );
+    }
+}

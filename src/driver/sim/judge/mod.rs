@@ -1,0 +1,138 @@
+//! The judges: each hears what happens in the world, changes nothing there, and ends a run in which one of its
+//! rules is broken. The rules' names head `driver/sim/mod.rs`; those about FastCGI are judged in
+//! `driver/sim/fastcgi/judge.rs`, beside what is known of requests.
+
+mod endings;
+mod limits;
+mod streams;
+mod turns;
+
+use std::mem;
+use std::ops::Range;
+use std::time::Instant;
+
+use crate::backend::Address;
+use crate::driver::{Close, Lane, Sock};
+
+use super::world::World;
+
+/// What happens, told before the world acts on it. Peers are named by their places among the peers.
+#[derive(Debug)]
+pub(super) enum Event<'a> {
+    /// A call of the worker's names this socket.
+    Uses(Sock),
+    /// It arms an op on a lane, or makes the call that the op stands for.
+    Occupies(Sock, Lane),
+    /// Clients are to be taken out of this listener's backlog.
+    Accepts(Sock),
+    /// A session uses the socket of this client for the first time.
+    Serves(usize),
+    /// This client is not let in.
+    Dismisses(usize),
+    /// A connection to this endpoint begins.
+    Connects(Sock, Address),
+    /// A peer is given bytes of the stream of the peer with this key.
+    Gives {
+        peer: usize,
+        source: u8,
+        bytes: Range<u64>,
+    },
+    /// A backend is given what stands where its introduction, or a part of it, is missing.
+    Introduces { peer: usize, bytes: &'a [u8] },
+    /// A direct call has more for a backend than its introduction.
+    OutgrowsIntroduction(usize),
+    /// A peer is told that no more comes.
+    TellsEnd(usize),
+    /// A pipe that holds so many bytes, some of them spliced or behind those, is filled.
+    Fills { held: usize, is_used: bool },
+    /// A socket is given bytes out of a pipe.
+    Flushes(Sock),
+    /// A part of a fill or of a flush moves bytes.
+    Moves,
+    /// The worker closes the socket of a peer.
+    Closes { peer: usize, how: Close },
+    /// The worker hears that an op has ended.
+    Completes(Sock, Lane),
+    /// A closed listener's accept turns out to have a client.
+    HadClient(Sock),
+    /// The kernel tells something of a socket that is closed, which the driver takes for this one.
+    IsStale {
+        closed: Sock,
+        believed: Option<Sock>,
+    },
+    /// The worker has done all that it can do, and waits.
+    Turns,
+    /// Time passes in a wait.
+    Waits,
+    /// Something has happened.
+    Advances,
+    /// A turn ends in which nothing happened.
+    Idles { waits: bool },
+    /// Nothing can happen any more, and the worker waits.
+    IsStuck,
+    /// The worker is gone.
+    Ends,
+}
+
+/// What the judges remember.
+#[derive(Default)]
+pub(super) struct Judge {
+    /// Turns in a row in which nothing happened.
+    idle_turns: u32,
+    moves_in_turn: u32,
+    /// By endpoint: the connect that began last.
+    last_connects: Vec<(Address, Sock, Instant)>,
+}
+
+impl World {
+    /// Lets the judges hear of an event.
+    pub(super) fn judge(&mut self, event: &Event<'_>) {
+        let mut judge = mem::take(&mut self.judge);
+        judge.hear(event, self);
+        self.judge = judge;
+    }
+}
+
+impl Judge {
+    fn hear(&mut self, event: &Event<'_>, world: &World) {
+        match event {
+            Event::Uses(sock) => {
+                self.idle_turns = 0;
+                world.judge_use(*sock);
+            }
+            Event::Occupies(sock, lane) => world.judge_lane(*sock, *lane),
+            Event::Accepts(listener) => world.judge_accept(*listener),
+            Event::Serves(peer) => world.judge_served(*peer),
+            Event::Dismisses(peer) => world.judge_dismissal(*peer),
+            Event::Connects(sock, to) => {
+                world.judge_connects();
+                world.judge_limit(*to);
+                self.judge_pace(*sock, *to, world);
+            }
+            Event::Gives {
+                peer,
+                source,
+                bytes,
+            } => world.judge_given(*peer, *source, bytes),
+            Event::Introduces { peer, bytes } => world.judge_introduction(*peer, bytes),
+            Event::OutgrowsIntroduction(peer) => world.judge_rest_of_introduction(*peer),
+            Event::TellsEnd(peer) => world.judge_end_told(*peer),
+            Event::Fills { held, is_used } => world.judge_fill(*held, *is_used),
+            Event::Flushes(sock) => world.judge_flush(*sock),
+            Event::Moves => self.judge_moves(),
+            Event::Closes { peer, how } => world.judge_close(*peer, *how),
+            Event::Completes(sock, lane) => world.judge_completion(*sock, *lane),
+            Event::HadClient(listener) => world.judge_lost_client(*listener),
+            Event::IsStale { closed, believed } => world.judge_stale(*closed, *believed),
+            Event::Turns => {
+                self.moves_in_turn = 0;
+                world.judge_buffers();
+            }
+            Event::Waits => world.judge_duration(),
+            Event::Advances => self.idle_turns = 0,
+            Event::Idles { waits } => self.judge_idle_turn(*waits),
+            Event::IsStuck => world.judge_stuck(),
+            Event::Ends => world.judge_rest_of_run(),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What peers are given: the right bytes of the right stream, once and in order, and its end behind them.
+
+use std::ops::Range;
+
+use crate::driver::{OWN_BYTES_MAX, Sock};
+
+use super::super::is_client;
+use super::super::peer::{Peer, stream_byte};
+use super::super::world::World;
+
+impl World {
+    pub(super) fn judge_given(&self, peer: usize, source: u8, bytes: &Range<u64>) {
+        let to = &self.peers[peer];
+        let linked = to.source.unwrap_or(source);
+        rule!(
+            "bytes_in_order",
+            linked == source && to.given == bytes.start,
+            "peer {} has {} bytes of {linked} and is given {bytes:?} of {source}",
+            to.key,
+            to.given
+        );
+        rule!(
+            "end_told_after_last_byte",
+            !to.told_end,
+            "peer {} gets more after its end",
+            to.key
+        );
+        let is_other = |p: &Peer| p.key != to.key && p.source == Some(source) && p.given > 0;
+        rule!(
+            "sent_once",
+            !self.peers.iter().any(is_other),
+            "peer {} is given {bytes:?} of {source}, and another had some of it",
+            to.key
+        );
+    }
+
+    /// Whose stream these bytes are part of, given how much the receiver has of it.
+    pub(in super::super) fn recognise(&self, peer: usize, bytes: &[u8]) -> u8 {
+        let to = &self.peers[peer];
+        let source = to.source.filter(|_| to.given > 0).unwrap_or(bytes[0]);
+        let known = self.peers.iter().any(|p| p.key == source);
+        rule!(
+            "bytes_in_order",
+            known,
+            "peer {} gets a stream that nobody sends",
+            to.key
+        );
+        let expected = (to.given..).map(|offset| stream_byte(source, offset));
+        let right = bytes
+            .iter()
+            .copied()
+            .zip(expected)
+            .all(|(got, want)| got == want);
+        rule!(
+            "bytes_in_order",
+            right,
+            "peer {} gets wrong bytes after {}",
+            to.key,
+            to.given
+        );
+        source
+    }
+
+    /// Whether the peer that `to` receives from has ended in order, and `to` was given all of it.
+    /// For a peer that got nothing yet: whether somebody could be the one.
+    pub(super) fn source_is_done(&self, to: &Peer) -> bool {
+        let done = |from: &Peer| from.ended_in_order() && from.sent == to.given;
+        match to.source {
+            Some(source) => done(self.by_key(source)),
+            None => self.peers.iter().any(|from| {
+                is_client(from.key) != is_client(to.key) && from.source.is_none() && done(from)
+            }),
+        }
+    }
+
+    pub(super) fn judge_introduction(&self, peer: usize, bytes: &[u8]) {
+        let to = &self.peers[peer];
+        rule!(
+            "introduced_first",
+            self.scenario.introduction[to.introduced..].starts_with(bytes),
+            "backend {} gets something else before the introduction",
+            to.key
+        );
+    }
+
+    pub(super) fn judge_rest_of_introduction(&self, peer: usize) {
+        rule!(
+            "introduced_first",
+            false,
+            "backend {} gets more than the introduction",
+            self.peers[peer].key
+        );
+    }
+
+    pub(super) fn judge_end_told(&self, peer: usize) {
+        let peer = &self.peers[peer];
+        self.judge_end_of_answer(peer);
+        rule!(
+            "end_told_after_last_byte",
+            self.ledger.is_some() || peer.gone || self.source_is_done(peer),
+            "{peer:?} is told of an end; its source is {:?}",
+            peer.source.map(|key| self.by_key(key))
+        );
+        let untold = !is_client(peer.key) && peer.introduced < self.scenario.introduction.len();
+        rule!(
+            "introduced_first",
+            !untold || peer.gone,
+            "{peer:?} is told of an end before the introduction"
+        );
+    }
+
+    pub(super) fn judge_fill(&self, held: usize, is_used: bool) {
+        rule!(
+            "bytes_in_order",
+            !is_used && held <= OWN_BYTES_MAX,
+            "a pipe with bytes in it is filled"
+        );
+    }
+
+    pub(super) fn judge_flush(&self, to: Sock) {
+        rule!(
+            "copied_into_unix",
+            self.splices_into(to),
+            "{to:?} is given bytes out of a pipe"
+        );
+    }
+}

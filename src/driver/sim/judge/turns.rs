@@ -1,0 +1,130 @@
+//! Whether the worker gets on, keeps to the driver's rules while it does, and lets others have their turn.
+
+use std::time::Duration;
+
+use crate::driver::{Lane, Sock};
+
+use super::super::CLIENTS_MAX;
+use super::super::world::{InFlight, Told, World};
+use super::Judge;
+
+/// Turns in a row that may pass without anything happening before it is a spin. A wake for nothing
+/// and a notice can each cost one. Of those who wait in a queue, each turn tries two at least, and all of
+/// them may find that there are no descriptors.
+const IDLE_TURNS_MAX: u32 = 4 + CLIENTS_MAX as u32 / 2;
+
+/// Calls of fill and flush in one turn: the splice budget of each flow, with every call moving as
+/// little as the simulation lets it, and the same again for what was left from before.
+const MOVES_PER_TURN_MAX: u32 = 200_000;
+
+/// Virtual time that no run takes: with every limit in time used up again and again, minutes pass.
+const DURATION_MAX: Duration = Duration::from_secs(3600);
+
+impl Judge {
+    pub(super) fn judge_moves(&mut self) {
+        self.moves_in_turn += 1;
+        rule!(
+            "bounded_turn",
+            self.moves_in_turn <= MOVES_PER_TURN_MAX,
+            "{} fills and flushes in one turn",
+            self.moves_in_turn
+        );
+    }
+
+    pub(super) fn judge_idle_turn(&mut self, waits: bool) {
+        self.idle_turns += u32::from(!waits);
+        rule!(
+            "no_spin",
+            self.idle_turns <= IDLE_TURNS_MAX,
+            "turns pass without a wait, and nothing happens"
+        );
+    }
+}
+
+impl World {
+    pub(super) fn judge_use(&self, sock: Sock) {
+        rule!(
+            "socket_is_open",
+            self.sockets.is_open(sock),
+            "{sock:?} is used after its close"
+        );
+        rule!(
+            "socket_is_open",
+            self.sockets.peek(sock).closing.is_none(),
+            "{sock:?} is used after its close"
+        );
+    }
+
+    pub(super) fn judge_lane(&self, sock: Sock, lane: Lane) {
+        let socket = self.sockets.peek(sock);
+        let free = match lane {
+            Lane::Read => socket.read.is_none(),
+            Lane::Write => socket.write.is_none(),
+        };
+        rule!(
+            "lane_is_free",
+            free,
+            "{sock:?} {lane:?} has an op in flight"
+        );
+    }
+
+    pub(super) fn judge_completion(&self, sock: Sock, lane: Lane) {
+        rule!(
+            "joined_before_reuse",
+            self.sockets.is_open(sock),
+            "an op of {sock:?} ends after its slot was given up"
+        );
+        let socket = self.sockets.peek(sock);
+        let ended = match lane {
+            Lane::Read => socket.read.as_ref().is_some_and(InFlight::is_finished),
+            Lane::Write => socket.write.as_ref().is_some_and(InFlight::is_finished),
+        };
+        rule!(
+            "completes_once",
+            ended,
+            "{sock:?} {lane:?} completes, and no op has ended"
+        );
+    }
+
+    pub(super) fn judge_stale(&self, closed: Sock, believed: Option<Sock>) {
+        rule!(
+            "stale_is_ignored",
+            believed.is_none(),
+            "an event about {closed:?} is taken for one about {believed:?}"
+        );
+    }
+
+    pub(super) fn judge_accept(&self, listener: Sock) {
+        rule!(
+            "backlog_is_left",
+            !(self.scenario.backlog_is_left && self.called_off),
+            "{listener:?} takes clients that are for others"
+        );
+    }
+
+    pub(super) fn judge_lost_client(&self, listener: Sock) {
+        rule!(
+            "accepted_are_served",
+            self.told == Told::Cut,
+            "{listener:?} was closed when it had a client"
+        );
+    }
+
+    pub(super) fn judge_duration(&self) {
+        rule!(
+            "not_stuck",
+            self.now.duration_since(self.started) < DURATION_MAX,
+            "time passes, and there are {}",
+            self.describe_live()
+        );
+    }
+
+    pub(super) fn judge_stuck(&self) {
+        rule!(
+            "not_stuck",
+            false,
+            "nothing can happen, and there are {}",
+            self.describe_live()
+        );
+    }
+}

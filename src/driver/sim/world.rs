@@ -1,0 +1,369 @@
+//! The simulated kernel: sockets and what is on its way in them, the peers at their far ends, and the clock.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::mem;
+use std::ops::Range;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::backend::Address;
+use crate::driver::buffers::{Buf, BufferPool};
+use crate::driver::table::Table;
+use crate::driver::{Close, Done, Lane, Sock};
+use crate::sys::Errno;
+
+use super::dice::Dice;
+use super::fastcgi::{Ledger, Speech};
+use super::judge::{Event, Judge};
+use super::peer::{Peer, stream_byte};
+use super::scenario::Scenario;
+
+pub(super) struct World {
+    pub(super) dice: Dice,
+    pub(super) scenario: Scenario,
+    pub(super) now: Instant,
+    pub(super) started: Instant,
+    pub(super) sockets: Table<Socket>,
+    pub(super) open_sockets: usize,
+    /// What was closed and joined since the last release.
+    pub(super) to_release: Vec<ToRelease>,
+    pub(super) open_pipes: usize,
+    /// What is in the pipes that were given back: nothing, as the pool's rule has it.
+    pub(super) free_pipes: Vec<(usize, Range<u64>)>,
+    pub(super) buffers: Rc<RefCell<BufferPool>>,
+    pub(super) peers: Vec<Peer>,
+    /// What is known of requests, where peers speak FastCGI.
+    pub(super) ledger: Option<Ledger>,
+    pub(super) clients_to_come: usize,
+    /// Clients that wait to be accepted.
+    pub(super) backlog: VecDeque<usize>,
+    /// An accept was taken back, which only a drain does.
+    pub(super) called_off: bool,
+    pub(super) finished: VecDeque<(Sock, Lane, Done)>,
+    pub(super) told: Told,
+    /// A fault was injected, a deadline may have passed, or sessions were cut: nobody is promised
+    /// a whole stream any more.
+    pub(super) disturbed: bool,
+    pub(super) judge: Judge,
+    /// By endpoint: how it is down, if it is.
+    pub(super) outages: Vec<Option<Outage>>,
+    /// Sockets that are in the table, for iteration.
+    pub(super) live: Vec<Sock>,
+    /// Events about sockets that were closed, which come when their slots are others'.
+    pub(super) late_events: Vec<Sock>,
+    /// How many of them have come.
+    pub(super) stale_events: u64,
+    pub(super) trace: Vec<String>,
+}
+
+/// How an endpoint is down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outage {
+    Refuses,
+    Silent,
+}
+
+/// What the worker was told.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(super) enum Told {
+    Nothing,
+    Drain,
+    Cut,
+}
+
+pub(super) struct ToRelease {
+    pub(super) peer: Option<usize>,
+    pub(super) how: Close,
+    /// The endpoint that it was connected to.
+    pub(super) to: Option<Address>,
+}
+
+pub(super) struct Socket {
+    pub(super) kind: Kind,
+    /// The endpoint that it is connected to, or is to be.
+    pub(super) to: Option<Address>,
+    pub(super) read: Option<InFlight<ReadOp>>,
+    pub(super) write: Option<InFlight<WriteOp>>,
+    pub(super) closing: Option<Close>,
+    /// A client that a session has.
+    pub(super) is_served: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    Listener,
+    Client(usize),
+    /// A TCP or Unix socket, connected to a peer or not.
+    Upstream(Option<usize>),
+}
+
+pub(super) struct InFlight<T> {
+    pub(super) op: T,
+    /// Ended; its completion was not taken yet.
+    pub(super) finished: bool,
+    pub(super) cancelled: bool,
+}
+
+impl<T> InFlight<T> {
+    pub(super) fn new(op: T) -> Option<Self> {
+        Some(Self {
+            op,
+            finished: false,
+            cancelled: false,
+        })
+    }
+
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+}
+
+pub(super) enum ReadOp {
+    Accept,
+    Recv,
+    Readable,
+    Hangup,
+}
+
+pub(super) enum WriteOp {
+    Connect {
+        answer_at: Option<Instant>,
+        outcome: Result<(), Errno>,
+    },
+    Send {
+        buf: Buf,
+        sent: usize,
+    },
+    Writable,
+}
+
+impl World {
+    pub(super) fn new(mut scenario: Scenario, mut dice: Dice) -> Self {
+        let endpoints = scenario.endpoints.len();
+        let rules = scenario.fastcgi.take();
+        let ledger = rules.map(|rules| Ledger::new(rules, endpoints, &mut dice));
+        let now = Instant::now();
+        let clients_to_come = scenario.clients;
+        let outages = vec![None; scenario.endpoints.len()];
+        Self {
+            dice,
+            scenario,
+            now,
+            started: now,
+            sockets: Table::default(),
+            open_sockets: 0,
+            to_release: Vec::new(),
+            open_pipes: 0,
+            free_pipes: Vec::new(),
+            buffers: BufferPool::new(usize::MAX),
+            peers: Vec::new(),
+            ledger,
+            clients_to_come,
+            backlog: VecDeque::new(),
+            called_off: false,
+            finished: VecDeque::new(),
+            told: Told::Nothing,
+            disturbed: false,
+            judge: Judge::default(),
+            outages,
+            live: Vec::new(),
+            late_events: Vec::new(),
+            stale_events: 0,
+            trace: Vec::new(),
+        }
+    }
+
+    pub(super) fn note(&mut self, event: impl FnOnce() -> String) {
+        if self.scenario.trace {
+            let at = self.now.duration_since(self.started);
+            self.trace.push(format!("{at:>12.3?} {}", event()));
+        }
+    }
+
+    /// Whether a fault is due.
+    pub(super) fn fault(&mut self, one_in: u64) -> bool {
+        let due = one_in > 0 && self.dice.one_in(one_in);
+        self.disturbed |= due;
+        due
+    }
+
+    pub(super) fn insert(&mut self, kind: Kind) -> Sock {
+        let sock = self.sockets.insert(Socket {
+            kind,
+            to: None,
+            read: None,
+            write: None,
+            closing: None,
+            is_served: false,
+        });
+        self.live.push(sock);
+        if kind != Kind::Listener {
+            self.open_sockets += 1;
+        }
+        sock
+    }
+
+    pub(super) fn descriptors_left(&self) -> bool {
+        self.open_sockets + 2 * self.open_pipes < self.scenario.faults.descriptors_max
+    }
+
+    pub(super) fn peer_of(&self, sock: Sock) -> Option<usize> {
+        match self.sockets.peek(sock).kind {
+            Kind::Client(peer) | Kind::Upstream(Some(peer)) => Some(peer),
+            Kind::Listener | Kind::Upstream(None) => None,
+        }
+    }
+
+    /// The socket of a call of the worker's, which counts as something that happened.
+    pub(super) fn open_socket(&mut self, sock: Sock) -> &mut Socket {
+        self.judge(&Event::Uses(sock));
+        self.sockets.get(sock)
+    }
+
+    /// The peer of a connected socket that the worker reads or writes.
+    pub(super) fn open_peer(&mut self, sock: Sock) -> usize {
+        self.open_socket(sock);
+        let peer = self.peer_of(sock);
+        peer.expect("only connected sockets are read and written")
+    }
+
+    // --- streams ------------------------------------------------------------------------------
+
+    /// The peer that sends `key`'s stream.
+    pub(super) fn by_key(&self, key: u8) -> &Peer {
+        let found = self.peers.iter().find(|peer| peer.key == key);
+        found.expect("streams come from peers")
+    }
+
+    /// Gives bytes of a stream to a peer.
+    pub(super) fn give(&mut self, peer: usize, source: u8, bytes: Range<u64>) {
+        self.judge(&Event::Gives {
+            peer,
+            source,
+            bytes: bytes.clone(),
+        });
+        let to = &mut self.peers[peer];
+        to.source.get_or_insert(source);
+        to.given = bytes.end;
+        let to_key = to.key;
+        if to.gone {
+            // Into the void; the answer is a reset.
+            to.read = to.given;
+            to.break_off(Errno(libc::ECONNRESET));
+        }
+        // The other direction belongs to the same two.
+        if let Some(back) = self.peers.iter_mut().find(|p| p.key == source) {
+            back.source.get_or_insert(to_key);
+        }
+    }
+
+    /// Gives a part of a stream that went through a pipe.
+    pub(super) fn give_spliced(&mut self, peer: usize, source: usize, bytes: Range<u64>) {
+        let from = &self.peers[source];
+        if self.ledger.is_none() {
+            return self.give(peer, from.key, bytes);
+        }
+        let mut content = Vec::new();
+        Self::render(from, bytes, &mut content);
+        self.give_records(peer, &content);
+    }
+
+    /// Fills a buffer with a stream's bytes.
+    pub(super) fn render(from: &Peer, bytes: Range<u64>, into: &mut Vec<u8>) {
+        match &from.speech {
+            Speech::Pattern => into.extend(bytes.map(|offset| stream_byte(from.key, offset))),
+            Speech::Client(client) => into.extend(client.script(bytes)),
+            Speech::Server(server) => into.extend(server.script(bytes)),
+        }
+    }
+
+    // --- closing ------------------------------------------------------------------------------
+
+    pub(super) fn close(&mut self, sock: Sock, how: Close) {
+        self.note(|| format!("{sock:?} close {how:?}"));
+        let socket = self.open_socket(sock);
+        socket.closing = Some(how);
+        // One that has just been connected, and of which the worker has not heard yet: nothing was
+        // to go there.
+        let is_news = matches!(
+            &socket.write,
+            Some(InFlight {
+                op: WriteOp::Connect { .. },
+                finished: true,
+                ..
+            })
+        );
+        if let Some(peer) = self.peer_of(sock)
+            && !is_news
+        {
+            if self.ledger.is_some() {
+                self.proxy_closes(peer);
+            } else {
+                self.judge(&Event::Closes { peer, how });
+            }
+        }
+        self.remove_if_joined(sock);
+    }
+
+    pub(super) fn remove_if_joined(&mut self, sock: Sock) {
+        let socket = self.sockets.get(sock);
+        if socket.closing.is_none() || socket.read.is_some() || socket.write.is_some() {
+            return;
+        }
+        let peer = self.peer_of(sock);
+        let socket = self.sockets.remove(sock);
+        self.live.retain(|&live| live != sock);
+        self.late_events.push(sock);
+        if socket.kind == Kind::Listener {
+            return;
+        }
+        let how = socket.closing.expect("it was just seen to be closing");
+        let to = socket.to;
+        self.to_release.push(ToRelease { peer, how, to });
+    }
+
+    /// Only now the peers hear of the closes, and the descriptors are free.
+    pub(super) fn release(&mut self) {
+        for ToRelease { peer, how, .. } in mem::take(&mut self.to_release) {
+            self.open_sockets -= 1;
+            if let Some(peer) = peer {
+                let peer = &mut self.peers[peer];
+                peer.closed = true;
+                // Bytes that nobody took are answered with a reset, like an explicit one.
+                if how == Close::Reset || peer.waiting() > 0 {
+                    peer.gone = true;
+                }
+            }
+        }
+    }
+
+    /// The worker has ended and was dropped.
+    pub(super) fn end(&mut self) {
+        // What is closing already, a driver joins when it is dropped.
+        self.finished.clear();
+        for sock in self.live.clone() {
+            let socket = self.sockets.get(sock);
+            if socket.closing.is_some() {
+                (socket.read, socket.write) = (None, None);
+                self.remove_if_joined(sock);
+            }
+        }
+        self.release();
+        self.judge(&Event::Ends);
+    }
+
+    pub(super) fn describe_live(&self) -> String {
+        let mut text = String::new();
+        for sock in self.live.iter().copied() {
+            let socket = self.sockets.peek(sock);
+            let (kind, read, write) = (socket.kind, socket.read.is_some(), socket.write.is_some());
+            let closing = socket.closing;
+            let peer = self.peer_of(sock).map(|p| format!("{:?}", self.peers[p]));
+            text += &format!(
+                "\n  {sock:?} {kind:?} read={read} write={write} closing={closing:?} {peer:?}"
+            );
+        }
+        text
+    }
+}
