@@ -2,11 +2,11 @@
 //!
 //! `SPLICEWAY_SIM_SEEDS` says how many seeds are run (and `SPLICEWAY_SIM_FIRST` where they start);
 //! `SPLICEWAY_SIM_SEED` replays a single one and prints what happened. `SPLICEWAY_SIM_BACKENDS` says of
-//! which kind: with it set to `mixed`, the one in which a Unix socket is among the backends, set to `families`, the one
-//! with addresses of both families, set to `limited`, the one in which endpoints take a few
-//! connections only and clients queue, set to `inherited`, the one in which backlogs are left to others,
-//! set to `users`, the one in which some users may not connect and the others not often, and set to
-//! `fastcgi`, the one in which the peers speak FastCGI.
+//! which kind: `tcp`, bytes and TCP, which is what a single seed is of if nothing is said; `inherited`, the one in
+//! which backlogs are left to others; `mixed`, the one in which a Unix socket is among the backends; `families`, the
+//! one with addresses of both families; `limited`, the one in which endpoints take a few connections only and
+//! clients queue; `users`, the one in which some users may not connect and the others not often; and `fastcgi`, the
+//! one in which the peers speak FastCGI.
 
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -149,9 +149,13 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
                 failure: dice.pick(&[0, 0, 300, 40]),
                 spurious: dice.pick(&[0, 20]),
                 no_pipe: dice.pick(&[0, 2, 10]),
-                descriptors_max: dice.pick(&[1000, 1000, 8, 20]),
+                no_buffer: dice.pick(&[0, 0, 0, 20]),
+                descriptors_max: dice.pick(&[200, 60, 8, 20]),
             },
         },
+        sessions_max: count(connections_max.into()),
+        // No dice of its own.
+        pipes_max: if clients % 3 == 0 { 1 } else { 4 },
         fastcgi: pool.map(|pool| FastcgiRules {
             pool,
             counters: Arc::clone(&counters.route),
@@ -292,6 +296,18 @@ enum Backends {
 }
 
 impl Backends {
+    /// What `SPLICEWAY_SIM_BACKENDS` calls them.
+    #[cfg(test)]
+    const NAMES: [(Self, &str); 7] = [
+        (Self::Tcp, "tcp"),
+        (Self::Inherited, "inherited"),
+        (Self::Mixed, "mixed"),
+        (Self::BothFamilies, "families"),
+        (Self::Limited, "limited"),
+        (Self::Users, "users"),
+        (Self::Fastcgi, "fastcgi"),
+    ];
+
     fn endpoints(self) -> Vec<Address> {
         let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1], port)));
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
@@ -429,18 +445,13 @@ mod tests {
                 (None, Some(text)) => text,
                 (None, None) => "a panic without a text",
             };
-            let which = match backends {
-                Backends::Tcp => "",
-                Backends::Inherited => "SPLICEWAY_SIM_BACKENDS=inherited ",
-                Backends::Mixed => "SPLICEWAY_SIM_BACKENDS=mixed ",
-                Backends::BothFamilies => "SPLICEWAY_SIM_BACKENDS=families ",
-                Backends::Limited => "SPLICEWAY_SIM_BACKENDS=limited ",
-                Backends::Users => "SPLICEWAY_SIM_BACKENDS=users ",
-                Backends::Fastcgi => "SPLICEWAY_SIM_BACKENDS=fastcgi ",
-            };
+            let (_, kind) = Backends::NAMES
+                .into_iter()
+                .find(|(kind, _)| *kind == backends)
+                .expect("each has a name");
             format!(
                 "seed {seed}: {text}\n\
-                 replay it with: {which}SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
+                 replay it with: SPLICEWAY_SIM_BACKENDS={kind} SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
                  worker::simulation -- --nocapture"
             )
         })
@@ -452,15 +463,11 @@ mod tests {
 
     #[test]
     fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
-        let only = match env::var("SPLICEWAY_SIM_BACKENDS").as_deref() {
-            Err(_) => None,
-            Ok("mixed") => Some(Backends::Mixed),
-            Ok("inherited") => Some(Backends::Inherited),
-            Ok("limited") => Some(Backends::Limited),
-            Ok("users") => Some(Backends::Users),
-            Ok("fastcgi") => Some(Backends::Fastcgi),
-            Ok(_) => Some(Backends::BothFamilies),
-        };
+        let only = env::var("SPLICEWAY_SIM_BACKENDS").ok().map(|name| {
+            let mut kinds = Backends::NAMES.into_iter();
+            let kind = kinds.find(|(_, of)| *of == name);
+            kind.expect("SPLICEWAY_SIM_BACKENDS names a kind").0
+        });
         if let Some(seed) = number("SPLICEWAY_SIM_SEED") {
             run_seed(seed, only.unwrap_or(Backends::Tcp), true).unwrap();
             return;

@@ -31,6 +31,7 @@
 //! - `not_stuck`: while a session lives, something can still happen, and does in the end.
 //! - `lossless`: two peers that behaved, with no fault between them, got each other's whole streams.
 //! - `buffers_promised`: between events, sessions hold no more buffers than they are promised.
+//! - `buffers_suffice`: and who needs one finds one.
 //! - `accepted_are_served`: unless it is cut, the worker closes no listener whose accept may have taken a
 //!   client already.
 //! - `backlog_is_left`: where a backlog is somebody else's, nobody is taken out of it after the accepts
@@ -59,6 +60,11 @@
 //! - `within_limit`: kept connections count.
 //! - `paced`: where connections are kept, one is opened only when the last one has shown life, or some time
 //!   after it.
+//! - `rest_is_kept`: what rests is closed only for a reason, and a request that is sent again is none: the place of
+//!   its own connection is free in a moment.
+//! - `busy_keeps_its_place`: the connection of a worker that is at work behind END_REQUEST, at a server that answers
+//!   the fence in its turn, is not closed for the sake of who waits.
+//! - `break_is_told`: a client that has the headers of an answer and not its end is told before the connection ends.
 //! - `lossless`: a request that the proxy has taken whole, with nothing else to do for its client, gets
 //!   its whole answer, unless a server or the client has spoilt that.
 
@@ -101,6 +107,7 @@ pub(crate) use scenario::{Faults, MEMBERS_GROUP, Scenario, Users};
 
 use dice::Dice;
 use judge::Event;
+use ops::Into;
 use peer::SendSide;
 use scenario::user_of;
 use world::{Kind, World};
@@ -225,7 +232,7 @@ impl Driver for Sim {
         if from.waiting() == 0 && (from.send_side == SendSide::Fin || from.failure_seen) {
             return Ok(None);
         }
-        match world.advance_recv(peer) {
+        match world.advance_recv(peer, Into::Lent) {
             Some(Done::Received(buf)) => Ok(Some(buf)),
             Some(Done::Failed(errno)) => Err(errno),
             None => Ok(None),
@@ -234,8 +241,16 @@ impl Driver for Sim {
     }
 
     fn lend(&mut self) -> Result<Buf, NoBuffer> {
-        let world = self.0.borrow_mut();
-        BufferPool::lend(&world.buffers)
+        let world = &mut *self.0.borrow_mut();
+        let no_buffer = world.scenario.faults.no_buffer;
+        if world.fault(no_buffer) {
+            return Err(NoBuffer { max: 0 });
+        }
+        let lent = BufferPool::lend(&world.buffers);
+        world.judge(&Event::Lends {
+            is_there: lent.is_ok(),
+        });
+        lent
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
@@ -414,7 +429,8 @@ impl Pipes for Sim {
     fn pipe(&mut self) -> Option<SimPipe> {
         let mut world = self.0.borrow_mut();
         let no_pipe = world.scenario.faults.no_pipe;
-        if !world.descriptors_left() || (no_pipe > 0 && world.dice.one_in(no_pipe)) {
+        let is_last = world.open_pipes >= world.scenario.pipes_max;
+        if is_last || !world.descriptors_left() || (no_pipe > 0 && world.dice.one_in(no_pipe)) {
             return None;
         }
         world.open_pipes += 1;

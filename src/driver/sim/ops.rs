@@ -16,6 +16,15 @@ use super::peer::{Peer, SendSide};
 use super::world::{InFlight, Kind, Outage, ReadOp, World, WriteOp};
 use super::{CLIENTS_MAX, is_client};
 
+/// Where what is received goes.
+#[derive(Clone, Copy)]
+pub(super) enum Into {
+    /// A buffer that the kernel has.
+    Provided,
+    /// One that the call brings.
+    Lent,
+}
+
 impl World {
     // --- beginning ----------------------------------------------------------------------------
 
@@ -137,7 +146,7 @@ impl World {
             (ReadOp::Accept, _) => self.advance_accept(),
             (_, Kind::Listener | Kind::Upstream(None)) => unreachable!("nothing to read"),
             (ReadOp::Recv, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
-                self.advance_recv(peer)
+                self.advance_recv(peer, Into::Provided)
             }
             (ReadOp::Hangup, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
                 self.peers[peer].gone.then_some(Done::Ready)
@@ -175,7 +184,7 @@ impl World {
         Some(Done::Accepted(self.insert(Kind::Client(peer))))
     }
 
-    pub(super) fn advance_recv(&mut self, peer: usize) -> Option<Done> {
+    pub(super) fn advance_recv(&mut self, peer: usize, into: Into) -> Option<Done> {
         /// What recv(2) can return on a connected socket.
         const ERRORS: [i32; 5] = [
             libc::ECONNRESET,
@@ -209,6 +218,11 @@ impl World {
                 }
             };
         }
+        // Without a buffer it waits.
+        let mut buffer = match into {
+            Into::Provided => self.provided.pop()?,
+            Into::Lent => self.buffers.borrow_mut().take()?,
+        };
         let most = BUFFER_BYTES as u64;
         let max = if self.dice.below(3) > 0 {
             most
@@ -217,7 +231,6 @@ impl World {
         };
         let from = &mut self.peers[peer];
         let bytes = from.take(max);
-        let mut buffer = self.buffers.borrow_mut().take().expect("no limit here");
         Self::render(from, bytes, &mut buffer);
         Some(Done::Received(Buf::new(buffer, &self.buffers)))
     }

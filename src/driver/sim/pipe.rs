@@ -9,6 +9,7 @@ use crate::backend::Address;
 use crate::driver::{Done, Filled, Flushed, IntoUnix, PIPE_BYTES, PipeGuard, Sock};
 
 use super::judge::Event;
+use super::ops::Into;
 use super::world::World;
 
 /// A pipe of the simulated kernel: a part of one stream, between bytes of the proxy's own.
@@ -56,7 +57,7 @@ impl World {
         self.judge(&Event::Moves);
         let index = self.open_peer(from);
         if self.peers[index].waiting() == 0 {
-            return match self.advance_recv(index) {
+            return match self.advance_recv(index, Into::Lent) {
                 None => Filled::Empty,
                 Some(Done::Eof) => Filled::Eof,
                 Some(Done::Failed(errno)) => Filled::Failed(errno),

@@ -17,6 +17,8 @@ pub(crate) struct Faults {
     pub(crate) spurious: u64,
     /// There is no pipe.
     pub(crate) no_pipe: u64,
+    /// There is no buffer, though one is promised.
+    pub(crate) no_buffer: u64,
     /// The most descriptors at one time.
     pub(crate) descriptors_max: usize,
 }
@@ -28,7 +30,8 @@ impl Faults {
             failure: 0,
             spurious: 0,
             no_pipe: 0,
-            descriptors_max: 1000,
+            no_buffer: 0,
+            descriptors_max: 200,
         }
     }
 }
@@ -45,6 +48,10 @@ pub(crate) struct Scenario {
     pub(crate) outages: bool,
     /// What goes wrong.
     pub(crate) faults: Faults,
+    /// The most sessions: as many have all the buffers that they are promised.
+    pub(crate) sessions_max: usize,
+    /// The most pipes at one time.
+    pub(crate) pipes_max: usize,
     /// Whether clients that are not accepted before a drain are left to others.
     pub(crate) backlog_is_left: bool,
     /// What each backend is told before anything else.

@@ -166,6 +166,7 @@ impl World {
 
     pub(super) fn turn(&mut self, until: Option<Instant>) {
         self.tell_late_events();
+        self.replenish();
         self.judge_rest();
         self.judge(&Event::Turns);
         let wait = until.map(|at| at.saturating_duration_since(self.now));

@@ -10,7 +10,8 @@ use std::time::Instant;
 use crate::backend::Address;
 use crate::driver::buffers::{Buf, BufferPool};
 use crate::driver::table::Table;
-use crate::driver::{Close, Done, Lane, Sock};
+use crate::driver::{Close, Done, IntoUnix, Lane, Limits, Sock};
+use crate::session::BUFFERS_PER_SESSION;
 use crate::sys::Errno;
 
 use super::dice::Dice;
@@ -18,6 +19,10 @@ use super::fastcgi::{Ledger, Speech};
 use super::judge::{Event, Judge};
 use super::peer::{Peer, stream_byte};
 use super::scenario::Scenario;
+
+/// Buffers that the kernel has to receive into at one time, as the ring of io_uring has some: with few, receives
+/// wait for one now and then.
+const PROVIDED: usize = 4;
 
 pub(super) struct World {
     pub(super) dice: Dice,
@@ -32,6 +37,8 @@ pub(super) struct World {
     /// What is in the pipes that were given back: nothing, as the pool's rule has it.
     pub(super) free_pipes: Vec<(usize, Range<u64>)>,
     pub(super) buffers: Rc<RefCell<BufferPool>>,
+    /// Those that the kernel has to receive into.
+    pub(super) provided: Vec<Vec<u8>>,
     pub(super) peers: Vec<Peer>,
     /// What is known of requests, where peers speak FastCGI.
     pub(super) ledger: Option<Ledger>,
@@ -146,6 +153,12 @@ impl World {
         let now = Instant::now();
         let clients_to_come = scenario.clients;
         let outages = vec![None; scenario.endpoints.len()];
+        let limits = Limits {
+            sessions: scenario.sessions_max,
+            per_session: BUFFERS_PER_SESSION,
+            pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
+        };
         Self {
             dice,
             scenario,
@@ -156,7 +169,8 @@ impl World {
             to_release: Vec::new(),
             open_pipes: 0,
             free_pipes: Vec::new(),
-            buffers: BufferPool::new(usize::MAX),
+            buffers: BufferPool::within(limits, PROVIDED),
+            provided: Vec::new(),
             peers: Vec::new(),
             ledger,
             clients_to_come,
@@ -206,6 +220,16 @@ impl World {
 
     pub(super) fn descriptors_left(&self) -> bool {
         self.open_sockets + 2 * self.open_pipes < self.scenario.faults.descriptors_max
+    }
+
+    /// Gives the kernel what it is to receive into, as far as there are buffers.
+    pub(super) fn replenish(&mut self) {
+        let mut buffers = self.buffers.borrow_mut();
+        while self.provided.len() < PROVIDED
+            && let Some(buffer) = buffers.take()
+        {
+            self.provided.push(buffer);
+        }
     }
 
     pub(super) fn peer_of(&self, sock: Sock) -> Option<usize> {
@@ -298,7 +322,7 @@ impl World {
             && !is_news
         {
             if self.ledger.is_some() {
-                self.proxy_closes(peer);
+                self.proxy_closes(sock, peer);
             } else {
                 self.judge(&Event::Closes { peer, how });
             }
@@ -350,6 +374,9 @@ impl World {
             }
         }
         self.release();
+        for buffer in mem::take(&mut self.provided) {
+            self.buffers.borrow_mut().give(buffer);
+        }
         self.judge(&Event::Ends);
     }
 

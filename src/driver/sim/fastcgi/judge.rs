@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use crate::driver::Sock;
 use crate::session::BUSY_MAX;
 
-use super::super::peer::{Peer, PlannedEnding};
-use super::super::world::{Kind, Told, World};
-use super::{FastcgiRules, Speech};
+use super::super::peer::{Peer, PlannedEnding, SendSide};
+use super::super::world::{Kind, Socket, Told, World};
+use super::client::{Client, Course};
+use super::{FastcgiRules, Server, Speech};
 
 /// How late the proxy may be with what is due, beside what its options say.
 const SLACK: Duration = Duration::from_millis(1);
@@ -84,11 +86,14 @@ impl World {
     }
 
     /// The proxy closes its side.
-    pub(in super::super) fn proxy_closes(&mut self, index: usize) {
+    pub(in super::super) fn proxy_closes(&mut self, sock: Sock, index: usize) {
         let peer = &self.peers[index];
-        let Speech::Server(server) = &peer.speech else {
-            return;
+        let server = match &peer.speech {
+            Speech::Client(client) => return self.judge_break(peer, client),
+            Speech::Server(server) => server,
+            Speech::Pattern => unreachable!("it speaks FastCGI"),
         };
+        self.judge_kept_close(sock, peer, server);
         let is_spoilt = server.is_spoilt;
         let ledger = self.ledger.as_mut().expect("requests are recorded");
         ledger.ended(server);
@@ -96,6 +101,79 @@ impl World {
             // It had leased the connection before it saw that.
             self.send_in_flight_is_lost(index);
         }
+    }
+
+    /// A client is left.
+    fn judge_break(&self, peer: &Peer, client: &Client) {
+        let is_excused = peer.gone
+            || peer.send_side != SendSide::Open
+            || self.told == Told::Cut
+            || self.scenario.idle_timeout
+            || client
+                .waits_for()
+                .is_none_or(|request| request.course != Course::Whole);
+        rule!(
+            "break_is_told",
+            is_excused || !client.misses_sign(),
+            "{peer:?} has a part of an answer, and nothing tells that it is one"
+        );
+    }
+
+    /// A connection to a server is closed.
+    fn judge_kept_close(&self, sock: Sock, peer: &Peer, server: &Server) {
+        let ledger = self.ledger.as_ref().expect("requests are recorded");
+        let socket = self.sockets.peek(sock);
+        let (Some(since), Some(to)) = (server.settling_since, socket.to) else {
+            return;
+        };
+        let set = self.scenario.published.load_full();
+        let is_current = set.endpoints().iter().any(|e| e.address == to);
+        let endpoint = &ledger.endpoints[server.endpoint];
+        if self.told != Told::Nothing
+            || !is_current
+            || peer.gone
+            || peer.send_side != SendSide::Open
+            || !server.is_kept(peer.taken)
+            || server.has_surplus()
+        {
+            return;
+        }
+        if !server.is_settled(peer.taken) {
+            rule!(
+                "busy_keeps_its_place",
+                !endpoint.is_proven
+                    || endpoint.answers_early
+                    || self.now + SLACK >= since + BUSY_MAX,
+                "{peer:?} is busy for {:?} and closed",
+                self.now - since
+            );
+            return;
+        }
+        let Some(since) = server.resting_since else {
+            return;
+        };
+        let others = self.live.iter().filter(|&&other| other != sock);
+        let mut others = others.map(|&other| self.sockets.peek(other));
+        let is_newcomer = |socket: &Socket| match socket.kind {
+            Kind::Upstream(Some(other)) => self.peers[other].taken == 0,
+            Kind::Upstream(None) => true,
+            Kind::Listener | Kind::Client(_) => false,
+        };
+        let is_wanted = others
+            .any(|socket| socket.to == Some(to) && socket.closing.is_none() && is_newcomer(socket));
+        let is_freed = self.to_release.iter().any(|r| r.to == Some(to))
+            || self.live.iter().any(|&other| {
+                let other_socket = self.sockets.peek(other);
+                other != sock && other_socket.to == Some(to) && other_socket.closing.is_some()
+            });
+        rule!(
+            "rest_is_kept",
+            is_wanted
+                || !is_freed
+                || ledger.is_doubtful(server.endpoint)
+                || self.now + SLACK >= since + ledger.rules.pool.idle,
+            "{peer:?} rests and is closed, while the place of another one is about to be free"
+        );
     }
 
     /// The proxy tells a peer that no more comes.

@@ -108,6 +108,8 @@ struct Endpoint {
     is_proven: bool,
     /// A kept connection was given another request.
     is_reused: bool,
+    /// It has answered a fence before the end of an answer.
+    answers_early: bool,
 }
 
 impl Ledger {
@@ -116,14 +118,19 @@ impl Ledger {
             Manner::Usual,
             Manner::Usual,
             Manner::Usual,
+            Manner::Usual,
             Manner::Silent,
             Manner::Retiring,
+            Manner::AnyTime,
+            Manner::Abrupt,
+            Manner::LastId,
         ];
         let endpoint = |_| Endpoint {
             manner: dice.pick(&manners),
             ends: 0,
             is_proven: false,
             is_reused: false,
+            answers_early: false,
         };
         Self {
             rules,
@@ -221,6 +228,11 @@ impl Ledger {
     /// A kept connection is given another request.
     fn reused(&mut self, endpoint: usize) {
         self.endpoints[endpoint].is_reused = true;
+    }
+
+    /// A server says what is, or is like, the answer to a fence before it has ended its own.
+    fn answered_early(&mut self, endpoint: usize) {
+        self.endpoints[endpoint].answers_early = true;
     }
 
     /// Whether the server at this endpoint may be given the fence with a request.
@@ -322,6 +334,9 @@ impl World {
                     ledger.endpoints[server.endpoint].is_proven = false;
                     if !server.is_idle(peer.sent) {
                         ledger.excuse(server.current);
+                    }
+                    if peer.is_broken() && server.destroys_answer() {
+                        peer.sent = peer.taken;
                     }
                 }
                 peer.speech = Speech::Server(server);

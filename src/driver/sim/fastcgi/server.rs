@@ -30,6 +30,14 @@ pub(super) enum Manner {
     Silent,
     /// Each connection is closed after its first answer, or after the answer to its first fence.
     Retiring,
+    /// The fence is answered when it is read, also in the midst of an answer: Go, flup, node-fastcgi.
+    AnyTime,
+    /// Each connection is closed right behind its answer, without reading on: ruby-fcgi, uwsgi. With bytes unread
+    /// that is a reset, which destroys what the proxy has not taken.
+    Abrupt,
+    /// What was read in one piece is one request, with the id of the last record that stands in it: simple servers,
+    /// which never hear of a fence.
+    LastId,
 }
 
 /// One connection of a server.
@@ -43,6 +51,8 @@ pub(in super::super) struct Server {
     heard: Heard,
     /// What it finds when it has read so far.
     found: VecDeque<(u64, Found)>,
+    /// It has read so far.
+    read: u64,
     /// Requests that were begun.
     pub(super) requests: u32,
     /// The last one.
@@ -137,6 +147,7 @@ impl Server {
             records: Records::default(),
             heard: Heard::Nothing,
             found: VecDeque::new(),
+            read: 0,
             requests: 0,
             current: None,
             begun_at: 0,
@@ -202,6 +213,23 @@ impl Server {
                     self.ended_at.is_some_and(|at| at <= sent)
                 }
             }
+    }
+
+    /// Whether the fence stands in what it has read, and it has not come to it yet.
+    fn has_read_fence(&self) -> bool {
+        let found = self.found.iter();
+        let mut fences = found.filter(|(_, found)| matches!(found, Found::Fence));
+        fences.any(|(at, _)| *at <= self.read)
+    }
+
+    /// Whether a close destroys what the proxy has not taken, because the fence is here and was not read.
+    pub(super) fn destroys_answer(&self) -> bool {
+        self.manner == Manner::Abrupt && matches!(self.heard, Heard::Fence) && self.found.len() == 1
+    }
+
+    /// Whether it has said what nobody asked for.
+    pub(super) fn has_surplus(&self) -> bool {
+        self.is_early || self.is_unclean || self.is_spoilt
     }
 
     // --- what it is given -----------------------------------------------------------------------
@@ -421,6 +449,7 @@ impl Server {
         ledger: &mut Ledger,
         dice: &mut Dice,
     ) {
+        self.read = read;
         if let Some(name) = self.current
             && read > self.begun_at
         {
@@ -449,9 +478,10 @@ impl Server {
                     self.is_asked = true;
                     if self.ended_at.is_some() {
                         self.treat_fence(now, dice);
-                    } else if dice.one_in(20) {
+                    } else if self.manner == Manner::AnyTime || dice.one_in(20) {
                         // As a server does that reads while it works.
                         self.is_early = true;
+                        ledger.answered_early(self.endpoint);
                         self.say_fence_answer();
                     }
                 }
@@ -507,7 +537,11 @@ impl Server {
         self.when = When::Done;
         let name = self.current;
         let entry = ledger.entry_mut(name);
-        let (id, from) = (entry.request.id, self.script.len());
+        let from = self.script.len();
+        let id = match self.manner {
+            Manner::LastId if self.has_read_fence() => 0,
+            _ => entry.request.id,
+        };
         let len = match dice.below(12) {
             0 => dice.between(1, 200_000),
             1..6 => dice.between(1, 5_000),
@@ -518,6 +552,15 @@ impl Server {
         }
         write_streams(me, id, len, dice, &mut self.script);
         entry.answer.extend(units(&self.script[from..]));
+        if dice.one_in(40) {
+            // Between two records of the answer.
+            self.is_early = true;
+            push(&mut self.script, GET_VALUES_RESULT, 0, &[], 0);
+            let behind = self.script.len();
+            let len = dice.between(1, 2_000);
+            write_streams(me, id, len, dice, &mut self.script);
+            entry.answer.extend(units(&self.script[behind..]));
+        }
         if dice.one_in(40) {
             entry.excused = true;
             self.talk_nonsense(id, dice);
@@ -543,8 +586,12 @@ impl Server {
             self.close_at = Some(self.script_len());
         } else if self.is_asked {
             self.treat_fence(now, dice);
-        } else if self.manner == Manner::Retiring && dice.one_in(2) {
+        } else if self.manner == Manner::Abrupt || self.manner == Manner::Retiring && dice.one_in(2)
+        {
             self.close_at = Some(self.script_len());
+        }
+        if self.is_early {
+            ledger.answered_early(self.endpoint);
         }
     }
 
@@ -561,35 +608,36 @@ impl Server {
     fn treat_fence(&mut self, now: Instant, dice: &mut Dice) {
         let later = |dice: &mut Dice, all: &[u64]| now + Duration::from_millis(dice.pick(all));
         match (self.manner, dice.below(16)) {
-            (Manner::Silent, _) | (Manner::Usual, 0) => {}
-            (Manner::Retiring, 0..8) | (Manner::Usual, 1) => {
+            (Manner::Silent | Manner::LastId, _) | (Manner::Usual | Manner::AnyTime, 0) => {}
+            (Manner::Abrupt, _) => self.close_at = Some(self.script_len()),
+            (Manner::Retiring, 0..8) | (Manner::Usual | Manner::AnyTime, 1) => {
                 self.close_at = Some(self.script_len());
             }
-            (Manner::Retiring, _) | (Manner::Usual, 2) => {
+            (Manner::Retiring, _) | (Manner::Usual | Manner::AnyTime, 2) => {
                 self.answer_fence();
                 self.close_at = Some(self.script_len());
             }
-            (Manner::Usual, 3 | 4) => {
+            (Manner::Usual | Manner::AnyTime, 3 | 4) => {
                 let at = later(dice, &[1, 30, 500, 2_000]);
                 self.agenda.push((at, Task::AnswerFence));
             }
-            (Manner::Usual, 5) => {
+            (Manner::Usual | Manner::AnyTime, 5) => {
                 self.is_unclean = true;
                 let id = dice.pick(&[1, 2, FOREIGN_ID]);
                 push(&mut self.script, STDOUT, id, b"a tail", 2);
                 self.answer_fence();
             }
-            (Manner::Usual, 6) => {
+            (Manner::Usual | Manner::AnyTime, 6) => {
                 self.answer_fence();
                 let at = later(dice, &[0, 1, 100]);
                 self.agenda.push((at, Task::Spoil));
             }
-            (Manner::Usual, 7) => {
+            (Manner::Usual | Manner::AnyTime, 7) => {
                 self.answer_fence();
                 let at = later(dice, &[0, 1, 10, 100]);
                 self.agenda.push((at, Task::CloseIfIdle));
             }
-            (Manner::Usual, _) => self.answer_fence(),
+            (Manner::Usual | Manner::AnyTime, _) => self.answer_fence(),
         }
     }
 

@@ -86,7 +86,7 @@ impl World {
 
     /// What is on its way in, or out of a socket that is closing, is the driver's.
     pub(super) fn judge_buffers(&self) {
-        let mut promised = self.finished.len();
+        let mut promised = self.finished.len() + self.provided.len();
         for &sock in &self.live {
             let socket = self.sockets.peek(sock);
             promised += match socket.kind {
@@ -102,6 +102,14 @@ impl World {
             "{lent} buffers are lent, and {promised} promised"
         );
     }
+}
+
+pub(super) fn judge_lending(is_there: bool) {
+    rule!(
+        "buffers_suffice",
+        is_there,
+        "there is no buffer for who is promised one"
+    );
 }
 
 impl Judge {

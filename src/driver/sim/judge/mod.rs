@@ -15,6 +15,7 @@ use crate::backend::Address;
 use crate::driver::{Close, Lane, Sock};
 
 use super::world::World;
+use limits::judge_lending;
 
 /// What happens, told before the world acts on it. Peers are named by their places among the peers.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(super) enum Event<'a> {
     Fills { held: usize, is_used: bool },
     /// A socket is given bytes out of a pipe.
     Flushes(Sock),
+    /// The worker asks for a buffer.
+    Lends { is_there: bool },
     /// A part of a fill or of a flush moves bytes.
     Moves,
     /// The worker closes the socket of a peer.
@@ -119,6 +122,7 @@ impl Judge {
             Event::TellsEnd(peer) => world.judge_end_told(*peer),
             Event::Fills { held, is_used } => world.judge_fill(*held, *is_used),
             Event::Flushes(sock) => world.judge_flush(*sock),
+            Event::Lends { is_there } => judge_lending(*is_there),
             Event::Moves => self.judge_moves(),
             Event::Closes { peer, how } => world.judge_close(*peer, *how),
             Event::Completes(sock, lane) => world.judge_completion(*sock, *lane),
