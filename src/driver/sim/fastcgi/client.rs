@@ -9,11 +9,11 @@ use crate::fastcgi::Answer;
 use super::super::dice::Dice;
 use super::super::peer::{PlannedEnding, stream_byte};
 use super::records::{
-    ABORT, BEGIN, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN,
+    ABORT, BEGIN, DATA, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN,
     STDOUT, Unit, push, push_pair, units,
 };
 use super::server::HEADERS_END;
-use super::{Name, Request, answer_of_proxy};
+use super::{Name, Request, Role, answer_of_proxy};
 
 /// The name that the fence asks for, and clients do.
 pub(super) const ASKED: &[u8; 15] = b"FCGI_MPXS_CONNS";
@@ -274,6 +274,11 @@ fn body(name: Name, len: u64) -> Vec<u8> {
     (1..=len).map(|at| stream_byte(key, at)).collect()
 }
 
+/// What a filter is to work on: other bytes than its body.
+fn stream_of_data(name: Name, len: u64) -> Vec<u8> {
+    body(name, len).iter().map(|byte| !byte).collect()
+}
+
 fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) -> Request {
     let id = dice.pick(&[1, 1, 1, 2, 0x1234]);
     let keep = if is_last {
@@ -287,8 +292,16 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
         3 => Course::Malformed,
         _ => Course::Whole,
     };
+    let role = match dice.below(24) {
+        // What is wrong with one is written for responders.
+        _ if course == Course::Malformed => Role::Responder,
+        0 => Role::Filter,
+        1 => Role::Authorizer,
+        _ => Role::Responder,
+    };
     let method: &[u8] = dice.pick(&[&b"GET"[..], b"HEAD", b"POST"]);
     let body_len = match dice.below(8) {
+        _ if role == Role::Authorizer => 0,
         0 if method == b"POST" => dice.between(3_000, 120_000),
         0..5 if method == b"POST" => dice.between(0, 3_000),
         0 => {
@@ -327,14 +340,24 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
         ends: Vec::new(),
         dice,
     };
-    writer.begin(keep);
+    writer.begin(keep, role);
     let start = writer.out.len();
     writer.params(&sent);
     let head_end = writer.out.len();
     // Large ones are spliced.
     let record_max = writer.dice.pick(&[8_000, 8_000, 65_535]);
     writer.stream(STDIN, &body, record_max);
-    writer.end(STDIN);
+    if role != Role::Authorizer || writer.dice.one_in(2) {
+        writer.end(STDIN);
+    }
+    let data = match role {
+        Role::Filter => stream_of_data(name, writer.dice.pick(&[0, 100, 30_000])),
+        Role::Responder | Role::Authorizer => Vec::new(),
+    };
+    if role == Role::Filter {
+        writer.stream(DATA, &data, record_max);
+        writer.end(DATA);
+    }
     match course {
         Course::Aborted => writer.abort(),
         Course::Malformed => writer.spoil(start, head_end, is_told),
@@ -345,8 +368,10 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
         id,
         keep,
         may_be_repeated: method != b"POST",
+        role,
         params,
         body,
+        data,
         course,
     }
 }
@@ -365,8 +390,8 @@ impl Writer<'_> {
         self.ends.push(self.out.len());
     }
 
-    fn begin(&mut self, keep: bool) {
-        self.record(BEGIN, &[0, 1, u8::from(keep), 0, 0, 0, 0, 0], 0);
+    fn begin(&mut self, keep: bool, role: Role) {
+        self.record(BEGIN, &[0, role as u8, u8::from(keep), 0, 0, 0, 0, 0], 0);
     }
 
     fn params(&mut self, params: &[(Vec<u8>, Vec<u8>)]) {
@@ -428,7 +453,7 @@ impl Writer<'_> {
             }
             2 => {
                 self.out.truncate(head_end);
-                self.begin(true);
+                self.begin(true, Role::Responder);
             }
             3 if is_told => {
                 // More than CONTENT_LENGTH says, in front of the body's end.

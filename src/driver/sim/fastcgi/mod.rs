@@ -62,6 +62,16 @@ impl fmt::Display for Name {
     }
 }
 
+/// What a server is asked to be (specification §6).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Role {
+    Responder = 1,
+    /// It has no body, and mostly not even an empty one.
+    Authorizer = 2,
+    /// It has a second stream, of which nothing says how long it is.
+    Filter = 3,
+}
+
 /// A request as a server is to be given it.
 #[derive(Debug)]
 struct Request {
@@ -71,8 +81,11 @@ struct Request {
     keep: bool,
     /// GET or HEAD.
     may_be_repeated: bool,
+    role: Role,
     params: Vec<(Vec<u8>, Vec<u8>)>,
     body: Vec<u8>,
+    /// A filter's second stream.
+    data: Vec<u8>,
     course: Course,
 }
 
@@ -447,12 +460,15 @@ impl World {
         let mut records = records::Records::default();
         records.push(&buf[..]);
         let (mut name, mut is_whole, mut params) = (server.current, false, Vec::new());
-        let mut is_head = false;
+        let (mut is_head, mut is_filter) = (false, false);
         while let Ok(Some(record)) = records.next() {
             match record.kind {
-                records::BEGIN => is_head = true,
+                records::BEGIN => {
+                    is_head = true;
+                    is_filter = record.content.get(1) == Some(&(Role::Filter as u8));
+                }
                 records::PARAMS if is_head => params.extend(record.content),
-                records::STDIN if is_head && record.content.is_empty() => is_whole = true,
+                records::STDIN if is_head && record.content.is_empty() => is_whole = !is_filter,
                 _ => {}
             }
         }

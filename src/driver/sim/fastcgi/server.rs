@@ -10,10 +10,10 @@ use super::super::dice::Dice;
 use super::super::peer::stream_byte;
 use super::client::{ASKED, Course};
 use super::records::{
-    BEGIN, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN, STDOUT,
-    Unit, pairs, push, push_pair, units,
+    BEGIN, DATA, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN,
+    STDOUT, Unit, pairs, push, push_pair, units,
 };
-use super::{Ledger, Name};
+use super::{Ledger, Name, Role};
 
 /// No client's request has this id.
 const FOREIGN_ID: u16 = 9999;
@@ -93,10 +93,13 @@ enum Heard {
     Params {
         id: u16,
         keep: bool,
+        role: u8,
         content: Vec<u8>,
     },
     /// So much of the body.
     Body { id: u16, keep: bool, at: usize },
+    /// All of a filter's body, and so much of its data.
+    Data { id: u16, at: usize },
     /// All of the request, and a fence is due.
     Request,
     /// The fence.
@@ -209,9 +212,11 @@ impl Server {
             && match self.heard {
                 Heard::Nothing => true,
                 Heard::Params { .. } => false,
-                Heard::Body { .. } | Heard::Request | Heard::Fence | Heard::Last => {
-                    self.ended_at.is_some_and(|at| at <= sent)
-                }
+                Heard::Body { .. }
+                | Heard::Data { .. }
+                | Heard::Request
+                | Heard::Fence
+                | Heard::Last => self.ended_at.is_some_and(|at| at <= sent),
             }
     }
 
@@ -311,12 +316,13 @@ impl Server {
                 Heard::Params {
                     id: of,
                     keep,
+                    role,
                     content: all,
                 },
                 PARAMS,
             ) if *of == id => {
-                let (keep, all) = (*keep, mem::take(all));
-                self.head(me, id, keep, &all, ledger);
+                let (keep, role, all) = (*keep, *role, mem::take(all));
+                self.head(me, (id, keep, role), &all, ledger);
                 self.heard = Heard::Body { id, keep, at: 0 };
                 self.found.push_back((behind, Found::Head));
             }
@@ -340,7 +346,35 @@ impl Server {
                     "upstream {me}: the body of {} ends at byte {at} with {padding} bytes of padding",
                     request.name
                 );
-                self.heard = if *keep { Heard::Request } else { Heard::Last };
+                let is_filter = request.role == Role::Filter;
+                self.heard = match (is_filter, *keep) {
+                    (true, _) => Heard::Data { id, at: 0 },
+                    (false, true) => Heard::Request,
+                    (false, false) => Heard::Last,
+                };
+                if !is_filter {
+                    self.found.push_back((behind, Found::BodyEnd));
+                }
+            }
+            (Heard::Data { id: of, at }, DATA) if *of == id && !content.is_empty() => {
+                let request = &ledger.entry(self.current).request;
+                rule!(
+                    "backend_gets_requests",
+                    request.data[*at..].starts_with(&content),
+                    "upstream {me}: other data of {} behind byte {at}",
+                    request.name
+                );
+                *at += content.len();
+            }
+            (Heard::Data { id: of, at }, DATA) if *of == id => {
+                let request = &ledger.entry(self.current).request;
+                rule!(
+                    "backend_gets_requests",
+                    *at == request.data.len() && padding == 0,
+                    "upstream {me}: the data of {} ends at byte {at} with {padding} bytes of padding",
+                    request.name
+                );
+                self.heard = Heard::Last;
                 self.found.push_back((behind, Found::BodyEnd));
             }
             (Heard::Request, GET_VALUES) if id == 0 && padding == 0 => {
@@ -383,7 +417,8 @@ impl Server {
         }
         let may_keep = ledger.is_kept_after(self.requests);
         let must_keep = may_keep && !ledger.is_doubtful(self.endpoint);
-        let with = |keep| [0, 1, u8::from(keep), 0, 0, 0, 0, 0];
+        let role = content.get(1).copied().unwrap_or_default();
+        let with = |keep| [0, role, u8::from(keep), 0, 0, 0, 0, 0];
         let keep = content == with(true);
         rule!(
             "backend_gets_requests",
@@ -395,6 +430,7 @@ impl Server {
         self.heard = Heard::Params {
             id,
             keep,
+            role,
             content: Vec::new(),
         };
         (self.current, self.when) = (None, When::Done);
@@ -403,7 +439,13 @@ impl Server {
         (self.settling_since, self.resting_since) = (None, None);
     }
 
-    fn head(&mut self, me: usize, id: u16, keep: bool, params: &[u8], ledger: &mut Ledger) {
+    fn head(
+        &mut self,
+        me: usize,
+        (id, keep, role): (u16, bool, u8),
+        params: &[u8],
+        ledger: &mut Ledger,
+    ) {
         let params = pairs(params).unwrap_or_default();
         let name = params.iter().find(|(name, _)| name == b"SIM_REQUEST");
         let name = name.and_then(|(_, name)| ledger.find(name));
@@ -421,16 +463,16 @@ impl Server {
         );
         rule!(
             "backend_gets_requests",
-            request.id == id && request.params == params,
-            "upstream {me}: {name} is given as request {id} with {params:?}"
+            request.id == id && request.role as u8 == role && request.params == params,
+            "upstream {me}: {name} is given as request {id} in role {role} with {params:?}"
         );
         let says_length = params.iter().any(|(name, _)| name == b"CONTENT_LENGTH");
         rule!(
             "kept_if_certain",
-            if keep {
-                says_length || request.body.is_empty()
-            } else {
-                !self.must_keep || !says_length
+            match (request.role, keep) {
+                (Role::Filter, _) => !keep,
+                (_, true) => says_length || request.body.is_empty(),
+                (_, false) => !self.must_keep || !says_length,
             },
             "upstream {me} is to keep its connection: {keep}; length said: {says_length}"
         );
@@ -462,6 +504,10 @@ impl Server {
             match found {
                 Found::Head => {
                     self.when = self.decide(dice);
+                    if ledger.entry(self.current).request.role == Role::Authorizer {
+                        // It reads no body, and so is not asked when that ends.
+                        self.answer(me, now, ledger, dice);
+                    }
                     match self.when {
                         When::Early => self.answer(me, now, ledger, dice),
                         When::Meanwhile => self.answer_in_part(me, ledger, dice),
