@@ -113,8 +113,10 @@ impl World {
             self.an_endpoint_fails_or_recovers();
         }
         let all_came = self.clients_to_come == 0;
+        // What takes place between requests takes time.
+        let drains_in = if self.ledger.is_some() { 400 } else { 20 };
         if self.told == Told::Nothing
-            && (all_came && self.dice.one_in(20) || self.dice.one_in(2000))
+            && (all_came && self.dice.one_in(drains_in) || self.dice.one_in(2000))
         {
             self.tell(Told::Drain);
             return true;

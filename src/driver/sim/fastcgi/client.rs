@@ -76,7 +76,9 @@ impl Client {
             records: Records::default(),
             queries: 0,
         };
-        let count = dice.between(1, 4);
+        // Who makes many keeps connections from coming to rest for long.
+        let most = if dice.one_in(3) { 12 } else { 4 };
+        let count = dice.between(1, most);
         for number in 0..count {
             let from = client.script.len() as u64;
             if dice.one_in(12) {

@@ -57,6 +57,7 @@ impl World {
                 idle_since = *server.resting_since.get_or_insert(now);
                 if server.requests > 1 {
                     ledger.endpoints[server.endpoint].is_proven = true;
+                    ledger.endpoints[server.endpoint].in_turn = Some(0);
                 }
             } else {
                 if is_busy {
@@ -141,7 +142,7 @@ impl World {
         if !server.is_settled(peer.taken) {
             rule!(
                 "busy_keeps_its_place",
-                !endpoint.is_proven
+                endpoint.in_turn.is_none()
                     || endpoint.answers_early
                     || self.now + SLACK >= since + BUSY_MAX,
                 "{peer:?} is busy for {:?} and closed",

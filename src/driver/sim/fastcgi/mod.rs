@@ -36,6 +36,9 @@ pub(super) use server::Server;
 /// keeps none. The judge counts more of them than the proxy can.
 const DOUBTFUL_AFTER: u32 = 3;
 
+/// Connections of no use in a row, after which the proxy doubts what it knows of an endpoint.
+const STRIKES_MAX: u32 = 3;
+
 /// Connections that ended after an answer, from which on the proxy may open more of them at one time. The
 /// judge counts more of them than the proxy can.
 const UNKEPT_MAX: u32 = 8;
@@ -123,6 +126,9 @@ struct Endpoint {
     is_reused: bool,
     /// It has answered a fence before the end of an answer.
     answers_early: bool,
+    /// The proxy knows that it answers the fence in its turn; this many connections have ended since it saw
+    /// that. It counts those that were of no use.
+    in_turn: Option<u32>,
 }
 
 impl Ledger {
@@ -138,12 +144,17 @@ impl Ledger {
             Manner::Abrupt,
             Manner::LastId,
         ];
+        let are_steady = dice.one_in(3);
         let endpoint = |_| Endpoint {
-            manner: dice.pick(&manners),
+            manner: match are_steady {
+                true => Manner::Steady,
+                false => dice.pick(&manners),
+            },
             ends: 0,
             is_proven: false,
             is_reused: false,
             answers_early: false,
+            in_turn: None,
         };
         Self {
             rules,
@@ -212,6 +223,7 @@ impl Ledger {
     pub(super) fn forget_from(&mut self, count: usize) {
         for endpoint in self.endpoints.iter_mut().skip(count) {
             endpoint.is_proven = false;
+            endpoint.in_turn = None;
         }
     }
 
@@ -232,9 +244,13 @@ impl Ledger {
     /// A connection that served a request has ended.
     fn ended(&mut self, server: &Server) {
         if server.requests > 0 {
+            let current = server.current.and_then(|name| self.entries.get(&name));
+            let is_broken = current.is_some_and(|entry| entry.excused);
             let endpoint = &mut self.endpoints[server.endpoint];
             endpoint.ends += 1;
             endpoint.is_proven = false;
+            let ends = endpoint.in_turn.map(|ends| ends + 1);
+            endpoint.in_turn = ends.filter(|ends| *ends < STRIKES_MAX && !is_broken);
         }
     }
 
@@ -347,6 +363,7 @@ impl World {
                     ledger.endpoints[server.endpoint].is_proven = false;
                     if !server.is_idle(peer.sent) {
                         ledger.excuse(server.current);
+                        ledger.endpoints[server.endpoint].in_turn = None;
                     }
                     if peer.is_broken() && server.destroys_answer() {
                         peer.sent = peer.taken;

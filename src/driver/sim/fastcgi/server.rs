@@ -26,6 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) enum Manner {
     /// The fence is answered, most of the time at once.
     Usual,
+    /// The fence is answered, always and in its turn, and nothing is said or ended that should not be: PHP-FPM. Its
+    /// worker may be busy before it answers.
+    Steady,
     /// The fence is never answered.
     Silent,
     /// Each connection is closed after its first answer, or after the answer to its first fence.
@@ -524,7 +527,9 @@ impl Server {
                     self.is_asked = true;
                     if self.ended_at.is_some() {
                         self.treat_fence(now, dice);
-                    } else if self.manner == Manner::AnyTime || dice.one_in(20) {
+                    } else if self.manner == Manner::AnyTime
+                        || self.manner != Manner::Steady && dice.one_in(20)
+                    {
                         // As a server does that reads while it works.
                         self.is_early = true;
                         ledger.answered_early(self.endpoint);
@@ -598,7 +603,8 @@ impl Server {
         }
         write_streams(me, id, len, dice, &mut self.script);
         entry.answer.extend(units(&self.script[from..]));
-        if dice.one_in(40) {
+        let is_steady = self.manner == Manner::Steady;
+        if !is_steady && dice.one_in(40) {
             // Between two records of the answer.
             self.is_early = true;
             push(&mut self.script, GET_VALUES_RESULT, 0, &[], 0);
@@ -607,10 +613,10 @@ impl Server {
             write_streams(me, id, len, dice, &mut self.script);
             entry.answer.extend(units(&self.script[behind..]));
         }
-        if dice.one_in(40) {
+        if !is_steady && dice.one_in(40) {
             entry.excused = true;
             self.talk_nonsense(id, dice);
-        } else if dice.one_in(80) {
+        } else if !is_steady && dice.one_in(80) {
             // It is for the proxy.
             self.is_early = true;
             push(&mut self.script, GET_VALUES_RESULT, 0, &[], 0);
@@ -624,7 +630,7 @@ impl Server {
         entry.answer.extend(units(&self.script[end_from..]));
         entry.is_whole = true;
         self.ended_at = Some(self.script_len());
-        if dice.one_in(40) {
+        if !is_steady && dice.one_in(40) {
             entry.excused = true;
             let said = self.script_len() - from as u64;
             self.close_at = Some(from as u64 + dice.below(said));
@@ -654,6 +660,11 @@ impl Server {
     fn treat_fence(&mut self, now: Instant, dice: &mut Dice) {
         let later = |dice: &mut Dice, all: &[u64]| now + Duration::from_millis(dice.pick(all));
         match (self.manner, dice.below(16)) {
+            (Manner::Steady, 0..4) => {
+                let at = later(dice, &[1, 30, 500, 2_000]);
+                self.agenda.push((at, Task::AnswerFence));
+            }
+            (Manner::Steady, _) => self.answer_fence(),
             (Manner::Silent | Manner::LastId, _) | (Manner::Usual | Manner::AnyTime, 0) => {}
             (Manner::Abrupt, _) => self.close_at = Some(self.script_len()),
             (Manner::Retiring, 0..8) | (Manner::Usual | Manner::AnyTime, 1) => {
