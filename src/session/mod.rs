@@ -301,7 +301,7 @@ impl<'a, D: Driver> Context<'a, D> {
     fn settle(&mut self, open: pool::Open, settling: Settling) {
         let route = self.route;
         let (pool, mut cx) = self.pool_parts();
-        let change = pool.settle(open, settling, false, route, &mut cx);
+        let change = pool.settle(open, settling, route, &mut cx);
         self.changes.room |= change != Change::None;
     }
 

@@ -249,13 +249,11 @@ impl Pool {
         known.unwrap_or(Manner::UNKNOWN)
     }
 
-    /// A request is over, and the fence was sent. A receive is armed on the connection, or `armed` is
-    /// false. `settling` has seen what came after END_REQUEST.
+    /// A request is over, and the fence was sent. `settling` has seen what came after END_REQUEST.
     pub(super) fn settle<D: Driver>(
         &mut self,
         open: Open,
         settling: Settling,
-        armed: bool,
         route: usize,
         cx: &mut PoolContext<'_, D>,
     ) -> Change {
@@ -263,9 +261,7 @@ impl Pool {
         let id = UpstreamId(entry.key());
         let sock = open.sock;
         cx.owners.assign(sock, Owner::Upstream(route, id));
-        if !armed {
-            cx.driver.submit(sock, Op::Recv);
-        }
+        cx.driver.submit(sock, Op::Recv);
         entry.insert(Kept {
             open,
             since: cx.now,

@@ -421,7 +421,7 @@ impl Connecting {
     }
 
     /// Others wait for a place already, so it waits behind them.
-    pub(super) fn queue_up<D: Driver>(&mut self, _cx: &mut Context<'_, D>) -> Found {
+    pub(super) fn queue_up(&mut self) -> Found {
         self.stage = Stage::Queued(Wait::First);
         Found::Waiting
     }

@@ -377,7 +377,7 @@ impl<D: Driver> Exchange<D> {
         if cx.queue_is_empty {
             self.search(cx, |connecting, cx| connecting.search(true, cx))
         } else {
-            self.search(cx, Connecting::queue_up)
+            self.search(cx, |connecting, _| connecting.queue_up())
         }
     }
 
