@@ -208,7 +208,9 @@ impl Peer {
             let max = self.plan.appetite.min(self.given - self.read);
             self.read += dice.between(1, max);
         } else if self.can_say(may_send) && dice.below(4) > 0 {
-            self.say(may_send, dice);
+            if !client.pauses_at(self.sent) || dice.one_in(16) {
+                self.say(client.next_stop(self.sent, may_send), dice);
+            }
         } else if self.can_leave(client) {
             if client.is_served(self.read) {
                 self.close_socket();

@@ -36,6 +36,8 @@ pub(in super::super) struct Client {
     /// All that it sends, if nothing comes between.
     script: Vec<u8>,
     requests: Vec<Sent>,
+    /// Where it stops for a while: in front of the end of a body.
+    pauses: Vec<u64>,
     /// The requests that were answered whole, and where their answers end in what it was given.
     answer_ends: Vec<u64>,
     answer: Reading,
@@ -71,6 +73,7 @@ impl Client {
         let mut client = Self {
             script: Vec::new(),
             requests: Vec::new(),
+            pauses: Vec::new(),
             answer_ends: Vec::new(),
             answer: Reading::Answer(Vec::new()),
             records: Records::default(),
@@ -89,6 +92,10 @@ impl Client {
             }
             let name = Name(key, usize::try_from(number).expect("a few"));
             let request = write_request(name, number + 1 == count, dice, &mut client.script);
+            if request.course == Course::Whole && request.role == Role::Responder && dice.one_in(4)
+            {
+                client.pauses.push(client.script.len() as u64 - 8);
+            }
             client.requests.push(Sent {
                 request: Rc::new(request),
                 script: from..client.script.len() as u64,
@@ -118,6 +125,17 @@ impl Client {
         let waits = |(number, sent): &(usize, &Sent)| *number > answered && !sent.pipelined;
         let first = self.requests.iter().enumerate().find(waits);
         first.map_or_else(|| self.script_len(), |(_, sent)| sent.script.start)
+    }
+
+    /// Where it stops next, having sent this much and having so much to send.
+    pub(in super::super) fn next_stop(&self, sent: u64, total: u64) -> u64 {
+        let pauses = self.pauses.iter().copied();
+        pauses.filter(|at| *at > sent).fold(total, u64::min)
+    }
+
+    /// Whether it stops here.
+    pub(in super::super) fn pauses_at(&self, sent: u64) -> bool {
+        self.pauses.contains(&sent)
     }
 
     /// Whether it has read all answers.

@@ -11,6 +11,7 @@ pub(super) const STDERR: u8 = 7;
 pub(super) const DATA: u8 = 8;
 pub(super) const GET_VALUES: u8 = 9;
 pub(super) const GET_VALUES_RESULT: u8 = 10;
+pub(super) const UNKNOWN_TYPE: u8 = 11;
 
 const HEADER_BYTES: usize = 8;
 

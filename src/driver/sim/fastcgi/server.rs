@@ -11,7 +11,7 @@ use super::super::peer::stream_byte;
 use super::client::{ASKED, Course};
 use super::records::{
     BEGIN, DATA, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN,
-    STDOUT, Unit, pairs, push, push_pair, units,
+    STDOUT, UNKNOWN_TYPE, Unit, pairs, push, push_pair, units,
 };
 use super::{Ledger, Name, Role};
 
@@ -606,8 +606,13 @@ impl Server {
         let is_steady = self.manner == Manner::Steady;
         if !is_steady && dice.one_in(40) {
             // Between two records of the answer.
-            self.is_early = true;
-            push(&mut self.script, GET_VALUES_RESULT, 0, &[], 0);
+            if mem::take(&mut self.is_asked) {
+                self.is_early = true;
+                push(&mut self.script, GET_VALUES_RESULT, 0, &[], 0);
+            } else {
+                self.is_unclean = true;
+                push(&mut self.script, UNKNOWN_TYPE, 0, &[0; 8], 0);
+            }
             let behind = self.script.len();
             let len = dice.between(1, 2_000);
             write_streams(me, id, len, dice, &mut self.script);
@@ -616,8 +621,8 @@ impl Server {
         if !is_steady && dice.one_in(40) {
             entry.excused = true;
             self.talk_nonsense(id, dice);
-        } else if !is_steady && dice.one_in(80) {
-            // It is for the proxy.
+        } else if !is_steady && !matches!(self.heard, Heard::Fence) && dice.one_in(80) {
+            // It is for the proxy, which has not asked.
             self.is_early = true;
             push(&mut self.script, GET_VALUES_RESULT, 0, &[], 0);
         }

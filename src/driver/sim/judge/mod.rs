@@ -83,6 +83,8 @@ pub(super) struct Judge {
     /// Turns in a row in which nothing happened.
     idle_turns: u32,
     moves_in_turn: u32,
+    /// Since when the worker drains and has no client left.
+    alone_since: Option<Instant>,
     /// By endpoint: the connect that began last.
     last_connects: Vec<(Address, Sock, Instant)>,
 }
@@ -130,6 +132,7 @@ impl Judge {
             Event::IsStale { closed, believed } => world.judge_stale(*closed, *believed),
             Event::Turns => {
                 self.moves_in_turn = 0;
+                self.judge_drain(world);
                 world.judge_buffers();
             }
             Event::Waits => world.judge_duration(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::driver::{Lane, Sock};
 
 use super::super::CLIENTS_MAX;
-use super::super::world::{InFlight, Told, World};
+use super::super::world::{InFlight, Kind, Told, World};
 use super::Judge;
 
 /// Turns in a row that may pass without anything happening before it is a spin. A wake for nothing
@@ -20,7 +20,30 @@ const MOVES_PER_TURN_MAX: u32 = 200_000;
 /// Virtual time that no run takes: with every limit in time used up again and again, minutes pass.
 const DURATION_MAX: Duration = Duration::from_secs(3600);
 
+/// How long a drain may last when the last client is gone: whatever is closed then is joined in a few turns, and turns
+/// are seconds apart at the most.
+const DRAIN_REST_MAX: Duration = Duration::from_secs(60);
+
 impl Judge {
+    /// A worker that drains ends when nobody is left, and waits for nothing else.
+    pub(super) fn judge_drain(&mut self, world: &World) {
+        let is_client = |&sock: &Sock| matches!(world.sockets.peek(sock).kind, Kind::Client(_));
+        let is_alone = world.told == Told::Drain
+            && (world.backlog.is_empty() || world.scenario.backlog_is_left)
+            && !world.live.iter().any(is_client);
+        if !is_alone {
+            self.alone_since = None;
+            return;
+        }
+        let since = *self.alone_since.get_or_insert(world.now);
+        rule!(
+            "not_stuck",
+            world.now < since + DRAIN_REST_MAX,
+            "nobody is left for {:?}, and the drain goes on",
+            world.now - since
+        );
+    }
+
     pub(super) fn judge_moves(&mut self) {
         self.moves_in_turn += 1;
         rule!(
