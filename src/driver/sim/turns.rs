@@ -121,7 +121,8 @@ impl World {
             self.tell(Told::Drain);
             return true;
         }
-        if self.told == Told::Drain && self.dice.one_in(3000) {
+        // Nor would it be seen behind a cut that nothing can happen any more.
+        if self.told == Told::Drain && self.dice.one_in(3000) && !self.judge.is_quiet(self.now) {
             self.tell(Told::Cut);
             return true;
         }
@@ -205,6 +206,7 @@ impl World {
         match [until, self.next_answer()].into_iter().flatten().min() {
             Some(at) => {
                 self.now = self.now.max(at);
+                self.judge(&Event::Jumps);
                 // Time passes only when nothing else can: whoever waits may be given up on.
                 let is_given_up = until.is_some_and(|until| until <= at);
                 self.disturbed |= is_given_up && !self.is_calm();

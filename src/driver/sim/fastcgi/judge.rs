@@ -171,7 +171,7 @@ impl World {
             "rest_is_kept",
             is_wanted
                 || !is_freed
-                || ledger.is_doubtful(server.endpoint)
+                || endpoint.in_turn.is_none() && ledger.is_doubtful(server.endpoint)
                 || self.now + SLACK >= since + ledger.rules.pool.idle,
             "{peer:?} rests and is closed, while the place of another one is about to be free"
         );

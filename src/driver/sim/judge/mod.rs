@@ -67,6 +67,8 @@ pub(super) enum Event<'a> {
     Turns,
     /// Time passes in a wait.
     Waits,
+    /// Nothing can happen before some time, to which the clock is set.
+    Jumps,
     /// Something has happened.
     Advances,
     /// A turn ends in which nothing happened.
@@ -83,6 +85,8 @@ pub(super) struct Judge {
     /// Turns in a row in which nothing happened.
     idle_turns: u32,
     moves_in_turn: u32,
+    /// Since when no op has ended.
+    quiet_since: Option<Instant>,
     /// Since when the worker drains and has no client left.
     alone_since: Option<Instant>,
     /// By endpoint: the connect that began last.
@@ -127,7 +131,10 @@ impl Judge {
             Event::Lends { is_there } => judge_lending(*is_there),
             Event::Moves => self.judge_moves(),
             Event::Closes { peer, how } => world.judge_close(*peer, *how),
-            Event::Completes(sock, lane) => world.judge_completion(*sock, *lane),
+            Event::Completes(sock, lane) => {
+                self.quiet_since = None;
+                world.judge_completion(*sock, *lane);
+            }
             Event::HadClient(listener) => world.judge_lost_client(*listener),
             Event::IsStale { closed, believed } => world.judge_stale(*closed, *believed),
             Event::Turns => {
@@ -137,6 +144,7 @@ impl Judge {
             }
             Event::Waits => world.judge_duration(),
             Event::Advances => self.idle_turns = 0,
+            Event::Jumps => self.judge_quiet(world),
             Event::Idles { waits } => self.judge_idle_turn(*waits),
             Event::IsStuck => world.judge_stuck(),
             Event::Ends => world.judge_rest_of_run(),

@@ -1,6 +1,6 @@
 //! Whether the worker gets on, keeps to the driver's rules while it does, and lets others have their turn.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::driver::{Lane, Sock};
 
@@ -24,7 +24,29 @@ const DURATION_MAX: Duration = Duration::from_secs(3600);
 /// are seconds apart at the most.
 const DRAIN_REST_MAX: Duration = Duration::from_secs(60);
 
+/// How long a worker that drains may be woken by nothing but its own timers, and do nothing then: longer than any
+/// time that it waits for somebody, of which the longest is [`BUSY_MAX`](crate::session::BUSY_MAX).
+const QUIET_MAX: Duration = Duration::from_secs(400);
+
 impl Judge {
+    /// A worker that drains looks at its sessions again and again, and so is never without something to wait for.
+    pub(super) fn judge_quiet(&mut self, world: &World) {
+        let since = *self.quiet_since.get_or_insert(world.now);
+        rule!(
+            "not_stuck",
+            world.told != Told::Drain || world.now < since + QUIET_MAX,
+            "no op has ended for {:?}, and there are {}",
+            world.now - since,
+            world.describe_live()
+        );
+    }
+
+    /// Whether that may be about to be found.
+    pub(in super::super) fn is_quiet(&self, now: Instant) -> bool {
+        self.quiet_since
+            .is_some_and(|since| now > since + QUIET_MAX / 10)
+    }
+
     /// A worker that drains ends when nobody is left, and waits for nothing else.
     pub(super) fn judge_drain(&mut self, world: &World) {
         let is_client = |&sock: &Sock| matches!(world.sockets.peek(sock).kind, Kind::Client(_));
