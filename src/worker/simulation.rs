@@ -155,7 +155,10 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         },
         sessions_max: count(connections_max.into()),
         // No dice of its own.
-        pipes_max: if clients % 3 == 0 { 1 } else { 4 },
+        pipes_max: match clients % 3 {
+            0 => 1,
+            _ => 4,
+        },
         fastcgi: pool.map(|pool| FastcgiRules {
             pool,
             counters: Arc::clone(&counters.route),
