@@ -37,6 +37,7 @@
 //! - `backlog_is_left`: where a backlog is somebody else's, nobody is taken out of it after the accepts
 //!   were called off.
 //! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
+//! - `counted`: and whoever was counted as there is counted as gone.
 //!
 //! Where peers speak FastCGI, there are these beside or instead of some:
 //!
