@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::driver::Sock;
+use crate::driver::{Close, Sock};
 use crate::session::BUSY_MAX;
 
 use super::super::peer::{Peer, PlannedEnding, SendSide};
@@ -87,14 +87,14 @@ impl World {
     }
 
     /// The proxy closes its side.
-    pub(in super::super) fn proxy_closes(&mut self, sock: Sock, index: usize) {
+    pub(in super::super) fn proxy_closes(&mut self, sock: Sock, index: usize, how: Close) {
         let peer = &self.peers[index];
         let server = match &peer.speech {
             Speech::Client(client) => return self.judge_break(peer, client),
             Speech::Server(server) => server,
             Speech::Pattern => unreachable!("it speaks FastCGI"),
         };
-        self.judge_kept_close(sock, peer, server);
+        self.judge_kept_close(sock, peer, server, how);
         let is_spoilt = server.is_spoilt;
         let ledger = self.ledger.as_mut().expect("requests are recorded");
         ledger.ended(server);
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// A connection to a server is closed.
-    fn judge_kept_close(&self, sock: Sock, peer: &Peer, server: &Server) {
+    fn judge_kept_close(&self, sock: Sock, peer: &Peer, server: &Server, how: Close) {
         let ledger = self.ledger.as_ref().expect("requests are recorded");
         let socket = self.sockets.peek(sock);
         let (Some(since), Some(to)) = (server.settling_since, socket.to) else {
@@ -167,9 +167,12 @@ impl World {
                 let other_socket = self.sockets.peek(other);
                 other != sock && other_socket.to == Some(to) && other_socket.closing.is_some()
             });
+        // A request has it already, which ends with it before a byte of it was sent: its body was no good.
+        let is_taken = how == Close::Reset;
         rule!(
             "rest_is_kept",
             is_wanted
+                || is_taken
                 || !is_freed
                 || endpoint.in_turn.is_none() && ledger.is_doubtful(server.endpoint)
                 || self.now + SLACK >= since + ledger.rules.pool.idle,
