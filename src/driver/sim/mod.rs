@@ -61,8 +61,6 @@
 //! - `within_limit`: kept connections count.
 //! - `paced`: where connections are kept, one is opened only when the last one has shown life, or some time
 //!   after it.
-//! - `rest_is_kept`: what rests is closed only for a reason, and a request that is sent again is none: the place of
-//!   its own connection is free in a moment.
 //! - `busy_keeps_its_place`: the connection of a worker that is at work behind END_REQUEST, at a server that answers
 //!   the fence in its turn, is not closed for the sake of who waits.
 //! - `break_is_told`: a client that has the headers of an answer and not its end is told before the connection ends.

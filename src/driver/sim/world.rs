@@ -322,7 +322,7 @@ impl World {
             && !is_news
         {
             if self.ledger.is_some() {
-                self.proxy_closes(sock, peer, how);
+                self.proxy_closes(sock, peer);
             } else {
                 self.judge(&Event::Closes { peer, how });
             }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use crate::driver::{Close, Sock};
+use crate::driver::Sock;
 use crate::session::BUSY_MAX;
 
 use super::super::peer::{Peer, PlannedEnding, SendSide};
-use super::super::world::{Kind, Socket, Told, World};
+use super::super::world::{Kind, Told, World};
 use super::client::{Client, Course};
 use super::{FastcgiRules, Server, Speech};
 
@@ -87,14 +87,14 @@ impl World {
     }
 
     /// The proxy closes its side.
-    pub(in super::super) fn proxy_closes(&mut self, sock: Sock, index: usize, how: Close) {
+    pub(in super::super) fn proxy_closes(&mut self, sock: Sock, index: usize) {
         let peer = &self.peers[index];
         let server = match &peer.speech {
             Speech::Client(client) => return self.judge_break(peer, client),
             Speech::Server(server) => server,
             Speech::Pattern => unreachable!("it speaks FastCGI"),
         };
-        self.judge_kept_close(sock, peer, server, how);
+        self.judge_kept_close(sock, peer, server);
         let is_spoilt = server.is_spoilt;
         let ledger = self.ledger.as_mut().expect("requests are recorded");
         ledger.ended(server);
@@ -121,7 +121,7 @@ impl World {
     }
 
     /// A connection to a server is closed.
-    fn judge_kept_close(&self, sock: Sock, peer: &Peer, server: &Server, how: Close) {
+    fn judge_kept_close(&self, sock: Sock, peer: &Peer, server: &Server) {
         let ledger = self.ledger.as_ref().expect("requests are recorded");
         let socket = self.sockets.peek(sock);
         let (Some(since), Some(to)) = (server.settling_since, socket.to) else {
@@ -136,47 +136,17 @@ impl World {
             || peer.send_side != SendSide::Open
             || !server.is_kept(peer.taken)
             || server.has_surplus()
+            || server.is_settled(peer.taken)
         {
             return;
         }
-        if !server.is_settled(peer.taken) {
-            rule!(
-                "busy_keeps_its_place",
-                endpoint.in_turn.is_none()
-                    || endpoint.answers_early
-                    || self.now + SLACK >= since + BUSY_MAX,
-                "{peer:?} is busy for {:?} and closed",
-                self.now - since
-            );
-            return;
-        }
-        let Some(since) = server.resting_since else {
-            return;
-        };
-        let others = self.live.iter().filter(|&&other| other != sock);
-        let mut others = others.map(|&other| self.sockets.peek(other));
-        let is_newcomer = |socket: &Socket| match socket.kind {
-            Kind::Upstream(Some(other)) => self.peers[other].taken == 0,
-            Kind::Upstream(None) => true,
-            Kind::Listener | Kind::Client(_) => false,
-        };
-        let is_wanted = others
-            .any(|socket| socket.to == Some(to) && socket.closing.is_none() && is_newcomer(socket));
-        let is_freed = self.to_release.iter().any(|r| r.to == Some(to))
-            || self.live.iter().any(|&other| {
-                let other_socket = self.sockets.peek(other);
-                other != sock && other_socket.to == Some(to) && other_socket.closing.is_some()
-            });
-        // A request has it already, which ends with it before a byte of it was sent: its body was no good.
-        let is_taken = how == Close::Reset;
         rule!(
-            "rest_is_kept",
-            is_wanted
-                || is_taken
-                || !is_freed
-                || endpoint.in_turn.is_none() && ledger.is_doubtful(server.endpoint)
-                || self.now + SLACK >= since + ledger.rules.pool.idle,
-            "{peer:?} rests and is closed, while the place of another one is about to be free"
+            "busy_keeps_its_place",
+            endpoint.in_turn.is_none()
+                || endpoint.answers_early
+                || self.now + SLACK >= since + BUSY_MAX,
+            "{peer:?} is busy for {:?} and closed",
+            self.now - since
         );
     }
 
