@@ -306,15 +306,19 @@ impl ClientSide {
         )
     }
 
-    /// See [`RequestReader::body_is_certain`].
+    /// See [`RequestReader::body_is_certain`]. What was read before, and is sent again, belongs to the body.
     pub(super) fn body_is_certain(&self) -> bool {
-        // One that was read before, and sent, is over: that of a request without a body is a lone header.
-        if self.request != Request::Streaming && self.replay.kept().len() <= HEADER_LEN {
-            return true;
+        let is_over = self.request != Request::Streaming;
+        let rest = match &self.inbox {
+            Some(inbox) => &inbox.buf[inbox.at..],
+            None => &[],
+        };
+        match self.replay.kept().len() {
+            0 if !is_over => self.reader.body_is_certain(rest),
+            // There is none: this is its end.
+            ..=HEADER_LEN if is_over => true,
+            _ => self.reader.body_is_certain(&[]),
         }
-        let inbox = self.inbox.as_ref();
-        let rest = inbox.map_or(&[][..], |inbox| &inbox.buf[inbox.at..]);
-        self.reader.body_is_certain(rest)
     }
 
     /// Whether what comes next of the body may go to the server without being read.

@@ -530,3 +530,21 @@ fn a_body_that_goes_on_is_sent_again_from_its_beginning() {
     assert_eq!(desk.send(&mut exchange, &rest), Step::Continue);
     assert_eq!(desk.hear(&mut exchange, new), rest);
 }
+
+/// An application that is to keep its connection leaves a body of unknown length where the next request should be.
+#[test]
+fn what_is_sent_again_of_a_body_of_unknown_length_is_not_taken_for_none() {
+    let head = head(&[("REQUEST_METHOD", "POST")]);
+    let mut desk = Desk::new();
+    let old = desk.prove();
+    let (mut exchange, _client) = desk.on_resting(old, &[head.clone(), body(b"one")].concat());
+    let done = desk.driver.sent(old);
+    let step = desk.complete(&mut exchange, End::Backend, Lane::Write, done);
+    assert_eq!(step, Step::Continue);
+    assert_eq!(desk.lose(&mut exchange, old, Done::Eof), Step::Continue);
+    // The end of it comes while there is no connection.
+    assert_eq!(desk.send(&mut exchange, &body_end()), Step::Continue);
+    let new = desk.connect(&mut exchange);
+    let request = [head, body(b"one"), body_end()].concat();
+    assert_eq!(desk.hear(&mut exchange, new), request);
+}
