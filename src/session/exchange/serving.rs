@@ -255,6 +255,9 @@ impl<D: Driver> Serving<D> {
             self.answer = Answer::Ended(settling);
         }
         client.tally.answer_came(&self.response, cx.now);
+        if part.nonsense.is_some() || lost.is_some() {
+            cx.pool.broke_off(self.open.lease.address());
+        }
         let (passes, has_begun) = (part.passes, self.response.has_begun());
         match (part.nonsense, lost) {
             (Some(nonsense), _) if passes.is_empty() && !has_begun => {
@@ -264,9 +267,6 @@ impl<D: Driver> Serving<D> {
             (None, None) => {}
             // What came before it is an answer as far as it goes.
             (nonsense, lost) => {
-                if lost.is_some() {
-                    cx.pool.broke_off(self.open.lease.address());
-                }
                 if let Err(errno) = self.pass_on(buf, passes, has_ended, client, cx) {
                     return Became::End(Ending::ClientReset(errno));
                 }

@@ -548,3 +548,29 @@ fn what_is_sent_again_of_a_body_of_unknown_length_is_not_taken_for_none() {
     let request = [head, body(b"one"), body_end()].concat();
     assert_eq!(desk.hear(&mut exchange, new), request);
 }
+
+/// Another program may listen where the one was that answers the fence in its turn.
+#[test]
+fn behind_nonsense_a_server_is_not_proven_any_more() {
+    let mut desk = Desk::new();
+    let old = desk.prove();
+    let (mut exchange, _client) = desk.on_resting(old, &get("/second"));
+    desk.hear(&mut exchange, old);
+    assert_eq!(desk.say(&mut exchange, old, &page("x")), Step::Continue);
+    assert_eq!(desk.take(&mut exchange).1, Step::End(Ending::Complete));
+    desk.driver.take_sent(old);
+    assert_eq!(desk.settle(old), Change::Rests);
+
+    let (mut exchange, _client) = desk.on_resting(old, &get("/third"));
+    let third = [keeping(get("/third")), FENCE.to_vec()].concat();
+    assert_eq!(desk.hear(&mut exchange, old), third);
+    let step = desk.say(&mut exchange, old, b"HTTP/1.1 400 Bad Request");
+    assert!(
+        matches!(step, Step::End(Ending::BadResponse(_))),
+        "{step:?}"
+    );
+
+    let (mut exchange, _client) = desk.client(&get("/fourth"));
+    let new = desk.connect(&mut exchange);
+    assert_eq!(desk.hear(&mut exchange, new), keeping(get("/fourth")));
+}
