@@ -97,8 +97,8 @@ struct Entry {
     request: Rc<Request>,
     /// The upstream that was given its head last.
     at: Option<usize>,
-    /// The upstream whose server has read something of it.
-    reader: Option<usize>,
+    /// The upstream whose server has read something of it last, and its endpoint.
+    reader: Option<(usize, usize)>,
     /// What the client is to get of that upstream's script.
     answer: Vec<Unit>,
     /// That is all of it.
@@ -229,16 +229,19 @@ impl Ledger {
 
     /// A server has read something of a request.
     fn read_by(&mut self, name: Name, me: usize, endpoint: usize) {
-        // Until a kept connection has served a request, a server may be one that closes them.
-        let is_unproven = !self.endpoints[endpoint].is_proven;
         let entry = self.entry_mut(Some(name));
-        let first = *entry.reader.get_or_insert(me);
+        let may_be_repeated = entry.request.may_be_repeated;
+        let (first, was_at) = entry
+            .reader
+            .replace((me, endpoint))
+            .unwrap_or((me, endpoint));
+        // Until a kept connection has served a request, a server may be one that closes them.
+        let is_unproven = !self.endpoints[was_at].is_proven;
         rule!(
             "sent_once",
-            first == me || is_unproven && entry.request.may_be_repeated,
+            first == me || is_unproven && may_be_repeated,
             "{name} is read by upstream {me} and was read by upstream {first}"
         );
-        entry.reader = Some(me);
     }
 
     /// A connection that served a request has ended.
