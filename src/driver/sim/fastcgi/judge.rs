@@ -144,6 +144,7 @@ impl World {
             "busy_keeps_its_place",
             endpoint.in_turn.is_none()
                 || endpoint.answers_early
+                || endpoint.may_be_another
                 || self.now + SLACK >= since + BUSY_MAX,
             "{peer:?} is busy for {:?} and closed",
             self.now - since

@@ -122,6 +122,8 @@ struct Endpoint {
     ends: u32,
     /// A kept connection has served another request, and none has ended since.
     is_proven: bool,
+    /// A server there has talked nonsense, and the proxy may have heard it.
+    may_be_another: bool,
     /// A kept connection was given another request.
     is_reused: bool,
     /// It has answered a fence before the end of an answer.
@@ -152,6 +154,7 @@ impl Ledger {
             },
             ends: 0,
             is_proven: false,
+            may_be_another: false,
             is_reused: false,
             answers_early: false,
             in_turn: None,
@@ -252,6 +255,7 @@ impl Ledger {
             let endpoint = &mut self.endpoints[server.endpoint];
             endpoint.ends += 1;
             endpoint.is_proven = false;
+            endpoint.may_be_another |= server.talks_nonsense;
             let ends = endpoint.in_turn.map(|ends| ends + 1);
             endpoint.in_turn = ends.filter(|ends| *ends < STRIKES_MAX && !is_broken);
         }

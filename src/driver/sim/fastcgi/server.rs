@@ -77,6 +77,8 @@ pub(in super::super) struct Server {
     is_unclean: bool,
     /// It said the like behind it.
     pub(super) is_spoilt: bool,
+    /// It says, or is going to, what is no answer.
+    pub(super) talks_nonsense: bool,
     /// What it does then.
     agenda: Vec<(Instant, Task)>,
     /// It closes when it has sent this much.
@@ -165,6 +167,7 @@ impl Server {
             settled_at: None,
             is_unclean: false,
             is_spoilt: false,
+            talks_nonsense: false,
             agenda: Vec::new(),
             close_at: None,
             acknowledged: 0,
@@ -653,6 +656,7 @@ impl Server {
     }
 
     fn talk_nonsense(&mut self, id: u16, dice: &mut Dice) {
+        self.talks_nonsense = true;
         match dice.below(4) {
             0 => push(&mut self.script, STDOUT, FOREIGN_ID, b"for another", 0),
             1 => push(&mut self.script, STDIN, id, b"back", 0),
