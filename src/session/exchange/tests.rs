@@ -228,6 +228,19 @@ impl Desk {
         server
     }
 
+    /// The same again on that connection: its server is known to keep it, and to answer the fence in its turn.
+    fn prove_twice(&mut self) -> Sock {
+        let server = self.prove();
+        let (mut exchange, _client) = self.on_resting(server, &get("/second"));
+        self.hear(&mut exchange, server);
+        assert_eq!(self.say(&mut exchange, server, &page("x")), Step::Continue);
+        assert_eq!(self.take(&mut exchange).1, Step::End(Ending::Complete));
+        self.driver.take_sent(server);
+        self.driver.acknowledge_bytes(server, FENCE.len());
+        assert_eq!(self.settle(server), Change::Rests);
+        server
+    }
+
     /// A request on the connection that rests.
     fn on_resting(&mut self, server: Sock, bytes: &[u8]) -> (Exchange<Scripted>, Sock) {
         let (exchange, client) = self.client(bytes);
@@ -347,15 +360,7 @@ fn a_post_that_may_have_been_read_is_not_sent_again() {
         (Done::Failed(Errno(libc::ECONNRESET)), false),
     ] {
         let mut desk = Desk::new();
-        let old = desk.prove();
-        // It has served a second request: it is known to keep its connections.
-        let (mut exchange, _client) = desk.on_resting(old, &get("/second"));
-        desk.hear(&mut exchange, old);
-        assert_eq!(desk.say(&mut exchange, old, &page("x")), Step::Continue);
-        assert_eq!(desk.take(&mut exchange).1, Step::End(Ending::Complete));
-        desk.driver.take_sent(old);
-        desk.driver.acknowledge_bytes(old, FENCE.len());
-        assert_eq!(desk.settle(old), Change::Rests);
+        let old = desk.prove_twice();
 
         let request = [post_head(4), body(b"body"), body_end()].concat();
         let (mut exchange, _client) = desk.on_resting(old, &request);
@@ -553,14 +558,7 @@ fn what_is_sent_again_of_a_body_of_unknown_length_is_not_taken_for_none() {
 #[test]
 fn behind_nonsense_a_server_is_not_proven_any_more() {
     let mut desk = Desk::new();
-    let old = desk.prove();
-    let (mut exchange, _client) = desk.on_resting(old, &get("/second"));
-    desk.hear(&mut exchange, old);
-    assert_eq!(desk.say(&mut exchange, old, &page("x")), Step::Continue);
-    assert_eq!(desk.take(&mut exchange).1, Step::End(Ending::Complete));
-    desk.driver.take_sent(old);
-    assert_eq!(desk.settle(old), Change::Rests);
-
+    let old = desk.prove_twice();
     let (mut exchange, _client) = desk.on_resting(old, &get("/third"));
     let third = [keeping(get("/third")), FENCE.to_vec()].concat();
     assert_eq!(desk.hear(&mut exchange, old), third);
