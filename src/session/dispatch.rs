@@ -2,12 +2,12 @@
 
 use std::time::Instant;
 
-use crate::backend::{Address, Lease};
+use crate::backend::Address;
 use crate::counters::Outcome;
 use crate::driver::{Done, Driver, Lane, Sock};
 
 use super::{
-    Context, End, Ending, Entry, Exchange, Protocol, Retired, Step, Telling, Timeouts, Tunnel, Wish,
+    Context, End, Ending, Entry, Exchange, Hands, Protocol, Step, Telling, Timeouts, Tunnel, Wish,
 };
 
 /// A client and what serves it.
@@ -151,15 +151,10 @@ impl<D: Driver> Session<D> {
 
     /// Closes all sockets, each so that its peer learns the truth. Returns one that the driver has yet
     /// to join, if there is one.
-    pub fn close(
-        self,
-        ending: Ending,
-        driver: &mut D,
-        retired: &mut Retired<Lease>,
-    ) -> Option<Sock> {
+    pub fn close(self, ending: Ending, hands: &mut Hands<D>) -> Option<Sock> {
         match self {
-            Self::Tunnel(tunnel) => tunnel.close(ending, driver, retired),
-            Self::Exchange(exchange) => exchange.close(driver, retired),
+            Self::Tunnel(tunnel) => tunnel.close(ending, hands),
+            Self::Exchange(exchange) => exchange.close(hands),
         }
     }
 }

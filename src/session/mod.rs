@@ -10,6 +10,7 @@ mod dispatch;
 mod exchange;
 mod fastcgi;
 mod flow;
+mod hands;
 mod lag;
 mod pool;
 mod tally;
@@ -18,12 +19,12 @@ mod tunnel;
 use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::access_log;
 use crate::backend::{Address, Balancer, Lease, Published};
 use crate::counters::{Outcome, RouteCounters};
-use crate::driver::{Close, Closed, Driver, NoBuffer, Sock};
+use crate::driver::{Close, Driver, NoBuffer, Sock};
 use crate::fastcgi::{
     Answer, Cut, Head, HeadRoom, ProtocolError, Rejection, ResponseError, Rule, Settling,
     Violation, shown_value,
@@ -36,8 +37,9 @@ pub use connect::Entry;
 pub use dispatch::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, Protocol};
+pub use hands::{Hands, Owner, Owners, Retired};
 pub use lag::MinRate;
-pub use pool::{BUSY_MAX, Change, Pool, PoolContext, PoolOptions, UpstreamId};
+pub use pool::{BUSY_MAX, Change, Pool, PoolOptions, UpstreamId};
 pub use tally::Telling;
 pub use tunnel::Tunnel;
 
@@ -58,37 +60,6 @@ pub enum End {
     Backend,
     /// A second one that is to be connected, in a race with the first.
     Rival,
-}
-
-/// Who hears of a socket.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Owner {
-    /// The worker: a listener, by its number.
-    Listener(usize),
-    /// A session.
-    Session(SessionId, End),
-    /// The pool of a route, by the route's number: a connection that no request uses now.
-    Upstream(usize, UpstreamId),
-}
-
-/// Who hears of which socket: a table beside the driver's.
-#[derive(Default)]
-pub struct Owners(Vec<Option<Owner>>);
-
-impl Owners {
-    /// From now on `owner` hears of `sock`.
-    pub fn assign(&mut self, sock: Sock, owner: Owner) {
-        if self.0.len() <= sock.index() {
-            self.0.resize(sock.index() + 1, None);
-        }
-        self.0[sock.index()] = Some(owner);
-    }
-
-    /// Who hears of `sock`.
-    pub fn of(&self, sock: Sock) -> Owner {
-        let owner = self.0.get(sock.index()).copied().flatten();
-        owner.expect("a socket with an op in flight has an owner")
-    }
 }
 
 /// How long a session may take for what.
@@ -170,78 +141,18 @@ impl Upstreams {
     }
 }
 
-/// What is given back only when its descriptor is closed: whoever got a place before that could be one
-/// too many for the backend.
-pub struct Retired<T> {
-    /// The next [`Driver::release`] closes it.
-    left: Vec<T>,
-    /// The driver has yet to join this socket.
-    leaving: Vec<(Sock, T)>,
-    /// Whether there was no turn since the last one came in.
-    is_new: bool,
-}
-
-impl<T> Retired<T> {
-    /// Given back when `sock`, which was closed like this, is.
-    pub fn push(&mut self, retired: T, sock: Sock, closed: Closed) {
-        match closed {
-            Closed::Now => self.left.push(retired),
-            Closed::Soon => self.leaving.push((sock, retired)),
-        }
-        self.is_new = true;
-    }
-
-    /// A turn has passed.
-    pub fn turned(&mut self) {
-        self.is_new = false;
-    }
-
-    /// Right after [`Driver::release`]. Whether this gave anything back.
-    pub fn released(&mut self, driver: &impl Driver) -> bool {
-        let before = self.left.len() + self.leaving.len();
-        self.left.clear();
-        self.leaving.retain(|(sock, _)| !driver.is_closed(*sock));
-        self.leaving.len() < before
-    }
-
-    /// Whether to look again without waiting: the driver joins most sockets in the next turn, and for
-    /// the others a completion ends the wait.
-    pub fn is_urgent(&self) -> bool {
-        self.is_new || !self.left.is_empty()
-    }
-
-    /// Whether everything was given back.
-    pub fn is_empty(&self) -> bool {
-        self.left.is_empty() && self.leaving.is_empty()
-    }
-}
-
-impl<T> Default for Retired<T> {
-    fn default() -> Self {
-        Self {
-            left: Vec::new(),
-            leaving: Vec::new(),
-            is_new: false,
-        }
-    }
-}
-
 /// What a session can use in one step.
 pub struct Context<'a, D: Driver> {
     /// The session itself.
     pub id: SessionId,
-    /// The way to the kernel.
-    pub driver: &'a mut D,
-    /// Who hears of sockets that the session opens.
-    pub owners: &'a mut Owners,
+    /// What the worker acts with.
+    pub hands: &'a mut Hands<D>,
     /// The endpoints.
     pub published: &'a Published,
     /// How its upstreams are made.
     pub upstreams: &'a Upstreams,
     /// The choice among them.
     pub balancer: &'a mut Balancer,
-    /// Places at endpoints whose connections were closed.
-    pub retired: &'a mut Retired<Lease>,
     /// The number of the session's route.
     pub route: usize,
     /// What it speaks.
@@ -262,8 +173,6 @@ pub struct Context<'a, D: Driver> {
     pub counters: &'a RouteCounters,
     /// Where a line goes for each request, if it goes anywhere.
     pub access_log: Option<&'a access_log::Queue>,
-    /// The time of this turn.
-    pub now: Instant,
 }
 
 /// What a session's step means to others.
@@ -282,16 +191,6 @@ impl<'a, D: Driver> Context<'a, D> {
         }
     }
 
-    fn pool_parts(&mut self) -> (&mut Pool, PoolContext<'_, D>) {
-        let cx = PoolContext {
-            driver: self.driver,
-            owners: self.owners,
-            retired: self.retired,
-            now: self.now,
-        };
-        (self.pool, cx)
-    }
-
     /// Whether the endpoint is in the set.
     fn is_current(&mut self, lease: &Lease) -> bool {
         self.balancer.is_current(self.published, lease)
@@ -299,17 +198,13 @@ impl<'a, D: Driver> Context<'a, D> {
 
     /// A request is over, and its connection may serve others.
     fn settle(&mut self, open: pool::Open, settling: Settling) {
-        let route = self.route;
-        let (pool, mut cx) = self.pool_parts();
-        let change = pool.settle(open, settling, route, &mut cx);
+        let change = self.pool.settle(open, settling, self.route, self.hands);
         self.changes.room |= change != Change::None;
     }
 
     /// The client of a request has left, and its server may be at work on it.
     fn abandon_request(&mut self, open: pool::Open, armed: bool) {
-        let route = self.route;
-        let (pool, mut cx) = self.pool_parts();
-        pool.abandon(open, armed, route, &mut cx);
+        self.pool.abandon(open, armed, self.route, self.hands);
     }
 
     /// Parameters of this client's request came with different values.
@@ -318,11 +213,11 @@ impl<'a, D: Driver> Context<'a, D> {
             let param = overridden.param;
             self.counters.fastcgi.overridden(param);
             let options = self.fastcgi();
-            let Some(requests) = options.overridden[param.number()].count(self.now) else {
+            let Some(requests) = options.overridden[param.number()].count(self.hands.now) else {
                 continue;
             };
             let value = |range: &Range<usize>| shown_value(&head.params()[range.clone()]);
-            let peer = self.driver.peer_credentials(client);
+            let peer = self.hands.driver.peer_credentials(client);
             tracing::warn!(
                 route = %options.route,
                 requests,
@@ -342,10 +237,10 @@ impl<'a, D: Driver> Context<'a, D> {
     fn violated(&mut self, error: &ProtocolError, client: Sock) {
         self.counters.fastcgi.violated(error.cause);
         let options = self.fastcgi();
-        let Some(requests) = options.violations[error.cause.number()].count(self.now) else {
+        let Some(requests) = options.violations[error.cause.number()].count(self.hands.now) else {
             return;
         };
-        let peer = self.driver.peer_credentials(client);
+        let peer = self.hands.driver.peer_credentials(client);
         tracing::warn!(
             route = %options.route,
             requests,
@@ -360,10 +255,11 @@ impl<'a, D: Driver> Context<'a, D> {
     fn rejected(&mut self, rejection: &Rejection, client: Sock) {
         self.counters.fastcgi.rejected(rejection.rule);
         let options = self.fastcgi();
-        let Some(rejected) = options.rejections[rejection.rule.number()].count(self.now) else {
+        let Some(rejected) = options.rejections[rejection.rule.number()].count(self.hands.now)
+        else {
             return;
         };
-        let peer = self.driver.peer_credentials(client);
+        let peer = self.hands.driver.peer_credentials(client);
         tracing::warn!(
             route = %options.route,
             rejected,
@@ -380,10 +276,10 @@ impl<'a, D: Driver> Context<'a, D> {
     /// This client does not keep up, while its request has a place at an endpoint.
     fn too_slow(&mut self, slow: Slow, client: Sock) {
         let options = self.fastcgi();
-        let Some(requests) = options.too_slow.count(self.now) else {
+        let Some(requests) = options.too_slow.count(self.hands.now) else {
             return;
         };
-        let peer = self.driver.peer_credentials(client);
+        let peer = self.hands.driver.peer_credentials(client);
         tracing::warn!(
             route = %options.route,
             requests,
@@ -398,14 +294,13 @@ impl<'a, D: Driver> Context<'a, D> {
         Telling {
             counters: &self.counters.fastcgi,
             log: self.access_log,
-            now: self.now,
+            now: self.hands.now,
         }
     }
 
     /// Closes a connection that was given nothing, and then gives its place back.
     fn abandon(&mut self, sock: Sock, lease: Lease) {
-        let closed = self.driver.close(sock, Close::Graceful);
-        self.retired.push(lease, sock, closed);
+        self.hands.close_upstream(sock, lease, Close::Graceful);
     }
 }
 

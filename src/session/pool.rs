@@ -26,7 +26,7 @@ use crate::counters::RouteCounters;
 use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{Settled, Settling};
 
-use super::{Owner, Owners, Retired};
+use super::{Hands, Owner};
 
 /// Connections in a row that a server leaves without an answer to the fence, or closes, before it counts as
 /// one that does so always, or before what was known of it is doubted.
@@ -80,6 +80,11 @@ impl Open {
             requests: 1,
             sent_before: 0,
         }
+    }
+
+    /// Gives its place back when it is closed. Returns its socket if the driver has yet to join it.
+    pub(super) fn close<D: Driver>(self, how: Close, hands: &mut Hands<D>) -> Option<Sock> {
+        hands.close_upstream(self.sock, self.lease, how)
     }
 
     /// Whether another request had it before.
@@ -255,21 +260,21 @@ impl Pool {
         open: Open,
         settling: Settling,
         route: usize,
-        cx: &mut PoolContext<'_, D>,
+        hands: &mut Hands<D>,
     ) -> Change {
         let entry = self.kept.vacant_entry();
         let id = UpstreamId(entry.key());
         let sock = open.sock;
-        cx.owners.assign(sock, Owner::Upstream(route, id));
-        cx.driver.submit(sock, Op::Recv);
+        hands.owners.assign(sock, Owner::Upstream(route, id));
+        hands.driver.submit(sock, Op::Recv);
         entry.insert(Kept {
             open,
-            since: cx.now,
+            since: hands.now,
             state: State::Settling(settling),
         });
         self.counters.fastcgi.settling.raise();
-        self.look_soon(self.patience(&self.kept[id.0]), cx.now);
-        self.judge(id, settling.state(), cx)
+        self.look_soon(self.patience(&self.kept[id.0]), hands.now);
+        self.judge(id, settling.state(), hands)
     }
 
     /// The client of a request has left, all of which was sent. `armed`: a read is in flight. Its place is
@@ -280,20 +285,20 @@ impl Pool {
         open: Open,
         armed: bool,
         route: usize,
-        cx: &mut PoolContext<'_, D>,
+        hands: &mut Hands<D>,
     ) {
         let entry = self.kept.vacant_entry();
         let id = UpstreamId(entry.key());
-        cx.owners.assign(open.sock, Owner::Upstream(route, id));
+        hands.owners.assign(open.sock, Owner::Upstream(route, id));
         if !armed {
-            cx.driver.submit(open.sock, Op::Recv);
+            hands.driver.submit(open.sock, Op::Recv);
         }
         entry.insert(Kept {
             open,
-            since: cx.now,
+            since: hands.now,
             state: State::Abandoned,
         });
-        self.look_soon(BUSY_MAX, cx.now);
+        self.look_soon(BUSY_MAX, hands.now);
     }
 
     /// The connection that was used last among those that rest at this endpoint.
@@ -308,16 +313,12 @@ impl Pool {
     }
 
     /// Closes a connection that rests at this endpoint: its place is wanted for a new one.
-    pub(super) fn drop_resting<D: Driver>(
-        &mut self,
-        address: Address,
-        cx: &mut PoolContext<'_, D>,
-    ) {
+    pub(super) fn drop_resting<D: Driver>(&mut self, address: Address, hands: &mut Hands<D>) {
         if let Some(id) = self.resting.get(&address).and_then(|ids| ids.first()) {
-            self.close(*id, Close::Graceful, cx);
+            self.close(*id, Close::Graceful, hands);
         }
         // Others may rest while the new one is opened.
-        self.look_soon(self.options.settle, cx.now);
+        self.look_soon(self.options.settle, hands.now);
     }
 
     /// A kept connection has served another request.
@@ -400,24 +401,24 @@ impl Pool {
         id: UpstreamId,
         lane: Lane,
         done: Done,
-        cx: &mut PoolContext<'_, D>,
+        hands: &mut Hands<D>,
     ) -> Change {
         assert!(lane == Lane::Read, "everything was sent before it was kept");
         let kept = &mut self.kept[id.0];
         match (done, &mut kept.state) {
             (Done::Received(buf), State::Settling(settling)) => {
                 let settled = settling.read(&buf);
-                cx.driver.submit(kept.open.sock, Op::Recv);
-                self.judge(id, settled, cx)
+                hands.driver.submit(kept.open.sock, Op::Recv);
+                self.judge(id, settled, hands)
             }
             // It writes, or it ends. Its next write finds nobody.
             (_, State::Abandoned) => {
-                self.close(id, Close::Reset, cx);
+                self.close(id, Close::Reset, hands);
                 Change::Gone
             }
             // Nobody has asked for anything; or it is the end.
             (Done::Received(_) | Done::Eof | Done::Failed(_), _) => {
-                self.fail(id, cx);
+                self.fail(id, hands);
                 Change::Gone
             }
             (done, _) => unreachable!("a receive ends with {done:?}"),
@@ -428,25 +429,25 @@ impl Pool {
         &mut self,
         id: UpstreamId,
         settled: Settled,
-        cx: &mut PoolContext<'_, D>,
+        hands: &mut Hands<D>,
     ) -> Change {
         match settled {
             Settled::NotYet => Change::None,
             Settled::Surplus(_) => {
-                self.fail(id, cx);
+                self.fail(id, hands);
                 Change::Gone
             }
             Settled::Answered => {
                 let kept = &mut self.kept[id.0];
-                let lasted = cx.now.saturating_duration_since(kept.since);
+                let lasted = hands.now.saturating_duration_since(kept.since);
                 self.counters.fastcgi.settle_time.record(lasted);
-                if kept.open.lease.gives_way(cx.now) {
-                    return self.give_way(id, cx);
+                if kept.open.lease.gives_way(hands.now) {
+                    return self.give_way(id, hands);
                 }
                 self.counters.fastcgi.settling.lower();
                 kept.state = State::Resting;
-                kept.since = cx.now;
-                kept.open.lease.rest(cx.now);
+                kept.since = hands.now;
+                kept.open.lease.rest(hands.now);
                 let address = kept.open.lease.address();
                 let gives_way_at = kept.open.lease.gives_way_at();
                 self.look_for_newcomers_at(gives_way_at);
@@ -457,17 +458,17 @@ impl Pool {
     }
 
     /// It ended by itself, or broke the rules. One that has rested for long is not to blame.
-    fn fail<D: Driver>(&mut self, id: UpstreamId, cx: &mut PoolContext<'_, D>) {
+    fn fail<D: Driver>(&mut self, id: UpstreamId, hands: &mut Hands<D>) {
         let kept = &self.kept[id.0];
         let address = kept.open.lease.address();
-        let rested = cx.now.saturating_duration_since(kept.since);
+        let rested = hands.now.saturating_duration_since(kept.since);
         if matches!(kept.state, State::Settling(_)) || rested < self.options.settle {
-            self.disappointed(address, Failing::Ended, cx.now);
+            self.disappointed(address, Failing::Ended, hands.now);
         }
-        self.close(id, Close::Graceful, cx);
+        self.close(id, Close::Graceful, hands);
     }
 
-    fn close<D: Driver>(&mut self, id: UpstreamId, how: Close, cx: &mut PoolContext<'_, D>) {
+    fn close<D: Driver>(&mut self, id: UpstreamId, how: Close, hands: &mut Hands<D>) {
         let Kept { open, state, .. } = self.kept.remove(id.0);
         match state {
             State::Settling(_) => self.counters.fastcgi.settling.lower(),
@@ -479,8 +480,7 @@ impl Pool {
                 ids.retain(|other| *other != id);
             }
         }
-        let closed = cx.driver.close(open.sock, how);
-        cx.retired.push(open.lease, open.sock, closed);
+        open.close(how, hands);
     }
 
     /// How it is closed when its time is up.
@@ -492,13 +492,13 @@ impl Pool {
     }
 
     /// A connection that has nothing to do is closed for one that may wait in the server's backlog.
-    fn give_way<D: Driver>(&mut self, id: UpstreamId, cx: &mut PoolContext<'_, D>) -> Change {
+    fn give_way<D: Driver>(&mut self, id: UpstreamId, hands: &mut Hands<D>) -> Change {
         tracing::debug!(
             route = %self.route,
             "endpoint {}: a connection without a request makes way for one without an answer",
             self.kept[id.0].open.lease.address()
         );
-        self.close(id, Close::Graceful, cx);
+        self.close(id, Close::Graceful, hands);
         Change::Gone
     }
 
@@ -510,14 +510,14 @@ impl Pool {
 
     /// Closes connections that rest for those that may wait in a server's backlog, those first that were not
     /// used for longest.
-    fn make_way<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
+    fn make_way<D: Driver>(&mut self, hands: &mut Hands<D>) {
         let mut giving_way = Vec::new();
         for ids in self.resting.values() {
-            let gives_way = |id: &&UpstreamId| self.kept[id.0].open.lease.gives_way(cx.now);
+            let gives_way = |id: &&UpstreamId| self.kept[id.0].open.lease.gives_way(hands.now);
             giving_way.extend(ids.iter().take_while(gives_way));
         }
         for id in giving_way {
-            let Change::Gone = self.give_way(id, cx) else {
+            let Change::Gone = self.give_way(id, hands) else {
                 unreachable!("it was closed")
             };
         }
@@ -532,11 +532,11 @@ impl Pool {
 
     /// Somebody waits for a place: what has been settling for too long gives up its own, unless it is
     /// known to be that of a worker that is busy.
-    pub fn make_room<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
-        for id in self.all(|kept| self.makes_room_at(kept).is_some_and(|at| at <= cx.now)) {
+    pub fn make_room<D: Driver>(&mut self, hands: &mut Hands<D>) {
+        for id in self.all(|kept| self.makes_room_at(kept).is_some_and(|at| at <= hands.now)) {
             let address = self.kept[id.0].open.lease.address();
-            self.disappointed(address, Failing::Unanswered, cx.now);
-            self.close(id, Close::Graceful, cx);
+            self.disappointed(address, Failing::Unanswered, hands.now);
+            self.close(id, Close::Graceful, hands);
         }
     }
 
@@ -579,31 +579,31 @@ impl Pool {
     }
 
     /// Closes what nobody has used for too long.
-    pub fn expire<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
-        if self.look_at.is_none_or(|at| at > cx.now) {
+    pub fn expire<D: Driver>(&mut self, hands: &mut Hands<D>) {
+        if self.look_at.is_none_or(|at| at > hands.now) {
             return;
         }
-        for id in self.all(|kept| kept.since + self.patience(kept) <= cx.now) {
+        for id in self.all(|kept| kept.since + self.patience(kept) <= hands.now) {
             let kept = &self.kept[id.0];
             if let State::Settling(_) = kept.state {
                 let address = kept.open.lease.address();
-                self.disappointed(address, Failing::Unanswered, cx.now);
+                self.disappointed(address, Failing::Unanswered, hands.now);
             }
-            self.close(id, self.way_out(id), cx);
+            self.close(id, self.way_out(id), hands);
         }
-        self.make_way(cx);
+        self.make_way(hands);
         self.look_at = self.newcomers_at();
         let patience = self.kept.iter().map(|(_, kept)| self.patience(kept)).min();
         if let Some(patience) = patience {
-            self.look_soon(patience, cx.now);
+            self.look_soon(patience, hands.now);
         }
     }
 
     /// Closes what leads to endpoints that are not in the set, and forgets them.
-    pub fn follow<D: Driver>(&mut self, set: &AddressSet, cx: &mut PoolContext<'_, D>) {
+    pub fn follow<D: Driver>(&mut self, set: &AddressSet, hands: &mut Hands<D>) {
         let is_current = |address: Address| set.endpoints().iter().any(|e| e.address == address);
         for id in self.all(|kept| !is_current(kept.open.lease.address())) {
-            self.close(id, self.way_out(id), cx);
+            self.close(id, self.way_out(id), hands);
         }
         self.resting.retain(|address, _| is_current(*address));
         self.manners.retain(|address, _| is_current(*address));
@@ -611,9 +611,9 @@ impl Pool {
     }
 
     /// Closes everything.
-    pub fn close_all<D: Driver>(&mut self, cx: &mut PoolContext<'_, D>) {
+    pub fn close_all<D: Driver>(&mut self, hands: &mut Hands<D>) {
         for id in self.all(|_| true) {
-            self.close(id, self.way_out(id), cx);
+            self.close(id, self.way_out(id), hands);
         }
         self.look_at = None;
     }
@@ -622,16 +622,4 @@ impl Pool {
         let which = self.kept.iter().filter(|(_, kept)| which(kept));
         which.map(|(id, _)| UpstreamId(id)).collect()
     }
-}
-
-/// What the pool can use in one step.
-pub struct PoolContext<'a, D: Driver> {
-    /// The way to the kernel.
-    pub driver: &'a mut D,
-    /// Who hears of sockets.
-    pub owners: &'a mut Owners,
-    /// Places at endpoints whose connections were closed.
-    pub retired: &'a mut Retired<Lease>,
-    /// The time of this turn.
-    pub now: Instant,
 }

@@ -21,7 +21,7 @@ use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 use super::activity::Activity;
 use super::connect::{Connecting, Entry, Found};
 use super::flow::{Flow, Progress, Receives};
-use super::{Context, End, Ending, Hello, Owner, Retired, Step, Timeouts, Wish};
+use super::{Context, End, Ending, Hands, Hello, Owner, Step, Timeouts, Wish};
 
 /// How long a client that sends no more, and may be gone, keeps its place when all are taken. One that has
 /// closed is ended with that; one that waits for its answer has it by then, most often, and
@@ -107,9 +107,12 @@ impl<D: Driver> Tunnel<D> {
         entry: Entry,
         cx: &mut Context<'_, D>,
     ) -> (Self, Step) {
-        cx.owners.assign(client, Owner::Session(cx.id, End::Client));
-        let hello = cx.upstreams.hello(listener, client, cx.driver);
-        let connecting = Connecting::new(hello.clone(), Some(spare), cx.now, cx.timeouts, entry);
+        cx.hands
+            .owners
+            .assign(client, Owner::Session(cx.id, End::Client));
+        let hello = cx.upstreams.hello(listener, client, &mut cx.hands.driver);
+        let connecting =
+            Connecting::new(hello.clone(), Some(spare), cx.hands.now, cx.timeouts, entry);
         let mut tunnel = Self {
             client,
             hello,
@@ -119,7 +122,7 @@ impl<D: Driver> Tunnel<D> {
             upstream: Upstream::Connecting(Box::new(connecting)),
             to_backend: Flow::new(Receives::Peeking),
             to_client: Flow::new(Receives::Taking),
-            activity: Activity::new(cx.now),
+            activity: Activity::new(cx.hands.now),
         };
         if entry == Entry::Queued {
             // What it has sent stays with the kernel until its turn: a long queue costs no memory.
@@ -127,9 +130,10 @@ impl<D: Driver> Tunnel<D> {
             return (tunnel, Step::Continue);
         }
         // Most clients have sent their request by now. With bytes at hand the connect costs less.
-        if let Err(errno) = tunnel
-            .to_backend
-            .start_with_what_came(cx.driver, client, None)
+        if let Err(errno) =
+            tunnel
+                .to_backend
+                .start_with_what_came(&mut cx.hands.driver, client, None)
         {
             return (tunnel, Step::End(Ending::ClientReset(errno)));
         }
@@ -185,16 +189,23 @@ impl<D: Driver> Tunnel<D> {
 
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
-        self.activity.seen(cx.now);
+        self.activity.seen(cx.hands.now);
         match (end, lane) {
             (End::Client, Lane::Read) if self.watch != Watch::Off => self.watched(done, cx),
             (End::Client, Lane::Read) if self.to_backend.is_over() => self.hung_up(done),
             (End::Client, Lane::Read) => {
                 let sink = self.open_upstream();
                 let (flow, counters) = (&mut self.to_backend, &cx.counters.to_backend);
-                let progress = source_read(flow, done, self.client, sink, cx.driver, counters);
+                let progress = source_read(
+                    flow,
+                    done,
+                    self.client,
+                    sink,
+                    &mut cx.hands.driver,
+                    counters,
+                );
                 self.watch_client(cx);
-                self.after_to_backend(progress, cx.driver)
+                self.after_to_backend(progress, &mut cx.hands.driver)
             }
             (End::Backend | End::Rival, Lane::Write)
                 if matches!(self.upstream, Upstream::Connecting(_)) =>
@@ -208,8 +219,15 @@ impl<D: Driver> Tunnel<D> {
                 self.judge_write(&done, cx);
                 self.to_client.source_was_sent();
                 let (flow, counters) = (&mut self.to_backend, &cx.counters.to_backend);
-                let progress = sink_written(flow, done, self.client, sock, cx.driver, counters);
-                self.after_to_backend(progress, cx.driver)
+                let progress = sink_written(
+                    flow,
+                    done,
+                    self.client,
+                    sock,
+                    &mut cx.hands.driver,
+                    counters,
+                );
+                self.after_to_backend(progress, &mut cx.hands.driver)
             }
             (End::Backend, Lane::Read) => {
                 let source = self.open_upstream().expect("only an open upstream is read");
@@ -219,8 +237,9 @@ impl<D: Driver> Tunnel<D> {
                 }
                 let sink = Some(self.client);
                 let (flow, counters) = (&mut self.to_client, &cx.counters.to_client);
-                let progress = source_read(flow, done, source, sink, cx.driver, counters);
-                self.after_to_client(progress, cx.driver)
+                let progress =
+                    source_read(flow, done, source, sink, &mut cx.hands.driver, counters);
+                self.after_to_client(progress, &mut cx.hands.driver)
             }
             (End::Rival, _) => unreachable!("who wins a race is the backend from then on"),
             (End::Client, Lane::Write)
@@ -235,8 +254,15 @@ impl<D: Driver> Tunnel<D> {
                     .expect("what is written came from there");
                 self.to_backend.source_was_sent();
                 let (flow, counters) = (&mut self.to_client, &cx.counters.to_client);
-                let progress = sink_written(flow, done, source, self.client, cx.driver, counters);
-                self.after_to_client(progress, cx.driver)
+                let progress = sink_written(
+                    flow,
+                    done,
+                    source,
+                    self.client,
+                    &mut cx.hands.driver,
+                    counters,
+                );
+                self.after_to_client(progress, &mut cx.hands.driver)
             }
         }
     }
@@ -261,7 +287,7 @@ impl<D: Driver> Tunnel<D> {
     pub fn endpoint_is_current(&mut self, current: bool, cx: &mut Context<'_, D>) -> Step {
         if let Upstream::Opening(serving) | Upstream::Open(serving) = &mut self.upstream {
             serving.cut_at = match (current, cx.timeouts.removed) {
-                (false, Some(left)) => serving.cut_at.or(Some(cx.now + left)),
+                (false, Some(left)) => serving.cut_at.or(Some(cx.hands.now + left)),
                 (true, _) | (_, None) => None,
             };
         }
@@ -272,7 +298,7 @@ impl<D: Driver> Tunnel<D> {
     pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
         match &self.upstream {
             Upstream::Connecting(_) => self.connect(cx, Connecting::expire),
-            Upstream::Open(serving) if serving.cut_at.is_some_and(|at| at <= cx.now) => {
+            Upstream::Open(serving) if serving.cut_at.is_some_and(|at| at <= cx.hands.now) => {
                 Step::End(Ending::EndpointRemoved)
             }
             Upstream::Open(serving) => self.idle(serving.sock, cx),
@@ -288,8 +314,8 @@ impl<D: Driver> Tunnel<D> {
         let (_, ending) = self
             .silence_max(cx.timeouts)
             .expect("a session without such a limit has no deadline for it");
-        let unread = cx.driver.unread(self.client) + cx.driver.unread(upstream);
-        match self.activity.is_idle(unread, cx.now) {
+        let unread = cx.hands.driver.unread(self.client) + cx.hands.driver.unread(upstream);
+        match self.activity.is_idle(unread, cx.hands.now) {
             true => Step::End(ending),
             false => Step::Continue,
         }
@@ -322,10 +348,10 @@ impl<D: Driver> Tunnel<D> {
     fn watch_client(&mut self, cx: &mut Context<'_, D>) {
         if let Upstream::Connecting(connecting) = &self.upstream
             && self.watch == Watch::Off
-            && connecting.is_stalled(cx.now)
+            && connecting.is_stalled(cx.hands.now)
             && (self.to_backend.holds_bytes() || !self.reading)
         {
-            cx.driver.submit(self.client, Op::Hangup);
+            cx.hands.driver.submit(self.client, Op::Hangup);
             self.watch = Watch::Armed;
         }
     }
@@ -346,7 +372,7 @@ impl<D: Driver> Tunnel<D> {
                     return Step::Continue;
                 }
                 let flow = &mut self.to_backend;
-                match flow.start_with_what_came(cx.driver, self.client, Some(sock)) {
+                match flow.start_with_what_came(&mut cx.hands.driver, self.client, Some(sock)) {
                     Ok(()) => Step::Continue,
                     Err(errno) => Step::End(Ending::ClientReset(errno)),
                 }
@@ -367,7 +393,7 @@ impl<D: Driver> Tunnel<D> {
         match self.watch {
             Watch::Off => self.opened(serving, cx),
             Watch::Armed => {
-                cx.driver.cancel(self.client, Lane::Read);
+                cx.hands.driver.cancel(self.client, Lane::Read);
                 self.watch = Watch::Ending;
                 self.upstream = Upstream::Opening(serving);
             }
@@ -378,12 +404,12 @@ impl<D: Driver> Tunnel<D> {
     fn opened(&mut self, serving: Serving, cx: &mut Context<'_, D>) {
         let sock = serving.sock;
         self.upstream = Upstream::Open(serving);
-        self.to_client.start(cx.driver, sock);
+        self.to_client.start(&mut cx.hands.driver, sock);
         // Where nothing is held, the search for an upstream has sent it.
         if let Some(introduction) = cx.upstreams.introduction(&self.hello) {
             self.to_backend.prepend(introduction);
         }
-        self.to_backend.sink_opened(cx.driver, sock);
+        self.to_backend.sink_opened(&mut cx.hands.driver, sock);
     }
 
     fn open_upstream(&self) -> Option<Sock> {
@@ -503,23 +529,16 @@ impl<D: Driver> Tunnel<D> {
 
     /// Closes all sockets, each so that its peer learns the truth. Returns one that the driver has yet
     /// to join, if there is one.
-    pub fn close(
-        self,
-        ending: Ending,
-        driver: &mut D,
-        retired: &mut Retired<Lease>,
-    ) -> Option<Sock> {
+    pub fn close(self, ending: Ending, hands: &mut Hands<D>) -> Option<Sock> {
         let to_backend = self.close_to_backend(ending);
         let leaving = match self.upstream {
-            Upstream::Connecting(connecting) => connecting.close(driver, retired),
+            Upstream::Connecting(connecting) => connecting.close(hands),
             Upstream::Opening(serving) | Upstream::Open(serving) => {
-                let closed = driver.close(serving.sock, to_backend);
-                retired.push(serving.lease, serving.sock, closed);
-                (closed == Closed::Soon).then_some(serving.sock)
+                hands.close_upstream(serving.sock, serving.lease, to_backend)
             }
             Upstream::None => None,
         };
-        let closed = driver.close(self.client, close_to_client(ending));
+        let closed = hands.driver.close(self.client, close_to_client(ending));
         leaving.or_else(|| (closed == Closed::Soon).then_some(self.client))
     }
 
@@ -586,7 +605,7 @@ fn close_to_client(ending: Ending) -> Close {
 /// The set may have changed during the connect; whoever compares sets then passed this session by.
 fn cut_if_removed<D: Driver>(lease: &Lease, cx: &mut Context<'_, D>) -> Option<Instant> {
     let left = cx.timeouts.removed?;
-    (!cx.is_current(lease)).then(|| cx.now + left)
+    (!cx.is_current(lease)).then(|| cx.hands.now + left)
 }
 
 impl Serving {
@@ -595,7 +614,7 @@ impl Serving {
         self.verdict = Verdict::Given;
         let health = self.lease.health();
         if self.lease.was_ejected() {
-            cx.published.restored(health, cx.now);
+            cx.published.restored(health, cx.hands.now);
         } else {
             cx.published.succeeded(health);
         }
@@ -605,7 +624,7 @@ impl Serving {
     fn fail<D: Driver>(&mut self, cx: &Context<'_, D>) {
         if self.verdict != Verdict::Given {
             self.verdict = Verdict::Given;
-            cx.published.failed(self.lease.health(), cx.now);
+            cx.published.failed(self.lease.health(), cx.hands.now);
         }
     }
 }

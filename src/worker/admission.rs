@@ -133,7 +133,8 @@ impl<D: Driver> Worker<D> {
     /// Serves the clients that wait and, with a ticket at hand, asks for more.
     pub(super) fn admit(&mut self) {
         self.admission.crowds_looked_at = None;
-        if self.admission.again_at.is_some_and(|at| at > self.now) {
+        let now = self.hands.now;
+        if self.admission.again_at.is_some_and(|at| at > now) {
             return;
         }
         self.admission.again_at = None;
@@ -165,12 +166,12 @@ impl<D: Driver> Worker<D> {
                 if has_idle && (refuses || self.prepare_ticket()) {
                     let routes = &self.routes;
                     let takes = |route: usize| !routes[route].route.crowd.is_full();
-                    self.listeners.arm(takes, &mut self.driver);
+                    self.listeners.arm(takes, &mut self.hands.driver);
                 }
             }
             // Enough for one turn; the next one needs a ticket.
             Phase::Draining if !self.listeners.are_closed() => drop(self.prepare_ticket()),
-            Phase::Draining => self.admission.give_ticket_back(&mut self.driver),
+            Phase::Draining => self.admission.give_ticket_back(&mut self.hands.driver),
         }
     }
 
@@ -181,10 +182,10 @@ impl<D: Driver> Worker<D> {
         self.admission.crowds_looked_at = self
             .listeners
             .has_idle_of(is_full)
-            .then(|| self.now + CROWD_LOOK_INTERVAL);
+            .then(|| self.hands.now + CROWD_LOOK_INTERVAL);
         if self.admission.crowds_looked_at.is_some() {
             let full = routes.iter().filter(|served| served.route.crowd.is_full());
-            full.for_each(|served| served.report_crowd(self.now));
+            full.for_each(|served| served.report_crowd(self.hands.now));
         }
     }
 
@@ -192,7 +193,7 @@ impl<D: Driver> Worker<D> {
     pub(super) fn accepted(&mut self, listener: usize, done: Done) {
         self.listeners.disarmed(listener);
         if self.phase == Phase::Draining {
-            self.listeners.leave_backlogs(&mut self.driver);
+            self.listeners.leave_backlogs(&mut self.hands.driver);
         }
         match done {
             Done::Accepted(client) => match self.take_ticket() {
@@ -231,21 +232,21 @@ impl<D: Driver> Worker<D> {
     }
 
     fn turn_away(&mut self, client: Sock, listener: usize) {
-        self.driver.close(client, Close::Graceful);
+        self.hands.driver.close(client, Close::Graceful);
         self.to_release = true;
         let Served {
             route, counters, ..
         } = &self.routes[self.listeners.of(listener).route];
         counters.accepted.add(1);
         counters.ended(Outcome::QueueFull);
-        if let Some(refused) = self.shared.refusals.count(self.now) {
+        if let Some(refused) = self.shared.refusals.count(self.hands.now) {
             tracing::warn!(route = %route.name, refused, "--connections-max is reached: client refused");
         }
     }
 
     /// Serves a client that waits, with the ticket at hand. False if none waits.
     fn accept_one(&mut self, listener: usize) -> Result<bool, AcceptFailed> {
-        match self.driver.accept_now(self.listeners.sock(listener)) {
+        match self.hands.driver.accept_now(self.listeners.sock(listener)) {
             Ok(Some(client)) => {
                 let ticket = self
                     .admission
@@ -274,15 +275,15 @@ impl<D: Driver> Worker<D> {
     /// The ticket is given back for the time: its descriptor may be the one that another worker, or
     /// the next accept, lacks.
     fn pause_accepting(&mut self, operation: &str, errno: Errno) {
-        self.admission.again_at = Some(self.now + ACCEPT_PAUSE);
-        self.admission.give_ticket_back(&mut self.driver);
+        self.admission.again_at = Some(self.hands.now + ACCEPT_PAUSE);
+        self.admission.give_ticket_back(&mut self.hands.driver);
         if errno.is_exhaustion() {
             self.counters.pauses_exhausted.add(1);
             self.shared.gate.announce_scarcity(self.number);
         } else {
             self.counters.pauses_other.add(1);
         }
-        let Some(failed) = self.shared.accept_failures.count(self.now) else {
+        let Some(failed) = self.shared.accept_failures.count(self.hands.now) else {
             return;
         };
         let remedy = if errno.is_exhaustion() {
@@ -324,7 +325,7 @@ impl<D: Driver> Worker<D> {
             self.admission.ticket = Some(Ticket { permit, spare });
             return true;
         }
-        match self.driver.open_tcp(&IPV4, &TcpOptions::default()) {
+        match self.hands.driver.open_tcp(&IPV4, &TcpOptions::default()) {
             Ok(spare) => {
                 self.admission.ticket = Some(Ticket { permit, spare });
                 true
@@ -339,7 +340,7 @@ impl<D: Driver> Worker<D> {
     /// Where clients are refused at the limit, each of them is told of instead.
     fn report_limit(&self) {
         if self.shared.at_limit == AtLimit::Wait
-            && let Some(times) = self.shared.limit_reached.count(self.now)
+            && let Some(times) = self.shared.limit_reached.count(self.hands.now)
         {
             tracing::warn!(
                 times,
@@ -364,7 +365,7 @@ impl<D: Driver> Worker<D> {
             match self.accept_one(listener.number) {
                 Ok(true) => {}
                 Ok(false) => {
-                    self.listeners.close_one(listener, &mut self.driver);
+                    self.listeners.close_one(listener, &mut self.hands.driver);
                     self.to_release = true;
                 }
                 Err(AcceptFailed) => return Err(NoMoreClients),
@@ -385,7 +386,7 @@ impl<D: Driver> Worker<D> {
                 return;
             }
         };
-        let (entry, place) = match self.routes[of.route].admit(self.now) {
+        let (entry, place) = match self.routes[of.route].admit(self.hands.now) {
             Admittance::Serve(entry, place) => (entry, place),
             Admittance::Refuse => {
                 self.admission.ticket = Some(ticket);
@@ -396,12 +397,10 @@ impl<D: Driver> Worker<D> {
         let id = SessionId(vacant.key());
         let mut cx = context(
             id,
-            &mut self.driver,
-            &mut self.owners,
+            &mut self.hands,
             &mut self.routes[of.route],
-            &mut self.retired_leases,
             &mut self.changes,
-            (of.route, self.phase, self.now),
+            (of.route, self.phase),
         );
         let (session, step, spare) =
             Session::start(client, of.number, ticket.spare, entry, &mut cx);
@@ -428,8 +427,9 @@ impl<D: Driver> Worker<D> {
         if who.is_none() && users.is_none() {
             return Ok((None, None));
         }
-        let peer = self.driver.peer_credentials(client);
-        let seat = who.map_or(Ok(None), |who| who.admit(client, peer, &mut self.driver));
+        let peer = self.hands.driver.peer_credentials(client);
+        let driver = &mut self.hands.driver;
+        let seat = who.map_or(Ok(None), |who| who.admit(client, peer, driver));
         let seats = seat.and_then(|seat| match (users, peer) {
             (Some(users), Some(peer)) => match users.admit(peer.uid) {
                 Some(session) => Ok((seat, Some(session))),
@@ -448,7 +448,7 @@ impl<D: Driver> Worker<D> {
             (_, Some(who), _) => who.refusals(refusal),
             (_, None, _) => unreachable!("somebody has refused it"),
         };
-        if let Some(refused) = refusals.count(self.now) {
+        if let Some(refused) = refusals.count(self.hands.now) {
             tracing::warn!(
                 route = %route.name,
                 refused,
@@ -458,14 +458,14 @@ impl<D: Driver> Worker<D> {
                 "client refused: {refusal}"
             );
         }
-        self.driver.dismiss(client);
-        self.driver.close(client, Close::Graceful);
+        self.hands.driver.dismiss(client);
+        self.hands.driver.close(client, Close::Graceful);
         self.to_release = true;
         Err(Refused)
     }
 
     fn refuse(&mut self, client: Sock, route: usize) {
-        self.driver.close(client, Close::Reset);
+        self.hands.driver.close(client, Close::Reset);
         self.to_release = true;
         let ending = Ending::of_refusal(&self.routes[route].balancer);
         self.count_ending(route, ending, ending.outcome());

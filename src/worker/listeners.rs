@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::driver::{Close, Driver, Lane, Op, Sock};
-use crate::session::{Owner, Owners};
+use crate::session::{Hands, Owner};
 
 /// After so many accepts at the latest, there is another look for a burst. With one client at a time, a
 /// look for each accept was 2 to 4 % of the worker's time.
@@ -92,11 +92,10 @@ impl Listeners {
         &mut self,
         route: usize,
         listening: Vec<Listening>,
-        driver: &mut D,
-        owners: &mut Owners,
+        hands: &mut Hands<D>,
     ) {
         for (number, listening) in listening.into_iter().enumerate() {
-            self.add(ListenerOf { route, number }, listening, driver, owners);
+            self.add(ListenerOf { route, number }, listening, hands);
         }
     }
 
@@ -105,37 +104,30 @@ impl Listeners {
         &mut self,
         of: ListenerOf,
         listening: Listening,
-        driver: &mut D,
-        owners: &mut Owners,
+        hands: &mut Hands<D>,
     ) {
         for listener in &mut self.0 {
             if listener.of == of && listener.accepting != Accepting::Closed {
                 listener.role = Role::Retiring;
                 if listener.accepting == Accepting::Armed {
-                    driver.cancel(listener.sock, Lane::Read);
+                    hands.driver.cancel(listener.sock, Lane::Read);
                 }
             }
         }
-        self.add(of, listening, driver, owners);
+        self.add(of, listening, hands);
     }
 
     /// In the room of one that is closed, if there is any: who was accepted there, and still has to wait, asks
     /// only of what it was.
-    fn add<D: Driver>(
-        &mut self,
-        of: ListenerOf,
-        listening: Listening,
-        driver: &mut D,
-        owners: &mut Owners,
-    ) {
+    fn add<D: Driver>(&mut self, of: ListenerOf, listening: Listening, hands: &mut Hands<D>) {
         let Listening {
             fd,
             backlog,
             sharing,
         } = listening;
-        let sock = driver.adopt_listener(fd);
+        let sock = hands.driver.adopt_listener(fd);
         if sharing == Sharing::InTurns {
-            driver.take_turns(sock);
+            hands.driver.take_turns(sock);
         }
         let listener = Listener {
             sock,
@@ -148,7 +140,7 @@ impl Listeners {
         };
         let is_free = |l: &Listener| l.of == of && l.accepting == Accepting::Closed;
         let number = self.0.iter().position(is_free).unwrap_or(self.0.len());
-        owners.assign(sock, Owner::Listener(number));
+        hands.owners.assign(sock, Owner::Listener(number));
         match self.0.get_mut(number) {
             Some(room) => *room = listener,
             None => self.0.push(listener),

@@ -24,15 +24,14 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::backend::{Address, Lease};
+use crate::backend::Address;
 use crate::config::AtLimit;
 use crate::counters::{Outcome, WorkerCounters};
 use crate::driver::{Closed, Completion, Driver};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
-    Change, Changes, Context, Ending, Owner, Owners, Pool, PoolContext, Retired, Session,
-    SessionId, Step, Telling,
+    Change, Changes, Context, Ending, Hands, Owner, Retired, Session, SessionId, Step, Telling,
 };
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
@@ -81,8 +80,7 @@ pub struct Worker<D: Driver> {
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
-    driver: D,
-    owners: Owners,
+    hands: Hands<D>,
     listeners: Listeners,
     sessions: Slab<Active<D>>,
     timers: Timers,
@@ -96,8 +94,6 @@ pub struct Worker<D: Driver> {
     queue_looks: QueueLooks,
     /// Permits of sessions that ended.
     retired_permits: Retired<Permit>,
-    /// Places at endpoints whose connections were closed.
-    retired_leases: Retired<Lease>,
     /// What the steps of sessions mean to others.
     changes: Changes,
     /// A client was sent away in this turn, or a listener was done with: the next release closes it.
@@ -109,7 +105,6 @@ pub struct Worker<D: Driver> {
     phase: Phase,
     /// When FastCGI connections that have sent no request end. `None`: the worker does not drain.
     last_call: Option<Instant>,
-    now: Instant,
 }
 
 struct Active<D: Driver> {
@@ -137,13 +132,13 @@ impl<D: Driver> Worker<D> {
     /// A worker that accepts on the listeners of its shares once it runs.
     pub fn new(
         number: usize,
-        mut driver: D,
+        driver: D,
         shares: Vec<Share>,
         shared: Arc<Shared>,
         mailbox: Arc<Mailbox>,
         counters: Arc<WorkerCounters>,
     ) -> Self {
-        let mut owners = Owners::default();
+        let mut hands = Hands::new(driver);
         let mut listeners = Listeners::default();
         // Another seed for each, or all of them send their first session to the same endpoint.
         let seed = shared.seed.wrapping_add(number as u64);
@@ -158,10 +153,9 @@ impl<D: Driver> Worker<D> {
                 head_room.clone(),
             );
             served.access_log = share.access_log;
-            listeners.add_route(routes.len(), share.listeners, &mut driver, &mut owners);
+            listeners.add_route(routes.len(), share.listeners, &mut hands);
             routes.push(served);
         }
-        let now = driver.now();
         Self {
             number,
             listeners,
@@ -169,8 +163,7 @@ impl<D: Driver> Worker<D> {
             shared,
             mailbox,
             counters,
-            driver,
-            owners,
+            hands,
             sessions: Slab::new(),
             timers: Timers::default(),
             yielding: Timers::default(),
@@ -178,14 +171,12 @@ impl<D: Driver> Worker<D> {
             admission: Admission::default(),
             queue_looks: QueueLooks::default(),
             retired_permits: Retired::default(),
-            retired_leases: Retired::default(),
             changes: Changes::default(),
             to_release: false,
             pools_looked_at: None,
             removed: 0,
             phase: Phase::Serving,
             last_call: None,
-            now,
         }
     }
 
@@ -198,14 +189,14 @@ impl<D: Driver> Worker<D> {
             let told = self.read_mailbox();
             self.expire_deadlines();
             self.make_way();
-            if self.last_call.is_some_and(|time| time <= self.now) {
+            if self.last_call.is_some_and(|time| time <= self.hands.now) {
                 self.drain_sessions(true);
             }
             // Before a new ticket is asked for, and after everything that someone waits for.
-            self.driver.release();
+            self.hands.driver.release();
             self.to_release = false;
-            self.retired_permits.released(&self.driver);
-            let places_free = self.retired_leases.released(&self.driver);
+            self.retired_permits.released(&self.hands.driver);
+            let places_free = self.hands.retired.released(&self.hands.driver);
             let places_free = mem::take(&mut self.changes.room) || places_free;
             self.look_at_pools();
             self.serve_queues(places_free || told.has(Notice::Addresses));
@@ -219,12 +210,12 @@ impl<D: Driver> Worker<D> {
                 self.shared.gate.pass_on();
             }
             self.count_turn();
-            self.driver.turn(self.next_deadline())?;
+            self.hands.driver.turn(self.next_deadline())?;
             self.count_stale_events();
-            self.now = self.driver.now();
+            self.hands.now = self.hands.driver.now();
             self.retired_permits.turned();
-            self.retired_leases.turned();
-            while let Some(completion) = self.driver.next() {
+            self.hands.retired.turned();
+            while let Some(completion) = self.hands.driver.next() {
                 self.dispatch(completion);
             }
         }
@@ -233,13 +224,13 @@ impl<D: Driver> Worker<D> {
     /// Before the wait, so that what is seen of a worker that waits is how it waits.
     fn count_turn(&self) {
         self.counters.turns.add(1);
-        let pipes = self.driver.pipes_in_use();
+        let pipes = self.hands.driver.pipes_in_use();
         self.counters.pipes_in_use.set(pipes as u64);
     }
 
     /// Mostly there are none.
     fn count_stale_events(&mut self) {
-        let stale = self.driver.take_stale_events();
+        let stale = self.hands.driver.take_stale_events();
         if stale > 0 {
             self.counters.stale_events.add(stale);
         }
@@ -251,16 +242,16 @@ impl<D: Driver> Worker<D> {
             && self.admission.serves_all()
             && self.sessions.is_empty()
             && self.retired_permits.is_empty()
-            && self.retired_leases.is_empty()
+            && self.hands.retired.is_empty()
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         // No waiting with what ended since the last release, nor with what the driver joins: that may
         // have completed in the last turn already.
         let to_release =
-            self.to_release || self.retired_permits.is_urgent() || self.retired_leases.is_urgent();
+            self.to_release || self.retired_permits.is_urgent() || self.hands.retired.is_urgent();
         if to_release || !self.admission.pauses() && self.has_more_to_empty() {
-            return Some(self.now);
+            return Some(self.hands.now);
         }
         // What is on its way out is the way that is to be made.
         let looks_for_limit = !self.awaits_limit && self.retired_permits.is_empty();
@@ -287,14 +278,14 @@ impl<D: Driver> Worker<D> {
 
     fn dispatch(&mut self, completion: Completion) {
         let Completion { sock, lane, done } = completion;
-        match self.owners.of(sock) {
+        match self.hands.owners.of(sock) {
             Owner::Listener(listener) => self.accepted(listener, done),
             Owner::Session(id, end) => {
                 self.step(id, |session, cx| session.complete(end, lane, done, cx));
             }
             Owner::Upstream(route, id) => {
-                let (pool, mut cx) = self.pool_parts(route);
-                let change = pool.complete(id, lane, done, &mut cx);
+                let pool = &mut self.routes[route].pool;
+                let change = pool.complete(id, lane, done, &mut self.hands);
                 self.changes.room |= change != Change::None;
                 self.file_pool(route);
             }
@@ -309,9 +300,9 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Addresses) {
             for route in 0..self.routes.len() {
                 if self.routes[route].follow() {
-                    let set = self.routes[route].route.published.load_full();
-                    let (pool, mut cx) = self.pool_parts(route);
-                    pool.follow(&set, &mut cx);
+                    let served = &mut self.routes[route];
+                    let set = served.route.published.load_full();
+                    served.pool.follow(&set, &mut self.hands);
                     self.file_pool(route);
                     self.each_session_of(route, Session::addresses_changed);
                     self.compare_endpoints(route);
@@ -322,18 +313,18 @@ impl<D: Driver> Worker<D> {
             self.awaits_limit = false;
         }
         if notices.has(Notice::Scarce) {
-            self.admission.make_do(&mut self.driver, self.now);
+            self.admission
+                .make_do(&mut self.hands.driver, self.hands.now);
         }
         if notices.has(Notice::Listeners) {
             for (of, listening) in self.mailbox.take_listeners() {
-                let (driver, owners) = (&mut self.driver, &mut self.owners);
-                self.listeners.replace(of, listening, driver, owners);
+                self.listeners.replace(of, listening, &mut self.hands);
             }
         }
         if notices.has(Notice::Drain) {
             self.phase = Phase::Draining;
-            self.listeners.disarm(&mut self.driver);
-            self.listeners.leave_backlogs(&mut self.driver);
+            self.listeners.disarm(&mut self.hands.driver);
+            self.listeners.leave_backlogs(&mut self.hands.driver);
             self.drain_sessions(false);
         }
         if notices.has(Notice::Cut) {
@@ -344,7 +335,7 @@ impl<D: Driver> Worker<D> {
 
     /// Ends those that wait for a next request. Connections that have not sent any get a moment more.
     fn drain_sessions(&mut self, is_last_call: bool) {
-        self.last_call = Some(self.now + LAST_CALL_INTERVAL);
+        self.last_call = Some(self.hands.now + LAST_CALL_INTERVAL);
         for route in 0..self.routes.len() {
             self.each_session_of(route, |session, cx| session.drain(is_last_call, cx));
         }
@@ -366,8 +357,8 @@ impl<D: Driver> Worker<D> {
 
     fn cut(&mut self) {
         self.phase = Phase::Draining;
-        self.listeners.close(&mut self.driver);
-        self.admission.cut(&mut self.driver);
+        self.listeners.close(&mut self.hands.driver);
+        self.admission.cut(&mut self.hands.driver);
         let cut = self.sessions.len();
         if cut > 0 {
             tracing::warn!(
@@ -394,12 +385,10 @@ impl<D: Driver> Worker<D> {
             .expect("only live sessions own sockets");
         let mut cx = context(
             id,
-            &mut self.driver,
-            &mut self.owners,
+            &mut self.hands,
             &mut self.routes[active.route],
-            &mut self.retired_leases,
             &mut self.changes,
-            (active.route, self.phase, self.now),
+            (active.route, self.phase),
         );
         let route = active.route;
         let step = act(&mut active.session, &mut cx);
@@ -442,13 +431,11 @@ impl<D: Driver> Worker<D> {
             &Telling {
                 counters: &served.counters.fastcgi,
                 log: served.access_log.as_ref(),
-                now: self.now,
+                now: self.hands.now,
             },
         );
         let client = active.session.client();
-        let leaving = active
-            .session
-            .close(ending, &mut self.driver, &mut self.retired_leases);
+        let leaving = active.session.close(ending, &mut self.hands);
         let (last, closed) = match leaving {
             Some(sock) => (sock, Closed::Soon),
             None => (client, Closed::Now),
@@ -470,7 +457,7 @@ impl<D: Driver> Worker<D> {
         counters.ended(outcome);
         self.removed += usize::from(ending == Ending::EndpointRemoved);
         if ending.is_failure()
-            && let Some(count) = route.session_failures.count(self.now)
+            && let Some(count) = route.session_failures.count(self.hands.now)
         {
             tracing::warn!(route = %route.name, failed = count, "session failed: {ending}");
         }
@@ -500,16 +487,16 @@ impl<D: Driver> Worker<D> {
     /// Closes kept connections whose time is up; in a drain, all of them once nobody is left.
     fn look_at_pools(&mut self) {
         let is_over = self.phase == Phase::Draining && self.sessions.is_empty();
-        if !is_over && self.pools_looked_at.is_none_or(|at| at > self.now) {
+        if !is_over && self.pools_looked_at.is_none_or(|at| at > self.hands.now) {
             return;
         }
         self.pools_looked_at = None;
         for route in 0..self.routes.len() {
-            let (pool, mut cx) = self.pool_parts(route);
+            let pool = &mut self.routes[route].pool;
             if is_over {
-                pool.close_all(&mut cx);
+                pool.close_all(&mut self.hands);
             } else {
-                pool.expire(&mut cx);
+                pool.expire(&mut self.hands);
             }
             self.file_pool(route);
         }
@@ -521,24 +508,14 @@ impl<D: Driver> Worker<D> {
         self.pools_looked_at = self.pools_looked_at.into_iter().chain(look_at).min();
     }
 
-    fn pool_parts(&mut self, route: usize) -> (&mut Pool, PoolContext<'_, D>) {
-        let cx = PoolContext {
-            driver: &mut self.driver,
-            owners: &mut self.owners,
-            retired: &mut self.retired_leases,
-            now: self.now,
-        };
-        (&mut self.routes[route].pool, cx)
-    }
-
     fn expire_deadlines(&mut self) {
-        while let Some(id) = self.timers.take_due(self.now) {
+        while let Some(id) = self.timers.take_due(self.hands.now) {
             let Some(active) = self.sessions.get(id.0) else {
                 continue;
             };
             let timeouts = self.routes[active.route].route.timeouts;
             match active.session.deadline(timeouts) {
-                Some(deadline) if deadline <= self.now => self.step(id, Session::expire),
+                Some(deadline) if deadline <= self.hands.now => self.step(id, Session::expire),
                 Some(later) => self.timers.file(id, later),
                 None => {}
             }
@@ -549,7 +526,7 @@ impl<D: Driver> Worker<D> {
     /// While all permits are taken, a session whose client may be gone ends for the sake of who comes next:
     /// one at a time, because with its permit the limit is not reached any more.
     fn make_way(&mut self) {
-        while self.yielding.next().is_some_and(|at| at <= self.now)
+        while self.yielding.next().is_some_and(|at| at <= self.hands.now)
             && !self.awaits_limit
             && self.retired_permits.is_empty()
         {
@@ -557,13 +534,13 @@ impl<D: Driver> Worker<D> {
                 self.awaits_limit = true;
                 return;
             }
-            let due = self.yielding.take_due(self.now);
+            let due = self.yielding.take_due(self.hands.now);
             let Some((id, active)) = due.and_then(|id| Some((id, self.sessions.get(id.0)?))) else {
                 continue;
             };
             let timeouts = self.routes[active.route].route.timeouts;
             match active.session.yields_at(timeouts) {
-                Some(ready) if ready <= self.now => {
+                Some(ready) if ready <= self.hands.now => {
                     self.step(id, |_, _| Step::End(Ending::HalfClosed));
                 }
                 Some(later) => self.yielding.file(id, later),
@@ -589,17 +566,14 @@ impl<D: Driver> Worker<D> {
 /// What a session of this route can use.
 fn context<'a, D: Driver>(
     id: SessionId,
-    driver: &'a mut D,
-    owners: &'a mut Owners,
+    hands: &'a mut Hands<D>,
     served: &'a mut Served,
-    retired: &'a mut Retired<Lease>,
     changes: &'a mut Changes,
-    (route, phase, now): (usize, Phase, Instant),
+    (route, phase): (usize, Phase),
 ) -> Context<'a, D> {
     Context {
         id,
-        driver,
-        owners,
+        hands,
         queue_is_empty: !served.has_queue(),
         route,
         protocol: &served.route.protocol,
@@ -609,12 +583,10 @@ fn context<'a, D: Driver>(
         published: &served.route.published,
         upstreams: &served.route.upstreams,
         balancer: &mut served.balancer,
-        retired,
         head_room: &served.head_room,
         timeouts: served.route.timeouts,
         counters: &served.counters,
         access_log: served.access_log.as_ref(),
-        now,
     }
 }
 

@@ -158,17 +158,17 @@ impl<D: Driver> Worker<D> {
         let active = &mut self.sessions[id.0];
         let served = &mut self.routes[active.route];
         let wish = active.session.wish();
-        let is_full = wish.is_some() && served.is_queue_full(self.now);
+        let is_full = wish.is_some() && served.is_queue_full(self.hands.now);
         let (Some(place), Some(queue)) = (&mut active.place, &mut served.queue) else {
             return Ok(());
         };
-        match place.follow(wish, queue, is_full, id, self.now) {
+        match place.follow(wish, queue, is_full, id, self.hands.now) {
             Moved::Not => return Ok(()),
             Moved::Refused => return Err(QueueIsFull),
             Moved::Joined { is_first } => {
                 served.counters.queued.add(u64::from(is_first));
-                let place_at = served.balancer.pace_ends(self.now);
-                self.queue_looks.file(place_at, self.now);
+                let place_at = served.balancer.pace_ends(self.hands.now);
+                self.queue_looks.file(place_at, self.hands.now);
             }
             Moved::Left { waited } => served.counters.queue_wait.record(waited),
         }
@@ -182,7 +182,7 @@ impl<D: Driver> Worker<D> {
         let Some(look_at) = self.queue_looks.at else {
             return;
         };
-        if !something_changed && look_at > self.now {
+        if !something_changed && look_at > self.hands.now {
             return;
         }
         self.queue_looks.at = None;
@@ -192,29 +192,28 @@ impl<D: Driver> Worker<D> {
             let before = left;
             if self.serve_queue(route, &mut left) == Line::HasPlaces {
                 // The next turn goes on, and does not wait.
-                self.queue_looks.at = Some(self.now);
+                self.queue_looks.at = Some(self.hands.now);
                 self.queue_looks.first = queue::next_first(route, left < before, routes);
                 return;
             }
         }
         let waiting = self.routes.iter().filter(|served| served.has_queue());
-        let room_at = waiting.map(|served| served.place_at(self.now));
-        let latest = self.now + QUEUE_LOOK_INTERVAL;
+        let room_at = waiting.map(|served| served.place_at(self.hands.now));
+        let latest = self.hands.now + QUEUE_LOOK_INTERVAL;
         self.queue_looks.at = room_at
-            .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.now, latest)))
+            .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.hands.now, latest)))
             .min();
     }
 
     /// Gives those who wait for one route at most as many places as are left in this turn.
     fn serve_queue(&mut self, route: usize, left: &mut u32) -> Line {
-        if self.routes[route].lacks_places(self.now) {
-            let (pool, mut cx) = self.pool_parts(route);
-            pool.make_room(&mut cx);
+        if self.routes[route].lacks_places(self.hands.now) {
+            self.routes[route].pool.make_room(&mut self.hands);
             self.file_pool(route);
         }
         let (mut last, mut useless) = (None, 0);
         while useless < USELESS_OFFERS_MAX
-            && let Some((arrival, id)) = self.routes[route].next_in_line(last, self.now)
+            && let Some((arrival, id)) = self.routes[route].next_in_line(last, self.hands.now)
         {
             if *left == 0 {
                 return Line::HasPlaces;

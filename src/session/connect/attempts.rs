@@ -42,10 +42,10 @@ impl Attempt {
 
     /// The names behind an address that is silent for long are looked up early, again and again.
     fn suspect<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        if self.suspect_at > cx.now {
+        if self.suspect_at > cx.hands.now {
             return;
         }
-        self.suspect_at = cx.now + REMINDER_INTERVAL;
+        self.suspect_at = cx.hands.now + REMINDER_INTERVAL;
         if let Some(ip) = self.lease.address().ip() {
             cx.published.refresher().suspect(ip);
         }
@@ -78,25 +78,25 @@ impl Connecting {
             let failure = ConnectFailure::OtherFamily(address);
             self.failed(&lease, failure, Blame::Nobody, cx);
             // It need not be waited for if the others refuse.
-            lease.refused(cx.now);
+            lease.refused(cx.hands.now);
             return Started::Failed;
         }
         match (self.open(address, cx), address) {
             (Ok(sock), Address::Tcp(to)) => {
                 if bytes_follow || cx.upstreams.introduction(&self.hello).is_some() {
-                    cx.driver.send_follows(sock);
+                    cx.hands.driver.send_follows(sock);
                 }
-                cx.driver.submit(sock, Op::Connect(to));
+                cx.hands.driver.submit(sock, Op::Connect(to));
                 // Those that are still untried get as much of the time that is left.
-                let left = by.saturating_duration_since(cx.now);
+                let left = by.saturating_duration_since(cx.hands.now);
                 let untried = cx.balancer.untried(&self.tried);
                 let parts = u32::try_from(untried).unwrap_or(PARTS_MAX);
                 Started::Connecting(Attempt {
                     sock,
                     lease,
-                    started: cx.now,
-                    suspect_at: cx.now + SUSPECT_AFTER,
-                    give_up_at: cx.now + left / parts.clamp(1, PARTS_MAX),
+                    started: cx.hands.now,
+                    suspect_at: cx.hands.now + SUSPECT_AFTER,
+                    give_up_at: cx.hands.now + left / parts.clamp(1, PARTS_MAX),
                 })
             }
             // Such a connect does not wait: it is open.
@@ -112,7 +112,7 @@ impl Connecting {
                 Started::Failed
             }
             (Err(errno), _) => {
-                self.refused(&lease, errno, cx.now, cx);
+                self.refused(&lease, errno, cx.hands.now, cx);
                 Started::Failed
             }
         }
@@ -126,25 +126,25 @@ impl Connecting {
         if let Address::Tcp(to @ SocketAddr::V4(_)) = address
             && let Some(spare) = self.spare.take()
         {
-            let configured = cx.driver.configure_tcp(spare, &to, &cx.upstreams.tcp);
+            let configured = cx.hands.driver.configure_tcp(spare, &to, &cx.upstreams.tcp);
             return match configured {
                 Ok(()) => Ok(spare),
                 Err(errno) => {
-                    cx.driver.close(spare, Close::Graceful);
+                    cx.hands.driver.close(spare, Close::Graceful);
                     Err(errno)
                 }
             };
         }
         // The spare socket is for IPv4: of use if one of those may race with this one.
         if !cx.balancer.is_mixed() {
-            self.close_spare(cx.driver);
+            self.close_spare(&mut cx.hands.driver);
         }
         let opened = match address {
-            Address::Tcp(to) => cx.driver.open_tcp(&to, &cx.upstreams.tcp),
-            Address::Unix(name) => cx.driver.open_unix(name),
+            Address::Tcp(to) => cx.hands.driver.open_tcp(&to, &cx.upstreams.tcp),
+            Address::Unix(name) => cx.hands.driver.open_unix(name),
         };
         // Its descriptor may be the one that is missing.
-        opened.inspect_err(|_| self.close_spare(cx.driver))
+        opened.inspect_err(|_| self.close_spare(&mut cx.hands.driver))
     }
 
     fn close_spare<D: Driver>(&mut self, driver: &mut D) {
@@ -155,11 +155,12 @@ impl Connecting {
 
     /// One attempt is under way. If the set has both families, one of the other joins it in time.
     pub(super) fn try_alone<D: Driver>(&mut self, first: Attempt, cx: &mut Context<'_, D>) {
-        cx.owners
+        cx.hands
+            .owners
             .assign(first.sock, Owner::Session(cx.id, End::Backend));
         let race = match Family::of(first.lease.address()) {
             Some(family) if cx.balancer.is_mixed() => {
-                Race::StartsAt(cx.now + HEAD_START, Want::Only(family.other()))
+                Race::StartsAt(cx.hands.now + HEAD_START, Want::Only(family.other()))
             }
             _ => Race::Off,
         };
@@ -173,7 +174,7 @@ impl Connecting {
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
     ) -> Found {
-        let Stage::Trying { mut first, race } = self.take_stage(cx.now) else {
+        let Stage::Trying { mut first, race } = self.take_stage(cx.hands.now) else {
             unreachable!("connects are under way")
         };
         cx.balancer.refresh(cx.published);
@@ -189,10 +190,11 @@ impl Connecting {
             }
             cx.abandon(rival.sock, rival.lease);
         }
-        cx.owners
+        cx.hands
+            .owners
             .assign(first.sock, Owner::Session(cx.id, End::Backend));
         let begins = first.started + HEAD_START;
-        if begins <= cx.now {
+        if begins <= cx.hands.now {
             return self.start_race(first, Want::Any, bytes_follow, cx);
         }
         let race = Race::StartsAt(begins, Want::Any);
@@ -210,9 +212,13 @@ impl Connecting {
     ) -> Found {
         self.tried.insert(&first.lease);
         let race = loop {
-            let chosen =
-                cx.balancer
-                    .choose_with(cx.published, &mut self.tried, want, self.reuse, cx.now);
+            let chosen = cx.balancer.choose_with(
+                cx.published,
+                &mut self.tried,
+                want,
+                self.reuse,
+                cx.hands.now,
+            );
             let lease = match chosen {
                 // In a new set it does not count as tried yet.
                 Choice::Chosen(lease) if lease.address() == first.lease.address() => {
@@ -227,13 +233,14 @@ impl Connecting {
                     return Found::Resting(address);
                 }
                 Choice::Full if want == Want::Any => {
-                    break Race::StartsAt(cx.now + HEAD_START, want);
+                    break Race::StartsAt(cx.hands.now + HEAD_START, want);
                 }
                 Choice::Resting(_) | Choice::Full | Choice::Exhausted => break Race::Off,
             };
             match self.start(lease, bytes_follow, cx) {
                 Started::Connecting(rival) => {
-                    cx.owners
+                    cx.hands
+                        .owners
                         .assign(rival.sock, Owner::Session(cx.id, End::Rival));
                     break Race::On(rival);
                 }
@@ -243,12 +250,12 @@ impl Connecting {
                         return self.found(sock, lease, cx);
                     }
                     Err(errno) => {
-                        self.refused(&lease, errno, cx.now, cx);
+                        self.refused(&lease, errno, cx.hands.now, cx);
                         cx.abandon(sock, lease);
                     }
                 },
                 Started::Failed => {}
-                Started::Starved => break Race::StartsAt(cx.now + HEAD_START, want),
+                Started::Starved => break Race::StartsAt(cx.hands.now + HEAD_START, want),
             }
         };
         self.stage = Stage::Trying { first, race };
@@ -267,7 +274,7 @@ impl Connecting {
         if let Race::On(rival) = &mut race {
             rival.suspect(cx);
         }
-        let has_had_its_time = |attempt: &Attempt| attempt.give_up_at <= cx.now;
+        let has_had_its_time = |attempt: &Attempt| attempt.give_up_at <= cx.hands.now;
         let first_is_due = has_had_its_time(&first);
         match race {
             Race::On(rival) if first_is_due || has_had_its_time(&rival) => {
@@ -285,7 +292,7 @@ impl Connecting {
                 self.time_out(first, cx);
                 self.go_on(None, bytes_follow, cx)
             }
-            Race::StartsAt(at, want) if at <= cx.now => {
+            Race::StartsAt(at, want) if at <= cx.hands.now => {
                 self.start_race(first, want, bytes_follow, cx)
             }
             // Only the resolver was to be told.
@@ -323,7 +330,7 @@ impl Connecting {
         if let Some(loser) = loser {
             // It had a head start, and yet it lost: or sessions would go on waiting for it.
             if end == End::Rival {
-                cx.published.failed(loser.lease.health(), cx.now);
+                cx.published.failed(loser.lease.health(), cx.hands.now);
             }
             cx.abandon(loser.sock, loser.lease);
         }
@@ -336,13 +343,15 @@ impl Connecting {
         lease: Lease,
         cx: &mut Context<'_, D>,
     ) -> Found {
-        self.close_spare(cx.driver);
-        cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
+        self.close_spare(&mut cx.hands.driver);
+        cx.hands
+            .owners
+            .assign(sock, Owner::Session(cx.id, End::Backend));
         self.refused_by = None;
         // Those that wait may try it again.
         cx.changes.room |= lease.reached();
-        cx.published.reached(lease.health(), cx.now);
-        let left = self.begin(cx).saturating_duration_since(cx.now);
+        cx.published.reached(lease.health(), cx.hands.now);
+        let left = self.begin(cx).saturating_duration_since(cx.hands.now);
         cx.counters
             .connect_time
             .record(self.patience.saturating_sub(left));

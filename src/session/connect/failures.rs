@@ -62,7 +62,7 @@ impl Answer {
 impl Connecting {
     pub(super) fn time_out<D: Driver>(&mut self, attempt: Attempt, cx: &mut Context<'_, D>) {
         let failure = ConnectFailure::TimedOut(attempt.lease.address());
-        let lasted = cx.now.saturating_duration_since(attempt.started);
+        let lasted = cx.hands.now.saturating_duration_since(attempt.started);
         let blame = if lasted * FAIR_PART >= self.patience {
             Blame::Endpoint
         } else {
@@ -84,10 +84,10 @@ impl Connecting {
     ) {
         let failure = ConnectFailure::Refused(lease.address(), errno);
         self.failed(lease, failure, Blame::of(errno), cx);
-        let lasted = cx.now.saturating_duration_since(started);
+        let lasted = cx.hands.now.saturating_duration_since(started);
         match Answer::of(errno) {
             // What was said so late was said by nobody over there.
-            Answer::No if lasted < SILENT_PATIENCE => lease.refused(cx.now),
+            Answer::No if lasted < SILENT_PATIENCE => lease.refused(cx.hands.now),
             Answer::No | Answer::None => lease.not_answered(),
             Answer::Yes => cx.changes.room |= lease.reached(),
             Answer::Unasked => {}
@@ -121,8 +121,9 @@ impl Connecting {
             _ => Want::Any,
         };
         if blame == Blame::Endpoint {
-            cx.published.unreachable(lease.health(), &failure, cx.now);
-            cx.published.failed(lease.health(), cx.now);
+            cx.published
+                .unreachable(lease.health(), &failure, cx.hands.now);
+            cx.published.failed(lease.health(), cx.hands.now);
         }
         // The address may have moved: the names behind it are looked up early.
         if let Some(ip) = lease.address().ip() {

@@ -30,10 +30,10 @@ use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::backend::{Address, Balancer, Choice, Lease, Moment, Reuse, Tried, Want};
-use crate::driver::{Close, Closed, Done, Driver, Sock};
+use crate::driver::{Close, Done, Driver, Sock};
 use crate::sys::Errno;
 
-use super::{ConnectFailure, Context, End, Hello, Retired, Timeouts, Wish};
+use super::{ConnectFailure, Context, End, Hands, Hello, Timeouts, Wish};
 use attempts::{Attempt, Started};
 use failures::Blame;
 
@@ -242,7 +242,7 @@ impl Connecting {
     ) -> Found {
         loop {
             let moment = Moment {
-                now: cx.now,
+                now: cx.hands.now,
                 waiting_since: self.came,
             };
             let chosen = cx.balancer.choose_with(
@@ -282,13 +282,13 @@ impl Connecting {
                 Started::Open(sock, lease) => match self.introduce(sock, bytes_follow, cx) {
                     Ok(()) => return self.found(sock, lease, cx),
                     Err(errno) => {
-                        self.refused(&lease, errno, cx.now, cx);
+                        self.refused(&lease, errno, cx.hands.now, cx);
                         cx.abandon(sock, lease);
                     }
                 },
                 Started::Failed => {}
                 Started::Starved => {
-                    self.pause(STARVED_RETRY, Then::GoOn, cx.now);
+                    self.pause(STARVED_RETRY, Then::GoOn, cx.hands.now);
                     return Found::Waiting;
                 }
             }
@@ -303,7 +303,7 @@ impl Connecting {
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
     ) -> Found {
-        let Stage::Trying { first, race } = self.take_stage(cx.now) else {
+        let Stage::Trying { first, race } = self.take_stage(cx.hands.now) else {
             unreachable!("a connect was in flight")
         };
         let (mut attempt, mut other) = (first, None);
@@ -338,7 +338,7 @@ impl Connecting {
         cx: &mut Context<'_, D>,
     ) -> Result<(), Errno> {
         match cx.upstreams.introduction(&self.hello) {
-            Some(introduction) if !bytes_follow => cx.driver.send_now(sock, introduction),
+            Some(introduction) if !bytes_follow => cx.hands.driver.send_now(sock, introduction),
             Some(_) | None => Ok(()),
         }
     }
@@ -384,10 +384,10 @@ impl Connecting {
     ) -> Found {
         let refused_by = self.refused_by.filter(|_| self.is_between_attempts());
         let by = self.by.into_iter().chain(refused_by).min();
-        let is_over = by.is_some_and(|by| by <= cx.now);
-        match self.take_stage(cx.now) {
+        let is_over = by.is_some_and(|by| by <= cx.hands.now);
+        match self.take_stage(cx.hands.now) {
             Stage::Queued(_) if is_over => Found::Failed(self.failure),
-            Stage::Queued(_) if self.by.is_none() && self.has_queued_enough(cx.now) => {
+            Stage::Queued(_) if self.by.is_none() && self.has_queued_enough(cx.hands.now) => {
                 if cx.balancer.is_empty() {
                     return Found::Failed(ConnectFailure::NoAddress);
                 }
@@ -396,7 +396,7 @@ impl Connecting {
             Stage::Queued(_) => {
                 self.tried.clear();
                 self.stage = Stage::Queued(Wait::Again {
-                    retry_at: cx.now + self.next_pause(),
+                    retry_at: cx.hands.now + self.next_pause(),
                 });
                 cx.changes.room = true;
                 Found::Waiting
@@ -460,11 +460,7 @@ impl Connecting {
     }
 
     /// Closes what is open. Returns a socket that the driver has yet to join, if there is one.
-    pub(super) fn close<D: Driver>(
-        self,
-        driver: &mut D,
-        retired: &mut Retired<Lease>,
-    ) -> Option<Sock> {
+    pub(super) fn close<D: Driver>(self, hands: &mut Hands<D>) -> Option<Sock> {
         let attempts = match self.stage {
             Stage::Unknown { .. } | Stage::Pausing { .. } | Stage::Queued(_) => [None, None],
             Stage::Trying { first, race } => match race {
@@ -474,13 +470,12 @@ impl Connecting {
         };
         // It was never used, so there is nothing to join.
         if let Some(spare) = self.spare {
-            driver.close(spare, Close::Graceful);
+            hands.driver.close(spare, Close::Graceful);
         }
         let mut leaving = None;
         for Attempt { sock, lease, .. } in attempts.into_iter().flatten() {
-            let closed = driver.close(sock, Close::Graceful);
-            retired.push(lease, sock, closed);
-            leaving = leaving.or_else(|| (closed == Closed::Soon).then_some(sock));
+            let still_open = hands.close_upstream(sock, lease, Close::Graceful);
+            leaving = leaving.or(still_open);
         }
         leaving
     }

@@ -26,14 +26,14 @@ impl Connecting {
         if cx.timeouts.silent_is_short && cx.balancer.is_silent() {
             self.patience = self.patience.min(SILENT_PATIENCE);
         }
-        *self.by.insert(cx.now + self.patience)
+        *self.by.insert(cx.hands.now + self.patience)
     }
 
     /// Whether all endpoints refuse, and have done so for long enough. If they have not, notes when.
     pub(super) fn has_been_refused_enough<D: Driver>(&mut self, cx: &Context<'_, D>) -> bool {
         let patience = cx.timeouts.refused;
         self.refused_by = patience.and_then(|patience| cx.balancer.refused_until(patience));
-        self.refused_by.is_some_and(|by| by <= cx.now)
+        self.refused_by.is_some_and(|by| by <= cx.hands.now)
     }
 
     pub(super) fn has_queued_enough(&self, now: Instant) -> bool {
@@ -46,7 +46,7 @@ impl Connecting {
         self.want = Want::Any;
         self.refused_by = None;
         let has_tried = self.by.take().is_some();
-        self.queue(has_tried, cx.now);
+        self.queue(has_tried, cx.hands.now);
     }
 
     /// Its turn may have come and the place was not for it: then nothing has changed.
@@ -74,20 +74,20 @@ impl Connecting {
             } else {
                 cx.published.refresher().suspect_all();
             }
-            return self.queue(has_tried, cx.now);
+            return self.queue(has_tried, cx.hands.now);
         }
         self.begin(cx);
         if cx.balancer.is_empty() {
             cx.published.refresher().suspect_all();
             self.stage = Stage::Unknown {
-                remind_at: cx.now + REMINDER_INTERVAL,
+                remind_at: cx.hands.now + REMINDER_INTERVAL,
             };
         } else if self.failure.is_full_backlog() {
             // A TCP connect would wait, so this does.
-            self.pause(STARVED_RETRY, Then::StartOver, cx.now);
+            self.pause(STARVED_RETRY, Then::StartOver, cx.hands.now);
         } else {
             let pause = self.next_pause();
-            self.pause(pause, Then::StartOver, cx.now);
+            self.pause(pause, Then::StartOver, cx.hands.now);
         }
     }
 

@@ -77,12 +77,12 @@ impl<D: Driver> Serving<D> {
         self.send_on(client, cx);
         match self.sending {
             Sending::Idle => {
-                client.body_lag.wait(cx.now);
-                client.read_on(cx.driver);
+                client.body_lag.wait(cx.hands.now);
+                client.read_on(&mut cx.hands.driver);
             }
             // Nobody takes the body; the answer may still come.
             Sending::Broken if client.reader.end() == ClientEnd::TooEarly => {
-                client.read_on(cx.driver);
+                client.read_on(&mut cx.hands.driver);
             }
             Sending::Busy { .. }
             | Sending::Splicing
@@ -122,7 +122,7 @@ impl<D: Driver> Serving<D> {
                 self.outbox = Some(buf);
             }
             None => {
-                let mut outbox = cx.driver.lend()?;
+                let mut outbox = cx.hands.driver.lend()?;
                 outbox.extend(lead);
                 outbox.extend(bytes);
                 self.outbox = Some(outbox);
@@ -148,7 +148,7 @@ impl<D: Driver> Serving<D> {
         match &mut self.outbox {
             Some(outbox) => outbox.extend(&FENCE),
             None => {
-                let mut outbox = cx.driver.lend()?;
+                let mut outbox = cx.hands.driver.lend()?;
                 outbox.extend(&FENCE);
                 self.outbox = Some(outbox);
             }
@@ -163,7 +163,7 @@ impl<D: Driver> Serving<D> {
         let is_last = client.request != Request::Streaming;
         let Some(outbox) = self.outbox.take() else {
             if is_last {
-                self.all_sent(client.request, cx.driver);
+                self.all_sent(client.request, &mut cx.hands.driver);
             }
             return;
         };
@@ -175,7 +175,7 @@ impl<D: Driver> Serving<D> {
                 full: outbox.is_full(),
             },
         };
-        cx.driver.submit(self.open.sock, Op::Send(outbox));
+        cx.hands.driver.submit(self.open.sock, Op::Send(outbox));
     }
 
     fn all_sent(&mut self, request: Request, driver: &mut D) {
@@ -209,7 +209,7 @@ impl<D: Driver> Serving<D> {
                 self.splice_body(false, client, cx)
             }
             (Done::Sent, Sending::Last) => {
-                self.all_sent(client.request, cx.driver);
+                self.all_sent(client.request, &mut cx.hands.driver);
                 self.look_at_end()
             }
             // What it has to say, and its end, a receive tells.
@@ -236,7 +236,7 @@ impl<D: Driver> Serving<D> {
             return self.splice_body(false, client, cx);
         }
         // It is not wanted any more.
-        client.read_on(cx.driver);
+        client.read_on(&mut cx.hands.driver);
         Became::Going
     }
 
@@ -253,7 +253,7 @@ impl<D: Driver> Serving<D> {
         let pumped = bulk::pump(
             lead,
             held,
-            cx.driver,
+            &mut cx.hands.driver,
             client.sock,
             server,
             records,
@@ -263,7 +263,7 @@ impl<D: Driver> Serving<D> {
         self.sent += pumped.taken as u64;
         client
             .body_lag
-            .moved(pumped.taken as u64, cx.now, cx.timeouts.min_rate);
+            .moved(pumped.taken as u64, cx.hands.now, cx.timeouts.min_rate);
         if pumped.taken > 0 {
             // Nobody has what went by.
             client.replay = Replay::Spent;
@@ -271,11 +271,11 @@ impl<D: Driver> Serving<D> {
         match pumped.then {
             Then::Receive => return self.read_body(client, cx),
             Then::SourceReadable => {
-                client.body_lag.wait(cx.now);
-                client.wait_to_splice(cx.driver);
+                client.body_lag.wait(cx.hands.now);
+                client.wait_to_splice(&mut cx.hands.driver);
             }
             Then::SinkWritable => {
-                cx.driver.submit(server, Op::Writable);
+                cx.hands.driver.submit(server, Op::Writable);
                 self.sending = Sending::Splicing;
             }
             Then::SourceFailed(errno) => return Became::End(Ending::ClientReset(errno)),

@@ -154,7 +154,7 @@ pub(super) enum HeadRead {
 impl ClientSide {
     pub(super) fn new<D: Driver>(sock: Sock, cx: &mut Context<'_, D>) -> Self {
         let peer = match cx.access_log {
-            Some(_) => cx.driver.peer_credentials(sock),
+            Some(_) => cx.hands.driver.peer_credentials(sock),
             None => None,
         };
         Self {
@@ -165,16 +165,16 @@ impl ClientSide {
             writing: Writing::Idle,
             unwritten: 0,
             replies: Vec::new(),
-            activity: Activity::new(cx.now),
+            activity: Activity::new(cx.hands.now),
             head_by: None,
             body_lag: Lag::default(),
             answer_lag: Lag::default(),
             requests: 0,
-            began: cx.now,
+            began: cx.hands.now,
             request: Request::Streaming,
             without: Vec::new(),
             replay: Replay::Possible(Vec::new()),
-            tally: Tally::new(peer, cx.now),
+            tally: Tally::new(peer, cx.hands.now),
         }
     }
 
@@ -224,7 +224,8 @@ impl ClientSide {
     /// Bytes came.
     pub(super) fn received<D: Driver>(&mut self, buf: Buf, cx: &Context<'_, D>) {
         let bytes = buf.len() as u64;
-        self.body_lag.moved(bytes, cx.now, cx.timeouts.min_rate);
+        self.body_lag
+            .moved(bytes, cx.hands.now, cx.timeouts.min_rate);
         self.inbox = Some(Inbox { buf, at: 0 });
     }
 
@@ -276,13 +277,16 @@ impl ClientSide {
 
     /// From now on, unless it began before, the time for the head of a request runs.
     pub(super) fn expect_head<D: Driver>(&mut self, cx: &Context<'_, D>) {
-        let by = cx.fastcgi().head_timeout.map(|timeout| cx.now + timeout);
+        let by = cx
+            .fastcgi()
+            .head_timeout
+            .map(|timeout| cx.hands.now + timeout);
         self.head_by = self.head_by.or(by);
     }
 
     /// A request's head is there, as far as it can be read.
     pub(super) fn begin_request<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        self.began = cx.now;
+        self.began = cx.hands.now;
         (self.body_lag, self.answer_lag) = (Lag::default(), Lag::default());
         self.tally.begin(self.reader.head(), &cx.telling());
         self.requests += 1;
@@ -353,7 +357,7 @@ impl ClientSide {
             return Ok(());
         }
         // A client that asks without reading the answers has filled its socket.
-        let sent = cx.driver.send_now(self.sock, &self.replies);
+        let sent = cx.hands.driver.send_now(self.sock, &self.replies);
         sent.map_err(Ending::ClientReset)?;
         let sent = self.replies.len() as u64;
         cx.counters.to_client.copied.add(sent);
@@ -365,8 +369,8 @@ impl ClientSide {
     pub(super) fn send<D: Driver>(&mut self, buf: Buf, what: Writing, cx: &mut Context<'_, D>) {
         assert!(self.writing == Writing::Idle, "one piece at a time");
         self.unwritten = buf.len();
-        self.answer_lag.wait(cx.now);
-        cx.driver.submit(self.sock, Op::Send(buf));
+        self.answer_lag.wait(cx.hands.now);
+        cx.hands.driver.submit(self.sock, Op::Send(buf));
         self.writing = what;
     }
 
@@ -374,13 +378,14 @@ impl ClientSide {
     pub(super) fn sent<D: Driver>(&mut self, cx: &Context<'_, D>) {
         let written = mem::take(&mut self.unwritten) as u64;
         cx.counters.to_client.copied.add(written);
-        self.answer_lag.moved(written, cx.now, cx.timeouts.min_rate);
+        self.answer_lag
+            .moved(written, cx.hands.now, cx.timeouts.min_rate);
     }
 
     /// Waits until it has room.
     pub(super) fn wait_for_room<D: Driver>(&mut self, cx: &mut Context<'_, D>) {
-        cx.driver.submit(self.sock, Op::Writable);
-        self.answer_lag.wait(cx.now);
+        cx.hands.driver.submit(self.sock, Op::Writable);
+        self.answer_lag.wait(cx.hands.now);
         self.writing = Writing::Waiting;
     }
 
@@ -394,9 +399,15 @@ impl ClientSide {
             return Ok(());
         };
         let before = pipe.len();
-        let flushed = bulk::flush(pipe, cx.driver, self.sock, &cx.counters.to_client);
+        let flushed = bulk::flush(
+            pipe,
+            &mut cx.hands.driver,
+            self.sock,
+            &cx.counters.to_client,
+        );
         let given = (before - pipe.len()) as u64;
-        self.answer_lag.moved(given, cx.now, cx.timeouts.min_rate);
+        self.answer_lag
+            .moved(given, cx.hands.now, cx.timeouts.min_rate);
         match flushed {
             Flushed::All => *held = None,
             Flushed::Full => self.wait_for_room(cx),

@@ -72,13 +72,18 @@ impl<P: PipeGuard> Breaking<P> {
         cx: &mut Context<'_, D>,
     ) -> Step {
         let flushed = match &mut self.held {
-            Some(held) => bulk::flush(held, cx.driver, client.sock, &cx.counters.to_client),
+            Some(held) => bulk::flush(
+                held,
+                &mut cx.hands.driver,
+                client.sock,
+                &cx.counters.to_client,
+            ),
             None => Flushed::All,
         };
         let told = match flushed {
             Flushed::All => {
                 self.held = None;
-                let told = cx.driver.send_now(client.sock, &BROKEN_OFF);
+                let told = cx.hands.driver.send_now(client.sock, &BROKEN_OFF);
                 if told.is_ok() {
                     cx.counters.to_client.copied.add(BROKEN_OFF.len() as u64);
                 }

@@ -31,7 +31,6 @@ mod time;
 
 use std::mem;
 
-use crate::backend::Lease;
 use crate::config::OnFailure;
 use crate::counters::Outcome;
 use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
@@ -42,7 +41,7 @@ use super::connect::{Connecting, Found};
 use super::lag::Lag;
 use super::pool::Open;
 use super::tally::Telling;
-use super::{Context, End, Ending, Owner, Retired, Step, Wish};
+use super::{Context, End, Ending, Hands, Owner, Step, Wish};
 use client::{ClientSide, HeadRead, Reading, Writing};
 use farewell::{Breaking, Farewell};
 use search::{Search, Sought};
@@ -78,17 +77,19 @@ enum Stage<D: Driver> {
 impl<D: Driver> Exchange<D> {
     /// Starts to serve a client.
     pub fn start(client: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
-        cx.owners.assign(client, Owner::Session(cx.id, End::Client));
+        cx.hands
+            .owners
+            .assign(client, Owner::Session(cx.id, End::Client));
         let mut exchange = Self {
             client: ClientSide::new(client, cx),
             stage: Stage::Head,
         };
         exchange.client.expect_head(cx);
         // Most clients have sent their request by now.
-        let step = match cx.driver.receive_now(client) {
+        let step = match cx.hands.driver.receive_now(client) {
             Ok(Some(buf)) => exchange.received(buf, cx),
             Ok(None) => {
-                exchange.client.read_on(cx.driver);
+                exchange.client.read_on(&mut cx.hands.driver);
                 Step::Continue
             }
             Err(errno) => Step::End(Ending::ClientReset(errno)),
@@ -113,7 +114,7 @@ impl<D: Driver> Exchange<D> {
 
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
-        self.client.activity.seen(cx.now);
+        self.client.activity.seen(cx.hands.now);
         let step = self.act(end, lane, done, cx);
         if let Step::End(
             Ending::ClientLeft | Ending::ClientClosed | Ending::ClientReset(_) | Ending::Aborted,
@@ -188,7 +189,7 @@ impl<D: Driver> Exchange<D> {
         let may_end = is_between && (self.client.requests > 0 || is_last_call);
         match self.stage {
             // What the client has sent meanwhile is answered.
-            Stage::Head if may_end && cx.driver.at_hand(self.client.sock) == 0 => {
+            Stage::Head if may_end && cx.hands.driver.at_hand(self.client.sock) == 0 => {
                 Step::End(Ending::Complete)
             }
             _ => Step::Continue,
@@ -204,7 +205,7 @@ impl<D: Driver> Exchange<D> {
         match (reading, done) {
             // Whether it has left or not, a receive tells.
             (Reading::Unwatching, Done::Ready | Done::Failed(_)) => {
-                self.client.read_on(cx.driver);
+                self.client.read_on(&mut cx.hands.driver);
                 Step::Continue
             }
             (Reading::Watching | Reading::HalfClosed, Done::Ready) => self.client_left(),
@@ -222,7 +223,7 @@ impl<D: Driver> Exchange<D> {
                 if !farewell.threw_away(buf.len()) {
                     return Step::End(farewell.ending);
                 }
-                self.client.read_on(cx.driver);
+                self.client.read_on(&mut cx.hands.driver);
             }
             // Of no use to anyone. Whatever else it sends stays unread, which makes the end a reset.
             Stage::Breaking(_) => {}
@@ -240,7 +241,7 @@ impl<D: Driver> Exchange<D> {
             Stage::Serve(_) => self.with_server(cx, Serving::more_to_splice),
             // It is not wanted any more.
             Stage::Farewell(_) | Stage::Deliver { .. } => {
-                self.client.read_on(cx.driver);
+                self.client.read_on(&mut cx.hands.driver);
                 Step::Continue
             }
             Stage::Breaking(_) => Step::Continue,
@@ -260,10 +261,10 @@ impl<D: Driver> Exchange<D> {
             (Stage::Head, ClientEnd::BetweenRequests) => Step::End(Ending::Complete),
             (Stage::Deliver { .. }, _) => Step::Continue,
             (Stage::Search(_) | Stage::Serve(_), ClientEnd::AfterRequest) => {
-                if cx.driver.peer_is_gone(self.client.sock) {
+                if cx.hands.driver.peer_is_gone(self.client.sock) {
                     return self.client_left();
                 }
-                cx.driver.submit(self.client.sock, Op::Hangup);
+                cx.hands.driver.submit(self.client.sock, Op::Hangup);
                 self.client.reading = Reading::HalfClosed;
                 Step::Continue
             }
@@ -311,8 +312,8 @@ impl<D: Driver> Exchange<D> {
                 Step::End(farewell.ending)
             }
             Stage::Farewell(_) => {
-                cx.driver.shutdown_write(self.client.sock);
-                self.client.read_on(cx.driver);
+                cx.hands.driver.shutdown_write(self.client.sock);
+                self.client.read_on(&mut cx.hands.driver);
                 Step::Continue
             }
             Stage::Head | Stage::Search(_) | Stage::Gone => {
@@ -341,7 +342,7 @@ impl<D: Driver> Exchange<D> {
             HeadRead::Complete => self.head_complete(cx),
             HeadRead::Incomplete if self.client.reading == Reading::Ended => self.client_ended(cx),
             HeadRead::Incomplete => {
-                self.client.read_on(cx.driver);
+                self.client.read_on(&mut cx.hands.driver);
                 Step::Continue
             }
             HeadRead::End(ending) => Step::End(ending),
@@ -372,7 +373,7 @@ impl<D: Driver> Exchange<D> {
                 return self.farewell(rule.answer(), Ending::Rejected(rule), cx);
             }
         }
-        client.tally.search(cx.now);
+        client.tally.search(cx.hands.now);
         self.stage = Stage::Search(Search::new(cx));
         if cx.queue_is_empty {
             self.search(cx, |connecting, cx| connecting.search(true, cx))
@@ -393,14 +394,14 @@ impl<D: Driver> Exchange<D> {
         }
         let is_read = client.reader.end() == ClientEnd::AfterRequest;
         if !is_read {
-            cx.driver.shutdown_write(client.sock);
+            cx.hands.driver.shutdown_write(client.sock);
             client.inbox = None;
         }
         if is_read || client.reading == Reading::Ended {
             return Step::End(Ending::Complete);
         }
-        client.read_on(cx.driver);
-        self.stage = Stage::Farewell(Farewell::new(Ending::Complete, cx.now));
+        client.read_on(&mut cx.hands.driver);
+        self.stage = Stage::Farewell(Farewell::new(Ending::Complete, cx.hands.now));
         Step::Continue
     }
 
@@ -412,7 +413,7 @@ impl<D: Driver> Exchange<D> {
             // STDERR of the server that failed.
             return Step::End(ending);
         }
-        let Ok(mut buf) = cx.driver.lend() else {
+        let Ok(mut buf) = cx.hands.driver.lend() else {
             // There is a reason for the end already.
             return Step::End(ending);
         };
@@ -422,7 +423,7 @@ impl<D: Driver> Exchange<D> {
             .answered(answer, ending.outcome(), &cx.telling());
         client.send(buf, Writing::Farewell, cx);
         client.inbox = None;
-        self.stage = Stage::Farewell(Farewell::new(ending, cx.now));
+        self.stage = Stage::Farewell(Farewell::new(ending, cx.hands.now));
         Step::Continue
     }
 }
@@ -454,7 +455,7 @@ impl<D: Driver> Exchange<D> {
     fn give_up_search(&mut self, cx: &mut Context<'_, D>) {
         match mem::replace(&mut self.stage, Stage::Gone) {
             Stage::Search(search) => {
-                search.close(cx.driver, cx.retired);
+                search.close(cx.hands);
             }
             // The server was left already.
             Stage::Gone => {}
@@ -484,7 +485,7 @@ impl<D: Driver> Exchange<D> {
                 self.with_server(cx, Serving::begin)
             }
             Err((open, error)) => {
-                serving::close_upstream(open, Close::Graceful, cx.driver, cx.retired);
+                open.close(Close::Graceful, cx.hands);
                 self.failed(error.into(), cx)
             }
         }
@@ -536,7 +537,7 @@ impl<D: Driver> Exchange<D> {
             return Step::End(ending);
         };
         self.client.inbox = None;
-        self.client.activity.seen(cx.now);
+        self.client.activity.seen(cx.hands.now);
         let mut breaking = Breaking { held, ending };
         let step = match self.client.writing {
             Writing::Idle => breaking.tell(&mut self.client, cx),
@@ -561,7 +562,7 @@ impl<D: Driver> Exchange<D> {
         if !self.leave_server().close_lost(lost, &self.client, cx) {
             return self.failed(ending, cx);
         }
-        self.client.tally.search(cx.now);
+        self.client.tally.search(cx.hands.now);
         cx.counters.fastcgi.retries.add(1);
         self.stage = Stage::Search(Search::again(cx));
         self.search(cx, |connecting, cx| connecting.search(true, cx))
@@ -577,17 +578,17 @@ impl<D: Driver> Exchange<D> {
     }
 
     /// Closes all sockets. Returns one that the driver has yet to join, if there is one.
-    pub fn close(self, driver: &mut D, retired: &mut Retired<Lease>) -> Option<Sock> {
+    pub fn close(self, hands: &mut Hands<D>) -> Option<Sock> {
         let leaving = match self.stage {
             Stage::Head
             | Stage::Deliver { .. }
             | Stage::Farewell(_)
             | Stage::Breaking(_)
             | Stage::Gone => None,
-            Stage::Search(search) => search.close(driver, retired),
-            Stage::Serve(serving) => serving.close(&self.client, driver, retired),
+            Stage::Search(search) => search.close(hands),
+            Stage::Serve(serving) => serving.close(&self.client, hands),
         };
-        let closed = driver.close(self.client.sock, Close::Graceful);
+        let closed = hands.driver.close(self.client.sock, Close::Graceful);
         leaving.or_else(|| (closed == Closed::Soon).then_some(self.client.sock))
     }
 }

@@ -1,10 +1,10 @@
 //! A request's search for a connection: one that rests, if it may use such a one, or a new one.
 
-use crate::backend::{Address, Lease};
+use crate::backend::Address;
 use crate::driver::{Driver, Sock};
 use crate::session::connect::{Connecting, Entry, Found};
 use crate::session::pool::{Manner, Open};
-use crate::session::{Context, Ending, Hello, Retired};
+use crate::session::{Context, Ending, Hands, Hello};
 
 use super::client::ClientSide;
 
@@ -31,7 +31,7 @@ impl Search {
         Self(Connecting::new(
             Hello::None,
             None,
-            cx.now,
+            cx.hands.now,
             cx.timeouts,
             Entry::Direct,
         ))
@@ -61,11 +61,11 @@ impl Search {
         }
         client
             .tally
-            .searched(self.0.waits_for_place(cx.balancer), cx.now);
+            .searched(self.0.waits_for_place(cx.balancer), cx.hands.now);
         match found {
             Found::Waiting => {
-                if self.0.is_stalled(cx.now) {
-                    client.watch(cx.driver);
+                if self.0.is_stalled(cx.hands.now) {
+                    client.watch(&mut cx.hands.driver);
                 }
                 Sought::Waiting
             }
@@ -90,13 +90,12 @@ impl Search {
             // It is tried again.
             Manner::Silent { .. } | Manner::Closes { .. } => client.method_is_repeatable(),
         };
-        let (pool, mut pool_cx) = cx.pool_parts();
         if self.0.wants_new() {
-            pool.drop_resting(address, &mut pool_cx);
+            cx.pool.drop_resting(address, cx.hands);
             self.0.owe_a_place();
             return None;
         }
-        let open = may_use.then(|| pool.take(address)).flatten();
+        let open = may_use.then(|| cx.pool.take(address)).flatten();
         if open.is_none() {
             self.0.want_new();
         }
@@ -104,11 +103,7 @@ impl Search {
     }
 
     /// Closes what is open. Returns a socket that the driver has yet to join, if there is one.
-    pub(super) fn close<D: Driver>(
-        self,
-        driver: &mut D,
-        retired: &mut Retired<Lease>,
-    ) -> Option<Sock> {
-        self.0.close(driver, retired)
+    pub(super) fn close<D: Driver>(self, hands: &mut Hands<D>) -> Option<Sock> {
+        self.0.close(hands)
     }
 }

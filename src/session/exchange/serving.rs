@@ -1,17 +1,16 @@
 //! A request and the connection that serves it: the way from the server to the client, and what becomes of both.
 
-use crate::driver::{BUFFER_BYTES, Buf, Close, Closed, Done, Driver, NoBuffer, Op, Sock};
+use crate::driver::{BUFFER_BYTES, Buf, Close, Done, Driver, NoBuffer, Op, Sock};
 use crate::fastcgi::{BROKEN_OFF, FENCE, ResponseReader, Settled, Settling};
 use crate::session::bulk::{self, Held, Then};
 use crate::session::flow::SPLICE_BUDGET_BYTES;
 use crate::session::pool::{Failing, Keeping, Open};
-use crate::session::{Context, End, Ending, Owner, Retired};
+use crate::session::{Context, End, Ending, Hands, Owner};
 use crate::sys::Errno;
 
 use super::body::Sending;
 use super::client::{ClientSide, Replay, Request, Writing};
 use super::part::{Part, Passes};
-use crate::backend::Lease;
 
 /// The most that waits for the large record behind it: the headers that PHP sends before a page. With the room
 /// that a buffer has for more than was received, it goes out as one with what comes then.
@@ -112,18 +111,20 @@ impl<D: Driver> Serving<D> {
         let sock = open.sock;
         let address = open.lease.address();
         if is_armed {
-            cx.owners.assign(sock, Owner::Session(cx.id, End::Backend));
-            open.lease.asked(cx.now);
+            cx.hands
+                .owners
+                .assign(sock, Owner::Session(cx.id, End::Backend));
+            open.lease.asked(cx.hands.now);
         } else {
-            cx.driver.submit(sock, Op::Recv);
+            cx.hands.driver.submit(sock, Op::Recv);
         }
-        let mut outbox = match cx.driver.lend() {
+        let mut outbox = match cx.hands.driver.lend() {
             Ok(outbox) => outbox,
             Err(error) => return Err((open, error)),
         };
         let was_proven = cx.pool.manner(address).is_proven();
         let keeping = match client.body_is_certain() {
-            true => cx.pool.keeping(&open, cx.now),
+            true => cx.pool.keeping(&open, cx.hands.now),
             false => Keeping::Not,
         };
         let head = client.reader.head();
@@ -189,7 +190,7 @@ impl<D: Driver> Serving<D> {
             }
             Writing::Part { full: true } => self.receive_more(client, cx),
             Writing::Part { full: false } => {
-                self.receive_answer(cx.driver);
+                self.receive_answer(&mut cx.hands.driver);
                 Became::Going
             }
             Writing::Waiting if is_running => self.splice_answer(false, client, cx),
@@ -210,7 +211,7 @@ impl<D: Driver> Serving<D> {
         }
         // Others have their turn as they do beside a raw flow.
         if self.taken_in_a_row < SPLICE_BUDGET_BYTES {
-            match cx.driver.receive_now(self.open.sock) {
+            match cx.hands.driver.receive_now(self.open.sock) {
                 Ok(Some(buf)) => {
                     self.taken_in_a_row += buf.len();
                     return self.answer_came(buf, client, cx);
@@ -220,8 +221,8 @@ impl<D: Driver> Serving<D> {
             }
         }
         self.taken_in_a_row = 0;
-        cx.driver.acknowledge(self.open.sock);
-        self.receive_answer(cx.driver);
+        cx.hands.driver.acknowledge(self.open.sock);
+        self.receive_answer(&mut cx.hands.driver);
         Became::Going
     }
 
@@ -245,7 +246,7 @@ impl<D: Driver> Serving<D> {
         if self.response.is_untouched() {
             self.succeed(cx);
         }
-        let (part, lost) = self.read_part(&mut buf, cx.driver);
+        let (part, lost) = self.read_part(&mut buf, &mut cx.hands.driver);
         self.early_fences += part.fences;
         if part.taints {
             self.after = After::Close;
@@ -254,7 +255,7 @@ impl<D: Driver> Serving<D> {
         if let Some(settling) = part.settling {
             self.answer = Answer::Ended(settling);
         }
-        client.tally.answer_came(&self.response, cx.now);
+        client.tally.answer_came(&self.response, cx.hands.now);
         if part.nonsense.is_some() || lost.is_some() {
             cx.pool.broke_off(self.open.lease.address());
         }
@@ -289,7 +290,7 @@ impl<D: Driver> Serving<D> {
             return self.look_at_end();
         }
         if client.writing == Writing::Idle {
-            self.receive_answer(cx.driver);
+            self.receive_answer(&mut cx.hands.driver);
         }
         Became::Going
     }
@@ -346,7 +347,7 @@ impl<D: Driver> Serving<D> {
                 self.lead.is_none(),
                 "it went out before the pipe was filled"
             );
-            held.append(cx.driver, &buf);
+            held.append(&mut cx.hands.driver, &buf);
             return client.flush(&mut self.download, cx);
         }
         if let Some(lead) = self.lead.take() {
@@ -382,23 +383,23 @@ impl<D: Driver> Serving<D> {
         let pumped = bulk::pump(
             lead,
             held,
-            cx.driver,
+            &mut cx.hands.driver,
             server,
             client.sock,
             records,
             counters,
         );
         pumped.count(first, counters);
-        client.tally.answer_came(&self.response, cx.now);
+        client.tally.answer_came(&self.response, cx.hands.now);
         self.taken_in_a_row += pumped.taken;
         client
             .answer_lag
-            .moved(pumped.given as u64, cx.now, cx.timeouts.min_rate);
+            .moved(pumped.given as u64, cx.hands.now, cx.timeouts.min_rate);
         match pumped.then {
             Then::Receive => return self.receive_more(client, cx),
             Then::SourceReadable => {
-                cx.driver.acknowledge(server);
-                cx.driver.submit(server, Op::Readable);
+                cx.hands.driver.acknowledge(server);
+                cx.hands.driver.submit(server, Op::Readable);
                 self.receiving = true;
                 self.taken_in_a_row = 0;
             }
@@ -440,7 +441,7 @@ impl<D: Driver> Serving<D> {
         } else {
             // END_REQUEST before the end of the request: the rest of it would be read as the next one. Or
             // the endpoint has left the set meanwhile.
-            close_upstream(self.open, Close::Graceful, cx.driver, cx.retired);
+            self.open.close(Close::Graceful, cx.hands);
         }
         download
     }
@@ -460,7 +461,7 @@ impl<D: Driver> Serving<D> {
         match (is_asked, has_answered) {
             (true, false) if settling.state() == Settled::NotYet => {
                 // Without TCP_NODELAY on its side, its answer to the fence waits for this.
-                cx.driver.acknowledge(sock);
+                cx.hands.driver.acknowledge(sock);
             }
             (true, false) => {}
             (true, true) | (false, _) => {
@@ -468,7 +469,7 @@ impl<D: Driver> Serving<D> {
                     cx.pool.answered_early(address);
                 }
                 // Where it has ended, a receive tells.
-                if !settling.is_untouched() || cx.driver.send_now(sock, &FENCE).is_err() {
+                if !settling.is_untouched() || cx.hands.driver.send_now(sock, &FENCE).is_err() {
                     return self.disappoint(cx);
                 }
                 cx.counters.to_backend.copied.add(FENCE.len() as u64);
@@ -485,8 +486,8 @@ impl<D: Driver> Serving<D> {
     /// The connection is of no use any more.
     fn disappoint(self, cx: &mut Context<'_, D>) {
         let address = self.open.lease.address();
-        cx.pool.disappointed(address, Failing::Ended, cx.now);
-        close_upstream(self.open, Close::Graceful, cx.driver, cx.retired);
+        cx.pool.disappointed(address, Failing::Ended, cx.hands.now);
+        self.open.close(Close::Graceful, cx.hands);
     }
 
     /// Closes a connection that is [`Became::Lost`] before the answer has begun. Returns whether the request may be
@@ -504,15 +505,15 @@ impl<D: Driver> Serving<D> {
                 // A server that closes after the fence, or may be one that does.
                 let is_expected = !self.was_proven && !cx.pool.manner(address).is_proven();
                 (is_expected && client.method_is_repeatable())
-                    || self.was_never_read(lost, cx.driver)
+                    || self.was_never_read(lost, &mut cx.hands.driver)
             };
         if was_reused {
-            cx.pool.disappointed(address, Failing::Ended, cx.now);
+            cx.pool.disappointed(address, Failing::Ended, cx.hands.now);
         } else {
             // It took the request and gave nothing back.
-            cx.published.failed(self.open.lease.health(), cx.now);
+            cx.published.failed(self.open.lease.health(), cx.hands.now);
         }
-        close_upstream(self.open, Close::Graceful, cx.driver, cx.retired);
+        self.open.close(Close::Graceful, cx.hands);
         may_be_repeated
     }
 
@@ -534,13 +535,13 @@ impl<D: Driver> Serving<D> {
         cx: &mut Context<'_, D>,
     ) -> Option<Option<Held<D::Pipe>>> {
         let is_to_be_told = self.break_is_to_be_told();
-        close_upstream(self.open, Close::Reset, cx.driver, cx.retired);
+        self.open.close(Close::Reset, cx.hands);
         if !is_to_be_told {
             return None;
         }
         let mut held = self.download;
         match (self.lead, &mut held) {
-            (Some(lead), Some(held)) => held.append(cx.driver, &lead),
+            (Some(lead), Some(held)) => held.append(&mut cx.hands.driver, &lead),
             (Some(lead), None) => client.send(lead, Writing::Part { full: false }, cx),
             (None, _) => {}
         }
@@ -549,7 +550,7 @@ impl<D: Driver> Serving<D> {
 
     /// What the server sends is no answer.
     pub(super) fn reject(self, cx: &mut Context<'_, D>) {
-        close_upstream(self.open, Close::Reset, cx.driver, cx.retired);
+        self.open.close(Close::Reset, cx.hands);
     }
 
     /// Whether the server may be at work on the request although its client has left, and other requests would
@@ -569,18 +570,15 @@ impl<D: Driver> Serving<D> {
 
     /// In the midst of the request: the server learns that nobody waits for it. Returns its socket if the driver
     /// has yet to join it.
-    pub(super) fn close(
-        self,
-        client: &ClientSide,
-        driver: &mut D,
-        retired: &mut Retired<Lease>,
-    ) -> Option<Sock> {
+    pub(super) fn close(self, client: &ClientSide, hands: &mut Hands<D>) -> Option<Sock> {
         if self.break_is_to_be_told() && client.writing == Writing::Idle {
             // Where there is no time to wait, it is told if it has room now.
             let lead = self.lead.as_deref().unwrap_or_default();
-            let _ = driver.send_now(client.sock, &[lead, &BROKEN_OFF].concat());
+            let _ = hands
+                .driver
+                .send_now(client.sock, &[lead, &BROKEN_OFF].concat());
         }
-        close_upstream(self.open, Close::Reset, driver, retired)
+        self.open.close(Close::Reset, hands)
     }
 
     /// Whether the client is between two records.
@@ -605,26 +603,14 @@ impl<D: Driver> Serving<D> {
     fn succeed(&self, cx: &mut Context<'_, D>) {
         let lease = &self.open.lease;
         // The next new connection to the endpoint may be opened.
-        cx.changes.room |= lease.answered(cx.now);
+        cx.changes.room |= lease.answered(cx.hands.now);
         if self.open.is_reused() {
             cx.pool.served_again(lease.address());
         }
         if lease.was_ejected() {
-            cx.published.restored(lease.health(), cx.now);
+            cx.published.restored(lease.health(), cx.hands.now);
         } else {
             cx.published.succeeded(lease.health());
         }
     }
-}
-
-/// Closes a connection to a server. Returns its socket if the driver has yet to join it.
-pub(super) fn close_upstream<D: Driver>(
-    open: Open,
-    how: Close,
-    driver: &mut D,
-    retired: &mut Retired<Lease>,
-) -> Option<Sock> {
-    let closed = driver.close(open.sock, how);
-    retired.push(open.lease, open.sock, closed);
-    (closed == Closed::Soon).then_some(open.sock)
 }

@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::super::{
-    Change, Changes, FastcgiOptions, Owners, Pool, PoolContext, PoolOptions, Protocol, SessionId,
-    Timeouts, UpstreamId, Upstreams,
+    Change, Changes, FastcgiOptions, Hands, Pool, PoolOptions, Protocol, SessionId, Timeouts,
+    UpstreamId, Upstreams,
 };
 use super::time::WATCH_AFTER;
 use super::*;
@@ -41,18 +41,15 @@ const TIMEOUTS: Timeouts = Timeouts {
 
 /// A route with one endpoint, whatever a worker has for it, and one client.
 struct Desk {
-    driver: Scripted,
-    owners: Owners,
+    hands: Hands<Scripted>,
     published: Published,
     upstreams: Upstreams,
     balancer: Balancer,
-    retired: Retired<Lease>,
     protocol: Protocol,
     pool: Pool,
     changes: Changes,
     head_room: HeadRoom,
     counters: Arc<RouteCounters>,
-    now: Instant,
 }
 
 /// Lets the exchange of a desk do something, which needs parts of both.
@@ -60,12 +57,10 @@ macro_rules! act {
     ($desk:ident, $act:expr) => {{
         let mut cx = Context {
             id: SessionId(0),
-            driver: &mut $desk.driver,
-            owners: &mut $desk.owners,
+            hands: &mut $desk.hands,
             published: &$desk.published,
             upstreams: &$desk.upstreams,
             balancer: &mut $desk.balancer,
-            retired: &mut $desk.retired,
             route: 0,
             protocol: &$desk.protocol,
             pool: &mut $desk.pool,
@@ -76,7 +71,6 @@ macro_rules! act {
             timeouts: TIMEOUTS,
             counters: &$desk.counters,
             access_log: None,
-            now: $desk.now,
         };
         $act(&mut cx)
     }};
@@ -99,12 +93,10 @@ impl Desk {
             },
         };
         Self {
-            driver: Scripted::new(),
-            owners: Owners::default(),
+            hands: Hands::new(Scripted::new()),
             published,
             upstreams: Upstreams::default(),
             balancer: Balancer::new(Balance::default(), 1),
-            retired: Retired::default(),
             protocol: Protocol::Fastcgi(FastcgiOptions {
                 route: RouteName::default(),
                 guard: None,
@@ -121,14 +113,13 @@ impl Desk {
             changes: Changes::default(),
             head_room: HeadRoom::default(),
             counters: Arc::default(),
-            now: Instant::now(),
         }
     }
 
     /// A client that has sent these bytes.
     fn client(&mut self, bytes: &[u8]) -> (Exchange<Scripted>, Sock) {
-        let client = self.driver.client();
-        self.driver.arrive(client, bytes);
+        let client = self.hands.driver.client();
+        self.hands.driver.arrive(client, bytes);
         let (exchange, step) = act!(self, |cx: &mut _| Exchange::start(client, cx));
         assert_eq!(step, Step::Continue);
         (exchange, client)
@@ -137,16 +128,16 @@ impl Desk {
     /// The client sends more.
     fn send(&mut self, exchange: &mut Exchange<Scripted>, bytes: &[u8]) -> Step {
         let client = exchange.client();
-        let done = self.driver.received(client, bytes);
+        let done = self.hands.driver.received(client, bytes);
         self.complete(exchange, End::Client, Lane::Read, done)
     }
 
     /// The client has room for what is sent to it. Returns that.
     fn take(&mut self, exchange: &mut Exchange<Scripted>) -> (Vec<u8>, Step) {
         let client = exchange.client();
-        let done = self.driver.sent(client);
+        let done = self.hands.driver.sent(client);
         let step = self.complete(exchange, End::Client, Lane::Write, done);
-        (self.driver.take_sent(client), step)
+        (self.hands.driver.take_sent(client), step)
     }
 
     fn complete(
@@ -161,8 +152,12 @@ impl Desk {
 
     /// The connection that the exchange has asked for is open.
     fn connect(&mut self, exchange: &mut Exchange<Scripted>) -> Sock {
-        let server = self.driver.opened().expect("a connection was asked for");
-        self.driver.end(server, Lane::Write);
+        let server = self
+            .hands
+            .driver
+            .opened()
+            .expect("a connection was asked for");
+        self.hands.driver.end(server, Lane::Write);
         let step = self.complete(exchange, End::Backend, Lane::Write, Done::Connected);
         assert_eq!(step, Step::Continue);
         server
@@ -170,27 +165,27 @@ impl Desk {
 
     /// The server takes what is sent to it, and acknowledges it. Returns that.
     fn hear(&mut self, exchange: &mut Exchange<Scripted>, server: Sock) -> Vec<u8> {
-        let done = self.driver.sent(server);
+        let done = self.hands.driver.sent(server);
         let step = self.complete(exchange, End::Backend, Lane::Write, done);
         assert_eq!(step, Step::Continue);
-        let heard = self.driver.take_sent(server);
-        self.driver.acknowledge_bytes(server, heard.len());
+        let heard = self.hands.driver.take_sent(server);
+        self.hands.driver.acknowledge_bytes(server, heard.len());
         heard
     }
 
     fn say(&mut self, exchange: &mut Exchange<Scripted>, server: Sock, bytes: &[u8]) -> Step {
-        let done = self.driver.received(server, bytes);
+        let done = self.hands.driver.received(server, bytes);
         self.complete(exchange, End::Backend, Lane::Read, done)
     }
 
     fn lose(&mut self, exchange: &mut Exchange<Scripted>, server: Sock, done: Done) -> Step {
-        self.driver.end(server, Lane::Read);
+        self.hands.driver.end(server, Lane::Read);
         self.complete(exchange, End::Backend, Lane::Read, done)
     }
 
     /// The server answers the fence.
     fn settle(&mut self, server: Sock) -> Change {
-        let Owner::Upstream(0, id) = self.owners.of(server) else {
+        let Owner::Upstream(0, id) = self.hands.owners.of(server) else {
             panic!("it is not in the pool")
         };
         self.pool_hears(id, server)
@@ -204,14 +199,8 @@ impl Desk {
             RequestId::MANAGEMENT,
             &[],
         );
-        let done = self.driver.received(server, &answer);
-        let mut cx = PoolContext {
-            driver: &mut self.driver,
-            owners: &mut self.owners,
-            retired: &mut self.retired,
-            now: self.now,
-        };
-        self.pool.complete(id, Lane::Read, done, &mut cx)
+        let done = self.hands.driver.received(server, &answer);
+        self.pool.complete(id, Lane::Read, done, &mut self.hands)
     }
 
     /// A whole request, after which its connection rests.
@@ -222,8 +211,8 @@ impl Desk {
         assert_eq!(self.say(&mut exchange, server, &page("x")), Step::Continue);
         let (answer, step) = self.take(&mut exchange);
         assert_eq!((answer, step), (page("x"), Step::End(Ending::Complete)));
-        assert_eq!(self.driver.take_sent(server), FENCE);
-        self.driver.acknowledge_bytes(server, FENCE.len());
+        assert_eq!(self.hands.driver.take_sent(server), FENCE);
+        self.hands.driver.acknowledge_bytes(server, FENCE.len());
         assert_eq!(self.settle(server), Change::Rests);
         server
     }
@@ -235,8 +224,8 @@ impl Desk {
         self.hear(&mut exchange, server);
         assert_eq!(self.say(&mut exchange, server, &page("x")), Step::Continue);
         assert_eq!(self.take(&mut exchange).1, Step::End(Ending::Complete));
-        self.driver.take_sent(server);
-        self.driver.acknowledge_bytes(server, FENCE.len());
+        self.hands.driver.take_sent(server);
+        self.hands.driver.acknowledge_bytes(server, FENCE.len());
         assert_eq!(self.settle(server), Change::Rests);
         server
     }
@@ -244,9 +233,9 @@ impl Desk {
     /// A request on the connection that rests.
     fn on_resting(&mut self, server: Sock, bytes: &[u8]) -> (Exchange<Scripted>, Sock) {
         let (exchange, client) = self.client(bytes);
-        assert_eq!(self.driver.opened(), None, "one rests");
+        assert_eq!(self.hands.driver.opened(), None, "one rests");
         assert_eq!(
-            self.owners.of(server),
+            self.hands.owners.of(server),
             Owner::Session(SessionId(0), End::Backend)
         );
         (exchange, client)
@@ -338,12 +327,12 @@ fn a_request_that_was_never_read_is_sent_again_as_it_was() {
         let old = desk.prove();
         let (mut exchange, _client) = desk.on_resting(old, &request);
         // It goes out, and nobody acknowledges it.
-        let done = desk.driver.sent(old);
+        let done = desk.hands.driver.sent(old);
         let step = desk.complete(&mut exchange, End::Backend, Lane::Write, done);
         assert_eq!(step, Step::Continue);
-        assert_eq!(desk.driver.take_sent(old), keeping(request.clone()));
+        assert_eq!(desk.hands.driver.take_sent(old), keeping(request.clone()));
         assert_eq!(desk.lose(&mut exchange, old, Done::Eof), Step::Continue);
-        assert_eq!(desk.driver.closed(old), Some(Close::Graceful));
+        assert_eq!(desk.hands.driver.closed(old), Some(Close::Graceful));
         let new = desk.connect(&mut exchange);
         assert_eq!(desk.hear(&mut exchange, new), keeping(request));
         assert_eq!(desk.say(&mut exchange, new, &page("y")), Step::Continue);
@@ -364,15 +353,15 @@ fn a_post_that_may_have_been_read_is_not_sent_again() {
 
         let request = [post_head(4), body(b"body"), body_end()].concat();
         let (mut exchange, _client) = desk.on_resting(old, &request);
-        let sent = desk.driver.sent(old);
+        let sent = desk.hands.driver.sent(old);
         let _ = desk.complete(&mut exchange, End::Backend, Lane::Write, sent);
         if is_acknowledged {
-            desk.driver.acknowledge_bytes(old, 1);
+            desk.hands.driver.acknowledge_bytes(old, 1);
         }
         let step = desk.lose(&mut exchange, old, done);
         let errno = Errno(libc::ECONNRESET);
         assert_eq!(step, Step::End(Ending::BackendReset(errno)));
-        assert_eq!(desk.driver.opened(), None);
+        assert_eq!(desk.hands.driver.opened(), None);
     }
 }
 
@@ -382,7 +371,7 @@ fn what_is_sent_again_has_what_came_when_the_server_took_no_more() {
     let mut desk = Desk::new();
     let old = desk.prove();
     let (mut exchange, _client) = desk.on_resting(old, &get_head("/again"));
-    desk.driver.end(old, Lane::Write);
+    desk.hands.driver.end(old, Lane::Write);
     let broken = Done::Failed(Errno(libc::EPIPE));
     let step = desk.complete(&mut exchange, End::Backend, Lane::Write, broken);
     assert_eq!(step, Step::Continue);
@@ -399,7 +388,7 @@ fn a_request_of_which_more_went_by_than_is_kept_is_not_sent_again() {
     let large = [b'x'; 5000];
     let request = [post_head(large.len()), body(&large), body_end()].concat();
     let (mut exchange, _client) = desk.on_resting(old, &request);
-    let done = desk.driver.sent(old);
+    let done = desk.hands.driver.sent(old);
     let _ = desk.complete(&mut exchange, End::Backend, Lane::Write, done);
     let step = desk.lose(&mut exchange, old, Done::Eof);
     assert!(
@@ -420,14 +409,14 @@ fn an_answer_before_the_end_of_the_request_costs_the_connection_and_the_rest_is_
         desk.say(&mut exchange, server, &page("early")),
         Step::Continue
     );
-    assert_eq!(desk.driver.closed(server), Some(Close::Graceful));
+    assert_eq!(desk.hands.driver.closed(server), Some(Close::Graceful));
     let (answer, step) = desk.take(&mut exchange);
     assert_eq!((answer, step), (page("early"), Step::Continue));
     // It may still be sending, and a reset would destroy the answer.
-    assert!(desk.driver.has_ended(client));
+    assert!(desk.hands.driver.has_ended(client));
     let rest = [body(b"more y"), body_end()].concat();
     assert_eq!(desk.send(&mut exchange, &rest), Step::Continue);
-    desk.driver.end(client, Lane::Read);
+    desk.hands.driver.end(client, Lane::Read);
     let step = desk.complete(&mut exchange, End::Client, Lane::Read, Done::Eof);
     assert_eq!(step, Step::End(Ending::Complete));
 }
@@ -441,12 +430,15 @@ fn an_answer_before_the_last_send_is_over_ends_with_it() {
     assert_eq!(desk.say(&mut exchange, server, &page("x")), Step::Continue);
     let (answer, step) = desk.take(&mut exchange);
     assert_eq!((answer, step), (page("x"), Step::Continue));
-    assert_eq!(desk.driver.closed(server), None);
-    let done = desk.driver.sent(server);
+    assert_eq!(desk.hands.driver.closed(server), None);
+    let done = desk.hands.driver.sent(server);
     let step = desk.complete(&mut exchange, End::Backend, Lane::Write, done);
     assert_eq!(step, Step::End(Ending::Complete));
-    assert_eq!(desk.driver.closed(server), None, "it is in the pool");
-    assert!(matches!(desk.owners.of(server), Owner::Upstream(0, _)));
+    assert_eq!(desk.hands.driver.closed(server), None, "it is in the pool");
+    assert!(matches!(
+        desk.hands.owners.of(server),
+        Owner::Upstream(0, _)
+    ));
 }
 
 /// A server that counts waits for the rest; the end of the stream behind it tells that none comes.
@@ -456,13 +448,13 @@ fn behind_a_body_that_is_shorter_than_announced_the_stream_ends() {
     let request = [post_head(10), body(b"body"), body_end()].concat();
     let (mut exchange, _client) = desk.client(&request);
     let server = desk.connect(&mut exchange);
-    assert!(!desk.driver.has_ended(server));
+    assert!(!desk.hands.driver.has_ended(server));
     assert_eq!(desk.hear(&mut exchange, server), keeping(request));
-    assert!(desk.driver.has_ended(server));
+    assert!(desk.hands.driver.has_ended(server));
     // And it serves nobody else.
     assert_eq!(desk.say(&mut exchange, server, &page("x")), Step::Continue);
-    assert_eq!(desk.driver.closed(server), Some(Close::Graceful));
-    assert_eq!(desk.driver.take_sent(server), b"");
+    assert_eq!(desk.hands.driver.closed(server), Some(Close::Graceful));
+    assert_eq!(desk.hands.driver.take_sent(server), b"");
 }
 
 #[test]
@@ -479,8 +471,8 @@ fn an_answer_that_dies_ends_in_the_sign_of_that() {
     let step = desk.lose(&mut exchange, server, Done::Eof);
     let errno = Errno(libc::ECONNRESET);
     assert_eq!(step, Step::End(Ending::BackendReset(errno)));
-    assert_eq!(desk.driver.take_sent(client), BROKEN_OFF);
-    assert_eq!(desk.driver.closed(server), Some(Close::Reset));
+    assert_eq!(desk.hands.driver.take_sent(client), BROKEN_OFF);
+    assert_eq!(desk.hands.driver.closed(server), Some(Close::Reset));
 }
 
 /// Who has no headers yet goes to its next server, as long as nothing came.
@@ -493,8 +485,8 @@ fn a_server_that_ends_without_an_answer_leaves_the_client_without_a_byte() {
     let step = desk.lose(&mut exchange, server, Done::Eof);
     let errno = Errno(libc::ECONNRESET);
     assert_eq!(step, Step::End(Ending::BackendReset(errno)));
-    assert_eq!(desk.driver.take_sent(client), b"");
-    assert_eq!(desk.driver.opened(), None);
+    assert_eq!(desk.hands.driver.take_sent(client), b"");
+    assert_eq!(desk.hands.driver.opened(), None);
 }
 
 #[test]
@@ -503,16 +495,16 @@ fn a_client_that_leaves_has_its_connection_closed_with_what_it_asked_for() {
     let (mut exchange, client) = desk.client(&get("/slow"));
     let server = desk.connect(&mut exchange);
     desk.hear(&mut exchange, server);
-    desk.now += WATCH_AFTER;
+    desk.hands.now += WATCH_AFTER;
     assert_eq!(act!(desk, |cx: &mut _| exchange.expire(cx)), Step::Continue);
-    desk.driver.end(client, Lane::Read);
+    desk.hands.driver.end(client, Lane::Read);
     let gone = Done::Failed(Errno(libc::ECONNRESET));
     let step = desk.complete(&mut exchange, End::Client, Lane::Read, gone);
     let errno = Errno(libc::ECONNRESET);
     assert_eq!(step, Step::End(Ending::ClientReset(errno)));
-    exchange.close(&mut desk.driver, &mut desk.retired);
-    assert_eq!(desk.driver.closed(server), Some(Close::Reset));
-    assert_eq!(desk.driver.closed(client), Some(Close::Graceful));
+    exchange.close(&mut desk.hands);
+    assert_eq!(desk.hands.driver.closed(server), Some(Close::Reset));
+    assert_eq!(desk.hands.driver.closed(client), Some(Close::Graceful));
 }
 
 /// The same in the midst of a body, of which more comes when the request is sent again.
@@ -522,7 +514,7 @@ fn a_body_that_goes_on_is_sent_again_from_its_beginning() {
     let mut desk = Desk::new();
     let old = desk.prove();
     let (mut exchange, _client) = desk.on_resting(old, &[head.clone(), body(b"one")].concat());
-    desk.driver.end(old, Lane::Write);
+    desk.hands.driver.end(old, Lane::Write);
     let broken = Done::Failed(Errno(libc::EPIPE));
     let step = desk.complete(&mut exchange, End::Backend, Lane::Write, broken);
     assert_eq!(step, Step::Continue);
@@ -543,7 +535,7 @@ fn what_is_sent_again_of_a_body_of_unknown_length_is_not_taken_for_none() {
     let mut desk = Desk::new();
     let old = desk.prove();
     let (mut exchange, _client) = desk.on_resting(old, &[head.clone(), body(b"one")].concat());
-    let done = desk.driver.sent(old);
+    let done = desk.hands.driver.sent(old);
     let step = desk.complete(&mut exchange, End::Backend, Lane::Write, done);
     assert_eq!(step, Step::Continue);
     assert_eq!(desk.lose(&mut exchange, old, Done::Eof), Step::Continue);

@@ -57,15 +57,15 @@ impl<D: Driver> Exchange<D> {
     fn is_too_slow(&mut self, cx: &mut Context<'_, D>) -> Option<Slow> {
         let client = &mut self.client;
         let rate = cx.timeouts.min_rate?;
-        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.now);
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.hands.now);
         let is_served = matches!(self.stage, Stage::Serve(_));
         if is_served && is_due(client.body_lag.body_due(rate)) {
             return Some(Slow::Body);
         }
         let takes_answer = is_served || matches!(self.stage, Stage::Deliver { .. });
         if takes_answer && is_due(client.answer_lag.answer_due(rate)) {
-            let unread = cx.driver.unread(client.sock);
-            let is_late = client.answer_lag.answer_is_late(unread, cx.now, rate);
+            let unread = cx.hands.driver.unread(client.sock);
+            let is_late = client.answer_lag.answer_is_late(unread, cx.hands.now, rate);
             return is_late.then_some(Slow::Answer);
         }
         None
@@ -82,17 +82,17 @@ impl<D: Driver> Exchange<D> {
             .client
             .activity
             .idle_at(silence.map(|(silence, _)| silence));
-        let looks_idle = idle_at.is_some_and(|at| at <= cx.now);
+        let looks_idle = idle_at.is_some_and(|at| at <= cx.hands.now);
         match &self.stage {
             Stage::Search(_) => self.search(cx, |connecting, cx| connecting.expire(true, cx)),
             Stage::Farewell(farewell) => Step::End(farewell.ending),
             Stage::Breaking(breaking) => Step::End(breaking.ending),
-            Stage::Head if self.client.head_by.is_some_and(|by| by <= cx.now) => {
+            Stage::Head if self.client.head_by.is_some_and(|by| by <= cx.hands.now) => {
                 Step::End(Ending::HeadTimeout)
             }
             Stage::Head | Stage::Serve(_) | Stage::Deliver { .. } if looks_idle => self.idle(cx),
             Stage::Serve(_) => {
-                self.client.watch(cx.driver);
+                self.client.watch(&mut cx.hands.driver);
                 Step::Continue
             }
             // It was looked at how the answer is taken.
@@ -122,12 +122,12 @@ impl<D: Driver> Exchange<D> {
             Stage::Serve(serving) => Some(serving.open.sock),
             _ => None,
         };
-        let unread = |sock| cx.driver.unread(sock);
+        let unread = |sock| cx.hands.driver.unread(sock);
         let unread = [Some(self.client.sock), server]
             .into_iter()
             .flatten()
             .map(unread);
-        if !self.client.activity.is_idle(unread.sum(), cx.now) {
+        if !self.client.activity.is_idle(unread.sum(), cx.hands.now) {
             return Step::Continue;
         }
         self.end_unserved(ending, cx)
