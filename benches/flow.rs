@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{BenchmarkId, Criterion, Throughput};
-use spliceway::backend::{Balancer, Lease, Published};
+use spliceway::backend::{Balancer, Published};
 use spliceway::config::Balance;
 use spliceway::counters::RouteCounters;
 use spliceway::driver::{
@@ -24,8 +24,8 @@ use spliceway::driver::{
 };
 use spliceway::fastcgi::HeadRoom;
 use spliceway::session::{
-    Changes, Context, Entry, Owner, Owners, Pool, Protocol, Retired, SessionId, Step, Timeouts,
-    Tunnel, Upstreams,
+    Changes, Context, Entry, Hands, Hello, Owner, Policy, Pool, Protocol, SessionId, Step,
+    Timeouts, Tunnel,
 };
 use spliceway::sys::net::{Source, TcpOptions};
 
@@ -53,13 +53,14 @@ const TIMEOUTS: Timeouts = Timeouts {
     min_rate: None,
 };
 
-static UPSTREAMS: Upstreams = Upstreams {
+static POLICY: Policy = Policy {
+    protocol: Protocol::Raw,
     tcp: TcpOptions {
         keepalive: None,
         user_timeout: None,
         source: Source { v4: None, v6: None },
     },
-    introductions: Vec::new(),
+    timeouts: TIMEOUTS,
 };
 
 fn main() {
@@ -100,7 +101,7 @@ fn flow<D: Driver>(engine: &str, make: fn(Waker, Limits) -> D, criterion: &mut C
 fn move_bytes<D: Driver>(engine: &str, make: fn(Waker, Limits) -> D, criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("move/to_client");
     for (name, way) in [("copy", Way::Copy), ("splice", Way::Splice)] {
-        let mut rig = Rig::new(make, LIMITS, |ends, driver| Mover::start(way, ends, driver));
+        let mut rig = Rig::new(make, LIMITS, |ends, hands| Mover::start(way, ends, hands));
         for size in MOVE_SIZES {
             group.throughput(Throughput::Bytes(size as u64));
             let mut exchange = Exchange::of(size);
@@ -139,7 +140,7 @@ impl Exchange {
 
 /// What acts on completions.
 trait Machine<D: Driver> {
-    fn complete(&mut self, completion: Completion, driver: &mut D, now: Instant);
+    fn complete(&mut self, completion: Completion, hands: &mut Hands<D>);
 }
 
 /// What a machine starts from: an accepted client, an unconnected socket, where to connect it.
@@ -152,7 +153,7 @@ struct Ends {
 /// A driver and a machine between a client and a backend, both of which are this thread's.
 struct Rig<D: Driver, M> {
     machine: M,
-    driver: D,
+    hands: Hands<D>,
     client: UnixStream,
     backend: TcpStream,
     _door: Door,
@@ -162,7 +163,7 @@ impl<D: Driver, M: Machine<D>> Rig<D, M> {
     fn new(
         make: fn(Waker, Limits) -> D,
         limits: Limits,
-        start: impl FnOnce(&Ends, &mut D) -> M,
+        start: impl FnOnce(&Ends, &mut Hands<D>) -> M,
     ) -> Self {
         let mut driver = make(Waker::new().expect("there are descriptors"), limits);
         let door = Door::open(&mut driver);
@@ -172,19 +173,20 @@ impl<D: Driver, M: Machine<D>> Rig<D, M> {
         let ends = Ends {
             client: accepted,
             spare: driver
-                .open_tcp(&address, &UPSTREAMS.tcp)
+                .open_tcp(&address, &POLICY.tcp)
                 .expect("there are descriptors"),
             backend: address,
         };
-        let mut machine = start(&ends, &mut driver);
+        let mut hands = Hands::new(driver);
+        let mut machine = start(&ends, &mut hands);
         // The connect: the kernel answers it by itself.
-        act(&mut driver, &mut machine, guard());
+        act(&mut hands, &mut machine, guard());
         let (backend, _) = listener.accept().expect("it has connected");
         backend.set_nonblocking(true).expect("it is a socket");
         backend.set_nodelay(true).expect("it is a TCP socket");
         Self {
             machine,
-            driver,
+            hands,
             client,
             backend,
             _door: door,
@@ -192,10 +194,10 @@ impl<D: Driver, M: Machine<D>> Rig<D, M> {
     }
 
     fn carry(&mut self, direction: Direction, exchange: &mut Exchange) {
-        let (driver, machine) = (&mut self.driver, &mut self.machine);
+        let (hands, machine) = (&mut self.hands, &mut self.machine);
         match direction {
-            Direction::ToClient => carry(driver, machine, &self.backend, &self.client, exchange),
-            Direction::ToBackend => carry(driver, machine, &self.client, &self.backend, exchange),
+            Direction::ToClient => carry(hands, machine, &self.backend, &self.client, exchange),
+            Direction::ToBackend => carry(hands, machine, &self.client, &self.backend, exchange),
         }
     }
 }
@@ -204,7 +206,7 @@ impl<D: Driver, M: Machine<D>> Rig<D, M> {
 /// A turn always has something to wait for: what has not arrived is on its way, and the reader has
 /// taken everything that was there.
 fn carry<D: Driver>(
-    driver: &mut D,
+    hands: &mut Hands<D>,
     machine: &mut impl Machine<D>,
     mut source: impl Write,
     mut sink: impl Read,
@@ -217,7 +219,7 @@ fn carry<D: Driver>(
             let count = moved(source.write(unsent));
             unsent = &unsent[count..];
         }
-        act(driver, machine, until);
+        act(hands, machine, until);
         while !room.is_empty() {
             let count = moved(sink.read(room));
             if count == 0 {
@@ -229,20 +231,23 @@ fn carry<D: Driver>(
 }
 
 /// A turn, as a worker has it.
-fn act<D: Driver>(driver: &mut D, machine: &mut impl Machine<D>, until: Instant) {
-    let now = turn(driver, until);
-    while let Some(completion) = driver.next() {
-        machine.complete(completion, driver, now);
+fn act<D: Driver>(hands: &mut Hands<D>, machine: &mut impl Machine<D>, until: Instant) {
+    hands.now = turn(&mut hands.driver, until);
+    while let Some(completion) = hands.driver.next() {
+        machine.complete(completion, hands);
     }
 }
 
 /// A real session, and what its worker would have for it.
 struct Session<D: Driver> {
     tunnel: Tunnel<D>,
-    owners: Owners,
+    desk: Desk,
+}
+
+/// What a worker has for the sessions of a route.
+struct Desk {
     published: Published,
     balancer: Balancer,
-    retired: Retired<Lease>,
     pool: Pool,
     changes: Changes,
     counters: RouteCounters,
@@ -251,79 +256,54 @@ struct Session<D: Driver> {
 
 const SESSION: SessionId = SessionId(0);
 
-impl<D: Driver> Session<D> {
-    fn start(ends: &Ends, driver: &mut D) -> Self {
-        let published = Published::new(|| {});
-        published.publish([ends.backend], SystemTime::UNIX_EPOCH);
-        let mut owners = Owners::default();
-        let mut balancer = Balancer::new(Balance::default(), 0);
-        let mut retired = Retired::default();
-        let (mut pool, mut changes) = (Pool::empty(), Changes::default());
-        let counters = RouteCounters::default();
-        let head_room = HeadRoom::default();
-        let mut context = Context {
+impl Desk {
+    fn context<'a, D: Driver>(&'a mut self, hands: &'a mut Hands<D>) -> Context<'a, D> {
+        Context {
             id: SESSION,
-            now: driver.now(),
-            driver,
-            owners: &mut owners,
-            published: &published,
-            upstreams: &UPSTREAMS,
-            balancer: &mut balancer,
-            retired: &mut retired,
-            route: 0,
-            protocol: &Protocol::Raw,
-            pool: &mut pool,
-            changes: &mut changes,
-            queue_is_empty: true,
-            draining: false,
-            timeouts: TIMEOUTS,
-            counters: &counters,
-            head_room: &head_room,
-            access_log: None,
-        };
-        let (tunnel, step) = Tunnel::start(ends.client, 0, ends.spare, Entry::Direct, &mut context);
-        assert_eq!(step, Step::Continue);
-        Self {
-            tunnel,
-            owners,
-            published,
-            balancer,
-            retired,
-            pool,
-            changes,
-            counters,
-            head_room,
-        }
-    }
-}
-
-impl<D: Driver> Machine<D> for Session<D> {
-    fn complete(&mut self, completion: Completion, driver: &mut D, now: Instant) {
-        let Completion { sock, lane, done } = completion;
-        let Owner::Session(id, end) = self.owners.of(sock) else {
-            panic!("no accept was armed")
-        };
-        let mut context = Context {
-            id,
-            driver,
-            owners: &mut self.owners,
+            hands,
             published: &self.published,
-            upstreams: &UPSTREAMS,
+            policy: &POLICY,
             balancer: &mut self.balancer,
-            retired: &mut self.retired,
             route: 0,
-            protocol: &Protocol::Raw,
             pool: &mut self.pool,
             changes: &mut self.changes,
             queue_is_empty: true,
             draining: false,
-            timeouts: TIMEOUTS,
             counters: &self.counters,
             head_room: &self.head_room,
             access_log: None,
-            now,
+        }
+    }
+}
+
+impl<D: Driver> Session<D> {
+    fn start(ends: &Ends, hands: &mut Hands<D>) -> Self {
+        let published = Published::new(|| {});
+        published.publish([ends.backend], SystemTime::UNIX_EPOCH);
+        let mut desk = Desk {
+            published,
+            balancer: Balancer::new(Balance::default(), 0),
+            pool: Pool::empty(),
+            changes: Changes::default(),
+            counters: RouteCounters::default(),
+            head_room: HeadRoom::default(),
         };
-        let step = self.tunnel.complete(end, lane, done, &mut context);
+        let mut cx = desk.context(hands);
+        let (client, spare) = (ends.client, ends.spare);
+        let (tunnel, step) = Tunnel::start(client, Hello::default(), spare, Entry::Direct, &mut cx);
+        assert_eq!(step, Step::Continue);
+        Self { tunnel, desk }
+    }
+}
+
+impl<D: Driver> Machine<D> for Session<D> {
+    fn complete(&mut self, completion: Completion, hands: &mut Hands<D>) {
+        let Completion { sock, lane, done } = completion;
+        let Owner::Session(SESSION, end) = hands.owners.of(sock) else {
+            panic!("no accept was armed")
+        };
+        let mut cx = self.desk.context(hands);
+        let step = self.tunnel.complete(end, lane, done, &mut cx);
         assert_eq!(step, Step::Continue);
     }
 }
@@ -345,8 +325,8 @@ struct Mover<D: Driver> {
 }
 
 impl<D: Driver> Mover<D> {
-    fn start(way: Way, ends: &Ends, driver: &mut D) -> Self {
-        driver.submit(ends.spare, Op::Connect(ends.backend));
+    fn start(way: Way, ends: &Ends, hands: &mut Hands<D>) -> Self {
+        hands.driver.submit(ends.spare, Op::Connect(ends.backend));
         Self {
             way,
             client: ends.client,
@@ -389,7 +369,8 @@ impl<D: Driver> Mover<D> {
 }
 
 impl<D: Driver> Machine<D> for Mover<D> {
-    fn complete(&mut self, completion: Completion, driver: &mut D, _now: Instant) {
+    fn complete(&mut self, completion: Completion, hands: &mut Hands<D>) {
+        let driver = &mut hands.driver;
         match completion.done {
             Done::Connected | Done::Sent => self.wait(driver),
             Done::Received(buf) => driver.submit(self.client, Op::Send(buf)),

@@ -7,12 +7,14 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use crate::config::UnixAddress;
+use crate::proxy_protocol::Version;
 use crate::shown::Shown;
 use crate::sys::net;
 use crate::worker::{Backlog, Listening, Sharing};
 
 use super::inherited::Inherited;
 use super::listener::{ListenError, Listener};
+use super::upstreams::introduction;
 
 /// One of a route's sockets.
 #[derive(Debug)]
@@ -55,11 +57,16 @@ impl ListeningSocket {
     }
 
     /// What a worker is given of it.
-    pub(super) fn for_worker(&self, sharing: Sharing) -> io::Result<Listening> {
+    pub(super) fn for_worker(
+        &self,
+        sharing: Sharing,
+        introduced: Option<Version>,
+    ) -> io::Result<Listening> {
         Ok(Listening {
             fd: net::duplicate(self.fd())?,
             backlog: self.backlog(),
             sharing,
+            introduction: introduction(introduced, &self.place()),
         })
     }
 

@@ -16,7 +16,8 @@ use crate::config::{self, AccessLog, Limits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
-use crate::session::{FastcgiOptions, MinRate, PoolOptions, Protocol, Timeouts};
+use crate::proxy_protocol::Version;
+use crate::session::{FastcgiOptions, MinRate, Policy, PoolOptions, Protocol, Timeouts};
 use crate::worker::{
     Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, Share, Sharing, Who,
 };
@@ -34,6 +35,8 @@ pub(super) struct Opened {
     pub(super) lookups: Arc<LookupCounters>,
     access_log: Option<AccessLog>,
     limits: Limits,
+    /// Whether backends are told of clients, and how.
+    introduced: Option<Version>,
     /// Those of the workers that serve it, as [`divide`] gave them out.
     counters: Vec<ShareCounters>,
     /// Which workers these are, and the number that the route has among their shares.
@@ -97,17 +100,12 @@ pub(super) fn open(
         }
     }
     Ok(Opened {
-        route: Arc::new(route(
-            config,
-            protocol,
-            clients,
-            &listeners,
-            mailboxes.to_vec(),
-        )),
+        route: Arc::new(route(config, protocol, clients, mailboxes.to_vec())),
         listeners,
         lookups: Arc::default(),
         access_log: config.protocol.access_log().cloned(),
         limits: config.limits,
+        introduced: config.upstreams.proxy_protocol.version(),
         counters: Vec::new(),
         served_by: Vec::new(),
     })
@@ -117,7 +115,6 @@ fn route(
     config: &config::Route,
     protocol: Protocol,
     (who, crowd): (Option<Who>, Crowd),
-    listeners: &[ListeningSocket],
     told: Vec<Arc<Mailbox>>,
 ) -> Route {
     let tell_all = move || {
@@ -130,19 +127,21 @@ fn route(
     Route {
         name: config.name.clone(),
         published: Arc::new(published),
-        protocol,
-        upstreams: upstreams::of(&config.upstreams, listeners),
+        policy: Arc::new(Policy {
+            protocol,
+            tcp: upstreams::tcp_options(&config.upstreams),
+            timeouts: Timeouts {
+                queue: config.limits.queue_timeout,
+                connect: config.connect_timeout,
+                refused: config.refused_timeout,
+                silent_is_short: matches!(config.protocol, config::Protocol::Fastcgi(_)),
+                idle: config.idle_timeout,
+                half_closed: config.half_closed_timeout,
+                removed: config.upstreams.close_removed_after,
+                min_rate: min_rate(&config.protocol),
+            },
+        }),
         balance: config.balance,
-        timeouts: Timeouts {
-            queue: config.limits.queue_timeout,
-            connect: config.connect_timeout,
-            refused: config.refused_timeout,
-            silent_is_short: matches!(config.protocol, config::Protocol::Fastcgi(_)),
-            idle: config.idle_timeout,
-            half_closed: config.half_closed_timeout,
-            removed: config.upstreams.close_removed_after,
-            min_rate: min_rate(&config.protocol),
-        },
         session_failures: Failures::default(),
         who,
         crowd,
@@ -208,7 +207,7 @@ pub(super) fn divide(
     let mut next = 0;
     for opened in routes {
         match opened.limits.per_endpoint_max {
-            None if matches!(opened.route.protocol, Protocol::Raw) => {
+            None if matches!(opened.route.policy.protocol, Protocol::Raw) => {
                 for (number, worker) in shares.iter_mut().enumerate() {
                     opened.served_by.push((number, worker.len()));
                     worker.push(opened.share(None, writers)?);
@@ -312,7 +311,7 @@ impl Opened {
             listeners: listeners.map(|l| l.place().to_string()).collect(),
             published: Arc::clone(&self.route.published),
             lookups: Arc::clone(&self.lookups),
-            speaks_fastcgi: matches!(self.route.protocol, Protocol::Fastcgi(_)),
+            speaks_fastcgi: matches!(self.route.policy.protocol, Protocol::Fastcgi(_)),
             limits: RouteLimits {
                 per_endpoint_max: per_endpoint_max.map(NonZeroU32::get),
                 // Without a limit, nobody waits.
@@ -340,7 +339,7 @@ impl Opened {
 
     fn duplicate_listeners(&self) -> Result<Vec<Listening>, ShareError> {
         let duplicate = |listener: &ListeningSocket| {
-            let listening = listener.for_worker(self.sharing());
+            let listening = listener.for_worker(self.sharing(), self.introduced);
             listening.map_err(|source| ShareError::Duplicate {
                 address: listener.place().to_string(),
                 source,
@@ -358,11 +357,13 @@ impl Opened {
 
     /// Its sockets, and which workers accept there, once it is divided.
     pub(super) fn into_sockets(self) -> impl Iterator<Item = ClientSocket> {
-        let (sharing, served_by) = (self.sharing(), self.served_by);
+        let (sharing, introduced) = (self.sharing(), self.introduced);
+        let served_by = self.served_by;
         let sockets = self.listeners.into_iter().enumerate();
         sockets.map(move |(number, socket)| ClientSocket {
             socket,
             sharing,
+            introduced,
             accepting: served_by
                 .iter()
                 .map(|&(worker, route)| (worker, ListenerOf { route, number }))

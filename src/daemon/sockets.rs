@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::observe::Observed;
+use crate::proxy_protocol::Version;
 use crate::worker::{ListenerOf, Sharing};
 
 use super::helpers::Helpers;
@@ -23,6 +24,8 @@ pub(super) struct Sockets {
 pub(super) struct ClientSocket {
     pub(super) socket: ListeningSocket,
     pub(super) sharing: Sharing,
+    /// Whether backends are told of its clients, and how.
+    pub(super) introduced: Option<Version>,
     /// The workers that accept there, and what it is among their listeners.
     pub(super) accepting: Vec<(usize, ListenerOf)>,
 }
@@ -59,7 +62,7 @@ impl ClientSocket {
         let new = self
             .accepting
             .iter()
-            .map(|_| socket.for_worker(self.sharing));
+            .map(|_| socket.for_worker(self.sharing, self.introduced));
         // All of them, or none is given away.
         let new = new.collect::<io::Result<Vec<_>>>()?;
         for (&(worker, old), new) in self.accepting.iter().zip(new) {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use crate::checks::Checks;
 use crate::config;
 use crate::proxy_protocol::{self, Version};
-use crate::session::{Introduction, Upstreams};
+use crate::session::Introduction;
 use crate::sys::Errno;
 use crate::sys::net::{self, Keepalive, Source, TcpOptions};
 
-use super::listening::{ListeningSocket, Place};
+use super::listening::Place;
 
 /// Probes without an answer before the connection is given up. With an interval of a third of the
 /// idle time, a peer that is gone is noticed after twice that time, and two lost probes do no harm.
@@ -27,21 +27,6 @@ pub struct SourceError {
     errno: Errno,
 }
 
-/// What sessions make their upstreams with.
-pub(super) fn of(config: &config::Upstreams, listeners: &[ListeningSocket]) -> Upstreams {
-    let introductions = match config.proxy_protocol.version() {
-        None => Vec::new(),
-        Some(version) => {
-            let places = listeners.iter().map(ListeningSocket::place);
-            places.map(|place| introduction(version, &place)).collect()
-        }
-    };
-    Upstreams {
-        tcp: tcp_options(config),
-        introductions,
-    }
-}
-
 /// What the control plane checks, if anything.
 pub(super) fn checks(config: &config::Upstreams) -> Option<Checks> {
     let config::ActiveChecks { kind, interval } = config.checks?;
@@ -54,7 +39,8 @@ pub(super) fn checks(config: &config::Upstreams) -> Option<Checks> {
     })
 }
 
-fn tcp_options(config: &config::Upstreams) -> TcpOptions {
+/// What the sockets to backends are given.
+pub(super) fn tcp_options(config: &config::Upstreams) -> TcpOptions {
     TcpOptions {
         keepalive: config.tcp_keepalive.map(keepalive),
         user_timeout: config.tcp_user_timeout,
@@ -74,14 +60,18 @@ fn keepalive(idle: Duration) -> Keepalive {
     }
 }
 
-fn introduction(version: Version, listener: &Place) -> Introduction {
+/// What backends are told of the clients of this listener.
+pub(super) fn introduction(version: Option<Version>, listener: &Place) -> Introduction {
+    let Some(version) = version else {
+        return Introduction::None;
+    };
     let name = match listener {
         Place::Tcp(_) => return Introduction::OfClient(version),
         Place::Path(path) => path.clone(),
         Place::Abstract(name) => [b"\0", &name[..]].concat(),
         Place::Unnamed => Vec::new(),
     };
-    Introduction::Fixed(proxy_protocol::of_unix_listener(version, &name))
+    Introduction::Fixed(proxy_protocol::of_unix_listener(version, &name).into())
 }
 
 /// Whether connections can come from where they shall: else no session would ever be served, and the
@@ -110,7 +100,7 @@ mod tests {
 
     #[test]
     fn an_abstract_listener_is_named_with_its_nul() {
-        let told = introduction(Version::V2, &Place::Abstract(b"name".to_vec()));
+        let told = introduction(Some(Version::V2), &Place::Abstract(b"name".to_vec()));
         let Introduction::Fixed(header) = told else {
             panic!("{told:?}")
         };

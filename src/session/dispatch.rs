@@ -7,7 +7,8 @@ use crate::counters::Outcome;
 use crate::driver::{Done, Driver, Lane, Sock};
 
 use super::{
-    Context, End, Ending, Entry, Exchange, Hands, Protocol, Step, Telling, Timeouts, Tunnel, Wish,
+    Context, End, Ending, Entry, Exchange, Hands, Hello, Protocol, Step, Telling, Timeouts, Tunnel,
+    Wish,
 };
 
 /// A client and what serves it.
@@ -27,14 +28,14 @@ impl<D: Driver> Session<D> {
     /// Starts to serve a client. A socket that was opened for it and is not needed comes back.
     pub fn start(
         client: Sock,
-        listener: usize,
+        hello: Hello,
         spare: Sock,
         entry: Entry,
         cx: &mut Context<'_, D>,
     ) -> (Self, Step, Option<Sock>) {
-        match cx.protocol {
+        match &cx.policy.protocol {
             Protocol::Raw => {
-                let (tunnel, step) = Tunnel::start(client, listener, spare, entry, cx);
+                let (tunnel, step) = Tunnel::start(client, hello, spare, entry, cx);
                 (Self::Tunnel(tunnel), step, None)
             }
             Protocol::Fastcgi(_) => {

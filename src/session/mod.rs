@@ -11,15 +11,15 @@ mod exchange;
 mod fastcgi;
 mod flow;
 mod hands;
+mod introduction;
 mod lag;
+mod policy;
 mod pool;
 mod tally;
 mod tunnel;
 
 use std::fmt;
 use std::ops::Range;
-use std::rc::Rc;
-use std::time::Duration;
 
 use crate::access_log;
 use crate::backend::{Address, Balancer, Lease, Published};
@@ -29,16 +29,16 @@ use crate::fastcgi::{
     Answer, Cut, Head, HeadRoom, ProtocolError, Rejection, ResponseError, Rule, Settling,
     Violation, shown_value,
 };
-use crate::proxy_protocol::{Version, of_tcp_client, of_unknown_client};
 use crate::sys::Errno;
-use crate::sys::net::TcpOptions;
 
 pub use connect::Entry;
 pub use dispatch::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, Protocol};
 pub use hands::{Hands, Owner, Owners, Retired};
+pub use introduction::{Hello, Introduction};
 pub use lag::MinRate;
+pub use policy::{Policy, Timeouts};
 pub use pool::{BUSY_MAX, Change, Pool, PoolOptions, UpstreamId};
 pub use tally::Telling;
 pub use tunnel::Tunnel;
@@ -62,85 +62,6 @@ pub enum End {
     Rival,
 }
 
-/// How long a session may take for what.
-#[derive(Clone, Copy, Debug)]
-pub struct Timeouts {
-    /// For a place at an endpoint, where their number is limited. `None`: for ever.
-    pub queue: Option<Duration>,
-    /// From accept, or from having a place, until a backend connection is open.
-    pub connect: Duration,
-    /// From the first of the refusals in a row on, while every endpoint refuses. `None`: no other time than
-    /// for connecting.
-    pub refused: Option<Duration>,
-    /// Whether connects to endpoints that were silent the last time are given up early.
-    pub silent_is_short: bool,
-    /// Without a byte in either direction. `None`: for ever.
-    pub idle: Option<Duration>,
-    /// The same, once one side has ended. `None`: for ever, also where places are wanted.
-    pub half_closed: Option<Duration>,
-    /// After its endpoint has left the set. `None`: for ever.
-    pub removed: Option<Duration>,
-    /// How quickly clients of FastCGI give bodies and take answers. `None`: as slowly as they like.
-    pub min_rate: Option<MinRate>,
-}
-
-/// How the sessions of a route make their upstreams.
-#[derive(Debug, Default)]
-pub struct Upstreams {
-    /// What TCP sockets are given.
-    pub tcp: TcpOptions,
-    /// For each listener, what a backend is told before the client's bytes; empty: nothing.
-    pub introductions: Vec<Introduction>,
-}
-
-/// What backends are told of a listener's clients.
-#[derive(Clone, Debug)]
-pub enum Introduction {
-    /// The same of all of them.
-    Fixed(Box<[u8]>),
-    /// Of each its own addresses.
-    OfClient(Version),
-}
-
-/// What backends are told of one client.
-#[derive(Clone, Debug)]
-enum Hello {
-    /// Nothing.
-    None,
-    /// What is told of all clients of this listener, by its number.
-    OfListener(usize),
-    /// This.
-    OfClient(Rc<[u8]>),
-}
-
-impl Upstreams {
-    /// What is to be told of a client that was just accepted: later it may have left.
-    fn hello<D: Driver>(&self, listener: usize, client: Sock, driver: &mut D) -> Hello {
-        match self.introductions.get(listener) {
-            None => Hello::None,
-            Some(Introduction::Fixed(_)) => Hello::OfListener(listener),
-            Some(Introduction::OfClient(version)) => {
-                let header = match driver.client_addresses(client) {
-                    Ok(ends) => of_tcp_client(*version, ends.client, ends.local),
-                    Err(_) => of_unknown_client(*version),
-                };
-                Hello::OfClient(header.into())
-            }
-        }
-    }
-
-    fn introduction<'a>(&'a self, hello: &'a Hello) -> Option<&'a [u8]> {
-        match hello {
-            Hello::None => None,
-            Hello::OfClient(bytes) => Some(bytes),
-            Hello::OfListener(number) => match &self.introductions[*number] {
-                Introduction::Fixed(bytes) => Some(bytes),
-                Introduction::OfClient(_) => unreachable!("its clients have hellos of their own"),
-            },
-        }
-    }
-}
-
 /// What a session can use in one step.
 pub struct Context<'a, D: Driver> {
     /// The session itself.
@@ -149,14 +70,12 @@ pub struct Context<'a, D: Driver> {
     pub hands: &'a mut Hands<D>,
     /// The endpoints.
     pub published: &'a Published,
-    /// How its upstreams are made.
-    pub upstreams: &'a Upstreams,
+    /// The rules that the session began with.
+    pub policy: &'a Policy,
     /// The choice among them.
     pub balancer: &'a mut Balancer,
     /// The number of the session's route.
     pub route: usize,
-    /// What it speaks.
-    pub protocol: &'a Protocol,
     /// Its connections that no request uses now.
     pub pool: &'a mut Pool,
     /// What becomes of that.
@@ -167,8 +86,6 @@ pub struct Context<'a, D: Driver> {
     pub draining: bool,
     /// What the large heads of the worker's requests may take.
     pub head_room: &'a HeadRoom,
-    /// The session's limits in time.
-    pub timeouts: Timeouts,
     /// What is counted of the route.
     pub counters: &'a RouteCounters,
     /// Where a line goes for each request, if it goes anywhere.
@@ -185,7 +102,7 @@ pub struct Changes {
 impl<'a, D: Driver> Context<'a, D> {
     /// Only asked by sessions that speak it.
     fn fastcgi(&self) -> &'a FastcgiOptions {
-        match self.protocol {
+        match &self.policy.protocol {
             Protocol::Fastcgi(options) => options,
             Protocol::Raw => unreachable!("a route without FastCGI has no such sessions"),
         }

@@ -102,7 +102,7 @@ impl<D: Driver> Tunnel<D> {
     /// descriptor.
     pub fn start(
         client: Sock,
-        listener: usize,
+        hello: Hello,
         spare: Sock,
         entry: Entry,
         cx: &mut Context<'_, D>,
@@ -110,9 +110,13 @@ impl<D: Driver> Tunnel<D> {
         cx.hands
             .owners
             .assign(client, Owner::Session(cx.id, End::Client));
-        let hello = cx.upstreams.hello(listener, client, &mut cx.hands.driver);
-        let connecting =
-            Connecting::new(hello.clone(), Some(spare), cx.hands.now, cx.timeouts, entry);
+        let connecting = Connecting::new(
+            hello.clone(),
+            Some(spare),
+            cx.hands.now,
+            cx.policy.timeouts,
+            entry,
+        );
         let mut tunnel = Self {
             client,
             hello,
@@ -286,7 +290,7 @@ impl<D: Driver> Tunnel<D> {
     /// The endpoint is in the set, or is not: then the session has a while left, unless it comes back.
     pub fn endpoint_is_current(&mut self, current: bool, cx: &mut Context<'_, D>) -> Step {
         if let Upstream::Opening(serving) | Upstream::Open(serving) = &mut self.upstream {
-            serving.cut_at = match (current, cx.timeouts.removed) {
+            serving.cut_at = match (current, cx.policy.timeouts.removed) {
                 (false, Some(left)) => serving.cut_at.or(Some(cx.hands.now + left)),
                 (true, _) | (_, None) => None,
             };
@@ -312,7 +316,7 @@ impl<D: Driver> Tunnel<D> {
     /// such times after the last read.
     fn idle(&mut self, upstream: Sock, cx: &mut Context<'_, D>) -> Step {
         let (_, ending) = self
-            .silence_max(cx.timeouts)
+            .silence_max(cx.policy.timeouts)
             .expect("a session without such a limit has no deadline for it");
         let unread = cx.hands.driver.unread(self.client) + cx.hands.driver.unread(upstream);
         match self.activity.is_idle(unread, cx.hands.now) {
@@ -406,7 +410,7 @@ impl<D: Driver> Tunnel<D> {
         self.upstream = Upstream::Open(serving);
         self.to_client.start(&mut cx.hands.driver, sock);
         // Where nothing is held, the search for an upstream has sent it.
-        if let Some(introduction) = cx.upstreams.introduction(&self.hello) {
+        if let Some(introduction) = self.hello.bytes() {
             self.to_backend.prepend(introduction);
         }
         self.to_backend.sink_opened(&mut cx.hands.driver, sock);
@@ -604,7 +608,7 @@ fn close_to_client(ending: Ending) -> Close {
 
 /// The set may have changed during the connect; whoever compares sets then passed this session by.
 fn cut_if_removed<D: Driver>(lease: &Lease, cx: &mut Context<'_, D>) -> Option<Instant> {
-    let left = cx.timeouts.removed?;
+    let left = cx.policy.timeouts.removed?;
     (!cx.is_current(lease)).then(|| cx.hands.now + left)
 }
 

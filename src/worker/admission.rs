@@ -5,6 +5,7 @@
 //! clients that it cannot serve.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use crate::config::AtLimit;
@@ -395,20 +396,25 @@ impl<D: Driver> Worker<D> {
         };
         let vacant = self.sessions.vacant_entry();
         let id = SessionId(vacant.key());
+        let hello = self
+            .listeners
+            .introduce(listener, client, &mut self.hands.driver);
+        let served = &mut self.routes[of.route];
+        let policy = Rc::clone(&served.policy);
         let mut cx = context(
             id,
             &mut self.hands,
-            &mut self.routes[of.route],
+            (served, &policy),
             &mut self.changes,
             (of.route, self.phase),
         );
-        let (session, step, spare) =
-            Session::start(client, of.number, ticket.spare, entry, &mut cx);
+        let (session, step, spare) = Session::start(client, hello, ticket.spare, entry, &mut cx);
         self.admission.spare = self.admission.spare.or(spare);
         vacant.insert(Active {
             session,
             permit: ticket.permit,
             route: of.route,
+            policy,
             place,
             _seats: seats,
         });

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use crate::driver::{Close, Driver, Lane, Op, Sock};
-use crate::session::{Hands, Owner};
+use crate::session::{Hands, Hello, Introduction, Owner};
 
 /// After so many accepts at the latest, there is another look for a burst. With one client at a time, a
 /// look for each accept was 2 to 4 % of the worker's time.
@@ -18,6 +18,8 @@ pub struct Listening {
     pub backlog: Backlog,
     /// Which worker takes the next client.
     pub sharing: Sharing,
+    /// What backends are told of its clients.
+    pub introduction: Introduction,
 }
 
 /// Which of the workers that share a listener takes the next client.
@@ -45,6 +47,7 @@ struct Listener {
     sock: Sock,
     of: ListenerOf,
     backlog: Backlog,
+    introduction: Introduction,
     role: Role,
     accepting: Accepting,
     /// Accepts that will pass before a look for more clients of the same burst.
@@ -124,6 +127,7 @@ impl Listeners {
             fd,
             backlog,
             sharing,
+            introduction,
         } = listening;
         let sock = hands.driver.adopt_listener(fd);
         if sharing == Sharing::InTurns {
@@ -133,6 +137,7 @@ impl Listeners {
             sock,
             of,
             backlog,
+            introduction,
             role: Role::Serving,
             accepting: Accepting::Idle,
             looks_in: 0,
@@ -223,6 +228,16 @@ impl Listeners {
 
     pub(super) fn sock(&self, number: usize) -> Sock {
         self.0[number].sock
+    }
+
+    /// What a backend is told of a client that this listener gave.
+    pub(super) fn introduce<D: Driver>(
+        &self,
+        number: usize,
+        client: Sock,
+        driver: &mut D,
+    ) -> Hello {
+        self.0[number].introduction.of(client, driver)
     }
 
     pub(super) fn of(&self, number: usize) -> ListenerOf {

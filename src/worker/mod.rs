@@ -19,6 +19,7 @@ mod who;
 
 use std::collections::HashSet;
 use std::mem;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,8 @@ use crate::driver::{Closed, Completion, Driver};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
-    Change, Changes, Context, Ending, Hands, Owner, Retired, Session, SessionId, Step, Telling,
+    Change, Changes, Context, Ending, Hands, Owner, Policy, Retired, Session, SessionId, Step,
+    Telling,
 };
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
@@ -111,6 +113,8 @@ struct Active<D: Driver> {
     session: Session<D>,
     permit: Permit,
     route: usize,
+    /// The rules that it began with.
+    policy: Rc<Arc<Policy>>,
     /// Where connections are limited.
     place: Option<Place>,
     /// Where those of its user are. Given back with the session, before its client can see the end: who
@@ -344,7 +348,7 @@ impl<D: Driver> Worker<D> {
     /// Tells sessions whether their endpoints are in the set, if it matters to them.
     fn compare_endpoints(&mut self, route: usize) {
         let Served { route: shared, .. } = &self.routes[route];
-        if shared.timeouts.removed.is_none() {
+        if shared.policy.timeouts.removed.is_none() {
             return;
         }
         let set = shared.published.load_full();
@@ -386,7 +390,7 @@ impl<D: Driver> Worker<D> {
         let mut cx = context(
             id,
             &mut self.hands,
-            &mut self.routes[active.route],
+            (&mut self.routes[active.route], &active.policy),
             &mut self.changes,
             (active.route, self.phase),
         );
@@ -404,7 +408,7 @@ impl<D: Driver> Worker<D> {
             return self.step(id, Session::refuse);
         }
         let active = &self.sessions[id.0];
-        let timeouts = self.routes[active.route].route.timeouts;
+        let timeouts = active.policy.timeouts;
         if let Some(deadline) = active.session.deadline(timeouts) {
             self.timers.file(id, deadline);
         }
@@ -513,7 +517,7 @@ impl<D: Driver> Worker<D> {
             let Some(active) = self.sessions.get(id.0) else {
                 continue;
             };
-            let timeouts = self.routes[active.route].route.timeouts;
+            let timeouts = active.policy.timeouts;
             match active.session.deadline(timeouts) {
                 Some(deadline) if deadline <= self.hands.now => self.step(id, Session::expire),
                 Some(later) => self.timers.file(id, later),
@@ -538,7 +542,7 @@ impl<D: Driver> Worker<D> {
             let Some((id, active)) = due.and_then(|id| Some((id, self.sessions.get(id.0)?))) else {
                 continue;
             };
-            let timeouts = self.routes[active.route].route.timeouts;
+            let timeouts = active.policy.timeouts;
             match active.session.yields_at(timeouts) {
                 Some(ready) if ready <= self.hands.now => {
                     self.step(id, |_, _| Step::End(Ending::HalfClosed));
@@ -567,7 +571,7 @@ impl<D: Driver> Worker<D> {
 fn context<'a, D: Driver>(
     id: SessionId,
     hands: &'a mut Hands<D>,
-    served: &'a mut Served,
+    (served, policy): (&'a mut Served, &'a Policy),
     changes: &'a mut Changes,
     (route, phase): (usize, Phase),
 ) -> Context<'a, D> {
@@ -576,15 +580,13 @@ fn context<'a, D: Driver>(
         hands,
         queue_is_empty: !served.has_queue(),
         route,
-        protocol: &served.route.protocol,
         pool: &mut served.pool,
         changes,
         draining: phase == Phase::Draining,
         published: &served.route.published,
-        upstreams: &served.route.upstreams,
+        policy,
         balancer: &mut served.balancer,
         head_room: &served.head_room,
-        timeouts: served.route.timeouts,
         counters: &served.counters,
         access_log: served.access_log.as_ref(),
     }

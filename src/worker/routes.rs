@@ -1,6 +1,7 @@
 //! What a worker has of each route that it serves.
 
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -11,7 +12,7 @@ use crate::config::{Balance, Part, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
-use crate::session::{Entry, Pool, Protocol, SessionId, Timeouts, Upstreams};
+use crate::session::{Entry, Policy, Pool, Protocol, SessionId};
 
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
@@ -87,14 +88,10 @@ pub struct Route {
     pub name: RouteName,
     /// The endpoints. The resolver writes, workers read.
     pub published: Arc<Published>,
-    /// What sessions speak.
-    pub protocol: Protocol,
-    /// How sessions make their upstreams.
-    pub upstreams: Upstreams,
+    /// The rules of new sessions.
+    pub policy: Arc<Policy>,
     /// How workers choose among the endpoints.
     pub balance: Balance,
-    /// Limits in time.
-    pub timeouts: Timeouts,
     /// Sessions that failed.
     pub session_failures: Failures,
     /// Which clients are served; `None`: whoever connects.
@@ -130,6 +127,9 @@ pub struct Limit {
 /// A route as one worker serves it.
 pub(super) struct Served {
     pub(super) route: Arc<Route>,
+    /// That of new sessions, with a count of its own: the one inside would be written by all workers, for each
+    /// session.
+    pub(super) policy: Rc<Arc<Policy>>,
     pub(super) balancer: Balancer,
     /// Of a FastCGI route: connections that no request uses now.
     pub(super) pool: Pool,
@@ -163,18 +163,19 @@ impl Served {
             Some(max) => balancer.limited(max.get()),
             None => balancer,
         };
-        let balancer = match &route.protocol {
+        let balancer = match &route.policy.protocol {
             // Only what is kept holds others up, and who is held up waits in the queue.
             Protocol::Fastcgi(options) if options.pool.reuse && limit.is_some() => balancer.paced(),
             Protocol::Fastcgi(_) | Protocol::Raw => balancer,
         };
-        let pool = match &route.protocol {
+        let pool = match &route.policy.protocol {
             Protocol::Raw => Pool::empty(),
             Protocol::Fastcgi(options) => Pool::new(options.pool)
                 .of_route(route.name.clone())
                 .counting(Arc::clone(&counters.route)),
         };
         Self {
+            policy: Rc::new(Arc::clone(&route.policy)),
             route,
             balancer,
             pool,
@@ -200,7 +201,7 @@ impl Served {
         let Some(queue) = &mut self.queue else {
             return Admittance::Serve(Entry::Direct, None);
         };
-        if let Protocol::Fastcgi(_) = self.route.protocol {
+        if let Protocol::Fastcgi(_) = self.route.policy.protocol {
             // It is a request that waits, not the client.
             return Admittance::Serve(Entry::Direct, Some(Place::new(queue, 0)));
         }

@@ -25,7 +25,7 @@ use crate::driver::sim::{FastcgiRules, Faults, MEMBERS_GROUP, Scenario, Sim, Use
 use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
 use crate::observe::Failures;
 use crate::session::{
-    FastcgiOptions, Introduction, MinRate, PoolOptions, Protocol, Timeouts, Upstreams,
+    FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, Timeouts,
 };
 use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
@@ -68,48 +68,51 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             UserParts::new(Part::Number(max), connections_max)
         }),
     });
-    let mut route = Route {
+    let mut protocol = match pool {
+        Some(pool) => Protocol::Fastcgi(fastcgi_options(pool, &mut dice)),
+        None => Protocol::Raw,
+    };
+    let balance = dice.pick(Balance::value_variants());
+    let mut timeouts = Timeouts {
+        queue: limit.filter(|_| !calm).and_then(|_| {
+            let times = [None, Some(30), Some(1000)];
+            dice.pick(&times).map(Duration::from_millis)
+        }),
+        connect: if calm {
+            Duration::from_secs(5)
+        } else {
+            Duration::from_millis(dice.pick(&[20, 500, 5000]))
+        },
+        refused: pool.and_then(|_| {
+            let times = [None, Some(0), Some(20), Some(250)];
+            dice.pick(&times).map(Duration::from_millis)
+        }),
+        silent_is_short: pool.is_some(),
+        idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
+        half_closed: None,
+        removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
+        min_rate: None,
+    };
+    // No dice of its own: what the idle timeout excuses, this may do as well.
+    timeouts.half_closed = timeouts.idle.map(|idle| idle * 2 / 3);
+    timeouts.min_rate = timeouts.idle.map(|idle| MinRate {
+        bytes: 1_000_000,
+        allowance: idle / 2,
+    });
+    if let Protocol::Fastcgi(options) = &mut protocol {
+        // No dice of its own: what the idle timeout excuses, this may do as well.
+        options.head_timeout = timeouts.idle.map(|idle| idle * 3 / 2);
+    }
+    let policy = Arc::new(Policy {
+        protocol,
+        tcp: TcpOptions::default(),
+        timeouts,
+    });
+    let route = Route {
         name: RouteName::default(),
         published: Arc::clone(&published),
-        protocol: match pool {
-            Some(pool) => Protocol::Fastcgi(fastcgi_options(pool, &mut dice)),
-            None => Protocol::Raw,
-        },
-        upstreams: Upstreams {
-            tcp: TcpOptions::default(),
-            introductions: match backends {
-                Backends::Tcp
-                | Backends::Inherited
-                | Backends::Limited
-                | Backends::Users
-                | Backends::Fastcgi => Vec::new(),
-                Backends::Mixed | Backends::BothFamilies => {
-                    let fixed = Introduction::Fixed(backends.introduction().into());
-                    vec![fixed; count(listeners)]
-                }
-            },
-        },
-        balance: dice.pick(Balance::value_variants()),
-        timeouts: Timeouts {
-            queue: limit.filter(|_| !calm).and_then(|_| {
-                let times = [None, Some(30), Some(1000)];
-                dice.pick(&times).map(Duration::from_millis)
-            }),
-            connect: if calm {
-                Duration::from_secs(5)
-            } else {
-                Duration::from_millis(dice.pick(&[20, 500, 5000]))
-            },
-            refused: pool.and_then(|_| {
-                let times = [None, Some(0), Some(20), Some(250)];
-                dice.pick(&times).map(Duration::from_millis)
-            }),
-            silent_is_short: pool.is_some(),
-            idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
-            half_closed: None,
-            removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
-            min_rate: None,
-        },
+        policy,
+        balance,
         session_failures: Failures::default(),
         who: users.as_ref().and_then(who),
         crowd: match backends {
@@ -117,16 +120,6 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
             _ => Crowd::default(),
         },
     };
-    // No dice of its own: what the idle timeout excuses, this may do as well.
-    route.timeouts.half_closed = route.timeouts.idle.map(|idle| idle * 2 / 3);
-    route.timeouts.min_rate = route.timeouts.idle.map(|idle| MinRate {
-        bytes: 1_000_000,
-        allowance: idle / 2,
-    });
-    if let Protocol::Fastcgi(options) = &mut route.protocol {
-        // No dice of its own: what the idle timeout excuses, this may do as well.
-        options.head_timeout = route.timeouts.idle.map(|idle| idle * 3 / 2);
-    }
     let route = Arc::new(route);
     if backends == Backends::Fastcgi {
         // Names are looked up before anything is served.
@@ -167,8 +160,8 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         }),
         backlog_is_left: backends == Backends::Inherited,
         introduction: backends.introduction(),
-        removed_are_cut: route.timeouts.removed.is_some(),
-        idle_timeout: route.timeouts.idle.is_some(),
+        removed_are_cut: timeouts.removed.is_some(),
+        idle_timeout: timeouts.idle.is_some(),
         limit,
         users,
         mailbox: Arc::clone(&mailbox),
@@ -379,6 +372,10 @@ impl Backends {
         Listening {
             fd: nothing.into(),
             sharing: Sharing::AnyWorker,
+            introduction: match self.introduction() {
+                [] => Introduction::None,
+                fixed => Introduction::Fixed(fixed.into()),
+            },
             backlog: match self {
                 Self::Inherited => Backlog::NextOwners,
                 Self::Tcp

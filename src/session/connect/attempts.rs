@@ -73,7 +73,7 @@ impl Connecting {
         let address = lease.address();
         let by = self.begin(cx);
         if let Address::Tcp(to) = address
-            && !cx.upstreams.tcp.source.reaches(&to)
+            && !cx.policy.tcp.source.reaches(&to)
         {
             let failure = ConnectFailure::OtherFamily(address);
             self.failed(&lease, failure, Blame::Nobody, cx);
@@ -83,7 +83,7 @@ impl Connecting {
         }
         match (self.open(address, cx), address) {
             (Ok(sock), Address::Tcp(to)) => {
-                if bytes_follow || cx.upstreams.introduction(&self.hello).is_some() {
+                if bytes_follow || self.hello.bytes().is_some() {
                     cx.hands.driver.send_follows(sock);
                 }
                 cx.hands.driver.submit(sock, Op::Connect(to));
@@ -126,7 +126,7 @@ impl Connecting {
         if let Address::Tcp(to @ SocketAddr::V4(_)) = address
             && let Some(spare) = self.spare.take()
         {
-            let configured = cx.hands.driver.configure_tcp(spare, &to, &cx.upstreams.tcp);
+            let configured = cx.hands.driver.configure_tcp(spare, &to, &cx.policy.tcp);
             return match configured {
                 Ok(()) => Ok(spare),
                 Err(errno) => {
@@ -140,7 +140,7 @@ impl Connecting {
             self.close_spare(&mut cx.hands.driver);
         }
         let opened = match address {
-            Address::Tcp(to) => cx.hands.driver.open_tcp(&to, &cx.upstreams.tcp),
+            Address::Tcp(to) => cx.hands.driver.open_tcp(&to, &cx.policy.tcp),
             Address::Unix(name) => cx.hands.driver.open_unix(name),
         };
         // Its descriptor may be the one that is missing.

@@ -337,7 +337,7 @@ impl Connecting {
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
     ) -> Result<(), Errno> {
-        match cx.upstreams.introduction(&self.hello) {
+        match self.hello.bytes() {
             Some(introduction) if !bytes_follow => cx.hands.driver.send_now(sock, introduction),
             Some(_) | None => Ok(()),
         }

@@ -23,7 +23,7 @@ impl Connecting {
         if let Some(by) = self.by {
             return by;
         }
-        if cx.timeouts.silent_is_short && cx.balancer.is_silent() {
+        if cx.policy.timeouts.silent_is_short && cx.balancer.is_silent() {
             self.patience = self.patience.min(SILENT_PATIENCE);
         }
         *self.by.insert(cx.hands.now + self.patience)
@@ -31,7 +31,7 @@ impl Connecting {
 
     /// Whether all endpoints refuse, and have done so for long enough. If they have not, notes when.
     pub(super) fn has_been_refused_enough<D: Driver>(&mut self, cx: &Context<'_, D>) -> bool {
-        let patience = cx.timeouts.refused;
+        let patience = cx.policy.timeouts.refused;
         self.refused_by = patience.and_then(|patience| cx.balancer.refused_until(patience));
         self.refused_by.is_some_and(|by| by <= cx.hands.now)
     }

@@ -261,9 +261,11 @@ impl<D: Driver> Serving<D> {
         );
         pumped.count(first, counters);
         self.sent += pumped.taken as u64;
-        client
-            .body_lag
-            .moved(pumped.taken as u64, cx.hands.now, cx.timeouts.min_rate);
+        client.body_lag.moved(
+            pumped.taken as u64,
+            cx.hands.now,
+            cx.policy.timeouts.min_rate,
+        );
         if pumped.taken > 0 {
             // Nobody has what went by.
             client.replay = Replay::Spent;

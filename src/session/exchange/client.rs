@@ -225,7 +225,7 @@ impl ClientSide {
     pub(super) fn received<D: Driver>(&mut self, buf: Buf, cx: &Context<'_, D>) {
         let bytes = buf.len() as u64;
         self.body_lag
-            .moved(bytes, cx.hands.now, cx.timeouts.min_rate);
+            .moved(bytes, cx.hands.now, cx.policy.timeouts.min_rate);
         self.inbox = Some(Inbox { buf, at: 0 });
     }
 
@@ -379,7 +379,7 @@ impl ClientSide {
         let written = mem::take(&mut self.unwritten) as u64;
         cx.counters.to_client.copied.add(written);
         self.answer_lag
-            .moved(written, cx.hands.now, cx.timeouts.min_rate);
+            .moved(written, cx.hands.now, cx.policy.timeouts.min_rate);
     }
 
     /// Waits until it has room.
@@ -407,7 +407,7 @@ impl ClientSide {
         );
         let given = (before - pipe.len()) as u64;
         self.answer_lag
-            .moved(given, cx.hands.now, cx.timeouts.min_rate);
+            .moved(given, cx.hands.now, cx.policy.timeouts.min_rate);
         match flushed {
             Flushed::All => *held = None,
             Flushed::Full => self.wait_for_room(cx),

@@ -29,10 +29,10 @@ impl Search {
     /// Of a request that no server was given yet. Nothing is tried until [`Search::act`].
     pub(super) fn new<D: Driver>(cx: &Context<'_, D>) -> Self {
         Self(Connecting::new(
-            Hello::None,
+            Hello::default(),
             None,
             cx.hands.now,
-            cx.timeouts,
+            cx.policy.timeouts,
             Entry::Direct,
         ))
     }

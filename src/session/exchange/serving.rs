@@ -392,9 +392,11 @@ impl<D: Driver> Serving<D> {
         pumped.count(first, counters);
         client.tally.answer_came(&self.response, cx.hands.now);
         self.taken_in_a_row += pumped.taken;
-        client
-            .answer_lag
-            .moved(pumped.given as u64, cx.hands.now, cx.timeouts.min_rate);
+        client.answer_lag.moved(
+            pumped.given as u64,
+            cx.hands.now,
+            cx.policy.timeouts.min_rate,
+        );
         match pumped.then {
             Then::Receive => return self.receive_more(client, cx),
             Then::SourceReadable => {

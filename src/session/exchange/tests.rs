@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::super::{
-    Change, Changes, FastcgiOptions, Hands, Pool, PoolOptions, Protocol, SessionId, Timeouts,
-    UpstreamId, Upstreams,
+    Change, Changes, FastcgiOptions, Hands, Policy, Pool, PoolOptions, Protocol, SessionId,
+    Timeouts, UpstreamId,
 };
 use super::time::WATCH_AFTER;
 use super::*;
@@ -20,6 +20,7 @@ use crate::fastcgi::{
     RequestId, RequestLimits, Role, push_pair, push_record, push_stream, push_stream_end,
 };
 use crate::sys::Errno;
+use crate::sys::net::TcpOptions;
 
 const OPTIONS: PoolOptions = PoolOptions {
     reuse: true,
@@ -43,9 +44,8 @@ const TIMEOUTS: Timeouts = Timeouts {
 struct Desk {
     hands: Hands<Scripted>,
     published: Published,
-    upstreams: Upstreams,
+    policy: Policy,
     balancer: Balancer,
-    protocol: Protocol,
     pool: Pool,
     changes: Changes,
     head_room: HeadRoom,
@@ -59,16 +59,14 @@ macro_rules! act {
             id: SessionId(0),
             hands: &mut $desk.hands,
             published: &$desk.published,
-            upstreams: &$desk.upstreams,
+            policy: &$desk.policy,
             balancer: &mut $desk.balancer,
             route: 0,
-            protocol: &$desk.protocol,
             pool: &mut $desk.pool,
             changes: &mut $desk.changes,
             queue_is_empty: true,
             draining: false,
             head_room: &$desk.head_room,
-            timeouts: TIMEOUTS,
             counters: &$desk.counters,
             access_log: None,
         };
@@ -95,20 +93,23 @@ impl Desk {
         Self {
             hands: Hands::new(Scripted::new()),
             published,
-            upstreams: Upstreams::default(),
             balancer: Balancer::new(Balance::default(), 1),
-            protocol: Protocol::Fastcgi(FastcgiOptions {
-                route: RouteName::default(),
-                guard: None,
-                limits,
-                pool: OPTIONS,
-                head_timeout: None,
-                on_failure: OnFailure::Close,
-                rejections: Default::default(),
-                overridden: Default::default(),
-                violations: Default::default(),
-                too_slow: Default::default(),
-            }),
+            policy: Policy {
+                tcp: TcpOptions::default(),
+                timeouts: TIMEOUTS,
+                protocol: Protocol::Fastcgi(FastcgiOptions {
+                    route: RouteName::default(),
+                    guard: None,
+                    limits,
+                    pool: OPTIONS,
+                    head_timeout: None,
+                    on_failure: OnFailure::Close,
+                    rejections: Default::default(),
+                    overridden: Default::default(),
+                    violations: Default::default(),
+                    too_slow: Default::default(),
+                }),
+            },
             pool: Pool::new(OPTIONS),
             changes: Changes::default(),
             head_room: HeadRoom::default(),

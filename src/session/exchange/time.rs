@@ -56,7 +56,7 @@ impl<D: Driver> Exchange<D> {
     /// What the client is too slow with, if it is. Who serves it is not to wait for it any longer.
     fn is_too_slow(&mut self, cx: &mut Context<'_, D>) -> Option<Slow> {
         let client = &mut self.client;
-        let rate = cx.timeouts.min_rate?;
+        let rate = cx.policy.timeouts.min_rate?;
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= cx.hands.now);
         let is_served = matches!(self.stage, Stage::Serve(_));
         if is_served && is_due(client.body_lag.body_due(rate)) {
@@ -77,7 +77,7 @@ impl<D: Driver> Exchange<D> {
             cx.too_slow(slow, self.client.sock);
             return self.end_unserved(Ending::TooSlow(slow), cx);
         }
-        let silence = self.silence_max(cx.timeouts);
+        let silence = self.silence_max(cx.policy.timeouts);
         let idle_at = self
             .client
             .activity
@@ -116,7 +116,7 @@ impl<D: Driver> Exchange<D> {
     /// Nothing completed for as long as is allowed, as in a raw session.
     fn idle(&mut self, cx: &mut Context<'_, D>) -> Step {
         let (_, ending) = self
-            .silence_max(cx.timeouts)
+            .silence_max(cx.policy.timeouts)
             .expect("a session without such a limit has no deadline for it");
         let server = match &self.stage {
             Stage::Serve(serving) => Some(serving.open.sock),
