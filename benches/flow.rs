@@ -24,8 +24,8 @@ use spliceway::driver::{
 };
 use spliceway::fastcgi::HeadRoom;
 use spliceway::session::{
-    Changes, Context, Entry, Hands, Hello, Owner, Policy, Pool, Protocol, SessionId, Step,
-    Timeouts, Tunnel,
+    Changes, Context, Entry, Hands, Hello, Owner, Policy, Pool, Protocol, RouteKey, SessionId,
+    Step, Timeouts, Tunnel,
 };
 use spliceway::sys::net::{Source, TcpOptions};
 
@@ -264,7 +264,7 @@ impl Desk {
             published: &self.published,
             policy: &POLICY,
             balancer: &mut self.balancer,
-            route: 0,
+            route: RouteKey(0),
             pool: &mut self.pool,
             changes: &mut self.changes,
             queue_is_empty: true,

@@ -50,7 +50,7 @@ use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{Failures, Observed, ObservedWorker, Phase};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
-use crate::worker::{Crowd, Gate, Mailbox, Notice, Shared, UserParts, Who};
+use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, UserParts, Who};
 
 pub use accounts::AccountError;
 use capacity::Capacity;
@@ -321,8 +321,11 @@ fn open_all(
         let count = config.routes.len();
         Crowd::new(route.connections_max, capacity.connections_max, count)
     };
-    let open = |(route, who)| routes::open(route, (who, crowd(route)), mailboxes, passed);
-    routes.map(open).collect()
+    let open = |(number, (route, who))| {
+        let numbered = (RouteNumber(number), route);
+        routes::open(numbered, (who, crowd(route)), mailboxes, passed)
+    };
+    (0..).zip(routes).map(open).collect()
 }
 
 /// How many sockets are listened on, where an address may stand for several that are passed.

@@ -19,7 +19,7 @@ use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::proxy_protocol::Version;
 use crate::session::{FastcgiOptions, MinRate, Policy, PoolOptions, Protocol, Timeouts};
 use crate::worker::{
-    Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, Share, Sharing, Who,
+    Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, RouteNumber, Share, Sharing, Who,
 };
 
 use super::inherited::Passed;
@@ -39,8 +39,8 @@ pub(super) struct Opened {
     introduced: Option<Version>,
     /// Those of the workers that serve it, as [`divide`] gave them out.
     counters: Vec<ShareCounters>,
-    /// Which workers these are, and the number that the route has among their shares.
-    served_by: Vec<(usize, usize)>,
+    /// Which workers these are.
+    served_by: Vec<usize>,
 }
 
 /// Why the workers cannot be given their parts.
@@ -80,7 +80,7 @@ pub(super) fn check_shards(
 /// Binds everything that the route listens on, or takes it out of what was passed. Its set of addresses
 /// is empty so far.
 pub(super) fn open(
-    config: &config::Route,
+    (number, config): (RouteNumber, &config::Route),
     clients: (Option<Who>, Crowd),
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
@@ -100,7 +100,12 @@ pub(super) fn open(
         }
     }
     Ok(Opened {
-        route: Arc::new(route(config, protocol, clients, mailboxes.to_vec())),
+        route: Arc::new(route(
+            (number, config),
+            protocol,
+            clients,
+            mailboxes.to_vec(),
+        )),
         listeners,
         lookups: Arc::default(),
         access_log: config.protocol.access_log().cloned(),
@@ -112,7 +117,7 @@ pub(super) fn open(
 }
 
 fn route(
-    config: &config::Route,
+    (number, config): (RouteNumber, &config::Route),
     protocol: Protocol,
     (who, crowd): (Option<Who>, Crowd),
     told: Vec<Arc<Mailbox>>,
@@ -125,6 +130,7 @@ fn route(
         .of_route(config.name.clone())
         .ejecting(config.ejection);
     Route {
+        number,
         name: config.name.clone(),
         published: Arc::new(published),
         policy: Arc::new(Policy {
@@ -209,7 +215,7 @@ pub(super) fn divide(
         match opened.limits.per_endpoint_max {
             None if matches!(opened.route.policy.protocol, Protocol::Raw) => {
                 for (number, worker) in shares.iter_mut().enumerate() {
-                    opened.served_by.push((number, worker.len()));
+                    opened.served_by.push(number);
                     worker.push(opened.share(None, writers)?);
                 }
             }
@@ -217,7 +223,7 @@ pub(super) fn divide(
             max => {
                 for limit in opened.limits_of_shards(max, workers)? {
                     let worker = &mut shares[next % workers];
-                    opened.served_by.push((next % workers, worker.len()));
+                    opened.served_by.push(next % workers);
                     worker.push(opened.share(Some(limit), writers)?);
                     next += 1;
                 }
@@ -358,16 +364,14 @@ impl Opened {
     /// Its sockets, and which workers accept there, once it is divided.
     pub(super) fn into_sockets(self) -> impl Iterator<Item = ClientSocket> {
         let (sharing, introduced) = (self.sharing(), self.introduced);
-        let served_by = self.served_by;
+        let (served_by, route) = (self.served_by, self.route.number);
         let sockets = self.listeners.into_iter().enumerate();
         sockets.map(move |(number, socket)| ClientSocket {
             socket,
             sharing,
             introduced,
-            accepting: served_by
-                .iter()
-                .map(|&(worker, route)| (worker, ListenerOf { route, number }))
-                .collect(),
+            of: ListenerOf { route, number },
+            accepting: served_by.clone(),
         })
     }
 

@@ -26,8 +26,10 @@ pub(super) struct ClientSocket {
     pub(super) sharing: Sharing,
     /// Whether backends are told of its clients, and how.
     pub(super) introduced: Option<Version>,
-    /// The workers that accept there, and what it is among their listeners.
-    pub(super) accepting: Vec<(usize, ListenerOf)>,
+    /// Which one it is.
+    pub(super) of: ListenerOf,
+    /// The workers that accept there.
+    pub(super) accepting: Vec<usize>,
 }
 
 impl Sockets {
@@ -65,8 +67,8 @@ impl ClientSocket {
             .map(|_| socket.for_worker(self.sharing, self.introduced));
         // All of them, or none is given away.
         let new = new.collect::<io::Result<Vec<_>>>()?;
-        for (&(worker, old), new) in self.accepting.iter().zip(new) {
-            workers.replace_listener(worker, old, new);
+        for (&worker, new) in self.accepting.iter().zip(new) {
+            workers.replace_listener(worker, self.of, new);
         }
         match std::mem::replace(&mut self.socket, socket) {
             ListeningSocket::Bound(old) => old.retire(),

@@ -40,6 +40,10 @@ impl<D: Driver> Hands<D> {
     }
 }
 
+/// A route of one worker, for as long as the worker has anything of it. Used again after that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RouteKey(pub usize);
+
 /// Who hears of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Owner {
@@ -47,8 +51,8 @@ pub enum Owner {
     Listener(usize),
     /// A session.
     Session(SessionId, End),
-    /// The pool of a route, by the route's number: a connection that no request uses now.
-    Upstream(usize, UpstreamId),
+    /// The pool of a route: a connection that no request uses now.
+    Upstream(RouteKey, UpstreamId),
 }
 
 /// Who hears of which socket: a table beside the driver's.

@@ -35,7 +35,7 @@ pub use connect::Entry;
 pub use dispatch::Session;
 pub use exchange::Exchange;
 pub use fastcgi::{FastcgiOptions, Protocol};
-pub use hands::{Hands, Owner, Owners, Retired};
+pub use hands::{Hands, Owner, Owners, Retired, RouteKey};
 pub use introduction::{Hello, Introduction};
 pub use lag::MinRate;
 pub use policy::{Policy, Timeouts};
@@ -74,8 +74,8 @@ pub struct Context<'a, D: Driver> {
     pub policy: &'a Policy,
     /// The choice among them.
     pub balancer: &'a mut Balancer,
-    /// The number of the session's route.
-    pub route: usize,
+    /// The session's route.
+    pub route: RouteKey,
     /// Its connections that no request uses now.
     pub pool: &'a mut Pool,
     /// What becomes of that.

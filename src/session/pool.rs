@@ -26,7 +26,7 @@ use crate::counters::RouteCounters;
 use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{Settled, Settling};
 
-use super::{Hands, Owner};
+use super::{Hands, Owner, RouteKey};
 
 /// Connections in a row that a server leaves without an answer to the fence, or closes, before it counts as
 /// one that does so always, or before what was known of it is doubted.
@@ -259,7 +259,7 @@ impl Pool {
         &mut self,
         open: Open,
         settling: Settling,
-        route: usize,
+        route: RouteKey,
         hands: &mut Hands<D>,
     ) -> Change {
         let entry = self.kept.vacant_entry();
@@ -284,7 +284,7 @@ impl Pool {
         &mut self,
         open: Open,
         armed: bool,
-        route: usize,
+        route: RouteKey,
         hands: &mut Hands<D>,
     ) {
         let entry = self.kept.vacant_entry();

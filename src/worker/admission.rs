@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config::AtLimit;
 use crate::counters::Outcome;
 use crate::driver::{Close, Done, Driver, Sock};
-use crate::session::{Ending, Session, SessionId};
+use crate::session::{Ending, RouteKey, Session, SessionId};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
@@ -161,12 +161,12 @@ impl<D: Driver> Worker<D> {
                 // be the one for whose want another worker refuses.
                 let refuses = self.shared.at_limit == AtLimit::Refuse;
                 let routes = &self.routes;
-                let takes = |route: usize| !routes[route].route.crowd.is_full();
+                let takes = |route: RouteKey| !routes[route].route.crowd.is_full();
                 let has_idle = self.listeners.has_idle_of(takes);
                 self.look_at_crowds();
                 if has_idle && (refuses || self.prepare_ticket()) {
                     let routes = &self.routes;
-                    let takes = |route: usize| !routes[route].route.crowd.is_full();
+                    let takes = |route: RouteKey| !routes[route].route.crowd.is_full();
                     self.listeners.arm(takes, &mut self.hands.driver);
                 }
             }
@@ -179,7 +179,7 @@ impl<D: Driver> Worker<D> {
     /// Routes with as many sessions as they may have take no clients. The worker looks again without being told.
     fn look_at_crowds(&mut self) {
         let routes = &self.routes;
-        let is_full = |route: usize| routes[route].route.crowd.is_full();
+        let is_full = |route: RouteKey| routes[route].route.crowd.is_full();
         self.admission.crowds_looked_at = self
             .listeners
             .has_idle_of(is_full)
@@ -216,9 +216,9 @@ impl<D: Driver> Worker<D> {
         if self.shared.at_limit == AtLimit::Refuse || !self.listeners.expects_more(listener) {
             return;
         }
-        let of = self.listeners.of(listener);
+        let route = self.listeners.route(listener);
         for accepted in 1..ACCEPTS_PER_TURN {
-            let is_full = self.routes[of.route].route.crowd.is_full();
+            let is_full = self.routes[route].route.crowd.is_full();
             if is_full || !self.prepare_ticket() || !self.accept_one(listener).unwrap_or(false) {
                 self.listeners.looked_for_more(listener, accepted > 1);
                 return;
@@ -237,7 +237,7 @@ impl<D: Driver> Worker<D> {
         self.to_release = true;
         let Served {
             route, counters, ..
-        } = &self.routes[self.listeners.of(listener).route];
+        } = &self.routes[self.listeners.route(listener)];
         counters.accepted.add(1);
         counters.ended(Outcome::QueueFull);
         if let Some(refused) = self.shared.refusals.count(self.hands.now) {
@@ -378,20 +378,20 @@ impl<D: Driver> Worker<D> {
     /// Serves a client, or lets it wait; a client with nowhere to wait is sent away, and the ticket is
     /// for the next one.
     fn start_session(&mut self, client: Sock, listener: usize, ticket: Ticket) {
-        let of = self.listeners.of(listener);
-        self.routes[of.route].counters.accepted.add(1);
-        let seats = match self.admit_user(client, of.route) {
+        let route = self.listeners.route(listener);
+        self.routes[route].counters.accepted.add(1);
+        let seats = match self.admit_user(client, route) {
             Ok(seats) => seats,
             Err(Refused) => {
                 self.admission.ticket = Some(ticket);
                 return;
             }
         };
-        let (entry, place) = match self.routes[of.route].admit(self.hands.now) {
+        let (entry, place) = match self.routes[route].admit(self.hands.now) {
             Admittance::Serve(entry, place) => (entry, place),
             Admittance::Refuse => {
                 self.admission.ticket = Some(ticket);
-                return self.refuse(client, of.route);
+                return self.refuse(client, route);
             }
         };
         let vacant = self.sessions.vacant_entry();
@@ -399,33 +399,33 @@ impl<D: Driver> Worker<D> {
         let hello = self
             .listeners
             .introduce(listener, client, &mut self.hands.driver);
-        let served = &mut self.routes[of.route];
+        let served = &mut self.routes[route];
         let policy = Rc::clone(&served.policy);
         let mut cx = context(
             id,
             &mut self.hands,
             (served, &policy),
             &mut self.changes,
-            (of.route, self.phase),
+            (route, self.phase),
         );
         let (session, step, spare) = Session::start(client, hello, ticket.spare, entry, &mut cx);
         self.admission.spare = self.admission.spare.or(spare);
         vacant.insert(Active {
             session,
             permit: ticket.permit,
-            route: of.route,
+            route,
             policy,
             place,
             _seats: seats,
         });
-        self.routes[of.route].route.crowd.enter();
-        self.file_pool(of.route);
+        self.routes[route].route.crowd.enter();
+        self.file_pool(route);
         self.after_step(id, step);
     }
 
     /// Whether the client is one of those whom the route serves. If not, it is sent away before a byte of
     /// its was looked at.
-    fn admit_user(&mut self, client: Sock, route: usize) -> Result<Seats, Refused> {
+    fn admit_user(&mut self, client: Sock, route: RouteKey) -> Result<Seats, Refused> {
         let Served {
             route, counters, ..
         } = &self.routes[route];
@@ -470,7 +470,7 @@ impl<D: Driver> Worker<D> {
         Err(Refused)
     }
 
-    fn refuse(&mut self, client: Sock, route: usize) {
+    fn refuse(&mut self, client: Sock, route: RouteKey) {
         self.hands.driver.close(client, Close::Reset);
         self.to_release = true;
         let ending = Ending::of_refusal(&self.routes[route].balancer);

@@ -2,8 +2,9 @@
 
 use std::os::fd::OwnedFd;
 
+use super::routes::RouteNumber;
 use crate::driver::{Close, Driver, Lane, Op, Sock};
-use crate::session::{Hands, Hello, Introduction, Owner};
+use crate::session::{Hands, Hello, Introduction, Owner, RouteKey};
 
 /// After so many accepts at the latest, there is another look for a burst. With one client at a time, a
 /// look for each accept was 2 to 4 % of the worker's time.
@@ -45,6 +46,7 @@ pub(super) struct Listeners(Vec<Listener>);
 
 struct Listener {
     sock: Sock,
+    route: RouteKey,
     of: ListenerOf,
     backlog: Backlog,
     introduction: Introduction,
@@ -73,12 +75,12 @@ enum Role {
     Retiring,
 }
 
-/// Which of a worker's listeners: the place of its route among the worker's shares, and its own in that.
+/// Which of the daemon's listeners.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ListenerOf {
-    /// The route.
-    pub route: usize,
-    /// The listener of that route.
+    /// Whose it is.
+    pub route: RouteNumber,
+    /// Which one of that route's.
     pub number: usize,
 }
 
@@ -93,19 +95,19 @@ impl Listeners {
     /// Takes the listeners of the worker's next route over.
     pub(super) fn add_route<D: Driver>(
         &mut self,
-        route: usize,
+        (route, of): (RouteKey, RouteNumber),
         listening: Vec<Listening>,
         hands: &mut Hands<D>,
     ) {
         for (number, listening) in listening.into_iter().enumerate() {
-            self.add(ListenerOf { route, number }, listening, hands);
+            self.add(route, ListenerOf { route: of, number }, listening, hands);
         }
     }
 
     /// A listener takes the place of another one, which nobody can find any more.
     pub(super) fn replace<D: Driver>(
         &mut self,
-        of: ListenerOf,
+        (route, of): (RouteKey, ListenerOf),
         listening: Listening,
         hands: &mut Hands<D>,
     ) {
@@ -117,12 +119,18 @@ impl Listeners {
                 }
             }
         }
-        self.add(of, listening, hands);
+        self.add(route, of, listening, hands);
     }
 
     /// In the room of one that is closed, if there is any: who was accepted there, and still has to wait, asks
     /// only of what it was.
-    fn add<D: Driver>(&mut self, of: ListenerOf, listening: Listening, hands: &mut Hands<D>) {
+    fn add<D: Driver>(
+        &mut self,
+        route: RouteKey,
+        of: ListenerOf,
+        listening: Listening,
+        hands: &mut Hands<D>,
+    ) {
         let Listening {
             fd,
             backlog,
@@ -135,6 +143,7 @@ impl Listeners {
         }
         let listener = Listener {
             sock,
+            route,
             of,
             backlog,
             introduction,
@@ -163,10 +172,10 @@ impl Listeners {
     }
 
     /// Arms an accept on each listener that has none, of the routes that take clients.
-    pub(super) fn arm<D: Driver>(&mut self, takes: impl Fn(usize) -> bool, driver: &mut D) {
+    pub(super) fn arm<D: Driver>(&mut self, takes: impl Fn(RouteKey) -> bool, driver: &mut D) {
         for listener in &mut self.0 {
             let is_serving = listener.is_idle() && listener.role == Role::Serving;
-            if is_serving && takes(listener.of.route) {
+            if is_serving && takes(listener.route) {
                 driver.submit(listener.sock, Op::Accept);
                 listener.accepting = Accepting::Armed;
             }
@@ -240,14 +249,14 @@ impl Listeners {
         self.0[number].introduction.of(client, driver)
     }
 
-    pub(super) fn of(&self, number: usize) -> ListenerOf {
-        self.0[number].of
+    pub(super) fn route(&self, number: usize) -> RouteKey {
+        self.0[number].route
     }
 
     /// Whether there is one to arm of a route of which this is so.
-    pub(super) fn has_idle_of(&self, is_so: impl Fn(usize) -> bool) -> bool {
+    pub(super) fn has_idle_of(&self, is_so: impl Fn(RouteKey) -> bool) -> bool {
         let mut serving = self.0.iter().filter(|l| l.role == Role::Serving);
-        serving.any(|listener| listener.is_idle() && is_so(listener.of.route))
+        serving.any(|listener| listener.is_idle() && is_so(listener.route))
     }
 
     /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any.

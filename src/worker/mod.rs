@@ -32,8 +32,8 @@ use crate::driver::{Closed, Completion, Driver};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
-    Change, Changes, Context, Ending, Hands, Owner, Policy, Retired, Session, SessionId, Step,
-    Telling,
+    Change, Changes, Context, Ending, Hands, Owner, Policy, Retired, RouteKey, Session, SessionId,
+    Step, Telling,
 };
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
@@ -41,14 +41,14 @@ use crate::sys::clock::ThreadClock;
 pub use gate::Gate;
 pub use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub use mailbox::{Mailbox, Notice};
-pub use routes::{Crowd, Limit, Route, Share};
+pub use routes::{Crowd, Limit, Route, RouteNumber, Share};
 pub use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
 use gate::Permit;
 use listeners::{IdleListener, Listeners};
 use mailbox::Notices;
-use routes::Served;
+use routes::{Routes, Served};
 use timers::Timers;
 use waiting::{Place, QueueIsFull, QueueLooks};
 use who::{Seat, UserSession};
@@ -91,7 +91,7 @@ pub struct Worker<D: Driver> {
     /// The gate was asked to tell when they are.
     awaits_limit: bool,
     /// Those that the worker serves; sessions and listeners name them by their place here.
-    routes: Vec<Served>,
+    routes: Routes,
     admission: Admission,
     queue_looks: QueueLooks,
     /// Permits of sessions that ended.
@@ -112,7 +112,7 @@ pub struct Worker<D: Driver> {
 struct Active<D: Driver> {
     session: Session<D>,
     permit: Permit,
-    route: usize,
+    route: RouteKey,
     /// The rules that it began with.
     policy: Rc<Arc<Policy>>,
     /// Where connections are limited.
@@ -147,7 +147,7 @@ impl<D: Driver> Worker<D> {
         // Another seed for each, or all of them send their first session to the same endpoint.
         let seed = shared.seed.wrapping_add(number as u64);
         let head_room = HeadRoom::default();
-        let mut routes = Vec::with_capacity(shares.len());
+        let mut routes = Routes::default();
         for share in shares {
             let mut served = Served::new(
                 share.route,
@@ -157,8 +157,9 @@ impl<D: Driver> Worker<D> {
                 head_room.clone(),
             );
             served.access_log = share.access_log;
-            listeners.add_route(routes.len(), share.listeners, &mut hands);
-            routes.push(served);
+            let number = served.route.number;
+            let key = routes.insert(served);
+            listeners.add_route((key, number), share.listeners, &mut hands);
         }
         Self {
             number,
@@ -302,7 +303,7 @@ impl<D: Driver> Worker<D> {
     fn read_mailbox(&mut self) -> Notices {
         let notices = self.mailbox.take();
         if notices.has(Notice::Addresses) {
-            for route in 0..self.routes.len() {
+            for route in self.routes.keys() {
                 if self.routes[route].follow() {
                     let served = &mut self.routes[route];
                     let set = served.route.published.load_full();
@@ -322,7 +323,11 @@ impl<D: Driver> Worker<D> {
         }
         if notices.has(Notice::Listeners) {
             for (of, listening) in self.mailbox.take_listeners() {
-                self.listeners.replace(of, listening, &mut self.hands);
+                // A route that is gone needs none.
+                if let Some(route) = self.routes.find(of.route) {
+                    self.listeners
+                        .replace((route, of), listening, &mut self.hands);
+                }
             }
         }
         if notices.has(Notice::Drain) {
@@ -340,13 +345,13 @@ impl<D: Driver> Worker<D> {
     /// Ends those that wait for a next request. Connections that have not sent any get a moment more.
     fn drain_sessions(&mut self, is_last_call: bool) {
         self.last_call = Some(self.hands.now + LAST_CALL_INTERVAL);
-        for route in 0..self.routes.len() {
+        for route in self.routes.keys() {
             self.each_session_of(route, |session, cx| session.drain(is_last_call, cx));
         }
     }
 
     /// Tells sessions whether their endpoints are in the set, if it matters to them.
-    fn compare_endpoints(&mut self, route: usize) {
+    fn compare_endpoints(&mut self, route: RouteKey) {
         let Served { route: shared, .. } = &self.routes[route];
         if shared.policy.timeouts.removed.is_none() {
             return;
@@ -370,7 +375,7 @@ impl<D: Driver> Worker<D> {
                 "shutdown: cutting sessions that did not finish"
             );
         }
-        for route in 0..self.routes.len() {
+        for route in self.routes.keys() {
             self.each_session_of(route, |_, _| Step::End(Ending::Cut));
         }
     }
@@ -454,7 +459,7 @@ impl<D: Driver> Worker<D> {
         self.count_ending(active.route, ending, outcome);
     }
 
-    fn count_ending(&mut self, route: usize, ending: Ending, outcome: Outcome) {
+    fn count_ending(&mut self, route: RouteKey, ending: Ending, outcome: Outcome) {
         let Served {
             route, counters, ..
         } = &self.routes[route];
@@ -470,7 +475,7 @@ impl<D: Driver> Worker<D> {
     /// In the order of arrival where that decides who is served first.
     fn each_session_of(
         &mut self,
-        route: usize,
+        route: RouteKey,
         act: impl Fn(&mut Session<D>, &mut Context<'_, D>) -> Step,
     ) {
         let of_route = self
@@ -495,7 +500,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.pools_looked_at = None;
-        for route in 0..self.routes.len() {
+        for route in self.routes.keys() {
             let pool = &mut self.routes[route].pool;
             if is_over {
                 pool.close_all(&mut self.hands);
@@ -507,7 +512,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Something was done with a route's kept connections.
-    fn file_pool(&mut self, route: usize) {
+    fn file_pool(&mut self, route: RouteKey) {
         let look_at = self.routes[route].pool.look_at();
         self.pools_looked_at = self.pools_looked_at.into_iter().chain(look_at).min();
     }
@@ -573,7 +578,7 @@ fn context<'a, D: Driver>(
     hands: &'a mut Hands<D>,
     (served, policy): (&'a mut Served, &'a Policy),
     changes: &'a mut Changes,
-    (route, phase): (usize, Phase),
+    (route, phase): (RouteKey, Phase),
 ) -> Context<'a, D> {
     Context {
         id,

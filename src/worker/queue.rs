@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Instant;
 
-use crate::session::SessionId;
+use crate::session::{RouteKey, SessionId};
 
 /// When a session came, compared with others of the same route.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -93,8 +93,8 @@ impl Queue {
 
 /// Of several queues, the one that the next turn begins with, after one that had no more to give to `last`:
 /// the one behind it, or itself if the others have had all.
-pub(super) fn next_first(last: usize, had_some: bool, queues: usize) -> usize {
-    (last + usize::from(had_some)) % queues
+pub(super) fn next_first(last: RouteKey, had_some: bool) -> RouteKey {
+    RouteKey(last.0 + usize::from(had_some))
 }
 
 #[cfg(test)]
@@ -146,10 +146,8 @@ mod tests {
     #[test]
     fn a_queue_that_got_nothing_in_a_turn_is_first_in_the_next() {
         // The first one takes all that a turn gives, again and again.
-        let first = next_first(0, true, 2);
-        assert_eq!(first, 1);
+        assert_eq!(next_first(RouteKey(0), true), RouteKey(1));
         // It takes all and wants no more, and the second one gets nothing.
-        assert_eq!(next_first(1, false, 2), 1);
-        assert_eq!(next_first(1, true, 2), 0);
+        assert_eq!(next_first(RouteKey(1), false), RouteKey(1));
     }
 }

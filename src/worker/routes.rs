@@ -1,10 +1,13 @@
 //! What a worker has of each route that it serves.
 
 use std::num::NonZeroU32;
+use std::ops::{Index, IndexMut};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
+
+use slab::Slab;
 
 use crate::access_log;
 use crate::backend::{Balancer, Moment, Published};
@@ -12,7 +15,7 @@ use crate::config::{Balance, Part, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
-use crate::session::{Entry, Policy, Pool, Protocol, SessionId};
+use crate::session::{Entry, Policy, Pool, Protocol, RouteKey, SessionId};
 
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
@@ -82,8 +85,14 @@ impl Crowd {
 /// Of all sessions, one of several routes leaves this part to the others.
 const OTHERS_PART: u32 = 4;
 
+/// A route by a number that no other one of the daemon's ever has.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RouteNumber(pub u32);
+
 /// What all workers of a route share.
 pub struct Route {
+    /// Which one it is.
+    pub number: RouteNumber,
     /// What the operator calls it.
     pub name: RouteName,
     /// The endpoints. The resolver writes, workers read.
@@ -141,6 +150,68 @@ pub(super) struct Served {
     pub(super) head_room: HeadRoom,
     /// That of the address set with which sessions were compared last.
     version: u64,
+}
+
+/// What one worker serves.
+#[derive(Default)]
+pub(super) struct Routes {
+    slots: Slab<Served>,
+    /// Behind the last slot that was ever used.
+    end: usize,
+}
+
+impl Routes {
+    pub(super) fn insert(&mut self, served: Served) -> RouteKey {
+        let key = self.slots.insert(served);
+        self.end = self.end.max(key + 1);
+        RouteKey(key)
+    }
+
+    /// All that there are now: what is done with one may change which there are.
+    pub(super) fn keys(&self) -> Vec<RouteKey> {
+        self.slots.iter().map(|(key, _)| RouteKey(key)).collect()
+    }
+
+    /// The next one in a round over all that begins with `first`, and has come to `last`.
+    pub(super) fn next(&self, first: RouteKey, last: Option<RouteKey>) -> Option<RouteKey> {
+        let mut left = rest_of_round(first.0, last.map(|last| last.0), self.end);
+        left.find(|slot| self.slots.contains(*slot)).map(RouteKey)
+    }
+
+    /// The one that the rest of the daemon knows by this number.
+    pub(super) fn find(&self, number: RouteNumber) -> Option<RouteKey> {
+        let mut slots = self.slots.iter();
+        let (key, _) = slots.find(|(_, served)| served.route.number == number)?;
+        Some(RouteKey(key))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Served> {
+        self.slots.iter().map(|(_, served)| served)
+    }
+}
+
+/// What is left of a round over all numbers below `end` that begins with `first`, and has come to `last`.
+fn rest_of_round(first: usize, last: Option<usize>, end: usize) -> impl Iterator<Item = usize> {
+    let first = first.min(end);
+    match last {
+        Some(last) if last < first => (last + 1..first).chain(0..0),
+        Some(last) => (last + 1..end).chain(0..first),
+        None => (first..end).chain(0..first),
+    }
+}
+
+impl Index<RouteKey> for Routes {
+    type Output = Served;
+
+    fn index(&self, key: RouteKey) -> &Served {
+        &self.slots[key.0]
+    }
+}
+
+impl IndexMut<RouteKey> for Routes {
+    fn index_mut(&mut self, key: RouteKey) -> &mut Served {
+        &mut self.slots[key.0]
+    }
 }
 
 /// What becomes of a client of a route.
@@ -284,5 +355,26 @@ impl Served {
             waiting_since: queue.since(next.0),
         };
         self.balancer.has_room(moment).then_some(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_comes_to_each_once_wherever_it_begins() {
+        for end in 0..4 {
+            for first in 0..6 {
+                let (mut round, mut last) = (Vec::new(), None);
+                while let Some(next) = rest_of_round(first, last, end).next() {
+                    round.push(next);
+                    last = Some(next);
+                }
+                let first = first.min(end);
+                let expected: Vec<_> = (first..end).chain(0..first).collect();
+                assert_eq!(round, expected, "from {first} of {end}");
+            }
+        }
     }
 }

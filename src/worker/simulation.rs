@@ -31,8 +31,8 @@ use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::waiting::QUEUE_LOOK_INTERVAL;
 use super::{
-    Allowed, Backlog, Crowd, Gate, Limit, Listening, Mailbox, Route, Share, Shared, Sharing,
-    Unmapped, UserParts, Who, Worker,
+    Allowed, Backlog, Crowd, Gate, Limit, Listening, Mailbox, Route, RouteNumber, Share, Shared,
+    Sharing, Unmapped, UserParts, Who, Worker,
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
@@ -109,6 +109,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         timeouts,
     });
     let route = Route {
+        number: RouteNumber(0),
         name: RouteName::default(),
         published: Arc::clone(&published),
         policy,

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::driver::Driver;
-use crate::session::{Session, SessionId, Wish};
+use crate::session::{RouteKey, Session, SessionId, Wish};
 
 use super::Worker;
 use super::queue::{self, Arrival, Queue};
@@ -40,7 +40,7 @@ pub(super) struct QueueLooks {
     /// When they are looked at though no place was given back. `None`: nobody waits.
     at: Option<Instant>,
     /// The route whose queue is looked at first.
-    first: usize,
+    first: RouteKey,
 }
 
 impl QueueLooks {
@@ -187,13 +187,15 @@ impl<D: Driver> Worker<D> {
         }
         self.queue_looks.at = None;
         let mut left = PLACES_PER_TURN;
-        let routes = self.routes.len();
-        for route in (self.queue_looks.first..routes).chain(0..self.queue_looks.first) {
+        let first = self.queue_looks.first;
+        let mut last = None;
+        while let Some(route) = self.routes.next(first, last) {
+            last = Some(route);
             let before = left;
             if self.serve_queue(route, &mut left) == Line::HasPlaces {
                 // The next turn goes on, and does not wait.
                 self.queue_looks.at = Some(self.hands.now);
-                self.queue_looks.first = queue::next_first(route, left < before, routes);
+                self.queue_looks.first = queue::next_first(route, left < before);
                 return;
             }
         }
@@ -206,7 +208,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Gives those who wait for one route at most as many places as are left in this turn.
-    fn serve_queue(&mut self, route: usize, left: &mut u32) -> Line {
+    fn serve_queue(&mut self, route: RouteKey, left: &mut u32) -> Line {
         if self.routes[route].lacks_places(self.hands.now) {
             self.routes[route].pool.make_room(&mut self.hands);
             self.file_pool(route);

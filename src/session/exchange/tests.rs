@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::super::{
-    Change, Changes, FastcgiOptions, Hands, Policy, Pool, PoolOptions, Protocol, SessionId,
-    Timeouts, UpstreamId,
+    Change, Changes, FastcgiOptions, Hands, Policy, Pool, PoolOptions, Protocol, RouteKey,
+    SessionId, Timeouts, UpstreamId,
 };
 use super::time::WATCH_AFTER;
 use super::*;
@@ -61,7 +61,7 @@ macro_rules! act {
             published: &$desk.published,
             policy: &$desk.policy,
             balancer: &mut $desk.balancer,
-            route: 0,
+            route: RouteKey(0),
             pool: &mut $desk.pool,
             changes: &mut $desk.changes,
             queue_is_empty: true,
@@ -186,7 +186,7 @@ impl Desk {
 
     /// The server answers the fence.
     fn settle(&mut self, server: Sock) -> Change {
-        let Owner::Upstream(0, id) = self.hands.owners.of(server) else {
+        let Owner::Upstream(RouteKey(0), id) = self.hands.owners.of(server) else {
             panic!("it is not in the pool")
         };
         self.pool_hears(id, server)
@@ -438,7 +438,7 @@ fn an_answer_before_the_last_send_is_over_ends_with_it() {
     assert_eq!(desk.hands.driver.closed(server), None, "it is in the pool");
     assert!(matches!(
         desk.hands.owners.of(server),
-        Owner::Upstream(0, _)
+        Owner::Upstream(RouteKey(0), _)
     ));
 }
 
