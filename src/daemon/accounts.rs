@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use crate::config::{Account, Clients, Config, Route};
+use crate::config::{Account, Clients, Config, Route, RouteName};
 use crate::sys::net;
-use crate::worker::{self, Allowed, Unmapped, Who};
+use crate::worker::{Allowed, Unmapped, Who};
 
 use super::listener::{self, Cause};
 use super::listening::ListeningSocket;
@@ -98,15 +98,19 @@ fn unmapped() -> Unmapped {
 }
 
 /// Says so where rules for clients meet a listener whose clients nobody knows.
-pub(super) fn warn_of_strangers(route: &worker::Route, listeners: &[ListeningSocket]) {
-    let Some(who) = &route.who else { return };
+pub(super) fn warn_of_strangers(
+    route: &RouteName,
+    who: Option<&Who>,
+    listeners: &[ListeningSocket],
+) {
+    let Some(who) = who else { return };
     for listener in listeners.iter().filter(|l| !net::is_unix(l.fd())) {
         let consequence = match who.is_choosy() {
             true => "--allow-user and --allow-group let none of them in",
             false => "--connections-max-per-user does not limit them",
         };
         tracing::warn!(
-            route = %route.name,
+            %route,
             "{}: TCP does not tell who a client is: {consequence}",
             listener.place()
         );

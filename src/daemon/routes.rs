@@ -12,14 +12,15 @@ use std::time::Duration;
 
 use crate::access_log::Writers;
 use crate::backend::Published;
-use crate::config::{self, AccessLog, Limits, ListenAddress, RouteName};
+use crate::config::{self, AccessLog, Balance, Limits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::proxy_protocol::Version;
 use crate::session::{FastcgiOptions, MinRate, Policy, PoolOptions, Protocol, Timeouts};
 use crate::worker::{
-    Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, RouteNumber, Share, Sharing, Who,
+    Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, RouteNumber, Rules, Share,
+    Sharing, Who,
 };
 
 use super::inherited::Passed;
@@ -31,6 +32,9 @@ use super::{Error, accounts, listener, upstreams};
 /// A route whose listeners are bound.
 pub(super) struct Opened {
     pub(super) route: Arc<Route>,
+    pub(super) who: Option<Arc<Who>>,
+    policy: Arc<Policy>,
+    balance: Balance,
     pub(super) listeners: Vec<ListeningSocket>,
     pub(super) lookups: Arc<LookupCounters>,
     access_log: Option<AccessLog>,
@@ -81,11 +85,10 @@ pub(super) fn check_shards(
 /// is empty so far.
 pub(super) fn open(
     (number, config): (RouteNumber, &config::Route),
-    clients: (Option<Who>, Crowd),
+    (who, crowd): (Option<Who>, Crowd),
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
 ) -> Result<Opened, Error> {
-    let protocol = protocol(config)?;
     let mut listeners = Vec::new();
     for address in &config.listeners {
         match address {
@@ -100,12 +103,10 @@ pub(super) fn open(
         }
     }
     Ok(Opened {
-        route: Arc::new(route(
-            (number, config),
-            protocol,
-            clients,
-            mailboxes.to_vec(),
-        )),
+        route: Arc::new(route((number, config), crowd, mailboxes.to_vec())),
+        who: who.map(Arc::new),
+        policy: Arc::new(policy(config)?),
+        balance: config.balance,
         listeners,
         lookups: Arc::default(),
         access_log: config.protocol.access_log().cloned(),
@@ -118,8 +119,7 @@ pub(super) fn open(
 
 fn route(
     (number, config): (RouteNumber, &config::Route),
-    protocol: Protocol,
-    (who, crowd): (Option<Who>, Crowd),
+    crowd: Crowd,
     told: Vec<Arc<Mailbox>>,
 ) -> Route {
     let tell_all = move || {
@@ -133,25 +133,27 @@ fn route(
         number,
         name: config.name.clone(),
         published: Arc::new(published),
-        policy: Arc::new(Policy {
-            protocol,
-            tcp: upstreams::tcp_options(&config.upstreams),
-            timeouts: Timeouts {
-                queue: config.limits.queue_timeout,
-                connect: config.connect_timeout,
-                refused: config.refused_timeout,
-                silent_is_short: matches!(config.protocol, config::Protocol::Fastcgi(_)),
-                idle: config.idle_timeout,
-                half_closed: config.half_closed_timeout,
-                removed: config.upstreams.close_removed_after,
-                min_rate: min_rate(&config.protocol),
-            },
-        }),
-        balance: config.balance,
         session_failures: Failures::default(),
-        who,
         crowd,
     }
+}
+
+/// The rules of the route's sessions.
+fn policy(config: &config::Route) -> Result<Policy, ScriptRootError> {
+    Ok(Policy {
+        protocol: protocol(config)?,
+        tcp: upstreams::tcp_options(&config.upstreams),
+        timeouts: Timeouts {
+            queue: config.limits.queue_timeout,
+            connect: config.connect_timeout,
+            refused: config.refused_timeout,
+            silent_is_short: matches!(config.protocol, config::Protocol::Fastcgi(_)),
+            idle: config.idle_timeout,
+            half_closed: config.half_closed_timeout,
+            removed: config.upstreams.close_removed_after,
+            min_rate: min_rate(&config.protocol),
+        },
+    })
 }
 
 fn min_rate(protocol: &config::Protocol) -> Option<MinRate> {
@@ -213,7 +215,7 @@ pub(super) fn divide(
     let mut next = 0;
     for opened in routes {
         match opened.limits.per_endpoint_max {
-            None if matches!(opened.route.policy.protocol, Protocol::Raw) => {
+            None if matches!(opened.policy.protocol, Protocol::Raw) => {
                 for (number, worker) in shares.iter_mut().enumerate() {
                     opened.served_by.push(number);
                     worker.push(opened.share(None, writers)?);
@@ -281,7 +283,7 @@ impl Opened {
                 ),
             }
         }
-        accounts::warn_of_strangers(&self.route, &self.listeners);
+        accounts::warn_of_strangers(route, self.who.as_deref(), &self.listeners);
         if let config::Protocol::Fastcgi(fastcgi) = &config.protocol {
             self.warn_of_missing_bounds(fastcgi);
         }
@@ -317,7 +319,7 @@ impl Opened {
             listeners: listeners.map(|l| l.place().to_string()).collect(),
             published: Arc::clone(&self.route.published),
             lookups: Arc::clone(&self.lookups),
-            speaks_fastcgi: matches!(self.route.policy.protocol, Protocol::Fastcgi(_)),
+            speaks_fastcgi: matches!(self.policy.protocol, Protocol::Fastcgi(_)),
             limits: RouteLimits {
                 per_endpoint_max: per_endpoint_max.map(NonZeroU32::get),
                 // Without a limit, nobody waits.
@@ -334,12 +336,17 @@ impl Opened {
         Ok(Share {
             route: Arc::clone(&self.route),
             listeners: self.duplicate_listeners()?,
-            limit,
+            rules: Rules {
+                policy: Arc::clone(&self.policy),
+                who: self.who.clone(),
+                balance: self.balance,
+                limit,
+                access_log: self
+                    .access_log
+                    .as_ref()
+                    .map(|log| writers.queue(log, &self.route.name)),
+            },
             counters,
-            access_log: self
-                .access_log
-                .as_ref()
-                .map(|log| writers.queue(log, &self.route.name)),
         })
     }
 

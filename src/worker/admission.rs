@@ -427,9 +427,12 @@ impl<D: Driver> Worker<D> {
     /// its was looked at.
     fn admit_user(&mut self, client: Sock, route: RouteKey) -> Result<Seats, Refused> {
         let Served {
-            route, counters, ..
+            route,
+            who,
+            counters,
+            ..
         } = &self.routes[route];
-        let (who, users) = (route.who.as_ref(), self.shared.users.as_ref());
+        let (who, users) = (who.as_ref(), self.shared.users.as_ref());
         if who.is_none() && users.is_none() {
             return Ok((None, None));
         }

@@ -41,7 +41,7 @@ use crate::sys::clock::ThreadClock;
 pub use gate::Gate;
 pub use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub use mailbox::{Mailbox, Notice};
-pub use routes::{Crowd, Limit, Route, RouteNumber, Share};
+pub use routes::{Crowd, Limit, Route, RouteNumber, Rules, Share};
 pub use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
@@ -149,14 +149,8 @@ impl<D: Driver> Worker<D> {
         let head_room = HeadRoom::default();
         let mut routes = Routes::default();
         for share in shares {
-            let mut served = Served::new(
-                share.route,
-                share.limit,
-                share.counters,
-                seed,
-                head_room.clone(),
-            );
-            served.access_log = share.access_log;
+            let (rules, counters) = (share.rules, share.counters);
+            let served = Served::new(share.route, rules, counters, seed, head_room.clone());
             let number = served.route.number;
             let key = routes.insert(served);
             listeners.add_route((key, number), share.listeners, &mut hands);
@@ -352,11 +346,11 @@ impl<D: Driver> Worker<D> {
 
     /// Tells sessions whether their endpoints are in the set, if it matters to them.
     fn compare_endpoints(&mut self, route: RouteKey) {
-        let Served { route: shared, .. } = &self.routes[route];
-        if shared.policy.timeouts.removed.is_none() {
+        let served = &self.routes[route];
+        if served.policy.timeouts.removed.is_none() {
             return;
         }
-        let set = shared.published.load_full();
+        let set = served.route.published.load_full();
         let current: HashSet<Address> = set.endpoints().iter().map(|e| e.address).collect();
         self.each_session_of(route, |session, cx| match session.endpoint() {
             Some(endpoint) => session.endpoint_is_current(current.contains(&endpoint), cx),

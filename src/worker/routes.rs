@@ -97,15 +97,9 @@ pub struct Route {
     pub name: RouteName,
     /// The endpoints. The resolver writes, workers read.
     pub published: Arc<Published>,
-    /// The rules of new sessions.
-    pub policy: Arc<Policy>,
-    /// How workers choose among the endpoints.
-    pub balance: Balance,
     /// Sessions that failed.
     pub session_failures: Failures,
-    /// Which clients are served; `None`: whoever connects.
-    pub who: Option<Who>,
-    /// How many of them.
+    /// How many clients are served at one time.
     pub crowd: Crowd,
 }
 
@@ -115,10 +109,22 @@ pub struct Share {
     pub route: Arc<Route>,
     /// The route's listeners.
     pub listeners: Vec<Listening>,
-    /// How many connections it may have, if that is limited.
-    pub limit: Option<Limit>,
+    /// How the worker serves it.
+    pub rules: Rules,
     /// What the worker counts of it.
     pub counters: ShareCounters,
+}
+
+/// How one worker serves a route. Where that changes, the worker takes the new rules over between two turns, whole.
+pub struct Rules {
+    /// Those of new sessions, and of new requests.
+    pub policy: Arc<Policy>,
+    /// Which clients are served; `None`: whoever connects.
+    pub who: Option<Arc<Who>>,
+    /// How it chooses among the endpoints.
+    pub balance: Balance,
+    /// How many connections it may have, if that is limited.
+    pub limit: Option<Limit>,
     /// Where a line goes for each request, if it goes anywhere.
     pub access_log: Option<access_log::Queue>,
 }
@@ -139,6 +145,7 @@ pub(super) struct Served {
     /// That of new sessions, with a count of its own: the one inside would be written by all workers, for each
     /// session.
     pub(super) policy: Rc<Arc<Policy>>,
+    pub(super) who: Option<Arc<Who>>,
     pub(super) balancer: Balancer,
     /// Of a FastCGI route: connections that no request uses now.
     pub(super) pool: Pool,
@@ -224,35 +231,43 @@ pub(super) enum Admittance {
 impl Served {
     pub(super) fn new(
         route: Arc<Route>,
-        limit: Option<Limit>,
+        rules: Rules,
         counters: ShareCounters,
         seed: u64,
         head_room: HeadRoom,
     ) -> Self {
-        let balancer = Balancer::new(route.balance, seed).counting(counters.endpoints);
+        let Rules {
+            policy,
+            who,
+            balance,
+            limit,
+            access_log,
+        } = rules;
+        let balancer = Balancer::new(balance, seed).counting(counters.endpoints);
         let balancer = match limit.and_then(|limit| limit.per_endpoint_max) {
             Some(max) => balancer.limited(max.get()),
             None => balancer,
         };
-        let balancer = match &route.policy.protocol {
+        let balancer = match &policy.protocol {
             // Only what is kept holds others up, and who is held up waits in the queue.
             Protocol::Fastcgi(options) if options.pool.reuse && limit.is_some() => balancer.paced(),
             Protocol::Fastcgi(_) | Protocol::Raw => balancer,
         };
-        let pool = match &route.policy.protocol {
+        let pool = match &policy.protocol {
             Protocol::Raw => Pool::empty(),
             Protocol::Fastcgi(options) => Pool::new(options.pool)
                 .of_route(route.name.clone())
                 .counting(Arc::clone(&counters.route)),
         };
         Self {
-            policy: Rc::new(Arc::clone(&route.policy)),
+            policy: Rc::new(policy),
+            who,
             route,
             balancer,
             pool,
             queue: limit.map(|limit| Queue::new(limit.queue_max)),
             counters: counters.route,
-            access_log: None,
+            access_log,
             head_room,
             version: 0,
         }
@@ -272,7 +287,7 @@ impl Served {
         let Some(queue) = &mut self.queue else {
             return Admittance::Serve(Entry::Direct, None);
         };
-        if let Protocol::Fastcgi(_) = self.route.policy.protocol {
+        if let Protocol::Fastcgi(_) = self.policy.protocol {
             // It is a request that waits, not the client.
             return Admittance::Serve(Entry::Direct, Some(Place::new(queue, 0)));
         }

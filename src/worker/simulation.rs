@@ -31,8 +31,8 @@ use crate::sys::net::{TcpOptions, UnixKind, UnixName};
 
 use super::waiting::QUEUE_LOOK_INTERVAL;
 use super::{
-    Allowed, Backlog, Crowd, Gate, Limit, Listening, Mailbox, Route, RouteNumber, Share, Shared,
-    Sharing, Unmapped, UserParts, Who, Worker,
+    Allowed, Backlog, Crowd, Gate, Limit, Listening, Mailbox, Route, RouteNumber, Rules, Share,
+    Shared, Sharing, Unmapped, UserParts, Who, Worker,
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
@@ -108,14 +108,12 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         tcp: TcpOptions::default(),
         timeouts,
     });
+    let who = users.as_ref().and_then(who).map(Arc::new);
     let route = Route {
         number: RouteNumber(0),
         name: RouteName::default(),
         published: Arc::clone(&published),
-        policy,
-        balance,
         session_failures: Failures::default(),
-        who: users.as_ref().and_then(who),
         crowd: match backends {
             Backends::Users => Crowd::new(Part::Most, connections_max.min(8), 2),
             _ => Crowd::default(),
@@ -174,9 +172,14 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let share = Share {
         route: Arc::clone(&route),
         listeners: (0..listeners).map(|_| backends.listening()).collect(),
-        limit,
+        rules: Rules {
+            policy,
+            who: who.clone(),
+            balance,
+            limit,
+            access_log: None,
+        },
         counters: counters.clone(),
-        access_log: None,
     };
     let of_worker = Arc::new(WorkerCounters::default());
     let all = Arc::clone(&shared);
@@ -194,7 +197,7 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         "INVARIANT all_returned: permits are left"
     );
     assert!(
-        route.who.as_ref().is_none_or(Who::is_empty),
+        who.as_deref().is_none_or(Who::is_empty),
         "INVARIANT all_returned: users' seats are left"
     );
     assert!(
