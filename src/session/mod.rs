@@ -35,6 +35,8 @@ use crate::sys::net::TcpOptions;
 pub use connect::Entry;
 pub use dispatch::Session;
 pub use exchange::Exchange;
+#[cfg(any(test, fuzzing))]
+pub(crate) use exchange::REPLAY_BYTES_MAX;
 pub use fastcgi::{FastcgiOptions, Protocol};
 pub use lag::MinRate;
 pub use pool::{BUSY_MAX, Change, Pool, PoolContext, PoolOptions, UpstreamId};

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use crate::counters::RouteCounters;
 use crate::driver::Sock;
 use crate::fastcgi::{Answer, BROKEN_OFF, RequestId};
-use crate::session::PoolOptions;
+use crate::session::{PoolOptions, REPLAY_BYTES_MAX};
 use crate::sys::Errno;
 
 use super::dice::Dice;
@@ -466,7 +466,8 @@ impl World {
     }
 
     /// A send to a server that is gone: the request may fail, unless it is seen that nothing of it can
-    /// have been read. A send that fails hides that: a reset may be what it found.
+    /// have been read, and its body is short enough to be kept for another server. A send that fails hides that:
+    /// a reset may be what it found.
     pub(super) fn send_is_lost(&mut self, sock: Sock, index: usize, failure: Option<Errno>) {
         let write = &self.sockets.get(sock).write;
         let Speech::Server(server) = &self.peers[index].speech else {
@@ -484,7 +485,7 @@ impl World {
         let mut records = records::Records::default();
         records.push(&buf[..]);
         let (mut name, mut is_whole, mut params) = (server.current, false, Vec::new());
-        let (mut is_head, mut is_filter) = (false, false);
+        let (mut is_head, mut is_filter, mut body_bytes) = (false, false, 0);
         while let Ok(Some(record)) = records.next() {
             match record.kind {
                 records::BEGIN => {
@@ -492,7 +493,10 @@ impl World {
                     is_filter = record.content.get(1) == Some(&(Role::Filter as u8));
                 }
                 records::PARAMS if is_head => params.extend(record.content),
-                records::STDIN if is_head && record.content.is_empty() => is_whole = !is_filter,
+                records::STDIN if is_head => {
+                    body_bytes += record.wire_len();
+                    is_whole = record.content.is_empty() && !is_filter;
+                }
                 _ => {}
             }
         }
@@ -502,6 +506,7 @@ impl World {
             name = text.and_then(|(_, text)| ledger.find(text));
         }
         let has_proof = is_whole
+            && body_bytes <= REPLAY_BYTES_MAX
             && !is_begun
             && server.requests > 0
             && !server.is_spoilt
