@@ -40,7 +40,7 @@ use crate::sys::clock::ThreadClock;
 pub use gate::Gate;
 pub use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub use mailbox::{Mailbox, Notice};
-pub use routes::{Crowd, Limit, Route, Share};
+pub use routes::{Crowd, Limit, Route, Share, Spread};
 pub use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
