@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Of seeds, as in SPLICEWAY_SIM_BACKENDS.
-const KINDS: [&str; 7] = [
+const KINDS: [&str; 9] = [
     "tcp",
     "inherited",
     "mixed",
@@ -15,6 +15,8 @@ const KINDS: [&str; 7] = [
     "limited",
     "users",
     "fastcgi",
+    "routes",
+    "workers",
 ];
 
 fn patches() -> Vec<PathBuf> {

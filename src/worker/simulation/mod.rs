@@ -5,11 +5,15 @@
 //! which kind: `tcp`, bytes and TCP, which is what a single seed is of if nothing is said; `inherited`, the one in
 //! which backlogs are left to others; `mixed`, the one in which a Unix socket is among the backends; `families`, the
 //! one with addresses of both families; `limited`, the one in which endpoints take a few connections only and
-//! clients queue; `users`, the one in which some users may not connect and the others not often; and `fastcgi`, the
-//! one in which the peers speak FastCGI.
+//! clients queue; `users`, the one in which some users may not connect and the others not often; `fastcgi`, the one in
+//! which the peers speak FastCGI; `routes`, the one with several routes on one worker; and `workers`, the one in which
+//! several workers share routes, clients and limits.
 
-use std::fs::File;
-use std::net::{Ipv6Addr, SocketAddr};
+mod kinds;
+mod several;
+#[cfg(test)]
+mod tests;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -21,28 +25,138 @@ use crate::config::{AtLimit, Balance, Ejection, OnFailure, Part, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::IntoUnix;
 use crate::driver::sim::dice::Dice;
-use crate::driver::sim::{FastcgiRules, Faults, MEMBERS_GROUP, Scenario, Sim, Users};
+use crate::driver::sim::{FastcgiRules, Faults, MEMBERS_GROUP, PlannedRoute, Scenario, Sim, Users};
 use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
 use crate::observe::Failures;
 use crate::session::{
     FastcgiOptions, Introduction, MinRate, PoolOptions, Protocol, Timeouts, Upstreams,
 };
-use crate::sys::net::{TcpOptions, UnixKind, UnixName};
+use crate::sys::net::TcpOptions;
 
 use super::waiting::QUEUE_LOOK_INTERVAL;
 use super::{
-    Allowed, Backlog, Crowd, Gate, Limit, Listening, Mailbox, Route, Share, Shared, Sharing,
-    Unmapped, UserParts, Who, Worker,
+    Allowed, Crowd, Gate, Limit, Mailbox, Route, Share, Shared, Unmapped, UserParts, Who, Worker,
 };
+use kinds::Backends;
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
-fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
-    let mailbox = Arc::new(Mailbox::new().expect("descriptors are left"));
-    let ejection = Ejection {
-        after: NonZeroU32::new(dice.pick(&[0, 1, 5])),
-        time: Duration::from_millis(dice.pick(&[10, 1000, 30_000])),
-    };
-    let published = Arc::new(Published::new(|| {}).ejecting(ejection));
+fn run(dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
+    match backends {
+        Backends::Routes | Backends::Workers => several::run(dice, backends, trace, keep),
+        _ => run_one(dice, backends, trace, keep),
+    }
+}
+
+/// What is chosen of a route before anything else.
+struct Choices {
+    backends: Backends,
+    ejection: Ejection,
+    /// That clients may come to, all of which lead to the same backlog.
+    listeners: u64,
+    limit: Option<Limit>,
+    pool: Option<PoolOptions>,
+    users: Option<Users>,
+    /// Nothing goes wrong but what peers do.
+    calm: bool,
+}
+
+impl Choices {
+    /// The route, with what else the dice choose of it.
+    fn route(&self, crowd: Crowd, dice: &mut Dice) -> Route {
+        let Self { pool, calm, .. } = *self;
+        let mut route = Route {
+            name: RouteName::default(),
+            published: Arc::new(Published::new(|| {}).ejecting(self.ejection)),
+            protocol: match pool {
+                Some(pool) => Protocol::Fastcgi(fastcgi_options(pool, dice)),
+                None => Protocol::Raw,
+            },
+            upstreams: Upstreams {
+                tcp: TcpOptions::default(),
+                introductions: match self.backends.introduction() {
+                    b"" => Vec::new(),
+                    introduction => {
+                        let fixed = Introduction::Fixed(introduction.into());
+                        vec![fixed; count(self.listeners)]
+                    }
+                },
+            },
+            balance: dice.pick(Balance::value_variants()),
+            timeouts: Timeouts {
+                queue: self.limit.filter(|_| !calm).and_then(|_| {
+                    let times = [None, Some(30), Some(1000)];
+                    dice.pick(&times).map(Duration::from_millis)
+                }),
+                connect: if calm {
+                    Duration::from_secs(5)
+                } else {
+                    Duration::from_millis(dice.pick(&[20, 500, 5000]))
+                },
+                refused: pool.and_then(|_| {
+                    let times = [None, Some(0), Some(20), Some(250)];
+                    dice.pick(&times).map(Duration::from_millis)
+                }),
+                silent_is_short: pool.is_some(),
+                idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
+                half_closed: None,
+                removed: (self.backends == Backends::Mixed).then(|| Duration::from_millis(30)),
+                min_rate: None,
+            },
+            session_failures: Failures::default(),
+            who: self.users.as_ref().and_then(who),
+            crowd,
+        };
+        // No dice of its own: what the idle timeout excuses, this may do as well.
+        route.timeouts.half_closed = route.timeouts.idle.map(|idle| idle * 2 / 3);
+        route.timeouts.min_rate = route.timeouts.idle.map(|idle| MinRate {
+            bytes: 1_000_000,
+            allowance: idle / 2,
+        });
+        if let Protocol::Fastcgi(options) = &mut route.protocol {
+            // No dice of its own: what the idle timeout excuses, this may do as well.
+            options.head_timeout = route.timeouts.idle.map(|idle| idle * 3 / 2);
+        }
+        route
+    }
+
+    /// The route as the world sees it, with what each worker counts of it.
+    fn planned(
+        &self,
+        route: &Route,
+        endpoints: Vec<Address>,
+        limits: &[Option<Limit>],
+        counters: &[ShareCounters],
+    ) -> PlannedRoute {
+        if self.pool.is_some() {
+            // Names are looked up before anything is served.
+            let found = endpoints.iter().copied();
+            route.published.publish(found, SystemTime::UNIX_EPOCH);
+        }
+        PlannedRoute {
+            endpoints,
+            introduction: self.backends.introduction(),
+            idle_timeout: route.timeouts.idle.is_some(),
+            removed_are_cut: route.timeouts.removed.is_some(),
+            places: limits
+                .iter()
+                .map(|limit| limit.and_then(|limit| limit.per_endpoint_max))
+                .collect(),
+            sessions_max: route.crowd.max(),
+            listeners: count(self.listeners) * limits.len(),
+            fastcgi: self.pool.map(|pool| FastcgiRules {
+                pool,
+                look_interval: QUEUE_LOOK_INTERVAL,
+            }),
+            counters: counters.iter().map(|c| Arc::clone(&c.route)).collect(),
+            published: Arc::clone(&route.published),
+        }
+    }
+}
+
+/// One route, served by one worker.
+fn run_one(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
+    let mailbox = mailbox();
+    let ejection = ejection(&mut dice);
     let connections_max = dice.pick(&[1, 2, 5, 100]);
     let listeners = dice.between(1, 2);
     let seed = dice.below(1 << 16);
@@ -53,130 +167,46 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         ..limit
     });
     let pool = (backends == Backends::Fastcgi).then(|| pool_options(&mut dice));
-    let counters = ShareCounters::default();
     let users = backends.users(&mut dice);
-    let shared = Arc::new(Shared {
-        gate: Gate::new(connections_max, vec![Arc::clone(&mailbox)]),
+    let shared = Arc::new(shared(
+        vec![Arc::clone(&mailbox)],
+        connections_max,
         seed,
-        accept_failures: Failures::default(),
-        at_limit: AtLimit::Wait,
-        refusals: Failures::default(),
-        limit_reached: Failures::default(),
-        users: users.as_ref().and_then(|users| {
-            // As many as of the route, so that who is refused is the same.
-            let max = NonZeroU32::new(users.per_user_max)?;
-            UserParts::new(Part::Number(max), connections_max)
-        }),
-    });
-    let mut route = Route {
-        name: RouteName::default(),
-        published: Arc::clone(&published),
-        protocol: match pool {
-            Some(pool) => Protocol::Fastcgi(fastcgi_options(pool, &mut dice)),
-            None => Protocol::Raw,
-        },
-        upstreams: Upstreams {
-            tcp: TcpOptions::default(),
-            introductions: match backends {
-                Backends::Tcp
-                | Backends::Inherited
-                | Backends::Limited
-                | Backends::Users
-                | Backends::Fastcgi => Vec::new(),
-                Backends::Mixed | Backends::BothFamilies => {
-                    let fixed = Introduction::Fixed(backends.introduction().into());
-                    vec![fixed; count(listeners)]
-                }
-            },
-        },
-        balance: dice.pick(Balance::value_variants()),
-        timeouts: Timeouts {
-            queue: limit.filter(|_| !calm).and_then(|_| {
-                let times = [None, Some(30), Some(1000)];
-                dice.pick(&times).map(Duration::from_millis)
-            }),
-            connect: if calm {
-                Duration::from_secs(5)
-            } else {
-                Duration::from_millis(dice.pick(&[20, 500, 5000]))
-            },
-            refused: pool.and_then(|_| {
-                let times = [None, Some(0), Some(20), Some(250)];
-                dice.pick(&times).map(Duration::from_millis)
-            }),
-            silent_is_short: pool.is_some(),
-            idle: (!calm && dice.one_in(4)).then(|| Duration::from_millis(50)),
-            half_closed: None,
-            removed: (backends == Backends::Mixed).then(|| Duration::from_millis(30)),
-            min_rate: None,
-        },
-        session_failures: Failures::default(),
-        who: users.as_ref().and_then(who),
-        crowd: match backends {
-            Backends::Users => Crowd::new(Part::Most, connections_max.min(8), 2),
-            _ => Crowd::default(),
-        },
+        users.as_ref(),
+    ));
+    let choices = Choices {
+        backends,
+        ejection,
+        listeners,
+        limit,
+        pool,
+        users,
+        calm,
     };
-    // No dice of its own: what the idle timeout excuses, this may do as well.
-    route.timeouts.half_closed = route.timeouts.idle.map(|idle| idle * 2 / 3);
-    route.timeouts.min_rate = route.timeouts.idle.map(|idle| MinRate {
-        bytes: 1_000_000,
-        allowance: idle / 2,
-    });
-    if let Protocol::Fastcgi(options) = &mut route.protocol {
-        // No dice of its own: what the idle timeout excuses, this may do as well.
-        options.head_timeout = route.timeouts.idle.map(|idle| idle * 3 / 2);
-    }
-    let route = Arc::new(route);
-    if backends == Backends::Fastcgi {
-        // Names are looked up before anything is served.
-        published.publish(backends.endpoints(), SystemTime::UNIX_EPOCH);
-    }
+    let crowd = match backends {
+        Backends::Users => Crowd::new(Part::Most, connections_max.min(8), 2),
+        _ => Crowd::default(),
+    };
+    let route = Arc::new(choices.route(crowd, &mut dice));
+    let counters = ShareCounters::default();
+    let endpoints = backends.endpoints();
+    let planned = choices.planned(&route, endpoints, &[limit], std::slice::from_ref(&counters));
     let clients = count(dice.between(1, backends.clients_max()));
     let scenario = Scenario {
-        clients,
-        // No dice of its own.
-        into_unix: match clients % 4 {
-            0 => IntoUnix::Copied,
-            _ => IntoUnix::Spliced,
-        },
-        patient_clients: dice.one_in(2),
-        endpoints: backends.endpoints(),
-        outages: !calm && dice.one_in(2),
-        faults: match calm {
-            true => Faults::none(),
-            false => Faults {
-                failure: dice.pick(&[0, 0, 300, 40]),
-                spurious: dice.pick(&[0, 20]),
-                no_pipe: dice.pick(&[0, 2, 10]),
-                no_buffer: dice.pick(&[0, 0, 0, 20]),
-                descriptors_max: dice.pick(&[200, 60, 8, 20]),
-            },
-        },
-        sessions_max: count(connections_max.into()),
-        // No dice of its own.
-        pipes_max: match clients % 3 {
-            0 => 1,
-            _ => 4,
-        },
-        fastcgi: pool.map(|pool| FastcgiRules {
-            pool,
-            counters: Arc::clone(&counters.route),
-            look_interval: QUEUE_LOOK_INTERVAL,
-            calm,
-        }),
         backlog_is_left: backends == Backends::Inherited,
-        introduction: backends.introduction(),
-        removed_are_cut: route.timeouts.removed.is_some(),
-        idle_timeout: route.timeouts.idle.is_some(),
-        limit,
-        users,
-        mailbox: Arc::clone(&mailbox),
-        published,
+        mailboxes: vec![Arc::clone(&mailbox)],
         trace,
+        ..scenario(
+            clients,
+            vec![planned],
+            (calm, choices.users.clone()),
+            connections_max,
+            &mut dice,
+        )
     };
     let sim = Sim::new(scenario, dice);
     *keep = Some(sim.clone());
+    sim.expect_listeners((0..listeners).map(|_| 0));
     let share = Share {
         route: Arc::clone(&route),
         listeners: (0..listeners).map(|_| backends.listening()).collect(),
@@ -189,9 +219,92 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let counted = Arc::clone(&of_worker);
     let worker = Worker::new(0, sim.clone(), vec![share], all, mailbox, of_worker);
     worker.run().expect("the simulated driver does not fail");
+    sim.worker_ended();
     sim.judge_end();
+    judge_shared(&shared, &sim, &[counted]);
+    judge_route(&route, &[counters]);
+}
+
+fn mailbox() -> Arc<Mailbox> {
+    Arc::new(Mailbox::new().expect("descriptors are left"))
+}
+
+fn ejection(dice: &mut Dice) -> Ejection {
+    Ejection {
+        after: NonZeroU32::new(dice.pick(&[0, 1, 5])),
+        time: Duration::from_millis(dice.pick(&[10, 1000, 30_000])),
+    }
+}
+
+/// What workers share, whatever they serve.
+fn shared(
+    mailboxes: Vec<Arc<Mailbox>>,
+    connections_max: u32,
+    seed: u64,
+    users: Option<&Users>,
+) -> Shared {
+    Shared {
+        gate: Gate::new(connections_max, mailboxes),
+        seed,
+        accept_failures: Failures::default(),
+        at_limit: AtLimit::Wait,
+        refusals: Failures::default(),
+        limit_reached: Failures::default(),
+        users: users.and_then(|users| {
+            // As many as of the route, so that who is refused is the same.
+            let max = NonZeroU32::new(users.per_user_max)?;
+            UserParts::new(Part::Number(max), connections_max)
+        }),
+    }
+}
+
+/// The rest of a scenario, as the dice choose it.
+fn scenario(
+    clients: usize,
+    routes: Vec<PlannedRoute>,
+    (calm, users): (bool, Option<Users>),
+    connections_max: u32,
+    dice: &mut Dice,
+) -> Scenario {
+    Scenario {
+        clients,
+        routes,
+        // No dice of its own.
+        into_unix: match clients % 4 {
+            0 => IntoUnix::Copied,
+            _ => IntoUnix::Spliced,
+        },
+        patient_clients: dice.one_in(2),
+        outages: !calm && dice.one_in(2),
+        faults: match calm {
+            true => Faults::none(),
+            false => Faults {
+                failure: dice.pick(&[0, 0, 300, 40]),
+                spurious: dice.pick(&[0, 20]),
+                no_pipe: dice.pick(&[0, 2, 10]),
+                no_buffer: dice.pick(&[0, 0, 0, 20]),
+                descriptors_max: dice.pick(&[200, 60, 8, 20]),
+            },
+        },
+        calm,
+        sessions_max: count(connections_max.into()),
+        // No dice of its own.
+        pipes_max: match clients % 3 {
+            0 => 1,
+            _ => 4,
+        },
+        users,
+        backlog_is_left: false,
+        mailboxes: Vec::new(),
+        trace: false,
+    }
+}
+
+/// What all workers share is given back.
+fn judge_shared(shared: &Shared, sim: &Sim, workers: &[Arc<WorkerCounters>]) {
+    let stale = workers.iter().map(|counters| counters.stale_events.get());
     assert_eq!(
-        counted.stale_events.get(),
+        stale.sum::<u64>(),
         sim.stale_events(),
         "INVARIANT stale_is_ignored: each is counted"
     );
@@ -200,14 +313,22 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
         "INVARIANT all_returned: permits are left"
     );
     assert!(
+        shared.users.as_ref().is_none_or(|users| users.is_empty()),
+        "INVARIANT all_returned: parts of the sessions are left"
+    );
+}
+
+/// What the workers share of a route is given back, and nobody is counted there.
+fn judge_route(route: &Route, counters: &[ShareCounters]) {
+    assert!(
         route.who.as_ref().is_none_or(Who::is_empty),
         "INVARIANT all_returned: users' seats are left"
     );
     assert!(
-        shared.users.as_ref().is_none_or(|users| users.is_empty()) && route.crowd.is_empty(),
+        route.crowd.is_empty(),
         "INVARIANT all_returned: parts of the sessions are left"
     );
-    judge_counters(&counters);
+    counters.iter().for_each(judge_counters);
 }
 
 /// The same rules in the worker's words: the last user comes in by its group.
@@ -279,126 +400,6 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
     }
 }
 
-/// What the addresses are of. Not one of the dice: seeds that found something stay what they are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Backends {
-    Tcp,
-    /// TCP, and the sockets that clients come from are somebody else's.
-    Inherited,
-    /// The first one's is a Unix socket, all are to be told who connects, and sessions to those that
-    /// leave the set are cut.
-    Mixed,
-    /// Addresses of both families, so that connects race.
-    BothFamilies,
-    /// TCP, and no endpoint gets more than a few connections.
-    Limited,
-    /// The same, or without a limit; and clients are known by their users.
-    Users,
-    /// TCP, and peers speak FastCGI; mostly, no endpoint gets more than a few connections.
-    Fastcgi,
-}
-
-impl Backends {
-    /// What `SPLICEWAY_SIM_BACKENDS` calls them.
-    #[cfg(test)]
-    const NAMES: [(Self, &str); 7] = [
-        (Self::Tcp, "tcp"),
-        (Self::Inherited, "inherited"),
-        (Self::Mixed, "mixed"),
-        (Self::BothFamilies, "families"),
-        (Self::Limited, "limited"),
-        (Self::Users, "users"),
-        (Self::Fastcgi, "fastcgi"),
-    ];
-
-    fn endpoints(self) -> Vec<Address> {
-        let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1], port)));
-        let mut endpoints: Vec<_> = (1..4).map(address).collect();
-        match self {
-            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => {}
-            Self::Mixed => {
-                endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
-            }
-            Self::BothFamilies => {
-                let address_v6 = |port| (Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]), port);
-                endpoints.extend((1..4).map(|port| Address::Tcp(address_v6(port).into())));
-                endpoints.rotate_left(2);
-            }
-        }
-        endpoints
-    }
-}
-
-impl Backends {
-    fn limit(self, dice: &mut Dice) -> Option<Limit> {
-        let is_limited = match self {
-            Self::Tcp | Self::Inherited => false,
-            Self::Limited => true,
-            Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
-            Self::Fastcgi => dice.below(4) > 0,
-        };
-        let limit = is_limited.then(|| Limit {
-            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
-            queue_max: dice.pick(&[0, 2, 100]),
-        });
-        match self {
-            // Such a route has a queue in any case, for those who wait for the pace.
-            Self::Fastcgi => limit.or(Some(Limit {
-                per_endpoint_max: None,
-                queue_max: 100,
-            })),
-            _ => limit,
-        }
-    }
-
-    fn users(self, dice: &mut Dice) -> Option<Users> {
-        (self == Self::Users).then(|| Users {
-            allowed: dice
-                .pick(&[&[1000, 1001][..], &[1000, 1002], &[1002]])
-                .into(),
-            per_user_max: dice.pick(&[1, 2, 5]),
-        })
-    }
-
-    /// Each client of FastCGI makes up to four requests.
-    fn clients_max(self) -> u64 {
-        match self {
-            Self::Fastcgi => 10,
-            Self::Tcp
-            | Self::Inherited
-            | Self::Mixed
-            | Self::BothFamilies
-            | Self::Limited
-            | Self::Users => 25,
-        }
-    }
-
-    /// The simulation wants a descriptor to own and does nothing with it.
-    fn listening(self) -> Listening {
-        let nothing = File::open("/dev/null").expect("every system has it");
-        Listening {
-            fd: nothing.into(),
-            sharing: Sharing::AnyWorker,
-            backlog: match self {
-                Self::Inherited => Backlog::NextOwners,
-                Self::Tcp
-                | Self::Mixed
-                | Self::BothFamilies
-                | Self::Limited
-                | Self::Users
-                | Self::Fastcgi => Backlog::Ours,
-            },
-        }
-    }
-
-    fn introduction(self) -> &'static [u8] {
-        match self {
-            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",
-            Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
-        }
-    }
-}
-
 fn count(n: u64) -> usize {
     usize::try_from(n).expect("a small number")
 }
@@ -408,99 +409,5 @@ pub(crate) fn run_script(script: &[u8]) {
     for backends in [Backends::Tcp, Backends::Fastcgi] {
         let dice = Dice::from_script(script.to_vec());
         run(dice, backends, false, &mut None);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::env;
-    use std::panic::{self, AssertUnwindSafe};
-
-    use super::*;
-
-    /// Seeds of a plain test run; `scripts/soak` runs more.
-    const SEEDS_DEFAULT: u64 = 5_000;
-
-    /// Seeds that found a defect once. What a seed stands for changes with the simulation; they are
-    /// kept for what they cost.
-    ///
-    /// - 2834: a splice saw an end where a send, whose failure was still in the queue, had taken the
-    ///   error.
-    const REGRESSIONS: &[u64] = &[2834];
-
-    /// Runs a seed; the error has everything that is needed to find out why.
-    fn run_seed(seed: u64, backends: Backends, trace: bool) -> Result<(), String> {
-        let mut sim = None;
-        let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-            run(Dice::from_seed(seed), backends, trace, &mut sim);
-        }));
-        if trace {
-            sim.iter()
-                .flat_map(Sim::trace)
-                .for_each(|line| println!("{line}"));
-        }
-        outcome.map_err(|panic| {
-            let text = match (
-                panic.downcast_ref::<String>(),
-                panic.downcast_ref::<&'static str>(),
-            ) {
-                (Some(text), _) => text.as_str(),
-                (None, Some(text)) => text,
-                (None, None) => "a panic without a text",
-            };
-            let (_, kind) = Backends::NAMES
-                .into_iter()
-                .find(|(kind, _)| *kind == backends)
-                .expect("each has a name");
-            format!(
-                "seed {seed}: {text}\n\
-                 replay it with: SPLICEWAY_SIM_BACKENDS={kind} SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
-                 worker::simulation -- --nocapture"
-            )
-        })
-    }
-
-    fn number(name: &str) -> Option<u64> {
-        env::var(name).ok().map(|text| text.parse().unwrap())
-    }
-
-    #[test]
-    fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
-        let only = env::var("SPLICEWAY_SIM_BACKENDS").ok().map(|name| {
-            let mut kinds = Backends::NAMES.into_iter();
-            let kind = kinds.find(|(_, of)| *of == name);
-            kind.expect("SPLICEWAY_SIM_BACKENDS names a kind").0
-        });
-        if let Some(seed) = number("SPLICEWAY_SIM_SEED") {
-            run_seed(seed, only.unwrap_or(Backends::Tcp), true).unwrap();
-            return;
-        }
-        let first = number("SPLICEWAY_SIM_FIRST").unwrap_or(0);
-        let seeds = number("SPLICEWAY_SIM_SEEDS").unwrap_or(SEEDS_DEFAULT);
-        let all = REGRESSIONS.iter().copied().chain(first..first + seeds);
-        let all = all.map(|seed| (seed, Backends::Tcp));
-        // The path that differs is short, so fewer will do.
-        let fewer = first..first + seeds.div_ceil(5);
-        let inherited = fewer.clone().map(|seed| (seed, Backends::Inherited));
-        let mixed = fewer.clone().map(|seed| (seed, Backends::Mixed));
-        let users = fewer.clone().map(|seed| (seed, Backends::Users));
-        let families = fewer.map(|seed| (seed, Backends::BothFamilies));
-        let limited = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Limited));
-        let fastcgi = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::Fastcgi));
-        let of_one_kind = only.map(|kind| (first..first + seeds).map(move |seed| (seed, kind)));
-        let of_all_kinds = all
-            .chain(inherited)
-            .chain(mixed)
-            .chain(families)
-            .chain(limited)
-            .chain(users)
-            .chain(fastcgi)
-            .filter(|_| only.is_none());
-        let failed: Vec<_> = of_all_kinds
-            .chain(of_one_kind.into_iter().flatten())
-            .filter_map(|(seed, backends)| run_seed(seed, backends, false).err())
-            .take(3)
-            .collect();
-        assert!(failed.is_empty(), "{}", failed.join("\n\n"));
     }
 }
