@@ -78,7 +78,9 @@ pub(crate) struct PlannedRoute {
     pub(crate) idle_timeout: bool,
     /// Sessions are ended when their endpoint has left the set.
     pub(crate) removed_are_cut: bool,
-    /// By worker: how many connections to an endpoint it may have. `None`: any number, or it serves others.
+    /// The most connections to an endpoint, over all workers.
+    pub(crate) per_endpoint_max: Option<NonZeroU32>,
+    /// By worker: how many of them it may have, where there is a limit and it serves the route.
     pub(crate) places: Vec<Option<NonZeroU32>>,
     /// Its part of all sessions, over all workers.
     pub(crate) sessions_max: Option<u32>,
@@ -90,15 +92,6 @@ pub(crate) struct PlannedRoute {
     pub(crate) counters: Vec<Arc<RouteCounters>>,
     /// Changed by the world.
     pub(crate) published: Arc<Published>,
-}
-
-impl PlannedRoute {
-    /// The most connections to an endpoint, over all workers.
-    pub(super) fn per_endpoint_max(&self) -> Option<usize> {
-        let places = self.places.iter().flatten();
-        let all: usize = places.map(|max| max.get() as usize).sum();
-        (all > 0).then_some(all)
-    }
 }
 
 /// Rules for clients. There are three users, 1000 to 1002; the last one is in [`MEMBERS_GROUP`] beside its

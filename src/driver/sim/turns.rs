@@ -163,7 +163,11 @@ impl World {
         while !lanes.is_empty() {
             let index = usize::try_from(self.dice.below(lanes.len() as u64)).expect("an index");
             let (sock, lane) = lanes.swap_remove(index);
-            if self.dice.below(4) > 0 {
+            let is_late = match lane {
+                Lane::Read if self.sockets.get(sock).is_slow => !self.dice.one_in(16),
+                Lane::Read | Lane::Write => self.dice.one_in(4),
+            };
+            if !is_late {
                 self.advance(sock, lane);
             }
         }

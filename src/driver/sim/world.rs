@@ -148,6 +148,8 @@ pub(super) struct Socket {
     pub(super) closing: Option<Close>,
     /// A client that a session has.
     pub(super) is_served: bool,
+    /// What comes from its peer is heard of late.
+    pub(super) is_slow: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -264,6 +266,8 @@ impl World {
     }
 
     pub(super) fn insert(&mut self, kind: Kind) -> Sock {
+        let is_upstream = matches!(kind, Kind::Upstream(_));
+        let is_slow = is_upstream && self.dice.one_in(8);
         let sock = self.sockets.insert(Socket {
             kind,
             worker: self.at,
@@ -272,6 +276,7 @@ impl World {
             write: None,
             closing: None,
             is_served: false,
+            is_slow,
         });
         self.live.push(sock);
         if !matches!(kind, Kind::Listener(_)) {

@@ -137,6 +137,7 @@ impl Choices {
             introduction: self.backends.introduction(),
             idle_timeout: route.timeouts.idle.is_some(),
             removed_are_cut: route.timeouts.removed.is_some(),
+            per_endpoint_max: self.limit.and_then(|limit| limit.per_endpoint_max),
             places: limits
                 .iter()
                 .map(|limit| limit.and_then(|limit| limit.per_endpoint_max))

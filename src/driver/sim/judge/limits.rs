@@ -11,7 +11,7 @@ use super::Judge;
 impl World {
     pub(super) fn judge_limit(&self, to: Address) {
         let route = self.endpoints[self.endpoint_index(to)].route;
-        let Some(max) = self.scenario.routes[route].per_endpoint_max() else {
+        let Some(max) = self.scenario.routes[route].per_endpoint_max else {
             return;
         };
         let to_release = self.drivers.iter().flat_map(|driver| &driver.to_release);
@@ -19,7 +19,11 @@ impl World {
         for &sock in &self.live {
             open += usize::from(self.sockets.peek(sock).to == Some(to));
         }
-        rule!("within_limit", open <= max, "{open} connections to {to}");
+        rule!(
+            "within_limit",
+            open <= max.get() as usize,
+            "{open} connections to {to}"
+        );
     }
 
     pub(super) fn judge_connects(&self) {

@@ -56,7 +56,7 @@ impl Line {
     /// It has a connection, which the worker has just heard of.
     pub(super) fn has_place(&mut self, client: usize, world: &World) {
         let peer = &world.peers[client];
-        let is_limited = world.route_of(peer).per_endpoint_max().is_some();
+        let is_limited = world.route_of(peer).per_endpoint_max.is_some();
         if !is_limited || !world.scenario.calm || world.speaks_fastcgi(client) {
             return;
         }
