@@ -1,9 +1,10 @@
 //! A simulated kernel: the third driver, for tests only.
 //!
-//! It runs a worker's sessions without a socket, in virtual time, and does what a kernel may do:
+//! It runs workers' sessions without a socket, in virtual time, and does what a kernel may do:
 //! completes ops in any order and late, shortens every transfer, wakes for nothing, refuses with any
 //! errno that the call can return, breaks and half-closes connections at any point, runs out of
-//! descriptors and pipes. Every choice comes from [`Dice`], so a run can be replayed.
+//! descriptors and pipes. Every choice comes from [`Dice`], so a run can be replayed. Several workers have a driver each,
+//! over one kernel, and turns one after the other.
 //!
 //! Parts: `scenario` what a run is made of · `world` the kernel's sockets, with `ops` what becomes of ops, `pipe`
 //! pipes, `turns` what happens by itself · `peer` the far ends, those in `fastcgi` with requests · `judge` who
