@@ -77,7 +77,8 @@ planted_run() {
     cd "$PLANTED_COPY"
     export CARGO_TARGET_DIR=$PLANTED_BUILD SPLICEWAY_SIM_BACKENDS=$seeds SPLICEWAY_SIM_SEEDS=$count
     # Of the crate itself, because it is built once for each defect and runs for seconds.
-    cargo=(cargo --config 'profile.test.package.spliceway.opt-level=0' test --locked --lib)
+    profile=profile.test.package.spliceway
+    cargo=(cargo --config "$profile.opt-level=0" --config "$profile.debug=false" test --locked --lib)
     "${cargo[@]}" --no-run && timeout "$PLANTED_SECONDS" "${cargo[@]}" -- worker::simulation
   ) >"$PLANTED_COPY.log" 2>&1
 }

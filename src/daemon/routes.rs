@@ -20,7 +20,7 @@ use crate::proxy_protocol::Version;
 use crate::session::{FastcgiOptions, MinRate, Policy, PoolOptions, Protocol, Timeouts};
 use crate::worker::{
     Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, RouteNumber, Rules, Share,
-    Sharing, Who,
+    Sharing, Spread, Who,
 };
 
 use super::inherited::Passed;
@@ -211,25 +211,14 @@ pub(super) fn divide(
     writers: &mut Writers,
 ) -> Result<Vec<Vec<Share>>, ShareError> {
     let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
-    // Where the next limited route goes: they are spread over the workers.
-    let mut next = 0;
+    let mut spread = Spread::new(workers);
     for opened in routes {
-        match opened.limits.per_endpoint_max {
-            None if matches!(opened.policy.protocol, Protocol::Raw) => {
-                for (number, worker) in shares.iter_mut().enumerate() {
-                    opened.served_by.push(number);
-                    worker.push(opened.share(None, writers)?);
-                }
-            }
-            // Connections that are kept belong to one worker, as do permits and queue.
-            max => {
-                for limit in opened.limits_of_shards(max, workers)? {
-                    let worker = &mut shares[next % workers];
-                    opened.served_by.push(next % workers);
-                    worker.push(opened.share(Some(limit), writers)?);
-                    next += 1;
-                }
-            }
+        check_shards(&opened.route.name, opened.limits, workers)?;
+        let serving = spread.serving(opened.limit(), opened.limits.shards.get());
+        for (number, limit) in serving {
+            let worker = &mut shares[number];
+            opened.served_by.push(number);
+            worker.push(opened.share(limit, writers)?);
         }
     }
     Ok(shares)
@@ -382,58 +371,14 @@ impl Opened {
         })
     }
 
-    fn limits_of_shards(
-        &self,
-        per_endpoint_max: Option<NonZeroU32>,
-        workers: usize,
-    ) -> Result<Vec<Limit>, ShareError> {
-        check_shards(&self.route.name, self.limits, workers)?;
-        let shards = self.limits.shards.get();
-        Ok(shards_of(per_endpoint_max, self.limits.queue_max, shards))
-    }
-}
-
-/// The parts add up to the whole.
-fn shards_of(per_endpoint_max: Option<NonZeroU32>, queue_max: u32, shards: usize) -> Vec<Limit> {
-    let part = |whole: u32, shard: usize| {
-        let whole = whole as usize;
-        whole / shards + usize::from(shard < whole % shards)
-    };
-    let limit = |shard| {
-        let permits = |max: NonZeroU32| {
-            let permits = u32::try_from(part(max.get(), shard)).ok();
-            permits
-                .and_then(NonZeroU32::new)
-                .expect("no more shards than permits are configured")
-        };
-        Limit {
-            per_endpoint_max: per_endpoint_max.map(permits),
-            queue_max: part(queue_max, shard),
-        }
-    };
-    (0..shards).map(limit).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parts(per_endpoint_max: u32, queue_max: u32, shards: usize) -> Vec<(u32, usize)> {
-        let max = NonZeroU32::new(per_endpoint_max);
-        let limits = shards_of(max, queue_max, shards);
-        limits
-            .iter()
-            .map(|limit| {
-                let permits = limit.per_endpoint_max.map_or(0, NonZeroU32::get);
-                (permits, limit.queue_max)
-            })
-            .collect()
-    }
-
-    #[test]
-    fn shards_share_permits_and_queue_without_losing_any() {
-        assert_eq!(parts(8, 1024, 1), [(8, 1024)]);
-        assert_eq!(parts(8, 3, 2), [(4, 2), (4, 1)]);
-        assert_eq!(parts(5, 0, 3), [(2, 0), (2, 0), (1, 0)]);
+    /// How much its workers may have of it together. Connections that are kept belong to one worker, as do
+    /// permits and queue. `None`: any worker may have any number.
+    fn limit(&self) -> Option<Limit> {
+        let per_endpoint_max = self.limits.per_endpoint_max;
+        let is_free = per_endpoint_max.is_none() && matches!(self.policy.protocol, Protocol::Raw);
+        (!is_free).then_some(Limit {
+            per_endpoint_max,
+            queue_max: self.limits.queue_max as usize,
+        })
     }
 }

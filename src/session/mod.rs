@@ -34,6 +34,8 @@ use crate::sys::Errno;
 pub use connect::Entry;
 pub use dispatch::Session;
 pub use exchange::Exchange;
+#[cfg(any(test, fuzzing))]
+pub(crate) use exchange::REPLAY_BYTES_MAX;
 pub use fastcgi::{FastcgiOptions, Protocol};
 pub use hands::{Hands, Owner, Owners, Retired, RouteKey};
 pub use introduction::{Hello, Introduction};

@@ -89,6 +89,12 @@ impl Mailbox {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether there is something to be read.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn has_notices(&self) -> bool {
+        self.notices.load(Ordering::Acquire) != 0
+    }
+
     pub(super) fn take(&self) -> Notices {
         // Most turns find nothing; a load leaves the cache line shared.
         if self.notices.load(Ordering::Relaxed) == 0 {

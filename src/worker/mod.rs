@@ -41,7 +41,7 @@ use crate::sys::clock::ThreadClock;
 pub use gate::Gate;
 pub use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub use mailbox::{Mailbox, Notice};
-pub use routes::{Crowd, Limit, Route, RouteNumber, Rules, Share};
+pub use routes::{Crowd, Limit, Route, RouteNumber, Rules, Share, Spread};
 pub use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
@@ -50,6 +50,8 @@ use listeners::{IdleListener, Listeners};
 use mailbox::Notices;
 use routes::{Routes, Served};
 use timers::Timers;
+#[cfg(any(test, fuzzing))]
+pub(crate) use waiting::QUEUE_LOOK_INTERVAL;
 use waiting::{Place, QueueIsFull, QueueLooks};
 use who::{Seat, UserSession};
 
@@ -125,6 +127,14 @@ struct Active<D: Driver> {
 /// What is counted of a client's user: of this route, and of all.
 type Seats = (Option<Seat>, Option<UserSession>);
 
+/// What comes when a worker has done all that it can do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Rest {
+    /// A wait, until this time at most.
+    Until(Option<Instant>),
+    Finished,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
@@ -184,39 +194,50 @@ impl<D: Driver> Worker<D> {
         if let Some(clock) = ThreadClock::of_this_thread() {
             self.counters.clock.get_or_init(|| clock);
         }
-        loop {
-            let told = self.read_mailbox();
-            self.expire_deadlines();
-            self.make_way();
-            if self.last_call.is_some_and(|time| time <= self.hands.now) {
-                self.drain_sessions(true);
-            }
-            // Before a new ticket is asked for, and after everything that someone waits for.
-            self.hands.driver.release();
-            self.to_release = false;
-            self.retired_permits.released(&self.hands.driver);
-            let places_free = self.hands.retired.released(&self.hands.driver);
-            let places_free = mem::take(&mut self.changes.room) || places_free;
-            self.look_at_pools();
-            self.serve_queues(places_free || told.has(Notice::Addresses));
-            self.admit();
-            if self.is_finished() {
-                self.shared.gate.leave(self.number);
-                self.counters.finished.set(1);
-                return Ok(());
-            }
-            if told.has(Notice::Permit) {
-                self.shared.gate.pass_on();
-            }
-            self.count_turn();
-            self.hands.driver.turn(self.next_deadline())?;
-            self.count_stale_events();
-            self.hands.now = self.hands.driver.now();
-            self.retired_permits.turned();
-            self.hands.retired.turned();
-            while let Some(completion) = self.hands.driver.next() {
-                self.dispatch(completion);
-            }
+        while let Rest::Until(date) = self.do_what_is_due() {
+            self.hands.driver.turn(date)?;
+            self.take_completions();
+        }
+        Ok(())
+    }
+
+    /// All that can be done before a wait.
+    fn do_what_is_due(&mut self) -> Rest {
+        let told = self.read_mailbox();
+        self.expire_deadlines();
+        self.make_way();
+        if self.last_call.is_some_and(|time| time <= self.hands.now) {
+            self.drain_sessions(true);
+        }
+        // Before a new ticket is asked for, and after everything that someone waits for.
+        self.hands.driver.release();
+        self.to_release = false;
+        self.retired_permits.released(&self.hands.driver);
+        let places_free = self.hands.retired.released(&self.hands.driver);
+        let places_free = mem::take(&mut self.changes.room) || places_free;
+        self.look_at_pools();
+        self.serve_queues(places_free || told.has(Notice::Addresses));
+        self.admit();
+        if self.is_finished() {
+            self.shared.gate.leave(self.number);
+            self.counters.finished.set(1);
+            return Rest::Finished;
+        }
+        if told.has(Notice::Permit) {
+            self.shared.gate.pass_on();
+        }
+        self.count_turn();
+        Rest::Until(self.next_deadline())
+    }
+
+    /// A wait has ended.
+    fn take_completions(&mut self) {
+        self.count_stale_events();
+        self.hands.now = self.hands.driver.now();
+        self.retired_permits.turned();
+        self.hands.retired.turned();
+        while let Some(completion) = self.hands.driver.next() {
+            self.dispatch(completion);
         }
     }
 

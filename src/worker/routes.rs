@@ -139,6 +139,52 @@ pub struct Limit {
     pub queue_max: usize,
 }
 
+impl Limit {
+    /// Its parts for so many shards, which add up to the whole.
+    fn divided(self, shards: usize) -> impl Iterator<Item = Self> {
+        let part =
+            move |whole: usize, shard: usize| whole / shards + usize::from(shard < whole % shards);
+        let permits = move |max: NonZeroU32, shard| {
+            let permits = u32::try_from(part(max.get() as usize, shard)).ok();
+            permits
+                .and_then(NonZeroU32::new)
+                .expect("no more shards than permits are configured")
+        };
+        (0..shards).map(move |shard| Self {
+            per_endpoint_max: self.per_endpoint_max.map(|max| permits(max, shard)),
+            queue_max: part(self.queue_max, shard),
+        })
+    }
+}
+
+/// Gives routes to workers: those of which one worker may not have all go round.
+pub struct Spread {
+    workers: usize,
+    next: usize,
+}
+
+impl Spread {
+    /// Over so many workers.
+    #[must_use]
+    pub fn new(workers: usize) -> Self {
+        Self { workers, next: 0 }
+    }
+
+    /// The workers that serve the next route, and how much of it each may have: without a limit, all of them
+    /// do; else one for each shard.
+    pub fn serving(&mut self, limit: Option<Limit>, shards: usize) -> Vec<(usize, Option<Limit>)> {
+        let Some(limit) = limit else {
+            return (0..self.workers).map(|worker| (worker, None)).collect();
+        };
+        let first = self.next;
+        self.next += shards;
+        let parts = limit.divided(shards).enumerate();
+        parts
+            .map(|(shard, part)| ((first + shard) % self.workers, Some(part)))
+            .collect()
+    }
+}
+
 /// A route as one worker serves it.
 pub(super) struct Served {
     pub(super) route: Arc<Route>,
@@ -391,5 +437,40 @@ mod tests {
                 assert_eq!(round, expected, "from {first} of {end}");
             }
         }
+    }
+
+    fn parts(per_endpoint_max: u32, queue_max: usize, shards: usize) -> Vec<(u32, usize)> {
+        let whole = Limit {
+            per_endpoint_max: NonZeroU32::new(per_endpoint_max),
+            queue_max,
+        };
+        let parts = whole.divided(shards);
+        parts
+            .map(|part| (part.per_endpoint_max.unwrap().get(), part.queue_max))
+            .collect()
+    }
+
+    #[test]
+    fn shards_share_permits_and_queue_without_losing_any() {
+        assert_eq!(parts(8, 1024, 1), [(8, 1024)]);
+        assert_eq!(parts(8, 3, 2), [(4, 2), (4, 1)]);
+        assert_eq!(parts(5, 0, 3), [(2, 0), (2, 0), (1, 0)]);
+    }
+
+    #[test]
+    fn routes_with_limits_go_round_the_workers() {
+        let limit = Some(Limit {
+            per_endpoint_max: None,
+            queue_max: 1,
+        });
+        let mut spread = Spread::new(3);
+        let mut workers = |limit, shards| -> Vec<usize> {
+            let serving = spread.serving(limit, shards).into_iter();
+            serving.map(|(worker, _)| worker).collect()
+        };
+        assert_eq!(workers(limit, 1), [0]);
+        assert_eq!(workers(None, 1), [0, 1, 2]);
+        assert_eq!(workers(limit, 3), [1, 2, 0]);
+        assert_eq!(workers(limit, 1), [1]);
     }
 }

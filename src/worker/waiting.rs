@@ -12,7 +12,7 @@ use super::queue::{self, Arrival, Queue};
 /// How often a worker with a queue looks whether an endpoint is back: the end of an ejection, and
 /// checks that pass, are not announced. Long enough to cost nothing, and short compared with the
 /// patience of those who wait.
-pub(super) const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
 /// otherwise begin at one time, and everybody else on the worker wait for all of them.

@@ -1,9 +1,10 @@
 //! A simulated kernel: the third driver, for tests only.
 //!
-//! It runs a worker's sessions without a socket, in virtual time, and does what a kernel may do:
+//! It runs workers' sessions without a socket, in virtual time, and does what a kernel may do:
 //! completes ops in any order and late, shortens every transfer, wakes for nothing, refuses with any
 //! errno that the call can return, breaks and half-closes connections at any point, runs out of
-//! descriptors and pipes. Every choice comes from [`Dice`], so a run can be replayed.
+//! descriptors and pipes. Every choice comes from [`Dice`], so a run can be replayed. Several workers have a driver each,
+//! over one kernel, and turns one after the other.
 //!
 //! Parts: `scenario` what a run is made of · `world` the kernel's sockets, with `ops` what becomes of ops, `pipe`
 //! pipes, `turns` what happens by itself · `peer` the far ends, those in `fastcgi` with requests · `judge` who
@@ -36,6 +37,14 @@
 //!   client already.
 //! - `backlog_is_left`: where a backlog is somebody else's, nobody is taken out of it after the accepts
 //!   were called off.
+//! - `sessions_within_limit`: all workers together have no more sessions than there may be.
+//! - `route_within_part`: a route has no more than its part of them, and one for each listener of each worker.
+//! - `backlogs_are_served`: while neither is reached, and there are descriptors, nobody waits to be accepted.
+//! - `stays_on_its_route`: what a client sends goes to its route's backends, and so does what they send.
+//! - `served_in_order`: those who wait for a place on one worker have it in the order in which they came.
+//! - `places_are_used`: and nobody waits while there is one, whatever other routes are waited for.
+//! - `nothing_waits_for_us`: where a backend leaves Nagle's algorithm on, nothing that the proxy waits for is held back
+//!   until the kernel acknowledges what came before it: of FastCGI nothing at all, of bytes nothing but once.
 //! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
 //! - `counted`: and whoever was counted as there is counted as gone.
 //!
@@ -84,7 +93,7 @@ mod scenario;
 mod turns;
 mod world;
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -102,14 +111,15 @@ use super::{
 };
 pub(crate) use fastcgi::FastcgiRules;
 pub(crate) use pipe::SimPipe;
-pub(crate) use scenario::{Faults, MEMBERS_GROUP, Scenario, Users};
+pub(crate) use scenario::{Faults, MEMBERS_GROUP, PlannedRoute, Scenario, Users};
+pub(crate) use turns::Waiting;
 
 use dice::Dice;
 use judge::Event;
 use ops::Into;
-use peer::SendSide;
+use peer::{Acknowledging, SendSide};
 use scenario::user_of;
-use world::{Kind, World};
+use world::{InFlight, Kind, ReadOp, World};
 
 /// Clients have the keys below this, backends those from it on.
 const CLIENTS_MAX: u8 = 40;
@@ -120,37 +130,81 @@ fn is_client(key: u8) -> bool {
 
 /// The driver that a worker is given. Whoever runs the scenario keeps another handle.
 #[derive(Clone)]
-pub(crate) struct Sim(Rc<RefCell<World>>);
+pub(crate) struct Sim {
+    world: Rc<RefCell<World>>,
+    /// The number of the worker.
+    worker: usize,
+}
 
 impl Sim {
-    /// A world of its own for one worker.
+    /// A world for the workers of a scenario, and the driver of the first one.
     pub(crate) fn new(scenario: Scenario, dice: Dice) -> Self {
-        Self(Rc::new(RefCell::new(World::new(scenario, dice))))
+        Self {
+            world: Rc::new(RefCell::new(World::new(scenario, dice))),
+            worker: 0,
+        }
     }
 
-    /// After the worker has ended and was dropped: judges the outcome.
+    /// The driver of another worker in the same world.
+    pub(crate) fn of_worker(&self, worker: usize) -> Self {
+        Self {
+            world: Rc::clone(&self.world),
+            worker,
+        }
+    }
+
+    /// Names the routes of the listeners that the worker is going to adopt.
+    pub(crate) fn expect_listeners(&self, of_routes: impl IntoIterator<Item = usize>) {
+        self.world().driver().to_adopt.extend(of_routes);
+    }
+
+    /// The worker has done all that it can do, and waits.
+    pub(crate) fn begin_wait(&self, until: Option<Instant>) -> Waiting {
+        self.world().begin_wait(until)
+    }
+
+    /// Lets things happen until one of those that wait does not any longer, and tells which one.
+    pub(crate) fn end_wait(&self, all: &[Waiting]) -> usize {
+        self.world().end_wait(all)
+    }
+
+    /// After the worker has ended and was dropped.
+    pub(crate) fn worker_ended(&self) {
+        self.world().worker_ended();
+    }
+
+    /// After all workers have ended: judges the outcome.
     pub(crate) fn judge_end(&self) {
-        self.0.borrow_mut().end();
+        self.world().judge(&Event::Ends);
     }
 
     /// How many events came about sockets that had been closed.
     pub(crate) fn stale_events(&self) -> u64 {
-        self.0.borrow().stale_events
+        self.world.borrow().stale_events
     }
 
     /// What happened, if it was recorded.
     pub(crate) fn trace(&self) -> Vec<String> {
-        self.0.borrow().trace.clone()
+        self.world.borrow().trace.clone()
+    }
+
+    /// The world, for a call of this worker's.
+    fn world(&self) -> RefMut<'_, World> {
+        let mut world = self.world.borrow_mut();
+        world.at = self.worker;
+        world
     }
 }
 
 impl Driver for Sim {
     fn adopt_listener(&mut self, _listener: OwnedFd) -> Sock {
-        self.0.borrow_mut().insert(Kind::Listener)
+        let mut world = self.world();
+        let route = world.driver().to_adopt.pop_front();
+        world.insert(Kind::Listener(route.expect("it was announced")))
     }
 
     fn open_tcp(&mut self, _like: &SocketAddr, _options: &TcpOptions) -> Result<Sock, Errno> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world();
         let failure = world.scenario.faults.failure;
         if !world.descriptors_left() || world.fault(failure) {
             return Err(Errno(libc::EMFILE));
@@ -161,7 +215,7 @@ impl Driver for Sim {
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
         /// What connect(2) can return at once.
         const ERRORS: [i32; 4] = [libc::EAGAIN, libc::ECONNREFUSED, libc::ENOENT, libc::EACCES];
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world();
         let failure = world.scenario.faults.failure;
         if !world.descriptors_left() || world.fault(failure) {
             return Err(Errno(libc::EMFILE));
@@ -171,27 +225,39 @@ impl Driver for Sim {
             return Err(Errno(world.dice.pick(&ERRORS)));
         }
         let sock = world.insert(Kind::Upstream(None));
+        world.sockets.get(sock).to = Some(Address::Unix(name));
+        world.judge(&Event::Connects(sock, Address::Unix(name)));
         world.connected(sock);
         Ok(sock)
     }
 
     fn submit(&mut self, sock: Sock, op: Op) {
-        self.0.borrow_mut().submit(sock, op);
+        self.world().submit(sock, op);
     }
 
     fn cancel(&mut self, sock: Sock, lane: Lane) {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let socket = world.open_socket(sock);
-        let is_listener = socket.kind == Kind::Listener;
+        let is_listener = matches!(socket.kind, Kind::Listener(_));
+        if let (
+            Kind::Client(peer),
+            Some(InFlight {
+                op: ReadOp::Hangup, ..
+            }),
+        ) = (socket.kind, &socket.read)
+        {
+            world.judge(&Event::Unwatches(peer));
+        }
+        let socket = world.sockets.get(sock);
         match lane {
             Lane::Read => socket.read.as_mut().expect("an op is in flight").cancelled = true,
             Lane::Write => socket.write.as_mut().expect("an op is in flight").cancelled = true,
         }
-        world.called_off |= is_listener;
+        world.driver().called_off |= is_listener;
     }
 
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world();
         world.close(sock, how);
         if world.sockets.is_open(sock) {
             Closed::Soon
@@ -201,19 +267,22 @@ impl Driver for Sim {
     }
 
     fn release(&mut self) {
-        self.0.borrow_mut().release();
+        self.world().release();
     }
 
     fn is_closed(&self, sock: Sock) -> bool {
-        !self.0.borrow().sockets.is_open(sock)
+        !self.world.borrow().sockets.is_open(sock)
     }
 
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         world.judge(&Event::Uses(listener));
         world.judge(&Event::Occupies(listener, Lane::Read));
         world.judge(&Event::Accepts(listener));
-        match world.advance_accept() {
+        let Kind::Listener(route) = world.sockets.peek(listener).kind else {
+            unreachable!("clients come to listeners")
+        };
+        match world.advance_accept(route) {
             None => Ok(None),
             Some(Done::Accepted(client)) => Ok(Some(client)),
             Some(Done::Failed(errno)) => Err(errno),
@@ -222,7 +291,7 @@ impl Driver for Sim {
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let peer = world.open_peer(sock);
         world.judge(&Event::Occupies(sock, Lane::Read));
         world.note_service(sock);
@@ -240,12 +309,12 @@ impl Driver for Sim {
     }
 
     fn lend(&mut self) -> Result<Buf, NoBuffer> {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let no_buffer = world.scenario.faults.no_buffer;
         if world.fault(no_buffer) {
             return Err(NoBuffer { max: 0 });
         }
-        let lent = BufferPool::lend(&world.buffers);
+        let lent = BufferPool::lend(&world.driver().buffers);
         world.judge(&Event::Lends {
             is_there: lent.is_ok(),
         });
@@ -253,7 +322,7 @@ impl Driver for Sim {
     }
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         world.note(|| format!("{sock:?} send first {} bytes", bytes.len()));
         let peer = world.open_peer(sock);
         world.judge(&Event::Occupies(sock, Lane::Write));
@@ -261,10 +330,11 @@ impl Driver for Sim {
             return Err(errno);
         }
         let rest = world.take_introduction(peer, bytes);
-        if world.ledger.is_some() {
+        if world.speaks_fastcgi(peer) {
             if world.peers[peer].room() < bytes.len() as u64 {
                 return Err(Errno(libc::EAGAIN));
             }
+            world.peers[peer].acknowledged(Acknowledging::WithBytes);
             world.give_records(peer, bytes);
             return Ok(());
         }
@@ -275,22 +345,22 @@ impl Driver for Sim {
     }
 
     fn now(&self) -> Instant {
-        self.0.borrow().now
+        self.world.borrow().now
     }
 
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
-        self.0.borrow_mut().turn(until);
+        self.world().turn(until);
         Ok(())
     }
 
     fn take_stale_events(&mut self) -> u64 {
-        self.0.borrow_mut().sockets.take_stale_events()
+        self.world().sockets.take_stale_events()
     }
 
     fn next(&mut self) -> Option<Completion> {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         loop {
-            let (sock, lane, done) = world.finished.pop_front()?;
+            let (sock, lane, done) = world.driver().finished.pop_front()?;
             world.judge(&Event::Completes(sock, lane));
             let socket = world.sockets.get(sock);
             match lane {
@@ -320,12 +390,12 @@ impl SocketCalls for Sim {
         _like: &SocketAddr,
         _options: &TcpOptions,
     ) -> Result<(), Errno> {
-        self.0.borrow_mut().open_socket(sock);
+        self.world().open_socket(sock);
         Ok(())
     }
 
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let peer = world.open_peer(sock);
         let from = &world.peers[peer];
         let most = from.waiting().min(into.len() as u64);
@@ -337,13 +407,13 @@ impl SocketCalls for Sim {
     }
 
     fn at_hand(&mut self, sock: Sock) -> usize {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let peer = world.open_peer(sock);
         usize::try_from(world.peers[peer].waiting()).expect("a script is short")
     }
 
     fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let peer = world.open_peer(sock);
         let from = &mut world.peers[peer];
         let is_there = from.waiting() >= bytes as u64;
@@ -354,21 +424,24 @@ impl SocketCalls for Sim {
     }
 
     fn acknowledge(&mut self, sock: Sock) {
-        self.0.borrow_mut().open_socket(sock);
+        let world = &mut *self.world();
+        let peer = world.open_peer(sock);
+        world.note(|| format!("{sock:?} acknowledge"));
+        world.peers[peer].acknowledged(Acknowledging::AtOnce);
     }
 
     fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let peer = world.open_peer(sock);
         Ok(world.acknowledged_by(peer))
     }
 
     fn send_follows(&mut self, sock: Sock) {
-        self.0.borrow_mut().open_socket(sock);
+        self.world().open_socket(sock);
     }
 
     fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         world.open_socket(sock);
         let peer = world.peer_of(sock)?;
         let user = user_of(world.peers[peer].key);
@@ -380,7 +453,7 @@ impl SocketCalls for Sim {
     }
 
     fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         world.open_socket(sock);
         let peer = world.peer_of(sock).ok_or(Errno(libc::ENODATA))?;
         let is_member = user_of(world.peers[peer].key) == 1002;
@@ -388,7 +461,7 @@ impl SocketCalls for Sim {
     }
 
     fn dismiss(&mut self, sock: Sock) {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let peer = world.open_peer(sock);
         world.judge(&Event::Dismisses(peer));
         let peer = &mut world.peers[peer];
@@ -397,28 +470,29 @@ impl SocketCalls for Sim {
     }
 
     fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
-        self.0.borrow_mut().open_socket(sock);
+        self.world().open_socket(sock);
         Err(Errno(libc::EOPNOTSUPP))
     }
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let peer = world.open_peer(sock);
         is_client(world.peers[peer].key) && world.peers[peer].gone
     }
 
     fn unread(&mut self, sock: Sock) -> u64 {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         let peer = world.open_peer(sock);
         world.peers[peer].given - world.peers[peer].read
     }
 
     fn shutdown_write(&mut self, sock: Sock) {
-        let world = &mut *self.0.borrow_mut();
+        let world = &mut *self.world();
         world.note(|| format!("{sock:?} shutdown"));
         let peer = world.open_peer(sock);
         world.judge(&Event::TellsEnd(peer));
         world.peers[peer].told_end = true;
+        world.peers[peer].acknowledged(Acknowledging::WithBytes);
     }
 }
 
@@ -426,16 +500,18 @@ impl Pipes for Sim {
     type Pipe = SimPipe;
 
     fn pipe(&mut self) -> Option<SimPipe> {
-        let mut world = self.0.borrow_mut();
+        let mut world = self.world();
         let no_pipe = world.scenario.faults.no_pipe;
-        let is_last = world.open_pipes >= world.scenario.pipes_max;
+        let is_last = world.driver().open_pipes >= world.scenario.pipes_max;
         if is_last || !world.descriptors_left() || (no_pipe > 0 && world.dice.one_in(no_pipe)) {
             return None;
         }
-        world.open_pipes += 1;
-        let (source, bytes) = world.free_pipes.pop().unwrap_or((0, 0..0));
+        let driver = world.driver();
+        driver.open_pipes += 1;
+        let (source, bytes) = driver.free_pipes.pop().unwrap_or((0, 0..0));
         Some(SimPipe {
-            world: Rc::clone(&self.0),
+            world: Rc::clone(&self.world),
+            worker: self.worker,
             before: Vec::new(),
             behind: Vec::new(),
             source,
@@ -444,16 +520,16 @@ impl Pipes for Sim {
     }
 
     fn splices_into(&mut self, sock: Sock) -> bool {
-        self.0.borrow_mut().splices_into(sock)
+        self.world().splices_into(sock)
     }
 
     fn pipes_in_use(&self) -> usize {
-        self.0.borrow().open_pipes
+        self.world.borrow().drivers[self.worker].open_pipes
     }
 
     fn put(&mut self, pipe: &mut SimPipe, bytes: &[u8]) -> bool {
         assert!(bytes.len() <= OWN_BYTES_MAX);
-        let takes = !self.0.borrow_mut().dice.one_in(20);
+        let takes = !self.world().dice.one_in(20);
         let part = match pipe.spliced() {
             0 => &mut pipe.before,
             _ => &mut pipe.behind,
@@ -465,11 +541,11 @@ impl Pipes for Sim {
     }
 
     fn fill(&mut self, from: Sock, pipe: &mut SimPipe, max: usize) -> Filled {
-        self.0.borrow_mut().fill(from, pipe, max)
+        self.world().fill(from, pipe, max)
     }
 
     fn flush(&mut self, pipe: &mut SimPipe, to: Sock) -> Flushed {
-        self.0.borrow_mut().flush(pipe, to)
+        self.world().flush(pipe, to)
     }
 }
 

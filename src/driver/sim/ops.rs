@@ -12,7 +12,7 @@ use crate::sys::Errno;
 
 use super::fastcgi::Speech;
 use super::judge::Event;
-use super::peer::{Peer, SendSide};
+use super::peer::{Acknowledging, Nagle, Peer, SendSide};
 use super::world::{InFlight, Kind, Outage, ReadOp, World, WriteOp};
 use super::{CLIENTS_MAX, is_client};
 
@@ -40,7 +40,12 @@ impl World {
             // not ask what a Unix socket can express.
             Op::Recv | Op::Peek => socket.read = InFlight::new(ReadOp::Recv),
             Op::Readable => socket.read = InFlight::new(ReadOp::Readable),
-            Op::Hangup => socket.read = InFlight::new(ReadOp::Hangup),
+            Op::Hangup => {
+                socket.read = InFlight::new(ReadOp::Hangup);
+                if let Kind::Client(peer) = socket.kind {
+                    self.judge(&Event::Watches(peer));
+                }
+            }
             Op::Writable => socket.write = InFlight::new(WriteOp::Writable),
             Op::Send(buf) => socket.write = InFlight::new(WriteOp::Send { buf, sent: 0 }),
             Op::Connect(to) => self.connect(sock, to),
@@ -70,7 +75,7 @@ impl World {
         } else {
             Ok(())
         };
-        let calm = self.is_calm();
+        let calm = self.scenario.calm;
         let (answer_at, outcome) = if calm {
             (Some(self.now), Ok(()))
         } else {
@@ -100,13 +105,15 @@ impl World {
             Lane::Read => socket.read.as_mut().expect("in flight").finished = true,
             Lane::Write => socket.write.as_mut().expect("in flight").finished = true,
         }
+        let worker = socket.worker;
         self.note(|| format!("{sock:?} {lane:?} {done:?}"));
-        self.finished.push_back((sock, lane, done));
+        self.drivers[worker].finished.push_back((sock, lane, done));
     }
 
     /// Lets an op make what progress it can. True if it ended.
     pub(super) fn advance(&mut self, sock: Sock, lane: Lane) -> bool {
         let socket = self.sockets.get(sock);
+        self.at = socket.worker;
         let (closing, cancelled) = match lane {
             Lane::Read => match &socket.read {
                 Some(op) if !op.finished => (socket.closing.is_some(), op.cancelled),
@@ -143,8 +150,10 @@ impl World {
         let socket = self.sockets.get(sock);
         let op = &socket.read.as_ref().expect("in flight").op;
         match (op, socket.kind) {
-            (ReadOp::Accept, _) => self.advance_accept(),
-            (_, Kind::Listener | Kind::Upstream(None)) => unreachable!("nothing to read"),
+            (ReadOp::Accept, Kind::Listener(route)) => self.advance_accept(route),
+            (ReadOp::Accept, _) | (_, Kind::Listener(_) | Kind::Upstream(None)) => {
+                unreachable!("nothing to read")
+            }
             (ReadOp::Recv, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
                 self.advance_recv(peer, Into::Provided)
             }
@@ -160,7 +169,7 @@ impl World {
         }
     }
 
-    pub(super) fn advance_accept(&mut self) -> Option<Done> {
+    pub(super) fn advance_accept(&mut self, route: usize) -> Option<Done> {
         /// What accept(2) can return besides EAGAIN.
         const ERRORS: [i32; 7] = [
             libc::EMFILE,
@@ -171,7 +180,7 @@ impl World {
             libc::EINTR,
             libc::EPERM,
         ];
-        if self.backlog.is_empty() {
+        if self.backlogs[route].is_empty() {
             return None;
         }
         if self.fault(self.scenario.faults.failure) {
@@ -180,7 +189,9 @@ impl World {
         if !self.descriptors_left() {
             return Some(Done::Failed(Errno(libc::EMFILE)));
         }
-        let peer = self.backlog.pop_front().expect("it is not empty");
+        let peer = self.backlogs[route].pop_front();
+        let peer = peer.expect("it is not empty");
+        self.peers[peer].worker = Some(self.at);
         Some(Done::Accepted(self.insert(Kind::Client(peer))))
     }
 
@@ -220,8 +231,8 @@ impl World {
         }
         // Without a buffer it waits.
         let mut buffer = match into {
-            Into::Provided => self.provided.pop()?,
-            Into::Lent => self.buffers.borrow_mut().take()?,
+            Into::Provided => self.driver().provided.pop()?,
+            Into::Lent => self.driver().buffers.borrow_mut().take()?,
         };
         let most = BUFFER_BYTES as u64;
         let max = if self.dice.below(3) > 0 {
@@ -232,7 +243,7 @@ impl World {
         let from = &mut self.peers[peer];
         let bytes = from.take(max);
         Self::render(from, bytes, &mut buffer);
-        Some(Done::Received(Buf::new(buffer, &self.buffers)))
+        Some(Done::Received(Buf::new(buffer, &self.driver().buffers)))
     }
 
     pub(super) fn advance_write(&mut self, sock: Sock) -> Option<Done> {
@@ -257,14 +268,14 @@ impl World {
             (WriteOp::Send { .. }, Kind::Client(peer) | Kind::Upstream(Some(peer))) => {
                 self.advance_send(sock, peer)
             }
-            (_, Kind::Listener | Kind::Upstream(None)) => unreachable!("nothing to write"),
+            (_, Kind::Listener(_) | Kind::Upstream(None)) => unreachable!("nothing to write"),
         }
     }
 
     pub(super) fn advance_send(&mut self, sock: Sock, peer: usize) -> Option<Done> {
         let is_gone = self.peers[peer].gone;
         let failure = self.write_failure(peer);
-        if self.ledger.is_some() && (is_gone || failure.is_some()) {
+        if self.speaks_fastcgi(peer) && (is_gone || failure.is_some()) {
             self.send_is_lost(sock, peer, failure);
         }
         if let Some(errno) = failure {
@@ -293,8 +304,9 @@ impl World {
         *sent = part.end;
         let done = part.end == buf.len();
         let bytes = buf[part].to_vec();
+        self.peers[peer].acknowledged(Acknowledging::WithBytes);
         let bytes = self.take_introduction(peer, &bytes);
-        if self.ledger.is_some() {
+        if self.speaks_fastcgi(peer) {
             self.give_records(peer, &bytes);
         } else if !bytes.is_empty() {
             let source = self.recognise(peer, &bytes);
@@ -310,7 +322,7 @@ impl World {
         if is_client(to.key) {
             return bytes.to_vec();
         }
-        let missing = self.scenario.introduction.len() - to.introduced;
+        let missing = self.route_of(to).introduction.len() - to.introduced;
         let (now, rest) = bytes.split_at(missing.min(bytes.len()));
         self.judge(&Event::Introduces { peer, bytes: now });
         self.peers[peer].introduced += now.len();
@@ -355,22 +367,29 @@ impl World {
     }
 
     pub(super) fn endpoint_index(&self, address: Address) -> usize {
-        let index = self.scenario.endpoints.iter().position(|e| *e == address);
+        let index = self.endpoints.iter().position(|e| e.address == address);
         index.expect("only endpoints are connected to")
     }
 
     pub(super) fn connected(&mut self, sock: Sock) -> Done {
-        let key =
-            self.peers.iter().filter(|p| !is_client(p.key)).count() + usize::from(CLIENTS_MAX);
-        let peer = if self.ledger.is_some() {
-            let to = self.sockets.get(sock).to.expect("it is connected");
-            let endpoint = self.endpoint_index(to);
-            // Nobody asks for it.
-            self.server_at(CLIENTS_MAX, endpoint)
+        let backends = self.peers.iter().filter(|p| p.key > CLIENTS_MAX);
+        let key = backends.count() + usize::from(CLIENTS_MAX) + 1;
+        let socket = self.sockets.get(sock);
+        let (to, worker) = (socket.to.expect("it is connected"), socket.worker);
+        let endpoint = self.endpoint_index(to);
+        let route = self.endpoints[endpoint].route;
+        let mut peer = if self.ledger.has(route) {
+            // Nobody asks for its key.
+            self.server_at(CLIENTS_MAX, endpoint, worker)
         } else {
             let plan = self.plan(!self.scenario.patient_clients);
-            Peer::new(u8::try_from(key).expect("connects are few"), plan)
+            let key = u8::try_from(key).expect("connects are few");
+            Peer::new(key, route, plan)
         };
+        peer.worker = Some(worker);
+        if matches!(to, Address::Tcp(_)) && self.dice.one_in(4) {
+            peer.nagle = Some(Nagle::default());
+        }
         let (index, about) = (self.peers.len(), format!("backend {peer:?}"));
         self.peers.push(peer);
         self.sockets.get(sock).kind = Kind::Upstream(Some(index));

@@ -4,7 +4,7 @@
 //! by byte, and ends as its plan says. It acts only when the simulation lets it.
 
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::sys::Errno;
 
@@ -13,6 +13,33 @@ use super::fastcgi::{Client, Speech};
 
 /// What the kernel holds of a stream before the sender has to wait.
 const WINDOW_BYTES: u64 = 96 * 1024;
+
+/// A segment of TCP, on an ordinary network.
+pub(super) const SEGMENT_BYTES: u64 = 1448;
+
+/// How long the kernel may wait with an acknowledgement (`TCP_DELACK_MIN`).
+const ACKNOWLEDGEMENT_DELAY: Duration = Duration::from_millis(40);
+
+/// Nagle's algorithm (RFC 896), which TCP uses unless it is told not to: what fills no segment waits while something
+/// before it was not acknowledged. And our kernel is in no hurry with that, on a connection that has sent something.
+#[derive(Debug, Default)]
+pub(super) struct Nagle {
+    /// What our kernel has acknowledged of its stream.
+    acknowledged: u64,
+    /// When it acknowledges the rest.
+    due: Option<Instant>,
+    /// It acknowledges at once.
+    is_prompt: bool,
+}
+
+/// What makes our kernel acknowledge what has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Acknowledging {
+    /// It is asked to, now and for the next moment.
+    AtOnce,
+    /// Something is sent. From then on it takes its time again.
+    WithBytes,
+}
 
 /// How a peer means to behave.
 #[derive(Clone, Debug)]
@@ -51,6 +78,10 @@ pub(super) enum SendSide {
 pub(super) struct Peer {
     /// Determines the stream, and is its first byte.
     pub(super) key: u8,
+    /// The route that it comes to, or that leads to it.
+    pub(super) route: usize,
+    /// The worker that has its socket; of a client, once it was accepted.
+    pub(super) worker: Option<usize>,
     pub(super) plan: Plan,
     /// What it sent so far, and what the proxy took of that.
     pub(super) sent: u64,
@@ -77,12 +108,16 @@ pub(super) struct Peer {
     pub(super) failure_seen: bool,
     /// What its stream is made of.
     pub(super) speech: Speech,
+    /// Of a backend that leaves it on.
+    pub(super) nagle: Option<Nagle>,
 }
 
 impl Peer {
-    pub(super) fn new(key: u8, plan: Plan) -> Self {
+    pub(super) fn new(key: u8, route: usize, plan: Plan) -> Self {
         Self {
             key,
+            route,
+            worker: None,
             plan,
             sent: 0,
             taken: 0,
@@ -98,6 +133,7 @@ impl Peer {
             end_seen: false,
             failure_seen: false,
             speech: Speech::Pattern,
+            nagle: None,
         }
     }
 
@@ -125,15 +161,15 @@ impl Peer {
             return false;
         }
         match &self.speech {
-            Speech::Pattern => self.can_send() || self.can_read() || self.can_end(),
+            Speech::Pattern => self.can_send(now) || self.can_read() || self.can_end(),
             Speech::Client(client) => {
                 self.can_read()
-                    || self.can_say(client.may_send(self.read))
+                    || self.can_say(client.may_send(self.read), now)
                     || self.can_leave(client)
             }
             Speech::Server(server) => {
                 self.can_read()
-                    || self.can_say(server.script_len())
+                    || self.can_say(server.script_len(), now)
                     || server.is_due(now)
                     || server.wants_to_close(self.sent)
                     || self.sees_end()
@@ -141,15 +177,62 @@ impl Peer {
         }
     }
 
-    fn can_send(&self) -> bool {
-        self.can_say(self.plan.total)
+    fn can_send(&self, now: Instant) -> bool {
+        self.can_say(self.plan.total, now)
     }
 
     /// Whether it can send something, with so many bytes to send in all.
-    pub(super) fn can_say(&self, total: u64) -> bool {
+    pub(super) fn can_say(&self, total: u64, now: Instant) -> bool {
         self.send_side == SendSide::Open
             && self.sent < total
             && (self.waiting() < WINDOW_BYTES || self.closed)
+            && !self.is_held_back(total, now)
+    }
+
+    /// Whether it waits for an acknowledgement, with so many bytes to send in all. Who closes behind them does not.
+    fn is_held_back(&self, total: u64, now: Instant) -> bool {
+        let closes = match &self.speech {
+            Speech::Server(server) => server.wants_to_close(total),
+            Speech::Pattern | Speech::Client(_) => self.plan.ending == PlannedEnding::Close,
+        };
+        !closes && !self.closed && total - self.sent < SEGMENT_BYTES && self.is_unacknowledged(now)
+    }
+
+    fn is_unacknowledged(&self, now: Instant) -> bool {
+        self.nagle.as_ref().is_some_and(|nagle| {
+            nagle.acknowledged < self.sent && nagle.due.is_some_and(|due| due > now)
+        })
+    }
+
+    /// When the acknowledgement comes for which it waits, if it waits for one.
+    pub(super) fn acknowledged_at(&self, now: Instant) -> Option<Instant> {
+        let total = match &self.speech {
+            Speech::Pattern => self.plan.total,
+            Speech::Client(_) => return None,
+            Speech::Server(server) => server.script_len(),
+        };
+        let waits = !self.gone
+            && self.send_side == SendSide::Open
+            && self.sent < total
+            && self.is_held_back(total, now);
+        self.nagle.as_ref().filter(|_| waits)?.due
+    }
+
+    /// Whether the proxy is to get more of what it waits for.
+    pub(super) fn owes_more(&self) -> bool {
+        match &self.speech {
+            Speech::Pattern => true,
+            Speech::Client(_) => false,
+            Speech::Server(server) => server.owes_more(self.sent),
+        }
+    }
+
+    /// Our kernel acknowledges what has come.
+    pub(super) fn acknowledged(&mut self, how: Acknowledging) {
+        if let Some(nagle) = &mut self.nagle {
+            nagle.acknowledged = self.sent;
+            nagle.is_prompt = how == Acknowledging::AtOnce;
+        }
     }
 
     fn can_read(&self) -> bool {
@@ -173,19 +256,19 @@ impl Peer {
     }
 
     /// One step of its own choice.
-    pub(super) fn act(&mut self, dice: &mut Dice) {
+    pub(super) fn act(&mut self, now: Instant, dice: &mut Dice) {
         if self.can_read() && dice.one_in(2) {
             let max = self.plan.appetite.min(self.given - self.read);
             self.read += dice.between(1, max);
-        } else if self.can_send() && dice.below(4) > 0 {
-            self.say(self.plan.total, dice);
+        } else if self.can_send(now) && dice.below(4) > 0 {
+            self.say(self.plan.total, now, dice);
         } else if self.can_end() {
             self.end();
         }
     }
 
     /// Sends a part of what it has to send, so many bytes in all.
-    pub(super) fn say(&mut self, total: u64, dice: &mut Dice) {
+    pub(super) fn say(&mut self, total: u64, now: Instant, dice: &mut Dice) {
         if self.closed {
             // The kernel answers with a reset.
             self.gone = true;
@@ -198,18 +281,38 @@ impl Peer {
         } else {
             dice.between(1, max.min(2000))
         };
-        self.sent += bytes;
+        let is_unacknowledged = self.is_unacknowledged(now);
+        let Some(nagle) = &mut self.nagle else {
+            self.sent += bytes;
+            return;
+        };
+        if !is_unacknowledged {
+            nagle.acknowledged = self.sent;
+            nagle.due = Some(now + ACKNOWLEDGEMENT_DELAY);
+            self.sent += bytes;
+        } else if total - self.sent < SEGMENT_BYTES {
+            // It closes behind that.
+            self.sent = total;
+        } else {
+            // Whole segments go.
+            let whole = bytes / SEGMENT_BYTES * SEGMENT_BYTES;
+            self.sent += whole.max(SEGMENT_BYTES).min(max);
+        }
+        // Each second segment is acknowledged at once.
+        if nagle.is_prompt || self.sent >= nagle.acknowledged + 2 * SEGMENT_BYTES {
+            nagle.acknowledged = self.sent;
+        }
     }
 
     /// One step of a client that makes requests.
-    pub(super) fn act_as_client(&mut self, client: &Client, dice: &mut Dice) {
+    pub(super) fn act_as_client(&mut self, client: &Client, now: Instant, dice: &mut Dice) {
         let may_send = client.may_send(self.read);
         if self.can_read() && dice.one_in(2) {
             let max = self.plan.appetite.min(self.given - self.read);
             self.read += dice.between(1, max);
-        } else if self.can_say(may_send) && dice.below(4) > 0 {
+        } else if self.can_say(may_send, now) && dice.below(4) > 0 {
             if !client.pauses_at(self.sent) || dice.one_in(16) {
-                self.say(client.next_stop(self.sent, may_send), dice);
+                self.say(client.next_stop(self.sent, may_send), now, dice);
             }
         } else if self.can_leave(client) {
             if client.is_served(self.read) {

@@ -10,11 +10,14 @@ use crate::driver::{Done, Filled, Flushed, IntoUnix, PIPE_BYTES, PipeGuard, Sock
 
 use super::judge::Event;
 use super::ops::Into;
+use super::peer::Acknowledging;
 use super::world::World;
 
 /// A pipe of the simulated kernel: a part of one stream, between bytes of the proxy's own.
 pub(crate) struct SimPipe {
     pub(super) world: Rc<RefCell<World>>,
+    /// The worker that it belongs to.
+    pub(super) worker: usize,
     pub(super) before: Vec<u8>,
     pub(super) behind: Vec<u8>,
     /// The peer whose stream they are part of, by its place among the peers.
@@ -35,9 +38,10 @@ impl PipeGuard for SimPipe {
 impl Drop for SimPipe {
     fn drop(&mut self) {
         let world = &mut *self.world.borrow_mut();
-        world.open_pipes -= 1;
+        let driver = &mut world.drivers[self.worker];
+        driver.open_pipes -= 1;
         if self.is_empty() {
-            world.free_pipes.push((self.source, self.bytes.clone()));
+            driver.free_pipes.push((self.source, self.bytes.clone()));
         }
     }
 }
@@ -79,6 +83,7 @@ impl World {
 
     pub(super) fn flush(&mut self, pipe: &mut SimPipe, to: Sock) -> Flushed {
         let peer = self.open_peer(to);
+        self.peers[peer].acknowledged(Acknowledging::WithBytes);
         self.judge(&Event::Flushes(to));
         while !pipe.is_empty() {
             self.judge(&Event::Moves);

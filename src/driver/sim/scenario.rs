@@ -1,10 +1,12 @@
-//! What a run is made of, as far as the world outside of the worker goes.
+//! What a run is made of, as far as the world outside of the workers goes.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use crate::backend::{Address, Published};
+use crate::counters::RouteCounters;
 use crate::driver::IntoUnix;
-use crate::worker::{Limit, Mailbox};
+use crate::worker::Mailbox;
 
 use super::fastcgi::FastcgiRules;
 
@@ -36,44 +38,60 @@ impl Faults {
     }
 }
 
-/// A scenario, as far as the world outside of the worker goes.
+/// A scenario, as far as the world outside of the workers goes.
 pub(crate) struct Scenario {
     /// Clients that come, one after the other or many at once.
     pub(crate) clients: usize,
     /// Whether clients, or else backends, may wait for the other side's end.
     pub(crate) patient_clients: bool,
-    /// Endpoints that exist.
-    pub(crate) endpoints: Vec<Address>,
-    /// Whether, now and then, one of them is down for a while: it refuses, or is silent.
+    /// Where clients are led.
+    pub(crate) routes: Vec<PlannedRoute>,
+    /// Whether, now and then, an endpoint is down for a while: it refuses, or is silent.
     pub(crate) outages: bool,
     /// What goes wrong.
     pub(crate) faults: Faults,
-    /// The most sessions: as many have all the buffers that they are promised.
+    /// Nothing goes wrong but what peers do.
+    pub(crate) calm: bool,
+    /// The most sessions, over all workers: as many have all the buffers that they are promised.
     pub(crate) sessions_max: usize,
-    /// The most pipes at one time.
+    /// The most pipes of a worker at one time.
     pub(crate) pipes_max: usize,
     /// Whether clients that are not accepted before a drain are left to others.
     pub(crate) backlog_is_left: bool,
-    /// What each backend is told before anything else.
-    pub(crate) introduction: &'static [u8],
     /// How bytes get to clients, and to backends that are Unix sockets.
     pub(crate) into_unix: IntoUnix,
+    /// Which users' clients are served, and how many at one time.
+    pub(crate) users: Option<Users>,
+    /// Told of by the world: the workers', by their number.
+    pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    /// Record what happens.
+    pub(crate) trace: bool,
+}
+
+/// A route, as far as the world outside of the workers goes.
+pub(crate) struct PlannedRoute {
+    /// Its endpoints that exist. No other route has them.
+    pub(crate) endpoints: Vec<Address>,
+    /// What each backend is told before anything else.
+    pub(crate) introduction: &'static [u8],
     /// Sessions may be ended for being idle.
     pub(crate) idle_timeout: bool,
     /// Sessions are ended when their endpoint has left the set.
     pub(crate) removed_are_cut: bool,
-    /// The most connections to an endpoint, and who may wait for one.
-    pub(crate) limit: Option<Limit>,
-    /// Which users' clients are served, and how many at one time.
-    pub(crate) users: Option<Users>,
+    /// The most connections to an endpoint, over all workers.
+    pub(crate) per_endpoint_max: Option<NonZeroU32>,
+    /// By worker: how many of them it may have, where there is a limit and it serves the route.
+    pub(crate) places: Vec<Option<NonZeroU32>>,
+    /// Its part of all sessions, over all workers.
+    pub(crate) sessions_max: Option<u32>,
+    /// How many listeners its workers have, all of them together.
+    pub(crate) listeners: usize,
     /// Peers speak FastCGI, and this is what they may expect.
     pub(crate) fastcgi: Option<FastcgiRules>,
-    /// Told of by the world.
-    pub(crate) mailbox: Arc<Mailbox>,
+    /// What the workers count of it, by their number.
+    pub(crate) counters: Vec<Arc<RouteCounters>>,
     /// Changed by the world.
     pub(crate) published: Arc<Published>,
-    /// Record what happens.
-    pub(crate) trace: bool,
 }
 
 /// Rules for clients. There are three users, 1000 to 1002; the last one is in [`MEMBERS_GROUP`] beside its

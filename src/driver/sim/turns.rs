@@ -7,11 +7,19 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::driver::{Lane, Sock};
 use crate::worker::Notice;
 
-use super::fastcgi::Ledger;
 use super::judge::Event;
 use super::peer::{Peer, Plan, PlannedEnding};
 use super::world::{InFlight, Outage, Told, World, WriteOp};
 use super::{CLIENTS_MAX, is_client};
+
+/// A worker that waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    pub(crate) worker: usize,
+    until: Option<Instant>,
+    /// It is to wait at all.
+    is_long: bool,
+}
 
 impl World {
     /// `patient`: it may wait for the other side to end. If both did, they would for ever.
@@ -41,35 +49,51 @@ impl World {
         let key = u8::try_from(self.peers.iter().filter(|p| is_client(p.key)).count());
         let key = key.expect("clients are few");
         assert!(key < CLIENTS_MAX, "keys tell clients from backends");
-        let peer = if self.ledger.is_some() {
-            self.client_with_requests(key)
+        let route = self.some_route();
+        let peer = if self.ledger.has(route) {
+            self.client_with_requests(key, route)
         } else {
             let plan = self.plan(self.scenario.patient_clients);
-            Peer::new(key, plan)
+            Peer::new(key, route, plan)
         };
         self.note(|| format!("client {peer:?}"));
         self.clients_to_come -= 1;
-        self.backlog.push_back(self.peers.len());
+        self.backlogs[route].push_back(self.peers.len());
         self.peers.push(peer);
     }
 
-    pub(super) fn addresses_change(&mut self) {
-        let count = self.dice.between(0, self.scenario.endpoints.len() as u64);
-        let count = usize::try_from(count).expect("a few");
-        let count = count.max(usize::from(self.is_calm()));
-        // Some address must come in the end, or clients wait until their time is up.
-        self.disturbed |= count == 0 || self.scenario.removed_are_cut;
-        let endpoints = self.scenario.endpoints[..count].to_vec();
-        self.note(|| format!("addresses: {endpoints:?}"));
-        if let Some(ledger) = &mut self.ledger {
-            ledger.forget_from(count);
+    /// One of the routes.
+    fn some_route(&mut self) -> usize {
+        match self.scenario.routes.len() {
+            1 => 0,
+            routes => usize::try_from(self.dice.below(routes as u64)).expect("an index"),
         }
-        if self
-            .scenario
-            .published
-            .publish(endpoints, SystemTime::UNIX_EPOCH)
-        {
-            self.scenario.mailbox.post(Notice::Addresses);
+    }
+
+    pub(super) fn addresses_change(&mut self) {
+        let route = self.some_route();
+        let most = self.scenario.routes[route].endpoints.len();
+        let count = self.dice.between(0, most as u64);
+        let count = usize::try_from(count).expect("a few");
+        let count = count.max(usize::from(self.scenario.calm));
+        let planned = &self.scenario.routes[route];
+        // Some address must come in the end, or clients wait until their time is up.
+        self.disturbed |= count == 0 || planned.removed_are_cut;
+        let endpoints = planned.endpoints[..count].to_vec();
+        self.note(|| format!("addresses of route {route}: {endpoints:?}"));
+        let before = self.endpoints.iter().take_while(|e| e.route < route);
+        let first = before.count();
+        self.ledger.forget(first + count..first + most);
+        let published = &self.scenario.routes[route].published;
+        if published.publish(endpoints, SystemTime::UNIX_EPOCH) {
+            self.post(Notice::Addresses);
+        }
+    }
+
+    /// Tells all workers.
+    fn post(&self, notice: Notice) {
+        for mailbox in &self.scenario.mailboxes {
+            mailbox.post(notice);
         }
     }
 
@@ -87,7 +111,7 @@ impl World {
     pub(super) fn tell(&mut self, told: Told) {
         self.note(|| if told == Told::Drain { "drain" } else { "cut" }.to_owned());
         self.told = told;
-        self.scenario.mailbox.post(match told {
+        self.post(match told {
             Told::Drain => Notice::Drain,
             Told::Cut => Notice::Cut,
             Told::Nothing => unreachable!("that is no notice"),
@@ -114,7 +138,7 @@ impl World {
         }
         let all_came = self.clients_to_come == 0;
         // What takes place between requests takes time.
-        let drains_in = if self.ledger.is_some() { 400 } else { 20 };
+        let drains_in = if self.ledger.is_empty() { 20 } else { 400 };
         if self.told == Told::Nothing
             && (all_came && self.dice.one_in(drains_in) || self.dice.one_in(2000))
         {
@@ -139,7 +163,11 @@ impl World {
         while !lanes.is_empty() {
             let index = usize::try_from(self.dice.below(lanes.len() as u64)).expect("an index");
             let (sock, lane) = lanes.swap_remove(index);
-            if self.dice.below(4) > 0 {
+            let is_late = match lane {
+                Lane::Read if self.sockets.get(sock).is_slow => !self.dice.one_in(16),
+                Lane::Read | Lane::Write => self.dice.one_in(4),
+            };
+            if !is_late {
                 self.advance(sock, lane);
             }
         }
@@ -159,35 +187,43 @@ impl World {
                 _ => None,
             });
         let connects = connects.filter(|&at| at > self.started).min();
-        [connects, self.next_due()].into_iter().flatten().min()
-    }
-
-    /// Nothing goes wrong but what peers do.
-    pub(super) fn is_calm(&self) -> bool {
-        self.ledger.as_ref().is_some_and(Ledger::is_calm)
+        let held = self.peers.iter();
+        let held = held.filter_map(|peer| peer.acknowledged_at(self.now));
+        let dates = [connects, self.next_due(), held.min()];
+        dates.into_iter().flatten().min()
     }
 
     pub(super) fn turn(&mut self, until: Option<Instant>) {
+        let only = self.begin_wait(until);
+        self.end_wait(&[only]);
+    }
+
+    /// The worker has done all that it can do.
+    pub(super) fn begin_wait(&mut self, until: Option<Instant>) -> Waiting {
         self.tell_late_events();
         self.replenish();
         self.judge_rest();
         self.judge(&Event::Turns);
         let wait = until.map(|at| at.saturating_duration_since(self.now));
-        let waits = wait != Some(Duration::ZERO);
-        self.note(|| format!("turn, waiting at most {wait:?}"));
+        let worker = self.at;
+        self.note(|| format!("turn of worker {worker}, waiting at most {wait:?}"));
         self.now += Duration::from_micros(self.dice.below(200));
         self.judge(&Event::Waits);
+        Waiting {
+            worker,
+            until,
+            is_long: wait != Some(Duration::ZERO),
+        }
+    }
+
+    /// Lets things happen until the wait of one of these ends. Its place among them.
+    pub(super) fn end_wait(&mut self, all: &[Waiting]) -> usize {
         // Only when nothing is left to happen does time pass by itself.
         loop {
-            let told = self.happen();
+            let is_told = self.happen();
             self.complete_some();
-            if !self.finished.is_empty() || told {
-                self.judge(&Event::Advances);
-                return;
-            }
-            if until.is_some_and(|at| at <= self.now) {
-                self.judge(&Event::Idles { waits });
-                return;
+            if let Some(woken) = self.woken(all, is_told) {
+                return woken;
             }
             let quiet = !self.somebody_can_act() && self.clients_to_come == 0;
             if quiet && self.dice.one_in(8) {
@@ -199,21 +235,57 @@ impl World {
             self.advance(sock, Lane::Write);
         }
         // A part of a send may have gone out, and its peer can read now.
-        if !self.finished.is_empty() || self.somebody_can_act() {
+        let has_finished = |waiting: &Waiting| self.has_finished(waiting.worker);
+        let is_next = all.iter().position(has_finished);
+        if is_next.is_some() || self.somebody_can_act() {
             self.judge(&Event::Advances);
-            return;
+            return is_next.unwrap_or(0);
         }
-        match [until, self.next_answer()].into_iter().flatten().min() {
+        self.judge(&Event::IsQuiet);
+        let earliest = all.iter().filter_map(|waiting| waiting.until).min();
+        match [earliest, self.next_answer()].into_iter().flatten().min() {
             Some(at) => {
                 self.now = self.now.max(at);
                 self.judge(&Event::Jumps);
                 // Time passes only when nothing else can: whoever waits may be given up on.
-                let is_given_up = until.is_some_and(|until| until <= at);
-                self.disturbed |= is_given_up && !self.is_calm();
+                let is_given_up = earliest.is_some_and(|until| until <= at);
+                self.disturbed |= is_given_up && !self.scenario.calm;
             }
             None if self.told == Told::Nothing => self.tell(Told::Drain),
             None => self.judge(&Event::IsStuck),
         }
+        let is_first = |waiting: &Waiting| waiting.until == earliest;
+        all.iter().position(is_first).unwrap_or(0)
+    }
+
+    /// Whose wait has ended, by its place among these: one of those for which something has happened, that were
+    /// told something, or whose time has come. Any of them may be the next to run.
+    fn woken(&mut self, all: &[Waiting], is_told: bool) -> Option<usize> {
+        let is_woken = |waiting: &Waiting| {
+            self.has_finished(waiting.worker)
+                || is_told
+                || self.scenario.mailboxes[waiting.worker].has_notices()
+                || waiting.until.is_some_and(|at| at <= self.now)
+        };
+        let places = all.iter().enumerate();
+        let woken: Vec<_> = places.filter(|(_, waiting)| is_woken(waiting)).collect();
+        let (place, waiting) = match woken[..] {
+            [] => return None,
+            [only] => only,
+            _ => self.dice.pick(&woken),
+        };
+        if is_told || self.has_finished(waiting.worker) {
+            self.judge(&Event::Advances);
+        } else {
+            let has_come = waiting.until.is_some_and(|at| at <= self.now);
+            let waits = waiting.is_long && has_come;
+            self.judge(&Event::Idles { waits });
+        }
+        Some(place)
+    }
+
+    fn has_finished(&self, worker: usize) -> bool {
+        !self.drivers[worker].finished.is_empty()
     }
 
     pub(super) fn somebody_can_act(&self) -> bool {

@@ -17,8 +17,8 @@ use crate::sys::Errno;
 use super::dice::Dice;
 use super::fastcgi::{Ledger, Speech};
 use super::judge::{Event, Judge};
-use super::peer::{Peer, stream_byte};
-use super::scenario::Scenario;
+use super::peer::{Acknowledging, Peer, stream_byte};
+use super::scenario::{PlannedRoute, Scenario};
 
 /// Buffers that the kernel has to receive into at one time, as the ring of io_uring has some: with few, receives
 /// wait for one now and then.
@@ -31,28 +31,23 @@ pub(super) struct World {
     pub(super) started: Instant,
     pub(super) sockets: Table<Socket>,
     pub(super) open_sockets: usize,
-    /// What was closed and joined since the last release.
-    pub(super) to_release: Vec<ToRelease>,
-    pub(super) open_pipes: usize,
-    /// What is in the pipes that were given back: nothing, as the pool's rule has it.
-    pub(super) free_pipes: Vec<(usize, Range<u64>)>,
-    pub(super) buffers: Rc<RefCell<BufferPool>>,
-    /// Those that the kernel has to receive into.
-    pub(super) provided: Vec<Vec<u8>>,
+    /// What each worker's driver has for itself, by the worker's number.
+    pub(super) drivers: Vec<DriverPart>,
+    /// The worker whose call it is that is answered, or whose op that goes on.
+    pub(super) at: usize,
     pub(super) peers: Vec<Peer>,
     /// What is known of requests, where peers speak FastCGI.
-    pub(super) ledger: Option<Ledger>,
+    pub(super) ledger: Ledger,
     pub(super) clients_to_come: usize,
-    /// Clients that wait to be accepted.
-    pub(super) backlog: VecDeque<usize>,
-    /// An accept was taken back, which only a drain does.
-    pub(super) called_off: bool,
-    pub(super) finished: VecDeque<(Sock, Lane, Done)>,
+    /// By route: clients that wait to be accepted.
+    pub(super) backlogs: Vec<VecDeque<usize>>,
     pub(super) told: Told,
     /// A fault was injected, a deadline may have passed, or sessions were cut: nobody is promised
     /// a whole stream any more.
     pub(super) disturbed: bool,
     pub(super) judge: Judge,
+    /// Those of all routes, in the order of routes.
+    pub(super) endpoints: Vec<Target>,
     /// By endpoint: how it is down, if it is.
     pub(super) outages: Vec<Option<Outage>>,
     /// Sockets that are in the table, for iteration.
@@ -62,6 +57,60 @@ pub(super) struct World {
     /// How many of them have come.
     pub(super) stale_events: u64,
     pub(super) trace: Vec<String>,
+}
+
+/// What one worker's driver has for itself.
+pub(super) struct DriverPart {
+    /// The routes of the listeners that it is going to be given.
+    pub(super) to_adopt: VecDeque<usize>,
+    /// What was closed and joined since the last release.
+    pub(super) to_release: Vec<ToRelease>,
+    pub(super) open_pipes: usize,
+    /// What is in the pipes that were given back: nothing, as the pool's rule has it.
+    pub(super) free_pipes: Vec<(usize, Range<u64>)>,
+    pub(super) buffers: Rc<RefCell<BufferPool>>,
+    /// Those that the kernel has to receive into.
+    pub(super) provided: Vec<Vec<u8>>,
+    /// An accept was taken back, which only a drain does.
+    pub(super) called_off: bool,
+    pub(super) finished: VecDeque<(Sock, Lane, Done)>,
+}
+
+impl DriverPart {
+    fn new(sessions: usize) -> Self {
+        let limits = Limits {
+            sessions,
+            per_session: BUFFERS_PER_SESSION,
+            pipes_max: 0,
+            into_unix: IntoUnix::Spliced,
+        };
+        Self {
+            to_adopt: VecDeque::new(),
+            to_release: Vec::new(),
+            open_pipes: 0,
+            free_pipes: Vec::new(),
+            buffers: BufferPool::within(limits, PROVIDED),
+            provided: Vec::new(),
+            called_off: false,
+            finished: VecDeque::new(),
+        }
+    }
+
+    /// Gives the kernel what it is to receive into, as far as there are buffers.
+    fn replenish(&mut self) {
+        let mut buffers = self.buffers.borrow_mut();
+        while self.provided.len() < PROVIDED
+            && let Some(buffer) = buffers.take()
+        {
+            self.provided.push(buffer);
+        }
+    }
+}
+
+/// An endpoint, and the route that leads to it.
+pub(super) struct Target {
+    pub(super) address: Address,
+    pub(super) route: usize,
 }
 
 /// How an endpoint is down.
@@ -81,6 +130,8 @@ pub(super) enum Told {
 
 pub(super) struct ToRelease {
     pub(super) peer: Option<usize>,
+    /// A client that a session had.
+    pub(super) is_served: bool,
     pub(super) how: Close,
     /// The endpoint that it was connected to.
     pub(super) to: Option<Address>,
@@ -88,6 +139,8 @@ pub(super) struct ToRelease {
 
 pub(super) struct Socket {
     pub(super) kind: Kind,
+    /// The worker whose it is.
+    pub(super) worker: usize,
     /// The endpoint that it is connected to, or is to be.
     pub(super) to: Option<Address>,
     pub(super) read: Option<InFlight<ReadOp>>,
@@ -95,11 +148,14 @@ pub(super) struct Socket {
     pub(super) closing: Option<Close>,
     /// A client that a session has.
     pub(super) is_served: bool,
+    /// What comes from its peer is heard of late.
+    pub(super) is_slow: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    Listener,
+    /// Of this route.
+    Listener(usize),
     Client(usize),
     /// A TCP or Unix socket, connected to a peer or not.
     Upstream(Option<usize>),
@@ -147,45 +203,52 @@ pub(super) enum WriteOp {
 
 impl World {
     pub(super) fn new(mut scenario: Scenario, mut dice: Dice) -> Self {
-        let endpoints = scenario.endpoints.len();
-        let rules = scenario.fastcgi.take();
-        let ledger = rules.map(|rules| Ledger::new(rules, endpoints, &mut dice));
+        let workers = scenario.mailboxes.len();
+        let routes = scenario.routes.iter().enumerate();
+        let endpoints: Vec<_> = routes
+            .flat_map(|(route, planned)| {
+                let addresses = planned.endpoints.iter();
+                addresses.map(move |&address| Target { address, route })
+            })
+            .collect();
+        let ledger = Ledger::new(&mut scenario.routes, workers, &mut dice);
         let now = Instant::now();
-        let clients_to_come = scenario.clients;
-        let outages = vec![None; scenario.endpoints.len()];
-        let limits = Limits {
-            sessions: scenario.sessions_max,
-            per_session: BUFFERS_PER_SESSION,
-            pipes_max: 0,
-            into_unix: IntoUnix::Spliced,
-        };
         Self {
             dice,
-            scenario,
             now,
             started: now,
             sockets: Table::default(),
             open_sockets: 0,
-            to_release: Vec::new(),
-            open_pipes: 0,
-            free_pipes: Vec::new(),
-            buffers: BufferPool::within(limits, PROVIDED),
-            provided: Vec::new(),
+            drivers: (0..workers)
+                .map(|_| DriverPart::new(scenario.sessions_max))
+                .collect(),
+            at: 0,
             peers: Vec::new(),
             ledger,
-            clients_to_come,
-            backlog: VecDeque::new(),
-            called_off: false,
-            finished: VecDeque::new(),
+            clients_to_come: scenario.clients,
+            backlogs: scenario.routes.iter().map(|_| VecDeque::new()).collect(),
             told: Told::Nothing,
             disturbed: false,
             judge: Judge::default(),
-            outages,
+            outages: endpoints.iter().map(|_| None).collect(),
+            endpoints,
             live: Vec::new(),
             late_events: Vec::new(),
             stale_events: 0,
             trace: Vec::new(),
+            scenario,
         }
+    }
+
+    /// What the worker's driver has for itself.
+    pub(super) fn driver(&mut self) -> &mut DriverPart {
+        &mut self.drivers[self.at]
+    }
+
+    /// The open sockets of the worker.
+    pub(super) fn own(&self) -> impl Iterator<Item = Sock> {
+        let live = self.live.iter().copied();
+        live.filter(|&sock| self.sockets.peek(sock).worker == self.at)
     }
 
     pub(super) fn note(&mut self, event: impl FnOnce() -> String) {
@@ -203,40 +266,52 @@ impl World {
     }
 
     pub(super) fn insert(&mut self, kind: Kind) -> Sock {
+        let is_upstream = matches!(kind, Kind::Upstream(_));
+        let is_slow = is_upstream && self.dice.one_in(8);
         let sock = self.sockets.insert(Socket {
             kind,
+            worker: self.at,
             to: None,
             read: None,
             write: None,
             closing: None,
             is_served: false,
+            is_slow,
         });
         self.live.push(sock);
-        if kind != Kind::Listener {
+        if !matches!(kind, Kind::Listener(_)) {
             self.open_sockets += 1;
         }
         sock
     }
 
     pub(super) fn descriptors_left(&self) -> bool {
-        self.open_sockets + 2 * self.open_pipes < self.scenario.faults.descriptors_max
+        self.open_sockets + 2 * self.open_pipes() < self.scenario.faults.descriptors_max
     }
 
-    /// Gives the kernel what it is to receive into, as far as there are buffers.
+    pub(super) fn open_pipes(&self) -> usize {
+        self.drivers.iter().map(|driver| driver.open_pipes).sum()
+    }
+
     pub(super) fn replenish(&mut self) {
-        let mut buffers = self.buffers.borrow_mut();
-        while self.provided.len() < PROVIDED
-            && let Some(buffer) = buffers.take()
-        {
-            self.provided.push(buffer);
-        }
+        self.driver().replenish();
     }
 
     pub(super) fn peer_of(&self, sock: Sock) -> Option<usize> {
         match self.sockets.peek(sock).kind {
             Kind::Client(peer) | Kind::Upstream(Some(peer)) => Some(peer),
-            Kind::Listener | Kind::Upstream(None) => None,
+            Kind::Listener(_) | Kind::Upstream(None) => None,
         }
+    }
+
+    /// Whether this peer makes or serves requests.
+    pub(super) fn speaks_fastcgi(&self, peer: usize) -> bool {
+        self.ledger.has(self.peers[peer].route)
+    }
+
+    /// The route that this peer belongs to.
+    pub(super) fn route_of(&self, peer: &Peer) -> &PlannedRoute {
+        &self.scenario.routes[peer.route]
     }
 
     /// The socket of a call of the worker's, which counts as something that happened.
@@ -285,7 +360,7 @@ impl World {
     /// Gives a part of a stream that went through a pipe.
     pub(super) fn give_spliced(&mut self, peer: usize, source: usize, bytes: Range<u64>) {
         let from = &self.peers[source];
-        if self.ledger.is_none() {
+        if !self.speaks_fastcgi(peer) {
             return self.give(peer, from.key, bytes);
         }
         let mut content = Vec::new();
@@ -308,6 +383,10 @@ impl World {
         self.note(|| format!("{sock:?} close {how:?}"));
         let socket = self.open_socket(sock);
         socket.closing = Some(how);
+        if let Some(peer) = self.peer_of(sock) {
+            self.peers[peer].acknowledged(Acknowledging::WithBytes);
+        }
+        let socket = self.sockets.get(sock);
         // One that has just been connected, and of which the worker has not heard yet: nothing was
         // to go there.
         let is_news = matches!(
@@ -321,7 +400,7 @@ impl World {
         if let Some(peer) = self.peer_of(sock)
             && !is_news
         {
-            if self.ledger.is_some() {
+            if self.speaks_fastcgi(peer) {
                 self.proxy_closes(sock, peer);
             } else {
                 self.judge(&Event::Closes { peer, how });
@@ -339,17 +418,22 @@ impl World {
         let socket = self.sockets.remove(sock);
         self.live.retain(|&live| live != sock);
         self.late_events.push(sock);
-        if socket.kind == Kind::Listener {
+        if matches!(socket.kind, Kind::Listener(_)) {
             return;
         }
         let how = socket.closing.expect("it was just seen to be closing");
-        let to = socket.to;
-        self.to_release.push(ToRelease { peer, how, to });
+        let released = ToRelease {
+            peer,
+            is_served: socket.is_served,
+            how,
+            to: socket.to,
+        };
+        self.drivers[socket.worker].to_release.push(released);
     }
 
     /// Only now the peers hear of the closes, and the descriptors are free.
     pub(super) fn release(&mut self) {
-        for ToRelease { peer, how, .. } in mem::take(&mut self.to_release) {
+        for ToRelease { peer, how, .. } in mem::take(&mut self.driver().to_release) {
             self.open_sockets -= 1;
             if let Some(peer) = peer {
                 let peer = &mut self.peers[peer];
@@ -363,10 +447,11 @@ impl World {
     }
 
     /// The worker has ended and was dropped.
-    pub(super) fn end(&mut self) {
+    pub(super) fn worker_ended(&mut self) {
         // What is closing already, a driver joins when it is dropped.
-        self.finished.clear();
-        for sock in self.live.clone() {
+        self.driver().finished.clear();
+        let own: Vec<_> = self.own().collect();
+        for sock in own {
             let socket = self.sockets.get(sock);
             if socket.closing.is_some() {
                 (socket.read, socket.write) = (None, None);
@@ -374,10 +459,10 @@ impl World {
             }
         }
         self.release();
-        for buffer in mem::take(&mut self.provided) {
-            self.buffers.borrow_mut().give(buffer);
+        let driver = self.driver();
+        for buffer in mem::take(&mut driver.provided) {
+            driver.buffers.borrow_mut().give(buffer);
         }
-        self.judge(&Event::Ends);
     }
 
     pub(super) fn describe_live(&self) -> String {

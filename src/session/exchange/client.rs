@@ -15,7 +15,7 @@ use crate::session::{Context, Ending};
 use crate::sys::Errno;
 
 /// The most of a body that is kept for sending it again: a request without one has 8 bytes.
-const REPLAY_BYTES_MAX: usize = 4096;
+pub(crate) const REPLAY_BYTES_MAX: usize = 4096;
 
 /// The most of answers to a client's own questions that wait for a place between two records: a dozen.
 /// Nobody asks so often during one request.

@@ -47,6 +47,9 @@ use farewell::{Breaking, Farewell};
 use search::{Search, Sought};
 use serving::{Became, Lost, Serving};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use client::REPLAY_BYTES_MAX;
+
 /// A client and what becomes of its requests. Only what stands in this file changes the stage.
 pub struct Exchange<D: Driver> {
     client: ClientSide,

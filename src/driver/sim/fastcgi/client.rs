@@ -320,7 +320,33 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
         _ => Role::Responder,
     };
     let method: &[u8] = dice.pick(&[&b"GET"[..], b"HEAD", b"POST"]);
-    let body_len = match dice.below(8) {
+    let body = body(name, body_len(role, method, dice));
+    let is_told = !body.is_empty() && dice.below(4) > 0;
+    let params = params(name, method, is_told.then_some(body.len()), dice);
+    let mut request = Request {
+        name,
+        id,
+        keep,
+        may_be_repeated: method != b"POST",
+        role,
+        params,
+        body,
+        data: Vec::new(),
+        course,
+    };
+    let sent = with_others(&request, dice);
+    let writer = Writer {
+        id,
+        out,
+        ends: Vec::new(),
+        dice,
+    };
+    writer.write(&mut request, &sent, is_told);
+    request
+}
+
+fn body_len(role: Role, method: &[u8], dice: &mut Dice) -> u64 {
+    match dice.below(8) {
         _ if role == Role::Authorizer => 0,
         0 if method == b"POST" => dice.between(3_000, 120_000),
         0..5 if method == b"POST" => dice.between(0, 3_000),
@@ -329,71 +355,42 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
             dice.between(1, most)
         }
         _ => 0,
-    };
-    let body = body(name, body_len);
-    let mut params: Vec<(Vec<u8>, Vec<u8>)> = vec![
+    }
+}
+
+type Params = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// Those that a server is to get. `content_length`: as it is told.
+fn params(name: Name, method: &[u8], content_length: Option<usize>, dice: &mut Dice) -> Params {
+    let mut params: Params = vec![
         (b"SIM_REQUEST".to_vec(), name.to_string().into_bytes()),
         (b"REQUEST_METHOD".to_vec(), method.to_vec()),
     ];
-    let is_told = !body.is_empty() && dice.below(4) > 0;
-    if is_told {
-        let len = body.len().to_string().into_bytes();
-        params.push((b"CONTENT_LENGTH".to_vec(), len));
+    if let Some(len) = content_length {
+        params.push((b"CONTENT_LENGTH".to_vec(), len.to_string().into_bytes()));
     }
     if dice.one_in(3) {
         let len = dice.pick(&[0, 10, 127, 128, 300, 16_200, 20_000]);
         params.push((b"HTTP_COOKIE".to_vec(), vec![b'c'; len]));
     }
-    let mut sent = params.clone();
-    if course == Course::Denied {
+    params
+}
+
+/// And among them those for which it is denied, and those that are left out.
+fn with_others(request: &Request, dice: &mut Dice) -> Params {
+    let mut sent = request.params.clone();
+    let mut insert = |dice: &mut Dice, name: &[u8], value: &[u8]| {
         let place = usize::try_from(dice.below(sent.len() as u64 + 1)).expect("a few");
+        sent.insert(place, (name.to_vec(), value.to_vec()));
+    };
+    if request.course == Course::Denied {
         let name = dice.pick(&[&b"PHP_VALUE"[..], b"PHP_ADMIN_VALUE"]);
-        sent.insert(place, (name.to_vec(), b"auto_prepend_file=x".to_vec()));
+        insert(dice, name, b"auto_prepend_file=x");
     }
     if dice.one_in(4) {
-        let place = usize::try_from(dice.below(sent.len() as u64 + 1)).expect("a few");
-        sent.insert(place, (b"HTTP_PROXY".to_vec(), b"http://x".to_vec()));
+        insert(dice, b"HTTP_PROXY", b"http://x");
     }
-    let mut writer = Writer {
-        id,
-        out,
-        ends: Vec::new(),
-        dice,
-    };
-    writer.begin(keep, role);
-    let start = writer.out.len();
-    writer.params(&sent);
-    let head_end = writer.out.len();
-    // Large ones are spliced.
-    let record_max = writer.dice.pick(&[8_000, 8_000, 65_535]);
-    writer.stream(STDIN, &body, record_max);
-    if role != Role::Authorizer || writer.dice.one_in(2) {
-        writer.end(STDIN);
-    }
-    let data = match role {
-        Role::Filter => stream_of_data(name, writer.dice.pick(&[0, 100, 30_000])),
-        Role::Responder | Role::Authorizer => Vec::new(),
-    };
-    if role == Role::Filter {
-        writer.stream(DATA, &data, record_max);
-        writer.end(DATA);
-    }
-    match course {
-        Course::Aborted => writer.abort(),
-        Course::Malformed => writer.spoil(start, head_end, is_told),
-        Course::Whole | Course::Denied => {}
-    }
-    Request {
-        name,
-        id,
-        keep,
-        may_be_repeated: method != b"POST",
-        role,
-        params,
-        body,
-        data,
-        course,
-    }
+    sent
 }
 
 struct Writer<'a> {
@@ -405,6 +402,32 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
+    /// Writes a request with these parameters, and adds to it what a filter is to work on.
+    fn write(mut self, request: &mut Request, sent: &Params, is_told: bool) {
+        let role = request.role;
+        self.begin(request.keep, role);
+        let start = self.out.len();
+        self.params(sent);
+        let head_end = self.out.len();
+        // Large ones are spliced.
+        let record_max = self.dice.pick(&[8_000, 8_000, 65_535]);
+        self.stream(STDIN, &request.body, record_max);
+        if role != Role::Authorizer || self.dice.one_in(2) {
+            self.end(STDIN);
+        }
+        if role == Role::Filter {
+            let len = self.dice.pick(&[0, 100, 30_000]);
+            request.data = stream_of_data(request.name, len);
+            self.stream(DATA, &request.data, record_max);
+            self.end(DATA);
+        }
+        match request.course {
+            Course::Aborted => self.abort(),
+            Course::Malformed => self.spoil(start, head_end, is_told),
+            Course::Whole | Course::Denied => {}
+        }
+    }
+
     fn record(&mut self, kind: u8, content: &[u8], padding: u8) {
         push(self.out, kind, self.id, content, padding);
         self.ends.push(self.out.len());
@@ -414,7 +437,7 @@ impl Writer<'_> {
         self.record(BEGIN, &[0, role as u8, u8::from(keep), 0, 0, 0, 0, 0], 0);
     }
 
-    fn params(&mut self, params: &[(Vec<u8>, Vec<u8>)]) {
+    fn params(&mut self, params: &Params) {
         let mut content = Vec::new();
         for (name, value) in params {
             push_pair(&mut content, name, value);

@@ -16,26 +16,18 @@ const SLACK: Duration = Duration::from_millis(1);
 impl World {
     /// Before each wait, when the worker has done all that it can do.
     pub(in super::super) fn judge_rest(&mut self) {
-        let Some(ledger) = &mut self.ledger else {
-            return;
-        };
         if self.told == Told::Nothing {
-            for peer in &mut self.peers {
+            let is_own = |p: &&mut Peer| p.worker == Some(self.at) && !p.dismissed;
+            let own = self.peers.iter_mut().filter(is_own);
+            for peer in own {
                 if let Speech::Client(client) = &mut peer.speech {
                     client.promise(peer.taken);
                 }
             }
         }
-        let FastcgiRules {
-            pool,
-            counters,
-            look_interval,
-            ..
-        } = &ledger.rules;
-        let waited = counters.queue_oldest.age(self.now).unwrap_or_default();
-        let set = self.scenario.published.load_full();
-        let now = self.now;
-        for sock in self.live.clone() {
+        let own: Vec<_> = self.own().collect();
+        let (ledger, now) = (&mut self.ledger, self.now);
+        for sock in own {
             let socket = self.sockets.get(sock);
             let (Kind::Upstream(Some(index)), None) = (socket.kind, socket.closing) else {
                 continue;
@@ -49,6 +41,14 @@ impl World {
             if is_sending || peer.gone || !server.is_kept(peer.taken) {
                 continue;
             }
+            let FastcgiRules {
+                pool,
+                look_interval,
+            } = *ledger.rules_of(server.endpoint);
+            let planned = &self.scenario.routes[peer.route];
+            let oldest = planned.counters[self.at].queue_oldest.age(now);
+            let waited = oldest.unwrap_or_default();
+            let set = planned.published.load_full();
             let since = *server.settling_since.get_or_insert(now);
             let (mut idle_since, mut most) = (since, pool.idle);
             // The worker of one that is known to answer in its turn is busy.
@@ -56,8 +56,7 @@ impl World {
             if server.is_settled(peer.taken) {
                 idle_since = *server.resting_since.get_or_insert(now);
                 if server.requests > 1 {
-                    ledger.endpoints[server.endpoint].is_proven = true;
-                    ledger.endpoints[server.endpoint].in_turn = Some(0);
+                    ledger.endpoints[server.endpoint].has_kept(server.begun_in);
                 }
             } else {
                 if is_busy {
@@ -66,8 +65,8 @@ impl World {
                 rule!(
                     "nobody_waits_for_settling",
                     is_busy
-                        || waited <= *look_interval + SLACK
-                        || now <= since + pool.settle + *look_interval + SLACK,
+                        || waited <= look_interval + SLACK
+                        || now <= since + pool.settle + look_interval + SLACK,
                     "upstream {index} settles for {:?}, and somebody waits for {waited:?}",
                     now - since
                 );
@@ -96,8 +95,7 @@ impl World {
         };
         self.judge_kept_close(sock, peer, server);
         let is_spoilt = server.is_spoilt;
-        let ledger = self.ledger.as_mut().expect("requests are recorded");
-        ledger.ended(server);
+        self.ledger.ended(server);
         if is_spoilt {
             // It had leased the connection before it saw that.
             self.send_in_flight_is_lost(index);
@@ -109,7 +107,7 @@ impl World {
         let is_excused = peer.gone
             || peer.send_side != SendSide::Open
             || self.told == Told::Cut
-            || self.scenario.idle_timeout
+            || self.route_of(peer).idle_timeout
             || client
                 .waits_for()
                 .is_none_or(|request| request.course != Course::Whole);
@@ -122,12 +120,12 @@ impl World {
 
     /// A connection to a server is closed.
     fn judge_kept_close(&self, sock: Sock, peer: &Peer, server: &Server) {
-        let ledger = self.ledger.as_ref().expect("requests are recorded");
+        let ledger = &self.ledger;
         let socket = self.sockets.peek(sock);
         let (Some(since), Some(to)) = (server.settling_since, socket.to) else {
             return;
         };
-        let set = self.scenario.published.load_full();
+        let set = self.route_of(peer).published.load_full();
         let is_current = set.endpoints().iter().any(|e| e.address == to);
         let endpoint = &ledger.endpoints[server.endpoint];
         if self.told != Told::Nothing
@@ -167,9 +165,6 @@ impl World {
 
     /// Clients that stayed until they had their answers have them.
     pub(in super::super) fn judge_answers(&self) {
-        let Some(ledger) = &self.ledger else {
-            return;
-        };
         for peer in &self.peers {
             let stays = matches!(
                 peer.plan.ending,
@@ -181,7 +176,7 @@ impl World {
             {
                 rule!(
                     "lossless",
-                    ledger.entry(Some(request.name)).excused,
+                    self.ledger.entry(Some(request.name)).excused,
                     "request {} of {peer:?} has no whole answer",
                     request.name
                 );

@@ -12,18 +12,18 @@ mod server;
 use std::collections::HashMap;
 use std::fmt;
 use std::mem;
+use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::counters::RouteCounters;
 use crate::driver::Sock;
 use crate::fastcgi::{Answer, BROKEN_OFF, RequestId};
-use crate::session::PoolOptions;
+use crate::session::{PoolOptions, REPLAY_BYTES_MAX};
 use crate::sys::Errno;
 
 use super::dice::Dice;
 use super::peer::{Peer, Plan, PlannedEnding, SendSide};
+use super::scenario::PlannedRoute;
 use super::world::{InFlight, Kind, World, WriteOp};
 use client::Course;
 use records::Unit;
@@ -43,16 +43,12 @@ const STRIKES_MAX: u32 = 3;
 /// judge counts more of them than the proxy can.
 const UNKEPT_MAX: u32 = 8;
 
-/// What the proxy was told, as far as the judge goes by it.
+/// What the proxy was told of a route, as far as the judge goes by it.
 pub(crate) struct FastcgiRules {
     /// How connections are kept.
     pub(crate) pool: PoolOptions,
-    /// What the proxy counts, of which the judge sees who waits.
-    pub(crate) counters: Arc<RouteCounters>,
     /// How often, at least, a worker looks for those who wait.
     pub(crate) look_interval: Duration,
-    /// Nothing goes wrong but what servers and clients do.
-    pub(crate) calm: bool,
 }
 
 /// Who made a request, and which of its requests it is.
@@ -95,6 +91,8 @@ struct Request {
 /// A request, and what became of it so far.
 struct Entry {
     request: Rc<Request>,
+    /// Its client's.
+    route: usize,
     /// The upstream that was given its head last.
     at: Option<usize>,
     /// The upstream whose server has read something of it last, and its endpoint.
@@ -111,13 +109,18 @@ struct Entry {
 
 /// Everything that is known of requests.
 pub(super) struct Ledger {
-    rules: FastcgiRules,
+    /// By route. `None`: its peers speak something else.
+    rules: Vec<Option<FastcgiRules>>,
     entries: HashMap<Name, Entry>,
+    /// By [`Ledger::known_as`]: endpoints as each worker has come to know them.
     endpoints: Vec<Endpoint>,
+    workers: usize,
 }
 
+/// An endpoint, and what one worker can know of it: no other one tells it.
 struct Endpoint {
     manner: Manner,
+    route: usize,
     /// Connections that ended after an answer.
     ends: u32,
     /// A kept connection has served another request, and none has ended since.
@@ -128,46 +131,116 @@ struct Endpoint {
     is_reused: bool,
     /// It has answered a fence before the end of an answer.
     answers_early: bool,
-    /// The proxy knows that it answers the fence in its turn; this many connections have ended since it saw
-    /// that. It counts those that were of no use.
+    /// The proxy knows that it answers the fence in its turn; no more connections than these have ended since it
+    /// saw that. It counts those that were of no use.
     in_turn: Option<u32>,
+    /// How often it had reason to know nothing any more.
+    upsets: u32,
 }
 
-impl Ledger {
-    pub(super) fn new(rules: FastcgiRules, endpoints: usize, dice: &mut Dice) -> Self {
-        let manners = [
-            Manner::Usual,
-            Manner::Usual,
-            Manner::Usual,
-            Manner::Usual,
-            Manner::Silent,
-            Manner::Retiring,
-            Manner::AnyTime,
-            Manner::Abrupt,
-            Manner::LastId,
-        ];
-        let are_steady = dice.one_in(3);
-        let endpoint = |_| Endpoint {
-            manner: match are_steady {
-                true => Manner::Steady,
-                false => dice.pick(&manners),
-            },
+/// The ways that connections are kept in, as often as they are to be met with.
+const MANNERS: [Manner; 9] = [
+    Manner::Usual,
+    Manner::Usual,
+    Manner::Usual,
+    Manner::Usual,
+    Manner::Silent,
+    Manner::Retiring,
+    Manner::AnyTime,
+    Manner::Abrupt,
+    Manner::LastId,
+];
+
+impl Endpoint {
+    fn new(manner: Manner, route: usize) -> Self {
+        Self {
+            manner,
+            route,
             ends: 0,
             is_proven: false,
             may_be_another: false,
             is_reused: false,
             answers_early: false,
             in_turn: None,
-        };
-        Self {
-            rules,
-            entries: HashMap::new(),
-            endpoints: (0..endpoints).map(endpoint).collect(),
+            upsets: 0,
         }
     }
 
-    pub(super) fn is_calm(&self) -> bool {
-        self.rules.calm
+    /// The proxy knows nothing of it.
+    fn upset(&mut self) {
+        self.in_turn = None;
+        self.upsets += 1;
+    }
+
+    /// A kept connection has served a request, which began when it was in this state: the proxy has learned that
+    /// some time between.
+    fn has_kept(&mut self, since: Since) {
+        self.is_proven = true;
+        if self.upsets == since.upsets {
+            let ends = self.ends - since.ends;
+            let ends = self.in_turn.map_or(ends, |known| known.min(ends));
+            self.in_turn = Some(ends).filter(|ends| *ends < STRIKES_MAX);
+        }
+    }
+
+    fn state(&self) -> Since {
+        Since {
+            ends: self.ends,
+            upsets: self.upsets,
+        }
+    }
+}
+
+/// How much had happened at an endpoint.
+#[derive(Clone, Copy, Debug, Default)]
+struct Since {
+    ends: u32,
+    upsets: u32,
+}
+
+impl Ledger {
+    pub(super) fn new(routes: &mut [PlannedRoute], workers: usize, dice: &mut Dice) -> Self {
+        let mut endpoints = Vec::new();
+        for (route, planned) in routes.iter().enumerate() {
+            let are_steady = planned.fastcgi.is_some() && dice.one_in(3);
+            for _ in &planned.endpoints {
+                let manner = match planned.fastcgi {
+                    Some(_) if !are_steady => dice.pick(&MANNERS),
+                    _ => Manner::Steady,
+                };
+                endpoints.extend((0..workers).map(|_| Endpoint::new(manner, route)));
+            }
+        }
+        Self {
+            rules: routes
+                .iter_mut()
+                .map(|route| route.fastcgi.take())
+                .collect(),
+            entries: HashMap::new(),
+            endpoints,
+            workers,
+        }
+    }
+
+    /// Whether peers of this route speak FastCGI.
+    pub(super) fn has(&self, route: usize) -> bool {
+        self.rules[route].is_some()
+    }
+
+    /// Whether those of no route do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rules.iter().all(Option::is_none)
+    }
+
+    /// Where it stands what a worker knows of an endpoint.
+    fn known_as(&self, worker: usize, endpoint: usize) -> usize {
+        endpoint * self.workers + worker
+    }
+
+    /// What the proxy was told of the route of an endpoint.
+    fn rules_of(&self, known_as: usize) -> &FastcgiRules {
+        let rules = &self.rules[self.endpoints[known_as].route];
+        rules.as_ref().expect("its servers speak FastCGI")
     }
 
     fn entry(&self, name: Option<Name>) -> &Entry {
@@ -192,14 +265,21 @@ impl Ledger {
         }
     }
 
-    /// Whether a connection is to be kept after so many requests.
-    fn is_kept_after(&self, requests: u32) -> bool {
-        self.rules.pool.reuse && requests < self.rules.pool.requests_max
+    /// Whether a connection to this endpoint is to be kept after so many requests.
+    fn is_kept_after(&self, requests: u32, endpoint: usize) -> bool {
+        let pool = &self.rules_of(endpoint).pool;
+        pool.reuse && requests < pool.requests_max
     }
 
-    /// An upstream was given the head of a request.
-    fn begun(&mut self, name: Name, at: usize, is_spoilt: bool) {
+    /// An upstream, of this route, was given the head of a request.
+    fn begun(&mut self, name: Name, at: usize, route: usize, is_spoilt: bool) {
         let entry = self.entry_mut(Some(name));
+        rule!(
+            "stays_on_its_route",
+            entry.route == route,
+            "{name} came to route {}, and upstream {at} is of route {route}",
+            entry.route
+        );
         rule!(
             "answers_belong",
             !entry.is_told,
@@ -216,17 +296,19 @@ impl Ledger {
         self.endpoints[endpoint].ends >= DOUBTFUL_AFTER
     }
 
-    /// Whether the proxy has seen no reason to think that connections to this endpoint are never kept.
-    pub(super) fn keeps_connections(&self, endpoint: usize) -> bool {
-        self.rules.pool.reuse && self.endpoints[endpoint].ends < UNKEPT_MAX
+    /// Whether this worker has seen no reason to think that connections to this endpoint are never kept.
+    pub(super) fn keeps_connections(&self, worker: usize, endpoint: usize) -> bool {
+        let endpoint = &self.endpoints[self.known_as(worker, endpoint)];
+        let rules = &self.rules[endpoint.route];
+        rules.as_ref().is_some_and(|rules| rules.pool.reuse) && endpoint.ends < UNKEPT_MAX
     }
 
-    /// From this one on, endpoints have left the addresses. Should they come back, the proxy knows nothing
-    /// of them.
-    pub(super) fn forget_from(&mut self, count: usize) {
-        for endpoint in self.endpoints.iter_mut().skip(count) {
+    /// These endpoints have left the addresses. Should they come back, the proxy knows nothing of them.
+    pub(super) fn forget(&mut self, endpoints: Range<usize>) {
+        let known = endpoints.start * self.workers..endpoints.end * self.workers;
+        for endpoint in &mut self.endpoints[known] {
             endpoint.is_proven = false;
-            endpoint.in_turn = None;
+            endpoint.upset();
         }
     }
 
@@ -257,7 +339,10 @@ impl Ledger {
             endpoint.is_proven = false;
             endpoint.may_be_another |= server.talks_nonsense;
             let ends = endpoint.in_turn.map(|ends| ends + 1);
-            endpoint.in_turn = ends.filter(|ends| *ends < STRIKES_MAX && !is_broken);
+            endpoint.in_turn = ends.filter(|ends| *ends < STRIKES_MAX);
+            if is_broken {
+                endpoint.upset();
+            }
         }
     }
 
@@ -312,12 +397,13 @@ impl fmt::Debug for Speech {
 
 impl World {
     /// A client with requests.
-    pub(super) fn client_with_requests(&mut self, key: u8) -> Peer {
+    pub(super) fn client_with_requests(&mut self, key: u8, route: usize) -> Peer {
         let client = Client::new(usize::from(key), &mut self.dice);
-        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        let ledger = &mut self.ledger;
         for request in client.requests() {
             let entry = Entry {
                 request: Rc::clone(request),
+                route,
                 at: None,
                 reader: None,
                 answer: Vec::new(),
@@ -332,21 +418,22 @@ impl World {
             ending: client::ending(client.script_len(), &mut self.dice),
             appetite: if self.dice.one_in(3) { 500 } else { 200_000 },
         };
-        let mut peer = Peer::new(key, plan);
+        let mut peer = Peer::new(key, route, plan);
         peer.speech = Speech::Client(Box::new(client));
         peer
     }
 
-    /// A connection of a server, and its number among the peers.
-    pub(super) fn server_at(&mut self, key: u8, endpoint: usize) -> Peer {
-        let ledger = self.ledger.as_ref().expect("requests are recorded");
-        let server = Server::new(endpoint, ledger.endpoints[endpoint].manner);
+    /// A connection of a worker's to a server.
+    pub(super) fn server_at(&mut self, key: u8, endpoint: usize, worker: usize) -> Peer {
+        let known_as = self.ledger.known_as(worker, endpoint);
+        let Endpoint { manner, route, .. } = self.ledger.endpoints[known_as];
+        let server = Server::new(known_as, manner);
         let plan = Plan {
             total: 0,
             ending: PlannedEnding::AfterPeer,
             appetite: if self.dice.one_in(3) { 500 } else { 200_000 },
         };
-        let mut peer = Peer::new(key, plan);
+        let mut peer = Peer::new(key, route, plan);
         peer.speech = Speech::Server(Box::new(server));
         peer
     }
@@ -357,20 +444,20 @@ impl World {
         let speech = mem::replace(&mut peer.speech, Speech::Pattern);
         let (was_gone, was_broken) = (peer.gone, peer.is_broken());
         match speech {
-            Speech::Pattern => peer.act(&mut self.dice),
+            Speech::Pattern => peer.act(self.now, &mut self.dice),
             Speech::Client(client) => {
-                peer.act_as_client(&client, &mut self.dice);
+                peer.act_as_client(&client, self.now, &mut self.dice);
                 peer.speech = Speech::Client(client);
             }
             Speech::Server(mut server) => {
-                let ledger = self.ledger.as_mut().expect("requests are recorded");
+                let ledger = &mut self.ledger;
                 serve(peer, index, &mut server, self.now, ledger, &mut self.dice);
                 let has_ended = (peer.gone, peer.is_broken()) != (was_gone, was_broken);
                 if has_ended {
                     ledger.endpoints[server.endpoint].is_proven = false;
                     if !server.is_idle(peer.sent) {
                         ledger.excuse(server.current);
-                        ledger.endpoints[server.endpoint].in_turn = None;
+                        ledger.endpoints[server.endpoint].upset();
                     }
                     if peer.is_broken() && server.destroys_answer() {
                         peer.sent = peer.taken;
@@ -409,7 +496,7 @@ impl World {
                 self.peers[index].speech = Speech::Client(client);
             }
             Speech::Server(mut server) => {
-                let ledger = self.ledger.as_mut().expect("requests are recorded");
+                let ledger = &mut self.ledger;
                 server.hear(index, bytes, at, taken, ledger);
                 self.peers[index].speech = Speech::Server(server);
             }
@@ -418,7 +505,7 @@ impl World {
     }
 
     fn client_hears(&mut self, client: &mut Client, bytes: &[u8], at: u64) {
-        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        let ledger = &mut self.ledger;
         client.take_in(bytes);
         let end = at + bytes.len() as u64;
         while let Some((next, left)) = client.next_record() {
@@ -466,7 +553,8 @@ impl World {
     }
 
     /// A send to a server that is gone: the request may fail, unless it is seen that nothing of it can
-    /// have been read. A send that fails hides that: a reset may be what it found.
+    /// have been read, and its body is short enough to be kept for another server. A send that fails hides that:
+    /// a reset may be what it found.
     pub(super) fn send_is_lost(&mut self, sock: Sock, index: usize, failure: Option<Errno>) {
         let write = &self.sockets.get(sock).write;
         let Speech::Server(server) = &self.peers[index].speech else {
@@ -480,11 +568,11 @@ impl World {
             unreachable!("a send is in flight")
         };
         let is_begun = *sent > 0 || failure.is_some();
-        let ledger = self.ledger.as_mut().expect("requests are recorded");
+        let ledger = &mut self.ledger;
         let mut records = records::Records::default();
         records.push(&buf[..]);
         let (mut name, mut is_whole, mut params) = (server.current, false, Vec::new());
-        let (mut is_head, mut is_filter) = (false, false);
+        let (mut is_head, mut is_filter, mut body_bytes) = (false, false, 0);
         while let Ok(Some(record)) = records.next() {
             match record.kind {
                 records::BEGIN => {
@@ -492,7 +580,10 @@ impl World {
                     is_filter = record.content.get(1) == Some(&(Role::Filter as u8));
                 }
                 records::PARAMS if is_head => params.extend(record.content),
-                records::STDIN if is_head && record.content.is_empty() => is_whole = !is_filter,
+                records::STDIN if is_head => {
+                    body_bytes += record.wire_len();
+                    is_whole = record.content.is_empty() && !is_filter;
+                }
                 _ => {}
             }
         }
@@ -502,6 +593,7 @@ impl World {
             name = text.and_then(|(_, text)| ledger.find(text));
         }
         let has_proof = is_whole
+            && body_bytes <= REPLAY_BYTES_MAX
             && !is_begun
             && server.requests > 0
             && !server.is_spoilt
@@ -552,8 +644,8 @@ fn serve(
         let max = peer.plan.appetite.min(peer.given - peer.read);
         peer.read += dice.between(1, max);
         server.has_read(me, peer.read, now, ledger, dice);
-    } else if peer.can_say(server.script_len()) && dice.below(4) > 0 {
-        peer.say(server.script_len(), dice);
+    } else if peer.can_say(server.script_len(), now) && dice.below(4) > 0 {
+        peer.say(server.script_len(), now, dice);
         server.acknowledged = peer.given;
     } else if server.wants_to_close(peer.sent) || peer.sees_end() {
         peer.close_socket();

@@ -145,6 +145,11 @@ pub(super) fn units(bytes: &[u8]) -> Vec<Unit> {
 }
 
 impl Record {
+    /// Its length with header and padding.
+    pub(super) fn wire_len(&self) -> usize {
+        HEADER_BYTES + self.content.len() + self.padding
+    }
+
     pub(super) fn say(&self, units: &mut Vec<Unit>) {
         match &self.content[..] {
             [] => units.push(Unit::End(self.kind)),

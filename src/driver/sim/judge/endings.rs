@@ -32,18 +32,17 @@ impl World {
                     client.is_broken() || (client.gone && peer.taken > client.given)
                 };
                 let client = peer.source.map(|key| self.by_key(key));
-                let client_failed = client.map_or_else(
-                    || self.peers.iter().any(|p| is_client(p.key) && lost(p)),
-                    lost,
-                );
+                let may_be_its = |p: &Peer| is_client(p.key) && p.route == peer.route;
+                let client_failed = client
+                    .map_or_else(|| self.peers.iter().any(|p| may_be_its(p) && lost(p)), lost);
                 rule!(
                     "reset_needs_proof",
                     client_failed
                         || peer.is_broken()
                         || peer.gone
                         || self.told == Told::Cut
-                        || self.scenario.idle_timeout
-                        || self.scenario.removed_are_cut,
+                        || self.route_of(peer).idle_timeout
+                        || self.route_of(peer).removed_are_cut,
                     "{peer:?} is reset, and nothing was lost; its source is {client:?}"
                 );
             }
@@ -51,13 +50,16 @@ impl World {
     }
 
     pub(super) fn judge_rest_of_run(&self) {
-        let lent = self.buffers.borrow().lent();
+        let lent = self
+            .drivers
+            .iter()
+            .map(|driver| driver.buffers.borrow().lent());
+        let (lent, open_pipes) = (lent.sum::<usize>(), self.open_pipes());
         rule!(
             "all_returned",
-            self.open_sockets == 0 && self.open_pipes == 0 && lent == 0,
-            "{} sockets, {} pipes and {lent} buffers are left",
+            self.open_sockets == 0 && open_pipes == 0 && lent == 0,
+            "{} sockets, {open_pipes} pipes and {lent} buffers are left",
             self.open_sockets,
-            self.open_pipes
         );
         if self.disturbed {
             return;

@@ -10,11 +10,12 @@ use super::Judge;
 
 impl World {
     pub(super) fn judge_limit(&self, to: Address) {
-        let limit = self.scenario.limit.and_then(|limit| limit.per_endpoint_max);
-        let Some(max) = limit else {
+        let route = self.endpoints[self.endpoint_index(to)].route;
+        let Some(max) = self.scenario.routes[route].per_endpoint_max else {
             return;
         };
-        let mut open = self.to_release.iter().filter(|r| r.to == Some(to)).count();
+        let to_release = self.drivers.iter().flat_map(|driver| &driver.to_release);
+        let mut open = to_release.filter(|r| r.to == Some(to)).count();
         for &sock in &self.live {
             open += usize::from(self.sockets.peek(sock).to == Some(to));
         }
@@ -27,7 +28,7 @@ impl World {
 
     pub(super) fn judge_connects(&self) {
         let (mut clients, mut connects) = (0, 0);
-        for &sock in &self.live {
+        for sock in self.own() {
             let socket = self.sockets.peek(sock);
             match (socket.closing, socket.kind, &socket.write) {
                 (None, Kind::Client(_), _) => clients += 1,
@@ -86,16 +87,17 @@ impl World {
 
     /// What is on its way in, or out of a socket that is closing, is the driver's.
     pub(super) fn judge_buffers(&self) {
-        let mut promised = self.finished.len() + self.provided.len();
-        for &sock in &self.live {
+        let driver = &self.drivers[self.at];
+        let mut promised = driver.finished.len() + driver.provided.len();
+        for sock in self.own() {
             let socket = self.sockets.peek(sock);
             promised += match socket.kind {
                 Kind::Client(_) => BUFFERS_PER_SESSION,
                 Kind::Upstream(_) => usize::from(socket.closing.is_some()),
-                Kind::Listener => 0,
+                Kind::Listener(_) => 0,
             };
         }
-        let lent = self.buffers.borrow().lent();
+        let lent = driver.buffers.borrow().lent();
         rule!(
             "buffers_promised",
             lent <= promised,
@@ -114,20 +116,18 @@ pub(super) fn judge_lending(is_there: bool) {
 
 impl Judge {
     pub(super) fn judge_pace(&mut self, sock: Sock, to: Address, world: &World) {
-        let known = self.last_connects.iter().position(|(of, ..)| *of == to);
-        let last = known.map(|known| self.last_connects.swap_remove(known));
-        self.last_connects.push((to, sock, world.now));
-        let (Some((_, last, at)), Some(ledger)) = (last, &world.ledger) else {
+        let endpoint = world.endpoint_index(to);
+        let of = (world.at, endpoint);
+        let last = self.last_connects.insert(of, (sock, world.now));
+        let keeps = world.ledger.keeps_connections(world.at, endpoint);
+        let Some((last, at)) = last.filter(|_| keeps) else {
             return;
         };
-        if !ledger.keeps_connections(world.endpoint_index(to)) {
-            return;
-        }
         let is_over = !world.live.contains(&last) || {
             let socket = world.sockets.peek(last);
             let peer = match socket.kind {
                 Kind::Upstream(peer) => peer.map(|peer| &world.peers[peer]),
-                Kind::Listener | Kind::Client(_) => None,
+                Kind::Listener(_) | Kind::Client(_) => None,
             };
             socket.closing.is_some() || peer.is_some_and(|peer| peer.taken > 0 || peer.gone)
         };

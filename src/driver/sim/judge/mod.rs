@@ -4,9 +4,12 @@
 
 mod endings;
 mod limits;
+mod nagle;
+mod sharing;
 mod streams;
 mod turns;
 
+use std::collections::HashMap;
 use std::mem;
 use std::ops::Range;
 use std::time::Instant;
@@ -16,6 +19,8 @@ use crate::driver::{Close, Lane, Sock};
 
 use super::world::World;
 use limits::judge_lending;
+use nagle::Waits;
+use sharing::Line;
 
 /// What happens, told before the world acts on it. Peers are named by their places among the peers.
 #[derive(Debug)]
@@ -28,6 +33,10 @@ pub(super) enum Event<'a> {
     Accepts(Sock),
     /// A session uses the socket of this client for the first time.
     Serves(usize),
+    /// A session waits for this client to leave.
+    Watches(usize),
+    /// And does so no longer: there is something else to wait for.
+    Unwatches(usize),
     /// This client is not let in.
     Dismisses(usize),
     /// A connection to this endpoint begins.
@@ -67,7 +76,9 @@ pub(super) enum Event<'a> {
     Turns,
     /// Time passes in a wait.
     Waits,
-    /// Nothing can happen before some time, to which the clock is set.
+    /// Nothing can happen before some time has passed, or somebody is told something.
+    IsQuiet,
+    /// Nothing could, and the clock was set.
     Jumps,
     /// Something has happened.
     Advances,
@@ -89,8 +100,14 @@ pub(super) struct Judge {
     quiet_since: Option<Instant>,
     /// Since when the worker drains and has no client left.
     alone_since: Option<Instant>,
-    /// By endpoint: the connect that began last.
-    last_connects: Vec<(Address, Sock, Instant)>,
+    /// By worker and endpoint: the connect that began last.
+    last_connects: HashMap<(usize, usize), (Sock, Instant)>,
+    /// Who waits for places, and who has had one.
+    line: Line,
+    /// By route: since when somebody waits to be accepted and nothing is known that stands in the way.
+    unaccepted_since: HashMap<usize, Instant>,
+    /// Backends that waited for our kernel.
+    waits: Waits,
 }
 
 impl World {
@@ -111,12 +128,18 @@ impl Judge {
             }
             Event::Occupies(sock, lane) => world.judge_lane(*sock, *lane),
             Event::Accepts(listener) => world.judge_accept(*listener),
-            Event::Serves(peer) => world.judge_served(*peer),
+            Event::Serves(peer) => {
+                world.judge_sessions(*peer);
+                world.judge_served(*peer);
+            }
+            Event::Watches(peer) => self.line.waits(*peer),
+            Event::Unwatches(peer) => self.line.has_place(*peer, world),
             Event::Dismisses(peer) => world.judge_dismissal(*peer),
             Event::Connects(sock, to) => {
                 world.judge_connects();
                 world.judge_limit(*to);
                 self.judge_pace(*sock, *to, world);
+                self.line.connects(*sock);
             }
             Event::Gives {
                 peer,
@@ -134,6 +157,7 @@ impl Judge {
             Event::Completes(sock, lane) => {
                 self.quiet_since = None;
                 world.judge_completion(*sock, *lane);
+                self.line.completed(*sock);
             }
             Event::HadClient(listener) => world.judge_lost_client(*listener),
             Event::IsStale { closed, believed } => world.judge_stale(*closed, *believed),
@@ -144,8 +168,13 @@ impl Judge {
             }
             Event::Waits => world.judge_duration(),
             Event::Advances => self.idle_turns = 0,
+            Event::IsQuiet => {
+                self.judge_backlogs(world);
+                world.judge_places();
+                self.waits.judge(world);
+            }
             Event::Jumps => self.judge_quiet(world),
-            Event::Idles { waits } => self.judge_idle_turn(*waits),
+            Event::Idles { waits } => self.judge_idle_turn(*waits, world),
             Event::IsStuck => world.judge_stuck(),
             Event::Ends => world.judge_rest_of_run(),
         }

@@ -11,6 +11,15 @@ use super::super::world::World;
 impl World {
     pub(super) fn judge_given(&self, peer: usize, source: u8, bytes: &Range<u64>) {
         let to = &self.peers[peer];
+        let from = self.by_key(source);
+        rule!(
+            "stays_on_its_route",
+            from.route == to.route,
+            "peer {} of route {} is given bytes of {source}, of route {}",
+            to.key,
+            to.route,
+            from.route
+        );
         let linked = to.source.unwrap_or(source);
         rule!(
             "bytes_in_order",
@@ -68,7 +77,10 @@ impl World {
         match to.source {
             Some(source) => done(self.by_key(source)),
             None => self.peers.iter().any(|from| {
-                is_client(from.key) != is_client(to.key) && from.source.is_none() && done(from)
+                is_client(from.key) != is_client(to.key)
+                    && from.route == to.route
+                    && from.source.is_none()
+                    && done(from)
             }),
         }
     }
@@ -77,7 +89,7 @@ impl World {
         let to = &self.peers[peer];
         rule!(
             "introduced_first",
-            self.scenario.introduction[to.introduced..].starts_with(bytes),
+            self.route_of(to).introduction[to.introduced..].starts_with(bytes),
             "backend {} gets something else before the introduction",
             to.key
         );
@@ -97,11 +109,12 @@ impl World {
         self.judge_end_of_answer(peer);
         rule!(
             "end_told_after_last_byte",
-            self.ledger.is_some() || peer.gone || self.source_is_done(peer),
+            self.ledger.has(peer.route) || peer.gone || self.source_is_done(peer),
             "{peer:?} is told of an end; its source is {:?}",
             peer.source.map(|key| self.by_key(key))
         );
-        let untold = !is_client(peer.key) && peer.introduced < self.scenario.introduction.len();
+        let introduction = self.route_of(peer).introduction;
+        let untold = !is_client(peer.key) && peer.introduced < introduction.len();
         rule!(
             "introduced_first",
             !untold || peer.gone,

@@ -1,5 +1,6 @@
 //! Whether the worker gets on, keeps to the driver's rules while it does, and lets others have their turn.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::driver::{Lane, Sock};
@@ -51,7 +52,7 @@ impl Judge {
     pub(super) fn judge_drain(&mut self, world: &World) {
         let is_client = |&sock: &Sock| matches!(world.sockets.peek(sock).kind, Kind::Client(_));
         let is_alone = world.told == Told::Drain
-            && (world.backlog.is_empty() || world.scenario.backlog_is_left)
+            && (world.backlogs.iter().all(VecDeque::is_empty) || world.scenario.backlog_is_left)
             && !world.live.iter().any(is_client);
         if !is_alone {
             self.alone_since = None;
@@ -76,11 +77,12 @@ impl Judge {
         );
     }
 
-    pub(super) fn judge_idle_turn(&mut self, waits: bool) {
+    pub(super) fn judge_idle_turn(&mut self, waits: bool, world: &World) {
         self.idle_turns += u32::from(!waits);
+        let most = IDLE_TURNS_MAX * u32::try_from(world.drivers.len()).expect("a few");
         rule!(
             "no_spin",
-            self.idle_turns <= IDLE_TURNS_MAX,
+            self.idle_turns <= most,
             "turns pass without a wait, and nothing happens"
         );
     }
@@ -142,7 +144,7 @@ impl World {
     pub(super) fn judge_accept(&self, listener: Sock) {
         rule!(
             "backlog_is_left",
-            !(self.scenario.backlog_is_left && self.called_off),
+            !(self.scenario.backlog_is_left && self.drivers[self.at].called_off),
             "{listener:?} takes clients that are for others"
         );
     }

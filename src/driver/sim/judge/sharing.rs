@@ -1,0 +1,194 @@
+//! What workers and routes have of what they share: sessions, backlogs, places at endpoints.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::backend::Address;
+use crate::driver::Sock;
+use crate::worker::QUEUE_LOOK_INTERVAL;
+
+use super::super::world::{Kind, Told, World};
+use super::Judge;
+
+/// How long somebody may wait to be accepted though nothing stands in the way: longer than any pause that a worker
+/// makes.
+const UNACCEPTED_MAX: Duration = Duration::from_secs(2);
+
+/// How late a worker may be with those who wait for places, where several have their turns.
+const SLACK: Duration = Duration::from_millis(10);
+
+/// Those who wait for places, as far as their order can be seen: each waits for its client to leave until it has a
+/// connection.
+#[derive(Default)]
+pub(super) struct Line {
+    /// By client: when it came, as a number.
+    waiting: HashMap<usize, u64>,
+    /// By upstream: when its connect began, as a number.
+    connects: HashMap<Sock, u64>,
+    /// What the worker has heard of last.
+    last: Option<Sock>,
+    /// Those who have waited and have a connection: their clients, and both numbers.
+    had: Vec<(usize, u64, u64)>,
+    next: u64,
+}
+
+impl Line {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// A session waits for this client to leave.
+    pub(super) fn waits(&mut self, client: usize) {
+        let number = self.number();
+        self.waiting.entry(client).or_insert(number);
+    }
+
+    pub(super) fn connects(&mut self, sock: Sock) {
+        let number = self.number();
+        self.connects.insert(sock, number);
+    }
+
+    pub(super) fn completed(&mut self, sock: Sock) {
+        self.last = Some(sock);
+    }
+
+    /// It has a connection, which the worker has just heard of.
+    pub(super) fn has_place(&mut self, client: usize, world: &World) {
+        let peer = &world.peers[client];
+        let is_limited = world.route_of(peer).per_endpoint_max.is_some();
+        if !is_limited || !world.scenario.calm || world.speaks_fastcgi(client) {
+            return;
+        }
+        let connect = self.last.and_then(|sock| self.connects.get(&sock));
+        let (Some(&connect), Some(came)) = (connect, self.waiting.remove(&client)) else {
+            return;
+        };
+        for &(other, other_came, other_connect) in &self.had {
+            let is_beside =
+                world.peers[other].worker == peer.worker && world.peers[other].route == peer.route;
+            rule!(
+                "served_in_order",
+                !is_beside || (came < other_came) == (connect < other_connect),
+                "clients {} and {} of route {} have places in another order than they came in",
+                peer.key,
+                world.peers[other].key,
+                peer.route
+            );
+        }
+        self.had.push((client, came, connect));
+    }
+}
+
+impl World {
+    /// The clients that sessions have, of one route or of all. `is_left`: those included whose sessions have ended
+    /// and whose descriptors are open.
+    fn served(&self, route: Option<usize>, is_left: bool) -> usize {
+        let of_route = |peer: usize| route.is_none_or(|route| self.peers[peer].route == route);
+        let is_served = |&&sock: &&Sock| {
+            let socket = self.sockets.peek(sock);
+            match socket.kind {
+                Kind::Client(peer) => {
+                    let is_there = is_left || socket.closing.is_none();
+                    socket.is_served && is_there && of_route(peer)
+                }
+                Kind::Listener(_) | Kind::Upstream(_) => false,
+            }
+        };
+        let to_release = self.drivers.iter().flat_map(|driver| &driver.to_release);
+        let leaving = to_release.filter(|r| is_left && r.is_served && r.peer.is_some_and(of_route));
+        self.live.iter().filter(is_served).count() + leaving.count()
+    }
+
+    pub(super) fn judge_sessions(&self, peer: usize) {
+        let (served, max) = (self.served(None, false), self.scenario.sessions_max);
+        rule!(
+            "sessions_within_limit",
+            served <= max,
+            "{served} sessions, and {max} may be"
+        );
+        let peer = &self.peers[peer];
+        let planned = self.route_of(peer);
+        let (served, part) = (self.served(Some(peer.route), false), planned.sessions_max);
+        // Who drains takes all that have come.
+        rule!(
+            "route_within_part",
+            self.told != Told::Nothing
+                || part.is_none_or(|part| served <= part as usize + planned.listeners),
+            "route {} has {served} sessions, and its part is {part:?}",
+            peer.route
+        );
+    }
+
+    /// Whether a client of this route could be served. Each worker may have a permit for another one.
+    fn can_serve(&self, route: usize) -> bool {
+        let waits = |&&sock: &&Sock| {
+            let socket = self.sockets.peek(sock);
+            matches!(socket.kind, Kind::Client(_)) && !socket.is_served
+        };
+        let unserved = self.live.iter().filter(waits).count();
+        let taken = self.served(None, true) + unserved + self.drivers.len();
+        let part = self.scenario.routes[route].sessions_max;
+        let has_part = part.is_none_or(|part| self.served(Some(route), false) < part as usize);
+        taken <= self.scenario.sessions_max && has_part && self.descriptors_left()
+    }
+
+    /// Where bytes are proxied, places that are free are not waited for.
+    pub(super) fn judge_places(&self) {
+        if !self.scenario.calm || self.told != Told::Nothing {
+            return;
+        }
+        for (number, planned) in self.scenario.routes.iter().enumerate() {
+            if self.ledger.has(number) {
+                continue;
+            }
+            for (worker, places) in planned.places.iter().enumerate() {
+                let oldest = planned.counters[worker].queue_oldest.age(self.now);
+                let (Some(places), Some(waited)) = (places, oldest) else {
+                    continue;
+                };
+                let set = planned.published.load_full();
+                let has_room =
+                    |to: Address| self.connections_of(worker, to) < places.get() as usize;
+                rule!(
+                    "places_are_used",
+                    waited <= QUEUE_LOOK_INTERVAL + SLACK
+                        || !set.endpoints().iter().any(|e| has_room(e.address)),
+                    "on worker {worker}, somebody waits for route {number} for {waited:?}, and there are \
+                     places"
+                );
+            }
+        }
+    }
+
+    /// How many connections a worker has to an endpoint.
+    fn connections_of(&self, worker: usize, to: Address) -> usize {
+        let released = self.drivers[worker].to_release.iter();
+        let is_one = |&&sock: &&Sock| {
+            let socket = self.sockets.peek(sock);
+            socket.worker == worker && socket.to == Some(to)
+        };
+        self.live.iter().filter(is_one).count() + released.filter(|r| r.to == Some(to)).count()
+    }
+}
+
+impl Judge {
+    /// Nobody waits to be accepted without a reason.
+    pub(super) fn judge_backlogs(&mut self, world: &World) {
+        for (route, backlog) in world.backlogs.iter().enumerate() {
+            let is_owed =
+                world.told == Told::Nothing && !backlog.is_empty() && world.can_serve(route);
+            if !is_owed {
+                self.unaccepted_since.remove(&route);
+                continue;
+            }
+            let since = *self.unaccepted_since.entry(route).or_insert(world.now);
+            rule!(
+                "backlogs_are_served",
+                world.now < since + UNACCEPTED_MAX,
+                "somebody waits for route {route} to accept it, for {:?}",
+                world.now - since
+            );
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The kinds of scenarios that there are.
+
+use std::fs::File;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroU32;
+
+use crate::backend::Address;
+use crate::driver::sim::Users;
+use crate::driver::sim::dice::Dice;
+use crate::session::Introduction;
+use crate::sys::net::{UnixKind, UnixName};
+use crate::worker::{Backlog, Limit, Listening, Sharing};
+
+/// What the addresses are of. Not one of the dice: seeds that found something stay what they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backends {
+    Tcp,
+    /// TCP, and the sockets that clients come from are somebody else's.
+    Inherited,
+    /// The first one's is a Unix socket, all are to be told who connects, and sessions to those that
+    /// leave the set are cut.
+    Mixed,
+    /// Addresses of both families, so that connects race.
+    BothFamilies,
+    /// TCP, and no endpoint gets more than a few connections.
+    Limited,
+    /// The same, or without a limit; and clients are known by their users.
+    Users,
+    /// TCP, and peers speak FastCGI; mostly, no endpoint gets more than a few connections.
+    Fastcgi,
+    /// Several routes on one worker: bytes and FastCGI, with limits and without.
+    Routes,
+    /// The same or one of them, and several workers.
+    Workers,
+}
+
+/// Why a kind with several routes has nothing of its own.
+const OF_ROUTES: &str = "each of its routes is of one of the other kinds";
+
+impl Backends {
+    /// What `SPLICEWAY_SIM_BACKENDS` calls them.
+    #[cfg(test)]
+    pub(super) const NAMES: [(Self, &str); 9] = [
+        (Self::Tcp, "tcp"),
+        (Self::Inherited, "inherited"),
+        (Self::Mixed, "mixed"),
+        (Self::BothFamilies, "families"),
+        (Self::Limited, "limited"),
+        (Self::Users, "users"),
+        (Self::Fastcgi, "fastcgi"),
+        (Self::Routes, "routes"),
+        (Self::Workers, "workers"),
+    ];
+
+    pub(super) fn endpoints(self) -> Vec<Address> {
+        self.endpoints_of(0)
+    }
+
+    /// Those of one of several routes.
+    pub(super) fn endpoints_of(self, route: usize) -> Vec<Address> {
+        let route = u8::try_from(route).expect("routes are few");
+        let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1 + route], port)));
+        let mut endpoints: Vec<_> = (1..4).map(address).collect();
+        match self {
+            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => {}
+            Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::Mixed => {
+                endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
+            }
+            Self::BothFamilies => {
+                let address_v6 = |port| (Ipv6Addr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1]), port);
+                endpoints.extend((1..4).map(|port| Address::Tcp(address_v6(port).into())));
+                endpoints.rotate_left(2);
+            }
+        }
+        endpoints
+    }
+}
+
+impl Backends {
+    pub(super) fn limit(self, dice: &mut Dice) -> Option<Limit> {
+        let is_limited = match self {
+            Self::Tcp | Self::Inherited => false,
+            Self::Limited => true,
+            Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
+            Self::Fastcgi => dice.below(4) > 0,
+            Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+        };
+        let limit = is_limited.then(|| Limit {
+            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
+            queue_max: dice.pick(&[0, 2, 100]),
+        });
+        match self {
+            // Such a route has a queue in any case, for those who wait for the pace.
+            Self::Fastcgi => limit.or(Some(Limit {
+                per_endpoint_max: None,
+                queue_max: 100,
+            })),
+            _ => limit,
+        }
+    }
+
+    pub(super) fn users(self, dice: &mut Dice) -> Option<Users> {
+        (self == Self::Users).then(|| Users {
+            allowed: dice
+                .pick(&[&[1000, 1001][..], &[1000, 1002], &[1002]])
+                .into(),
+            per_user_max: dice.pick(&[1, 2, 5]),
+        })
+    }
+
+    /// Each client of FastCGI makes up to four requests.
+    pub(super) fn clients_max(self) -> u64 {
+        match self {
+            Self::Fastcgi => 10,
+            Self::Tcp
+            | Self::Inherited
+            | Self::Mixed
+            | Self::BothFamilies
+            | Self::Limited
+            | Self::Users => 25,
+            Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+        }
+    }
+
+    /// The simulation wants a descriptor to own and does nothing with it.
+    pub(super) fn listening(self) -> Listening {
+        let nothing = File::open("/dev/null").expect("every system has it");
+        Listening {
+            fd: nothing.into(),
+            sharing: Sharing::AnyWorker,
+            introduction: match self.introduction() {
+                b"" => Introduction::None,
+                fixed => Introduction::Fixed(fixed.into()),
+            },
+            backlog: match self {
+                Self::Inherited => Backlog::NextOwners,
+                Self::Tcp
+                | Self::Mixed
+                | Self::BothFamilies
+                | Self::Limited
+                | Self::Users
+                | Self::Fastcgi => Backlog::Ours,
+                Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            },
+        }
+    }
+
+    pub(super) fn introduction(self) -> &'static [u8] {
+        match self {
+            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",
+            Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
+            Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+        }
+    }
+}

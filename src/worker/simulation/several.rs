@@ -1,0 +1,193 @@
+//! Several routes, several workers, or both, in one world. Workers have their turns one after the other, in any order:
+//! what they share sees no two of them at one time, but any order of what they do.
+
+use super::*;
+use crate::driver::sim::Waiting;
+use crate::worker::{Rest, Sharing, Spread};
+
+/// A route, and who serves it.
+struct Served {
+    planned: Planned,
+    /// By worker, those that do not serve it included.
+    counters: Vec<ShareCounters>,
+}
+
+/// What one worker is started with.
+#[derive(Default)]
+struct Assignment {
+    shares: Vec<Share>,
+    /// The routes of their listeners.
+    listeners: Vec<usize>,
+}
+
+/// What is chosen for all routes.
+struct Common {
+    workers: usize,
+    routes: usize,
+    connections_max: u32,
+    calm: bool,
+    users: Option<Users>,
+}
+
+impl Common {
+    fn new(backends: Backends, dice: &mut Dice) -> Self {
+        let (workers, routes) = match backends {
+            Backends::Workers => (dice.between(2, 3), dice.between(1, 2)),
+            _ => (1, dice.between(2, 3)),
+        };
+        let connections_max = dice.pick(&[1, 2, 3, 5, 100]);
+        let has_users = routes == 1 && dice.one_in(4);
+        Self {
+            workers: count(workers),
+            routes: count(routes),
+            // With several listeners, one permit of each worker can be unused. No daemon gives them less.
+            connections_max: match routes {
+                1 => connections_max,
+                _ => connections_max.max(u32::try_from(workers).expect("a few")),
+            },
+            calm: dice.one_in(2),
+            users: has_users.then(|| Backends::Users.users(dice)).flatten(),
+        }
+    }
+
+    fn choices(&self, dice: &mut Dice) -> Choices {
+        let backends = dice.pick(&[Backends::Tcp, Backends::Limited, Backends::Fastcgi]);
+        let limit = backends.limit(dice);
+        Choices {
+            backends,
+            ejection: ejection(dice),
+            listeners: 1,
+            limit: limit.map(|limit| Limit {
+                queue_max: if self.calm { 100 } else { limit.queue_max },
+                ..limit
+            }),
+            pool: (backends == Backends::Fastcgi).then(|| pool_options(dice)),
+            users: self.users.clone(),
+            calm: self.calm,
+        }
+    }
+
+    /// No more than there are workers, or permits for each of them.
+    fn shards(&self, limit: Option<Limit>, dice: &mut Dice) -> usize {
+        let Some(limit) = limit else {
+            return 1;
+        };
+        let permits = limit.per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
+        let most = self.workers.min(permits as usize);
+        count(dice.between(1, most as u64))
+    }
+
+    /// Chooses the routes, and gives them to the workers.
+    fn divide(&self, dice: &mut Dice) -> (Vec<Served>, Vec<PlannedRoute>, Vec<Assignment>) {
+        let assignments = (0..self.workers).map(|_| Assignment::default());
+        let mut assignments: Vec<_> = assignments.collect();
+        let mut spread = Spread::new(self.workers);
+        let (mut served, mut planned) = (Vec::new(), Vec::new());
+        for number in 0..self.routes {
+            let choices = self.choices(dice);
+            let crowd = Crowd::new(Part::Most, self.connections_max, self.routes);
+            let known_as = u32::try_from(number).expect("a few");
+            let route = choices.route(known_as, crowd, dice);
+            let counters = (0..self.workers).map(|_| ShareCounters::default());
+            let counters: Vec<_> = counters.collect();
+            let shards = self.shards(choices.limit, dice);
+            let serving = spread.serving(choices.limit, shards);
+            let mut limits = vec![None; self.workers];
+            for (worker, limit) in serving {
+                limits[worker] = limit;
+                let mut listening = choices.backends.listening();
+                if shards > 1 {
+                    listening.sharing = Sharing::InTurns;
+                }
+                assignments[worker].listeners.push(number);
+                let share = route.share(vec![listening], limit, &counters[worker]);
+                assignments[worker].shares.push(share);
+            }
+            let endpoints = choices.backends.endpoints_of(number);
+            planned.push(choices.planned(&route, endpoints, &limits, &counters));
+            served.push(Served {
+                planned: route,
+                counters,
+            });
+        }
+        (served, planned, assignments)
+    }
+}
+
+pub(super) fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
+    let common = Common::new(backends, &mut dice);
+    let mailboxes: Vec<_> = (0..common.workers).map(|_| mailbox()).collect();
+    let seed = dice.below(1 << 16);
+    let shared = Arc::new(shared(
+        mailboxes.clone(),
+        common.connections_max,
+        seed,
+        common.users.as_ref(),
+    ));
+    let (served, planned, assignments) = common.divide(&mut dice);
+    let speak_fastcgi = planned.iter().any(|route| route.fastcgi.is_some());
+    let most = if speak_fastcgi { 14 } else { 25 };
+    let clients = count(dice.between(1, most));
+    let scenario = Scenario {
+        mailboxes: mailboxes.clone(),
+        trace,
+        ..scenario(
+            clients,
+            planned,
+            (common.calm, common.users),
+            common.connections_max,
+            &mut dice,
+        )
+    };
+    let sim = Sim::new(scenario, dice);
+    *keep = Some(sim.clone());
+    let counted = mailboxes.iter().map(|_| Arc::default());
+    let counted: Vec<Arc<WorkerCounters>> = counted.collect();
+    let workers = assignments.into_iter().zip(&mailboxes).enumerate();
+    let workers = workers.map(|(number, (assignment, mailbox))| {
+        let driver = sim.of_worker(number);
+        driver.expect_listeners(assignment.listeners);
+        Worker::new(
+            number,
+            driver,
+            assignment.shares,
+            Arc::clone(&shared),
+            Arc::clone(mailbox),
+            Arc::clone(&counted[number]),
+        )
+    });
+    let workers = workers.collect();
+    run_in_turns(&sim, workers);
+    sim.judge_end();
+    judge_shared(&shared, &sim, &counted);
+    for Served { planned, counters } in &served {
+        judge_route(planned, counters);
+    }
+}
+
+/// Gives all of them turns until each has ended.
+fn run_in_turns(sim: &Sim, workers: Vec<Worker<Sim>>) {
+    let mut workers: Vec<_> = workers.into_iter().map(Some).collect();
+    let mut waiting: Vec<_> = workers.iter_mut().filter_map(begin_wait).collect();
+    while !waiting.is_empty() {
+        let woken = waiting.swap_remove(sim.end_wait(&waiting));
+        let worker = &mut workers[woken.worker];
+        let running = worker.as_mut().expect("only who runs waits");
+        running.take_completions();
+        waiting.extend(begin_wait(worker));
+    }
+}
+
+/// Lets a worker do what it can. `None`: it has ended, and is gone.
+fn begin_wait(worker: &mut Option<Worker<Sim>>) -> Option<Waiting> {
+    let running = worker.as_mut().expect("it was seen to wait");
+    let sim = running.hands.driver.clone();
+    match running.do_what_is_due() {
+        Rest::Until(date) => Some(sim.begin_wait(date)),
+        Rest::Finished => {
+            *worker = None;
+            sim.worker_ended();
+            None
+        }
+    }
+}
