@@ -8,7 +8,7 @@ use std::time::Instant;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
-use crate::sys::timer::Timer;
+use spliceway_common::sys::timer::Timer;
 
 /// An alarm that a loop watches.
 #[derive(Debug)]

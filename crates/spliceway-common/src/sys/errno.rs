@@ -9,6 +9,7 @@ pub struct Errno(pub i32);
 
 impl Errno {
     /// The error of the system call that just failed on this thread.
+    #[inline]
     pub fn last() -> Self {
         Self::from(io::Error::last_os_error())
     }
@@ -51,6 +52,7 @@ impl Errno {
 
     /// A send or receive that fails like this tells of the connection: it is broken. Anything else is this
     /// machine's doing, and the peer knows nothing of it.
+    #[inline]
     pub fn is_of_the_connection(self) -> bool {
         matches!(
             self.0,

@@ -70,6 +70,7 @@ impl Reader {
     /// # Errors
     ///
     /// [`Malformed::Version`]. From then on every call gives the same error.
+    #[inline]
     pub fn next<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<RecordEvent<'a>>, Malformed> {
         match self.position {
             Position::Header { bytes, len } => self.header(bytes, len, input),
@@ -103,12 +104,14 @@ impl Reader {
 
     /// Whether the next byte begins a record, or nothing was read at all.
     #[must_use]
+    #[inline]
     pub const fn is_between_records(&self) -> bool {
         matches!(self.position, Position::Header { len: 0, .. })
     }
 
     /// Bytes of the current record that are still to come, padding included; 0 between records.
     #[must_use]
+    #[inline]
     pub const fn left(&self) -> usize {
         match self.position {
             Position::Content { left, padding_len } => left as usize + padding_len as usize,
@@ -119,6 +122,7 @@ impl Reader {
 
     /// Bytes of the current record's content that are still to come.
     #[must_use]
+    #[inline]
     pub const fn content_left(&self) -> usize {
         match self.position {
             Position::Content { left, .. } => left as usize,
@@ -131,6 +135,7 @@ impl Reader {
     /// # Panics
     ///
     /// In the midst of a record.
+    #[inline]
     pub fn begin(&mut self, header: Header) {
         assert!(self.is_between_records(), "the last record is over");
         self.position = Position::Content {
@@ -146,6 +151,7 @@ impl Reader {
     /// # Panics
     ///
     /// If there are more than [`Reader::left`].
+    #[inline]
     pub fn skip(&mut self, bytes: usize) -> usize {
         let left = self.left().checked_sub(bytes);
         let left = left.expect("the caller asked how many are left");
@@ -171,6 +177,7 @@ impl Reader {
         content
     }
 
+    #[inline]
     fn header<'a>(
         &mut self,
         mut bytes: [u8; HEADER_LEN],
@@ -193,6 +200,7 @@ impl Reader {
         Ok(Some(RecordEvent::Begin(header)))
     }
 
+    #[inline]
     fn content<'a>(
         &mut self,
         left: u16,
@@ -208,6 +216,7 @@ impl Reader {
         (!piece.is_empty()).then_some(RecordEvent::Content(piece))
     }
 
+    #[inline]
     fn padding<'a>(&mut self, left: u8, input: &mut &'a [u8]) -> Option<RecordEvent<'a>> {
         let piece = take(input, usize::from(left));
         let left = left - narrow::<u8>(piece.len());

@@ -58,24 +58,27 @@ impl Timer {
 mod tests {
     use std::time::Instant;
 
+    use mio::unix::SourceFd;
+    use mio::{Events, Interest, Poll, Token};
+
     use super::*;
-    use crate::sys::poll::Epoll;
 
     #[test]
     fn a_timer_goes_off_after_its_time_and_again_when_set_again() {
-        let (timer, epoll) = (Timer::new().unwrap(), Epoll::new().unwrap());
-        epoll
-            .add(timer.fd(), libc::EPOLLIN | libc::EPOLLET, 7)
+        let (timer, mut poll) = (Timer::new().unwrap(), Poll::new().unwrap());
+        let source = timer.fd().as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&source), Token(7), Interest::READABLE)
             .unwrap();
         for delay in [
             Duration::ZERO,
             Duration::from_micros(300),
             Duration::from_millis(2),
         ] {
-            let (mut events, started) = (Vec::with_capacity(1), Instant::now());
+            let (mut events, started) = (Events::with_capacity(1), Instant::now());
             timer.set(delay);
             while events.is_empty() {
-                epoll.wait(&mut events, None).unwrap();
+                poll.poll(&mut events, None).unwrap();
             }
             assert!(started.elapsed() >= delay);
         }

@@ -7,6 +7,7 @@ use super::super::{Errno, check_len};
 
 /// Receives at most so many bytes into the spare capacity of `bytes`, which must be empty and have it.
 /// Returns the count; 0 is the end.
+#[inline]
 pub fn recv(socket: &OwnedFd, bytes: &mut Vec<u8>, most: usize) -> Result<usize, Errno> {
     assert!(bytes.is_empty() && most > 0, "nothing to receive into");
     let room = &mut bytes.spare_capacity_mut()[..most];
@@ -38,6 +39,7 @@ pub fn peek(socket: BorrowedFd<'_>, into: &mut [u8]) -> Result<usize, Errno> {
 }
 
 /// As [`recv`], but leaves what it copies where it is.
+#[inline]
 pub fn recv_and_leave(socket: &OwnedFd, bytes: &mut Vec<u8>, most: usize) -> Result<usize, Errno> {
     assert!(bytes.is_empty() && most > 0, "nothing to receive into");
     let room = &mut bytes.spare_capacity_mut()[..most];
@@ -56,6 +58,7 @@ pub fn recv_and_leave(socket: &OwnedFd, bytes: &mut Vec<u8>, most: usize) -> Res
 }
 
 /// How many bytes wait to be received (`SIOCINQ` in tcp(7), `FIONREAD`); 0 if the socket cannot say.
+#[inline]
 pub fn queued(socket: &OwnedFd) -> usize {
     let mut count: libc::c_int = 0;
     // SAFETY: the request writes one int, to which the pointer leads.
@@ -71,6 +74,7 @@ const DISCARD_BYTES: usize = 2048;
 
 /// Takes `count` bytes that [`recv_and_leave`] has copied. A failure of the socket is left for the next
 /// receive.
+#[inline]
 pub fn discard(socket: &OwnedFd, count: usize) {
     let mut waste = [0_u8; DISCARD_BYTES];
     let mut left = count;
@@ -94,6 +98,7 @@ pub fn discard(socket: &OwnedFd, count: usize) {
 
 /// As [`recv`], on a socket of any family. Also tells whether the receive stopped short because the
 /// sender had passed descriptors or credentials along, which are dropped: more may be there.
+#[inline]
 pub fn recv_and_tell(
     socket: &OwnedFd,
     bytes: &mut Vec<u8>,
@@ -120,6 +125,7 @@ pub fn recv_and_tell(
 }
 
 /// Sends what fits, without waiting and without a signal.
+#[inline]
 pub fn send(socket: &OwnedFd, bytes: &[u8]) -> Result<usize, Errno> {
     let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: the pointer and length are those of a live slice.
@@ -149,6 +155,7 @@ pub fn send_now(socket: &OwnedFd, bytes: &[u8]) -> Result<(), Errno> {
 
 /// What the peer has not read yet, by the kernel's own count (`SIOCOUTQ`): bytes for TCP, memory for
 /// AF_UNIX. 0 if the socket cannot say.
+#[inline]
 pub fn unread(socket: &OwnedFd) -> u64 {
     let mut count: libc::c_int = 0;
     // SAFETY: the request writes one int, to which the pointer leads.

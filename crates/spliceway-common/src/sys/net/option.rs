@@ -4,11 +4,13 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use super::super::{Errno, check};
 
+/// The length of a `T`, as calls on sockets take it.
+#[must_use]
 #[expect(
     clippy::cast_possible_truncation,
     reason = "addresses and option values are a few bytes"
 )]
-pub(in crate::sys) const fn socklen<T>() -> libc::socklen_t {
+pub const fn socklen<T>() -> libc::socklen_t {
     size_of::<T>() as libc::socklen_t
 }
 

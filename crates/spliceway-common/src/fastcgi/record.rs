@@ -31,8 +31,10 @@ impl RequestId {
         Self(id.get())
     }
 
-    /// Reads the id of a header.
-    pub(super) const fn from_number(number: u16) -> Self {
+    /// The id that a header has.
+    #[must_use]
+    #[inline]
+    pub const fn from_number(number: u16) -> Self {
         Self(number)
     }
 
@@ -76,6 +78,7 @@ pub enum Kind {
 impl Kind {
     /// Reads the type field of a header.
     #[must_use]
+    #[inline]
     pub const fn from_byte(byte: u8) -> Self {
         match byte {
             1 => Self::BeginRequest,
@@ -95,6 +98,7 @@ impl Kind {
 
     /// The number on the wire.
     #[must_use]
+    #[inline]
     pub const fn byte(self) -> u8 {
         match self {
             Self::BeginRequest => 1,
@@ -129,6 +133,7 @@ pub struct Header {
 impl Header {
     /// The header's bytes.
     #[must_use]
+    #[inline]
     pub const fn encode(self) -> [u8; HEADER_LEN] {
         let [id_high, id_low] = self.request_id.get().to_be_bytes();
         let [len_high, len_low] = self.content_len.to_be_bytes();
@@ -150,6 +155,7 @@ impl Header {
     /// # Errors
     ///
     /// [`Malformed::Version`] if the first byte is not 1: what follows cannot be framed.
+    #[inline]
     pub const fn decode(bytes: [u8; HEADER_LEN]) -> Result<Self, Malformed> {
         let [
             version,

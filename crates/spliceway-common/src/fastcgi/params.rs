@@ -16,6 +16,7 @@ const FOUR_BYTES: u8 = 0x80;
 ///
 /// If the name or the value is longer than [`NAME_OR_VALUE_MAX`]: every caller has a bound far
 /// below it.
+#[inline]
 pub fn push_pair(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     push_len(out, name.len());
     push_len(out, value.len());
@@ -52,21 +53,26 @@ pub struct Pairs<'a> {
 impl<'a> Pairs<'a> {
     /// The pairs in `stream`, which is complete.
     #[must_use]
+    #[inline]
     pub const fn new(stream: &'a [u8]) -> Self {
         Self { rest: stream }
     }
 
     /// Bytes that are not read yet.
-    pub(super) const fn left(&self) -> usize {
+    #[must_use]
+    #[inline]
+    pub const fn left(&self) -> usize {
         self.rest.len()
     }
 
+    #[inline]
     fn pair(&mut self) -> Option<(&'a [u8], &'a [u8])> {
         let name_len = self.len()?;
         let value_len = self.len()?;
         Some((self.take(name_len)?, self.take(value_len)?))
     }
 
+    #[inline]
     fn len(&mut self) -> Option<usize> {
         let (&first, rest) = self.rest.split_first()?;
         if first & FOUR_BYTES == 0 {
@@ -78,6 +84,7 @@ impl<'a> Pairs<'a> {
         usize::try_from(u32::from_be_bytes([first & !FOUR_BYTES, b, c, d])).ok()
     }
 
+    #[inline]
     fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (piece, rest) = self.rest.split_at_checked(len)?;
         self.rest = rest;
@@ -89,6 +96,7 @@ impl<'a> Iterator for Pairs<'a> {
     /// A name and its value.
     type Item = Result<(&'a [u8], &'a [u8]), PairError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;

@@ -14,17 +14,14 @@ use super::{Errno, check, check_len};
 use option::set_option;
 
 pub use address::{RawAddress, UnixKind, UnixName};
-pub(super) use option::socklen;
+pub use option::socklen;
 pub use peer::{
     Addresses, Nature, PeerCredentials, addresses, is_unix, local_address, nature,
     peer_credentials, peer_groups,
 };
-pub(crate) use tcp::forbid_lingering;
-#[cfg(test)]
-pub(crate) use tcp::has_nodelay;
 pub use tcp::{
     Keepalive, Source, TcpOptions, acknowledge, acknowledged, configure_tcp, delay_handshake,
-    reset_on_close, set_nodelay, tcp_socket,
+    forbid_lingering, has_nodelay, reset_on_close, set_nodelay, tcp_socket,
 };
 pub use transfer::{
     discard, peek, queued, recv, recv_and_leave, recv_and_tell, send, send_now, unread,
@@ -49,7 +46,7 @@ pub fn unix_connected(name: UnixName) -> Result<OwnedFd, Errno> {
 /// Whoever drops the last reference to a descriptor does what closing it takes, and that can be to wait for as
 /// long as the sender likes (a TCP socket with SO_LINGER). Nothing but the kernel keeps that away from who
 /// receives. False: this one cannot, it is older than Linux 6.16.
-pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
     /// `SO_PASSRIGHTS` of asm-generic/socket.h, which x86 and ARM use; the C library's headers lack it.
     const SO_PASSRIGHTS: libc::c_int = 83;
     if !can_refuse_descriptors() {
@@ -69,7 +66,7 @@ pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) -> Result<bool, Errno> 
 static CANNOT_REFUSE: AtomicBool = AtomicBool::new(false);
 
 /// Whether [`refuse_descriptors`] has worked so far.
-pub(crate) fn can_refuse_descriptors() -> bool {
+pub fn can_refuse_descriptors() -> bool {
     !CANNOT_REFUSE.load(Ordering::Relaxed)
 }
 

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use super::super::{Errno, check};
 use super::RawAddress;
-#[cfg(test)]
-use super::option::int_option_of;
-use super::option::{set_option, socklen};
+use super::option::{int_option_of, set_option, socklen};
 
 /// What TCP sockets towards backends are given besides TCP_NODELAY. Each thing that is `None` is
 /// left to the kernel, and costs no system call.
@@ -167,8 +165,8 @@ pub fn set_nodelay(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// Whether [`set_nodelay`] has worked.
-#[cfg(test)]
-pub(crate) fn has_nodelay(socket: &OwnedFd) -> bool {
+#[must_use]
+pub fn has_nodelay(socket: &OwnedFd) -> bool {
     int_option_of(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY) == Ok(1)
 }
 
@@ -183,7 +181,7 @@ pub fn reset_on_close(socket: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// A close of what this TCP listener accepts from now on does not wait for bytes to be acknowledged, whoever
 /// has asked for that (SO_LINGER is inherited, and a close waits even if the socket is non-blocking).
-pub(crate) fn forbid_lingering(listener: BorrowedFd<'_>) -> Result<(), Errno> {
+pub fn forbid_lingering(listener: BorrowedFd<'_>) -> Result<(), Errno> {
     let linger = libc::linger {
         l_onoff: 0,
         l_linger: 0,

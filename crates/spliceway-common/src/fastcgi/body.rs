@@ -142,6 +142,7 @@ pub struct FixedBody {
 
 impl FixedBody {
     /// Takes the next piece of the content.
+    #[inline]
     pub fn push(&mut self, piece: &[u8]) {
         let free = self.bytes.get_mut(self.len..).unwrap_or_default();
         let kept = piece.len().min(free.len());
@@ -154,6 +155,7 @@ impl FixedBody {
     /// # Errors
     ///
     /// [`Malformed::BodyLen`] if there were not exactly eight bytes.
+    #[inline]
     pub const fn complete(self) -> Result<[u8; HEADER_LEN], Malformed> {
         if self.len == HEADER_LEN {
             Ok(self.bytes)
