@@ -8,12 +8,12 @@
 pub mod access_log;
 mod address;
 pub mod backend;
-pub mod bench;
 pub mod checks;
 pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod driver;
 pub mod fastcgi;

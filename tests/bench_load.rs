@@ -24,7 +24,7 @@ use common::proxy::fresh_dir;
 use common::sys::{ChildSetup, refusing_port};
 use common::wait::{eventually, pause};
 use serde_json::Value;
-use spliceway::bench::load::{self, Connections, Control, Pace, Plan, Request, Target};
+use spliceway_load::load::{self, Connections, Control, Pace, Plan, Request, Target};
 
 fn start(args: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway-bench"));

@@ -19,11 +19,11 @@ use common::programs::{fresh_endpoint, program, start_fpm_pool};
 use common::proxy::fresh_dir;
 use common::sys::ChildSetup;
 use common::{GUARD, eventually};
-use spliceway::bench::responder::{HEAD_LEN, PARAM_RESPONSE_BYTES};
 use spliceway::fastcgi::{
     BeginRequest, HEADER_LEN, Header, Kind, RequestId, Role, push_pair, push_record, push_stream,
     push_stream_end,
 };
+use spliceway_load::responder::{HEAD_LEN, PARAM_RESPONSE_BYTES};
 use tempfile::TempDir;
 
 const ID: RequestId = RequestId::application(NonZeroU16::MIN);

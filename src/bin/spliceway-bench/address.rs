@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context as _;
-use spliceway::bench::load::Target;
 use spliceway::config::{AddressError, BackendAddress, UnixAddress};
+use spliceway_load::load::Target;
 
 /// Where requests go, as it was written.
 #[derive(Clone, Debug)]

@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use spliceway::bench::interrupt;
-use spliceway::bench::load::{
-    self, CONNECTIONS_MAX, Connections, Control, Pace, Plan, RATE_MAX, RESPONSE_BYTES_MAX, Request,
-    Target,
-};
 use spliceway::cli::values::{count, duration, positive_timeout, size};
 use spliceway::config::{TIMEOUT_MAX, WORKERS_MAX};
 use spliceway::sys::process;
+use spliceway_load::interrupt;
+use spliceway_load::load::{
+    self, CONNECTIONS_MAX, Connections, Control, Pace, Plan, RATE_MAX, RESPONSE_BYTES_MAX, Request,
+    Target,
+};
 
 use crate::address::To;
 use crate::hgrm;

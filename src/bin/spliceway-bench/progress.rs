@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanFloatCount, ProgressBar, ProgressStyle};
-use spliceway::bench::load::{Control, Plan};
+use spliceway_load::load::{Control, Plan};
 
 /// Often enough to look alive, rare enough to cost nothing beside the load.
 const TICK: Duration = Duration::from_millis(200);

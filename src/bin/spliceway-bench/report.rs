@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
-use spliceway::bench::load::{Connections, Measured, Pace, Plan, Request};
+use spliceway_load::load::{Connections, Measured, Pace, Plan, Request};
 
 /// Nanoseconds in a microsecond.
 const NS_PER_US: f64 = 1000.0;

@@ -6,11 +6,11 @@ use std::sync::mpsc;
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use spliceway::bench::interrupt;
-use spliceway::bench::responder::{self, Manner, Options, Responder};
 use spliceway::cli::values::count;
 use spliceway::config::WORKERS_MAX;
 use spliceway::sys::process;
+use spliceway_load::interrupt;
+use spliceway_load::responder::{self, Manner, Options, Responder};
 
 use crate::address::Listen;
 

@@ -165,7 +165,7 @@ mod tests {
     fn a_request_that_the_guard_is_measured_with_can_be_made() {
         use std::time::Duration;
 
-        use spliceway::bench::load::{Connections, Pace, Plan, Target};
+        use spliceway_load::load::{Connections, Pace, Plan, Target};
 
         for contest in contests() {
             let plan = Plan {

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use spliceway::bench::load::Target;
+use spliceway_load::load::Target;
 
 use super::ground::RESPONDER_PORT;
 use super::peers::{Job, Peer, Threads};

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
 
-use spliceway::bench::load::Pace;
+use spliceway_load::load::Pace;
 
 use super::fleet::{Fleet, Shape};
 use super::ground::RESPONDER_PORT;

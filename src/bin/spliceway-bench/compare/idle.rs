@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use spliceway::bench::load::Target;
+use spliceway_load::load::Target;
 
 use super::client;
 use super::fleet::Fleet;

@@ -1,7 +1,7 @@
 //! Which requests are measured, and how many at one time.
 
 use serde::{Deserialize, Serialize};
-use spliceway::bench::load::{Connections, Request};
+use spliceway_load::load::{Connections, Request};
 use std::time::Duration;
 
 /// Decimal, as bulk figures are reported.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use hdrhistogram::Histogram;
-use spliceway::bench::load::{self, Control, Measured, Pace, Plan, Target};
+use spliceway_load::load::{self, Control, Measured, Pace, Plan, Target};
 
 use super::accounting::machine_busy;
 use super::fleet::{DIRECT_TCP_NEW, Fleet};

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use spliceway::bench::load::{self, Connections, Control, Measured, Pace, Plan, Request, Target};
+use spliceway_load::load::{self, Connections, Control, Measured, Pace, Plan, Request, Target};
 
 use super::fleet::{self, Fleet, RESPONDER, Shape};
 use super::ground::RESPONDER_PORT;

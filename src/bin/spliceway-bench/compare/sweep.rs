@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 
-use spliceway::bench::load::{Pace, Plan, Target};
+use spliceway_load::load::{Pace, Plan, Target};
 
 use super::fleet::Fleet;
 use super::matrix::{Carry, Cell, Key};

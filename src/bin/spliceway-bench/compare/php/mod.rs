@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
-use spliceway::bench::load::Target;
+use spliceway_load::load::Target;
 
 use self::servers::{query, start_fpm, start_nginx};
 use self::ways::Way;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use spliceway::bench::load::Target;
+use spliceway_load::load::Target;
 
 use super::servers::{query, script};
 use crate::compare::client;

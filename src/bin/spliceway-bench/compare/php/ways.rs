@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use spliceway::bench::load::Target;
+use spliceway_load::load::Target;
 
 use super::WORKERS;
 use crate::compare::fleet::{DIRECT_UNIX, Shape};

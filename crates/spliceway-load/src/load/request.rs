@@ -4,11 +4,11 @@ use std::num::NonZeroU16;
 use std::sync::LazyLock;
 
 use super::plan::{Connections, PARAMS_BYTES_MAX, Plan, PlanError, Request};
-use crate::bench::digest::Digest;
-use crate::bench::frames::{Frames, Pieces, Shape};
-use crate::bench::pattern::Pattern;
-use crate::bench::synthetic::{NONCE_LEN, PARAM_DELAY_US, PARAM_NONCE, PARAM_RESPONSE_BYTES, hex};
-use crate::fastcgi::{
+use crate::digest::Digest;
+use crate::frames::{Frames, Pieces, Shape};
+use crate::pattern::Pattern;
+use crate::synthetic::{NONCE_LEN, PARAM_DELAY_US, PARAM_NONCE, PARAM_RESPONSE_BYTES, hex};
+use spliceway_common::fastcgi::{
     BeginRequest, Kind, RequestId, Role, push_pair, push_record, push_stream, push_stream_end,
 };
 
@@ -87,7 +87,7 @@ impl Template {
         };
         let mut prefix = Vec::new();
         push_record(&mut prefix, Kind::BeginRequest, REQUEST_ID, &begin.encode());
-        let params_at = prefix.len() + crate::fastcgi::HEADER_LEN;
+        let params_at = prefix.len() + spliceway_common::fastcgi::HEADER_LEN;
         push_stream(&mut prefix, Kind::Params, REQUEST_ID, params);
         push_stream_end(&mut prefix, Kind::Params, REQUEST_ID);
         let nonce = has_nonce.then(|| {
@@ -270,8 +270,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bench::digest::digest;
-    use crate::fastcgi::Pairs;
+    use crate::digest::digest;
+    use spliceway_common::fastcgi::Pairs;
 
     fn read(params: &[u8]) -> Vec<(String, String)> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::request::params_bytes_min;
-use crate::bench::synthetic::HEAD_LEN;
+use crate::synthetic::HEAD_LEN;
 
 /// How long a request may take if nothing else is said. Much longer than anything takes on a busy
 /// machine, and still soon enough for someone who waits: a hang is a failure.

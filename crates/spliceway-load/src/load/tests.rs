@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use super::*;
-use crate::bench::responder::{Options, Responder};
+use crate::responder::{Options, Responder};
 
 const CLIENTS: usize = 4;
 
@@ -244,7 +244,7 @@ fn a_full_backlog_is_waited_for() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("full.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    crate::sys::net::set_backlog(std::os::fd::AsFd::as_fd(&listener), 0).unwrap();
+    spliceway_common::sys::net::set_backlog(std::os::fd::AsFd::as_fd(&listener), 0).unwrap();
     let responder = responder();
     let backend = responder.tcp().unwrap();
     let control = Control::default();

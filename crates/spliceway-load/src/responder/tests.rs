@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Shutdown, TcpStream};
 use std::num::NonZeroU16;
 
 use super::*;
-use crate::fastcgi::{
+use spliceway_common::fastcgi::{
     BeginRequest, EndRequest, HEADER_LEN, Kind, Pairs, Reader, RecordEvent, RequestId, Role,
     push_pair, push_record, push_stream, push_stream_end,
 };

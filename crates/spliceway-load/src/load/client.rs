@@ -12,7 +12,7 @@ use super::answer::{Answer, Measure, Verdict};
 use super::plan::Connections;
 use super::problem::{Doing, Problem};
 use super::request::Template;
-use crate::bench::net::{Arrival, Received, Stream, Watch};
+use crate::net::{Arrival, Received, Stream, Watch};
 
 /// Where a client connects, ready for the system call.
 #[derive(Debug)]

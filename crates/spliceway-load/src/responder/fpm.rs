@@ -11,10 +11,10 @@
 
 use std::io::{self, IoSlice};
 
-use crate::bench::net::Stream;
-use crate::bench::pattern::Pattern;
-use crate::bench::synthetic::HEAD_LEN;
-use crate::fastcgi::{EndRequest, HEADER_LEN, Header, Kind, ProtocolStatus, RequestId};
+use crate::net::Stream;
+use crate::pattern::Pattern;
+use crate::synthetic::HEAD_LEN;
+use spliceway_common::fastcgi::{EndRequest, HEADER_LEN, Header, Kind, ProtocolStatus, RequestId};
 
 /// How a script hands its output over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -301,7 +301,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fastcgi::{Reader, RecordEvent};
+    use spliceway_common::fastcgi::{Reader, RecordEvent};
 
     const ID: RequestId = RequestId::application(NonZeroU16::MIN);
 

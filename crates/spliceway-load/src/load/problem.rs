@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::plan::{PlanError, Target};
-use crate::fastcgi::{Kind, Malformed, ProtocolStatus};
+use spliceway_common::fastcgi::{Kind, Malformed, ProtocolStatus};
 
 /// Why there is no result. The harness never counts a wrong answer as a slow one.
 #[derive(Debug, thiserror::Error)]

@@ -38,7 +38,7 @@ use mio::Waker;
 
 pub use self::fpm::Print;
 pub use super::synthetic::{HEAD_LEN, PARAM_DELAY_US, PARAM_NONCE, PARAM_RESPONSE_BYTES};
-use crate::sys::{net, process};
+use spliceway_common::sys::{net, process};
 use worker::{Listener, Shared, Worker};
 
 /// Connections that may wait to be accepted: as many as clients that come at once. The kernel takes

@@ -12,7 +12,7 @@ use spliceway_common::sys::timer::Timer;
 
 /// An alarm that a loop watches.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     timer: Timer,
     /// When it goes off, if it was not seen to have done so.
     at: Option<Instant>,
@@ -20,7 +20,7 @@ pub(super) struct Alarm {
 
 impl Alarm {
     /// An alarm that is not set; its events have this token and need no answer.
-    pub(super) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
+    pub(crate) fn new(registry: &Registry, token: Token) -> io::Result<Self> {
         let timer = Timer::new().map_err(io::Error::from)?;
         registry.register(
             &mut SourceFd(&timer.fd().as_raw_fd()),
@@ -31,7 +31,7 @@ impl Alarm {
     }
 
     /// Has it go off at this time and no other.
-    pub(super) fn set(&mut self, at: Instant, now: Instant) {
+    pub(crate) fn set(&mut self, at: Instant, now: Instant) {
         if self.at != Some(at) {
             self.timer.set(at.saturating_duration_since(now));
             self.at = Some(at);

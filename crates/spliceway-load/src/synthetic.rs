@@ -16,7 +16,7 @@ pub const PARAM_DELAY_US: &str = "SPLICEWAY_DELAY_US";
 pub const PARAM_NONCE: &str = "SPLICEWAY_NONCE";
 
 /// Digits of a nonce.
-pub(super) const NONCE_LEN: usize = 16;
+pub(crate) const NONCE_LEN: usize = 16;
 
 /// The CGI header; the dots are filled in.
 const TEMPLATE: &[u8] = b"Status: 200 OK\r\n\
@@ -49,18 +49,18 @@ const fn fields() -> [usize; 3] {
 
 /// What the CGI header of an answer says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// The request's own number.
-    pub(super) nonce: u64,
+    pub(crate) nonce: u64,
     /// The digest of its parameters.
-    pub(super) params_digest: u64,
+    pub(crate) params_digest: u64,
     /// Bytes of its body.
-    pub(super) body_bytes: u64,
+    pub(crate) body_bytes: u64,
 }
 
 impl Head {
     /// The header's bytes.
-    pub(super) fn encode(self) -> [u8; HEAD_LEN] {
+    pub(crate) fn encode(self) -> [u8; HEAD_LEN] {
         let mut head = [0; HEAD_LEN];
         head.copy_from_slice(TEMPLATE);
         let numbers = [self.nonce, self.params_digest, self.body_bytes];
@@ -71,14 +71,14 @@ impl Head {
     }
 
     /// The nonce that stands in a header, if it is whole and one of ours.
-    pub(super) fn nonce_in(head: &[u8]) -> Option<u64> {
+    pub(crate) fn nonce_in(head: &[u8]) -> Option<u64> {
         let [at, ..] = FIELDS_AT;
         parse_hex(head.get(at..at + NONCE_LEN)?)
     }
 }
 
 /// Sixteen hexadecimal digits.
-pub(super) fn hex(number: u64) -> [u8; NONCE_LEN] {
+pub(crate) fn hex(number: u64) -> [u8; NONCE_LEN] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = [0; NONCE_LEN];
     for (pair, byte) in text.chunks_exact_mut(2).zip(number.to_be_bytes()) {
@@ -89,7 +89,7 @@ pub(super) fn hex(number: u64) -> [u8; NONCE_LEN] {
 }
 
 /// What [`hex`] wrote.
-pub(super) fn parse_hex(text: &[u8]) -> Option<u64> {
+pub(crate) fn parse_hex(text: &[u8]) -> Option<u64> {
     let is_digit = |byte: &u8| byte.is_ascii_hexdigit();
     if text.len() != NONCE_LEN || !text.iter().all(is_digit) {
         return None;

@@ -9,7 +9,7 @@
 const PERIOD: usize = 65_521;
 
 /// The longest slice that can be had in one piece: more than one record's content.
-pub(super) const SLICE_MAX: usize = 1 << 16;
+pub(crate) const SLICE_MAX: usize = 1 << 16;
 
 /// One period, and then enough of the next that any slice is in one piece.
 static TABLE: [u8; PERIOD + SLICE_MAX] = table();
@@ -45,28 +45,28 @@ const fn table() -> [u8; PERIOD + SLICE_MAX] {
 
 /// An endless stream of bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Pattern {
+pub(crate) struct Pattern {
     /// Where in the table the stream begins, below [`PERIOD`].
     start: usize,
 }
 
 impl Pattern {
     /// The stream that belongs to this number.
-    pub(super) fn of(seed: u64) -> Self {
+    pub(crate) fn of(seed: u64) -> Self {
         Self {
             start: wrapped(seed),
         }
     }
 
     /// The stream's bytes from `position` on, as many as `len` but at most [`SLICE_MAX`].
-    pub(super) fn slice(self, position: u64, len: usize) -> &'static [u8] {
+    pub(crate) fn slice(self, position: u64, len: usize) -> &'static [u8] {
         let from = (self.start + wrapped(position)) % PERIOD;
         &TABLE[from..from + len.min(SLICE_MAX)]
     }
 
     /// Where the first wrong byte of `piece` is, which should stand at `position` of the stream, and
     /// what should be there.
-    pub(super) fn mismatch(self, position: u64, piece: &[u8]) -> Option<(usize, u8)> {
+    pub(crate) fn mismatch(self, position: u64, piece: &[u8]) -> Option<(usize, u8)> {
         let mut checked = 0;
         for chunk in piece.chunks(SLICE_MAX) {
             let wanted = self.slice(position + checked as u64, chunk.len());
@@ -81,7 +81,7 @@ impl Pattern {
 }
 
 /// Where two slices differ first.
-pub(super) fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
+pub(crate) fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
     a.iter().zip(b).position(|(a, b)| a != b)
 }
 

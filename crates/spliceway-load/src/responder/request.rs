@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use super::Like;
-use crate::bench::digest::digest;
-use crate::bench::pattern::Pattern;
-use crate::bench::synthetic::{
-    HEAD_LEN, PARAM_DELAY_US, PARAM_NONCE, PARAM_RESPONSE_BYTES, parse_hex,
-};
-use crate::fastcgi::{
+use crate::digest::digest;
+use crate::pattern::Pattern;
+use crate::synthetic::{HEAD_LEN, PARAM_DELAY_US, PARAM_NONCE, PARAM_RESPONSE_BYTES, parse_hex};
+use spliceway_common::fastcgi::{
     BeginRequest, FixedBody, Header, Kind, Malformed, PairError, Pairs, Reader, RecordEvent,
     RequestId, Role,
 };
@@ -354,8 +352,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::bench::synthetic::hex;
-    use crate::fastcgi::{push_pair, push_record, push_stream, push_stream_end};
+    use crate::synthetic::hex;
+    use spliceway_common::fastcgi::{push_pair, push_record, push_stream, push_stream_end};
 
     const ID: RequestId = RequestId::application(NonZeroU16::MIN);
     const NONCE: u64 = 4711;

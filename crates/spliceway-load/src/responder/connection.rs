@@ -10,15 +10,15 @@ use mio::{Registry, Token};
 use super::fpm::Writes;
 use super::request::{Asked, BadRequest, Item, Parser, Refusal, Request};
 use super::{Like, Manner};
-use crate::bench::frames::{Begun, Frames, Shape};
-use crate::bench::net::{Arrival, Received, Stream, Watch};
-use crate::bench::pattern::Pattern;
-use crate::bench::synthetic::{HEAD_LEN, Head};
-use crate::fastcgi::{
+use crate::frames::{Begun, Frames, Shape};
+use crate::net::{Arrival, Received, Stream, Watch};
+use crate::pattern::Pattern;
+use crate::synthetic::{HEAD_LEN, Head};
+use spliceway_common::fastcgi::{
     EndRequest, HEADER_LEN, Kind, PairError, Pairs, ProtocolStatus, RequestId, push_pair,
     push_record, push_stream, push_stream_end,
 };
-use crate::sys::net;
+use spliceway_common::sys::net;
 
 /// What FCGI_MAX_CONNS and FCGI_MAX_REQS say without a limit on workers.
 const CONNECTIONS_MAX_TOLD: usize = 65_535;
@@ -473,7 +473,7 @@ impl Then {
 /// The end of STDOUT and of the request.
 fn closing(id: RequestId) -> [u8; 3 * HEADER_LEN] {
     let header = |kind, content_len| {
-        crate::fastcgi::Header {
+        spliceway_common::fastcgi::Header {
             kind,
             request_id: id,
             content_len,

@@ -14,8 +14,8 @@ use slab::Slab;
 
 use super::connection::{Broken, Connection, Context};
 use super::{Manner, Tally};
-use crate::bench::net::{Arrival, Stream};
-use crate::bench::timer::Alarm;
+use crate::net::{Arrival, Stream};
+use crate::timer::Alarm;
 
 /// Room for a whole request with its body in few receives.
 const BUFFER_LEN: usize = 256 * 1024;

@@ -8,11 +8,11 @@ use mio::event::{Event, Source};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
 
-use crate::sys::net;
+use spliceway_common::sys::net;
 
 /// A connection.
 #[derive(Debug)]
-pub(super) enum Stream {
+pub(crate) enum Stream {
     /// Over TCP.
     Tcp(TcpStream),
     /// Over a Unix socket.
@@ -21,7 +21,7 @@ pub(super) enum Stream {
 
 /// What a receive found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(crate) enum Received {
     /// So many bytes, at least one.
     Bytes(usize),
     /// Nothing yet.
@@ -32,7 +32,7 @@ pub(super) enum Received {
 
 impl Stream {
     /// Receives what is there, without waiting.
-    pub(super) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+    pub(crate) fn receive(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
             let received = match self {
                 Self::Tcp(stream) => stream.read(buffer),
@@ -51,7 +51,7 @@ impl Stream {
     }
 
     /// As [`Stream::receive`], but what is there stays there.
-    pub(super) fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
+    pub(crate) fn peek(&mut self, buffer: &mut [u8]) -> io::Result<Received> {
         loop {
             let peeked = match self {
                 Self::Tcp(stream) => net::peek(stream.as_fd(), buffer),
@@ -71,7 +71,7 @@ impl Stream {
     }
 
     /// Sends what fits, without waiting; `None` if nothing does.
-    pub(super) fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
+    pub(crate) fn send(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<Option<usize>> {
         loop {
             let sent = match self {
                 Self::Tcp(stream) => stream.write_vectored(pieces),
@@ -89,7 +89,7 @@ impl Stream {
     }
 
     /// Tells the other side that nothing more comes.
-    pub(super) fn shutdown_write(&self) -> io::Result<()> {
+    pub(crate) fn shutdown_write(&self) -> io::Result<()> {
         match self {
             Self::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Self::Unix(stream) => stream.shutdown(Shutdown::Write),
@@ -107,7 +107,7 @@ impl Stream {
 /// What is known of what has arrived on a connection, in this order: an event loop tells changes
 /// only, so that they have to be remembered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Arrival {
+pub(crate) enum Arrival {
     /// The last receive took everything.
     Drained,
     /// There may be bytes.
@@ -120,7 +120,7 @@ pub(super) enum Arrival {
 
 impl Arrival {
     /// What an event says.
-    pub(super) fn of(event: &Event) -> Self {
+    pub(crate) fn of(event: &Event) -> Self {
         match (
             event.is_readable(),
             event.is_read_closed(),
@@ -137,7 +137,7 @@ impl Arrival {
 
     /// What is known after a receive of `len` bytes into room for `room`: one that comes up short
     /// has taken everything (epoll(7)), so that no further call is needed to find nothing.
-    pub(super) fn after(self, len: usize, room: usize) -> Self {
+    pub(crate) fn after(self, len: usize, room: usize) -> Self {
         match self {
             Self::Unread if len < room => Self::Drained,
             unchanged => unchanged,
@@ -148,7 +148,7 @@ impl Arrival {
 /// What an event loop watches a connection for. Each costs a system call to change, so it only
 /// grows: who never had to wait for room is never told of room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Watch {
+pub(crate) enum Watch {
     /// Nothing yet.
     Nothing,
     /// Bytes, and the end.
@@ -159,7 +159,7 @@ pub(super) enum Watch {
 
 impl Watch {
     /// Has the loop watch `stream` at least for `wanted`.
-    pub(super) fn extend(
+    pub(crate) fn extend(
         &mut self,
         wanted: Self,
         registry: &Registry,

@@ -4,11 +4,11 @@
 use std::io::IoSlice;
 
 use super::pattern::Pattern;
-use crate::fastcgi::{HEADER_LEN, Header, Kind, RequestId};
+use spliceway_common::fastcgi::{HEADER_LEN, Header, Kind, RequestId};
 
 /// Content of a record that is full: the largest multiple of eight, which needs no padding; PHP-FPM
 /// uses the same.
-pub(super) const RECORD_CONTENT_MAX: usize = 0xfff8;
+pub(crate) const RECORD_CONTENT_MAX: usize = 0xfff8;
 
 /// A full record.
 const RECORD_LEN: u64 = (HEADER_LEN + RECORD_CONTENT_MAX) as u64;
@@ -28,7 +28,7 @@ const CLOSING_MAX: usize = 4 * HEADER_LEN;
 /// It begins with bytes of the caller's: whatever goes before, or the header and the first content
 /// of the first record, which the pattern then fills up.
 #[derive(Clone, Debug)]
-pub(super) struct Frames {
+pub(crate) struct Frames {
     prefix_len: u64,
     /// Bytes of the pattern in the record that the prefix began.
     first: u64,
@@ -44,32 +44,32 @@ pub(super) struct Frames {
 
 /// What a stream consists of.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shape<'a> {
+pub(crate) struct Shape<'a> {
     /// What its records are.
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// Which request they belong to.
-    pub(super) id: RequestId,
+    pub(crate) id: RequestId,
     /// Bytes that go before the pattern.
-    pub(super) prefix_len: usize,
+    pub(crate) prefix_len: usize,
     /// Content of the record that the prefix begins, with what the prefix has of it; `None` if the
     /// prefix ends with a whole record.
-    pub(super) begun: Option<Begun>,
+    pub(crate) begun: Option<Begun>,
     /// Bytes of the pattern.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Whole records behind it.
-    pub(super) closing: &'a [u8],
+    pub(crate) closing: &'a [u8],
 }
 
 /// A record that the prefix begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Begun {
+pub(crate) struct Begun {
     /// Bytes of its content that stand in the prefix.
-    pub(super) in_prefix: usize,
+    pub(crate) in_prefix: usize,
 }
 
 impl Begun {
     /// The header of this record, for the prefix, if `bytes` of the pattern follow.
-    pub(super) fn header(self, kind: Kind, id: RequestId, bytes: u64) -> Header {
+    pub(crate) fn header(self, kind: Kind, id: RequestId, bytes: u64) -> Header {
         header(kind, id, self.in_prefix as u64 + self.pattern_bytes(bytes))
     }
 
@@ -81,7 +81,7 @@ impl Begun {
 
 impl Frames {
     /// Cuts it.
-    pub(super) fn new(shape: &Shape<'_>) -> Self {
+    pub(crate) fn new(shape: &Shape<'_>) -> Self {
         let first = shape
             .begun
             .map_or(0, |begun| begun.pattern_bytes(shape.bytes));
@@ -113,7 +113,7 @@ impl Frames {
     }
 
     /// The length of the whole stream.
-    pub(super) fn total(&self) -> u64 {
+    pub(crate) fn total(&self) -> u64 {
         let last = if self.last > 0 {
             HEADER_LEN as u64 + self.last
         } else {
@@ -123,7 +123,7 @@ impl Frames {
     }
 
     /// The pieces from position `from` of the stream on, as many as fit.
-    pub(super) fn pieces<'a>(
+    pub(crate) fn pieces<'a>(
         &'a self,
         prefix: &'a [u8],
         pattern: Pattern,
@@ -208,14 +208,14 @@ fn index(position: u64) -> usize {
 }
 
 /// Pieces for one call of the kernel.
-pub(super) struct Pieces<'a> {
+pub(crate) struct Pieces<'a> {
     slices: [IoSlice<'a>; PIECES_MAX],
     len: usize,
 }
 
 impl<'a> Pieces<'a> {
     /// In the form that vectored writes take.
-    pub(super) fn as_slices(&self) -> &[IoSlice<'a>] {
+    pub(crate) fn as_slices(&self) -> &[IoSlice<'a>] {
         &self.slices[..self.len]
     }
 }
@@ -227,7 +227,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fastcgi::{Reader, RecordEvent, push_stream_end};
+    use spliceway_common::fastcgi::{Reader, RecordEvent, push_stream_end};
 
     const ID: RequestId = RequestId::application(NonZeroU16::MIN);
 

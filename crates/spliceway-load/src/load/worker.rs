@@ -15,9 +15,9 @@ use super::plan::{Pace, Plan};
 use super::problem::{Failure, Problem};
 use super::request::Template;
 use super::schedule::{Schedule, Span};
-use crate::bench::net::Arrival;
-use crate::bench::timer::Alarm;
-use crate::sys::process::thread_cpu;
+use crate::net::Arrival;
+use crate::timer::Alarm;
+use spliceway_common::sys::process::thread_cpu;
 
 /// Received at one time. Large enough that the calls for a large answer do not count, small enough
 /// that it and the pattern stay in a core's cache.

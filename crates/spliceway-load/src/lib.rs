@@ -1,7 +1,8 @@
-//! What the harness and the demo measure with: a FastCGI load and a FastCGI responder.
+//! What the harness and the demo measure with: a FastCGI load ([`load`]) and a FastCGI responder
+//! ([`responder`]).
 //!
 //! Neither shares code with the data path that it measures; both know the protocol by
-//! [`crate::fastcgi`].
+//! [`spliceway_common::fastcgi`].
 
 mod digest;
 mod frames;

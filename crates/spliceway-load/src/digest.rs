@@ -12,7 +12,7 @@ const WORD: usize = size_of::<u64>();
 /// Each step maps the state one to one, so that two contents which differ within one word never
 /// have the same digest.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Digest {
+pub(crate) struct Digest {
     state: u64,
     /// Bytes that do not fill a word yet; the first `len % WORD` of them count.
     tail: [u8; WORD],
@@ -21,7 +21,7 @@ pub(super) struct Digest {
 
 impl Digest {
     /// Takes the next piece of the content.
-    pub(super) fn push(&mut self, mut piece: &[u8]) {
+    pub(crate) fn push(&mut self, mut piece: &[u8]) {
         let filled = self.filled();
         self.len += piece.len() as u64;
         if filled > 0 {
@@ -42,7 +42,7 @@ impl Digest {
     }
 
     /// The number.
-    pub(super) fn finish(mut self) -> u64 {
+    pub(crate) fn finish(mut self) -> u64 {
         let filled = self.filled();
         self.tail[filled..].fill(0);
         self.step(u64::from_le_bytes(self.tail));
@@ -61,7 +61,7 @@ impl Digest {
 }
 
 /// The digest of content that is in one piece.
-pub(super) fn digest(content: &[u8]) -> u64 {
+pub(crate) fn digest(content: &[u8]) -> u64 {
     let mut digest = Digest::default();
     digest.push(content);
     digest.finish()

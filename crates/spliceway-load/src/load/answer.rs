@@ -5,10 +5,12 @@ use std::sync::OnceLock;
 use super::plan::{Plan, Request};
 use super::problem::{Problem, Progress};
 use super::request::REQUEST_ID;
-use crate::bench::digest::Digest;
-use crate::bench::pattern::{Pattern, first_difference};
-use crate::bench::synthetic::{HEAD_LEN, Head};
-use crate::fastcgi::{EndRequest, FixedBody, Header, Kind, ProtocolStatus, Reader, RecordEvent};
+use crate::digest::Digest;
+use crate::pattern::{Pattern, first_difference};
+use crate::synthetic::{HEAD_LEN, Head};
+use spliceway_common::fastcgi::{
+    EndRequest, FixedBody, Header, Kind, ProtocolStatus, Reader, RecordEvent,
+};
 
 /// How much of an application's error output is kept for the message.
 const SAID_MAX: usize = 512;
@@ -457,7 +459,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::fastcgi::{RequestId, push_record, push_stream, push_stream_end};
+    use spliceway_common::fastcgi::{RequestId, push_record, push_stream, push_stream_end};
 
     const NONCE: u64 = 17;
     const DIGEST: u64 = 4711;
