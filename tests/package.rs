@@ -15,11 +15,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use common::beside::{profile, program_beside};
 use common::client::exchange_and_end;
 use common::programs::start_server;
 use common::proxy::{connect, fresh_dir};
 use common::sys::{ChildSetup, demand_root, lacks_root};
-use common::{Backend, KB, Pattern, Process, eventually};
+use common::{Backend, KB, Pattern, Process, SPLICEWAY, eventually};
 use tempfile::TempDir;
 
 const PROGRAMS: [&str; 2] = ["spliceway", "spliceway-bench"];
@@ -32,8 +33,9 @@ fn package() -> &'static [u8] {
         let dir = fresh_dir();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/package");
         let mut command = Command::new(script);
+        program_beside(SPLICEWAY, "spliceway-bench");
         command
-            .args(["--no-build", "--profile", profile(), "--output"])
+            .args(["--no-build", "--profile", profile_in_use(), "--output"])
             .arg(dir.path());
         let output = succeed(&mut command);
         let path = String::from_utf8(output.stdout).unwrap();
@@ -42,13 +44,10 @@ fn package() -> &'static [u8] {
 }
 
 /// The profile that this test and the programs were built with, by the directory that they are in.
-fn profile() -> &'static str {
-    let directory = Path::new(env!("CARGO_BIN_EXE_spliceway")).parent();
+fn profile_in_use() -> &'static str {
+    let directory = Path::new(SPLICEWAY).parent();
     let name = directory.and_then(Path::file_name).and_then(OsStr::to_str);
-    match name.unwrap() {
-        "debug" => "dev",
-        name => name,
-    }
+    profile(name.unwrap())
 }
 
 #[track_caller]

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use spliceway::cli::values::count;
 use spliceway::config::WORKERS_MAX;
-use spliceway::sys::process;
+use spliceway_common::sys::process;
 use spliceway_load::interrupt;
 use spliceway_load::responder::{self, Manner, Options, Responder};
 

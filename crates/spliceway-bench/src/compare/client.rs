@@ -4,7 +4,7 @@
 use std::io::{self, Read, Write};
 use std::num::NonZeroU16;
 
-use spliceway::fastcgi::{
+use spliceway_common::fastcgi::{
     BeginRequest, Kind, Reader, RecordEvent, RequestId, Role, push_pair, push_record, push_stream,
     push_stream_end,
 };

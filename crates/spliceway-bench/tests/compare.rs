@@ -1,28 +1,37 @@
 //! `spliceway-bench compare` from end to end, in small: whether it measures and writes everything
 //! that it says, not what comes out.
 
-#![cfg(feature = "bench")]
+// For the helpers beside the tests.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../tests/common/mod.rs"]
+mod common;
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
+use common::beside::program_beside;
 use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_spliceway-bench");
 
 /// Where there is no network of one's own to be had, two comparisons would want the same port.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// One cell, one round, a tenth of a second, without other people's programs.
 fn compare(dir: &Path, more: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway-bench"));
+    let _one = ONE_AT_A_TIME.lock();
+    // It compares the proxy that it finds beside itself.
+    program_beside(PROGRAM, "spliceway");
+    let mut command = Command::new(PROGRAM);
     command
         .current_dir(dir)
         .args(["compare", "--only=new-4k-16", "--rounds=1", "--seconds=0.1"])
         .args(["--peers=unix,spliceway,spliceway-epoll"])
         .args(["--output=out", "--results=RESULTS.md"])
         .args(more);
-    let _one = ONE_AT_A_TIME.lock();
     command.output().expect("the program starts")
 }
 
@@ -216,7 +225,7 @@ fn a_report_can_be_made_again_from_the_raw_data() {
     let dir = tempfile::tempdir().unwrap();
     assert!(compare(dir.path(), &[]).status.success());
     let first = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_spliceway-bench"));
+    let mut command = Command::new(PROGRAM);
     command.current_dir(dir.path()).args([
         "compare",
         "--render=out/data.json",

@@ -4,6 +4,7 @@
 // For the helpers beside the tests.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../tests/common/mod.rs"]
 mod common;
 
 use std::fs;

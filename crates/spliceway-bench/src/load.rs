@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use spliceway::cli::values::{count, duration, positive_timeout, size};
 use spliceway::config::{TIMEOUT_MAX, WORKERS_MAX};
-use spliceway::sys::process;
+use spliceway_common::sys::process;
 use spliceway_load::interrupt;
 use spliceway_load::load::{
     self, CONNECTIONS_MAX, Connections, Control, Pace, Plan, RATE_MAX, RESPONSE_BYTES_MAX, Request,

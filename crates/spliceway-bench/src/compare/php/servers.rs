@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use spliceway::sys::namespace::effective_ids;
+use spliceway_common::sys::namespace::effective_ids;
 
 use super::WORKERS;
 use super::ways::{Way, fpm_socket};

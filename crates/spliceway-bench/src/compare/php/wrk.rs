@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
-use spliceway::sys::child::spawn_bound;
+use spliceway_common::sys::child::spawn_bound;
 
 use super::ways::CONNECTIONS;
 use crate::compare::accounting::ended_children_cpu;

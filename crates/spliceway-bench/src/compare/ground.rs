@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use spliceway::sys::namespace;
+use spliceway_common::sys::namespace;
 
 use super::results::Network;
 

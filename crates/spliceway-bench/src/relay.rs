@@ -18,7 +18,7 @@ use anyhow::Context as _;
 use spliceway::cli::values;
 use spliceway::config::{Access, UnixAddress};
 use spliceway::daemon::listener::{self, Listener};
-use spliceway::sys::process;
+use spliceway_common::sys::process;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};

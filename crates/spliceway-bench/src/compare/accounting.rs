@@ -15,7 +15,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use spliceway::sys::process::ticks_per_second;
+use spliceway_common::sys::process::ticks_per_second;
 
 /// Directories of ours begin like this.
 const GROUP_PREFIX: &str = "spliceway-bench-";
@@ -340,7 +340,7 @@ mod tests {
         let below = tree(child.id()).unwrap();
         assert!(below.iter().all(|pid| own.contains(pid)));
         for pid in below.into_iter().skip(1) {
-            spliceway::sys::child::terminate(pid).unwrap();
+            spliceway_common::sys::child::terminate(pid).unwrap();
         }
         child.wait().unwrap();
     }

@@ -1,9 +1,9 @@
 //! The baseline of the comparison, `spliceway-bench relay`, does what a relay must: a figure of a
 //! program that loses bytes or sessions would be worth nothing.
 
-#![cfg(feature = "bench")]
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../tests/common/mod.rs"]
 mod common;
 
 use std::net::Shutdown;

@@ -26,7 +26,7 @@ pub(super) fn describe(client_threads: usize, responder_threads: usize) -> Machi
 
 /// The processors that this process may use.
 pub(super) fn cores() -> usize {
-    spliceway::sys::process::processors().map_or(1, |processors| processors.len().max(1))
+    spliceway_common::sys::process::processors().map_or(1, |processors| processors.len().max(1))
 }
 
 /// As it was typed, but for the directory of the program.

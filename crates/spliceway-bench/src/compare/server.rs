@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use spliceway::sys::child::{EndBy, spawn_bound_by, terminate};
+use spliceway_common::sys::child::{EndBy, spawn_bound_by, terminate};
 use tempfile::TempDir;
 
 use super::accounting::{Group, Ledger};

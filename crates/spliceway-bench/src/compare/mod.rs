@@ -38,7 +38,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use spliceway::cli::values::{count, positive_timeout};
-use spliceway::sys::process::raise_descriptors_max;
+use spliceway_common::sys::process::raise_descriptors_max;
 
 use self::fleet::{DIRECT_UNIX, Fleet, Shape};
 use self::matrix::{Cell, Key};

@@ -4,6 +4,7 @@
 // For the helpers beside the tests.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../../../tests/common/mod.rs"]
 mod common;
 
 use std::fs;
@@ -19,7 +20,7 @@ use common::programs::{fresh_endpoint, program, start_fpm_pool};
 use common::proxy::fresh_dir;
 use common::sys::ChildSetup;
 use common::{GUARD, eventually};
-use spliceway::fastcgi::{
+use spliceway_common::fastcgi::{
     BeginRequest, HEADER_LEN, Header, Kind, RequestId, Role, push_pair, push_record, push_stream,
     push_stream_end,
 };
