@@ -27,7 +27,7 @@ use spliceway::session::{
     Changes, Context, Entry, Owner, Owners, Pool, Protocol, Retired, SessionId, Step, Timeouts,
     Tunnel, Upstreams,
 };
-use spliceway::sys::net::{Source, TcpOptions};
+use spliceway_common::sys::net::{Source, TcpOptions};
 
 use common::{Door, LIMITS, each_engine, guard, moved, turn};
 

@@ -7,17 +7,17 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod account;
-pub mod clock;
-pub mod handover;
-pub mod kernel;
-pub mod lookup;
+pub(crate) mod clock;
+pub(crate) mod handover;
+pub(crate) mod kernel;
+pub(crate) mod lookup;
 pub(crate) mod memory;
-pub mod pipe;
-pub mod poll;
+pub(crate) mod pipe;
+pub(crate) mod poll;
 pub(crate) mod privileges;
 pub(crate) mod signals;
 pub(crate) mod socket_file;
 pub(crate) mod terminal;
 
-pub use spliceway_common::sys::{Errno, child, namespace, net, process};
+pub(crate) use spliceway_common::sys::{Errno, net, process};
 use spliceway_common::sys::{check, check_len};
