@@ -4,34 +4,47 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::SystemTime;
 
 /// The program `name`, of the package of that name, beside `own`, which is one of this package. What
-/// `cargo test --workspace` has built is taken; if there is none, or its sources have changed since, it is
-/// built.
-pub(crate) fn program_beside(own: &str, name: &str) -> PathBuf {
+/// `cargo test --workspace` has built is taken; if there is none, or it is older than one of the `sources`
+/// (directories of the workspace), it is built.
+pub(crate) fn program_beside(own: &str, name: &str, sources: &[&str]) -> PathBuf {
     let program = Path::new(own).with_file_name(name);
-    if !is_built(&program) {
+    if !is_built(&program, sources) {
         build(&program, name);
         assert!(program.exists(), "cargo built no {}", program.display());
     }
     program
 }
 
-/// Whether it is there, and none of the files that it was made of is newer. cargo lists them beside it.
-fn is_built(program: &Path) -> bool {
-    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified());
-    let Ok(built) = changed(program) else {
+fn is_built(program: &Path, sources: &[&str]) -> bool {
+    let mut directories = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let root = directories.find(|path| path.join("Cargo.lock").exists());
+    let root = root.expect("a workspace has a Cargo.lock");
+    let Ok(built) = fs::metadata(program).and_then(|program| program.modified()) else {
         return false;
     };
-    let Ok(list) = fs::read_to_string(program.with_extension("d")) else {
-        return false;
-    };
-    let (_, sources) = list.split_once(": ").expect("a rule of make");
-    // What belongs to a path is escaped.
-    sources.replace("\\ ", "\0").split_whitespace().all(|path| {
-        let path = path.replace('\0', " ");
-        changed(Path::new(&path)).is_ok_and(|changed| changed <= built)
-    })
+    let newest = sources.iter().map(|path| newest_source(&root.join(path)));
+    newest.max().is_none_or(|newest| newest <= built)
+}
+
+/// When a file of Rust below this directory was changed last. Those of unit tests are no part of a program.
+fn newest_source(directory: &Path) -> SystemTime {
+    let entries = fs::read_dir(directory).expect("a directory of sources");
+    let newest = entries.map(|entry| {
+        let path = entry.expect("it can be read").path();
+        let is_source = path.extension().is_some_and(|extension| extension == "rs");
+        if path.is_dir() {
+            newest_source(&path)
+        } else if is_source && !path.ends_with("tests.rs") {
+            let changed = fs::metadata(&path).and_then(|file| file.modified());
+            changed.expect("a file has its time")
+        } else {
+            SystemTime::UNIX_EPOCH
+        }
+    });
+    newest.max().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
 /// Builds it as what runs was built, into the same directory.

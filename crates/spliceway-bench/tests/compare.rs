@@ -17,6 +17,13 @@ use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_spliceway-bench");
 
+/// What the proxy is made of.
+const PROXY_SOURCES: &[&str] = &[
+    "src",
+    "crates/spliceway-common/src",
+    "crates/spliceway-load/src",
+];
+
 /// Where there is no network of one's own to be had, two comparisons would want the same port.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -24,7 +31,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 fn compare(dir: &Path, more: &[&str]) -> Output {
     let _one = ONE_AT_A_TIME.lock();
     // It compares the proxy that it finds beside itself.
-    program_beside(PROGRAM, "spliceway");
+    program_beside(PROGRAM, "spliceway", PROXY_SOURCES);
     let mut command = Command::new(PROGRAM);
     command
         .current_dir(dir)
