@@ -27,7 +27,7 @@ use spliceway::session::{
     Changes, Context, Entry, Hands, Hello, Owner, Policy, Pool, Protocol, RouteKey, SessionId,
     Step, Timeouts, Tunnel,
 };
-use spliceway::sys::net::{Source, TcpOptions};
+use spliceway_common::sys::net::{Source, TcpOptions};
 
 use common::{Door, LIMITS, each_engine, guard, moved, turn};
 

@@ -2,27 +2,30 @@
 //!
 //! Start with ARCHITECTURE.md. In short: one worker thread per core owns a ring and its sessions
 //! ([`worker`], [`session`], [`driver`]); a resolver thread looks names up and publishes the
-//! address set with one atomic swap ([`resolver`], [`backend`]); the main thread starts everything
+//! address set with one atomic swap (`resolver`, [`backend`]); the main thread starts everything
 //! and waits for signals ([`daemon`]).
+//!
+//! Public is what the program itself, the harness, the benches and the tests use. It is no interface for
+//! anyone else.
 
-pub mod access_log;
+mod access_log;
 mod address;
 pub mod backend;
-pub mod bench;
-pub mod checks;
+mod checks;
 pub mod cli;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+#[cfg(feature = "demo")]
 pub mod demo;
 pub mod driver;
 pub mod fastcgi;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
-pub mod observe;
-pub mod proxy_protocol;
-pub mod resolver;
+mod observe;
+mod proxy_protocol;
+mod resolver;
 pub mod session;
-pub mod shown;
-pub mod sys;
+mod shown;
+mod sys;
 pub mod worker;

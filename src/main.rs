@@ -3,10 +3,11 @@
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-use spliceway::cli::{
-    self, CheckCommand, Cli, Command, DemoCommand, RunCommand, StatusCommand, usage,
-};
+#[cfg(feature = "demo")]
+use spliceway::cli::DemoCommand;
+use spliceway::cli::{self, CheckCommand, Cli, Command, RunCommand, StatusCommand, usage};
 use spliceway::daemon::{self, Handover, logging, scarcity};
+#[cfg(feature = "demo")]
 use spliceway::demo;
 
 const PROGRAM: &str = "spliceway";
@@ -29,6 +30,7 @@ fn execute(cli: Cli) -> ExitCode {
             Err(error) => usage::report(PROGRAM, Err(error)),
         },
         Command::Status(command) => usage::report(PROGRAM, status(&command)),
+        #[cfg(feature = "demo")]
         Command::Demo(command) => usage::report(PROGRAM, run_demo(&command)),
     }
 }
@@ -65,6 +67,7 @@ fn status(command: &StatusCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
+#[cfg(feature = "demo")]
 fn run_demo(command: &DemoCommand) -> anyhow::Result<()> {
     demo::run(&demo::Options {
         duration: command.duration,

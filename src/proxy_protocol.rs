@@ -40,7 +40,7 @@ const UNIX_BYTES: usize = 108;
 /// # Panics
 /// If the name is longer than `sun_path`, which no listener's is.
 #[must_use]
-pub fn of_unix_listener(version: Version, name: &[u8]) -> Box<[u8]> {
+pub(crate) fn of_unix_listener(version: Version, name: &[u8]) -> Box<[u8]> {
     match version {
         Version::V1 => V1_UNKNOWN.into(),
         Version::V2 => {
@@ -55,7 +55,7 @@ pub fn of_unix_listener(version: Version, name: &[u8]) -> Box<[u8]> {
 /// The header of a connection for a TCP client, which connected to `local`. IPv4 clients of an IPv6
 /// socket are said to be what they are.
 #[must_use]
-pub fn of_tcp_client(version: Version, client: SocketAddr, local: SocketAddr) -> Box<[u8]> {
+pub(crate) fn of_tcp_client(version: Version, client: SocketAddr, local: SocketAddr) -> Box<[u8]> {
     let ips = match (client.ip().to_canonical(), local.ip().to_canonical()) {
         both @ (IpAddr::V4(_), IpAddr::V4(_)) => both,
         _ => (client.ip(), local.ip()),
@@ -69,7 +69,7 @@ pub fn of_tcp_client(version: Version, client: SocketAddr, local: SocketAddr) ->
 
 /// The header of a connection for a TCP client whose addresses are not known: it has left already.
 #[must_use]
-pub fn of_unknown_client(version: Version) -> Box<[u8]> {
+pub(crate) fn of_unknown_client(version: Version) -> Box<[u8]> {
     match version {
         Version::V1 => V1_UNKNOWN.into(),
         Version::V2 => v2(V2_PROXY, V2_UNSPECIFIED, &[]),
@@ -106,7 +106,7 @@ fn v2_tcp(ips: (IpAddr, IpAddr), ports: (u16, u16)) -> Box<[u8]> {
 
 /// The header of a connection that the proxy makes for itself, to see whether the backend is there.
 #[must_use]
-pub fn of_check(version: Version) -> Box<[u8]> {
+pub(crate) fn of_check(version: Version) -> Box<[u8]> {
     match version {
         // This version cannot say it better.
         Version::V1 => V1_UNKNOWN.into(),

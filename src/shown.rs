@@ -13,7 +13,7 @@ const MORE: &str = "...";
 
 /// Bytes, shown within a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shown<'a> {
+pub(crate) struct Shown<'a> {
     bytes: &'a [u8],
     form: Form,
     chars_max: usize,
@@ -34,19 +34,19 @@ enum Form {
 impl<'a> Shown<'a> {
     /// For between two quotes, in at most `chars_max` characters without the sign that more was there.
     #[must_use]
-    pub const fn quoted(bytes: &'a [u8], chars_max: usize) -> Self {
+    pub(crate) const fn quoted(bytes: &'a [u8], chars_max: usize) -> Self {
         Self::new(bytes, Form::Quoted, chars_max)
     }
 
     /// For between the two quotes of a JSON string.
     #[must_use]
-    pub const fn json(bytes: &'a [u8], chars_max: usize) -> Self {
+    pub(crate) const fn json(bytes: &'a [u8], chars_max: usize) -> Self {
         Self::new(bytes, Form::Json, chars_max)
     }
 
     /// For the middle of a line that people read.
     #[must_use]
-    pub const fn line(bytes: &'a [u8], chars_max: usize) -> Self {
+    pub(crate) const fn line(bytes: &'a [u8], chars_max: usize) -> Self {
         Self::new(bytes, Form::Line, chars_max)
     }
 
@@ -61,7 +61,7 @@ impl<'a> Shown<'a> {
 
     /// With the sign that more was there also if all of these bytes are shown.
     #[must_use]
-    pub const fn cut_before(mut self, is_cut: bool) -> Self {
+    pub(crate) const fn cut_before(mut self, is_cut: bool) -> Self {
         self.is_cut = is_cut;
         self
     }
@@ -70,7 +70,7 @@ impl<'a> Shown<'a> {
 /// The same JSON in ASCII: what may drive a terminal, or change how other characters are seen, is escaped
 /// too. Only strings can have such characters.
 #[must_use]
-pub fn ascii_of_json(json: &str) -> String {
+pub(crate) fn ascii_of_json(json: &str) -> String {
     let mut ascii = String::with_capacity(json.len());
     for character in json.chars() {
         match character {

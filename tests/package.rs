@@ -15,40 +15,53 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use common::beside::{profile, program_beside};
 use common::client::exchange_and_end;
 use common::programs::start_server;
 use common::proxy::{connect, fresh_dir};
 use common::sys::{ChildSetup, demand_root, lacks_root};
-use common::{Backend, KB, Pattern, Process, eventually};
+use common::{Backend, KB, Pattern, Process, SPLICEWAY, eventually};
 use tempfile::TempDir;
 
 const PROGRAMS: [&str; 2] = ["spliceway", "spliceway-bench"];
 
-/// The bytes of the package, built once for all tests of this file. Nothing drops a static, so the
-/// directory that it was built in is not kept with it.
+/// What the second one is made of.
+const SOURCES: &[&str] = &[
+    "src",
+    "crates/spliceway-common/src",
+    "crates/spliceway-load/src",
+    "crates/spliceway-bench/src",
+];
+
+/// The bytes of the package.
 fn package() -> &'static [u8] {
-    static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
+    &packages()[0]
+}
+
+/// Those of the package, and of the one that has its programs' symbols, built once for all tests of this
+/// file. Nothing drops a static, so the directory that they were built in is not kept with them.
+fn packages() -> &'static [Vec<u8>; 2] {
+    static BUILT: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
     BUILT.get_or_init(|| {
         let dir = fresh_dir();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/package");
         let mut command = Command::new(script);
+        program_beside(SPLICEWAY, "spliceway-bench", SOURCES);
         command
-            .args(["--no-build", "--profile", profile(), "--output"])
+            .args(["--no-build", "--profile", profile_in_use(), "--output"])
             .arg(dir.path());
         let output = succeed(&mut command);
-        let path = String::from_utf8(output.stdout).unwrap();
-        fs::read(path.trim_end()).unwrap()
+        let paths = String::from_utf8(output.stdout).unwrap();
+        let built: Vec<_> = paths.lines().map(|path| fs::read(path).unwrap()).collect();
+        built.try_into().expect("two packages")
     })
 }
 
 /// The profile that this test and the programs were built with, by the directory that they are in.
-fn profile() -> &'static str {
-    let directory = Path::new(env!("CARGO_BIN_EXE_spliceway")).parent();
+fn profile_in_use() -> &'static str {
+    let directory = Path::new(SPLICEWAY).parent();
     let name = directory.and_then(Path::file_name).and_then(OsStr::to_str);
-    match name.unwrap() {
-        "debug" => "dev",
-        name => name,
-    }
+    profile(name.unwrap())
 }
 
 #[track_caller]
@@ -112,10 +125,14 @@ impl System {
 
     fn with_package() -> Self {
         let system = Self::start();
-        let seen_inside = system.seen(Path::new("/tmp")).join("spliceway.deb");
-        fs::write(seen_inside, package()).unwrap();
-        system.run(&["dpkg", "-i", "/tmp/spliceway.deb"]);
+        system.install(package());
         system
+    }
+
+    fn install(&self, package: &[u8]) {
+        let seen_inside = self.seen(Path::new("/tmp")).join("spliceway.deb");
+        fs::write(seen_inside, package).unwrap();
+        self.run(&["dpkg", "-i", "/tmp/spliceway.deb"]);
     }
 
     /// A program of this system.
@@ -381,6 +398,29 @@ fn the_shells_complete_both_programs() {
 }
 
 #[test]
+fn backtraces_have_names_without_the_symbols_and_lines_with_them() {
+    if lacks_root() {
+        return;
+    }
+    let system = System::with_package();
+    for program in PROGRAMS {
+        let program = format!("/usr/bin/{program}");
+        let sections = system.text(&["readelf", "--sections", "--wide", &program]);
+        assert!(!sections.contains(" .debug_info "), "{program}: {sections}");
+        // All that a frame of a backtrace is without the symbols: an address within a function with a name.
+        let names = system.text(&["nm", "--demangle", &program]);
+        let main = names.lines().find(|line| line.ends_with("::main"));
+        let main = main.expect("the names of functions are there");
+        let (address, _) = main.split_once(' ').unwrap();
+        let place = || system.text(&["addr2line", "--exe", &program, address]);
+        assert!(place().starts_with("??"), "{}", place());
+        system.install(&packages()[1]);
+        assert!(place().contains("/src/main.rs:"), "{}", place());
+        system.run(&["dpkg", "--purge", "spliceway-dbgsym"]);
+    }
+}
+
+#[test]
 fn the_package_is_as_debian_wants_it() {
     let dir = fresh_dir();
     let file = dir.path().join("spliceway.deb");
@@ -388,8 +428,8 @@ fn the_package_is_as_debian_wants_it() {
     let mut lintian = Command::new("lintian");
     lintian
         .args(["--allow-root", "--fail-on", "error", "--suppress-tags"])
-        // The project has no address for mail.
-        .arg("bogus-mail-host,bogus-mail-host-in-debian-changelog")
+        // The project has no address for mail. The names of functions are kept, for backtraces.
+        .arg("bogus-mail-host,bogus-mail-host-in-debian-changelog,unstripped-binary-or-object")
         .arg(file);
     succeed(&mut lintian);
 }

@@ -18,8 +18,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-pub use entry::{Entry, Upstream, Words};
-pub use writer::{AccessLogError, Writers};
+pub(crate) use entry::{Entry, Upstream, Words};
+pub(crate) use writer::{AccessLogError, Writers};
 
 /// Entries of one worker that wait to be written. At the 45,000 requests that a worker serves in a second
 /// it is full after 180 ms, more than three of the writer's looks; with the longest words, it holds some

@@ -50,7 +50,7 @@ pub enum AccessLogError {
 /// The files of all routes, and once they are started the threads that write them. Dropping it ends
 /// them, after what is in the queues is written.
 #[derive(Default)]
-pub struct Writers {
+pub(crate) struct Writers {
     prepared: Vec<Writer>,
     running: Vec<Running>,
 }
@@ -79,7 +79,7 @@ impl Writers {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub fn open(&mut self, log: &AccessLog) -> Result<(), AccessLogError> {
+    pub(crate) fn open(&mut self, log: &AccessLog) -> Result<(), AccessLogError> {
         if self.writer(&log.target).is_some() {
             return Ok(());
         }
@@ -104,7 +104,7 @@ impl Writers {
     ///
     /// # Panics
     /// If the file is not open, or the threads were started.
-    pub fn queue(&mut self, log: &AccessLog, route: &RouteName) -> Queue {
+    pub(crate) fn queue(&mut self, log: &AccessLog, route: &RouteName) -> Queue {
         let writer = self.writer(&log.target);
         let writer = writer.expect("a route's file is opened before it is served");
         let (queue, entries) = Queue::new(&writer.told.bell);
@@ -126,7 +126,7 @@ impl Writers {
     ///
     /// # Errors
     /// If the system has no room for a thread.
-    pub fn start<E: Send + 'static>(
+    pub(crate) fn start<E: Send + 'static>(
         &mut self,
         say_end: impl Fn() -> E,
     ) -> Result<(), AccessLogError> {
@@ -154,7 +154,7 @@ impl Writers {
     }
 
     /// A way to have all files opened anew, for another thread or task.
-    pub fn reopener(&self) -> impl Fn() + Send + Sync + use<> {
+    pub(crate) fn reopener(&self) -> impl Fn() + Send + Sync + use<> {
         let all: Vec<_> = self.running.iter().map(|r| Arc::clone(&r.told)).collect();
         move || {
             for told in &all {
@@ -165,7 +165,7 @@ impl Writers {
     }
 
     /// A way to ask how many writes have failed.
-    pub fn errors(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+    pub(crate) fn errors(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let all: Vec<_> = self.running.iter().map(|r| Arc::clone(&r.told)).collect();
         move || all.iter().map(|told| told.errors.get()).sum()
     }

@@ -22,14 +22,14 @@ use probe::{Outcome, probe};
 use verdict::Verdict;
 
 /// Checks at one time: a bound on descriptors and on what a round of many endpoints costs at once.
-pub const PROBES_MAX: usize = 16;
+pub(crate) const PROBES_MAX: usize = 16;
 
 /// How long an endpoint has for an answer, or the interval if that is shorter.
 const PATIENCE_MAX: Duration = Duration::from_secs(2);
 
 /// What is checked, and how.
 #[derive(Debug)]
-pub struct Checks {
+pub(crate) struct Checks {
     /// What a check asks for.
     pub kind: CheckKind,
     /// From the start of a round to the start of the next one.
@@ -47,7 +47,7 @@ struct Checked {
 }
 
 /// Checks for ever.
-pub async fn run(published: Arc<Published>, checks: Checks) {
+pub(crate) async fn run(published: Arc<Published>, checks: Checks) {
     let checks = Arc::new(checks);
     let mut known = HashMap::new();
     loop {

@@ -1,11 +1,13 @@
 //! The command line: from arguments to a validated configuration, or to one line that says what is
 //! wrong.
 //!
-//! The help texts are the reference of the options. What the programs of this package have in common
+//! The help texts are the reference of the options. What the harness has in common with this
 //! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times. A
 //! configuration file ([`mod@file`]) is another way to write the same options.
 
 mod daemon;
+#[cfg(feature = "demo")]
+mod demo;
 mod effective;
 mod fastcgi;
 pub mod file;
@@ -20,16 +22,17 @@ pub mod values;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{AtLimit, Config, Engine, Logging, Route, RouteName};
-use crate::demo::CONCURRENCY_MAX;
+use crate::config::{AtLimit, Config, Logging, Route, RouteName};
 use daemon::DaemonArguments;
+#[cfg(feature = "demo")]
+use demo::DemoArguments;
+#[cfg(feature = "demo")]
+pub use demo::DemoCommand;
 pub use file::FileErrors;
 use options::{CONFIG, Kind, Options, kind};
 use route::RouteArguments;
@@ -37,7 +40,6 @@ use socket_proxyd::SocketProxydArguments;
 use status::StatusArguments;
 pub use status::StatusCommand;
 pub use usage::{Stop, UsageError};
-use values::{count, positive_timeout};
 
 /// A command line that can be run.
 #[derive(Clone, Debug)]
@@ -56,6 +58,7 @@ pub enum Command {
     /// Ask a running proxy how it is.
     Status(StatusCommand),
     /// Show what the proxy does on this machine.
+    #[cfg(feature = "demo")]
     Demo(DemoCommand),
 }
 
@@ -75,17 +78,6 @@ pub struct CheckCommand {
     pub run: RunCommand,
     /// The same as a configuration file, with every option.
     pub effective: String,
-}
-
-/// `spliceway demo`
-#[derive(Clone, Debug)]
-pub struct DemoCommand {
-    /// How long each path is measured.
-    pub duration: Duration,
-    /// How many connections there are at one time.
-    pub concurrency: NonZeroUsize,
-    /// Which driver the proxy uses.
-    pub engine: Engine,
 }
 
 /// The definition of the command line, from which manual pages and completions are made.
@@ -142,6 +134,7 @@ pub(crate) fn parse_with(
             Command::Run(run)
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
+        #[cfg(feature = "demo")]
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
     };
     Ok(Cli { command })
@@ -203,6 +196,7 @@ enum ArgumentsOf {
                       Example: spliceway status --control /run/spliceway/control.sock --watch"
     )]
     Status(StatusArguments),
+    #[cfg(feature = "demo")]
     #[command(
         about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
         long_about = "Run a backend, the proxy and a load on this machine, and compare connections \
@@ -328,48 +322,6 @@ impl Refusal {
 const ENGINE_HELP: &str = "Move bytes with 'io_uring', or with 'epoll', or let 'auto' take io_uring \
                            where the system allows it and epoll where it does not.";
 
-#[derive(Args)]
-struct DemoArguments {
-    #[arg(
-        long,
-        value_name = "DURATION",
-        default_value = "3s",
-        value_parser = positive_timeout,
-        allow_hyphen_values = true,
-        help = "Measure each path for this time, such as 500ms or 3s."
-    )]
-    duration: Duration,
-
-    #[arg(
-        long,
-        value_name = "N",
-        default_value = "16",
-        value_parser = count(1..=CONCURRENCY_MAX),
-        help = "Keep this many connections busy at one time, from 1 to 128."
-    )]
-    concurrency: usize,
-
-    #[arg(
-        long,
-        value_enum,
-        default_value_t = Engine::Auto,
-        hide_possible_values = true,
-        help = ENGINE_HELP
-    )]
-    engine: Engine,
-}
-
-impl From<DemoArguments> for DemoCommand {
-    fn from(arguments: DemoArguments) -> Self {
-        Self {
-            duration: arguments.duration,
-            concurrency: NonZeroUsize::new(arguments.concurrency)
-                .expect("its parser takes no number below 1"),
-            engine: arguments.engine,
-        }
-    }
-}
-
 /// What the tests of the options have in common.
 #[cfg(test)]
 mod testing {
@@ -413,6 +365,9 @@ mod testing {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
     use clap::CommandFactory as _;
     use proptest::prelude::*;
 
@@ -420,8 +375,8 @@ mod tests {
     use super::usage::one_line;
     use super::*;
     use crate::config::{
-        Access, Account, ActiveChecks, CheckKind, Discovery, LogFormat, ProxyProtocol, ResolveWith,
-        SourceAddresses, Upstreams,
+        Access, Account, ActiveChecks, CheckKind, Discovery, Engine, LogFormat, ProxyProtocol,
+        ResolveWith, SourceAddresses, Upstreams,
     };
 
     #[test]
@@ -513,33 +468,6 @@ mod tests {
     }
 
     #[test]
-    fn demo_has_defaults_and_options() {
-        let Ok(Cli {
-            command: Command::Demo(demo),
-        }) = parse_words("demo")
-        else {
-            panic!()
-        };
-        assert_eq!(
-            (demo.duration, demo.concurrency.get()),
-            (Duration::from_secs(3), 16)
-        );
-        assert_eq!(demo.engine, Engine::Auto);
-        let words = "demo --duration 1s --concurrency 2 --engine epoll";
-        let Ok(Cli {
-            command: Command::Demo(demo),
-        }) = parse_words(words)
-        else {
-            panic!()
-        };
-        assert_eq!(
-            (demo.duration, demo.concurrency.get()),
-            (Duration::from_secs(1), 2)
-        );
-        assert_eq!(demo.engine, Engine::Epoll);
-    }
-
-    #[test]
     fn usage_errors_name_the_argument_the_cause_and_the_remedy() {
         for (words, expected) in [
             (
@@ -573,20 +501,6 @@ mod tests {
             (
                 "--quiet",
                 "unexpected argument '--quiet'; see 'spliceway --help'",
-            ),
-            (
-                "demo 3s",
-                "unexpected argument '3s'; see 'spliceway demo --help'",
-            ),
-            (
-                "demo --engine kqueue",
-                "invalid value 'kqueue' for '--engine <ENGINE>': unknown (write auto, io_uring, \
-                 epoll); see 'spliceway demo --help'",
-            ),
-            (
-                "demo --duration 1s --duration 2s",
-                "'--duration <DURATION>': given more than once (remove all but one); see 'spliceway \
-                 demo --help'",
             ),
         ] {
             assert_eq!(usage_error(words), expected);
@@ -671,7 +585,6 @@ mod tests {
             "help",
             "run --help",
             "help run",
-            "demo -h",
         ] {
             assert!(
                 matches!(parse_words(words), Err(Stop::Answer(_))),

@@ -1,4 +1,4 @@
-//! What every program of this package does with a command line that it cannot run: one line on
+//! What both programs do with a command line that it cannot run: one line on
 //! standard error, and the exit code that most programs have for it.
 //!
 //! clap reads the arguments, but its errors span several lines; logs and supervisors keep one, so

@@ -3,7 +3,7 @@
 //! Counting must cost the data path neither a lock nor a cache line that two threads write. So every
 //! cell has a single writer, which adds by a load and a store, and what one thread writes lies in
 //! lines of its own. What the figures mean to an operator is said where they are shown, in
-//! [`crate::observe`].
+//! `observe`.
 
 mod cells;
 mod endpoints;

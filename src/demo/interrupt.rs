@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Error;
-use crate::bench::interrupt;
-use crate::bench::load::Control;
+use spliceway_load::interrupt;
+use spliceway_load::load::Control;
 
 /// Remembers whether the user wants the demo to end.
 pub(super) struct Interrupt {

@@ -22,13 +22,13 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use crate::bench::load::{Failure, Target};
-use crate::bench::responder::{self, Responder};
 use crate::config::Engine;
 use crate::sys::process;
 use interrupt::Interrupt;
 use progress::Progress;
 use proxy::Proxy;
+use spliceway_load::load::{Failure, Target};
+use spliceway_load::responder::{self, Responder};
 use trial::Trial;
 
 /// The most clients at one time: what the proxy's and the responder's backlogs hold on any system,

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use super::interrupt::Interrupt;
 use super::{Error, setup};
 use crate::config::Engine;
-use crate::sys::child::{spawn_bound, terminate};
+use spliceway_common::sys::child::{spawn_bound, terminate};
 
 /// How long the proxy may take until it accepts: it binds a socket and starts its threads.
 const START_MAX: Duration = Duration::from_secs(10);

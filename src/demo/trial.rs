@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::bench::load::{self, Connections, Control, Failure, Measured, Pace, Plan, Target};
+use spliceway_load::load::{self, Connections, Control, Failure, Measured, Pace, Plan, Target};
 
 /// The most requests per path: the bound on what a long `--duration` can ask of a machine.
 const REQUESTS_MAX: u64 = 200_000;
@@ -113,7 +113,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use super::*;
-    use crate::bench::responder::{Options, Responder};
+    use spliceway_load::responder::{Options, Responder};
 
     #[test]
     fn rounds_add_up() {

@@ -230,7 +230,7 @@ pub enum IntoUnix {
     /// Through a pipe.
     Spliced,
     /// By sends: the kernel would have a splice wait for the reader
-    /// ([`SPLICE_INTO_UNIX`](crate::sys::kernel::SPLICE_INTO_UNIX)).
+    /// (`SPLICE_INTO_UNIX` of `sys::kernel`).
     Copied,
 }
 

@@ -1,6 +1,6 @@
 //! Answers of our own, where no backend gives one (specification §5.3, §5.5; RFC 3875 §6).
 
-use super::record::{HEADER_LEN, Header, Kind, RequestId};
+use spliceway_common::fastcgi::{HEADER_LEN, Header, Kind, RequestId};
 
 /// What ends an answer that cannot be finished, at a record's boundary: the header of a record of version 0,
 /// which no reader of records goes beyond. nginx, Apache, Caddy, lighttpd and HAProxy take it for a failure
@@ -134,9 +134,9 @@ const fn header(kind: Kind, content_len: usize, padding_len: usize) -> [u8; HEAD
 mod tests {
     use std::num::NonZeroU16;
 
-    use super::super::body::{EndRequest, ProtocolStatus};
     use super::super::response::{ResponseEvent, ResponseReader};
     use super::*;
+    use spliceway_common::fastcgi::{EndRequest, ProtocolStatus};
 
     #[test]
     fn each_answer_is_a_complete_response_with_its_status() {

@@ -14,11 +14,9 @@
 
 mod slice;
 
-use super::body::FixedBody;
 use super::pass::Pass;
-use super::reader::{Reader, RecordEvent};
-use super::record::{HEADER_LEN, Header, Malformed};
 use slice::{Slice, part_of};
+use spliceway_common::fastcgi::{FixedBody, HEADER_LEN, Header, Malformed, Reader, RecordEvent};
 
 /// What differs between a client's records and a backend's.
 pub(super) trait Rules {

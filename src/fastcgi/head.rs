@@ -4,9 +4,10 @@ use std::cell::Cell;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::body::{BeginRequest, Role};
-use super::params::{PairError, Pairs};
-use super::record::{CONTENT_MAX, Kind, RequestId, push_record, push_stream, push_stream_end};
+use spliceway_common::fastcgi::{
+    BeginRequest, CONTENT_MAX, Kind, PairError, Pairs, RequestId, Role, push_record, push_stream,
+    push_stream_end,
+};
 
 /// How much memory a head keeps for the next request of its connection. A typical head has 1 to 2 KiB;
 /// what a longer one took goes back, because most connections of a proxy idle.

@@ -1,8 +1,9 @@
 //! Management records: what we answer to a client, and the question that we put to an upstream
 //! (specification §4).
 
-use super::params::{PairError, Pairs};
-use super::record::{CONTENT_MAX, HEADER_LEN, Header, Kind, RequestId};
+use spliceway_common::fastcgi::{
+    CONTENT_MAX, HEADER_LEN, Header, Kind, PairError, Pairs, RequestId,
+};
 
 /// The longest GET_VALUES that is read. The three names that there are (§4.1) take 48 bytes with
 /// their lengths; the rest is for names that we do not know.

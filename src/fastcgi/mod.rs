@@ -1,4 +1,5 @@
-//! FastCGI 1.0: the wire format, a client's requests, a backend's responses, and what may pass.
+//! FastCGI 1.0: a client's requests, a backend's responses, and what may pass. The wire format, which the
+//! harness uses as well, is [`spliceway_common::fastcgi`] and has its names here too.
 //!
 //! Everything here is pure: bytes in, events out, no I/O, no clock, nothing of the rest of the crate.
 //! A reader may be handed any split of the byte stream. Beside the head of one request, which has a
@@ -8,36 +9,30 @@
 //! module's documentation refer to it.
 
 mod answer;
-mod body;
 mod forwarder;
 mod guard;
 mod head;
 mod management;
-mod params;
 mod pass;
-mod reader;
-mod record;
 mod request;
 mod response;
 mod status;
 
 pub use answer::{Answer, BROKEN_OFF};
-pub use body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
 pub use guard::{
     Cut, Decisive, Duplicates, FPM_PAGES, Guard, GuardError, GuardOptions, NAME_BYTES_MAX,
     Overridden, PARAMS_MAX, Rejection, Rule, Verdict, shown_value,
 };
 pub use head::{Head, HeadRoom, LARGE_HEADS_BYTES_MAX};
 pub use management::{Capacity, FENCE, QUERY_BYTES_MAX, Reply, Settled, Settling};
-pub use params::{NAME_OR_VALUE_MAX, PairError, Pairs, push_pair};
 pub use pass::Pass;
-pub use reader::{Reader, RecordEvent};
-pub use record::{
-    CONTENT_MAX, HEADER_LEN, Header, Kind, Malformed, RequestId, push_record, push_stream,
-    push_stream_end,
-};
 pub use request::{
     ClientEnd, PARAMS_BYTES_MAX, ProtocolError, RequestEvent, RequestLimits, RequestReader,
     Violation,
 };
 pub use response::{Nonsense, ResponseError, ResponseEvent, ResponseReader};
+pub use spliceway_common::fastcgi::{
+    BeginRequest, CONTENT_MAX, EndRequest, FixedBody, HEADER_LEN, Header, Kind, Malformed,
+    NAME_OR_VALUE_MAX, PairError, Pairs, ProtocolStatus, Reader, RecordEvent, RequestId, Role,
+    push_pair, push_record, push_stream, push_stream_end,
+};

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::record::{HEADER_LEN, Header};
+use spliceway_common::fastcgi::{HEADER_LEN, Header};
 
 /// The longest lead: an END_REQUEST record without padding.
 const LEAD_MAX: usize = 2 * HEADER_LEN;

@@ -15,13 +15,14 @@
 mod phase;
 mod violation;
 
-use super::body::{BeginRequest, EndRequest, FixedBody, ProtocolStatus, Role};
 use super::forwarder::{Forwarder, Rules, Ruling, Step, Way};
 use super::head::{Head, HeadRoom, NoPush};
 use super::management::{Capacity, QUERY_BYTES_MAX, Reply, result_of, unknown_type};
 use super::pass::Pass;
-use super::record::{HEADER_LEN, Header, Kind, RequestId};
 use phase::{Phase, Streams};
+use spliceway_common::fastcgi::{
+    BeginRequest, EndRequest, FixedBody, HEADER_LEN, Header, Kind, ProtocolStatus, RequestId, Role,
+};
 
 pub use violation::{ProtocolError, Violation};
 

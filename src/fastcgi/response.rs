@@ -11,11 +11,12 @@
 //! be content. Only what is known to be at hand goes on in pieces: a record as it came
 //! ([`ResponseReader::pass_next`]), or what a header of our own has promised ([`ResponseReader::promise`]).
 
-use super::body::{EndRequest, FixedBody};
 use super::forwarder::{Forwarder, Rules, Ruling, Step, Way};
 use super::pass::Pass;
-use super::record::{HEADER_LEN, Header, Kind, Malformed, RequestId};
 use super::status::{HeaderBlock, StatusReader};
+use spliceway_common::fastcgi::{
+    EndRequest, FixedBody, HEADER_LEN, Header, Kind, Malformed, RequestId,
+};
 
 /// What the session has to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -114,7 +114,7 @@ enum Cause {
 ///
 /// # Errors
 /// One line with the obstacle and its remedy.
-pub async fn ask(path: &Path) -> Result<Status, AskError> {
+pub(crate) async fn ask(path: &Path) -> Result<Status, AskError> {
     let mut there = There::default();
     let mut asked = exchange_in_time(path, &mut there).await;
     if let Err(Cause::Ended) = asked {

@@ -16,7 +16,7 @@ use crate::counters::{EndpointCounters, ShareCounters};
 /// What is remembered between two looks. Locked by those who look, on the main thread's runtime, never by
 /// a worker. There are no more entries than endpoints in the set and in the workers' lists.
 #[derive(Default, Debug)]
-pub struct EndpointFigures(Mutex<HashMap<Address, Known>>);
+pub(crate) struct EndpointFigures(Mutex<HashMap<Address, Known>>);
 
 /// One endpoint's figures, over all workers.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

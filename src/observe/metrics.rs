@@ -1,6 +1,6 @@
 //! The figures as Prometheus reads them: OpenMetrics text.
 //!
-//! [`CATALOGUE`] is the list of all metrics, and the README has the same list. Labels have few values:
+//! Its `catalogue!` is the list of all metrics, and the README has the same list. Labels have few values:
 //! routes and workers as configured, words of this program, and the addresses of endpoints, which the
 //! address set bounds.
 
@@ -28,9 +28,19 @@ pub enum MetricKind {
     Histogram,
 }
 
+impl From<MetricKind> for MetricType {
+    fn from(kind: MetricKind) -> Self {
+        match kind {
+            MetricKind::Counter => Self::Counter,
+            MetricKind::Gauge => Self::Gauge,
+            MetricKind::Histogram => Self::Histogram,
+        }
+    }
+}
+
 /// One metric.
 #[derive(Clone, Copy, Debug)]
-pub struct Described {
+pub(super) struct Described {
     /// Its whole name, without what its kind appends (`_total`, `_bucket` and so on).
     pub name: &'static str,
     /// What its numbers are.
@@ -51,8 +61,9 @@ macro_rules! catalogue {
             help: $help,
         };)+
 
-        /// Every metric, in the order of the text.
-        pub const CATALOGUE: &[Described] = &[$($constant),+];
+        /// Every metric, in the order of the text: what the README and the text are compared with.
+        #[cfg(test)]
+        const CATALOGUE: &[Described] = &[$($constant),+];
     };
 }
 
@@ -174,7 +185,7 @@ pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0
 ///
 /// # Errors
 /// Never: a string takes all that is written to it.
-pub fn render(status: Status) -> Result<String, fmt::Error> {
+pub(super) fn render(status: Status) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape(status)));
     let mut page = String::new();
@@ -440,7 +451,8 @@ impl Page<'_> {
         metric: Described,
         series: impl IntoIterator<Item = (L, N)>,
     ) -> fmt::Result {
-        self.family(metric, MetricType::Counter, series, |mut encoder, value| {
+        assert_eq!(metric.kind, MetricKind::Counter, "{}", metric.name);
+        self.family(metric, series, |mut encoder, value| {
             value.write_counter(&mut encoder)
         })
     }
@@ -450,7 +462,8 @@ impl Page<'_> {
         metric: Described,
         series: impl IntoIterator<Item = (L, N)>,
     ) -> fmt::Result {
-        self.family(metric, MetricType::Gauge, series, |mut encoder, value| {
+        assert_eq!(metric.kind, MetricKind::Gauge, "{}", metric.name);
+        self.family(metric, series, |mut encoder, value| {
             value.write_gauge(&mut encoder)
         })
     }
@@ -460,29 +473,24 @@ impl Page<'_> {
         metric: Described,
         series: impl IntoIterator<Item = (L, &'a HistogramStatus)>,
     ) -> fmt::Result {
-        self.family(
-            metric,
-            MetricType::Histogram,
-            series,
-            |mut encoder, times| {
-                let bucket = |bucket: &super::HistogramBucket| {
-                    (bucket.up_to_seconds.unwrap_or(f64::INFINITY), bucket.count)
-                };
-                let buckets: Vec<_> = times.buckets.iter().map(bucket).collect();
-                encoder.encode_histogram::<[Label<'_>; 0]>(
-                    times.sum_seconds,
-                    times.count,
-                    &buckets,
-                    None,
-                )
-            },
-        )
+        assert_eq!(metric.kind, MetricKind::Histogram, "{}", metric.name);
+        self.family(metric, series, |mut encoder, times| {
+            let bucket = |bucket: &super::HistogramBucket| {
+                (bucket.up_to_seconds.unwrap_or(f64::INFINITY), bucket.count)
+            };
+            let buckets: Vec<_> = times.buckets.iter().map(bucket).collect();
+            encoder.encode_histogram::<[Label<'_>; 0]>(
+                times.sum_seconds,
+                times.count,
+                &buckets,
+                None,
+            )
+        })
     }
 
     fn family<L: EncodeLabelSet, T>(
         &mut self,
         metric: Described,
-        kind: MetricType,
         series: impl IntoIterator<Item = (L, T)>,
         encode: impl Fn(MetricEncoder<'_>, T) -> fmt::Result,
     ) -> fmt::Result {
@@ -494,7 +502,9 @@ impl Page<'_> {
         });
         let (name, unit) = split.unwrap_or((metric.name, None));
         // The encoder ends the sentence.
-        let mut family = self.0.encode_descriptor(name, metric.help, unit, kind)?;
+        let mut family = self
+            .0
+            .encode_descriptor(name, metric.help, unit, metric.kind.into())?;
         let mut series = series.into_iter();
         if metric.labels.is_empty() {
             // Within a family, it would be written with empty braces.

@@ -18,7 +18,7 @@ use crate::counters::{
 use crate::fastcgi::{Answer, Decisive, Rule, Violation};
 
 /// Everything that a running daemon shows of itself. Made once, at its start.
-pub struct Observed {
+pub(crate) struct Observed {
     /// What drives the workers.
     pub engine: String,
     /// The most sessions at one time.
@@ -39,7 +39,7 @@ pub struct Observed {
 
 /// How many sockets' files are not found any more. The thread that looks writes.
 #[derive(Debug, Default)]
-pub struct SocketFilesMissing {
+pub(crate) struct SocketFilesMissing {
     /// Those of clients: nobody gets in.
     pub of_clients: AtomicUsize,
     /// That of the control socket: nobody can ask there.
@@ -55,7 +55,7 @@ impl SocketFilesMissing {
 }
 
 /// When the daemon started, and whether it is about to end.
-pub struct Phase {
+pub(crate) struct Phase {
     started: Instant,
     started_at: SystemTime,
     /// Since when it drains, if it does. The main thread writes.
@@ -63,7 +63,7 @@ pub struct Phase {
 }
 
 /// One worker.
-pub struct ObservedWorker {
+pub(crate) struct ObservedWorker {
     /// What it counts of itself.
     pub counters: Arc<WorkerCounters>,
     /// Makes it turn once, if it can.
@@ -71,7 +71,7 @@ pub struct ObservedWorker {
 }
 
 /// One route.
-pub struct ObservedRoute {
+pub(crate) struct ObservedRoute {
     /// Its name in the configuration.
     pub name: String,
     /// Where its clients come from.
@@ -92,7 +92,7 @@ pub struct ObservedRoute {
 
 /// What a route may have; `None` is no limit of its own, or no queue.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RouteLimits {
+pub(crate) struct RouteLimits {
     /// Open connections to one endpoint, over all workers.
     pub per_endpoint_max: Option<u32>,
     /// Clients that may wait, over all workers.
@@ -111,7 +111,7 @@ impl Default for Phase {
 
 impl Phase {
     /// From now on the daemon takes no new clients.
-    pub fn drain(&self) {
+    pub(crate) fn drain(&self) {
         self.draining.get_or_init(Instant::now);
     }
 
@@ -126,7 +126,7 @@ impl Phase {
 impl Observed {
     /// All figures as they are now.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let now = Instant::now();
         let started_at = self.phase.started_at.duration_since(SystemTime::UNIX_EPOCH);
         let sum = |pick: fn(&WorkerCounters) -> &Count| {
@@ -164,7 +164,7 @@ impl Observed {
 
 /// The few figures that are looked at all the time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Summary {
+pub(crate) struct Summary {
     /// Whether new clients are taken.
     pub state: DaemonState,
     /// Clients that were ever accepted.
@@ -180,7 +180,7 @@ pub struct Summary {
 impl Observed {
     /// What is so now, without all that takes time to add up.
     #[must_use]
-    pub fn summary(&self) -> Summary {
+    pub(crate) fn summary(&self) -> Summary {
         let now = Instant::now();
         let mut summary = Summary {
             state: self.phase.state(),

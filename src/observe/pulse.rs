@@ -11,7 +11,7 @@ use super::{Observed, ObservedWorker};
 
 /// How long a worker may take to turn. A turn is bounded to some milliseconds of work; on a machine
 /// that gives a thread no time for a second, sessions are not served either.
-pub const PULSE_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const PULSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The first look after the wake, and what pauses between looks begin with.
 const LOOK_INTERVAL_MIN: Duration = Duration::from_micros(200);

@@ -31,7 +31,7 @@ use crate::backend::Health;
 
 /// Conversations at one time, of each listener. A Prometheus has one, and a few of them, probes and
 /// people fit in together.
-pub const CONNECTIONS_MAX: usize = 16;
+pub(crate) const CONNECTIONS_MAX: usize = 16;
 
 /// With all places taken, one conversation ends for the next one: whoever holds all of them must not hold up
 /// a probe, for which an orchestrator kills the daemon, and which usually waits for a second. Of those that
@@ -56,7 +56,7 @@ const HEADERS_MAX: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where requests come from.
-pub enum SiteListener {
+pub(crate) enum SiteListener {
     /// The metrics address.
     Metrics(TcpListener),
     /// The control socket, for who may open it.
@@ -73,7 +73,7 @@ enum Site {
 
 /// Answers for as long as it is polled. Once whoever holds the other end of `is_open` has dropped it, the
 /// listener is closed, and those conversations that have begun are finished.
-pub async fn serve(
+pub(crate) async fn serve(
     listening: SiteListener,
     observed: Arc<Observed>,
     mut is_open: watch::Receiver<()>,

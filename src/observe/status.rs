@@ -14,7 +14,7 @@ use crate::counters::{BOUNDS, Buckets};
 
 /// All figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Status {
+pub(crate) struct Status {
     /// `spliceway`: who asks can tell that no other program answers.
     pub program: String,
     /// The number of this format: 1.
@@ -53,16 +53,16 @@ pub struct Status {
 
 impl Status {
     /// What [`Status::program`] is.
-    pub const PROGRAM: &str = "spliceway";
+    pub(crate) const PROGRAM: &str = "spliceway";
 
     /// What [`Status::schema`] is.
-    pub const SCHEMA: u32 = 1;
+    pub(crate) const SCHEMA: u32 = 1;
 }
 
 /// Whether the daemon takes new clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum DaemonState {
+pub(crate) enum DaemonState {
     /// It does.
     Serving,
     /// It finishes what runs, and ends.
@@ -71,7 +71,7 @@ pub enum DaemonState {
 
 /// How often workers paused in accepting clients, by the reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AcceptPauses {
+pub(crate) struct AcceptPauses {
     /// No descriptors or memory were left.
     pub no_descriptors: u64,
     /// The limit on sessions was reached.
@@ -82,7 +82,7 @@ pub struct AcceptPauses {
 
 /// One worker thread.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct WorkerStatus {
+pub(crate) struct WorkerStatus {
     /// Turns of its loop.
     pub turns: u64,
     /// The processor time that it has used, system calls included.
@@ -96,7 +96,7 @@ pub struct WorkerStatus {
 
 /// One route.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RouteStatus {
+pub(crate) struct RouteStatus {
     /// Its name in the configuration.
     pub name: String,
     /// Where its clients come from.
@@ -138,7 +138,7 @@ pub struct RouteStatus {
 
 /// Clients that wait.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct QueueStatus {
+pub(crate) struct QueueStatus {
     /// How many.
     pub depth: u64,
     /// The most that may (`--queue-max`).
@@ -153,7 +153,7 @@ pub struct QueueStatus {
 
 /// Times by their length.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct HistogramStatus {
+pub(crate) struct HistogramStatus {
     /// How many there were.
     pub count: u64,
     /// All of them together.
@@ -164,7 +164,7 @@ pub struct HistogramStatus {
 
 /// Times of about one length.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct HistogramBucket {
+pub(crate) struct HistogramBucket {
     /// The longest that belongs here; `null` for the last bucket, which has no bound.
     pub up_to_seconds: Option<f64>,
     /// How many: of this bucket alone, without those before it.
@@ -190,7 +190,7 @@ impl HistogramStatus {
 
 /// One direction of all sessions. Bytes count once they are the receiving side's.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FlowStatus {
+pub(crate) struct FlowStatus {
     /// Bytes that went through a buffer.
     pub copied_bytes: u64,
     /// Bytes that went through a pipe.
@@ -205,7 +205,7 @@ pub struct FlowStatus {
 
 /// Requests of a FastCGI route, and the connections that serve them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct FastcgiStatus {
+pub(crate) struct FastcgiStatus {
     /// Those that are over, by the class of their status; `none` had no answer.
     pub requests: BTreeMap<String, u64>,
     /// From a request's head until its end, the client's own slowness included. An older daemon says
@@ -246,7 +246,7 @@ pub struct FastcgiStatus {
 
 /// Connections to backends, by what they do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UpstreamsStatus {
+pub(crate) struct UpstreamsStatus {
     /// They have a request, or are being made or closed.
     pub busy: u64,
     /// Their request is over; the backend has yet to say that it is ready.
@@ -257,7 +257,7 @@ pub struct UpstreamsStatus {
 
 /// Lookups, by how they ended. One is for the addresses of one family of one name, or its services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LookupStatus {
+pub(crate) struct LookupStatus {
     /// Records came.
     pub answers: u64,
     /// Name servers said that there are none.
@@ -268,7 +268,7 @@ pub struct LookupStatus {
 
 /// One endpoint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct EndpointStatus {
+pub(crate) struct EndpointStatus {
     /// Where it is.
     pub address: String,
     /// Whether sessions go there.
@@ -287,7 +287,7 @@ pub struct EndpointStatus {
 /// Whether sessions go to an endpoint: its field `state`, and what belongs to that.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
-pub enum EndpointState {
+pub(crate) enum EndpointState {
     /// They do.
     Ok,
     /// They do, and connects to it fail, or active checks; it is not left out, or not yet.
@@ -312,7 +312,7 @@ impl EndpointState {
 
     /// As in the field `state`.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Failing { .. } => "failing",

@@ -20,7 +20,7 @@ const ADDRESS_CHARS_MAX: usize = 512;
 /// The daemon's line, then each route's lines and its endpoints. Rates are those since `before`;
 /// without it, or if the daemon has started again since, there are none.
 #[must_use]
-pub fn render(status: &Status, before: Option<&Status>) -> String {
+pub(crate) fn render(status: &Status, before: Option<&Status>) -> String {
     let before = before.filter(|before| is_same_daemon(before, status));
     let span = before.map_or(0.0, |before| status.uptime_seconds - before.uptime_seconds);
     let mut text = String::new();

@@ -15,7 +15,7 @@ mod hosts;
 mod last_good;
 mod lookup;
 mod names;
-pub mod once;
+pub(crate) mod once;
 mod outcome;
 #[cfg(test)]
 mod parity;
@@ -48,7 +48,7 @@ use self::lookup::Sources;
 use self::names::{Event, Names, Note, Question};
 use self::outcome::{Answer, Cause, Failure};
 use self::schedule::Jitter;
-pub use self::system::SystemCall;
+pub(crate) use self::system::SystemCall;
 use crate::backend::{Published, Refresher};
 use crate::config::{BackendAddress, Discovery, RefreshTimes, ResolveWith};
 use crate::counters::LookupCounters;
@@ -68,7 +68,7 @@ const LOOKUPS_PER_ROUTE: usize = 2;
 /// The most lookups at one time, over so many routes: names that hang hold up those of other routes only
 /// if a route has more than its part of them.
 #[must_use]
-pub fn lookups_max(routes: usize) -> usize {
+pub(crate) fn lookups_max(routes: usize) -> usize {
     LOOKUPS_MAX.max(LOOKUPS_PER_ROUTE * routes)
 }
 
@@ -81,7 +81,7 @@ const LOGGED_ADDRESSES_MAX: usize = 8;
 
 /// How names are looked up. The default is the system's own configuration.
 #[derive(Clone, Debug)]
-pub struct ResolverOptions {
+pub(crate) struct ResolverOptions {
     /// The files that are read, and read again when they change.
     pub paths: ResolverPaths,
     /// Ask these name servers instead of the ones in resolv.conf (whose search domains stay).
@@ -132,7 +132,7 @@ impl From<&Discovery> for ResolverOptions {
 
 /// Where the system's resolver configuration is.
 #[derive(Clone, Debug)]
-pub struct ResolverPaths {
+pub(crate) struct ResolverPaths {
     /// See resolv.conf(5).
     pub resolv_conf: PathBuf,
     /// See hosts(5).
@@ -169,7 +169,7 @@ pub enum ResolverError {
 
 /// The backends of one route.
 #[derive(Debug)]
-pub struct Job<'a> {
+pub(crate) struct Job<'a> {
     /// What stands for addresses.
     pub backends: &'a [BackendAddress],
     /// Where they go.
@@ -189,7 +189,7 @@ pub struct Job<'a> {
 ///
 /// # Errors
 /// If a name is malformed, or the system refuses a thread or its event loop.
-pub fn spawn<'a, E: Send + 'static>(
+pub(crate) fn spawn<'a, E: Send + 'static>(
     jobs: impl IntoIterator<Item = Job<'a>>,
     say_end: impl FnOnce() -> E,
 ) -> Result<ResolverHandle, ResolverError> {
@@ -235,10 +235,10 @@ pub fn spawn<'a, E: Send + 'static>(
     })
 }
 
-/// The running resolver; dropping it ends the thread, as [`ResolverHandle::stop`] does.
+/// The running resolver; dropping it ends the thread.
 #[derive(Debug)]
 #[must_use = "dropping the handle stops the resolver"]
-pub struct ResolverHandle {
+pub(crate) struct ResolverHandle {
     /// `None` when there is nothing to look up.
     running: Option<Running>,
 }
@@ -250,15 +250,9 @@ struct Running {
     thread: JoinHandle<()>,
 }
 
-impl ResolverHandle {
+impl Drop for ResolverHandle {
     /// Ends the thread and waits for it, which is a matter of milliseconds even while a name server
     /// is silent or the C library hangs. What was published stays.
-    pub fn stop(self) {
-        drop(self);
-    }
-}
-
-impl Drop for ResolverHandle {
     fn drop(&mut self) {
         if let Some(Running { stop, thread }) = self.running.take() {
             drop(stop);

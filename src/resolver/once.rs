@@ -29,7 +29,7 @@ const TIME_MAX: Duration = Duration::from_secs(60);
 
 /// Backends of which the names are found in the same way.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub(crate) struct Wanted<'a> {
     /// How.
     pub discovery: &'a Discovery,
     /// Whose addresses.
@@ -38,7 +38,7 @@ pub struct Wanted<'a> {
 
 /// What a backend stands for now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Resolved {
+pub(crate) enum Resolved {
     /// It is an address itself.
     Literal,
     /// The addresses of a host, at least one, sorted.
@@ -51,7 +51,7 @@ pub enum Resolved {
 
 /// What an SRV record says, and where that is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ServiceTarget {
+pub(crate) struct ServiceTarget {
     /// The record: `HOST:PORT (priority P, weight W)`.
     pub record: String,
     /// The addresses of the host, or why there are none.
@@ -61,7 +61,7 @@ pub struct ServiceTarget {
 impl Resolved {
     /// Whether there is something to connect to.
     #[must_use]
-    pub fn has_address(&self) -> bool {
+    pub(crate) fn has_address(&self) -> bool {
         match self {
             Self::Literal | Self::Host(_) => true,
             Self::Service(targets) => targets.iter().any(|target| target.addresses.is_ok()),
@@ -75,7 +75,7 @@ impl Resolved {
 ///
 /// # Errors
 /// If a name is malformed, or the system refuses an event loop.
-pub fn look_up_all(wanted: &[Wanted<'_>]) -> Result<Vec<Vec<Resolved>>, ResolverError> {
+pub(crate) fn look_up_all(wanted: &[Wanted<'_>]) -> Result<Vec<Vec<Resolved>>, ResolverError> {
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         // For the C library's lookups, which block.

@@ -34,7 +34,7 @@ fn names_are_found_as_the_c_library_finds_them() {
     if let Some(dir) = env::var_os(INSIDE) {
         return compare(Path::new(&dir));
     }
-    if crate::sys::namespace::effective_ids().0 != 0 {
+    if spliceway_common::sys::namespace::effective_ids().0 != 0 {
         // Where it is seen although the test passes.
         drop(writeln!(
             std::io::stderr(),

@@ -24,7 +24,7 @@ use crate::sys::lookup::LookupError;
 const REFRESH_INTERVAL: Duration = Duration::from_secs(10);
 
 /// How to ask; [`crate::sys::lookup::addresses_of`], except in tests.
-pub type SystemCall = fn(&str) -> Result<Vec<IpAddr>, LookupError>;
+pub(crate) type SystemCall = fn(&str) -> Result<Vec<IpAddr>, LookupError>;
 
 /// What a call ended with, once it has.
 type Answer = Option<Result<Vec<IpAddr>, LookupError>>;

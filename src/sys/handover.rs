@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::{Errno, check};
 
 /// The first descriptor that is passed (`SD_LISTEN_FDS_START` in sd_listen_fds(3)).
-pub const FIRST_DESCRIPTOR: RawFd = 3;
+pub(crate) const FIRST_DESCRIPTOR: RawFd = 3;
 
 /// Takes a variable out of the environment, so that no child of ours gets it. While other threads run
 /// it is only read: they may be reading the environment, too.
-pub fn take_variable(name: &str) -> Option<OsString> {
+pub(crate) fn take_variable(name: &str) -> Option<OsString> {
     let value = env::var_os(name)?;
     if is_single_threaded() {
         // SAFETY: this is the only thread of the process, so nobody else reads or writes the
@@ -36,7 +36,7 @@ fn is_single_threaded() -> bool {
 ///
 /// # Panics
 /// When it is called again: the descriptors have an owner.
-pub fn adopt_descriptors(count: usize) -> Result<Vec<OwnedFd>, RawFd> {
+pub(crate) fn adopt_descriptors(count: usize) -> Result<Vec<OwnedFd>, RawFd> {
     static ADOPTED: AtomicBool = AtomicBool::new(false);
     let again = ADOPTED.swap(true, Ordering::Relaxed);
     assert!(!again, "descriptors are adopted once");

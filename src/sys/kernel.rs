@@ -21,7 +21,7 @@ use super::{Errno, check};
 
 /// A kernel's version, as far as it matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct KernelVersion {
+pub(crate) struct KernelVersion {
     major: u32,
     minor: u32,
 }
@@ -30,7 +30,7 @@ pub struct KernelVersion {
 /// in the reader's queue (`unix_stream_sendpage`), under the lock that the reader holds while it copies into its
 /// own memory: with memory that it fills itself (FUSE, userfaultfd), for as long as it likes. Whoever splices waits
 /// for that lock, non-blocking or not. A plain send has never taken it.
-pub const SPLICE_INTO_UNIX: KernelVersion = KernelVersion { major: 6, minor: 5 };
+pub(crate) const SPLICE_INTO_UNIX: KernelVersion = KernelVersion { major: 6, minor: 5 };
 
 impl fmt::Display for KernelVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,11 +56,11 @@ impl KernelVersion {
 /// What the running kernel calls itself. A distribution may have put newer code into it, which this does not
 /// tell.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Release(String);
+pub(crate) struct Release(String);
 
 impl Release {
     /// Asks the kernel.
-    pub fn running() -> Result<Self, Errno> {
+    pub(crate) fn running() -> Result<Self, Errno> {
         let mut names = MaybeUninit::<libc::utsname>::zeroed();
         // SAFETY: the pointer is to room for one utsname, which the kernel fills.
         check(unsafe { libc::uname(names.as_mut_ptr()) })?;
@@ -72,7 +72,7 @@ impl Release {
     }
 
     /// Whether it is this version or a newer one. One that cannot be read counts as old.
-    pub fn is_at_least(&self, version: KernelVersion) -> bool {
+    pub(crate) fn is_at_least(&self, version: KernelVersion) -> bool {
         KernelVersion::parse(&self.0).is_some_and(|own| own >= version)
     }
 }

@@ -9,7 +9,7 @@ use std::ptr;
 
 /// Why there are no addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LookupError {
+pub(crate) enum LookupError {
     /// The name does not exist, or not with addresses.
     NoSuchName,
     /// It is not known, for this reason.
@@ -17,7 +17,7 @@ pub enum LookupError {
 }
 
 /// The addresses of a host, as nsswitch.conf(5) has them found. May block for minutes.
-pub fn addresses_of(host: &str) -> Result<Vec<IpAddr>, LookupError> {
+pub(crate) fn addresses_of(host: &str) -> Result<Vec<IpAddr>, LookupError> {
     let Ok(host) = CString::new(host) else {
         return Err(LookupError::NoSuchName);
     };
@@ -39,7 +39,7 @@ pub fn addresses_of(host: &str) -> Result<Vec<IpAddr>, LookupError> {
 }
 
 /// The number of an interface of this name, if there is one.
-pub fn interface_index(name: &str) -> Option<u32> {
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
     let name = CString::new(name).ok()?;
     // SAFETY: the name ends with a zero byte and is live for the call.
     let index = unsafe { libc::if_nametoindex(name.as_ptr()) };

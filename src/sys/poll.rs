@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use super::{Errno, check, check_len};
 
 /// One event of [`Epoll::wait`].
-pub type Event = libc::epoll_event;
+pub(crate) type Event = libc::epoll_event;
 
 /// An epoll instance.
-pub struct Epoll(OwnedFd);
+pub(crate) struct Epoll(OwnedFd);
 
 impl Epoll {
     /// A new one, close-on-exec.
-    pub fn new() -> Result<Self, Errno> {
+    pub(crate) fn new() -> Result<Self, Errno> {
         // SAFETY: the call takes no pointers.
         let fd = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
         // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
@@ -21,22 +21,22 @@ impl Epoll {
     }
 
     /// The instance's own descriptor: readable when an event waits.
-    pub fn fd(&self) -> &OwnedFd {
+    pub(crate) fn fd(&self) -> &OwnedFd {
         &self.0
     }
 
     /// Starts to watch `fd` for `events`; they arrive with `token`.
-    pub fn add(&self, fd: &OwnedFd, events: i32, token: u64) -> Result<(), Errno> {
+    pub(crate) fn add(&self, fd: &OwnedFd, events: i32, token: u64) -> Result<(), Errno> {
         self.control(libc::EPOLL_CTL_ADD, fd, events, token)
     }
 
     /// Changes what `fd` is watched for, or re-arms a one-shot watch.
-    pub fn modify(&self, fd: &OwnedFd, events: i32, token: u64) -> Result<(), Errno> {
+    pub(crate) fn modify(&self, fd: &OwnedFd, events: i32, token: u64) -> Result<(), Errno> {
         self.control(libc::EPOLL_CTL_MOD, fd, events, token)
     }
 
     /// Stops watching `fd`.
-    pub fn remove(&self, fd: &OwnedFd) -> Result<(), Errno> {
+    pub(crate) fn remove(&self, fd: &OwnedFd) -> Result<(), Errno> {
         self.control(libc::EPOLL_CTL_DEL, fd, 0, 0)
     }
 
@@ -52,7 +52,11 @@ impl Epoll {
 
     /// Waits until an event is there or the time has come (`None`: for ever), and fills `events`
     /// from the start of its capacity. A signal ends the wait early, without an event.
-    pub fn wait(&self, events: &mut Vec<Event>, until: Option<Instant>) -> Result<(), Errno> {
+    pub(crate) fn wait(
+        &self,
+        events: &mut Vec<Event>,
+        until: Option<Instant>,
+    ) -> Result<(), Errno> {
         events.clear();
         let room = events.spare_capacity_mut();
         // SAFETY: the pointer and length are those of the vector's own spare capacity.
@@ -84,11 +88,11 @@ fn timeout_ms(until: Option<Instant>) -> i32 {
 }
 
 /// A counter that another thread raises to end this thread's wait.
-pub struct EventFd(OwnedFd);
+pub(crate) struct EventFd(OwnedFd);
 
 impl EventFd {
     /// A new one, non-blocking and close-on-exec.
-    pub fn new() -> Result<Self, Errno> {
+    pub(crate) fn new() -> Result<Self, Errno> {
         // SAFETY: the call takes no pointers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_NONBLOCK | libc::EFD_CLOEXEC) })?;
         // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
@@ -96,19 +100,19 @@ impl EventFd {
     }
 
     /// The descriptor to wait on: readable while the counter is not 0.
-    pub fn fd(&self) -> &OwnedFd {
+    pub(crate) fn fd(&self) -> &OwnedFd {
         &self.0
     }
 
     /// Raises the counter. Cannot fail in a way that matters: a full counter wakes just as well.
-    pub fn raise(&self) {
+    pub(crate) fn raise(&self) {
         let one: u64 = 1;
         // SAFETY: the pointer is to 8 live bytes.
         let _ = unsafe { libc::write(self.0.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 
     /// Takes the counter back to 0.
-    pub fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let mut count: u64 = 0;
         // SAFETY: the pointer is to 8 live bytes.
         let read = check_len(unsafe { libc::read(self.0.as_raw_fd(), (&raw mut count).cast(), 8) });

@@ -11,12 +11,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+pub(crate) use super::SPLICEWAY;
 use super::process::Process;
 use super::proxy::{self, Engine};
 use super::sys::{self, ChildSetup};
 use super::wait::{GUARD, eventually};
-
-pub(crate) const SPLICEWAY: &str = env!("CARGO_BIN_EXE_spliceway");
 
 /// A socket, or whatever else, that is passed on under a name.
 pub(crate) type Passed<'a> = (&'a dyn AsFd, &'a str);

@@ -17,12 +17,12 @@ use seccompiler::{BpfProgram, TargetArch};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::SPLICEWAY;
 use super::process::Process;
 use super::programs::program;
 use super::proxy::fresh_dir;
 use super::sys::{ChildSetup, Confinement, Mount, Network, demand_root};
 
-const BINARY: &str = env!("CARGO_BIN_EXE_spliceway");
 const DEPLOY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/docker");
 
 /// The subnet of a network that the file leaves to the engine.
@@ -215,7 +215,7 @@ impl Project {
         if definition["build"].is_object() {
             let maker = self.files().join("image-root.sh");
             let mut command = Command::new(maker);
-            command.arg(BINARY).arg(&root);
+            command.arg(SPLICEWAY).arg(&root);
             run(command);
             // An engine writes this one.
             fs::write(root.join("etc/resolv.conf"), "nameserver 127.0.0.11\n").expect("ours");

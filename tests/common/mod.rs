@@ -9,6 +9,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod backend;
+pub(crate) mod beside;
 pub(crate) mod client;
 pub(crate) mod containers;
 pub(crate) mod fastcgi;
@@ -29,6 +30,13 @@ pub(crate) use process::Process;
 pub(crate) use proxy::{Engine, Proxy};
 pub(crate) use random::Random;
 pub(crate) use wait::{GUARD, eventually, uninterrupted};
+
+/// The program. cargo names it to the tests of its own package only; those of the harness, which share this
+/// folder, start no proxy of their own.
+pub(crate) const SPLICEWAY: &str = match option_env!("CARGO_BIN_EXE_spliceway") {
+    Some(path) => path,
+    None => "not the program's own tests",
+};
 
 pub(crate) const KB: u64 = 1 << 10;
 pub(crate) const MB: u64 = 1 << 20;

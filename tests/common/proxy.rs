@@ -14,14 +14,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use tempfile::TempDir;
 
+use super::SPLICEWAY;
 use super::process::Process;
 use super::sys::{self, ChildSetup};
 use super::wait::{GUARD, eventually};
 
 /// The user and group without any rights: `nobody` and `nogroup` on Debian.
 pub(crate) const NOBODY: u32 = 65534;
-
-const BINARY: &str = env!("CARGO_BIN_EXE_spliceway");
 
 /// The driver that a test asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -354,15 +353,15 @@ impl Builder {
     /// forking, and the program file would be busy.
     fn binary(&self) -> PathBuf {
         if self.user.is_none() {
-            return BINARY.into();
+            return SPLICEWAY.into();
         }
         let copy = self.dir.path().join("spliceway");
         let status = Command::new("cp")
-            .arg(BINARY)
+            .arg(SPLICEWAY)
             .arg(&copy)
             .status()
             .expect("cp exists");
-        assert!(status.success(), "copy {BINARY}: {status}");
+        assert!(status.success(), "copy {SPLICEWAY}: {status}");
         copy
     }
 }

@@ -80,12 +80,6 @@ impl Lease {
         }
     }
 
-    /// That of the set that it was chosen from.
-    #[must_use]
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
     /// Where to connect.
     #[must_use]
     pub fn address(&self) -> Address {

@@ -1,8 +1,8 @@
 //! One slice of a stream: how far it was read, and what of it goes on.
 
 use super::super::pass::Pass;
-use super::super::record::{HEADER_LEN, Header};
 use super::Way;
+use spliceway_common::fastcgi::{HEADER_LEN, Header};
 
 /// What is read at once, and what of it goes on.
 pub(super) struct Slice<'a> {

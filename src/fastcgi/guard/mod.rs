@@ -26,13 +26,12 @@ mod settings;
 
 use std::ops::Range;
 
-use super::body::Role;
 use super::head::{Head, decimal};
-use super::params::Pairs;
 use names::{DECISIVE, Entry, Names, Part};
 use pages::Pages;
 use script::{ScriptRule, Strictness};
 use settings::Settings;
+use spliceway_common::fastcgi::{Pairs, Role};
 
 pub use names::{Decisive, NAME_BYTES_MAX};
 pub use pages::FPM_PAGES;

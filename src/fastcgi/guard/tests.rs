@@ -3,13 +3,11 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::body::BeginRequest;
 use super::super::head::HeadRoom;
 use super::super::management::Capacity;
-use super::super::params::push_pair;
-use super::super::record::{Header, Kind, RequestId};
 use super::super::request::{RequestEvent, RequestLimits, RequestReader};
 use super::*;
+use spliceway_common::fastcgi::{BeginRequest, Header, Kind, RequestId, push_pair};
 
 const ROOT: &str = "/srv/www";
 

@@ -1,7 +1,6 @@
 //! How far a request is.
 
-use super::super::body::Role;
-use super::super::record::Kind;
+use spliceway_common::fastcgi::{Kind, Role};
 
 /// How far the request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

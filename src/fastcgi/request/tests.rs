@@ -6,9 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::answer::Answer;
-use super::super::params::{Pairs, push_pair};
-use super::super::record::{push_record, push_stream, push_stream_end};
 use super::*;
+use spliceway_common::fastcgi::{Pairs, push_pair, push_record, push_stream, push_stream_end};
 
 const LIMITS: RequestLimits = RequestLimits {
     params_bytes_max: 2000,

@@ -2,7 +2,7 @@
 
 use super::super::answer::Answer;
 use super::super::head::LARGE_HEADS_BYTES_MAX;
-use super::super::record::{Kind, Malformed};
+use spliceway_common::fastcgi::{Kind, Malformed};
 
 /// Why a client's byte stream is not FastCGI as an application reads it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

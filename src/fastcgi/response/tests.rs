@@ -3,8 +3,8 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::body::ProtocolStatus;
 use super::*;
+use spliceway_common::fastcgi::ProtocolStatus;
 
 const DONE: EndRequest = EndRequest {
     app_status: 0,

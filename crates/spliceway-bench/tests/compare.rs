@@ -1,0 +1,263 @@
+//! `spliceway-bench compare` from end to end, in small: whether it measures and writes everything
+//! that it says, not what comes out.
+
+// For the helpers beside the tests.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../tests/common/mod.rs"]
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::sync::Mutex;
+
+use common::beside::program_beside;
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_spliceway-bench");
+
+/// What the proxy is made of.
+const PROXY_SOURCES: &[&str] = &[
+    "src",
+    "crates/spliceway-common/src",
+    "crates/spliceway-load/src",
+];
+
+/// Where there is no network of one's own to be had, two comparisons would want the same port.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// One cell, one round, a tenth of a second, without other people's programs.
+fn compare(dir: &Path, more: &[&str]) -> Output {
+    let _one = ONE_AT_A_TIME.lock();
+    // It compares the proxy that it finds beside itself.
+    program_beside(PROGRAM, "spliceway", PROXY_SOURCES);
+    let mut command = Command::new(PROGRAM);
+    command
+        .current_dir(dir)
+        .args(["compare", "--only=new-4k-16", "--rounds=1", "--seconds=0.1"])
+        .args(["--peers=unix,spliceway,spliceway-epoll"])
+        .args(["--output=out", "--results=RESULTS.md"])
+        .args(more);
+    command.output().expect("the program starts")
+}
+
+#[test]
+fn a_small_comparison_writes_a_report_with_all_parts() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = compare(dir.path(), &[]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    for part in [
+        "spliceway-bench compare --only=new-4k-16",
+        "## In short",
+        "## Where spliceway is behind",
+        "## What was not measured",
+        "### 600 B → 4 KB, new connection per request, 16 at a time (`new-4k-16`)",
+        "| direct, TCP ",
+        "| spliceway raw, io_uring ",
+        "| spliceway raw, epoll ",
+        "(out/throughput.svg)",
+        "HAProxy: not asked for",
+        "net.ipv4.tcp_congestion_control",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+    for plot in ["throughput.svg", "cpu.svg", "latency.svg"] {
+        assert!(dir.path().join("out").join(plot).exists(), "{plot}");
+    }
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let paths = data["cells"][0]["paths"].as_array().unwrap();
+    assert_eq!(paths.len(), 4);
+    for path in paths {
+        let round = &path["rounds"][0]["Ok"];
+        assert!(round["requests"].as_u64().unwrap() > 0, "{path}");
+        let through_a_program = path["path"].as_str().unwrap().starts_with("spliceway");
+        assert_eq!(round["cpu_us"].is_number(), through_a_program, "{path}");
+    }
+}
+
+#[test]
+fn the_fastcgi_mode_has_cells_and_targets_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--only=fastcgi-new-4k-16,fastcgi-kept-4k-16,fastcgi-kept-40p",
+        "--peers=fastcgi,fastcgi-epoll,fastcgi-unguarded,fastcgi-epoll-unguarded",
+    ];
+    let output = compare(dir.path(), &more);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let cells = data["fastcgi"]["cells"].as_array().unwrap();
+    let modes = ["fastcgi", "fastcgi-epoll"];
+    let expected = [
+        [&["tcp", "spliceway"][..], &modes].concat(),
+        [&["tcp", "tcp-new"][..], &modes].concat(),
+        [
+            "fastcgi",
+            "fastcgi-unguarded",
+            "fastcgi-epoll",
+            "fastcgi-epoll-unguarded",
+        ]
+        .into(),
+    ];
+    assert_eq!(cells.len(), expected.len());
+    for (cell, expected) in cells.iter().zip(expected) {
+        let paths = cell["paths"].as_array().unwrap();
+        let names: Vec<&str> = paths
+            .iter()
+            .filter_map(|path| path["path"].as_str())
+            .collect();
+        assert_eq!(names, expected);
+        for path in paths {
+            let round = &path["rounds"][0]["Ok"];
+            assert!(round["requests"].as_u64().unwrap_or(0) > 0, "{path}");
+        }
+    }
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    for part in [
+        "## The FastCGI mode",
+        "What its FastCGI mode is to reach",
+        "| spliceway FastCGI, io_uring ",
+        "| spliceway FastCGI, epoll, guard off ",
+        "| direct, TCP, new connections ",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+}
+
+#[test]
+fn pages_of_php_fpm_come_first_with_every_way_and_pool() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--only=php-static-2k,php-ondemand-10k",
+        "--peers=fastcgi,nginx",
+    ];
+    let output = compare(dir.path(), &more);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let cells = data["php"]["cells"].as_array().unwrap();
+    let expected = [("static", 2, "php-unix"), ("ondemand", 10, "php-nginx")];
+    assert_eq!(cells.len(), expected.len());
+    for (cell, (pm, kb, second)) in cells.iter().zip(expected) {
+        assert_eq!((&cell["pm"], &cell["kb"]), (&pm.into(), &kb.into()));
+        let paths = cell["paths"].as_array().unwrap();
+        assert_eq!(paths[0]["key"], "php-tcp");
+        assert_eq!(paths[1]["key"], second);
+        for path in paths {
+            let round = &path["rounds"][0]["Ok"];
+            let figure = |name: &str| round[name].as_f64().unwrap_or_default();
+            assert!(figure("requests") > 0.0, "{path}");
+            for figures in ["p99_us", "nginx_cpu_us", "fpm_cpu_us", "busy_us"] {
+                assert!(figure(figures) > 0.0, "{figures}: {path}");
+            }
+            // In hundredths of a second, which a few requests do not take.
+            assert!(round["wrk_cpu_us"].is_number(), "{path}");
+            let key = path["key"].as_str().unwrap();
+            let through_a_program = !["php-tcp", "php-tcp-kept", "php-unix"].contains(&key);
+            assert_eq!(round["cpu_us"].is_number(), through_a_program, "{path}");
+            let has_second = pm == "static" && kb == 2;
+            assert_eq!(path["second_client"].is_object(), has_second, "{path}");
+        }
+    }
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    let first = report.lines().find(|line| line.starts_with("## "));
+    assert_eq!(first, Some("## nginx and PHP-FPM, end to end"));
+    for part in [
+        "(out/pages.svg)",
+        "| static 2 | ondemand 10 |",
+        "| ondemand, 10 KB ",
+        "≥ 0.95",
+        "A second client of the same pool",
+        "<summary>ondemand, pages of 10 KB</summary>",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+    assert!(dir.path().join("out/pages.svg").exists());
+}
+
+#[test]
+fn routes_are_measured_with_and_without_their_neighbour_and_metrics() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = compare(dir.path(), &["--only=routes"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let engines = data["routes"]["engines"].as_array().unwrap();
+    let names: Vec<&Value> = engines.iter().map(|engine| &engine["path"]).collect();
+    assert_eq!(names, ["spliceway", "spliceway-epoll"]);
+    for engine in engines {
+        for situation in [
+            "alone",
+            "beside",
+            "apart",
+            "page_alone",
+            "page_beside",
+            "unwatched",
+            "watched",
+        ] {
+            let rounds = engine[situation].as_array().unwrap();
+            assert!(!rounds.is_empty(), "{situation}");
+            for round in rounds {
+                let requests = round["Ok"]["requests"].as_u64();
+                assert!(requests.unwrap_or(0) > 0, "{situation}: {round}");
+            }
+        }
+        // Clients that wait for places of 20 ms.
+        let longest_ms = engine["longest_ms"][0].as_f64().unwrap();
+        assert!(longest_ms > 100.0, "{longest_ms}");
+    }
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    for part in [
+        "## Several routes, and metrics",
+        "| in the same daemon ",
+        "| metrics asked for ten times a second ",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+}
+
+#[test]
+fn a_report_can_be_made_again_from_the_raw_data() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(compare(dir.path(), &[]).status.success());
+    let first = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.current_dir(dir.path()).args([
+        "compare",
+        "--render=out/data.json",
+        "--output=out",
+        "--results=again.md",
+    ]);
+    assert!(command.output().unwrap().status.success());
+    let again = fs::read_to_string(dir.path().join("again.md")).unwrap();
+    assert_eq!(first, again);
+}
+
+#[test]
+fn a_wrong_choice_is_an_error_before_anything_is_started() {
+    let dir = tempfile::tempdir().unwrap();
+    for (more, problem) in [
+        ("--peers=apache", "--peers apache: there is no such path"),
+        (
+            "--only=tuesday",
+            "--only tuesday: neither a section nor in the name of a cell",
+        ),
+    ] {
+        let output = compare(dir.path(), &[more]);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success());
+        assert!(stderr.contains(problem), "{stderr}");
+        assert!(!dir.path().join("RESULTS.md").exists());
+    }
+}
