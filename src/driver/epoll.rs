@@ -12,17 +12,17 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::sys::net::{RawAddress, TcpOptions, UnixName};
+use crate::sys::Errno;
+use crate::sys::net::{TcpOptions, UnixName};
 use crate::sys::poll::{self, Event};
-use crate::sys::{Errno, net};
 
 use super::buffers::{Buf, BufferPool};
 use super::calls::{OverDescriptors, SocketFd};
-use super::pipes::PipePool;
+use super::kernel::{Descriptor, Kernel};
 use super::table::Table;
 use super::{
     BUFFER_BYTES, Close, Closed, Completion, Done, Driver, IntoUnix, Lane, Limits, NoBuffer, Op,
@@ -43,11 +43,11 @@ const SPECIAL_EVENTS: u32 = (libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLERR)
 const WRITE_EVENTS: u32 = (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
 
 /// The epoll driver of one thread.
-pub struct Epoll {
-    epoll: poll::Epoll,
-    sockets: Table<Socket>,
+pub struct Epoll<K: Kernel = poll::Epoll> {
+    kernel: K,
+    sockets: Table<Socket<K::Fd>>,
     buffers: Rc<RefCell<BufferPool>>,
-    pipes: Rc<RefCell<PipePool>>,
+    pipes: K::Pipes,
     into_unix: IntoUnix,
     waker: Waker,
     events: Vec<Event>,
@@ -59,11 +59,11 @@ pub struct Epoll {
     /// Receives that found no buffer.
     starved: Vec<Sock>,
     /// Descriptors of sockets that were closed.
-    to_release: Vec<OwnedFd>,
+    to_release: Vec<K::Fd>,
 }
 
-struct Socket {
-    descriptor: SocketFd,
+struct Socket<F> {
+    descriptor: SocketFd<F>,
     is_listener: bool,
     read: Read,
     write: Write,
@@ -94,8 +94,8 @@ enum Turn {
     Others,
 }
 
-impl Socket {
-    fn new(descriptor: SocketFd) -> Self {
+impl<F: Descriptor> Socket<F> {
+    fn new(descriptor: SocketFd<F>) -> Self {
         Self {
             descriptor,
             is_listener: false,
@@ -124,12 +124,15 @@ impl Socket {
         let descriptor = &mut self.descriptor;
         descriptor.take_peeked();
         let received = if descriptor.is_unix {
-            net::recv_and_tell(&descriptor.fd, bytes, BUFFER_BYTES).map(|(received, stopped)| {
-                self.special |= stopped;
-                received
-            })
+            descriptor
+                .fd
+                .recv_and_tell(bytes, BUFFER_BYTES)
+                .map(|(received, stopped)| {
+                    self.special |= stopped;
+                    received
+                })
         } else {
-            net::recv(&descriptor.fd, bytes, BUFFER_BYTES)
+            descriptor.fd.recv(bytes, BUFFER_BYTES)
         };
         match received {
             Ok(received) => {
@@ -167,13 +170,19 @@ enum Write {
 impl Epoll {
     /// Sets the epoll instance up.
     pub fn new(waker: Waker, limits: Limits) -> Result<Self, Errno> {
-        let epoll = poll::Epoll::new()?;
-        epoll.add(waker.0.fd(), libc::EPOLLIN, WAKER_TOKEN)?;
+        Self::over(poll::Epoll::new()?, waker, limits)
+    }
+}
+
+impl<K: Kernel> Epoll<K> {
+    /// A driver over this kernel.
+    pub(super) fn over(kernel: K, waker: Waker, limits: Limits) -> Result<Self, Errno> {
+        kernel.add_waker(waker.0.fd(), WAKER_TOKEN)?;
         Ok(Self {
-            epoll,
+            pipes: kernel.pipes(limits.pipes_max),
+            kernel,
             sockets: Table::default(),
             buffers: BufferPool::within(limits, 0),
-            pipes: PipePool::new(limits.pipes_max),
             into_unix: limits.into_unix,
             waker,
             events: Vec::with_capacity(EVENTS_MAX),
@@ -183,6 +192,12 @@ impl Epoll {
             starved: Vec::new(),
             to_release: Vec::new(),
         })
+    }
+
+    /// Its buffers.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn buffers(&self) -> Rc<RefCell<BufferPool>> {
+        Rc::clone(&self.buffers)
     }
 
     /// Lets epoll watch a socket. What is there already counts as an edge.
@@ -197,7 +212,7 @@ impl Epoll {
                 libc::EPOLLIN | libc::EPOLLPRI | libc::EPOLLOUT | libc::EPOLLRDHUP | libc::EPOLLET
             }
         };
-        self.epoll
+        self.kernel
             .add(&socket.descriptor.fd, events, sock.token())?;
         socket.registered = true;
         if socket.is_listener {
@@ -251,10 +266,10 @@ impl Epoll {
             Read::Peek => self.attempt_peek(sock),
             // Asked of the kernel as well: behind urgent data, splice finds nothing, recv does, and
             // no edge comes.
-            Read::Readable if socket.readable || net::is_readable(&socket.descriptor.fd) => {
+            Read::Readable if socket.readable || socket.descriptor.fd.is_readable() => {
                 Some(Done::Ready)
             }
-            Read::Hangup if net::peer_is_gone(&socket.descriptor.fd) => {
+            Read::Hangup if socket.descriptor.fd.peer_is_gone() => {
                 Some(socket.descriptor.hung_up())
             }
             Read::Hangup => {
@@ -288,7 +303,7 @@ impl Epoll {
         let socket = self.sockets.get(sock);
         if socket.readable && socket.descriptor.has_only_peeked() {
             // An end is told of, and what was in front of it stays.
-            if socket.special && net::has_ended_in_order(&socket.descriptor.fd) {
+            if socket.special && socket.descriptor.fd.has_ended_in_order() {
                 return Some(Done::Eof);
             }
             socket.readable = socket.special;
@@ -335,13 +350,11 @@ impl Epoll {
         let socket = self.sockets.get(sock);
         match mem::replace(&mut socket.write, Write::Idle) {
             Write::Idle => None,
-            Write::Connect(address) => {
-                match net::connect(&socket.descriptor.fd, &RawAddress::from(address)) {
-                    Ok(()) => Some(Done::Connected),
-                    Err(Errno(libc::EINPROGRESS | libc::EINTR)) => self.attempt_connecting(sock),
-                    Err(errno) => Some(Done::Failed(errno)),
-                }
-            }
+            Write::Connect(address) => match socket.descriptor.fd.connect(address) {
+                Ok(()) => Some(Done::Connected),
+                Err(Errno(libc::EINPROGRESS | libc::EINTR)) => self.attempt_connecting(sock),
+                Err(errno) => Some(Done::Failed(errno)),
+            },
             Write::Connecting => self.attempt_connecting(sock),
             Write::Send { buf, sent } => self.attempt_send(sock, buf, sent),
             Write::Writable if socket.writable => Some(Done::Ready),
@@ -354,7 +367,7 @@ impl Epoll {
 
     fn attempt_connecting(&mut self, sock: Sock) -> Option<Done> {
         let socket = self.sockets.get(sock);
-        match net::connect_outcome(&socket.descriptor.fd) {
+        match socket.descriptor.fd.connect_outcome() {
             Some(Ok(())) => Some(Done::Connected),
             Some(Err(errno)) => Some(Done::Failed(errno)),
             // An edge from before the connect is no answer to it: an unconnected socket reports HUP
@@ -370,7 +383,7 @@ impl Epoll {
     fn attempt_send(&mut self, sock: Sock, buf: Buf, mut sent: usize) -> Option<Done> {
         let socket = self.sockets.get(sock);
         loop {
-            match net::send(&socket.descriptor.fd, &buf[sent..]) {
+            match socket.descriptor.fd.send(&buf[sent..]) {
                 Ok(n) => {
                     sent += n;
                     socket.descriptor.sent();
@@ -393,7 +406,7 @@ impl Epoll {
     fn take_now(
         &mut self,
         sock: Sock,
-        receive: fn(&mut Socket, &mut Vec<u8>) -> Result<usize, Errno>,
+        receive: fn(&mut Socket<K::Fd>, &mut Vec<u8>) -> Result<usize, Errno>,
     ) -> Result<Option<Buf>, Errno> {
         let socket = self.sockets.get(sock);
         assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
@@ -417,7 +430,7 @@ impl Epoll {
                 kept.push(sock);
                 continue;
             }
-            self.epoll.remove(&socket.descriptor.fd)?;
+            self.kernel.remove(&socket.descriptor.fd)?;
             socket.registered = false;
             if accepts {
                 socket.turn = Turn::Ours;
@@ -469,9 +482,10 @@ impl Epoll {
     }
 }
 
-impl Driver for Epoll {
+impl<K: Kernel> Driver for Epoll<K> {
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
-        let is_unix = net::is_unix(listener.as_fd());
+        let listener = self.kernel.adopt(listener);
+        let is_unix = listener.is_unix();
         self.sockets.insert(Socket {
             is_listener: true,
             ..Socket::new(SocketFd::new(listener, is_unix))
@@ -483,13 +497,13 @@ impl Driver for Epoll {
     }
 
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
-        let fd = net::tcp_socket(like, options)?;
+        let fd = self.kernel.tcp_socket(like, options)?;
         let descriptor = SocketFd::new(fd, false);
         Ok(self.sockets.insert(Socket::new(descriptor)))
     }
 
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
-        let fd = net::unix_connected(name)?;
+        let fd = self.kernel.unix_connected(name)?;
         let descriptor = SocketFd::new(fd, true);
         Ok(self.sockets.insert(Socket::new(descriptor)))
     }
@@ -550,7 +564,7 @@ impl Driver for Epoll {
         socket.descriptor.end(how);
         if socket.is_listener && socket.registered {
             // Other descriptors of the listener are open, so closing this one does not do it.
-            let _ = self.epoll.remove(&socket.descriptor.fd);
+            let _ = self.kernel.remove(&socket.descriptor.fd);
         }
         self.to_release.push(socket.descriptor.fd);
         Closed::Now
@@ -567,7 +581,7 @@ impl Driver for Epoll {
     fn accept_now(&mut self, listener: Sock) -> Result<Option<Sock>, Errno> {
         loop {
             let socket = self.sockets.get(listener);
-            return match net::accept(&socket.descriptor.fd) {
+            return match socket.descriptor.fd.accept() {
                 Ok(fd) => {
                     if socket.turn == Turn::Ours {
                         socket.turn = Turn::Others;
@@ -600,13 +614,17 @@ impl Driver for Epoll {
 
     fn send_now(&mut self, sock: Sock, bytes: &[u8]) -> Result<(), Errno> {
         let socket = self.sockets.get(sock);
-        let sent = net::send_now(&socket.descriptor.fd, bytes);
+        let sent = socket.descriptor.fd.send_now(bytes);
         match sent {
             Ok(()) => socket.descriptor.sent(),
             Err(Errno(libc::EAGAIN)) => socket.writable = false,
             Err(_) => {}
         }
         sent
+    }
+
+    fn now(&self) -> Instant {
+        self.kernel.now()
     }
 
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno> {
@@ -616,8 +634,12 @@ impl Driver for Epoll {
         self.attempt_untried();
         self.unregister_unused_listeners()?;
         let at_once = !self.done.is_empty() || !self.untried.is_empty();
-        let until = if at_once { Some(Instant::now()) } else { until };
-        self.epoll.wait(&mut self.events, until)?;
+        let until = if at_once {
+            Some(self.kernel.now())
+        } else {
+            until
+        };
+        self.kernel.wait(&mut self.events, until)?;
         self.take_events();
         self.attempt_untried();
         Ok(())
@@ -641,12 +663,15 @@ impl Driver for Epoll {
     }
 }
 
-impl OverDescriptors for Epoll {
-    fn descriptor(&mut self, sock: Sock) -> &mut SocketFd {
+impl<K: Kernel> OverDescriptors for Epoll<K> {
+    type Fd = K::Fd;
+    type Pipes = K::Pipes;
+
+    fn descriptor(&mut self, sock: Sock) -> &mut SocketFd<K::Fd> {
         &mut self.sockets.get(sock).descriptor
     }
 
-    fn pipe_pool(&self) -> &Rc<RefCell<PipePool>> {
+    fn pipe_source(&self) -> &K::Pipes {
         &self.pipes
     }
 
@@ -672,6 +697,7 @@ mod tests {
         assert_events_of_a_closed_socket_are_nobodys,
         assert_tcp_clients_are_known_for_what_they_are, limits,
     };
+    use crate::sys::net;
 
     #[test]
     fn an_event_of_a_closed_socket_is_nobodys() {

@@ -6,7 +6,7 @@
 //! which backlogs are left to others; `mixed`, the one in which a Unix socket is among the backends; `families`, the
 //! one with addresses of both families; `limited`, the one in which endpoints take a few connections only and
 //! clients queue; `users`, the one in which some users may not connect and the others not often; and `fastcgi`, the
-//! one in which the peers speak FastCGI.
+//! one in which the peers speak FastCGI. With `epoll-` before it, the epoll driver itself is a part of what is run.
 
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -36,7 +36,7 @@ use super::{
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
-fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
+fn run(mut dice: Dice, (engine, backends): Kind, trace: bool, keep: &mut Option<Sim>) {
     let mailbox = Arc::new(Mailbox::new().expect("descriptors are left"));
     let ejection = Ejection {
         after: NonZeroU32::new(dice.pick(&[0, 1, 5])),
@@ -187,8 +187,16 @@ fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) 
     let of_worker = Arc::new(WorkerCounters::default());
     let all = Arc::clone(&shared);
     let counted = Arc::clone(&of_worker);
-    let worker = Worker::new(0, sim.clone(), vec![share], all, mailbox, of_worker);
-    worker.run().expect("the simulated driver does not fail");
+    let ended = match engine {
+        Engine::Completions => {
+            Worker::new(0, sim.clone(), vec![share], all, mailbox, of_worker).run()
+        }
+        Engine::Epoll => {
+            let driver = sim.under_epoll(mailbox.waker());
+            Worker::new(0, driver, vec![share], all, mailbox, of_worker).run()
+        }
+    };
+    ended.expect("the simulated kernel does not fail");
     sim.judge_end();
     assert_eq!(
         counted.stale_events.get(),
@@ -277,6 +285,18 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
         violations: Default::default(),
         too_slow: Default::default(),
     }
+}
+
+/// What a seed is of.
+type Kind = (Engine, Backends);
+
+/// What the worker runs on. Not one of the dice either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Engine {
+    /// The simulated driver, in which ops end in any order.
+    Completions,
+    /// The epoll driver, in a kernel that is simulated.
+    Epoll,
 }
 
 /// What the addresses are of. Not one of the dice: seeds that found something stay what they are.
@@ -405,9 +425,11 @@ fn count(n: u64) -> usize {
 
 /// Runs the scenarios that a script of bytes chooses: one with sessions of bytes, and one of FastCGI.
 pub(crate) fn run_script(script: &[u8]) {
-    for backends in [Backends::Tcp, Backends::Fastcgi] {
-        let dice = Dice::from_script(script.to_vec());
-        run(dice, backends, false, &mut None);
+    for engine in [Engine::Completions, Engine::Epoll] {
+        for backends in [Backends::Tcp, Backends::Fastcgi] {
+            let dice = Dice::from_script(script.to_vec());
+            run(dice, (engine, backends), false, &mut None);
+        }
     }
 }
 
@@ -417,6 +439,9 @@ mod tests {
     use std::panic::{self, AssertUnwindSafe};
 
     use super::*;
+
+    /// What the names of kinds begin with that are run on the epoll driver.
+    const UNDER_EPOLL: &str = "epoll-";
 
     /// Seeds of a plain test run; `scripts/soak` runs more.
     const SEEDS_DEFAULT: u64 = 5_000;
@@ -429,10 +454,10 @@ mod tests {
     const REGRESSIONS: &[u64] = &[2834];
 
     /// Runs a seed; the error has everything that is needed to find out why.
-    fn run_seed(seed: u64, backends: Backends, trace: bool) -> Result<(), String> {
+    fn run_seed(seed: u64, kind: Kind, trace: bool) -> Result<(), String> {
         let mut sim = None;
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-            run(Dice::from_seed(seed), backends, trace, &mut sim);
+            run(Dice::from_seed(seed), kind, trace, &mut sim);
         }));
         if trace {
             sim.iter()
@@ -448,13 +473,18 @@ mod tests {
                 (None, Some(text)) => text,
                 (None, None) => "a panic without a text",
             };
-            let (_, kind) = Backends::NAMES
+            let (engine, backends) = kind;
+            let (_, name) = Backends::NAMES
                 .into_iter()
-                .find(|(kind, _)| *kind == backends)
+                .find(|(named, _)| *named == backends)
                 .expect("each has a name");
+            let prefix = match engine {
+                Engine::Completions => "",
+                Engine::Epoll => UNDER_EPOLL,
+            };
             format!(
                 "seed {seed}: {text}\n\
-                 replay it with: SPLICEWAY_SIM_BACKENDS={kind} SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
+                 replay it with: SPLICEWAY_SIM_BACKENDS={prefix}{name} SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
                  worker::simulation -- --nocapture"
             )
         })
@@ -467,12 +497,21 @@ mod tests {
     #[test]
     fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
         let only = env::var("SPLICEWAY_SIM_BACKENDS").ok().map(|name| {
+            let (engine, name) = match name.strip_prefix(UNDER_EPOLL) {
+                Some(name) => (Engine::Epoll, name),
+                None => (Engine::Completions, &name[..]),
+            };
             let mut kinds = Backends::NAMES.into_iter();
             let kind = kinds.find(|(_, of)| *of == name);
-            kind.expect("SPLICEWAY_SIM_BACKENDS names a kind").0
+            (engine, kind.expect("SPLICEWAY_SIM_BACKENDS names a kind").0)
         });
         if let Some(seed) = number("SPLICEWAY_SIM_SEED") {
-            run_seed(seed, only.unwrap_or(Backends::Tcp), true).unwrap();
+            run_seed(
+                seed,
+                only.unwrap_or((Engine::Completions, Backends::Tcp)),
+                true,
+            )
+            .unwrap();
             return;
         }
         let first = number("SPLICEWAY_SIM_FIRST").unwrap_or(0);
@@ -487,6 +526,11 @@ mod tests {
         let families = fewer.map(|seed| (seed, Backends::BothFamilies));
         let limited = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Limited));
         let fastcgi = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::Fastcgi));
+        // What is above the driver is the same.
+        let under_epoll = (first..first + seeds.div_ceil(10)).flat_map(|seed| {
+            let kinds = Backends::NAMES.into_iter();
+            kinds.map(move |(backends, _)| (seed, (Engine::Epoll, backends)))
+        });
         let of_one_kind = only.map(|kind| (first..first + seeds).map(move |seed| (seed, kind)));
         let of_all_kinds = all
             .chain(inherited)
@@ -495,10 +539,12 @@ mod tests {
             .chain(limited)
             .chain(users)
             .chain(fastcgi)
+            .map(|(seed, backends)| (seed, (Engine::Completions, backends)))
+            .chain(under_epoll)
             .filter(|_| only.is_none());
         let failed: Vec<_> = of_all_kinds
             .chain(of_one_kind.into_iter().flatten())
-            .filter_map(|(seed, backends)| run_seed(seed, backends, false).err())
+            .filter_map(|(seed, kind)| run_seed(seed, kind, false).err())
             .take(3)
             .collect();
         assert!(failed.is_empty(), "{}", failed.join("\n\n"));

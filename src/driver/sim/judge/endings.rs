@@ -51,7 +51,7 @@ impl World {
     }
 
     pub(super) fn judge_rest_of_run(&self) {
-        let lent = self.buffers.borrow().lent();
+        let lent = self.lent_buffers();
         rule!(
             "all_returned",
             self.open_sockets == 0 && self.open_pipes == 0 && lent == 0,
