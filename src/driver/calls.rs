@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use crate::sys::Errno;
 use crate::sys::net::{Addresses, PeerCredentials, TcpOptions};
 
-use super::kernel::{Descriptor, PipeSource};
+use super::kernel::{KernelSocket, PipeSource};
 use super::{BUFFER_BYTES, Close, Done, Filled, Flushed, IntoUnix, Pipes, Sock};
 
 /// Direct calls on a driver's sockets.
@@ -69,7 +69,7 @@ pub trait SocketCalls {
 /// A driver whose sockets are descriptors.
 pub trait OverDescriptors {
     /// What they are.
-    type Fd: Descriptor;
+    type Fd: KernelSocket;
     /// What its pipes are.
     type Pipes: PipeSource<Fd = Self::Fd>;
 
@@ -212,7 +212,7 @@ pub struct SocketFd<F = OwnedFd> {
     handshake_delayed: bool,
 }
 
-impl<F: Descriptor> SocketFd<F> {
+impl<F: KernelSocket> SocketFd<F> {
     pub(super) fn new(fd: F, is_unix: bool) -> Self {
         Self {
             fd,

@@ -18,9 +18,9 @@ use super::pipes::{Pipe, PipePool};
 use super::{Close, Filled, Flushed, PipeGuard};
 
 /// A kernel with epoll.
-pub trait Kernel {
+pub trait EpollKernel {
     /// Its sockets. One that is dropped is closed, and then no event tells of it any more.
-    type Fd: Descriptor;
+    type Fd: KernelSocket;
     /// Its pipes.
     type Pipes: PipeSource<Fd = Self::Fd>;
 
@@ -46,7 +46,7 @@ pub trait Kernel {
 }
 
 /// A socket of a kernel. None of its calls waits.
-pub trait Descriptor: Sized {
+pub trait KernelSocket: Sized {
     /// [`net::is_unix`].
     fn is_unix(&self) -> bool;
     /// [`net::accept`].
@@ -127,7 +127,7 @@ pub trait PipeSource {
     fn flush(pipe: &mut Self::Pipe, to: &Self::Fd) -> Flushed;
 }
 
-impl Kernel for poll::Epoll {
+impl EpollKernel for poll::EpollInstance {
     type Fd = OwnedFd;
     type Pipes = Rc<RefCell<PipePool>>;
 
@@ -168,7 +168,7 @@ impl Kernel for poll::Epoll {
     }
 }
 
-impl Descriptor for OwnedFd {
+impl KernelSocket for OwnedFd {
     fn is_unix(&self) -> bool {
         net::is_unix(self.as_fd())
     }

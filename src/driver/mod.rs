@@ -42,7 +42,7 @@ use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf, NoBuffer};
 pub use calls::SocketCalls;
-pub use kernel::{Descriptor, Kernel, PipeSource};
+pub use kernel::{EpollKernel, KernelSocket, PipeSource};
 pub use pipes::{OWN_BYTES_MAX, PIPE_BYTES, PipeGuard, Pipes};
 
 /// One open socket of one driver.

@@ -59,11 +59,11 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
-    use crate::sys::poll::Epoll;
+    use crate::sys::poll::EpollInstance;
 
     #[test]
     fn a_timer_goes_off_after_its_time_and_again_when_set_again() {
-        let (timer, epoll) = (Timer::new().unwrap(), Epoll::new().unwrap());
+        let (timer, epoll) = (Timer::new().unwrap(), EpollInstance::new().unwrap());
         epoll
             .add(timer.fd(), libc::EPOLLIN | libc::EPOLLET, 7)
             .unwrap();

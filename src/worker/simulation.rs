@@ -36,7 +36,7 @@ use super::{
 };
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
-fn run(mut dice: Dice, (engine, backends): Kind, trace: bool, keep: &mut Option<Sim>) {
+fn run(mut dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<Sim>) {
     let mailbox = Arc::new(Mailbox::new().expect("descriptors are left"));
     let ejection = Ejection {
         after: NonZeroU32::new(dice.pick(&[0, 1, 5])),
@@ -188,10 +188,10 @@ fn run(mut dice: Dice, (engine, backends): Kind, trace: bool, keep: &mut Option<
     let all = Arc::clone(&shared);
     let counted = Arc::clone(&of_worker);
     let ended = match engine {
-        Engine::Completions => {
+        SimEngine::Completions => {
             Worker::new(0, sim.clone(), vec![share], all, mailbox, of_worker).run()
         }
-        Engine::Epoll => {
+        SimEngine::Epoll => {
             let driver = sim.under_epoll(mailbox.waker());
             Worker::new(0, driver, vec![share], all, mailbox, of_worker).run()
         }
@@ -288,11 +288,11 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
 }
 
 /// What a seed is of.
-type Kind = (Engine, Backends);
+type SeedKind = (SimEngine, Backends);
 
 /// What the worker runs on. Not one of the dice either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Engine {
+enum SimEngine {
     /// The simulated driver, in which ops end in any order.
     Completions,
     /// The epoll driver, in a kernel that is simulated.
@@ -425,7 +425,7 @@ fn count(n: u64) -> usize {
 
 /// Runs the scenarios that a script of bytes chooses: one with sessions of bytes, and one of FastCGI.
 pub(crate) fn run_script(script: &[u8]) {
-    for engine in [Engine::Completions, Engine::Epoll] {
+    for engine in [SimEngine::Completions, SimEngine::Epoll] {
         for backends in [Backends::Tcp, Backends::Fastcgi] {
             let dice = Dice::from_script(script.to_vec());
             run(dice, (engine, backends), false, &mut None);
@@ -454,7 +454,7 @@ mod tests {
     const REGRESSIONS: &[u64] = &[2834];
 
     /// Runs a seed; the error has everything that is needed to find out why.
-    fn run_seed(seed: u64, kind: Kind, trace: bool) -> Result<(), String> {
+    fn run_seed(seed: u64, kind: SeedKind, trace: bool) -> Result<(), String> {
         let mut sim = None;
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
             run(Dice::from_seed(seed), kind, trace, &mut sim);
@@ -479,8 +479,8 @@ mod tests {
                 .find(|(named, _)| *named == backends)
                 .expect("each has a name");
             let prefix = match engine {
-                Engine::Completions => "",
-                Engine::Epoll => UNDER_EPOLL,
+                SimEngine::Completions => "",
+                SimEngine::Epoll => UNDER_EPOLL,
             };
             format!(
                 "seed {seed}: {text}\n\
@@ -498,8 +498,8 @@ mod tests {
     fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
         let only = env::var("SPLICEWAY_SIM_BACKENDS").ok().map(|name| {
             let (engine, name) = match name.strip_prefix(UNDER_EPOLL) {
-                Some(name) => (Engine::Epoll, name),
-                None => (Engine::Completions, &name[..]),
+                Some(name) => (SimEngine::Epoll, name),
+                None => (SimEngine::Completions, &name[..]),
             };
             let mut kinds = Backends::NAMES.into_iter();
             let kind = kinds.find(|(_, of)| *of == name);
@@ -508,7 +508,7 @@ mod tests {
         if let Some(seed) = number("SPLICEWAY_SIM_SEED") {
             run_seed(
                 seed,
-                only.unwrap_or((Engine::Completions, Backends::Tcp)),
+                only.unwrap_or((SimEngine::Completions, Backends::Tcp)),
                 true,
             )
             .unwrap();
@@ -529,7 +529,7 @@ mod tests {
         // What is above the driver is the same.
         let under_epoll = (first..first + seeds.div_ceil(10)).flat_map(|seed| {
             let kinds = Backends::NAMES.into_iter();
-            kinds.map(move |(backends, _)| (seed, (Engine::Epoll, backends)))
+            kinds.map(move |(backends, _)| (seed, (SimEngine::Epoll, backends)))
         });
         let of_one_kind = only.map(|kind| (first..first + seeds).map(move |seed| (seed, kind)));
         let of_all_kinds = all
@@ -539,7 +539,7 @@ mod tests {
             .chain(limited)
             .chain(users)
             .chain(fastcgi)
-            .map(|(seed, backends)| (seed, (Engine::Completions, backends)))
+            .map(|(seed, backends)| (seed, (SimEngine::Completions, backends)))
             .chain(under_epoll)
             .filter(|_| only.is_none());
         let failed: Vec<_> = of_all_kinds

@@ -3,14 +3,14 @@
 use std::mem;
 
 use crate::driver::buffers::Buf;
-use crate::driver::kernel::{Descriptor as _, Kernel};
+use crate::driver::kernel::{EpollKernel, KernelSocket as _};
 use crate::driver::{Completion, Done, Driver as _, Lane, Sock};
 use crate::sys::Errno;
 
 use super::Epoll;
 use super::socket::{Read, Write};
 
-impl<K: Kernel> Epoll<K> {
+impl<K: EpollKernel> Epoll<K> {
     pub(super) fn attempt_untried(&mut self) {
         for (sock, lane) in mem::take(&mut self.untried) {
             self.attempt(sock, lane);

@@ -7,6 +7,7 @@
 //! Listeners are shared with other workers. They are registered, exclusively and level-triggered,
 //! only while an accept waits, so that a worker that cannot accept is never the one that is woken. The
 //! kernel wakes the first one that is registered: who takes clients in turns goes behind the others.
+
 mod attempts;
 mod readiness;
 mod socket;
@@ -25,7 +26,7 @@ use crate::sys::poll::{self, Event};
 
 use super::buffers::{Buf, BufferPool};
 use super::calls::{OverDescriptors, SocketFd};
-use super::kernel::{Descriptor, Kernel};
+use super::kernel::{EpollKernel, KernelSocket};
 use super::table::Table;
 use super::{
     Close, Closed, Completion, Done, Driver, IntoUnix, Lane, Limits, NoBuffer, Op, Sock, Waker,
@@ -38,7 +39,7 @@ const EVENTS_MAX: usize = 256;
 /// The token of the waker's descriptor: of a slot that no socket comes to.
 const WAKER_TOKEN: u64 = u64::MAX;
 /// The epoll driver of one thread.
-pub struct Epoll<K: Kernel = poll::Epoll> {
+pub struct Epoll<K: EpollKernel = poll::EpollInstance> {
     kernel: K,
     sockets: Table<Socket<K::Fd>>,
     buffers: Rc<RefCell<BufferPool>>,
@@ -59,11 +60,11 @@ pub struct Epoll<K: Kernel = poll::Epoll> {
 impl Epoll {
     /// Sets the epoll instance up.
     pub fn new(waker: Waker, limits: Limits) -> Result<Self, Errno> {
-        Self::over(poll::Epoll::new()?, waker, limits)
+        Self::over(poll::EpollInstance::new()?, waker, limits)
     }
 }
 
-impl<K: Kernel> Epoll<K> {
+impl<K: EpollKernel> Epoll<K> {
     /// A driver over this kernel.
     pub(super) fn over(kernel: K, waker: Waker, limits: Limits) -> Result<Self, Errno> {
         kernel.add_waker(waker.0.fd(), WAKER_TOKEN)?;
@@ -93,7 +94,7 @@ impl<K: Kernel> Epoll<K> {
     fn take_now(
         &mut self,
         sock: Sock,
-        receive: fn(&mut Socket<K::Fd>, &mut Vec<u8>) -> Result<usize, Errno>,
+        receive: impl FnOnce(&mut Socket<K::Fd>, &mut Vec<u8>) -> Result<usize, Errno>,
     ) -> Result<Option<Buf>, Errno> {
         let socket = self.sockets.get(sock);
         assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
@@ -101,7 +102,7 @@ impl<K: Kernel> Epoll<K> {
     }
 }
 
-impl<K: Kernel> Driver for Epoll<K> {
+impl<K: EpollKernel> Driver for Epoll<K> {
     fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
         let listener = self.kernel.adopt(listener);
         let is_unix = listener.is_unix();
@@ -282,7 +283,7 @@ impl<K: Kernel> Driver for Epoll<K> {
     }
 }
 
-impl<K: Kernel> OverDescriptors for Epoll<K> {
+impl<K: EpollKernel> OverDescriptors for Epoll<K> {
     type Fd = K::Fd;
     type Pipes = K::Pipes;
 

@@ -2,7 +2,7 @@
 
 use std::mem;
 
-use crate::driver::kernel::Kernel;
+use crate::driver::kernel::EpollKernel;
 use crate::driver::{Completion, Lane, Sock};
 use crate::sys::Errno;
 
@@ -15,7 +15,8 @@ const READ_EVENTS: u32 =
 /// on a socket that was never connected.)
 const SPECIAL_EVENTS: u32 = (libc::EPOLLPRI | libc::EPOLLRDHUP | libc::EPOLLERR).cast_unsigned();
 const WRITE_EVENTS: u32 = (libc::EPOLLOUT | libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
-impl<K: Kernel> Epoll<K> {
+
+impl<K: EpollKernel> Epoll<K> {
     /// Lets epoll watch a socket. What is there already counts as an edge.
     pub(super) fn register(&mut self, sock: Sock) -> Result<(), Errno> {
         let socket = self.sockets.get(sock);

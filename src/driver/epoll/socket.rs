@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use crate::driver::BUFFER_BYTES;
 use crate::driver::buffers::Buf;
 use crate::driver::calls::SocketFd;
-use crate::driver::kernel::Descriptor;
+use crate::driver::kernel::KernelSocket;
 use crate::sys::Errno;
 
 pub(super) struct Socket<F> {
@@ -40,7 +40,7 @@ pub(super) enum Turn {
     Others,
 }
 
-impl<F: Descriptor> Socket<F> {
+impl<F: KernelSocket> Socket<F> {
     pub(super) fn new(descriptor: SocketFd<F>) -> Self {
         Self {
             descriptor,

@@ -10,7 +10,7 @@ use crate::sys::poll::Event;
 use super::super::judge;
 use super::super::peer::{Peer, SendSide};
 use super::super::world::{InFlight, Told, World, WriteOp};
-use super::{Fd, FdKind};
+use super::{FdKind, OpenFd};
 
 pub(super) const IN: u32 = libc::EPOLLIN.cast_unsigned();
 const OUT: u32 = libc::EPOLLOUT.cast_unsigned();
@@ -19,7 +19,7 @@ pub(super) const RDHUP: u32 = libc::EPOLLRDHUP.cast_unsigned();
 const ALWAYS: u32 = (libc::EPOLLHUP | libc::EPOLLERR).cast_unsigned();
 /// What an edge comes of.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Seen {
+pub(super) struct EdgeCauses {
     sent: u64,
     has_ended: bool,
     is_broken: bool,
@@ -29,7 +29,7 @@ pub(super) struct Seen {
     is_answered: bool,
     has_mark: bool,
 }
-impl Seen {
+impl EdgeCauses {
     fn of(peer: &Peer, mark: Option<u64>) -> Self {
         Self {
             sent: peer.sent,
@@ -82,7 +82,7 @@ impl World {
     }
 
     /// Of one that is not connected: `None` if it does not connect either.
-    fn is_answered(&self, fd: &Fd) -> Option<bool> {
+    fn is_answered(&self, fd: &OpenFd) -> Option<bool> {
         if fd.is_ended {
             return None;
         }
@@ -119,13 +119,16 @@ impl World {
             return false;
         };
         if fd.kind == FdKind::Listener {
-            let is_new = state & IN != 0 && !watch.is_pending;
-            self.fd_at(at).watch.as_mut().expect("seen").is_pending = state & IN != 0;
-            return is_new;
+            // Of those that wait already it tells again and again, and that is no news.
+            let waiting = self.backlog.len() as u64;
+            let watch = self.fd_at(at).watch.as_mut().expect("seen");
+            watch.is_pending = waiting > 0;
+            let before = mem::replace(&mut watch.seen.sent, waiting);
+            return waiting > before;
         }
         let mut mark = fd.mark;
         let seen = match fd.peer {
-            None => Seen {
+            None => EdgeCauses {
                 is_answered: self.is_answered(fd) == Some(true),
                 ..watch.seen
             },
@@ -135,7 +138,7 @@ impl World {
                 if has_come && fd.kind == FdKind::Tcp && may_be_urgent && mark.is_none() {
                     mark = Some(self.dice.between(peer.taken, peer.sent));
                 }
-                Seen::of(peer, mark)
+                EdgeCauses::of(peer, mark)
             }
         };
         let fd = self.fd_at(at);
@@ -148,7 +151,7 @@ impl World {
         is_new
     }
 
-    fn fd_at(&mut self, at: usize) -> &mut Fd {
+    fn fd_at(&mut self, at: usize) -> &mut OpenFd {
         &mut self.readiness().fds[at]
     }
 
@@ -161,7 +164,10 @@ impl World {
         while !places.is_empty() {
             let index = self.count_below(places.len()) - 1;
             let at = places.swap_remove(index);
-            let is_for_nothing = spurious > 0 && !all && self.dice.one_in(spurious * 10);
+            let is_ended = self.fd_at(at).is_ended;
+            // More often where it is of more interest.
+            let one_in = if is_ended { 4 } else { spurious * 10 };
+            let is_for_nothing = spurious > 0 && !all && self.dice.one_in(one_in);
             let is_late = !all && self.dice.one_in(4);
             let state = self.state(at);
             let fd = self.fd_at(at);
@@ -182,7 +188,7 @@ impl World {
                 continue;
             }
             any_for_nothing |= is_for_nothing;
-            let (token, sock, is_ended) = (watch.token, fd.sock, fd.is_ended);
+            let (token, sock) = (watch.token, fd.sock);
             self.stale_events += u64::from(is_ended);
             self.note(|| format!("{sock:?} event {told:#x}"));
             events.push(Event {

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Instant;
 
-use crate::driver::kernel::{Descriptor, Kernel, PipeSource};
+use crate::driver::kernel::{EpollKernel, KernelSocket, PipeSource};
 use crate::driver::{
     Close, Done, Driver as _, Filled, Flushed, PipeGuard as _, Pipes as _, Sock, SocketCalls as _,
 };
@@ -39,7 +39,7 @@ impl Sim {
     }
 }
 
-impl Kernel for Sim {
+impl EpollKernel for Sim {
     type Fd = SimFd;
     type Pipes = Self;
 
@@ -91,7 +91,7 @@ impl Kernel for Sim {
     }
 }
 
-impl Descriptor for SimFd {
+impl KernelSocket for SimFd {
     fn is_unix(&self) -> bool {
         self.world.borrow_mut().fd(self.sock).kind != FdKind::Tcp
     }

@@ -11,6 +11,7 @@
 //! - A descriptor is watched until it is closed, whatever the driver has forgotten by then.
 //! - A receive takes all that is there, as far as it has room, unless the sender has passed descriptors along
 //!   (unix(7)) or there is urgent data (tcp(7)), behind which a splice finds nothing.
+
 mod calls;
 mod events;
 mod kernel;
@@ -27,11 +28,11 @@ use crate::sys::Errno;
 
 use super::Sim;
 use super::world::World;
-use events::Seen;
+use events::EdgeCauses;
 
 /// What the world has of descriptors.
 pub(super) struct Readiness {
-    fds: Vec<Fd>,
+    fds: Vec<OpenFd>,
     /// The worker's waker, and its token.
     waker: Option<(OwnedFd, u64)>,
     /// The driver's.
@@ -57,7 +58,7 @@ impl Readiness {
 }
 
 /// A descriptor.
-pub(super) struct Fd {
+pub(super) struct OpenFd {
     sock: Sock,
     kind: FdKind,
     /// Whom it is connected to.
@@ -70,7 +71,7 @@ pub(super) struct Fd {
     lacks_room: bool,
     /// Where urgent data is in the stream of the peer.
     mark: Option<u64>,
-    watch: Option<Watched>,
+    watch: Option<Registration>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,10 +82,10 @@ pub(super) enum FdKind {
 }
 
 /// How it is watched.
-pub(super) struct Watched {
+pub(super) struct Registration {
     token: u64,
     events: u32,
-    seen: Seen,
+    seen: EdgeCauses,
     /// There is an edge to be told.
     is_pending: bool,
 }
@@ -131,7 +132,7 @@ impl World {
 
     pub(super) fn open_fd(&mut self, sock: Sock, kind: FdKind) {
         let peer = self.peer_of(sock);
-        self.readiness().fds.push(Fd {
+        self.readiness().fds.push(OpenFd {
             sock,
             kind,
             peer,
@@ -158,7 +159,7 @@ impl World {
         }
     }
 
-    pub(super) fn fd(&mut self, sock: Sock) -> &mut Fd {
+    pub(super) fn fd(&mut self, sock: Sock) -> &mut OpenFd {
         let mut fds = self.readiness().fds.iter_mut();
         fds.find(|fd| fd.sock == sock).expect("it is open")
     }
@@ -190,10 +191,10 @@ impl World {
             fd.watch.is_none(),
             "{sock:?} is registered, and that again"
         );
-        fd.watch = Some(Watched {
+        fd.watch = Some(Registration {
             token,
             events,
-            seen: Seen::default(),
+            seen: EdgeCauses::default(),
             // What is there already counts as an edge.
             is_pending: true,
         });
