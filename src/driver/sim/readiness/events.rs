@@ -242,8 +242,12 @@ impl World {
         if mem::take(&mut self.readiness().has_moved) {
             self.judge(&judge::Event::Works);
         }
-        self.readiness().is_at_once = until.is_some_and(|at| at <= self.now);
-        self.judge_rest();
+        let is_at_once = until.is_some_and(|at| at <= self.now);
+        self.readiness().is_at_once = is_at_once;
+        // The driver may have received what the worker has not heard of.
+        if !is_at_once {
+            self.judge_rest();
+        }
         self.judge(&judge::Event::Turns);
         let wait = until.map(|at| at.saturating_duration_since(self.now));
         self.note(|| format!("wait, {wait:?} at most"));
