@@ -18,8 +18,8 @@ use crate::backend::{Address, Health, Published};
 use crate::config::CheckKind;
 use crate::sys::net::TcpOptions;
 
-use probe::{Outcome, probe};
-use verdict::Verdict;
+use probe::{ProbeOutcome, probe};
+use verdict::CheckVerdict;
 
 /// Checks at one time: a bound on descriptors and on what a round of many endpoints costs at once.
 pub(crate) const PROBES_MAX: usize = 16;
@@ -43,7 +43,7 @@ pub(crate) struct Checks {
 /// What is known of an endpoint of the set.
 struct Checked {
     health: Arc<Health>,
-    verdict: Verdict,
+    verdict: CheckVerdict,
 }
 
 /// Checks for ever.
@@ -65,7 +65,7 @@ fn follow(known: &mut HashMap<Address, Checked>, published: &Published) {
     for health in set.health() {
         let checked = before.remove(&health.address()).unwrap_or_else(|| Checked {
             health: Arc::clone(health),
-            verdict: Verdict::default(),
+            verdict: CheckVerdict::default(),
         });
         known.insert(health.address(), checked);
     }
@@ -97,7 +97,7 @@ async fn round(known: &mut HashMap<Address, Checked>, published: &Published, che
 
 /// Waits for the next outcome and draws the consequences. False if there is none to wait for.
 async fn judge_next(
-    probes: &mut JoinSet<(Address, Outcome)>,
+    probes: &mut JoinSet<(Address, ProbeOutcome)>,
     known: &mut HashMap<Address, Checked>,
     published: &Published,
 ) -> bool {
@@ -112,15 +112,15 @@ async fn judge_next(
     true
 }
 
-fn judge(checked: &mut Checked, outcome: Outcome, published: &Published) {
+fn judge(checked: &mut Checked, outcome: ProbeOutcome, published: &Published) {
     let Checked { health, verdict } = checked;
     let (route, address) = (published.route(), health.address());
     match outcome {
-        Outcome::Unknown(error) => {
+        ProbeOutcome::Unknown(error) => {
             tracing::debug!(%route, "check endpoint {address}: not made: {error}");
         }
-        Outcome::Up | Outcome::Busy => {
-            if let Outcome::Busy = outcome {
+        ProbeOutcome::Up | ProbeOutcome::Busy => {
+            if let ProbeOutcome::Busy = outcome {
                 tracing::debug!(%route, "check endpoint {address}: busy: no answer in time");
             }
             published.reached(health, Instant::now());
@@ -130,7 +130,7 @@ fn judge(checked: &mut Checked, outcome: Outcome, published: &Published) {
                 tracing::info!(%route, "endpoint {address} passes its checks again");
             }
         }
-        Outcome::Down(problem) => {
+        ProbeOutcome::Down(problem) => {
             tracing::debug!(%route, "check endpoint {address}: {problem}");
             let turned = verdict.note(false);
             if verdict.is_up() {

@@ -21,7 +21,7 @@ const READ_BYTES: usize = 512;
 
 /// How a check went.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum ProbeOutcome {
     Up,
     /// It is there, and nobody has time to answer.
     Busy,
@@ -52,13 +52,13 @@ impl From<io::Error> for Problem {
 }
 
 /// Checks the endpoint at `address`, within `patience`.
-pub(super) async fn probe(address: Address, checks: &Checks, patience: Duration) -> Outcome {
+pub(super) async fn probe(address: Address, checks: &Checks, patience: Duration) -> ProbeOutcome {
     let by = Instant::now() + patience;
     match address {
         Address::Tcp(to) => match timeout_at(by, connect_tcp(to, &checks.tcp)).await {
             Ok(Ok(stream)) => talk(stream, checks, by).await,
             Ok(Err(error)) => not_connected(error),
-            Err(_) => Outcome::Down(Problem::Silence),
+            Err(_) => ProbeOutcome::Down(Problem::Silence),
         },
         Address::Unix(name) => match connect_unix(name) {
             Ok(stream) => talk(stream, checks, by).await,
@@ -83,10 +83,10 @@ fn to_io(errno: Errno) -> io::Error {
     io::Error::from_raw_os_error(errno.0)
 }
 
-fn not_connected(error: io::Error) -> Outcome {
+fn not_connected(error: io::Error) -> ProbeOutcome {
     match error.raw_os_error() {
         // A Unix socket's backlog is full.
-        Some(libc::EAGAIN) => Outcome::Busy,
+        Some(libc::EAGAIN) => ProbeOutcome::Busy,
         Some(
             libc::EMFILE
             | libc::ENFILE
@@ -95,8 +95,8 @@ fn not_connected(error: io::Error) -> Outcome {
             | libc::EADDRNOTAVAIL
             | libc::EACCES
             | libc::EPERM,
-        ) => Outcome::Unknown(error),
-        _ => Outcome::Down(error.into()),
+        ) => ProbeOutcome::Unknown(error),
+        _ => ProbeOutcome::Down(error.into()),
     }
 }
 
@@ -105,12 +105,12 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     checks: &Checks,
     by: Instant,
-) -> Outcome {
+) -> ProbeOutcome {
     let mut hello = checks.introduction.to_vec();
     let answer = match checks.kind {
         CheckKind::Tcp => match stream.write_all(&hello).await {
-            Ok(()) => return Outcome::Up,
-            Err(error) => return Outcome::Down(error.into()),
+            Ok(()) => return ProbeOutcome::Up,
+            Err(error) => return ProbeOutcome::Down(error.into()),
         },
         CheckKind::Fastcgi => {
             push_question(&mut hello);
@@ -118,11 +118,11 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     match answer {
-        Ok(Ok(())) => Outcome::Up,
-        Ok(Err(problem)) => Outcome::Down(problem),
+        Ok(Ok(())) => ProbeOutcome::Up,
+        Ok(Err(problem)) => ProbeOutcome::Down(problem),
         // It is in the backlog of a server whose workers are all taken: PHP-FPM has no other way to
         // say so.
-        Err(_) => Outcome::Busy,
+        Err(_) => ProbeOutcome::Busy,
     }
 }
 

@@ -9,13 +9,13 @@ const RISE: u32 = 2;
 /// What the checks of one endpoint have come to. It begins as up: a check that has not been made yet
 /// shall keep nobody waiting.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Verdict {
+pub(super) struct CheckVerdict {
     is_up: bool,
     /// Outcomes in a row that speak against it.
     against: u32,
 }
 
-impl Default for Verdict {
+impl Default for CheckVerdict {
     fn default() -> Self {
         Self {
             is_up: true,
@@ -24,7 +24,7 @@ impl Default for Verdict {
     }
 }
 
-impl Verdict {
+impl CheckVerdict {
     pub(super) fn is_up(self) -> bool {
         self.is_up
     }
@@ -53,7 +53,7 @@ mod tests {
 
     /// `+` passed, `-` failed; the answer has `x` where the verdict turned.
     fn turns(outcomes: &str) -> String {
-        let mut verdict = Verdict::default();
+        let mut verdict = CheckVerdict::default();
         let mut note = |outcome| {
             if verdict.note(outcome == '+') {
                 'x'

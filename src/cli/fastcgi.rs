@@ -494,7 +494,7 @@ mod tests {
              --allow-php-setting memory_limit,open_basedir --allow-php-setting date.timezone \
              --duplicates reject",
         );
-        let crate::config::Protocol::Fastcgi(fastcgi) = route.protocol else {
+        let crate::config::RouteProtocol::Fastcgi(fastcgi) = route.protocol else {
             panic!("it is FastCGI");
         };
         assert_eq!(fastcgi.resolved_script_roots, ["/a", "/b"]);

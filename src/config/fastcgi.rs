@@ -11,14 +11,14 @@ use crate::fastcgi::Guard;
 
 /// What a route makes of the bytes that it relays.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Protocol {
+pub enum RouteProtocol {
     /// Nothing: they may be any protocol.
     Raw,
     /// Requests, each with a connection of its own choice.
     Fastcgi(Box<Fastcgi>),
 }
 
-impl Protocol {
+impl RouteProtocol {
     /// Where a line goes for each request, if it goes anywhere.
     #[must_use]
     pub fn access_log(&self) -> Option<&AccessLog> {

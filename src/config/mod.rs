@@ -28,9 +28,11 @@ pub use discovery::{
     ResolveWith,
 };
 pub use fastcgi::{
-    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, Protocol, UpstreamReuse,
+    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, RouteProtocol, UpstreamReuse,
 };
-pub use route::{Clients, Limits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError};
+pub use route::{
+    Clients, ConnectionLimits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError,
+};
 pub use upstream::{
     ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,
     SourceAddressError, SourceAddresses, USER_TIMEOUT_MAX, Upstreams,

@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    Access, Account, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Part, Protocol,
-    Upstreams,
+    Access, Account, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Part,
+    RouteProtocol, Upstreams,
 };
 
 /// The longest name of a route: as long as the longest label of a host name, and one more. It is a part
@@ -20,7 +20,7 @@ pub struct Route {
     /// What logs and metrics call it.
     pub name: RouteName,
     /// What it makes of the bytes that it relays.
-    pub protocol: Protocol,
+    pub protocol: RouteProtocol,
     /// Where clients connect; at least one.
     pub listeners: Vec<ListenAddress>,
     /// Who may connect to the path listeners.
@@ -49,7 +49,7 @@ pub struct Route {
     /// The most sessions of all that it may have.
     pub connections_max: Part,
     /// How much its endpoints take, and who waits meanwhile.
-    pub limits: Limits,
+    pub limits: ConnectionLimits,
 }
 
 /// Which clients of a route are served, by the credentials of the process that connects.
@@ -132,7 +132,7 @@ impl fmt::Display for RouteName {
 
 /// How much the endpoints of a route take, and who waits meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// The most open connections to an endpoint. `None`: no limit, and nobody waits.
     pub per_endpoint_max: Option<NonZeroU32>,
     /// The most clients that wait at one time. 0: nobody waits.
@@ -144,7 +144,7 @@ pub struct Limits {
     pub shards: NonZeroUsize,
 }
 
-impl Limits {
+impl ConnectionLimits {
     /// With 8 permits and 100 ms for a request, the last of so many waits for 13 s: what comes behind it
     /// would only meet [`Self::QUEUE_TIMEOUT_DEFAULT`].
     pub const QUEUE_MAX_DEFAULT: u32 = 1024;
@@ -154,7 +154,7 @@ impl Limits {
     pub const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 }
 
-impl Default for Limits {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             per_endpoint_max: None,

@@ -147,7 +147,7 @@ mod tests {
 
     fn config(connections_max: u32) -> Config {
         let route = crate::config::Route {
-            protocol: crate::config::Protocol::Raw,
+            protocol: crate::config::RouteProtocol::Raw,
             name: crate::config::RouteName::default(),
             listeners: vec!["unix:/run/a.sock".parse().unwrap()],
             access: crate::config::Access::default(),
@@ -162,7 +162,7 @@ mod tests {
             idle_timeout: None,
             half_closed_timeout: None,
             connections_max: crate::config::Part::Most,
-            limits: crate::config::Limits::default(),
+            limits: crate::config::ConnectionLimits::default(),
         };
         Config {
             routes: vec![route],

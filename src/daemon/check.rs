@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::config::{
-    AccessLog, AccessLogTarget, Config, ListenAddress, Protocol, Route, UnixAddress,
+    AccessLog, AccessLogTarget, Config, ListenAddress, Route, RouteProtocol, UnixAddress,
 };
 use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
@@ -178,7 +178,7 @@ fn source(route: &Route) -> Option<String> {
 }
 
 fn script_roots(route: &Route) -> Option<String> {
-    let Protocol::Fastcgi(fastcgi) = &route.protocol else {
+    let RouteProtocol::Fastcgi(fastcgi) = &route.protocol else {
         return None;
     };
     let error = script_roots::check(fastcgi).err()?;

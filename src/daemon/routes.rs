@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::access_log::Writers;
 use crate::backend::Published;
-use crate::config::{self, AccessLog, Balance, Limits, ListenAddress, RouteName};
+use crate::config::{self, AccessLog, Balance, ConnectionLimits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
@@ -38,7 +38,7 @@ pub(super) struct Opened {
     pub(super) listeners: Vec<ListeningSocket>,
     pub(super) lookups: Arc<LookupCounters>,
     access_log: Option<AccessLog>,
-    limits: Limits,
+    limits: ConnectionLimits,
     /// Whether backends are told of clients, and how.
     introduced: Option<Version>,
     /// Those of the workers that serve it, as [`divide`] gave them out.
@@ -67,7 +67,7 @@ pub enum ShareError {
 /// Whether each of its shards finds a worker, of those that accept.
 pub(super) fn check_shards(
     name: &RouteName,
-    limits: Limits,
+    limits: ConnectionLimits,
     workers: usize,
 ) -> Result<(), ShareError> {
     let shards = limits.shards.get();
@@ -147,7 +147,7 @@ fn policy(config: &config::Route) -> Result<Policy, ScriptRootError> {
             queue: config.limits.queue_timeout,
             connect: config.connect_timeout,
             refused: config.refused_timeout,
-            silent_is_short: matches!(config.protocol, config::Protocol::Fastcgi(_)),
+            silent_is_short: matches!(config.protocol, config::RouteProtocol::Fastcgi(_)),
             idle: config.idle_timeout,
             half_closed: config.half_closed_timeout,
             removed: config.upstreams.close_removed_after,
@@ -156,8 +156,8 @@ fn policy(config: &config::Route) -> Result<Policy, ScriptRootError> {
     })
 }
 
-fn min_rate(protocol: &config::Protocol) -> Option<MinRate> {
-    let config::Protocol::Fastcgi(config) = protocol else {
+fn min_rate(protocol: &config::RouteProtocol) -> Option<MinRate> {
+    let config::RouteProtocol::Fastcgi(config) = protocol else {
         return None;
     };
     config.min_rate.map(|bytes| MinRate {
@@ -167,7 +167,7 @@ fn min_rate(protocol: &config::Protocol) -> Option<MinRate> {
 }
 
 fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
-    let config::Protocol::Fastcgi(config) = &route.protocol else {
+    let config::RouteProtocol::Fastcgi(config) = &route.protocol else {
         return Ok(Protocol::Raw);
     };
     Ok(Protocol::Fastcgi(FastcgiOptions {
@@ -248,8 +248,8 @@ impl Opened {
     pub(super) fn announce(&self, config: &config::Route) {
         let route = &self.route.name;
         let protocol = match config.protocol {
-            config::Protocol::Raw => "raw",
-            config::Protocol::Fastcgi(_) => "fastcgi",
+            config::RouteProtocol::Raw => "raw",
+            config::RouteProtocol::Fastcgi(_) => "fastcgi",
         };
         let backends = Backends(&config.backends);
         for listener in &self.listeners {
@@ -273,7 +273,7 @@ impl Opened {
             }
         }
         accounts::warn_of_strangers(route, self.who.as_deref(), &self.listeners);
-        if let config::Protocol::Fastcgi(fastcgi) = &config.protocol {
+        if let config::RouteProtocol::Fastcgi(fastcgi) = &config.protocol {
             self.warn_of_missing_bounds(fastcgi);
         }
     }

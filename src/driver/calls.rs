@@ -4,16 +4,14 @@
 //! so is what they do with pipes. A driver without descriptors, as those of the tests, implements [`SocketCalls`] and
 //! [`Pipes`] itself.
 
-use std::cell::RefCell;
 use std::mem;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::OwnedFd;
 
 use crate::sys::Errno;
-use crate::sys::net::{self, Addresses, PeerCredentials, TcpOptions};
+use crate::sys::net::{Addresses, PeerCredentials, TcpOptions};
 
-use super::pipes::{Pipe, PipePool};
+use super::kernel::{KernelSocket, PipeSource};
 use super::{BUFFER_BYTES, Close, Done, Filled, Flushed, IntoUnix, Pipes, Sock};
 
 /// Direct calls on a driver's sockets.
@@ -69,11 +67,16 @@ pub trait SocketCalls {
 }
 
 /// A driver whose sockets are descriptors.
-pub(super) trait OverDescriptors {
+pub trait OverDescriptors {
+    /// What they are.
+    type Fd: KernelSocket;
+    /// What its pipes are.
+    type Pipes: PipeSource<Fd = Self::Fd>;
+
     /// The descriptor of an open socket.
-    fn descriptor(&mut self, sock: Sock) -> &mut SocketFd;
+    fn descriptor(&mut self, sock: Sock) -> &mut SocketFd<Self::Fd>;
     /// Its pipes.
-    fn pipe_pool(&self) -> &Rc<RefCell<PipePool>>;
+    fn pipe_source(&self) -> &Self::Pipes;
     /// How bytes get into Unix sockets in bulk.
     fn way_into_unix(&self) -> IntoUnix;
     /// A splice out of a socket found nothing.
@@ -89,42 +92,42 @@ impl<D: OverDescriptors> SocketCalls for D {
         like: &SocketAddr,
         options: &TcpOptions,
     ) -> Result<(), Errno> {
-        net::configure_tcp(self.descriptor(sock).fd.as_fd(), like, options)
+        self.descriptor(sock).fd.configure_tcp(like, options)
     }
 
     fn send_follows(&mut self, sock: Sock) {
         let descriptor = self.descriptor(sock);
         // Where it cannot be had, the handshake ends as ever.
-        descriptor.handshake_delayed = net::delay_handshake(&descriptor.fd).is_ok();
+        descriptor.handshake_delayed = descriptor.fd.delay_handshake().is_ok();
     }
 
     fn peer_credentials(&mut self, sock: Sock) -> Option<PeerCredentials> {
-        net::peer_credentials(&self.descriptor(sock).fd)
+        self.descriptor(sock).fd.peer_credentials()
     }
 
     fn peer_groups(&mut self, sock: Sock) -> Result<Vec<u32>, Errno> {
-        net::peer_groups(&self.descriptor(sock).fd)
+        self.descriptor(sock).fd.peer_groups()
     }
 
     fn client_addresses(&mut self, sock: Sock) -> Result<Addresses, Errno> {
-        net::addresses(&self.descriptor(sock).fd)
+        self.descriptor(sock).fd.addresses()
     }
 
     fn dismiss(&mut self, sock: Sock) {
-        net::dismiss(&self.descriptor(sock).fd);
+        self.descriptor(sock).fd.dismiss();
     }
 
     fn at_hand(&mut self, sock: Sock) -> usize {
-        net::queued(&self.descriptor(sock).fd)
+        self.descriptor(sock).fd.queued()
     }
 
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
-        net::peek(self.descriptor(sock).fd.as_fd(), into).unwrap_or(0)
+        self.descriptor(sock).fd.peek(into).unwrap_or(0)
     }
 
     fn skip(&mut self, sock: Sock, bytes: usize) -> bool {
         let mut skipped = Vec::with_capacity(bytes);
-        net::recv(&self.descriptor(sock).fd, &mut skipped, bytes) == Ok(bytes)
+        self.descriptor(sock).fd.recv(&mut skipped, bytes) == Ok(bytes)
     }
 
     fn acknowledge(&mut self, sock: Sock) {
@@ -136,28 +139,28 @@ impl<D: OverDescriptors> SocketCalls for D {
 
     fn peer_is_gone(&mut self, sock: Sock) -> bool {
         let descriptor = self.descriptor(sock);
-        descriptor.is_unix && net::peer_is_gone(&descriptor.fd)
+        descriptor.is_unix && descriptor.fd.peer_is_gone()
     }
 
     fn acknowledged(&mut self, sock: Sock) -> Result<u64, Errno> {
-        net::acknowledged(self.descriptor(sock).fd.as_fd())
+        self.descriptor(sock).fd.acknowledged()
     }
 
     fn unread(&mut self, sock: Sock) -> u64 {
-        net::unread(&self.descriptor(sock).fd)
+        self.descriptor(sock).fd.unread()
     }
 
     fn shutdown_write(&mut self, sock: Sock) {
         // ENOTCONN: the peer is gone, and a read or a write will say so.
-        let _ = net::shutdown_write(&self.descriptor(sock).fd);
+        let _ = self.descriptor(sock).fd.shutdown_write();
     }
 }
 
 impl<D: OverDescriptors> Pipes for D {
-    type Pipe = Pipe;
+    type Pipe = <D::Pipes as PipeSource>::Pipe;
 
-    fn pipe(&mut self) -> Option<Pipe> {
-        PipePool::take(self.pipe_pool())
+    fn pipe(&mut self) -> Option<Self::Pipe> {
+        self.pipe_source().take()
     }
 
     fn splices_into(&mut self, sock: Sock) -> bool {
@@ -165,30 +168,30 @@ impl<D: OverDescriptors> Pipes for D {
     }
 
     fn pipes_in_use(&self) -> usize {
-        self.pipe_pool().borrow().lent()
+        self.pipe_source().lent()
     }
 
-    fn put(&mut self, pipe: &mut Pipe, bytes: &[u8]) -> bool {
-        pipe.put(bytes)
+    fn put(&mut self, pipe: &mut Self::Pipe, bytes: &[u8]) -> bool {
+        D::Pipes::put(pipe, bytes)
     }
 
-    fn fill(&mut self, from: Sock, pipe: &mut Pipe, max: usize) -> Filled {
+    fn fill(&mut self, from: Sock, pipe: &mut Self::Pipe, max: usize) -> Filled {
         let descriptor = self.descriptor(from);
         descriptor.take_peeked();
-        let filled = pipe.fill(&descriptor.fd, max);
+        let filled = D::Pipes::fill(&descriptor.fd, pipe, max);
         if filled == Filled::Empty {
             self.spliced_dry(from);
         }
         filled
     }
 
-    fn flush(&mut self, pipe: &mut Pipe, to: Sock) -> Flushed {
+    fn flush(&mut self, pipe: &mut Self::Pipe, to: Sock) -> Flushed {
         assert!(
             self.splices_into(to),
             "its reader could hold this thread up"
         );
         let descriptor = self.descriptor(to);
-        let flushed = pipe.flush(&descriptor.fd);
+        let flushed = D::Pipes::flush(pipe, &descriptor.fd);
         descriptor.sent();
         if flushed == Flushed::Full {
             self.spliced_full(to);
@@ -198,8 +201,8 @@ impl<D: OverDescriptors> Pipes for D {
 }
 
 /// A socket's descriptor, and what both drivers have to know of it beside its ops.
-pub(super) struct SocketFd {
-    pub(super) fd: OwnedFd,
+pub struct SocketFd<F = OwnedFd> {
+    pub(super) fd: F,
     /// Of a listener: its clients are.
     pub(super) is_unix: bool,
     /// Bytes that were copied and are still in the socket.
@@ -209,8 +212,8 @@ pub(super) struct SocketFd {
     handshake_delayed: bool,
 }
 
-impl SocketFd {
-    pub(super) fn new(fd: OwnedFd, is_unix: bool) -> Self {
+impl<F: KernelSocket> SocketFd<F> {
+    pub(super) fn new(fd: F, is_unix: bool) -> Self {
         Self {
             fd,
             is_unix,
@@ -220,17 +223,17 @@ impl SocketFd {
     }
 
     /// Of a listener's: a client that it gave.
-    pub(super) fn accepted(&self, client: OwnedFd) -> Self {
+    pub(super) fn accepted(&self, client: F) -> Self {
         if !self.is_unix {
             // It fails on a connection that is broken already, whose session will see it.
-            let _ = net::set_nodelay(client.as_fd());
+            let _ = client.set_nodelay();
         }
         Self::new(client, self.is_unix)
     }
 
     fn acknowledge(&self) {
         // It cannot fail on a TCP socket.
-        let _ = net::acknowledge(self.fd.as_fd());
+        let _ = self.fd.acknowledge();
     }
 
     /// Bytes were sent.
@@ -250,27 +253,29 @@ impl SocketFd {
         if self.is_unix {
             return Done::Ready;
         }
-        net::take_error(&self.fd).map_or_else(Done::Failed, |()| Done::Ready)
+        self.fd
+            .take_error()
+            .map_or_else(Done::Failed, |()| Done::Ready)
     }
 
     /// Takes what was only copied so far.
     pub(super) fn take_peeked(&mut self) {
         let count = mem::take(&mut self.peeked);
         if count > 0 {
-            net::discard(&self.fd, count);
+            self.fd.discard(count);
         }
     }
 
     /// Whether no bytes have come beside those that were copied already.
     pub(super) fn has_only_peeked(&self) -> bool {
-        self.peeked > 0 && net::queued(&self.fd) <= self.peeked
+        self.peeked > 0 && self.fd.queued() <= self.peeked
     }
 
     /// Receives what is there, up to a buffer full, and leaves it where it is, unless it is that much:
     /// then more comes, and this is no question that could be answered.
     pub(super) fn receive_and_leave(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
         self.take_peeked();
-        let received = net::recv_and_leave(&self.fd, bytes, BUFFER_BYTES)?;
+        let received = self.fd.recv_and_leave(bytes, BUFFER_BYTES)?;
         self.peeked = received;
         if received >= BUFFER_BYTES {
             self.take_peeked();
@@ -280,14 +285,9 @@ impl SocketFd {
 
     /// Before it is closed: what was copied is taken, or else the peer is to learn that bytes are missing.
     pub(super) fn end(&mut self, how: Close) {
-        match how {
-            Close::Graceful => self.take_peeked(),
-            // What it has not received tells.
-            Close::Reset if self.is_unix => {}
-            Close::Reset => {
-                // It cannot fail on an open TCP socket; if it did, the end would merely be graceful.
-                let _ = net::reset_on_close(self.fd.as_fd());
-            }
+        if how == Close::Graceful {
+            self.take_peeked();
         }
+        self.fd.end(how, self.is_unix);
     }
 }

@@ -15,6 +15,7 @@
 mod buffers;
 mod calls;
 pub mod epoll;
+mod kernel;
 mod pipes;
 #[cfg(test)]
 pub(crate) mod scripted;
@@ -41,6 +42,7 @@ use crate::sys::poll::EventFd;
 
 pub use buffers::{BUFFER_BYTES, Buf, NoBuffer};
 pub use calls::SocketCalls;
+pub use kernel::{EpollKernel, KernelSocket, PipeSource};
 pub use pipes::{OWN_BYTES_MAX, PIPE_BYTES, PipeGuard, Pipes};
 
 /// One open socket of one driver.

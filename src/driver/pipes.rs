@@ -61,7 +61,7 @@ pub trait Pipes {
 }
 
 /// One thread's pipes.
-pub(super) struct PipePool {
+pub struct PipePool {
     free: Vec<Ends>,
     /// Pipes that exist, free ones included.
     open: usize,

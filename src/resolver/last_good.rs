@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use super::outcome::{Failure, Found, Outcome};
+use super::outcome::{Failure, Found, LookupOutcome};
 use super::schedule::{self, Jitter};
 use crate::config::RefreshTimes;
 
@@ -140,7 +140,7 @@ impl<T: Ord + Clone> Side<T> {
     /// Takes an answer in.
     pub(super) fn answered(
         &mut self,
-        outcome: Outcome<T>,
+        outcome: LookupOutcome<T>,
         now: Instant,
         times: &RefreshTimes,
         jitter: Jitter,
@@ -285,7 +285,7 @@ mod tests {
             self.answered(Ok(Found { items, ttl }))
         }
 
-        fn answered(&mut self, outcome: Outcome<u8>) -> Vec<u8> {
+        fn answered(&mut self, outcome: LookupOutcome<u8>) -> Vec<u8> {
             let jitter = Jitter::from_hash(0);
             self.side.answered(outcome, self.now, &self.times, jitter);
             self.items()
@@ -310,11 +310,11 @@ mod tests {
         }
     }
 
-    fn nothing() -> Outcome<u8> {
+    fn nothing() -> LookupOutcome<u8> {
         Err(Failure::Nothing)
     }
 
-    fn silence() -> Outcome<u8> {
+    fn silence() -> LookupOutcome<u8> {
         Err(Failure::NoAnswer(Cause::Silence))
     }
 

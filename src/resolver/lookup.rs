@@ -17,7 +17,7 @@ use super::exchange::Server;
 use super::files::{read_hosts, read_resolv_conf};
 use super::hosts::Hosts;
 use super::names::{Family, Question};
-use super::outcome::{Answer, CHAIN_MAX, Cause, Failure, Found, Outcome, Target};
+use super::outcome::{Answer, CHAIN_MAX, Cause, Failure, Found, LookupOutcome, Target};
 use super::reply::{Read, Reply, Step, is_usable, usable_addresses, usable_targets};
 use super::search::{Search, Searched};
 use super::system::System;
@@ -127,7 +127,7 @@ impl Dns {
     }
 
     /// Looks one family of a host up.
-    pub(super) async fn look_up(&self, name: &Name, family: Family) -> Outcome<IpAddr> {
+    pub(super) async fn look_up(&self, name: &Name, family: Family) -> LookupOutcome<IpAddr> {
         if let Some(outcome) = self.look_up_locally(name, family) {
             return outcome;
         }
@@ -135,11 +135,11 @@ impl Dns {
     }
 
     /// Looks the targets of a service up.
-    pub(super) async fn look_up_targets(&self, name: &Name) -> Outcome<Target> {
+    pub(super) async fn look_up_targets(&self, name: &Name) -> LookupOutcome<Target> {
         self.in_time(self.search_for_targets(name)).await
     }
 
-    async fn in_time<T>(&self, lookup: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    async fn in_time<T>(&self, lookup: impl Future<Output = LookupOutcome<T>>) -> LookupOutcome<T> {
         tokio::time::timeout(self.deadline, lookup)
             .await
             .unwrap_or(Err(Failure::NoAnswer(Cause::Silence)))
@@ -147,7 +147,7 @@ impl Dns {
 
     /// The hosts file's word is final: a name that it has with one family only is not asked for
     /// elsewhere, as with the C library (`hosts: files dns`).
-    fn look_up_locally(&self, name: &Name, family: Family) -> Option<Outcome<IpAddr>> {
+    fn look_up_locally(&self, name: &Name, family: Family) -> Option<LookupOutcome<IpAddr>> {
         if let Some(addresses) = self.hosts.addresses(&name.to_ascii()) {
             let usable = addresses.iter().copied().filter(is_usable);
             return Some(local(usable.filter(|ip| family.has(ip)).collect()));
@@ -162,7 +162,7 @@ impl Dns {
     }
 
     /// Tries the name in the search domains until one has it.
-    async fn search_for(&self, name: &Name, family: Family) -> Outcome<IpAddr> {
+    async fn search_for(&self, name: &Name, family: Family) -> LookupOutcome<IpAddr> {
         let mut searched = Searched::default();
         let candidates = self.search.candidates(name);
         for (index, candidate) in candidates.iter().enumerate() {
@@ -184,7 +184,7 @@ impl Dns {
         searched.end()
     }
 
-    async fn search_for_targets(&self, name: &Name) -> Outcome<Target> {
+    async fn search_for_targets(&self, name: &Name) -> LookupOutcome<Target> {
         let mut searched = Searched::default();
         for candidate in &self.search.candidates(name) {
             let Some(name) = searched.next(candidate) else {
@@ -345,7 +345,7 @@ async fn ask_server<T>(
 
 /// An answer without a name server. It has no lifetime (a change of the file is noticed), so the
 /// longest one will do.
-fn local(items: Vec<IpAddr>) -> Outcome<IpAddr> {
+fn local(items: Vec<IpAddr>) -> LookupOutcome<IpAddr> {
     if items.is_empty() {
         return Err(Failure::Nothing);
     }
@@ -381,7 +381,7 @@ mod tests {
         Dns::read(&options)
     }
 
-    fn found(addresses: &[&str]) -> Option<Outcome<IpAddr>> {
+    fn found(addresses: &[&str]) -> Option<LookupOutcome<IpAddr>> {
         let addresses = addresses.iter().map(|ip| IpAddr::from_str(ip).unwrap());
         Some(local(addresses.collect()))
     }

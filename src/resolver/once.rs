@@ -15,7 +15,7 @@ use tokio::time;
 
 use super::lookup::Sources;
 use super::names::{Family, Question, TARGETS_MAX, parse};
-use super::outcome::{Answer, Failure, Found, Outcome, Target};
+use super::outcome::{Answer, Failure, Found, LookupOutcome, Target};
 use super::{LOOKUPS_MAX, ResolverError, ResolverOptions};
 use crate::config::{BackendAddress, Discovery};
 
@@ -196,7 +196,7 @@ impl Lookup {
     }
 }
 
-async fn targets(sources: &Sources, service: Name) -> Outcome<Target> {
+async fn targets(sources: &Sources, service: Name) -> LookupOutcome<Target> {
     match sources.look_up(&Question::Targets(service)).await {
         Answer::Targets(outcome) => outcome,
         Answer::Addresses(_) => unreachable!("an answer is of its question's kind"),
@@ -250,7 +250,7 @@ async fn addresses(sources: &Sources, host: &Name, port: u16) -> Result<Vec<Sock
     }
 }
 
-async fn family(sources: &Sources, host: &Name, family: Family) -> Outcome<IpAddr> {
+async fn family(sources: &Sources, host: &Name, family: Family) -> LookupOutcome<IpAddr> {
     let question = Question::Addresses(host.clone(), family);
     match sources.look_up(&question).await {
         Answer::Addresses(outcome) => outcome,

@@ -15,8 +15,8 @@ pub(super) const CHAIN_MAX: usize = 8;
 /// What a lookup ended with, by what was asked for.
 #[derive(Clone, Debug)]
 pub(super) enum Answer {
-    Addresses(Outcome<IpAddr>),
-    Targets(Outcome<Target>),
+    Addresses(LookupOutcome<IpAddr>),
+    Targets(LookupOutcome<Target>),
 }
 
 impl Answer {
@@ -38,7 +38,7 @@ impl Answer {
 }
 
 /// What the lookup of one question ended with.
-pub(super) type Outcome<T> = Result<Found<T>, Failure>;
+pub(super) type LookupOutcome<T> = Result<Found<T>, Failure>;
 
 /// What was found, at least one item.
 #[derive(Clone, Debug, PartialEq, Eq)]

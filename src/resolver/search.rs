@@ -3,7 +3,7 @@
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::Name;
 
-use super::outcome::{Cause, Failure, Outcome};
+use super::outcome::{Cause, Failure, LookupOutcome};
 use super::reply::Reply;
 use super::resolv_conf::Domain;
 
@@ -49,7 +49,11 @@ impl Searched {
     }
 
     /// What one candidate brought. `Some`: the search is over.
-    pub(super) fn take<T>(&mut self, candidate: &Candidate, reply: Reply<T>) -> Option<Outcome<T>> {
+    pub(super) fn take<T>(
+        &mut self,
+        candidate: &Candidate,
+        reply: Reply<T>,
+    ) -> Option<LookupOutcome<T>> {
         let cause = match reply {
             Reply::Found(found) => return Some(Ok(found)),
             Reply::NoData => return Some(Err(Failure::Nothing)),
@@ -75,7 +79,7 @@ impl Searched {
     }
 
     /// No candidate was the one.
-    pub(super) fn end<T>(self) -> Outcome<T> {
+    pub(super) fn end<T>(self) -> LookupOutcome<T> {
         Err(self.unanswered.map_or(Failure::Nothing, Failure::NoAnswer))
     }
 }

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::task;
 
 use super::names::Family;
-use super::outcome::{Cause, Failure, Found, Outcome};
+use super::outcome::{Cause, Failure, Found, LookupOutcome};
 use super::reply::is_usable;
 use crate::sys::lookup::LookupError;
 
@@ -46,7 +46,7 @@ impl System {
         }
     }
 
-    pub(super) async fn look_up(&self, name: &Name, family: Family) -> Outcome<IpAddr> {
+    pub(super) async fn look_up(&self, name: &Name, family: Family) -> LookupOutcome<IpAddr> {
         let mut answer = self.call_for(name);
         let ended = answer.wait_for(Option::is_some);
         match tokio::time::timeout(self.timeout, ended).await {
@@ -93,7 +93,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn outcome(answer: &Result<Vec<IpAddr>, LookupError>, family: Family) -> Outcome<IpAddr> {
+fn outcome(answer: &Result<Vec<IpAddr>, LookupError>, family: Family) -> LookupOutcome<IpAddr> {
     let addresses = match answer {
         Ok(addresses) => addresses,
         Err(LookupError::NoSuchName) => return Err(Failure::Nothing),
@@ -115,6 +115,6 @@ fn outcome(answer: &Result<Vec<IpAddr>, LookupError>, family: Family) -> Outcome
     }
 }
 
-fn no_answer(why: &str) -> Outcome<IpAddr> {
+fn no_answer(why: &str) -> LookupOutcome<IpAddr> {
     Err(Failure::NoAnswer(Cause::Other(why.to_owned())))
 }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use self::name_server::{NameServer, PATIENCE, Reply, Watched, ips};
 use super::lookup::Dns;
 use super::names::Family;
-use super::outcome::{Failure, Found, Outcome, Target};
+use super::outcome::{Failure, Found, LookupOutcome, Target};
 use super::system::System;
 use super::*;
 use crate::backend::{Address, AddressSet};
@@ -135,11 +135,11 @@ impl Setup {
         self.published.load_full()
     }
 
-    fn look_up(&self, name: &str, family: Family) -> Outcome<IpAddr> {
+    fn look_up(&self, name: &str, family: Family) -> LookupOutcome<IpAddr> {
         self.ask(async |dns, name| dns.look_up(name, family).await, name)
     }
 
-    fn look_up_targets(&self, name: &str) -> Outcome<Target> {
+    fn look_up_targets(&self, name: &str) -> LookupOutcome<Target> {
         self.ask(async |dns, name| dns.look_up_targets(name).await, name)
     }
 
@@ -176,12 +176,12 @@ fn parse(backend: &str) -> BackendAddress {
     }
 }
 
-fn no_answer<T>(cause: Cause) -> Outcome<T> {
+fn no_answer<T>(cause: Cause) -> LookupOutcome<T> {
     Err(Failure::NoAnswer(cause))
 }
 
 #[track_caller]
-fn assert_found(outcome: Outcome<IpAddr>, addresses: &[&str]) -> Duration {
+fn assert_found(outcome: LookupOutcome<IpAddr>, addresses: &[&str]) -> Duration {
     let Ok(Found { items: found, ttl }) = outcome else {
         panic!("{outcome:?}");
     };

@@ -180,16 +180,8 @@ pub(super) fn pump<D: Driver, R: Records>(
         if given >= SPLICE_BUDGET_BYTES && !matches!(records.ahead(), Ahead::AsTheyCome(_)) {
             break Then::SourceReadable;
         }
-        let held = match held {
-            Some(held) => held,
-            None => match driver.pipe() {
-                Some(pipe) => held.insert(Held::new(pipe)),
-                // Others have them all.
-                None => {
-                    counters.fallbacks.add(1);
-                    break Then::Receive;
-                }
-            },
+        let Some(held) = held_or_new(held, driver, counters) else {
+            break Then::Receive;
         };
         if let Next::Header(header) = next {
             records.begin(header, driver, source);
@@ -227,6 +219,19 @@ pub(super) fn pump<D: Driver, R: Records>(
         _ => *held = None,
     }
     Pumped { taken, given, then }
+}
+
+/// The pipe that is held, or another one. `None`: others have them all.
+fn held_or_new<'a, D: Driver>(
+    held: &'a mut Option<Held<D::Pipe>>,
+    driver: &mut D,
+    counters: &FlowCounters,
+) -> Option<&'a mut Held<D::Pipe>> {
+    if held.is_none() {
+        *held = driver.pipe().map(Held::new);
+        counters.fallbacks.add(u64::from(held.is_none()));
+    }
+    held.as_mut()
 }
 
 /// What goes before the bytes that come next, put into the pipe if those are at hand.

@@ -80,14 +80,14 @@ enum Upstream {
 struct Serving {
     sock: Sock,
     lease: Lease,
-    verdict: Verdict,
+    verdict: EndpointReport,
     /// The endpoint has left the set: when the session is ended for that.
     cut_at: Option<Instant>,
 }
 
 /// What the session can say of its endpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum EndpointReport {
     /// Nothing: it was asked for nothing.
     Unasked,
     /// It owes an answer.
@@ -392,7 +392,7 @@ impl<D: Driver> Tunnel<D> {
             sock,
             cut_at: cut_if_removed(&lease, cx),
             lease,
-            verdict: Verdict::Unasked,
+            verdict: EndpointReport::Unasked,
         };
         match self.watch {
             Watch::Off => self.opened(serving, cx),
@@ -431,7 +431,9 @@ impl<D: Driver> Tunnel<D> {
             return;
         };
         match done {
-            Done::Sent if serving.verdict == Verdict::Unasked => serving.verdict = Verdict::Asked,
+            Done::Sent if serving.verdict == EndpointReport::Unasked => {
+                serving.verdict = EndpointReport::Asked
+            }
             Done::Failed(_) => serving.fail(cx),
             _ => {}
         }
@@ -444,10 +446,10 @@ impl<D: Driver> Tunnel<D> {
             return;
         };
         match (done, serving.verdict) {
-            (_, Verdict::Given) => {}
+            (_, EndpointReport::Given) => {}
             (Done::Received(_), _) => serving.succeed(cx),
-            (Done::Eof, Verdict::Asked) if self.to_backend.is_over() => serving.succeed(cx),
-            (Done::Eof | Done::Failed(_), Verdict::Asked) => serving.fail(cx),
+            (Done::Eof, EndpointReport::Asked) if self.to_backend.is_over() => serving.succeed(cx),
+            (Done::Eof | Done::Failed(_), EndpointReport::Asked) => serving.fail(cx),
             _ => {}
         }
     }
@@ -615,7 +617,7 @@ fn cut_if_removed<D: Driver>(lease: &Lease, cx: &mut Context<'_, D>) -> Option<I
 impl Serving {
     /// It answered.
     fn succeed<D: Driver>(&mut self, cx: &Context<'_, D>) {
-        self.verdict = Verdict::Given;
+        self.verdict = EndpointReport::Given;
         let health = self.lease.health();
         if self.lease.was_ejected() {
             cx.published.restored(health, cx.hands.now);
@@ -626,8 +628,8 @@ impl Serving {
 
     /// It took the request, or part of it, and gave nothing back.
     fn fail<D: Driver>(&mut self, cx: &Context<'_, D>) {
-        if self.verdict != Verdict::Given {
-            self.verdict = Verdict::Given;
+        if self.verdict != EndpointReport::Given {
+            self.verdict = EndpointReport::Given;
             cx.published.failed(self.lease.health(), cx.hands.now);
         }
     }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::{Errno, check, check_len};
 
-/// One event of [`Epoll::wait`].
+/// One event of [`EpollInstance::wait`].
 pub(crate) type Event = libc::epoll_event;
 
 /// An epoll instance.
-pub(crate) struct Epoll(OwnedFd);
+pub struct EpollInstance(OwnedFd);
 
-impl Epoll {
+impl EpollInstance {
     /// A new one, close-on-exec.
     pub(crate) fn new() -> Result<Self, Errno> {
         // SAFETY: the call takes no pointers.

@@ -2,7 +2,7 @@
 
 use super::super::testing::{REQUIRED, parse_words, route_with, usage_error};
 use super::*;
-use crate::config::{Ejection, Limits};
+use crate::config::{ConnectionLimits, Ejection};
 
 #[test]
 fn modes_are_octal_however_they_are_written() {
@@ -133,7 +133,7 @@ fn what_upstreams_cannot_be_is_refused() {
 #[test]
 fn limits_are_off_until_they_are_given() {
     let limits = route_with("--mode 0").limits;
-    assert_eq!(limits, Limits::default());
+    assert_eq!(limits, ConnectionLimits::default());
     let limits =
         route_with("--per-endpoint-max 8 --queue-max 0 --queue-timeout off --shards 8").limits;
     assert_eq!(limits.per_endpoint_max, NonZeroU32::new(8));

@@ -9,9 +9,9 @@ use super::super::Refusal;
 use super::super::values::{NumberOrOff, timeout};
 use super::{ProtocolName, RouteArguments};
 use crate::config::{
-    Access, ActiveChecks, BackendAddress, Clients, Discovery, Ejection, Fastcgi, Limits,
-    ListenAddress, NAME_SERVERS_MAX, Protocol, ProxyProtocol, RefreshTimes, ResolveWith, Route,
-    RouteName, SourceAddress, SourceAddresses, UnixAddress, Upstreams,
+    Access, ActiveChecks, BackendAddress, Clients, ConnectionLimits, Discovery, Ejection, Fastcgi,
+    ListenAddress, NAME_SERVERS_MAX, ProxyProtocol, RefreshTimes, ResolveWith, Route, RouteName,
+    RouteProtocol, SourceAddress, SourceAddresses, UnixAddress, Upstreams,
 };
 
 impl RouteArguments {
@@ -35,9 +35,9 @@ impl RouteArguments {
         let protocol = match self.protocol {
             ProtocolName::Raw => {
                 self.fastcgi.refuse_any()?;
-                Protocol::Raw
+                RouteProtocol::Raw
             }
-            ProtocolName::Fastcgi => Protocol::Fastcgi(Box::new(self.fastcgi.validate()?)),
+            ProtocolName::Fastcgi => RouteProtocol::Fastcgi(Box::new(self.fastcgi.validate()?)),
         };
         Ok(Route {
             name,
@@ -277,7 +277,7 @@ impl RouteArguments {
         self.refused_timeout.or(default)
     }
 
-    fn limits(&self) -> Result<Limits, Refusal> {
+    fn limits(&self) -> Result<ConnectionLimits, Refusal> {
         let shards = self.shards;
         let refuse = |problem: String| Err(Refusal::new("shards", problem));
         match self.per_endpoint_max.0 {
@@ -289,7 +289,7 @@ impl RouteArguments {
                 "--shards {shards} with --per-endpoint-max {permits}: each shard needs a connection \
                  of its own (use at most {permits} shards)"
             )),
-            per_endpoint_max => Ok(Limits {
+            per_endpoint_max => Ok(ConnectionLimits {
                 per_endpoint_max,
                 queue_max: self.queue_max,
                 queue_timeout: self.queue_timeout.0,

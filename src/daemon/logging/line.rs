@@ -18,7 +18,7 @@ use crate::config::LogFormat;
 use crate::shown::Shown;
 
 use super::Look;
-use super::rates::{LeftOut, Rates, Verdict};
+use super::rates::{LeftOut, RateDecision, Rates};
 
 /// The longest message. The longest of our own, with an address, a cause and a remedy, have some 500.
 const MESSAGE_CHARS_MAX: usize = 4096;
@@ -46,8 +46,8 @@ where
         event: &Event<'_>,
     ) -> fmt::Result {
         let left_out = match self.rates.judge(event.metadata()) {
-            Verdict::Pass(left_out) => left_out,
-            Verdict::LeaveOut => return Ok(()),
+            RateDecision::Pass(left_out) => left_out,
+            RateDecision::LeaveOut => return Ok(()),
         };
         for owed in left_out {
             self.tell(&mut writer, &owed)?;

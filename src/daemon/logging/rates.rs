@@ -43,7 +43,7 @@ struct Window {
 }
 
 /// What becomes of an event.
-pub(super) enum Verdict {
+pub(super) enum RateDecision {
     /// It is written, after lines about these.
     Pass(Vec<LeftOut>),
     LeaveOut,
@@ -83,13 +83,13 @@ fn lines_max(metadata: &Metadata<'_>) -> Option<u32> {
 }
 
 impl Rates {
-    pub(super) fn judge(&self, metadata: &'static Metadata<'static>) -> Verdict {
+    pub(super) fn judge(&self, metadata: &'static Metadata<'static>) -> RateDecision {
         self.judge_at(metadata, Instant::now())
     }
 
-    fn judge_at(&self, metadata: &'static Metadata<'static>, now: Instant) -> Verdict {
+    fn judge_at(&self, metadata: &'static Metadata<'static>, now: Instant) -> RateDecision {
         let Some(max) = lines_max(metadata) else {
-            return Verdict::Pass(Vec::new());
+            return RateDecision::Pass(Vec::new());
         };
         let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         let window = windows.entry(metadata.callsite()).or_insert(Window {
@@ -104,7 +104,7 @@ impl Rates {
             if window.left_out == 1 {
                 self.exceeded.notify_one();
             }
-            return Verdict::LeaveOut;
+            return RateDecision::LeaveOut;
         }
         let owed = window.take_left_out();
         if is_over {
@@ -112,7 +112,7 @@ impl Rates {
             window.passed = 0;
         }
         window.passed += 1;
-        Verdict::Pass(owed.into_iter().collect())
+        RateDecision::Pass(owed.into_iter().collect())
     }
 
     /// What is to be told of windows that are over, or of all at the end.

@@ -6,6 +6,8 @@
 //! descriptors and pipes. Every choice comes from [`Dice`], so a run can be replayed. Several workers have a driver each,
 //! over one kernel, and turns one after the other.
 //!
+//! In its other mode, the world is a kernel with epoll, and the epoll driver itself is what is run (`readiness`).
+//!
 //! Parts: `scenario` what a run is made of · `world` the kernel's sockets, with `ops` what becomes of ops, `pipe`
 //! pipes, `turns` what happens by itself · `peer` the far ends, those in `fastcgi` with requests · `judge` who
 //! hears of all that and knows the rules. Each rule has a name, with which a run that breaks it panics:
@@ -27,6 +29,7 @@
 //! - `completes_once`, `joined_before_reuse`: and so does this driver.
 //! - `stale_is_ignored`: an event about a socket that was closed concerns nobody, least of all who has its slot
 //!   now; and it is counted.
+//! - `watched_once`: the epoll driver registers no socket twice.
 //! - `no_spin`: a turn without progress waits.
 //! - `bounded_turn`: no turn does more than a bounded amount of work.
 //! - `not_stuck`: while a session lives, something can still happen, and does in the end.
@@ -89,6 +92,7 @@ mod judge;
 mod ops;
 mod peer;
 mod pipe;
+mod readiness;
 mod scenario;
 mod turns;
 mod world;

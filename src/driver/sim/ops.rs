@@ -23,6 +23,8 @@ pub(super) enum Into {
     Provided,
     /// One that the call brings.
     Lent,
+    /// The same, which takes all that is there, as far as there is room for so much.
+    Whole(usize),
 }
 
 impl World {
@@ -52,7 +54,7 @@ impl World {
         }
     }
 
-    fn connect(&mut self, sock: Sock, to: SocketAddr) {
+    pub(super) fn connect(&mut self, sock: Sock, to: SocketAddr) {
         /// What connect(2) can return in the end.
         const ERRORS: [i32; 5] = [
             libc::ECONNREFUSED,
@@ -232,13 +234,13 @@ impl World {
         // Without a buffer it waits.
         let mut buffer = match into {
             Into::Provided => self.driver().provided.pop()?,
-            Into::Lent => self.driver().buffers.borrow_mut().take()?,
+            Into::Lent | Into::Whole(_) => self.driver().buffers.borrow_mut().take()?,
         };
         let most = BUFFER_BYTES as u64;
-        let max = if self.dice.below(3) > 0 {
-            most
-        } else {
-            self.dice.between(1, most)
+        let max = match into {
+            Into::Whole(most) => most as u64,
+            Into::Provided | Into::Lent if self.dice.below(3) > 0 => most,
+            Into::Provided | Into::Lent => self.dice.between(1, most),
         };
         let from = &mut self.peers[peer];
         let bytes = from.take(max);

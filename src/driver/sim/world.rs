@@ -18,6 +18,7 @@ use super::dice::Dice;
 use super::fastcgi::{Ledger, Speech};
 use super::judge::{Event, Judge};
 use super::peer::{Acknowledging, Peer, stream_byte};
+use super::readiness::Readiness;
 use super::scenario::{PlannedRoute, Scenario};
 
 /// Buffers that the kernel has to receive into at one time, as the ring of io_uring has some: with few, receives
@@ -56,6 +57,8 @@ pub(super) struct World {
     pub(super) late_events: Vec<Sock>,
     /// How many of them have come.
     pub(super) stale_events: u64,
+    /// Where the driver is one of epoll.
+    pub(super) readiness: Option<Readiness>,
     pub(super) trace: Vec<String>,
 }
 
@@ -129,6 +132,7 @@ pub(super) enum Told {
 }
 
 pub(super) struct ToRelease {
+    pub(super) sock: Sock,
     pub(super) peer: Option<usize>,
     /// A client that a session had.
     pub(super) is_served: bool,
@@ -235,6 +239,7 @@ impl World {
             live: Vec::new(),
             late_events: Vec::new(),
             stale_events: 0,
+            readiness: None,
             trace: Vec::new(),
             scenario,
         }
@@ -417,12 +422,15 @@ impl World {
         let peer = self.peer_of(sock);
         let socket = self.sockets.remove(sock);
         self.live.retain(|&live| live != sock);
-        self.late_events.push(sock);
+        if self.readiness.is_none() {
+            self.late_events.push(sock);
+        }
         if matches!(socket.kind, Kind::Listener(_)) {
             return;
         }
         let how = socket.closing.expect("it was just seen to be closing");
         let released = ToRelease {
+            sock,
             peer,
             is_served: socket.is_served,
             how,
@@ -433,21 +441,36 @@ impl World {
 
     /// Only now the peers hear of the closes, and the descriptors are free.
     pub(super) fn release(&mut self) {
-        for ToRelease { peer, how, .. } in mem::take(&mut self.driver().to_release) {
-            self.open_sockets -= 1;
-            if let Some(peer) = peer {
-                let peer = &mut self.peers[peer];
-                peer.closed = true;
-                // Bytes that nobody took are answered with a reset, like an explicit one.
-                if how == Close::Reset || peer.waiting() > 0 {
-                    peer.gone = true;
-                }
+        for released in mem::take(&mut self.driver().to_release) {
+            self.released(&released);
+        }
+    }
+
+    /// The descriptor of one of them is closed; listeners do not count.
+    pub(super) fn release_one(&mut self, sock: Sock) {
+        let to_release = &mut self.driver().to_release;
+        let at = to_release.iter().position(|of| of.sock == sock);
+        if let Some(at) = at {
+            let released = to_release.swap_remove(at);
+            self.released(&released);
+        }
+    }
+
+    fn released(&mut self, &ToRelease { peer, how, .. }: &ToRelease) {
+        self.open_sockets -= 1;
+        if let Some(peer) = peer {
+            let peer = &mut self.peers[peer];
+            peer.closed = true;
+            // Bytes that nobody took are answered with a reset, like an explicit one.
+            if how == Close::Reset || peer.waiting() > 0 {
+                peer.gone = true;
             }
         }
     }
 
     /// The worker has ended and was dropped.
     pub(super) fn worker_ended(&mut self) {
+        self.end_readiness();
         // What is closing already, a driver joins when it is dropped.
         self.driver().finished.clear();
         let own: Vec<_> = self.own().collect();

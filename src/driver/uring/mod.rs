@@ -306,11 +306,14 @@ impl Driver for Uring {
 }
 
 impl OverDescriptors for Uring {
+    type Fd = OwnedFd;
+    type Pipes = Rc<RefCell<PipePool>>;
+
     fn descriptor(&mut self, sock: Sock) -> &mut SocketFd {
         &mut self.sockets.get(sock).descriptor
     }
 
-    fn pipe_pool(&self) -> &Rc<RefCell<PipePool>> {
+    fn pipe_source(&self) -> &Self::Pipes {
         &self.pipes
     }
 

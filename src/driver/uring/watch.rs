@@ -12,7 +12,7 @@ use io_uring::types;
 
 use crate::driver::Sock;
 use crate::sys::Errno;
-use crate::sys::poll::{Epoll, Event};
+use crate::sys::poll::{EpollInstance, Event};
 
 /// Events that one look takes; the others come with the next.
 const EVENTS_MAX: usize = 64;
@@ -23,7 +23,7 @@ pub(super) const WRITES: i32 = libc::EPOLLOUT;
 
 /// The sockets that epoll watches for the ring.
 pub(super) struct Watch {
-    epoll: Epoll,
+    epoll: EpollInstance,
     events: Vec<Event>,
     /// A poll of the ring on the epoll instance is in flight.
     pub(super) armed: bool,
@@ -49,7 +49,7 @@ pub(super) struct Seen {
 impl Watch {
     pub(super) fn new() -> Result<Self, Errno> {
         Ok(Self {
-            epoll: Epoll::new()?,
+            epoll: EpollInstance::new()?,
             events: Vec::with_capacity(EVENTS_MAX),
             armed: false,
             in_use: false,

@@ -27,7 +27,7 @@ mod settings;
 use std::ops::Range;
 
 use super::head::{Head, decimal};
-use names::{DECISIVE, Entry, Names, Part};
+use names::{DECISIVE, Entry, Meaning, Names};
 use pages::Pages;
 use script::{ScriptRule, Strictness};
 use settings::Settings;
@@ -331,16 +331,16 @@ impl Guard {
         Ok(())
     }
 
-    fn part(&self, part: Part, value: &[u8], seen: &Seen<'_>) -> Result<(), Rule> {
+    fn part(&self, part: Meaning, value: &[u8], seen: &Seen<'_>) -> Result<(), Rule> {
         match (part, &self.script) {
-            (Part::ContentLength, _) if value.is_empty() || value == UNKNOWN_LENGTH => Ok(()),
-            (Part::ContentLength, _) => decimal(value).map(drop).ok_or(Rule::ContentLength),
+            (Meaning::ContentLength, _) if value.is_empty() || value == UNKNOWN_LENGTH => Ok(()),
+            (Meaning::ContentLength, _) => decimal(value).map(drop).ok_or(Rule::ContentLength),
             (_, None) => Ok(()),
-            (Part::ScriptFilename, Some(script)) => script.check(value, Strictness::File),
-            (Part::PathTranslated, Some(script)) => {
+            (Meaning::ScriptFilename, Some(script)) => script.check(value, Strictness::File),
+            (Meaning::PathTranslated, Some(script)) => {
                 script.check(value, seen.strictness_of_path_translated())
             }
-            (Part::Relative, Some(_)) => script::check_relative(value),
+            (Meaning::Relative, Some(_)) => script::check_relative(value),
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) struct Entry {
 
 /// What a value is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Part {
+pub(super) enum Meaning {
     ContentLength,
     ScriptFilename,
     PathTranslated,
@@ -52,13 +52,13 @@ pub(super) enum Part {
 pub struct Decisive(u8);
 
 /// The names, and what their values are about.
-const NAMES: [(&str, Option<Part>); DECISIVE] = [
+const NAMES: [(&str, Option<Meaning>); DECISIVE] = [
     // What is run: PHP-FPM's `init_request_info` makes the path from these.
-    ("SCRIPT_FILENAME", Some(Part::ScriptFilename)),
-    ("PATH_TRANSLATED", Some(Part::PathTranslated)),
-    ("SCRIPT_NAME", Some(Part::Relative)),
-    ("PATH_INFO", Some(Part::Relative)),
-    ("REDIRECT_URL", Some(Part::Relative)),
+    ("SCRIPT_FILENAME", Some(Meaning::ScriptFilename)),
+    ("PATH_TRANSLATED", Some(Meaning::PathTranslated)),
+    ("SCRIPT_NAME", Some(Meaning::Relative)),
+    ("PATH_INFO", Some(Meaning::Relative)),
+    ("REDIRECT_URL", Some(Meaning::Relative)),
     // Where PHP looks for .user.ini, and what applications build paths from.
     ("DOCUMENT_ROOT", None),
     // Which settings of php.ini count ([HOST=…]), and which site an application takes itself for.
@@ -70,7 +70,7 @@ const NAMES: [(&str, Option<Part>); DECISIVE] = [
     ("REQUEST_URI", None),
     ("QUERY_STRING", None),
     // Where the body ends, what it is, and which file it is taken from instead.
-    ("CONTENT_LENGTH", Some(Part::ContentLength)),
+    ("CONTENT_LENGTH", Some(Meaning::ContentLength)),
     ("CONTENT_TYPE", None),
     ("REQUEST_BODY_FILE", None),
     // Who asks, and over what.
@@ -136,7 +136,7 @@ impl Decisive {
     }
 
     /// Those among the names of `bits` whose values are checked.
-    pub(super) fn with_part(bits: u32) -> impl Iterator<Item = (Self, Part)> {
+    pub(super) fn with_part(bits: u32) -> impl Iterator<Item = (Self, Meaning)> {
         let mut left = bits & WITH_PART;
         std::iter::from_fn(move || {
             let number = (left != 0).then(|| left.trailing_zeros() as usize)?;

@@ -1,6 +1,6 @@
 //! What names make of answers: hosts, services and what stays.
 
-use super::super::outcome::{Cause, Found, Outcome};
+use super::super::outcome::{Cause, Found, LookupOutcome};
 use super::*;
 use schedule::{BACKOFF_MAX, BACKOFF_MIN, EARLY_INTERVAL};
 
@@ -56,7 +56,7 @@ impl Bench {
         self.answered(question, Err(Failure::NoAnswer(Cause::Silence)))
     }
 
-    fn answered(&mut self, question: Question, outcome: Outcome<IpAddr>) -> Vec<Event> {
+    fn answered(&mut self, question: Question, outcome: LookupOutcome<IpAddr>) -> Vec<Event> {
         self.take(question, Answer::Addresses(outcome))
     }
 

@@ -52,7 +52,7 @@ impl Passes {
 
 /// What one buffer of a server's has.
 #[derive(Default)]
-pub(super) struct Part {
+pub(super) struct AnswerPart {
     pub(super) passes: Passes,
     /// Answers to a fence that came before END_REQUEST.
     pub(super) fences: u32,
@@ -63,7 +63,7 @@ pub(super) struct Part {
     pub(super) nonsense: Option<ResponseError>,
 }
 
-impl Part {
+impl AnswerPart {
     pub(super) fn read(response: &mut ResponseReader, bytes: &[u8]) -> Self {
         let (mut part, mut at) = (Self::default(), 0);
         loop {

@@ -10,7 +10,7 @@ use crate::sys::Errno;
 
 use super::body::Sending;
 use super::client::{ClientSide, Replay, Request, Writing};
-use super::part::{Part, Passes};
+use super::part::{AnswerPart, Passes};
 
 /// The most that waits for the large record behind it: the headers that PHP sends before a page. With the room
 /// that a buffer has for more than was received, it goes out as one with what comes then.
@@ -298,9 +298,9 @@ impl<D: Driver> Serving<D> {
     /// Reads what a buffer has, and with it what the server, which leaves Nagle's algorithm on, has sent by the
     /// time that this was acknowledged: the client is woken once for both. The error is that of the connection,
     /// behind what came.
-    fn read_part(&mut self, buf: &mut Buf, driver: &mut D) -> (Part, Option<Errno>) {
+    fn read_part(&mut self, buf: &mut Buf, driver: &mut D) -> (AnswerPart, Option<Errno>) {
         let before = self.response.clone();
-        let part = Part::read(&mut self.response, buf);
+        let part = AnswerPart::read(&mut self.response, buf);
         // Behind a full buffer there is most likely more, and then the kernel acknowledges by itself.
         if !part.is_unfinished() || (buf.is_full() && !part.passes.is_empty()) {
             return (part, None);
@@ -321,7 +321,7 @@ impl<D: Driver> Serving<D> {
                 buf.extend(&more);
                 self.taken_in_a_row += more.len();
                 self.response = before;
-                let part = Part::read(&mut self.response, buf);
+                let part = AnswerPart::read(&mut self.response, buf);
                 if part.is_unfinished() {
                     driver.acknowledge(server);
                 }

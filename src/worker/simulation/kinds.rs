@@ -146,6 +146,12 @@ impl Backends {
         }
     }
 
+    /// Of one worker that serves one route.
+    #[cfg(test)]
+    pub(super) fn is_of_one(self) -> bool {
+        !matches!(self, Self::Routes | Self::Workers)
+    }
+
     pub(super) fn introduction(self) -> &'static [u8] {
         match self {
             Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",

@@ -7,7 +7,8 @@
 //! one with addresses of both families; `limited`, the one in which endpoints take a few connections only and
 //! clients queue; `users`, the one in which some users may not connect and the others not often; `fastcgi`, the one in
 //! which the peers speak FastCGI; `routes`, the one with several routes on one worker; and `workers`, the one in which
-//! several workers share routes, clients and limits.
+//! several workers share routes, clients and limits. With `epoll-` before it, for kinds of one worker and one route, the
+//! epoll driver itself is a part of what is run.
 
 mod kinds;
 mod several;
@@ -39,11 +40,28 @@ use super::{
 use kinds::Backends;
 
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
-fn run(dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
-    match backends {
-        Backends::Routes | Backends::Workers => several::run(dice, backends, trace, keep),
-        _ => run_one(dice, backends, trace, keep),
+fn run(dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<Sim>) {
+    match (engine, backends) {
+        (SimEngine::Completions, Backends::Routes | Backends::Workers) => {
+            several::run(dice, backends, trace, keep);
+        }
+        (SimEngine::Epoll, Backends::Routes | Backends::Workers) => {
+            unreachable!("the world is the kernel of one worker with one route")
+        }
+        _ => run_one(dice, (engine, backends), trace, keep),
     }
+}
+
+/// What a seed is of.
+type SeedKind = (SimEngine, Backends);
+
+/// What the worker runs on. Not one of the dice: what is above the driver is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SimEngine {
+    /// The simulated driver, in which ops end in any order.
+    Completions,
+    /// The epoll driver, in a kernel that is simulated.
+    Epoll,
 }
 
 /// What is chosen of a route before anything else.
@@ -184,7 +202,7 @@ impl Planned {
 }
 
 /// One route, served by one worker.
-fn run_one(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
+fn run_one(mut dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<Sim>) {
     let mailbox = mailbox();
     let ejection = ejection(&mut dice);
     let connections_max = dice.pick(&[1, 2, 5, 100]);
@@ -247,8 +265,17 @@ fn run_one(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Si
     let of_worker = Arc::new(WorkerCounters::default());
     let all = Arc::clone(&shared);
     let counted = Arc::clone(&of_worker);
-    let worker = Worker::new(0, sim.clone(), vec![share], all, mailbox, of_worker);
-    worker.run().expect("the simulated driver does not fail");
+    let shares = vec![share];
+    let ended = match engine {
+        SimEngine::Completions => {
+            Worker::new(0, sim.clone(), shares, all, mailbox, of_worker).run()
+        }
+        SimEngine::Epoll => {
+            let driver = sim.under_epoll(mailbox.waker());
+            Worker::new(0, driver, shares, all, mailbox, of_worker).run()
+        }
+    };
+    ended.expect("the simulated kernel does not fail");
     sim.worker_ended();
     sim.judge_end();
     judge_shared(&shared, &sim, &[counted]);
@@ -436,8 +463,10 @@ fn count(n: u64) -> usize {
 
 /// Runs the scenarios that a script of bytes chooses: one with sessions of bytes, and one of FastCGI.
 pub(crate) fn run_script(script: &[u8]) {
-    for backends in [Backends::Tcp, Backends::Fastcgi] {
-        let dice = Dice::from_script(script.to_vec());
-        run(dice, backends, false, &mut None);
+    for engine in [SimEngine::Completions, SimEngine::Epoll] {
+        for backends in [Backends::Tcp, Backends::Fastcgi] {
+            let dice = Dice::from_script(script.to_vec());
+            run(dice, (engine, backends), false, &mut None);
+        }
     }
 }

@@ -5,6 +5,9 @@ use std::panic::{self, AssertUnwindSafe};
 
 use super::*;
 
+/// What the names of kinds begin with that are run on the epoll driver.
+const UNDER_EPOLL: &str = "epoll-";
+
 /// Seeds of a plain test run; `scripts/soak` runs more.
 const SEEDS_DEFAULT: u64 = 5_000;
 
@@ -16,10 +19,10 @@ const SEEDS_DEFAULT: u64 = 5_000;
 const REGRESSIONS: &[u64] = &[2834];
 
 /// Runs a seed; the error has everything that is needed to find out why.
-fn run_seed(seed: u64, backends: Backends, trace: bool) -> Result<(), String> {
+fn run_seed(seed: u64, kind: SeedKind, trace: bool) -> Result<(), String> {
     let mut sim = None;
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| {
-        run(Dice::from_seed(seed), backends, trace, &mut sim);
+        run(Dice::from_seed(seed), kind, trace, &mut sim);
     }));
     if trace {
         sim.iter()
@@ -35,13 +38,18 @@ fn run_seed(seed: u64, backends: Backends, trace: bool) -> Result<(), String> {
             (None, Some(text)) => text,
             (None, None) => "a panic without a text",
         };
-        let (_, kind) = Backends::NAMES
+        let (engine, backends) = kind;
+        let (_, name) = Backends::NAMES
             .into_iter()
-            .find(|(kind, _)| *kind == backends)
+            .find(|(named, _)| *named == backends)
             .expect("each has a name");
+        let prefix = match engine {
+            SimEngine::Completions => "",
+            SimEngine::Epoll => UNDER_EPOLL,
+        };
         format!(
             "seed {seed}: {text}\n\
-             replay it with: SPLICEWAY_SIM_BACKENDS={kind} SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
+             replay it with: SPLICEWAY_SIM_BACKENDS={prefix}{name} SPLICEWAY_SIM_SEED={seed} cargo test --release --lib \
              worker::simulation -- --nocapture"
         )
     })
@@ -54,12 +62,17 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
     let only = env::var("SPLICEWAY_SIM_BACKENDS").ok().map(|name| {
+        let (engine, name) = match name.strip_prefix(UNDER_EPOLL) {
+            Some(name) => (SimEngine::Epoll, name),
+            None => (SimEngine::Completions, &name[..]),
+        };
         let mut kinds = Backends::NAMES.into_iter();
         let kind = kinds.find(|(_, of)| *of == name);
-        kind.expect("SPLICEWAY_SIM_BACKENDS names a kind").0
+        (engine, kind.expect("SPLICEWAY_SIM_BACKENDS names a kind").0)
     });
     if let Some(seed) = number("SPLICEWAY_SIM_SEED") {
-        run_seed(seed, only.unwrap_or(Backends::Tcp), true).unwrap();
+        let kind = only.unwrap_or((SimEngine::Completions, Backends::Tcp));
+        run_seed(seed, kind, true).unwrap();
         return;
     }
     let first = number("SPLICEWAY_SIM_FIRST").unwrap_or(0);
@@ -78,6 +91,11 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
     let several = first..first + seeds.div_ceil(10);
     let routes = several.clone().map(|seed| (seed, Backends::Routes));
     let workers = several.map(|seed| (seed, Backends::Workers));
+    let under_epoll = (first..first + seeds.div_ceil(10)).flat_map(|seed| {
+        let kinds = Backends::NAMES.into_iter();
+        let of_one = kinds.filter(|(backends, _)| backends.is_of_one());
+        of_one.map(move |(backends, _)| (seed, (SimEngine::Epoll, backends)))
+    });
     let of_one_kind = only.map(|kind| (first..first + seeds).map(move |seed| (seed, kind)));
     let of_all_kinds = all
         .chain(inherited)
@@ -88,10 +106,12 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
         .chain(fastcgi)
         .chain(routes)
         .chain(workers)
+        .map(|(seed, backends)| (seed, (SimEngine::Completions, backends)))
+        .chain(under_epoll)
         .filter(|_| only.is_none());
     let failed: Vec<_> = of_all_kinds
         .chain(of_one_kind.into_iter().flatten())
-        .filter_map(|(seed, backends)| run_seed(seed, backends, false).err())
+        .filter_map(|(seed, kind)| run_seed(seed, kind, false).err())
         .take(3)
         .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));

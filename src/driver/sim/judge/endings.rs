@@ -50,11 +50,7 @@ impl World {
     }
 
     pub(super) fn judge_rest_of_run(&self) {
-        let lent = self
-            .drivers
-            .iter()
-            .map(|driver| driver.buffers.borrow().lent());
-        let (lent, open_pipes) = (lent.sum::<usize>(), self.open_pipes());
+        let (lent, open_pipes) = (self.lent_buffers(), self.open_pipes());
         rule!(
             "all_returned",
             self.open_sockets == 0 && open_pipes == 0 && lent == 0,

@@ -4,6 +4,7 @@ use crate::backend::{Address, PACE};
 use crate::driver::Sock;
 use crate::session::BUFFERS_PER_SESSION;
 
+use super::super::readiness::Readiness;
 use super::super::scenario::user_of;
 use super::super::world::{Kind, World};
 use super::Judge;
@@ -55,6 +56,15 @@ impl World {
         self.live.iter().filter(is_one).count()
     }
 
+    /// The clients of this user whose sockets are open.
+    fn clients_of(&self, user: u32) -> usize {
+        let is_one = |sock: &&Sock| match self.sockets.peek(**sock).kind {
+            Kind::Client(peer) => user_of(self.peers[peer].key) == user,
+            Kind::Listener(_) | Kind::Upstream(_) => false,
+        };
+        self.live.iter().filter(is_one).count()
+    }
+
     pub(super) fn judge_served(&self, peer: usize) {
         let Some(users) = &self.scenario.users else {
             return;
@@ -77,12 +87,31 @@ impl World {
         let users = self.scenario.users.as_ref();
         let users = users.expect("without rules nobody is turned away");
         let user = user_of(self.peers[peer].key);
-        let served = self.served_of(user);
+        let served = match self.readiness {
+            None => self.served_of(user),
+            // Whether a session has one already is not to be seen there.
+            Some(_) => self.clients_of(user) - 1,
+        };
         rule!(
             "user_is_allowed",
             !users.allowed.contains(&user) || served >= users.per_user_max as usize,
             "a client of {user} is turned away beside {served} that are served"
         );
+    }
+
+    /// Over all drivers.
+    pub(super) fn lent_buffers(&self) -> usize {
+        let lent = self.drivers.iter().map(|d| d.buffers.borrow().lent());
+        lent.sum::<usize>() + self.lent_by_epoll()
+    }
+
+    /// By the driver whose turn it is.
+    fn lent_by_this(&self) -> usize {
+        self.drivers[self.at].buffers.borrow().lent() + self.lent_by_epoll()
+    }
+
+    fn lent_by_epoll(&self) -> usize {
+        self.readiness.as_ref().map_or(0, Readiness::lent)
     }
 
     /// What is on its way in, or out of a socket that is closing, is the driver's.
@@ -97,7 +126,7 @@ impl World {
                 Kind::Listener(_) => 0,
             };
         }
-        let lent = driver.buffers.borrow().lent();
+        let lent = self.lent_by_this();
         rule!(
             "buffers_promised",
             lent <= promised,

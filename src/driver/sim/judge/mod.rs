@@ -82,6 +82,8 @@ pub(super) enum Event<'a> {
     Jumps,
     /// Something has happened.
     Advances,
+    /// Calls of the driver's have moved something since the last wait.
+    Works,
     /// A turn ends in which nothing happened.
     Idles { waits: bool },
     /// Nothing can happen any more, and the worker waits.
@@ -123,7 +125,10 @@ impl Judge {
     fn hear(&mut self, event: &Event<'_>, world: &World) {
         match event {
             Event::Uses(sock) => {
-                self.idle_turns = 0;
+                // A call that finds nothing is no progress, and where the driver makes such ones that is known.
+                if world.readiness.is_none() {
+                    self.idle_turns = 0;
+                }
                 world.judge_use(*sock);
             }
             Event::Occupies(sock, lane) => world.judge_lane(*sock, *lane),
@@ -173,6 +178,7 @@ impl Judge {
                 world.judge_places();
                 self.waits.judge(world);
             }
+            Event::Works => (self.idle_turns, self.quiet_since) = (0, None),
             Event::Jumps => self.judge_quiet(world),
             Event::Idles { waits } => self.judge_idle_turn(*waits, world),
             Event::IsStuck => world.judge_stuck(),
