@@ -120,6 +120,22 @@ impl World {
         );
     }
 
+    /// Whether somebody waits to be accepted by this route, and could be.
+    fn is_owed(&self, route: usize) -> bool {
+        self.told == Told::Nothing && !self.backlogs[route].is_empty() && self.can_serve(route)
+    }
+
+    /// Whom nobody will be told of is not to wait.
+    pub(super) fn judge_sleep(&self) {
+        for route in 0..self.backlogs.len() {
+            rule!(
+                "backlogs_are_served",
+                !self.is_owed(route),
+                "somebody waits for route {route} to accept it, and all workers sleep"
+            );
+        }
+    }
+
     /// Whether a client of this route could be served. Each worker may have a permit for another one.
     fn can_serve(&self, route: usize) -> bool {
         let waits = |&&sock: &&Sock| {
@@ -175,10 +191,8 @@ impl World {
 impl Judge {
     /// Nobody waits to be accepted without a reason.
     pub(super) fn judge_backlogs(&mut self, world: &World) {
-        for (route, backlog) in world.backlogs.iter().enumerate() {
-            let is_owed =
-                world.told == Told::Nothing && !backlog.is_empty() && world.can_serve(route);
-            if !is_owed {
+        for route in 0..world.backlogs.len() {
+            if !world.is_owed(route) {
                 self.unaccepted_since.remove(&route);
                 continue;
             }
