@@ -14,6 +14,9 @@ use super::Judge;
 /// makes.
 const UNACCEPTED_MAX: Duration = Duration::from_secs(2);
 
+/// How long a worker may take to see that its route is below its part again.
+const PART_LOOK_MAX: Duration = Duration::from_millis(100);
+
 /// How late a worker may be with those who wait for places, where several have their turns.
 const SLACK: Duration = Duration::from_millis(10);
 
@@ -197,9 +200,18 @@ impl Judge {
                 continue;
             }
             let since = *self.unaccepted_since.entry(route).or_insert(world.now);
+            // A worker that makes no pauses is told of permits at once, and looks whether its route has its part.
+            let most = match (
+                world.scenario.calm,
+                world.scenario.routes[route].sessions_max,
+            ) {
+                (true, None) => Duration::ZERO,
+                (true, Some(_)) => PART_LOOK_MAX,
+                (false, _) => UNACCEPTED_MAX,
+            };
             rule!(
                 "backlogs_are_served",
-                world.now < since + UNACCEPTED_MAX,
+                world.now - since < most,
                 "somebody waits for route {route} to accept it, for {:?}",
                 world.now - since
             );
