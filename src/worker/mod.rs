@@ -19,7 +19,6 @@ mod who;
 
 use std::collections::HashSet;
 use std::mem;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,7 +47,7 @@ use admission::Admission;
 use gate::Permit;
 use listeners::{IdleListener, Listeners};
 use mailbox::Notices;
-use routes::{Routes, Served};
+use routes::{OwnPolicy, Routes, Served};
 use timers::Timers;
 #[cfg(any(test, fuzzing))]
 pub(crate) use waiting::QUEUE_LOOK_INTERVAL;
@@ -116,7 +115,7 @@ struct Active<D: Driver> {
     permit: Permit,
     route: RouteKey,
     /// The rules that it began with.
-    policy: Rc<Arc<Policy>>,
+    policy: OwnPolicy,
     /// Where connections are limited.
     place: Option<Place>,
     /// Where those of its user are. Given back with the session, before its client can see the end: who

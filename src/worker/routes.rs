@@ -185,12 +185,15 @@ impl Spread {
     }
 }
 
+/// A worker's hold on a policy, for its sessions. The count inside is shared by all workers, and would be written for
+/// each session.
+pub(super) type OwnPolicy = Rc<Arc<Policy>>;
+
 /// A route as one worker serves it.
 pub(super) struct Served {
     pub(super) route: Arc<Route>,
-    /// That of new sessions, with a count of its own: the one inside would be written by all workers, for each
-    /// session.
-    pub(super) policy: Rc<Arc<Policy>>,
+    /// That of new sessions.
+    pub(super) policy: OwnPolicy,
     pub(super) who: Option<Arc<Who>>,
     pub(super) balancer: Balancer,
     /// Of a FastCGI route: connections that no request uses now.

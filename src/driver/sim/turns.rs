@@ -251,7 +251,10 @@ impl World {
                 let is_given_up = earliest.is_some_and(|until| until <= at);
                 self.disturbed |= is_given_up && !self.scenario.calm;
             }
-            None if self.told == Told::Nothing => self.tell(Told::Drain),
+            None if self.told == Told::Nothing => {
+                self.judge(&Event::Sleeps);
+                self.tell(Told::Drain);
+            }
             None => self.judge(&Event::IsStuck),
         }
         let is_first = |waiting: &Waiting| waiting.until == earliest;

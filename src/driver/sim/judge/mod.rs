@@ -78,7 +78,9 @@ pub(super) enum Event<'a> {
     Waits,
     /// Nothing can happen before some time has passed, or somebody is told something.
     IsQuiet,
-    /// Nothing could, and the clock was set.
+    /// Nothing will happen at all, unless somebody is told something.
+    Sleeps,
+    /// Nothing could happen, and the clock was set.
     Jumps,
     /// Something has happened.
     Advances,
@@ -179,6 +181,7 @@ impl Judge {
                 self.waits.judge(world);
             }
             Event::Works => (self.idle_turns, self.quiet_since) = (0, None),
+            Event::Sleeps => world.judge_sleep(),
             Event::Jumps => self.judge_quiet(world),
             Event::Idles { waits } => self.judge_idle_turn(*waits, world),
             Event::IsStuck => world.judge_stuck(),

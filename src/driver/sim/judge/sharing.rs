@@ -14,6 +14,9 @@ use super::Judge;
 /// makes.
 const UNACCEPTED_MAX: Duration = Duration::from_secs(2);
 
+/// How long a worker may take to see that its route is below its part again.
+const PART_LOOK_MAX: Duration = Duration::from_millis(100);
+
 /// How late a worker may be with those who wait for places, where several have their turns.
 const SLACK: Duration = Duration::from_millis(10);
 
@@ -120,6 +123,22 @@ impl World {
         );
     }
 
+    /// Whether somebody waits to be accepted by this route, and could be.
+    fn is_owed(&self, route: usize) -> bool {
+        self.told == Told::Nothing && !self.backlogs[route].is_empty() && self.can_serve(route)
+    }
+
+    /// Whom nobody will be told of is not to wait.
+    pub(super) fn judge_sleep(&self) {
+        for route in 0..self.backlogs.len() {
+            rule!(
+                "backlogs_are_served",
+                !self.is_owed(route),
+                "somebody waits for route {route} to accept it, and all workers sleep"
+            );
+        }
+    }
+
     /// Whether a client of this route could be served. Each worker may have a permit for another one.
     fn can_serve(&self, route: usize) -> bool {
         let waits = |&&sock: &&Sock| {
@@ -175,17 +194,24 @@ impl World {
 impl Judge {
     /// Nobody waits to be accepted without a reason.
     pub(super) fn judge_backlogs(&mut self, world: &World) {
-        for (route, backlog) in world.backlogs.iter().enumerate() {
-            let is_owed =
-                world.told == Told::Nothing && !backlog.is_empty() && world.can_serve(route);
-            if !is_owed {
+        for route in 0..world.backlogs.len() {
+            if !world.is_owed(route) {
                 self.unaccepted_since.remove(&route);
                 continue;
             }
             let since = *self.unaccepted_since.entry(route).or_insert(world.now);
+            // A worker that makes no pauses is told of permits at once, and looks whether its route has its part.
+            let most = match (
+                world.scenario.calm,
+                world.scenario.routes[route].sessions_max,
+            ) {
+                (true, None) => Duration::ZERO,
+                (true, Some(_)) => PART_LOOK_MAX,
+                (false, _) => UNACCEPTED_MAX,
+            };
             rule!(
                 "backlogs_are_served",
-                world.now < since + UNACCEPTED_MAX,
+                world.now - since < most,
                 "somebody waits for route {route} to accept it, for {:?}",
                 world.now - since
             );
