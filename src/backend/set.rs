@@ -126,7 +126,7 @@ pub struct Published {
     route: RouteName,
     current: ArcSwap<AddressSet>,
     /// That of `current`; written after it.
-    version: Version,
+    version: SharedVersion,
     /// Milliseconds since the epoch, 0 for never. The resolver writes; who reads wants a figure and
     /// nothing that goes with it, so no ordering is needed.
     confirmed: AtomicU64,
@@ -147,7 +147,7 @@ pub struct Published {
 
 /// Read for every session, written at a swap: in a cache line that nothing else shares.
 #[repr(align(128))]
-struct Version(AtomicU64);
+struct SharedVersion(AtomicU64);
 
 impl Published {
     /// An empty set whose readers `on_change` wakes: it runs on the writer's thread after every
@@ -157,7 +157,7 @@ impl Published {
         Self {
             route: RouteName::default(),
             current: ArcSwap::from_pointee(AddressSet::empty()),
-            version: Version(AtomicU64::new(0)),
+            version: SharedVersion(AtomicU64::new(0)),
             confirmed: AtomicU64::new(0),
             refresher: Refresher::default(),
             ejection: Ejection::default(),

@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args};
 use super::values::{
     NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout_or_off, timeout_or_off,
 };
-use super::{ENGINE_HELP, Refusal, RunCommand, Served, ServedRoute};
+use super::{Conflict, ENGINE_HELP, RunCommand, Served, ServedRoute};
 use crate::config::{
     AtLimit, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
     RunAs, UnixAddress, WORKERS_MAX,
@@ -139,7 +139,7 @@ impl DaemonArguments {
     pub(super) fn check_control<'a>(
         &self,
         routes: impl IntoIterator<Item = &'a Route>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), Conflict> {
         let Some(path) = &self.control else {
             return Ok(());
         };
@@ -147,7 +147,7 @@ impl DaemonArguments {
         let mut routes = routes.into_iter();
         match routes.find(|route| route.listeners.contains(&address)) {
             None => Ok(()),
-            Some(route) => Err(Refusal::new(
+            Some(route) => Err(Conflict::new(
                 "control",
                 format!(
                     "--control {}: route {} listens there (choose another path)",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
-use super::Refusal;
+use super::Conflict;
 use super::values::{
     NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout, size, timeout_or_off,
 };
@@ -298,7 +298,7 @@ fn name_and_value(text: &str) -> Result<(String, String), ValueError> {
 
 impl FastcgiArguments {
     /// For a route of another protocol: none of them may be given.
-    pub(super) fn refuse_any(&self) -> Result<(), Refusal> {
+    pub(super) fn refuse_any(&self) -> Result<(), Conflict> {
         let given = [
             ("params-max", self.params_max.is_some()),
             ("upstream-reuse", self.upstream_reuse.is_some()),
@@ -319,7 +319,7 @@ impl FastcgiArguments {
         let given = given.into_iter().chain(self.about_the_guard());
         match given.into_iter().find(|(_, is_given)| *is_given) {
             None => Ok(()),
-            Some((option, _)) => Err(Refusal::new(
+            Some((option, _)) => Err(Conflict::new(
                 option,
                 format!(
                     "--{option} without --protocol fastcgi: nothing of that is read (remove it, or \
@@ -348,7 +348,7 @@ impl FastcgiArguments {
     }
 
     /// For a FastCGI route.
-    pub(super) fn validate(self) -> Result<Fastcgi, Refusal> {
+    pub(super) fn validate(self) -> Result<Fastcgi, Conflict> {
         Ok(Fastcgi {
             guard: self.guard()?,
             resolved_script_roots: self.resolved_script_roots()?,
@@ -376,11 +376,11 @@ impl FastcgiArguments {
         })
     }
 
-    fn access_log(&self) -> Result<Option<AccessLog>, Refusal> {
+    fn access_log(&self) -> Result<Option<AccessLog>, Conflict> {
         let Some(target) = &self.access_log else {
             return match self.access_log_format {
                 None => Ok(None),
-                Some(_) => Err(Refusal::new(
+                Some(_) => Err(Conflict::new(
                     "access-log-format",
                     "--access-log-format without --access-log: no line is written (remove it, or give \
                      --access-log)"
@@ -393,10 +393,10 @@ impl FastcgiArguments {
         Ok(Some(AccessLog { target, format }))
     }
 
-    fn resolved_script_roots(&self) -> Result<Vec<String>, Refusal> {
+    fn resolved_script_roots(&self) -> Result<Vec<String>, Conflict> {
         match (self.resolve_script_root, self.script_root.as_slice()) {
             (false, _) => Ok(Vec::new()),
-            (true, []) => Err(Refusal::new(
+            (true, []) => Err(Conflict::new(
                 "resolve-script-root",
                 "--resolve-script-root without --script-root: there is nothing to resolve (remove it, or \
                  give --script-root)"
@@ -406,12 +406,12 @@ impl FastcgiArguments {
         }
     }
 
-    fn guard(&self) -> Result<Option<Guard>, Refusal> {
+    fn guard(&self) -> Result<Option<Guard>, Conflict> {
         if self.guard == Some(Switch::Off) {
             let given = self.about_the_guard().into_iter().find(|(_, given)| *given);
             return match given {
                 None => Ok(None),
-                Some((option, _)) => Err(Refusal::new(
+                Some((option, _)) => Err(Conflict::new(
                     option,
                     format!(
                         "--{option} with --guard off: nothing is checked (remove one of the two)"
@@ -452,7 +452,7 @@ impl FastcgiArguments {
                 GuardError::ScriptRoot(_) => "script-root",
                 GuardError::ScriptSuffix(_) => "script-suffix",
             };
-            Refusal::new(option, format!("--{option}: {error}"))
+            Conflict::new(option, format!("--{option}: {error}"))
         })?;
         Ok(Some(guard))
     }

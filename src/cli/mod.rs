@@ -110,7 +110,7 @@ pub(crate) fn parse_with(
 ) -> Result<Cli, Stop> {
     let arguments = socket_proxyd::by_name_of_program(arguments.into_iter().collect());
     let (parsed, matches): (Arguments, _) = usage::parse_with_matches(&arguments)?;
-    let refuse = |refusal: Refusal| usage::refuse::<Arguments>(&arguments, refusal.problem);
+    let refuse = |refusal: Conflict| usage::refuse::<Arguments>(&arguments, refusal.problem);
     let matches = matches.subcommand().map(|(_, matches)| matches.clone());
     let matches = matches.unwrap_or_default();
     let command = match parsed.command {
@@ -242,7 +242,7 @@ impl RunArguments {
         self,
         matches: ArgMatches,
         read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
-        refuse: impl Fn(Refusal) -> Stop,
+        refuse: impl Fn(Conflict) -> Stop,
     ) -> Result<Served, Stop> {
         let Some(path) = &self.config else {
             return self.serve_one(matches).map_err(refuse);
@@ -254,7 +254,7 @@ impl RunArguments {
     }
 
     /// Without a file, the options describe one route.
-    fn serve_one(self, matches: ArgMatches) -> Result<Served, Refusal> {
+    fn serve_one(self, matches: ArgMatches) -> Result<Served, Conflict> {
         let route = self.route.validate(RouteName::default())?;
         self.daemon.check_control([&route])?;
         let route = ServedRoute {
@@ -269,9 +269,9 @@ fn is_given(matches: &ArgMatches, option: &Arg) -> bool {
     matches.value_source(option.get_id().as_str()) == Some(ValueSource::CommandLine)
 }
 
-fn beside_config(option: &Arg) -> Refusal {
+fn beside_config(option: &Arg) -> Conflict {
     let key = option.get_long().unwrap_or_default();
-    Refusal {
+    Conflict {
         option: CONFIG,
         problem: format!(
             "--{key} with --config: an option of a route (write the key {key} into the file, under \
@@ -306,14 +306,14 @@ fn daemon_words(matches: &ArgMatches) -> BTreeMap<String, Vec<OsString>> {
 
 /// Options of which each is right, but not beside the others.
 #[derive(Debug)]
-struct Refusal {
+struct Conflict {
     /// The option that is to be changed: a file has a line for it.
     option: &'static str,
     /// The problem and the remedy, in one line.
     problem: String,
 }
 
-impl Refusal {
+impl Conflict {
     fn new(option: &'static str, problem: String) -> Self {
         Self { option, problem }
     }

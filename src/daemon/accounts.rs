@@ -15,7 +15,7 @@ const OVERFLOW_DEFAULT: u32 = 65_534;
 /// Why a route's rules for clients cannot be kept.
 #[derive(Debug, thiserror::Error)]
 #[error("--{option} {account}: {problem}")]
-pub struct AccountError {
+pub struct AccountLookupError {
     option: &'static str,
     account: Account,
     problem: Problem,
@@ -33,7 +33,7 @@ enum Problem {
 }
 
 /// Those of all routes, in their order.
-pub(super) fn look_up_all(config: &Config) -> Result<Vec<Option<Who>>, AccountError> {
+pub(super) fn look_up_all(config: &Config) -> Result<Vec<Option<Who>>, AccountLookupError> {
     let routes = config.routes.iter();
     routes.map(|route| look_up(&route.clients)).collect()
 }
@@ -42,12 +42,12 @@ pub(super) fn look_up_all(config: &Config) -> Result<Vec<Option<Who>>, AccountEr
 ///
 /// # Errors
 /// The first who does not.
-pub(super) fn check(route: &Route) -> Result<(), AccountError> {
+pub(super) fn check(route: &Route) -> Result<(), AccountLookupError> {
     look_up(&route.clients).map(drop)
 }
 
 /// `None` where everybody is served.
-fn look_up(clients: &Clients) -> Result<Option<Who>, AccountError> {
+fn look_up(clients: &Clients) -> Result<Option<Who>, AccountLookupError> {
     let unmapped = unmapped();
     let users = clients.users.iter().map(|account| {
         let found = listener::user_id(Some(account));
@@ -72,8 +72,8 @@ fn number(
     account: &Account,
     found: Result<Option<u32>, Cause>,
     unmapped: u32,
-) -> Result<u32, AccountError> {
-    let error = |problem| AccountError {
+) -> Result<u32, AccountLookupError> {
+    let error = |problem| AccountLookupError {
         option,
         account: account.clone(),
         problem,

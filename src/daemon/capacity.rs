@@ -38,7 +38,7 @@ const PIPES_SHARE: u64 = 16;
 
 /// What there is room for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Capacity {
+pub(super) struct SessionCapacity {
     /// Sessions over all workers.
     pub(super) connections_max: u32,
     /// Pipes of each worker's driver.
@@ -62,7 +62,7 @@ pub enum CapacityError {
     },
 }
 
-impl Capacity {
+impl SessionCapacity {
     /// Raises the limit of open descriptors as far as allowed, and divides it.
     pub(super) fn measure(
         config: &Config,
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_high_limit_leaves_what_was_asked_for() {
-        let capacity = Capacity::divide(&config(8192), (2, 1), 20_000).unwrap();
+        let capacity = SessionCapacity::divide(&config(8192), (2, 1), 20_000).unwrap();
         assert_eq!(capacity.connections_max, 8192);
         let limits = capacity.limits(IntoUnix::Spliced);
         assert_eq!((limits.sessions, limits.per_session), (8192, 3));
@@ -192,7 +192,8 @@ mod tests {
     #[test]
     fn a_low_limit_is_kept() {
         for descriptors_max in 60..1000 {
-            let Ok(capacity) = Capacity::divide(&config(8192), (2, 1), descriptors_max) else {
+            let Ok(capacity) = SessionCapacity::divide(&config(8192), (2, 1), descriptors_max)
+            else {
                 continue;
             };
             let sessions = u64::from(capacity.connections_max) * 2;
@@ -203,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_limit_that_leaves_nothing_is_an_error() {
-        let error = Capacity::divide(&config(8192), (4, 1), 32).unwrap_err();
+        let error = SessionCapacity::divide(&config(8192), (4, 1), 32).unwrap_err();
         assert!(error.to_string().contains("LimitNOFILE="), "{error}");
     }
 }

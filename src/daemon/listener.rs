@@ -181,7 +181,12 @@ pub fn bind(address: &UnixAddress, access: &Access) -> Result<Listener, ListenEr
 /// One line with the obstacle and its remedy. Nothing that this call created is left behind.
 pub fn bind_again(file: &SocketFile) -> Result<Listener, ListenError> {
     let bound = PathLock::take(&file.path).and_then(|lock| {
-        let mut listener = claim(&file.path, file.mode, Owners::of(file), InTheWay::Stays)?;
+        let mut listener = claim(
+            &file.path,
+            file.mode,
+            SocketOwners::of(file),
+            InTheWay::Stays,
+        )?;
         listener.lock = Some(lock);
         Ok(listener)
     });
@@ -196,7 +201,7 @@ pub fn bind_again(file: &SocketFile) -> Result<Listener, ListenError> {
 /// # Errors
 /// The one that does not.
 pub fn check_accounts(access: &Access) -> Result<(), Cause> {
-    Owners::look_up(access).map(drop)
+    SocketOwners::look_up(access).map(drop)
 }
 
 impl Listener {
@@ -344,7 +349,7 @@ fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
 /// The lock is taken first and dropped last: on failure, the listener that is dropped before it
 /// removes its socket under the lock too.
 fn bind_path(path: &Path, access: &Access) -> Result<Listener, Cause> {
-    let owners = Owners::look_up(access)?;
+    let owners = SocketOwners::look_up(access)?;
     let lock = PathLock::take(path)?;
     let mut listener = claim(path, access.mode, owners, InTheWay::RemovedIfStale)?;
     listener.lock = Some(lock);
@@ -361,7 +366,12 @@ enum InTheWay {
 }
 
 /// Everything but listen(2): the path is there with its mode and owners, and connects are refused.
-fn claim(path: &Path, mode: u32, owners: Owners, in_the_way: InTheWay) -> Result<Listener, Cause> {
+fn claim(
+    path: &Path,
+    mode: u32,
+    owners: SocketOwners,
+    in_the_way: InTheWay,
+) -> Result<Listener, Cause> {
     let socket = bind_with_mode(path, mode, in_the_way)?;
     let made = fs::symlink_metadata(path).map_err(system("examine the new socket"))?;
     let file = FileId::of(&made);
@@ -469,12 +479,12 @@ fn is_dead(pid: i32) -> bool {
 
 /// Who shall own the socket's file, as numbers; `None` leaves what the process has.
 #[derive(Clone, Copy)]
-struct Owners {
+struct SocketOwners {
     user: Option<u32>,
     group: Option<u32>,
 }
 
-impl Owners {
+impl SocketOwners {
     fn look_up(access: &Access) -> Result<Self, Cause> {
         Ok(Self {
             user: user_id(access.owner.as_ref())?,

@@ -47,14 +47,14 @@ use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
 use crate::config::{Config, Descriptors, ListenAddress, Route};
 use crate::observe::pulse::PULSE_TIMEOUT;
-use crate::observe::{Failures, Observed, ObservedWorker, Phase};
+use crate::observe::{DaemonPhase, Failures, Observed, ObservedWorker};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
 use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, UserParts, Who};
 
-pub use accounts::AccountError;
-use capacity::Capacity;
+pub use accounts::AccountLookupError;
 pub use capacity::CapacityError;
+use capacity::SessionCapacity;
 use engine::Chosen;
 pub use engine::Unavailable;
 pub use helpers::HelperError;
@@ -111,7 +111,7 @@ pub enum Error {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
-    Who(#[from] AccountError),
+    Who(#[from] AccountLookupError),
     #[error(transparent)]
     Listen(#[from] ListenError),
     #[error(transparent)]
@@ -168,7 +168,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let count = worker_count(config, processors.len());
     let listeners = listener_count(config, |wanted| passed.count(wanted));
     let kernel = Kernel::ask();
-    let capacity = Capacity::measure(config, count, listeners)?;
+    let capacity = SessionCapacity::measure(config, count, listeners)?;
     let mut control = Control::new(&handover.signals)?;
     warn_of_long_queues(config, capacity.connections_max);
     let identity = look_up_rights(config)?;
@@ -240,7 +240,7 @@ fn refuse_loops(config: &Config, routes: &[Opened]) -> Result<(), LoopError> {
     loops::find(config, &places).map_or(Ok(()), Err)
 }
 
-fn share(config: &Config, capacity: &Capacity, mailboxes: &[Arc<Mailbox>]) -> Arc<Shared> {
+fn share(config: &Config, capacity: &SessionCapacity, mailboxes: &[Arc<Mailbox>]) -> Arc<Shared> {
     Arc::new(Shared {
         gate: Gate::new(capacity.connections_max, mailboxes.to_vec()),
         // The standard library's own source of what differs between processes.
@@ -286,7 +286,7 @@ fn observe(
         routes: routes.iter().map(Opened::observed).collect(),
         log_lines_dropped: Box::new(logging::lines_dropped),
         access_log_write_errors: Box::new(access_logs.errors()),
-        phase: Phase::default(),
+        phase: DaemonPhase::default(),
         socket_files_missing: Default::default(),
     })
 }
@@ -312,7 +312,7 @@ fn open_access_logs(config: &Config) -> Result<Writers, AccessLogError> {
 /// In order; if one cannot be bound, those before it are taken back.
 fn open_all(
     config: &Config,
-    (who, capacity): (Vec<Option<Who>>, Capacity),
+    (who, capacity): (Vec<Option<Who>>, SessionCapacity),
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
 ) -> Result<Vec<Opened>, Error> {
@@ -363,7 +363,7 @@ fn look_up_rights(config: &Config) -> Result<Option<Identity>, Error> {
     Ok(identity)
 }
 
-fn announce_ready(engine: Chosen, workers: usize, capacity: Capacity) {
+fn announce_ready(engine: Chosen, workers: usize, capacity: SessionCapacity) {
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         engine = %engine,

@@ -19,7 +19,7 @@ use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::proxy_protocol::Version;
 use crate::session::{FastcgiOptions, MinRate, Policy, PoolOptions, Protocol, Timeouts};
 use crate::worker::{
-    Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, RouteNumber, Rules, Share,
+    Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, RouteNumber, Share, ShareRules,
     Sharing, Spread, Who,
 };
 
@@ -325,7 +325,7 @@ impl Opened {
         Ok(Share {
             route: Arc::clone(&self.route),
             listeners: self.duplicate_listeners()?,
-            rules: Rules {
+            rules: ShareRules {
                 policy: Arc::clone(&self.policy),
                 who: self.who.clone(),
                 balance: self.balance,

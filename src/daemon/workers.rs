@@ -62,9 +62,9 @@ pub enum WorkerError {
 }
 
 /// Says that the thread is over, also when it panics.
-struct SayEnd(UnboundedSender<usize>, usize);
+struct SayWorkerEnd(UnboundedSender<usize>, usize);
 
-impl Drop for SayEnd {
+impl Drop for SayWorkerEnd {
     fn drop(&mut self) {
         // Nobody listens only when the daemon has given up on its workers.
         let _ = self.0.send(self.1);
@@ -91,7 +91,7 @@ impl Workers {
             let ready = ready.clone();
             let (go, may_begin) = mpsc::channel();
             begin.push(go);
-            let say_end = SayEnd(end.clone(), number);
+            let say_end = SayWorkerEnd(end.clone(), number);
             let thread = thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {

@@ -205,6 +205,10 @@ impl RequestReader {
     #[must_use]
     pub fn end(&self) -> ClientEnd {
         match self.rules().phase {
+            // What is left of one that was answered before it had come belongs to no request.
+            Phase::Idle if matches!(self.forwarder.fate(), Some(Fate::Skip)) => {
+                ClientEnd::BetweenRequests
+            }
             _ if !self.forwarder.is_at_header() => ClientEnd::TooEarly,
             Phase::Idle => ClientEnd::BetweenRequests,
             Phase::Complete => ClientEnd::AfterRequest,

@@ -21,7 +21,9 @@ mod table;
 
 pub(crate) use endpoint_figures::EndpointFigures;
 pub(crate) use failures::Failures;
-pub(crate) use observed::{Observed, ObservedRoute, ObservedWorker, Phase, RouteLimits, Summary};
+pub(crate) use observed::{
+    DaemonPhase, Observed, ObservedRoute, ObservedWorker, RouteLimits, Summary,
+};
 pub(crate) use status::{DaemonState, HistogramBucket, Status};
 pub(crate) use table::render as render_table;
 

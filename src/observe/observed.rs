@@ -32,7 +32,7 @@ pub(crate) struct Observed {
     /// How many lines of the log were lost.
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Since when, and in what phase.
-    pub phase: Phase,
+    pub phase: DaemonPhase,
     /// Sockets whose files are not found any more.
     pub socket_files_missing: SocketFilesMissing,
 }
@@ -55,7 +55,7 @@ impl SocketFilesMissing {
 }
 
 /// When the daemon started, and whether it is about to end.
-pub(crate) struct Phase {
+pub(crate) struct DaemonPhase {
     started: Instant,
     started_at: SystemTime,
     /// Since when it drains, if it does. The main thread writes.
@@ -99,7 +99,7 @@ pub(crate) struct RouteLimits {
     pub queue_max: Option<u32>,
 }
 
-impl Default for Phase {
+impl Default for DaemonPhase {
     fn default() -> Self {
         Self {
             started: Instant::now(),
@@ -109,7 +109,7 @@ impl Default for Phase {
     }
 }
 
-impl Phase {
+impl DaemonPhase {
     /// From now on the daemon takes no new clients.
     pub(crate) fn drain(&self) {
         self.draining.get_or_init(Instant::now);

@@ -348,7 +348,9 @@ mod tests {
     use super::*;
     use crate::backend::Published;
     use crate::counters::{LookupCounters, WorkerCounters};
-    use crate::observe::{EndpointFigures, ObservedRoute, ObservedWorker, Phase, RouteLimits};
+    use crate::observe::{
+        DaemonPhase, EndpointFigures, ObservedRoute, ObservedWorker, RouteLimits,
+    };
 
     /// A daemon without threads, of which the workers' turns are played.
     struct Stage {
@@ -400,7 +402,7 @@ mod tests {
                 routes: vec![route(&published)],
                 access_log_write_errors: Box::new(|| 0),
                 log_lines_dropped: Box::new(|| 3),
-                phase: Phase::default(),
+                phase: DaemonPhase::default(),
                 socket_files_missing: Default::default(),
             });
             let runtime = runtime::Builder::new_multi_thread()

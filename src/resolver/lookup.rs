@@ -16,7 +16,7 @@ use super::ResolverOptions;
 use super::exchange::Server;
 use super::files::{read_hosts, read_resolv_conf};
 use super::hosts::Hosts;
-use super::names::{Family, Question};
+use super::names::{Question, RecordFamily};
 use super::outcome::{Answer, CHAIN_MAX, Cause, Failure, Found, LookupOutcome, Target};
 use super::reply::{Read, Reply, Step, is_usable, usable_addresses, usable_targets};
 use super::search::{Search, Searched};
@@ -127,7 +127,7 @@ impl Dns {
     }
 
     /// Looks one family of a host up.
-    pub(super) async fn look_up(&self, name: &Name, family: Family) -> LookupOutcome<IpAddr> {
+    pub(super) async fn look_up(&self, name: &Name, family: RecordFamily) -> LookupOutcome<IpAddr> {
         if let Some(outcome) = self.look_up_locally(name, family) {
             return outcome;
         }
@@ -147,7 +147,7 @@ impl Dns {
 
     /// The hosts file's word is final: a name that it has with one family only is not asked for
     /// elsewhere, as with the C library (`hosts: files dns`).
-    fn look_up_locally(&self, name: &Name, family: Family) -> Option<LookupOutcome<IpAddr>> {
+    fn look_up_locally(&self, name: &Name, family: RecordFamily) -> Option<LookupOutcome<IpAddr>> {
         if let Some(addresses) = self.hosts.addresses(&name.to_ascii()) {
             let usable = addresses.iter().copied().filter(is_usable);
             return Some(local(usable.filter(|ip| family.has(ip)).collect()));
@@ -155,14 +155,14 @@ impl Dns {
         // RFC 6761, section 6.3: without the name servers.
         name.is_localhost().then(|| {
             local(vec![match family {
-                Family::V4 => Ipv4Addr::LOCALHOST.into(),
-                Family::V6 => Ipv6Addr::LOCALHOST.into(),
+                RecordFamily::V4 => Ipv4Addr::LOCALHOST.into(),
+                RecordFamily::V6 => Ipv6Addr::LOCALHOST.into(),
             }])
         })
     }
 
     /// Tries the name in the search domains until one has it.
-    async fn search_for(&self, name: &Name, family: Family) -> LookupOutcome<IpAddr> {
+    async fn search_for(&self, name: &Name, family: RecordFamily) -> LookupOutcome<IpAddr> {
         let mut searched = Searched::default();
         let candidates = self.search.candidates(name);
         for (index, candidate) in candidates.iter().enumerate() {
@@ -205,7 +205,7 @@ impl Dns {
     /// Whether a name without data of this family is the one that was meant (no data) or only there
     /// for mail or by a wildcard (no such name): the search must stop at the same name for both
     /// families.
-    async fn tell_no_data(&self, name: &Name, family: Family) -> Reply<IpAddr> {
+    async fn tell_no_data(&self, name: &Name, family: RecordFamily) -> Reply<IpAddr> {
         match self.ask_for_addresses(name, family.other()).await {
             Reply::Found(_) => Reply::NoData,
             Reply::NoData | Reply::NoSuchName => Reply::NoSuchName,
@@ -213,7 +213,7 @@ impl Dns {
         }
     }
 
-    async fn ask_for_addresses(&self, name: &Name, family: Family) -> Reply<IpAddr> {
+    async fn ask_for_addresses(&self, name: &Name, family: RecordFamily) -> Reply<IpAddr> {
         self.ask(name, family.record_type(), usable_addresses).await
     }
 
@@ -427,12 +427,18 @@ mod tests {
         for host in ["localhost", "localhost.", "php.localhost"] {
             let host = name(host);
             assert_eq!(
-                sources.look_up_locally(&host, Family::V4),
+                sources.look_up_locally(&host, RecordFamily::V4),
                 found(&["127.0.0.1"])
             );
-            assert_eq!(sources.look_up_locally(&host, Family::V6), found(&["::1"]));
+            assert_eq!(
+                sources.look_up_locally(&host, RecordFamily::V6),
+                found(&["::1"])
+            );
         }
-        assert_eq!(sources.look_up_locally(&name("php"), Family::V4), None);
+        assert_eq!(
+            sources.look_up_locally(&name("php"), RecordFamily::V4),
+            None
+        );
     }
 
     #[test]
@@ -443,15 +449,24 @@ mod tests {
         );
         let look_up = |host, family| sources.look_up_locally(&name(host), family);
         assert_eq!(
-            look_up("php", Family::V4),
+            look_up("php", RecordFamily::V4),
             found(&["127.0.0.2", "127.0.0.3"])
         );
-        assert_eq!(look_up("Php.Internal", Family::V4), found(&["127.0.0.2"]));
-        assert_eq!(look_up("php.internal.", Family::V4), None);
-        assert_eq!(look_up("php", Family::V6), Some(Err(Failure::Nothing)));
-        assert_eq!(look_up("localhost", Family::V4), found(&["127.0.0.2"]));
         assert_eq!(
-            look_up("localhost", Family::V6),
+            look_up("Php.Internal", RecordFamily::V4),
+            found(&["127.0.0.2"])
+        );
+        assert_eq!(look_up("php.internal.", RecordFamily::V4), None);
+        assert_eq!(
+            look_up("php", RecordFamily::V6),
+            Some(Err(Failure::Nothing))
+        );
+        assert_eq!(
+            look_up("localhost", RecordFamily::V4),
+            found(&["127.0.0.2"])
+        );
+        assert_eq!(
+            look_up("localhost", RecordFamily::V6),
             Some(Err(Failure::Nothing))
         );
     }

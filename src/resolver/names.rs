@@ -31,12 +31,12 @@ pub(super) const TARGETS_MAX: usize = 256;
 
 /// Which addresses of a name are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Family {
+pub(super) enum RecordFamily {
     V4,
     V6,
 }
 
-impl Family {
+impl RecordFamily {
     pub(super) fn record_type(self) -> RecordType {
         match self {
             Self::V4 => RecordType::A,
@@ -63,7 +63,7 @@ impl Family {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Question {
     /// The addresses of a host.
-    Addresses(Name, Family),
+    Addresses(Name, RecordFamily),
     /// The targets of a service.
     Targets(Name),
 }
@@ -132,7 +132,7 @@ struct Host {
     origin: Origin,
     v4: Side<IpAddr>,
     v6: Side<IpAddr>,
-    health: Health,
+    health: NameHealth,
 }
 
 /// Why a host is looked up.
@@ -149,11 +149,11 @@ struct Service {
     /// What is in use, sorted: the answer's, as far as they are known, and until all are known also
     /// those before.
     adopted: Vec<Target>,
-    health: Health,
+    health: NameHealth,
 }
 
 #[derive(Clone, Copy)]
-enum Health {
+enum NameHealth {
     Unknown,
     Answering,
     Failing { since: Instant, warned: Instant },
@@ -273,8 +273,8 @@ impl Names {
     fn due(&self) -> impl Iterator<Item = (Instant, Question)> + '_ {
         let hosts = self.hosts.iter().flat_map(|(name, host)| {
             let question = |family| Question::Addresses(name.clone(), family);
-            let v4 = host.v4.due().map(|due| (due, question(Family::V4)));
-            let v6 = host.v6.due().map(|due| (due, question(Family::V6)));
+            let v4 = host.v4.due().map(|due| (due, question(RecordFamily::V4)));
+            let v6 = host.v6.due().map(|due| (due, question(RecordFamily::V6)));
             [v4, v6]
         });
         let services = self.services.iter().map(|(name, service)| {
@@ -426,14 +426,14 @@ impl Host {
             origin,
             v4: Side::new(ADDRESSES_MAX, now),
             v6: Side::new(ADDRESSES_MAX, now),
-            health: Health::Unknown,
+            health: NameHealth::Unknown,
         }
     }
 
-    fn side_mut(&mut self, family: Family) -> &mut Side<IpAddr> {
+    fn side_mut(&mut self, family: RecordFamily) -> &mut Side<IpAddr> {
         match family {
-            Family::V4 => &mut self.v4,
-            Family::V6 => &mut self.v6,
+            RecordFamily::V4 => &mut self.v4,
+            RecordFamily::V6 => &mut self.v6,
         }
     }
 
@@ -487,7 +487,7 @@ impl Service {
             label,
             answer: Side::new(TARGETS_MAX, now),
             adopted: Vec::new(),
-            health: Health::Unknown,
+            health: NameHealth::Unknown,
         }
     }
 
@@ -541,7 +541,7 @@ fn age(answered_at: Option<Instant>, now: Instant) -> Option<Duration> {
     answered_at.map(|at| now.saturating_duration_since(at))
 }
 
-impl Health {
+impl NameHealth {
     /// Tells when a name stops resolving, now and then while it does not, and when it does again.
     fn check(
         &mut self,

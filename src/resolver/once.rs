@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time;
 
 use super::lookup::Sources;
-use super::names::{Family, Question, TARGETS_MAX, parse};
+use super::names::{Question, RecordFamily, TARGETS_MAX, parse};
 use super::outcome::{Answer, Failure, Found, LookupOutcome, Target};
 use super::{LOOKUPS_MAX, ResolverError, ResolverOptions};
 use crate::config::{BackendAddress, Discovery};
@@ -230,8 +230,8 @@ async fn resolve_targets(sources: &Arc<Sources>, mut targets: Vec<Target>) -> Ve
 /// Both families, side by side.
 async fn addresses(sources: &Sources, host: &Name, port: u16) -> Result<Vec<SocketAddr>, String> {
     let (v4, v6) = tokio::join!(
-        family(sources, host, Family::V4),
-        family(sources, host, Family::V6)
+        family(sources, host, RecordFamily::V4),
+        family(sources, host, RecordFamily::V6)
     );
     let found = [&v4, &v6].into_iter().flatten();
     let mut addresses: Vec<_> = found
@@ -250,7 +250,7 @@ async fn addresses(sources: &Sources, host: &Name, port: u16) -> Result<Vec<Sock
     }
 }
 
-async fn family(sources: &Sources, host: &Name, family: Family) -> LookupOutcome<IpAddr> {
+async fn family(sources: &Sources, host: &Name, family: RecordFamily) -> LookupOutcome<IpAddr> {
     let question = Question::Addresses(host.clone(), family);
     match sources.look_up(&question).await {
         Answer::Addresses(outcome) => outcome,

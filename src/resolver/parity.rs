@@ -18,7 +18,7 @@ use tokio::runtime;
 
 use super::ResolverOptions;
 use super::lookup::Dns;
-use super::names::Family;
+use super::names::RecordFamily;
 
 mod files;
 mod servers;
@@ -138,8 +138,8 @@ fn ours(name: &str) -> BTreeSet<IpAddr> {
         let dns = Dns::read(&ResolverOptions::default());
         let name = Name::from_ascii(name).unwrap();
         let (v4, v6) = tokio::join!(
-            dns.look_up(&name, Family::V4),
-            dns.look_up(&name, Family::V6)
+            dns.look_up(&name, RecordFamily::V4),
+            dns.look_up(&name, RecordFamily::V6)
         );
         let found = [v4, v6].into_iter().filter_map(Result::ok);
         found.flat_map(|found| found.items).collect()

@@ -14,7 +14,7 @@ use hickory_proto::rr::Name;
 use tokio::sync::watch;
 use tokio::task;
 
-use super::names::Family;
+use super::names::RecordFamily;
 use super::outcome::{Cause, Failure, Found, LookupOutcome};
 use super::reply::is_usable;
 use crate::sys::lookup::LookupError;
@@ -46,7 +46,7 @@ impl System {
         }
     }
 
-    pub(super) async fn look_up(&self, name: &Name, family: Family) -> LookupOutcome<IpAddr> {
+    pub(super) async fn look_up(&self, name: &Name, family: RecordFamily) -> LookupOutcome<IpAddr> {
         let mut answer = self.call_for(name);
         let ended = answer.wait_for(Option::is_some);
         match tokio::time::timeout(self.timeout, ended).await {
@@ -93,15 +93,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         .unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-fn outcome(answer: &Result<Vec<IpAddr>, LookupError>, family: Family) -> LookupOutcome<IpAddr> {
+fn outcome(
+    answer: &Result<Vec<IpAddr>, LookupError>,
+    family: RecordFamily,
+) -> LookupOutcome<IpAddr> {
     let addresses = match answer {
         Ok(addresses) => addresses,
         Err(LookupError::NoSuchName) => return Err(Failure::Nothing),
         Err(LookupError::NoAnswer(why)) => return no_answer(why),
     };
     let wanted = |ip: &&IpAddr| match family {
-        Family::V4 => ip.is_ipv4(),
-        Family::V6 => ip.is_ipv6(),
+        RecordFamily::V4 => ip.is_ipv4(),
+        RecordFamily::V6 => ip.is_ipv6(),
     };
     let of_family: Vec<IpAddr> = addresses.iter().filter(wanted).copied().collect();
     let items: Vec<IpAddr> = of_family.iter().copied().filter(is_usable).collect();

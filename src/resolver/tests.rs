@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use self::name_server::{NameServer, PATIENCE, Reply, Watched, ips};
 use super::lookup::Dns;
-use super::names::Family;
+use super::names::RecordFamily;
 use super::outcome::{Failure, Found, LookupOutcome, Target};
 use super::system::System;
 use super::*;
@@ -135,7 +135,7 @@ impl Setup {
         self.published.load_full()
     }
 
-    fn look_up(&self, name: &str, family: Family) -> LookupOutcome<IpAddr> {
+    fn look_up(&self, name: &str, family: RecordFamily) -> LookupOutcome<IpAddr> {
         self.ask(async |dns, name| dns.look_up(name, family).await, name)
     }
 
@@ -308,7 +308,10 @@ fn broken_and_forged_datagrams_are_ignored() {
         Reply::Noise(ips(&["192.0.2.1"])),
     );
     let setup = Setup::asking(&[&server]);
-    assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
+    assert_found(
+        setup.look_up("php.internal", RecordFamily::V4),
+        &["192.0.2.1"],
+    );
 }
 
 #[test]
@@ -323,7 +326,7 @@ fn a_truncated_answer_is_fetched_over_tcp() {
         Reply::Truncated(many.clone()),
     );
     let setup = Setup::asking(&[&server]);
-    let found = setup.look_up("php.internal", Family::V4).unwrap();
+    let found = setup.look_up("php.internal", RecordFamily::V4).unwrap();
     assert_eq!(found.items, many);
 }
 
@@ -333,7 +336,10 @@ fn an_alias_is_followed() {
     server.set("php.internal", RecordType::A, Reply::Alias("lb.example."));
     server.a("lb.example", &["192.0.2.1"]);
     let setup = Setup::asking(&[&server]);
-    assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
+    assert_found(
+        setup.look_up("php.internal", RecordFamily::V4),
+        &["192.0.2.1"],
+    );
 }
 
 #[test]
@@ -346,7 +352,7 @@ fn the_ttl_is_the_answers() {
             Reply::Addresses(ips(&["192.0.2.1"]), ttl),
         );
         let setup = Setup::asking(&[&server]);
-        let rest = assert_found(setup.look_up(host, Family::V4), &["192.0.2.1"]);
+        let rest = assert_found(setup.look_up(host, RecordFamily::V4), &["192.0.2.1"]);
         let ttl = Duration::from_secs(ttl.into());
         assert!(
             rest <= ttl && rest + Duration::from_secs(5) > ttl,
@@ -378,7 +384,7 @@ fn what_the_name_server_says_is_told_apart_from_what_it_does_not() {
         ),
     ] {
         server.set("php.internal", RecordType::A, reply);
-        assert_eq!(setup.look_up("php.internal.", Family::V4), outcome);
+        assert_eq!(setup.look_up("php.internal.", RecordFamily::V4), outcome);
     }
 }
 
@@ -394,7 +400,10 @@ fn a_failing_or_silent_name_server_does_not_hide_one_that_answers() {
         answering.a("php.internal", &["192.0.2.1"]);
         for servers in [[&failing, &answering], [&answering, &failing]] {
             let setup = Setup::asking(&servers).query_timeout(SHORT);
-            assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
+            assert_found(
+                setup.look_up("php.internal", RecordFamily::V4),
+                &["192.0.2.1"],
+            );
         }
     }
 }
@@ -411,7 +420,7 @@ fn the_first_name_server_that_knows_something_has_the_last_word() {
         inside.set("php.internal", RecordType::A, reply);
         outside.a("php.internal", &["203.0.113.66"]);
         let setup = Setup::asking(&[&inside, &outside]);
-        let outcome = setup.look_up("php.internal.", Family::V4);
+        let outcome = setup.look_up("php.internal.", RecordFamily::V4);
         match found {
             true => drop(assert_found(outcome, &["192.0.2.1"])),
             false => assert_eq!(outcome, Err(Failure::Nothing)),
@@ -431,7 +440,7 @@ fn a_server_that_was_silent_is_waited_for_less_until_it_answers_again() {
 
     let setup = Setup::asking(&[&first, &second]).query_timeout(SHORT);
     let look_up = async |dns: &Dns, name: &Name| {
-        let outcome = dns.look_up(name, Family::V4).await;
+        let outcome = dns.look_up(name, RecordFamily::V4).await;
         (outcome, was_silent(dns))
     };
     let (outcome, is_silent) = setup.ask(look_up, "php.internal.");
@@ -441,9 +450,9 @@ fn a_server_that_was_silent_is_waited_for_less_until_it_answers_again() {
     let setup = setup.query_timeout(NEVER);
     let look_up_after_silence = async |dns: &Dns, name: &Name| {
         dns.silent[0].store(true, Ordering::Relaxed);
-        let late = dns.look_up(name, Family::V4).await;
+        let late = dns.look_up(name, RecordFamily::V4).await;
         first.a("php.internal", &["192.0.2.1"]);
-        let in_time = dns.look_up(name, Family::V4).await;
+        let in_time = dns.look_up(name, RecordFamily::V4).await;
         (late, in_time, was_silent(dns))
     };
     let (late, in_time, is_silent) = setup.ask(look_up_after_silence, "php.internal.");
@@ -463,7 +472,10 @@ fn however_many_name_servers_there_are_the_last_one_is_asked() {
     last.a("php.internal", &["192.0.2.8"]);
     let servers: Vec<_> = silent.iter().chain([&last]).collect();
     let setup = Setup::asking(&servers).query_timeout(SHORT);
-    assert_found(setup.look_up("php.internal.", Family::V4), &["192.0.2.8"]);
+    assert_found(
+        setup.look_up("php.internal.", RecordFamily::V4),
+        &["192.0.2.8"],
+    );
 }
 
 #[test]
@@ -474,7 +486,10 @@ fn name_servers_race_when_they_are_told_to() {
         second.a("php.internal", &["192.0.2.1"]);
         let mut setup = Setup::asking(&[&first, &second]);
         setup.options.race = true;
-        assert_found(setup.look_up("php.internal", Family::V4), &["192.0.2.1"]);
+        assert_found(
+            setup.look_up("php.internal", RecordFamily::V4),
+            &["192.0.2.1"],
+        );
     }
 }
 
@@ -488,16 +503,16 @@ fn an_alias_of_too_many_aliases_is_a_failure_and_no_denial() {
     server.a("a10", &["192.0.2.1"]);
     let setup = Setup::asking(&[&server]);
     assert_eq!(
-        setup.look_up("a1.", Family::V4),
+        setup.look_up("a1.", RecordFamily::V4),
         no_answer(Cause::LongChain)
     );
-    assert_found(setup.look_up("a3.", Family::V4), &["192.0.2.1"]);
+    assert_found(setup.look_up("a3.", RecordFamily::V4), &["192.0.2.1"]);
 }
 
 #[test]
 fn without_a_name_server_there_is_no_answer() {
     let setup = Setup::new();
-    let outcome = setup.look_up("php.internal", Family::V4);
+    let outcome = setup.look_up("php.internal", RecordFamily::V4);
     assert_eq!(outcome, no_answer(Cause::NoNameServer));
 }
 
@@ -516,8 +531,11 @@ fn searching() -> (NameServer, Setup) {
 fn a_search_goes_on_past_names_that_do_not_exist() {
     let (server, setup) = searching();
     server.a("php.b.example", &["192.0.2.1"]);
-    assert_found(setup.look_up("php", Family::V4), &["192.0.2.1"]);
-    assert_eq!(setup.look_up("php.", Family::V4), Err(Failure::Nothing));
+    assert_found(setup.look_up("php", RecordFamily::V4), &["192.0.2.1"]);
+    assert_eq!(
+        setup.look_up("php.", RecordFamily::V4),
+        Err(Failure::Nothing)
+    );
 }
 
 #[test]
@@ -525,9 +543,12 @@ fn after_silence_no_other_domain_is_searched_but_the_name_itself_is_asked_for() 
     let (server, setup) = searching();
     server.set("php.a.example", RecordType::A, Reply::Silence);
     server.a("php.b.example", &["203.0.113.66"]);
-    assert_eq!(setup.look_up("php", Family::V4), no_answer(Cause::Silence));
+    assert_eq!(
+        setup.look_up("php", RecordFamily::V4),
+        no_answer(Cause::Silence)
+    );
     server.a("php", &["192.0.2.1"]);
-    assert_found(setup.look_up("php", Family::V4), &["192.0.2.1"]);
+    assert_found(setup.look_up("php", RecordFamily::V4), &["192.0.2.1"]);
 }
 
 #[test]
@@ -536,9 +557,9 @@ fn a_failure_in_the_search_never_ends_as_no_such_name() {
     let failure = Reply::Code(ResponseCode::ServFail);
     server.set("php.a.example", RecordType::A, failure);
     let outcome = no_answer(Cause::ServerFailure(ResponseCode::ServFail));
-    assert_eq!(setup.look_up("php", Family::V4), outcome);
+    assert_eq!(setup.look_up("php", RecordFamily::V4), outcome);
     server.a("php.b.example", &["192.0.2.1"]);
-    assert_found(setup.look_up("php", Family::V4), &["192.0.2.1"]);
+    assert_found(setup.look_up("php", RecordFamily::V4), &["192.0.2.1"]);
 }
 
 #[test]
@@ -547,7 +568,10 @@ fn both_families_are_searched_to_the_same_name() {
     server.a("php.a.example", &["192.0.2.1"]);
     server.set("php.a.example", RecordType::AAAA, Reply::NoData);
     server.aaaa("php.b.example", &["2001:db8::66"]);
-    assert_eq!(setup.look_up("php", Family::V6), Err(Failure::Nothing));
+    assert_eq!(
+        setup.look_up("php", RecordFamily::V6),
+        Err(Failure::Nothing)
+    );
 }
 
 #[test]
@@ -556,7 +580,7 @@ fn a_search_goes_on_past_names_without_addresses() {
     server.set("php.a.example", RecordType::A, Reply::NoData);
     server.set("php.a.example", RecordType::AAAA, Reply::NoData);
     server.a("php.b.example", &["192.0.2.1"]);
-    assert_found(setup.look_up("php", Family::V4), &["192.0.2.1"]);
+    assert_found(setup.look_up("php", RecordFamily::V4), &["192.0.2.1"]);
 }
 
 #[test]
@@ -888,7 +912,7 @@ fn what_the_c_library_says_is_told_apart_from_what_it_does_not() {
     let system = System::new(system_call, PATIENCE);
     let look_up = |host| {
         let name = Name::from_ascii(host).unwrap();
-        runtime.block_on(system.look_up(&name, Family::V4))
+        runtime.block_on(system.look_up(&name, RecordFamily::V4))
     };
     assert_eq!(look_up("nobody"), Err(Failure::Nothing));
     let said = no_answer(Cause::Other("try again".to_owned()));

@@ -101,11 +101,11 @@ pub(super) struct Pumped {
     pub(super) taken: usize,
     /// Bytes that the sink took out of the pipe.
     pub(super) given: usize,
-    pub(super) then: Then,
+    pub(super) then: Resume,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Then {
+pub(super) enum Resume {
     /// What comes next is to be received.
     Receive,
     /// Once the source has more. It may have: then others had to have their turn.
@@ -125,7 +125,7 @@ impl Pumped {
         if first && !nothing_changed {
             counters.promotions.add(1);
         }
-        if self.then == Then::Receive && !nothing_changed {
+        if self.then == Resume::Receive && !nothing_changed {
             counters.demotions.add(1);
         }
     }
@@ -167,28 +167,28 @@ pub(super) fn pump<D: Driver, R: Records>(
             given += before - held.pipe.len();
             match flushed {
                 Flushed::All => {}
-                Flushed::Full => break Then::SinkWritable,
-                Flushed::Failed(errno) => break Then::SinkFailed(errno),
+                Flushed::Full => break Resume::SinkWritable,
+                Flushed::Failed(errno) => break Resume::SinkFailed(errno),
             }
         } else if !driver.splices_into(sink) {
-            break Then::Receive;
+            break Resume::Receive;
         }
         let Some(next) = look_ahead(driver, source, records) else {
-            break Then::Receive;
+            break Resume::Receive;
         };
         // A record that goes on as it comes is not left half done.
         if given >= SPLICE_BUDGET_BYTES && !matches!(records.ahead(), Ahead::AsTheyCome(_)) {
-            break Then::SourceReadable;
+            break Resume::SourceReadable;
         }
         let Some(held) = held_or_new(held, driver, counters) else {
-            break Then::Receive;
+            break Resume::Receive;
         };
         if let Next::Header(header) = next {
             records.begin(header, driver, source);
         }
         let ahead = records.ahead().len();
         if ahead == 0 {
-            break Then::Receive;
+            break Resume::Receive;
         }
         announce(held, lead, driver, source, records);
         match driver.fill(source, &mut held.pipe, ahead.min(records.ahead().len())) {
@@ -200,22 +200,22 @@ pub(super) fn pump<D: Driver, R: Records>(
                 records.took(bytes);
                 taken += bytes;
                 if R::HAS_TAIL && records.is_between() && is_tail(driver.at_hand(source)) {
-                    break Then::Receive;
+                    break Resume::Receive;
                 }
             }
             // It can't be, and the receive will find what was promised.
             Filled::Empty | Filled::Eof if !held.pipe.is_empty() => continue,
             // Little comes at a time: a receive waits for it and takes it at once.
-            Filled::Empty if given < SPLICE_MIN => break Then::Receive,
-            Filled::Empty => break Then::SourceReadable,
+            Filled::Empty if given < SPLICE_MIN => break Resume::Receive,
+            Filled::Empty => break Resume::SourceReadable,
             // A receive shall say so: see the same in a raw flow.
-            Filled::Eof => break Then::Receive,
-            Filled::Failed(errno) => break Then::SourceFailed(errno),
+            Filled::Eof => break Resume::Receive,
+            Filled::Failed(errno) => break Resume::SourceFailed(errno),
         }
     };
     match then {
-        Then::SinkWritable => {}
-        Then::Receive if held.as_ref().is_some_and(|held| !held.pipe.is_empty()) => {}
+        Resume::SinkWritable => {}
+        Resume::Receive if held.as_ref().is_some_and(|held| !held.pipe.is_empty()) => {}
         _ => *held = None,
     }
     Pumped { taken, given, then }

@@ -164,10 +164,10 @@ struct Kept {
     open: Open,
     /// Since it has this state.
     since: Instant,
-    state: State,
+    state: KeptState,
 }
 
-enum State {
+enum KeptState {
     Settling(Settling),
     Resting,
     /// Its client has left, and its server has not begun to say anything since.
@@ -270,7 +270,7 @@ impl Pool {
         entry.insert(Kept {
             open,
             since: hands.now,
-            state: State::Settling(settling),
+            state: KeptState::Settling(settling),
         });
         self.counters.fastcgi.settling.raise();
         self.look_soon(self.patience(&self.kept[id.0]), hands.now);
@@ -296,7 +296,7 @@ impl Pool {
         entry.insert(Kept {
             open,
             since: hands.now,
-            state: State::Abandoned,
+            state: KeptState::Abandoned,
         });
         self.look_soon(BUSY_MAX, hands.now);
     }
@@ -406,13 +406,13 @@ impl Pool {
         assert!(lane == Lane::Read, "everything was sent before it was kept");
         let kept = &mut self.kept[id.0];
         match (done, &mut kept.state) {
-            (Done::Received(buf), State::Settling(settling)) => {
+            (Done::Received(buf), KeptState::Settling(settling)) => {
                 let settled = settling.read(&buf);
                 hands.driver.submit(kept.open.sock, Op::Recv);
                 self.judge(id, settled, hands)
             }
             // It writes, or it ends. Its next write finds nobody.
-            (_, State::Abandoned) => {
+            (_, KeptState::Abandoned) => {
                 self.close(id, Close::Reset, hands);
                 Change::Gone
             }
@@ -445,7 +445,7 @@ impl Pool {
                     return self.give_way(id, hands);
                 }
                 self.counters.fastcgi.settling.lower();
-                kept.state = State::Resting;
+                kept.state = KeptState::Resting;
                 kept.since = hands.now;
                 kept.open.lease.rest(hands.now);
                 let address = kept.open.lease.address();
@@ -462,7 +462,7 @@ impl Pool {
         let kept = &self.kept[id.0];
         let address = kept.open.lease.address();
         let rested = hands.now.saturating_duration_since(kept.since);
-        if matches!(kept.state, State::Settling(_)) || rested < self.options.settle {
+        if matches!(kept.state, KeptState::Settling(_)) || rested < self.options.settle {
             self.disappointed(address, Failing::Ended, hands.now);
         }
         self.close(id, Close::Graceful, hands);
@@ -471,9 +471,9 @@ impl Pool {
     fn close<D: Driver>(&mut self, id: UpstreamId, how: Close, hands: &mut Hands<D>) {
         let Kept { open, state, .. } = self.kept.remove(id.0);
         match state {
-            State::Settling(_) => self.counters.fastcgi.settling.lower(),
-            State::Abandoned => {}
-            State::Resting => {
+            KeptState::Settling(_) => self.counters.fastcgi.settling.lower(),
+            KeptState::Abandoned => {}
+            KeptState::Resting => {
                 open.lease.rouse();
                 let ids = self.resting.get_mut(&open.lease.address());
                 let ids = ids.expect("what rests is listed");
@@ -486,8 +486,8 @@ impl Pool {
     /// How it is closed when its time is up.
     fn way_out(&self, id: UpstreamId) -> Close {
         match self.kept[id.0].state {
-            State::Settling(_) | State::Resting => Close::Graceful,
-            State::Abandoned => Close::Reset,
+            KeptState::Settling(_) | KeptState::Resting => Close::Graceful,
+            KeptState::Abandoned => Close::Reset,
         }
     }
 
@@ -549,9 +549,9 @@ impl Pool {
 
     fn makes_room_at(&self, kept: &Kept) -> Option<Instant> {
         match (&kept.state, self.manner(kept.open.lease.address())) {
-            (State::Settling(_), Manner::InTurn { .. }) => None,
-            (State::Settling(_), _) => Some(kept.since + self.options.settle),
-            (State::Resting | State::Abandoned, _) => None,
+            (KeptState::Settling(_), Manner::InTurn { .. }) => None,
+            (KeptState::Settling(_), _) => Some(kept.since + self.options.settle),
+            (KeptState::Resting | KeptState::Abandoned, _) => None,
         }
     }
 
@@ -565,9 +565,9 @@ impl Pool {
     /// fence may serve one connection at a time, and others wait for it that are not seen from here.
     fn patience(&self, kept: &Kept) -> Duration {
         match (&kept.state, self.manner(kept.open.lease.address())) {
-            (State::Settling(_), Manner::InTurn { .. }) | (State::Abandoned, _) => BUSY_MAX,
-            (State::Settling(_), _) => self.options.settle.min(self.options.idle),
-            (State::Resting, _) => self.options.idle,
+            (KeptState::Settling(_), Manner::InTurn { .. }) | (KeptState::Abandoned, _) => BUSY_MAX,
+            (KeptState::Settling(_), _) => self.options.settle.min(self.options.idle),
+            (KeptState::Resting, _) => self.options.idle,
         }
     }
 
@@ -585,7 +585,7 @@ impl Pool {
         }
         for id in self.all(|kept| kept.since + self.patience(kept) <= hands.now) {
             let kept = &self.kept[id.0];
-            if let State::Settling(_) = kept.state {
+            if let KeptState::Settling(_) = kept.state {
                 let address = kept.open.lease.address();
                 self.disappointed(address, Failing::Unanswered, hands.now);
             }

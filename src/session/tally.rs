@@ -25,7 +25,7 @@ pub struct Telling<'a> {
 pub(super) struct Tally {
     /// The client; asked for only if there is a log.
     peer: Option<PeerCredentials>,
-    phase: Phase,
+    phase: TallyPhase,
     began: Instant,
     queue: Duration,
     connect: Duration,
@@ -40,7 +40,7 @@ pub(super) struct Tally {
 
 /// How far the request is.
 #[derive(Clone, Copy)]
-enum Phase {
+enum TallyPhase {
     /// There is none, or it was told of.
     None,
     /// It looks for a connection since then.
@@ -56,7 +56,7 @@ impl Tally {
     pub(super) fn new(peer: Option<PeerCredentials>, now: Instant) -> Self {
         Self {
             peer,
-            phase: Phase::None,
+            phase: TallyPhase::None,
             began: now,
             queue: Duration::ZERO,
             connect: Duration::ZERO,
@@ -72,7 +72,7 @@ impl Tally {
     /// A request's head is complete.
     pub(super) fn begin(&mut self, head: &Head, telling: &Telling<'_>) {
         *self = Self {
-            phase: Phase::Served,
+            phase: TallyPhase::Served,
             words: telling.log.map(|_| Words::of(head)),
             ..Self::new(self.peer, telling.now)
         };
@@ -85,22 +85,24 @@ impl Tally {
 
     /// It looks for a connection, the first one or another.
     pub(super) fn search(&mut self, now: Instant) {
-        self.phase = Phase::Searching(now);
+        self.phase = TallyPhase::Searching(now);
     }
 
     /// Its search has taken a step.
     pub(super) fn searched(&mut self, is_queued: bool, now: Instant) {
         match (self.phase, is_queued) {
-            (Phase::Searching(since), true) => {
+            (TallyPhase::Searching(since), true) => {
                 self.connect += now.saturating_duration_since(since);
-                self.phase = Phase::Queued(now);
+                self.phase = TallyPhase::Queued(now);
             }
-            (Phase::Queued(since), false) => {
+            (TallyPhase::Queued(since), false) => {
                 self.queue += now.saturating_duration_since(since);
-                self.phase = Phase::Searching(now);
+                self.phase = TallyPhase::Searching(now);
             }
-            (Phase::Searching(_), false) | (Phase::Queued(_), true) => {}
-            (Phase::None | Phase::Served, _) => unreachable!("only a request that searches does"),
+            (TallyPhase::Searching(_), false) | (TallyPhase::Queued(_), true) => {}
+            (TallyPhase::None | TallyPhase::Served, _) => {
+                unreachable!("only a request that searches does")
+            }
         }
     }
 
@@ -115,10 +117,10 @@ impl Tally {
     }
 
     fn stop_searching(&mut self, now: Instant) {
-        match mem::replace(&mut self.phase, Phase::Served) {
-            Phase::Searching(since) => self.connect += now.saturating_duration_since(since),
-            Phase::Queued(since) => self.queue += now.saturating_duration_since(since),
-            Phase::None | Phase::Served => {}
+        match mem::replace(&mut self.phase, TallyPhase::Served) {
+            TallyPhase::Searching(since) => self.connect += now.saturating_duration_since(since),
+            TallyPhase::Queued(since) => self.queue += now.saturating_duration_since(since),
+            TallyPhase::None | TallyPhase::Served => {}
         }
     }
 
@@ -143,11 +145,11 @@ impl Tally {
 
     /// It is over, if there is one. `None`: it ended well.
     pub(super) fn end(&mut self, outcome: Option<Outcome>, telling: &Telling<'_>) {
-        if let Phase::None = self.phase {
+        if let TallyPhase::None = self.phase {
             return;
         }
         self.stop_searching(telling.now);
-        self.phase = Phase::None;
+        self.phase = TallyPhase::None;
         telling.counters.ended(self.status);
         let total = telling.now.saturating_duration_since(self.began);
         telling.counters.request_time.record(total);
@@ -197,7 +199,7 @@ mod tests {
         };
         let mut tally = Tally::new(None, start);
         tally.end(Some(Outcome::ClientLeft), &at(0));
-        tally.phase = Phase::Served;
+        tally.phase = TallyPhase::Served;
         tally.search(at(0).now);
         tally.searched(false, at(1).now);
         tally.searched(true, at(2).now);
@@ -227,7 +229,7 @@ mod tests {
             now,
         };
         let mut tally = Tally::new(None, now);
-        tally.phase = Phase::Queued(now);
+        tally.phase = TallyPhase::Queued(now);
         tally.answered(Answer::Unavailable, Outcome::QueueTimedOut, &telling);
         tally.end(Some(Outcome::QueueTimedOut), &telling);
         let requests: Vec<_> = counters.requests.iter().map(|count| count.get()).collect();

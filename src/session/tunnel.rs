@@ -19,7 +19,7 @@ use crate::counters::FlowCounters;
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
 
 use super::activity::Activity;
-use super::connect::{Connecting, Entry, Found};
+use super::connect::{Connecting, Entry, SearchStep};
 use super::flow::{Flow, Progress, Receives};
 use super::{Context, End, Ending, Hands, Hello, Owner, Step, Timeouts, Wish};
 
@@ -34,11 +34,11 @@ pub struct Tunnel<D: Driver> {
     /// What the backend is told of the client.
     hello: Hello,
     presence: Presence,
-    watch: Watch,
+    watch: LeaveWatch,
     /// Whether reading from the client has begun. It has not while a client waits in the queue that was
     /// put there when it came.
     reading: bool,
-    upstream: Upstream,
+    upstream: BackendSide,
     to_backend: Flow<D>,
     to_client: Flow<D>,
     activity: Activity,
@@ -57,7 +57,7 @@ enum Presence {
 /// The wait for a client to leave whose bytes wait for an upstream: nothing is read meanwhile, so
 /// nothing else would tell.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Watch {
+enum LeaveWatch {
     Off,
     Armed,
     /// It was taken back, and is about to end.
@@ -65,19 +65,19 @@ enum Watch {
 }
 
 /// The backend's side.
-enum Upstream {
+enum BackendSide {
     /// There is none yet. Boxed, because an idle tunnel would be twice as large, and most are open in a moment.
     Connecting(Box<Connecting>),
     /// It is open, and is used as soon as the watch over the client has ended.
-    Opening(Serving),
+    Opening(OpenUpstream),
     /// Bytes flow.
-    Open(Serving),
+    Open(OpenUpstream),
     /// There is none, and the session is about to end.
     None,
 }
 
 /// An open connection to an endpoint.
-struct Serving {
+struct OpenUpstream {
     sock: Sock,
     lease: Lease,
     verdict: EndpointReport,
@@ -121,9 +121,9 @@ impl<D: Driver> Tunnel<D> {
             client,
             hello,
             presence: Presence::Here,
-            watch: Watch::Off,
+            watch: LeaveWatch::Off,
             reading: false,
-            upstream: Upstream::Connecting(Box::new(connecting)),
+            upstream: BackendSide::Connecting(Box::new(connecting)),
             to_backend: Flow::new(Receives::Peeking),
             to_client: Flow::new(Receives::Taking),
             activity: Activity::new(cx.hands.now),
@@ -149,13 +149,13 @@ impl<D: Driver> Tunnel<D> {
     /// When [`Tunnel::expire`] is due.
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
         match &self.upstream {
-            Upstream::Connecting(connecting) => connecting.deadline(),
-            Upstream::Open(serving) => {
+            BackendSide::Connecting(connecting) => connecting.deadline(),
+            BackendSide::Open(serving) => {
                 let silence = self.silence_max(timeouts).map(|(silence, _)| silence);
                 let silent_at = self.activity.idle_at(silence);
                 silent_at.into_iter().chain(serving.cut_at).min()
             }
-            Upstream::Opening(_) | Upstream::None => None,
+            BackendSide::Opening(_) | BackendSide::None => None,
         }
     }
 
@@ -179,7 +179,7 @@ impl<D: Driver> Tunnel<D> {
     /// What it waits for, if that is a place at an endpoint.
     pub fn wish(&self) -> Option<Wish> {
         match &self.upstream {
-            Upstream::Connecting(connecting) => connecting.wish(0),
+            BackendSide::Connecting(connecting) => connecting.wish(0),
             _ => None,
         }
     }
@@ -195,7 +195,7 @@ impl<D: Driver> Tunnel<D> {
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         self.activity.seen(cx.hands.now);
         match (end, lane) {
-            (End::Client, Lane::Read) if self.watch != Watch::Off => self.watched(done, cx),
+            (End::Client, Lane::Read) if self.watch != LeaveWatch::Off => self.watched(done, cx),
             (End::Client, Lane::Read) if self.to_backend.is_over() => self.hung_up(done),
             (End::Client, Lane::Read) => {
                 let sink = self.open_upstream();
@@ -212,7 +212,7 @@ impl<D: Driver> Tunnel<D> {
                 self.after_to_backend(progress, &mut cx.hands.driver)
             }
             (End::Backend | End::Rival, Lane::Write)
-                if matches!(self.upstream, Upstream::Connecting(_)) =>
+                if matches!(self.upstream, BackendSide::Connecting(_)) =>
             {
                 self.connect(cx, |connecting, bytes_follow, cx| {
                     connecting.connected(end, done, bytes_follow, cx)
@@ -274,22 +274,24 @@ impl<D: Driver> Tunnel<D> {
     /// The address set changed.
     pub fn addresses_changed(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self.upstream {
-            Upstream::Connecting(_) => self.connect(cx, Connecting::addresses_changed),
-            Upstream::Opening(_) | Upstream::Open(_) | Upstream::None => Step::Continue,
+            BackendSide::Connecting(_) => self.connect(cx, Connecting::addresses_changed),
+            BackendSide::Opening(_) | BackendSide::Open(_) | BackendSide::None => Step::Continue,
         }
     }
 
     /// The endpoint of an open upstream.
     pub fn endpoint(&self) -> Option<Address> {
         match &self.upstream {
-            Upstream::Opening(serving) | Upstream::Open(serving) => Some(serving.lease.address()),
-            Upstream::Connecting(_) | Upstream::None => None,
+            BackendSide::Opening(serving) | BackendSide::Open(serving) => {
+                Some(serving.lease.address())
+            }
+            BackendSide::Connecting(_) | BackendSide::None => None,
         }
     }
 
     /// The endpoint is in the set, or is not: then the session has a while left, unless it comes back.
     pub fn endpoint_is_current(&mut self, current: bool, cx: &mut Context<'_, D>) -> Step {
-        if let Upstream::Opening(serving) | Upstream::Open(serving) = &mut self.upstream {
+        if let BackendSide::Opening(serving) | BackendSide::Open(serving) = &mut self.upstream {
             serving.cut_at = match (current, cx.policy.timeouts.removed) {
                 (false, Some(left)) => serving.cut_at.or(Some(cx.hands.now + left)),
                 (true, _) | (_, None) => None,
@@ -301,12 +303,12 @@ impl<D: Driver> Tunnel<D> {
     /// The deadline has come.
     pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
         match &self.upstream {
-            Upstream::Connecting(_) => self.connect(cx, Connecting::expire),
-            Upstream::Open(serving) if serving.cut_at.is_some_and(|at| at <= cx.hands.now) => {
+            BackendSide::Connecting(_) => self.connect(cx, Connecting::expire),
+            BackendSide::Open(serving) if serving.cut_at.is_some_and(|at| at <= cx.hands.now) => {
                 Step::End(Ending::EndpointRemoved)
             }
-            Upstream::Open(serving) => self.idle(serving.sock, cx),
-            Upstream::Opening(_) | Upstream::None => {
+            BackendSide::Open(serving) => self.idle(serving.sock, cx),
+            BackendSide::Opening(_) | BackendSide::None => {
                 unreachable!("it waits for what comes without a deadline")
             }
         }
@@ -331,18 +333,18 @@ impl<D: Driver> Tunnel<D> {
     fn connect(
         &mut self,
         cx: &mut Context<'_, D>,
-        act: impl FnOnce(&mut Connecting, bool, &mut Context<'_, D>) -> Found,
+        act: impl FnOnce(&mut Connecting, bool, &mut Context<'_, D>) -> SearchStep,
     ) -> Step {
-        let Upstream::Connecting(connecting) = &mut self.upstream else {
+        let BackendSide::Connecting(connecting) = &mut self.upstream else {
             unreachable!("there is no upstream yet")
         };
         match act(connecting, self.to_backend.holds_bytes(), cx) {
-            Found::Waiting => self.watch_client(cx),
-            Found::Open(sock, lease) => self.found(sock, lease, cx),
-            Found::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),
-            Found::Resting(_) => unreachable!("a raw session's connection never rests"),
-            Found::QueueTimeout => return Step::End(Ending::QueueTimeout),
-            Found::BrokenOff(errno) => return Step::End(Ending::BackendReset(errno)),
+            SearchStep::Waiting => self.watch_client(cx),
+            SearchStep::Open(sock, lease) => self.found(sock, lease, cx),
+            SearchStep::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),
+            SearchStep::Resting(_) => unreachable!("a raw session's connection never rests"),
+            SearchStep::QueueTimeout => return Step::End(Ending::QueueTimeout),
+            SearchStep::BrokenOff(errno) => return Step::End(Ending::BackendReset(errno)),
         }
         Step::Continue
     }
@@ -350,23 +352,24 @@ impl<D: Driver> Tunnel<D> {
     /// While nothing can be connected to, a client that leaves shall not keep its place. An armed
     /// receive tells as well.
     fn watch_client(&mut self, cx: &mut Context<'_, D>) {
-        if let Upstream::Connecting(connecting) = &self.upstream
-            && self.watch == Watch::Off
+        if let BackendSide::Connecting(connecting) = &self.upstream
+            && self.watch == LeaveWatch::Off
             && connecting.is_stalled(cx.hands.now)
             && (self.to_backend.holds_bytes() || !self.reading)
         {
             cx.hands.driver.submit(self.client, Op::Hangup);
-            self.watch = Watch::Armed;
+            self.watch = LeaveWatch::Armed;
         }
     }
 
     /// The watch over the client has ended.
     fn watched(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
-        let watch = mem::replace(&mut self.watch, Watch::Off);
+        let watch = mem::replace(&mut self.watch, LeaveWatch::Off);
         match (watch, done) {
             // Also if the client is gone: what it sent can be delivered now.
-            (Watch::Ending, _) => {
-                let Upstream::Opening(serving) = mem::replace(&mut self.upstream, Upstream::None)
+            (LeaveWatch::Ending, _) => {
+                let BackendSide::Opening(serving) =
+                    mem::replace(&mut self.upstream, BackendSide::None)
                 else {
                     unreachable!("the watch was taken back for an upstream")
                 };
@@ -388,26 +391,26 @@ impl<D: Driver> Tunnel<D> {
     }
 
     fn found(&mut self, sock: Sock, lease: Lease, cx: &mut Context<'_, D>) {
-        let serving = Serving {
+        let serving = OpenUpstream {
             sock,
             cut_at: cut_if_removed(&lease, cx),
             lease,
             verdict: EndpointReport::Unasked,
         };
         match self.watch {
-            Watch::Off => self.opened(serving, cx),
-            Watch::Armed => {
+            LeaveWatch::Off => self.opened(serving, cx),
+            LeaveWatch::Armed => {
                 cx.hands.driver.cancel(self.client, Lane::Read);
-                self.watch = Watch::Ending;
-                self.upstream = Upstream::Opening(serving);
+                self.watch = LeaveWatch::Ending;
+                self.upstream = BackendSide::Opening(serving);
             }
-            Watch::Ending => unreachable!("an upstream is found once"),
+            LeaveWatch::Ending => unreachable!("an upstream is found once"),
         }
     }
 
-    fn opened(&mut self, serving: Serving, cx: &mut Context<'_, D>) {
+    fn opened(&mut self, serving: OpenUpstream, cx: &mut Context<'_, D>) {
         let sock = serving.sock;
-        self.upstream = Upstream::Open(serving);
+        self.upstream = BackendSide::Open(serving);
         self.to_client.start(&mut cx.hands.driver, sock);
         // Where nothing is held, the search for an upstream has sent it.
         if let Some(introduction) = self.hello.bytes() {
@@ -418,8 +421,8 @@ impl<D: Driver> Tunnel<D> {
 
     fn open_upstream(&self) -> Option<Sock> {
         match &self.upstream {
-            Upstream::Open(serving) => Some(serving.sock),
-            Upstream::Connecting(_) | Upstream::Opening(_) | Upstream::None => None,
+            BackendSide::Open(serving) => Some(serving.sock),
+            BackendSide::Connecting(_) | BackendSide::Opening(_) | BackendSide::None => None,
         }
     }
 
@@ -427,7 +430,7 @@ impl<D: Driver> Tunnel<D> {
 
     /// A write to the backend ended.
     fn judge_write(&mut self, done: &Done, cx: &Context<'_, D>) {
-        let Upstream::Open(serving) = &mut self.upstream else {
+        let BackendSide::Open(serving) = &mut self.upstream else {
             return;
         };
         match done {
@@ -442,7 +445,7 @@ impl<D: Driver> Tunnel<D> {
     /// A read of the backend ended. Bytes are an answer. An end without a byte is none, unless the
     /// client had ended before: then it may be all that was wanted.
     fn judge_read(&mut self, done: &Done, cx: &Context<'_, D>) {
-        let Upstream::Open(serving) = &mut self.upstream else {
+        let BackendSide::Open(serving) = &mut self.upstream else {
             return;
         };
         match (done, serving.verdict) {
@@ -538,11 +541,11 @@ impl<D: Driver> Tunnel<D> {
     pub fn close(self, ending: Ending, hands: &mut Hands<D>) -> Option<Sock> {
         let to_backend = self.close_to_backend(ending);
         let leaving = match self.upstream {
-            Upstream::Connecting(connecting) => connecting.close(hands),
-            Upstream::Opening(serving) | Upstream::Open(serving) => {
+            BackendSide::Connecting(connecting) => connecting.close(hands),
+            BackendSide::Opening(serving) | BackendSide::Open(serving) => {
                 hands.close_upstream(serving.sock, serving.lease, to_backend)
             }
-            Upstream::None => None,
+            BackendSide::None => None,
         };
         let closed = hands.driver.close(self.client, close_to_client(ending));
         leaving.or_else(|| (closed == Closed::Soon).then_some(self.client))
@@ -614,7 +617,7 @@ fn cut_if_removed<D: Driver>(lease: &Lease, cx: &mut Context<'_, D>) -> Option<I
     (!cx.is_current(lease)).then(|| cx.hands.now + left)
 }
 
-impl Serving {
+impl OpenUpstream {
     /// It answered.
     fn succeed<D: Driver>(&mut self, cx: &Context<'_, D>) {
         self.verdict = EndpointReport::Given;

@@ -18,7 +18,7 @@ use crate::sys::net::TcpOptions;
 use super::gate::Permit;
 use super::routes::{Admittance, Served};
 use super::who::Refusal;
-use super::{Active, Phase, Seats, Worker, context};
+use super::{Active, Seats, Worker, WorkerPhase, context};
 
 /// How long accepting pauses when the system has no descriptor or memory left, unless a session of
 /// this worker ends before.
@@ -156,7 +156,7 @@ impl<D: Driver> Worker<D> {
             return;
         }
         match self.phase {
-            Phase::Serving => {
+            WorkerPhase::Serving => {
                 // Where clients are refused, a permit is taken for one that is there: one at hand could
                 // be the one for whose want another worker refuses.
                 let refuses = self.shared.at_limit == AtLimit::Refuse;
@@ -171,8 +171,8 @@ impl<D: Driver> Worker<D> {
                 }
             }
             // Enough for one turn; the next one needs a ticket.
-            Phase::Draining if !self.listeners.are_closed() => drop(self.prepare_ticket()),
-            Phase::Draining => self.admission.give_ticket_back(&mut self.hands.driver),
+            WorkerPhase::Draining if !self.listeners.are_closed() => drop(self.prepare_ticket()),
+            WorkerPhase::Draining => self.admission.give_ticket_back(&mut self.hands.driver),
         }
     }
 
@@ -193,7 +193,7 @@ impl<D: Driver> Worker<D> {
     /// An armed accept ended.
     pub(super) fn accepted(&mut self, listener: usize, done: Done) {
         self.listeners.disarmed(listener);
-        if self.phase == Phase::Draining {
+        if self.phase == WorkerPhase::Draining {
             self.listeners.leave_backlogs(&mut self.hands.driver);
         }
         match done {

@@ -50,7 +50,7 @@ struct Listener {
     of: ListenerOf,
     backlog: Backlog,
     introduction: Introduction,
-    role: Role,
+    role: ListenerRole,
     accepting: Accepting,
     /// Accepts that will pass before a look for more clients of the same burst.
     looks_in: u32,
@@ -68,7 +68,7 @@ enum Accepting {
 
 /// What is to become of a listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Role {
+enum ListenerRole {
     /// Clients come to it.
     Serving,
     /// Nobody new comes. Who waits in its backlog is served, then it is closed.
@@ -113,7 +113,7 @@ impl Listeners {
     ) {
         for listener in &mut self.0 {
             if listener.of == of && listener.accepting != Accepting::Closed {
-                listener.role = Role::Retiring;
+                listener.role = ListenerRole::Retiring;
                 if listener.accepting == Accepting::Armed {
                     hands.driver.cancel(listener.sock, Lane::Read);
                 }
@@ -147,7 +147,7 @@ impl Listeners {
             of,
             backlog,
             introduction,
-            role: Role::Serving,
+            role: ListenerRole::Serving,
             accepting: Accepting::Idle,
             looks_in: 0,
             looked_after: 0,
@@ -166,7 +166,7 @@ impl Listeners {
     pub(super) fn refuses_newcomers(&mut self, number: usize) -> bool {
         let listener = &mut self.0[number];
         if listener.backlog == Backlog::Ours {
-            listener.role = Role::Retiring;
+            listener.role = ListenerRole::Retiring;
         }
         listener.backlog == Backlog::Ours
     }
@@ -174,7 +174,7 @@ impl Listeners {
     /// Arms an accept on each listener that has none, of the routes that take clients.
     pub(super) fn arm<D: Driver>(&mut self, takes: impl Fn(RouteKey) -> bool, driver: &mut D) {
         for listener in &mut self.0 {
-            let is_serving = listener.is_idle() && listener.role == Role::Serving;
+            let is_serving = listener.is_idle() && listener.role == ListenerRole::Serving;
             if is_serving && takes(listener.route) {
                 driver.submit(listener.sock, Op::Accept);
                 listener.accepting = Accepting::Armed;
@@ -255,13 +255,13 @@ impl Listeners {
 
     /// Whether there is one to arm of a route of which this is so.
     pub(super) fn has_idle_of(&self, is_so: impl Fn(RouteKey) -> bool) -> bool {
-        let mut serving = self.0.iter().filter(|l| l.role == Role::Serving);
+        let mut serving = self.0.iter().filter(|l| l.role == ListenerRole::Serving);
         serving.any(|listener| listener.is_idle() && is_so(listener.route))
     }
 
     /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any.
     pub(super) fn to_empty(&self, is_draining: bool) -> Option<IdleListener> {
-        let is_given_up = |l: &Listener| is_draining || l.role == Role::Retiring;
+        let is_given_up = |l: &Listener| is_draining || l.role == ListenerRole::Retiring;
         let number = self.0.iter().position(|l| l.is_idle() && is_given_up(l))?;
         let sock = self.0[number].sock;
         Some(IdleListener { number, sock })

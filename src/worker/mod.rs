@@ -40,7 +40,7 @@ use crate::sys::clock::ThreadClock;
 pub use gate::Gate;
 pub use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub use mailbox::{Mailbox, Notice};
-pub use routes::{Crowd, Limit, Route, RouteNumber, Rules, Share, Spread};
+pub use routes::{Crowd, Limit, Route, RouteNumber, Share, ShareRules, Spread};
 pub use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
@@ -105,7 +105,7 @@ pub struct Worker<D: Driver> {
     pools_looked_at: Option<Instant>,
     /// Sessions that ended in this turn because their endpoint was removed.
     removed: usize,
-    phase: Phase,
+    phase: WorkerPhase,
     /// When FastCGI connections that have sent no request end. `None`: the worker does not drain.
     last_call: Option<Instant>,
 }
@@ -135,7 +135,7 @@ enum Rest {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum WorkerPhase {
     Serving,
     /// Backlogs are emptied, unless they are for others, then the listeners closed; sessions finish.
     Draining,
@@ -183,7 +183,7 @@ impl<D: Driver> Worker<D> {
             to_release: false,
             pools_looked_at: None,
             removed: 0,
-            phase: Phase::Serving,
+            phase: WorkerPhase::Serving,
             last_call: None,
         }
     }
@@ -256,7 +256,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn is_finished(&self) -> bool {
-        self.phase == Phase::Draining
+        self.phase == WorkerPhase::Draining
             && self.listeners.are_closed()
             && self.admission.serves_all()
             && self.sessions.is_empty()
@@ -292,7 +292,7 @@ impl<D: Driver> Worker<D> {
 
     /// A listener that nobody new comes to, and whose backlog is to be served.
     fn to_empty(&self) -> Option<IdleListener> {
-        self.listeners.to_empty(self.phase == Phase::Draining)
+        self.listeners.to_empty(self.phase == WorkerPhase::Draining)
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -345,7 +345,7 @@ impl<D: Driver> Worker<D> {
             }
         }
         if notices.has(Notice::Drain) {
-            self.phase = Phase::Draining;
+            self.phase = WorkerPhase::Draining;
             self.listeners.disarm(&mut self.hands.driver);
             self.listeners.leave_backlogs(&mut self.hands.driver);
             self.drain_sessions(false);
@@ -379,7 +379,7 @@ impl<D: Driver> Worker<D> {
     }
 
     fn cut(&mut self) {
-        self.phase = Phase::Draining;
+        self.phase = WorkerPhase::Draining;
         self.listeners.close(&mut self.hands.driver);
         self.admission.cut(&mut self.hands.driver);
         let cut = self.sessions.len();
@@ -509,7 +509,7 @@ impl<D: Driver> Worker<D> {
 
     /// Closes kept connections whose time is up; in a drain, all of them once nobody is left.
     fn look_at_pools(&mut self) {
-        let is_over = self.phase == Phase::Draining && self.sessions.is_empty();
+        let is_over = self.phase == WorkerPhase::Draining && self.sessions.is_empty();
         if !is_over && self.pools_looked_at.is_none_or(|at| at > self.hands.now) {
             return;
         }
@@ -592,7 +592,7 @@ fn context<'a, D: Driver>(
     hands: &'a mut Hands<D>,
     (served, policy): (&'a mut Served, &'a Policy),
     changes: &'a mut Changes,
-    (route, phase): (RouteKey, Phase),
+    (route, phase): (RouteKey, WorkerPhase),
 ) -> Context<'a, D> {
     Context {
         id,
@@ -601,7 +601,7 @@ fn context<'a, D: Driver>(
         route,
         pool: &mut served.pool,
         changes,
-        draining: phase == Phase::Draining,
+        draining: phase == WorkerPhase::Draining,
         published: &served.route.published,
         policy,
         balancer: &mut served.balancer,

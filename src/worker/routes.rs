@@ -110,13 +110,13 @@ pub struct Share {
     /// The route's listeners.
     pub listeners: Vec<Listening>,
     /// How the worker serves it.
-    pub rules: Rules,
+    pub rules: ShareRules,
     /// What the worker counts of it.
     pub counters: ShareCounters,
 }
 
 /// How one worker serves a route. Where that changes, the worker takes the new rules over between two turns, whole.
-pub struct Rules {
+pub struct ShareRules {
     /// Those of new sessions, and of new requests.
     pub policy: Arc<Policy>,
     /// Which clients are served; `None`: whoever connects.
@@ -280,12 +280,12 @@ pub(super) enum Admittance {
 impl Served {
     pub(super) fn new(
         route: Arc<Route>,
-        rules: Rules,
+        rules: ShareRules,
         counters: ShareCounters,
         seed: u64,
         head_room: HeadRoom,
     ) -> Self {
-        let Rules {
+        let ShareRules {
             policy,
             who,
             balance,

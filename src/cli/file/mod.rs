@@ -26,7 +26,7 @@ use self::source::Source;
 use super::daemon::DaemonArguments;
 use super::options::{self, Options};
 use super::route::RouteArguments;
-use super::{Refusal, Served, ServedRoute, usage};
+use super::{Conflict, Served, ServedRoute, usage};
 use crate::config::{ListenAddress, RouteName};
 
 /// The largest file: [`ROUTES_MAX`] routes with every key, as `check` prints them, take a quarter of it,
@@ -309,7 +309,7 @@ impl Document {
         problems: &mut Problems<'_>,
     ) {
         let routes = served.iter().map(|served| &served.route);
-        let Err(Refusal { option, problem }) = daemon.check_control(routes) else {
+        let Err(Conflict { option, problem }) = daemon.check_control(routes) else {
             return;
         };
         let problem = options::in_words_of_a_file(&problem);
@@ -336,7 +336,7 @@ impl Route {
         let route =
             arguments
                 .validate(self.name.clone())
-                .map_err(|Refusal { option, problem }| {
+                .map_err(|Conflict { option, problem }| {
                     let entry = self.entry(option, defaults);
                     complain(entry.map_or(self.line, |entry| entry.line), &problem)
                 })?;

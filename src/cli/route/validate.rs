@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::super::Refusal;
+use super::super::Conflict;
 use super::super::values::{NumberOrOff, timeout};
 use super::{ProtocolName, RouteArguments};
 use crate::config::{
@@ -16,7 +16,7 @@ use crate::config::{
 
 impl RouteArguments {
     /// Checks what concerns several options at once.
-    pub(in super::super) fn validate(self, name: RouteName) -> Result<Route, Refusal> {
+    pub(in super::super) fn validate(self, name: RouteName) -> Result<Route, Conflict> {
         self.check_listeners()?;
         let discovery = self.discovery()?;
         let upstreams = self.upstreams()?;
@@ -62,9 +62,9 @@ impl RouteArguments {
         })
     }
 
-    fn discovery(&self) -> Result<Discovery, Refusal> {
+    fn discovery(&self) -> Result<Discovery, Conflict> {
         if self.nameserver.len() > NAME_SERVERS_MAX {
-            return Err(Refusal::new(
+            return Err(Conflict::new(
                 "nameserver",
                 format!(
                     "--nameserver: given {} times (use at most {NAME_SERVERS_MAX})",
@@ -74,7 +74,7 @@ impl RouteArguments {
         }
         if let ResolveWith::System = self.resolve_with {
             if let Some(server) = self.nameserver.first() {
-                return Err(Refusal::new(
+                return Err(Conflict::new(
                     "nameserver",
                     format!(
                         "--nameserver {server} with --resolve-with system: the C library asks those in \
@@ -85,7 +85,7 @@ impl RouteArguments {
             let is_service =
                 |backend: &&BackendAddress| matches!(backend, BackendAddress::Service { .. });
             if let Some(service) = self.backend.iter().find(is_service) {
-                return Err(Refusal::new(
+                return Err(Conflict::new(
                     "backend",
                     format!(
                         "--backend {service} with --resolve-with system: the C library knows no SRV \
@@ -95,7 +95,7 @@ impl RouteArguments {
             }
         }
         if self.dns_min_ttl > self.dns_max_ttl {
-            return Err(Refusal::new(
+            return Err(Conflict::new(
                 "dns-min-ttl",
                 format!(
                     "--dns-min-ttl {:?}: longer than --dns-max-ttl {:?} (exchange them, or give both)",
@@ -116,7 +116,7 @@ impl RouteArguments {
         })
     }
 
-    fn upstreams(&self) -> Result<Upstreams, Refusal> {
+    fn upstreams(&self) -> Result<Upstreams, Conflict> {
         Ok(Upstreams {
             tcp_keepalive: self.tcp_keepalive.0,
             tcp_user_timeout: self.tcp_user_timeout.0,
@@ -130,7 +130,7 @@ impl RouteArguments {
         })
     }
 
-    fn source(&self) -> Result<SourceAddresses, Refusal> {
+    fn source(&self) -> Result<SourceAddresses, Conflict> {
         let mut source = SourceAddresses::default();
         for SourceAddress(ip) in &self.source_address {
             let taken = match *ip {
@@ -138,7 +138,7 @@ impl RouteArguments {
                 IpAddr::V6(ip) => source.v6.replace(ip).is_some(),
             };
             if taken {
-                return Err(Refusal::new(
+                return Err(Conflict::new(
                     "source-address",
                     format!(
                         "--source-address {ip}: the second one of its family (give at most one for IPv4 \
@@ -150,7 +150,7 @@ impl RouteArguments {
         let is_out_of_reach = |backend: &&BackendAddress| matches!(backend, BackendAddress::Literal(address) if !source.reach(address.ip()));
         match self.backend.iter().find(is_out_of_reach) {
             None => Ok(source),
-            Some(backend) => Err(Refusal::new(
+            Some(backend) => Err(Conflict::new(
                 "source-address",
                 format!(
                     "--backend {backend} with --source-address {}: of another family (give a source \
@@ -162,11 +162,11 @@ impl RouteArguments {
     }
 
     /// A FastCGI server would take the header for a broken record.
-    fn proxy_protocol(&self) -> Result<ProxyProtocol, Refusal> {
+    fn proxy_protocol(&self) -> Result<ProxyProtocol, Conflict> {
         match (self.protocol, self.proxy_protocol) {
             (ProtocolName::Raw, version) => Ok(version),
             (ProtocolName::Fastcgi, ProxyProtocol::Off) => Ok(ProxyProtocol::Off),
-            (ProtocolName::Fastcgi, _) => Err(Refusal::new(
+            (ProtocolName::Fastcgi, _) => Err(Conflict::new(
                 "proxy-protocol",
                 "--proxy-protocol with --protocol fastcgi: a FastCGI server takes the header for a \
                  broken record (remove one of the two)"
@@ -175,10 +175,10 @@ impl RouteArguments {
         }
     }
 
-    fn close_removed_after(&self) -> Result<Option<Duration>, Refusal> {
+    fn close_removed_after(&self) -> Result<Option<Duration>, Conflict> {
         let refuse = |problem: &str| {
             let given = self.removed_endpoint.join(" ");
-            Err(Refusal::new(
+            Err(Conflict::new(
                 "removed-endpoint",
                 format!("invalid value '{given}' for '--removed-endpoint': {problem}"),
             ))
@@ -195,11 +195,11 @@ impl RouteArguments {
         }
     }
 
-    fn check_listeners(&self) -> Result<(), Refusal> {
+    fn check_listeners(&self) -> Result<(), Conflict> {
         let mut seen = HashSet::new();
         for address in &self.listen {
             if !seen.insert(address) {
-                return Err(Refusal::new(
+                return Err(Conflict::new(
                     "listen",
                     format!("--listen {address}: given twice (remove one)"),
                 ));
@@ -221,7 +221,7 @@ impl RouteArguments {
             ("group", self.group.is_some() && all_abstract),
         ] {
             if refused {
-                return Err(Refusal::new(
+                return Err(Conflict::new(
                     option,
                     format!(
                         "--{option} with --listen {address}: abstract sockets have no permissions \
@@ -234,7 +234,7 @@ impl RouteArguments {
     }
 
     /// A descriptor belongs to one listener, and whoever opens a socket decides who may connect.
-    fn check_inherited(&self) -> Result<(), Refusal> {
+    fn check_inherited(&self) -> Result<(), Conflict> {
         let is_inherited =
             |address: &&ListenAddress| matches!(address, ListenAddress::Inherited(_));
         let mut inherited = self.listen.iter().filter(is_inherited);
@@ -242,7 +242,7 @@ impl RouteArguments {
             return Ok(());
         };
         if let Some(other) = inherited.find(|other| address.overlaps(other)) {
-            return Err(Refusal::new(
+            return Err(Conflict::new(
                 "listen",
                 format!(
                     "--listen {address} with --listen {other}: inherit takes all descriptors (remove \
@@ -256,7 +256,7 @@ impl RouteArguments {
             ("group", self.group.is_some(), "SocketGroup="),
         ] {
             if is_given {
-                return Err(Refusal::new(
+                return Err(Conflict::new(
                     option,
                     format!(
                         "--{option} with --listen {address}: the socket unit sets it ({remedy}; remove \
@@ -277,9 +277,9 @@ impl RouteArguments {
         self.refused_timeout.or(default)
     }
 
-    fn limits(&self) -> Result<ConnectionLimits, Refusal> {
+    fn limits(&self) -> Result<ConnectionLimits, Conflict> {
         let shards = self.shards;
-        let refuse = |problem: String| Err(Refusal::new("shards", problem));
+        let refuse = |problem: String| Err(Conflict::new("shards", problem));
         match self.per_endpoint_max.0 {
             None if shards > 1 && self.protocol == ProtocolName::Raw => refuse(format!(
                 "--shards {shards} without --per-endpoint-max: all worker threads serve a route \

@@ -63,7 +63,7 @@ fn with_mode(mode: u32) -> Access {
     }
 }
 
-const NOBODY: Owners = Owners {
+const NOBODY: SocketOwners = SocketOwners {
     user: None,
     group: None,
 };

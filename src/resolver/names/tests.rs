@@ -8,14 +8,14 @@ const NEGATIVE_HOLD: Duration = RefreshTimes::NEGATIVE_HOLD_DEFAULT;
 const ALL: usize = usize::MAX;
 
 fn v4() -> Question {
-    addresses_of("php.internal", Family::V4)
+    addresses_of("php.internal", RecordFamily::V4)
 }
 
 fn v6() -> Question {
-    addresses_of("php.internal", Family::V6)
+    addresses_of("php.internal", RecordFamily::V6)
 }
 
-fn addresses_of(host: &str, family: Family) -> Question {
+fn addresses_of(host: &str, family: RecordFamily) -> Question {
     Question::Addresses(Name::from_ascii(host).unwrap(), family)
 }
 
@@ -110,11 +110,11 @@ fn target(priority: u16, host: &str, port: u16) -> Target {
 }
 
 fn v4_of(host: &str) -> Question {
-    addresses_of(host, Family::V4)
+    addresses_of(host, RecordFamily::V4)
 }
 
 fn v6_of(host: &str) -> Question {
-    addresses_of(host, Family::V6)
+    addresses_of(host, RecordFamily::V6)
 }
 
 fn php(port: u16) -> BackendAddress {

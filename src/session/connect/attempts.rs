@@ -10,7 +10,7 @@ use crate::session::{ConnectFailure, Context, End, Owner};
 use crate::sys::Errno;
 
 use super::failures::Blame;
-use super::{Connecting, Found, REMINDER_INTERVAL, Race, Stage};
+use super::{Connecting, REMINDER_INTERVAL, Race, SearchStage, SearchStep};
 
 /// How long a connect has before one of the other address family joins in (RFC 8305, section 5, its
 /// "Connection Attempt Delay").
@@ -164,7 +164,7 @@ impl Connecting {
             }
             _ => Race::Off,
         };
-        self.stage = Stage::Trying { first, race };
+        self.stage = SearchStage::Trying { first, race };
     }
 
     /// The set has changed while connects are under way. Its endpoints are tried at once beside one that has
@@ -173,8 +173,8 @@ impl Connecting {
         &mut self,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
-        let Stage::Trying { mut first, race } = self.take_stage(cx.hands.now) else {
+    ) -> SearchStep {
+        let SearchStage::Trying { mut first, race } = self.take_stage(cx.hands.now) else {
             unreachable!("connects are under way")
         };
         cx.balancer.refresh(cx.published);
@@ -182,8 +182,8 @@ impl Connecting {
             let is_current = |attempt: &Attempt| cx.balancer.has(attempt.lease.address());
             if is_current(&first) && is_current(&rival) {
                 let race = Race::On(rival);
-                self.stage = Stage::Trying { first, race };
-                return Found::Waiting;
+                self.stage = SearchStage::Trying { first, race };
+                return SearchStep::Waiting;
             }
             if !is_current(&first) {
                 mem::swap(&mut first, &mut rival);
@@ -198,8 +198,8 @@ impl Connecting {
             return self.start_race(first, Want::Any, bytes_follow, cx);
         }
         let race = Race::StartsAt(begins, Want::Any);
-        self.stage = Stage::Trying { first, race };
-        Found::Waiting
+        self.stage = SearchStage::Trying { first, race };
+        SearchStep::Waiting
     }
 
     /// The head start is over: another one, if there is any that would do.
@@ -209,7 +209,7 @@ impl Connecting {
         want: Want,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         self.tried.insert(&first.lease);
         let race = loop {
             let chosen = cx.balancer.choose_with(
@@ -230,7 +230,7 @@ impl Connecting {
                     if want == Want::Any && address != first.lease.address() =>
                 {
                     cx.abandon(first.sock, first.lease);
-                    return Found::Resting(address);
+                    return SearchStep::Resting(address);
                 }
                 Choice::Full if want == Want::Any => {
                     break Race::StartsAt(cx.hands.now + HEAD_START, want);
@@ -258,8 +258,8 @@ impl Connecting {
                 Started::Starved => break Race::StartsAt(cx.hands.now + HEAD_START, want),
             }
         };
-        self.stage = Stage::Trying { first, race };
-        Found::Waiting
+        self.stage = SearchStage::Trying { first, race };
+        SearchStep::Waiting
     }
 
     /// Something about the attempts is due.
@@ -269,7 +269,7 @@ impl Connecting {
         mut race: Race,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         first.suspect(cx);
         if let Race::On(rival) = &mut race {
             rival.suspect(cx);
@@ -297,8 +297,8 @@ impl Connecting {
             }
             // Only the resolver was to be told.
             Race::Off | Race::StartsAt(..) | Race::On(_) => {
-                self.stage = Stage::Trying { first, race };
-                Found::Waiting
+                self.stage = SearchStage::Trying { first, race };
+                SearchStep::Waiting
             }
         }
     }
@@ -309,11 +309,11 @@ impl Connecting {
         left: Option<Attempt>,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         match left {
             Some(attempt) => {
                 self.try_alone(attempt, cx);
-                Found::Waiting
+                SearchStep::Waiting
             }
             None => self.search(bytes_follow, cx),
         }
@@ -326,7 +326,7 @@ impl Connecting {
         end: End,
         loser: Option<Attempt>,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         if let Some(loser) = loser {
             // It had a head start, and yet it lost: or sessions would go on waiting for it.
             if end == End::Rival {
@@ -342,7 +342,7 @@ impl Connecting {
         sock: Sock,
         lease: Lease,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         self.close_spare(&mut cx.hands.driver);
         cx.hands
             .owners
@@ -356,6 +356,6 @@ impl Connecting {
             .connect_time
             .record(self.patience.saturating_sub(left));
         lease.counters().connects.add(1);
-        Found::Open(sock, lease)
+        SearchStep::Open(sock, lease)
     }
 }

@@ -36,7 +36,7 @@ impl Blame {
 
 /// What a connect that failed tells of the endpoint.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum Reaction {
     /// It was there, and had no room.
     Yes,
     /// It said no, or somebody on the way did.
@@ -47,7 +47,7 @@ enum Answer {
     Unasked,
 }
 
-impl Answer {
+impl Reaction {
     fn of(errno: Errno) -> Self {
         match errno {
             // A Unix socket's backlog is full; or it took the connection and broke it off.
@@ -85,12 +85,12 @@ impl Connecting {
         let failure = ConnectFailure::Refused(lease.address(), errno);
         self.failed(lease, failure, Blame::of(errno), cx);
         let lasted = cx.hands.now.saturating_duration_since(started);
-        match Answer::of(errno) {
+        match Reaction::of(errno) {
             // What was said so late was said by nobody over there.
-            Answer::No if lasted < SILENT_PATIENCE => lease.refused(cx.hands.now),
-            Answer::No | Answer::None => lease.not_answered(),
-            Answer::Yes => cx.changes.room |= lease.reached(),
-            Answer::Unasked => {}
+            Reaction::No if lasted < SILENT_PATIENCE => lease.refused(cx.hands.now),
+            Reaction::No | Reaction::None => lease.not_answered(),
+            Reaction::Yes => cx.changes.room |= lease.reached(),
+            Reaction::Unasked => {}
         }
     }
 

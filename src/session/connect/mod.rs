@@ -82,23 +82,23 @@ pub(super) struct Connecting {
     has_made_room: bool,
     /// A place gets free that was its own, or was taken from a connection for its sake.
     is_owed_a_place: bool,
-    stage: Stage,
+    stage: SearchStage,
 }
 
-enum Stage {
+enum SearchStage {
     /// No endpoint is known.
     Unknown { remind_at: Instant },
     /// One endpoint is being tried, or two.
     Trying { first: Attempt, race: Race },
     /// Nothing can be tried for now.
-    Pausing { until: Instant, then: Then },
+    Pausing { until: Instant, then: AfterPause },
     /// Endpoints have a limited number of places, and none that would do is free: its turn comes by
     /// arrival.
-    Queued(Wait),
+    Queued(PlaceWait),
 }
 
 /// A session's wait for a place at an endpoint.
-enum Wait {
+enum PlaceWait {
     /// Nothing was tried yet.
     First,
     /// Those that failed may be tried again then, when it is its turn.
@@ -107,7 +107,7 @@ enum Wait {
 
 /// What comes after a pause.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Then {
+enum AfterPause {
     /// Those that were not tried: something was missing that comes back.
     GoOn,
     /// All of them again.
@@ -124,7 +124,7 @@ enum Race {
 }
 
 /// What the search came to in one step.
-pub(super) enum Found {
+pub(super) enum SearchStep {
     /// Nothing yet.
     Waiting,
     /// A connection is open.
@@ -150,8 +150,8 @@ impl Connecting {
     ) -> Self {
         let queue_by = timeouts.queue.map(|time| now + time);
         let stage = match entry {
-            Entry::Direct => Stage::Unknown { remind_at: now },
-            Entry::Queued => Stage::Queued(Wait::First),
+            Entry::Direct => SearchStage::Unknown { remind_at: now },
+            Entry::Queued => SearchStage::Queued(PlaceWait::First),
         };
         Self {
             hello,
@@ -175,15 +175,15 @@ impl Connecting {
     /// When [`Connecting::expire`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let next = match &self.stage {
-            Stage::Unknown { remind_at } => Some(*remind_at),
-            Stage::Trying { first, race } => Some(match race {
+            SearchStage::Unknown { remind_at } => Some(*remind_at),
+            SearchStage::Trying { first, race } => Some(match race {
                 Race::Off => first.deadline(),
                 Race::StartsAt(at, _) => first.deadline().min(*at),
                 Race::On(rival) => first.deadline().min(rival.deadline()),
             }),
-            Stage::Pausing { until, .. } => Some(*until),
-            Stage::Queued(Wait::First) => None,
-            Stage::Queued(Wait::Again { retry_at }) => Some(*retry_at),
+            SearchStage::Pausing { until, .. } => Some(*until),
+            SearchStage::Queued(PlaceWait::First) => None,
+            SearchStage::Queued(PlaceWait::Again { retry_at }) => Some(*retry_at),
         };
         let end = if self.is_queued() {
             self.by.or(self.queue_by)
@@ -197,8 +197,8 @@ impl Connecting {
     /// Whether it waits after attempts that failed.
     fn is_between_attempts(&self) -> bool {
         match self.stage {
-            Stage::Pausing { .. } | Stage::Queued(_) => true,
-            Stage::Unknown { .. } | Stage::Trying { .. } => false,
+            SearchStage::Pausing { .. } | SearchStage::Queued(_) => true,
+            SearchStage::Unknown { .. } | SearchStage::Trying { .. } => false,
         }
     }
 
@@ -210,7 +210,7 @@ impl Connecting {
 
     /// Whether it waits for a place at an endpoint.
     fn is_queued(&self) -> bool {
-        matches!(self.stage, Stage::Queued(_))
+        matches!(self.stage, SearchStage::Queued(_))
     }
 
     /// What it waits for, if that is a place at an endpoint.
@@ -223,11 +223,11 @@ impl Connecting {
     /// takes what it sent with it.
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
         match self.stage {
-            Stage::Unknown { .. } => self
+            SearchStage::Unknown { .. } => self
                 .by
                 .is_some_and(|by| now + self.patience >= by + REMINDER_INTERVAL),
-            Stage::Pausing { .. } | Stage::Queued(_) => true,
-            Stage::Trying { .. } => false,
+            SearchStage::Pausing { .. } | SearchStage::Queued(_) => true,
+            SearchStage::Trying { .. } => false,
         }
     }
 
@@ -239,7 +239,7 @@ impl Connecting {
         &mut self,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         loop {
             let moment = Moment {
                 now: cx.hands.now,
@@ -254,30 +254,30 @@ impl Connecting {
             );
             let lease = match chosen {
                 Choice::Chosen(lease) => lease,
-                Choice::Resting(address) => return Found::Resting(address),
+                Choice::Resting(address) => return SearchStep::Resting(address),
                 Choice::Full => {
                     // One that rests makes way, and only one: its place is free in a moment.
                     if self.wants_new()
                         && !self.has_made_room
                         && let Some(address) = cx.balancer.resting(&self.tried)
                     {
-                        return Found::Resting(address);
+                        return SearchStep::Resting(address);
                     }
                     self.wait_for_place(cx);
-                    return Found::Waiting;
+                    return SearchStep::Waiting;
                 }
                 Choice::Exhausted if self.has_been_refused_enough(cx) => {
-                    return Found::Failed(self.failure);
+                    return SearchStep::Failed(self.failure);
                 }
                 Choice::Exhausted => {
                     self.wait_for_more(cx);
-                    return Found::Waiting;
+                    return SearchStep::Waiting;
                 }
             };
             match self.start(lease, bytes_follow, cx) {
                 Started::Connecting(first) => {
                     self.try_alone(first, cx);
-                    return Found::Waiting;
+                    return SearchStep::Waiting;
                 }
                 Started::Open(sock, lease) => match self.introduce(sock, bytes_follow, cx) {
                     Ok(()) => return self.found(sock, lease, cx),
@@ -288,8 +288,8 @@ impl Connecting {
                 },
                 Started::Failed => {}
                 Started::Starved => {
-                    self.pause(STARVED_RETRY, Then::GoOn, cx.hands.now);
-                    return Found::Waiting;
+                    self.pause(STARVED_RETRY, AfterPause::GoOn, cx.hands.now);
+                    return SearchStep::Waiting;
                 }
             }
         }
@@ -302,8 +302,8 @@ impl Connecting {
         done: Done,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
-        let Stage::Trying { first, race } = self.take_stage(cx.hands.now) else {
+    ) -> SearchStep {
+        let SearchStage::Trying { first, race } = self.take_stage(cx.hands.now) else {
             unreachable!("a connect was in flight")
         };
         let (mut attempt, mut other) = (first, None);
@@ -322,7 +322,7 @@ impl Connecting {
             Done::Failed(errno @ Errno(libc::ECONNRESET | libc::EPIPE)) if other.is_none() => {
                 let failure = ConnectFailure::Refused(attempt.lease.address(), errno);
                 self.give_up(attempt, failure, Blame::Endpoint, cx);
-                Found::BrokenOff(errno)
+                SearchStep::BrokenOff(errno)
             }
             Done::Failed(errno) => self.lost(attempt, errno, other, bytes_follow, cx),
             other => unreachable!("a connect ends with {other:?}"),
@@ -351,7 +351,7 @@ impl Connecting {
         other: Option<Attempt>,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         self.refused(&attempt.lease, errno, attempt.started, cx);
         cx.abandon(attempt.sock, attempt.lease);
         self.go_on(other, bytes_follow, cx)
@@ -362,16 +362,16 @@ impl Connecting {
         &mut self,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         match self.stage {
-            Stage::Trying { .. } => return self.look_elsewhere(bytes_follow, cx),
+            SearchStage::Trying { .. } => return self.look_elsewhere(bytes_follow, cx),
             // The newest set is looked at when its turn comes.
-            Stage::Queued(_) => return Found::Waiting,
-            Stage::Unknown { .. } | Stage::Pausing { .. } => {}
+            SearchStage::Queued(_) => return SearchStep::Waiting,
+            SearchStage::Unknown { .. } | SearchStage::Pausing { .. } => {}
         }
         cx.balancer.refresh(cx.published);
         if cx.balancer.untried(&self.tried) == 0 {
-            return Found::Waiting;
+            return SearchStep::Waiting;
         }
         self.search(bytes_follow, cx)
     }
@@ -381,49 +381,53 @@ impl Connecting {
         &mut self,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         let refused_by = self.refused_by.filter(|_| self.is_between_attempts());
         let by = self.by.into_iter().chain(refused_by).min();
         let is_over = by.is_some_and(|by| by <= cx.hands.now);
         match self.take_stage(cx.hands.now) {
-            Stage::Queued(_) if is_over => Found::Failed(self.failure),
-            Stage::Queued(_) if self.by.is_none() && self.has_queued_enough(cx.hands.now) => {
+            SearchStage::Queued(_) if is_over => SearchStep::Failed(self.failure),
+            SearchStage::Queued(_) if self.by.is_none() && self.has_queued_enough(cx.hands.now) => {
                 if cx.balancer.is_empty() {
-                    return Found::Failed(ConnectFailure::NoAddress);
+                    return SearchStep::Failed(ConnectFailure::NoAddress);
                 }
-                Found::QueueTimeout
+                SearchStep::QueueTimeout
             }
-            Stage::Queued(_) => {
+            SearchStage::Queued(_) => {
                 self.tried.clear();
-                self.stage = Stage::Queued(Wait::Again {
+                self.stage = SearchStage::Queued(PlaceWait::Again {
                     retry_at: cx.hands.now + self.next_pause(),
                 });
                 cx.changes.room = true;
-                Found::Waiting
+                SearchStep::Waiting
             }
-            Stage::Unknown { .. } | Stage::Pausing { .. } if is_over => Found::Failed(self.failure),
-            Stage::Unknown { .. } => self.search(bytes_follow, cx),
-            Stage::Pausing { then, .. } => {
-                if then == Then::StartOver {
+            SearchStage::Unknown { .. } | SearchStage::Pausing { .. } if is_over => {
+                SearchStep::Failed(self.failure)
+            }
+            SearchStage::Unknown { .. } => self.search(bytes_follow, cx),
+            SearchStage::Pausing { then, .. } => {
+                if then == AfterPause::StartOver {
                     self.tried.clear();
                 }
                 self.search(bytes_follow, cx)
             }
-            Stage::Trying { first, race } if is_over => {
+            SearchStage::Trying { first, race } if is_over => {
                 if let Race::On(rival) = race {
                     self.time_out(rival, cx);
                 }
                 self.time_out(first, cx);
-                Found::Failed(self.failure)
+                SearchStep::Failed(self.failure)
             }
-            Stage::Trying { first, race } => self.look_at_attempts(first, race, bytes_follow, cx),
+            SearchStage::Trying { first, race } => {
+                self.look_at_attempts(first, race, bytes_follow, cx)
+            }
         }
     }
 
     /// Others wait for a place already, so it waits behind them.
-    pub(super) fn queue_up(&mut self) -> Found {
-        self.stage = Stage::Queued(Wait::First);
-        Found::Waiting
+    pub(super) fn queue_up(&mut self) -> SearchStep {
+        self.stage = SearchStage::Queued(PlaceWait::First);
+        SearchStep::Waiting
     }
 
     /// A connection that rests will not do.
@@ -448,22 +452,24 @@ impl Connecting {
         &mut self,
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
-    ) -> Found {
+    ) -> SearchStep {
         assert!(self.is_queued(), "only those are told");
         self.has_made_room = false;
         self.search(bytes_follow, cx)
     }
 
     /// What is left in its place says that a look is due.
-    fn take_stage(&mut self, now: Instant) -> Stage {
-        mem::replace(&mut self.stage, Stage::Unknown { remind_at: now })
+    fn take_stage(&mut self, now: Instant) -> SearchStage {
+        mem::replace(&mut self.stage, SearchStage::Unknown { remind_at: now })
     }
 
     /// Closes what is open. Returns a socket that the driver has yet to join, if there is one.
     pub(super) fn close<D: Driver>(self, hands: &mut Hands<D>) -> Option<Sock> {
         let attempts = match self.stage {
-            Stage::Unknown { .. } | Stage::Pausing { .. } | Stage::Queued(_) => [None, None],
-            Stage::Trying { first, race } => match race {
+            SearchStage::Unknown { .. } | SearchStage::Pausing { .. } | SearchStage::Queued(_) => {
+                [None, None]
+            }
+            SearchStage::Trying { first, race } => match race {
                 Race::Off | Race::StartsAt(..) => [Some(first), None],
                 Race::On(rival) => [Some(first), Some(rival)],
             },

@@ -6,7 +6,10 @@ use crate::backend::Want;
 use crate::driver::Driver;
 use crate::session::Context;
 
-use super::{Connecting, REMINDER_INTERVAL, SILENT_PATIENCE, STARVED_RETRY, Stage, Then, Wait};
+use super::{
+    AfterPause, Connecting, PlaceWait, REMINDER_INTERVAL, SILENT_PATIENCE, STARVED_RETRY,
+    SearchStage,
+};
 
 /// The longest pause. With 8,192 clients that wait, an endpoint that is down still answers fewer than
 /// 20,000 connects a second.
@@ -51,15 +54,15 @@ impl Connecting {
 
     /// Its turn may have come and the place was not for it: then nothing has changed.
     pub(super) fn queue(&mut self, has_tried: bool, now: Instant) {
-        if let Stage::Queued(Wait::Again { .. }) = self.stage {
+        if let SearchStage::Queued(PlaceWait::Again { .. }) = self.stage {
             return;
         }
-        self.stage = Stage::Queued(if has_tried {
-            Wait::Again {
+        self.stage = SearchStage::Queued(if has_tried {
+            PlaceWait::Again {
                 retry_at: now + self.next_pause(),
             }
         } else {
-            Wait::First
+            PlaceWait::First
         });
     }
 
@@ -79,15 +82,15 @@ impl Connecting {
         self.begin(cx);
         if cx.balancer.is_empty() {
             cx.published.refresher().suspect_all();
-            self.stage = Stage::Unknown {
+            self.stage = SearchStage::Unknown {
                 remind_at: cx.hands.now + REMINDER_INTERVAL,
             };
         } else if self.failure.is_full_backlog() {
             // A TCP connect would wait, so this does.
-            self.pause(STARVED_RETRY, Then::StartOver, cx.hands.now);
+            self.pause(STARVED_RETRY, AfterPause::StartOver, cx.hands.now);
         } else {
             let pause = self.next_pause();
-            self.pause(pause, Then::StartOver, cx.hands.now);
+            self.pause(pause, AfterPause::StartOver, cx.hands.now);
         }
     }
 
@@ -101,8 +104,8 @@ impl Connecting {
         pause
     }
 
-    pub(super) fn pause(&mut self, length: Duration, then: Then, now: Instant) {
-        self.stage = Stage::Pausing {
+    pub(super) fn pause(&mut self, length: Duration, then: AfterPause, now: Instant) {
+        self.stage = SearchStage::Pausing {
             until: now + length,
             then,
         };

@@ -4,14 +4,14 @@ use std::mem;
 
 use crate::driver::{Done, Driver, Op};
 use crate::fastcgi::{ClientEnd, FENCE, Pass, RequestEvent};
-use crate::session::bulk::{self, Then};
+use crate::session::bulk::{self, Resume};
 use crate::session::pool::Keeping;
 use crate::session::{Context, Ending};
 
 use super::client::{ClientSide, Inbox, Replay, Request};
 use super::serving::{Answer, Became, Serving};
 
-/// What the server has of the request.
+/// How far the request is on its way to the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Sending {
     /// It waits for the client.
@@ -30,7 +30,7 @@ pub(super) enum Sending {
 }
 
 impl<D: Driver> Serving<D> {
-    /// The request begins with what is there of it.
+    /// Sends what is there of the request behind its head. When it is sent again, that may be all of it.
     pub(super) fn begin(&mut self, client: &mut ClientSide, cx: &mut Context<'_, D>) -> Became {
         if client.request == Request::Streaming {
             return self.read_body(client, cx);
@@ -39,7 +39,8 @@ impl<D: Driver> Serving<D> {
         Became::Going
     }
 
-    /// Takes what is there of the body to the server. While nothing can be sent, nothing is read.
+    /// Takes what is there of the body to the server. While a send is in flight, nothing more is read. From a server
+    /// that takes no more the body is read all the same, and thrown away, but for the copy that could be sent again.
     pub(super) fn read_body(&mut self, client: &mut ClientSide, cx: &mut Context<'_, D>) -> Became {
         loop {
             if matches!(self.sending, Sending::Busy { .. } | Sending::Splicing) {
@@ -106,6 +107,7 @@ impl<D: Driver> Serving<D> {
         };
         let (lead, range) = (pass.lead(), pass.range());
         let bytes = &inbox.buf[range.clone()];
+        // Though this server may not take it: another one would get all of the body.
         client.replay.keep(lead, bytes);
         if self.sending == Sending::Broken {
             return Ok(());
@@ -271,17 +273,17 @@ impl<D: Driver> Serving<D> {
             client.replay = Replay::Spent;
         }
         match pumped.then {
-            Then::Receive => return self.read_body(client, cx),
-            Then::SourceReadable => {
+            Resume::Receive => return self.read_body(client, cx),
+            Resume::SourceReadable => {
                 client.body_lag.wait(cx.hands.now);
                 client.wait_to_splice(&mut cx.hands.driver);
             }
-            Then::SinkWritable => {
+            Resume::SinkWritable => {
                 cx.hands.driver.submit(server, Op::Writable);
                 self.sending = Sending::Splicing;
             }
-            Then::SourceFailed(errno) => return Became::End(Ending::ClientReset(errno)),
-            Then::SinkFailed(_) => return self.takes_no_more(client, cx),
+            Resume::SourceFailed(errno) => return Became::End(Ending::ClientReset(errno)),
+            Resume::SinkFailed(_) => return self.takes_no_more(client, cx),
         }
         Became::Going
     }

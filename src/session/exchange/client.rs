@@ -61,7 +61,8 @@ pub(super) struct Inbox {
 pub(super) enum Reading {
     Idle,
     Receiving,
-    /// A wait for the client to leave, which has sent all that it has to send.
+    /// A wait for the client to leave. Nothing is read: it has sent its request, or its server does not take
+    /// more of it for now.
     Watching,
     /// The same, of one that has ended its stream behind its request.
     HalfClosed,
@@ -266,8 +267,11 @@ impl ClientSide {
                 Ok(Some(event)) => unreachable!("no request is open: {event:?}"),
                 Ok(None) => {
                     self.inbox = None;
-                    if self.reader.end() != ClientEnd::BetweenRequests {
-                        self.expect_head(cx);
+                    match self.reader.end() {
+                        // What came was no head. The first one is waited for, the next ones may never come.
+                        ClientEnd::BetweenRequests if self.requests > 0 => self.head_by = None,
+                        ClientEnd::BetweenRequests => {}
+                        ClientEnd::AfterRequest | ClientEnd::TooEarly => self.expect_head(cx),
                     }
                     return HeadRead::Incomplete;
                 }

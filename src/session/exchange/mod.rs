@@ -1,22 +1,31 @@
 //! The FastCGI session: a client's requests, one after another, each on a connection of its own choice.
 //!
 //! ```text
-//!          head complete          connection open       END_REQUEST
-//!   Head ----------------> Search ----------------> Serve ----------> Head (the client keeps its
-//!    |  guard says no        | no place, no server    | broken         connection), or the end
-//!    v                       v                        v
-//!   Farewell (an answer of our own, then whatever still comes is read and thrown away), or the end
-//!
-//!   Serve ----------> Breaking (what came of the answer, then the sign that it broke off), then the end
+//!         head complete           connection open          END_REQUEST             all taken
+//!   Head ---------------> Search -----------------> Serve ------------> Deliver ----------> Head, if the client
+//!    |                     |  ^                      |  |                  |                keeps its connection
+//!    | guard says no       |  +----------------------+  |                  | else
+//!    |          no server  |    sent again              |                  |
+//!    +---------------------+----------------------------+                  +--> the end, or Farewell
+//!    v                                                  |
+//!   Farewell                                            +--> Breaking
 //! ```
+//!
+//! - Farewell: the client has its answer, or is given one of our own; whatever it still sends is read and thrown away,
+//!   and then it is the end. Where there is no answer to give, it is the end at once.
+//! - Breaking: what came of the answer, then the sign that it broke off, then the end.
+//! - The *fence* is a management record behind a request. Its answer tells that the server has read all that was
+//!   in front of it, and waits for a request.
 //!
 //! - What a server gets is the head as we write it, and then the client's own records.
 //! - What a client gets is the content of the server's own records, up to END_REQUEST, and whole records at
 //!   any moment.
 //! - A connection goes back to the pool only from a request that was sent whole, answered whole and
 //!   followed by the fence; from everything else it is closed.
-//! - A request is sent a second time only on another connection than a kept one that has ended, and only if nothing
-//!   of it can have been read there; or if it is a GET or HEAD and the server is not known to keep connections.
+//! - A request is sent a second time at most, on a new connection, and only if its first connection was a kept one that
+//!   ended before anything of an answer; and if nothing of the request can have been read there (after a reset nobody
+//!   knows), or if it is a GET or HEAD and the server is not known to keep connections. Its body is sent again from a
+//!   copy: a longer one than [`REPLAY_BYTES_MAX`](client::REPLAY_BYTES_MAX) is not.
 //! - A request that fails before the headers of its answer ends without a further byte, so that the web
 //!   server's own failover works; later it ends in what every web server takes for a failure
 //!   ([`BROKEN_OFF`](crate::fastcgi::BROKEN_OFF)): some take the mere end of a connection for the end of the answer, and keep it.
@@ -37,7 +46,7 @@ use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{Answer as Synthesised, ClientEnd, Verdict};
 
 use super::bulk::Held;
-use super::connect::{Connecting, Found};
+use super::connect::{Connecting, SearchStep};
 use super::lag::Lag;
 use super::pool::Open;
 use super::tally::Telling;
@@ -413,7 +422,7 @@ impl<D: Driver> Exchange<D> {
         tracing::debug!("request answered by the proxy: {ending}");
         let client = &mut self.client;
         if client.writing != Writing::Idle {
-            // STDERR of the server that failed.
+            // STDERR of the server that failed is on its way, and behind that there is no waiting with an answer.
             return Step::End(ending);
         }
         let Ok(mut buf) = cx.hands.driver.lend() else {
@@ -438,7 +447,7 @@ impl<D: Driver> Exchange<D> {
     fn search(
         &mut self,
         cx: &mut Context<'_, D>,
-        act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> Found,
+        act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> SearchStep,
     ) -> Step {
         let Stage::Search(search) = &mut self.stage else {
             unreachable!("only a request that waits is told")
@@ -494,7 +503,7 @@ impl<D: Driver> Exchange<D> {
         }
     }
 
-    /// Lets the request and its server act, and does what follows.
+    /// Lets the request and its server act, and does what follows: the only place where a [`Became`] is heeded.
     fn with_server(
         &mut self,
         cx: &mut Context<'_, D>,
@@ -524,7 +533,8 @@ impl<D: Driver> Exchange<D> {
         }
     }
 
-    /// The answer is complete, and the connection is for others.
+    /// The answer is complete. The server's connection goes to the pool or is closed, and what the client has not taken
+    /// yet is delivered.
     fn over(&mut self, cx: &mut Context<'_, D>) -> Step {
         let held = self.leave_server().finish(self.client.request, cx);
         self.stage = Stage::Deliver { held };

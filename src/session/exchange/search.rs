@@ -2,7 +2,7 @@
 
 use crate::backend::Address;
 use crate::driver::{Driver, Sock};
-use crate::session::connect::{Connecting, Entry, Found};
+use crate::session::connect::{Connecting, Entry, SearchStep};
 use crate::session::pool::{Manner, Open};
 use crate::session::{Context, Ending, Hands, Hello};
 
@@ -50,10 +50,10 @@ impl Search {
         &mut self,
         client: &mut ClientSide,
         cx: &mut Context<'_, D>,
-        act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> Found,
+        act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> SearchStep,
     ) -> Sought {
         let mut found = act(&mut self.0, cx);
-        while let Found::Resting(address) = found {
+        while let SearchStep::Resting(address) = found {
             if let Some(open) = self.take(address, client, cx) {
                 return Sought::Resting(open);
             }
@@ -63,17 +63,17 @@ impl Search {
             .tally
             .searched(self.0.waits_for_place(cx.balancer), cx.hands.now);
         match found {
-            Found::Waiting => {
+            SearchStep::Waiting => {
                 if self.0.is_stalled(cx.hands.now) {
                     client.watch(&mut cx.hands.driver);
                 }
                 Sought::Waiting
             }
-            Found::Open(sock, lease) => Sought::New(Open::new(sock, lease)),
-            Found::Failed(failure) => Sought::Failed(Ending::ConnectFailed(failure)),
-            Found::BrokenOff(errno) => Sought::Failed(Ending::BackendReset(errno)),
-            Found::QueueTimeout => Sought::NoPlace,
-            Found::Resting(_) => unreachable!("each of those was looked at"),
+            SearchStep::Open(sock, lease) => Sought::New(Open::new(sock, lease)),
+            SearchStep::Failed(failure) => Sought::Failed(Ending::ConnectFailed(failure)),
+            SearchStep::BrokenOff(errno) => Sought::Failed(Ending::BackendReset(errno)),
+            SearchStep::QueueTimeout => Sought::NoPlace,
+            SearchStep::Resting(_) => unreachable!("each of those was looked at"),
         }
     }
 

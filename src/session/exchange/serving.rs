@@ -2,7 +2,7 @@
 
 use crate::driver::{BUFFER_BYTES, Buf, Close, Done, Driver, NoBuffer, Op, Sock};
 use crate::fastcgi::{BROKEN_OFF, FENCE, ResponseReader, Settled, Settling};
-use crate::session::bulk::{self, Held, Then};
+use crate::session::bulk::{self, Held, Resume};
 use crate::session::flow::SPLICE_BUDGET_BYTES;
 use crate::session::pool::{Failing, Keeping, Open};
 use crate::session::{Context, End, Ending, Hands, Owner};
@@ -44,8 +44,8 @@ pub(super) struct Serving<D: Driver> {
     download: Option<Held<D::Pipe>>,
     response: ResponseReader,
     pub(super) answer: Answer,
-    /// When the request was given to it, the endpoint was known to keep connections, as it may not be any
-    /// more if its address has left the set meanwhile.
+    /// When the request was given to it, the endpoint was known to keep connections. It may not be any more: its address
+    /// has left the set, or a connection has broken off, as perhaps this one.
     was_proven: bool,
 }
 
@@ -71,7 +71,8 @@ enum After {
 pub(super) enum Became {
     /// It goes on.
     Going,
-    /// The answer is complete, and of the request nothing is on its way any more.
+    /// The answer is complete, and the last send of the request has ended if there was one. What else is left of the
+    /// request does not go to this server any more.
     Over,
     /// The server's connection has ended in the midst of it.
     Lost(Lost),
@@ -100,8 +101,8 @@ impl Lost {
 }
 
 impl<D: Driver> Serving<D> {
-    /// Gives the request to a connection. `is_armed`: a receive is, on it. Without a buffer, the connection comes
-    /// back.
+    /// Gives the request to a connection. `is_armed`: a receive is in flight on it. Without a buffer, the connection
+    /// comes back.
     pub(super) fn new(
         open: Open,
         is_armed: bool,
@@ -398,23 +399,33 @@ impl<D: Driver> Serving<D> {
             cx.policy.timeouts.min_rate,
         );
         match pumped.then {
-            Then::Receive => return self.receive_more(client, cx),
-            Then::SourceReadable => {
+            Resume::Receive => return self.receive_more(client, cx),
+            Resume::SourceReadable => {
                 cx.hands.driver.acknowledge(server);
                 cx.hands.driver.submit(server, Op::Readable);
                 self.receiving = true;
                 self.taken_in_a_row = 0;
             }
-            Then::SinkWritable => client.wait_for_room(cx),
-            Then::SourceFailed(errno) => return Became::Lost(Lost::Failed(errno)),
-            Then::SinkFailed(errno) => return Became::End(Ending::ClientReset(errno)),
+            Resume::SinkWritable => client.wait_for_room(cx),
+            Resume::SourceFailed(errno) => return Became::Lost(Lost::Failed(errno)),
+            Resume::SinkFailed(errno) => return Became::End(Ending::ClientReset(errno)),
         }
         Became::Going
     }
 
     // --- the end ------------------------------------------------------------------------------
+    //
+    // | by | when | the connection | the client |
+    // |---|---|---|---|
+    // | `finish` | the answer is complete | is kept, or closed | gets the rest of the answer |
+    // | `close_lost` | the server ended it before an answer | is closed | waits for another try, or gets nothing |
+    // | `break_off` | nothing more comes of an answer that has begun | is reset | gets what came, and the sign |
+    // | `reject` | what comes is no answer | is reset | gets nothing, or our own answer |
+    // | `abandon` | the client has left, the request is whole | waits for the server | is gone |
+    // | `close` | the session ends in the midst of it | is reset | is closed |
 
-    /// Whether it is over, after one of the two directions has ended.
+    /// Whether it is over, after one of the two directions has ended. Only the last send is waited for: with it the
+    /// request is whole, and the connection can be kept.
     pub(super) fn look_at_end(&self) -> Became {
         match self.answer {
             Answer::Ended(_) if self.sending != Sending::Last => Became::Over,
@@ -504,7 +515,8 @@ impl<D: Driver> Serving<D> {
         let address = self.open.lease.address();
         let may_be_repeated =
             was_reused && client.replay != Replay::Spent && self.response.is_untouched() && {
-                // A server that closes after the fence, or may be one that does.
+                // A server that is not known to keep connections: its end is most likely that of the request
+                // before.
                 let is_expected = !self.was_proven && !cx.pool.manner(address).is_proven();
                 (is_expected && client.method_is_repeatable())
                     || self.was_never_read(lost, &mut cx.hands.driver)

@@ -16,8 +16,9 @@ use crate::config::{Balance, RouteName};
 use crate::counters::RouteCounters;
 use crate::driver::scripted::Scripted;
 use crate::fastcgi::{
-    BROKEN_OFF, BeginRequest, Capacity, EndRequest, FENCE, HeadRoom, Kind, ProtocolStatus,
-    RequestId, RequestLimits, Role, push_pair, push_record, push_stream, push_stream_end,
+    BROKEN_OFF, BeginRequest, Capacity, EndRequest, FENCE, HEADER_LEN, HeadRoom, Kind,
+    ProtocolStatus, RequestId, RequestLimits, Role, push_pair, push_record, push_stream,
+    push_stream_end,
 };
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
@@ -28,6 +29,8 @@ const OPTIONS: PoolOptions = PoolOptions {
     settle: Duration::from_secs(1),
     requests_max: 100,
 };
+
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 
 const TIMEOUTS: Timeouts = Timeouts {
     queue: None,
@@ -102,7 +105,7 @@ impl Desk {
                     guard: None,
                     limits,
                     pool: OPTIONS,
-                    head_timeout: None,
+                    head_timeout: Some(HEAD_TIMEOUT),
                     on_failure: OnFailure::Close,
                     rejections: Default::default(),
                     overridden: Default::default(),
@@ -564,4 +567,76 @@ fn behind_nonsense_a_server_is_not_proven_any_more() {
     let (mut exchange, _client) = desk.client(&get("/fourth"));
     let new = desk.connect(&mut exchange);
     assert_eq!(desk.hear(&mut exchange, new), keeping(get("/fourth")));
+}
+
+/// A client with a body that is answered before it has come, and that keeps its connection.
+fn answered_early(desk: &mut Desk) -> (Exchange<Scripted>, Sock) {
+    let request = keeping([post_head(12), body(b"a part")].concat());
+    let (mut exchange, client) = desk.client(&request);
+    let server = desk.connect(&mut exchange);
+    desk.hear(&mut exchange, server);
+    let step = desk.say(&mut exchange, server, &page("early"));
+    assert_eq!(step, Step::Continue);
+    let (answer, step) = desk.take(&mut exchange);
+    assert_eq!((answer, step), (page("early"), Step::Continue));
+    (exchange, client)
+}
+
+#[test]
+fn the_rest_of_a_request_that_was_answered_early_is_no_head_that_is_late() {
+    let mut desk = Desk::new();
+    let (mut exchange, _client) = answered_early(&mut desk);
+    let rest = [body(b"more b"), body_end()].concat();
+    // It comes slowly: no next request is open while it does, nor behind it.
+    let (first, last) = rest.split_at(HEADER_LEN + 2);
+    for piece in [first, last] {
+        assert_eq!(desk.send(&mut exchange, piece), Step::Continue);
+        assert_eq!(exchange.deadline(TIMEOUTS), None);
+    }
+    // The head of the next one is one.
+    let next = get("/next");
+    assert_eq!(desk.send(&mut exchange, &next[..20]), Step::Continue);
+    assert_eq!(
+        exchange.deadline(TIMEOUTS),
+        Some(desk.hands.now + HEAD_TIMEOUT)
+    );
+}
+
+#[test]
+fn a_client_that_leaves_in_what_is_left_of_an_answered_request_was_served() {
+    let mut desk = Desk::new();
+    let (mut exchange, client) = answered_early(&mut desk);
+    assert_eq!(
+        desk.send(&mut exchange, &body(b"more b")[..10]),
+        Step::Continue
+    );
+    desk.hands.driver.end(client, Lane::Read);
+    let step = desk.complete(&mut exchange, End::Client, Lane::Read, Done::Eof);
+    assert_eq!(step, Step::End(Ending::Complete));
+}
+
+/// A question about the proxy is no head.
+#[test]
+fn behind_a_question_that_came_in_pieces_no_head_is_late() {
+    let mut desk = Desk::new();
+    let (mut exchange, _client) = answered_early(&mut desk);
+    let rest = [body(b"more b"), body_end()].concat();
+    assert_eq!(desk.send(&mut exchange, &rest), Step::Continue);
+    let mut question = Vec::new();
+    let mut names = Vec::new();
+    push_pair(&mut names, b"FCGI_MAX_CONNS", b"");
+    push_record(
+        &mut question,
+        Kind::GetValues,
+        RequestId::MANAGEMENT,
+        &names,
+    );
+    let (first, last) = question.split_at(10);
+    assert_eq!(desk.send(&mut exchange, first), Step::Continue);
+    assert_eq!(
+        exchange.deadline(TIMEOUTS),
+        Some(desk.hands.now + HEAD_TIMEOUT)
+    );
+    assert_eq!(desk.send(&mut exchange, last), Step::Continue);
+    assert_eq!(exchange.deadline(TIMEOUTS), None);
 }

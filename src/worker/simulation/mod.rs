@@ -34,7 +34,7 @@ use crate::sys::net::TcpOptions;
 
 use super::waiting::QUEUE_LOOK_INTERVAL;
 use super::{
-    Allowed, Crowd, Gate, Limit, Listening, Mailbox, Route, RouteNumber, Rules, Share, Shared,
+    Allowed, Crowd, Gate, Limit, Listening, Mailbox, Route, RouteNumber, Share, ShareRules, Shared,
     Unmapped, UserParts, Who, Worker,
 };
 use kinds::Backends;
@@ -189,7 +189,7 @@ impl Planned {
         Share {
             route: Arc::clone(&self.route),
             listeners,
-            rules: Rules {
+            rules: ShareRules {
                 policy: Arc::clone(&self.policy),
                 who: self.who.clone(),
                 balance: self.balance,
