@@ -1,7 +1,7 @@
 //! spliceway listens on Unix sockets and relays each connection to TCP backends found by name.
 //!
 //! Start with ARCHITECTURE.md. In short: one worker thread per core owns a ring and its sessions
-//! ([`worker`], [`session`], [`driver`]); a resolver thread looks names up and publishes the
+//! (`worker`, [`session`], [`driver`]); a resolver thread looks names up and publishes the
 //! address set with one atomic swap (`resolver`, [`backend`]); the main thread starts everything
 //! and waits for signals ([`daemon`]).
 //!
@@ -28,4 +28,4 @@ mod resolver;
 pub mod session;
 mod shown;
 mod sys;
-pub mod worker;
+mod worker;

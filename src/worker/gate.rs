@@ -13,7 +13,7 @@ use super::mailbox::{Mailbox, Notice};
 /// Every worker reads and writes. The orderings are sequentially consistent because of one race: a
 /// worker that finds no permit says so (`wanting`) and looks again, while another gives one back
 /// and then looks who wants one. In one total order, at least one of them sees the other.
-pub struct Gate {
+pub(crate) struct Gate {
     used: AtomicU32,
     /// The most at one time since somebody last asked. Nothing depends on it.
     most: AtomicU32,
@@ -30,7 +30,7 @@ pub struct Gate {
 
 /// How many sessions there are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sessions {
+pub(crate) struct Sessions {
     /// Now.
     pub now: u32,
     /// At the most, for a while.
@@ -42,7 +42,7 @@ pub(super) struct Permit(Arc<Gate>);
 
 impl Gate {
     /// Lets `max` sessions in at one time. The mailboxes are the workers', by their number.
-    pub fn new(max: u32, mailboxes: Vec<Arc<Mailbox>>) -> Arc<Self> {
+    pub(crate) fn new(max: u32, mailboxes: Vec<Arc<Mailbox>>) -> Arc<Self> {
         Arc::new(Self {
             used: AtomicU32::new(0),
             most: AtomicU32::new(0),
@@ -55,7 +55,7 @@ impl Gate {
     }
 
     /// How many sessions there are, and were at the most since the last time that this was asked.
-    pub fn sessions(&self) -> Sessions {
+    pub(crate) fn sessions(&self) -> Sessions {
         let now = self.used.load(Ordering::Relaxed);
         let most = self.most.swap(now, Ordering::Relaxed);
         Sessions {

@@ -12,7 +12,7 @@ const UNLOOKED_MAX: u32 = 31;
 
 /// What a worker is given of a listener: a descriptor of its own, non-blocking.
 #[derive(Debug)]
-pub struct Listening {
+pub(crate) struct Listening {
     /// The descriptor.
     pub fd: OwnedFd,
     /// Who serves those that wait when the daemon ends.
@@ -25,7 +25,7 @@ pub struct Listening {
 
 /// Which of the workers that share a listener takes the next client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sharing {
+pub(crate) enum Sharing {
     /// Whichever the kernel wakes: each can serve it as well as any other.
     AnyWorker,
     /// Each in its turn: a worker has only a part of the route's places.
@@ -34,7 +34,7 @@ pub enum Sharing {
 
 /// Who serves those in a listener's backlog when the daemon ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Backlog {
+pub(crate) enum Backlog {
     /// We do: the socket ends with us.
     Ours,
     /// Who owns the socket after us: they are left where they are.
@@ -77,7 +77,7 @@ enum ListenerRole {
 
 /// Which of the daemon's listeners.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct ListenerOf {
+pub(crate) struct ListenerOf {
     /// Whose it is.
     pub route: RouteNumber,
     /// Which one of that route's.

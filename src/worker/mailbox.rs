@@ -10,7 +10,7 @@ use crate::sys::Errno;
 
 /// What a worker can be told. Each is a fact, not a message: told twice, it is still one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Notice {
+pub(crate) enum Notice {
     /// There is a new address set.
     Addresses,
     /// A permit may be free.
@@ -40,7 +40,7 @@ impl Notice {
 /// Anyone writes, the worker reads. A notice is set before the wake, and the worker reads after its
 /// wait has ended, so no notice is left lying. Release and acquire make what the writer did before
 /// visible.
-pub struct Mailbox {
+pub(crate) struct Mailbox {
     notices: AtomicU8,
     waker: Waker,
     /// Looked at when there is a notice of it.
@@ -53,7 +53,7 @@ pub(super) struct Notices(u8);
 
 impl Mailbox {
     /// An empty one.
-    pub fn new() -> Result<Self, Errno> {
+    pub(crate) fn new() -> Result<Self, Errno> {
         Ok(Self {
             notices: AtomicU8::new(0),
             waker: Waker::new()?,
@@ -62,18 +62,18 @@ impl Mailbox {
     }
 
     /// What ends the worker's wait.
-    pub fn waker(&self) -> Waker {
+    pub(crate) fn waker(&self) -> Waker {
         self.waker.clone()
     }
 
     /// Tells the worker.
-    pub fn post(&self, notice: Notice) {
+    pub(crate) fn post(&self, notice: Notice) {
         self.notices.fetch_or(notice.bit(), Ordering::Release);
         self.waker.wake();
     }
 
     /// Gives the worker a listener in place of another one.
-    pub fn replace_listener(&self, old: ListenerOf, new: Listening) {
+    pub(crate) fn replace_listener(&self, old: ListenerOf, new: Listening) {
         self.listeners().push((old, new));
         self.post(Notice::Listeners);
     }

@@ -37,11 +37,11 @@ use crate::session::{
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
 
-pub use gate::Gate;
-pub use listeners::{Backlog, ListenerOf, Listening, Sharing};
-pub use mailbox::{Mailbox, Notice};
-pub use routes::{Crowd, Limit, Route, RouteNumber, Share, ShareRules, Spread};
-pub use who::{Allowed, Unmapped, UserParts, Who};
+pub(crate) use gate::Gate;
+pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
+pub(crate) use mailbox::{Mailbox, Notice};
+pub(crate) use routes::{Crowd, Limit, Route, RouteNumber, Share, ShareRules, Spread};
+pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
 use gate::Permit;
@@ -59,7 +59,7 @@ use who::{Seat, UserSession};
 const LAST_CALL_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What all workers share, whatever they serve.
-pub struct Shared {
+pub(crate) struct Shared {
     /// Counts sessions over all workers.
     pub gate: Arc<Gate>,
     /// Where choices by chance come from.
@@ -77,7 +77,7 @@ pub struct Shared {
 }
 
 /// One core's worker.
-pub struct Worker<D: Driver> {
+pub(crate) struct Worker<D: Driver> {
     /// Its number among the workers.
     number: usize,
     shared: Arc<Shared>,
@@ -143,7 +143,7 @@ enum WorkerPhase {
 
 impl<D: Driver> Worker<D> {
     /// A worker that accepts on the listeners of its shares once it runs.
-    pub fn new(
+    pub(crate) fn new(
         number: usize,
         driver: D,
         shares: Vec<Share>,
@@ -189,7 +189,7 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Runs until drained or cut. An error is one of the driver: the worker cannot go on.
-    pub fn run(mut self) -> Result<(), Errno> {
+    pub(crate) fn run(mut self) -> Result<(), Errno> {
         if let Some(clock) = ThreadClock::of_this_thread() {
             self.counters.clock.get_or_init(|| clock);
         }

@@ -28,7 +28,7 @@ use super::who::Who;
 /// Every worker counts up and down; nothing else depends on the order. A worker looks before it asks for clients:
 /// each listener of each worker may bring one more.
 #[derive(Debug, Default)]
-pub struct Crowd {
+pub(crate) struct Crowd {
     max: Option<u32>,
     open: AtomicU32,
     /// Times at which it was reached.
@@ -38,7 +38,7 @@ pub struct Crowd {
 impl Crowd {
     /// With the part of all `connections_max` that one of so many routes may have.
     #[must_use]
-    pub fn new(part: Part, connections_max: u32, routes: usize) -> Self {
+    pub(crate) fn new(part: Part, connections_max: u32, routes: usize) -> Self {
         let max = match part {
             Part::All => None,
             Part::Most if routes == 1 => None,
@@ -87,10 +87,10 @@ const OTHERS_PART: u32 = 4;
 
 /// A route by a number that no other one of the daemon's ever has.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct RouteNumber(pub u32);
+pub(crate) struct RouteNumber(pub u32);
 
 /// What all workers of a route share.
-pub struct Route {
+pub(crate) struct Route {
     /// Which one it is.
     pub number: RouteNumber,
     /// What the operator calls it.
@@ -104,7 +104,7 @@ pub struct Route {
 }
 
 /// One worker's part of a route.
-pub struct Share {
+pub(crate) struct Share {
     /// The route.
     pub route: Arc<Route>,
     /// The route's listeners.
@@ -116,7 +116,7 @@ pub struct Share {
 }
 
 /// How one worker serves a route. Where that changes, the worker takes the new rules over between two turns, whole.
-pub struct ShareRules {
+pub(crate) struct ShareRules {
     /// Those of new sessions, and of new requests.
     pub policy: Arc<Policy>,
     /// Which clients are served; `None`: whoever connects.
@@ -132,7 +132,7 @@ pub struct ShareRules {
 /// How much of a route one worker may have at one time. Nobody else counts with it, so it is exact, and
 /// no other thread's memory is touched for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Limit {
+pub(crate) struct Limit {
     /// Open connections to each endpoint; `None`: any number.
     pub per_endpoint_max: Option<NonZeroU32>,
     /// Clients that wait for one.
@@ -158,7 +158,7 @@ impl Limit {
 }
 
 /// Gives routes to workers: those of which one worker may not have all go round.
-pub struct Spread {
+pub(crate) struct Spread {
     workers: usize,
     next: usize,
 }
@@ -166,13 +166,17 @@ pub struct Spread {
 impl Spread {
     /// Over so many workers.
     #[must_use]
-    pub fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         Self { workers, next: 0 }
     }
 
     /// The workers that serve the next route, and how much of it each may have: without a limit, all of them
     /// do; else one for each shard.
-    pub fn serving(&mut self, limit: Option<Limit>, shards: usize) -> Vec<(usize, Option<Limit>)> {
+    pub(crate) fn serving(
+        &mut self,
+        limit: Option<Limit>,
+        shards: usize,
+    ) -> Vec<(usize, Option<Limit>)> {
         let Some(limit) = limit else {
             return (0..self.workers).map(|worker| (worker, None)).collect();
         };

@@ -17,7 +17,7 @@ use crate::observe::Failures;
 use crate::sys::net::PeerCredentials;
 
 /// The rules of one route, for all of its workers.
-pub struct Who {
+pub(crate) struct Who {
     allowed: Option<Allowed>,
     per_user: Option<Arc<PerUser>>,
     strangers: Failures,
@@ -26,7 +26,7 @@ pub struct Who {
 
 /// Users and groups whose clients are served.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Allowed {
+pub(crate) struct Allowed {
     /// Users, by number.
     pub users: Vec<u32>,
     /// Groups, by number.
@@ -38,7 +38,7 @@ pub struct Allowed {
 /// The numbers that stand for every user and group that the daemon's user namespace does not map
 /// (user_namespaces(7)). Anybody may be behind them, so they match nothing, whatever is allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Unmapped {
+pub(crate) struct Unmapped {
     /// `kernel.overflowuid`
     pub user: u32,
     /// `kernel.overflowgid`
@@ -56,7 +56,7 @@ pub(super) enum Refusal {
 
 impl Who {
     /// `None` where everybody is served.
-    pub fn new(allowed: Option<Allowed>, per_user_max: Option<NonZeroU32>) -> Option<Self> {
+    pub(crate) fn new(allowed: Option<Allowed>, per_user_max: Option<NonZeroU32>) -> Option<Self> {
         if allowed.is_none() && per_user_max.is_none() {
             return None;
         }
@@ -69,7 +69,7 @@ impl Who {
     }
 
     /// Whether clients are told apart by an allow list.
-    pub fn is_choosy(&self) -> bool {
+    pub(crate) fn is_choosy(&self) -> bool {
         self.allowed.is_some()
     }
 
@@ -215,7 +215,7 @@ impl Drop for Seat {
 /// Every worker counts up and down, at the start and the end of a session. Nothing but the counts depends on the
 /// order. A count is for all users whose numbers are alike modulo `COUNTS`, who have one part together: so the
 /// table has a bound, and there is nothing to lock. Two of a system's users that are are rare.
-pub struct UserParts {
+pub(crate) struct UserParts {
     counts: Box<[AtomicU32]>,
     max: u32,
     /// The first user that came, as a number that is not 0. 0: nobody has come.
@@ -240,7 +240,7 @@ pub(super) struct UserSession {
 
 impl UserParts {
     /// `None`: each may have all `connections_max`.
-    pub fn new(part: Part, connections_max: u32) -> Option<Arc<Self>> {
+    pub(crate) fn new(part: Part, connections_max: u32) -> Option<Arc<Self>> {
         let (max, holds) = match part {
             Part::All => return None,
             Part::Most => (connections_max - connections_max / OTHERS_PART, false),
