@@ -48,6 +48,8 @@ pub(crate) struct Scripted {
     buffers: Rc<RefCell<BufferPool>>,
     /// What was opened last.
     opened: Option<Sock>,
+    /// Nothing is lent.
+    lends_nothing: bool,
 }
 
 /// There are none.
@@ -69,7 +71,13 @@ impl Scripted {
             sockets: Table::default(),
             buffers: BufferPool::new(BUFFERS_MAX),
             opened: None,
+            lends_nothing: false,
         }
+    }
+
+    /// There are no buffers any more but for what is received.
+    pub(crate) fn lend_nothing(&mut self) {
+        self.lends_nothing = true;
     }
 
     /// A socket that somebody has accepted.
@@ -138,7 +146,7 @@ impl Scripted {
     }
 
     fn buf(&mut self, bytes: &[u8]) -> Buf {
-        let mut lent = self.lend().expect("no test holds so many");
+        let mut lent = BufferPool::lend(&self.buffers).expect("no test holds so many");
         lent.extend(bytes);
         lent
     }
@@ -191,6 +199,9 @@ impl Driver for Scripted {
     }
 
     fn lend(&mut self) -> Result<Buf, NoBuffer> {
+        if self.lends_nothing {
+            return Err(NoBuffer { max: 0 });
+        }
         BufferPool::lend(&self.buffers)
     }
 

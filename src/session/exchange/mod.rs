@@ -514,6 +514,8 @@ impl<D: Driver> Exchange<D> {
         };
         match act(serving, &mut self.client, cx) {
             Became::Going => Step::Continue,
+            // It is our fault, and the client is there to be told.
+            Became::End(ending @ Ending::NoBuffer(_)) => self.break_off(ending, cx),
             Became::End(ending) => Step::End(ending),
             Became::Over => self.over(cx),
             Became::Lost(lost) => self.lost(lost, cx),

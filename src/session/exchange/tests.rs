@@ -640,3 +640,31 @@ fn behind_a_question_that_came_in_pieces_no_head_is_late() {
     assert_eq!(desk.send(&mut exchange, last), Step::Continue);
     assert_eq!(exchange.deadline(TIMEOUTS), None);
 }
+
+/// The client has a part of its answer, and more of it is on its way, when its request must end for want of a buffer.
+#[test]
+fn an_answer_that_breaks_off_for_want_of_a_buffer_ends_in_the_sign_of_that() {
+    let mut desk = Desk::new();
+    let (mut exchange, _client) = desk.client(&[post_head(400), body(b"a part")].concat());
+    let server = desk.connect(&mut exchange);
+    desk.hear(&mut exchange, server);
+    let beginning = stdout("Status: 200 OK\r\n\r\nhalf of ");
+    assert_eq!(desk.say(&mut exchange, server, &beginning), Step::Continue);
+    desk.hands.driver.lend_nothing();
+    // Behind the record is a part of the next one, so it takes a buffer of its own to be sent on.
+    let more = [&body(b"one")[..], &body(b"two")[..4]].concat();
+    assert_eq!(desk.send(&mut exchange, &more), Step::Continue);
+    assert_eq!(desk.hands.driver.closed(server), Some(Close::Reset));
+    let (answer, step) = desk.take(&mut exchange);
+    assert!(
+        answer.starts_with(&beginning[..beginning.len() - 1]),
+        "{answer:?}"
+    );
+    let mut sent = answer;
+    if step == Step::Continue {
+        let (sign, step) = desk.take(&mut exchange);
+        sent.extend(sign);
+        assert!(matches!(step, Step::End(Ending::NoBuffer(_))), "{step:?}");
+    }
+    assert!(sent.ends_with(&BROKEN_OFF), "{sent:?}");
+}

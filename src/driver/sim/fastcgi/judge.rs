@@ -95,7 +95,8 @@ impl World {
         };
         self.judge_kept_close(sock, peer, server);
         let is_spoilt = server.is_spoilt;
-        self.ledger.ended(server);
+        let has_failed = peer.is_broken() || peer.failure_seen;
+        self.ledger.ended(server, has_failed);
         if is_spoilt {
             // It had leased the connection before it saw that.
             self.send_in_flight_is_lost(index);

@@ -329,8 +329,8 @@ impl Ledger {
         );
     }
 
-    /// A connection that served a request has ended.
-    fn ended(&mut self, server: &Server) {
+    /// A connection that served a request has ended. `has_failed`: not in order, as far as the proxy knows.
+    fn ended(&mut self, server: &Server, has_failed: bool) {
         if server.requests > 0 {
             let current = server.current.and_then(|name| self.entries.get(&name));
             let is_broken = current.is_some_and(|entry| entry.excused);
@@ -340,7 +340,7 @@ impl Ledger {
             endpoint.may_be_another |= server.talks_nonsense;
             let ends = endpoint.in_turn.map(|ends| ends + 1);
             endpoint.in_turn = ends.filter(|ends| *ends < STRIKES_MAX);
-            if is_broken {
+            if is_broken || has_failed {
                 endpoint.upset();
             }
         }

@@ -65,6 +65,7 @@ impl Server {
                     {
                         // As a server does that reads while it works.
                         self.is_early = true;
+                        self.is_asked = false;
                         ledger.answered_early(self.endpoint);
                         self.say_fence_answer();
                     }
