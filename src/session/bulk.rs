@@ -339,9 +339,11 @@ impl Records for ResponseReader {
         };
         let has_begun = if driver.at_hand(source) >= len {
             self.pass_next(header)
+        } else if driver.skip(source, HEADER_LEN) {
+            self.frame_next(header)
         } else {
-            // A header that is there is taken whole.
-            driver.skip(source, HEADER_LEN) && self.frame_next(header)
+            // A header that is there is taken whole, or not at all: then a receive tells why.
+            return;
         };
         assert!(has_begun, "it is output, and nothing else is open");
     }
