@@ -2,7 +2,7 @@
 //! installs all of them.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -111,12 +111,17 @@ pub(crate) fn start_fpm_pool(
     lines: &str,
     settings: &[String],
 ) -> Process {
+    // Workers of one that was stopped here may have it for another moment.
+    let address = format!("{host}:{port}");
+    eventually("the address is free", || {
+        TcpListener::bind(&address).is_ok()
+    });
     let mut config = format!(
         "[global]\n\
         daemonize = no\n\
         error_log = /dev/stderr\n\
         [pool]\n\
-        listen = {host}:{port}\n\
+        listen = {address}\n\
         pm = static\n\
         pm.max_children = {workers}\n\
         {lines}\n"
