@@ -89,6 +89,8 @@ pub(super) fn open(
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
 ) -> Result<Opened, Error> {
+    // What it needs of the file system is looked for before anything is bound.
+    let policy = Arc::new(policy(config)?);
     let mut listeners = Vec::new();
     for address in &config.listeners {
         match address {
@@ -105,7 +107,7 @@ pub(super) fn open(
     Ok(Opened {
         route: Arc::new(route((number, config), crowd, mailboxes.to_vec())),
         who: who.map(Arc::new),
-        policy: Arc::new(policy(config)?),
+        policy,
         balance: config.balance,
         listeners,
         lookups: Arc::default(),

@@ -35,7 +35,7 @@ impl Common {
             Backends::Workers => (dice.between(2, 3), dice.between(1, 2)),
             _ => (1, dice.between(2, 3)),
         };
-        let connections_max = dice.pick(&[1, 2, 3, 5, 100]);
+        let connections_max = dice.pick(&[1, 2, 3, 5, 8, 12, 100]);
         let has_users = routes == 1 && dice.one_in(4);
         Self {
             workers: count(workers),
