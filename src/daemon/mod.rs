@@ -319,7 +319,11 @@ fn open_all(
     let routes = config.routes.iter().zip(who);
     let crowd = |route: &Route| {
         let count = config.routes.len();
-        Crowd::new(route.connections_max, capacity.connections_max, count)
+        Crowd::new(Crowd::part(
+            route.connections_max,
+            capacity.connections_max,
+            count,
+        ))
     };
     let open = |(number, (route, who))| {
         let numbered = (RouteNumber(number), route);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::observe::Observed;
 use crate::proxy_protocol::Version;
-use crate::worker::{ListenerOf, Sharing};
+use crate::worker::{ListenerOf, Order, Sharing};
 
 use super::helpers::Helpers;
 use super::listener::Listener;
@@ -68,7 +68,7 @@ impl ClientSocket {
         // All of them, or none is given away.
         let new = new.collect::<io::Result<Vec<_>>>()?;
         for (&worker, new) in self.accepting.iter().zip(new) {
-            workers.replace_listener(worker, self.of, new);
+            workers.order(worker, Order::Replace(self.of, new));
         }
         match std::mem::replace(&mut self.socket, socket) {
             ListeningSocket::Bound(old) => old.retire(),

@@ -10,7 +10,7 @@ use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Limits};
 use crate::sys::{Errno, process};
-use crate::worker::{ListenerOf, Listening, Mailbox, Notice, Share, Shared, Worker};
+use crate::worker::{Mailbox, Notice, Order, Share, Shared, Worker};
 
 use super::Error;
 use super::engine::Chosen;
@@ -121,9 +121,9 @@ impl Workers {
         }
     }
 
-    /// Gives a worker a listener in place of another one.
-    pub(super) fn replace_listener(&self, worker: usize, old: ListenerOf, new: Listening) {
-        self.mailboxes[worker].replace_listener(old, new);
+    /// Has one worker do something.
+    pub(super) fn order(&self, worker: usize, order: Order) {
+        self.mailboxes[worker].order(order);
     }
 
     /// Waits until one worker has ended, well or badly; `None` once all of them have.

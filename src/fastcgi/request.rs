@@ -98,6 +98,11 @@ impl RequestReader {
         }
     }
 
+    /// Between two requests: what a client may send from now on.
+    pub const fn go_by(&mut self, limits: RequestLimits) {
+        self.forwarder.rules_mut().limits = limits;
+    }
+
     const fn rules(&self) -> &RequestRules {
         self.forwarder.rules()
     }

@@ -7,8 +7,8 @@ use crate::counters::Outcome;
 use crate::driver::{Done, Driver, Lane, Sock};
 
 use super::{
-    Context, End, Ending, Entry, Exchange, Hands, Hello, Protocol, Step, Telling, Timeouts, Tunnel,
-    Wish,
+    Context, End, Ending, Entry, Exchange, Hands, Hello, Policy, Protocol, Step, Telling, Timeouts,
+    Tunnel, Wish,
 };
 
 /// A client and what serves it.
@@ -42,6 +42,15 @@ impl<D: Driver> Session<D> {
                 let (exchange, step) = Exchange::start(client, cx);
                 (Self::Exchange(Box::new(exchange)), step, Some(spare))
             }
+        }
+    }
+
+    /// Its route goes by another policy. Whether the session does so from now on as well, or has begun something
+    /// that it ends as it began.
+    pub fn follow(&mut self, policy: &Policy) -> bool {
+        match (self, &policy.protocol) {
+            (Self::Exchange(exchange), Protocol::Fastcgi(options)) => exchange.follow(options),
+            (Self::Tunnel(_), _) | (Self::Exchange(_), Protocol::Raw) => false,
         }
     }
 

@@ -224,6 +224,18 @@ impl Pool {
         })
     }
 
+    /// Keeps connections in another way from now on.
+    pub fn amend<D: Driver>(&mut self, options: PoolOptions, hands: &mut Hands<D>) {
+        self.options = options;
+        if !options.reuse {
+            for id in self.all(|kept| matches!(kept.state, KeptState::Resting)) {
+                self.close(id, Close::Graceful, hands);
+            }
+        }
+        // Those that are there may stay for longer or shorter than they might.
+        self.look_at = self.look_at.and(Some(hands.now));
+    }
+
     /// How the connection's next request is sent.
     pub(super) fn keeping(&mut self, open: &Open, now: Instant) -> Keeping {
         if !self.options.reuse || open.requests >= self.options.requests_max {
@@ -441,6 +453,10 @@ impl Pool {
                 let kept = &mut self.kept[id.0];
                 let lasted = hands.now.saturating_duration_since(kept.since);
                 self.counters.fastcgi.settle_time.record(lasted);
+                if !self.options.reuse {
+                    self.close(id, Close::Graceful, hands);
+                    return Change::Gone;
+                }
                 if kept.open.lease.gives_way(hands.now) {
                     return self.give_way(id, hands);
                 }

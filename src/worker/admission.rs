@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config::AtLimit;
 use crate::counters::Outcome;
 use crate::driver::{Close, Done, Driver, Sock};
-use crate::session::{Ending, RouteKey, Session, SessionId};
+use crate::session::{Ending, Hello, RouteKey, Session, SessionId};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
@@ -50,7 +50,13 @@ struct Ticket {
 /// A client that was accepted and is not served yet.
 struct Parked {
     client: Sock,
-    listener: usize,
+    from: Origin,
+}
+
+/// What its listener says of a client. The listener may be closed by the time that the client is served.
+struct Origin {
+    route: RouteKey,
+    hello: Hello,
 }
 
 /// A client was sent away, and is counted.
@@ -121,6 +127,21 @@ impl Admission {
         }
     }
 
+    /// Whether a client of this route waits that was accepted.
+    pub(super) fn has_parked_of(&self, route: RouteKey) -> bool {
+        self.parked.iter().any(|parked| parked.from.route == route)
+    }
+
+    /// Nobody of this route is to be served any more.
+    pub(super) fn cut_route<D: Driver>(&mut self, route: RouteKey, driver: &mut D) {
+        let cut = self
+            .parked
+            .extract_if(.., |parked| parked.from.route == route);
+        for parked in cut {
+            driver.close(parked.client, Close::Reset);
+        }
+    }
+
     /// Nobody is to be served any more.
     pub(super) fn cut<D: Driver>(&mut self, driver: &mut D) {
         self.give_ticket_back(driver);
@@ -142,12 +163,12 @@ impl<D: Driver> Worker<D> {
         while !self.admission.parked.is_empty() {
             match self.take_ticket() {
                 Some(ticket) => {
-                    let Parked { client, listener } = self.admission.parked.remove(0);
-                    self.start_session(client, listener, ticket);
+                    let Parked { client, from } = self.admission.parked.remove(0);
+                    self.start_session(client, from, ticket);
                 }
                 None if self.is_refusing() => {
-                    let Parked { client, listener } = self.admission.parked.remove(0);
-                    self.turn_away(client, listener);
+                    let Parked { client, from } = self.admission.parked.remove(0);
+                    self.turn_away(client, from.route);
                 }
                 None => return,
             }
@@ -193,18 +214,21 @@ impl<D: Driver> Worker<D> {
     /// An armed accept ended.
     pub(super) fn accepted(&mut self, listener: usize, done: Done) {
         self.listeners.disarmed(listener);
-        if self.phase == WorkerPhase::Draining {
-            self.listeners.leave_backlogs(&mut self.hands.driver);
-        }
+        let is_draining = self.phase == WorkerPhase::Draining;
+        self.listeners
+            .leave_backlogs(is_draining, &mut self.hands.driver);
         match done {
-            Done::Accepted(client) => match self.take_ticket() {
-                Some(ticket) => {
-                    self.start_session(client, listener, ticket);
-                    self.accept_more(listener);
+            Done::Accepted(client) => {
+                let from = self.look_at(client, listener);
+                match self.take_ticket() {
+                    Some(ticket) => {
+                        self.start_session(client, from, ticket);
+                        self.accept_more(listener);
+                    }
+                    None if self.is_refusing() => self.turn_away(client, from.route),
+                    None => self.admission.parked.push(Parked { client, from }),
                 }
-                None if self.is_refusing() => self.turn_away(client, listener),
-                None => self.admission.parked.push(Parked { client, listener }),
-            },
+            }
             Done::Failed(Errno(libc::EINVAL)) if self.listeners.refuses_newcomers(listener) => {}
             Done::Failed(errno) => self.accept_failed(errno),
             done => unreachable!("an accept ends with {done:?}"),
@@ -232,12 +256,20 @@ impl<D: Driver> Worker<D> {
         self.admission.at_limit && self.shared.at_limit == AtLimit::Refuse
     }
 
-    fn turn_away(&mut self, client: Sock, listener: usize) {
+    fn look_at(&mut self, client: Sock, listener: usize) -> Origin {
+        let driver = &mut self.hands.driver;
+        Origin {
+            route: self.listeners.route(listener),
+            hello: self.listeners.introduce(listener, client, driver),
+        }
+    }
+
+    fn turn_away(&mut self, client: Sock, route: RouteKey) {
         self.hands.driver.close(client, Close::Graceful);
         self.to_release = true;
         let Served {
             route, counters, ..
-        } = &self.routes[self.listeners.route(listener)];
+        } = &self.routes[route];
         counters.accepted.add(1);
         counters.ended(Outcome::QueueFull);
         if let Some(refused) = self.shared.refusals.count(self.hands.now) {
@@ -254,7 +286,8 @@ impl<D: Driver> Worker<D> {
                     .ticket
                     .take()
                     .expect("the caller prepared one");
-                self.start_session(client, listener, ticket);
+                let from = self.look_at(client, listener);
+                self.start_session(client, from, ticket);
                 Ok(true)
             }
             Ok(None) => Ok(false),
@@ -377,8 +410,8 @@ impl<D: Driver> Worker<D> {
 
     /// Serves a client, or lets it wait; a client with nowhere to wait is sent away, and the ticket is
     /// for the next one.
-    fn start_session(&mut self, client: Sock, listener: usize, ticket: Ticket) {
-        let route = self.listeners.route(listener);
+    fn start_session(&mut self, client: Sock, from: Origin, ticket: Ticket) {
+        let Origin { route, hello } = from;
         self.routes[route].counters.accepted.add(1);
         let seats = match self.admit_user(client, route) {
             Ok(seats) => seats,
@@ -396,9 +429,6 @@ impl<D: Driver> Worker<D> {
         };
         let vacant = self.sessions.vacant_entry();
         let id = SessionId(vacant.key());
-        let hello = self
-            .listeners
-            .introduce(listener, client, &mut self.hands.driver);
         let served = &mut self.routes[route];
         let policy = Rc::clone(&served.policy);
         let mut cx = context(
@@ -415,10 +445,11 @@ impl<D: Driver> Worker<D> {
             permit: ticket.permit,
             route,
             policy,
+            is_in_crowd: self.routes[route].route.crowd.enter(),
             place,
             _seats: seats,
         });
-        self.routes[route].route.crowd.enter();
+        self.routes[route].sessions += 1;
         self.file_pool(route);
         self.after_step(id, step);
     }

@@ -111,20 +111,46 @@ impl Listeners {
         listening: Listening,
         hands: &mut Hands<D>,
     ) {
-        for listener in &mut self.0 {
-            if listener.of == of && listener.accepting != Accepting::Closed {
-                listener.role = ListenerRole::Retiring;
-                if listener.accepting == Accepting::Armed {
-                    hands.driver.cancel(listener.sock, Lane::Read);
-                }
-            }
-        }
+        self.retire(|_, is| is == of, &mut hands.driver);
         self.add(route, of, listening, hands);
     }
 
-    /// In the room of one that is closed, if there is any: who was accepted there, and still has to wait, asks
-    /// only of what it was.
-    fn add<D: Driver>(
+    /// Nobody new comes to these. Who waits in their backlogs is served, unless those are for others.
+    pub(super) fn retire<D: Driver>(
+        &mut self,
+        which: impl Fn(RouteKey, ListenerOf) -> bool,
+        driver: &mut D,
+    ) {
+        for listener in &mut self.0 {
+            if listener.accepting != Accepting::Closed && which(listener.route, listener.of) {
+                listener.role = ListenerRole::Retiring;
+                if listener.accepting == Accepting::Armed {
+                    driver.cancel(listener.sock, Lane::Read);
+                }
+            }
+        }
+        self.leave_backlogs(false, driver);
+    }
+
+    /// Clients of this one are introduced in another way from now on.
+    pub(super) fn introduce_as(&mut self, of: ListenerOf, introduction: Introduction) {
+        let open = self
+            .0
+            .iter_mut()
+            .filter(|l| l.accepting != Accepting::Closed);
+        for listener in open.filter(|listener| listener.of == of) {
+            listener.introduction = introduction.clone();
+        }
+    }
+
+    /// Whether any of a route's listeners is open.
+    pub(super) fn has_open_of(&self, route: RouteKey) -> bool {
+        let mut open = self.0.iter().filter(|l| l.accepting != Accepting::Closed);
+        open.any(|listener| listener.route == route)
+    }
+
+    /// In the room of one that is closed, if there is any.
+    pub(super) fn add<D: Driver>(
         &mut self,
         route: RouteKey,
         of: ListenerOf,
@@ -152,7 +178,7 @@ impl Listeners {
             looks_in: 0,
             looked_after: 0,
         };
-        let is_free = |l: &Listener| l.of == of && l.accepting == Accepting::Closed;
+        let is_free = |l: &Listener| l.accepting == Accepting::Closed;
         let number = self.0.iter().position(is_free).unwrap_or(self.0.len());
         hands.owners.assign(sock, Owner::Listener(number));
         match self.0.get_mut(number) {
@@ -191,11 +217,12 @@ impl Listeners {
         }
     }
 
-    /// Closes those whose backlogs are for others. An accept that is in flight may have taken a client
+    /// Closes those whose backlogs are for others, if they are given up: in a drain all. An accept that is in flight may have taken a client
     /// already, so one that is armed has to be disarmed first.
-    pub(super) fn leave_backlogs<D: Driver>(&mut self, driver: &mut D) {
+    pub(super) fn leave_backlogs<D: Driver>(&mut self, is_draining: bool, driver: &mut D) {
         for listener in &mut self.0 {
-            if listener.backlog == Backlog::NextOwners && listener.accepting == Accepting::Idle {
+            let is_given_up = is_draining || listener.role == ListenerRole::Retiring;
+            if is_given_up && listener.backlog == Backlog::NextOwners && listener.is_idle() {
                 driver.close(listener.sock, Close::Graceful);
                 listener.accepting = Accepting::Closed;
             }
@@ -261,7 +288,9 @@ impl Listeners {
 
     /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any.
     pub(super) fn to_empty(&self, is_draining: bool) -> Option<IdleListener> {
-        let is_given_up = |l: &Listener| is_draining || l.role == ListenerRole::Retiring;
+        let is_given_up = |l: &Listener| {
+            is_draining || l.role == ListenerRole::Retiring && l.backlog == Backlog::Ours
+        };
         let number = self.0.iter().position(|l| l.is_idle() && is_given_up(l))?;
         let sock = self.0[number].sock;
         Some(IdleListener { number, sock })
@@ -274,8 +303,13 @@ impl Listeners {
 
     /// Closes all of them, whatever waits there.
     pub(super) fn close<D: Driver>(&mut self, driver: &mut D) {
+        self.close_some(|_| true, driver);
+    }
+
+    /// Closes those of some routes, whatever waits there.
+    pub(super) fn close_some<D: Driver>(&mut self, of: impl Fn(RouteKey) -> bool, driver: &mut D) {
         for listener in &mut self.0 {
-            if listener.accepting != Accepting::Closed {
+            if listener.accepting != Accepting::Closed && of(listener.route) {
                 driver.close(listener.sock, Close::Graceful);
                 listener.accepting = Accepting::Closed;
             }

@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::listeners::{ListenerOf, Listening};
+use super::orders::Order;
 use crate::driver::Waker;
 use crate::sys::Errno;
 
@@ -25,8 +25,8 @@ pub(crate) enum Notice {
     Cut,
     /// Somebody wants to see whether the worker turns: that it does is the answer.
     Turn,
-    /// There are listeners that take the place of others, in the mailbox.
-    Listeners,
+    /// There are orders in the mailbox.
+    Orders,
 }
 
 impl Notice {
@@ -44,7 +44,7 @@ pub(crate) struct Mailbox {
     notices: AtomicU8,
     waker: Waker,
     /// Looked at when there is a notice of it.
-    listeners: Mutex<Vec<(ListenerOf, Listening)>>,
+    orders: Mutex<Vec<Order>>,
 }
 
 /// What was in a mailbox.
@@ -57,7 +57,7 @@ impl Mailbox {
         Ok(Self {
             notices: AtomicU8::new(0),
             waker: Waker::new()?,
-            listeners: Mutex::default(),
+            orders: Mutex::default(),
         })
     }
 
@@ -72,21 +72,19 @@ impl Mailbox {
         self.waker.wake();
     }
 
-    /// Gives the worker a listener in place of another one.
-    pub(crate) fn replace_listener(&self, old: ListenerOf, new: Listening) {
-        self.listeners().push((old, new));
-        self.post(Notice::Listeners);
+    /// Has the worker do this, after what it was told to do before.
+    pub(crate) fn order(&self, order: Order) {
+        self.orders().push(order);
+        self.post(Notice::Orders);
     }
 
-    pub(super) fn take_listeners(&self) -> Vec<(ListenerOf, Listening)> {
-        mem::take(&mut *self.listeners())
+    pub(super) fn take_orders(&self) -> Vec<Order> {
+        mem::take(&mut *self.orders())
     }
 
-    fn listeners(&self) -> MutexGuard<'_, Vec<(ListenerOf, Listening)>> {
+    fn orders(&self) -> MutexGuard<'_, Vec<Order>> {
         // Whole at any moment, whoever has panicked.
-        self.listeners
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether there is something to be read.

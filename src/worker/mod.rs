@@ -9,6 +9,7 @@ mod admission;
 mod gate;
 mod listeners;
 mod mailbox;
+mod orders;
 mod queue;
 mod routes;
 #[cfg(any(test, fuzzing))]
@@ -19,6 +20,7 @@ mod who;
 
 use std::collections::HashSet;
 use std::mem;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +42,7 @@ use crate::sys::clock::ThreadClock;
 pub(crate) use gate::Gate;
 pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use mailbox::{Mailbox, Notice};
+pub(crate) use orders::{Amendment, ListenerChange, Order, RouteChange};
 pub(crate) use routes::{Crowd, Limit, Route, RouteNumber, Share, ShareRules, Spread};
 pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
@@ -47,6 +50,7 @@ use admission::Admission;
 use gate::Permit;
 use listeners::{IdleListener, Listeners};
 use mailbox::Notices;
+use orders::Retiring;
 use routes::{OwnPolicy, Routes, Served};
 use timers::Timers;
 #[cfg(any(test, fuzzing))]
@@ -80,6 +84,10 @@ pub(crate) struct Shared {
 pub(crate) struct Worker<D: Driver> {
     /// Its number among the workers.
     number: usize,
+    /// Where its routes' choices by chance come from.
+    seed: u64,
+    /// What the large heads of its requests may take.
+    head_room: HeadRoom,
     shared: Arc<Shared>,
     mailbox: Arc<Mailbox>,
     counters: Arc<WorkerCounters>,
@@ -93,6 +101,8 @@ pub(crate) struct Worker<D: Driver> {
     awaits_limit: bool,
     /// Those that the worker serves; sessions and listeners name them by their place here.
     routes: Routes,
+    /// Those of them that take no new clients.
+    retired: Vec<Retiring>,
     admission: Admission,
     queue_looks: QueueLooks,
     /// Permits of sessions that ended.
@@ -116,6 +126,8 @@ struct Active<D: Driver> {
     route: RouteKey,
     /// The rules that it began with.
     policy: OwnPolicy,
+    /// Whether it is counted among those of the route, over all workers.
+    is_in_crowd: bool,
     /// Where connections are limited.
     place: Option<Place>,
     /// Where those of its user are. Given back with the session, before its client can see the end: who
@@ -151,27 +163,18 @@ impl<D: Driver> Worker<D> {
         mailbox: Arc<Mailbox>,
         counters: Arc<WorkerCounters>,
     ) -> Self {
-        let mut hands = Hands::new(driver);
-        let mut listeners = Listeners::default();
-        // Another seed for each, or all of them send their first session to the same endpoint.
-        let seed = shared.seed.wrapping_add(number as u64);
-        let head_room = HeadRoom::default();
-        let mut routes = Routes::default();
-        for share in shares {
-            let (rules, counters) = (share.rules, share.counters);
-            let served = Served::new(share.route, rules, counters, seed, head_room.clone());
-            let number = served.route.number;
-            let key = routes.insert(served);
-            listeners.add_route((key, number), share.listeners, &mut hands);
-        }
-        Self {
+        let mut worker = Self {
             number,
-            listeners,
-            routes,
+            // Another one for each, or all of them send their first session to the same endpoint.
+            seed: shared.seed.wrapping_add(number as u64),
+            head_room: HeadRoom::default(),
+            listeners: Listeners::default(),
+            routes: Routes::default(),
+            retired: Vec::new(),
             shared,
             mailbox,
             counters,
-            hands,
+            hands: Hands::new(driver),
             sessions: Slab::new(),
             timers: Timers::default(),
             yielding: Timers::default(),
@@ -185,7 +188,9 @@ impl<D: Driver> Worker<D> {
             removed: 0,
             phase: WorkerPhase::Serving,
             last_call: None,
-        }
+        };
+        shares.into_iter().for_each(|share| worker.add_route(share));
+        worker
     }
 
     /// Runs until drained or cut. An error is one of the driver: the worker cannot go on.
@@ -208,6 +213,7 @@ impl<D: Driver> Worker<D> {
         if self.last_call.is_some_and(|time| time <= self.hands.now) {
             self.drain_sessions(true);
         }
+        self.look_after_retired();
         // Before a new ticket is asked for, and after everything that someone waits for.
         self.hands.driver.release();
         self.to_release = false;
@@ -280,6 +286,7 @@ impl<D: Driver> Worker<D> {
             self.queue_looks.date(),
             self.pools_looked_at,
             self.last_call,
+            self.last_call_of_retired(),
         ];
         let dates = dates.into_iter().chain(self.admission.dates());
         dates.flatten().min()
@@ -317,16 +324,10 @@ impl<D: Driver> Worker<D> {
     fn read_mailbox(&mut self) -> Notices {
         let notices = self.mailbox.take();
         if notices.has(Notice::Addresses) {
-            for route in self.routes.keys() {
-                if self.routes[route].follow() {
-                    let served = &mut self.routes[route];
-                    let set = served.route.published.load_full();
-                    served.pool.follow(&set, &mut self.hands);
-                    self.file_pool(route);
-                    self.each_session_of(route, Session::addresses_changed);
-                    self.compare_endpoints(route);
-                }
-            }
+            let routes = self.routes.keys();
+            routes
+                .into_iter()
+                .for_each(|route| self.follow_addresses(route));
         }
         if notices.has(Notice::Limit) {
             self.awaits_limit = false;
@@ -335,25 +336,32 @@ impl<D: Driver> Worker<D> {
             self.admission
                 .make_do(&mut self.hands.driver, self.hands.now);
         }
-        if notices.has(Notice::Listeners) {
-            for (of, listening) in self.mailbox.take_listeners() {
-                // A route that is gone needs none.
-                if let Some(route) = self.routes.find(of.route) {
-                    self.listeners
-                        .replace((route, of), listening, &mut self.hands);
-                }
-            }
+        if notices.has(Notice::Orders) {
+            let orders = self.mailbox.take_orders();
+            orders.into_iter().for_each(|order| self.obey(order));
         }
         if notices.has(Notice::Drain) {
             self.phase = WorkerPhase::Draining;
             self.listeners.disarm(&mut self.hands.driver);
-            self.listeners.leave_backlogs(&mut self.hands.driver);
+            self.listeners.leave_backlogs(true, &mut self.hands.driver);
             self.drain_sessions(false);
         }
         if notices.has(Notice::Cut) {
             self.cut();
         }
         notices
+    }
+
+    fn follow_addresses(&mut self, route: RouteKey) {
+        let served = &mut self.routes[route];
+        if !served.follow() {
+            return;
+        }
+        let set = served.route.published.load_full();
+        served.pool.follow(&set, &mut self.hands);
+        self.file_pool(route);
+        self.each_session_of(route, Session::addresses_changed);
+        self.compare_endpoints(route);
     }
 
     /// Ends those that wait for a next request. Connections that have not sent any get a moment more.
@@ -406,10 +414,14 @@ impl<D: Driver> Worker<D> {
             .sessions
             .get_mut(id.0)
             .expect("only live sessions own sockets");
+        let served = &mut self.routes[active.route];
+        if !Rc::ptr_eq(&active.policy, &served.policy) && active.session.follow(&served.policy) {
+            active.policy = Rc::clone(&served.policy);
+        }
         let mut cx = context(
             id,
             &mut self.hands,
-            (&mut self.routes[active.route], &active.policy),
+            (served, &active.policy),
             &mut self.changes,
             (active.route, self.phase),
         );
@@ -439,7 +451,10 @@ impl<D: Driver> Worker<D> {
     fn end_session(&mut self, id: SessionId, ending: Ending) {
         let mut active = self.sessions.remove(id.0);
         let served = &mut self.routes[active.route];
-        served.route.crowd.leave();
+        served.sessions -= 1;
+        if active.is_in_crowd {
+            served.route.crowd.leave();
+        }
         let mut outcome = ending.outcome();
         if let (Some(place), Some(queue)) = (active.place, &mut served.queue)
             && place.give_up(queue)
@@ -601,7 +616,7 @@ fn context<'a, D: Driver>(
         route,
         pool: &mut served.pool,
         changes,
-        draining: phase == WorkerPhase::Draining,
+        draining: phase == WorkerPhase::Draining || served.is_retired,
         published: &served.route.published,
         policy,
         balancer: &mut served.balancer,

@@ -37,6 +37,11 @@ impl Queue {
         }
     }
 
+    /// So many may join from now on; who waits stays.
+    pub(super) fn set_max(&mut self, max: usize) {
+        self.max = max;
+    }
+
     /// The number of a session that comes now, whether it has to wait or not.
     pub(super) fn arrive(&mut self) -> Arrival {
         self.next += 1;

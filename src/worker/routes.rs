@@ -13,9 +13,10 @@ use crate::access_log;
 use crate::backend::{Balancer, Moment, Published};
 use crate::config::{Balance, Part, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
+use crate::driver::Driver;
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
-use crate::session::{Entry, Policy, Pool, Protocol, RouteKey, SessionId};
+use crate::session::{Entry, Hands, Policy, Pool, Protocol, RouteKey, SessionId};
 
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
@@ -27,52 +28,65 @@ use super::who::Who;
 ///
 /// Every worker counts up and down; nothing else depends on the order. A worker looks before it asks for clients:
 /// each listener of each worker may bring one more.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Crowd {
-    max: Option<u32>,
+    /// `u32::MAX`: any number. The main thread writes.
+    max: AtomicU32,
     open: AtomicU32,
     /// Times at which it was reached.
     pub(super) limit_reached: Failures,
 }
 
 impl Crowd {
-    /// With the part of all `connections_max` that one of so many routes may have.
+    /// With this limit, if there is one.
     #[must_use]
-    pub(crate) fn new(part: Part, connections_max: u32, routes: usize) -> Self {
+    pub(crate) fn new(max: Option<u32>) -> Self {
+        let crowd = Self::default();
+        crowd.limit(max);
+        crowd
+    }
+
+    /// Changes the limit. Workers count those that are there when they hear of it.
+    pub(crate) fn limit(&self, max: Option<u32>) {
+        self.max.store(max.unwrap_or(ANY_NUMBER), Ordering::Relaxed);
+    }
+
+    /// The part of all `connections_max` that one of so many routes may have; `None`: all.
+    #[must_use]
+    pub(crate) fn part(part: Part, connections_max: u32, routes: usize) -> Option<u32> {
         let max = match part {
             Part::All => None,
             Part::Most if routes == 1 => None,
             Part::Most => Some(connections_max - connections_max / OTHERS_PART),
             Part::Number(max) => Some(max.get()),
         };
-        Self {
-            max: max.filter(|max| *max < connections_max),
-            ..Self::default()
-        }
+        max.filter(|max| *max < connections_max)
     }
 
     /// The limit, if there is one.
     pub(super) fn max(&self) -> Option<u32> {
-        self.max
+        let max = self.max.load(Ordering::Relaxed);
+        (max != ANY_NUMBER).then_some(max)
     }
 
     /// Whether no further client is to be accepted.
     pub(super) fn is_full(&self) -> bool {
-        self.max
+        self.max()
             .is_some_and(|max| self.open.load(Ordering::Relaxed) >= max)
     }
 
-    pub(super) fn enter(&self) {
-        if self.max.is_some() {
+    /// Whether the session was counted, which it is where there is a limit: [`Crowd::leave`] is for such.
+    pub(super) fn enter(&self) -> bool {
+        let counts = self.max().is_some();
+        if counts {
             self.open.fetch_add(1, Ordering::Relaxed);
         }
+        counts
     }
 
     pub(super) fn leave(&self) {
-        if self.max.is_some() {
-            let before = self.open.fetch_sub(1, Ordering::Relaxed);
-            assert!(before > 0, "who leaves has entered");
-        }
+        let before = self.open.fetch_sub(1, Ordering::Relaxed);
+        assert!(before > 0, "who leaves has entered");
     }
 
     /// Whether nobody is in.
@@ -81,6 +95,19 @@ impl Crowd {
         self.open.load(Ordering::Relaxed) == 0
     }
 }
+
+impl Default for Crowd {
+    fn default() -> Self {
+        Self {
+            max: AtomicU32::new(ANY_NUMBER),
+            open: AtomicU32::new(0),
+            limit_reached: Failures::default(),
+        }
+    }
+}
+
+/// There is no limit.
+const ANY_NUMBER: u32 = u32::MAX;
 
 /// Of all sessions, one of several routes leaves this part to the others.
 const OTHERS_PART: u32 = 4;
@@ -208,8 +235,25 @@ pub(super) struct Served {
     pub(super) access_log: Option<access_log::Queue>,
     /// That of the worker: all its routes share it.
     pub(super) head_room: HeadRoom,
+    /// How many there are on this worker.
+    pub(super) sessions: usize,
+    /// It takes no new clients, and those that it has get no further requests served.
+    pub(super) is_retired: bool,
     /// That of the address set with which sessions were compared last.
     version: u64,
+}
+
+/// The most connections to one endpoint.
+fn endpoint_max(limit: Option<Limit>) -> Option<NonZeroU32> {
+    limit.and_then(|limit| limit.per_endpoint_max)
+}
+
+/// Only what is kept holds others up, and who is held up waits in the queue.
+fn is_paced(policy: &Policy, limit: Option<Limit>) -> bool {
+    match &policy.protocol {
+        Protocol::Fastcgi(options) => options.pool.reuse && limit.is_some(),
+        Protocol::Raw => false,
+    }
 }
 
 /// What one worker serves.
@@ -225,6 +269,10 @@ impl Routes {
         let key = self.slots.insert(served);
         self.end = self.end.max(key + 1);
         RouteKey(key)
+    }
+
+    pub(super) fn remove(&mut self, key: RouteKey) {
+        self.slots.remove(key.0);
     }
 
     /// All that there are now: what is done with one may change which there are.
@@ -296,16 +344,8 @@ impl Served {
             limit,
             access_log,
         } = rules;
-        let balancer = Balancer::new(balance, seed).counting(counters.endpoints);
-        let balancer = match limit.and_then(|limit| limit.per_endpoint_max) {
-            Some(max) => balancer.limited(max.get()),
-            None => balancer,
-        };
-        let balancer = match &policy.protocol {
-            // Only what is kept holds others up, and who is held up waits in the queue.
-            Protocol::Fastcgi(options) if options.pool.reuse && limit.is_some() => balancer.paced(),
-            Protocol::Fastcgi(_) | Protocol::Raw => balancer,
-        };
+        let mut balancer = Balancer::new(balance, seed).counting(counters.endpoints);
+        balancer.amend(balance, endpoint_max(limit), is_paced(&policy, limit));
         let pool = match &policy.protocol {
             Protocol::Raw => Pool::empty(),
             Protocol::Fastcgi(options) => Pool::new(options.pool)
@@ -322,8 +362,38 @@ impl Served {
             counters: counters.route,
             access_log,
             head_room,
+            sessions: 0,
+            is_retired: false,
             version: 0,
         }
+    }
+
+    /// Goes by other rules, which are of the same protocol, and have a limit if there was one.
+    pub(super) fn amend<D: Driver>(&mut self, rules: ShareRules, hands: &mut Hands<D>) {
+        let ShareRules {
+            policy,
+            who,
+            balance,
+            limit,
+            access_log,
+        } = rules;
+        assert!(
+            limit.is_some() == self.queue.is_some(),
+            "it is another share"
+        );
+        self.balancer
+            .amend(balance, endpoint_max(limit), is_paced(&policy, limit));
+        if let (Some(queue), Some(limit)) = (&mut self.queue, limit) {
+            queue.set_max(limit.queue_max);
+        }
+        if let Protocol::Fastcgi(options) = &policy.protocol {
+            self.pool.amend(options.pool, hands);
+        }
+        // Sessions look whether it is another one.
+        if !Arc::ptr_eq(&self.policy, &policy) {
+            self.policy = Rc::new(policy);
+        }
+        (self.who, self.access_log) = (who, access_log);
     }
 
     /// Takes the current address set over. Whether it is another one than the last time.

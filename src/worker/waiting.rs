@@ -49,6 +49,11 @@ impl QueueLooks {
         self.at
     }
 
+    /// Those who wait may have a place now.
+    pub(super) fn look_at(&mut self, now: Instant) {
+        self.at = self.at.and(Some(now));
+    }
+
     /// Somebody waits who did not, and may have a place at that time though nothing happens.
     fn file(&mut self, place_at: Option<Instant>, now: Instant) {
         let dates = self.at.into_iter().chain(place_at);

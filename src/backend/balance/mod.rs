@@ -15,6 +15,7 @@ mod tried;
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -178,6 +179,14 @@ impl Balancer {
     pub fn paced(mut self) -> Self {
         self.is_paced = true;
         self
+    }
+
+    /// Goes by another policy and another limit. What was given stays given: a lower limit is come to as leases
+    /// end.
+    pub fn amend(&mut self, policy: Balance, per_endpoint_max: Option<NonZeroU32>, is_paced: bool) {
+        self.policy = policy;
+        self.per_endpoint_max = per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
+        self.is_paced = is_paced;
     }
 
     /// Shows there what it counts.

@@ -50,7 +50,7 @@ use super::connect::{Connecting, SearchStep};
 use super::lag::Lag;
 use super::pool::Open;
 use super::tally::Telling;
-use super::{Context, End, Ending, Hands, Owner, Step, Wish};
+use super::{Context, End, Ending, FastcgiOptions, Hands, Owner, Step, Wish};
 use client::{ClientSide, HeadRead, Reading, Writing};
 use farewell::{Breaking, Farewell};
 use search::{Search, Sought};
@@ -107,6 +107,16 @@ impl<D: Driver> Exchange<D> {
             Err(errno) => Step::End(Ending::ClientReset(errno)),
         };
         (exchange, step)
+    }
+
+    /// Its route goes by other rules. Whether the next request does, because nothing of it is there.
+    pub fn follow(&mut self, options: &FastcgiOptions) -> bool {
+        let is_between = matches!(self.stage, Stage::Head)
+            && self.client.reader.end() == ClientEnd::BetweenRequests;
+        if is_between {
+            self.client.reader.go_by(options.limits);
+        }
+        is_between
     }
 
     /// What its request waits for, if that is a place at an endpoint.

@@ -232,7 +232,7 @@ fn run_one(mut dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut
         calm,
     };
     let crowd = match backends {
-        Backends::Users => Crowd::new(Part::Most, connections_max.min(8), 2),
+        Backends::Users => Crowd::new(Crowd::part(Part::Most, connections_max.min(8), 2)),
         _ => Crowd::default(),
     };
     let planned_route = choices.route(0, crowd, &mut dice);

@@ -85,7 +85,7 @@ impl Common {
         let (mut served, mut planned) = (Vec::new(), Vec::new());
         for number in 0..self.routes {
             let choices = self.choices(dice);
-            let crowd = Crowd::new(Part::Most, self.connections_max, self.routes);
+            let crowd = Crowd::new(Crowd::part(Part::Most, self.connections_max, self.routes));
             let known_as = u32::try_from(number).expect("a few");
             let route = choices.route(known_as, crowd, dice);
             let counters = (0..self.workers).map(|_| ShareCounters::default());
