@@ -354,7 +354,10 @@ fn start_resolver(
         lookups: Arc::clone(&opened.lookups),
         options: ResolverOptions::from(&config.discovery),
     });
-    resolver::spawn(jobs, || helpers.say_end("the thread that looks names up"))
+    let helpers = helpers.clone();
+    resolver::spawn(jobs, move || {
+        helpers.say_end("the thread that looks names up")
+    })
 }
 
 /// As whom it is to run, where it may become that, and may have the source addresses that it is to have.

@@ -29,7 +29,6 @@ mod tests;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
@@ -40,8 +39,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use hickory_proto::ProtoError;
 use tokio::runtime::{self, Runtime};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::task::{self, JoinError, JoinSet};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::{self, AbortHandle, JoinError, JoinSet};
 
 use self::files::Stamps;
 use self::lookup::Sources;
@@ -49,8 +49,8 @@ use self::names::{Event, Names, Note, Question};
 use self::outcome::{Answer, Cause, Failure};
 use self::schedule::Jitter;
 pub(crate) use self::system::SystemCall;
-use crate::backend::{Published, Refresher};
-use crate::config::{BackendAddress, Discovery, RefreshTimes, ResolveWith};
+use crate::backend::{Endpoint, Published, Refresher};
+use crate::config::{BackendAddress, Discovery, RefreshTimes, ResolveWith, RouteName};
 use crate::counters::LookupCounters;
 use crate::sys::lookup::addresses_of;
 
@@ -75,6 +75,13 @@ pub(crate) fn lookups_max(routes: usize) -> usize {
 /// How long marks of failed connects are let gather before they are looked at: a storm of failures
 /// must not keep this thread busy. Nothing is looked up sooner for it than [`schedule`] permits.
 const SUSPECTS_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the names of another configuration may take until those that are answered are used without the others.
+pub(crate) const SUCCESSION_MAX: Duration = Duration::from_secs(10);
+
+/// The most threads in calls of the C library: one for each lookup that may be under way, and for those that nobody
+/// waits for any more. They are there while they are needed.
+const BLOCKING_THREADS_MAX: usize = 4096;
 
 /// How many addresses of one name a log line shows.
 const LOGGED_ADDRESSES_MAX: usize = 8;
@@ -191,71 +198,125 @@ pub(crate) struct Job<'a> {
 /// If a name is malformed, or the system refuses a thread or its event loop.
 pub(crate) fn spawn<'a, E: Send + 'static>(
     jobs: impl IntoIterator<Item = Job<'a>>,
-    say_end: impl FnOnce() -> E,
+    say_end: impl Fn() -> E + Send + 'static,
 ) -> Result<ResolverHandle, ResolverError> {
     let mut tasks = Vec::new();
-    let mut names_count = 0;
     let jobs: Vec<_> = jobs.into_iter().collect();
     let slots = Arc::new(Semaphore::new(lookups_max(jobs.len())));
     for job in jobs {
         let names = Names::new(job.backends, job.options.times, Instant::now())?;
         job.published.publish(names.endpoints(), SystemTime::now());
         if !names.is_literal() {
-            names_count += job.backends.len();
-            let slots = Arc::clone(&slots);
-            tasks.push(Task::new(
-                names,
-                job.published,
-                job.lookups,
-                job.options,
-                slots,
-            ));
+            tasks.push(Task::new(names, job, Arc::clone(&slots)));
         }
     }
-    if tasks.is_empty() {
-        return Ok(ResolverHandle { running: None });
+    let mut handle = ResolverHandle {
+        running: None,
+        slots,
+        say_end: Box::new(move || Box::new(say_end())),
+    };
+    if !tasks.is_empty() {
+        handle.running = Some(handle.start(tasks)?);
     }
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        // For the C library's lookups: at most one for each name, so that none waits for another.
-        .max_blocking_threads(names_count)
-        .build()
-        .map_err(ResolverError::Runtime)?;
-    let (stop, stopped) = oneshot::channel();
-    let say_end = say_end();
-    let thread = thread::Builder::new()
-        .name("resolver".to_owned())
-        .spawn(move || {
-            let _say_end = say_end;
-            run(runtime, tasks, stopped);
-        })
-        .map_err(ResolverError::Thread)?;
-    Ok(ResolverHandle {
-        running: Some(Running { stop, thread }),
-    })
+    Ok(handle)
 }
 
+/// Whose drop says that the thread has ended.
+type SayEnd = Box<dyn Send>;
+
 /// The running resolver; dropping it ends the thread.
-#[derive(Debug)]
 #[must_use = "dropping the handle stops the resolver"]
 pub(crate) struct ResolverHandle {
     /// `None` when there is nothing to look up.
     running: Option<Running>,
+    slots: Arc<Semaphore>,
+    say_end: Box<dyn Fn() -> SayEnd + Send>,
 }
 
-#[derive(Debug)]
 struct Running {
     /// The thread ends when this is dropped.
-    stop: oneshot::Sender<()>,
+    orders: UnboundedSender<Order>,
     thread: JoinHandle<()>,
+}
+
+/// What the thread is told to do.
+enum Order {
+    /// Does this from now on, and nothing else for the same route.
+    Follow(Box<Task>),
+    /// Does nothing for this route any more. What was published stays.
+    Forget(RouteName),
+}
+
+impl ResolverHandle {
+    /// Looks up what this job says, instead of what one for the same route has said before. Until all of it is
+    /// answered, or has had as long as [`SUCCESSION_MAX`], the addresses of the old one stay, and after that until
+    /// there is an address.
+    ///
+    /// # Errors
+    /// If a name is malformed, or the system refuses a thread or its event loop; then nothing changes.
+    pub(crate) fn follow(&mut self, job: Job<'_>) -> Result<(), ResolverError> {
+        let now = Instant::now();
+        let names = Names::new(job.backends, job.options.times, now)?;
+        if names.is_literal() && self.running.is_none() {
+            job.published.publish(names.endpoints(), SystemTime::now());
+            return Ok(());
+        }
+        let has_addresses = !job.published.load().endpoints().is_empty();
+        let mut task = Task::new(names, job, Arc::clone(&self.slots));
+        task.succeeds_by = has_addresses.then(|| now + SUCCESSION_MAX);
+        match &self.running {
+            Some(running) => running.order(Order::Follow(Box::new(task))),
+            None => self.running = Some(self.start(vec![task])?),
+        }
+        Ok(())
+    }
+
+    /// Looks up nothing for this route any more.
+    pub(crate) fn forget(&self, route: &RouteName) {
+        if let Some(running) = &self.running {
+            running.order(Order::Forget(route.clone()));
+        }
+    }
+
+    /// There are so many routes from now on. More of them have more lookups at one time; fewer keep what there is.
+    pub(crate) fn expect(&self, routes: usize, before: usize) {
+        let more = lookups_max(routes).saturating_sub(lookups_max(before));
+        self.slots.add_permits(more);
+    }
+
+    fn start(&self, tasks: Vec<Task>) -> Result<Running, ResolverError> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            // For the C library's lookups.
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .build()
+            .map_err(ResolverError::Runtime)?;
+        let (orders, ordered) = unbounded_channel();
+        let say_end = (self.say_end)();
+        let thread = thread::Builder::new()
+            .name("resolver".to_owned())
+            .spawn(move || {
+                let _say_end = say_end;
+                run(runtime, tasks, ordered);
+            })
+            .map_err(ResolverError::Thread)?;
+        Ok(Running { orders, thread })
+    }
+}
+
+impl Running {
+    fn order(&self, order: Order) {
+        // A thread that has ended has said so, and the daemon ends.
+        let _ = self.orders.send(order);
+    }
 }
 
 impl Drop for ResolverHandle {
     /// Ends the thread and waits for it, which is a matter of milliseconds even while a name server
     /// is silent or the C library hangs. What was published stays.
     fn drop(&mut self) {
-        if let Some(Running { stop, thread }) = self.running.take() {
-            drop(stop);
+        if let Some(Running { orders, thread }) = self.running.take() {
+            drop(orders);
             if thread.join().is_err() {
                 tracing::error!("stop the resolver: its thread had panicked (this is a bug)");
             }
@@ -265,29 +326,60 @@ impl Drop for ResolverHandle {
 
 /// The thread. Everything that is still under way when it returns ends with the runtime, except calls
 /// of the C library: nobody can end those, and nobody waits for them.
-fn run(runtime: Runtime, tasks: Vec<Task>, stopped: oneshot::Receiver<()>) {
+fn run(runtime: Runtime, tasks: Vec<Task>, mut orders: UnboundedReceiver<Order>) {
     runtime.block_on(async {
-        let mut running: JoinSet<()> = tasks.into_iter().map(Task::run).collect();
-        tokio::select! {
-            biased;
-            _ = stopped => {}
-            () = outlive(&mut running) => {}
+        let mut running = Tasks::default();
+        tasks.into_iter().for_each(|task| running.follow(task));
+        loop {
+            tokio::select! {
+                biased;
+                order = orders.recv() => match order {
+                    Some(Order::Follow(task)) => running.follow(*task),
+                    Some(Order::Forget(route)) => running.forget(&route),
+                    None => return,
+                },
+                Some(ended) = running.all.join_next() => tell_panic(ended),
+            }
         }
     });
     runtime.shutdown_background();
 }
 
-/// Tasks run until they are dropped. One that panics leaves its route with the addresses that it has,
-/// and the others alone.
-async fn outlive(running: &mut JoinSet<()>) {
-    while let Some(ended) = running.join_next().await {
-        if let Err(panic) = ended {
-            tracing::error!(
-                "look names up: {panic} (this is a bug; the addresses stay as they are)"
-            );
+/// One for each route that has names.
+#[derive(Default)]
+struct Tasks {
+    all: JoinSet<()>,
+    by_route: HashMap<RouteName, AbortHandle>,
+}
+
+impl Tasks {
+    /// A set has one writer: what was done for the route before is not done any more.
+    fn follow(&mut self, task: Task) {
+        let route = task.published.route().clone();
+        self.forget(&route);
+        if task.names.is_literal() {
+            let mut task = task;
+            task.publish(Vec::new());
+            return;
+        }
+        self.by_route.insert(route, self.all.spawn(task.run()));
+    }
+
+    fn forget(&mut self, route: &RouteName) {
+        if let Some(task) = self.by_route.remove(route) {
+            task.abort();
         }
     }
-    pending().await
+}
+
+/// Tasks run until they are forgotten. One that panics leaves its route with the addresses that it has,
+/// and the others alone.
+fn tell_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        tracing::error!("look names up: {error} (this is a bug; the addresses stay as they are)");
+    }
 }
 
 /// The resolver's work for one route: asks what is due, takes the answers in, publishes.
@@ -303,6 +395,9 @@ struct Task {
     lookups: JoinSet<Answer>,
     /// Which question each of `lookups` is about.
     asked: HashMap<task::Id, Question>,
+    /// The addresses of another job stay until all names are answered, or until this time at most, and after that
+    /// until there is an address.
+    succeeds_by: Option<Instant>,
     /// Marks of failed connects are not looked at before this time.
     heed_after: Instant,
     randomness: RandomState,
@@ -311,13 +406,13 @@ struct Task {
 }
 
 impl Task {
-    fn new(
-        names: Names,
-        published: Arc<Published>,
-        counters: Arc<LookupCounters>,
-        options: ResolverOptions,
-        slots: Arc<Semaphore>,
-    ) -> Self {
+    fn new(names: Names, job: Job<'_>, slots: Arc<Semaphore>) -> Self {
+        let Job {
+            published,
+            lookups: counters,
+            options,
+            ..
+        } = job;
         let stamps = Stamps::take(&options);
         let sources = Arc::new(Sources::new(&options));
         Self {
@@ -330,6 +425,7 @@ impl Task {
             slots,
             lookups: JoinSet::new(),
             asked: HashMap::new(),
+            succeeds_by: None,
             heed_after: Instant::now(),
             randomness: RandomState::new(),
             answers: 0,
@@ -344,6 +440,8 @@ impl Task {
             self.heed_suspects(now);
             if let Some(notes) = self.names.expire(now) {
                 self.publish(notes);
+            } else if self.succeeds_by.is_some_and(|by| by <= now) {
+                self.publish(Vec::new());
             }
             self.ask_due(now);
             let wake = self.wake_at(now);
@@ -359,7 +457,8 @@ impl Task {
         // Without room for another lookup, the end of one is what to wait for.
         let has_room = self.lookups.len() < LOOKUPS_MAX;
         let next_due = self.names.next_due().filter(|_| has_room);
-        let wakes = [next_due, self.names.next_expiry()];
+        let succeeds_by = self.succeeds_by.filter(|by| *by > now);
+        let wakes = [next_due, self.names.next_expiry(), succeeds_by];
         let files_check = now + FILES_CHECK_INTERVAL;
         wakes.into_iter().flatten().fold(files_check, Instant::min)
     }
@@ -442,12 +541,24 @@ impl Task {
         self.publish(notes);
     }
 
-    fn publish(&self, notes: Vec<Note>) {
-        self.published
-            .publish(self.names.endpoints(), SystemTime::now());
+    fn publish(&mut self, notes: Vec<Note>) {
+        let endpoints = self.names.endpoints();
+        if self
+            .succeeds_by
+            .is_none_or(|by| self.has_come(by, &endpoints))
+        {
+            self.succeeds_by = None;
+            self.published.publish(endpoints, SystemTime::now());
+        }
         for (name, event) in notes {
             self.log(&name, event);
         }
+    }
+
+    /// Whether these can take the place of the addresses of another job.
+    fn has_come(&self, by: Instant, endpoints: &[Endpoint]) -> bool {
+        let is_time = self.names.are_all_answered() || by <= Instant::now();
+        is_time && (!endpoints.is_empty() || self.names.is_literal())
     }
 
     fn jitter(&mut self, question: &Question) -> Jitter {

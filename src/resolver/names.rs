@@ -201,6 +201,16 @@ impl Names {
         self.hosts.is_empty() && self.services.is_empty()
     }
 
+    /// Whether each name has been answered, or has been found not to be.
+    pub(super) fn are_all_answered(&self) -> bool {
+        let is_known = |health: Health| !matches!(health, Health::Unknown);
+        self.hosts.values().all(|host| is_known(host.health))
+            && self
+                .services
+                .values()
+                .all(|service| is_known(service.health))
+    }
+
     /// Everything that may be connected to: the backends in the configured order, the addresses of
     /// each name sorted, so that an answer in another order gives the same endpoints.
     pub(super) fn endpoints(&self) -> Vec<Endpoint> {

@@ -921,3 +921,92 @@ fn what_the_c_library_says_is_told_apart_from_what_it_does_not() {
     assert_eq!(look_up("panics"), panicked);
     assert_found(look_up("php.internal"), &["192.0.2.2", "192.0.2.1"]);
 }
+
+impl Setup {
+    /// The route's backends are others from now on.
+    fn follow(&self, resolver: &mut ResolverHandle, backends: &[&str]) {
+        let backends: Vec<_> = backends.iter().map(|backend| parse(backend)).collect();
+        resolver.follow(self.job(&backends)).unwrap();
+    }
+}
+
+#[test]
+fn other_names_take_the_place_of_addresses_once_they_are_known() {
+    let server = NameServer::start();
+    server.a("old.internal", &["192.0.2.1"]);
+    for name in ["one.internal", "two.internal"] {
+        server.set(name, RecordType::A, Reply::Silence);
+        server.set(name, RecordType::AAAA, Reply::Silence);
+    }
+    let setup = quick(Setup::asking(&[&server]).query_timeout(SHORT));
+    let mut resolver = setup.spawn(&["old.internal:9000"]);
+    let old = setup.wait_for(&["192.0.2.1:9000"]);
+    setup.follow(&mut resolver, &["one.internal:9000", "two.internal:9000"]);
+    server.wait_asked("two.internal", RecordType::A, 1);
+    server.a("one.internal", &["192.0.2.2"]);
+    server.a("two.internal", &["192.0.2.3"]);
+    let new = setup.wait_for(&["192.0.2.2:9000", "192.0.2.3:9000"]);
+    assert!(old.version() < new.version());
+    assert_eq!(*setup.emptied.value.lock().unwrap(), 0);
+    // Nobody asks for the old one any more.
+    let asked = server.asked("old.internal", RecordType::A);
+    let of_new = server.asked("one.internal", RecordType::A);
+    server.wait_asked("one.internal", RecordType::A, of_new + 3);
+    assert_eq!(server.asked("old.internal", RecordType::A), asked);
+}
+
+#[test]
+fn a_name_without_an_answer_leaves_the_addresses_of_the_one_before() {
+    let server = NameServer::start();
+    server.a("old.internal", &["192.0.2.1"]);
+    let setup = quick(Setup::asking(&[&server]));
+    let mut resolver = setup.spawn(&["old.internal:9000"]);
+    let old = setup.wait_for(&["192.0.2.1:9000"]);
+    // The server says that there is no such name.
+    setup.follow(&mut resolver, &["typo.internal:9000"]);
+    server.wait_asked("typo.internal", RecordType::A, 3);
+    assert_eq!(setup.published.version(), old.version());
+    server.a("typo.internal", &["192.0.2.2"]);
+    setup.wait_for(&["192.0.2.2:9000"]);
+}
+
+#[test]
+fn literals_and_names_follow_each_other() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    let setup = Setup::asking(&[&server]);
+    let mut resolver = setup.spawn(&["192.0.2.9:80"]);
+    setup.wait_for(&["192.0.2.9:80"]);
+    setup.follow(&mut resolver, &["192.0.2.8:80"]);
+    setup.wait_for(&["192.0.2.8:80"]);
+    assert!(resolver.running.is_none());
+    setup.follow(&mut resolver, &["php.internal:80"]);
+    setup.wait_for(&["192.0.2.1:80"]);
+    setup.follow(&mut resolver, &["192.0.2.7:80"]);
+    setup.wait_for(&["192.0.2.7:80"]);
+    assert_eq!(*setup.emptied.value.lock().unwrap(), 0);
+}
+
+#[test]
+fn a_route_that_is_forgotten_is_not_looked_up_any_more() {
+    let server = NameServer::start();
+    server.a("php.internal", &["192.0.2.1"]);
+    server.a("other.internal", &["192.0.2.2"]);
+    let setup = quick(Setup::asking(&[&server]));
+    let backends = [parse("php.internal:80"), parse("other.internal:80")];
+    let other = Arc::new(Published::new(|| {}).of_route("other".parse().unwrap()));
+    let of_other = Job {
+        published: Arc::clone(&other),
+        ..setup.job(&backends[1..])
+    };
+    let resolver = spawn([setup.job(&backends[..1]), of_other], || ()).unwrap();
+    setup.wait_for(&["192.0.2.1:80"]);
+    server.wait_asked("other.internal", RecordType::A, 1);
+    resolver.forget(other.route());
+    let asked = server.asked("php.internal", RecordType::A);
+    server.wait_asked("php.internal", RecordType::A, asked + 1);
+    let of_other = server.asked("other.internal", RecordType::A);
+    server.wait_asked("php.internal", RecordType::A, asked + 4);
+    assert_eq!(server.asked("other.internal", RecordType::A), of_other);
+    assert_eq!(setup.published.load().endpoints().len(), 1);
+}
