@@ -5,9 +5,9 @@ use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,6 +53,15 @@ pub enum AccessLogError {
 pub(crate) struct Writers {
     prepared: Vec<Writer>,
     running: Vec<Running>,
+    all: Arc<Mutex<All>>,
+}
+
+/// What is told to all writers that run, and asked of them.
+#[derive(Default)]
+struct All {
+    told: Vec<Arc<Told>>,
+    /// Of writers that have ended.
+    past_errors: u64,
 }
 
 struct Running {
@@ -69,18 +78,22 @@ struct Told {
     end: AtomicBool,
     /// Open the file anew.
     reopen: AtomicBool,
+    /// End once nobody is left who could have anything to be written.
+    retire: AtomicBool,
+    /// Queues that came since it last looked.
+    joining: Mutex<Vec<Source>>,
     bell: Arc<Bell>,
     /// Writes that failed. The writer counts.
     errors: Count,
 }
 
 impl Writers {
-    /// Opens the file of a route, unless another route has it open.
+    /// Opens the file of a route, unless it is open for another one.
     ///
     /// # Errors
     /// If it cannot be opened.
     pub(crate) fn open(&mut self, log: &AccessLog) -> Result<(), AccessLogError> {
-        if self.writer(&log.target).is_some() {
+        if self.prepared(&log.target).is_some() || self.running(&log.target).is_some() {
             return Ok(());
         }
         let file = open(&log.target).map_err(|error| AccessLogError::Open {
@@ -103,32 +116,63 @@ impl Writers {
     /// A queue for one worker's requests of this route, whose file is open.
     ///
     /// # Panics
-    /// If the file is not open, or the threads were started.
+    /// If the file is not open.
     pub(crate) fn queue(&mut self, log: &AccessLog, route: &RouteName) -> Queue {
-        let writer = self.writer(&log.target);
-        let writer = writer.expect("a route's file is opened before it is served");
-        let (queue, entries) = Queue::new(&writer.told.bell);
-        writer.sources.push(Source {
+        let prepared = self.prepared(&log.target).map(|writer| &writer.told);
+        let told = prepared.or_else(|| self.running(&log.target).map(|running| &running.told));
+        let told = told.expect("a route's file is opened before it is served");
+        let (queue, entries) = Queue::new(&told.bell);
+        lock(&told.joining).push(Source {
             entries,
             route: route.clone(),
             format: log.format,
+            is_gone: false,
         });
+        told.bell.ring_loudly();
         queue
     }
 
-    fn writer(&mut self, target: &AccessLogTarget) -> Option<&mut Writer> {
-        self.prepared
-            .iter_mut()
-            .find(|writer| writer.target == *target)
+    fn prepared(&self, target: &AccessLogTarget) -> Option<&Writer> {
+        self.prepared.iter().find(|writer| writer.target == *target)
     }
 
-    /// Starts a thread for each file. What `say_end` returns is dropped when the thread ends, however that ends.
+    fn running(&self, target: &AccessLogTarget) -> Option<&Running> {
+        let is_it = |running: &&Running| running.target == *target;
+        let mut running = self.running.iter().filter(is_it);
+        running.find(|running| !running.told.retire.load(Ordering::Relaxed))
+    }
+
+    /// Closes files that were opened and are not needed after all.
+    pub(crate) fn forget_prepared(&mut self) {
+        self.prepared.clear();
+    }
+
+    /// Files that nobody uses any more are closed, when what was to be written there is.
+    pub(crate) fn retire_unused(&mut self, is_used: impl Fn(&AccessLogTarget) -> bool) {
+        for running in self.running.iter().filter(|r| !is_used(&r.target)) {
+            running.told.retire.store(true, Ordering::Release);
+            running.told.bell.ring_loudly();
+        }
+        let all = &mut *lock(&self.all);
+        self.running.retain(|running| {
+            let has_ended = running.ended.try_recv() == Err(TryRecvError::Disconnected);
+            if has_ended {
+                all.past_errors += running.told.errors.get();
+                all.told.retain(|told| !Arc::ptr_eq(told, &running.told));
+            }
+            !has_ended
+        });
+    }
+
+    /// Starts a thread for each file that has none. What `say_end` returns is dropped when the thread ends, however
+    /// that ends, unless it was for want of anything to write: then it is given to `leave`.
     ///
     /// # Errors
     /// If the system has no room for a thread.
     pub(crate) fn start<E: Send + 'static>(
         &mut self,
         say_end: impl Fn() -> E,
+        leave: fn(E),
     ) -> Result<(), AccessLogError> {
         for writer in self.prepared.drain(..) {
             let (target, told) = (writer.target.clone(), Arc::clone(&writer.told));
@@ -137,13 +181,15 @@ impl Writers {
             thread::Builder::new()
                 .name("access-log".to_owned())
                 .spawn(move || {
-                    let _say_end = say_end;
-                    writer.run(end);
+                    if writer.run(end) == Why::Retired {
+                        leave(say_end);
+                    }
                 })
                 .map_err(|source| AccessLogError::Thread {
                     target: target.clone(),
                     source,
                 })?;
+            lock(&self.all).told.push(Arc::clone(&told));
             self.running.push(Running {
                 target,
                 told,
@@ -155,9 +201,9 @@ impl Writers {
 
     /// A way to have all files opened anew, for another thread or task.
     pub(crate) fn reopener(&self) -> impl Fn() + Send + Sync + use<> {
-        let all: Vec<_> = self.running.iter().map(|r| Arc::clone(&r.told)).collect();
+        let all = Arc::clone(&self.all);
         move || {
-            for told in &all {
+            for told in &lock(&all).told {
                 told.reopen.store(true, Ordering::Release);
                 told.bell.ring_loudly();
             }
@@ -166,8 +212,12 @@ impl Writers {
 
     /// A way to ask how many writes have failed.
     pub(crate) fn errors(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
-        let all: Vec<_> = self.running.iter().map(|r| Arc::clone(&r.told)).collect();
-        move || all.iter().map(|told| told.errors.get()).sum()
+        let all = Arc::clone(&self.all);
+        move || {
+            let all = lock(&all);
+            let errors = all.told.iter().map(|told| told.errors.get());
+            all.past_errors + errors.sum::<u64>()
+        }
     }
 }
 
@@ -186,6 +236,11 @@ impl Drop for Writers {
             }
         }
     }
+}
+
+/// Nothing is half done under these locks, whoever has panicked.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn open(target: &AccessLogTarget) -> io::Result<File> {
@@ -228,6 +283,17 @@ struct Source {
     entries: Receiver<Box<Entry>>,
     route: RouteName,
     format: AccessLogFormat,
+    /// Its worker has given it up, and it is empty.
+    is_gone: bool,
+}
+
+/// Why a writer has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The daemon ends.
+    Told,
+    /// Nobody has anything to be written there any more.
+    Retired,
 }
 
 /// What a look at the queues came to.
@@ -250,31 +316,39 @@ enum Written {
 
 impl Writer {
     /// Until it is told to end. Dropping `end` says that it has.
-    fn run(mut self, end: Sender<()>) {
+    fn run(mut self, end: Sender<()>) -> Why {
         self.told.bell.writer.get_or_init(thread::current);
-        loop {
+        let why = loop {
             // Read before the queues: what was put in before that is found.
             let ends = self.told.end.load(Ordering::Acquire);
             if self.told.reopen.swap(false, Ordering::Acquire) {
                 self.reopen();
             }
+            // Likewise: who has joined by then, and is gone, has nothing more to say.
+            let retires = self.told.retire.load(Ordering::Acquire);
             let found = self.look();
             match (self.write(), found) {
                 (Written::Full, _) => thread::park_timeout(LOOK_INTERVAL),
-                (Written::All, Found::Nothing) if ends => break,
+                (Written::All, Found::Nothing) if ends => break Why::Told,
+                (Written::All, Found::Nothing) if retires && self.sources.is_empty() => {
+                    break Why::Retired;
+                }
+                // The last of those who have a queue give it up without a word.
+                (Written::All, Found::Nothing) if retires => thread::park_timeout(LOOK_INTERVAL),
                 (Written::All, Found::Nothing) => self.sleep(),
                 (Written::All, Found::All) if !ends => thread::park_timeout(LOOK_INTERVAL),
                 (Written::All, Found::All | Found::Batch) => {}
             }
-        }
+        };
         drop(end);
+        why
     }
 
     /// Until somebody rings, unless somebody would have.
     fn sleep(&mut self) {
         self.told.bell.lie_down();
-        let is_told =
-            self.told.end.load(Ordering::Acquire) || self.told.reopen.load(Ordering::Acquire);
+        let all = [&self.told.end, &self.told.reopen, &self.told.retire];
+        let is_told = all.iter().any(|told| told.load(Ordering::Acquire));
         if !is_told && self.look() == Found::Nothing {
             thread::park();
         }
@@ -284,11 +358,18 @@ impl Writer {
     /// Makes lines of what is in the queues.
     fn look(&mut self) -> Found {
         let (now, clock) = (Instant::now(), SystemTime::now());
+        self.sources.append(&mut lock(&self.told.joining));
         let mut found = Found::Nothing;
-        for source in &self.sources {
+        let mut gone = false;
+        for source in &mut self.sources {
             while self.pending.len() < BATCH_BYTES {
-                let Ok(entry) = source.entries.try_recv() else {
-                    break;
+                let entry = match source.entries.try_recv() {
+                    Ok(entry) => entry,
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => {
+                        (source.is_gone, gone) = (true, true);
+                        break;
+                    }
                 };
                 if std::mem::take(&mut self.is_torn) {
                     self.pending.push('\n');
@@ -298,6 +379,9 @@ impl Writer {
                 line::push(&mut self.pending, source.format, route, time, &entry);
                 found = Found::All;
             }
+        }
+        if gone {
+            self.sources.retain(|source| !source.is_gone);
         }
         match self.pending.len() {
             BATCH_BYTES.. => Found::Batch,
@@ -393,7 +477,7 @@ mod tests {
             writers.queue(&logs[0], &route("one")),
             writers.queue(&logs[1], &route("two")),
         ];
-        writers.start(|| ()).unwrap();
+        writers.start(|| (), drop).unwrap();
         for number in 0..1000 {
             let queue = &queues[number % 2];
             queue.push(entry(&format!("/{number}"))).unwrap();
@@ -403,6 +487,58 @@ mod tests {
         assert_eq!(text.lines().count(), 1000);
         let of = |start: &str| text.lines().filter(|line| line.contains(start)).count();
         assert_eq!((of(" route=one "), of("\"route\":\"two\"")), (500, 500));
+    }
+
+    #[test]
+    fn files_come_and_go_while_others_are_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let logs = ["one.log", "two.log"];
+        let logs = logs.map(|name| log(&dir.path().join(name), AccessLogFormat::Text));
+        let (left, leaving) = channel();
+        let start = |writers: &mut Writers| {
+            writers
+                .start(|| left.clone(), |left| left.send(()).unwrap())
+                .unwrap();
+        };
+        let mut writers = Writers::default();
+        writers.open(&logs[0]).unwrap();
+        let first = writers.queue(&logs[0], &RouteName::default());
+        start(&mut writers);
+        // Another route, and another queue, come to a file that is written.
+        writers.open(&logs[0]).unwrap();
+        let second = writers.queue(&logs[0], &"second".parse().unwrap());
+        writers.open(&logs[1]).unwrap();
+        let third = writers.queue(&logs[1], &RouteName::default());
+        start(&mut writers);
+        second.push(entry("/second")).unwrap();
+        drop(second);
+        third.push(entry("/third")).unwrap();
+        // Whoever has a queue is waited for, and what is in it is written.
+        writers.retire_unused(|target| *target == logs[0].target);
+        assert!(leaving.try_recv().is_err());
+        third.push(entry("/fourth")).unwrap();
+        drop(third);
+        leaving.recv_timeout(Duration::from_secs(60)).unwrap();
+        let read = |log: &AccessLog| match &log.target {
+            AccessLogTarget::File(path) => fs::read_to_string(path).unwrap(),
+            AccessLogTarget::Stdout => unreachable!(),
+        };
+        assert_eq!(read(&logs[1]).lines().count(), 2);
+        // It is opened again for who wants it again.
+        writers.retire_unused(|target| *target == logs[0].target);
+        writers.open(&logs[1]).unwrap();
+        let fifth = writers.queue(&logs[1], &RouteName::default());
+        start(&mut writers);
+        fifth.push(entry("/fifth")).unwrap();
+        first.push(entry("/first")).unwrap();
+        drop(writers);
+        assert_eq!(read(&logs[1]).lines().count(), 3);
+        let shared = read(&logs[0]);
+        assert!(
+            shared.contains(" route=second ") && shared.contains("/first"),
+            "{shared}"
+        );
+        assert!(leaving.try_recv().is_err(), "the others were told to end");
     }
 
     #[test]
@@ -424,6 +560,7 @@ mod tests {
             entries,
             route: RouteName::default(),
             format: AccessLogFormat::Text,
+            is_gone: false,
         };
         let writer = Writer {
             target: AccessLogTarget::Stdout,

@@ -60,7 +60,7 @@ impl Helpers {
 
 impl SayEnd {
     /// The helper was not to last any longer.
-    fn leave(mut self) {
+    pub(super) fn leave(mut self) {
         self.is_done = true;
     }
 }

@@ -58,7 +58,7 @@ use capacity::SessionCapacity;
 use engine::Chosen;
 pub use engine::Unavailable;
 pub use helpers::HelperError;
-use helpers::{EndedHelpers, Helpers, helpers};
+use helpers::{EndedHelpers, Helpers, SayEnd, helpers};
 pub use inherited::InheritError;
 use inherited::Passed;
 use kernel::Kernel;
@@ -189,7 +189,8 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     start_tasks(config, &routes, &control, &helpers, &shared.gate);
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
-    access_logs.start(|| helpers.say_end("a thread that writes an access log"))?;
+    let say_end = || helpers.say_end("a thread that writes an access log");
+    access_logs.start(say_end, SayEnd::leave)?;
     control.reopen_on_signal(access_logs.reopener(), &helpers);
     let sessions_max = capacity.connections_max;
     let observed = observe(engine, sessions_max, &mailboxes, &routes, &access_logs);
