@@ -47,7 +47,7 @@ use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
 use crate::config::{Config, Descriptors, ListenAddress, Route};
 use crate::observe::pulse::PULSE_TIMEOUT;
-use crate::observe::{DaemonPhase, Failures, Observed, ObservedWorker};
+use crate::observe::{DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
 use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, UserParts, Who};
@@ -284,7 +284,7 @@ fn observe(
         engine: engine.to_string(),
         sessions_max,
         workers: mailboxes.iter().map(observed_worker).collect(),
-        routes: routes.iter().map(Opened::observed).collect(),
+        routes: ObservedRoutes::new(routes.iter().map(Opened::observed).collect()),
         log_lines_dropped: Box::new(logging::lines_dropped),
         access_log_write_errors: Box::new(access_logs.errors()),
         phase: DaemonPhase::default(),

@@ -22,7 +22,7 @@ mod table;
 pub(crate) use endpoint_figures::EndpointFigures;
 pub(crate) use failures::Failures;
 pub(crate) use observed::{
-    DaemonPhase, Observed, ObservedRoute, ObservedWorker, RouteLimits, Summary,
+    DaemonPhase, Observed, ObservedRoute, ObservedRoutes, ObservedWorker, RouteLimits, Summary,
 };
 pub(crate) use status::{DaemonState, HistogramBucket, Status};
 pub(crate) use table::render as render_table;

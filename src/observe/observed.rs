@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwap;
+
 use super::endpoint_figures::{EndpointFigures, Figures};
 use super::status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
@@ -25,8 +27,8 @@ pub(crate) struct Observed {
     pub sessions_max: u32,
     /// By their number.
     pub workers: Vec<ObservedWorker>,
-    /// As configured.
-    pub routes: Vec<ObservedRoute>,
+    /// As configured now.
+    pub(crate) routes: ObservedRoutes,
     /// How many writes of access logs have failed.
     pub access_log_write_errors: Box<dyn Fn() -> u64 + Send + Sync>,
     /// How many lines of the log were lost.
@@ -35,6 +37,31 @@ pub(crate) struct Observed {
     pub phase: DaemonPhase,
     /// Sockets whose files are not found any more.
     pub socket_files_missing: SocketFilesMissing,
+}
+
+/// The routes, in the order of the configuration. The main thread changes them, and whoever looks sees all of them as
+/// they were at one moment.
+#[derive(Default)]
+pub(crate) struct ObservedRoutes(ArcSwap<Vec<Arc<ObservedRoute>>>);
+
+impl ObservedRoutes {
+    /// Those at the start.
+    #[must_use]
+    pub(crate) fn new(routes: Vec<ObservedRoute>) -> Self {
+        let routes = routes.into_iter().map(Arc::new).collect();
+        Self(ArcSwap::from_pointee(routes))
+    }
+
+    /// All of them, as they are now.
+    #[must_use]
+    pub(crate) fn all(&self) -> Arc<Vec<Arc<ObservedRoute>>> {
+        self.0.load_full()
+    }
+
+    /// From now on they are these.
+    pub(crate) fn replace(&self, routes: Vec<Arc<ObservedRoute>>) {
+        self.0.store(Arc::new(routes));
+    }
 }
 
 /// How many sockets' files are not found any more. The thread that looks writes.
@@ -157,7 +184,7 @@ impl Observed {
                 other: sum(|counters| &counters.pauses_other),
             },
             workers: self.workers.iter().map(|w| w.counters.status()).collect(),
-            routes: self.routes.iter().map(|route| route.status(now)).collect(),
+            routes: self.routes.all().iter().map(|r| r.status(now)).collect(),
         }
     }
 }
@@ -189,7 +216,7 @@ impl Observed {
             endpoints: 0,
             endpoints_in_use: 0,
         };
-        for route in &self.routes {
+        for route in self.routes.all().iter() {
             // The ends before the beginnings, as in a status.
             let ended = Outcome::ALL.into_iter();
             let ended: u64 = ended.map(|outcome| route.ended_so(outcome)).sum();

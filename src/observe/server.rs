@@ -296,7 +296,7 @@ fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
         ));
     }
     let now = std::time::Instant::now();
-    for route in &observed.routes {
+    for route in observed.routes.all().iter() {
         let set = route.published.load_full();
         let serves = |health: &Arc<Health>| !health.is_ejected(now) && !health.is_unreachable(now);
         let reason = match set.health() {
@@ -349,7 +349,7 @@ mod tests {
     use crate::backend::Published;
     use crate::counters::{LookupCounters, WorkerCounters};
     use crate::observe::{
-        DaemonPhase, EndpointFigures, ObservedRoute, ObservedWorker, RouteLimits,
+        DaemonPhase, EndpointFigures, ObservedRoute, ObservedRoutes, ObservedWorker, RouteLimits,
     };
 
     /// A daemon without threads, of which the workers' turns are played.
@@ -399,7 +399,7 @@ mod tests {
                 engine: "epoll".to_owned(),
                 sessions_max: 10,
                 workers: vec![worker(always), worker(Arc::clone(&alive))],
-                routes: vec![route(&published)],
+                routes: ObservedRoutes::new(vec![route(&published)]),
                 access_log_write_errors: Box::new(|| 0),
                 log_lines_dropped: Box::new(|| 3),
                 phase: DaemonPhase::default(),
