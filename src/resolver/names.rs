@@ -203,12 +203,8 @@ impl Names {
 
     /// Whether each name has been answered, or has been found not to be.
     pub(super) fn are_all_answered(&self) -> bool {
-        let is_known = |health: Health| !matches!(health, Health::Unknown);
-        self.hosts.values().all(|host| is_known(host.health))
-            && self
-                .services
-                .values()
-                .all(|service| is_known(service.health))
+        let is_asked = |service: &Service| !matches!(service.answer.latest(), Latest::Pending);
+        self.services.values().all(is_asked) && self.hosts.values().all(Host::is_known)
     }
 
     /// Everything that may be connected to: the backends in the configured order, the addresses of
