@@ -19,7 +19,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use entry::{Entry, Upstream, Words};
-pub(crate) use writer::{AccessLogError, Writers};
+pub(crate) use writer::{AccessLogError, Writers, open};
 
 /// Entries of one worker that wait to be written. At the 45,000 requests that a worker serves in a second
 /// it is full after 180 ms, more than three of the writer's looks; with the longest words, it holds some

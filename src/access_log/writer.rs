@@ -93,15 +93,26 @@ impl Writers {
     /// # Errors
     /// If it cannot be opened.
     pub(crate) fn open(&mut self, log: &AccessLog) -> Result<(), AccessLogError> {
-        if self.prepared(&log.target).is_some() || self.running(&log.target).is_some() {
+        if self.has(&log.target) {
             return Ok(());
         }
         let file = open(&log.target).map_err(|error| AccessLogError::Open {
             target: log.target.clone(),
             source: error.into(),
         })?;
+        self.add(log.target.clone(), file);
+        Ok(())
+    }
+
+    /// Whether it is open.
+    pub(crate) fn has(&self, target: &AccessLogTarget) -> bool {
+        self.prepared(target).is_some() || self.running(target).is_some()
+    }
+
+    /// One that somebody else has opened.
+    pub(crate) fn add(&mut self, target: AccessLogTarget, file: File) {
         self.prepared.push(Writer {
-            target: log.target.clone(),
+            target,
             file,
             sources: Vec::new(),
             told: Arc::default(),
@@ -110,7 +121,6 @@ impl Writers {
             is_torn: false,
             failures: Failures::default(),
         });
-        Ok(())
     }
 
     /// A queue for one worker's requests of this route, whose file is open.
@@ -243,7 +253,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn open(target: &AccessLogTarget) -> io::Result<File> {
+/// Opens it, to be appended to.
+///
+/// # Errors
+/// If that fails.
+pub(crate) fn open(target: &AccessLogTarget) -> io::Result<File> {
     match target {
         AccessLogTarget::Stdout => {
             let stdout = io::stdout().as_fd().try_clone_to_owned()?;

@@ -131,7 +131,8 @@ pub struct Published {
     /// nothing that goes with it, so no ordering is needed.
     confirmed: AtomicU64,
     refresher: Refresher,
-    ejection: Ejection,
+    /// The main thread changes it, and no more depends on it than which rule the next failure meets.
+    ejection: ArcSwap<Ejection>,
     /// How many there were. Written under the lock of `deciding`, read by who wants a figure.
     ejections: AtomicU64,
     /// What the times in [`Health`] are counted from.
@@ -160,7 +161,7 @@ impl Published {
             version: SharedVersion(AtomicU64::new(0)),
             confirmed: AtomicU64::new(0),
             refresher: Refresher::default(),
-            ejection: Ejection::default(),
+            ejection: ArcSwap::default(),
             ejections: AtomicU64::new(0),
             began: Instant::now(),
             known: Mutex::default(),
@@ -184,9 +185,22 @@ impl Published {
 
     /// Leaves endpoints out by these rules instead of [`Ejection::default`].
     #[must_use]
-    pub fn ejecting(mut self, ejection: Ejection) -> Self {
-        self.ejection = ejection;
+    pub fn ejecting(self, ejection: Ejection) -> Self {
+        self.eject_by(ejection);
         self
+    }
+
+    /// Goes by these rules from now on. Who is left out already stays so for its time.
+    pub fn eject_by(&self, ejection: Ejection) {
+        self.ejection.store(Arc::new(ejection));
+    }
+
+    /// There are no active checks any more: nobody is left out for what they said.
+    pub fn forget_checks(&self) {
+        for health in self.load().health() {
+            self.bring_up(health);
+            self.checks_fail(health, false);
+        }
     }
 
     /// That of the current set: whoever reads a new one gets that set, or a newer one, when loading.
@@ -299,7 +313,7 @@ impl Published {
     /// was sent to it. With enough of that in a row it is left out for a while, unless it is the last
     /// one of the current set that is not. Returns whether this ejected it.
     pub fn failed(&self, health: &Health, now: Instant) -> bool {
-        let Some(after) = self.ejection.after else {
+        let Some(after) = self.ejection.load().after else {
             return false;
         };
         if health.is_ejected(now) || health.count_failure() < after.get() {
@@ -351,7 +365,7 @@ impl Published {
             return false;
         }
         let failures = health.failures();
-        let ejected = health.eject(self.ejection, now);
+        let ejected = health.eject(**self.ejection.load(), now);
         self.ejections.fetch_add(1, Ordering::Relaxed);
         drop(one_at_a_time);
         tracing::warn!(

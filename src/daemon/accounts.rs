@@ -47,7 +47,7 @@ pub(super) fn check(route: &Route) -> Result<(), AccountLookupError> {
 }
 
 /// `None` where everybody is served.
-fn look_up(clients: &Clients) -> Result<Option<Who>, AccountLookupError> {
+pub(super) fn look_up(clients: &Clients) -> Result<Option<Who>, AccountLookupError> {
     let unmapped = unmapped();
     let users = clients.users.iter().map(|account| {
         let found = listener::user_id(Some(account));
@@ -98,13 +98,13 @@ fn unmapped() -> Unmapped {
 }
 
 /// Says so where rules for clients meet a listener whose clients nobody knows.
-pub(super) fn warn_of_strangers(
+pub(super) fn warn_of_strangers<'a>(
     route: &RouteName,
     who: Option<&Who>,
-    listeners: &[ListeningSocket],
+    listeners: impl Iterator<Item = &'a ListeningSocket>,
 ) {
     let Some(who) = who else { return };
-    for listener in listeners.iter().filter(|l| !net::is_unix(l.fd())) {
+    for listener in listeners.filter(|l| !net::is_unix(l.fd())) {
         let consequence = match who.is_choosy() {
             true => "--allow-user and --allow-group let none of them in",
             false => "--connections-max-per-user does not limit them",

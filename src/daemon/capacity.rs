@@ -129,6 +129,32 @@ impl SessionCapacity {
         })
     }
 
+    /// Why another configuration leaves no room for what was promised at the start.
+    pub(super) fn obstacle(
+        &self,
+        config: &Config,
+        workers: usize,
+        listeners: usize,
+    ) -> Option<String> {
+        let descriptors_max = match process::raise_descriptors_max() {
+            Ok(descriptors_max) => descriptors_max,
+            Err(errno) => return Some(CapacityError::Read(errno).to_string()),
+        };
+        // The promise of the start holds, whatever the file says now.
+        let mut config = config.clone();
+        config.connections_max = self.connections_max;
+        match Self::divide(&config, (workers as u64, listeners as u64), descriptors_max) {
+            Ok(capacity) if capacity.connections_max == self.connections_max => None,
+            Ok(capacity) => Some(format!(
+                "serve these routes: the limit of {descriptors_max} open descriptors leaves room for {} of the \
+                 {} connections that were promised at the start (lower --connections-max or raise the limit, \
+                 LimitNOFILE= under systemd, and restart the daemon)",
+                capacity.connections_max, self.connections_max
+            )),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
     /// What one worker's driver may have.
     pub(super) fn limits(&self, into_unix: IntoUnix) -> Limits {
         Limits {

@@ -5,6 +5,7 @@
 //! as with a worker: the daemon drains, and ends with an error.
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 /// A helper has ended that was to last.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,23 @@ impl Helpers {
         tokio::spawn(async move {
             task.await;
             say_end.leave();
+        });
+    }
+}
+
+impl Helpers {
+    /// Runs a task until whoever holds the other end of `is_wanted` drops it. To be called on the runtime.
+    pub(super) fn spawn_while<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        is_wanted: oneshot::Receiver<T>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.spawn(name, async {
+            tokio::select! {
+                () = task => {}
+                _ = is_wanted => {}
+            }
         });
     }
 }

@@ -1,13 +1,13 @@
 //! What the running kernel cannot do, what is done instead, and that the log says so. The whole list is in
 //! [`crate::sys::kernel`].
 
-use crate::config::{BackendAddress, Config};
+use crate::config::BackendAddress;
 use crate::driver::IntoUnix;
 use crate::sys::kernel::{Release, SPLICE_INTO_UNIX};
 use crate::sys::{Errno, net};
 
 use super::listening::Place;
-use super::routes::Opened;
+use super::routes::ServedRoute;
 
 /// The running kernel.
 pub(super) struct Kernel(Result<Release, Errno>);
@@ -27,13 +27,13 @@ impl Kernel {
     }
 
     /// Says what is done otherwise, where it makes a difference.
-    pub(super) fn announce(&self, config: &Config, routes: &[Opened]) {
+    pub(super) fn announce(&self, routes: &[ServedRoute]) {
         let has_unix_clients = has_unix_clients(routes);
         if has_unix_clients {
             warn_of_passed_descriptors();
         }
         if self.bulk_into_unix() == IntoUnix::Copied
-            && (has_unix_clients || has_unix_backends(config))
+            && (has_unix_clients || has_unix_backends(routes))
         {
             self.tell_of_copies();
         }
@@ -51,13 +51,13 @@ impl Kernel {
     }
 }
 
-fn has_unix_clients(routes: &[Opened]) -> bool {
-    let mut listeners = routes.iter().flat_map(|route| &route.listeners);
-    listeners.any(|listener| !matches!(listener.place(), Place::Tcp(_)))
+fn has_unix_clients(routes: &[ServedRoute]) -> bool {
+    let mut sockets = routes.iter().flat_map(|route| &route.sockets);
+    sockets.any(|socket| !matches!(socket.socket.place(), Place::Tcp(_)))
 }
 
-fn has_unix_backends(config: &Config) -> bool {
-    let mut backends = config.routes.iter().flat_map(|route| &route.backends);
+fn has_unix_backends(routes: &[ServedRoute]) -> bool {
+    let mut backends = routes.iter().flat_map(|route| &route.config.backends);
     backends.any(|backend| matches!(backend, BackendAddress::Unix(_)))
 }
 

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::config::{Access, Account, UnixAddress};
 use crate::sys::socket_file::{self, SocketName};
-use crate::sys::{account, net};
+use crate::sys::{account, net, privileges};
 
 /// Connections that may wait to be accepted. Linux cuts it to `net.core.somaxconn`, which is 4096
 /// by default since 5.4: a larger number would promise what most systems do not keep.
@@ -227,6 +227,11 @@ impl Listener {
         self.made.as_ref()
     }
 
+    /// Its file has another mode or another owner.
+    pub fn changed_to(&mut self, file: SocketFile) {
+        self.made = Some(file);
+    }
+
     /// Another socket has its place: newcomers are refused, and the path is not ours any more. Who is in
     /// the backlog can still be accepted.
     pub fn retire(mut self) {
@@ -293,6 +298,73 @@ impl SocketFile {
                 Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => Ok(FoundFile::Nothing),
                 _ => Err(error),
             },
+        }
+    }
+
+    /// The same file, for those whom `access` says, and not `before` any more. What both say alike stays.
+    ///
+    /// # Errors
+    /// One line with the obstacle and its remedy. Then it is as it was.
+    pub fn open_for(&self, access: &Access, before: &Access) -> Result<Self, ListenError> {
+        let ours = SocketOwners {
+            user: Some(privileges::users()[1]),
+            group: Some(privileges::group()),
+        };
+        let wish = SocketOwners::look_up(access).map(|owners| {
+            let user = match access.owner == before.owner {
+                true => None,
+                false => owners.user.or(ours.user),
+            };
+            let group = match access.group == before.group {
+                true => None,
+                false => owners.group.or(ours.group),
+            };
+            Self {
+                mode: access.mode,
+                user: user.unwrap_or(self.user),
+                group: group.unwrap_or(self.group),
+                ..self.clone()
+            }
+        });
+        let done = wish.and_then(|wish| match self.change_to(&wish) {
+            Ok(()) => Ok(wish),
+            Err(cause) => {
+                // What was done of it is the change of a mode, which can be done again.
+                let _ = wish.change_to(self);
+                Err(cause)
+            }
+        });
+        done.map_err(|cause| self.error(cause))
+    }
+
+    /// Gives the file the mode and the owners that it had.
+    ///
+    /// # Errors
+    /// One line with the obstacle.
+    pub fn become_like(&self, before: &Self) -> Result<(), ListenError> {
+        self.change_to(before).map_err(|cause| self.error(cause))
+    }
+
+    /// Never for more than both are for: it is closed first, then given away, and then opened.
+    fn change_to(&self, wish: &Self) -> Result<(), Cause> {
+        let pinned = pin(&self.path, self.file)?;
+        let set_mode = |mode| {
+            socket_file::set_mode_of(&pinned, mode).map_err(|error| match error.raw_os_error() {
+                Some(libc::EPERM) => Cause::OwnerDenied,
+                _ => system("set the mode")(error),
+            })
+        };
+        set_mode(self.mode & wish.mode)?;
+        let made = pinned.metadata().map_err(system("examine the socket"))?;
+        let owners = SocketOwners::of(wish).changes(&made);
+        owners.give_pinned(&pinned)?;
+        set_mode(wish.mode)
+    }
+
+    fn error(&self, cause: Cause) -> ListenError {
+        ListenError {
+            address: UnixAddress::Path(self.path.clone()),
+            cause,
         }
     }
 
@@ -514,18 +586,14 @@ impl SocketOwners {
         if self.user.is_none() && self.group.is_none() {
             return Ok(());
         }
-        let pinned = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
-            .open(path)
-            .map_err(system("open the new socket"))?;
-        let metadata = pinned
-            .metadata()
-            .map_err(system("examine the new socket"))?;
-        if !metadata.file_type().is_socket() || FileId::of(&metadata) != file {
-            return Err(Cause::Contended);
+        self.give_pinned(&pin(path, file)?)
+    }
+
+    fn give_pinned(self, pinned: &File) -> Result<(), Cause> {
+        if self.user.is_none() && self.group.is_none() {
+            return Ok(());
         }
-        socket_file::set_owner(&pinned, self.user, self.group).map_err(|error| {
+        socket_file::set_owner(pinned, self.user, self.group).map_err(|error| {
             match error.raw_os_error() {
                 Some(libc::EPERM) => Cause::OwnerDenied,
                 Some(libc::EINVAL) => Cause::OwnerUnmapped,
@@ -536,6 +604,20 @@ impl SocketOwners {
             }
         })
     }
+}
+
+/// The socket's file, opened so that nothing else can be meant by it any more.
+fn pin(path: &Path, file: FileId) -> Result<File, Cause> {
+    let pinned = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open(path)
+        .map_err(system("open the socket"))?;
+    let metadata = pinned.metadata().map_err(system("examine the socket"))?;
+    if !metadata.file_type().is_socket() || FileId::of(&metadata) != file {
+        return Err(Cause::Contended);
+    }
+    Ok(pinned)
 }
 
 /// The number of this user, if one is given.

@@ -38,6 +38,16 @@ pub(super) enum Place {
     Tcp(SocketAddr),
 }
 
+impl Place {
+    /// Where a socket of ours with this address is.
+    pub(super) fn of(address: &UnixAddress) -> Self {
+        match address {
+            UnixAddress::Path(path) => Self::Path(path.as_os_str().as_bytes().to_vec()),
+            UnixAddress::Abstract(name) => Self::Abstract(name.clone()),
+        }
+    }
+}
+
 impl ListeningSocket {
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -48,10 +58,7 @@ impl ListeningSocket {
 
     pub(super) fn place(&self) -> Place {
         match self {
-            Self::Bound(listener) => match listener.address() {
-                UnixAddress::Path(path) => Place::Path(path.as_os_str().as_bytes().to_vec()),
-                UnixAddress::Abstract(name) => Place::Abstract(name.clone()),
-            },
+            Self::Bound(listener) => Place::of(listener.address()),
             Self::Inherited(inherited) => inherited.place().clone(),
         }
     }

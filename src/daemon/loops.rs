@@ -36,10 +36,7 @@ fn way(through: &[RouteName]) -> String {
 /// What `check` can see: the sockets that the configuration names.
 pub(super) fn find_configured(config: &Config) -> Option<LoopError> {
     let place = |address: &ListenAddress| match address {
-        ListenAddress::Unix(UnixAddress::Path(path)) => {
-            Some(Place::Path(path.as_os_str().as_bytes().to_vec()))
-        }
-        ListenAddress::Unix(UnixAddress::Abstract(name)) => Some(Place::Abstract(name.clone())),
+        ListenAddress::Unix(address) => Some(Place::of(address)),
         ListenAddress::Inherited(_) => None,
     };
     let places = |route: &crate::config::Route| route.listeners.iter().filter_map(place).collect();

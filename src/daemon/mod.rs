@@ -22,9 +22,11 @@ pub mod logging;
 mod loops;
 mod memory;
 mod privileges;
+mod reload;
 mod routes;
 pub mod scarcity;
 mod script_roots;
+mod service;
 mod signals;
 mod sites;
 mod socket_files;
@@ -38,19 +40,18 @@ use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, Runtime};
 use tokio::time;
 
 use crate::access_log::{AccessLogError, Writers};
-use crate::checks;
 use crate::config::{Config, Descriptors, ListenAddress, Route};
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
-use crate::sys::{Errno, process};
-use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, UserParts, Who};
+use crate::sys::{Errno, privileges as rights, process};
+use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, Spread, UserParts, Who};
 
 pub use accounts::AccountLookupError;
 pub use capacity::CapacityError;
@@ -63,18 +64,17 @@ pub use inherited::InheritError;
 use inherited::Passed;
 use kernel::Kernel;
 pub use listener::ListenError;
-use listening::ListeningSocket;
 pub use loops::LoopError;
 use privileges::Identity;
 pub use privileges::{PrivilegeError, renounce};
-use routes::Opened;
+use routes::ServedRoute;
 pub use routes::ShareError;
 pub use script_roots::ScriptRootError;
+use service::{RETIRED_LOOK_INTERVAL, Service};
 use signals::{OtherSignals, Secured, Stop, StopSignals};
 pub use sites::SiteError;
 use sites::Sites;
-use socket_files::{BoundAgain, Watch};
-use sockets::{ClientSocket, Sockets};
+use socket_files::{BoundAgain, Watch, Which};
 use supervisor::Supervisor;
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
@@ -172,6 +172,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let mut control = Control::new(&handover.signals)?;
     warn_of_long_queues(config, capacity.connections_max);
     let identity = look_up_rights(config)?;
+    let group_at_start = identity.is_some().then(rights::group);
     let mailboxes = mailboxes(count)?;
     let who = accounts::look_up_all(config)?;
     let mut routes = open_all(config, (who, capacity), &mailboxes, &mut passed)?;
@@ -184,58 +185,75 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let mut access_logs = open_access_logs(config)?;
     passed.close_unclaimed();
     let (helpers, ended_helpers) = helpers();
-    let _resolver = start_resolver(config, &routes, &helpers)?;
+    let resolver = start_resolver(config, &routes, &helpers)?;
     let shared = share(config, &capacity, &mailboxes);
-    start_tasks(config, &routes, &control, &helpers, &shared.gate);
+    start_tasks(&mut routes, &control, &helpers, &shared.gate);
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
-    let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
+    let mut spread = Spread::new(accepting);
+    let shares = routes::divide(&mut routes, (accepting, &mut spread), &mut access_logs)?;
     let say_end = || helpers.say_end("a thread that writes an access log");
     access_logs.start(say_end, SayEnd::leave)?;
     control.reopen_on_signal(access_logs.reopener(), &helpers);
     let sessions_max = capacity.connections_max;
     let observed = observe(engine, sessions_max, &mailboxes, &routes, &access_logs);
     let limits = capacity.limits(kernel.bulk_into_unix());
-    let assignments = mailboxes.into_iter().enumerate();
+    let mut shares = shares.into_iter();
+    let assignments = mailboxes.iter().enumerate();
     let assignments = assignments.map(|(number, mailbox)| Assignment {
         engine,
         limits,
         shares: shares.next().unwrap_or_default(),
         processor: config.pin.then(|| processors[number % processors.len()]),
-        mailbox,
+        mailbox: Arc::clone(mailbox),
         counters: Arc::clone(&observed.workers[number].counters),
         shared: Arc::clone(&shared),
     });
     let workers = Workers::start(assignments.collect(), || {
         sites.listen(&control.runtime)?;
         sites.serve(&control.runtime, &observed, &helpers)?;
-        let mut listeners = routes.iter_mut().flat_map(|route| &mut route.listeners);
-        Ok(listeners.try_for_each(ListeningSocket::listen)?)
+        let mut sockets = routes.iter_mut().flat_map(|route| &mut route.sockets);
+        Ok(sockets.try_for_each(|socket| socket.socket.listen())?)
     })?;
-    announce(config, &routes, &kernel, &sites, identity.as_ref());
+    announce(&routes, &kernel, &sites, identity.as_ref());
     announce_ready(engine, count, capacity);
-    let of_clients = routes.into_iter().flat_map(Opened::into_sockets).collect();
-    let sockets = Sockets { of_clients, sites };
-    let say_end = || helpers.say_end("the thread that looks after the sockets' files");
-    let watch = socket_files::watch(&sockets, &observed, say_end).map_err(Error::SocketFiles)?;
+    let service = Service {
+        next_number: u32::try_from(routes.len()).expect("there are some hundred at most"),
+        config: config.clone(),
+        routes,
+        retired: Vec::new(),
+        unclaimed: Vec::new(),
+        spread,
+        capacity,
+        mailboxes,
+        resolver,
+        helpers: helpers.clone(),
+        group_at_start,
+        access_logs,
+    };
+    let say_end = helpers.say_end("the thread that looks after the sockets' files");
+    let (sockets, control_file) = (service.sockets(), sites.control_file());
+    let watch = socket_files::watch(sockets, control_file, &observed, say_end);
+    let watch = watch.map_err(Error::SocketFiles)?;
     control.supervise(&supervisor, &observed, &helpers);
     let serving = Serving {
         workers,
-        sockets,
-        watch,
+        service,
+        sites,
+        watch: Some(watch),
         helpers,
         ended_helpers,
         observed,
     };
-    let served = control.serve(serving, &supervisor, config);
+    let served = control.serve(serving, &supervisor);
     tracing::info!("stopped");
     served
 }
 
 /// A route that leads to itself would take every session there is.
-fn refuse_loops(config: &Config, routes: &[Opened]) -> Result<(), LoopError> {
-    let places = |opened: &Opened| {
-        let listeners = opened.listeners.iter();
-        listeners.map(ListeningSocket::place).collect()
+fn refuse_loops(config: &Config, routes: &[ServedRoute]) -> Result<(), LoopError> {
+    let places = |served: &ServedRoute| {
+        let sockets = served.sockets.iter();
+        sockets.map(|socket| socket.socket.place()).collect()
     };
     let places: Vec<_> = routes.iter().map(places).collect();
     loops::find(config, &places).map_or(Ok(()), Err)
@@ -255,16 +273,9 @@ fn share(config: &Config, capacity: &SessionCapacity, mailboxes: &[Arc<Mailbox>]
 }
 
 /// Says what clients and operators find, now that they do.
-fn announce(
-    config: &Config,
-    routes: &[Opened],
-    kernel: &Kernel,
-    sites: &Sites,
-    identity: Option<&Identity>,
-) {
-    let configured = config.routes.iter().zip(routes);
-    configured.for_each(|(config, opened)| opened.announce(config));
-    kernel.announce(config, routes);
+fn announce(routes: &[ServedRoute], kernel: &Kernel, sites: &Sites, identity: Option<&Identity>) {
+    routes.iter().for_each(ServedRoute::announce);
+    kernel.announce(routes);
     sites.announce();
     identity.into_iter().for_each(Identity::announce);
 }
@@ -277,14 +288,14 @@ fn observe(
     engine: Chosen,
     sessions_max: u32,
     mailboxes: &[Arc<Mailbox>],
-    routes: &[Opened],
+    routes: &[ServedRoute],
     access_logs: &Writers,
 ) -> Arc<Observed> {
     Arc::new(Observed {
         engine: engine.to_string(),
         sessions_max,
         workers: mailboxes.iter().map(observed_worker).collect(),
-        routes: ObservedRoutes::new(routes.iter().map(Opened::observed).collect()),
+        routes: ObservedRoutes::new(routes.iter().map(ServedRoute::observed).collect()),
         log_lines_dropped: Box::new(logging::lines_dropped),
         access_log_write_errors: Box::new(access_logs.errors()),
         phase: DaemonPhase::default(),
@@ -316,7 +327,7 @@ fn open_all(
     (who, capacity): (Vec<Option<Who>>, SessionCapacity),
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
-) -> Result<Vec<Opened>, Error> {
+) -> Result<Vec<ServedRoute>, Error> {
     let routes = config.routes.iter().zip(who);
     let crowd = |route: &Route| {
         let count = config.routes.len();
@@ -345,14 +356,14 @@ fn listener_count(config: &Config, passed: impl Fn(&Descriptors) -> usize) -> us
 
 fn start_resolver(
     config: &Config,
-    routes: &[Opened],
+    routes: &[ServedRoute],
     helpers: &Helpers,
 ) -> Result<ResolverHandle, ResolverError> {
     let pairs = config.routes.iter().zip(routes);
-    let jobs = pairs.map(|(config, opened)| resolver::Job {
+    let jobs = pairs.map(|(config, served)| resolver::Job {
         backends: &config.backends,
-        published: Arc::clone(&opened.route.published),
-        lookups: Arc::clone(&opened.lookups),
+        published: Arc::clone(&served.route.published),
+        lookups: Arc::clone(&served.lookups),
         options: ResolverOptions::from(&config.discovery),
     });
     let helpers = helpers.clone();
@@ -382,14 +393,12 @@ fn announce_ready(engine: Chosen, workers: usize, capacity: SessionCapacity) {
 }
 
 /// What runs beside the workers, for as long as the control plane does.
-fn start_tasks(
-    config: &Config,
-    routes: &[Opened],
-    control: &Control,
-    helpers: &Helpers,
-    gate: &Arc<Gate>,
-) {
-    start_checks(config, routes, control, helpers);
+fn start_tasks(routes: &mut [ServedRoute], control: &Control, helpers: &Helpers, gate: &Arc<Gate>) {
+    let inside = control.runtime.enter();
+    for route in routes {
+        route.checks = upstreams::start_checks(&route.config, &route.route.published, helpers);
+    }
+    drop(inside);
     control.spawn(
         helpers,
         "the task that counts what the log leaves out",
@@ -400,16 +409,6 @@ fn start_tasks(
         "the task that gives memory back",
         memory::give_back(Arc::clone(gate)),
     );
-}
-
-fn start_checks(config: &Config, routes: &[Opened], control: &Control, helpers: &Helpers) {
-    for (config, opened) in config.routes.iter().zip(routes) {
-        if let Some(checks) = upstreams::checks(&config.upstreams) {
-            let published = Arc::clone(&opened.route.published);
-            let checks = checks::run(published, checks);
-            control.spawn(helpers, "the task of active checks", checks);
-        }
-    }
 }
 
 /// Who waits in a queue counts as a connection: queues that can take them all leave none for others.
@@ -499,24 +498,14 @@ impl Control {
         supervisor.ready(observed, helpers);
     }
 
-    fn serve(
-        self,
-        mut serving: Serving,
-        supervisor: &Supervisor,
-        config: &Config,
-    ) -> Result<(), Error> {
+    fn serve(self, mut serving: Serving, supervisor: &Supervisor) -> Result<(), Error> {
         let Self {
             runtime, mut stop, ..
         } = self;
         runtime.block_on(async {
-            let (failed, patience) = serving.until_an_end(&mut stop, config).await;
-            // The control socket's file goes when the drain is over.
-            let (mut workers, sockets) = serving.give_up(supervisor, patience).await;
-            let Sockets {
-                of_clients,
-                sites: _sites,
-            } = sockets;
-            let drained = drain(&mut workers, of_clients, &mut stop, patience).await;
+            let (failed, patience) = serving.until_an_end(&mut stop).await;
+            serving.give_up(supervisor, patience).await;
+            let drained = drain(&mut serving.workers, &mut stop, patience).await;
             failed.and_then(|()| drained.map_err(Error::from))
         })
     }
@@ -525,8 +514,9 @@ impl Control {
 /// What runs until the daemon is to end.
 struct Serving {
     workers: Workers,
-    sockets: Sockets,
-    /// Of the sockets' files.
+    service: Service,
+    sites: Sites,
+    /// Of the sockets' files. `None`: it has ended.
     watch: Option<Watch>,
     helpers: Helpers,
     ended_helpers: EndedHelpers,
@@ -535,14 +525,10 @@ struct Serving {
 
 impl Serving {
     /// Serves until something ends that: what has failed, and how long a drain may take.
-    async fn until_an_end(
-        &mut self,
-        stop: &mut StopSignals,
-        config: &Config,
-    ) -> (Result<(), Error>, Patience) {
+    async fn until_an_end(&mut self, stop: &mut StopSignals) -> (Result<(), Error>, Patience) {
         let observed = Arc::clone(&self.observed);
-        let patience = Patience::configured(config);
-        let idle = idle::wait(&observed, config.exit_idle_time);
+        let patience = Patience::configured(&self.service.config);
+        let idle = idle::wait(&observed, self.service.config.exit_idle_time);
         tokio::pin!(idle);
         loop {
             tokio::select! {
@@ -571,32 +557,47 @@ impl Serving {
                     return (failed, patience.after_failure());
                 }
                 bound = bound_again(&mut self.watch) => {
-                    self.sockets.replace(bound, &self.workers, &observed, &self.helpers);
+                    self.replace(bound);
+                }
+                () = time::sleep(RETIRED_LOOK_INTERVAL), if !self.service.retired.is_empty() => {
+                    self.service.look_after_retired(&self.workers, &observed, Instant::now());
                 }
             }
         }
     }
 
-    /// A successor may have the paths from now on. What is left are the workers, and the sockets in whose
-    /// backlogs somebody may wait.
-    async fn give_up(self, supervisor: &Supervisor, patience: Patience) -> (Workers, Sockets) {
-        let Self {
-            workers,
-            mut sockets,
-            watch,
-            helpers,
-            observed,
-            ..
-        } = self;
-        observed.phase.drain();
-        supervisor.stopping(&observed, patience.at_most.map(|time| time + CUT_TIMEOUT));
-        if let Some(watch) = watch {
+    /// A socket takes the place of the one whose path it was bound to. To be called on the runtime.
+    fn replace(&mut self, bound: BoundAgain) {
+        let address = bound.listener.address().clone();
+        let replaced = match bound.which {
+            Which::Clients(id) => self.service.replace(id, bound.listener, &self.workers),
+            Which::Control => {
+                self.sites
+                    .replace_control(bound.listener, &self.observed, &self.helpers)
+            }
+        };
+        if let Err(error) = replaced {
+            // Its file is gone again with it, and the next look begins anew.
+            tracing::error!(
+                "the socket {address} was bound again and cannot be served: {error} (raise the limit of open \
+                 descriptors, LimitNOFILE= under systemd)"
+            );
+        }
+    }
+
+    /// A successor may have the paths from now on. What is left are the workers, and the sockets in whose backlogs
+    /// somebody may wait. The control socket's file goes when the drain is over.
+    async fn give_up(&mut self, supervisor: &Supervisor, patience: Patience) {
+        self.observed.phase.drain();
+        let at_most = patience.at_most.map(|time| time + CUT_TIMEOUT);
+        supervisor.stopping(&self.observed, at_most);
+        if let Some(watch) = self.watch.take() {
             for bound in watch.stop().await {
-                sockets.replace(bound, &workers, &observed, &helpers);
+                self.replace(bound);
             }
         }
-        sockets.sites.give_up();
-        (workers, sockets)
+        self.sites.give_up();
+        self.service.end_sockets();
     }
 }
 
@@ -661,15 +662,9 @@ impl Patience {
 /// Lets the workers finish, for as long as is allowed.
 async fn drain(
     workers: &mut Workers,
-    sockets: Vec<ClientSocket>,
     stop: &mut StopSignals,
     patience: Patience,
 ) -> Result<(), WorkerError> {
-    // Nobody finds the path any more, nor gets in; who connected before is still served. Sockets that
-    // were passed to us stay as they are.
-    for mut socket in sockets {
-        socket.socket.end();
-    }
     workers.post(Notice::Drain);
     tokio::select! {
         drained = workers.all_ended() => return drained,

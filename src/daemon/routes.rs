@@ -10,17 +10,20 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use crate::access_log::Writers;
 use crate::backend::Published;
-use crate::config::{self, AccessLog, Balance, ConnectionLimits, ListenAddress, RouteName};
+use crate::config::{self, ConnectionLimits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
-use crate::proxy_protocol::Version;
-use crate::session::{FastcgiOptions, MinRate, Policy, PoolOptions, Protocol, Timeouts};
+use crate::session::{
+    FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, Timeouts,
+};
 use crate::worker::{
-    Crowd, Limit, ListenerOf, Listening, Mailbox, Notice, Route, RouteNumber, Share, ShareRules,
-    Sharing, Spread, Who,
+    Crowd, Limit, Listening, Mailbox, Notice, Route, RouteNumber, Share, ShareRules, Sharing,
+    Spread, Who,
 };
 
 use super::inherited::Passed;
@@ -29,22 +32,42 @@ use super::script_roots::{self, ScriptRootError};
 use super::sockets::ClientSocket;
 use super::{Error, accounts, listener, upstreams};
 
-/// A route whose listeners are bound.
-pub(super) struct Opened {
+/// A route that is served, as the main thread knows it.
+pub(super) struct ServedRoute {
+    /// What is configured.
+    pub(super) config: config::Route,
+    /// What its workers share.
     pub(super) route: Arc<Route>,
     pub(super) who: Option<Arc<Who>>,
-    policy: Arc<Policy>,
-    balance: Balance,
-    pub(super) listeners: Vec<ListeningSocket>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) sockets: Vec<ClientSocket>,
+    /// The number of its next socket.
+    pub(super) next_socket: usize,
     pub(super) lookups: Arc<LookupCounters>,
-    access_log: Option<AccessLog>,
-    limits: ConnectionLimits,
-    /// Whether backends are told of clients, and how.
-    introduced: Option<Version>,
-    /// Those of the workers that serve it, as [`divide`] gave them out.
-    counters: Vec<ShareCounters>,
-    /// Which workers these are.
-    served_by: Vec<usize>,
+    /// Those of the workers that serve it.
+    pub(super) shares: Vec<WorkerShare>,
+    /// What was counted for those that do not serve it so any more.
+    pub(super) earlier: Vec<EarlierShare>,
+    /// Dropped, its active checks end.
+    pub(super) checks: Option<oneshot::Sender<()>>,
+    pub(super) endpoint_figures: Arc<EndpointFigures>,
+}
+
+/// One worker's part of a route.
+pub(super) struct WorkerShare {
+    /// Its number.
+    pub(super) worker: usize,
+    /// How much of the route it may have.
+    pub(super) limit: Option<Limit>,
+    pub(super) counters: ShareCounters,
+}
+
+/// What a worker has counted of a route as it was served before.
+pub(super) struct EarlierShare {
+    /// Which one counts there still. `None`: nobody does.
+    pub(super) counts_for: Option<RouteNumber>,
+    pub(super) worker: usize,
+    pub(super) counters: ShareCounters,
 }
 
 /// Why the workers cannot be given their parts.
@@ -88,40 +111,39 @@ pub(super) fn open(
     (who, crowd): (Option<Who>, Crowd),
     mailboxes: &[Arc<Mailbox>],
     passed: &mut Passed,
-) -> Result<Opened, Error> {
+) -> Result<ServedRoute, Error> {
     // What it needs of the file system is looked for before anything is bound.
     let policy = Arc::new(policy(config)?);
-    let mut listeners = Vec::new();
+    let mut sockets = Vec::new();
     for address in &config.listeners {
         match address {
             ListenAddress::Unix(address) => {
                 let listener = listener::bind(address, &config.access)?;
-                listeners.push(ListeningSocket::Bound(listener));
+                sockets.push(ListeningSocket::Bound(listener));
             }
             ListenAddress::Inherited(wanted) => {
                 let inherited = passed.claim(wanted)?;
-                listeners.extend(inherited.into_iter().map(ListeningSocket::Inherited));
+                sockets.extend(inherited.into_iter().map(ListeningSocket::Inherited));
             }
         }
     }
-    Ok(Opened {
-        route: Arc::new(route((number, config), crowd, mailboxes.to_vec())),
-        who: who.map(Arc::new),
-        policy,
-        balance: config.balance,
-        listeners,
-        lookups: Arc::default(),
-        access_log: config.protocol.access_log().cloned(),
-        limits: config.limits,
-        introduced: config.upstreams.proxy_protocol.version(),
-        counters: Vec::new(),
-        served_by: Vec::new(),
-    })
+    let mut served = ServedRoute::new(
+        (number, config.clone()),
+        (who.map(Arc::new), policy),
+        Arc::new(crowd),
+        mailboxes,
+    );
+    served.next_socket = sockets.len();
+    served.sockets = (0..)
+        .zip(sockets)
+        .map(|(number, socket)| ClientSocket::new(number, socket))
+        .collect();
+    Ok(served)
 }
 
 fn route(
     (number, config): (RouteNumber, &config::Route),
-    crowd: Crowd,
+    crowd: Arc<Crowd>,
     told: Vec<Arc<Mailbox>>,
 ) -> Route {
     let tell_all = move || {
@@ -141,7 +163,7 @@ fn route(
 }
 
 /// The rules of the route's sessions.
-fn policy(config: &config::Route) -> Result<Policy, ScriptRootError> {
+pub(super) fn policy(config: &config::Route) -> Result<Policy, ScriptRootError> {
     Ok(Policy {
         protocol: protocol(config)?,
         tcp: upstreams::tcp_options(&config.upstreams),
@@ -208,19 +230,19 @@ const CLIENTS_CAPACITY: fastcgi::Capacity = fastcgi::Capacity {
 
 /// What each worker serves, for the workers that accept.
 pub(super) fn divide(
-    routes: &mut [Opened],
-    workers: usize,
+    routes: &mut [ServedRoute],
+    (workers, spread): (usize, &mut Spread),
     writers: &mut Writers,
 ) -> Result<Vec<Vec<Share>>, ShareError> {
     let mut shares: Vec<Vec<Share>> = (0..workers).map(|_| Vec::new()).collect();
-    let mut spread = Spread::new(workers);
-    for opened in routes {
-        check_shards(&opened.route.name, opened.limits, workers)?;
-        let serving = spread.serving(opened.limit(), opened.limits.shards.get());
-        for (number, limit) in serving {
-            let worker = &mut shares[number];
-            opened.served_by.push(number);
-            worker.push(opened.share(limit, writers)?);
+    for served in routes {
+        let (name, limits) = (&served.config.name, served.config.limits);
+        check_shards(name, limits, workers)?;
+        let serving = spread.serving(limit(&served.config), limits.shards.get());
+        for (worker, limit) in serving {
+            served.serve_by(worker, limit, ShareCounters::default());
+            let share = served.shares.last().expect("it was just added");
+            shares[worker].push(served.share(share, writers)?);
         }
     }
     Ok(shares)
@@ -244,45 +266,134 @@ impl fmt::Display for Backends<'_> {
     }
 }
 
-impl Opened {
+impl ServedRoute {
+    /// That nobody serves so far, and without a socket.
+    pub(super) fn new(
+        (number, config): (RouteNumber, config::Route),
+        (who, policy): (Option<Arc<Who>>, Arc<Policy>),
+        crowd: Arc<Crowd>,
+        mailboxes: &[Arc<Mailbox>],
+    ) -> Self {
+        Self {
+            route: Arc::new(route((number, &config), crowd, mailboxes.to_vec())),
+            config,
+            who,
+            policy,
+            sockets: Vec::new(),
+            next_socket: 0,
+            lookups: Arc::default(),
+            shares: Vec::new(),
+            earlier: Vec::new(),
+            checks: None,
+            endpoint_figures: Arc::default(),
+        }
+    }
+
+    /// The same route under another number, for workers that divide it in another way: with its addresses, and what
+    /// is counted over all workers.
+    pub(super) fn anew(
+        &self,
+        (number, config): (RouteNumber, config::Route),
+        (who, policy): (Option<Arc<Who>>, Arc<Policy>),
+    ) -> Self {
+        Self {
+            route: Arc::new(Route {
+                number,
+                name: config.name.clone(),
+                published: Arc::clone(&self.route.published),
+                session_failures: Failures::default(),
+                crowd: Arc::clone(&self.route.crowd),
+            }),
+            config,
+            who,
+            policy,
+            sockets: Vec::new(),
+            next_socket: 0,
+            lookups: Arc::clone(&self.lookups),
+            shares: Vec::new(),
+            earlier: Vec::new(),
+            checks: None,
+            endpoint_figures: Arc::clone(&self.endpoint_figures),
+        }
+    }
+
+    /// Which of its workers may have how much of it, when it is configured so.
+    pub(super) fn limits_of(&self, config: &config::Route) -> Vec<(usize, Option<Limit>)> {
+        let parts: Vec<_> = match limit(config) {
+            None => self.shares.iter().map(|_| None).collect(),
+            Some(limit) => limit.divided(self.shares.len()).map(Some).collect(),
+        };
+        let workers = self.shares.iter().map(|share| share.worker);
+        workers.zip(parts).collect()
+    }
+
+    /// Where a worker counts that comes to serve it: where it did before, if nobody counts there now.
+    pub(super) fn counters_for(&mut self, worker: usize) -> ShareCounters {
+        let is_free = |e: &EarlierShare| e.worker == worker && e.counts_for.is_none();
+        match self.earlier.iter().position(is_free) {
+            Some(free) => self.earlier.swap_remove(free).counters,
+            None => ShareCounters::default(),
+        }
+    }
+
+    /// A worker serves it as well.
+    pub(super) fn serve_by(
+        &mut self,
+        worker: usize,
+        limit: Option<Limit>,
+        counters: ShareCounters,
+    ) {
+        self.shares.push(WorkerShare {
+            worker,
+            limit,
+            counters,
+        });
+    }
+
     /// Says where it listens. Not before the start can fail no more for what is configured: an error is one
     /// line.
-    pub(super) fn announce(&self, config: &config::Route) {
-        let route = &self.route.name;
-        let protocol = match config.protocol {
+    pub(super) fn announce(&self) {
+        self.sockets
+            .iter()
+            .for_each(|socket| self.announce_socket(socket));
+        let sockets = self.sockets.iter().map(|socket| &socket.socket);
+        accounts::warn_of_strangers(&self.config.name, self.who.as_deref(), sockets);
+        if let config::RouteProtocol::Fastcgi(fastcgi) = &self.config.protocol {
+            self.warn_of_missing_bounds(fastcgi);
+        }
+    }
+
+    /// Says that it listens there.
+    pub(super) fn announce_socket(&self, socket: &ClientSocket) {
+        let route = &self.config.name;
+        let protocol = match self.config.protocol {
             config::RouteProtocol::Raw => "raw",
             config::RouteProtocol::Fastcgi(_) => "fastcgi",
         };
-        let backends = Backends(&config.backends);
-        for listener in &self.listeners {
-            match listener {
-                ListeningSocket::Bound(listener) => tracing::info!(
-                    %route,
-                    protocol,
-                    %backends,
-                    mode = %format_args!("{:04o}", config.access.mode),
-                    "listening on {}",
-                    listener.address()
-                ),
-                ListeningSocket::Inherited(inherited) => tracing::info!(
-                    %route,
-                    protocol,
-                    %backends,
-                    "listening on {}, which was passed as {}",
-                    inherited.place(),
-                    inherited.name()
-                ),
-            }
-        }
-        accounts::warn_of_strangers(route, self.who.as_deref(), &self.listeners);
-        if let config::RouteProtocol::Fastcgi(fastcgi) = &config.protocol {
-            self.warn_of_missing_bounds(fastcgi);
+        let backends = Backends(&self.config.backends);
+        match &socket.socket {
+            ListeningSocket::Bound(listener) => tracing::info!(
+                %route,
+                protocol,
+                %backends,
+                mode = %format_args!("{:04o}", self.config.access.mode),
+                "listening on {}",
+                listener.address()
+            ),
+            ListeningSocket::Inherited(inherited) => tracing::info!(
+                %route,
+                protocol,
+                %backends,
+                "listening on {}, which was passed as {}",
+                inherited.place(),
+                inherited.name()
+            ),
         }
     }
 
     /// What a FastCGI route leaves open that its backend mostly cannot bear.
     fn warn_of_missing_bounds(&self, fastcgi: &config::Fastcgi) {
-        let route = &self.route.name;
+        let route = &self.config.name;
         let restricts_scripts = fastcgi.guard.as_ref().is_some_and(Guard::restricts_scripts);
         if !restricts_scripts {
             tracing::warn!(
@@ -291,7 +402,7 @@ impl Opened {
                  --script-root, and with --script-suffix for PHP)"
             );
         }
-        if self.limits.per_endpoint_max.is_none() {
+        if self.config.limits.per_endpoint_max.is_none() {
             tracing::warn!(
                 %route,
                 "connections to a backend are not bounded: requests that it has no worker for wait in its \
@@ -303,84 +414,95 @@ impl Opened {
 
     /// How operators see it, once it is divided.
     pub(super) fn observed(&self) -> ObservedRoute {
-        let listeners = self.listeners.iter();
-        let per_endpoint_max = self.limits.per_endpoint_max;
+        let sockets = self.sockets.iter();
+        let limits = self.config.limits;
+        let earlier = self.earlier.iter().map(|earlier| &earlier.counters);
+        let counters = self.shares.iter().map(|share| &share.counters);
         ObservedRoute {
-            name: self.route.name.to_string(),
-            listeners: listeners.map(|l| l.place().to_string()).collect(),
+            name: self.config.name.to_string(),
+            listeners: sockets.map(|s| s.socket.place().to_string()).collect(),
             published: Arc::clone(&self.route.published),
             lookups: Arc::clone(&self.lookups),
             speaks_fastcgi: matches!(self.policy.protocol, Protocol::Fastcgi(_)),
             limits: RouteLimits {
-                per_endpoint_max: per_endpoint_max.map(NonZeroU32::get),
+                per_endpoint_max: limits.per_endpoint_max.map(NonZeroU32::get),
                 // Without a limit, nobody waits.
-                queue_max: per_endpoint_max.map(|_| self.limits.queue_max),
+                queue_max: limits.per_endpoint_max.map(|_| limits.queue_max),
             },
-            shares: self.counters.clone(),
-            endpoint_figures: EndpointFigures::default(),
+            shares: counters.chain(earlier).cloned().collect(),
+            endpoint_figures: Arc::clone(&self.endpoint_figures),
         }
     }
 
-    fn share(&mut self, limit: Option<Limit>, writers: &mut Writers) -> Result<Share, ShareError> {
-        let counters = ShareCounters::default();
-        self.counters.push(counters.clone());
+    /// What a worker is given of it to serve it.
+    pub(super) fn share(
+        &self,
+        share: &WorkerShare,
+        writers: &mut Writers,
+    ) -> Result<Share, ShareError> {
+        let listeners = self.sockets.iter().map(|socket| {
+            let listening = self.listening(&socket.socket)?;
+            Ok((socket.number, listening))
+        });
         Ok(Share {
             route: Arc::clone(&self.route),
-            listeners: self.duplicate_listeners()?,
-            rules: ShareRules {
-                policy: Arc::clone(&self.policy),
-                who: self.who.clone(),
-                balance: self.balance,
-                limit,
-                access_log: self
-                    .access_log
-                    .as_ref()
-                    .map(|log| writers.queue(log, &self.route.name)),
-            },
-            counters,
+            listeners: listeners.collect::<Result<_, _>>()?,
+            rules: self.rules(share, writers),
+            counters: share.counters.clone(),
         })
     }
 
-    fn duplicate_listeners(&self) -> Result<Vec<Listening>, ShareError> {
-        let duplicate = |listener: &ListeningSocket| {
-            let listening = listener.for_worker(self.sharing(), self.introduced);
-            listening.map_err(|source| ShareError::Duplicate {
-                address: listener.place().to_string(),
-                source,
-            })
-        };
-        self.listeners.iter().map(duplicate).collect()
-    }
-
-    fn sharing(&self) -> Sharing {
-        match self.limits.shards.get() {
-            1 => Sharing::AnyWorker,
-            _ => Sharing::InTurns,
+    /// By which rules a worker serves it.
+    pub(super) fn rules(&self, share: &WorkerShare, writers: &mut Writers) -> ShareRules {
+        let log = self.config.protocol.access_log();
+        ShareRules {
+            policy: Arc::clone(&self.policy),
+            who: self.who.clone(),
+            balance: self.config.balance,
+            limit: share.limit,
+            access_log: log.map(|log| writers.queue(log, &self.config.name)),
         }
     }
 
-    /// Its sockets, and which workers accept there, once it is divided.
-    pub(super) fn into_sockets(self) -> impl Iterator<Item = ClientSocket> {
-        let (sharing, introduced) = (self.sharing(), self.introduced);
-        let (served_by, route) = (self.served_by, self.route.number);
-        let sockets = self.listeners.into_iter().enumerate();
-        sockets.map(move |(number, socket)| ClientSocket {
-            socket,
-            sharing,
-            introduced,
-            of: ListenerOf { route, number },
-            accepting: served_by.clone(),
-        })
+    /// A socket for one of its workers.
+    pub(super) fn listening(&self, socket: &ListeningSocket) -> Result<Listening, ShareError> {
+        listening(&self.config, socket)
     }
+}
 
-    /// How much its workers may have of it together. Connections that are kept belong to one worker, as do
-    /// permits and queue. `None`: any worker may have any number.
-    fn limit(&self) -> Option<Limit> {
-        let per_endpoint_max = self.limits.per_endpoint_max;
-        let is_free = per_endpoint_max.is_none() && matches!(self.policy.protocol, Protocol::Raw);
-        (!is_free).then_some(Limit {
-            per_endpoint_max,
-            queue_max: self.limits.queue_max as usize,
-        })
+/// A socket for one of a route's workers.
+pub(super) fn listening(
+    config: &config::Route,
+    socket: &ListeningSocket,
+) -> Result<Listening, ShareError> {
+    let introduced = config.upstreams.proxy_protocol.version();
+    let listening = socket.for_worker(sharing(config.limits), introduced);
+    listening.map_err(|source| ShareError::Duplicate {
+        address: socket.place().to_string(),
+        source,
+    })
+}
+
+/// What backends are told of the clients of a route's socket.
+pub(super) fn introduction(config: &config::Route, socket: &ListeningSocket) -> Introduction {
+    let introduced = config.upstreams.proxy_protocol.version();
+    upstreams::introduction(introduced, &socket.place())
+}
+
+fn sharing(limits: ConnectionLimits) -> Sharing {
+    match limits.shards.get() {
+        1 => Sharing::AnyWorker,
+        _ => Sharing::InTurns,
     }
+}
+
+/// How much a route's workers may have of it together. Connections that are kept belong to one worker, as do
+/// permits and queue. `None`: any worker may have any number.
+pub(super) fn limit(config: &config::Route) -> Option<Limit> {
+    let per_endpoint_max = config.limits.per_endpoint_max;
+    let is_free = per_endpoint_max.is_none() && config.protocol == config::RouteProtocol::Raw;
+    (!is_free).then_some(Limit {
+        per_endpoint_max,
+        queue_max: config.limits.queue_max as usize,
+    })
 }

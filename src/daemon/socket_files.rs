@@ -12,10 +12,12 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 use std::thread::{self, Thread};
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time;
 
 use crate::observe::Observed;
@@ -23,7 +25,7 @@ use crate::observe::Observed;
 use super::helpers::SayEnd;
 use super::listener::{self, FoundFile, ListenError, Listener, SocketFile};
 use super::listening::{ListeningSocket, Place};
-use super::sockets::Sockets;
+use super::sockets::{ClientSocket, SocketId};
 
 /// As often as resolv.conf is looked at. One call for each socket.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -34,8 +36,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Which of the daemon's sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Which {
-    /// That of clients with this number, over all routes.
-    Clients(usize),
+    /// That of clients.
+    Clients(SocketId),
     Control,
 }
 
@@ -49,8 +51,17 @@ pub(super) struct BoundAgain {
 pub(super) struct Watch {
     /// It ends with the thread.
     bound_again: UnboundedReceiver<BoundAgain>,
+    changes: mpsc::Sender<Change>,
     is_over: Arc<AtomicBool>,
     thread: Thread,
+}
+
+/// What the thread is told.
+enum Change {
+    /// Looks after this one from now on as well.
+    Watch(Watched),
+    /// Looks after these no more. When the answer has come, none of them is bound any more.
+    Forget(Vec<SocketId>, oneshot::Sender<()>),
 }
 
 /// A socket's file.
@@ -93,49 +104,62 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// Watches those that have a path; `None` without any. That of a socket which was passed may be out of sight, in
-/// a container: then there is nothing to watch. What `say_end` returns is dropped when the thread ends.
+/// Watches those that have a path, and that of the control socket. That of a socket which was passed may be out of
+/// sight, in a container: then there is nothing to watch. What `say_end` gives is dropped when the thread ends.
 ///
 /// # Errors
 /// If there is no room for a thread.
-pub(super) fn watch(
-    sockets: &Sockets,
+pub(super) fn watch<'a>(
+    sockets: impl Iterator<Item = &'a ClientSocket>,
+    control: Option<&SocketFile>,
     observed: &Arc<Observed>,
-    say_end: impl FnOnce() -> SayEnd,
-) -> io::Result<Option<Watch>> {
-    let of_clients = sockets.of_clients.iter().enumerate();
-    let of_clients =
-        of_clients.filter_map(|(number, s)| Watched::of(Which::Clients(number), &s.socket));
-    let control = sockets.sites.control_file().map(|file| Watched {
+    say_end: SayEnd,
+) -> io::Result<Watch> {
+    let control = control.map(|file| Watched {
         which: Which::Control,
         file: file.clone(),
         is_ours: true,
         seen: Seen::InPlace,
     });
-    let mut watched: Vec<_> = of_clients.chain(control).collect();
-    if watched.is_empty() {
-        return Ok(None);
-    }
+    let mut watched: Vec<_> = sockets.filter_map(Watched::of).chain(control).collect();
     let (bind, bound_again) = unbounded_channel();
+    let (changes, told) = mpsc::channel();
     let is_over = Arc::new(AtomicBool::new(false));
     let (observed, over) = (Arc::clone(observed), Arc::clone(&is_over));
-    let say_end = say_end();
     let look = move || {
         let _say_end = say_end;
         while !over.load(Ordering::Acquire) {
+            told.try_iter()
+                .for_each(|change| heed(&mut watched, change));
             watched.iter_mut().for_each(|w| w.look(&over, &bind));
             count(&watched, &observed);
             // Not a sleep, of which the standard library takes no failure.
-            thread::park_timeout(LOOK_INTERVAL);
+            match watched.is_empty() {
+                true => thread::park(),
+                false => thread::park_timeout(LOOK_INTERVAL),
+            }
         }
     };
     let thread = thread::Builder::new().name("socket-files".to_owned());
     let thread = thread.spawn(look)?;
-    Ok(Some(Watch {
+    Ok(Watch {
         bound_again,
+        changes,
         is_over,
         thread: thread.thread().clone(),
-    }))
+    })
+}
+
+fn heed(watched: &mut Vec<Watched>, change: Change) {
+    match change {
+        Change::Watch(new) => watched.push(new),
+        Change::Forget(which, done) => {
+            let is_forgotten = |of: Which| matches!(of, Which::Clients(id) if which.contains(&id));
+            watched.retain(|watched| !is_forgotten(watched.which));
+            // Who does not wait any more goes on without.
+            let _ = done.send(());
+        }
+    }
 }
 
 /// Nobody concludes anything from it about other memory.
@@ -161,6 +185,37 @@ impl Watch {
         }
     }
 
+    /// Looks after another socket as well, if it has a file.
+    pub(super) fn add(&self, socket: &ClientSocket) {
+        if let Some(watched) = Watched::of(socket) {
+            self.tell(Change::Watch(watched));
+        }
+    }
+
+    /// Looks after these no more. Once this returns, none of them is bound any more, unless a look hangs: then what
+    /// it binds in the end is nobody's, and goes again.
+    pub(super) async fn forget(&self, which: Vec<SocketId>) {
+        if which.is_empty() {
+            return;
+        }
+        let (done, heeded) = oneshot::channel();
+        self.tell(Change::Forget(which, done));
+        if time::timeout(STOP_TIMEOUT, heeded).await.is_err() {
+            tracing::warn!("a look at the sockets' files hangs: nobody waits for it");
+        }
+    }
+
+    /// One that was bound and that nobody has taken yet.
+    pub(super) fn take_bound(&mut self) -> Option<BoundAgain> {
+        self.bound_again.try_recv().ok()
+    }
+
+    fn tell(&self, change: Change) {
+        // A thread that has ended has said so, and the daemon ends.
+        let _ = self.changes.send(change);
+        self.thread.unpark();
+    }
+
     /// Nothing is bound any more once this returns: what is given up then stays so. Returns what was bound last.
     pub(super) async fn stop(mut self) -> Vec<BoundAgain> {
         self.is_over.store(true, Ordering::Release);
@@ -179,8 +234,9 @@ impl Watch {
 }
 
 impl Watched {
-    fn of(which: Which, listener: &ListeningSocket) -> Option<Self> {
-        let (file, is_ours) = match listener {
+    fn of(socket: &ClientSocket) -> Option<Self> {
+        let which = Which::Clients(socket.id);
+        let (file, is_ours) = match &socket.socket {
             ListeningSocket::Bound(listener) => (listener.socket_file()?.clone(), true),
             ListeningSocket::Inherited(inherited) => {
                 let Place::Path(path) = inherited.place() else {

@@ -1,79 +1,59 @@
-//! All sockets of the running daemon, of which each may come to be replaced.
+//! The sockets of clients, of which each may come to be replaced, or to be another route's.
 
-use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::observe::Observed;
-use crate::proxy_protocol::Version;
-use crate::worker::{ListenerOf, Order, Sharing};
+use crate::config::{Descriptors, ListenAddress};
 
-use super::helpers::Helpers;
-use super::listener::Listener;
 use super::listening::ListeningSocket;
-use super::sites::Sites;
-use super::socket_files::{BoundAgain, Which};
-use super::workers::Workers;
 
-/// Those of clients, over all routes, and those where the daemon can be asked.
-pub(super) struct Sockets {
-    pub(super) of_clients: Vec<ClientSocket>,
-    pub(super) sites: Sites,
+/// A socket of clients, over all routes: no other one ever has the same number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct SocketId(u64);
+
+impl SocketId {
+    /// One that nobody has had. Nothing but the numbers depends on the order.
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// A route's socket.
 pub(super) struct ClientSocket {
+    pub(super) id: SocketId,
+    /// Which one of the route's it is.
+    pub(super) number: usize,
     pub(super) socket: ListeningSocket,
-    pub(super) sharing: Sharing,
-    /// Whether backends are told of its clients, and how.
-    pub(super) introduced: Option<Version>,
-    /// Which one it is.
-    pub(super) of: ListenerOf,
-    /// The workers that accept there.
-    pub(super) accepting: Vec<usize>,
-}
-
-impl Sockets {
-    /// A socket takes the place of the one whose path it was bound to. To be called on the runtime.
-    pub(super) fn replace(
-        &mut self,
-        bound: BoundAgain,
-        workers: &Workers,
-        observed: &Arc<Observed>,
-        helpers: &Helpers,
-    ) {
-        let address = bound.listener.address().clone();
-        let replaced = match bound.which {
-            Which::Clients(number) => self.of_clients[number].replace(bound.listener, workers),
-            Which::Control => self
-                .sites
-                .replace_control(bound.listener, observed, helpers),
-        };
-        if let Err(error) = replaced {
-            // Its file is gone again with it, and the next look begins anew.
-            tracing::error!(
-                "the socket {address} was bound again and cannot be served: {error} (raise the limit of open \
-                 descriptors, LimitNOFILE= under systemd)"
-            );
-        }
-    }
 }
 
 impl ClientSocket {
-    fn replace(&mut self, listener: Listener, workers: &Workers) -> io::Result<()> {
-        let socket = ListeningSocket::Bound(listener);
-        let new = self
-            .accepting
-            .iter()
-            .map(|_| socket.for_worker(self.sharing, self.introduced));
-        // All of them, or none is given away.
-        let new = new.collect::<io::Result<Vec<_>>>()?;
-        for (&worker, new) in self.accepting.iter().zip(new) {
-            workers.order(worker, Order::Replace(self.of, new));
+    /// One that is new.
+    pub(super) fn new(number: usize, socket: ListeningSocket) -> Self {
+        let id = SocketId::new();
+        Self { id, number, socket }
+    }
+
+    /// Whether it is what a route asks for that listens there.
+    pub(super) fn is_at(&self, address: &ListenAddress) -> bool {
+        match (address, &self.socket) {
+            (ListenAddress::Unix(address), ListeningSocket::Bound(listener)) => {
+                listener.address() == address
+            }
+            (ListenAddress::Inherited(wanted), ListeningSocket::Inherited(inherited)) => {
+                match wanted {
+                    Descriptors::All => true,
+                    Descriptors::Named(name) => inherited.name() == name,
+                }
+            }
+            _ => false,
         }
-        match std::mem::replace(&mut self.socket, socket) {
+    }
+
+    /// Another one takes its place.
+    pub(super) fn replace(&mut self, new: ListeningSocket) {
+        match std::mem::replace(&mut self.socket, new) {
             ListeningSocket::Bound(old) => old.retire(),
             ListeningSocket::Inherited(_) => unreachable!("only ours are bound again"),
         }
-        Ok(())
     }
 }

@@ -1,15 +1,20 @@
 //! From the configuration of upstreams to what the data path uses of it.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::checks::Checks;
+use tokio::sync::oneshot;
+
+use crate::backend::Published;
+use crate::checks::{self, Checks};
 use crate::config;
 use crate::proxy_protocol::{self, Version};
 use crate::session::Introduction;
 use crate::sys::Errno;
 use crate::sys::net::{self, Keepalive, Source, TcpOptions};
 
+use super::helpers::Helpers;
 use super::listening::Place;
 
 /// Probes without an answer before the connection is given up. With an interval of a third of the
@@ -37,6 +42,20 @@ pub(super) fn checks(config: &config::Upstreams) -> Option<Checks> {
         tcp: tcp_options(config),
         introduction: version.map(proxy_protocol::of_check).unwrap_or_default(),
     })
+}
+
+/// Starts a route's active checks, if there are any: dropped, what is returned ends them. To be called on the
+/// runtime.
+pub(super) fn start_checks(
+    config: &config::Route,
+    published: &Arc<Published>,
+    helpers: &Helpers,
+) -> Option<oneshot::Sender<()>> {
+    let checks = checks(&config.upstreams)?;
+    let (wanted, is_wanted) = oneshot::channel();
+    let checks = checks::run(Arc::clone(published), checks);
+    helpers.spawn_while("the task of active checks", is_wanted, checks);
+    Some(wanted)
 }
 
 /// What the sockets to backends are given.

@@ -42,25 +42,43 @@ pub(crate) struct Observed {
 /// The routes, in the order of the configuration. The main thread changes them, and whoever looks sees all of them as
 /// they were at one moment.
 #[derive(Default)]
-pub(crate) struct ObservedRoutes(ArcSwap<Vec<Arc<ObservedRoute>>>);
+pub(crate) struct ObservedRoutes {
+    served: ArcSwap<Vec<Arc<ObservedRoute>>>,
+    /// Those that are not served any more, and have sessions.
+    retired: ArcSwap<Vec<Arc<ObservedRoute>>>,
+}
 
 impl ObservedRoutes {
     /// Those at the start.
     #[must_use]
     pub(crate) fn new(routes: Vec<ObservedRoute>) -> Self {
         let routes = routes.into_iter().map(Arc::new).collect();
-        Self(ArcSwap::from_pointee(routes))
+        Self {
+            served: ArcSwap::from_pointee(routes),
+            retired: ArcSwap::default(),
+        }
     }
 
     /// All of them, as they are now.
     #[must_use]
     pub(crate) fn all(&self) -> Arc<Vec<Arc<ObservedRoute>>> {
-        self.0.load_full()
+        self.served.load_full()
+    }
+
+    /// Those that are not served any more, and have sessions.
+    #[must_use]
+    pub(crate) fn retired(&self) -> Arc<Vec<Arc<ObservedRoute>>> {
+        self.retired.load_full()
     }
 
     /// From now on they are these.
     pub(crate) fn replace(&self, routes: Vec<Arc<ObservedRoute>>) {
-        self.0.store(Arc::new(routes));
+        self.served.store(Arc::new(routes));
+    }
+
+    /// From now on those that are not served any more are these.
+    pub(crate) fn replace_retired(&self, routes: Vec<Arc<ObservedRoute>>) {
+        self.retired.store(Arc::new(routes));
     }
 }
 
@@ -114,7 +132,7 @@ pub(crate) struct ObservedRoute {
     /// What those count of it that serve it.
     pub shares: Vec<ShareCounters>,
     /// What they have counted of endpoints, with those who forgot them.
-    pub endpoint_figures: EndpointFigures,
+    pub endpoint_figures: Arc<EndpointFigures>,
 }
 
 /// What a route may have; `None` is no limit of its own, or no queue.
@@ -216,6 +234,10 @@ impl Observed {
             endpoints: 0,
             endpoints_in_use: 0,
         };
+        // Who has a session with one that is not served any more is there as well.
+        for route in self.routes.retired().iter() {
+            summary.active += route.active();
+        }
         for route in self.routes.all().iter() {
             // The ends before the beginnings, as in a status.
             let ended = Outcome::ALL.into_iter();
@@ -245,6 +267,16 @@ impl WorkerCounters {
 }
 
 impl ObservedRoute {
+    /// Its sessions.
+    fn active(&self) -> u64 {
+        let ended = Outcome::ALL
+            .into_iter()
+            .map(|outcome| self.ended_so(outcome));
+        let ended: u64 = ended.sum();
+        self.sum(|counters| &counters.accepted)
+            .saturating_sub(ended)
+    }
+
     fn status(&self, now: Instant) -> RouteStatus {
         let set = self.published.load_full();
         // The ends before the beginnings: so no more have ended than were accepted.

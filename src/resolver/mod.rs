@@ -221,6 +221,14 @@ pub(crate) fn spawn<'a, E: Send + 'static>(
     Ok(handle)
 }
 
+/// Whether these names can be looked up at all.
+///
+/// # Errors
+/// The first that cannot.
+pub(crate) fn check_names(backends: &[BackendAddress]) -> Result<(), ResolverError> {
+    Names::new(backends, RefreshTimes::default(), Instant::now()).map(drop)
+}
+
 /// Whose drop says that the thread has ended.
 type SayEnd = Box<dyn Send>;
 
@@ -267,6 +275,26 @@ impl ResolverHandle {
         match &self.running {
             Some(running) => running.order(Order::Follow(Box::new(task))),
             None => self.running = Some(self.start(vec![task])?),
+        }
+        Ok(())
+    }
+
+    /// Can look names up from now on, if there are any among these backends.
+    ///
+    /// # Errors
+    /// If the system refuses a thread or its event loop.
+    pub(crate) fn prepare<'a>(
+        &mut self,
+        mut backends: impl Iterator<Item = &'a BackendAddress>,
+    ) -> Result<(), ResolverError> {
+        let is_name = |backend: &BackendAddress| {
+            !matches!(
+                backend,
+                BackendAddress::Literal(_) | BackendAddress::Unix(_)
+            )
+        };
+        if self.running.is_none() && backends.any(is_name) {
+            self.running = Some(self.start(Vec::new())?);
         }
         Ok(())
     }

@@ -94,6 +94,12 @@ pub(crate) fn users() -> [u32; 3] {
     [real, effective, saved]
 }
 
+/// The effective group: that of what is created.
+pub(crate) fn group() -> u32 {
+    // SAFETY: it takes nothing and cannot fail.
+    unsafe { libc::getegid() }
+}
+
 /// The supplementary groups.
 pub(crate) fn groups() -> Result<Vec<u32>, Errno> {
     // SAFETY: with a length of 0 nothing is written, and the number of groups is returned.

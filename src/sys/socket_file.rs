@@ -1,11 +1,12 @@
 //! Unix stream sockets and the files that stand for them: create, bind, lock, own.
 
 use std::ffi::c_char;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
 use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
@@ -78,6 +79,12 @@ pub(crate) fn stream_socket() -> io::Result<OwnedFd> {
 pub(crate) fn set_mode(fd: BorrowedFd<'_>, mode: u32) -> io::Result<()> {
     // SAFETY: fchmod(2) takes two integers; the borrow keeps the descriptor open.
     check(unsafe { libc::fchmod(fd.as_raw_fd(), mode) }).map(drop)
+}
+
+/// Sets the permission bits of the very file that was opened as `O_PATH`, which fchmod(2) does not take.
+pub(crate) fn set_mode_of(pinned: &File, mode: u32) -> io::Result<()> {
+    let path = format!("/proc/self/fd/{}", pinned.as_raw_fd());
+    std::fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
 /// Gives a socket its name; a path is created with exactly the bits of [`set_mode`].

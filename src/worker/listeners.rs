@@ -96,10 +96,10 @@ impl Listeners {
     pub(super) fn add_route<D: Driver>(
         &mut self,
         (route, of): (RouteKey, RouteNumber),
-        listening: Vec<Listening>,
+        listening: Vec<(usize, Listening)>,
         hands: &mut Hands<D>,
     ) {
-        for (number, listening) in listening.into_iter().enumerate() {
+        for (number, listening) in listening {
             self.add(route, ListenerOf { route: of, number }, listening, hands);
         }
     }
@@ -130,6 +130,15 @@ impl Listeners {
             }
         }
         self.leave_backlogs(false, driver);
+    }
+
+    /// Others accept from the same socket: this one is closed as soon as no accept is in flight.
+    pub(super) fn hand_over<D: Driver>(&mut self, of: ListenerOf, driver: &mut D) {
+        let is_open = |l: &&mut Listener| l.of == of && l.accepting != Accepting::Closed;
+        for listener in self.0.iter_mut().filter(is_open) {
+            listener.backlog = Backlog::NextOwners;
+        }
+        self.retire(|_, is| is == of, driver);
     }
 
     /// Clients of this one are introduced in another way from now on.

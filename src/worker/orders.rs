@@ -30,6 +30,8 @@ pub(crate) enum RouteChange {
     Add(Share),
     /// It serves it by other rules.
     Amend(Amendment),
+    /// Others accept where this listener does: it is closed, whoever waits in its backlog.
+    HandOver(ListenerOf),
     /// It takes no new clients of it.
     Retire(RouteNumber),
 }
@@ -82,6 +84,7 @@ impl<D: Driver> Worker<D> {
                 let route = self.routes.find(amendment.route);
                 self.amend(route.expect("what is amended is served"), amendment);
             }
+            RouteChange::HandOver(of) => self.listeners.hand_over(of, &mut self.hands.driver),
             RouteChange::Retire(number) => {
                 let route = self.routes.find(number);
                 self.retire(route.expect("what is retired is served"));

@@ -64,7 +64,7 @@ impl Crowd {
     }
 
     /// The limit, if there is one.
-    pub(super) fn max(&self) -> Option<u32> {
+    pub(crate) fn max(&self) -> Option<u32> {
         let max = self.max.load(Ordering::Relaxed);
         (max != ANY_NUMBER).then_some(max)
     }
@@ -126,16 +126,16 @@ pub(crate) struct Route {
     pub published: Arc<Published>,
     /// Sessions that failed.
     pub session_failures: Failures,
-    /// How many clients are served at one time.
-    pub crowd: Crowd,
+    /// How many clients are served at one time: by all of the same name.
+    pub crowd: Arc<Crowd>,
 }
 
 /// One worker's part of a route.
 pub(crate) struct Share {
     /// The route.
     pub route: Arc<Route>,
-    /// The route's listeners.
-    pub listeners: Vec<Listening>,
+    /// The route's listeners, by their numbers.
+    pub listeners: Vec<(usize, Listening)>,
     /// How the worker serves it.
     pub rules: ShareRules,
     /// What the worker counts of it.
@@ -168,7 +168,7 @@ pub(crate) struct Limit {
 
 impl Limit {
     /// Its parts for so many shards, which add up to the whole.
-    fn divided(self, shards: usize) -> impl Iterator<Item = Self> {
+    pub(crate) fn divided(self, shards: usize) -> impl Iterator<Item = Self> {
         let part =
             move |whole: usize, shard: usize| whole / shards + usize::from(shard < whole % shards);
         let permits = move |max: NonZeroU32, shard| {
@@ -185,6 +185,7 @@ impl Limit {
 }
 
 /// Gives routes to workers: those of which one worker may not have all go round.
+#[derive(Clone)]
 pub(crate) struct Spread {
     workers: usize,
     next: usize,
@@ -195,6 +196,13 @@ impl Spread {
     #[must_use]
     pub(crate) fn new(workers: usize) -> Self {
         Self { workers, next: 0 }
+    }
+
+    /// Goes on from here, over so many workers.
+    #[must_use]
+    pub(crate) fn over(&self, workers: usize) -> Self {
+        let next = self.next;
+        Self { workers, next }
     }
 
     /// The workers that serve the next route, and how much of it each may have: without a limit, all of them

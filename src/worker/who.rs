@@ -68,6 +68,24 @@ impl Who {
         })
     }
 
+    /// The rules that come after these. Where each of them limits a user's connections, those that are there
+    /// count on.
+    #[must_use]
+    pub(crate) fn followed_by(&self, next: Option<Self>) -> Option<Self> {
+        let mut next = next?;
+        if let (Some(before), Some(after)) = (&self.per_user, &next.per_user) {
+            let (max, seated) = (after.max, Arc::clone(&before.seated));
+            next.per_user = Some(Arc::new(PerUser { max, seated }));
+        }
+        Some(next)
+    }
+
+    /// Whether the other one says the same.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let max = |who: &Self| who.per_user.as_ref().map(|per_user| per_user.max);
+        self.allowed == other.allowed && max(self) == max(other)
+    }
+
     /// Whether clients are told apart by an allow list.
     pub(crate) fn is_choosy(&self) -> bool {
         self.allowed.is_some()
@@ -162,7 +180,7 @@ impl fmt::Display for Refusal {
 /// There is an entry only for users with sessions, so there are no more of them than sessions.
 struct PerUser {
     max: NonZeroU32,
-    seated: Mutex<HashMap<u32, u32>>,
+    seated: Arc<Mutex<HashMap<u32, u32>>>,
 }
 
 /// A client's part of what its user may have; given back when dropped.
@@ -175,7 +193,7 @@ impl PerUser {
     fn new(max: NonZeroU32) -> Self {
         Self {
             max,
-            seated: Mutex::default(),
+            seated: Arc::default(),
         }
     }
 

@@ -122,7 +122,7 @@ impl Choices {
                 name: RouteName::default(),
                 published: Arc::new(Published::new(|| {}).ejecting(self.ejection)),
                 session_failures: Failures::default(),
-                crowd,
+                crowd: Arc::new(crowd),
             }),
             policy: Arc::new(Policy {
                 protocol,

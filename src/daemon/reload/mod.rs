@@ -1,0 +1,16 @@
+//! Another configuration, while the daemon runs.
+//!
+//! In three steps. A plan says what is to become of each route; nothing is touched for it (`plan`). What can fail is
+//! done before anything changes: accounts are looked up, sockets bound, files opened (`make`, on a thread of its
+//! own). Then everything changes at once (`take_over`): each worker takes all of it over between two turns. Whatever
+//! is in the way before that leaves all as it was.
+//!
+//! A route is the same one if its name is. What its sessions and requests began with, they end with.
+
+mod make;
+mod plan;
+mod take_over;
+
+pub(super) use make::{Made, make};
+pub(super) use plan::{Plan, Wanted};
+pub(super) use take_over::{Around, Became, Outcome};

@@ -1,0 +1,217 @@
+//! What another configuration comes to, beside the one that is served: nothing is touched for it.
+
+use crate::access_log::Writers;
+use crate::config::{
+    self, Access, AccessLogTarget, Config, ListenAddress, RouteName, RouteProtocol, UnixAddress,
+};
+
+use super::super::listener::SocketFile;
+use super::super::listening::{ListeningSocket, Place};
+use super::super::routes::{self, limit};
+use super::super::service::Service;
+use super::super::sockets::SocketId;
+use super::super::{accepting_workers, loops};
+
+/// What is to become of the routes.
+pub(in super::super) struct Plan {
+    /// What is to be served.
+    pub(super) config: Config,
+    /// Those of `config`, in its order.
+    pub(super) routes: Vec<RoutePlan>,
+    /// How many workers accept.
+    pub(super) accepting: usize,
+}
+
+/// What is to become of one route.
+pub(super) struct RoutePlan {
+    /// Where the one of the same name is among those that are served.
+    pub(super) before: Option<usize>,
+    pub(super) how: How,
+    /// Where its clients come from.
+    pub(super) sockets: Vec<SocketPlan>,
+}
+
+/// How a route comes to be served as it shall.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum How {
+    /// The workers that have it go by other rules, if anything is different.
+    Amended,
+    /// It is given to workers anew: it is a new one, or they have to divide it in another way.
+    Divided,
+}
+
+/// Where a socket comes from.
+#[derive(Debug)]
+pub(super) enum SocketPlan {
+    /// It is there, whichever route has it.
+    Kept(SocketId),
+    /// It is to be bound.
+    Bound(UnixAddress),
+}
+
+/// What has to be looked up, bound and opened before anything can change. None of it needs what is served.
+pub(in super::super) struct Wanted {
+    pub(super) routes: Vec<config::Route>,
+    /// By the place of their route in `routes`.
+    pub(super) bind: Vec<(usize, UnixAddress)>,
+    /// Files of sockets that are kept and that others may use from now on.
+    pub(super) access: Vec<ChangedAccess>,
+    pub(super) logs: Vec<AccessLogTarget>,
+    /// That of sockets' files for which none is configured, if it is not the process's own any more.
+    pub(super) group: Option<u32>,
+}
+
+/// A socket's file that is to be for others than before.
+pub(super) struct ChangedAccess {
+    pub(super) id: SocketId,
+    pub(super) file: SocketFile,
+    pub(super) before: Access,
+    pub(super) after: Access,
+}
+
+impl Plan {
+    /// What the configuration comes to.
+    ///
+    /// # Errors
+    /// A line for each obstacle.
+    pub(in super::super) fn of(service: &Service, config: Config) -> Result<Self, Vec<String>> {
+        let mut obstacles = Vec::new();
+        let routes: Vec<_> = config
+            .routes
+            .iter()
+            .map(|route| RoutePlan::of(service, route, &mut obstacles))
+            .collect();
+        let places: Vec<_> = routes.iter().map(|route| route.places(service)).collect();
+        obstacles.extend(loops::find(&config, &places).map(|found| found.to_string()));
+        let listeners = places.iter().map(Vec::len).sum();
+        let workers = service.mailboxes.len();
+        let capacity = service.capacity;
+        obstacles.extend(capacity.obstacle(&config, workers, listeners));
+        let accepting = accepting_workers(workers, listeners, capacity.connections_max);
+        let anew = config.routes.iter().zip(&routes);
+        for (route, _) in anew.filter(|(_, plan)| plan.how == How::Divided) {
+            let checked = routes::check_shards(&route.name, route.limits, accepting);
+            obstacles.extend(checked.err().map(|error| error.to_string()));
+        }
+        if !obstacles.is_empty() {
+            return Err(obstacles);
+        }
+        Ok(Self {
+            config,
+            routes,
+            accepting,
+        })
+    }
+
+    /// What it takes before it can be carried out.
+    pub(in super::super) fn wanted(&self, service: &Service) -> Wanted {
+        let planned = self.config.routes.iter().zip(&self.routes);
+        let mut bind = Vec::new();
+        let mut access = Vec::new();
+        for (number, (route, plan)) in planned.enumerate() {
+            for socket in &plan.sockets {
+                match socket {
+                    SocketPlan::Bound(address) => bind.push((number, address.clone())),
+                    SocketPlan::Kept(id) => access.extend(opened_otherwise(service, *id, route)),
+                }
+            }
+        }
+        Wanted {
+            routes: self.config.routes.clone(),
+            bind,
+            access,
+            logs: logs(&self.config, &service.access_logs),
+            group: service.group_at_start,
+        }
+    }
+
+    /// Whether a route of this name is to be served.
+    pub(super) fn has(&self, name: &RouteName) -> bool {
+        self.config.routes.iter().any(|route| route.name == *name)
+    }
+
+    /// Whether somebody goes on listening there.
+    pub(super) fn keeps(&self, id: SocketId) -> bool {
+        let mut sockets = self.routes.iter().flat_map(|route| &route.sockets);
+        sockets.any(|socket| matches!(socket, SocketPlan::Kept(kept) if *kept == id))
+    }
+}
+
+/// The file of a socket that is kept, if it is to be for others than now.
+fn opened_otherwise(
+    service: &Service,
+    id: SocketId,
+    route: &config::Route,
+) -> Option<ChangedAccess> {
+    let ListeningSocket::Bound(listener) = &service.socket(id).socket else {
+        return None;
+    };
+    let file = listener.socket_file()?;
+    let mut routes = service.routes.iter();
+    let holder = routes.find(|served| served.sockets.iter().any(|socket| socket.id == id))?;
+    let before = &holder.config.access;
+    (*before != route.access).then(|| ChangedAccess {
+        id,
+        file: file.clone(),
+        before: before.clone(),
+        after: route.access.clone(),
+    })
+}
+
+/// Access logs that are not open yet, each once.
+fn logs(config: &Config, open: &Writers) -> Vec<AccessLogTarget> {
+    let mut logs: Vec<AccessLogTarget> = Vec::new();
+    for log in config.routes.iter().filter_map(|r| r.protocol.access_log()) {
+        if !open.has(&log.target) && !logs.contains(&log.target) {
+            logs.push(log.target.clone());
+        }
+    }
+    logs
+}
+
+impl RoutePlan {
+    fn of(service: &Service, route: &config::Route, obstacles: &mut Vec<String>) -> Self {
+        let mut routes = service.routes.iter();
+        let before = routes.position(|served| served.config.name == route.name);
+        let how = match before.map(|before| &service.routes[before].config) {
+            Some(before) if is_divided_alike(before, route) => How::Amended,
+            Some(_) | None => How::Divided,
+        };
+        let mut sockets = Vec::new();
+        for address in &route.listeners {
+            let there = service.sockets().filter(|socket| socket.is_at(address));
+            let there: Vec<_> = there.map(|socket| SocketPlan::Kept(socket.id)).collect();
+            match address {
+                _ if !there.is_empty() => sockets.extend(there),
+                ListenAddress::Unix(address) => sockets.push(SocketPlan::Bound(address.clone())),
+                ListenAddress::Inherited(_) => obstacles.push(format!(
+                    "route {}: listen {address}: nothing of that name is open (what was passed and not \
+                     listened on is closed at the start: restart the daemon with its socket units)",
+                    route.name
+                )),
+            }
+        }
+        Self {
+            before,
+            how,
+            sockets,
+        }
+    }
+
+    fn places(&self, service: &Service) -> Vec<Place> {
+        let place = |socket: &SocketPlan| match socket {
+            SocketPlan::Kept(id) => service.socket(*id).socket.place(),
+            SocketPlan::Bound(address) => Place::of(address),
+        };
+        self.sockets.iter().map(place).collect()
+    }
+}
+
+/// Whether the same workers serve it, each with what it has. Places and queues belong to a worker, and what is kept
+/// between sessions is of one protocol.
+fn is_divided_alike(before: &config::Route, after: &config::Route) -> bool {
+    let speaks_fastcgi = |route: &config::Route| route.protocol != RouteProtocol::Raw;
+    speaks_fastcgi(before) == speaks_fastcgi(after)
+        && limit(before).is_some() == limit(after).is_some()
+        && before.limits.shards == after.limits.shards
+}

@@ -1,0 +1,687 @@
+//! Carrying a plan out: first what can fail, then all at once what cannot.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::{self, Config, RouteName};
+use crate::observe::{Observed, ObservedRoute};
+use crate::resolver::{self, ResolverOptions};
+use crate::session::{Policy, Protocol};
+use crate::worker::{
+    Amendment, Crowd, Limit, ListenerChange, ListenerOf, Listening, Order, RouteChange,
+    RouteNumber, Share, Spread, Who,
+};
+
+use super::super::helpers::SayEnd;
+use super::super::listening::ListeningSocket;
+use super::super::routes::{self, EarlierShare, ServedRoute, limit};
+use super::super::service::{RetiredRoute, Service};
+use super::super::socket_files::Watch;
+use super::super::sockets::{ClientSocket, SocketId};
+use super::super::upstreams;
+use super::super::workers::Workers;
+use super::make::{ChangedFile, Made, MadeRoute, with_causes};
+use super::plan::{How, Plan, RoutePlan, SocketPlan};
+
+/// What has become of a route.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Became {
+    /// There was none of this name.
+    Added,
+    Removed,
+    /// It is served by other rules.
+    Changed,
+    /// Nothing of it was touched.
+    Unchanged,
+}
+
+/// What has become of the routes: first those of the configuration, in its order.
+pub(in super::super) type Outcome = Vec<(RouteName, Became)>;
+
+/// What a plan is carried out with.
+pub(in super::super) struct Around<'a> {
+    pub(in super::super) workers: &'a Workers,
+    pub(in super::super) observed: &'a Observed,
+    pub(in super::super) watch: &'a mut Watch,
+}
+
+/// All that can fail has been done.
+struct Staged {
+    config: Config,
+    routes: Vec<StagedRoute>,
+    access: Vec<ChangedFile>,
+    next_number: u32,
+    spread: Spread,
+}
+
+struct StagedRoute {
+    plan: RoutePlan,
+    config: config::Route,
+    policy: Arc<Policy>,
+    who: Option<Arc<Who>>,
+    /// If it is given to workers anew: what it is known by from now on.
+    number: Option<RouteNumber>,
+    /// Those that serve it, with how much each may have.
+    serving: Vec<(usize, Option<Limit>)>,
+    /// By the order of the plan.
+    sockets: Vec<StagedSocket>,
+    /// Whether anything of the rules is different.
+    is_changed: bool,
+}
+
+/// Where clients of a route are to come from.
+struct StagedSocket {
+    /// Which of the route's it is.
+    number: usize,
+    from: Origin,
+    /// For each worker of the route that does not have it yet.
+    listening: Vec<Listening>,
+}
+
+enum Origin {
+    /// The route has it.
+    Own(SocketId),
+    /// It is another route's, or one that is divided anew.
+    Taken(SocketId),
+    New(ListeningSocket),
+}
+
+/// What each worker is told.
+#[derive(Default)]
+struct Changes(BTreeMap<usize, Vec<RouteChange>>);
+
+impl Changes {
+    fn add(&mut self, worker: usize, change: RouteChange) {
+        self.0.entry(worker).or_default().push(change);
+    }
+}
+
+impl Service {
+    /// Carries the plan out. What is given up is not looked after any more; on the runtime.
+    ///
+    /// # Errors
+    /// A line for each obstacle. Then nothing has changed.
+    pub(in super::super) async fn take_over(
+        &mut self,
+        plan: Plan,
+        made: Made,
+        around: Around<'_>,
+    ) -> Result<Outcome, Vec<String>> {
+        let watched: HashSet<_> = self.sockets().map(|socket| socket.id).collect();
+        let mut unwatched: HashSet<_> = watched.clone();
+        unwatched.retain(|id| !plan.keeps(*id) || made.access.iter().any(|file| file.id == *id));
+        around
+            .watch
+            .forget(unwatched.iter().copied().collect())
+            .await;
+        let outcome = match self.stage(plan, made) {
+            Ok(staged) => Ok(self.apply(staged, &around)),
+            Err(obstacle) => Err(vec![obstacle]),
+        };
+        // Those that are new, that have changed, or that are not given up after all.
+        let is_unwatched = |id| unwatched.contains(&id) || !watched.contains(&id);
+        let to_watch = self.sockets().filter(|socket| is_unwatched(socket.id));
+        to_watch.for_each(|socket| around.watch.add(socket));
+        outcome
+    }
+
+    // --- what can fail ------------------------------------------------------------------------
+
+    fn stage(&mut self, plan: Plan, made: Made) -> Result<Staged, String> {
+        let Plan {
+            config,
+            routes: plans,
+            accepting,
+        } = plan;
+        let mut next_number = self.next_number;
+        let mut spread = self.spread.over(accepting);
+        let mut bound = made.bound.into_iter();
+        let planned = config.routes.iter().zip(plans).zip(made.routes);
+        let mut routes = Vec::new();
+        for ((config, plan), made) in planned {
+            let number = (plan.how == How::Divided).then(|| {
+                let number = RouteNumber(next_number);
+                next_number += 1;
+                number
+            });
+            let bound = bound.by_ref().map(ListeningSocket::Bound);
+            let staged = self.stage_route((config, plan), made, number, (&mut spread, bound))?;
+            routes.push(staged);
+        }
+        for staged in &mut routes {
+            for socket in &mut staged.sockets {
+                if let Origin::New(socket) = &mut socket.from {
+                    socket.listen().map_err(|error| with_causes(&error))?;
+                }
+            }
+        }
+        let backends = config.routes.iter().flat_map(|route| &route.backends);
+        self.resolver
+            .prepare(backends)
+            .map_err(|error| with_causes(&error))?;
+        for (target, file) in made.logs {
+            self.access_logs.add(target, file);
+        }
+        let say_end = || self.helpers.say_end("a thread that writes an access log");
+        if let Err(error) = self.access_logs.start(say_end, SayEnd::leave) {
+            self.access_logs.forget_prepared();
+            self.close_unused_logs();
+            return Err(with_causes(&error));
+        }
+        Ok(Staged {
+            config,
+            routes,
+            access: made.access,
+            next_number,
+            spread,
+        })
+    }
+
+    fn stage_route(
+        &self,
+        (config, plan): (&config::Route, RoutePlan),
+        made: MadeRoute,
+        number: Option<RouteNumber>,
+        (spread, mut bound): (&mut Spread, impl Iterator<Item = ListeningSocket>),
+    ) -> Result<StagedRoute, String> {
+        let before = plan.before.map(|before| &self.routes[before]);
+        let (policy, who) = successors(before, config, made);
+        let serving = match (before, number) {
+            (Some(before), None) => before.limits_of(config),
+            _ => spread.serving(limit(config), config.limits.shards.get()),
+        };
+        let mut next_socket = match (before, number) {
+            (Some(before), None) => before.next_socket,
+            _ => 0,
+        };
+        let mut sockets = Vec::new();
+        for planned in &plan.sockets {
+            let own = match (planned, before, number) {
+                (SocketPlan::Kept(id), Some(before), None) => {
+                    before.sockets.iter().find(|socket| socket.id == *id)
+                }
+                _ => None,
+            };
+            if let Some(own) = own {
+                sockets.push(StagedSocket {
+                    number: own.number,
+                    from: Origin::Own(own.id),
+                    listening: Vec::new(),
+                });
+                continue;
+            }
+            let from = match planned {
+                SocketPlan::Kept(id) => Origin::Taken(*id),
+                SocketPlan::Bound(_) => {
+                    Origin::New(bound.next().expect("all that is wanted was bound"))
+                }
+            };
+            let socket = match &from {
+                Origin::Taken(id) => &self.socket(*id).socket,
+                Origin::New(socket) => socket,
+                Origin::Own(_) => unreachable!("it is none of the route's own"),
+            };
+            let for_each = serving
+                .iter()
+                .map(|_| routes::listening(config, socket))
+                .collect::<Result<_, _>>()
+                .map_err(|error| with_causes(&error))?;
+            sockets.push(StagedSocket {
+                number: next_socket,
+                from,
+                listening: for_each,
+            });
+            next_socket += 1;
+        }
+        let is_changed = before.is_none_or(|before| {
+            before.config != *config
+                || !Arc::ptr_eq(&before.policy, &policy)
+                || !is_same(before.who.as_ref(), who.as_ref())
+        });
+        Ok(StagedRoute {
+            plan,
+            config: config.clone(),
+            policy,
+            who,
+            number,
+            serving,
+            sockets,
+            is_changed,
+        })
+    }
+
+    // --- what cannot --------------------------------------------------------------------------
+
+    fn apply(&mut self, staged: Staged, around: &Around<'_>) -> Outcome {
+        let Staged {
+            config,
+            routes: staged,
+            access,
+            next_number,
+            spread,
+        } = staged;
+        (self.next_number, self.spread) = (next_number, spread);
+        let (after, before) = (config.routes.len(), self.config.routes.len());
+        self.resolver.expect(after, before);
+        access.into_iter().for_each(|file| self.keep_access(file));
+        let mut changes = Changes::default();
+        let mut moved = self.take_moved(&staged, &mut changes);
+        // Those that stay are taken out one by one; what is left is not served any more.
+        let before = mem::take(&mut self.routes).into_iter().map(Some);
+        let mut before: Vec<Option<ServedRoute>> = before.collect();
+        let mut outcome = Outcome::new();
+        for staged in staged {
+            let name = staged.config.name.clone();
+            let old = staged.plan.before.and_then(|at| before[at].take());
+            outcome.push((name, staged.becomes(old.as_ref())));
+            let part = staged.config.connections_max;
+            let crowd = Crowd::part(part, self.capacity.connections_max, after);
+            let served = match (old, staged.number) {
+                (Some(old), None) => self.amend(old, staged, crowd, (&mut moved, &mut changes)),
+                (old, Some(number)) => {
+                    let of = (number, config.drain_timeout);
+                    self.divide(old, staged, of, (crowd, &mut moved, &mut changes))
+                }
+                (None, None) => unreachable!("a route that is new has a number"),
+            };
+            self.routes.push(served);
+        }
+        for removed in before.into_iter().flatten() {
+            outcome.push((removed.config.name.clone(), Became::Removed));
+            self.remove(removed, config.drain_timeout, &mut changes);
+        }
+        for (worker, changes) in changes.0 {
+            around.workers.order(worker, Order::Reconfigure(changes));
+        }
+        self.config = config;
+        self.close_unused_logs();
+        let routes = self.routes.iter().map(ServedRoute::observed).map(Arc::new);
+        around.observed.routes.replace(routes.collect());
+        self.show_retired(around.observed);
+        outcome
+    }
+
+    /// The file of a socket is for others now.
+    fn keep_access(&mut self, file: ChangedFile) {
+        let mut sockets = self.routes.iter_mut().flat_map(|route| &mut route.sockets);
+        let socket = sockets.find(|socket| socket.id == file.id);
+        if let Some(ListeningSocket::Bound(listener)) = socket.map(|socket| &mut socket.socket) {
+            listener.changed_to(file.keep());
+        }
+    }
+
+    /// Sockets that are another route's from now on. Whose they were, whose workers leave them to the others.
+    fn take_moved(
+        &mut self,
+        staged: &[StagedRoute],
+        changes: &mut Changes,
+    ) -> HashMap<SocketId, ClientSocket> {
+        let mut moved = HashMap::new();
+        let sockets = staged.iter().flat_map(|staged| &staged.sockets);
+        for id in sockets.filter_map(|socket| socket.from.taken()) {
+            for route in &self.routes {
+                let sockets = route.sockets.iter().filter(|socket| socket.id == id);
+                for socket in sockets {
+                    let of = ListenerOf {
+                        route: route.route.number,
+                        number: socket.number,
+                    };
+                    for share in &route.shares {
+                        changes.add(share.worker, RouteChange::HandOver(of));
+                    }
+                }
+            }
+            moved.insert(id, self.take_socket(id));
+        }
+        moved
+    }
+
+    /// A route goes by other rules, if they are others.
+    fn amend(
+        &mut self,
+        mut route: ServedRoute,
+        staged: StagedRoute,
+        crowd: Option<u32>,
+        (moved, changes): (&mut HashMap<SocketId, ClientSocket>, &mut Changes),
+    ) -> ServedRoute {
+        let StagedRoute {
+            config,
+            policy,
+            who,
+            serving,
+            sockets,
+            is_changed,
+            ..
+        } = staged;
+        let mut listeners: Vec<Vec<ListenerChange>> = serving.iter().map(|_| Vec::new()).collect();
+        let is_introduced_anew =
+            route.config.upstreams.proxy_protocol != config.upstreams.proxy_protocol;
+        let mut before = mem::take(&mut route.sockets);
+        let before_config = mem::replace(&mut route.config, config);
+        for StagedSocket {
+            number,
+            from,
+            listening,
+        } in sockets
+        {
+            let is_own = matches!(from, Origin::Own(_));
+            let socket = StagedSocket::take(from, number, moved, &mut before);
+            if is_own && is_introduced_anew {
+                let how = || routes::introduction(&route.config, &socket.socket);
+                let each = listeners.iter_mut();
+                each.for_each(|changes| changes.push(ListenerChange::Introduce(number, how())));
+            }
+            for (changes, listening) in listeners.iter_mut().zip(listening) {
+                changes.push(ListenerChange::Add(number, listening));
+            }
+            if !is_own {
+                route.announce_socket(&socket);
+            }
+            route.next_socket = route.next_socket.max(number + 1);
+            route.sockets.push(socket);
+        }
+        for socket in before {
+            let retire = || ListenerChange::Retire(socket.number);
+            listeners
+                .iter_mut()
+                .for_each(|changes| changes.push(retire()));
+            self.give_up(socket);
+        }
+        if (route.config.backends != before_config.backends)
+            || route.config.discovery != before_config.discovery
+        {
+            self.look_up(&route);
+        }
+        if route.config.upstreams != before_config.upstreams {
+            self.check_anew(&mut route);
+        }
+        let published = &route.route.published;
+        if route.config.ejection != before_config.ejection {
+            published.eject_by(route.config.ejection);
+        }
+        let is_crowd_changed = route.route.crowd.max() != crowd;
+        route.route.crowd.limit(crowd);
+        (route.policy, route.who) = (policy, who);
+        for (share, (_, limit)) in route.shares.iter_mut().zip(serving) {
+            share.limit = limit;
+        }
+        let has_new_sockets = listeners.iter().any(|changes| !changes.is_empty());
+        if is_changed || is_crowd_changed || has_new_sockets {
+            for (share, listeners) in route.shares.iter().zip(listeners) {
+                let amendment = Amendment {
+                    route: route.route.number,
+                    rules: route.rules(share, &mut self.access_logs),
+                    listeners,
+                };
+                changes.add(share.worker, RouteChange::Amend(amendment));
+            }
+        }
+        route
+    }
+
+    /// A route is given to workers that do not have it, or not so. Those that have it finish what they have.
+    fn divide(
+        &mut self,
+        old: Option<ServedRoute>,
+        staged: StagedRoute,
+        (number, drain_timeout): (RouteNumber, Option<Duration>),
+        (crowd, moved, changes): (
+            Option<u32>,
+            &mut HashMap<SocketId, ClientSocket>,
+            &mut Changes,
+        ),
+    ) -> ServedRoute {
+        let StagedRoute {
+            config,
+            policy,
+            who,
+            serving,
+            sockets,
+            ..
+        } = staged;
+        let rules = (who, policy);
+        let mut route = match &old {
+            Some(old) => old.anew((number, config), rules),
+            None => {
+                let crowd = Arc::new(Crowd::new(crowd));
+                ServedRoute::new((number, config), rules, crowd, &self.mailboxes)
+            }
+        };
+        route.route.crowd.limit(crowd);
+        if let Some(old) = old {
+            self.succeed(&mut route, old, drain_timeout, changes);
+        } else {
+            self.look_up(&route);
+            self.check_anew(&mut route);
+        }
+        for (worker, limit) in serving {
+            let counters = route.counters_for(worker);
+            route.serve_by(worker, limit, counters);
+        }
+        let mut listeners: Vec<Vec<(usize, Listening)>> =
+            route.shares.iter().map(|_| Vec::new()).collect();
+        for StagedSocket {
+            number,
+            from,
+            listening,
+        } in sockets
+        {
+            let socket = StagedSocket::take(from, number, moved, &mut Vec::new());
+            for (all, listening) in listeners.iter_mut().zip(listening) {
+                all.push((number, listening));
+            }
+            route.next_socket = route.next_socket.max(number + 1);
+            route.sockets.push(socket);
+        }
+        for (share, listeners) in route.shares.iter().zip(listeners) {
+            let share = (
+                share.worker,
+                Share {
+                    route: Arc::clone(&route.route),
+                    listeners,
+                    rules: route.rules(share, &mut self.access_logs),
+                    counters: share.counters.clone(),
+                },
+            );
+            changes.add(share.0, RouteChange::Add(share.1));
+        }
+        route.announce();
+        route
+    }
+
+    /// A route takes the place of one of the same name, with all that does not belong to its workers.
+    fn succeed(
+        &mut self,
+        route: &mut ServedRoute,
+        mut old: ServedRoute,
+        drain_timeout: Option<Duration>,
+        changes: &mut Changes,
+    ) {
+        let (before, after) = (&old.config, &route.config);
+        if before.backends != after.backends || before.discovery != after.discovery {
+            self.look_up(route);
+        }
+        route.checks = old.checks.take();
+        if old.config.upstreams != route.config.upstreams {
+            self.check_anew(route);
+        }
+        route.route.published.eject_by(route.config.ejection);
+        route.earlier = mem::take(&mut old.earlier);
+        let counts_for = Some(old.route.number);
+        route
+            .earlier
+            .extend(old.shares.iter().map(|share| EarlierShare {
+                counts_for,
+                worker: share.worker,
+                counters: share.counters.clone(),
+            }));
+        self.retire(old, None, drain_timeout, changes);
+    }
+
+    /// A route is not served any more.
+    fn remove(
+        &mut self,
+        mut removed: ServedRoute,
+        drain_timeout: Option<Duration>,
+        changes: &mut Changes,
+    ) {
+        tracing::info!(route = %removed.config.name, "the route is not served any more");
+        self.resolver.forget(&removed.config.name);
+        removed.checks = None;
+        let observed = Some(Arc::new(removed.observed()));
+        self.retire(removed, observed, drain_timeout, changes);
+    }
+
+    fn retire(
+        &mut self,
+        route: ServedRoute,
+        observed: Option<Arc<ObservedRoute>>,
+        drain_timeout: Option<Duration>,
+        changes: &mut Changes,
+    ) {
+        let workers: Vec<_> = route.shares.iter().map(|share| share.worker).collect();
+        for &worker in &workers {
+            changes.add(worker, RouteChange::Retire(route.route.number));
+        }
+        route
+            .sockets
+            .into_iter()
+            .for_each(|socket| self.give_up(socket));
+        self.retired.push(RetiredRoute {
+            route: route.route,
+            workers,
+            cut_at: drain_timeout.map(|time| Instant::now() + time),
+            observed,
+        });
+    }
+
+    /// No route listens there any more. What is passed to the daemon may come to be another route's.
+    fn give_up(&mut self, mut socket: ClientSocket) {
+        tracing::info!("not listening on {} any more", socket.socket.place());
+        match &socket.socket {
+            ListeningSocket::Bound(_) => socket.socket.end(),
+            ListeningSocket::Inherited(_) => self.unclaimed.push(socket),
+        }
+    }
+
+    fn look_up(&mut self, route: &ServedRoute) {
+        let followed = self.resolver.follow(resolver::Job {
+            backends: &route.config.backends,
+            published: Arc::clone(&route.route.published),
+            lookups: Arc::clone(&route.lookups),
+            options: ResolverOptions::from(&route.config.discovery),
+        });
+        // Its names were looked at, and its thread runs.
+        if let Err(error) = followed {
+            tracing::error!(route = %route.config.name, "{}", with_causes(&error));
+        }
+    }
+
+    /// Whoever was left out for what the old checks said is used again.
+    fn check_anew(&self, route: &mut ServedRoute) {
+        let published = &route.route.published;
+        if route.checks.take().is_some() {
+            published.forget_checks();
+        }
+        route.checks = upstreams::start_checks(&route.config, published, &self.helpers);
+    }
+
+    fn close_unused_logs(&mut self) {
+        let logs = self.routes.iter();
+        let logs: Vec<_> = logs
+            .filter_map(|route| route.config.protocol.access_log())
+            .map(|log| log.target.clone())
+            .collect();
+        self.access_logs
+            .retire_unused(|target| logs.contains(target));
+    }
+}
+
+impl Origin {
+    fn taken(&self) -> Option<SocketId> {
+        match self {
+            Self::Taken(id) => Some(*id),
+            Self::Own(_) | Self::New(_) => None,
+        }
+    }
+}
+
+impl StagedSocket {
+    /// The socket itself, which was taken out of where it was, or is one of those that the route had.
+    fn take(
+        from: Origin,
+        number: usize,
+        moved: &mut HashMap<SocketId, ClientSocket>,
+        own: &mut Vec<ClientSocket>,
+    ) -> ClientSocket {
+        let found = match from {
+            Origin::New(socket) => Some(ClientSocket::new(number, socket)),
+            Origin::Taken(id) => moved
+                .remove(&id)
+                .map(|moved| ClientSocket { number, ..moved }),
+            Origin::Own(id) => {
+                let at = own.iter().position(|socket| socket.id == id);
+                at.map(|at| own.remove(at))
+            }
+        };
+        found.expect("a socket of a plan is kept until the plan is carried out")
+    }
+}
+
+impl StagedRoute {
+    fn becomes(&self, old: Option<&ServedRoute>) -> Became {
+        match old {
+            None => Became::Added,
+            Some(_) if self.is_changed => Became::Changed,
+            Some(_) => Became::Unchanged,
+        }
+    }
+}
+
+/// Those that come after what the route goes by: the same ones where they say the same.
+fn successors(
+    before: Option<&ServedRoute>,
+    config: &config::Route,
+    made: MadeRoute,
+) -> (Arc<Policy>, Option<Arc<Who>>) {
+    let Some(before) = before else {
+        return (Arc::new(made.policy), made.who.map(Arc::new));
+    };
+    let policy = match is_same_policy(before, config, &made.policy) {
+        true => Arc::clone(&before.policy),
+        false => Arc::new(made.policy),
+    };
+    let who = match (&before.who, made.who) {
+        (Some(before), Some(after)) if before.is_like(&after) => Some(Arc::clone(before)),
+        (Some(before), after) => before.followed_by(after).map(Arc::new),
+        (None, after) => after.map(Arc::new),
+    };
+    (policy, who)
+}
+
+/// Whether sessions are served by the same rules.
+fn is_same_policy(before: &ServedRoute, after: &config::Route, made: &Policy) -> bool {
+    // Where the links of script roots lead is no part of the configuration.
+    let guard = |policy: &Policy| match &policy.protocol {
+        Protocol::Fastcgi(options) => options.guard.clone(),
+        Protocol::Raw => None,
+    };
+    before.config.protocol == after.protocol
+        && before.config.upstreams == after.upstreams
+        && before.config.limits.queue_timeout == after.limits.queue_timeout
+        && before.config.connect_timeout == after.connect_timeout
+        && before.config.refused_timeout == after.refused_timeout
+        && before.config.idle_timeout == after.idle_timeout
+        && before.config.half_closed_timeout == after.half_closed_timeout
+        && guard(&before.policy) == guard(made)
+}
+
+fn is_same(one: Option<&Arc<Who>>, other: Option<&Arc<Who>>) -> bool {
+    match (one, other) {
+        (None, None) => true,
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        _ => false,
+    }
+}

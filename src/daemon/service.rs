@@ -1,0 +1,172 @@
+//! What is served now, as the main thread knows it: the routes with their sockets, and those that come to their end.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::access_log::Writers;
+use crate::config::Config;
+use crate::observe::{Observed, ObservedRoute};
+use crate::resolver::ResolverHandle;
+use crate::worker::{ListenerOf, Mailbox, Order, Route, RouteNumber, Spread};
+
+use super::capacity::SessionCapacity;
+use super::helpers::Helpers;
+use super::listener::Listener;
+use super::listening::ListeningSocket;
+use super::routes::{ServedRoute, listening};
+use super::sockets::{ClientSocket, SocketId};
+use super::workers::Workers;
+
+/// How often it is looked whether something is left of routes that are not served any more.
+pub(super) const RETIRED_LOOK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// All that is served, and what it takes to serve something else.
+pub(super) struct Service {
+    /// What is configured.
+    pub(super) config: Config,
+    /// In the order of the configuration.
+    pub(super) routes: Vec<ServedRoute>,
+    pub(super) retired: Vec<RetiredRoute>,
+    /// Sockets that were passed to the daemon, and on which no route listens now.
+    pub(super) unclaimed: Vec<ClientSocket>,
+    /// Of the next route.
+    pub(super) next_number: u32,
+    /// Gives routes to workers.
+    pub(super) spread: Spread,
+    pub(super) capacity: SessionCapacity,
+    pub(super) mailboxes: Vec<Arc<Mailbox>>,
+    pub(super) resolver: ResolverHandle,
+    pub(super) helpers: Helpers,
+    /// That of sockets' files for which none is configured, where the daemon has given up the one that it started
+    /// with.
+    pub(super) group_at_start: Option<u32>,
+    /// Dropped last, once nobody puts anything in: then what is left is written.
+    pub(super) access_logs: Writers,
+}
+
+/// A route that is not served any more, or not in the way in which it was, until its workers have forgotten it.
+pub(super) struct RetiredRoute {
+    pub(super) route: Arc<Route>,
+    pub(super) workers: Vec<usize>,
+    /// When what is left of its sessions is cut. `None`: never, or they are.
+    pub(super) cut_at: Option<Instant>,
+    /// How operators see it, if nothing has taken its place.
+    pub(super) observed: Option<Arc<ObservedRoute>>,
+}
+
+impl Service {
+    /// A number that no route has had.
+    pub(super) fn new_number(&mut self) -> RouteNumber {
+        let number = RouteNumber(self.next_number);
+        self.next_number += 1;
+        number
+    }
+
+    /// All sockets of clients: those of routes, and those that wait for one.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = &ClientSocket> {
+        let of_routes = self.routes.iter().flat_map(|route| &route.sockets);
+        of_routes.chain(&self.unclaimed)
+    }
+
+    /// The socket of this number, which is there.
+    pub(super) fn socket(&self, id: SocketId) -> &ClientSocket {
+        let mut sockets = self.sockets();
+        let found = sockets.find(|socket| socket.id == id);
+        found.expect("a socket of a plan is kept until the plan is carried out")
+    }
+
+    /// Takes the socket of this number out.
+    pub(super) fn take_socket(&mut self, id: SocketId) -> ClientSocket {
+        let of_routes = self.routes.iter_mut().map(|route| &mut route.sockets);
+        let mut lists = of_routes.chain([&mut self.unclaimed]);
+        let found = lists.find_map(|list| {
+            let at = list.iter().position(|socket| socket.id == id)?;
+            Some(list.remove(at))
+        });
+        found.expect("a socket of a plan is kept until the plan is carried out")
+    }
+
+    /// A listener takes the place of the one whose path it was bound to.
+    ///
+    /// # Errors
+    /// If the workers cannot be given it.
+    pub(super) fn replace(
+        &mut self,
+        id: SocketId,
+        listener: Listener,
+        workers: &Workers,
+    ) -> io::Result<()> {
+        let new = ListeningSocket::Bound(listener);
+        let mut routes = self.routes.iter_mut();
+        let found = routes.find_map(|route| {
+            let at = route.sockets.iter().position(|socket| socket.id == id)?;
+            Some((route, at))
+        });
+        // One that was given up meanwhile takes its new file with it.
+        let Some((route, at)) = found else {
+            return Ok(());
+        };
+        let for_each = route.shares.iter().map(|_| listening(&route.config, &new));
+        // All of them, or none is given away.
+        let for_each = for_each.collect::<Result<Vec<_>, _>>();
+        let for_each = for_each.map_err(io::Error::other)?;
+        let of = ListenerOf {
+            route: route.route.number,
+            number: route.sockets[at].number,
+        };
+        for (share, listening) in route.shares.iter().zip(for_each) {
+            workers.order(share.worker, Order::Replace(of, listening));
+        }
+        route.sockets[at].replace(new);
+        Ok(())
+    }
+
+    /// Nobody finds the paths any more, nor gets in; who connected before is still served. Sockets that were passed
+    /// to us stay as they are.
+    pub(super) fn end_sockets(&mut self) {
+        let sockets = self.routes.iter_mut().flat_map(|route| &mut route.sockets);
+        sockets.for_each(|socket| socket.socket.end());
+    }
+
+    /// Has what is left of routes that are not served any more cut when their time is up, and forgets those of
+    /// which nothing is left.
+    pub(super) fn look_after_retired(
+        &mut self,
+        workers: &Workers,
+        observed: &Observed,
+        now: Instant,
+    ) {
+        for retired in &mut self.retired {
+            if retired.cut_at.is_some_and(|at| at <= now) {
+                retired.cut_at = None;
+                for &worker in &retired.workers {
+                    workers.order(worker, Order::Cut(retired.route.number));
+                }
+            }
+        }
+        // Each worker lets go of its hold when it has forgotten the route.
+        let is_over = |retired: &RetiredRoute| Arc::strong_count(&retired.route) == 1;
+        let over: Vec<_> = self
+            .retired
+            .extract_if(.., |retired| is_over(retired))
+            .collect();
+        if over.is_empty() {
+            return;
+        }
+        for retired in over {
+            let earlier = self.routes.iter_mut().flat_map(|route| &mut route.earlier);
+            let number = Some(retired.route.number);
+            for share in earlier.filter(|share| share.counts_for == number) {
+                share.counts_for = None;
+            }
+        }
+        self.show_retired(observed);
+    }
+
+    pub(super) fn show_retired(&self, observed: &Observed) {
+        let retired = self.retired.iter();
+        let shown = retired.filter_map(|retired| retired.observed.clone());
+        observed.routes.replace_retired(shown.collect());
+    }
+}
