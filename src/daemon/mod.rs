@@ -27,6 +27,7 @@ mod routes;
 pub mod scarcity;
 mod script_roots;
 mod service;
+mod serving;
 mod signals;
 mod sites;
 mod socket_files;
@@ -79,18 +80,6 @@ use supervisor::Supervisor;
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
-
-/// How long a drain may take when a worker has failed: until the daemon has ended and was started again, a part of
-/// the clients waits for nobody. Where a helper has, addresses or logs are old by then.
-const FAILED_DRAIN_MAX: Duration = Duration::from_secs(30);
-
-/// A signal within this time of the first one is the same wish: timeout(1), for one, sends it to the program, and then
-/// to its process group.
-const SAME_WISH: Duration = Duration::from_millis(100);
-
-/// How long workers may take to cut their sessions: they do it in one turn. One that hangs in a
-/// system call must not keep the process from ending.
-const CUT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the daemon did not start, or ended otherwise than by a signal.
 #[derive(Debug, thiserror::Error)]
@@ -177,7 +166,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let who = accounts::look_up_all(config)?;
     let mut routes = open_all(config, (who, capacity), &mailboxes, &mut passed)?;
     refuse_loops(config, &routes)?;
-    let mut sites = Sites::bind(config, identity.as_ref())?;
+    let mut sites = Sites::bind(config, identity.as_ref(), control.commander.clone())?;
     privileges::settle(identity.as_ref())?;
 
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
@@ -243,8 +232,10 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         helpers,
         ended_helpers,
         observed,
+        supervisor,
+        reloading: Reloading::new(source),
     };
-    let served = control.serve(serving, &supervisor);
+    let served = control.serve(serving);
     tracing::info!("stopped");
     served
 }
@@ -456,6 +447,10 @@ struct Control {
     stop: StopSignals,
     /// Those that end nothing, until somebody obeys them.
     others: Option<OtherSignals>,
+    /// For everybody who gives commands.
+    commander: Commander,
+    /// What they give.
+    commands: Commands,
 }
 
 impl Control {
@@ -468,10 +463,13 @@ impl Control {
         let inside = runtime.enter();
         let (stop, others) = signals::listen(signals).map_err(Error::Signals)?;
         drop(inside);
+        let (commander, commands) = commands::channel();
         Ok(Self {
             runtime,
             stop,
             others: Some(others),
+            commander,
+            commands,
         })
     }
 
@@ -498,200 +496,13 @@ impl Control {
         supervisor.ready(observed, helpers);
     }
 
-    fn serve(self, mut serving: Serving, supervisor: &Supervisor) -> Result<(), Error> {
+    fn serve(self, serving: Serving) -> Result<(), Error> {
         let Self {
-            runtime, mut stop, ..
+            runtime,
+            mut stop,
+            commands,
+            ..
         } = self;
-        runtime.block_on(async {
-            let (failed, patience) = serving.until_an_end(&mut stop).await;
-            serving.give_up(supervisor, patience).await;
-            let drained = drain(&mut serving.workers, &mut stop, patience).await;
-            failed.and_then(|()| drained.map_err(Error::from))
-        })
-    }
-}
-
-/// What runs until the daemon is to end.
-struct Serving {
-    workers: Workers,
-    service: Service,
-    sites: Sites,
-    /// Of the sockets' files. `None`: it has ended.
-    watch: Option<Watch>,
-    helpers: Helpers,
-    ended_helpers: EndedHelpers,
-    observed: Arc<Observed>,
-}
-
-impl Serving {
-    /// Serves until something ends that: what has failed, and how long a drain may take.
-    async fn until_an_end(&mut self, stop: &mut StopSignals) -> (Result<(), Error>, Patience) {
-        let observed = Arc::clone(&self.observed);
-        let patience = Patience::configured(&self.service.config);
-        let idle = idle::wait(&observed, self.service.config.exit_idle_time);
-        tokio::pin!(idle);
-        loop {
-            tokio::select! {
-                signal = stop.next() => {
-                    let patience = match signal {
-                        Stop::Abort => patience_after_abort(&observed, patience).await,
-                        _ => patience,
-                    };
-                    tracing::info!("{signal}: draining");
-                    return (Ok(()), patience);
-                }
-                time = &mut idle => {
-                    tracing::info!("no session for {time:?} (--exit-idle-time): draining");
-                    return (Ok(()), patience);
-                }
-                // A worker ends by itself only when it fails, and without it the others would
-                // serve on with part of the clients waiting for nobody.
-                end = self.workers.next_end() => {
-                    let failed = end.unwrap_or(Ok(())).map_err(Error::from);
-                    tell_failure(&failed, "its sessions are lost, the other workers finish theirs");
-                    return (failed, patience.after_failure());
-                }
-                ended = self.ended_helpers.next() => {
-                    let failed = Err(Error::from(ended));
-                    tell_failure(&failed, "sessions are finished");
-                    return (failed, patience.after_failure());
-                }
-                bound = bound_again(&mut self.watch) => {
-                    self.replace(bound);
-                }
-                () = time::sleep(RETIRED_LOOK_INTERVAL), if !self.service.retired.is_empty() => {
-                    self.service.look_after_retired(&self.workers, &observed, Instant::now());
-                }
-            }
-        }
-    }
-
-    /// A socket takes the place of the one whose path it was bound to. To be called on the runtime.
-    fn replace(&mut self, bound: BoundAgain) {
-        let address = bound.listener.address().clone();
-        let replaced = match bound.which {
-            Which::Clients(id) => self.service.replace(id, bound.listener, &self.workers),
-            Which::Control => {
-                self.sites
-                    .replace_control(bound.listener, &self.observed, &self.helpers)
-            }
-        };
-        if let Err(error) = replaced {
-            // Its file is gone again with it, and the next look begins anew.
-            tracing::error!(
-                "the socket {address} was bound again and cannot be served: {error} (raise the limit of open \
-                 descriptors, LimitNOFILE= under systemd)"
-            );
-        }
-    }
-
-    /// A successor may have the paths from now on. What is left are the workers, and the sockets in whose backlogs
-    /// somebody may wait. The control socket's file goes when the drain is over.
-    async fn give_up(&mut self, supervisor: &Supervisor, patience: Patience) {
-        self.observed.phase.drain();
-        let at_most = patience.at_most.map(|time| time + CUT_TIMEOUT);
-        supervisor.stopping(&self.observed, at_most);
-        if let Some(watch) = self.watch.take() {
-            for bound in watch.stop().await {
-                self.replace(bound);
-            }
-        }
-        self.sites.give_up();
-        self.service.end_sockets();
-    }
-}
-
-/// Never, if no file is watched.
-async fn bound_again(watch: &mut Option<Watch>) -> BoundAgain {
-    match watch {
-        Some(watch) => watch.next().await,
-        None => pending().await,
-    }
-}
-
-fn tell_failure(failed: &Result<(), Error>, what_follows: &str) {
-    let Err(error) = failed else { return };
-    let cause = error.source().map(|cause| format!(": {cause}"));
-    tracing::error!(
-        "{error}{}; {what_follows}, and the daemon ends",
-        cause.unwrap_or_default()
-    );
-}
-
-/// A watchdog that sends SIGABRT is right if a worker does not turn: such a drain would never end.
-async fn patience_after_abort(observed: &Observed, configured: Patience) -> Patience {
-    let stuck = observed.stuck_workers(PULSE_TIMEOUT).await;
-    if stuck.is_empty() {
-        return configured;
-    }
-    tracing::error!("SIGABRT, and workers {stuck:?} do not turn");
-    Patience {
-        at_most: Some(Duration::ZERO),
-        limit: "there is nothing to wait for",
-    }
-}
-
-/// How long a drain may take.
-#[derive(Clone, Copy)]
-struct Patience {
-    at_most: Option<Duration>,
-    /// What is said when that is over.
-    limit: &'static str,
-}
-
-impl Patience {
-    fn configured(config: &Config) -> Self {
-        Self {
-            at_most: config.drain_timeout,
-            limit: "--drain-timeout has passed",
-        }
-    }
-
-    /// Until the daemon has ended and was started again, something stands still.
-    fn after_failure(self) -> Self {
-        match self.at_most {
-            Some(at_most) if at_most <= FAILED_DRAIN_MAX => self,
-            Some(_) | None => Self {
-                at_most: Some(FAILED_DRAIN_MAX),
-                limit: "after a failure a drain may take no longer",
-            },
-        }
-    }
-}
-
-/// Lets the workers finish, for as long as is allowed.
-async fn drain(
-    workers: &mut Workers,
-    stop: &mut StopSignals,
-    patience: Patience,
-) -> Result<(), WorkerError> {
-    workers.post(Notice::Drain);
-    tokio::select! {
-        drained = workers.all_ended() => return drained,
-        signal = another(stop) => tracing::warn!("{signal} again: ending at once"),
-        () = sleep(patience.at_most) => tracing::warn!("{}: ending at once", patience.limit),
-    }
-    workers.post(Notice::Cut);
-    tokio::select! {
-        ended = workers.all_ended() => ended,
-        () = time::sleep(CUT_TIMEOUT) => Err(WorkerError::Stuck),
-    }
-}
-
-/// A signal that is not the one that began the drain.
-async fn another(stop: &mut StopSignals) -> Stop {
-    let began = time::Instant::now();
-    loop {
-        let signal = stop.next().await;
-        if began.elapsed() >= SAME_WISH {
-            return signal;
-        }
-    }
-}
-
-async fn sleep(timeout: Option<Duration>) {
-    match timeout {
-        Some(timeout) => time::sleep(timeout).await,
-        None => pending().await,
+        runtime.block_on(serving.run(&mut stop, commands))
     }
 }

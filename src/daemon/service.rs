@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::access_log::Writers;
-use crate::config::Config;
+use crate::config::{Config, Effective};
 use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::ResolverHandle;
 use crate::worker::{ListenerOf, Mailbox, Order, Route, RouteNumber, Spread};
@@ -25,6 +25,10 @@ pub(super) const RETIRED_LOOK_INTERVAL: Duration = Duration::from_millis(200);
 pub(super) struct Service {
     /// What is configured.
     pub(super) config: Config,
+    /// The same, as it is written.
+    pub(super) effective: Effective,
+    /// That with which the daemon was started: some of it stays.
+    pub(super) fixed: Effective,
     /// In the order of the configuration.
     pub(super) routes: Vec<ServedRoute>,
     pub(super) retired: Vec<RetiredRoute>,

@@ -7,10 +7,12 @@
 //!
 //! A route is the same one if its name is. What its sessions and requests began with, they end with.
 
+mod course;
 mod make;
 mod plan;
+mod report;
 mod take_over;
 
-pub(super) use make::{Made, make};
-pub(super) use plan::{Plan, Wanted};
-pub(super) use take_over::{Around, Became, Outcome};
+pub use course::{Configured, Source};
+pub(super) use course::{Progress, Reloading};
+pub(super) use take_over::Around;

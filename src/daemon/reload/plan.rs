@@ -2,7 +2,7 @@
 
 use crate::access_log::Writers;
 use crate::config::{
-    self, Access, AccessLogTarget, Config, ListenAddress, RouteName, RouteProtocol, UnixAddress,
+    self, Access, AccessLogTarget, Config, Effective, ListenAddress, RouteProtocol, UnixAddress,
 };
 
 use super::super::listener::SocketFile;
@@ -11,11 +11,13 @@ use super::super::routes::{self, limit};
 use super::super::service::Service;
 use super::super::sockets::SocketId;
 use super::super::{accepting_workers, loops};
+use super::course::Configured;
 
 /// What is to become of the routes.
 pub(in super::super) struct Plan {
     /// What is to be served.
     pub(super) config: Config,
+    pub(super) effective: Effective,
     /// Those of `config`, in its order.
     pub(super) routes: Vec<RoutePlan>,
     /// How many workers accept.
@@ -69,12 +71,28 @@ pub(super) struct ChangedAccess {
     pub(super) after: Access,
 }
 
+impl Service {
+    /// What the configuration comes to, and what it takes before it can be carried out.
+    ///
+    /// # Errors
+    /// A line for each obstacle.
+    pub(in super::super) fn plan(
+        &self,
+        configured: Configured,
+    ) -> Result<(Plan, Wanted), Vec<String>> {
+        let plan = Plan::of(self, configured)?;
+        let wanted = plan.wanted(self);
+        Ok((plan, wanted))
+    }
+}
+
 impl Plan {
     /// What the configuration comes to.
     ///
     /// # Errors
     /// A line for each obstacle.
-    pub(in super::super) fn of(service: &Service, config: Config) -> Result<Self, Vec<String>> {
+    fn of(service: &Service, configured: Configured) -> Result<Self, Vec<String>> {
+        let Configured { config, effective } = configured;
         let mut obstacles = Vec::new();
         let routes: Vec<_> = config
             .routes
@@ -98,13 +116,14 @@ impl Plan {
         }
         Ok(Self {
             config,
+            effective,
             routes,
             accepting,
         })
     }
 
     /// What it takes before it can be carried out.
-    pub(in super::super) fn wanted(&self, service: &Service) -> Wanted {
+    fn wanted(&self, service: &Service) -> Wanted {
         let planned = self.config.routes.iter().zip(&self.routes);
         let mut bind = Vec::new();
         let mut access = Vec::new();
@@ -123,11 +142,6 @@ impl Plan {
             logs: logs(&self.config, &service.access_logs),
             group: service.group_at_start,
         }
-    }
-
-    /// Whether a route of this name is to be served.
-    pub(super) fn has(&self, name: &RouteName) -> bool {
-        self.config.routes.iter().any(|route| route.name == *name)
     }
 
     /// Whether somebody goes on listening there.

@@ -5,7 +5,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Config, RouteName};
+use crate::config::{self, Config, Effective, RouteName};
 use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::{self, ResolverOptions};
 use crate::session::{Policy, Protocol};
@@ -23,6 +23,7 @@ use super::super::sockets::{ClientSocket, SocketId};
 use super::super::upstreams;
 use super::super::workers::Workers;
 use super::make::{ChangedFile, Made, MadeRoute, with_causes};
+use super::report::report;
 use super::plan::{How, Plan, RoutePlan, SocketPlan};
 
 /// What has become of a route.
@@ -50,6 +51,7 @@ pub(in super::super) struct Around<'a> {
 /// All that can fail has been done.
 struct Staged {
     config: Config,
+    effective: Effective,
     routes: Vec<StagedRoute>,
     access: Vec<ChangedFile>,
     next_number: u32,
@@ -108,7 +110,7 @@ impl Service {
         plan: Plan,
         made: Made,
         around: Around<'_>,
-    ) -> Result<Outcome, Vec<String>> {
+    ) -> Result<Vec<String>, Vec<String>> {
         let watched: HashSet<_> = self.sockets().map(|socket| socket.id).collect();
         let mut unwatched: HashSet<_> = watched.clone();
         unwatched.retain(|id| !plan.keeps(*id) || made.access.iter().any(|file| file.id == *id));
@@ -117,7 +119,11 @@ impl Service {
             .forget(unwatched.iter().copied().collect())
             .await;
         let outcome = match self.stage(plan, made) {
-            Ok(staged) => Ok(self.apply(staged, &around)),
+            Ok(staged) => {
+                let before = self.effective.clone();
+                let outcome = self.apply(staged, &around);
+                Ok(report(&outcome, &before, &self.effective, &self.fixed))
+            }
             Err(obstacle) => Err(vec![obstacle]),
         };
         // Those that are new, that have changed, or that are not given up after all.
@@ -132,6 +138,7 @@ impl Service {
     fn stage(&mut self, plan: Plan, made: Made) -> Result<Staged, String> {
         let Plan {
             config,
+            effective,
             routes: plans,
             accepting,
         } = plan;
@@ -172,6 +179,7 @@ impl Service {
         }
         Ok(Staged {
             config,
+            effective,
             routes,
             access: made.access,
             next_number,
@@ -257,6 +265,7 @@ impl Service {
     fn apply(&mut self, staged: Staged, around: &Around<'_>) -> Outcome {
         let Staged {
             config,
+            effective,
             routes: staged,
             access,
             next_number,
@@ -295,7 +304,7 @@ impl Service {
         for (worker, changes) in changes.0 {
             around.workers.order(worker, Order::Reconfigure(changes));
         }
-        self.config = config;
+        (self.config, self.effective) = (config, effective);
         self.close_unused_logs();
         let routes = self.routes.iter().map(ServedRoute::observed).map(Arc::new);
         around.observed.routes.replace(routes.collect());

@@ -1,0 +1,152 @@
+//! A reload from the wish for it to its end.
+//!
+//! The main loop goes on meanwhile. One is under way at a time; whoever asks for one then gets the next, which reads
+//! the file anew.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+use crate::commands::Asker;
+use crate::config::{Config, Effective};
+
+use super::make::{Made, make};
+use super::plan::{Plan, Wanted};
+
+/// A configuration, and what is written of it.
+#[derive(Debug)]
+pub struct Configured {
+    /// What it means.
+    pub config: Config,
+    /// Its keys and values, with those that nobody has written.
+    pub effective: Effective,
+}
+
+/// Reads the configuration as it is now, or says what is wrong with it, in lines.
+pub type Source = Arc<dyn Fn() -> Result<Configured, Vec<String>> + Send + Sync>;
+
+/// The reload that is under way, if there is one.
+pub(in super::super) struct Reloading {
+    source: Source,
+    stage: Option<Stage>,
+    /// Who waits for its end.
+    askers: Vec<Asker>,
+    /// Who has come too late for it.
+    late: Vec<Asker>,
+}
+
+enum Stage {
+    Reading(Awaited<Configured>),
+    Making(Box<Plan>, Awaited<Made>),
+}
+
+/// What a thread comes to: lines, if to nothing.
+type Awaited<T> = oneshot::Receiver<Result<T, Vec<String>>>;
+
+/// How far it has come.
+pub(in super::super) enum Progress {
+    /// This is to be served.
+    Read(Box<Configured>),
+    /// All that it takes is there.
+    Made(Box<(Plan, Made)>),
+    /// The configuration is wrong.
+    Mistaken(Vec<String>),
+    /// There are obstacles.
+    Refused(Vec<String>),
+}
+
+impl Reloading {
+    pub(in super::super) fn new(source: Source) -> Self {
+        Self {
+            source,
+            stage: None,
+            askers: Vec::new(),
+            late: Vec::new(),
+        }
+    }
+
+    /// Somebody wants one. Whether it has begun.
+    pub(in super::super) fn wish(&mut self, asker: Asker) -> bool {
+        if self.stage.is_some() {
+            self.late.push(asker);
+            return false;
+        }
+        self.askers.push(asker);
+        let source = Arc::clone(&self.source);
+        self.stage = Some(Stage::Reading(on_thread(move || source())));
+        true
+    }
+
+    /// The plan is ready: has done what can fail of it.
+    pub(in super::super) fn make(&mut self, plan: Plan, wanted: Wanted) {
+        let made = on_thread(move || make(&wanted));
+        self.stage = Some(Stage::Making(Box::new(plan), made));
+    }
+
+    /// What comes of the step that is under way; never, if none is. To be polled again from the start does no harm.
+    pub(in super::super) async fn next(&mut self) -> Progress {
+        match &mut self.stage {
+            None => pending().await,
+            Some(Stage::Reading(read)) => {
+                let read = outcome(read).await;
+                self.stage = None;
+                match read {
+                    Ok(configured) => Progress::Read(Box::new(configured)),
+                    Err(lines) => Progress::Mistaken(lines),
+                }
+            }
+            Some(Stage::Making(_, made)) => {
+                let made = outcome(made).await;
+                match (made, self.stage.take()) {
+                    (Ok(made), Some(Stage::Making(plan, _))) => {
+                        Progress::Made(Box::new((*plan, made)))
+                    }
+                    (Err(lines), _) => Progress::Refused(lines),
+                    (Ok(_), _) => unreachable!("the stage is the one that was looked at"),
+                }
+            }
+        }
+    }
+
+    /// It has come to its end: who is to hear of it, and who wants the next one.
+    pub(in super::super) fn end(&mut self) -> (Vec<Asker>, Vec<Asker>) {
+        self.stage = None;
+        (
+            std::mem::take(&mut self.askers),
+            std::mem::take(&mut self.late),
+        )
+    }
+}
+
+async fn outcome<T>(awaited: &mut Awaited<T>) -> Result<T, Vec<String>> {
+    awaited.await.unwrap_or_else(|_| {
+        let line = "the thread of the reload has panicked (this is a bug; please report what the log says)";
+        Err(vec![line.to_owned()])
+    })
+}
+
+/// Whatever it waits for, the main loop does not.
+fn on_thread<T: Send + 'static>(
+    act: impl FnOnce() -> Result<T, Vec<String>> + Send + 'static,
+) -> Awaited<T> {
+    let (done, awaited) = oneshot::channel();
+    let (failed, failure) = oneshot::channel();
+    let started = thread::Builder::new()
+        .name("reload".to_owned())
+        .spawn(move || {
+            // Nobody waits any more if the daemon is about to end; what was made goes again.
+            let _ = done.send(act());
+        });
+    match started {
+        Ok(_) => awaited,
+        Err(error) => {
+            let line = format!(
+                "start a thread for the reload: {error} (raise the limit of tasks or memory)"
+            );
+            let _ = failed.send(Err(vec![line]));
+            failure
+        }
+    }
+}
