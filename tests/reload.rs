@@ -523,7 +523,7 @@ fn what_cannot_change_is_told_and_the_rest_changes() {
     let daemon = Reloaded::start(Engine::Epoll, "workers = 1", &route("a", &echo, ""));
     let both = [route("a", &echo, ""), route("b", &echo, "")].concat();
     let said = daemon.become_with("workers = 2\ndrain-timeout = \"1s\"", &both);
-    let line = "workers = 2: cannot change while the daemon runs (restart it): it stays 1";
+    let line = "workers: 2 takes a restart of the daemon; until then it stays 1";
     assert!(said.lines().any(|said| said == line), "{said}");
     assert!(said.contains("route b: added"), "{said}");
     // Who waits for nothing is cut after the new time.

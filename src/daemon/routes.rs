@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access_log::Writers;
-use crate::backend::Published;
+use crate::backend::{Published, SharedPermits};
 use crate::config::{self, ConnectionLimits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
@@ -48,6 +48,8 @@ pub(super) struct ServedRoute {
     pub(super) shares: Vec<WorkerShare>,
     /// What was counted for those that do not serve it so any more.
     pub(super) earlier: Vec<EarlierShare>,
+    /// While others finish what they have of it: what there is for all of them.
+    pub(super) shared: Option<Arc<SharedPermits>>,
     /// Dropped, its active checks end.
     pub(super) checks: Option<oneshot::Sender<()>>,
     pub(super) endpoint_figures: Arc<EndpointFigures>,
@@ -284,6 +286,7 @@ impl ServedRoute {
             lookups: Arc::default(),
             shares: Vec::new(),
             earlier: Vec::new(),
+            shared: None,
             checks: None,
             endpoint_figures: Arc::default(),
         }
@@ -312,6 +315,7 @@ impl ServedRoute {
             lookups: Arc::clone(&self.lookups),
             shares: Vec::new(),
             earlier: Vec::new(),
+            shared: None,
             checks: None,
             endpoint_figures: Arc::clone(&self.endpoint_figures),
         }
@@ -449,6 +453,7 @@ impl ServedRoute {
             listeners: listeners.collect::<Result<_, _>>()?,
             rules: self.rules(share, writers),
             counters: share.counters.clone(),
+            shared: self.shared.clone(),
         })
     }
 

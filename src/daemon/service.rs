@@ -8,7 +8,7 @@ use crate::access_log::Writers;
 use crate::config::{Config, Effective};
 use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::ResolverHandle;
-use crate::worker::{ListenerOf, Mailbox, Order, Route, RouteNumber, Spread};
+use crate::worker::{ListenerOf, Mailbox, Order, Route, RouteChange, RouteNumber, Spread};
 
 use super::capacity::SessionCapacity;
 use super::helpers::Helpers;
@@ -158,14 +158,30 @@ impl Service {
         if over.is_empty() {
             return;
         }
-        for retired in over {
+        for retired in &over {
             let earlier = self.routes.iter_mut().flat_map(|route| &mut route.earlier);
             let number = Some(retired.route.number);
             for share in earlier.filter(|share| share.counts_for == number) {
                 share.counts_for = None;
             }
         }
+        self.end_sharing(workers);
         self.show_retired(observed);
+    }
+
+    /// Permits of a route are for those alone who serve it, once nobody else has any.
+    fn end_sharing(&mut self, workers: &Workers) {
+        for route in &mut self.routes {
+            let name = &route.config.name;
+            let has_others = self.retired.iter().any(|retired| retired.route.name == *name);
+            if has_others || route.shared.take().is_none() {
+                continue;
+            }
+            for share in &route.shares {
+                let change = RouteChange::Share(route.route.number, None);
+                workers.order(share.worker, Order::Reconfigure(vec![change]));
+            }
+        }
     }
 
     pub(super) fn show_retired(&self, observed: &Observed) {

@@ -1,7 +1,7 @@
 //! How other threads tell a worker something.
 
 use std::mem;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::orders::Order;
@@ -27,10 +27,12 @@ pub(crate) enum Notice {
     Turn,
     /// There are orders in the mailbox.
     Orders,
+    /// Another worker has given a place at an endpoint back.
+    Places,
 }
 
 impl Notice {
-    fn bit(self) -> u8 {
+    fn bit(self) -> u16 {
         1 << self as u8
     }
 }
@@ -41,7 +43,7 @@ impl Notice {
 /// wait has ended, so no notice is left lying. Release and acquire make what the writer did before
 /// visible.
 pub(crate) struct Mailbox {
-    notices: AtomicU8,
+    notices: AtomicU16,
     waker: Waker,
     /// Looked at when there is a notice of it.
     orders: Mutex<Vec<Order>>,
@@ -49,13 +51,13 @@ pub(crate) struct Mailbox {
 
 /// What was in a mailbox.
 #[derive(Clone, Copy)]
-pub(super) struct Notices(u8);
+pub(super) struct Notices(u16);
 
 impl Mailbox {
     /// An empty one.
     pub(crate) fn new() -> Result<Self, Errno> {
         Ok(Self {
-            notices: AtomicU8::new(0),
+            notices: AtomicU16::new(0),
             waker: Waker::new()?,
             orders: Mutex::default(),
         })

@@ -221,7 +221,8 @@ impl<D: Driver> Worker<D> {
         let places_free = self.hands.retired.released(&self.hands.driver);
         let places_free = mem::take(&mut self.changes.room) || places_free;
         self.look_at_pools();
-        self.serve_queues(places_free || told.has(Notice::Addresses));
+        let has_news = told.has(Notice::Addresses) || told.has(Notice::Places);
+        self.serve_queues(places_free || has_news);
         self.admit();
         if self.is_finished() {
             self.shared.gate.leave(self.number);

@@ -5,8 +5,10 @@
 //! touched. A route that is not served any more takes no new clients; those in its backlog and its sessions are served
 //! to their end.
 
+use std::sync::Arc;
 use std::time::Instant;
 
+use crate::backend::SharedPermits;
 use crate::driver::Driver;
 use crate::session::{Ending, Introduction, RouteKey, Step};
 
@@ -30,6 +32,8 @@ pub(crate) enum RouteChange {
     Add(Share),
     /// It serves it by other rules.
     Amend(Amendment),
+    /// Others come to have permits of its endpoints; `None`: nobody else has any more.
+    Share(RouteNumber, Option<Arc<SharedPermits>>),
     /// Others accept where this listener does: it is closed, whoever waits in its backlog.
     HandOver(ListenerOf),
     /// It takes no new clients of it.
@@ -84,6 +88,14 @@ impl<D: Driver> Worker<D> {
                 let route = self.routes.find(amendment.route);
                 self.amend(route.expect("what is amended is served"), amendment);
             }
+            RouteChange::Share(number, permits) => {
+                // One of which nothing is left has none.
+                if let Some(route) = self.routes.find(number) {
+                    self.share_permits(route, permits);
+                } else if let Some(permits) = permits {
+                    permits.join_with_none();
+                }
+            }
             RouteChange::HandOver(of) => self.listeners.hand_over(of, &mut self.hands.driver),
             RouteChange::Retire(number) => {
                 let route = self.routes.find(number);
@@ -103,13 +115,16 @@ pub(super) struct Retiring {
 impl<D: Driver> Worker<D> {
     pub(super) fn add_route(&mut self, share: Share) {
         let number = share.route.number;
-        let served = Served::new(
+        let mut served = Served::new(
             share.route,
             share.rules,
             share.counters,
             self.seed,
             self.head_room.clone(),
         );
+        if let Some(permits) = share.shared {
+            served.balancer.share(&permits, false);
+        }
         let route = self.routes.insert(served);
         self.listeners
             .add_route((route, number), share.listeners, &mut self.hands);
@@ -138,6 +153,18 @@ impl<D: Driver> Worker<D> {
         self.each_session_of(route, |_, _| Step::Continue);
         // What a raised limit allows is given out at once.
         self.queue_looks.look_at(self.hands.now);
+    }
+
+    fn share_permits(&mut self, route: RouteKey, permits: Option<Arc<SharedPermits>>) {
+        let balancer = &mut self.routes[route].balancer;
+        match permits {
+            Some(permits) => balancer.share(&permits, true),
+            None => {
+                balancer.unshare();
+                // What it may have may be more than was left.
+                self.queue_looks.look_at(self.hands.now);
+            }
+        }
     }
 
     /// Where a limit came to be, those that are there already count as well.
@@ -193,6 +220,11 @@ impl<D: Driver> Worker<D> {
             if retired.last_call.is_some_and(|time| time <= self.hands.now) {
                 retired.last_call = None;
                 self.each_session_of(route, |session, cx| session.drain(true, cx));
+            }
+            let served = &mut self.routes[route];
+            if !served.has_queue() {
+                // Nobody waits for them any more, and others may for their permits.
+                served.pool.close_all(&mut self.hands);
             }
             let is_over = self.routes[route].sessions == 0
                 && !self.listeners.has_open_of(route)

@@ -10,7 +10,7 @@ use std::time::Instant;
 use slab::Slab;
 
 use crate::access_log;
-use crate::backend::{Balancer, Moment, Published};
+use crate::backend::{Balancer, Moment, Published, SharedPermits};
 use crate::config::{Balance, Part, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
 use crate::driver::Driver;
@@ -140,6 +140,8 @@ pub(crate) struct Share {
     pub rules: ShareRules,
     /// What the worker counts of it.
     pub counters: ShareCounters,
+    /// While others finish what they have of the route: what there is for all of them.
+    pub shared: Option<Arc<SharedPermits>>,
 }
 
 /// How one worker serves a route. Where that changes, the worker takes the new rules over between two turns, whole.

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::super::opening::{Course, Opening};
 use super::super::reach::Reach;
 use super::super::{Address, Health};
-use super::Moment;
+use super::{Moment, SharedPermits};
 use crate::counters::EndpointCounters;
 
 /// One session's place at an endpoint: it counts there for as long as this lives.
@@ -31,18 +31,37 @@ pub(super) struct Member {
     /// Its connections, where they are paced.
     opening: RefCell<Opening>,
     pub(super) reach: Cell<Reach>,
+    /// While the route changes hands.
+    pub(super) shared: RefCell<Option<Arc<SharedPermits>>>,
     /// Shared by all: how often one could be reached again.
     pub(super) recoveries: Rc<Cell<u64>>,
 }
 
 impl Member {
-    pub(super) fn new(health: &Arc<Health>, recoveries: &Rc<Cell<u64>>) -> Self {
+    pub(super) fn new(
+        health: &Arc<Health>,
+        recoveries: &Rc<Cell<u64>>,
+        shared: Option<Arc<SharedPermits>>,
+    ) -> Self {
         Self {
             health: Arc::clone(health),
             counters: Arc::default(),
             opening: RefCell::default(),
             reach: Cell::default(),
+            shared: RefCell::new(shared),
             recoveries: Rc::clone(recoveries),
+        }
+    }
+
+    /// Whether there is one left for a lease, where others have some as well.
+    pub(super) fn take_permit(&self, is_limited: bool) -> bool {
+        match &*self.shared.borrow() {
+            None => true,
+            Some(shared) if is_limited => shared.take(self.health.address()),
+            Some(shared) => {
+                shared.take_beyond(self.health.address());
+                true
+            }
         }
     }
 
@@ -177,6 +196,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.member.counters.in_flight.lower();
+        if let Some(shared) = &*self.member.shared.borrow() {
+            shared.give_back(self.address());
+        }
         self.member.opening.borrow_mut().ended(self.course.get());
     }
 }

@@ -11,6 +11,7 @@
 
 mod lease;
 mod policy;
+mod shared;
 mod tried;
 
 use std::cell::Cell;
@@ -29,6 +30,7 @@ use lease::Member;
 use policy::{Random, groups, running_sums, shares};
 
 pub use lease::Lease;
+pub use shared::SharedPermits;
 pub use tried::Tried;
 
 /// An address family.
@@ -117,6 +119,8 @@ pub struct Balancer {
     policy: Balance,
     /// The most leases of one endpoint at one time.
     per_endpoint_max: u32,
+    /// While the route changes hands: what all who have some of it may have together.
+    shared: Option<Arc<SharedPermits>>,
     /// Whether a new connection is opened only some time after the last one, or after that has shown life.
     is_paced: bool,
     /// How often an endpoint could be reached again.
@@ -151,6 +155,7 @@ impl Balancer {
         Self {
             policy,
             per_endpoint_max: u32::MAX,
+            shared: None,
             is_paced: false,
             recoveries: Rc::default(),
             set: Arc::new(AddressSet::empty()),
@@ -187,6 +192,30 @@ impl Balancer {
         self.policy = policy;
         self.per_endpoint_max = per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
         self.is_paced = is_paced;
+    }
+
+    /// Has no more than is left of these, which others have as well. `has_served`: it is one of those that had some
+    /// before.
+    pub fn share(&mut self, permits: &Arc<SharedPermits>, has_served: bool) {
+        for member in self.known.values() {
+            member.shared.replace(Some(Arc::clone(permits)));
+        }
+        if has_served {
+            let leases = self.known.iter().map(|(address, member)| {
+                let count = member.counters.in_flight.get();
+                (*address, u32::try_from(count).unwrap_or(u32::MAX))
+            });
+            permits.join(leases);
+        }
+        self.shared = Some(Arc::clone(permits));
+    }
+
+    /// Nobody else has any of its permits any more.
+    pub fn unshare(&mut self) {
+        self.shared = None;
+        self.known.values().for_each(|member| {
+            member.shared.take();
+        });
     }
 
     /// Shows there what it counts.
@@ -228,6 +257,10 @@ impl Balancer {
             Found::At(index) => {
                 let version = self.set.version();
                 let (member, paced) = (&self.members[index], self.is_paced);
+                // Another worker may have taken the last one since.
+                if !member.take_permit(self.is_limited()) {
+                    return Choice::Full;
+                }
                 Choice::Chosen(Lease::new(member, index, version, paced, moment.now))
             }
             Found::Full => Choice::Full,
@@ -362,7 +395,7 @@ impl Balancer {
         let endpoints = set.endpoints();
         self.members.clear();
         for health in set.health() {
-            let new = || Rc::new(Member::new(health, &self.recoveries));
+            let new = || Rc::new(Member::new(health, &self.recoveries, self.shared.clone()));
             let member = self.known.entry(health.address()).or_insert_with(new);
             assert!(
                 Arc::ptr_eq(&member.health, health),
@@ -509,7 +542,14 @@ impl Balancer {
 
     fn permits(&self, member: &Member) -> u64 {
         let max = u64::from(self.per_endpoint_max);
-        max.saturating_sub(member.counters.in_flight.get())
+        let own = max.saturating_sub(member.counters.in_flight.get());
+        match &self.shared {
+            // Who was never limited does not know how to wait.
+            Some(shared) if self.is_limited() => {
+                own.min(shared.free(member.health.address()).into())
+            }
+            Some(_) | None => own,
+        }
     }
 
     fn is_usable(&self, index: usize, now: Instant) -> bool {

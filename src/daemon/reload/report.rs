@@ -14,24 +14,7 @@ pub(super) fn report(
     after: &Effective,
     at_start: &Effective,
 ) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (key, value) in &after.daemon {
-        let of = |effective: &Effective| {
-            let mut keys = effective.daemon.iter();
-            keys.find(|(other, _)| other == key).map(|(_, value)| value.clone())
-        };
-        let is_changeable = CHANGEABLE.contains(&key.as_str());
-        let stays = if is_changeable { before } else { at_start };
-        let Some(other) = of(stays).filter(|other| other != value) else {
-            continue;
-        };
-        lines.push(match is_changeable {
-            true => format!("{key}: {value} (it was {other})"),
-            false => format!(
-                "{key} = {value}: cannot change while the daemon runs (restart it): it stays {other}"
-            ),
-        });
-    }
+    let mut lines = of_daemon(before, after, at_start);
     for (name, became) in outcome {
         let line = match became {
             Became::Added => "added".to_owned(),
@@ -50,11 +33,37 @@ pub(super) fn report(
     lines
 }
 
+/// Of what has no route.
+fn of_daemon(before: &Effective, after: &Effective, at_start: &Effective) -> Vec<String> {
+    let mut lines = Vec::new();
+    let is_changeable = |key: &&str| CHANGEABLE.contains(key);
+    let changed = before.daemon.changed_keys(&after.daemon);
+    let written = |effective: &Effective, key: &str| {
+        let written = effective.daemon.get(key);
+        written.map(ToString::to_string).unwrap_or_default()
+    };
+    for key in changed.into_iter().filter(is_changeable) {
+        let (was, is) = (written(before, key), written(after, key));
+        lines.push(format!("{key}: {is} (it was {was})"));
+    }
+    let other = at_start.daemon.changed_keys(&after.daemon);
+    for key in other.into_iter().filter(|key| !is_changeable(key)) {
+        let (is, stays) = (written(after, key), written(at_start, key));
+        lines.push(format!(
+            "{key}: {is} takes a restart of the daemon; until then it stays {stays}"
+        ));
+    }
+    lines
+}
+
 /// With the keys that are different. What they name may be another thing than before: then they are the same.
 fn changed(before: &Effective, after: &Effective, name: &RouteName) -> String {
-    let keys = after.changed_keys(before, name);
+    let keys = match (before.route(name), after.route(name)) {
+        (Some(before), Some(after)) => before.changed_keys(after),
+        _ => Vec::new(),
+    };
     match keys.is_empty() {
-        true => "changed: what its keys name (accounts or script roots)".to_owned(),
+        true => "changed: what its keys name (accounts, or where script roots lead)".to_owned(),
         false => format!("changed: {}", keys.join(", ")),
     }
 }

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::backend::SharedPermits;
 use crate::config::{self, Config, Effective, RouteName};
 use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::{self, ResolverOptions};
 use crate::session::{Policy, Protocol};
 use crate::worker::{
-    Amendment, Crowd, Limit, ListenerChange, ListenerOf, Listening, Order, RouteChange,
+    Amendment, Crowd, Limit, ListenerChange, ListenerOf, Listening, Notice, Order, RouteChange,
     RouteNumber, Share, Spread, Who,
 };
 
@@ -416,6 +418,10 @@ impl Service {
         for (share, (_, limit)) in route.shares.iter_mut().zip(serving) {
             share.limit = limit;
         }
+        if let Some(permits) = &route.shared {
+            let max = route.config.limits.per_endpoint_max;
+            permits.limit(max.map_or(u32::MAX, NonZeroU32::get));
+        }
         let has_new_sockets = listeners.iter().any(|changes| !changes.is_empty());
         if is_changed || is_crowd_changed || has_new_sockets {
             for (share, listeners) in route.shares.iter().zip(listeners) {
@@ -459,6 +465,7 @@ impl Service {
             }
         };
         route.route.crowd.limit(crowd);
+        self.share_permits(&mut route, old.as_ref(), changes);
         if let Some(old) = old {
             self.succeed(&mut route, old, drain_timeout, changes);
         } else {
@@ -492,12 +499,52 @@ impl Service {
                     listeners,
                     rules: route.rules(share, &mut self.access_logs),
                     counters: share.counters.clone(),
+                    shared: route.shared.clone(),
                 },
             );
             changes.add(share.0, RouteChange::Add(share.1));
         }
         route.announce();
         route
+    }
+
+    /// Those that have served a route of this name have some of its permits until they are done.
+    fn share_permits(
+        &self,
+        route: &mut ServedRoute,
+        old: Option<&ServedRoute>,
+        changes: &mut Changes,
+    ) {
+        let Some(max) = route.config.limits.per_endpoint_max else {
+            return;
+        };
+        let retired = self.retired.iter();
+        let retired = retired.filter(|retired| retired.route.name == route.config.name);
+        let mut before: Vec<_> = retired
+            .flat_map(|retired| {
+                let number = retired.route.number;
+                retired.workers.iter().map(move |worker| (*worker, number))
+            })
+            .collect();
+        before.extend(old.into_iter().flat_map(|old| {
+            let number = old.route.number;
+            old.shares.iter().map(move |share| (share.worker, number))
+        }));
+        if before.is_empty() {
+            return;
+        }
+        let mailboxes = self.mailboxes.clone();
+        let wake = move || {
+            mailboxes
+                .iter()
+                .for_each(|mailbox| mailbox.post(Notice::Places));
+        };
+        let permits = Arc::new(SharedPermits::new(max.get(), before.len(), wake));
+        for (worker, number) in before {
+            let permits = Some(Arc::clone(&permits));
+            changes.add(worker, RouteChange::Share(number, permits));
+        }
+        route.shared = Some(permits);
     }
 
     /// A route takes the place of one of the same name, with all that does not belong to its workers.
