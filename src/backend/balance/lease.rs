@@ -33,16 +33,19 @@ pub(super) struct Member {
     pub(super) reach: Cell<Reach>,
     /// Shared by all: how often one could be reached again.
     pub(super) recoveries: Rc<Cell<u64>>,
+    /// The most connections that it may have, as of now.
+    pub(super) max: Cell<u32>,
 }
 
 impl Member {
-    pub(super) fn new(health: &Arc<Health>, recoveries: &Rc<Cell<u64>>) -> Self {
+    pub(super) fn new(health: &Arc<Health>, recoveries: &Rc<Cell<u64>>, max: u32) -> Self {
         Self {
             health: Arc::clone(health),
             counters: Arc::default(),
             opening: RefCell::default(),
             reach: Cell::default(),
             recoveries: Rc::clone(recoveries),
+            max: Cell::new(max),
         }
     }
 
@@ -133,6 +136,14 @@ impl Lease {
     #[must_use]
     pub fn gives_way_at(&self) -> Option<Instant> {
         self.member.opening.borrow().release_at()
+    }
+
+    /// How many connections the endpoint has beyond those that it may have: a limit was lowered, and is come to as
+    /// they end. One that has nothing to do is closed instead of being kept.
+    #[must_use]
+    pub fn surplus(&self) -> u64 {
+        let open = self.member.counters.in_flight.get();
+        open.saturating_sub(u64::from(self.member.max.get()))
     }
 
     /// A connect came through. True if the last ones did not: then it is worth asking for what has failed.
