@@ -34,8 +34,11 @@ enum Problem {
 
 /// Those of all routes, in their order.
 pub(super) fn look_up_all(config: &Config) -> Result<Vec<Option<Who>>, AccountLookupError> {
-    let routes = config.routes.iter();
-    routes.map(|route| look_up(&route.clients)).collect()
+    let who = |route: &Route| {
+        let allowed = look_up(&route.clients)?;
+        Ok(Who::new(allowed, route.clients.per_user_max))
+    };
+    config.routes.iter().map(who).collect()
 }
 
 /// Whether everybody whom the route names exists.
@@ -47,7 +50,7 @@ pub(super) fn check(route: &Route) -> Result<(), AccountLookupError> {
 }
 
 /// `None` where everybody is served.
-pub(super) fn look_up(clients: &Clients) -> Result<Option<Who>, AccountLookupError> {
+pub(super) fn look_up(clients: &Clients) -> Result<Option<Allowed>, AccountLookupError> {
     let unmapped = unmapped();
     let users = clients.users.iter().map(|account| {
         let found = listener::user_id(Some(account));
@@ -63,8 +66,7 @@ pub(super) fn look_up(clients: &Clients) -> Result<Option<Who>, AccountLookupErr
         unmapped,
     };
     let names_nobody = allowed.users.is_empty() && allowed.groups.is_empty();
-    let allowed = (!names_nobody).then_some(allowed);
-    Ok(Who::new(allowed, clients.per_user_max))
+    Ok((!names_nobody).then_some(allowed))
 }
 
 fn number(

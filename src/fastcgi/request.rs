@@ -98,6 +98,12 @@ impl RequestReader {
         }
     }
 
+    /// Whether nothing of a request was read that is to be answered: at most a part of what begins the next one.
+    #[must_use]
+    pub const fn is_between(&self) -> bool {
+        matches!(self.rules().phase, Phase::Idle)
+    }
+
     /// Between two requests: what a client may send from now on.
     pub const fn go_by(&mut self, limits: RequestLimits) {
         self.forwarder.rules_mut().limits = limits;

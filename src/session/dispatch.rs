@@ -45,12 +45,20 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    /// Its route goes by another policy. Whether the session does so from now on as well, or has begun something
-    /// that it ends as it began.
+    /// Its route goes by another policy. Whether the session does so from now on as well, with [`Session::go_on`], or
+    /// has begun something that it ends as it began.
     pub fn follow(&mut self, policy: &Policy) -> bool {
         match (self, &policy.protocol) {
             (Self::Exchange(exchange), Protocol::Fastcgi(options)) => exchange.follow(options),
             (Self::Tunnel(_), _) | (Self::Exchange(_), Protocol::Raw) => false,
+        }
+    }
+
+    /// It has come to rest between two requests, and goes by another policy from now on.
+    pub fn go_on(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(_) => unreachable!("it keeps the policy that it began with"),
+            Self::Exchange(exchange) => exchange.go_on(cx),
         }
     }
 

@@ -72,8 +72,10 @@ pub struct Context<'a, D: Driver> {
     pub hands: &'a mut Hands<D>,
     /// The endpoints.
     pub published: &'a Published,
-    /// The rules that the session began with.
+    /// The rules that the session began with, or its request.
     pub policy: &'a Policy,
+    /// The route goes by others meanwhile: so does the next request.
+    pub is_amended: bool,
     /// The choice among them.
     pub balancer: &'a mut Balancer,
     /// The session's route.

@@ -224,13 +224,21 @@ impl Pool {
         })
     }
 
-    /// Keeps connections in another way from now on.
+    /// Keeps connections in another way from now on, and no more of them than there may be now.
     pub fn amend<D: Driver>(&mut self, options: PoolOptions, hands: &mut Hands<D>) {
         self.options = options;
-        if !options.reuse {
-            for id in self.all(|kept| matches!(kept.state, KeptState::Resting)) {
-                self.close(id, Close::Graceful, hands);
-            }
+        let mut unkept = Vec::new();
+        for ids in self.resting.values() {
+            let surplus = match ids.first() {
+                Some(first) if options.reuse => self.kept[first.0].open.lease.surplus(),
+                _ => u64::MAX,
+            };
+            // Those first that were not used for longest.
+            let surplus = usize::try_from(surplus).unwrap_or(usize::MAX);
+            unkept.extend(ids.iter().take(surplus));
+        }
+        for id in unkept {
+            self.close(id, Close::Graceful, hands);
         }
         // Those that are there may stay for longer or shorter than they might.
         self.look_at = self.look_at.and(Some(hands.now));
@@ -453,7 +461,7 @@ impl Pool {
                 let kept = &mut self.kept[id.0];
                 let lasted = hands.now.saturating_duration_since(kept.since);
                 self.counters.fastcgi.settle_time.record(lasted);
-                if !self.options.reuse {
+                if !self.options.reuse || kept.open.lease.surplus() > 0 {
                     self.close(id, Close::Graceful, hands);
                     return Change::Gone;
                 }

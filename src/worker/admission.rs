@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 use crate::config::AtLimit;
 use crate::counters::Outcome;
 use crate::driver::{Close, Done, Driver, Sock};
-use crate::session::{Ending, Hello, RouteKey, Session, SessionId};
+use crate::session::{Ending, Hello, Introduction, RouteKey, Session, SessionId};
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
 use super::gate::Permit;
+use super::listeners::ListenerOf;
 use super::routes::{Admittance, Served};
 use super::who::Refusal;
 use super::{Active, Seats, Worker, WorkerPhase, context};
@@ -56,6 +57,7 @@ struct Parked {
 /// What its listener says of a client. The listener may be closed by the time that the client is served.
 struct Origin {
     route: RouteKey,
+    listener: ListenerOf,
     hello: Hello,
 }
 
@@ -127,6 +129,20 @@ impl Admission {
         }
     }
 
+    /// Those that this listener gave, and that wait, are introduced in another way: they begin by the rules of their
+    /// beginning, and that is to come.
+    pub(super) fn introduce_as<D: Driver>(
+        &mut self,
+        listener: ListenerOf,
+        how: &Introduction,
+        driver: &mut D,
+    ) {
+        let of_this = |parked: &&mut Parked| parked.from.listener == listener;
+        for parked in self.parked.iter_mut().filter(of_this) {
+            parked.from.hello = how.of(parked.client, driver);
+        }
+    }
+
     /// Whether a client of this route waits that was accepted.
     pub(super) fn has_parked_of(&self, route: RouteKey) -> bool {
         self.parked.iter().any(|parked| parked.from.route == route)
@@ -185,6 +201,10 @@ impl<D: Driver> Worker<D> {
                 let takes = |route: RouteKey| !routes[route].route.crowd.is_full();
                 let has_idle = self.listeners.has_idle_of(takes);
                 self.look_at_crowds();
+                if !self.listeners.are_served() && self.to_empty().is_none() {
+                    // Nobody comes for whom it is at hand, and others may lack it.
+                    self.admission.give_ticket_back(&mut self.hands.driver);
+                }
                 if has_idle && (refuses || self.prepare_ticket()) {
                     let routes = &self.routes;
                     let takes = |route: RouteKey| !routes[route].route.crowd.is_full();
@@ -260,6 +280,7 @@ impl<D: Driver> Worker<D> {
         let driver = &mut self.hands.driver;
         Origin {
             route: self.listeners.route(listener),
+            listener: self.listeners.of(listener),
             hello: self.listeners.introduce(listener, client, driver),
         }
     }
@@ -411,7 +432,7 @@ impl<D: Driver> Worker<D> {
     /// Serves a client, or lets it wait; a client with nowhere to wait is sent away, and the ticket is
     /// for the next one.
     fn start_session(&mut self, client: Sock, from: Origin, ticket: Ticket) {
-        let Origin { route, hello } = from;
+        let Origin { route, hello, .. } = from;
         self.routes[route].counters.accepted.add(1);
         let seats = match self.admit_user(client, route) {
             Ok(seats) => seats,
@@ -447,7 +468,7 @@ impl<D: Driver> Worker<D> {
             policy,
             is_in_crowd: self.routes[route].route.crowd.enter(),
             place,
-            _seats: seats,
+            seats,
         });
         self.routes[route].sessions += 1;
         self.file_pool(route);

@@ -73,6 +73,8 @@ enum ListenerRole {
     Serving,
     /// Nobody new comes. Who waits in its backlog is served, then it is closed.
     Retiring,
+    /// Another share serves the same socket, and whoever waits there. It is closed as soon as no accept is in flight.
+    HandedOver,
 }
 
 /// Which of the daemon's listeners.
@@ -121,24 +123,35 @@ impl Listeners {
         which: impl Fn(RouteKey, ListenerOf) -> bool,
         driver: &mut D,
     ) {
+        self.give_up(which, ListenerRole::Retiring, driver);
+    }
+
+    /// Another share, of this worker or of others, serves the socket of this one. Who waits in its backlog is left
+    /// where it is; an accept that is in flight may still bring a client, which is served here.
+    pub(super) fn hand_over<D: Driver>(&mut self, of: ListenerOf, driver: &mut D) {
+        self.give_up(|_, is| is == of, ListenerRole::HandedOver, driver);
+    }
+
+    /// One that was handed over stays that: its socket is somebody else's.
+    fn give_up<D: Driver>(
+        &mut self,
+        which: impl Fn(RouteKey, ListenerOf) -> bool,
+        role: ListenerRole,
+        driver: &mut D,
+    ) {
         for listener in &mut self.0 {
-            if listener.accepting != Accepting::Closed && which(listener.route, listener.of) {
-                listener.role = ListenerRole::Retiring;
+            let is_kept = !matches!(
+                (listener.accepting, listener.role),
+                (Accepting::Closed, _) | (_, ListenerRole::HandedOver)
+            );
+            if is_kept && which(listener.route, listener.of) {
+                listener.role = role;
                 if listener.accepting == Accepting::Armed {
                     driver.cancel(listener.sock, Lane::Read);
                 }
             }
         }
         self.leave_backlogs(false, driver);
-    }
-
-    /// Others accept from the same socket: this one is closed as soon as no accept is in flight.
-    pub(super) fn hand_over<D: Driver>(&mut self, of: ListenerOf, driver: &mut D) {
-        let is_open = |l: &&mut Listener| l.of == of && l.accepting != Accepting::Closed;
-        for listener in self.0.iter_mut().filter(is_open) {
-            listener.backlog = Backlog::NextOwners;
-        }
-        self.retire(|_, is| is == of, driver);
     }
 
     /// Clients of this one are introduced in another way from now on.
@@ -150,6 +163,12 @@ impl Listeners {
         for listener in open.filter(|listener| listener.of == of) {
             listener.introduction = introduction.clone();
         }
+    }
+
+    /// Whether clients come to any of them.
+    pub(super) fn are_served(&self) -> bool {
+        let mut open = self.0.iter().filter(|l| l.accepting != Accepting::Closed);
+        open.any(|listener| listener.role == ListenerRole::Serving)
     }
 
     /// Whether any of a route's listeners is open.
@@ -200,7 +219,7 @@ impl Listeners {
     /// the word of that is on its way. False: it is somebody else's, who may have reasons.
     pub(super) fn refuses_newcomers(&mut self, number: usize) -> bool {
         let listener = &mut self.0[number];
-        if listener.backlog == Backlog::Ours {
+        if listener.backlog == Backlog::Ours && listener.role == ListenerRole::Serving {
             listener.role = ListenerRole::Retiring;
         }
         listener.backlog == Backlog::Ours
@@ -226,12 +245,16 @@ impl Listeners {
         }
     }
 
-    /// Closes those whose backlogs are for others, if they are given up: in a drain all. An accept that is in flight may have taken a client
-    /// already, so one that is armed has to be disarmed first.
+    /// Closes those whose backlogs are for others, if they are given up: in a drain all. An accept that is in flight
+    /// may have taken a client already, so one that is armed has to be disarmed first.
     pub(super) fn leave_backlogs<D: Driver>(&mut self, is_draining: bool, driver: &mut D) {
         for listener in &mut self.0 {
-            let is_given_up = is_draining || listener.role == ListenerRole::Retiring;
-            if is_given_up && listener.backlog == Backlog::NextOwners && listener.is_idle() {
+            let is_left = match listener.role {
+                ListenerRole::Serving => is_draining && listener.backlog == Backlog::NextOwners,
+                ListenerRole::Retiring => listener.backlog == Backlog::NextOwners,
+                ListenerRole::HandedOver => true,
+            };
+            if is_left && listener.is_idle() {
                 driver.close(listener.sock, Close::Graceful);
                 listener.accepting = Accepting::Closed;
             }
@@ -285,6 +308,10 @@ impl Listeners {
         self.0[number].introduction.of(client, driver)
     }
 
+    pub(super) fn of(&self, number: usize) -> ListenerOf {
+        self.0[number].of
+    }
+
     pub(super) fn route(&self, number: usize) -> RouteKey {
         self.0[number].route
     }
@@ -297,8 +324,10 @@ impl Listeners {
 
     /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any.
     pub(super) fn to_empty(&self, is_draining: bool) -> Option<IdleListener> {
-        let is_given_up = |l: &Listener| {
-            is_draining || l.role == ListenerRole::Retiring && l.backlog == Backlog::Ours
+        let is_given_up = |l: &Listener| match l.role {
+            ListenerRole::Serving => is_draining,
+            ListenerRole::Retiring => is_draining || l.backlog == Backlog::Ours,
+            ListenerRole::HandedOver => false,
         };
         let number = self.0.iter().position(|l| l.is_idle() && is_given_up(l))?;
         let sock = self.0[number].sock;

@@ -33,7 +33,7 @@ use crate::driver::{Closed, Completion, Driver};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
-    Change, Changes, Context, Ending, Hands, Owner, Policy, Retired, RouteKey, Session, SessionId,
+    Change, Changes, Context, Ending, Hands, Owner, Retired, RouteKey, Session, SessionId,
     Step, Telling,
 };
 use crate::sys::Errno;
@@ -132,7 +132,7 @@ struct Active<D: Driver> {
     place: Option<Place>,
     /// Where those of its user are. Given back with the session, before its client can see the end: who
     /// comes back then finds it free.
-    _seats: Seats,
+    seats: Seats,
 }
 
 /// What is counted of a client's user: of this route, and of all.
@@ -324,6 +324,11 @@ impl<D: Driver> Worker<D> {
     /// What it says of permits is left to `admit`.
     fn read_mailbox(&mut self) -> Notices {
         let notices = self.mailbox.take();
+        // First, so that the rest of the turn is by the new rules.
+        if notices.has(Notice::Orders) {
+            let orders = self.mailbox.take_orders();
+            orders.into_iter().for_each(|order| self.obey(order));
+        }
         if notices.has(Notice::Addresses) {
             let routes = self.routes.keys();
             routes
@@ -336,10 +341,6 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Scarce) {
             self.admission
                 .make_do(&mut self.hands.driver, self.hands.now);
-        }
-        if notices.has(Notice::Orders) {
-            let orders = self.mailbox.take_orders();
-            orders.into_iter().for_each(|order| self.obey(order));
         }
         if notices.has(Notice::Drain) {
             self.phase = WorkerPhase::Draining;
@@ -375,10 +376,11 @@ impl<D: Driver> Worker<D> {
 
     /// Tells sessions whether their endpoints are in the set, if it matters to them.
     fn compare_endpoints(&mut self, route: RouteKey) {
-        let served = &self.routes[route];
-        if served.policy.timeouts.removed.is_none() {
+        let mut of_route = self.sessions.iter().filter(|(_, a)| a.route == route);
+        if !of_route.any(|(_, active)| active.policy.timeouts.removed.is_some()) {
             return;
         }
+        let served = &self.routes[route];
         let set = served.route.published.load_full();
         let current: HashSet<Address> = set.endpoints().iter().map(|e| e.address).collect();
         self.each_session_of(route, |session, cx| match session.endpoint() {
@@ -415,19 +417,31 @@ impl<D: Driver> Worker<D> {
             .sessions
             .get_mut(id.0)
             .expect("only live sessions own sockets");
-        let served = &mut self.routes[active.route];
-        if !Rc::ptr_eq(&active.policy, &served.policy) && active.session.follow(&served.policy) {
-            active.policy = Rc::clone(&served.policy);
-        }
+        let route = active.route;
+        let served = &mut self.routes[route];
         let mut cx = context(
             id,
             &mut self.hands,
             (served, &active.policy),
             &mut self.changes,
-            (active.route, self.phase),
+            (route, self.phase),
         );
-        let route = active.route;
-        let step = act(&mut active.session, &mut cx);
+        let mut step = act(&mut active.session, &mut cx);
+        if step == Step::Continue
+            && cx.is_amended
+            && active.session.follow(&self.routes[route].policy)
+        {
+            let served = &mut self.routes[route];
+            active.policy = Rc::clone(&served.policy);
+            let mut cx = context(
+                id,
+                &mut self.hands,
+                (served, &active.policy),
+                &mut self.changes,
+                (route, self.phase),
+            );
+            step = active.session.go_on(&mut cx);
+        }
         self.file_pool(route);
         self.after_step(id, step);
     }
@@ -606,7 +620,7 @@ impl<D: Driver> Worker<D> {
 fn context<'a, D: Driver>(
     id: SessionId,
     hands: &'a mut Hands<D>,
-    (served, policy): (&'a mut Served, &'a Policy),
+    (served, policy): (&'a mut Served, &'a OwnPolicy),
     changes: &'a mut Changes,
     (route, phase): (RouteKey, WorkerPhase),
 ) -> Context<'a, D> {
@@ -620,6 +634,7 @@ fn context<'a, D: Driver>(
         draining: phase == WorkerPhase::Draining || served.is_retired,
         published: &served.route.published,
         policy,
+        is_amended: !Rc::ptr_eq(policy, &served.policy),
         balancer: &mut served.balancer,
         head_room: &served.head_room,
         counters: &served.counters,

@@ -14,7 +14,7 @@ use crate::session::{Ending, Introduction, RouteKey, Step};
 
 use super::listeners::{ListenerOf, Listening};
 use super::routes::{RouteNumber, Served, Share, ShareRules};
-use super::{LAST_CALL_INTERVAL, Worker};
+use super::{LAST_CALL_INTERVAL, Worker, WorkerPhase};
 
 /// One thing to do. A worker gets them in order.
 pub(crate) enum Order {
@@ -34,8 +34,9 @@ pub(crate) enum RouteChange {
     Amend(Amendment),
     /// Others come to have permits of its endpoints; `None`: nobody else has any more.
     Share(RouteNumber, Option<Arc<SharedPermits>>),
-    /// Others accept where this listener does: it is closed, whoever waits in its backlog.
-    HandOver(ListenerOf),
+    /// It serves it by the same rules at other listeners. Before its retirement: those that another share serves from
+    /// now on are handed over.
+    Relisten(RouteNumber, Vec<ListenerChange>),
     /// It takes no new clients of it.
     Retire(RouteNumber),
 }
@@ -58,14 +59,19 @@ pub(crate) enum ListenerChange {
     Introduce(usize, Introduction),
     /// Nobody new comes to it. Who waits in its backlog is served, unless that is for others.
     Retire(usize),
+    /// Another share serves the same socket from now on, on this worker or on others: who waits in its backlog is
+    /// that one's. An accept that is in flight may still bring a client, which this route serves.
+    HandOver(usize),
 }
 
 impl<D: Driver> Worker<D> {
     pub(super) fn obey(&mut self, order: Order) {
         match order {
             Order::Replace(of, listening) => {
-                // A route that is gone needs none.
-                if let Some(route) = self.routes.find(of.route) {
+                // A route that is gone, or going, needs none.
+                if let Some(route) = self.routes.find(of.route)
+                    && !self.routes[route].is_retired
+                {
                     self.listeners
                         .replace((route, of), listening, &mut self.hands);
                 }
@@ -79,15 +85,16 @@ impl<D: Driver> Worker<D> {
                 }
             }
         }
+        // What came to be in a drain is given up like the rest.
+        let is_draining = self.phase == WorkerPhase::Draining;
+        self.listeners
+            .leave_backlogs(is_draining, &mut self.hands.driver);
     }
 
     fn change(&mut self, change: RouteChange) {
         match change {
             RouteChange::Add(share) => self.add_route(share),
-            RouteChange::Amend(amendment) => {
-                let route = self.routes.find(amendment.route);
-                self.amend(route.expect("what is amended is served"), amendment);
-            }
+            RouteChange::Amend(amendment) => self.amend(amendment),
             RouteChange::Share(number, permits) => {
                 // One of which nothing is left has none.
                 if let Some(route) = self.routes.find(number) {
@@ -96,25 +103,39 @@ impl<D: Driver> Worker<D> {
                     permits.join_with_none();
                 }
             }
-            RouteChange::HandOver(of) => self.listeners.hand_over(of, &mut self.hands.driver),
-            RouteChange::Retire(number) => {
-                let route = self.routes.find(number);
-                self.retire(route.expect("what is retired is served"));
+            RouteChange::Relisten(number, changes) => {
+                let route = self.served(number);
+                self.relisten(route, number, changes);
             }
+            RouteChange::Retire(number) => self.retire(self.served(number)),
         }
+    }
+
+    /// One that takes clients: it changes, or ends, once.
+    fn served(&self, number: RouteNumber) -> RouteKey {
+        let route = self.routes.find(number).expect("what changes is served");
+        assert!(
+            !self.routes[route].is_retired,
+            "what was retired changes no more"
+        );
+        route
     }
 }
 
 /// A route that is not served any more, until nothing of it is left.
 pub(super) struct Retiring {
     route: RouteKey,
-    /// When FastCGI connections that have sent no request end. `None`: they have.
-    last_call: Option<Instant>,
+    /// When FastCGI connections that have sent no request end, the next time: its backlog may bring more of them.
+    last_call: Instant,
 }
 
 impl<D: Driver> Worker<D> {
     pub(super) fn add_route(&mut self, share: Share) {
         let number = share.route.number;
+        assert!(
+            self.routes.find(number).is_none(),
+            "each route has a number of its own"
+        );
         let mut served = Served::new(
             share.route,
             share.rules,
@@ -131,24 +152,37 @@ impl<D: Driver> Worker<D> {
         self.follow_addresses(route);
     }
 
-    fn amend(&mut self, route: RouteKey, amendment: Amendment) {
-        for change in amendment.listeners {
-            let of = |number| ListenerOf {
-                route: amendment.route,
-                number,
-            };
-            let (listeners, hands) = (&mut self.listeners, &mut self.hands);
+    fn relisten(&mut self, route: RouteKey, route_number: RouteNumber, by: Vec<ListenerChange>) {
+        let of = |number| ListenerOf {
+            route: route_number,
+            number,
+        };
+        let (listeners, hands) = (&mut self.listeners, &mut self.hands);
+        for change in by {
             match change {
                 ListenerChange::Add(number, new) => listeners.add(route, of(number), new, hands),
-                ListenerChange::Introduce(number, how) => listeners.introduce_as(of(number), how),
+                ListenerChange::Introduce(number, how) => {
+                    self.admission
+                        .introduce_as(of(number), &how, &mut hands.driver);
+                    listeners.introduce_as(of(number), how);
+                }
                 ListenerChange::Retire(number) => {
                     listeners.retire(|_, is| is == of(number), &mut hands.driver);
                 }
+                ListenerChange::HandOver(number) => {
+                    listeners.hand_over(of(number), &mut hands.driver);
+                }
             }
         }
+    }
+
+    fn amend(&mut self, amendment: Amendment) {
+        let route = self.served(amendment.route);
+        self.relisten(route, amendment.route, amendment.listeners);
         self.routes[route].amend(amendment.rules, &mut self.hands);
         self.file_pool(route);
         self.count_crowd(route);
+        self.count_users(route);
         // Who is between two requests goes by the new rules at once, and is asked anew how long it may be.
         self.each_session_of(route, |_, _| Step::Continue);
         // What a raised limit allows is given out at once.
@@ -178,18 +212,34 @@ impl<D: Driver> Worker<D> {
         }
     }
 
+    /// Likewise where users' clients come to be counted.
+    fn count_users(&mut self, route: RouteKey) {
+        let who = self.routes[route].who.as_deref();
+        let driver = &mut self.hands.driver;
+        let of_route = self.sessions.iter_mut().filter(|(_, a)| a.route == route);
+        for (_, active) in of_route {
+            let (seat, client) = (active.seats.0.take(), active.session.client());
+            let peer = || driver.peer_credentials(client);
+            active.seats.0 = who.and_then(|who| who.keep(seat, peer));
+        }
+    }
+
     fn retire(&mut self, route: RouteKey) {
         self.listeners
             .retire(|of, _| of == route, &mut self.hands.driver);
         self.routes[route].is_retired = true;
         self.retired.push(Retiring {
             route,
-            last_call: Some(self.hands.now + LAST_CALL_INTERVAL),
+            last_call: self.hands.now + LAST_CALL_INTERVAL,
         });
         self.each_session_of(route, |session, cx| session.drain(false, cx));
     }
 
     fn cut_route(&mut self, route: RouteKey) {
+        assert!(
+            self.routes[route].is_retired,
+            "only what was retired is cut"
+        );
         self.listeners
             .close_some(|of| of == route, &mut self.hands.driver);
         self.admission.cut_route(route, &mut self.hands.driver);
@@ -206,10 +256,7 @@ impl<D: Driver> Worker<D> {
 
     /// When there is something to do for routes that are not served any more, though nothing happens.
     pub(super) fn last_call_of_retired(&self) -> Option<Instant> {
-        self.retired
-            .iter()
-            .filter_map(|retired| retired.last_call)
-            .min()
+        self.retired.iter().map(|retired| retired.last_call).min()
     }
 
     /// Forgets routes of which nothing is left.
@@ -217,8 +264,8 @@ impl<D: Driver> Worker<D> {
         let mut at = 0;
         while let Some(retired) = self.retired.get_mut(at) {
             let route = retired.route;
-            if retired.last_call.is_some_and(|time| time <= self.hands.now) {
-                retired.last_call = None;
+            if retired.last_call <= self.hands.now {
+                retired.last_call = self.hands.now + LAST_CALL_INTERVAL;
                 self.each_session_of(route, |session, cx| session.drain(true, cx));
             }
             let served = &mut self.routes[route];

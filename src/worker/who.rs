@@ -19,7 +19,7 @@ use crate::sys::net::PeerCredentials;
 /// The rules of one route, for all of its workers.
 pub(crate) struct Who {
     allowed: Option<Allowed>,
-    per_user: Option<Arc<PerUser>>,
+    per_user: Option<PerUser>,
     strangers: Failures,
     crowds: Failures,
 }
@@ -62,28 +62,32 @@ impl Who {
         }
         Some(Self {
             allowed,
-            per_user: per_user_max.map(|max| Arc::new(PerUser::new(max))),
+            per_user: per_user_max.map(PerUser::new),
             strangers: Failures::default(),
             crowds: Failures::default(),
         })
     }
 
-    /// The rules that come after these. Where each of them limits a user's connections, those that are there
-    /// count on.
-    #[must_use]
-    pub(crate) fn followed_by(&self, next: Option<Self>) -> Option<Self> {
-        let mut next = next?;
-        if let (Some(before), Some(after)) = (&self.per_user, &next.per_user) {
-            let (max, seated) = (after.max, Arc::clone(&before.seated));
-            next.per_user = Some(Arc::new(PerUser { max, seated }));
+    /// Rules that take the place of others of the same route: a user's clients count on, so that it never has more of
+    /// them than one of both allows.
+    pub(crate) fn in_place_of(
+        before: Option<&Self>,
+        allowed: Option<Allowed>,
+        per_user_max: Option<NonZeroU32>,
+    ) -> Option<Self> {
+        let mut who = Self::new(allowed, per_user_max)?;
+        if let (Some(per_user), Some(before)) = (&mut who.per_user, before)
+            && let Some(before) = &before.per_user
+        {
+            per_user.seated = Arc::clone(&before.seated);
         }
-        Some(next)
+        Some(who)
     }
 
-    /// Whether the other one says the same.
-    pub(crate) fn is_like(&self, other: &Self) -> bool {
-        let max = |who: &Self| who.per_user.as_ref().map(|per_user| per_user.max);
-        self.allowed == other.allowed && max(self) == max(other)
+    /// Whether these rules say the same.
+    pub(crate) fn says(&self, allowed: Option<&Allowed>, per_user_max: Option<NonZeroU32>) -> bool {
+        let max = self.per_user.as_ref().map(|per_user| per_user.max);
+        self.allowed.as_ref() == allowed && max == per_user_max
     }
 
     /// Whether clients are told apart by an allow list.
@@ -110,6 +114,20 @@ impl Who {
         per_user.seat(peer.uid).map(Some).ok_or(Refusal::UserLimit)
     }
 
+    /// A seat for a client that was let in by other rules, which these have taken the place of: whatever its user has,
+    /// it keeps what it has. `None`: seats are not counted.
+    pub(super) fn keep(
+        &self,
+        seat: Option<Seat>,
+        peer: impl FnOnce() -> Option<PeerCredentials>,
+    ) -> Option<Seat> {
+        let per_user = self.per_user.as_ref()?;
+        match seat {
+            Some(seat) if Arc::ptr_eq(&seat.seated, &per_user.seated) => Some(seat),
+            _ => Some(per_user.take(peer()?.uid)),
+        }
+    }
+
     /// Refusals of this kind, as they are reported.
     pub(super) fn refusals(&self, refusal: Refusal) -> &Failures {
         match refusal {
@@ -122,7 +140,8 @@ impl Who {
     /// Whether every seat was given back.
     #[cfg(any(test, fuzzing))]
     pub(super) fn is_empty(&self) -> bool {
-        self.per_user.as_ref().is_none_or(|p| p.lock().is_empty())
+        let mut counted = self.per_user.iter();
+        counted.all(|per_user| lock(&per_user.seated).is_empty())
     }
 }
 
@@ -180,12 +199,15 @@ impl fmt::Display for Refusal {
 /// There is an entry only for users with sessions, so there are no more of them than sessions.
 struct PerUser {
     max: NonZeroU32,
-    seated: Arc<Mutex<HashMap<u32, u32>>>,
+    seated: Arc<Seated>,
 }
+
+/// Counts by user. Rules that take the place of others count on in the same place.
+type Seated = Mutex<HashMap<u32, u32>>;
 
 /// A client's part of what its user may have; given back when dropped.
 pub(super) struct Seat {
-    per_user: Arc<PerUser>,
+    seated: Arc<Seated>,
     user: u32,
 }
 
@@ -197,29 +219,39 @@ impl PerUser {
         }
     }
 
-    fn seat(self: &Arc<Self>, user: u32) -> Option<Seat> {
-        let mut seated = self.lock();
+    fn seat(&self, user: u32) -> Option<Seat> {
+        let mut seated = lock(&self.seated);
         let count = seated.entry(user).or_default();
         // An entry that was just made is below every limit.
         if *count >= self.max.get() {
             return None;
         }
         *count += 1;
-        Some(Seat {
-            per_user: Arc::clone(self),
-            user,
-        })
+        Some(self.given(user))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<u32, u32>> {
-        // Whoever panicked with the lock has left whole numbers behind.
-        self.seated.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A seat whatever the limit says.
+    fn take(&self, user: u32) -> Seat {
+        *lock(&self.seated).entry(user).or_default() += 1;
+        self.given(user)
     }
+
+    fn given(&self, user: u32) -> Seat {
+        Seat {
+            seated: Arc::clone(&self.seated),
+            user,
+        }
+    }
+}
+
+fn lock(seated: &Seated) -> MutexGuard<'_, HashMap<u32, u32>> {
+    // Whoever panicked with the lock has left whole numbers behind.
+    seated.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        match self.per_user.lock().entry(self.user) {
+        match lock(&self.seated).entry(self.user) {
             Entry::Occupied(mut count) if *count.get() > 1 => *count.get_mut() -= 1,
             Entry::Occupied(last) => drop(last.remove()),
             Entry::Vacant(_) => unreachable!("a seat is given back once"),
@@ -335,8 +367,54 @@ mod tests {
     use crate::driver::epoll::Epoll;
     use crate::driver::{IntoUnix, Limits, SocketCalls as _, Waker};
 
-    fn per_user(max: u32) -> Arc<PerUser> {
-        Arc::new(PerUser::new(NonZeroU32::new(max).unwrap()))
+    fn per_user(max: u32) -> PerUser {
+        PerUser::new(NonZeroU32::new(max).unwrap())
+    }
+
+    fn counting(before: Option<&Who>, max: u32) -> Option<Who> {
+        Who::in_place_of(before, None, NonZeroU32::new(max))
+    }
+
+    fn seat(who: &Who, user: u32) -> Option<Seat> {
+        who.per_user.as_ref().unwrap().seat(user)
+    }
+
+    fn peer(uid: u32) -> Option<PeerCredentials> {
+        Some(PeerCredentials {
+            uid,
+            gid: uid,
+            pid: 1,
+        })
+    }
+
+    #[test]
+    fn where_rules_take_the_place_of_others_seats_count_on() {
+        let before = counting(None, 2).unwrap();
+        let seats = [seat(&before, 33), seat(&before, 33)];
+        let after = counting(Some(&before), 3).unwrap();
+        let third = seat(&after, 33);
+        assert!(third.is_some() && seat(&after, 33).is_none());
+        // A worker that has not heard of them yet goes by the same count.
+        assert!(seat(&before, 33).is_none());
+        let kept = seats.map(|seat| after.keep(seat, || unreachable!("it is counted")));
+        drop((before, third));
+        assert!(seat(&after, 33).is_some());
+        drop(kept);
+        assert!(after.is_empty());
+    }
+
+    #[test]
+    fn where_seats_come_to_be_counted_those_who_are_there_have_theirs_whatever_the_limit() {
+        assert!(counting(None, 0).is_none());
+        let who = counting(None, 1).unwrap();
+        let kept = [(); 2].map(|()| who.keep(None, || peer(33)));
+        assert!(kept.iter().all(Option::is_some) && seat(&who, 33).is_none());
+        assert!(who.keep(None, || None).is_none(), "it is nobody's");
+        let [first, second] = kept;
+        drop(first);
+        assert!(seat(&who, 33).is_none());
+        drop(second);
+        assert!(who.is_empty());
     }
 
     #[test]
@@ -353,9 +431,9 @@ mod tests {
     fn nothing_is_left_of_a_user_without_seats() {
         let per_user = per_user(3);
         let seats: Vec<_> = (0..1000).filter_map(|n| per_user.seat(n % 400)).collect();
-        assert_eq!((seats.len(), per_user.lock().len()), (1000, 400));
+        assert_eq!((seats.len(), lock(&per_user.seated).len()), (1000, 400));
         drop(seats);
-        assert!(per_user.lock().is_empty());
+        assert!(lock(&per_user.seated).is_empty());
     }
 
     #[test]
@@ -366,14 +444,14 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
                         let seat = per_user.seat(33);
-                        let seated = per_user.lock().get(&33).copied();
+                        let seated = lock(&per_user.seated).get(&33).copied();
                         assert!(seated.is_none_or(|count| count <= 3));
                         drop(seat);
                     }
                 });
             }
         });
-        assert!(per_user.lock().is_empty());
+        assert!(lock(&per_user.seated).is_empty());
     }
 
     #[test]

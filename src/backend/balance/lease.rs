@@ -35,12 +35,15 @@ pub(super) struct Member {
     pub(super) shared: RefCell<Option<Arc<SharedPermits>>>,
     /// Shared by all: how often one could be reached again.
     pub(super) recoveries: Rc<Cell<u64>>,
+    /// The most connections that it may have, as of now.
+    pub(super) max: Cell<u32>,
 }
 
 impl Member {
     pub(super) fn new(
         health: &Arc<Health>,
         recoveries: &Rc<Cell<u64>>,
+        max: u32,
         shared: Option<Arc<SharedPermits>>,
     ) -> Self {
         Self {
@@ -50,6 +53,7 @@ impl Member {
             reach: Cell::default(),
             shared: RefCell::new(shared),
             recoveries: Rc::clone(recoveries),
+            max: Cell::new(max),
         }
     }
 
@@ -152,6 +156,14 @@ impl Lease {
     #[must_use]
     pub fn gives_way_at(&self) -> Option<Instant> {
         self.member.opening.borrow().release_at()
+    }
+
+    /// How many connections the endpoint has beyond those that it may have: a limit was lowered, and is come to as
+    /// they end. One that has nothing to do is closed instead of being kept.
+    #[must_use]
+    pub fn surplus(&self) -> u64 {
+        let open = self.member.counters.in_flight.get();
+        open.saturating_sub(u64::from(self.member.max.get()))
     }
 
     /// A connect came through. True if the last ones did not: then it is worth asking for what has failed.

@@ -192,6 +192,9 @@ impl Balancer {
         self.policy = policy;
         self.per_endpoint_max = per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
         self.is_paced = is_paced;
+        for member in self.known.values() {
+            member.max.set(self.per_endpoint_max);
+        }
     }
 
     /// Has no more than is left of these, which others have as well. `has_served`: it is one of those that had some
@@ -313,13 +316,15 @@ impl Balancer {
     pub fn pace_ends(&self, moment: impl Into<Moment>) -> Option<Instant> {
         let moment = moment.into();
         let paced = self.members.iter().filter(|member| self.has_permit(member));
-        paced.filter_map(|member| member.opens_at(moment)).min()
+        paced
+            .filter_map(|member| self.opens_at(member, moment))
+            .min()
     }
 
     /// Permits that are free and wait for the pace. Whoever waits for one of them waits for nobody else.
     #[must_use]
     pub fn held_back(&self, now: Instant) -> u64 {
-        let paced = |member: &&Rc<Member>| member.opens_at(now.into()).is_some();
+        let paced = |member: &&Rc<Member>| self.opens_at(member, now.into()).is_some();
         let members = self.members.iter().filter(paced);
         members.map(|member| self.permits(member)).sum()
     }
@@ -395,7 +400,8 @@ impl Balancer {
         let endpoints = set.endpoints();
         self.members.clear();
         for health in set.health() {
-            let new = || Rc::new(Member::new(health, &self.recoveries, self.shared.clone()));
+            let (max, shared) = (self.per_endpoint_max, &self.shared);
+            let new = || Rc::new(Member::new(health, &self.recoveries, max, shared.clone()));
             let member = self.known.entry(health.address()).or_insert_with(new);
             assert!(
                 Arc::ptr_eq(&member.health, health),
@@ -522,7 +528,14 @@ impl Balancer {
     /// Whether it may have another connection, but not yet.
     fn waits_for_pace(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.has_permit(member) && member.opens_at(moment).is_some()
+        self.has_permit(member) && self.opens_at(member, moment).is_some()
+    }
+
+    /// When the pace, where there is one, allows another connection. `None`: now.
+    fn opens_at(&self, member: &Member, moment: Moment) -> Option<Instant> {
+        self.is_paced
+            .then(|| member.opens_at(moment))
+            .flatten()
     }
 
     fn has_place(&self, index: usize, moment: Moment) -> bool {
@@ -532,7 +545,7 @@ impl Balancer {
     /// Whether another connection may be opened to it now.
     fn has_free_permit(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.has_permit(member) && member.opens_at(moment).is_none()
+        self.has_permit(member) && self.opens_at(member, moment).is_none()
     }
 
     /// Whether it may have another connection.

@@ -10,7 +10,7 @@ use crate::access_log::{self, AccessLogError};
 use crate::config::{self, Access, AccessLogTarget, Account};
 use crate::resolver;
 use crate::session::Policy;
-use crate::worker::Who;
+use crate::worker::Allowed;
 
 use super::super::listener::{self, Listener, SocketFile};
 use super::super::sockets::SocketId;
@@ -31,7 +31,8 @@ pub(in super::super) struct Made {
 /// By what a route's clients are served.
 pub(super) struct MadeRoute {
     pub(super) policy: Policy,
-    pub(super) who: Option<Who>,
+    /// Which clients are, if not all.
+    pub(super) allowed: Option<Allowed>,
 }
 
 /// A socket's file with another mode or owner. Dropped, it has those from before, unless they are kept.
@@ -119,7 +120,7 @@ impl MadeRoute {
         upstreams::check_source(&route.upstreams)?;
         Ok(Self {
             policy: routes::policy(route)?,
-            who: accounts::look_up(&route.clients)?,
+            allowed: accounts::look_up(&route.clients)?,
         })
     }
 }

@@ -12,7 +12,7 @@ use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::{self, ResolverOptions};
 use crate::session::{Policy, Protocol};
 use crate::worker::{
-    Amendment, Crowd, Limit, ListenerChange, ListenerOf, Listening, Notice, Order, RouteChange,
+    Amendment, Crowd, Limit, ListenerChange, Listening, Notice, Order, RouteChange,
     RouteNumber, Share, Spread, Who,
 };
 
@@ -335,12 +335,10 @@ impl Service {
             for route in &self.routes {
                 let sockets = route.sockets.iter().filter(|socket| socket.id == id);
                 for socket in sockets {
-                    let of = ListenerOf {
-                        route: route.route.number,
-                        number: socket.number,
-                    };
                     for share in &route.shares {
-                        changes.add(share.worker, RouteChange::HandOver(of));
+                        let change = vec![ListenerChange::HandOver(socket.number)];
+                        let number = route.route.number;
+                        changes.add(share.worker, RouteChange::Relisten(number, change));
                     }
                 }
             }
@@ -703,16 +701,17 @@ fn successors(
     made: MadeRoute,
 ) -> (Arc<Policy>, Option<Arc<Who>>) {
     let Some(before) = before else {
-        return (Arc::new(made.policy), made.who.map(Arc::new));
+        let who = Who::new(made.allowed, config.clients.per_user_max);
+        return (Arc::new(made.policy), who.map(Arc::new));
     };
     let policy = match is_same_policy(before, config, &made.policy) {
         true => Arc::clone(&before.policy),
         false => Arc::new(made.policy),
     };
-    let who = match (&before.who, made.who) {
-        (Some(before), Some(after)) if before.is_like(&after) => Some(Arc::clone(before)),
-        (Some(before), after) => before.followed_by(after).map(Arc::new),
-        (None, after) => after.map(Arc::new),
+    let (allowed, per_user_max) = (made.allowed, config.clients.per_user_max);
+    let who = match &before.who {
+        Some(who) if who.says(allowed.as_ref(), per_user_max) => Some(Arc::clone(who)),
+        who => Who::in_place_of(who.as_deref(), allowed, per_user_max).map(Arc::new),
     };
     (policy, who)
 }

@@ -109,14 +109,25 @@ impl<D: Driver> Exchange<D> {
         (exchange, step)
     }
 
-    /// Its route goes by other rules. Whether the next request does, because nothing of it is there.
+    /// Its route goes by other rules. Whether the next request does, because it has not begun.
     pub fn follow(&mut self, options: &FastcgiOptions) -> bool {
-        let is_between = matches!(self.stage, Stage::Head)
-            && self.client.reader.end() == ClientEnd::BetweenRequests;
+        let is_between = matches!(self.stage, Stage::Head) && self.client.reader.is_between();
         if is_between {
             self.client.reader.go_by(options.limits);
         }
         is_between
+    }
+
+    /// Reads the next request by the rules that it goes by now.
+    pub fn go_on(&mut self, cx: &mut Context<'_, D>) -> Step {
+        assert!(
+            matches!(self.stage, Stage::Head),
+            "only between two requests the rules change"
+        );
+        if self.client.head_by.take().is_some() {
+            self.client.expect_head(cx);
+        }
+        self.advance(cx)
     }
 
     /// What its request waits for, if that is a place at an endpoint.
@@ -412,6 +423,10 @@ impl<D: Driver> Exchange<D> {
             client.reader.next_request();
             client.head_by = None;
             self.stage = Stage::Head;
+            if cx.is_amended && client.reader.is_between() {
+                // The next request is read by the new rules, once the session goes by them.
+                return Step::Continue;
+            }
             return self.advance(cx);
         }
         let is_read = client.reader.end() == ClientEnd::AfterRequest;

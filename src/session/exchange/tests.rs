@@ -63,6 +63,7 @@ macro_rules! act {
             hands: &mut $desk.hands,
             published: &$desk.published,
             policy: &$desk.policy,
+            is_amended: false,
             balancer: &mut $desk.balancer,
             route: RouteKey(0),
             pool: &mut $desk.pool,
