@@ -6,18 +6,16 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use common::client::{assert_eof, assert_over, assert_waiting, exchange, exchange_and_end, send};
-use common::fastcgi::{Client, Heard, Request, responder};
-use common::process::Process;
+use common::fastcgi::{Client, Request, responder};
 use common::proxy::connect;
 use common::{Backend, Engine, KB, Pattern, Proxy, SPLICEWAY, eventually, for_each_engine};
 
@@ -111,11 +109,7 @@ fn route(name: &str, backend: &Backend, more: &str) -> String {
 }
 
 fn fastcgi(name: &str, backend: &Backend, more: &str) -> String {
-    route(
-        name,
-        backend,
-        &format!("protocol = \"fastcgi\"\n{more}"),
-    )
+    route(name, backend, &format!("protocol = \"fastcgi\"\n{more}"))
 }
 
 fn routes_come_change_and_go(engine: Engine) {
@@ -129,8 +123,15 @@ fn routes_come_change_and_go(engine: Engine) {
         route("c", &other, ""),
     ];
     let said = daemon.become_of(&after.concat());
-    for line in ["route a: changed: idle-timeout", "route b: removed", "route c: added"] {
-        assert!(said.lines().any(|said| said == line), "no {line:?} in {said}");
+    for line in [
+        "route a: changed: idle-timeout",
+        "route b: removed",
+        "route c: added",
+    ] {
+        assert!(
+            said.lines().any(|said| said == line),
+            "no {line:?} in {said}"
+        );
     }
     assert!(!daemon.socket("b.sock").exists());
     exchange_and_end(&daemon.connect("a.sock"), Pattern::new(2), KB);
@@ -165,7 +166,7 @@ fn what_stays_the_same_is_not_touched(engine: Engine) {
     let daemon = Reloaded::start(engine, head, &same);
     let session = daemon.connect("raw.sock");
     exchange(&session, Pattern::new(1), KB);
-    let client = Client::over(daemon.connect("php.sock"));
+    let client = Client(daemon.connect("php.sock"));
     assert_eq!(client.ask(&Request::get("/1")).text(), "/1");
     let inode = fs::metadata(daemon.socket("raw.sock")).unwrap().ino();
     let hash = daemon.hash();
@@ -189,19 +190,29 @@ fn what_stays_the_same_is_not_touched(engine: Engine) {
 fn sessions_of_a_removed_route_finish(engine: Engine) {
     let (echo, pages) = (Backend::echo(), responder());
     let kept = route("kept", &echo, "");
-    let all = [&kept[..], &route("raw", &echo, ""), &fastcgi("php", &pages, "guard = \"off\"")];
+    let all = [
+        &kept[..],
+        &route("raw", &echo, ""),
+        &fastcgi("php", &pages, "guard = \"off\""),
+    ];
     let daemon = Reloaded::start(engine, "", &all.concat());
     let session = daemon.connect("raw.sock");
     exchange(&session, Pattern::new(1), KB);
-    let between_requests = Client::over(daemon.connect("php.sock"));
+    let between_requests = Client(daemon.connect("php.sock"));
     between_requests.ask(&Request::get("/1"));
 
     let said = daemon.become_of(&kept);
     assert!(said.contains("route raw: removed"), "{said}");
     exchange_and_end(&session, Pattern::new(2), KB);
-    assert!(between_requests.read().unwrap().is_none(), "it ended cleanly");
+    assert!(
+        between_requests.read().unwrap().is_none(),
+        "it ended cleanly"
+    );
     eventually("nothing is left of them", || {
-        daemon.proxy.status()["retired_routes"].as_array().unwrap().is_empty()
+        daemon.proxy.status()["retired_routes"]
+            .as_array()
+            .unwrap()
+            .is_empty()
     });
     exchange_and_end(&daemon.connect("kept.sock"), Pattern::new(3), KB);
 }
@@ -245,7 +256,9 @@ fn limits_go_up_and_down(engine: Engine) {
     held.wait_until("one is there", |ledger| ledger.open == 1);
 
     daemon.become_of(&limited(3));
-    held.wait_until("what the limit allows is given out", |ledger| ledger.open == 3);
+    held.wait_until("what the limit allows is given out", |ledger| {
+        ledger.open == 3
+    });
     daemon.become_of(&limited(2));
     clients[3..].iter().for_each(assert_waiting);
     held.release(1);
@@ -258,7 +271,12 @@ fn limits_go_up_and_down(engine: Engine) {
     assert_eq!(held.ledger().open_most, 3);
     held.release(4);
     clients.iter().for_each(assert_eof);
-    let order: Vec<_> = held.ledger().seen.iter().map(|seen| seen.received.clone()).collect();
+    let order: Vec<_> = held
+        .ledger()
+        .seen
+        .iter()
+        .map(|seen| seen.received.clone())
+        .collect();
     assert_eq!(order.len(), 6);
 }
 
@@ -295,9 +313,7 @@ fn another_division_keeps_the_permits(engine: Engine) {
 fn a_socket_goes_to_another_route(engine: Engine) {
     let (echo, other) = (Backend::echo(), Backend::banner(BANNER));
     let at = |name: &str, backend: &Backend| {
-        format!(
-            "[route.{name}]\nlisten = \"unix:{{dir}}/it.sock\"\nbackend = \"{backend}\"\n"
-        )
+        format!("[route.{name}]\nlisten = \"unix:{{dir}}/it.sock\"\nbackend = \"{backend}\"\n")
     };
     let daemon = Reloaded::start(engine, "", &at("one", &echo));
     let inode = || fs::metadata(daemon.socket("it.sock")).unwrap().ino();
@@ -317,7 +333,7 @@ fn rules_hold_for_the_next_request(engine: Engine) {
     let strict = fastcgi("php", &pages, "script-root = \"/srv\"");
     let open = fastcgi("php", &pages, "guard = \"off\"");
     let daemon = Reloaded::start(engine, "", &open);
-    let client = Client::over(daemon.connect("php.sock"));
+    let client = Client(daemon.connect("php.sock"));
     let elsewhere = Request::get("/x").param("SCRIPT_FILENAME", "/etc/passwd");
     assert_eq!(client.ask(&elsewhere).text(), "/x");
     daemon.become_of(&strict);
@@ -335,7 +351,8 @@ fn nobody_notices_a_hundred_reloads(engine: Engine) {
         let (max, queue) = [(4, 1000), (2, 2000), (3, 1000), (1, 3000)][number % 4];
         let idle = ["1h", "2h", "off", "3h"][number % 4];
         let guard = ["guard = \"off\"", "script-suffix = \".php\""][number % 2];
-        let limits = format!("per-endpoint-max = {max}\nqueue-max = {queue}\nqueue-timeout = \"60s\"");
+        let limits =
+            format!("per-endpoint-max = {max}\nqueue-max = {queue}\nqueue-timeout = \"60s\"");
         let mut routes = vec![
             route("raw", &echo, &format!("idle-timeout = \"{idle}\"")),
             route("limited", &echo, &limits),
@@ -349,12 +366,14 @@ fn nobody_notices_a_hundred_reloads(engine: Engine) {
     let daemon = Reloaded::start(engine, head, &configuration(0));
     let is_over = AtomicBool::new(false);
     let served = AtomicU64::new(0);
+    let over = || is_over.load(Ordering::Relaxed);
+    let count = || served.fetch_add(1, Ordering::Relaxed);
+    let asked = Request::get("/a.php").param("SCRIPT_FILENAME", "/srv/a.php");
+    let (daemon, over, count, asked) = (&daemon, &over, &count, &asked);
     thread::scope(|scope| {
-        let over = || is_over.load(Ordering::Relaxed);
-        let count = || served.fetch_add(1, Ordering::Relaxed);
         for name in ["raw.sock", "limited.sock"] {
             for _ in 0..3 {
-                scope.spawn(|| {
+                scope.spawn(move || {
                     while !over() {
                         exchange_and_end(&daemon.connect(name), Pattern::new(7), 20 * KB);
                         count();
@@ -362,21 +381,20 @@ fn nobody_notices_a_hundred_reloads(engine: Engine) {
                 });
             }
         }
-        scope.spawn(|| {
+        scope.spawn(move || {
             let kept = daemon.connect("raw.sock");
             while !over() {
                 exchange(&kept, Pattern::new(8), 4 * KB);
                 count();
             }
         });
-        let asked = Request::get("/a.php").param("SCRIPT_FILENAME", "/srv/a.php");
         for _ in 0..3 {
-            scope.spawn(|| {
-                let kept = Client::over(daemon.connect("php.sock"));
+            scope.spawn(move || {
+                let kept = Client(daemon.connect("php.sock"));
                 while !over() {
-                    assert_eq!(kept.ask(&asked).text(), "/a.php");
-                    let new = Client::over(daemon.connect("php.sock"));
-                    assert_eq!(new.ask(&asked).text(), "/a.php");
+                    assert_eq!(kept.ask(asked).text(), "/a.php");
+                    let new = Client(daemon.connect("php.sock"));
+                    assert_eq!(new.ask(asked).text(), "/a.php");
                     count();
                 }
             });
@@ -439,11 +457,26 @@ fn what_is_wrong_changes_nothing() {
     ];
     let obstacles = [
         (another("unix:{dir}/no/b.sock", ""), "no such directory"),
-        (another("unix:{dir}/file", ""), "a file that is not a socket is there"),
-        (another("unix:{dir}/taken.sock", ""), "another process is listening there"),
-        (another("unix:{dir}/b.sock", "owner = \"spliceway-nobody\""), "no user named"),
-        (another("unix:{dir}/b.sock", "allow-group = \"spliceway-nobody\""), "no group named"),
-        (another("unix:{dir}/b.sock", "source-address = \"192.0.2.1\""), "--source-address"),
+        (
+            another("unix:{dir}/file", ""),
+            "a file that is not a socket is there",
+        ),
+        (
+            another("unix:{dir}/taken.sock", ""),
+            "another process is listening there",
+        ),
+        (
+            another("unix:{dir}/b.sock", "owner = \"spliceway-nobody\""),
+            "no user named",
+        ),
+        (
+            another("unix:{dir}/b.sock", "allow-group = \"spliceway-nobody\""),
+            "no group named",
+        ),
+        (
+            another("unix:{dir}/b.sock", "source-address = \"192.0.2.1\""),
+            "--source-address",
+        ),
         (another("inherit", ""), "nothing of that name is open"),
         (
             another(
@@ -464,9 +497,7 @@ fn what_is_wrong_changes_nothing() {
             "shards",
         ),
         (
-            with(
-                "[route.b]\nlisten = \"unix:{dir}/b.sock\"\nbackend = \"unix:{dir}/b.sock\"",
-            ),
+            with("[route.b]\nlisten = \"unix:{dir}/b.sock\"\nbackend = \"unix:{dir}/b.sock\""),
             "is its own socket",
         ),
     ];
@@ -546,11 +577,12 @@ fn a_socket_is_for_others_without_being_gone() {
     assert_eq!(file().permissions().mode() & 0o777, 0o666);
     assert_eq!(file().ino(), before.ino());
     // What else is in the way leaves it for those for whom it was.
-    let wrong = format!("{}[route.b]\nlisten = \"inherit\"\nbackend = \"{echo}\"\n", with("0600"));
+    let wrong = format!(
+        "{}[route.b]\nlisten = \"inherit\"\nbackend = \"{echo}\"\n",
+        with("0600")
+    );
     daemon.write("", &wrong);
     assert_eq!(daemon.reload().status.code(), Some(1));
     assert_eq!(file().permissions().mode() & 0o777, 0o666);
     exchange_and_end(&daemon.connect("a.sock"), Pattern::new(1), KB);
 }
-
-fn _unused(_: &Process, _: Arc<()>, _: &Heard, mut _w: impl Write) {}

@@ -13,9 +13,7 @@ mod refresh;
 mod set;
 
 pub use crate::address::Address;
-pub use balance::{
-    Balancer, Choice, Family, Lease, Moment, Reuse, SharedPermits, Tried, Want,
-};
+pub use balance::{Balancer, Choice, Family, Lease, Moment, Reuse, SharedPermits, Tried, Want};
 pub use health::Health;
 #[cfg(any(test, fuzzing))]
 pub(crate) use opening::PACE;

@@ -20,7 +20,7 @@ use super::file::FileErrors;
 use crate::shown::Shown;
 
 /// The exit code for a command line that cannot be run, as most programs have it.
-const EXIT_USAGE: u8 = 2;
+pub(super) const EXIT_USAGE: u8 = 2;
 
 /// Why there is nothing to run.
 #[derive(Debug)]

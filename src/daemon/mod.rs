@@ -36,19 +36,15 @@ mod supervisor;
 mod upstreams;
 mod workers;
 
-use std::error::Error as _;
-use std::future::pending;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use tokio::runtime::{self, Runtime};
-use tokio::time;
 
 use crate::access_log::{AccessLogError, Writers};
-use crate::config::{Config, Descriptors, ListenAddress, Route};
-use crate::observe::pulse::PULSE_TIMEOUT;
+use crate::commands::{self, Commander, Commands};
+use crate::config::{Config, Descriptors, ListenAddress, Loaded, Route};
 use crate::observe::{DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, privileges as rights, process};
@@ -60,7 +56,7 @@ use capacity::SessionCapacity;
 use engine::Chosen;
 pub use engine::Unavailable;
 pub use helpers::HelperError;
-use helpers::{EndedHelpers, Helpers, SayEnd, helpers};
+use helpers::{Helpers, SayEnd, helpers};
 pub use inherited::InheritError;
 use inherited::Passed;
 use kernel::Kernel;
@@ -68,14 +64,15 @@ pub use listener::ListenError;
 pub use loops::LoopError;
 use privileges::Identity;
 pub use privileges::{PrivilegeError, renounce};
+use reload::Reloading;
 use routes::ServedRoute;
 pub use routes::ShareError;
 pub use script_roots::ScriptRootError;
-use service::{RETIRED_LOOK_INTERVAL, Service};
-use signals::{OtherSignals, Secured, Stop, StopSignals};
+use service::Service;
+use serving::Serving;
+use signals::{OtherSignals, Secured, StopSignals};
 pub use sites::SiteError;
 use sites::Sites;
-use socket_files::{BoundAgain, Watch, Which};
 use supervisor::Supervisor;
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
@@ -150,8 +147,13 @@ impl Handover {
     }
 }
 
+/// Reads the configuration anew, from where the first one came: what it is now, or a line for each mistake. It may
+/// take as long as a file system takes.
+pub type ReadAgain = Box<dyn Fn() -> Result<Loaded, Vec<String>> + Send + Sync>;
+
 /// Serves until a signal ends it, or until it has had nothing to do for as long as is configured.
-pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
+pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<(), Error> {
+    let config = &loaded.config;
     let (mut passed, supervisor) = (handover.passed, handover.supervisor);
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
@@ -206,6 +208,8 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     announce(&routes, &kernel, &sites, identity.as_ref());
     announce_ready(engine, count, capacity);
     let service = Service {
+        effective: loaded.effective.clone(),
+        fixed: loaded.effective.clone(),
         next_number: u32::try_from(routes.len()).expect("there are some hundred at most"),
         config: config.clone(),
         routes,
@@ -233,7 +237,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
         ended_helpers,
         observed,
         supervisor,
-        reloading: Reloading::new(source),
+        reloading: Reloading::new(read_again),
     };
     let served = control.serve(serving);
     tracing::info!("stopped");

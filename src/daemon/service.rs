@@ -8,7 +8,7 @@ use crate::access_log::Writers;
 use crate::config::{Config, Effective};
 use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::ResolverHandle;
-use crate::worker::{ListenerOf, Mailbox, Order, Route, RouteChange, RouteNumber, Spread};
+use crate::worker::{ListenerOf, Mailbox, Order, Route, RouteChange, Spread};
 
 use super::capacity::SessionCapacity;
 use super::helpers::Helpers;
@@ -60,13 +60,6 @@ pub(super) struct RetiredRoute {
 }
 
 impl Service {
-    /// A number that no route has had.
-    pub(super) fn new_number(&mut self) -> RouteNumber {
-        let number = RouteNumber(self.next_number);
-        self.next_number += 1;
-        number
-    }
-
     /// All sockets of clients: those of routes, and those that wait for one.
     pub(super) fn sockets(&self) -> impl Iterator<Item = &ClientSocket> {
         let of_routes = self.routes.iter().flat_map(|route| &route.sockets);
@@ -173,7 +166,10 @@ impl Service {
     fn end_sharing(&mut self, workers: &Workers) {
         for route in &mut self.routes {
             let name = &route.config.name;
-            let has_others = self.retired.iter().any(|retired| retired.route.name == *name);
+            let has_others = self
+                .retired
+                .iter()
+                .any(|retired| retired.route.name == *name);
             if has_others || route.shared.take().is_none() {
                 continue;
             }

@@ -132,7 +132,7 @@ impl Serving {
 
     fn reload(&mut self, asker: Asker) {
         if self.reloading.wish(asker) {
-            self.supervisor.reloading();
+            // TODO supervisor.reloading
         }
     }
 
@@ -163,8 +163,6 @@ impl Serving {
 
     /// Tells everybody who wanted it how it ended.
     fn end_reload(&mut self, reply: ControlReply) {
-        self.observed.config.reloaded(&reply);
-        self.supervisor.reloaded(&self.observed);
         let (askers, late) = self.reloading.end();
         for asker in askers {
             asker.tell(reply.clone());

@@ -205,11 +205,6 @@ impl Watch {
         }
     }
 
-    /// One that was bound and that nobody has taken yet.
-    pub(super) fn take_bound(&mut self) -> Option<BoundAgain> {
-        self.bound_again.try_recv().ok()
-    }
-
     fn tell(&self, change: Change) {
         // A thread that has ended has said so, and the daemon ends.
         let _ = self.changes.send(change);

@@ -33,8 +33,8 @@ use crate::driver::{Closed, Completion, Driver};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
-    Change, Changes, Context, Ending, Hands, Owner, Retired, RouteKey, Session, SessionId,
-    Step, Telling,
+    Change, Changes, Context, Ending, Hands, Owner, Retired, RouteKey, Session, SessionId, Step,
+    Telling,
 };
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;

@@ -10,26 +10,15 @@ use std::thread;
 use tokio::sync::oneshot;
 
 use crate::commands::Asker;
-use crate::config::{Config, Effective};
+use crate::config::Loaded;
 
+use super::super::ReadAgain;
 use super::make::{Made, make};
 use super::plan::{Plan, Wanted};
 
-/// A configuration, and what is written of it.
-#[derive(Debug)]
-pub struct Configured {
-    /// What it means.
-    pub config: Config,
-    /// Its keys and values, with those that nobody has written.
-    pub effective: Effective,
-}
-
-/// Reads the configuration as it is now, or says what is wrong with it, in lines.
-pub type Source = Arc<dyn Fn() -> Result<Configured, Vec<String>> + Send + Sync>;
-
 /// The reload that is under way, if there is one.
 pub(in super::super) struct Reloading {
-    source: Source,
+    read_again: Arc<ReadAgain>,
     stage: Option<Stage>,
     /// Who waits for its end.
     askers: Vec<Asker>,
@@ -38,7 +27,7 @@ pub(in super::super) struct Reloading {
 }
 
 enum Stage {
-    Reading(Awaited<Configured>),
+    Reading(Awaited<Loaded>),
     Making(Box<Plan>, Awaited<Made>),
 }
 
@@ -48,7 +37,7 @@ type Awaited<T> = oneshot::Receiver<Result<T, Vec<String>>>;
 /// How far it has come.
 pub(in super::super) enum Progress {
     /// This is to be served.
-    Read(Box<Configured>),
+    Read(Box<Loaded>),
     /// All that it takes is there.
     Made(Box<(Plan, Made)>),
     /// The configuration is wrong.
@@ -58,9 +47,9 @@ pub(in super::super) enum Progress {
 }
 
 impl Reloading {
-    pub(in super::super) fn new(source: Source) -> Self {
+    pub(in super::super) fn new(read_again: ReadAgain) -> Self {
         Self {
-            source,
+            read_again: Arc::new(read_again),
             stage: None,
             askers: Vec::new(),
             late: Vec::new(),
@@ -74,8 +63,8 @@ impl Reloading {
             return false;
         }
         self.askers.push(asker);
-        let source = Arc::clone(&self.source);
-        self.stage = Some(Stage::Reading(on_thread(move || source())));
+        let read_again = Arc::clone(&self.read_again);
+        self.stage = Some(Stage::Reading(on_thread(move || read_again())));
         true
     }
 

@@ -13,6 +13,5 @@ mod plan;
 mod report;
 mod take_over;
 
-pub use course::{Configured, Source};
 pub(super) use course::{Progress, Reloading};
 pub(super) use take_over::Around;

@@ -2,7 +2,8 @@
 
 use crate::access_log::Writers;
 use crate::config::{
-    self, Access, AccessLogTarget, Config, Effective, ListenAddress, RouteProtocol, UnixAddress,
+    self, Access, AccessLogTarget, Config, Effective, ListenAddress, Loaded, RouteProtocol,
+    UnixAddress,
 };
 
 use super::super::listener::SocketFile;
@@ -11,7 +12,6 @@ use super::super::routes::{self, limit};
 use super::super::service::Service;
 use super::super::sockets::SocketId;
 use super::super::{accepting_workers, loops};
-use super::course::Configured;
 
 /// What is to become of the routes.
 pub(in super::super) struct Plan {
@@ -76,11 +76,8 @@ impl Service {
     ///
     /// # Errors
     /// A line for each obstacle.
-    pub(in super::super) fn plan(
-        &self,
-        configured: Configured,
-    ) -> Result<(Plan, Wanted), Vec<String>> {
-        let plan = Plan::of(self, configured)?;
+    pub(in super::super) fn plan(&self, loaded: Loaded) -> Result<(Plan, Wanted), Vec<String>> {
+        let plan = Plan::of(self, loaded)?;
         let wanted = plan.wanted(self);
         Ok((plan, wanted))
     }
@@ -91,8 +88,10 @@ impl Plan {
     ///
     /// # Errors
     /// A line for each obstacle.
-    fn of(service: &Service, configured: Configured) -> Result<Self, Vec<String>> {
-        let Configured { config, effective } = configured;
+    fn of(service: &Service, loaded: Loaded) -> Result<Self, Vec<String>> {
+        let Loaded {
+            config, effective, ..
+        } = loaded;
         let mut obstacles = Vec::new();
         let routes: Vec<_> = config
             .routes

@@ -1,6 +1,6 @@
 //! What is said of a reload.
 
-use crate::config::{Effective, RouteName};
+use crate::config::{Effective, RouteName, Written};
 
 use super::take_over::{Became, Outcome};
 
@@ -24,7 +24,9 @@ pub(super) fn report(
         };
         lines.push(format!("route {name}: {line}"));
     }
-    let unchanged = outcome.iter().filter(|(_, became)| *became == Became::Unchanged);
+    let unchanged = outcome
+        .iter()
+        .filter(|(_, became)| *became == Became::Unchanged);
     match unchanged.count() {
         0 => {}
         1 => lines.push("1 route is unchanged".to_owned()),
@@ -38,9 +40,9 @@ fn of_daemon(before: &Effective, after: &Effective, at_start: &Effective) -> Vec
     let mut lines = Vec::new();
     let is_changeable = |key: &&str| CHANGEABLE.contains(key);
     let changed = before.daemon.changed_keys(&after.daemon);
-    let written = |effective: &Effective, key: &str| {
-        let written = effective.daemon.get(key);
-        written.map(ToString::to_string).unwrap_or_default()
+    let written = |effective: &Effective, key: &str| match effective.daemon.get(key) {
+        Some(Written::Value(written) | Written::Unset(written)) => written.clone(),
+        None => String::new(),
     };
     for key in changed.into_iter().filter(is_changeable) {
         let (was, is) = (written(before, key), written(after, key));

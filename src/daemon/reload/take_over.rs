@@ -12,8 +12,8 @@ use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::{self, ResolverOptions};
 use crate::session::{Policy, Protocol};
 use crate::worker::{
-    Amendment, Crowd, Limit, ListenerChange, Listening, Notice, Order, RouteChange,
-    RouteNumber, Share, Spread, Who,
+    Amendment, Crowd, Limit, ListenerChange, Listening, Notice, Order, RouteChange, RouteNumber,
+    Share, Spread, Who,
 };
 
 use super::super::helpers::SayEnd;
@@ -25,8 +25,8 @@ use super::super::sockets::{ClientSocket, SocketId};
 use super::super::upstreams;
 use super::super::workers::Workers;
 use super::make::{ChangedFile, Made, MadeRoute, with_causes};
-use super::report::report;
 use super::plan::{How, Plan, RoutePlan, SocketPlan};
+use super::report::report;
 
 /// What has become of a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
