@@ -6,7 +6,7 @@
 mod common;
 
 use std::fs;
-use std::io::Read;
+use std::net::Shutdown;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::client::{assert_eof, assert_over, assert_waiting, exchange, exchange_and_end, send};
+use common::client::{assert_eof, assert_over, assert_waiting, exchange, exchange_and_end, receive_to_eof, send};
 use common::fastcgi::{Client, Request, responder};
 use common::proxy::connect;
 use common::{Backend, Engine, KB, Pattern, Proxy, SPLICEWAY, eventually, for_each_engine};
@@ -94,6 +94,14 @@ impl Reloaded {
         connect(&self.socket(name)).expect("it listens there")
     }
 
+    /// What a client gets there that says nothing.
+    #[track_caller]
+    fn banner(&self, name: &str) -> Vec<u8> {
+        let client = self.connect(name);
+        client.shutdown(Shutdown::Write).unwrap();
+        receive_to_eof(&client)
+    }
+
     fn hash(&self) -> String {
         self.proxy.status()["config"]["hash"]
             .as_str()
@@ -135,9 +143,7 @@ fn routes_come_change_and_go(engine: Engine) {
     }
     assert!(!daemon.socket("b.sock").exists());
     exchange_and_end(&daemon.connect("a.sock"), Pattern::new(2), KB);
-    let mut banner = Vec::new();
-    daemon.connect("c.sock").read_to_end(&mut banner).unwrap();
-    assert_eq!(banner, BANNER);
+    assert_eq!(daemon.banner("c.sock"), BANNER);
     let names: Vec<_> = daemon.proxy.status()["routes"]
         .as_array()
         .unwrap()
@@ -321,9 +327,7 @@ fn a_socket_goes_to_another_route(engine: Engine) {
     exchange(&session, Pattern::new(1), KB);
     daemon.become_of(&at("two", &other));
     assert_eq!(inode(), before, "nobody was without the socket");
-    let mut banner = Vec::new();
-    daemon.connect("it.sock").read_to_end(&mut banner).unwrap();
-    assert_eq!(banner, BANNER);
+    assert_eq!(daemon.banner("it.sock"), BANNER);
     exchange_and_end(&session, Pattern::new(2), KB);
 }
 
@@ -339,6 +343,7 @@ fn rules_hold_for_the_next_request(engine: Engine) {
     daemon.become_of(&strict);
     assert!(client.ask(&elsewhere).says("403"));
     daemon.become_of(&open);
+    let client = Client(daemon.connect("php.sock"));
     assert_eq!(client.ask(&elsewhere).text(), "/x");
 }
 
