@@ -42,7 +42,12 @@ fn run(command: &RunCommand) -> anyhow::Result<()> {
     daemon::renounce(&command.config)?;
     // Dropped last, so that the last lines are written.
     let _log = logging::start(&command.logging)?;
-    daemon::run(&command.config, handover)?;
+    let again = command.clone();
+    let read_again = move || match again.read_again() {
+        Ok(command) => Ok(command.loaded()),
+        Err(errors) => Err(errors.lines().map(str::to_owned).collect()),
+    };
+    daemon::run(command.loaded(), Box::new(read_again), handover)?;
     Ok(())
 }
 
@@ -51,7 +56,13 @@ fn check(command: &CheckCommand) -> anyhow::Result<ExitCode> {
     let _log = logging::start(&command.run.logging)?;
     let mut out = io::stdout().lock();
     // Who does not read what is printed still gets the exit code.
-    let _ = out.write_all(command.effective.as_bytes());
+    let effective = &command.run.effective;
+    let _ = write!(
+        out,
+        "{}\n# The hash of this configuration: {}\n",
+        effective.text(),
+        effective.hash()
+    );
     let obstacles = daemon::check::run(&command.run.config, &mut out)?;
     for obstacle in &obstacles {
         usage::complain(PROGRAM, obstacle);

@@ -13,13 +13,13 @@ mod fastcgi;
 pub mod file;
 mod groups;
 mod options;
+mod reading;
 mod route;
 mod socket_proxyd;
 pub mod status;
 pub mod usage;
 pub mod values;
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,14 +27,16 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{AtLimit, Config, Logging, Route, RouteName};
+use crate::config::{AtLimit, Config, Effective, Loaded, Logging, Route, RouteName};
 use daemon::DaemonArguments;
 #[cfg(feature = "demo")]
 use demo::DemoArguments;
 #[cfg(feature = "demo")]
 pub use demo::DemoCommand;
 pub use file::FileErrors;
+use file::Overrides;
 use options::{CONFIG, Kind, Options, kind};
+pub use reading::{FileSource, Source};
 use route::RouteArguments;
 use socket_proxyd::SocketProxydArguments;
 use status::StatusArguments;
@@ -69,6 +71,22 @@ pub struct RunCommand {
     pub config: Config,
     /// What it says of itself.
     pub logging: Logging,
+    /// Both as they were written, with every option.
+    pub effective: Effective,
+    /// Where all of it comes from.
+    pub source: Source,
+}
+
+impl RunCommand {
+    /// Without its source.
+    #[must_use]
+    pub fn loaded(&self) -> Loaded {
+        Loaded {
+            config: self.config.clone(),
+            logging: self.logging.clone(),
+            effective: self.effective.clone(),
+        }
+    }
 }
 
 /// `spliceway check`
@@ -76,8 +94,6 @@ pub struct RunCommand {
 pub struct CheckCommand {
     /// What would be run.
     pub run: RunCommand,
-    /// The same as a configuration file, with every option.
-    pub effective: String,
 }
 
 /// The definition of the command line, from which manual pages and completions are made.
@@ -115,15 +131,12 @@ pub(crate) fn parse_with(
     let matches = matches.unwrap_or_default();
     let command = match parsed.command {
         ArgumentsOf::Run(run) => {
-            let served = run.serve(matches, read, refuse)?;
-            Command::Run(Box::new(served.command))
+            let run = run.serve(matches, read, refuse)?;
+            Command::Run(Box::new(run))
         }
         ArgumentsOf::Check(run) => {
-            let served = run.serve(matches, read, refuse)?;
-            Command::Check(Box::new(CheckCommand {
-                effective: effective::print(&served),
-                run: served.command,
-            }))
+            let run = run.serve(matches, read, refuse)?;
+            Command::Check(Box::new(CheckCommand { run }))
         }
         ArgumentsOf::SocketProxyd(proxyd) => {
             let cli = parse_with(proxyd.words(), read)?;
@@ -223,14 +236,6 @@ struct RunArguments {
     daemon: DaemonArguments,
 }
 
-/// What is to be served, and the arguments that say so.
-struct Served {
-    command: RunCommand,
-    daemon: ArgMatches,
-    /// One for each route of the command.
-    routes: Vec<ArgMatches>,
-}
-
 /// A route, and the arguments that describe it.
 struct ServedRoute {
     route: Route,
@@ -243,9 +248,9 @@ impl RunArguments {
         matches: ArgMatches,
         read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
         refuse: impl Fn(Conflict) -> Stop,
-    ) -> Result<Served, Stop> {
+    ) -> Result<RunCommand, Stop> {
         let Some(path) = &self.config else {
-            return self.serve_one(matches).map_err(refuse);
+            return self.serve_one(&matches).map_err(refuse);
         };
         if let Some(option) = Options::of_route().all().find(|o| is_given(&matches, o)) {
             return Err(refuse(beside_config(option)));
@@ -254,14 +259,15 @@ impl RunArguments {
     }
 
     /// Without a file, the options describe one route.
-    fn serve_one(self, matches: ArgMatches) -> Result<Served, Conflict> {
+    fn serve_one(self, matches: &ArgMatches) -> Result<RunCommand, Conflict> {
         let route = self.route.validate(RouteName::default())?;
         self.daemon.check_control([&route])?;
         let route = ServedRoute {
             route,
             matches: matches.clone(),
         };
-        Ok(self.daemon.serve(matches, vec![route]))
+        let source = Source::CommandLine;
+        Ok(self.daemon.serve(matches, vec![route], source))
     }
 }
 
@@ -281,7 +287,7 @@ fn beside_config(option: &Arg) -> Conflict {
 }
 
 /// The daemon's options that were given, by their names, in words that parse to the same again.
-fn daemon_words(matches: &ArgMatches) -> BTreeMap<String, Vec<OsString>> {
+fn daemon_words(matches: &ArgMatches) -> Overrides {
     let options = Options::of_daemon();
     let given = options.all().filter(|option| is_given(matches, option));
     given
@@ -386,7 +392,9 @@ mod tests {
 
     #[test]
     fn run_has_the_documented_defaults() {
-        let RunCommand { config, logging } = run(REQUIRED);
+        let RunCommand {
+            config, logging, ..
+        } = run(REQUIRED);
         let [route] = &config.routes[..] else {
             panic!()
         };
@@ -411,7 +419,9 @@ mod tests {
 
     #[test]
     fn run_takes_every_option() {
-        let RunCommand { config, logging } = run_with(
+        let RunCommand {
+            config, logging, ..
+        } = run_with(
             "--listen unix:@c --backend [::1]:2 --owner nginx --group 33 --protocol raw \
              --workers 1024 --pin --engine io_uring --connections-max 1000000 \
              --connect-timeout 500ms --idle-timeout 10m --drain-timeout off --log-format json \

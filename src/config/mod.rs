@@ -7,6 +7,7 @@
 pub mod address;
 pub mod balancing;
 pub mod discovery;
+pub mod effective;
 pub mod fastcgi;
 pub mod route;
 pub mod upstream;
@@ -27,6 +28,7 @@ pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
 };
+pub use effective::{Effective, Settings, Written};
 pub use fastcgi::{
     AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, RouteProtocol, UpstreamReuse,
 };
@@ -79,6 +81,17 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// As whom the daemon runs once everything is bound. `None`: as who started it.
     pub user: Option<RunAs>,
+}
+
+/// A configuration, as it was read: what the daemon may rely on, what it says of itself, and how both were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What the daemon needs.
+    pub config: Config,
+    /// What it says of itself.
+    pub logging: Logging,
+    /// Both as they were written.
+    pub effective: Effective,
 }
 
 /// Whom the daemon becomes, as `USER` or `USER:GROUP`.

@@ -46,7 +46,7 @@ use tokio::time;
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
 use crate::commands::{self, Asked, Commander, Commands, ControlReply};
-use crate::config::{Config, Descriptors, ListenAddress, Route};
+use crate::config::{Config, Descriptors, ListenAddress, Loaded, Route};
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
@@ -162,8 +162,13 @@ impl Handover {
     }
 }
 
+/// Reads the configuration anew, from where the first one came: what it is now, or a line for each mistake. It may
+/// take as long as a file system takes.
+pub type ReadAgain = Box<dyn Fn() -> Result<Loaded, Vec<String>> + Send + Sync>;
+
 /// Serves until a signal ends it, or until it has had nothing to do for as long as is configured.
-pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
+pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<(), Error> {
+    let config = &loaded.config;
     let (mut passed, supervisor) = (handover.passed, handover.supervisor);
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
@@ -220,6 +225,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let watch = socket_files::watch(&sockets, &observed, say_end).map_err(Error::SocketFiles)?;
     control.supervise(&supervisor, &observed, &helpers);
     let serving = Serving {
+        read_again,
         workers,
         sockets,
         watch,
@@ -535,6 +541,8 @@ impl Control {
 
 /// What runs until the daemon is to end.
 struct Serving {
+    /// For a reload.
+    read_again: ReadAgain,
     workers: Workers,
     sockets: Sockets,
     /// Of the sockets' files.
