@@ -14,7 +14,9 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::client::{assert_eof, assert_over, assert_waiting, exchange, exchange_and_end, receive_to_eof, send};
+use common::client::{
+    assert_eof, assert_over, assert_waiting, exchange, exchange_and_end, receive_to_eof, send,
+};
 use common::fastcgi::{Client, Request, responder};
 use common::proxy::connect;
 use common::{Backend, Engine, KB, Pattern, Proxy, SPLICEWAY, eventually, for_each_engine};

@@ -144,7 +144,7 @@ mod tests {
         assert_eq!(lines.len(), 2, "{lines:?}");
         let path = stage.path().display().to_string();
         assert!(
-            lines[0].starts_with(&format!("{path}:1: connections-max: ")),
+            lines[0].starts_with(&format!("{path}:1: connections-max = 0: ")),
             "{lines:?}"
         );
         fs::remove_file(stage.path()).unwrap();
