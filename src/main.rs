@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 #[cfg(feature = "demo")]
 use spliceway::cli::DemoCommand;
-use spliceway::cli::{self, CheckCommand, Cli, Command, RunCommand, StatusCommand, usage};
+use spliceway::cli::{
+    self, CheckCommand, Cli, Command, RunCommand, StatusCommand, TellCommand, usage,
+};
 use spliceway::daemon::{self, Handover, logging, scarcity};
 #[cfg(feature = "demo")]
 use spliceway::demo;
@@ -30,6 +32,10 @@ fn execute(cli: Cli) -> ExitCode {
             Err(error) => usage::report(PROGRAM, Err(error)),
         },
         Command::Status(command) => usage::report(PROGRAM, status(&command)),
+        Command::Tell(command) => match tell(&command) {
+            Ok(code) => code,
+            Err(error) => usage::report(PROGRAM, Err(error)),
+        },
         #[cfg(feature = "demo")]
         Command::Demo(command) => usage::report(PROGRAM, run_demo(&command)),
     }
@@ -76,6 +82,12 @@ fn check(command: &CheckCommand) -> anyhow::Result<ExitCode> {
 fn status(command: &StatusCommand) -> anyhow::Result<()> {
     cli::status::run(command)?;
     Ok(())
+}
+
+/// The exit code says whether it was done.
+fn tell(command: &TellCommand) -> anyhow::Result<ExitCode> {
+    let told = cli::control::tell(PROGRAM, command)?;
+    Ok(ExitCode::from(told.exit_code()))
 }
 
 #[cfg(feature = "demo")]

@@ -5,6 +5,7 @@
 //! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times. A
 //! configuration file ([`mod@file`]) is another way to write the same options.
 
+pub mod control;
 mod daemon;
 #[cfg(feature = "demo")]
 mod demo;
@@ -28,6 +29,11 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{AtLimit, Config, Effective, Loaded, Logging, Route, RouteName};
+pub use control::TellCommand;
+use control::{
+    DrainArguments, PauseArguments, ReloadArguments, ResumeArguments, UndrainArguments,
+    WeightArguments,
+};
 use daemon::DaemonArguments;
 #[cfg(feature = "demo")]
 use demo::DemoArguments;
@@ -59,6 +65,8 @@ pub enum Command {
     Check(Box<CheckCommand>),
     /// Ask a running proxy how it is.
     Status(StatusCommand),
+    /// Tell a running proxy to change something.
+    Tell(TellCommand),
     /// Show what the proxy does on this machine.
     #[cfg(feature = "demo")]
     Demo(DemoCommand),
@@ -147,6 +155,12 @@ pub(crate) fn parse_with(
             Command::Run(run)
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
+        ArgumentsOf::Reload(reload) => Command::Tell(reload.into()),
+        ArgumentsOf::Drain(drain) => Command::Tell(drain.into()),
+        ArgumentsOf::Undrain(undrain) => Command::Tell(undrain.into()),
+        ArgumentsOf::Weight(weight) => Command::Tell(weight.into()),
+        ArgumentsOf::Pause(pause) => Command::Tell(pause.into()),
+        ArgumentsOf::Resume(resume) => Command::Tell(resume.into()),
         #[cfg(feature = "demo")]
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
     };
@@ -209,6 +223,51 @@ enum ArgumentsOf {
                       Example: spliceway status --control /run/spliceway/control.sock --watch"
     )]
     Status(StatusArguments),
+    #[command(
+        about = "Have a running proxy take its configuration file over as it is now.",
+        long_about = "Have a running proxy take its configuration file over as it is now, and print what has \
+                      changed. Either all of it is taken over, or nothing is and the reason is printed; no \
+                      session is cut. SIGHUP does the same, and the log says what came of it.\n\n\
+                      The exit code is 0 if it was taken over, 1 if something of it cannot be had while the \
+                      proxy runs, and 2 if the configuration is wrong.\n\n\
+                      Example: spliceway reload --control /run/spliceway/control.sock"
+    )]
+    Reload(ReloadArguments),
+    #[command(
+        about = "Give an endpoint of a running proxy nothing new.",
+        long_about = "Give an endpoint of a running proxy no new sessions or requests; kept connections to it are \
+                      closed, and what runs there finishes. It stays so through reloads, until 'spliceway undrain' \
+                      or the proxy's end.\n\n\
+                      Example: spliceway drain php 192.0.2.1:9000 --wait 5m"
+    )]
+    Drain(DrainArguments),
+    #[command(
+        about = "Give an endpoint that was drained something again.",
+        long_about = "Give an endpoint that was drained new sessions and requests again.\n\n\
+                      Example: spliceway undrain php 192.0.2.1:9000"
+    )]
+    Undrain(UndrainArguments),
+    #[command(
+        about = "Give an endpoint of a running proxy another weight.",
+        long_about = "Give an endpoint of a running proxy another weight, and so another part of what is new. It \
+                      stays so through reloads, until the proxy's end.\n\n\
+                      Example: spliceway weight php 192.0.2.1:9000 3"
+    )]
+    Weight(WeightArguments),
+    #[command(
+        about = "Let what comes to a route wait, for the time of a deploy.",
+        long_about = "Let what comes to a route of a running proxy wait, first come, first served, while what runs \
+                      finishes: for the time in which a deploy restarts the backends. Nobody gets an error for \
+                      it. 'spliceway resume' ends it, and so does the time of --for.\n\n\
+                      Example: spliceway pause php --wait 30s && systemctl reload php8.2-fpm; spliceway resume php"
+    )]
+    Pause(PauseArguments),
+    #[command(
+        about = "Let a route that was paused go on.",
+        long_about = "Let a route that was paused go on: what has waited is served, first come, first served.\n\n\
+                      Example: spliceway resume php"
+    )]
+    Resume(ResumeArguments),
     #[cfg(feature = "demo")]
     #[command(
         about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
@@ -506,7 +565,7 @@ mod tests {
             ),
             (
                 "rum",
-                "unknown command 'rum' (a similar one is 'run'); see 'spliceway --help'",
+                "unknown command 'rum' (similar ones are 'run' and 'resume'); see 'spliceway --help'",
             ),
             (
                 "--quiet",
