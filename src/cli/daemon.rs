@@ -111,8 +111,8 @@ pub(super) struct DaemonArguments {
         long,
         value_name = "PATH",
         value_parser = control,
-        help = "Listen on this Unix socket for 'spliceway status'; only the user that runs the proxy, \
-                and root, may connect. [default: none]"
+        help = "Listen on this Unix socket for 'spliceway status' and for commands such as 'spliceway reload'; \
+                only the user that runs the proxy, and root, may connect. [default: none]"
     )]
     control: Option<PathBuf>,
 

@@ -75,7 +75,7 @@ pub struct Config {
     pub drain_timeout: Option<Duration>,
     /// After this time without a session, the daemon drains and ends. `None`: never.
     pub exit_idle_time: Option<Duration>,
-    /// The Unix socket on which `spliceway status` asks. `None`: there is none.
+    /// The Unix socket on which `spliceway status` asks, and commands come. `None`: there is none.
     pub control: Option<PathBuf>,
     /// Where metrics and probes are answered over HTTP. `None`: nowhere.
     pub metrics: Option<SocketAddr>,

@@ -41,11 +41,14 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::runtime::{self, Runtime};
+use tokio::sync::Notify;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::commands::{self, Commander, Commands};
 use crate::config::{Config, Descriptors, ListenAddress, Loaded, Route};
-use crate::observe::{DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker};
+use crate::observe::{
+    ConfigFigures, DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker,
+};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, privileges as rights, process};
 use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, Spread, UserParts, Who};
@@ -184,9 +187,11 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
     let shares = routes::divide(&mut routes, (accepting, &mut spread), &mut access_logs)?;
     let say_end = || helpers.say_end("a thread that writes an access log");
     access_logs.start(say_end, SayEnd::leave)?;
-    control.reopen_on_signal(access_logs.reopener(), &helpers);
+    control.obey_signals(access_logs.reopener(), &helpers);
     let sessions_max = capacity.connections_max;
-    let observed = observe(engine, sessions_max, &mailboxes, &routes, &access_logs);
+    let figures = ConfigFigures::new(loaded.effective.hash());
+    let daemon = (engine, sessions_max, figures);
+    let observed = observe(daemon, &mailboxes, &routes, &access_logs);
     let limits = capacity.limits(kernel.bulk_into_unix());
     let mut shares = shares.into_iter();
     let assignments = mailboxes.iter().enumerate();
@@ -280,8 +285,7 @@ fn worker_count(config: &Config, processors: usize) -> usize {
 }
 
 fn observe(
-    engine: Chosen,
-    sessions_max: u32,
+    (engine, sessions_max, config): (Chosen, u32, ConfigFigures),
     mailboxes: &[Arc<Mailbox>],
     routes: &[ServedRoute],
     access_logs: &Writers,
@@ -294,6 +298,7 @@ fn observe(
         log_lines_dropped: Box::new(logging::lines_dropped),
         access_log_write_errors: Box::new(access_logs.errors()),
         phase: DaemonPhase::default(),
+        config,
         socket_files_missing: Default::default(),
     })
 }
@@ -478,10 +483,15 @@ impl Control {
     }
 
     /// From now on, until the end of the drain.
-    fn reopen_on_signal(&mut self, reopen: impl Fn() + Send + Sync + 'static, helpers: &Helpers) {
-        if let Some(others) = self.others.take() {
-            self.spawn(helpers, "the task that obeys signals", others.obey(reopen));
-        }
+    fn obey_signals(&mut self, reopen: impl Fn() + Send + Sync + 'static, helpers: &Helpers) {
+        let Some(others) = self.others.take() else {
+            return;
+        };
+        let reload = Arc::new(Notify::new());
+        let reloads = signals::reload_when_wanted(Arc::clone(&reload), self.commander.clone());
+        self.spawn(helpers, "the task that reloads on a signal", reloads);
+        let obedience = others.obey(reopen, reload);
+        self.spawn(helpers, "the task that obeys signals", obedience);
     }
 
     /// A task that is to last: its end by a panic is the daemon's.

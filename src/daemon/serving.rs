@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time;
 
-use crate::commands::{Asked, Asker, Commands, ControlCommand, ControlReply};
+use crate::commands::{Asked, Asker, Commands, ControlCommand, ControlOutcome, ControlReply};
 use crate::config::Config;
 use crate::observe::Observed;
 use crate::observe::pulse::PULSE_TIMEOUT;
@@ -132,7 +132,7 @@ impl Serving {
 
     fn reload(&mut self, asker: Asker) {
         if self.reloading.wish(asker) {
-            // TODO supervisor.reloading
+            self.supervisor.reloading();
         }
     }
 
@@ -163,6 +163,14 @@ impl Serving {
 
     /// Tells everybody who wanted it how it ended.
     fn end_reload(&mut self, reply: ControlReply) {
+        match reply.outcome {
+            ControlOutcome::Done => {
+                let hash = self.service.effective.hash();
+                self.observed.config.taken_over(hash);
+            }
+            ControlOutcome::Refused | ControlOutcome::Mistaken => self.observed.config.refused(),
+        }
+        self.supervisor.reloaded(&self.observed);
         let (askers, late) = self.reloading.end();
         for asker in askers {
             asker.tell(reply.clone());

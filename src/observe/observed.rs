@@ -7,10 +7,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::config_figures::ConfigFigures;
 use super::endpoint_figures::{EndpointFigures, Figures};
 use super::status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
-    HistogramStatus, LookupStatus, QueueStatus, RouteStatus, Status, UpstreamsStatus, WorkerStatus,
+    HistogramStatus, LookupStatus, QueueStatus, RetiredRouteStatus, RouteStatus, Status,
+    UpstreamsStatus, WorkerStatus,
 };
 use crate::backend::{Address, Endpoint, Health, Published};
 use crate::counters::{
@@ -35,6 +37,8 @@ pub(crate) struct Observed {
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Since when, and in what phase.
     pub phase: DaemonPhase,
+    /// What it is configured by.
+    pub config: ConfigFigures,
     /// Sockets whose files are not found any more.
     pub socket_files_missing: SocketFilesMissing,
 }
@@ -192,6 +196,7 @@ impl Observed {
                 .draining
                 .get()
                 .map(|since| seconds(now.saturating_duration_since(*since))),
+            config: self.config.status(),
             sessions_max: self.sessions_max.into(),
             log_lines_dropped: (self.log_lines_dropped)(),
             socket_files_missing: self.socket_files_missing.total(),
@@ -203,6 +208,12 @@ impl Observed {
             },
             workers: self.workers.iter().map(|w| w.counters.status()).collect(),
             routes: self.routes.all().iter().map(|r| r.status(now)).collect(),
+            retired_routes: self
+                .routes
+                .retired()
+                .iter()
+                .map(|route| route.retired())
+                .collect(),
         }
     }
 }
@@ -267,6 +278,13 @@ impl WorkerCounters {
 }
 
 impl ObservedRoute {
+    fn retired(&self) -> RetiredRouteStatus {
+        RetiredRouteStatus {
+            name: self.name.clone(),
+            sessions_active: self.active(),
+        }
+    }
+
     /// Its sessions.
     fn active(&self) -> u64 {
         let ended = Outcome::ALL

@@ -188,7 +188,8 @@ impl Planned {
     ) -> Share {
         Share {
             route: Arc::clone(&self.route),
-            listeners,
+            listeners: (0..).zip(listeners).collect(),
+            shared: None,
             rules: ShareRules {
                 policy: Arc::clone(&self.policy),
                 who: self.who.clone(),
