@@ -126,6 +126,13 @@ impl Workers {
         self.mailboxes[worker].order(order);
     }
 
+    /// Has each worker do something.
+    pub(super) fn order_all(&self, order: impl Fn() -> Order) {
+        for mailbox in &self.mailboxes {
+            mailbox.order(order());
+        }
+    }
+
     /// Waits until one worker has ended, well or badly; `None` once all of them have.
     pub(super) async fn next_end(&mut self) -> Option<Result<(), WorkerError>> {
         if self.running == 0 {

@@ -171,6 +171,12 @@ impl Listeners {
         open.any(|listener| listener.role == ListenerRole::Serving)
     }
 
+    /// Whether an accept is in flight on one that was handed over.
+    pub(super) fn are_being_handed_over(&self) -> bool {
+        let mut handed_over = self.0.iter().filter(|l| l.role == ListenerRole::HandedOver);
+        handed_over.any(|listener| listener.accepting == Accepting::Armed)
+    }
+
     /// Whether any of a route's listeners is open.
     pub(super) fn has_open_of(&self, route: RouteKey) -> bool {
         let mut open = self.0.iter().filter(|l| l.accepting != Accepting::Closed);

@@ -103,6 +103,8 @@ pub(crate) struct Worker<D: Driver> {
     routes: Routes,
     /// Those of them that take no new clients.
     retired: Vec<Retiring>,
+    /// Of orders whose effect somebody waits for.
+    acknowledgements: Vec<Box<dyn Send>>,
     admission: Admission,
     queue_looks: QueueLooks,
     /// Permits of sessions that ended.
@@ -171,6 +173,7 @@ impl<D: Driver> Worker<D> {
             listeners: Listeners::default(),
             routes: Routes::default(),
             retired: Vec::new(),
+            acknowledgements: Vec::new(),
             shared,
             mailbox,
             counters,
@@ -214,6 +217,7 @@ impl<D: Driver> Worker<D> {
             self.drain_sessions(true);
         }
         self.look_after_retired();
+        self.acknowledge_orders();
         // Before a new ticket is asked for, and after everything that someone waits for.
         self.hands.driver.release();
         self.to_release = false;

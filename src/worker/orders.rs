@@ -24,6 +24,8 @@ pub(crate) enum Order {
     Reconfigure(Vec<RouteChange>),
     /// The sessions of a route that is not served any more have had their time.
     Cut(RouteNumber),
+    /// Drops this when what was ordered before is so for every client that comes from then on.
+    Acknowledge(Box<dyn Send>),
 }
 
 /// What changes in one of the routes that a worker serves.
@@ -79,6 +81,7 @@ impl<D: Driver> Worker<D> {
             Order::Reconfigure(changes) => {
                 changes.into_iter().for_each(|change| self.change(change))
             }
+            Order::Acknowledge(token) => self.acknowledgements.push(token),
             Order::Cut(number) => {
                 if let Some(route) = self.routes.find(number) {
                     self.cut_route(route);
@@ -252,6 +255,14 @@ impl<D: Driver> Worker<D> {
             );
         }
         self.each_session_of(route, |_, _| Step::End(Ending::Cut));
+    }
+
+    /// Tells those who wait for it that orders are carried out: an accept that is in flight for a share which has
+    /// handed its listener over may still bring it a client.
+    pub(super) fn acknowledge_orders(&mut self) {
+        if !self.acknowledgements.is_empty() && !self.listeners.are_being_handed_over() {
+            self.acknowledgements.clear();
+        }
     }
 
     /// When there is something to do for routes that are not served any more, though nothing happens.

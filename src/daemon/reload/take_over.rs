@@ -6,6 +6,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc;
+use tokio::time;
+
 use crate::backend::SharedPermits;
 use crate::config::{self, Config, Effective, RouteName};
 use crate::observe::{Observed, ObservedRoute};
@@ -27,6 +30,9 @@ use super::super::workers::Workers;
 use super::make::{ChangedFile, Made, MadeRoute, with_causes};
 use super::plan::{How, Plan, RoutePlan, SocketPlan};
 use super::report::report;
+
+/// How long workers may take to begin with another configuration: a turn is a matter of milliseconds.
+const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What has become of a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,6 +130,7 @@ impl Service {
             Ok(staged) => {
                 let before = self.effective.clone();
                 let outcome = self.apply(staged, &around);
+                wait_for_workers(around.workers).await;
                 Ok(report(&outcome, &before, &self.effective, &self.fixed))
             }
             Err(obstacle) => Err(vec![obstacle]),
@@ -650,6 +657,19 @@ impl Service {
             .collect();
         self.access_logs
             .retire_unused(|target| logs.contains(target));
+    }
+}
+
+/// Returns when all workers have taken it over: then it is so for whoever comes.
+async fn wait_for_workers(workers: &Workers) {
+    let (token, mut all_dropped) = mpsc::channel::<()>(1);
+    workers.order_all(|| Order::Acknowledge(Box::new(token.clone())));
+    drop(token);
+    let taken_over = time::timeout(TAKE_OVER_TIMEOUT, all_dropped.recv()).await;
+    if taken_over.is_err() {
+        tracing::error!(
+            "a worker has not taken the configuration over within {TAKE_OVER_TIMEOUT:?}: it will, when it turns again"
+        );
     }
 }
 
