@@ -6,8 +6,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
+use std::time::Duration;
 
 use crate::cli;
+use crate::commands::{command_from_json, command_to_json};
 use crate::config::{BackendAddress, ListenAddress};
 use crate::fastcgi::{
     Capacity, Guard, GuardOptions, HEADER_LEN, Header, Pairs, RequestEvent, RequestId,
@@ -73,6 +75,24 @@ fn assert_lines(errors: &cli::FileErrors) {
     assert!(errors.lines().next().is_some(), "refused without a word");
     for line in errors.lines() {
         assert!(!line.contains('\n'), "more than a line: {line:?}");
+    }
+}
+
+/// A command to a running daemon. Whatever is refused is refused in one line, and what is taken is one line of the log,
+/// and the same command when it is sent again.
+pub fn control_command(data: &[u8]) {
+    let is_line = |text: &str| !text.contains(char::is_control);
+    match command_from_json(data) {
+        Err(line) => assert!(is_line(&line), "more than a line: {line:?}"),
+        Ok(command) => {
+            assert!(is_line(&command.to_string()), "more than a line: {command}");
+            let again =
+                command_from_json(&command_to_json(&command)).expect("what is sent is taken");
+            // Times are rounded on the way.
+            assert_eq!(again.to_string(), command.to_string());
+            let between = again.wait().abs_diff(command.wait());
+            assert!(between < Duration::from_micros(1), "{between:?}");
+        }
     }
 }
 
@@ -270,6 +290,9 @@ mod tests {
         corpus("config_file")
             .iter()
             .for_each(|data| config_file(data));
+        corpus("control_command")
+            .iter()
+            .for_each(|data| control_command(data));
         corpus("sessions").iter().for_each(|data| sessions(data));
         corpus("fastcgi_request")
             .iter()
@@ -306,6 +329,16 @@ mod tests {
             0..12,
         )) {
             config_file(lines.join("\n").as_bytes());
+        }
+
+        #[test]
+        fn any_object_is_a_command_or_refused(fields in prop::collection::vec(
+            "\"(command|route|endpoint|weight|wait_seconds|for_seconds|schema|.{0,3})\": \
+             (\"(reload|drain|undrain|weight|pause|resume|a|\\[::1\\]:1|unix:/[a\\\\n]|.{0,9})\"|-?[0-9]{1,9}\
+             |[0-9.]{1,9}e?[0-9]{0,3}|null|\\{\\})",
+            0..6,
+        )) {
+            control_command(format!("{{{}}}", fields.join(", ")).as_bytes());
         }
 
         #[test]

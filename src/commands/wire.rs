@@ -14,8 +14,9 @@ use crate::shown::Shown;
 /// Bytes of a command: a name, an address with the path of a socket and some numbers take 300.
 pub(crate) const COMMAND_BYTES_MAX: usize = 4096;
 
-/// Bytes of an answer: a line for each of the 1,024 routes that a file can have, and that is what a reload says.
-pub(crate) const REPLY_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an answer. A reload has the most to say: for each of the 1,024 routes that a file can have, a line with the
+/// names of some sixty keys, which take about 1 KiB.
+pub(crate) const REPLY_BYTES_MAX: usize = 1 << 22;
 
 /// The number of this format.
 const SCHEMA: u32 = 1;

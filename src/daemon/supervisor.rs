@@ -96,8 +96,8 @@ impl Supervisor {
         }
     }
 
-    /// A reload begins. With `Type=notify-reload`, `systemctl reload` waits for its end, and takes a word about one
-    /// that began before it asked for no answer: so it is told when this one did.
+    /// A reload begins. With `Type=notify-reload` the manager waits for it, and compares this time with that of its
+    /// signal, so that it does not take the word about an earlier reload for the answer (sd_notify(3)).
     pub(super) fn reloading(&self) {
         let Some(line) = &self.line else { return };
         line.tell(&reloading_since(monotonic()));
