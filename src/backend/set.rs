@@ -5,12 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::by_hand::{AdjustError, Adjusted, Adjustment, ByHand};
 use super::{Address, Health, Refresher};
 use crate::config::{Ejection, RouteName};
 
@@ -53,6 +55,8 @@ pub struct AddressSet {
     endpoints: Box<[Endpoint]>,
     /// How each of them fares, in the same order.
     health: Box<[Arc<Health>]>,
+    /// Whether each of them gets nothing new, in the same order.
+    drained: Box<[bool]>,
     version: u64,
     obtained: Option<SystemTime>,
 }
@@ -64,6 +68,7 @@ impl AddressSet {
         Self {
             endpoints: Box::default(),
             health: Box::default(),
+            drained: Box::default(),
             version: 0,
             obtained: None,
         }
@@ -82,7 +87,21 @@ impl AddressSet {
         &self.health
     }
 
-    /// How many changes led to this set; 0 only for [`AddressSet::empty`].
+    /// Whether each of [`AddressSet::endpoints`] gets nothing new because an operator wants it so, in the same
+    /// order.
+    #[must_use]
+    pub fn drained(&self) -> &[bool] {
+        &self.drained
+    }
+
+    /// How each of those fares that may get something new.
+    pub fn health_in_use(&self) -> impl Iterator<Item = &Arc<Health>> {
+        let all = self.health.iter().zip(&self.drained);
+        all.filter(|(_, is_drained)| !**is_drained)
+            .map(|(health, _)| health)
+    }
+
+    /// How many changes led to this set, those by hand included; 0 only for [`AddressSet::empty`].
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
@@ -108,10 +127,10 @@ fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
     (endpoints.into_boxed_slice(), dropped)
 }
 
-/// The current [`AddressSet`], shared by its one writer and all its readers.
+/// The current [`AddressSet`], shared by its writers and all its readers.
 ///
-/// The resolver (or, with literal addresses only, the thread that starts it) is the only one who
-/// writes; every worker reads. `ArcSwap` publishes with release and reads with acquire ordering, so
+/// The resolver (or, with literal addresses only, the thread that starts it) says which endpoints there are, and
+/// operators change something of them by hand, through the main thread: both under one lock. Every worker reads. `ArcSwap` publishes with release and reads with acquire ordering, so
 /// whoever sees the new pointer sees the complete set; nobody depends on *when* a worker sees it,
 /// and the wake-up comes after the swap, so a worker that was woken finds the new set.
 ///
@@ -136,13 +155,24 @@ pub struct Published {
     ejections: AtomicU64,
     /// What the times in [`Health`] are counted from.
     began: Instant,
+    /// What the current set is made of. Who makes another one holds this.
+    told: Mutex<Told>,
     /// Every endpoint of the current set, and those that were in one before and have a history.
-    /// Taken by the one writer of sets.
+    /// Taken by who makes a set.
     known: Mutex<HashMap<Address, Arc<Health>>>,
     /// Who decides whether an endpoint is left out holds this, and nobody else: the last two are not left out at
     /// once.
     deciding: Mutex<()>,
     on_change: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What a set is made of.
+#[derive(Default)]
+struct Told {
+    /// By the resolver.
+    endpoints: Box<[Endpoint]>,
+    /// By operators.
+    by_hand: ByHand,
 }
 
 /// Read for every session, written at a swap: in a cache line that nothing else shares.
@@ -163,6 +193,7 @@ impl Published {
             ejection: Ejection::default(),
             ejections: AtomicU64::new(0),
             began: Instant::now(),
+            told: Mutex::default(),
             known: Mutex::default(),
             deciding: Mutex::default(),
             on_change: Box::new(on_change),
@@ -235,15 +266,15 @@ impl Published {
     ///
     /// Order matters: the caller puts equal sets in equal order, so that an answer that was merely
     /// rotated is no change. Duplicates collapse, and what exceeds [`ADDRESSES_MAX`] is dropped with
-    /// a warning. For the one writer only: two of them could give a version number twice.
+    /// a warning. For the resolver only: who publishes says which endpoints there are.
     pub fn publish<E: Into<Endpoint>>(
         &self,
         endpoints: impl IntoIterator<Item = E>,
         now: SystemTime,
     ) -> bool {
         let (endpoints, dropped) = collapse(endpoints.into_iter().map(E::into).collect());
-        let before = self.load();
-        if before.endpoints == endpoints {
+        let mut told = self.told();
+        if told.endpoints == endpoints {
             return false;
         }
         if dropped > 0 {
@@ -254,18 +285,80 @@ impl Published {
                  (give the backends names with fewer addresses)"
             );
         }
+        told.endpoints = endpoints;
+        self.swap(&told, Some(now));
+        drop(told);
+        (self.on_change)();
+        true
+    }
+
+    /// Makes another set the current one. Who does so holds what it is made of.
+    fn swap(&self, told: &Told, obtained: Option<SystemTime>) {
+        let before = self.load();
+        let adjustments = told.endpoints.iter().map(|e| told.by_hand.of(e.address));
+        let adjusted = told.endpoints.iter().zip(adjustments.clone());
+        let endpoints = adjusted.map(|(endpoint, adjustment)| Endpoint {
+            weight: adjustment.weight.map_or(endpoint.weight, NonZeroU16::get),
+            ..*endpoint
+        });
         let next = AddressSet {
-            health: self.health_of(&endpoints),
-            endpoints,
+            health: self.health_of(&told.endpoints),
+            endpoints: endpoints.collect(),
+            drained: adjustments
+                .map(|adjustment| adjustment.is_drained)
+                .collect(),
             version: before.version + 1,
-            obtained: Some(now),
+            obtained: obtained.or(before.obtained),
         };
         drop(before);
         let version = next.version;
         self.current.store(Arc::new(next));
         self.version.0.store(version, Ordering::Release);
+    }
+
+    // --- by hand ------------------------------------------------------------------------------
+
+    /// Gives the endpoint at `address` nothing new, or does so again. Readers are woken if that is a change.
+    ///
+    /// # Errors
+    /// If there is no such endpoint and none is remembered, or too many are.
+    pub fn drain(&self, address: Address, is_drained: bool) -> Result<Adjusted, AdjustError> {
+        self.adjust(address, |adjustment| adjustment.is_drained = is_drained)
+    }
+
+    /// Gives the endpoint at `address` another weight, whatever the configuration or DNS says.
+    ///
+    /// # Errors
+    /// As [`Published::drain`].
+    pub fn weigh(&self, address: Address, weight: NonZeroU16) -> Result<Adjusted, AdjustError> {
+        self.adjust(address, |adjustment| adjustment.weight = Some(weight))
+    }
+
+    /// What is changed by hand, and of which endpoints, those included that are not in the set now.
+    #[must_use]
+    pub fn by_hand(&self) -> Vec<(Address, Adjustment)> {
+        self.told().by_hand.all().collect()
+    }
+
+    fn adjust(
+        &self,
+        address: Address,
+        change: impl FnOnce(&mut Adjustment),
+    ) -> Result<Adjusted, AdjustError> {
+        let mut told = self.told();
+        let Told { endpoints, by_hand } = &mut *told;
+        let adjusted = by_hand.adjust(address, endpoints, change)?;
+        if adjusted == Adjusted::AlreadySo {
+            return Ok(adjusted);
+        }
+        self.swap(&told, None);
+        drop(told);
         (self.on_change)();
-        true
+        Ok(adjusted)
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The health of each: what it was if it is known. Forgets those that left with nothing to tell.
@@ -342,12 +435,7 @@ impl Published {
 
     fn eject(&self, health: &Health, now: Instant) -> bool {
         let one_at_a_time = self.decide();
-        let set = self.load();
-        let others_left = set
-            .health
-            .iter()
-            .any(|other| other.address() != health.address() && !other.is_ejected(now));
-        if !others_left || health.is_ejected(now) {
+        if !self.has_others(health, now) || health.is_ejected(now) {
             return false;
         }
         let failures = health.failures();
@@ -368,6 +456,13 @@ impl Published {
         true
     }
 
+    /// Whether somebody can be sent to another endpoint than this one.
+    fn has_others(&self, health: &Health, now: Instant) -> bool {
+        let set = self.load();
+        let mut others = set.health_in_use();
+        others.any(|other| other.address() != health.address() && !other.is_ejected(now))
+    }
+
     /// Active checks say that this endpoint is down: it is left out until [`Published::bring_up`],
     /// unless it is the last one of the current set that is not. Returns whether it is left out.
     pub fn take_down(&self, health: &Health, now: Instant) -> bool {
@@ -375,10 +470,7 @@ impl Published {
         if health.is_down() {
             return true;
         }
-        let is_other = |other: &&Arc<Health>| other.address() != health.address();
-        let set = self.load();
-        let mut others = set.health.iter().filter(is_other);
-        if !others.any(|other| !other.is_ejected(now)) {
+        if !self.has_others(health, now) {
             return false;
         }
         health.set_down(true);

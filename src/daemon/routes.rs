@@ -137,6 +137,7 @@ fn route(
         published: Arc::new(published),
         session_failures: Failures::default(),
         crowd,
+        pause: Arc::default(),
     }
 }
 

@@ -5,6 +5,8 @@
 //! touched. A route that is not served any more takes no new clients; those in its backlog and its sessions are served
 //! to their end.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::driver::Driver;
@@ -22,6 +24,29 @@ pub(crate) enum Order {
     Reconfigure(Vec<RouteChange>),
     /// The sessions of a route that is not served any more have had their time.
     Cut(RouteNumber),
+    /// A route is paused, for longer or shorter than before, or no more: see [`Route::pause`](super::Route).
+    Pause(RouteNumber),
+    /// Say that what was told before is done.
+    Acknowledge(Receipt),
+}
+
+/// What workers give back when they have done what they were told. One that has gone never does.
+pub(crate) struct Receipt(Arc<AtomicUsize>);
+
+impl Receipt {
+    /// So many of them, and how many are still out. What workers did before they gave one back is seen by whoever
+    /// sees that it was.
+    pub(crate) fn some(count: usize) -> (Vec<Self>, impl Fn() -> usize) {
+        let out = Arc::new(AtomicUsize::new(count));
+        let receipts = (0..count).map(|_| Self(Arc::clone(&out))).collect();
+        (receipts, move || out.load(Ordering::Acquire))
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// What changes in one of the routes that a worker serves.
@@ -72,6 +97,12 @@ impl<D: Driver> Worker<D> {
                     self.cut_route(route);
                 }
             }
+            Order::Pause(number) => {
+                if let Some(route) = self.routes.find(number) {
+                    self.follow_pause(route);
+                }
+            }
+            Order::Acknowledge(receipt) => drop(receipt),
         }
     }
 
@@ -111,6 +142,7 @@ impl<D: Driver> Worker<D> {
         self.listeners
             .add_route((route, number), share.listeners, &mut self.hands);
         self.follow_addresses(route);
+        self.follow_pause(route);
     }
 
     fn amend(&mut self, route: RouteKey, amendment: Amendment) {
@@ -152,6 +184,7 @@ impl<D: Driver> Worker<D> {
         self.listeners
             .retire(|of, _| of == route, &mut self.hands.driver);
         self.routes[route].is_retired = true;
+        self.follow_pause(route);
         self.retired.push(Retiring {
             route,
             last_call: Some(self.hands.now + LAST_CALL_INTERVAL),

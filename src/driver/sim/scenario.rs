@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::backend::{Address, Published};
 use crate::counters::RouteCounters;
 use crate::driver::IntoUnix;
-use crate::worker::Mailbox;
+use crate::worker::{Mailbox, Pause, RouteNumber};
 
 use super::fastcgi::FastcgiRules;
 
@@ -62,6 +62,8 @@ pub(crate) struct Scenario {
     pub(crate) into_unix: IntoUnix,
     /// Which users' clients are served, and how many at one time.
     pub(crate) users: Option<Users>,
+    /// Whether operators change something by hand.
+    pub(crate) by_hand: bool,
     /// Told of by the world: the workers', by their number.
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
     /// Record what happens.
@@ -92,6 +94,10 @@ pub(crate) struct PlannedRoute {
     pub(crate) counters: Vec<Arc<RouteCounters>>,
     /// Changed by the world.
     pub(crate) published: Arc<Published>,
+    /// Set by the world.
+    pub(crate) pause: Arc<Pause>,
+    /// What workers know it by.
+    pub(crate) number: RouteNumber,
 }
 
 /// Rules for clients. There are three users, 1000 to 1002; the last one is in [`MEMBERS_GROUP`] beside its

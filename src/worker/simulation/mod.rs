@@ -6,10 +6,12 @@
 //! which backlogs are left to others; `mixed`, the one in which a Unix socket is among the backends; `families`, the
 //! one with addresses of both families; `limited`, the one in which endpoints take a few connections only and
 //! clients queue; `users`, the one in which some users may not connect and the others not often; `fastcgi`, the one in
-//! which the peers speak FastCGI; `routes`, the one with several routes on one worker; and `workers`, the one in which
+//! which the peers speak FastCGI; `byhand`, one of several of these in which operators change something by hand;
+//! `routes`, the one with several routes on one worker; and `workers`, the one in which
 //! several workers share routes, clients and limits. With `epoll-` before it, for kinds of one worker and one route, the
 //! epoll driver itself is a part of what is run.
 
+mod by_hand;
 mod kinds;
 mod several;
 #[cfg(test)]
@@ -43,12 +45,13 @@ use kinds::Backends;
 fn run(dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<Sim>) {
     match (engine, backends) {
         (SimEngine::Completions, Backends::Routes | Backends::Workers) => {
-            several::run(dice, backends, trace, keep);
+            several::run(dice, (backends, false), trace, keep);
         }
         (SimEngine::Epoll, Backends::Routes | Backends::Workers) => {
             unreachable!("the world is the kernel of one worker with one route")
         }
-        _ => run_one(dice, (engine, backends), trace, keep),
+        (_, Backends::ByHand) => by_hand::run(dice, engine, trace, keep),
+        _ => run_one(dice, (engine, backends), (false, trace), keep),
     }
 }
 
@@ -123,6 +126,7 @@ impl Choices {
                 published: Arc::new(Published::new(|| {}).ejecting(self.ejection)),
                 session_failures: Failures::default(),
                 crowd,
+                pause: Arc::default(),
             }),
             policy: Arc::new(Policy {
                 protocol,
@@ -166,6 +170,8 @@ impl Choices {
             }),
             counters: counters.iter().map(|c| Arc::clone(&c.route)).collect(),
             published: Arc::clone(&route.published),
+            pause: Arc::clone(&route.pause),
+            number: route.number,
         }
     }
 }
@@ -202,7 +208,12 @@ impl Planned {
 }
 
 /// One route, served by one worker.
-fn run_one(mut dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<Sim>) {
+fn run_one(
+    mut dice: Dice,
+    (engine, backends): SeedKind,
+    (by_hand, trace): (bool, bool),
+    keep: &mut Option<Sim>,
+) {
     let mailbox = mailbox();
     let ejection = ejection(&mut dice);
     let connections_max = dice.pick(&[1, 2, 5, 100]);
@@ -247,6 +258,7 @@ fn run_one(mut dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut
     let clients = count(dice.between(1, backends.clients_max()));
     let scenario = Scenario {
         backlog_is_left: backends == Backends::Inherited,
+        by_hand,
         mailboxes: vec![Arc::clone(&mailbox)],
         trace,
         ..scenario(
@@ -352,6 +364,7 @@ fn scenario(
         },
         users,
         backlog_is_left: false,
+        by_hand: false,
         mailboxes: Vec::new(),
         trace: false,
     }
