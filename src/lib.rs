@@ -13,6 +13,7 @@ mod address;
 pub mod backend;
 mod checks;
 pub mod cli;
+mod commands;
 pub mod config;
 pub mod counters;
 pub mod daemon;

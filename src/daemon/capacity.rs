@@ -17,9 +17,12 @@ use crate::sys::{Errno, process};
 /// 21 in all, so this leaves room.
 const PROCESS_DESCRIPTORS: u64 = 32;
 
-/// Descriptors of the control socket, and as many of the metrics address: its listener, which one of
-/// them has twice, its connections, and one that waits until another one ends.
-const SITE_DESCRIPTORS: u64 = server::CONNECTIONS_MAX as u64 + 3;
+/// Descriptors of the metrics address: its listener, its connections, and one that waits until another one ends.
+const METRICS_DESCRIPTORS: u64 = server::CONNECTIONS_MAX as u64 + 2;
+
+/// Descriptors of the control socket: its listener twice, and the connections, each of them twice.
+const CONTROL_DESCRIPTORS: u64 =
+    2 * (1 + server::CONNECTIONS_MAX as u64 + server::COMMANDS_MAX as u64 + 1);
 
 /// Descriptors of an access log: its file, and the one that follows it when it is opened anew.
 const ACCESS_LOG_DESCRIPTORS: u64 = 2;
@@ -96,7 +99,8 @@ impl SessionCapacity {
         let routes = &config.routes;
         let checking = routes.iter().filter(|r| r.upstreams.checks.is_some());
         let checks = (checking.count() * PROBES_MAX) as u64;
-        let sites = u64::from(config.control.is_some()) + u64::from(config.metrics.is_some());
+        let control = u64::from(config.control.is_some()) * CONTROL_DESCRIPTORS;
+        let metrics = u64::from(config.metrics.is_some()) * METRICS_DESCRIPTORS;
         let logging = routes.iter().filter(|r| r.protocol.access_log().is_some());
         let access_logs = logging.count() as u64;
         // What one route needs is among those of the process.
@@ -105,7 +109,8 @@ impl SessionCapacity {
             + lookups
             + checks
             + access_logs * ACCESS_LOG_DESCRIPTORS
-            + sites * SITE_DESCRIPTORS
+            + control
+            + metrics
             + listeners
             + workers * (WORKER_DESCRIPTORS + listeners);
         let pipes_each = PIPES_MAX.min(descriptors_max / PIPES_SHARE) / workers;

@@ -45,6 +45,7 @@ use tokio::time;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
+use crate::commands::{self, Asked, Commander, Commands, ControlReply};
 use crate::config::{Config, Descriptors, ListenAddress, Route};
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker};
@@ -176,7 +177,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let who = accounts::look_up_all(config)?;
     let mut routes = open_all(config, (who, capacity), &mailboxes, &mut passed)?;
     refuse_loops(config, &routes)?;
-    let mut sites = Sites::bind(config, identity.as_ref())?;
+    let mut sites = Sites::bind(config, identity.as_ref(), control.commander.clone())?;
     privileges::settle(identity.as_ref())?;
 
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
@@ -457,6 +458,10 @@ struct Control {
     stop: StopSignals,
     /// Those that end nothing, until somebody obeys them.
     others: Option<OtherSignals>,
+    /// For everybody who gives commands.
+    commander: Commander,
+    /// What they give.
+    commands: Commands,
 }
 
 impl Control {
@@ -469,10 +474,13 @@ impl Control {
         let inside = runtime.enter();
         let (stop, others) = signals::listen(signals).map_err(Error::Signals)?;
         drop(inside);
+        let (commander, commands) = commands::channel();
         Ok(Self {
             runtime,
             stop,
             others: Some(others),
+            commander,
+            commands,
         })
     }
 
@@ -506,10 +514,13 @@ impl Control {
         config: &Config,
     ) -> Result<(), Error> {
         let Self {
-            runtime, mut stop, ..
+            runtime,
+            mut stop,
+            commands,
+            ..
         } = self;
         runtime.block_on(async {
-            let (failed, patience) = serving.until_an_end(&mut stop, config).await;
+            let (failed, patience) = serving.until_an_end(&mut stop, commands, config).await;
             // The control socket's file goes when the drain is over.
             let (mut workers, sockets) = serving.give_up(supervisor, patience).await;
             let Sockets {
@@ -534,10 +545,12 @@ struct Serving {
 }
 
 impl Serving {
-    /// Serves until something ends that: what has failed, and how long a drain may take.
+    /// Serves until something ends that: what has failed, and how long a drain may take. Then commands have come too
+    /// late.
     async fn until_an_end(
         &mut self,
         stop: &mut StopSignals,
+        mut commands: Commands,
         config: &Config,
     ) -> (Result<(), Error>, Patience) {
         let observed = Arc::clone(&self.observed);
@@ -573,8 +586,18 @@ impl Serving {
                 bound = bound_again(&mut self.watch) => {
                     self.sockets.replace(bound, &self.workers, &observed, &self.helpers);
                 }
+                asked = commands.next() => self.obey(asked),
             }
         }
+    }
+
+    /// Carries a command out. The one place where that is done.
+    fn obey(&mut self, asked: Asked) {
+        let Asked { command, asker } = asked;
+        let name = command.name();
+        asker.tell(ControlReply::refused([format!(
+            "{name} is not implemented yet"
+        )]));
     }
 
     /// A successor may have the paths from now on. What is left are the workers, and the sockets in whose

@@ -1,4 +1,5 @@
-//! Where the daemon can be asked how it is: the control socket and the metrics address.
+//! Where the daemon can be asked how it is: the control socket, where it also takes commands, and the metrics
+//! address.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+use crate::commands::Commander;
 use crate::config::{Access, Config, UnixAddress};
 use crate::observe::Observed;
 use crate::observe::server::{SiteListener, serve};
@@ -18,8 +20,8 @@ use super::helpers::Helpers;
 use super::listener::{self, ListenError, Listener, SocketFile};
 use super::privileges::Identity;
 
-/// Whoever may open the control socket learns the addresses of all backends, and later may do more
-/// than ask: that is for the user as whom the daemon runs, to whom it is given.
+/// Whoever may open the control socket learns the addresses of all backends: that is for the user as whom the
+/// daemon runs, to whom it is given. The same user, and root, may command.
 const CONTROL_MODE: u32 = 0o600;
 
 /// Connections to the metrics address that may wait, as with the standard library.
@@ -35,6 +37,8 @@ pub(super) struct Sites {
     open: Option<watch::Sender<()>>,
     /// The same of the control socket, which may be replaced.
     control_open: Option<watch::Sender<()>>,
+    /// Where the control socket's commands go.
+    commander: Commander,
 }
 
 /// Bound, and later listening.
@@ -69,7 +73,11 @@ fn remedy(errno: Errno) -> &'static str {
 
 impl Sites {
     /// Binds, and listens on nothing yet. To be called before threads start, as [`listener::bind`] is.
-    pub(super) fn bind(config: &Config, identity: Option<&Identity>) -> Result<Self, SiteError> {
+    pub(super) fn bind(
+        config: &Config,
+        identity: Option<&Identity>,
+        commander: Commander,
+    ) -> Result<Self, SiteError> {
         let control = config.control.as_ref().map(|path| {
             let access = Access {
                 mode: CONTROL_MODE,
@@ -88,6 +96,7 @@ impl Sites {
             metrics_at: None,
             open: None,
             control_open: None,
+            commander,
         })
     }
 
@@ -128,7 +137,7 @@ impl Sites {
     ) -> Result<(), SiteError> {
         let _inside = runtime.enter();
         if let Some(listener) = &self.control {
-            let open = serve_control(listener, observed, helpers);
+            let open = serve_control(listener, observed, &self.commander, helpers);
             self.control_open = Some(open.map_err(|source| SiteError::Wait {
                 site: "the control socket",
                 source,
@@ -160,7 +169,7 @@ impl Sites {
         observed: &Arc<Observed>,
         helpers: &Helpers,
     ) -> io::Result<()> {
-        let open = serve_control(&listener, observed, helpers)?;
+        let open = serve_control(&listener, observed, &self.commander, helpers)?;
         if let Some(old) = self.control.replace(listener) {
             old.retire();
         }
@@ -183,13 +192,14 @@ impl Sites {
 fn serve_control(
     listener: &Listener,
     observed: &Arc<Observed>,
+    commander: &Commander,
     helpers: &Helpers,
 ) -> io::Result<watch::Sender<()>> {
     let listener = net::duplicate(listener.fd())
         .map(UnixListener::from)
         .and_then(tokio::net::UnixListener::from_std)?;
     let (open, is_open) = watch::channel(());
-    let listening = SiteListener::Control(listener);
+    let listening = SiteListener::Control(listener, commander.clone());
     let answers = serve(listening, Arc::clone(observed), is_open);
     helpers.spawn("the task that answers on the control socket", answers);
     Ok(open)

@@ -3,13 +3,16 @@
 //! Anybody may talk to the metrics address, so everything is bounded: how many connections there are,
 //! how much a request may be, and how long a connection lives, which carries one request. All of it
 //! runs on the main thread, as tasks that share it with the daemon's signals; workers know nothing of
-//! it.
+//! it. Commands ([`commanding`]) are for the control socket.
+
+mod commanding;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::pending;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -21,13 +24,16 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{self, Instant};
 
 use super::pulse::PULSE_TIMEOUT;
 use super::{DaemonState, Observed, metrics};
 use crate::backend::Health;
+use crate::commands::Commander;
+pub(crate) use commanding::COMMANDS_MAX;
+use commanding::{Desk, Operator};
 
 /// Conversations at one time, of each listener. A Prometheus has one, and a few of them, probes and
 /// people fit in together.
@@ -41,6 +47,7 @@ pub(crate) const CONNECTIONS_MAX: usize = 16;
 const GIVES_WAY_AFTER: Duration = Duration::from_millis(50);
 
 /// How long a connection lives: as long as Prometheus waits for a scrape by default (10 s).
+/// A command has a time of its own.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the head of a request may take. Who has not said what it wants by then does not mean to.
@@ -59,15 +66,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) enum SiteListener {
     /// The metrics address.
     Metrics(TcpListener),
-    /// The control socket, for who may open it.
-    Control(UnixListener),
+    /// The control socket, for who may open it, and where commands that come there go.
+    Control(UnixListener, Commander),
 }
 
 /// What a listener answers to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Site {
     Metrics,
-    /// The same, and `/status`.
+    /// The same, `/status` and commands.
     Control,
 }
 
@@ -78,19 +85,20 @@ pub(crate) async fn serve(
     observed: Arc<Observed>,
     mut is_open: watch::Receiver<()>,
 ) {
-    let site = listening.site();
+    let entrance = Entrance::new(listening);
+    let site = entrance.site();
     let mut conversations = Conversations::default();
     loop {
         let accepted = tokio::select! {
-            accepted = listening.accept() => accepted,
+            accepted = entrance.accept() => accepted,
             _ = is_open.changed() => break,
         };
         match accepted {
-            Ok(stream) => {
+            Ok((stream, operator)) => {
                 let observed = Arc::clone(&observed);
                 conversations.make_room().await;
-                conversations.begin(move |asked| async move {
-                    converse(stream, site, &observed, &asked).await;
+                conversations.begin(move |progress| async move {
+                    converse(stream, operator, &observed, &progress).await;
                 });
             }
             Err(error) => {
@@ -99,11 +107,11 @@ pub(crate) async fn serve(
             }
         }
     }
-    drop(listening);
+    drop(entrance);
     while conversations.tasks.join_next().await.is_some() {}
 }
 
-/// Those that go on, at most [`CONNECTIONS_MAX`]. Dropped, they end.
+/// Those that go on, at most [`CONNECTIONS_MAX`] besides those that command. Dropped, they end.
 #[derive(Default)]
 struct Conversations {
     tasks: JoinSet<()>,
@@ -114,8 +122,62 @@ struct Conversations {
 struct Begun {
     at: Instant,
     task: AbortHandle,
+    progress: Arc<Progress>,
+}
+
+/// How far a conversation is.
+struct Progress {
     /// Whether a whole head has come.
-    asked: Arc<AtomicBool>,
+    asked: AtomicBool,
+    /// The place of a command, which makes way for nobody.
+    commands: OnceLock<OwnedSemaphorePermit>,
+    /// When it has lasted for long enough. `None`: a command has its own time.
+    until: watch::Sender<Option<Instant>>,
+}
+
+impl Progress {
+    /// It has just begun.
+    fn new() -> Self {
+        let until = Some(Instant::now() + CONNECTION_TIMEOUT);
+        Self {
+            asked: AtomicBool::new(false),
+            commands: OnceLock::new(),
+            until: watch::Sender::new(until),
+        }
+    }
+
+    /// A command is carried out.
+    fn begin_command(&self, place: OwnedSemaphorePermit) {
+        let is_first = self.commands.set(place).is_ok();
+        assert!(is_first, "one connection is one request");
+        self.until.send_replace(None);
+    }
+
+    /// It is over, and its answer has to be taken.
+    fn end_command(&self) {
+        let until = Instant::now() + CONNECTION_TIMEOUT;
+        self.until.send_replace(Some(until));
+    }
+
+    /// Returns when the conversation's time is over.
+    async fn time_is_over(&self) {
+        let mut changes = self.until.subscribe();
+        loop {
+            let until = *changes.borrow_and_update();
+            tokio::select! {
+                () = sleep_until(until) => return,
+                _ = changes.changed() => {}
+            }
+        }
+    }
+}
+
+/// Never, if there is no such time.
+async fn sleep_until(time: Option<Instant>) {
+    match time {
+        Some(time) => time::sleep_until(time).await,
+        None => pending().await,
+    }
 }
 
 impl Conversations {
@@ -124,15 +186,20 @@ impl Conversations {
         loop {
             while self.tasks.try_join_next().is_some() {}
             self.begun.retain(|begun| !begun.task.is_finished());
-            if self.begun.len() < CONNECTIONS_MAX {
+            let commands = |begun: &Begun| begun.progress.commands.get().is_some();
+            let others = self.begun.iter().filter(|begun| !commands(begun));
+            if others.count() < CONNECTIONS_MAX {
                 return;
             }
             // Each has a turn, in which it sees what has come for it.
             tokio::task::yield_now().await;
-            let silent = |begun: &Begun| !begun.asked.load(Ordering::Relaxed);
-            let (number, gives_way_at) = match self.begun.iter().position(silent) {
-                Some(number) => (number, Instant::now()),
-                None => (0, self.begun[0].at + GIVES_WAY_AFTER),
+            let silent = |begun: &Begun| !begun.progress.asked.load(Ordering::Relaxed);
+            let oldest = self.begun.iter().position(|begun| !commands(begun));
+            let (number, gives_way_at) = match (self.begun.iter().position(silent), oldest) {
+                (Some(number), _) => (number, Instant::now()),
+                (None, Some(number)) => (number, self.begun[number].at + GIVES_WAY_AFTER),
+                // All of them have come to command in that turn.
+                (None, None) => continue,
             };
             tokio::select! {
                 biased;
@@ -148,33 +215,53 @@ impl Conversations {
         }
     }
 
-    fn begin<C>(&mut self, conversation: impl FnOnce(Arc<AtomicBool>) -> C)
+    fn begin<C>(&mut self, conversation: impl FnOnce(Arc<Progress>) -> C)
     where
         C: Future<Output = ()> + Send + 'static,
     {
-        let asked = Arc::<AtomicBool>::default();
-        let task = self.tasks.spawn(conversation(Arc::clone(&asked)));
+        let progress = Arc::new(Progress::new());
+        let task = self.tasks.spawn(conversation(Arc::clone(&progress)));
         self.begun.push_back(Begun {
             at: Instant::now(),
             task,
-            asked,
+            progress,
         });
     }
 }
 
-impl SiteListener {
-    fn site(&self) -> Site {
-        match self {
-            Self::Metrics(_) => Site::Metrics,
-            Self::Control(_) => Site::Control,
+/// A listener, and what those who come in there may do.
+enum Entrance {
+    Metrics(TcpListener),
+    Control(UnixListener, Arc<Desk>),
+}
+
+impl Entrance {
+    fn new(listening: SiteListener) -> Self {
+        match listening {
+            SiteListener::Metrics(listener) => Self::Metrics(listener),
+            SiteListener::Control(listener, commander) => {
+                Self::Control(listener, Arc::new(Desk::new(commander)))
+            }
         }
     }
 
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(match self {
-            Self::Metrics(listener) => Box::new(listener.accept().await?.0),
-            Self::Control(listener) => Box::new(listener.accept().await?.0),
-        })
+    fn site(&self) -> Site {
+        match self {
+            Self::Metrics(_) => Site::Metrics,
+            Self::Control(..) => Site::Control,
+        }
+    }
+
+    /// The next connection, and who is at its other end, where that may be somebody who commands.
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Option<Operator>)> {
+        match self {
+            Self::Metrics(listener) => Ok((Box::new(listener.accept().await?.0), None)),
+            Self::Control(listener, desk) => {
+                let (stream, _) = listener.accept().await?;
+                let operator = Operator::of(&stream, Arc::clone(desk))?;
+                Ok((Box::new(stream), Some(operator)))
+            }
+        }
     }
 }
 
@@ -183,10 +270,24 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// One connection: one request and its answer.
-async fn converse(stream: Box<dyn Stream>, site: Site, observed: &Observed, asked: &AtomicBool) {
+async fn converse(
+    stream: Box<dyn Stream>,
+    operator: Option<Operator>,
+    observed: &Observed,
+    progress: &Progress,
+) {
+    let site = match operator {
+        Some(_) => Site::Control,
+        None => Site::Metrics,
+    };
     let service = service_fn(async |request: Request<Incoming>| {
-        asked.store(true, Ordering::Relaxed);
-        let answer = answer(site, request.method(), request.uri().path(), observed).await;
+        progress.asked.store(true, Ordering::Relaxed);
+        let answer = match &operator {
+            Some(operator) if request.uri().path() == commanding::PATH => {
+                operator.answer(request, progress).await
+            }
+            Some(_) | None => answer(site, request.method(), request.uri().path(), observed).await,
+        };
         Ok::<_, Infallible>(answer)
     });
     let conversation = http1::Builder::new()
@@ -198,10 +299,13 @@ async fn converse(stream: Box<dyn Stream>, site: Site, observed: &Observed, aske
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
         .serve_connection(TokioIo::new(stream), service);
-    match time::timeout(CONNECTION_TIMEOUT, conversation).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("answer on the {site:?} listener: {error}"),
-        Err(_) => tracing::debug!("answer on the {site:?} listener: not taken in time"),
+    tokio::select! {
+        conversed = conversation => if let Err(error) = conversed {
+            tracing::debug!("answer on the {site:?} listener: {error}");
+        },
+        () = progress.time_is_over() => {
+            tracing::debug!("answer on the {site:?} listener: not taken in time");
+        }
     }
 }
 
@@ -222,15 +326,7 @@ async fn answer(
     let body_follows = match *method {
         Method::GET => true,
         Method::HEAD => false,
-        _ => {
-            let mut refusal = of_text(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "only GET and HEAD\n".to_owned(),
-            );
-            let allowed = HeaderValue::from_static("GET, HEAD");
-            refusal.headers_mut().insert(ALLOW, allowed);
-            return refusal;
-        }
+        _ => return method_not_allowed("GET, HEAD", "only GET and HEAD\n"),
     };
     let response = match path {
         "/metrics" => metrics_text(observed),
@@ -248,7 +344,9 @@ impl Site {
     fn directory(self) -> &'static str {
         match self {
             Self::Metrics => "there are /metrics, /healthz and /readyz\n",
-            Self::Control => "there are /status, /metrics, /healthz and /readyz\n",
+            Self::Control => {
+                "there are /status, /metrics, /healthz and /readyz, and commands at /command\n"
+            }
         }
     }
 }
@@ -311,6 +409,13 @@ fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
         true => of_text(StatusCode::OK, "ready\n".to_owned()),
         false => of_text(StatusCode::SERVICE_UNAVAILABLE, reasons),
     }
+}
+
+fn method_not_allowed(allowed: &'static str, explanation: &str) -> Response<Full<Bytes>> {
+    let mut refusal = of_text(StatusCode::METHOD_NOT_ALLOWED, explanation.to_owned());
+    let allowed = HeaderValue::from_static(allowed);
+    refusal.headers_mut().insert(ALLOW, allowed);
+    refusal
 }
 
 fn failed(error: &dyn std::error::Error) -> Response<Full<Bytes>> {
@@ -390,21 +495,26 @@ mod tests {
         }
     }
 
+    /// Two workers, of which the second turns for as long as this says, and a route with these endpoints.
+    pub(super) fn observed(alive: &Arc<AtomicBool>, published: &Arc<Published>) -> Observed {
+        let always = Arc::new(AtomicBool::new(true));
+        Observed {
+            engine: "epoll".to_owned(),
+            sessions_max: 10,
+            workers: vec![worker(always), worker(Arc::clone(alive))],
+            routes: ObservedRoutes::new(vec![route(published)]),
+            access_log_write_errors: Box::new(|| 0),
+            log_lines_dropped: Box::new(|| 3),
+            phase: DaemonPhase::default(),
+            socket_files_missing: Default::default(),
+        }
+    }
+
     impl Stage {
         fn new() -> Self {
             let published = Arc::new(Published::new(|| {}));
             let alive = Arc::new(AtomicBool::new(true));
-            let always = Arc::new(AtomicBool::new(true));
-            let observed = Arc::new(Observed {
-                engine: "epoll".to_owned(),
-                sessions_max: 10,
-                workers: vec![worker(always), worker(Arc::clone(&alive))],
-                routes: ObservedRoutes::new(vec![route(&published)]),
-                access_log_write_errors: Box::new(|| 0),
-                log_lines_dropped: Box::new(|| 3),
-                phase: DaemonPhase::default(),
-                socket_files_missing: Default::default(),
-            });
+            let observed = Arc::new(observed(&alive, &published));
             let runtime = runtime::Builder::new_multi_thread()
                 .worker_threads(1)
                 .enable_all()
