@@ -163,6 +163,8 @@ pub struct Published {
     /// Who decides whether an endpoint is left out holds this, and nobody else: the last two are not left out at
     /// once.
     deciding: Mutex<()>,
+    /// Nothing new goes to any of the endpoints until then.
+    paused_until: Mutex<Option<Instant>>,
     on_change: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -181,7 +183,7 @@ struct SharedVersion(AtomicU64);
 
 impl Published {
     /// An empty set whose readers `on_change` wakes: it runs on the writer's thread after every
-    /// swap and must not block.
+    /// swap, and when a pause begins or ends, and must not block.
     #[must_use]
     pub fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
@@ -196,6 +198,7 @@ impl Published {
             told: Mutex::default(),
             known: Mutex::default(),
             deciding: Mutex::default(),
+            paused_until: Mutex::default(),
             on_change: Box::new(on_change),
         }
     }
@@ -338,6 +341,23 @@ impl Published {
     #[must_use]
     pub fn by_hand(&self) -> Vec<(Address, Adjustment)> {
         self.told().by_hand.all().collect()
+    }
+
+    /// Pauses the route until then, or no more: nothing new goes to any of its endpoints. Readers are woken.
+    pub fn pause(&self, until: Option<Instant>) {
+        *self.pause_end() = until;
+        (self.on_change)();
+    }
+
+    /// Until when the route is paused, if it is.
+    pub fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.pause_end().filter(|until| *until > now)
+    }
+
+    fn pause_end(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.paused_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn adjust(
@@ -627,6 +647,77 @@ mod tests {
         heavy[0].weight = 7;
         assert!(published.publish(heavy.clone(), SystemTime::UNIX_EPOCH));
         assert!(!published.publish(heavy, SystemTime::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn what_is_changed_by_hand_outlives_the_set() {
+        let published = Published::new(|| {});
+        published.publish(endpoints([1, 2]), SystemTime::UNIX_EPOCH);
+        let weight = NonZeroU16::new(7).unwrap();
+        assert_eq!(published.drain(endpoint(2), true), Ok(Adjusted::Changed));
+        assert_eq!(published.weigh(endpoint(2), weight), Ok(Adjusted::Changed));
+        assert_eq!(published.load().version(), 3);
+        assert_eq!(published.load().obtained(), Some(SystemTime::UNIX_EPOCH));
+        assert_eq!(published.load().drained(), [false, true]);
+        // The resolver says the same as before, which changes nothing.
+        assert!(!published.publish(endpoints([1, 2]), SystemTime::now()));
+        assert!(published.publish(endpoints([1]), SystemTime::UNIX_EPOCH));
+        assert_eq!(published.load().drained(), [false]);
+        assert!(published.publish(endpoints([2, 1]), SystemTime::UNIX_EPOCH));
+        assert_eq!(published.load().drained(), [true, false]);
+        assert_eq!(published.load().endpoints()[0].weight, 7);
+        let in_use: Vec<_> = published
+            .load()
+            .health_in_use()
+            .map(|h| h.address())
+            .collect();
+        assert_eq!(in_use, endpoints([1]));
+        assert_eq!(published.drain(endpoint(2), false), Ok(Adjusted::Changed));
+        assert_eq!(published.load().drained(), [false, false]);
+        assert_eq!(
+            published.drain(endpoint(3), true),
+            Err(AdjustError::Unknown)
+        );
+    }
+
+    #[test]
+    fn changes_by_hand_wake_readers_and_no_change_does_not() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&wakes);
+        let published = Published::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        published.publish(endpoints([1, 2]), SystemTime::UNIX_EPOCH);
+        for expected in [Adjusted::Changed, Adjusted::AlreadySo] {
+            assert_eq!(published.drain(endpoint(1), true), Ok(expected));
+        }
+        assert_eq!(wakes.load(Ordering::Relaxed), 2);
+        let now = Instant::now();
+        assert_eq!(published.paused_until(now), None);
+        let until = now + Duration::from_secs(5);
+        published.pause(Some(until));
+        assert_eq!(published.paused_until(now), Some(until));
+        assert_eq!(published.paused_until(until), None, "it is over by itself");
+        published.pause(None);
+        assert_eq!(published.paused_until(now), None);
+        assert_eq!(wakes.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn a_drained_endpoint_is_none_for_others_to_go_to() {
+        let published = published([1, 2, 3]);
+        let now = Instant::now();
+        published.drain(endpoint(1), true).unwrap();
+        assert_eq!(
+            fail(&published, 1, 5, now),
+            [false, false, false, false, true]
+        );
+        // Of those in use, it is the last one.
+        assert_eq!(fail(&published, 2, 20, now), [false; 20]);
+        let set = published.load_full();
+        assert!(!published.take_down(&set.health()[2], now));
+        // A drained one that is down takes nothing from anybody.
+        assert!(published.take_down(&set.health()[0], now));
     }
 
     #[test]

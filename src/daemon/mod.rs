@@ -9,6 +9,7 @@
 //! order of the end is the reverse, and begins with what a successor needs.
 
 mod accounts;
+mod by_hand;
 mod capacity;
 pub mod check;
 mod engine;
@@ -45,7 +46,7 @@ use tokio::time;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
-use crate::commands::{self, Asked, Commander, Commands, ControlReply};
+use crate::commands::{self, Asked, Commander, Commands, ControlCommand, ControlReply};
 use crate::config::{Config, Descriptors, ListenAddress, Route};
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::observe::{DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker};
@@ -54,6 +55,7 @@ use crate::sys::{Errno, process};
 use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, UserParts, Who};
 
 pub use accounts::AccountLookupError;
+use by_hand::ByHand;
 pub use capacity::CapacityError;
 use capacity::SessionCapacity;
 use engine::Chosen;
@@ -594,10 +596,25 @@ impl Serving {
     /// Carries a command out. The one place where that is done.
     fn obey(&mut self, asked: Asked) {
         let Asked { command, asker } = asked;
-        let name = command.name();
-        asker.tell(ControlReply::refused([format!(
-            "{name} is not implemented yet"
-        )]));
+        match command {
+            ControlCommand::Reload => {
+                asker.tell(ControlReply::refused([
+                    "reload is not implemented yet".to_owned()
+                ]));
+            }
+            command @ (ControlCommand::Drain { .. }
+            | ControlCommand::Undrain { .. }
+            | ControlCommand::Weight { .. }
+            | ControlCommand::Pause { .. }
+            | ControlCommand::Resume { .. }) => self.by_hand().obey(command, asker),
+        }
+    }
+
+    fn by_hand(&self) -> ByHand {
+        ByHand {
+            observed: Arc::clone(&self.observed),
+            mailboxes: self.workers.mailboxes().to_vec(),
+        }
     }
 
     /// A successor may have the paths from now on. What is left are the workers, and the sockets in whose

@@ -137,7 +137,6 @@ fn route(
         published: Arc::new(published),
         session_failures: Failures::default(),
         crowd,
-        pause: Arc::default(),
     }
 }
 

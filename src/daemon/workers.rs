@@ -121,6 +121,11 @@ impl Workers {
         }
     }
 
+    /// Where each of them is told something.
+    pub(super) fn mailboxes(&self) -> &[Arc<Mailbox>] {
+        &self.mailboxes
+    }
+
     /// Has one worker do something.
     pub(super) fn order(&self, worker: usize, order: Order) {
         self.mailboxes[worker].order(order);

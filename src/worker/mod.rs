@@ -44,7 +44,6 @@ pub(crate) use gate::Gate;
 pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use mailbox::{Mailbox, Notice};
 pub(crate) use orders::{Amendment, ListenerChange, Order, Receipt, RouteChange};
-pub(crate) use pausing::Pause;
 pub(crate) use routes::{Crowd, Limit, Route, RouteNumber, Share, ShareRules, Spread};
 pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
@@ -337,6 +336,7 @@ impl<D: Driver> Worker<D> {
             routes
                 .into_iter()
                 .for_each(|route| self.follow_addresses(route));
+            self.follow_pauses();
         }
         if notices.has(Notice::Limit) {
             self.awaits_limit = false;

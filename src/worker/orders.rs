@@ -24,8 +24,6 @@ pub(crate) enum Order {
     Reconfigure(Vec<RouteChange>),
     /// The sessions of a route that is not served any more have had their time.
     Cut(RouteNumber),
-    /// A route is paused, for longer or shorter than before, or no more: see [`Route::pause`](super::Route).
-    Pause(RouteNumber),
     /// Say that what was told before is done.
     Acknowledge(Receipt),
 }
@@ -95,11 +93,6 @@ impl<D: Driver> Worker<D> {
             Order::Cut(number) => {
                 if let Some(route) = self.routes.find(number) {
                     self.cut_route(route);
-                }
-            }
-            Order::Pause(number) => {
-                if let Some(route) = self.routes.find(number) {
-                    self.follow_pause(route);
                 }
             }
             Order::Acknowledge(receipt) => drop(receipt),

@@ -10,46 +10,17 @@
 //!   come after the pause.
 //! - It ends by itself, whatever becomes of who asked for it; and when the worker drains, or serves the route no more.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
 use crate::driver::Driver;
 use crate::session::{RouteKey, Session};
 
 use super::{Worker, WorkerPhase};
-
-/// Until when a route is paused, if it is.
-///
-/// The main thread writes, and then has the workers look ([`Order::Pause`](super::Order)). They do so as well when
-/// they begin to serve the route.
-#[derive(Debug, Default)]
-pub(crate) struct Pause(Mutex<Option<Instant>>);
-
-impl Pause {
-    /// The route is paused until then; `None`: it is not, or not any more.
-    pub(crate) fn set(&self, until: Option<Instant>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = until;
-    }
-
-    /// How much of it is left, if there is one.
-    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
-        let until = self.until(now)?;
-        Some(until.saturating_duration_since(now))
-    }
-
-    /// When it ends, if there is one.
-    pub(super) fn until(&self, now: Instant) -> Option<Instant> {
-        let until = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        until.filter(|until| *until > now)
-    }
-}
 
 impl<D: Driver> Worker<D> {
     /// Looks whether the route is paused, and acts accordingly.
     pub(super) fn follow_pause(&mut self, route: RouteKey) {
         let served = &mut self.routes[route];
         let ends = served.is_retired || self.phase == WorkerPhase::Draining;
-        let until = served.route.pause.until(self.hands.now);
+        let until = served.route.published.paused_until(self.hands.now);
         let until = until.filter(|_| !ends);
         let was_paused = served.paused_until.is_some();
         served.paused_until = until;

@@ -19,7 +19,6 @@ use crate::observe::Failures;
 use crate::session::{Entry, Hands, Policy, Pool, Protocol, RouteKey, SessionId};
 
 use super::listeners::Listening;
-use super::pausing::Pause;
 use super::queue::{Arrival, Queue};
 use super::waiting::{Place, Room};
 use super::who::Who;
@@ -129,8 +128,6 @@ pub(crate) struct Route {
     pub session_failures: Failures,
     /// How many clients are served at one time.
     pub crowd: Crowd,
-    /// Whether its endpoints get nothing new for a while.
-    pub pause: Arc<Pause>,
 }
 
 /// One worker's part of a route.

@@ -39,28 +39,27 @@ impl World {
         let length = self.dice.pick(&[1, 40, 400, 10_000]);
         self.note(|| format!("pause of route {route} for {length} ms"));
         let until = self.now + Duration::from_millis(length);
-        self.scenario.routes[route].pause.set(Some(until));
-        self.order_pause(route);
+        self.scenario.routes[route].published.pause(Some(until));
+        self.tell_of_pause(route);
         true
     }
 
     fn resume(&mut self, route: usize) -> bool {
         self.note(|| format!("end of the pause of route {route}"));
-        self.scenario.routes[route].pause.set(None);
-        self.order_pause(route);
+        self.scenario.routes[route].published.pause(None);
+        self.tell_of_pause(route);
         true
     }
 
     /// As the main thread does.
-    fn order_pause(&mut self, route: usize) {
-        let number = self.scenario.routes[route].number;
+    fn tell_of_pause(&mut self, route: usize) {
         let pauses = self.pauses.entry(route).or_default();
         pauses.is_news.clear();
         pauses.sent_away = vec![None; self.scenario.mailboxes.len()];
         for mailbox in &self.scenario.mailboxes {
             let (receipts, are_out) = Receipt::some(1);
             pauses.is_news.push(Box::new(are_out));
-            mailbox.order(Order::Pause(number));
+            mailbox.post(Notice::Addresses);
             for receipt in receipts {
                 mailbox.order(Order::Acknowledge(receipt));
             }
@@ -110,7 +109,8 @@ impl World {
 
     /// Whether the route is paused, whoever knows of it.
     pub(super) fn is_paused(&self, route: usize) -> bool {
-        self.scenario.routes[route].pause.left(self.now).is_some()
+        let published = &self.scenario.routes[route].published;
+        published.paused_until(self.now).is_some()
     }
 
     /// Whether it is, and this worker knows of it.

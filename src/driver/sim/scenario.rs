@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::backend::{Address, Published};
 use crate::counters::RouteCounters;
 use crate::driver::IntoUnix;
-use crate::worker::{Mailbox, Pause, RouteNumber};
+use crate::worker::Mailbox;
 
 use super::fastcgi::FastcgiRules;
 
@@ -94,10 +94,6 @@ pub(crate) struct PlannedRoute {
     pub(crate) counters: Vec<Arc<RouteCounters>>,
     /// Changed by the world.
     pub(crate) published: Arc<Published>,
-    /// Set by the world.
-    pub(crate) pause: Arc<Pause>,
-    /// What workers know it by.
-    pub(crate) number: RouteNumber,
 }
 
 /// Rules for clients. There are three users, 1000 to 1002; the last one is in [`MEMBERS_GROUP`] beside its

@@ -126,7 +126,6 @@ impl Choices {
                 published: Arc::new(Published::new(|| {}).ejecting(self.ejection)),
                 session_failures: Failures::default(),
                 crowd,
-                pause: Arc::default(),
             }),
             policy: Arc::new(Policy {
                 protocol,
@@ -170,8 +169,6 @@ impl Choices {
             }),
             counters: counters.iter().map(|c| Arc::clone(&c.route)).collect(),
             published: Arc::clone(&route.published),
-            pause: Arc::clone(&route.pause),
-            number: route.number,
         }
     }
 }
