@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::cli;
-use crate::config::{BackendAddress, ListenAddress};
+use crate::config::{Backend, BackendAddress, ListenAddress};
 use crate::fastcgi::{
     Capacity, Guard, GuardOptions, HEADER_LEN, Header, Pairs, RequestEvent, RequestId,
     RequestLimits, RequestReader, ResponseEvent, ResponseReader, Rule, Settling, Verdict,
@@ -25,6 +25,9 @@ pub fn addresses(data: &[u8]) {
     }
     if let Ok(address) = text.parse::<BackendAddress>() {
         assert_eq!(address.to_string().parse(), Ok(address));
+    }
+    if let Ok(backend) = text.parse::<Backend>() {
+        assert_eq!(backend.to_string().parse(), Ok(backend));
     }
 }
 

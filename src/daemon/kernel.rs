@@ -58,7 +58,7 @@ fn has_unix_clients(routes: &[Opened]) -> bool {
 
 fn has_unix_backends(config: &Config) -> bool {
     let mut backends = config.routes.iter().flat_map(|route| &route.backends);
-    backends.any(|backend| matches!(backend, BackendAddress::Unix(_)))
+    backends.any(|backend| matches!(backend.address, BackendAddress::Unix(_)))
 }
 
 /// What the kernel does not hold, and what helps.

@@ -50,7 +50,7 @@ use self::outcome::{Answer, Cause, Failure};
 use self::schedule::Jitter;
 pub(crate) use self::system::SystemCall;
 use crate::backend::{Endpoint, Published, Refresher};
-use crate::config::{BackendAddress, Discovery, RefreshTimes, ResolveWith, RouteName};
+use crate::config::{Backend, Discovery, RefreshTimes, ResolveWith, RouteName};
 use crate::counters::LookupCounters;
 use crate::sys::lookup::addresses_of;
 
@@ -178,7 +178,7 @@ pub enum ResolverError {
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
     /// What stands for addresses.
-    pub backends: &'a [BackendAddress],
+    pub backends: &'a [Backend],
     /// Where they go.
     pub published: Arc<Published>,
     /// How lookups end.
