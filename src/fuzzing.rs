@@ -65,10 +65,10 @@ pub fn config_file(data: &[u8]) {
         }
     };
     if let Some(first) = check(data) {
-        let again = check(first.effective.as_bytes()).expect("what is printed is taken");
+        let again = check(first.run.effective.text().as_bytes()).expect("what is printed is taken");
         assert_eq!(first.run.config, again.run.config);
         assert_eq!(first.run.logging, again.run.logging);
-        assert_eq!(first.effective, again.effective);
+        assert_eq!(first.run.effective, again.run.effective);
     }
 }
 

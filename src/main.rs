@@ -5,7 +5,9 @@ use std::process::ExitCode;
 
 #[cfg(feature = "demo")]
 use spliceway::cli::DemoCommand;
-use spliceway::cli::{self, CheckCommand, Cli, Command, RunCommand, StatusCommand, usage};
+use spliceway::cli::{
+    self, CheckCommand, Cli, Command, RunCommand, StatusCommand, TellCommand, usage,
+};
 use spliceway::daemon::{self, Handover, logging, scarcity};
 #[cfg(feature = "demo")]
 use spliceway::demo;
@@ -30,6 +32,10 @@ fn execute(cli: Cli) -> ExitCode {
             Err(error) => usage::report(PROGRAM, Err(error)),
         },
         Command::Status(command) => usage::report(PROGRAM, status(&command)),
+        Command::Tell(command) => match tell(&command) {
+            Ok(code) => code,
+            Err(error) => usage::report(PROGRAM, Err(error)),
+        },
         #[cfg(feature = "demo")]
         Command::Demo(command) => usage::report(PROGRAM, run_demo(&command)),
     }
@@ -42,7 +48,12 @@ fn run(command: &RunCommand) -> anyhow::Result<()> {
     daemon::renounce(&command.config)?;
     // Dropped last, so that the last lines are written.
     let _log = logging::start(&command.logging)?;
-    daemon::run(&command.config, handover)?;
+    let again = command.clone();
+    let read_again = move || match again.read_again() {
+        Ok(command) => Ok(command.loaded()),
+        Err(errors) => Err(errors.lines().map(str::to_owned).collect()),
+    };
+    daemon::run(command.loaded(), Box::new(read_again), handover)?;
     Ok(())
 }
 
@@ -51,7 +62,13 @@ fn check(command: &CheckCommand) -> anyhow::Result<ExitCode> {
     let _log = logging::start(&command.run.logging)?;
     let mut out = io::stdout().lock();
     // Who does not read what is printed still gets the exit code.
-    let _ = out.write_all(command.effective.as_bytes());
+    let effective = &command.run.effective;
+    let _ = write!(
+        out,
+        "{}\n# The hash of this configuration: {}\n",
+        effective.text(),
+        effective.hash()
+    );
     let obstacles = daemon::check::run(&command.run.config, &mut out)?;
     for obstacle in &obstacles {
         usage::complain(PROGRAM, obstacle);
@@ -65,6 +82,12 @@ fn check(command: &CheckCommand) -> anyhow::Result<ExitCode> {
 fn status(command: &StatusCommand) -> anyhow::Result<()> {
     cli::status::run(command)?;
     Ok(())
+}
+
+/// The exit code says whether it was done.
+fn tell(command: &TellCommand) -> anyhow::Result<ExitCode> {
+    let told = cli::control::tell(PROGRAM, command)?;
+    Ok(ExitCode::from(told.exit_code()))
 }
 
 #[cfg(feature = "demo")]

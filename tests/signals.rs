@@ -50,6 +50,7 @@ fn signals_that_end_nothing_leave_sessions_alone(engine: Engine) {
     proxy
         .process()
         .wait_for_log("SIGHUP: access logs are opened anew");
+    proxy.process().wait_for_log("reload (SIGHUP): ");
     proxy.process().wait_for_log("SIGUSR2 means nothing");
     drop(client);
     proxy.terminate();

@@ -9,7 +9,7 @@ use clap::{ArgMatches, Args};
 use super::values::{
     NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout_or_off, timeout_or_off,
 };
-use super::{Conflict, ENGINE_HELP, RunCommand, Served, ServedRoute};
+use super::{Conflict, ENGINE_HELP, RunCommand, ServedRoute, Source, effective};
 use crate::config::{
     AtLimit, CONNECTIONS_MAX, Config, Engine, ListenAddress, LogFilter, LogFormat, Logging, Route,
     RunAs, UnixAddress, WORKERS_MAX,
@@ -111,8 +111,8 @@ pub(super) struct DaemonArguments {
         long,
         value_name = "PATH",
         value_parser = control,
-        help = "Listen on this Unix socket for 'spliceway status'; only the user that runs the proxy, \
-                and root, may connect. [default: none]"
+        help = "Listen on this Unix socket for 'spliceway status' and for commands such as 'spliceway reload'; \
+                only the user that runs the proxy, and root, may connect. [default: none]"
     )]
     control: Option<PathBuf>,
 
@@ -159,16 +159,15 @@ impl DaemonArguments {
     }
 
     /// Takes what was checked; `matches` is what these arguments were made from.
-    pub(super) fn serve(self, matches: ArgMatches, routes: Vec<ServedRoute>) -> Served {
-        let (routes, route_matches) = routes.into_iter().map(|r| (r.route, r.matches)).unzip();
-        Served {
-            command: self.with_routes(routes),
-            daemon: matches,
-            routes: route_matches,
-        }
-    }
-
-    fn with_routes(self, routes: Vec<Route>) -> RunCommand {
+    pub(super) fn serve(
+        self,
+        matches: &ArgMatches,
+        routes: Vec<ServedRoute>,
+        source: Source,
+    ) -> RunCommand {
+        let (routes, of_routes): (Vec<_>, Vec<_>) =
+            routes.into_iter().map(|r| (r.route, r.matches)).unzip();
+        let effective = effective::of(matches, &routes, &of_routes);
         let config = Config {
             routes,
             workers: self.workers.and_then(NonZeroUsize::new),
@@ -189,6 +188,8 @@ impl DaemonArguments {
                 format: self.log_format,
                 filter: self.log_level,
             },
+            effective,
+            source,
         }
     }
 }

@@ -1,40 +1,40 @@
-//! The effective configuration as a file: every option, those that were not given as well.
+//! The effective configuration: every option, those that were not given as well.
 //!
-//! Values stand as they were given, so what is printed here can be the file of the next start and means
-//! the same. What has no value to write down is a comment.
+//! Values stand as they were given, so that its text can be the file of the next start and means the same. What has
+//! no value to write down is a comment there.
 
 use std::fmt::Write as _;
 
 use clap::{Arg, ArgMatches};
 
-use super::Served;
 use super::options::{self, Kind, Options, kind};
+use crate::config::{Effective, Route, Settings, Written};
 
-/// The configuration as TOML.
-pub(super) fn print(served: &Served) -> String {
-    let mut text = String::new();
-    print_options(&mut text, &Options::of_daemon(), &served.daemon);
+/// What these arguments come to: those of the daemon, and those of each route.
+pub(super) fn of(daemon: &ArgMatches, routes: &[Route], of_routes: &[ArgMatches]) -> Effective {
     let options = Options::of_route();
-    for (route, matches) in served.command.config.routes.iter().zip(&served.routes) {
-        let name = table_key(route.name.as_str());
-        let _ = writeln!(text, "\n[route.{name}]");
-        print_options(&mut text, &options, matches);
+    let routes = routes.iter().zip(of_routes);
+    let settings_of = |(route, matches): (&Route, _)| {
+        let settings = settings(&options, matches);
+        (route.name.clone(), settings)
+    };
+    Effective {
+        daemon: settings(&Options::of_daemon(), daemon),
+        routes: routes.map(settings_of).collect(),
     }
-    text
 }
 
-fn print_options(text: &mut String, options: &Options, matches: &ArgMatches) {
+fn settings(options: &Options, matches: &ArgMatches) -> Settings {
+    let mut settings = Settings::default();
     for option in options.all() {
         let key = option.get_long().unwrap_or_default();
-        // Writing to a string cannot fail.
-        let _ = match value(option, matches) {
-            Some(value) => writeln!(text, "{key} = {value}"),
-            None => {
-                let default = options::default_in_words(option).unwrap_or_default();
-                writeln!(text, "# {key}: {default}")
-            }
+        let written = match value(option, matches) {
+            Some(value) => Written::Value(value),
+            None => Written::Unset(options::default_in_words(option).unwrap_or_default()),
         };
+        settings.push(key, written);
     }
+    settings
 }
 
 fn value(option: &Arg, matches: &ArgMatches) -> Option<String> {
@@ -61,14 +61,6 @@ fn value(option: &Arg, matches: &ArgMatches) -> Option<String> {
 fn is_integer(text: &str) -> bool {
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     is_number && !text.is_empty() && (text == "0" || !text.starts_with('0'))
-}
-
-/// The name of a route as a part of a table's name: a dot would begin another part.
-fn table_key(name: &str) -> String {
-    if name.contains('.') {
-        return quoted(name);
-    }
-    name.to_owned()
 }
 
 /// A basic string (TOML 1.0, "String"): what it cannot hold is escaped.

@@ -5,6 +5,7 @@
 //! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times. A
 //! configuration file ([`mod@file`]) is another way to write the same options.
 
+pub mod control;
 mod daemon;
 #[cfg(feature = "demo")]
 mod demo;
@@ -13,13 +14,13 @@ mod fastcgi;
 pub mod file;
 mod groups;
 mod options;
+mod reading;
 mod route;
 mod socket_proxyd;
 pub mod status;
 pub mod usage;
 pub mod values;
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,14 +28,21 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{AtLimit, Config, Logging, Route, RouteName};
+use crate::config::{AtLimit, Config, Effective, Loaded, Logging, Route, RouteName};
+pub use control::TellCommand;
+use control::{
+    DrainArguments, PauseArguments, ReloadArguments, ResumeArguments, UndrainArguments,
+    WeightArguments,
+};
 use daemon::DaemonArguments;
 #[cfg(feature = "demo")]
 use demo::DemoArguments;
 #[cfg(feature = "demo")]
 pub use demo::DemoCommand;
 pub use file::FileErrors;
+use file::Overrides;
 use options::{CONFIG, Kind, Options, kind};
+pub use reading::{FileSource, Source};
 use route::RouteArguments;
 use socket_proxyd::SocketProxydArguments;
 use status::StatusArguments;
@@ -57,6 +65,8 @@ pub enum Command {
     Check(Box<CheckCommand>),
     /// Ask a running proxy how it is.
     Status(StatusCommand),
+    /// Tell a running proxy to change something.
+    Tell(TellCommand),
     /// Show what the proxy does on this machine.
     #[cfg(feature = "demo")]
     Demo(DemoCommand),
@@ -69,6 +79,22 @@ pub struct RunCommand {
     pub config: Config,
     /// What it says of itself.
     pub logging: Logging,
+    /// Both as they were written, with every option.
+    pub effective: Effective,
+    /// Where all of it comes from.
+    pub source: Source,
+}
+
+impl RunCommand {
+    /// Without its source.
+    #[must_use]
+    pub fn loaded(&self) -> Loaded {
+        Loaded {
+            config: self.config.clone(),
+            logging: self.logging.clone(),
+            effective: self.effective.clone(),
+        }
+    }
 }
 
 /// `spliceway check`
@@ -76,8 +102,6 @@ pub struct RunCommand {
 pub struct CheckCommand {
     /// What would be run.
     pub run: RunCommand,
-    /// The same as a configuration file, with every option.
-    pub effective: String,
 }
 
 /// The definition of the command line, from which manual pages and completions are made.
@@ -115,15 +139,12 @@ pub(crate) fn parse_with(
     let matches = matches.unwrap_or_default();
     let command = match parsed.command {
         ArgumentsOf::Run(run) => {
-            let served = run.serve(matches, read, refuse)?;
-            Command::Run(Box::new(served.command))
+            let run = run.serve(matches, read, refuse)?;
+            Command::Run(Box::new(run))
         }
         ArgumentsOf::Check(run) => {
-            let served = run.serve(matches, read, refuse)?;
-            Command::Check(Box::new(CheckCommand {
-                effective: effective::print(&served),
-                run: served.command,
-            }))
+            let run = run.serve(matches, read, refuse)?;
+            Command::Check(Box::new(CheckCommand { run }))
         }
         ArgumentsOf::SocketProxyd(proxyd) => {
             let cli = parse_with(proxyd.words(), read)?;
@@ -134,6 +155,12 @@ pub(crate) fn parse_with(
             Command::Run(run)
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
+        ArgumentsOf::Reload(reload) => Command::Tell(reload.into()),
+        ArgumentsOf::Drain(drain) => Command::Tell(drain.into()),
+        ArgumentsOf::Undrain(undrain) => Command::Tell(undrain.into()),
+        ArgumentsOf::Weight(weight) => Command::Tell(weight.into()),
+        ArgumentsOf::Pause(pause) => Command::Tell(pause.into()),
+        ArgumentsOf::Resume(resume) => Command::Tell(resume.into()),
         #[cfg(feature = "demo")]
         ArgumentsOf::Demo(demo) => Command::Demo(demo.into()),
     };
@@ -196,6 +223,51 @@ enum ArgumentsOf {
                       Example: spliceway status --control /run/spliceway/control.sock --watch"
     )]
     Status(StatusArguments),
+    #[command(
+        about = "Have a running proxy take its configuration file over as it is now.",
+        long_about = "Have a running proxy take its configuration file over as it is now, and print what has \
+                      changed. Either all of it is taken over, or nothing is and the reason is printed; no \
+                      session is cut. SIGHUP does the same, and the log says what came of it.\n\n\
+                      The exit code is 0 if it was taken over, 1 if something of it cannot be had while the \
+                      proxy runs, and 2 if the configuration is wrong.\n\n\
+                      Example: spliceway reload --control /run/spliceway/control.sock"
+    )]
+    Reload(ReloadArguments),
+    #[command(
+        about = "Give an endpoint of a running proxy nothing new.",
+        long_about = "Give an endpoint of a running proxy no new sessions or requests; kept connections to it are \
+                      closed, and what runs there finishes. It stays so through reloads, until 'spliceway undrain' \
+                      or the proxy's end.\n\n\
+                      Example: spliceway drain php 192.0.2.1:9000 --wait 5m"
+    )]
+    Drain(DrainArguments),
+    #[command(
+        about = "Give an endpoint that was drained something again.",
+        long_about = "Give an endpoint that was drained new sessions and requests again.\n\n\
+                      Example: spliceway undrain php 192.0.2.1:9000"
+    )]
+    Undrain(UndrainArguments),
+    #[command(
+        about = "Give an endpoint of a running proxy another weight.",
+        long_about = "Give an endpoint of a running proxy another weight, and so another part of what is new. It \
+                      stays so through reloads, until the proxy's end.\n\n\
+                      Example: spliceway weight php 192.0.2.1:9000 3"
+    )]
+    Weight(WeightArguments),
+    #[command(
+        about = "Let what comes to a route wait, for the time of a deploy.",
+        long_about = "Let what comes to a route of a running proxy wait, first come, first served, while what runs \
+                      finishes: for the time in which a deploy restarts the backends. Nobody gets an error for \
+                      it. 'spliceway resume' ends it, and so does the time of --for.\n\n\
+                      Example: spliceway pause php --wait 30s && systemctl reload php8.2-fpm; spliceway resume php"
+    )]
+    Pause(PauseArguments),
+    #[command(
+        about = "Let a route that was paused go on.",
+        long_about = "Let a route that was paused go on: what has waited is served, first come, first served.\n\n\
+                      Example: spliceway resume php"
+    )]
+    Resume(ResumeArguments),
     #[cfg(feature = "demo")]
     #[command(
         about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
@@ -223,14 +295,6 @@ struct RunArguments {
     daemon: DaemonArguments,
 }
 
-/// What is to be served, and the arguments that say so.
-struct Served {
-    command: RunCommand,
-    daemon: ArgMatches,
-    /// One for each route of the command.
-    routes: Vec<ArgMatches>,
-}
-
 /// A route, and the arguments that describe it.
 struct ServedRoute {
     route: Route,
@@ -243,9 +307,9 @@ impl RunArguments {
         matches: ArgMatches,
         read: impl FnOnce(&Path) -> io::Result<Vec<u8>>,
         refuse: impl Fn(Conflict) -> Stop,
-    ) -> Result<Served, Stop> {
+    ) -> Result<RunCommand, Stop> {
         let Some(path) = &self.config else {
-            return self.serve_one(matches).map_err(refuse);
+            return self.serve_one(&matches).map_err(refuse);
         };
         if let Some(option) = Options::of_route().all().find(|o| is_given(&matches, o)) {
             return Err(refuse(beside_config(option)));
@@ -254,14 +318,15 @@ impl RunArguments {
     }
 
     /// Without a file, the options describe one route.
-    fn serve_one(self, matches: ArgMatches) -> Result<Served, Conflict> {
+    fn serve_one(self, matches: &ArgMatches) -> Result<RunCommand, Conflict> {
         let route = self.route.validate(RouteName::default())?;
         self.daemon.check_control([&route])?;
         let route = ServedRoute {
             route,
             matches: matches.clone(),
         };
-        Ok(self.daemon.serve(matches, vec![route]))
+        let source = Source::CommandLine;
+        Ok(self.daemon.serve(matches, vec![route], source))
     }
 }
 
@@ -281,7 +346,7 @@ fn beside_config(option: &Arg) -> Conflict {
 }
 
 /// The daemon's options that were given, by their names, in words that parse to the same again.
-fn daemon_words(matches: &ArgMatches) -> BTreeMap<String, Vec<OsString>> {
+fn daemon_words(matches: &ArgMatches) -> Overrides {
     let options = Options::of_daemon();
     let given = options.all().filter(|option| is_given(matches, option));
     given
@@ -386,7 +451,9 @@ mod tests {
 
     #[test]
     fn run_has_the_documented_defaults() {
-        let RunCommand { config, logging } = run(REQUIRED);
+        let RunCommand {
+            config, logging, ..
+        } = run(REQUIRED);
         let [route] = &config.routes[..] else {
             panic!()
         };
@@ -411,7 +478,9 @@ mod tests {
 
     #[test]
     fn run_takes_every_option() {
-        let RunCommand { config, logging } = run_with(
+        let RunCommand {
+            config, logging, ..
+        } = run_with(
             "--listen unix:@c --backend [::1]:2 --owner nginx --group 33 --protocol raw \
              --workers 1024 --pin --engine io_uring --connections-max 1000000 \
              --connect-timeout 500ms --idle-timeout 10m --drain-timeout off --log-format json \
@@ -496,7 +565,7 @@ mod tests {
             ),
             (
                 "rum",
-                "unknown command 'rum' (a similar one is 'run'); see 'spliceway --help'",
+                "unknown command 'rum' (similar ones are 'run' and 'resume'); see 'spliceway --help'",
             ),
             (
                 "--quiet",

@@ -20,7 +20,7 @@ use super::file::FileErrors;
 use crate::shown::Shown;
 
 /// The exit code for a command line that cannot be run, as most programs have it.
-const EXIT_USAGE: u8 = 2;
+pub(super) const EXIT_USAGE: u8 = 2;
 
 /// Why there is nothing to run.
 #[derive(Debug)]
@@ -224,9 +224,15 @@ pub(super) fn missing_options(error: &clap::Error) -> Vec<String> {
 }
 
 fn suggestion(error: &clap::Error, kind: ContextKind) -> String {
-    match context(error, kind) {
-        similar if similar.is_empty() => String::new(),
-        similar => format!(" (a similar one is '{similar}')"),
+    let similar = match error.get(kind) {
+        Some(ContextValue::String(text)) => vec![text.clone()],
+        Some(ContextValue::Strings(texts)) => texts.clone(),
+        _ => Vec::new(),
+    };
+    match &similar[..] {
+        [] => String::new(),
+        [one] => format!(" (a similar one is '{one}')"),
+        several => format!(" (similar ones are '{}')", several.join("' and '")),
     }
 }
 

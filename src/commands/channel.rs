@@ -10,7 +10,7 @@ use super::{ControlCommand, ControlOutcome, ControlReply};
 const QUEUE_MAX: usize = 16;
 
 /// What is answered to a command that comes too late.
-const ENDS: &str = "the daemon is about to end (see its log)";
+const ENDS: &str = "the daemon is about to end";
 
 /// Gives commands to the main loop. Everybody who does has a copy.
 #[derive(Clone, Debug)]
@@ -49,12 +49,17 @@ impl Commander {
     pub(crate) async fn give(&self, command: ControlCommand, by: &str) -> ControlReply {
         let (reply, replied) = oneshot::channel();
         let what = format!("{command} ({by})");
+        let what_again = what.clone();
         let asker = Asker { what, reply };
         // The main loop's end is gone once it drains.
-        match self.0.send(Asked { command, asker }).await {
-            Ok(()) => replied.await.unwrap_or_else(|_| ends()),
-            Err(_) => ends(),
-        }
+        let replied = match self.0.send(Asked { command, asker }).await {
+            Ok(()) => replied.await.ok(),
+            Err(_) => None,
+        };
+        replied.unwrap_or_else(|| {
+            tracing::warn!("{what_again}: {ENDS}");
+            ends()
+        })
     }
 }
 

@@ -92,6 +92,17 @@ impl ControlCommand {
             Self::Resume { .. } => "resume",
         }
     }
+
+    /// How long its answer may wait for what it is about to happen.
+    #[must_use]
+    pub(crate) fn wait(&self) -> Duration {
+        match self {
+            Self::Drain { wait, .. } | Self::Pause { wait, .. } => wait.unwrap_or_default(),
+            Self::Reload | Self::Undrain { .. } | Self::Weight { .. } | Self::Resume { .. } => {
+                Duration::ZERO
+            }
+        }
+    }
 }
 
 /// As on the command line, without options.

@@ -8,6 +8,7 @@ pub mod address;
 mod backend;
 pub mod balancing;
 pub mod discovery;
+pub mod effective;
 pub mod fastcgi;
 pub mod route;
 pub mod upstream;
@@ -29,6 +30,7 @@ pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
 };
+pub use effective::{Effective, Settings, Written};
 pub use fastcgi::{
     AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, RouteProtocol, UpstreamReuse,
 };
@@ -75,12 +77,23 @@ pub struct Config {
     pub drain_timeout: Option<Duration>,
     /// After this time without a session, the daemon drains and ends. `None`: never.
     pub exit_idle_time: Option<Duration>,
-    /// The Unix socket on which `spliceway status` asks. `None`: there is none.
+    /// The Unix socket on which `spliceway status` asks, and commands come. `None`: there is none.
     pub control: Option<PathBuf>,
     /// Where metrics and probes are answered over HTTP. `None`: nowhere.
     pub metrics: Option<SocketAddr>,
     /// As whom the daemon runs once everything is bound. `None`: as who started it.
     pub user: Option<RunAs>,
+}
+
+/// A configuration, as it was read: what the daemon may rely on, what it says of itself, and how both were written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What the daemon needs.
+    pub config: Config,
+    /// What it says of itself.
+    pub logging: Logging,
+    /// Both as they were written.
+    pub effective: Effective,
 }
 
 /// Whom the daemon becomes, as `USER` or `USER:GROUP`.

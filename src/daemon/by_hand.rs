@@ -4,6 +4,7 @@
 //! What is changed is in [`Published`], which the route keeps whatever becomes of its configuration. It is so for
 //! whatever comes when a command is answered: each worker has said by then that it knows.
 
+use std::fmt;
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -262,10 +263,7 @@ impl Then {
                     }
                     Some(open) => ControlReply::refused([
                         line,
-                        format!(
-                            "after {wait:?}, {} to {address} still open",
-                            connections(open)
-                        ),
+                        format!("after {wait:?}, {}", still_open(open, &address)),
                     ]),
                 }
             }
@@ -282,8 +280,8 @@ impl Then {
                     Some((open, true)) => ControlReply::refused([
                         line,
                         format!(
-                            "after {wait:?}, {} to its endpoints still open; it stays paused",
-                            connections(open)
+                            "after {wait:?}, {}; it stays paused",
+                            still_open(open, &"its endpoints")
                         ),
                     ]),
                     Some((_, false)) => {
@@ -375,9 +373,9 @@ fn listed(all: impl Iterator<Item = String>) -> String {
     }
 }
 
-fn connections(count: u64) -> String {
+fn still_open(count: u64, to: &dyn fmt::Display) -> String {
     match count {
-        1 => "1 connection is".to_owned(),
-        count => format!("{count} connections are"),
+        1 => format!("1 connection to {to} is still open"),
+        count => format!("{count} connections to {to} are still open"),
     }
 }

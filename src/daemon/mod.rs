@@ -42,14 +42,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
+use tokio::sync::Notify;
 use tokio::time;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::checks;
 use crate::commands::{self, Asked, Commander, Commands, ControlCommand, ControlReply};
-use crate::config::{Config, Descriptors, ListenAddress, Route};
+use crate::config::{Config, Descriptors, ListenAddress, Loaded, Route};
 use crate::observe::pulse::PULSE_TIMEOUT;
-use crate::observe::{DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker};
+use crate::observe::{
+    ConfigFigures, DaemonPhase, Failures, Observed, ObservedRoutes, ObservedWorker,
+};
 use crate::resolver::{self, ResolverError, ResolverHandle, ResolverOptions};
 use crate::sys::{Errno, process};
 use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, UserParts, Who};
@@ -164,8 +167,13 @@ impl Handover {
     }
 }
 
+/// Reads the configuration anew, from where the first one came: what it is now, or a line for each mistake. It may
+/// take as long as a file system takes.
+pub type ReadAgain = Box<dyn Fn() -> Result<Loaded, Vec<String>> + Send + Sync>;
+
 /// Serves until a signal ends it, or until it has had nothing to do for as long as is configured.
-pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
+pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<(), Error> {
+    let config = &loaded.config;
     let (mut passed, supervisor) = (handover.passed, handover.supervisor);
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
@@ -194,9 +202,11 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let mut shares = routes::divide(&mut routes, accepting, &mut access_logs)?.into_iter();
     let say_end = || helpers.say_end("a thread that writes an access log");
     access_logs.start(say_end, SayEnd::leave)?;
-    control.reopen_on_signal(access_logs.reopener(), &helpers);
+    control.obey_signals(access_logs.reopener(), &helpers);
     let sessions_max = capacity.connections_max;
-    let observed = observe(engine, sessions_max, &mailboxes, &routes, &access_logs);
+    let figures = ConfigFigures::new(loaded.effective.hash());
+    let daemon = (engine, sessions_max, figures);
+    let observed = observe(daemon, &mailboxes, &routes, &access_logs);
     let limits = capacity.limits(kernel.bulk_into_unix());
     let assignments = mailboxes.into_iter().enumerate();
     let assignments = assignments.map(|(number, mailbox)| Assignment {
@@ -222,6 +232,7 @@ pub fn run(config: &Config, handover: Handover) -> Result<(), Error> {
     let watch = socket_files::watch(&sockets, &observed, say_end).map_err(Error::SocketFiles)?;
     control.supervise(&supervisor, &observed, &helpers);
     let serving = Serving {
+        read_again,
         workers,
         sockets,
         watch,
@@ -277,8 +288,7 @@ fn worker_count(config: &Config, processors: usize) -> usize {
 }
 
 fn observe(
-    engine: Chosen,
-    sessions_max: u32,
+    (engine, sessions_max, config): (Chosen, u32, ConfigFigures),
     mailboxes: &[Arc<Mailbox>],
     routes: &[Opened],
     access_logs: &Writers,
@@ -291,6 +301,7 @@ fn observe(
         log_lines_dropped: Box::new(logging::lines_dropped),
         access_log_write_errors: Box::new(access_logs.errors()),
         phase: DaemonPhase::default(),
+        config,
         socket_files_missing: Default::default(),
     })
 }
@@ -487,10 +498,15 @@ impl Control {
     }
 
     /// From now on, until the end of the drain.
-    fn reopen_on_signal(&mut self, reopen: impl Fn() + Send + Sync + 'static, helpers: &Helpers) {
-        if let Some(others) = self.others.take() {
-            self.spawn(helpers, "the task that obeys signals", others.obey(reopen));
-        }
+    fn obey_signals(&mut self, reopen: impl Fn() + Send + Sync + 'static, helpers: &Helpers) {
+        let Some(others) = self.others.take() else {
+            return;
+        };
+        let reload = Arc::new(Notify::new());
+        let reloads = signals::reload_when_wanted(Arc::clone(&reload), self.commander.clone());
+        self.spawn(helpers, "the task that reloads on a signal", reloads);
+        let obedience = others.obey(reopen, reload);
+        self.spawn(helpers, "the task that obeys signals", obedience);
     }
 
     /// A task that is to last: its end by a panic is the daemon's.
@@ -537,6 +553,8 @@ impl Control {
 
 /// What runs until the daemon is to end.
 struct Serving {
+    /// For a reload.
+    read_again: ReadAgain,
     workers: Workers,
     sockets: Sockets,
     /// Of the sockets' files.

@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
+use crate::commands::{Commander, ControlCommand};
 use crate::sys::{Errno, signals};
 
 /// Those that a process ignores all its life if it was started so: nohup(1) and shells without job control
@@ -109,21 +112,30 @@ impl StopSignals {
 
 impl OtherSignals {
     /// For as long as the runtime runs, also in a drain.
-    pub(super) async fn obey(mut self, reopen: impl Fn()) {
+    pub(super) async fn obey(mut self, reopen: impl Fn(), reload: Arc<Notify>) {
         loop {
             tokio::select! {
                 _ = self.user_defined_1.recv() => reopen(),
                 () = received(&mut self.hangup) => {
-                    tracing::info!(
-                        "SIGHUP: access logs are opened anew; the configuration is read at a start only"
-                    );
+                    tracing::info!("SIGHUP: access logs are opened anew, and the configuration is read anew");
                     reopen();
+                    reload.notify_one();
                 }
                 _ = self.user_defined_2.recv() => {
                     tracing::info!("SIGUSR2 means nothing to the daemon: ignored");
                 }
             }
         }
+    }
+}
+
+/// Reloads each time that it is wanted. What is wanted during a reload comes after it, once: the configuration may have
+/// changed in between. A task of its own, because other signals must not wait for that.
+pub(super) async fn reload_when_wanted(reload: Arc<Notify>, commander: Commander) {
+    loop {
+        reload.notified().await;
+        // The log has the answer.
+        commander.give(ControlCommand::Reload, "SIGHUP").await;
     }
 }
 
@@ -134,5 +146,31 @@ async fn received(signal: &mut Option<Signal>) {
             signal.recv().await;
         }
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::{Asked, ControlReply, channel};
+
+    #[tokio::test]
+    async fn what_is_wanted_during_a_reload_is_one_more() {
+        let (commander, mut commands) = channel();
+        let reload = Arc::new(Notify::new());
+        let task = tokio::spawn(reload_when_wanted(Arc::clone(&reload), commander));
+        reload.notify_one();
+        let Asked { command, asker } = commands.next().await;
+        assert_eq!(command, ControlCommand::Reload);
+        for _ in 0..3 {
+            reload.notify_one();
+        }
+        asker.tell(ControlReply::refused(["a mistake".to_owned()]));
+        commands.next().await.asker.tell(ControlReply::done([]));
+        // That was all: this one is not from a signal before it.
+        reload.notify_one();
+        let Asked { mut asker, .. } = commands.next().await;
+        task.abort();
+        asker.left().await;
     }
 }

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::{self, Instant};
 
 use crate::observe::{DaemonState, Observed};
+use crate::sys::clock::monotonic;
 use crate::sys::handover::take_variable;
 
 use super::helpers::Helpers;
@@ -95,12 +96,30 @@ impl Supervisor {
         }
     }
 
+    /// A reload begins. With `Type=notify-reload`, `systemctl reload` waits for its end, and takes a word about one
+    /// that began before it asked for no answer: so it is told when this one did.
+    pub(super) fn reloading(&self) {
+        let Some(line) = &self.line else { return };
+        line.tell(&reloading_since(monotonic()));
+    }
+
+    /// The reload is over, however it ended.
+    pub(super) fn reloaded(&self, observed: &Observed) {
+        let Some(line) = &self.line else { return };
+        line.tell(&format!("READY=1\nSTATUS={}", status(observed)));
+    }
+
     /// A drain begins, which takes `at_most` this long. To be called inside the runtime.
     pub(super) fn stopping(&self, observed: &Observed, at_most: Option<Duration>) {
         let Some(line) = &self.line else { return };
         line.tell(&format!("STOPPING=1\nSTATUS={}", status(observed)));
         tokio::spawn(ask_for_time(Arc::clone(line), at_most));
     }
+}
+
+/// As sd_notify(3) has it.
+fn reloading_since(time: Duration) -> String {
+    format!("RELOADING=1\nMONOTONIC_USEC={}", time.as_micros())
 }
 
 /// What sd_watchdog_enabled(3) makes of the variables.
@@ -227,6 +246,34 @@ mod tests {
         ] {
             assert_eq!(watchdog(every, pid, 7), None, "{every:?} {pid:?}");
         }
+    }
+
+    #[test]
+    fn a_reload_has_its_time_in_microseconds() {
+        let said = reloading_since(Duration::from_nanos(1_234_567_890));
+        assert_eq!(said, "RELOADING=1\nMONOTONIC_USEC=1234567");
+    }
+
+    #[test]
+    fn a_manager_hears_of_a_reload() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notify");
+        let manager = UnixDatagram::bind(&path).unwrap();
+        let supervisor = Supervisor {
+            line: Some(Arc::new(Line::to(path.as_os_str().as_bytes()).unwrap())),
+            out_of_reach: None,
+            watchdog: None,
+        };
+        let before = monotonic().as_micros();
+        supervisor.reloading();
+        let mut message = [0; 256];
+        let length = manager.recv(&mut message).unwrap();
+        let message = std::str::from_utf8(&message[..length]).unwrap();
+        let since = message
+            .strip_prefix("RELOADING=1\nMONOTONIC_USEC=")
+            .unwrap();
+        let since: u128 = since.parse().unwrap();
+        assert!((before..=monotonic().as_micros()).contains(&since));
     }
 
     #[test]

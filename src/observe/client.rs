@@ -1,4 +1,4 @@
-//! Asking a running daemon for its status, through its control socket.
+//! Asking a running daemon for its status, and giving it commands, through its control socket.
 
 use std::fmt;
 use std::fs;
@@ -7,24 +7,31 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
-use hyper::header::HOST;
+use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time;
 
 use super::Status;
+use crate::commands::{
+    ControlCommand, ControlReply, REPLY_BYTES_MAX, command_to_json, reply_from_json,
+};
 use crate::shown::Shown;
 
-/// How long an answer may take: it is made at once, on a thread that has little else to do.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a status may take: it is made at once, on a thread that has little else to do.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes of an answer. A full address set takes about 1 MiB, and a daemon may have some dozens of
+/// How long a command may take, besides what it is to wait for. A reload looks names of new backends up, for up to
+/// 15 s, and others come after it.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Bytes of a status. A full address set takes about 1 MiB, and a daemon may have some dozens of
 /// routes with one.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
+const STATUS_BYTES_MAX: usize = 64 << 20;
 
 /// How much is shown of a version that is not ours.
 const VERSION_CHARS_MAX: usize = 64;
@@ -32,7 +39,7 @@ const VERSION_CHARS_MAX: usize = 64;
 /// How much is shown of the name of a process: the kernel keeps 15 bytes of it.
 const NAME_CHARS_MAX: usize = 64;
 
-/// Why there is no status.
+/// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("ask {}{there}: {cause}", path.display())]
 pub struct AskError {
@@ -101,9 +108,17 @@ enum Cause {
     #[error(
         "no answer within {} s (this may be a socket for clients: give the path that spliceway has as its \
          --control; or the daemon is stopped)",
-        ANSWER_TIMEOUT.as_secs()
+        .0.as_secs()
     )]
-    Silent,
+    Silent(Duration),
+    #[error(
+        "the connection ended before the answer did (what it has begun goes on: see its status and its log)"
+    )]
+    EndedWithin,
+    #[error(
+        "spliceway {version} runs there, which takes no commands (restart it with this version)"
+    )]
+    TooOld { version: String },
     #[error(
         "another program answers there, or this is a socket for clients (give the path that spliceway has as its --control)"
     )]
@@ -116,33 +131,137 @@ enum Cause {
 /// One line with the obstacle and its remedy.
 pub(crate) async fn ask(path: &Path) -> Result<Status, AskError> {
     let mut there = There::default();
-    let mut asked = exchange_in_time(path, &mut there).await;
+    let mut asked = status(path, &mut there).await;
     if let Err(Cause::Ended) = asked {
-        // Whoever is about to end has given its socket up.
-        asked = match exchange_in_time(path, &mut there).await {
-            Err(Cause::Ended) => Err(Cause::ForClients),
-            Err(Cause::NoSocket | Cause::Refused) => Err(Cause::Ended),
-            other => other,
+        asked = match status(path, &mut there).await {
+            Ok(status) => Ok(status),
+            Err(cause) => Err(after_an_end(cause)),
         };
     }
-    asked.map_err(|cause| AskError {
-        path: path.to_path_buf(),
-        there,
-        cause,
-    })
+    asked.map_err(|cause| AskError::new(path, there, cause))
 }
 
-async fn exchange_in_time(path: &Path, there: &mut There) -> Result<Status, Cause> {
-    let asked = time::timeout(ANSWER_TIMEOUT, exchange(path, there)).await;
-    asked.unwrap_or(Err(Cause::Silent))
+/// Has the daemon whose control socket this is carry a command out.
+///
+/// # Errors
+/// One line with the obstacle and its remedy. The command may have been carried out, or be going on, if there was no
+/// answer.
+pub(crate) async fn give(path: &Path, command: &ControlCommand) -> Result<ControlReply, AskError> {
+    let mut there = There::default();
+    let patience = COMMAND_TIMEOUT + command.wait();
+    let question = Question {
+        path: "/command",
+        body: Some(command_to_json(command)),
+        patience,
+        answer_bytes_max: REPLY_BYTES_MAX,
+    };
+    let mut given = question.put(path, &mut there).await;
+    if let Err(Cause::Ended) = given {
+        // It is not given twice; what is there, its status tells.
+        given = Err(match status(path, &mut there).await {
+            Ok(_) => Cause::EndedWithin,
+            Err(cause) => after_an_end(cause),
+        });
+    }
+    let replied = match given {
+        Ok((StatusCode::NOT_FOUND, _)) => Err(without_commands(path, &mut there).await),
+        Ok((_, body)) => reply_from_json(&body).ok_or_else(|| not_ours(&body)),
+        Err(cause) => Err(cause),
+    };
+    replied.map_err(|cause| AskError::new(path, there, cause))
 }
 
-async fn exchange(path: &Path, there: &mut There) -> Result<Status, Cause> {
-    let connected = UnixStream::connect(path).await;
-    let stream = connected.map_err(|error| cause_of(error, path))?;
-    *there = There::of(&stream);
-    let body = fetch(stream).await.map_err(|error| broken(&*error))?;
-    understand(&body)
+/// What it means that it was there, has ended a connection without an answer, and now this. Whoever is about to end
+/// has given its socket up.
+fn after_an_end(cause: Cause) -> Cause {
+    match cause {
+        Cause::Ended => Cause::ForClients,
+        Cause::NoSocket | Cause::Refused => Cause::Ended,
+        other => other,
+    }
+}
+
+/// Who does not know what a command is.
+async fn without_commands(path: &Path, there: &mut There) -> Cause {
+    match status(path, there).await {
+        Ok(Status { version, .. }) => Cause::TooOld {
+            version: shown_version(&version),
+        },
+        Err(cause) => cause,
+    }
+}
+
+async fn status(path: &Path, there: &mut There) -> Result<Status, Cause> {
+    let question = Question {
+        path: "/status",
+        body: None,
+        patience: STATUS_TIMEOUT,
+        answer_bytes_max: STATUS_BYTES_MAX,
+    };
+    match question.put(path, there).await? {
+        (StatusCode::OK, body) => understand(&body),
+        _ => Err(Cause::Foreign),
+    }
+}
+
+impl AskError {
+    fn new(path: &Path, there: There, cause: Cause) -> Self {
+        Self {
+            path: path.to_path_buf(),
+            there,
+            cause,
+        }
+    }
+}
+
+/// One request.
+struct Question {
+    path: &'static str,
+    /// If there is one, it is posted.
+    body: Option<Vec<u8>>,
+    patience: Duration,
+    answer_bytes_max: usize,
+}
+
+impl Question {
+    /// Asks at this socket, and sees who is there.
+    async fn put(&self, path: &Path, there: &mut There) -> Result<(StatusCode, Bytes), Cause> {
+        let answered = time::timeout(self.patience, self.exchange(path, there)).await;
+        answered.unwrap_or(Err(Cause::Silent(self.patience)))
+    }
+
+    async fn exchange(&self, path: &Path, there: &mut There) -> Result<(StatusCode, Bytes), Cause> {
+        let connected = UnixStream::connect(path).await;
+        let stream = connected.map_err(|error| cause_of(error, path))?;
+        *there = There::of(&stream);
+        self.fetch(stream).await.map_err(|error| broken(&*error))
+    }
+
+    async fn fetch(
+        &self,
+        stream: UnixStream,
+    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = match &self.body {
+            None => Request::get(self.path).header(HOST, "localhost"),
+            Some(_) => Request::post(self.path)
+                .header(HOST, "localhost")
+                .header(CONTENT_TYPE, "application/json"),
+        };
+        let request = request.body(Full::<Bytes>::from(self.body.clone().unwrap_or_default()))?;
+        let answer = async {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), self.answer_bytes_max);
+            Ok((status, body.collect().await?.to_bytes()))
+        };
+        // The connection is what moves the bytes; that it ended well or badly, the answer tells.
+        tokio::pin!(answer);
+        tokio::select! {
+            answer = &mut answer => answer,
+            _ = connection => answer.await,
+        }
+    }
 }
 
 fn cause_of(error: io::Error, path: &Path) -> Cause {
@@ -180,36 +299,33 @@ struct Origin {
 }
 
 fn understand(body: &[u8]) -> Result<Status, Cause> {
-    let origin: Origin = serde_json::from_slice(body).map_err(|_| Cause::Foreign)?;
-    if origin.program != Status::PROGRAM {
-        return Err(Cause::Foreign);
-    }
+    let origin = origin(body)?;
     // A daemon that is older lacks fields.
     match serde_json::from_slice(body) {
         Ok(status) if origin.schema == Status::SCHEMA => Ok(status),
         Ok(_) | Err(_) => Err(Cause::OtherVersion {
-            version: Shown::line(origin.version.as_bytes(), VERSION_CHARS_MAX).to_string(),
+            version: shown_version(&origin.version),
         }),
     }
 }
 
-async fn fetch(stream: UnixStream) -> Result<Bytes, Box<dyn std::error::Error + Send + Sync>> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-    let request = Request::get("/status")
-        .header(HOST, "localhost")
-        .body(Empty::<Bytes>::new())?;
-    let answer = async {
-        let response = sender.send_request(request).await?;
-        if response.status() != StatusCode::OK {
-            return Err(response.status().to_string().into());
-        }
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
-        Ok(body.collect().await?.to_bytes())
-    };
-    // The connection is what moves the bytes; that it ended well or badly, the answer tells.
-    tokio::pin!(answer);
-    tokio::select! {
-        answer = &mut answer => answer,
-        _ = connection => answer.await,
+fn origin(body: &[u8]) -> Result<Origin, Cause> {
+    match serde_json::from_slice::<Origin>(body) {
+        Ok(origin) if origin.program == Status::PROGRAM => Ok(origin),
+        Ok(_) | Err(_) => Err(Cause::Foreign),
     }
+}
+
+/// Who has answered something that is no answer to a command.
+fn not_ours(body: &[u8]) -> Cause {
+    match origin(body) {
+        Ok(origin) => Cause::OtherVersion {
+            version: shown_version(&origin.version),
+        },
+        Err(cause) => cause,
+    }
+}
+
+fn shown_version(version: &str) -> String {
+    Shown::line(version.as_bytes(), VERSION_CHARS_MAX).to_string()
 }

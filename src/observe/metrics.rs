@@ -74,6 +74,14 @@ catalogue! {
         "When the daemon started, in seconds since 1970: a change is a restart";
     DRAINING = Gauge "spliceway_draining" []
         "1 while the daemon finishes what runs and takes no new clients";
+    CONFIG_INFO = Gauge "spliceway_config_info" ["hash"]
+        "Always 1: which configuration is in use, by its hash, which 'spliceway check' prints for a file";
+    CONFIG_RELOADS = Counter "spliceway_config_reloads" ["result"]
+        "Reloads of the configuration: done, or refused because of a mistake, without a change";
+    CONFIG_LAST_RELOAD_DONE = Gauge "spliceway_config_last_reload_done" []
+        "1 if the last reload was done, 0 if it was refused; 1 before the first";
+    CONFIG_LAST_SUCCESS = Gauge "spliceway_config_last_reload_success_timestamp_seconds" []
+        "When a configuration was last taken over, by a reload or at the start, in seconds since 1970";
     SOCKET_FILES_MISSING = Gauge "spliceway_socket_files_missing" []
         "Sockets whose files were removed or replaced and which cannot be bound again, so that nobody can connect: the log says why";
     SESSIONS_MAX = Gauge "spliceway_sessions_max" []
@@ -224,6 +232,7 @@ impl Scrape {
         page.gauge(START_TIME, [([NO_LABEL; 0], status.started_at_seconds)])?;
         let draining = u64::from(status.state == DaemonState::Draining);
         page.gauge(DRAINING, [([NO_LABEL; 0], draining)])?;
+        self.config(page)?;
         page.gauge(
             SOCKET_FILES_MISSING,
             [([NO_LABEL; 0], status.socket_files_missing)],
@@ -246,6 +255,23 @@ impl Scrape {
             [([NO_LABEL; 0], status.access_log_write_errors)],
         )?;
         self.workers(page)
+    }
+
+    fn config(&self, page: &mut Page<'_>) -> fmt::Result {
+        let config = &self.0.config;
+        page.gauge(CONFIG_INFO, [([("hash", &*config.hash)], 1)])?;
+        let reloads = [
+            ("done", config.reloads_done),
+            ("refused", config.reloads_refused),
+        ];
+        let reloads = reloads.map(|(result, count)| ([("result", result)], count));
+        page.counter(CONFIG_RELOADS, reloads)?;
+        let last_done = u64::from(config.last_reload_done);
+        page.gauge(CONFIG_LAST_RELOAD_DONE, [([NO_LABEL; 0], last_done)])?;
+        page.gauge(
+            CONFIG_LAST_SUCCESS,
+            [([NO_LABEL; 0], config.last_success_at_seconds)],
+        )
     }
 
     fn workers(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -656,6 +682,11 @@ mod tests {
         let page = page();
         for line in [
             "spliceway_build_info{version=\"1.2.3\",engine=\"io_uring\"} 1",
+            "spliceway_config_info{hash=\"0123456789abcdef\"} 1",
+            "spliceway_config_reloads_total{result=\"done\"} 3",
+            "spliceway_config_reloads_total{result=\"refused\"} 2",
+            "spliceway_config_last_reload_done 0",
+            "spliceway_config_last_reload_success_timestamp_seconds 1750000060.0",
             "spliceway_sessions_max 8192",
             "spliceway_log_lines_dropped_total 0",
             "spliceway_worker_busy_seconds_total{worker=\"1\"} 7.25",

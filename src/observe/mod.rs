@@ -10,6 +10,7 @@
 //! everything else is made from it. All of this runs on the main thread: workers only count.
 
 pub(crate) mod client;
+mod config_figures;
 mod endpoint_figures;
 mod failures;
 mod metrics;
@@ -19,6 +20,7 @@ pub(crate) mod server;
 mod status;
 mod table;
 
+pub(crate) use config_figures::ConfigFigures;
 pub(crate) use endpoint_figures::EndpointFigures;
 pub(crate) use failures::Failures;
 pub(crate) use observed::{

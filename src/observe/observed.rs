@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::config_figures::ConfigFigures;
 use super::endpoint_figures::{EndpointFigures, Figures};
 use super::status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
@@ -35,6 +36,8 @@ pub(crate) struct Observed {
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Since when, and in what phase.
     pub phase: DaemonPhase,
+    /// What it is configured by.
+    pub config: ConfigFigures,
     /// Sockets whose files are not found any more.
     pub socket_files_missing: SocketFilesMissing,
 }
@@ -174,6 +177,7 @@ impl Observed {
                 .draining
                 .get()
                 .map(|since| seconds(now.saturating_duration_since(*since))),
+            config: self.config.status(),
             sessions_max: self.sessions_max.into(),
             log_lines_dropped: (self.log_lines_dropped)(),
             socket_files_missing: self.socket_files_missing.total(),

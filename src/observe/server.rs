@@ -456,7 +456,8 @@ mod tests {
     use crate::backend::Published;
     use crate::counters::{LookupCounters, WorkerCounters};
     use crate::observe::{
-        DaemonPhase, EndpointFigures, ObservedRoute, ObservedRoutes, ObservedWorker, RouteLimits,
+        ConfigFigures, DaemonPhase, EndpointFigures, ObservedRoute, ObservedRoutes, ObservedWorker,
+        RouteLimits,
     };
 
     /// A daemon without threads, of which the workers' turns are played.
@@ -508,6 +509,7 @@ mod tests {
             access_log_write_errors: Box::new(|| 0),
             log_lines_dropped: Box::new(|| 3),
             phase: DaemonPhase::default(),
+            config: ConfigFigures::new("0123456789abcdef".to_owned()),
             socket_files_missing: Default::default(),
         }
     }

@@ -34,6 +34,9 @@ pub(crate) struct Status {
     /// For how long it has taken no new clients, if it drains. An older daemon does not say.
     #[serde(default)]
     pub draining_seconds: Option<f64>,
+    /// What it is configured by. An older daemon does not say.
+    #[serde(default)]
+    pub config: ConfigStatus,
     /// The most sessions at one time, over all routes (`--connections-max`).
     pub sessions_max: u64,
     /// Lines of the log that were lost because nobody read them in time.
@@ -67,6 +70,22 @@ pub(crate) enum DaemonState {
     Serving,
     /// It finishes what runs, and ends.
     Draining,
+}
+
+/// The configuration in use, and how reloads of it ended.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ConfigStatus {
+    /// Of the configuration in use, as `spliceway check` prints it: the first 16 hexadecimal digits of the SHA-256 of
+    /// all settings.
+    pub hash: String,
+    /// Reloads that took the configuration over.
+    pub reloads_done: u64,
+    /// Reloads that changed nothing, because something was wrong.
+    pub reloads_refused: u64,
+    /// Whether the last one took it over; `true` before the first.
+    pub last_reload_done: bool,
+    /// When one last did, since 1970; before the first, when the daemon started.
+    pub last_success_at_seconds: f64,
 }
 
 /// How often workers paused in accepting clients, by the reason.
@@ -494,6 +513,13 @@ pub(super) mod samples {
             uptime_seconds: 11_520.0,
             state: DaemonState::Serving,
             draining_seconds: None,
+            config: ConfigStatus {
+                hash: "0123456789abcdef".to_owned(),
+                reloads_done: 3,
+                reloads_refused: 2,
+                last_reload_done: false,
+                last_success_at_seconds: 1.75e9 + 60.0,
+            },
             sessions_max: 8192,
             log_lines_dropped: 0,
             socket_files_missing: 0,

@@ -79,6 +79,9 @@ fn daemon(text: &mut String, status: &Status) {
             status.sessions_max,
         ),
     );
+    if !status.config.hash.is_empty() {
+        line(text, &config(status));
+    }
     let pauses = status.accept_pauses;
     if pauses.no_descriptors + pauses.limit_reached + pauses.other > 0 {
         line(
@@ -113,6 +116,23 @@ fn daemon(text: &mut String, status: &Status) {
             ),
         );
     }
+}
+
+/// An older daemon says nothing of it.
+fn config(status: &Status) -> String {
+    let config = &status.config;
+    let now = status.started_at_seconds + status.uptime_seconds;
+    let since = span((now - config.last_success_at_seconds).max(0.0));
+    let mut text = format!("configuration {}", config.hash);
+    match config.reloads_done {
+        0 => text.push_str(" since the start"),
+        1 => text.push_str(&format!(", reloaded {since} ago")),
+        count => text.push_str(&format!(", reloaded {count} times, {since} ago")),
+    }
+    if !config.last_reload_done {
+        text.push_str("; the last reload was refused (the log says why)");
+    }
+    text
 }
 
 fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
@@ -450,6 +470,7 @@ mod tests {
 
     const BUSY: &str = "\
 spliceway 1.2.3, process 4711, io_uring, 2 workers, serving for 3h12m; 9 of 8192 sessions
+configuration 0123456789abcdef, reloaded 3 times, 3h11m ago; the last reload was refused (the log says why)
 accepting paused: for descriptors 1, at the limit 2, otherwise 0
 
 php  unix:/run/php.sock
@@ -508,6 +529,30 @@ other  unix:@other
         assert!(!render(&after, Some(&before)).contains("/s"));
         let younger = samples::busy();
         assert!(!render(&younger, Some(&before)).contains("/s"));
+    }
+
+    #[test]
+    fn a_configuration_is_as_old_as_it_is() {
+        let mut status = samples::busy();
+        let mut shown = |reloads_done, last_reload_done| {
+            status.config.reloads_done = reloads_done;
+            status.config.last_reload_done = last_reload_done;
+            render(&status, None).lines().nth(1).unwrap().to_owned()
+        };
+        let configuration = "configuration 0123456789abcdef";
+        assert_eq!(shown(0, true), format!("{configuration} since the start"));
+        let refused = "the last reload was refused (the log says why)";
+        assert_eq!(
+            shown(0, false),
+            format!("{configuration} since the start; {refused}")
+        );
+        assert_eq!(
+            shown(1, true),
+            format!("{configuration}, reloaded 3h11m ago")
+        );
+        let older = super::super::status::ConfigStatus::default();
+        status.config = older;
+        assert!(!render(&status, None).contains("configuration"));
     }
 
     #[test]

@@ -1,7 +1,29 @@
-//! The time that a thread has computed, as others may ask it.
+//! The time that a thread has computed, as others may ask it, and the time since the machine's start.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
+
+/// What CLOCK_MONOTONIC says, which other processes of the machine read as well.
+#[must_use]
+pub(crate) fn monotonic() -> Duration {
+    // The clock is always there (clock_gettime(2)).
+    read(libc::CLOCK_MONOTONIC).unwrap_or_default()
+}
+
+/// What this clock says; `None` for one that is not there.
+fn read(clock: libc::clockid_t) -> Option<Duration> {
+    let mut time = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: `time` is a live local that the call fills in. An id that stands for no clock is an error of the call
+    // (EINVAL), not misuse.
+    let code = unsafe { libc::clock_gettime(clock, time.as_mut_ptr()) };
+    if code != 0 {
+        return None;
+    }
+    // SAFETY: the call succeeded, so it has filled in all of it.
+    let time = unsafe { time.assume_init() };
+    let seconds = u64::try_from(time.tv_sec).ok()?;
+    Some(Duration::new(seconds, u32::try_from(time.tv_nsec).ok()?))
+}
 
 /// Counts the time for which a thread was on a processor, its system calls included.
 #[derive(Clone, Copy, Debug)]
@@ -22,17 +44,8 @@ impl ThreadClock {
     /// How much it is; `None` once the thread has ended.
     #[must_use]
     pub fn read(self) -> Option<Duration> {
-        let mut time = MaybeUninit::<libc::timespec>::uninit();
-        // SAFETY: `time` is a live local that the call fills in. An id whose thread is gone is an
-        // error of the call (EINVAL), not misuse.
-        let code = unsafe { libc::clock_gettime(self.0, time.as_mut_ptr()) };
-        if code != 0 {
-            return None;
-        }
-        // SAFETY: the call succeeded, so it has filled in all of it.
-        let time = unsafe { time.assume_init() };
-        let seconds = u64::try_from(time.tv_sec).ok()?;
-        Some(Duration::new(seconds, u32::try_from(time.tv_nsec).ok()?))
+        // The id of a thread that is gone stands for no clock.
+        read(self.0)
     }
 }
 
@@ -43,6 +56,16 @@ mod tests {
     use std::time::Instant;
 
     use super::*;
+
+    #[test]
+    fn the_machines_clock_goes_on() {
+        let before = monotonic();
+        let guard = Instant::now() + Duration::from_secs(60);
+        while monotonic() == before {
+            assert!(Instant::now() < guard);
+        }
+        assert!(monotonic() > before && before > Duration::ZERO);
+    }
 
     #[test]
     fn another_thread_reads_what_a_thread_has_computed() {

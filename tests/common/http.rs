@@ -26,22 +26,48 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
     stream
         .set_read_timeout(Some(GUARD))
         .expect("a timeout can be set");
-    exchange(stream, path)
+    exchange(stream, &format!("GET {path}"), "")
+}
+
+/// Posts something to a metrics address.
+#[track_caller]
+pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
+    let stream = TcpStream::connect(address).expect("the address is listened on");
+    stream
+        .set_read_timeout(Some(GUARD))
+        .expect("a timeout can be set");
+    exchange(stream, &format!("POST {path}"), body)
 }
 
 /// Asks a control socket.
 #[track_caller]
 pub(crate) fn get_unix(socket: &Path, path: &str) -> Answer {
+    exchange(control(socket), &format!("GET {path}"), "")
+}
+
+/// Gives a control socket a command, which is JSON.
+#[track_caller]
+pub(crate) fn command(socket: &Path, command: &str) -> Answer {
+    exchange(control(socket), "POST /command", command)
+}
+
+#[track_caller]
+fn control(socket: &Path) -> UnixStream {
     let stream = UnixStream::connect(socket).expect("the socket is listened on");
     stream
         .set_read_timeout(Some(GUARD))
         .expect("a timeout can be set");
-    exchange(stream, path)
+    stream
 }
 
 #[track_caller]
-fn exchange(mut stream: impl Read + Write, path: &str) -> Answer {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
+fn exchange(mut stream: impl Read + Write, what: &str, body: &str) -> Answer {
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("Content-Length: {length}\r\n"),
+    };
+    let request =
+        format!("{what} HTTP/1.1\r\nHost: test\r\n{length}Connection: close\r\n\r\n{body}");
     stream
         .write_all(request.as_bytes())
         .expect("a request fits in a socket's buffer");

@@ -25,8 +25,9 @@ use self::section::{Entry, Place, Section};
 use self::source::Source;
 use super::daemon::DaemonArguments;
 use super::options::{self, Options};
+use super::reading;
 use super::route::RouteArguments;
-use super::{Conflict, Served, ServedRoute, usage};
+use super::{Conflict, RunCommand, ServedRoute, usage};
 use crate::config::{ListenAddress, RouteName};
 
 /// The largest file: [`ROUTES_MAX`] routes with every key, as `check` prints them, take a quarter of it,
@@ -61,6 +62,11 @@ impl fmt::Display for FileErrors {
     }
 }
 
+/// What keeps a file from being read, in one line.
+pub(super) fn unreadable(path: &Path, problem: String) -> FileErrors {
+    Problems::new(path).only(problem)
+}
+
 /// Reads the file, and of one that is too large no more than shows that it is.
 pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -69,13 +75,15 @@ pub(super) fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// From the content of a file to what is served. `overrides` are options of the daemon, as words of the
-/// command line, which count more than the file's.
+/// Options of the daemon that count more than the file's: by their names, in words of the command line.
+pub(super) type Overrides = BTreeMap<String, Vec<OsString>>;
+
+/// From the content of a file to what is served.
 pub(super) fn load(
     path: &Path,
     content: io::Result<Vec<u8>>,
-    overrides: &BTreeMap<String, Vec<OsString>>,
-) -> Result<Served, FileErrors> {
+    overrides: &Overrides,
+) -> Result<RunCommand, FileErrors> {
     let mut problems = Problems::new(path);
     let content = content.map_err(|error| {
         problems.only(format!(
@@ -93,7 +101,8 @@ pub(super) fn load(
         route: Options::of_route(),
     };
     let document = Document::read(&file, &document, &mut problems);
-    let served = document.serve(&file, overrides, &mut problems);
+    let source = reading::Source::file(path, overrides);
+    let served = document.serve(&file, (overrides, source), &mut problems);
     match problems.into_errors() {
         Some(errors) => Err(errors),
         None => Ok(served.expect("without it there is a problem")),
@@ -209,9 +218,9 @@ impl Document {
     fn serve(
         self,
         file: &Context<'_>,
-        overrides: &BTreeMap<String, Vec<OsString>>,
+        (overrides, source): (&Overrides, reading::Source),
         problems: &mut Problems<'_>,
-    ) -> Option<Served> {
+    ) -> Option<RunCommand> {
         let daemon = self.daemon(&file.daemon, overrides, problems);
         // Mistakes of the defaults are told once, not again for every route.
         let defaults = &self.defaults;
@@ -231,13 +240,13 @@ impl Document {
         self.check_control(&arguments, &routes, problems);
         problems
             .is_empty()
-            .then(|| arguments.serve(matches, routes))
+            .then(|| arguments.serve(&matches, routes, source))
     }
 
     fn daemon(
         &self,
         options: &Options,
-        overrides: &BTreeMap<String, Vec<OsString>>,
+        overrides: &Overrides,
         problems: &mut Problems<'_>,
     ) -> Option<(DaemonArguments, ArgMatches)> {
         if self.daemon.is_wrong {

@@ -145,7 +145,7 @@ fn every_option_has_its_key() {
         .collect();
     let keys: BTreeSet<_> = EVERY_KEY.iter().map(|(key, _)| (*key).to_owned()).collect();
     assert_eq!(options, keys);
-    let effective = check_file(&file_with_every_key()).effective;
+    let effective = check_file(&file_with_every_key()).run.effective.text();
     for (key, value) in EVERY_KEY {
         let line = format!("{key} = {value}\n");
         assert!(effective.contains(&line), "{line} is not in\n{effective}");
@@ -385,10 +385,10 @@ fn what_check_prints_means_the_same_again() {
         &every_key,
     ] {
         let first = check_file(file);
-        let again = check_file(&first.effective);
+        let again = check_file(&first.run.effective.text());
         assert_eq!(first.run.config, again.run.config, "{file}");
         assert_eq!(first.run.logging, again.run.logging, "{file}");
-        assert_eq!(first.effective, again.effective, "{file}");
+        assert_eq!(first.run.effective, again.run.effective, "{file}");
     }
 }
 
@@ -401,14 +401,18 @@ fn check_takes_the_options_of_run_as_well() {
     else {
         panic!()
     };
-    assert!(check.effective.contains("\n[route.default]\n"));
-    assert!(check.effective.contains("\nqueue-max = 5\n"));
-    assert_eq!(check_file(&check.effective).run.config, check.run.config);
+    let effective = check.run.effective.text();
+    assert!(effective.contains("\n[route.default]\n"));
+    assert!(effective.contains("\nqueue-max = 5\n"));
+    assert_eq!(check_file(&effective).run.config, check.run.config);
 }
 
 #[test]
 fn what_has_no_value_is_a_comment_of_the_effective_configuration() {
-    let text = check_file("[route.a]\nlisten = \"unix:/a\"\nbackend = \"b:1\"").effective;
+    let text = check_file("[route.a]\nlisten = \"unix:/a\"\nbackend = \"b:1\"")
+        .run
+        .effective
+        .text();
     let options = [Options::of_daemon(), Options::of_route()];
     for option in options.iter().flat_map(Options::all) {
         let key = option.get_long().unwrap();
@@ -470,8 +474,9 @@ fn a_thousand_routes_are_read_in_one_go() {
     };
     let check = check_file(&file(ROUTES_MAX));
     assert_eq!(check.run.config.routes.len(), 1024);
-    assert!(check.effective.len() < FILE_BYTES_MAX / 2);
-    assert_eq!(check_file(&check.effective).run.config, check.run.config);
+    let effective = check.run.effective.text();
+    assert!(effective.len() < FILE_BYTES_MAX / 2);
+    assert_eq!(check_file(&effective).run.config, check.run.config);
     let Err(Stop::File(errors)) = parse("run --config f", &file(ROUTES_MAX + 1)) else {
         panic!()
     };
