@@ -268,6 +268,8 @@ impl Desk {
             pool: &mut self.pool,
             changes: &mut self.changes,
             queue_is_empty: true,
+            can_queue: false,
+            is_paused: false,
             draining: false,
             counters: &self.counters,
             head_room: &self.head_room,

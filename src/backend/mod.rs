@@ -6,6 +6,7 @@
 //! waits.
 
 mod balance;
+mod by_hand;
 mod health;
 mod opening;
 mod reach;
@@ -14,6 +15,7 @@ mod set;
 
 pub use crate::address::Address;
 pub use balance::{Balancer, Choice, Family, Lease, Moment, Reuse, SharedPermits, Tried, Want};
+pub use by_hand::{ADJUSTED_MAX, AdjustError, Adjusted, Adjustment};
 pub use health::Health;
 #[cfg(any(test, fuzzing))]
 pub(crate) use opening::PACE;

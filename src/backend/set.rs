@@ -5,12 +5,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
 
+use super::by_hand::{AdjustError, Adjusted, Adjustment, ByHand};
 use super::{Address, Health, Refresher};
 use crate::config::{Ejection, RouteName};
 
@@ -53,6 +55,8 @@ pub struct AddressSet {
     endpoints: Box<[Endpoint]>,
     /// How each of them fares, in the same order.
     health: Box<[Arc<Health>]>,
+    /// Whether each of them gets nothing new, in the same order.
+    drained: Box<[bool]>,
     version: u64,
     obtained: Option<SystemTime>,
 }
@@ -64,6 +68,7 @@ impl AddressSet {
         Self {
             endpoints: Box::default(),
             health: Box::default(),
+            drained: Box::default(),
             version: 0,
             obtained: None,
         }
@@ -82,7 +87,21 @@ impl AddressSet {
         &self.health
     }
 
-    /// How many changes led to this set; 0 only for [`AddressSet::empty`].
+    /// Whether each of [`AddressSet::endpoints`] gets nothing new because an operator wants it so, in the same
+    /// order.
+    #[must_use]
+    pub fn drained(&self) -> &[bool] {
+        &self.drained
+    }
+
+    /// How each of those fares that may get something new.
+    pub fn health_in_use(&self) -> impl Iterator<Item = &Arc<Health>> {
+        let all = self.health.iter().zip(&self.drained);
+        all.filter(|(_, is_drained)| !**is_drained)
+            .map(|(health, _)| health)
+    }
+
+    /// How many changes led to this set, those by hand included; 0 only for [`AddressSet::empty`].
     #[must_use]
     pub fn version(&self) -> u64 {
         self.version
@@ -108,10 +127,10 @@ fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
     (endpoints.into_boxed_slice(), dropped)
 }
 
-/// The current [`AddressSet`], shared by its one writer and all its readers.
+/// The current [`AddressSet`], shared by its writers and all its readers.
 ///
-/// The resolver (or, with literal addresses only, the thread that starts it) is the only one who
-/// writes; every worker reads. `ArcSwap` publishes with release and reads with acquire ordering, so
+/// The resolver (or, with literal addresses only, the thread that starts it) says which endpoints there are, and
+/// operators change something of them by hand, through the main thread: both under one lock. Every worker reads. `ArcSwap` publishes with release and reads with acquire ordering, so
 /// whoever sees the new pointer sees the complete set; nobody depends on *when* a worker sees it,
 /// and the wake-up comes after the swap, so a worker that was woken finds the new set.
 ///
@@ -137,13 +156,26 @@ pub struct Published {
     ejections: AtomicU64,
     /// What the times in [`Health`] are counted from.
     began: Instant,
+    /// What the current set is made of. Who makes another one holds this.
+    told: Mutex<Told>,
     /// Every endpoint of the current set, and those that were in one before and have a history.
-    /// Taken by the one writer of sets.
+    /// Taken by who makes a set.
     known: Mutex<HashMap<Address, Arc<Health>>>,
     /// Who decides whether an endpoint is left out holds this, and nobody else: the last two are not left out at
     /// once.
     deciding: Mutex<()>,
+    /// Nothing new goes to any of the endpoints until then.
+    paused_until: Mutex<Option<Instant>>,
     on_change: Box<dyn Fn() + Send + Sync>,
+}
+
+/// What a set is made of.
+#[derive(Default)]
+struct Told {
+    /// By the resolver.
+    endpoints: Box<[Endpoint]>,
+    /// By operators.
+    by_hand: ByHand,
 }
 
 /// Read for every session, written at a swap: in a cache line that nothing else shares.
@@ -152,7 +184,7 @@ struct SharedVersion(AtomicU64);
 
 impl Published {
     /// An empty set whose readers `on_change` wakes: it runs on the writer's thread after every
-    /// swap and must not block.
+    /// swap, and when a pause begins or ends, and must not block.
     #[must_use]
     pub fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
@@ -164,8 +196,10 @@ impl Published {
             ejection: ArcSwap::default(),
             ejections: AtomicU64::new(0),
             began: Instant::now(),
+            told: Mutex::default(),
             known: Mutex::default(),
             deciding: Mutex::default(),
+            paused_until: Mutex::default(),
             on_change: Box::new(on_change),
         }
     }
@@ -249,15 +283,15 @@ impl Published {
     ///
     /// Order matters: the caller puts equal sets in equal order, so that an answer that was merely
     /// rotated is no change. Duplicates collapse, and what exceeds [`ADDRESSES_MAX`] is dropped with
-    /// a warning. For the one writer only: two of them could give a version number twice.
+    /// a warning. For the resolver only: who publishes says which endpoints there are.
     pub fn publish<E: Into<Endpoint>>(
         &self,
         endpoints: impl IntoIterator<Item = E>,
         now: SystemTime,
     ) -> bool {
         let (endpoints, dropped) = collapse(endpoints.into_iter().map(E::into).collect());
-        let before = self.load();
-        if before.endpoints == endpoints {
+        let mut told = self.told();
+        if told.endpoints == endpoints {
             return false;
         }
         if dropped > 0 {
@@ -268,18 +302,97 @@ impl Published {
                  (give the backends names with fewer addresses)"
             );
         }
+        told.endpoints = endpoints;
+        self.swap(&told, Some(now));
+        drop(told);
+        (self.on_change)();
+        true
+    }
+
+    /// Makes another set the current one. Who does so holds what it is made of.
+    fn swap(&self, told: &Told, obtained: Option<SystemTime>) {
+        let before = self.load();
+        let adjustments = told.endpoints.iter().map(|e| told.by_hand.of(e.address));
+        let adjusted = told.endpoints.iter().zip(adjustments.clone());
+        let endpoints = adjusted.map(|(endpoint, adjustment)| Endpoint {
+            weight: adjustment.weight.map_or(endpoint.weight, NonZeroU16::get),
+            ..*endpoint
+        });
         let next = AddressSet {
-            health: self.health_of(&endpoints),
-            endpoints,
+            health: self.health_of(&told.endpoints),
+            endpoints: endpoints.collect(),
+            drained: adjustments
+                .map(|adjustment| adjustment.is_drained)
+                .collect(),
             version: before.version + 1,
-            obtained: Some(now),
+            obtained: obtained.or(before.obtained),
         };
         drop(before);
         let version = next.version;
         self.current.store(Arc::new(next));
         self.version.0.store(version, Ordering::Release);
+    }
+
+    // --- by hand ------------------------------------------------------------------------------
+
+    /// Gives the endpoint at `address` nothing new, or does so again. Readers are woken if that is a change.
+    ///
+    /// # Errors
+    /// If there is no such endpoint and none is remembered, or too many are.
+    pub fn drain(&self, address: Address, is_drained: bool) -> Result<Adjusted, AdjustError> {
+        self.adjust(address, |adjustment| adjustment.is_drained = is_drained)
+    }
+
+    /// Gives the endpoint at `address` another weight, whatever the configuration or DNS says.
+    ///
+    /// # Errors
+    /// As [`Published::drain`].
+    pub fn weigh(&self, address: Address, weight: NonZeroU16) -> Result<Adjusted, AdjustError> {
+        self.adjust(address, |adjustment| adjustment.weight = Some(weight))
+    }
+
+    /// What is changed by hand, and of which endpoints, those included that are not in the set now.
+    #[must_use]
+    pub fn by_hand(&self) -> Vec<(Address, Adjustment)> {
+        self.told().by_hand.all().collect()
+    }
+
+    /// Pauses the route until then, or no more: nothing new goes to any of its endpoints. Readers are woken.
+    pub fn pause(&self, until: Option<Instant>) {
+        *self.pause_end() = until;
         (self.on_change)();
-        true
+    }
+
+    /// Until when the route is paused, if it is.
+    pub fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.pause_end().filter(|until| *until > now)
+    }
+
+    fn pause_end(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.paused_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn adjust(
+        &self,
+        address: Address,
+        change: impl FnOnce(&mut Adjustment),
+    ) -> Result<Adjusted, AdjustError> {
+        let mut told = self.told();
+        let Told { endpoints, by_hand } = &mut *told;
+        let adjusted = by_hand.adjust(address, endpoints, change)?;
+        if adjusted == Adjusted::AlreadySo {
+            return Ok(adjusted);
+        }
+        self.swap(&told, None);
+        drop(told);
+        (self.on_change)();
+        Ok(adjusted)
+    }
+
+    fn told(&self) -> std::sync::MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The health of each: what it was if it is known. Forgets those that left with nothing to tell.
@@ -356,12 +469,7 @@ impl Published {
 
     fn eject(&self, health: &Health, now: Instant) -> bool {
         let one_at_a_time = self.decide();
-        let set = self.load();
-        let others_left = set
-            .health
-            .iter()
-            .any(|other| other.address() != health.address() && !other.is_ejected(now));
-        if !others_left || health.is_ejected(now) {
+        if !self.has_others(health, now) || health.is_ejected(now) {
             return false;
         }
         let failures = health.failures();
@@ -382,6 +490,13 @@ impl Published {
         true
     }
 
+    /// Whether somebody can be sent to another endpoint than this one.
+    fn has_others(&self, health: &Health, now: Instant) -> bool {
+        let set = self.load();
+        let mut others = set.health_in_use();
+        others.any(|other| other.address() != health.address() && !other.is_ejected(now))
+    }
+
     /// Active checks say that this endpoint is down: it is left out until [`Published::bring_up`],
     /// unless it is the last one of the current set that is not. Returns whether it is left out.
     pub fn take_down(&self, health: &Health, now: Instant) -> bool {
@@ -389,10 +504,7 @@ impl Published {
         if health.is_down() {
             return true;
         }
-        let is_other = |other: &&Arc<Health>| other.address() != health.address();
-        let set = self.load();
-        let mut others = set.health.iter().filter(is_other);
-        if !others.any(|other| !other.is_ejected(now)) {
+        if !self.has_others(health, now) {
             return false;
         }
         health.set_down(true);
@@ -549,6 +661,77 @@ mod tests {
         heavy[0].weight = 7;
         assert!(published.publish(heavy.clone(), SystemTime::UNIX_EPOCH));
         assert!(!published.publish(heavy, SystemTime::UNIX_EPOCH));
+    }
+
+    #[test]
+    fn what_is_changed_by_hand_outlives_the_set() {
+        let published = Published::new(|| {});
+        published.publish(endpoints([1, 2]), SystemTime::UNIX_EPOCH);
+        let weight = NonZeroU16::new(7).unwrap();
+        assert_eq!(published.drain(endpoint(2), true), Ok(Adjusted::Changed));
+        assert_eq!(published.weigh(endpoint(2), weight), Ok(Adjusted::Changed));
+        assert_eq!(published.load().version(), 3);
+        assert_eq!(published.load().obtained(), Some(SystemTime::UNIX_EPOCH));
+        assert_eq!(published.load().drained(), [false, true]);
+        // The resolver says the same as before, which changes nothing.
+        assert!(!published.publish(endpoints([1, 2]), SystemTime::now()));
+        assert!(published.publish(endpoints([1]), SystemTime::UNIX_EPOCH));
+        assert_eq!(published.load().drained(), [false]);
+        assert!(published.publish(endpoints([2, 1]), SystemTime::UNIX_EPOCH));
+        assert_eq!(published.load().drained(), [true, false]);
+        assert_eq!(published.load().endpoints()[0].weight, 7);
+        let in_use: Vec<_> = published
+            .load()
+            .health_in_use()
+            .map(|h| h.address())
+            .collect();
+        assert_eq!(in_use, endpoints([1]));
+        assert_eq!(published.drain(endpoint(2), false), Ok(Adjusted::Changed));
+        assert_eq!(published.load().drained(), [false, false]);
+        assert_eq!(
+            published.drain(endpoint(3), true),
+            Err(AdjustError::Unknown)
+        );
+    }
+
+    #[test]
+    fn changes_by_hand_wake_readers_and_no_change_does_not() {
+        let wakes = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&wakes);
+        let published = Published::new(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+        });
+        published.publish(endpoints([1, 2]), SystemTime::UNIX_EPOCH);
+        for expected in [Adjusted::Changed, Adjusted::AlreadySo] {
+            assert_eq!(published.drain(endpoint(1), true), Ok(expected));
+        }
+        assert_eq!(wakes.load(Ordering::Relaxed), 2);
+        let now = Instant::now();
+        assert_eq!(published.paused_until(now), None);
+        let until = now + Duration::from_secs(5);
+        published.pause(Some(until));
+        assert_eq!(published.paused_until(now), Some(until));
+        assert_eq!(published.paused_until(until), None, "it is over by itself");
+        published.pause(None);
+        assert_eq!(published.paused_until(now), None);
+        assert_eq!(wakes.load(Ordering::Relaxed), 4);
+    }
+
+    #[test]
+    fn a_drained_endpoint_is_none_for_others_to_go_to() {
+        let published = published([1, 2, 3]);
+        let now = Instant::now();
+        published.drain(endpoint(1), true).unwrap();
+        assert_eq!(
+            fail(&published, 1, 5, now),
+            [false, false, false, false, true]
+        );
+        // Of those in use, it is the last one.
+        assert_eq!(fail(&published, 2, 20, now), [false; 20]);
+        let set = published.load_full();
+        assert!(!published.take_down(&set.health()[2], now));
+        // A drained one that is down takes nothing from anybody.
+        assert!(published.take_down(&set.health()[0], now));
     }
 
     #[test]

@@ -98,8 +98,7 @@ pub(super) struct WeightArguments {
     #[arg(
         value_name = "N",
         value_parser = super::values::count(0..=u16::MAX),
-        help = "Its weight among the endpoints of its priority, from 0 to 65535, as in an SRV record: with 0 it \
-                gets very little."
+        help = "Its weight among the endpoints of its priority, from 1 to 65535. To give it nothing, drain it."
     )]
     weight: u16,
 

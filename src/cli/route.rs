@@ -14,7 +14,7 @@ use super::values::{
     positive_timeout_or_off, timeout, timeout_or_off,
 };
 use crate::config::{
-    Account, BackendAddress, Balance, CONNECTIONS_MAX, CheckKind, DNS_TTL_FLOOR, KEEPALIVE_MAX,
+    Account, Backend, Balance, CONNECTIONS_MAX, CheckKind, DNS_TTL_FLOOR, KEEPALIVE_MAX,
     KEEPALIVE_MIN, ListenAddress, MODE_MAX, NameServer, ProxyProtocol, ResolveWith, SourceAddress,
     USER_TIMEOUT_MAX, WORKERS_MAX,
 };
@@ -41,9 +41,11 @@ pub(super) struct RouteArguments {
                 address or an IPv6 address in brackets (tcp:HOST:PORT is the same); \
                 srv:_SERVICE._PROTO.NAME for what SRV records say; or unix:/PATH or unix:@NAME. \
                 Names are looked up again and again while the proxy runs; one with a trailing dot skips the search domains. Give \
-                the option again for more backends: their addresses become one set."
+                the option again for more backends: their addresses become one set. 'HOST:PORT weight=3' has \
+                each of its addresses get three times as much as one with the default, 1; SRV records have \
+                weights of their own."
     )]
-    backend: Vec<BackendAddress>,
+    backend: Vec<Backend>,
 
     #[arg(
         long,

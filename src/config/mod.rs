@@ -5,6 +5,7 @@
 //! system: whether a user exists or a directory can be written is found out at start.
 
 pub mod address;
+mod backend;
 pub mod balancing;
 pub mod discovery;
 pub mod effective;
@@ -23,6 +24,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 pub use address::{AddressError, BackendAddress, Descriptors, ListenAddress, UnixAddress};
+pub use backend::{Backend, BackendError};
 pub use balancing::{Balance, Ejection};
 pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,

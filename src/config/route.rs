@@ -6,8 +6,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{
-    Access, Account, BackendAddress, Balance, Discovery, Ejection, ListenAddress, Part,
-    RouteProtocol, Upstreams,
+    Access, Account, Backend, Balance, Discovery, Ejection, ListenAddress, Part, RouteProtocol,
+    Upstreams,
 };
 
 /// The longest name of a route: as long as the longest label of a host name, and one more. It is a part
@@ -28,7 +28,7 @@ pub struct Route {
     /// Which of those that can connect are served.
     pub clients: Clients,
     /// Where sessions go; at least one.
-    pub backends: Vec<BackendAddress>,
+    pub backends: Vec<Backend>,
     /// How the addresses behind their names are found.
     pub discovery: Discovery,
     /// How connections to their endpoints are made and kept.

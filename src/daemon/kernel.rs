@@ -58,7 +58,7 @@ fn has_unix_clients(routes: &[ServedRoute]) -> bool {
 
 fn has_unix_backends(routes: &[ServedRoute]) -> bool {
     let mut backends = routes.iter().flat_map(|route| &route.config.backends);
-    backends.any(|backend| matches!(backend, BackendAddress::Unix(_)))
+    backends.any(|backend| matches!(backend.address, BackendAddress::Unix(_)))
 }
 
 /// What the kernel does not hold, and what helps.

@@ -58,7 +58,7 @@ pub(super) fn find(config: &Config, places: &[Vec<Place>]) -> Option<LoopError> 
         for backend in &route.backends {
             // Where one gets from here, with the way; each route once.
             let mut seen = vec![false; places.len()];
-            let mut ways: Vec<Vec<usize>> = leads_to(backend)
+            let mut ways: Vec<Vec<usize>> = leads_to(&backend.address)
                 .into_iter()
                 .map(|next| vec![next])
                 .collect();
@@ -68,14 +68,15 @@ pub(super) fn find(config: &Config, places: &[Vec<Place>]) -> Option<LoopError> 
                     let through = way.iter().map(|&r| config.routes[r].name.clone());
                     return Some(LoopError {
                         route: route.name.clone(),
-                        backend: backend.clone(),
+                        backend: backend.address.clone(),
                         through: through.collect(),
                     });
                 }
                 if std::mem::replace(&mut seen[here], true) {
                     continue;
                 }
-                let next = config.routes[here].backends.iter().flat_map(&leads_to);
+                let backends = config.routes[here].backends.iter();
+                let next = backends.flat_map(|backend| leads_to(&backend.address));
                 ways.extend(next.map(|next| [&way[..], &[next]].concat()));
             }
         }

@@ -9,6 +9,7 @@
 //! order of the end is the reverse, and begins with what a successor needs.
 
 mod accounts;
+mod by_hand;
 mod capacity;
 pub mod check;
 mod engine;

@@ -251,7 +251,7 @@ pub(super) fn divide(
 }
 
 /// The first few backends of a route, for the log.
-struct Backends<'a>(&'a [config::BackendAddress]);
+struct Backends<'a>(&'a [config::Backend]);
 
 /// How many of them.
 const LOGGED_BACKENDS_MAX: usize = 8;

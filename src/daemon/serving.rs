@@ -13,6 +13,7 @@ use crate::observe::Observed;
 use crate::observe::pulse::PULSE_TIMEOUT;
 use crate::worker::Notice;
 
+use super::by_hand::ByHand;
 use super::helpers::{EndedHelpers, Helpers};
 use super::reload::{Around, Progress, Reloading};
 use super::service::{RETIRED_LOOK_INTERVAL, Service};
@@ -121,10 +122,18 @@ impl Serving {
         let Asked { command, asker } = asked;
         match command {
             ControlCommand::Reload => self.reload(asker),
-            other => asker.tell(ControlReply::refused([format!(
-                "{} is not implemented yet",
-                other.name()
-            )])),
+            command @ (ControlCommand::Drain { .. }
+            | ControlCommand::Undrain { .. }
+            | ControlCommand::Weight { .. }
+            | ControlCommand::Pause { .. }
+            | ControlCommand::Resume { .. }) => self.by_hand().obey(command, asker),
+        }
+    }
+
+    fn by_hand(&self) -> ByHand {
+        ByHand {
+            observed: Arc::clone(&self.observed),
+            mailboxes: self.workers.mailboxes().to_vec(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
 use crate::driver::{Driver, Limits};
 use crate::sys::{Errno, process};
-use crate::worker::{Mailbox, Notice, Order, Share, Shared, Worker};
+use crate::worker::{Mailbox, Notice, Order, Receipt, Share, Shared, Worker};
 
 use super::Error;
 use super::engine::Chosen;
@@ -121,16 +121,23 @@ impl Workers {
         }
     }
 
+    /// Where each of them is told something.
+    pub(super) fn mailboxes(&self) -> &[Arc<Mailbox>] {
+        &self.mailboxes
+    }
+
     /// Has one worker do something.
     pub(super) fn order(&self, worker: usize, order: Order) {
         self.mailboxes[worker].order(order);
     }
 
-    /// Has each worker do something.
-    pub(super) fn order_all(&self, order: impl Fn() -> Order) {
-        for mailbox in &self.mailboxes {
-            mailbox.order(order());
+    /// Has each worker say when it has done what it was told before. Returns how many have yet to.
+    pub(super) fn acknowledge(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let (receipts, are_out) = Receipt::some(self.mailboxes.len());
+        for (mailbox, receipt) in self.mailboxes.iter().zip(receipts) {
+            mailbox.order(Order::Acknowledge(receipt));
         }
+        are_out
     }
 
     /// Waits until one worker has ended, well or badly; `None` once all of them have.

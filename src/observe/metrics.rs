@@ -112,6 +112,8 @@ catalogue! {
         "The most clients that may wait (--queue-max): more are turned away";
     QUEUE_OLDEST = Gauge "spliceway_queue_oldest_wait_seconds" ["route"]
         "How long the first client in the queue has waited; 0 if none does";
+    ROUTE_PAUSED = Gauge "spliceway_route_paused" ["route"]
+        "1 while the route gives nothing new to its endpoints because an operator paused it";
     QUEUED = Counter "spliceway_connections_queued" ["route"]
         "Clients that had to wait until an endpoint had room for them";
     QUEUE_WAIT = Histogram "spliceway_queue_wait_seconds" ["route"]
@@ -166,7 +168,7 @@ catalogue! {
         "Age of the oldest answer in use: while it grows beyond --dns-max-ttl, lookups fail; absent \
          without names";
     SET_VERSION = Gauge "spliceway_address_set_version" ["route"]
-        "How often the route's addresses changed";
+        "How often the route's addresses changed, or what operators want of them";
     EJECTIONS = Counter "spliceway_ejections" ["route"]
         "Endpoints that were left out for a while for their failures";
     ENDPOINTS = Gauge "spliceway_endpoints" ["route", "state"]
@@ -174,6 +176,11 @@ catalogue! {
          by active checks, removed from the addresses but still with sessions";
     ENDPOINT_STATE = Gauge "spliceway_endpoint_state" ["route", "endpoint", "state"]
         "1 for the state that the endpoint is in, 0 for the others";
+    ENDPOINT_DRAINED = Gauge "spliceway_endpoint_drained" ["route", "endpoint"]
+        "1 while the endpoint gets nothing new because an operator drained it";
+    ENDPOINT_WEIGHT = Gauge "spliceway_endpoint_weight" ["route", "endpoint"]
+        "The endpoint's part of what is new, compared with others of its priority: by hand, from the \
+         configuration or from SRV records";
     ENDPOINT_CONNECTIONS = Gauge "spliceway_endpoint_connections" ["route", "endpoint"]
         "Connections to the endpoint, those that are being made included";
     ENDPOINT_CONNECTIONS_MAX = Gauge "spliceway_endpoint_connections_max" ["route"]
@@ -292,6 +299,8 @@ impl Scrape {
         page.gauge(QUEUE_MAX, self.some(|route| route.queue.max))?;
         let oldest = |route: &RouteStatus| route.queue.oldest_wait_seconds.unwrap_or(0.0);
         page.gauge(QUEUE_OLDEST, self.each(oldest))?;
+        let is_paused = |route: &RouteStatus| u64::from(route.pause_left_seconds.is_some());
+        page.gauge(ROUTE_PAUSED, self.each(is_paused))?;
         page.counter(QUEUED, self.each(|route| route.queue.queued))?;
         page.histogram(QUEUE_WAIT, self.each(|route| &route.queue.wait))
     }
@@ -399,6 +408,8 @@ impl Scrape {
             self.each_endpoint()
                 .map(move |(labels, e)| (labels, pick(e)))
         };
+        page.gauge(ENDPOINT_DRAINED, each(|e| u64::from(e.drained)))?;
+        page.gauge(ENDPOINT_WEIGHT, each(|e| e.weight))?;
         page.gauge(ENDPOINT_CONNECTIONS, each(|e| e.connections))?;
         let max = self.some(|route| route.endpoint_connections_max);
         page.gauge(ENDPOINT_CONNECTIONS_MAX, max)?;

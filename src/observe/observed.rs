@@ -1,6 +1,6 @@
 //! Where the figures are, and how they become a [`Status`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,7 +14,7 @@ use super::status::{
     HistogramStatus, LookupStatus, QueueStatus, RetiredRouteStatus, RouteStatus, Status,
     UpstreamsStatus, WorkerStatus,
 };
-use crate::backend::{Address, Endpoint, Health, Published};
+use crate::backend::{Address, AddressSet, Adjustment, Health, Published};
 use crate::counters::{
     Buckets, Count, FastcgiCounters, FlowCounters, Level, LookupCounters, Outcome, RouteCounters,
     ShareCounters, StatusClass, WorkerCounters,
@@ -257,7 +257,7 @@ impl Observed {
             summary.accepted += accepted;
             summary.active += accepted.saturating_sub(ended);
             let set = route.published.load_full();
-            let states = set.health().iter().map(|health| state_of(health, now));
+            let states = set.health_in_use().map(|health| state_of(health, now));
             summary.endpoints += set.endpoints().len() as u64;
             summary.endpoints_in_use += states.filter(|s| *s == EndpointState::Ok).count() as u64;
         }
@@ -324,9 +324,33 @@ impl ObservedRoute {
                 .map(seconds),
             answer_age_seconds: self.published.answer_age(SystemTime::now()).map(seconds),
             ejections: self.published.ejections(),
+            pause_left_seconds: self
+                .published
+                .paused_until(now)
+                .map(|until| seconds(until.saturating_duration_since(now))),
             endpoint_connections_max: self.limits.per_endpoint_max.map(u64::from),
-            endpoints: self.endpoints(set.endpoints(), set.health(), now),
+            endpoints: self.endpoints(&set, now),
         }
+    }
+
+    /// Connections to one endpoint: open ones, and those that are being made.
+    pub(crate) fn connections_to(&self, endpoint: Address) -> u64 {
+        self.count_connections(|address| address == endpoint)
+    }
+
+    /// The same to all of them, those included that have left the set.
+    pub(crate) fn connections(&self) -> u64 {
+        self.count_connections(|_| true)
+    }
+
+    fn count_connections(&self, counts: impl Fn(Address) -> bool) -> u64 {
+        let mut open = 0;
+        for share in &self.shares {
+            share.endpoints.each(|address, counters| {
+                open += counters.in_flight.get() * u64::from(counts(address));
+            });
+        }
+        open
     }
 
     fn sum(&self, pick: impl Fn(&RouteCounters) -> &Count) -> u64 {
@@ -432,23 +456,31 @@ impl ObservedRoute {
         }
     }
 
-    /// Those of the set, in its order, then those that have left it and still have connections.
-    fn endpoints(
-        &self,
-        endpoints: &[Endpoint],
-        health: &[Arc<Health>],
-        now: Instant,
-    ) -> Vec<EndpointStatus> {
+    /// Those of the set, in its order, then those that have left it and still have connections, or are drained.
+    fn endpoints(&self, set: &AddressSet, now: Instant) -> Vec<EndpointStatus> {
+        let endpoints = set.endpoints();
         let mut figures = self.endpoint_figures.look(endpoints, &self.shares);
-        let current = endpoints.iter().zip(health).map(|(endpoint, health)| {
+        let mut by_hand: HashMap<_, _> = self.published.by_hand().into_iter().collect();
+        let current = endpoints.iter().zip(set.health());
+        let current = current.map(|(endpoint, health)| {
             let figures = figures.remove(&endpoint.address).unwrap_or_default();
-            figures.status(endpoint.address, state_of(health, now), health.failures())
+            let by_hand = by_hand.remove(&endpoint.address).unwrap_or_default();
+            EndpointStatus {
+                weight: endpoint.weight.into(),
+                failures_in_a_row: health.failures().into(),
+                ..figures.status(endpoint.address, state_of(health, now), by_hand)
+            }
         });
         let mut all: Vec<_> = current.collect();
-        let used = figures.into_iter().filter(|(_, f)| f.in_flight > 0);
-        let mut gone: Vec<_> = used
-            .map(|(address, f)| f.status(address, EndpointState::Removed, 0))
-            .collect();
+        for address in by_hand.keys() {
+            figures.entry(*address).or_default();
+        }
+        let gone = figures.into_iter().filter_map(|(address, figures)| {
+            let by_hand = by_hand.remove(&address).unwrap_or_default();
+            let is_shown = figures.in_flight > 0 || by_hand.is_drained;
+            is_shown.then(|| figures.status(address, EndpointState::Removed, by_hand))
+        });
+        let mut gone: Vec<_> = gone.collect();
         gone.sort_by(|a, b| a.address.cmp(&b.address));
         all.append(&mut gone);
         all
@@ -456,14 +488,17 @@ impl ObservedRoute {
 }
 
 impl Figures {
-    fn status(self, address: Address, state: EndpointState, failures: u32) -> EndpointStatus {
+    fn status(self, address: Address, state: EndpointState, by_hand: Adjustment) -> EndpointStatus {
         EndpointStatus {
             address: address.to_string(),
             state,
+            drained: by_hand.is_drained,
+            weight: by_hand.weight.map_or(0, |weight| weight.get().into()),
+            weight_by_hand: by_hand.weight.is_some(),
             connections: self.in_flight,
             connects: self.connects,
             connect_failures: self.connect_failures,
-            failures_in_a_row: failures.into(),
+            failures_in_a_row: 0,
         }
     }
 }

@@ -397,11 +397,13 @@ fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
     for route in observed.routes.all().iter() {
         let set = route.published.load_full();
         let serves = |health: &Arc<Health>| !health.is_ejected(now) && !health.is_unreachable(now);
-        let reason = match set.health() {
-            [] => "no endpoint is known".to_owned(),
-            all if all.iter().any(serves) => continue,
+        let in_use: Vec<_> = set.health_in_use().collect();
+        let reason = match in_use[..] {
+            [] if set.health().is_empty() => "no endpoint is known".to_owned(),
+            [] => "every endpoint is drained".to_owned(),
+            _ if in_use.iter().any(|health| serves(health)) => continue,
             [only] => format!("endpoint {} does not answer", only.address()),
-            all => format!("none of {} endpoints answers", all.len()),
+            ref all => format!("none of {} endpoints answers", all.len()),
         };
         reasons.push_str(&format!("route {}: {reason}\n", route.name));
     }

@@ -161,9 +161,13 @@ pub(crate) struct RouteStatus {
     pub answer_age_seconds: Option<f64>,
     /// How often an endpoint was left out for its failures.
     pub ejections: u64,
+    /// For how much longer it is paused, if it is. An older daemon does not say.
+    #[serde(default)]
+    pub pause_left_seconds: Option<f64>,
     /// The most connections to one endpoint (`--per-endpoint-max`).
     pub endpoint_connections_max: Option<u64>,
-    /// Those of the current addresses, in their order, then those that left with connections open.
+    /// Those of the current addresses, in their order, then those that left with connections open, or while they were
+    /// drained.
     pub endpoints: Vec<EndpointStatus>,
 }
 
@@ -305,6 +309,15 @@ pub(crate) struct EndpointStatus {
     /// Whether sessions go there.
     #[serde(flatten)]
     pub state: EndpointState,
+    /// It gets nothing new because an operator wants it so. An older daemon does not say.
+    #[serde(default)]
+    pub drained: bool,
+    /// Its part of what is new, compared with others. An older daemon says 0.
+    #[serde(default)]
+    pub weight: u64,
+    /// That is an operator's, and not from the configuration or DNS.
+    #[serde(default)]
+    pub weight_by_hand: bool,
     /// Connections there: open ones, and those that are being made.
     pub connections: u64,
     /// Connections that came to be open.
@@ -372,6 +385,9 @@ pub(super) mod samples {
         EndpointStatus {
             address: format!("192.0.2.{last}:9000"),
             state,
+            drained: last == 1,
+            weight: 1 + u64::from(last),
+            weight_by_hand: last == 5,
             connections,
             connects: 100,
             connect_failures: 3,
@@ -405,6 +421,7 @@ pub(super) mod samples {
             set_age_seconds: None,
             answer_age_seconds: None,
             ejections: 0,
+            pause_left_seconds: None,
             endpoint_connections_max: None,
             endpoints: Vec::new(),
         }
@@ -472,6 +489,7 @@ pub(super) mod samples {
         route.set_age_seconds = Some(7_260.0);
         route.answer_age_seconds = Some(4.25);
         route.ejections = 2;
+        route.pause_left_seconds = Some(42.5);
         route.endpoint_connections_max = Some(8);
         route.endpoints = vec![
             endpoint(1, EndpointState::Ok, 8),

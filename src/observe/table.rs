@@ -151,6 +151,10 @@ fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
         text,
         &format!("{}  {}", route.name, route.listeners.join(", ")),
     );
+    if let Some(left) = route.pause_left_seconds {
+        let left = format!("for {} more: what comes waits", span(left));
+        item(text, "paused", &left);
+    }
     item(text, "sessions", &sessions(route, rates));
     if route.queue.max.is_some() || route.queue.queued > 0 {
         item(text, "queue", &queue(route));
@@ -374,6 +378,14 @@ fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
         EndpointState::Down => "down by check".to_owned(),
         state @ (EndpointState::Ok | EndpointState::Removed) => state.name().to_owned(),
     };
+    let mut state = match endpoint.drained {
+        true if endpoint.state == EndpointState::Ok => "drained".to_owned(),
+        true => format!("drained, {state}"),
+        false => state,
+    };
+    if endpoint.weight_by_hand {
+        push(&mut state, &format!(", weight {}", endpoint.weight));
+    }
     let in_flight = match route.endpoint_connections_max {
         Some(max) => format!("{}/{max}", endpoint.connections),
         None => endpoint.connections.to_string(),
@@ -473,6 +485,7 @@ configuration 0123456789abcdef, reloaded 3 times, 3h11m ago; the last reload was
 accepting paused: for descriptors 1, at the limit 2, otherwise 0
 
 php  unix:/run/php.sock
+  paused     for 42.5s more: what comes waits
   sessions   9 active, 113 accepted, 4 failed
   queue      1 of 64 wait, the first for 1.5s; 12 had to, who waited <1ms (half) to longer than 10 s (99 %)
   connects   5 open, after <500us (half) to <2.5s (99 %); failed attempts: 6
@@ -480,12 +493,12 @@ php  unix:/run/php.sock
   upstreams  5 busy, 1 settling, 3 resting; 80 % of requests on reused ones, settled after <50us (half) to <500us (99 %)
   bytes      4.88 KiB to backends, 3.88 MiB to clients; 98 % spliced
   addresses  version 7, 2h1m old, last confirmed 4.25s ago; failed lookups: 1
-  endpoint        state          in flight  connects  failed  in a row
-  192.0.2.1:9000  ok                   8/8       100       3         1
-  192.0.2.2:9000  ejected 12.5s        0/8       100       3         1
-  192.0.2.3:9000  down by check        0/8       100       3         1
-  192.0.2.4:9000  removed              1/8       100       3         1
-  192.0.2.5:9000  failing 2.5s         0/8       100       3         1
+  endpoint        state                   in flight  connects  failed  in a row
+  192.0.2.1:9000  drained                       8/8       100       3         1
+  192.0.2.2:9000  ejected 12.5s                 0/8       100       3         1
+  192.0.2.3:9000  down by check                 0/8       100       3         1
+  192.0.2.4:9000  removed                       1/8       100       3         1
+  192.0.2.5:9000  failing 2.5s, weight 6        0/8       100       3         1
 
 other  unix:@other
   sessions   0 active, 0 accepted, 0 failed
@@ -577,7 +590,7 @@ other  unix:@other
         for part in [
             "spliceway 1\\x0a2\\x1b[2J,",
             "php\\x0aforged  unix:/a\\u{9b}31m\\u{202e}",
-            "  192.0.2.1:1\\x0a  192.0.2.9:9  ok  ok  ",
+            "  192.0.2.1:1\\x0a  192.0.2.9:9  ok  drained  ",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }

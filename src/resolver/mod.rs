@@ -50,7 +50,7 @@ use self::outcome::{Answer, Cause, Failure};
 use self::schedule::Jitter;
 pub(crate) use self::system::SystemCall;
 use crate::backend::{Endpoint, Published, Refresher};
-use crate::config::{BackendAddress, Discovery, RefreshTimes, ResolveWith, RouteName};
+use crate::config::{Backend, BackendAddress, Discovery, RefreshTimes, ResolveWith, RouteName};
 use crate::counters::LookupCounters;
 use crate::sys::lookup::addresses_of;
 
@@ -178,7 +178,7 @@ pub enum ResolverError {
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
     /// What stands for addresses.
-    pub backends: &'a [BackendAddress],
+    pub backends: &'a [Backend],
     /// Where they go.
     pub published: Arc<Published>,
     /// How lookups end.
@@ -225,7 +225,7 @@ pub(crate) fn spawn<'a, E: Send + 'static>(
 ///
 /// # Errors
 /// The first that cannot.
-pub(crate) fn check_names(backends: &[BackendAddress]) -> Result<(), ResolverError> {
+pub(crate) fn check_names(backends: &[Backend]) -> Result<(), ResolverError> {
     Names::new(backends, RefreshTimes::default(), Instant::now()).map(drop)
 }
 
@@ -285,11 +285,11 @@ impl ResolverHandle {
     /// If the system refuses a thread or its event loop.
     pub(crate) fn prepare<'a>(
         &mut self,
-        mut backends: impl Iterator<Item = &'a BackendAddress>,
+        mut backends: impl Iterator<Item = &'a Backend>,
     ) -> Result<(), ResolverError> {
-        let is_name = |backend: &BackendAddress| {
+        let is_name = |backend: &Backend| {
             !matches!(
-                backend,
+                backend.address,
                 BackendAddress::Literal(_) | BackendAddress::Unix(_)
             )
         };

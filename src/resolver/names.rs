@@ -22,7 +22,7 @@ use super::last_good::{Latest, Side};
 use super::outcome::{Answer, Failure, Target};
 use super::schedule::{self, Jitter};
 use crate::backend::{ADDRESSES_MAX, Address, Endpoint, Suspects};
-use crate::config::{BackendAddress, RefreshTimes, UnixAddress};
+use crate::config::{Backend, BackendAddress, RefreshTimes, UnixAddress};
 use crate::sys::net::{UnixKind, UnixName};
 
 /// The most targets of one service that are used: each costs two lookups whenever its answer has run
@@ -113,16 +113,22 @@ pub(super) type Note = (String, Event);
 
 /// Every configured backend, in the configured order, and what its name stands for.
 pub(super) struct Names {
-    backends: Vec<Backend>,
+    backends: Vec<Configured>,
     /// Each once, however many ports of it are configured and whichever services have it as a target.
     hosts: BTreeMap<Name, Host>,
     services: BTreeMap<Name, Service>,
     times: RefreshTimes,
 }
 
-enum Backend {
-    Literal(Address),
-    Host { name: Name, port: u16 },
+/// A backend, by what has to be asked for it.
+enum Configured {
+    Literal(Endpoint),
+    Host {
+        name: Name,
+        port: u16,
+        /// That of each of its addresses.
+        weight: u16,
+    },
     Service(Name),
 }
 
@@ -162,7 +168,7 @@ enum NameHealth {
 impl Names {
     /// Nothing is known yet, and every name is due at once.
     pub(super) fn new(
-        backends: &[BackendAddress],
+        backends: &[Backend],
         times: RefreshTimes,
         now: Instant,
     ) -> Result<Self, ResolverError> {
@@ -172,23 +178,27 @@ impl Names {
             services: BTreeMap::new(),
             times,
         };
-        for backend in backends {
-            let backend = match backend {
-                BackendAddress::Literal(address) => Backend::Literal((*address).into()),
-                BackendAddress::Unix(address) => {
-                    Backend::Literal(Address::Unix(unix_name(address)))
-                }
+        for Backend { address, weight } in backends {
+            let weight = weight.get();
+            let literal = |address: Address| Configured::Literal(weighed(address, weight));
+            let backend = match address {
+                BackendAddress::Literal(address) => literal((*address).into()),
+                BackendAddress::Unix(address) => literal(Address::Unix(unix_name(address))),
                 BackendAddress::Name { host, port } => {
                     let name = parse(host)?;
                     let new = || Host::new(host.clone(), Origin::Configured, now);
                     names.hosts.entry(name.clone()).or_insert_with(new);
-                    Backend::Host { name, port: *port }
+                    Configured::Host {
+                        name,
+                        port: *port,
+                        weight,
+                    }
                 }
                 BackendAddress::Service { name: service } => {
                     let name = parse(service)?;
                     let new = || Service::new(service.clone(), now);
                     names.services.entry(name.clone()).or_insert_with(new);
-                    Backend::Service(name)
+                    Configured::Service(name)
                 }
             };
             names.backends.push(backend);
@@ -213,13 +223,13 @@ impl Names {
         let mut endpoints = Vec::new();
         for backend in &self.backends {
             match backend {
-                Backend::Literal(address) => endpoints.push((*address).into()),
-                Backend::Host { name, port } => {
+                Configured::Literal(endpoint) => endpoints.push(*endpoint),
+                Configured::Host { name, port, weight } => {
                     let addresses = self.addresses(name);
-                    let endpoint = |ip| Endpoint::from(SocketAddr::new(ip, *port));
+                    let endpoint = |ip| weighed(SocketAddr::new(ip, *port), *weight);
                     endpoints.extend(addresses.map(endpoint));
                 }
-                Backend::Service(name) => {
+                Configured::Service(name) => {
                     for target in &self.services[name].adopted {
                         let addresses = self.addresses(&target.host);
                         endpoints.extend(addresses.map(|ip| Endpoint {
@@ -403,6 +413,15 @@ impl Names {
         }
         self.hosts
             .retain(|name, host| host.origin == Origin::Configured || used.contains(name));
+    }
+}
+
+/// An endpoint that has this weight, and the best priority.
+fn weighed(address: impl Into<Address>, weight: u16) -> Endpoint {
+    let address = address.into();
+    Endpoint {
+        weight,
+        ..Endpoint::from(address)
     }
 }
 

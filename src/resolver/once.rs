@@ -17,7 +17,7 @@ use super::lookup::Sources;
 use super::names::{Question, RecordFamily, TARGETS_MAX, parse};
 use super::outcome::{Answer, Failure, Found, LookupOutcome, Target};
 use super::{LOOKUPS_MAX, ResolverError, ResolverOptions};
-use crate::config::{BackendAddress, Discovery};
+use crate::config::{Backend, BackendAddress, Discovery};
 
 /// The most backends that are looked up at one time: each takes a socket for both families and, where
 /// they race, every name server, and a process may usually have 1,024 open.
@@ -33,7 +33,7 @@ pub(crate) struct Wanted<'a> {
     /// How.
     pub discovery: &'a Discovery,
     /// Whose addresses.
-    pub backends: &'a [BackendAddress],
+    pub backends: &'a [Backend],
 }
 
 /// What a backend stands for now.
@@ -90,7 +90,7 @@ pub(crate) fn look_up_all(wanted: &[Wanted<'_>]) -> Result<Vec<Vec<Resolved>>, R
     {
         let sources = plan.sources(discovery);
         for backend in *backends {
-            plan.add(sources, backend)?;
+            plan.add(sources, &backend.address)?;
         }
     }
     let resolved = runtime.block_on(plan.carry_out());
@@ -98,7 +98,7 @@ pub(crate) fn look_up_all(wanted: &[Wanted<'_>]) -> Result<Vec<Vec<Resolved>>, R
     runtime.shutdown_background();
     let of = |wanted: &Wanted<'_>, sources: usize| {
         let backends = wanted.backends.iter();
-        let found = backends.map(|backend| resolved.get(&(sources, backend.clone())));
+        let found = backends.map(|backend| resolved.get(&(sources, backend.address.clone())));
         found
             .map(|found| found.cloned().unwrap_or_else(out_of_time))
             .collect()

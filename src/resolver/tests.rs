@@ -22,6 +22,7 @@ use super::outcome::{Failure, Found, LookupOutcome, Target};
 use super::system::System;
 use super::*;
 use crate::backend::{Address, AddressSet};
+use crate::config::BackendAddress;
 use crate::sys::lookup::LookupError;
 
 /// A query timeout that no test lives to see: what does not come at once never comes.
@@ -111,7 +112,7 @@ impl Setup {
         spawn([self.job(&backends)], || ()).unwrap()
     }
 
-    fn job<'a>(&self, backends: &'a [BackendAddress]) -> Job<'a> {
+    fn job<'a>(&self, backends: &'a [Backend]) -> Job<'a> {
         Job {
             backends,
             published: Arc::clone(&self.published),
@@ -162,9 +163,9 @@ fn endpoint(text: &str) -> Address {
     Address::Tcp(text.parse().unwrap())
 }
 
-fn parse(backend: &str) -> BackendAddress {
+fn parse(backend: &str) -> Backend {
     if let Ok(literal) = backend.parse() {
-        return BackendAddress::Literal(literal);
+        return BackendAddress::Literal(literal).into();
     }
     if backend.starts_with("srv:") {
         return backend.parse().unwrap();
@@ -174,6 +175,7 @@ fn parse(backend: &str) -> BackendAddress {
         host: host.to_owned(),
         port: port.parse().unwrap(),
     }
+    .into()
 }
 
 fn no_answer<T>(cause: Cause) -> LookupOutcome<T> {

@@ -127,6 +127,22 @@ impl<D: Driver> Session<D> {
         }
     }
 
+    /// Endpoints get nothing new for a while: what is not on its way to one waits.
+    pub fn pause(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.pause(cx),
+            Self::Exchange(exchange) => exchange.pause(cx),
+        }
+    }
+
+    /// That is over. Who waits in the queue has its turn when it comes.
+    pub fn resume(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.resume(cx),
+            Self::Exchange(exchange) => exchange.resume(cx),
+        }
+    }
+
     /// It has a [`Session::wish`], and the queue is full.
     pub fn refuse(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self {

@@ -86,6 +86,10 @@ pub struct Context<'a, D: Driver> {
     pub changes: &'a mut Changes,
     /// Nobody waits for a place at an endpoint.
     pub queue_is_empty: bool,
+    /// There is a queue in which to wait for one.
+    pub can_queue: bool,
+    /// Endpoints get nothing new for a while.
+    pub is_paused: bool,
     /// The worker finishes what it has and takes nothing new on.
     pub draining: bool,
     /// What the large heads of the worker's requests may take.

@@ -14,7 +14,7 @@
 //! - A worker whose client has left is busy until it writes or ends: until then its place is taken as well.
 //! - What a server does with the fence, and with its connections, is found out: see [`Manner`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -155,6 +155,10 @@ pub struct Pool {
     /// Of each endpoint, those that rest, the one that was used last at the end.
     resting: HashMap<Address, Vec<UpstreamId>>,
     manners: HashMap<Address, Manner>,
+    /// Endpoints that get nothing new.
+    drained: HashSet<Address>,
+    /// None does: the route is paused.
+    is_held: bool,
     /// When to look for connections whose time is up. `None`: there are none at all.
     look_at: Option<Instant>,
     counters: Arc<RouteCounters>,
@@ -196,6 +200,8 @@ impl Pool {
             kept: Slab::new(),
             resting: HashMap::new(),
             manners: HashMap::new(),
+            drained: HashSet::new(),
+            is_held: false,
             look_at: None,
             counters: Arc::default(),
         }
@@ -227,21 +233,39 @@ impl Pool {
     /// Keeps connections in another way from now on, and no more of them than there may be now.
     pub fn amend<D: Driver>(&mut self, options: PoolOptions, hands: &mut Hands<D>) {
         self.options = options;
-        let mut unkept = Vec::new();
-        for ids in self.resting.values() {
-            let surplus = match ids.first() {
-                Some(first) if options.reuse => self.kept[first.0].open.lease.surplus(),
-                _ => u64::MAX,
-            };
-            // Those first that were not used for longest.
-            let surplus = usize::try_from(surplus).unwrap_or(usize::MAX);
-            unkept.extend(ids.iter().take(surplus));
-        }
-        for id in unkept {
-            self.close(id, Close::Graceful, hands);
-        }
+        self.close_needless(hands);
         // Those that are there may stay for longer or shorter than they might.
         self.look_at = self.look_at.and(Some(hands.now));
+    }
+
+    /// The route is paused, or is no more: while it is, nothing is kept that no request uses.
+    pub fn hold<D: Driver>(&mut self, is_held: bool, hands: &mut Hands<D>) {
+        self.is_held = is_held;
+        self.close_needless(hands);
+    }
+
+    /// Closes what rests and is not to: of those beyond a lowered limit, the ones first that were not used for
+    /// longest.
+    fn close_needless<D: Driver>(&mut self, hands: &mut Hands<D>) {
+        let mut needless = Vec::new();
+        for ids in self.resting.values() {
+            let Some(first) = ids.first() else { continue };
+            let lease = &self.kept[first.0].open.lease;
+            let surplus = match self.may_rest(lease.address()) {
+                true => lease.surplus(),
+                false => u64::MAX,
+            };
+            let surplus = usize::try_from(surplus).unwrap_or(usize::MAX);
+            needless.extend(ids.iter().take(surplus));
+        }
+        for id in needless {
+            self.close(id, Close::Graceful, hands);
+        }
+    }
+
+    /// Whether connections to this endpoint are kept for requests that come.
+    fn may_rest(&self, address: Address) -> bool {
+        self.options.reuse && !self.is_held && !self.drained.contains(&address)
     }
 
     /// How the connection's next request is sent.
@@ -461,10 +485,13 @@ impl Pool {
                 let kept = &mut self.kept[id.0];
                 let lasted = hands.now.saturating_duration_since(kept.since);
                 self.counters.fastcgi.settle_time.record(lasted);
-                if !self.options.reuse || kept.open.lease.surplus() > 0 {
+                let address = kept.open.lease.address();
+                let has_surplus = kept.open.lease.surplus() > 0;
+                if has_surplus || !self.may_rest(address) {
                     self.close(id, Close::Graceful, hands);
                     return Change::Gone;
                 }
+                let kept = &mut self.kept[id.0];
                 if kept.open.lease.gives_way(hands.now) {
                     return self.give_way(id, hands);
                 }
@@ -472,7 +499,6 @@ impl Pool {
                 kept.state = KeptState::Resting;
                 kept.since = hands.now;
                 kept.open.lease.rest(hands.now);
-                let address = kept.open.lease.address();
                 let gives_way_at = kept.open.lease.gives_way_at();
                 self.look_for_newcomers_at(gives_way_at);
                 self.resting.entry(address).or_default().push(id);
@@ -623,7 +649,8 @@ impl Pool {
         }
     }
 
-    /// Closes what leads to endpoints that are not in the set, and forgets them.
+    /// Closes what leads to endpoints that are not in the set, and forgets them; and what rests at those that get
+    /// nothing new. What settles there may still be at work, and is closed when it is not.
     pub fn follow<D: Driver>(&mut self, set: &AddressSet, hands: &mut Hands<D>) {
         let is_current = |address: Address| set.endpoints().iter().any(|e| e.address == address);
         for id in self.all(|kept| !is_current(kept.open.lease.address())) {
@@ -632,6 +659,12 @@ impl Pool {
         self.resting.retain(|address, _| is_current(*address));
         self.manners.retain(|address, _| is_current(*address));
         self.count_unkept();
+        let flags = set.endpoints().iter().zip(set.drained());
+        let drained = flags.filter(|(_, is_drained)| **is_drained);
+        self.drained = drained.map(|(endpoint, _)| endpoint.address).collect();
+        if !self.drained.is_empty() {
+            self.close_needless(hands);
+        }
     }
 
     /// Closes everything.

@@ -131,7 +131,11 @@ impl<D: Driver> Tunnel<D> {
         if entry == Entry::Queued {
             // What it has sent stays with the kernel until its turn: a long queue costs no memory.
             tunnel.watch_client(cx);
-            return (tunnel, Step::Continue);
+            let step = match cx.is_paused {
+                true => tunnel.pause(cx),
+                false => Step::Continue,
+            };
+            return (tunnel, step);
         }
         // Most clients have sent their request by now. With bytes at hand the connect costs less.
         if let Err(errno) =
@@ -189,6 +193,16 @@ impl<D: Driver> Tunnel<D> {
     /// Some endpoint has a place, and it is the turn of this session, which has a [`Tunnel::wish`].
     pub fn place_free(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.connect(cx, Connecting::place_free)
+    }
+
+    /// Endpoints get nothing new for a while.
+    pub fn pause(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search_on(cx, |connecting, _, cx| connecting.hold(cx))
+    }
+
+    /// That is over.
+    pub fn resume(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search_on(cx, Connecting::resume)
     }
 
     /// An op of one of the session's sockets ended.
@@ -273,10 +287,7 @@ impl<D: Driver> Tunnel<D> {
 
     /// The address set changed.
     pub fn addresses_changed(&mut self, cx: &mut Context<'_, D>) -> Step {
-        match self.upstream {
-            BackendSide::Connecting(_) => self.connect(cx, Connecting::addresses_changed),
-            BackendSide::Opening(_) | BackendSide::Open(_) | BackendSide::None => Step::Continue,
-        }
+        self.search_on(cx, Connecting::addresses_changed)
     }
 
     /// The endpoint of an open upstream.
@@ -347,6 +358,18 @@ impl<D: Driver> Tunnel<D> {
             SearchStep::BrokenOff(errno) => return Step::End(Ending::BackendReset(errno)),
         }
         Step::Continue
+    }
+
+    /// The same, if it looks for one.
+    fn search_on(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        act: impl FnOnce(&mut Connecting, bool, &mut Context<'_, D>) -> SearchStep,
+    ) -> Step {
+        match self.upstream {
+            BackendSide::Connecting(_) => self.connect(cx, act),
+            BackendSide::Opening(_) | BackendSide::Open(_) | BackendSide::None => Step::Continue,
+        }
     }
 
     /// While nothing can be connected to, a client that leaves shall not keep its place. An armed

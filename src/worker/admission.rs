@@ -76,7 +76,7 @@ pub(super) struct Admission {
     ticket: Option<Ticket>,
     /// A socket for the next ticket, if the last one's was not needed.
     spare: Option<Sock>,
-    /// Clients that were accepted when no ticket was left: a listener's armed accept is not taken
+    /// Clients that were accepted when no ticket was left, or in a pause: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener.
     parked: Vec<Parked>,
     /// No accept is armed before this time.
@@ -176,14 +176,14 @@ impl<D: Driver> Worker<D> {
             return;
         }
         self.admission.again_at = None;
-        while !self.admission.parked.is_empty() {
+        while let Some(next) = self.next_parked() {
             match self.take_ticket() {
                 Some(ticket) => {
-                    let Parked { client, from } = self.admission.parked.remove(0);
+                    let Parked { client, from } = self.admission.parked.remove(next);
                     self.start_session(client, from, ticket);
                 }
                 None if self.is_refusing() => {
-                    let Parked { client, from } = self.admission.parked.remove(0);
+                    let Parked { client, from } = self.admission.parked.remove(next);
                     self.turn_away(client, from.route);
                 }
                 None => return,
@@ -198,7 +198,7 @@ impl<D: Driver> Worker<D> {
                 // be the one for whose want another worker refuses.
                 let refuses = self.shared.at_limit == AtLimit::Refuse;
                 let routes = &self.routes;
-                let takes = |route: RouteKey| !routes[route].route.crowd.is_full();
+                let takes = |route: RouteKey| routes[route].takes_clients();
                 let has_idle = self.listeners.has_idle_of(takes);
                 self.look_at_crowds();
                 if !self.listeners.are_served() && self.to_empty().is_none() {
@@ -207,7 +207,7 @@ impl<D: Driver> Worker<D> {
                 }
                 if has_idle && (refuses || self.prepare_ticket()) {
                     let routes = &self.routes;
-                    let takes = |route: RouteKey| !routes[route].route.crowd.is_full();
+                    let takes = |route: RouteKey| routes[route].takes_clients();
                     self.listeners.arm(takes, &mut self.hands.driver);
                 }
             }
@@ -215,6 +215,12 @@ impl<D: Driver> Worker<D> {
             WorkerPhase::Draining if !self.listeners.are_closed() => drop(self.prepare_ticket()),
             WorkerPhase::Draining => self.admission.give_ticket_back(&mut self.hands.driver),
         }
+    }
+
+    /// The first client that was accepted and can be served now, by its place among them.
+    fn next_parked(&self) -> Option<usize> {
+        let is_next = |parked: &Parked| !self.routes[parked.from.route].leaves_clients();
+        self.admission.parked.iter().position(is_next)
     }
 
     /// Routes with as many sessions as they may have take no clients. The worker looks again without being told.
@@ -240,6 +246,10 @@ impl<D: Driver> Worker<D> {
         match done {
             Done::Accepted(client) => {
                 let from = self.look_at(client, listener);
+                if self.routes[from.route].leaves_clients() {
+                    // Its accept was armed before the pause.
+                    return self.admission.parked.push(Parked { client, from });
+                }
                 match self.take_ticket() {
                     Some(ticket) => {
                         self.start_session(client, from, ticket);
@@ -262,8 +272,8 @@ impl<D: Driver> Worker<D> {
         }
         let route = self.listeners.route(listener);
         for accepted in 1..ACCEPTS_PER_TURN {
-            let is_full = self.routes[route].route.crowd.is_full();
-            if is_full || !self.prepare_ticket() || !self.accept_one(listener).unwrap_or(false) {
+            let takes = self.routes[route].takes_clients();
+            if !takes || !self.prepare_ticket() || !self.accept_one(listener).unwrap_or(false) {
                 self.listeners.looked_for_more(listener, accepted > 1);
                 return;
             }

@@ -328,14 +328,20 @@ impl Listeners {
         serving.any(|listener| listener.is_idle() && is_so(listener.route))
     }
 
-    /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any.
-    pub(super) fn to_empty(&self, is_draining: bool) -> Option<IdleListener> {
+    /// The first listener without an accept in flight whose backlog is to be emptied, of the routes that take
+    /// clients: in a drain any.
+    pub(super) fn to_empty(
+        &self,
+        is_draining: bool,
+        takes: impl Fn(RouteKey) -> bool,
+    ) -> Option<IdleListener> {
         let is_given_up = |l: &Listener| match l.role {
             ListenerRole::Serving => is_draining,
             ListenerRole::Retiring => is_draining || l.backlog == Backlog::Ours,
             ListenerRole::HandedOver => false,
         };
-        let number = self.0.iter().position(|l| l.is_idle() && is_given_up(l))?;
+        let is_one = |l: &Listener| l.is_idle() && is_given_up(l) && takes(l.route);
+        let number = self.0.iter().position(is_one)?;
         let sock = self.0[number].sock;
         Some(IdleListener { number, sock })
     }

@@ -11,7 +11,7 @@ use crate::sys::Errno;
 /// What a worker can be told. Each is a fact, not a message: told twice, it is still one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Notice {
-    /// There is a new address set.
+    /// There is a new address set, or a pause has begun or ended.
     Addresses,
     /// A permit may be free.
     Permit,

@@ -10,6 +10,7 @@ mod gate;
 mod listeners;
 mod mailbox;
 mod orders;
+mod pausing;
 mod queue;
 mod routes;
 #[cfg(any(test, fuzzing))]
@@ -42,7 +43,7 @@ use crate::sys::clock::ThreadClock;
 pub(crate) use gate::Gate;
 pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use mailbox::{Mailbox, Notice};
-pub(crate) use orders::{Amendment, ListenerChange, Order, RouteChange};
+pub(crate) use orders::{Amendment, ListenerChange, Order, Receipt, RouteChange};
 pub(crate) use routes::{Crowd, Limit, Route, RouteNumber, Share, ShareRules, Spread};
 pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
@@ -104,9 +105,11 @@ pub(crate) struct Worker<D: Driver> {
     /// Those of them that take no new clients.
     retired: Vec<Retiring>,
     /// Of orders whose effect somebody waits for.
-    acknowledgements: Vec<Box<dyn Send>>,
+    receipts: Vec<Receipt>,
     admission: Admission,
     queue_looks: QueueLooks,
+    /// When the first of its routes' pauses ends. `None`: none is paused.
+    pauses_end: Option<Instant>,
     /// Permits of sessions that ended.
     retired_permits: Retired<Permit>,
     /// What the steps of sessions mean to others.
@@ -173,7 +176,7 @@ impl<D: Driver> Worker<D> {
             listeners: Listeners::default(),
             routes: Routes::default(),
             retired: Vec::new(),
-            acknowledgements: Vec::new(),
+            receipts: Vec::new(),
             shared,
             mailbox,
             counters,
@@ -184,6 +187,7 @@ impl<D: Driver> Worker<D> {
             awaits_limit: false,
             admission: Admission::default(),
             queue_looks: QueueLooks::default(),
+            pauses_end: None,
             retired_permits: Retired::default(),
             changes: Changes::default(),
             to_release: false,
@@ -211,6 +215,7 @@ impl<D: Driver> Worker<D> {
     /// All that can be done before a wait.
     fn do_what_is_due(&mut self) -> Rest {
         let told = self.read_mailbox();
+        self.look_at_pauses();
         self.expire_deadlines();
         self.make_way();
         if self.last_call.is_some_and(|time| time <= self.hands.now) {
@@ -290,6 +295,7 @@ impl<D: Driver> Worker<D> {
             self.yielding.next().filter(|_| looks_for_limit),
             self.queue_looks.date(),
             self.pools_looked_at,
+            self.pauses_end,
             self.last_call,
             self.last_call_of_retired(),
         ];
@@ -304,7 +310,9 @@ impl<D: Driver> Worker<D> {
 
     /// A listener that nobody new comes to, and whose backlog is to be served.
     fn to_empty(&self) -> Option<IdleListener> {
-        self.listeners.to_empty(self.phase == WorkerPhase::Draining)
+        let is_draining = self.phase == WorkerPhase::Draining;
+        let takes = |route: RouteKey| !self.routes[route].leaves_clients();
+        self.listeners.to_empty(is_draining, takes)
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -338,6 +346,7 @@ impl<D: Driver> Worker<D> {
             routes
                 .into_iter()
                 .for_each(|route| self.follow_addresses(route));
+            self.follow_pauses();
         }
         if notices.has(Notice::Limit) {
             self.awaits_limit = false;
@@ -348,6 +357,8 @@ impl<D: Driver> Worker<D> {
         }
         if notices.has(Notice::Drain) {
             self.phase = WorkerPhase::Draining;
+            // Whoever waits is served.
+            self.follow_pauses();
             self.listeners.disarm(&mut self.hands.driver);
             self.listeners.leave_backlogs(true, &mut self.hands.driver);
             self.drain_sessions(false);
@@ -632,6 +643,8 @@ fn context<'a, D: Driver>(
         id,
         hands,
         queue_is_empty: !served.has_queue(),
+        can_queue: served.queue.is_some(),
+        is_paused: served.paused_until.is_some(),
         route,
         pool: &mut served.pool,
         changes,

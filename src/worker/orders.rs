@@ -6,6 +6,7 @@
 //! to their end.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use crate::backend::SharedPermits;
@@ -24,8 +25,27 @@ pub(crate) enum Order {
     Reconfigure(Vec<RouteChange>),
     /// The sessions of a route that is not served any more have had their time.
     Cut(RouteNumber),
-    /// Drops this when what was ordered before is so for every client that comes from then on.
-    Acknowledge(Box<dyn Send>),
+    /// Give this back when what was ordered before is so for every client that comes from then on.
+    Acknowledge(Receipt),
+}
+
+/// What workers give back when they have done what they were told. One that has gone never does.
+pub(crate) struct Receipt(Arc<AtomicUsize>);
+
+impl Receipt {
+    /// So many of them, and how many are still out. What workers did before they gave one back is seen by whoever
+    /// sees that it was.
+    pub(crate) fn some(count: usize) -> (Vec<Self>, impl Fn() -> usize) {
+        let out = Arc::new(AtomicUsize::new(count));
+        let receipts = (0..count).map(|_| Self(Arc::clone(&out))).collect();
+        (receipts, move || out.load(Ordering::Acquire))
+    }
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
 }
 
 /// What changes in one of the routes that a worker serves.
@@ -81,7 +101,7 @@ impl<D: Driver> Worker<D> {
             Order::Reconfigure(changes) => {
                 changes.into_iter().for_each(|change| self.change(change))
             }
-            Order::Acknowledge(token) => self.acknowledgements.push(token),
+            Order::Acknowledge(receipt) => self.receipts.push(receipt),
             Order::Cut(number) => {
                 if let Some(route) = self.routes.find(number) {
                     self.cut_route(route);
@@ -153,6 +173,7 @@ impl<D: Driver> Worker<D> {
         self.listeners
             .add_route((route, number), share.listeners, &mut self.hands);
         self.follow_addresses(route);
+        self.follow_pause(route);
     }
 
     fn relisten(&mut self, route: RouteKey, route_number: RouteNumber, by: Vec<ListenerChange>) {
@@ -231,6 +252,7 @@ impl<D: Driver> Worker<D> {
         self.listeners
             .retire(|of, _| of == route, &mut self.hands.driver);
         self.routes[route].is_retired = true;
+        self.follow_pause(route);
         self.retired.push(Retiring {
             route,
             last_call: self.hands.now + LAST_CALL_INTERVAL,
@@ -260,8 +282,8 @@ impl<D: Driver> Worker<D> {
     /// Tells those who wait for it that orders are carried out: an accept that is in flight for a share which has
     /// handed its listener over may still bring it a client.
     pub(super) fn acknowledge_orders(&mut self) {
-        if !self.acknowledgements.is_empty() && !self.listeners.are_being_handed_over() {
-            self.acknowledgements.clear();
+        if !self.receipts.is_empty() && !self.listeners.are_being_handed_over() {
+            self.receipts.clear();
         }
     }
 

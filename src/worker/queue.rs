@@ -17,6 +17,7 @@ pub(super) struct Arrival(u64);
 struct Waiting {
     id: SessionId,
     since: Instant,
+    counts: bool,
 }
 
 /// One worker's queue of one route.
@@ -24,6 +25,8 @@ pub(super) struct Queue {
     /// By arrival. Leaving from the middle is ordinary: clients lose patience.
     waiting: BTreeMap<Arrival, Waiting>,
     max: usize,
+    /// How many of them do not count against it.
+    uncounted: usize,
     /// The number of the next one.
     next: u64,
 }
@@ -33,6 +36,7 @@ impl Queue {
         Self {
             waiting: BTreeMap::new(),
             max,
+            uncounted: 0,
             next: 0,
         }
     }
@@ -48,15 +52,24 @@ impl Queue {
         Arrival(self.next)
     }
 
-    pub(super) fn join(&mut self, arrival: Arrival, id: SessionId, now: Instant) {
-        let before = self.waiting.insert(arrival, Waiting { id, since: now });
+    /// `counts`: against the maximum.
+    pub(super) fn join(&mut self, arrival: Arrival, id: SessionId, counts: bool, now: Instant) {
+        let waiting = Waiting {
+            id,
+            since: now,
+            counts,
+        };
+        let before = self.waiting.insert(arrival, waiting);
         assert!(before.is_none(), "a session waits once");
+        self.uncounted += usize::from(!counts);
     }
 
     /// Returns since when it has waited.
     pub(super) fn leave(&mut self, arrival: Arrival) -> Instant {
         let left = self.waiting.remove(&arrival);
-        left.expect("only who waits leaves").since
+        let left = left.expect("only who waits leaves");
+        self.uncounted -= usize::from(!left.counts);
+        left.since
     }
 
     /// The first one, or the first one after `arrival`.
@@ -87,12 +100,13 @@ impl Queue {
 
     /// Whether nobody else may join who has not waited before.
     pub(super) fn is_full(&self) -> bool {
-        self.waiting.len() >= self.max
+        self.waiting.len() - self.uncounted >= self.max
     }
 
     /// The same if so many of those who wait are not counted.
     pub(super) fn is_full_beyond(&self, others: u64) -> bool {
-        self.waiting.len() as u64 >= (self.max as u64).saturating_add(others)
+        let counted = self.waiting.len() - self.uncounted;
+        counted as u64 >= (self.max as u64).saturating_add(others)
     }
 }
 
@@ -121,14 +135,14 @@ mod tests {
         let (mut queue, now) = (Queue::new(10), Instant::now());
         let [first, second, third] = [7, 3, 5].map(|id| {
             let arrival = queue.arrive();
-            queue.join(arrival, SessionId(id), now);
+            queue.join(arrival, SessionId(id), true, now);
             arrival
         });
         assert_eq!(order(&queue), [7, 3, 5]);
         queue.leave(first);
         queue.leave(third);
         assert_eq!(order(&queue), [3]);
-        queue.join(first, SessionId(7), now);
+        queue.join(first, SessionId(7), true, now);
         assert_eq!(order(&queue), [7, 3]);
         queue.leave(second);
         queue.leave(first);
@@ -140,12 +154,30 @@ mod tests {
         let mut queue = Queue::new(1);
         assert!(!queue.is_full());
         let arrival = queue.arrive();
-        queue.join(arrival, SessionId(0), Instant::now());
+        queue.join(arrival, SessionId(0), true, Instant::now());
         assert!(queue.is_full());
         assert!(Queue::new(0).is_full());
         assert!(!queue.is_full_beyond(1));
         assert!(queue.is_full_beyond(0));
         assert!(!queue.is_full_beyond(u64::MAX));
+    }
+
+    #[test]
+    fn who_does_not_count_leaves_its_room_to_others() {
+        let (mut queue, now) = (Queue::new(1), Instant::now());
+        let [first, second, third] = [false, false, true].map(|counts| {
+            assert!(!queue.is_full());
+            let arrival = queue.arrive();
+            queue.join(arrival, SessionId(0), counts, now);
+            arrival
+        });
+        assert!(queue.is_full() && queue.is_full_beyond(0));
+        queue.leave(second);
+        assert!(queue.is_full());
+        queue.leave(third);
+        assert!(!queue.is_full());
+        queue.leave(first);
+        assert!(queue.is_empty() && !queue.is_full());
     }
 
     #[test]

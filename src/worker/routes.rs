@@ -20,7 +20,7 @@ use crate::session::{Entry, Hands, Policy, Pool, Protocol, RouteKey, SessionId};
 
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
-use super::waiting::Place;
+use super::waiting::{Place, Room};
 use super::who::Who;
 
 /// How many sessions a route has, over all workers, where that is limited, so that one route leaves something to
@@ -249,6 +249,8 @@ pub(super) struct Served {
     pub(super) sessions: usize,
     /// It takes no new clients, and those that it has get no further requests served.
     pub(super) is_retired: bool,
+    /// Its endpoints get nothing new until then.
+    pub(super) paused_until: Option<Instant>,
     /// That of the address set with which sessions were compared last.
     version: u64,
 }
@@ -374,6 +376,7 @@ impl Served {
             head_room,
             sessions: 0,
             is_retired: false,
+            paused_until: None,
             version: 0,
         }
     }
@@ -425,7 +428,9 @@ impl Served {
             return Admittance::Serve(Entry::Direct, Some(Place::new(queue, 0)));
         }
         self.balancer.refresh(&self.route.published);
-        let entry = if queue.is_empty() && self.balancer.has_room(now) {
+        let entry = if self.paused_until.is_some() {
+            Entry::Queued
+        } else if queue.is_empty() && self.balancer.has_room(now) {
             Entry::Direct
         } else if queue.is_full() {
             return Admittance::Refuse;
@@ -433,6 +438,16 @@ impl Served {
             Entry::Queued
         };
         Admittance::Serve(entry, Some(Place::new(queue, 0)))
+    }
+
+    /// Whether it accepts clients.
+    pub(super) fn takes_clients(&self) -> bool {
+        !self.route.crowd.is_full() && !self.leaves_clients()
+    }
+
+    /// Whether clients wait in the backlogs for the end of a pause, because there is nowhere else to wait.
+    pub(super) fn leaves_clients(&self) -> bool {
+        self.paused_until.is_some() && self.queue.is_none()
     }
 
     /// Says that it has as many sessions as it may.
@@ -471,13 +486,24 @@ impl Served {
         paced.into_iter().chain(room_at.flatten()).min()
     }
 
-    /// Whether nobody else may wait. Those that wait only for the pace are not counted, because a place is
+    /// Whether places are looked for, for those who wait.
+    pub(super) fn looks_for_places(&self) -> bool {
+        self.has_queue() && self.paused_until.is_none()
+    }
+
+    /// Whether another one may wait. Those that wait only for the pace are not counted, because a place is
     /// free for each of them.
-    pub(super) fn is_queue_full(&self, now: Instant) -> bool {
+    pub(super) fn queue_room(&self, now: Instant) -> Room {
         let Some(queue) = &self.queue else {
-            return false;
+            return Room::Some;
         };
-        queue.is_full() && queue.is_full_beyond(self.balancer.held_back(now))
+        if self.paused_until.is_some() {
+            return Room::Unbounded;
+        }
+        match queue.is_full() && queue.is_full_beyond(self.balancer.held_back(now)) {
+            true => Room::None,
+            false => Room::Some,
+        }
     }
 
     /// Whether those who wait do so for more than the pace.

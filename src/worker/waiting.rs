@@ -49,6 +49,11 @@ impl QueueLooks {
         self.at
     }
 
+    /// The same, where it is not known whether anybody waits.
+    pub(super) fn begin(&mut self, now: Instant) {
+        self.at = Some(now);
+    }
+
     /// Those who wait may have a place now.
     pub(super) fn look_at(&mut self, now: Instant) {
         self.at = self.at.and(Some(now));
@@ -77,6 +82,15 @@ enum Standing {
     Waiting,
     /// It has waited, and has had its turn.
     Called,
+}
+
+/// Whether another session may wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Room {
+    None,
+    Some,
+    /// The route is paused: any number.
+    Unbounded,
 }
 
 /// What became of a place in a step of its session.
@@ -119,7 +133,7 @@ impl Place {
         &mut self,
         wish: Option<Wish>,
         queue: &mut Queue,
-        is_full: bool,
+        room: Room,
         id: SessionId,
         now: Instant,
     ) -> Moved {
@@ -137,10 +151,10 @@ impl Place {
                     *self = Self::new(queue, wish.request);
                 }
                 let is_first = self.standing == Standing::New;
-                if is_first && is_full && !wish.stays {
+                if is_first && room == Room::None && !wish.stays {
                     return Moved::Refused;
                 }
-                queue.join(self.arrival, id, now);
+                queue.join(self.arrival, id, room != Room::Unbounded, now);
                 self.standing = Standing::Waiting;
                 Moved::Joined { is_first }
             }
@@ -163,11 +177,14 @@ impl<D: Driver> Worker<D> {
         let active = &mut self.sessions[id.0];
         let served = &mut self.routes[active.route];
         let wish = active.session.wish();
-        let is_full = wish.is_some() && served.is_queue_full(self.hands.now);
+        let room = match wish {
+            Some(_) => served.queue_room(self.hands.now),
+            None => Room::Some,
+        };
         let (Some(place), Some(queue)) = (&mut active.place, &mut served.queue) else {
             return Ok(());
         };
-        match place.follow(wish, queue, is_full, id, self.hands.now) {
+        match place.follow(wish, queue, room, id, self.hands.now) {
             Moved::Not => return Ok(()),
             Moved::Refused => return Err(QueueIsFull),
             Moved::Joined { is_first } => {
@@ -204,7 +221,10 @@ impl<D: Driver> Worker<D> {
                 return;
             }
         }
-        let waiting = self.routes.iter().filter(|served| served.has_queue());
+        let waiting = self
+            .routes
+            .iter()
+            .filter(|served| served.looks_for_places());
         let room_at = waiting.map(|served| served.place_at(self.hands.now));
         let latest = self.hands.now + QUEUE_LOOK_INTERVAL;
         self.queue_looks.at = room_at
@@ -214,6 +234,9 @@ impl<D: Driver> Worker<D> {
 
     /// Gives those who wait for one route at most as many places as are left in this turn.
     fn serve_queue(&mut self, route: RouteKey, left: &mut u32) -> Line {
+        if !self.routes[route].looks_for_places() {
+            return Line::IsServed;
+        }
         if self.routes[route].lacks_places(self.hands.now) {
             self.routes[route].pool.make_room(&mut self.hands);
             self.file_pool(route);
@@ -257,9 +280,10 @@ mod tests {
         let (mut queue, now) = (Queue::new(10), Instant::now());
         let mut place = Place::new(&mut queue, 1);
         let arrival = place.arrival();
-        let mut follow = |wish, is_full, at: u64| {
+        let mut follow = |wish, is_full: bool, at: u64| {
             let now = now + Duration::from_secs(at);
-            place.follow(wish, &mut queue, is_full, SessionId(7), now)
+            let room = if is_full { Room::None } else { Room::Some };
+            place.follow(wish, &mut queue, room, SessionId(7), now)
         };
         assert_eq!(follow(None, false, 0), Moved::Not);
         assert_eq!(follow(WISH, false, 0), Moved::Joined { is_first: true });

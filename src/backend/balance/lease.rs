@@ -14,7 +14,7 @@ use crate::counters::EndpointCounters;
 /// One session's place at an endpoint: it counts there for as long as this lives.
 pub struct Lease {
     pub(super) member: Rc<Member>,
-    /// Where it stands in the set of this version.
+    /// Where it stands among the members of the set of this version.
     pub(super) index: usize,
     pub(super) version: u64,
     was_ejected: bool,

@@ -126,16 +126,18 @@ pub struct Balancer {
     /// How often an endpoint could be reached again.
     recoveries: Rc<Cell<u64>>,
     set: Arc<AddressSet>,
-    /// In the order of the set.
+    /// Those that may get something new, in the order of the set.
     members: Vec<Rc<Member>>,
-    /// In the order of the set: when its turn comes.
+    /// In the order of the members: when its turn comes.
     turns: Vec<u64>,
-    /// In the order of the set.
+    /// In the order of the members.
     shares: Vec<u32>,
-    /// In the order of the set: the shares up to here, this one included, within its group.
+    /// In the order of the members: the shares up to here, this one included, within its group.
     shares_up_to: Vec<u64>,
-    /// Endpoints of one priority, the best first.
+    /// Members of one priority, the best first.
     groups: Vec<Range<usize>>,
+    /// The others of the set, which get nothing new.
+    drained: Vec<Rc<Member>>,
     /// Whether both address families are there.
     is_mixed: bool,
     /// Where turns have come to. Who could not be chosen for a while has not saved turns up.
@@ -164,6 +166,7 @@ impl Balancer {
             shares: Vec::new(),
             shares_up_to: Vec::new(),
             groups: Vec::new(),
+            drained: Vec::new(),
             is_mixed: false,
             turn: 0,
             random: Random(seed),
@@ -364,7 +367,7 @@ impl Balancer {
         self.is_mixed
     }
 
-    /// Whether this address is one of the set that was taken over last.
+    /// Whether this address is one of the set that was taken over last, and may get something new.
     #[must_use]
     pub fn has(&self, address: Address) -> bool {
         self.members
@@ -372,10 +375,23 @@ impl Balancer {
             .any(|member| member.health.address() == address)
     }
 
+    /// Whether this address is one of the set that was taken over last, and gets nothing new.
+    #[must_use]
+    pub fn is_drained(&self, address: Address) -> bool {
+        let mut drained = self.drained.iter();
+        drained.any(|member| member.health.address() == address)
+    }
+
     /// Whether there is nothing to choose from.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
+    }
+
+    /// Whether that is so because an operator wants it so.
+    #[must_use]
+    pub fn are_all_drained(&self) -> bool {
+        self.members.is_empty() && !self.drained.is_empty()
     }
 
     /// Whether the endpoint of this lease is in the current set. A kept connection's lease can be of any
@@ -386,6 +402,7 @@ impl Balancer {
             || self
                 .members
                 .iter()
+                .chain(&self.drained)
                 .any(|member| Rc::ptr_eq(member, &lease.member))
     }
 
@@ -397,9 +414,11 @@ impl Balancer {
     }
 
     fn adopt(&mut self, set: Arc<AddressSet>) {
-        let endpoints = set.endpoints();
         self.members.clear();
-        for health in set.health() {
+        self.drained.clear();
+        let mut endpoints = Vec::with_capacity(set.endpoints().len());
+        let all = set.endpoints().iter().zip(set.health());
+        for ((endpoint, health), is_drained) in all.zip(set.drained()) {
             let (max, shared) = (self.per_endpoint_max, &self.shared);
             let new = || Rc::new(Member::new(health, &self.recoveries, max, shared.clone()));
             let member = self.known.entry(health.address()).or_insert_with(new);
@@ -407,14 +426,19 @@ impl Balancer {
                 Arc::ptr_eq(&member.health, health),
                 "a health that somebody holds is not forgotten"
             );
-            self.members.push(Rc::clone(member));
+            if *is_drained {
+                self.drained.push(Rc::clone(member));
+            } else {
+                self.members.push(Rc::clone(member));
+                endpoints.push(*endpoint);
+            }
         }
         self.known.retain(|_, member| Rc::strong_count(member) > 1);
         let counted = self.known.iter();
         self.counted
             .show(counted.map(|(address, member)| (*address, Arc::clone(&member.counters))));
-        self.groups = groups(endpoints);
-        self.shares = shares(endpoints);
+        self.groups = groups(&endpoints);
+        self.shares = shares(&endpoints);
         self.shares_up_to = running_sums(&self.shares, &self.groups);
         self.is_mixed = [Family::V4, Family::V6].iter().all(|family| {
             endpoints

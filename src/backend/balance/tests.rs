@@ -552,3 +552,57 @@ proptest! {
         }
     }
 }
+
+/// Whatever else is left: an ejected one is better than one that an operator has drained.
+#[test]
+fn a_drained_endpoint_is_never_chosen() {
+    let published = published(&[(0, 1), (0, 1), (1, 1)]);
+    let now = Instant::now();
+    for policy in POLICIES {
+        let mut balancer = Balancer::new(policy, 3);
+        assert!(choose(&mut balancer, &published, now).is_some());
+        published.drain(address(0), true).unwrap();
+        assert_eq!(counts(&mut balancer, &published, 20), [0, 20, 0]);
+        published.drain(address(1), true).unwrap();
+        assert_eq!(counts(&mut balancer, &published, 20), [0, 0, 20]);
+        assert!(!balancer.are_all_drained());
+        published.drain(address(2), true).unwrap();
+        assert!(choose(&mut balancer, &published, now).is_none());
+        assert!(balancer.is_empty() && balancer.are_all_drained());
+        assert!(!balancer.has_room(now));
+        for number in 0..3 {
+            published.drain(address(number), false).unwrap();
+        }
+        assert!(choose(&mut balancer, &published, now).is_some());
+        assert!(!balancer.are_all_drained());
+    }
+}
+
+#[test]
+fn what_runs_at_a_drained_endpoint_still_counts_there() {
+    let published = equals(2);
+    let now = Instant::now();
+    let mut balancer = Balancer::new(Balance::First, 3).limited(1);
+    let lease = choose(&mut balancer, &published, now).unwrap();
+    assert_eq!(number(&lease), 0);
+    published.drain(address(0), true).unwrap();
+    assert!(balancer.is_current(&published, &lease), "it is in the set");
+    assert!(balancer.is_drained(address(0)) && !balancer.has(address(0)));
+    let other = choose(&mut balancer, &published, now).unwrap();
+    assert_eq!(number(&other), 1);
+    published.drain(address(0), false).unwrap();
+    // Its one place is taken, as before.
+    assert!(choose(&mut balancer, &published, now).is_none());
+    drop(lease);
+    assert_eq!(number(&choose(&mut balancer, &published, now).unwrap()), 0);
+}
+
+#[test]
+fn a_weight_by_hand_is_that_of_the_next_choice() {
+    let published = published(&[(0, 1), (0, 1)]);
+    let mut balancer = Balancer::new(Balance::RoundRobin, 3);
+    assert_eq!(counts(&mut balancer, &published, 40), [20, 20]);
+    let weight = std::num::NonZeroU16::new(3).unwrap();
+    published.weigh(address(1), weight).unwrap();
+    assert_eq!(counts(&mut balancer, &published, 40), [10, 30]);
+}

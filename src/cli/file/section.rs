@@ -13,6 +13,12 @@ use crate::cli::options::{self, Kind, kind, value_name};
 use crate::cli::usage;
 use crate::config::RouteName;
 
+/// The key whose values may be tables.
+const BACKEND: &str = "backend";
+
+/// How such a table is written.
+const BACKEND_TABLE: &str = "write {address = \"php.internal:9000\", weight = 3}";
+
 /// The tables of the top level.
 const TABLES: [&str; 2] = ["route", "defaults"];
 
@@ -234,6 +240,9 @@ fn words(source: &Source<'_>, option: &Arg, value: &Value<'_>) -> Result<Vec<OsS
                 .collect())
         }
         (Kind::Number | Kind::Text | Kind::List, DeValue::String(text)) => Ok(given(text)),
+        (Kind::List, DeValue::Table(table)) if name == BACKEND => {
+            Ok(given(&backend_in_words(source, table)?))
+        }
         (kind, found) => {
             let quote = source.quote(value.span());
             let is_to_be_quoted =
@@ -257,6 +266,33 @@ fn is_scalar(value: &DeValue<'_>) -> bool {
 
 fn is_time(option: &Arg) -> bool {
     value_name(option).starts_with("DURATION")
+}
+
+/// A backend with a weight, as on the command line.
+fn backend_in_words(source: &Source<'_>, table: &Table<'_>) -> Result<String, String> {
+    let (mut address, mut weight) = (None, None);
+    for (key, value) in table {
+        match (key.get_ref().as_ref(), value.get_ref()) {
+            ("address", DeValue::String(text)) => address = Some(text),
+            ("weight", DeValue::Integer(integer)) => weight = Some(decimal(integer)),
+            ("address" | "weight", _) => {
+                return Err(format!(
+                    "{} = {} is not of the right type ({BACKEND_TABLE})",
+                    key.get_ref(),
+                    source.quote(value.span())
+                ));
+            }
+            (key, _) => {
+                let key = source::shown(key);
+                return Err(format!("a backend has no {key} ({BACKEND_TABLE})"));
+            }
+        }
+    }
+    let address = address.ok_or_else(|| format!("the address is missing ({BACKEND_TABLE})"))?;
+    Ok(match weight {
+        Some(weight) => format!("{address} weight={weight}"),
+        None => address.to_string(),
+    })
 }
 
 /// Integers too large for any option stay as they are written, and are refused for that.

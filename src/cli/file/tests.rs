@@ -12,7 +12,7 @@ use super::*;
 use crate::cli::options::{Kind, kind};
 use crate::cli::testing::run;
 use crate::cli::{CheckCommand, Cli, Command, RunCommand, Stop, parse_with};
-use crate::config::{Balance, Engine, LogFormat, Route as Configured};
+use crate::config::{Backend, Balance, Engine, LogFormat, Route as Configured};
 
 /// A value of its own for each key, in TOML; none is the default.
 #[rustfmt::skip]
@@ -298,6 +298,74 @@ fn numbers_may_be_strings_and_have_other_bases() {
     assert_eq!(limits.per_endpoint_max, None);
     let limits = route("per-endpoint-max = 4").limits;
     assert_eq!(limits.per_endpoint_max, NonZeroU32::new(4));
+}
+
+#[test]
+fn backends_may_have_weights_in_words_or_in_a_table() {
+    let weighed: Vec<Backend> = ["a:1 weight=3", "unix:/b", "[::1]:2 weight=7"]
+        .iter()
+        .map(|backend| backend.parse().unwrap())
+        .collect();
+    let file = |backend: &str| {
+        let file = format!("[route.a]\nlisten = \"unix:/a\"\nbackend = {backend}");
+        check_file(&file)
+    };
+    for backend in [
+        r#"["a:1 weight=3", "unix:/b", "[::1]:2 weight=7"]"#,
+        r#"[{address = "a:1", weight = 3}, "unix:/b", {weight = 0x7, address = "[::1]:2"}]"#,
+    ] {
+        let check = file(backend);
+        assert_eq!(check.run.config.routes[0].backends, weighed);
+        let again = check_file(&check.effective);
+        assert_eq!(again.run.config, check.run.config);
+    }
+    let one = file(r#"{address = "a:1"}"#).run.config.routes.remove(0);
+    assert_eq!(one.backends, ["a:1".parse().unwrap()]);
+    let array =
+        "[[route.a.backend]]\naddress = \"a:1\"\nweight = 3\n[route.a]\nlisten = \"unix:/a\"";
+    assert_eq!(run_file(array).config.routes[0].backends, weighed[..1]);
+}
+
+#[test]
+fn what_is_wrong_with_a_weight_is_told_in_a_line() {
+    for (backend, expected) in [
+        (r#""a:1 weight=0""#, "'0' is not a weight"),
+        (
+            r#"{address = "a:1", weight = 65536}"#,
+            "'65536' is not a weight",
+        ),
+        (
+            r#"{address = "a:1", weight = "3"}"#,
+            "weight = \"3\" is not of the right type",
+        ),
+        (r#"{address = 3}"#, "address = 3 is not of the right type"),
+        (
+            r#"{weight = 3}"#,
+            "the address is missing (write {address = ",
+        ),
+        (
+            r#"{address = "a:1", wait = 3}"#,
+            "a backend has no wait (write {address = ",
+        ),
+        (
+            r#"{address = "a:1 weight=2", weight = 3}"#,
+            "weight= is given twice",
+        ),
+        (
+            r#"{address = "srv:_a._tcp.b", weight = 3}"#,
+            "a service has no weight",
+        ),
+    ] {
+        let file = format!("[route.a]\nlisten = \"unix:/a\"\nbackend = [{backend}]");
+        let Err(Stop::File(errors)) = parse("run --config f", &file) else {
+            panic!("{backend}")
+        };
+        let [line] = &errors.lines().collect::<Vec<_>>()[..] else {
+            panic!("{backend}: {errors}")
+        };
+        assert!(line.starts_with("f:3: route a: backend = "), "{line}");
+        assert!(line.contains(expected), "{line}");
+    }
 }
 
 #[test]

@@ -9,9 +9,9 @@ use super::super::Conflict;
 use super::super::values::{NumberOrOff, timeout};
 use super::{ProtocolName, RouteArguments};
 use crate::config::{
-    Access, ActiveChecks, BackendAddress, Clients, ConnectionLimits, Discovery, Ejection, Fastcgi,
-    ListenAddress, NAME_SERVERS_MAX, ProxyProtocol, RefreshTimes, ResolveWith, Route, RouteName,
-    RouteProtocol, SourceAddress, SourceAddresses, UnixAddress, Upstreams,
+    Access, ActiveChecks, Backend, BackendAddress, Clients, ConnectionLimits, Discovery, Ejection,
+    Fastcgi, ListenAddress, NAME_SERVERS_MAX, ProxyProtocol, RefreshTimes, ResolveWith, Route,
+    RouteName, RouteProtocol, SourceAddress, SourceAddresses, UnixAddress, Upstreams,
 };
 
 impl RouteArguments {
@@ -83,7 +83,7 @@ impl RouteArguments {
                 ));
             }
             let is_service =
-                |backend: &&BackendAddress| matches!(backend, BackendAddress::Service { .. });
+                |backend: &&Backend| matches!(backend.address, BackendAddress::Service { .. });
             if let Some(service) = self.backend.iter().find(is_service) {
                 return Err(Conflict::new(
                     "backend",
@@ -147,7 +147,7 @@ impl RouteArguments {
                 ));
             }
         }
-        let is_out_of_reach = |backend: &&BackendAddress| matches!(backend, BackendAddress::Literal(address) if !source.reach(address.ip()));
+        let is_out_of_reach = |backend: &&Backend| matches!(backend.address, BackendAddress::Literal(address) if !source.reach(address.ip()));
         match self.backend.iter().find(is_out_of_reach) {
             None => Ok(source),
             Some(backend) => Err(Conflict::new(

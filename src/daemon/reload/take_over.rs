@@ -6,7 +6,6 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
 use tokio::time;
 
 use crate::backend::SharedPermits;
@@ -33,6 +32,9 @@ use super::report::report;
 
 /// How long workers may take to begin with another configuration: a turn is a matter of milliseconds.
 const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they have.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What has become of a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -662,11 +664,13 @@ impl Service {
 
 /// Returns when all workers have taken it over: then it is so for whoever comes.
 async fn wait_for_workers(workers: &Workers) {
-    let (token, mut all_dropped) = mpsc::channel::<()>(1);
-    workers.order_all(|| Order::Acknowledge(Box::new(token.clone())));
-    drop(token);
-    let taken_over = time::timeout(TAKE_OVER_TIMEOUT, all_dropped.recv()).await;
-    if taken_over.is_err() {
+    let are_out = workers.acknowledge();
+    let all_have = async {
+        while are_out() > 0 {
+            time::sleep(LOOK_INTERVAL).await;
+        }
+    };
+    if time::timeout(TAKE_OVER_TIMEOUT, all_have).await.is_err() {
         tracing::error!(
             "a worker has not taken the configuration over within {TAKE_OVER_TIMEOUT:?}: it will, when it turns again"
         );

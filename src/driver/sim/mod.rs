@@ -48,6 +48,10 @@
 //! - `places_are_used`: and nobody waits while there is one, whatever other routes are waited for.
 //! - `nothing_waits_for_us`: where a backend leaves Nagle's algorithm on, nothing that the proxy waits for is held back
 //!   until the kernel acknowledges what came before it: of FastCGI nothing at all, of bytes nothing but once.
+//! - `nothing_new_in_a_pause`: where a worker knows that a route is paused, it connects to no endpoint of it, and no
+//!   connection rests.
+//! - `patience_stands_still`: and nobody is sent away meanwhile, for being too many or for having waited too long.
+//! - `nothing_new_for_the_drained`: an endpoint that is drained is not connected to, and no connection to it rests.
 //! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
 //! - `counted`: and whoever was counted as there is counted as gone.
 //!
@@ -86,6 +90,7 @@ macro_rules! rule {
     };
 }
 
+mod by_hand;
 pub(crate) mod dice;
 mod fastcgi;
 mod judge;

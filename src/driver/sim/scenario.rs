@@ -62,6 +62,8 @@ pub(crate) struct Scenario {
     pub(crate) into_unix: IntoUnix,
     /// Which users' clients are served, and how many at one time.
     pub(crate) users: Option<Users>,
+    /// Whether operators change something by hand.
+    pub(crate) by_hand: bool,
     /// Told of by the world: the workers', by their number.
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
     /// Record what happens.

@@ -63,7 +63,7 @@ impl World {
     }
 
     /// One of the routes.
-    fn some_route(&mut self) -> usize {
+    pub(super) fn some_route(&mut self) -> usize {
         match self.scenario.routes.len() {
             1 => 0,
             routes => usize::try_from(self.dice.below(routes as u64)).expect("an index"),
@@ -86,12 +86,13 @@ impl World {
         self.ledger.forget(first + count..first + most);
         let published = &self.scenario.routes[route].published;
         if published.publish(endpoints, SystemTime::UNIX_EPOCH) {
+            self.look_whether_any_serves(route);
             self.post(Notice::Addresses);
         }
     }
 
     /// Tells all workers.
-    fn post(&self, notice: Notice) {
+    pub(super) fn post(&self, notice: Notice) {
         for mailbox in &self.scenario.mailboxes {
             mailbox.post(notice);
         }
@@ -131,6 +132,9 @@ impl World {
         }
         if self.dice.one_in(60) {
             self.addresses_change();
+            return true;
+        }
+        if self.scenario.by_hand && self.dice.one_in(25) && self.a_hand_is_laid_on() {
             return true;
         }
         if self.scenario.outages && self.dice.one_in(30) {

@@ -1,7 +1,7 @@
 //! The simulated kernel: sockets and what is on its way in them, the peers at their far ends, and the clock.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::ops::Range;
 use std::rc::Rc;
@@ -14,6 +14,7 @@ use crate::driver::{Close, Done, IntoUnix, Lane, Limits, Sock};
 use crate::session::BUFFERS_PER_SESSION;
 use crate::sys::Errno;
 
+use super::by_hand::Pauses;
 use super::dice::Dice;
 use super::fastcgi::{Ledger, Speech};
 use super::judge::{Event, Judge};
@@ -43,6 +44,8 @@ pub(super) struct World {
     /// By route: clients that wait to be accepted.
     pub(super) backlogs: Vec<VecDeque<usize>>,
     pub(super) told: Told,
+    /// By route, of those that have been paused.
+    pub(super) pauses: HashMap<usize, Pauses>,
     /// A fault was injected, a deadline may have passed, or sessions were cut: nobody is promised
     /// a whole stream any more.
     pub(super) disturbed: bool,
@@ -232,6 +235,7 @@ impl World {
             clients_to_come: scenario.clients,
             backlogs: scenario.routes.iter().map(|_| VecDeque::new()).collect(),
             told: Told::Nothing,
+            pauses: HashMap::new(),
             disturbed: false,
             judge: Judge::default(),
             outages: endpoints.iter().map(|_| None).collect(),

@@ -34,7 +34,7 @@ impl Bench {
 
     fn with(times: RefreshTimes, backends: &[BackendAddress]) -> Self {
         let now = Instant::now();
-        let mut names = Names::new(backends, times, now).unwrap();
+        let mut names = Names::new(&unweighed(backends), times, now).unwrap();
         names.ask_due(now, ALL);
         Self { names, now }
     }
@@ -89,6 +89,10 @@ impl Bench {
         let endpoints = self.names.endpoints();
         endpoints.iter().map(|e| e.address.to_string()).collect()
     }
+}
+
+fn unweighed(backends: &[BackendAddress]) -> Vec<Backend> {
+    backends.iter().cloned().map(Backend::from).collect()
 }
 
 fn service() -> Question {
@@ -152,10 +156,29 @@ fn endpoints_follow_the_configured_order_and_are_sorted_within_a_name() {
 }
 
 #[test]
+fn the_weight_of_a_name_is_that_of_each_of_its_addresses() {
+    let backends = [
+        "php.internal:9000 weight=3",
+        "192.0.2.9:80 weight=7",
+        "192.0.2.8:80",
+    ];
+    let backends = backends.map(|backend| backend.parse().unwrap());
+    let now = Instant::now();
+    let mut names = Names::new(&backends, RefreshTimes::default(), now).unwrap();
+    names.ask_due(now, ALL);
+    let mut bench = Bench { names, now };
+    bench.found(v4(), &["192.0.2.2", "192.0.2.1"]);
+    bench.found(v6(), &["2001:db8::1"]);
+    let endpoints = bench.names.endpoints();
+    let weights: Vec<_> = endpoints.iter().map(|e| e.weight).collect();
+    assert_eq!(weights, [3, 3, 3, 7, 1]);
+}
+
+#[test]
 fn a_name_with_two_ports_is_asked_for_once() {
     let now = Instant::now();
     let backends = [php(1), name("PHP.internal", 2), php(3)];
-    let mut names = Names::new(&backends, RefreshTimes::default(), now).unwrap();
+    let mut names = Names::new(&unweighed(&backends), RefreshTimes::default(), now).unwrap();
     assert_eq!(names.ask_due(now, ALL), [v4(), v6()]);
     assert_eq!(names.ask_due(now, ALL), []);
     assert_eq!(names.next_due(), None);
@@ -165,7 +188,11 @@ fn a_name_with_two_ports_is_asked_for_once() {
 fn malformed_names_are_refused_with_the_name() {
     let accept = |host: &str| {
         let backends = [name(host, 1)];
-        Names::new(&backends, RefreshTimes::default(), Instant::now())
+        Names::new(
+            &unweighed(&backends),
+            RefreshTimes::default(),
+            Instant::now(),
+        )
     };
     let long = "a".repeat(64);
     for host in ["", ".", "a..b", "a b", long.as_str()] {
@@ -338,7 +365,7 @@ fn back_off_starts_anew_after_success_and_after_a_change_of_the_files() {
 fn what_has_been_due_for_longest_is_asked_first() {
     let now = Instant::now();
     let backends = [name("a", 1), name("b", 1), php_service()];
-    let mut names = Names::new(&backends, RefreshTimes::default(), now).unwrap();
+    let mut names = Names::new(&unweighed(&backends), RefreshTimes::default(), now).unwrap();
     let mut asked = names.ask_due(now, 2);
     assert_eq!(asked.len(), 2);
     assert_eq!(names.next_due(), Some(now), "the others wait for room");

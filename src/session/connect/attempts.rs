@@ -178,6 +178,11 @@ impl Connecting {
             unreachable!("connects are under way")
         };
         cx.balancer.refresh(cx.published);
+        let is_drained = |attempt: &Attempt| cx.balancer.is_drained(attempt.lease.address());
+        let rival_is_drained = matches!(&race, Race::On(rival) if is_drained(rival));
+        if is_drained(&first) || rival_is_drained {
+            return self.leave_drained(first, race, bytes_follow, cx);
+        }
         if let Race::On(mut rival) = race {
             let is_current = |attempt: &Attempt| cx.balancer.has(attempt.lease.address());
             if is_current(&first) && is_current(&rival) {
@@ -202,6 +207,31 @@ impl Connecting {
         SearchStep::Waiting
     }
 
+    /// Attempts at endpoints that get nothing new any more are given up, which is nobody's fault.
+    fn leave_drained<D: Driver>(
+        &mut self,
+        first: Attempt,
+        race: Race,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> SearchStep {
+        let rival = match race {
+            Race::On(rival) => Some(rival),
+            Race::Off | Race::StartsAt(..) => None,
+        };
+        let mut left = None;
+        for attempt in [Some(first), rival].into_iter().flatten() {
+            if cx.balancer.is_drained(attempt.lease.address()) {
+                cx.abandon(attempt.sock, attempt.lease);
+            } else {
+                left = Some(attempt);
+            }
+        }
+        // It had a place, and is not sent away for want of room to wait for another one.
+        self.is_owed_a_place = true;
+        self.go_on(left, bytes_follow, cx)
+    }
+
     /// The head start is over: another one, if there is any that would do.
     fn start_race<D: Driver>(
         &mut self,
@@ -210,6 +240,12 @@ impl Connecting {
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
     ) -> SearchStep {
+        if cx.is_paused {
+            // It would be something new.
+            let race = Race::Off;
+            self.stage = SearchStage::Trying { first, race };
+            return SearchStep::Waiting;
+        }
         self.tried.insert(&first.lease);
         let race = loop {
             let chosen = cx.balancer.choose_with(

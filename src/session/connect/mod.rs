@@ -19,6 +19,8 @@
 //!   while it is waited for.
 //! - Where every endpoint refuses, that is waited out for a time of its own; where they were silent for a
 //!   whole connect, for less than another one. `backend/reach.rs` has both rules.
+//! - While its route is paused, nothing new is tried: who is not connecting already waits, in the queue if there is
+//!   one, and no time runs.
 //! - Who has nothing to connect to yet, or again and again, waits here; what its client sent waits
 //!   in the flow.
 
@@ -82,6 +84,8 @@ pub(super) struct Connecting {
     has_made_room: bool,
     /// A place gets free that was its own, or was taken from a connection for its sake.
     is_owed_a_place: bool,
+    /// Since when the route is paused for it.
+    held_since: Option<Instant>,
     stage: SearchStage,
 }
 
@@ -95,6 +99,8 @@ enum SearchStage {
     /// Endpoints have a limited number of places, and none that would do is free: its turn comes by
     /// arrival.
     Queued(PlaceWait),
+    /// The route is paused, and there is no queue.
+    Held,
 }
 
 /// A session's wait for a place at an endpoint.
@@ -168,12 +174,16 @@ impl Connecting {
             reuse: Reuse::Yes,
             has_made_room: false,
             is_owed_a_place: false,
+            held_since: None,
             stage,
         }
     }
 
     /// When [`Connecting::expire`] is due.
     pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.held_since.is_some() {
+            return None;
+        }
         let next = match &self.stage {
             SearchStage::Unknown { remind_at } => Some(*remind_at),
             SearchStage::Trying { first, race } => Some(match race {
@@ -182,7 +192,7 @@ impl Connecting {
                 Race::On(rival) => first.deadline().min(rival.deadline()),
             }),
             SearchStage::Pausing { until, .. } => Some(*until),
-            SearchStage::Queued(PlaceWait::First) => None,
+            SearchStage::Queued(PlaceWait::First) | SearchStage::Held => None,
             SearchStage::Queued(PlaceWait::Again { retry_at }) => Some(*retry_at),
         };
         let end = if self.is_queued() {
@@ -197,7 +207,7 @@ impl Connecting {
     /// Whether it waits after attempts that failed.
     fn is_between_attempts(&self) -> bool {
         match self.stage {
-            SearchStage::Pausing { .. } | SearchStage::Queued(_) => true,
+            SearchStage::Pausing { .. } | SearchStage::Queued(_) | SearchStage::Held => true,
             SearchStage::Unknown { .. } | SearchStage::Trying { .. } => false,
         }
     }
@@ -226,7 +236,7 @@ impl Connecting {
             SearchStage::Unknown { .. } => self
                 .by
                 .is_some_and(|by| now + self.patience >= by + REMINDER_INTERVAL),
-            SearchStage::Pausing { .. } | SearchStage::Queued(_) => true,
+            SearchStage::Pausing { .. } | SearchStage::Queued(_) | SearchStage::Held => true,
             SearchStage::Trying { .. } => false,
         }
     }
@@ -240,6 +250,9 @@ impl Connecting {
         bytes_follow: bool,
         cx: &mut Context<'_, D>,
     ) -> SearchStep {
+        if cx.is_paused {
+            return self.sit_out(cx);
+        }
         loop {
             let moment = Moment {
                 now: cx.hands.now,
@@ -366,7 +379,7 @@ impl Connecting {
         match self.stage {
             SearchStage::Trying { .. } => return self.look_elsewhere(bytes_follow, cx),
             // The newest set is looked at when its turn comes.
-            SearchStage::Queued(_) => return SearchStep::Waiting,
+            SearchStage::Queued(_) | SearchStage::Held => return SearchStep::Waiting,
             SearchStage::Unknown { .. } | SearchStage::Pausing { .. } => {}
         }
         cx.balancer.refresh(cx.published);
@@ -411,6 +424,7 @@ impl Connecting {
                 }
                 self.search(bytes_follow, cx)
             }
+            SearchStage::Held => unreachable!("no time runs in a pause"),
             SearchStage::Trying { first, race } if is_over => {
                 if let Race::On(rival) = race {
                     self.time_out(rival, cx);
@@ -425,9 +439,58 @@ impl Connecting {
     }
 
     /// Others wait for a place already, so it waits behind them.
-    pub(super) fn queue_up(&mut self) -> SearchStep {
+    pub(super) fn queue_up<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> SearchStep {
+        if cx.is_paused {
+            return self.sit_out(cx);
+        }
         self.stage = SearchStage::Queued(PlaceWait::First);
         SearchStep::Waiting
+    }
+
+    /// The route is paused. What is under way goes on.
+    pub(super) fn hold<D: Driver>(&mut self, cx: &mut Context<'_, D>) -> SearchStep {
+        match self.stage {
+            SearchStage::Trying { .. } => SearchStep::Waiting,
+            SearchStage::Unknown { .. }
+            | SearchStage::Pausing { .. }
+            | SearchStage::Queued(_)
+            | SearchStage::Held => self.sit_out(cx),
+        }
+    }
+
+    /// Waits until the pause is over. What was tried before it says nothing of what there is after it.
+    fn sit_out<D: Driver>(&mut self, cx: &Context<'_, D>) -> SearchStep {
+        self.want = Want::Any;
+        self.tried.clear();
+        (self.by, self.refused_by) = (None, None);
+        self.held_since.get_or_insert(cx.hands.now);
+        self.stage = match cx.can_queue {
+            true => SearchStage::Queued(PlaceWait::First),
+            false => SearchStage::Held,
+        };
+        SearchStep::Waiting
+    }
+
+    /// The pause is over.
+    pub(super) fn resume<D: Driver>(
+        &mut self,
+        bytes_follow: bool,
+        cx: &mut Context<'_, D>,
+    ) -> SearchStep {
+        let Some(since) = self.held_since.take() else {
+            // It was under way all the time.
+            return SearchStep::Waiting;
+        };
+        let lasted = cx.hands.now.saturating_duration_since(since);
+        self.queue_by = self.queue_by.map(|by| by + lasted);
+        match self.stage {
+            SearchStage::Held => {
+                self.take_stage(cx.hands.now);
+                self.search(bytes_follow, cx)
+            }
+            // In the order of arrival.
+            _ => SearchStep::Waiting,
+        }
     }
 
     /// A connection that rests will not do.
@@ -466,9 +529,10 @@ impl Connecting {
     /// Closes what is open. Returns a socket that the driver has yet to join, if there is one.
     pub(super) fn close<D: Driver>(self, hands: &mut Hands<D>) -> Option<Sock> {
         let attempts = match self.stage {
-            SearchStage::Unknown { .. } | SearchStage::Pausing { .. } | SearchStage::Queued(_) => {
-                [None, None]
-            }
+            SearchStage::Unknown { .. }
+            | SearchStage::Pausing { .. }
+            | SearchStage::Queued(_)
+            | SearchStage::Held => [None, None],
             SearchStage::Trying { first, race } => match race {
                 Race::Off | Race::StartsAt(..) => [Some(first), None],
                 Race::On(rival) => [Some(first), Some(rival)],

@@ -179,10 +179,27 @@ impl<D: Driver> Exchange<D> {
 
     /// The address set changed.
     pub fn addresses_changed(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search_on(cx, |connecting, cx| connecting.addresses_changed(true, cx))
+    }
+
+    /// Endpoints get nothing new for a while.
+    pub fn pause(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search_on(cx, Connecting::hold)
+    }
+
+    /// That is over.
+    pub fn resume(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search_on(cx, |connecting, cx| connecting.resume(true, cx))
+    }
+
+    /// Lets the search act, if the request waits for a connection.
+    fn search_on(
+        &mut self,
+        cx: &mut Context<'_, D>,
+        act: impl FnOnce(&mut Connecting, &mut Context<'_, D>) -> SearchStep,
+    ) -> Step {
         match self.stage {
-            Stage::Search(_) => {
-                self.search(cx, |connecting, cx| connecting.addresses_changed(true, cx))
-            }
+            Stage::Search(_) => self.search(cx, act),
             Stage::Head
             | Stage::Serve(_)
             | Stage::Deliver { .. }
@@ -411,7 +428,7 @@ impl<D: Driver> Exchange<D> {
         if cx.queue_is_empty {
             self.search(cx, |connecting, cx| connecting.search(true, cx))
         } else {
-            self.search(cx, |connecting, _| connecting.queue_up())
+            self.search(cx, Connecting::queue_up)
         }
     }
 

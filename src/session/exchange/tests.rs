@@ -69,6 +69,8 @@ macro_rules! act {
             pool: &mut $desk.pool,
             changes: &mut $desk.changes,
             queue_is_empty: true,
+            can_queue: false,
+            is_paused: false,
             draining: false,
             head_room: &$desk.head_room,
             counters: &$desk.counters,

@@ -28,6 +28,8 @@ pub(super) enum Backends {
     Users,
     /// TCP, and peers speak FastCGI; mostly, no endpoint gets more than a few connections.
     Fastcgi,
+    /// One or several of the others, and operators change something by hand.
+    ByHand,
     /// Several routes on one worker: bytes and FastCGI, with limits and without.
     Routes,
     /// The same or one of them, and several workers.
@@ -40,7 +42,7 @@ const OF_ROUTES: &str = "each of its routes is of one of the other kinds";
 impl Backends {
     /// What `SPLICEWAY_SIM_BACKENDS` calls them.
     #[cfg(test)]
-    pub(super) const NAMES: [(Self, &str); 9] = [
+    pub(super) const NAMES: [(Self, &str); 10] = [
         (Self::Tcp, "tcp"),
         (Self::Inherited, "inherited"),
         (Self::Mixed, "mixed"),
@@ -48,6 +50,7 @@ impl Backends {
         (Self::Limited, "limited"),
         (Self::Users, "users"),
         (Self::Fastcgi, "fastcgi"),
+        (Self::ByHand, "byhand"),
         (Self::Routes, "routes"),
         (Self::Workers, "workers"),
     ];
@@ -63,7 +66,7 @@ impl Backends {
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
             Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => {}
-            Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
             Self::Mixed => {
                 endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
             }
@@ -84,7 +87,7 @@ impl Backends {
             Self::Limited => true,
             Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
-            Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
         };
         let limit = is_limited.then(|| Limit {
             per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
@@ -119,7 +122,7 @@ impl Backends {
             | Self::BothFamilies
             | Self::Limited
             | Self::Users => 25,
-            Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
         }
     }
 
@@ -141,7 +144,7 @@ impl Backends {
                 | Self::Limited
                 | Self::Users
                 | Self::Fastcgi => Backlog::Ours,
-                Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+                Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
             },
         }
     }
@@ -156,7 +159,7 @@ impl Backends {
         match self {
             Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
-            Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
         }
     }
 }

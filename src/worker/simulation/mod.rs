@@ -6,10 +6,12 @@
 //! which backlogs are left to others; `mixed`, the one in which a Unix socket is among the backends; `families`, the
 //! one with addresses of both families; `limited`, the one in which endpoints take a few connections only and
 //! clients queue; `users`, the one in which some users may not connect and the others not often; `fastcgi`, the one in
-//! which the peers speak FastCGI; `routes`, the one with several routes on one worker; and `workers`, the one in which
+//! which the peers speak FastCGI; `byhand`, one of several of these in which operators change something by hand;
+//! `routes`, the one with several routes on one worker; and `workers`, the one in which
 //! several workers share routes, clients and limits. With `epoll-` before it, for kinds of one worker and one route, the
 //! epoll driver itself is a part of what is run.
 
+mod by_hand;
 mod kinds;
 mod several;
 #[cfg(test)]
@@ -43,12 +45,13 @@ use kinds::Backends;
 fn run(dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<Sim>) {
     match (engine, backends) {
         (SimEngine::Completions, Backends::Routes | Backends::Workers) => {
-            several::run(dice, backends, trace, keep);
+            several::run(dice, (backends, false), trace, keep);
         }
         (SimEngine::Epoll, Backends::Routes | Backends::Workers) => {
             unreachable!("the world is the kernel of one worker with one route")
         }
-        _ => run_one(dice, (engine, backends), trace, keep),
+        (_, Backends::ByHand) => by_hand::run(dice, engine, trace, keep),
+        _ => run_one(dice, (engine, backends), (false, trace), keep),
     }
 }
 
@@ -203,7 +206,12 @@ impl Planned {
 }
 
 /// One route, served by one worker.
-fn run_one(mut dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<Sim>) {
+fn run_one(
+    mut dice: Dice,
+    (engine, backends): SeedKind,
+    (by_hand, trace): (bool, bool),
+    keep: &mut Option<Sim>,
+) {
     let mailbox = mailbox();
     let ejection = ejection(&mut dice);
     let connections_max = dice.pick(&[1, 2, 5, 100]);
@@ -248,6 +256,7 @@ fn run_one(mut dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut
     let clients = count(dice.between(1, backends.clients_max()));
     let scenario = Scenario {
         backlog_is_left: backends == Backends::Inherited,
+        by_hand,
         mailboxes: vec![Arc::clone(&mailbox)],
         trace,
         ..scenario(
@@ -353,6 +362,7 @@ fn scenario(
         },
         users,
         backlog_is_left: false,
+        by_hand: false,
         mailboxes: Vec::new(),
         trace: false,
     }

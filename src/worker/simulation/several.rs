@@ -114,7 +114,12 @@ impl Common {
     }
 }
 
-pub(super) fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Option<Sim>) {
+pub(super) fn run(
+    mut dice: Dice,
+    (backends, by_hand): (Backends, bool),
+    trace: bool,
+    keep: &mut Option<Sim>,
+) {
     let common = Common::new(backends, &mut dice);
     let mailboxes: Vec<_> = (0..common.workers).map(|_| mailbox()).collect();
     let seed = dice.below(1 << 16);
@@ -129,6 +134,7 @@ pub(super) fn run(mut dice: Dice, backends: Backends, trace: bool, keep: &mut Op
     let most = if speak_fastcgi { 14 } else { 25 };
     let clients = count(dice.between(1, most));
     let scenario = Scenario {
+        by_hand,
         mailboxes: mailboxes.clone(),
         trace,
         ..scenario(

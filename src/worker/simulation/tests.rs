@@ -91,6 +91,7 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
     let several = first..first + seeds.div_ceil(10);
     let routes = several.clone().map(|seed| (seed, Backends::Routes));
     let workers = several.map(|seed| (seed, Backends::Workers));
+    let by_hand = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::ByHand));
     let under_epoll = (first..first + seeds.div_ceil(10)).flat_map(|seed| {
         let kinds = Backends::NAMES.into_iter();
         let of_one = kinds.filter(|(backends, _)| backends.is_of_one());
@@ -106,6 +107,7 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
         .chain(fastcgi)
         .chain(routes)
         .chain(workers)
+        .chain(by_hand)
         .map(|(seed, backends)| (seed, (SimEngine::Completions, backends)))
         .chain(under_epoll)
         .filter(|_| only.is_none());

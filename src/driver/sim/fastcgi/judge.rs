@@ -16,6 +16,7 @@ const SLACK: Duration = Duration::from_millis(1);
 impl World {
     /// Before each wait, when the worker has done all that it can do.
     pub(in super::super) fn judge_rest(&mut self) {
+        self.judge_rest_by_hand();
         if self.told == Told::Nothing {
             let is_own = |p: &&mut Peer| p.worker == Some(self.at) && !p.dismissed;
             let own = self.peers.iter_mut().filter(is_own);
@@ -26,6 +27,8 @@ impl World {
             }
         }
         let own: Vec<_> = self.own().collect();
+        let paused = 0..self.scenario.routes.len();
+        let paused: Vec<_> = paused.map(|route| self.is_paused(route)).collect();
         let (ledger, now) = (&mut self.ledger, self.now);
         for sock in own {
             let socket = self.sockets.get(sock);
@@ -65,6 +68,7 @@ impl World {
                 rule!(
                     "nobody_waits_for_settling",
                     is_busy
+                        || paused[peer.route]
                         || waited <= look_interval + SLACK
                         || now <= since + pool.settle + look_interval + SLACK,
                     "upstream {index} settles for {:?}, and somebody waits for {waited:?}",

@@ -107,7 +107,7 @@ pub(super) struct Judge {
     /// By worker and endpoint: the connect that began last.
     last_connects: HashMap<(usize, usize), (Sock, Instant)>,
     /// Who waits for places, and who has had one.
-    line: Line,
+    pub(super) line: Line,
     /// By route: since when somebody waits to be accepted and nothing is known that stands in the way.
     unaccepted_since: HashMap<usize, Instant>,
     /// Backends that waited for our kernel.
@@ -145,6 +145,7 @@ impl Judge {
             Event::Connects(sock, to) => {
                 world.judge_connects();
                 world.judge_limit(*to);
+                world.judge_by_hand(*to);
                 self.judge_pace(*sock, *to, world);
                 self.line.connects(*sock);
             }

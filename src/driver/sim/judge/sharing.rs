@@ -23,7 +23,7 @@ const SLACK: Duration = Duration::from_millis(10);
 /// Those who wait for places, as far as their order can be seen: each waits for its client to leave until it has a
 /// connection.
 #[derive(Default)]
-pub(super) struct Line {
+pub(in super::super) struct Line {
     /// By client: when it came, as a number.
     waiting: HashMap<usize, u64>,
     /// By upstream: when its connect began, as a number.
@@ -32,6 +32,8 @@ pub(super) struct Line {
     last: Option<Sock>,
     /// Those who have waited and have a connection: their clients, and both numbers.
     had: Vec<(usize, u64, u64)>,
+    /// Somebody's turn came to nothing: its endpoint was drained while it was connected to.
+    is_broken: bool,
     next: u64,
 }
 
@@ -52,6 +54,11 @@ impl Line {
         self.connects.insert(sock, number);
     }
 
+    /// Somebody has to wait on whose turn it was.
+    pub(in super::super) fn is_broken(&mut self) {
+        self.is_broken = true;
+    }
+
     pub(super) fn completed(&mut self, sock: Sock) {
         self.last = Some(sock);
     }
@@ -60,7 +67,7 @@ impl Line {
     pub(super) fn has_place(&mut self, client: usize, world: &World) {
         let peer = &world.peers[client];
         let is_limited = world.route_of(peer).per_endpoint_max.is_some();
-        if !is_limited || !world.scenario.calm || world.speaks_fastcgi(client) {
+        if self.is_broken || !is_limited || !world.scenario.calm || world.speaks_fastcgi(client) {
             return;
         }
         let connect = self.last.and_then(|sock| self.connects.get(&sock));
@@ -125,7 +132,8 @@ impl World {
 
     /// Whether somebody waits to be accepted by this route, and could be.
     fn is_owed(&self, route: usize) -> bool {
-        self.told == Told::Nothing && !self.backlogs[route].is_empty() && self.can_serve(route)
+        let is_serving = self.told == Told::Nothing && !self.is_paused(route);
+        is_serving && !self.backlogs[route].is_empty() && self.can_serve(route)
     }
 
     /// Whom nobody will be told of is not to wait.
@@ -158,7 +166,7 @@ impl World {
             return;
         }
         for (number, planned) in self.scenario.routes.iter().enumerate() {
-            if self.ledger.has(number) {
+            if self.ledger.has(number) || self.is_paused(number) {
                 continue;
             }
             for (worker, places) in planned.places.iter().enumerate() {
@@ -172,7 +180,7 @@ impl World {
                 rule!(
                     "places_are_used",
                     waited <= QUEUE_LOOK_INTERVAL + SLACK
-                        || !set.endpoints().iter().any(|e| has_room(e.address)),
+                        || !set.health_in_use().any(|health| has_room(health.address())),
                     "on worker {worker}, somebody waits for route {number} for {waited:?}, and there are \
                      places"
                 );

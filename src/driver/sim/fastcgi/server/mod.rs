@@ -199,14 +199,14 @@ impl Server {
     }
 
     /// Whether the proxy has sent all of a request, with a fence, and all of its answer is out.
-    pub(super) fn is_kept(&self, taken: u64) -> bool {
+    pub(in super::super::super) fn is_kept(&self, taken: u64) -> bool {
         matches!(self.heard, Heard::Fence)
             && self.records.left() == 0
             && self.ended_at.is_some_and(|at| at <= taken)
     }
 
     /// Whether the proxy has the fence's answer.
-    pub(super) fn is_settled(&self, taken: u64) -> bool {
+    pub(in super::super::super) fn is_settled(&self, taken: u64) -> bool {
         self.settled_at.is_some_and(|at| at <= taken)
     }
 

@@ -1,0 +1,61 @@
+//! Pauses: for a while, a route gives nothing new to its endpoints. What runs goes on; who comes waits, and is served
+//! in the order of arrival when it is over.
+//!
+//! - Where there is a queue, it is there that they wait: as many as there may be sessions, because `--queue-max` is
+//!   about those whom endpoints are too busy for. So those who came in a pause do not count against it, also not
+//!   while they wait for their turn after it.
+//! - Without a queue, nobody is accepted: clients wait in the backlogs.
+//! - The time of a pause does not count for anybody's patience.
+//! - No connection is kept that no request uses: what the backend changes meanwhile, it changes for all requests that
+//!   come after the pause.
+//! - It ends by itself, whatever becomes of who asked for it; and when the worker drains, or serves the route no more.
+
+use crate::driver::Driver;
+use crate::session::{RouteKey, Session};
+
+use super::{Worker, WorkerPhase};
+
+impl<D: Driver> Worker<D> {
+    /// Looks whether the route is paused, and acts accordingly.
+    pub(super) fn follow_pause(&mut self, route: RouteKey) {
+        let served = &mut self.routes[route];
+        let ends = served.is_retired || self.phase == WorkerPhase::Draining;
+        let until = served.route.published.paused_until(self.hands.now);
+        let until = until.filter(|_| !ends);
+        let was_paused = served.paused_until.is_some();
+        served.paused_until = until;
+        match (was_paused, until.is_some()) {
+            (false, true) => self.begin_pause(route),
+            (true, false) => self.end_pause(route),
+            (false, false) | (true, true) => {}
+        }
+        let ends = self.routes.iter().filter_map(|served| served.paused_until);
+        self.pauses_end = ends.min();
+    }
+
+    /// The same for all routes.
+    pub(super) fn follow_pauses(&mut self) {
+        for route in self.routes.keys() {
+            self.follow_pause(route);
+        }
+    }
+
+    /// Ends pauses whose time is up.
+    pub(super) fn look_at_pauses(&mut self) {
+        if self.pauses_end.is_some_and(|end| end <= self.hands.now) {
+            self.follow_pauses();
+        }
+    }
+
+    fn begin_pause(&mut self, route: RouteKey) {
+        self.routes[route].pool.hold(true, &mut self.hands);
+        self.file_pool(route);
+        self.each_session_of(route, Session::pause);
+    }
+
+    fn end_pause(&mut self, route: RouteKey) {
+        self.routes[route].pool.hold(false, &mut self.hands);
+        self.each_session_of(route, Session::resume);
+        self.queue_looks.begin(self.hands.now);
+    }
+}
