@@ -218,7 +218,7 @@ pub(super) struct FastcgiArguments {
 
     #[arg(
         long,
-        help = "Also take what each --script-root leads to for a root, as it is when the daemon starts: for \
+        help = "Also take what each --script-root leads to for a root, as it is at the start and at each reload: for \
                 $realpath_root of nginx, where a directory is a symbolic link to a release"
     )]
     resolve_script_root: bool,

@@ -2,7 +2,7 @@
 //!
 //! nginx's `$realpath_root` is the directory behind the symbolic links of its `root`, such as a release
 //! behind `current`. The guard compares letters, so both forms have to be roots. They are resolved once,
-//! when the daemon starts, and not for each request: a link that somebody turns while requests run must
+//! at the start and at each reload, and not for each request: a link that somebody turns while requests run must
 //! not decide what may be run.
 
 use std::fs;
