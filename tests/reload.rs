@@ -17,7 +17,8 @@ use std::thread;
 
 use common::client::{assert_over, assert_waiting, exchange, exchange_and_end, receive_to_eof};
 use common::fastcgi::{Client, Request, responder};
-use common::proxy::connect;
+use common::proxy::{NOBODY, connect};
+use common::sys::lacks_root;
 use common::{Backend, Engine, KB, Pattern, Proxy, SPLICEWAY, eventually, for_each_engine};
 
 for_each_engine!(
@@ -474,6 +475,31 @@ fn what_is_wrong_changes_nothing() {
         another("unix:{dir}/b.sock", "mode = \"0689\""),
         another("unix:relative", ""),
         another("unix:{dir}/b.sock", "deny-param = \"A\""),
+        with("zzz = 1"),
+        with("workers = 2"),
+        with("config = \"f\""),
+        with("idle-timeout = false"),
+        with("mode = 0660"),
+        with("queue-max = 1.5"),
+        with("queue-max = -1"),
+        with("per-endpoint-max = 0"),
+        with("nameserver = []"),
+        with("connect-timeout = \"0s\""),
+        with("protocol = \"fcgi\""),
+        with("removed-endpoint = \"close-after\""),
+        with("source-address = \"host\""),
+        with("owner = \"a\\nb\""),
+        with("dns-max-ttl = \"5s\"\ndns-min-ttl = \"9s\""),
+        with("settle-timeout = \"5ms\""),
+        with("[route.\"a b\"]"),
+        with("[routes.b]"),
+        with("[php]\nlisten = \"unix:/b\""),
+        format!("wrkers = 2\n{right}"),
+        format!("workers = 0\n{right}"),
+        format!("log-level = \"inof\"\n{right}"),
+        format!("engine = \"epoll\n{right}"),
+        format!("control = \"c.sock\"\n{right}"),
+        format!("metrics = 9145\n{right}"),
     ];
     let obstacles = [
         (another("unix:{dir}/no/b.sock", ""), "no such directory"),
@@ -605,4 +631,41 @@ fn a_socket_is_for_others_without_being_gone() {
     assert_eq!(daemon.reload().status.code(), Some(1));
     assert_eq!(file().permissions().mode() & 0o777, 0o666);
     exchange_and_end(&daemon.connect("a.sock"), Pattern::new(1), KB);
+}
+
+/// What the daemon could do at its start, it cannot do when it has become somebody else: that is a reason, and nothing
+/// changes.
+#[test]
+fn rights_that_were_given_up_are_missed_with_a_line() {
+    if lacks_root() {
+        return;
+    }
+    let echo = Backend::echo();
+    let head = format!("user = \"{NOBODY}:{NOBODY}\"");
+    let right = route("a", &echo, "group = \"0\"");
+    let daemon = Reloaded::start(Engine::Epoll, &head, &right);
+    let hash = daemon.hash();
+    // The directory is root's.
+    daemon.write(&head, &[&right[..], &route("b", &echo, "")].concat());
+    let output = daemon.reload();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("it takes a restart"), "{said}");
+    assert_eq!(daemon.hash(), hash);
+    // So is the group of a socket that names none.
+    fs::create_dir(daemon.socket("open")).unwrap();
+    fs::set_permissions(daemon.socket("open"), fs::Permissions::from_mode(0o777)).unwrap();
+    let elsewhere = |more: &str| {
+        format!(
+            "{right}[route.b]\nlisten = \"unix:{{dir}}/open/b.sock\"\nbackend = \"{echo}\"\n{more}\n"
+        )
+    };
+    daemon.write(&head, &elsewhere(""));
+    let output = daemon.reload();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(!daemon.socket("open/b.sock").exists());
+    let own = format!("group = \"{NOBODY}\"");
+    let said = daemon.become_with(&head, &elsewhere(&own));
+    assert!(said.contains("route b: added"), "{said}");
+    exchange_and_end(&daemon.connect("open/b.sock"), Pattern::new(1), KB);
 }

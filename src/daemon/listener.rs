@@ -155,6 +155,16 @@ pub enum Cause {
     },
 }
 
+impl ListenError {
+    /// Whether it is a right that is missing.
+    pub fn is_denied(&self) -> bool {
+        matches!(
+            self.cause,
+            Cause::DirectoryDenied { .. } | Cause::SearchDenied { .. } | Cause::OwnerDenied
+        )
+    }
+}
+
 /// Binds the address, with the mode and the owners of `access` if it is a path. Until [`Listener::listen`],
 /// connects are refused: whoever begins to start and fails has let nobody in.
 ///

@@ -12,7 +12,7 @@ use crate::resolver;
 use crate::session::Policy;
 use crate::worker::Allowed;
 
-use super::super::listener::{self, Listener, SocketFile};
+use super::super::listener::{self, ListenError, Listener, SocketFile};
 use super::super::sockets::SocketId;
 use super::super::{accounts, routes, upstreams};
 use super::plan::Wanted;
@@ -79,7 +79,7 @@ pub(in super::super) fn make(wanted: &Wanted) -> Result<Made, Vec<String>> {
         let route = &wanted.routes[*number];
         match listener::bind(address, &wanted.access_of(&route.access)) {
             Ok(listener) => bound.push(listener),
-            Err(error) => all(route, &error),
+            Err(error) => all(route, &wanted.explained(error)),
         }
     }
     let mut logs = Vec::new();
@@ -103,7 +103,7 @@ pub(in super::super) fn make(wanted: &Wanted) -> Result<Made, Vec<String>> {
                 before: change.file.clone(),
                 after: Some(after),
             }),
-            Err(error) => return Err(vec![with_causes(&error)]),
+            Err(error) => return Err(vec![with_causes(&wanted.explained(error))]),
         }
     }
     Ok(Made {
@@ -133,6 +133,25 @@ impl Wanted {
             access.group = Some(Account::Id(group));
         }
         access
+    }
+}
+
+/// An obstacle to a socket, as it is when the daemon has given rights up.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}{more}")]
+struct Explained {
+    error: ListenError,
+    more: &'static str,
+}
+
+impl Wanted {
+    fn explained(&self, error: ListenError) -> Explained {
+        let has_given_up = self.group.is_some() && error.is_denied();
+        let more = match has_given_up {
+            true => "; the daemon has given its rights up (--user): with them, it takes a restart",
+            false => "",
+        };
+        Explained { error, more }
     }
 }
 
