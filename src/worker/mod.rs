@@ -33,8 +33,8 @@ use crate::driver::{Closed, Completion, Driver};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
-    Change, Changes, Context, Ending, Hands, Owner, Retired, RouteKey, Session, SessionId,
-    Step, Telling,
+    Change, Changes, Context, Ending, Hands, Owner, Retired, RouteKey, Session, SessionId, Step,
+    Telling,
 };
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
@@ -299,7 +299,12 @@ impl<D: Driver> Worker<D> {
 
     /// A listener that nobody new comes to, and whose backlog is to be served.
     fn to_empty(&self) -> Option<IdleListener> {
-        self.listeners.to_empty(self.phase == WorkerPhase::Draining)
+        let routes = &self.routes;
+        // One that has as many sessions as it may takes no others, wherever they wait, unless it is to end.
+        let takes =
+            |route: RouteKey| routes[route].is_retired || !routes[route].route.crowd.is_full();
+        let is_draining = self.phase == WorkerPhase::Draining;
+        self.listeners.to_empty(is_draining, takes)
     }
 
     fn dispatch(&mut self, completion: Completion) {

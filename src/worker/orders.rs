@@ -51,7 +51,7 @@ pub(crate) struct Amendment {
 pub(crate) enum ListenerChange {
     /// Clients come to another one.
     Add(usize, Listening),
-    /// Clients of this one are introduced in another way.
+    /// Clients of this one are introduced in another way. Also of one that was retired, which may have some still.
     Introduce(usize, Introduction),
     /// Nobody new comes to it. Who waits in its backlog is served, unless that is for others.
     Retire(usize),
