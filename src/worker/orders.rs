@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use crate::driver::Driver;
-use crate::session::{Ending, Introduction, RouteKey, Step};
+use crate::session::{Ending, Introduction, RouteKey, Session, Step};
 
 use super::listeners::{ListenerOf, Listening};
 use super::routes::{RouteNumber, Served, Share, ShareRules};
@@ -169,7 +169,7 @@ impl<D: Driver> Worker<D> {
         self.count_crowd(route);
         self.count_users(route);
         // Who is between two requests goes by the new rules at once, and is asked anew how long it may be.
-        self.each_session_of(route, |_, _| Step::Continue);
+        self.each_session_of(route, Session::amended);
         // What a raised limit allows is given out at once.
         self.queue_looks.look_at(self.hands.now);
     }
