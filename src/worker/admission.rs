@@ -189,7 +189,8 @@ impl<D: Driver> Worker<D> {
                 None => return,
             }
         }
-        if self.to_empty().is_some() && self.empty_backlogs().is_err() {
+        // Where clients are refused, those that come to other listeners are not to wait for a permit as well.
+        if self.to_empty().is_some() && self.empty_backlogs().is_err() && !self.is_refusing() {
             return;
         }
         match self.phase {
