@@ -500,9 +500,7 @@ impl Balancer {
 
     /// When the pace, where there is one, allows another connection. `None`: now.
     fn opens_at(&self, member: &Member, moment: Moment) -> Option<Instant> {
-        self.is_paced
-            .then(|| member.opens_at(moment))
-            .flatten()
+        self.is_paced.then(|| member.opens_at(moment)).flatten()
     }
 
     fn has_place(&self, index: usize, moment: Moment) -> bool {
