@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Of seeds, as in SPLICEWAY_SIM_BACKENDS; of each there are those on the epoll driver.
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "tcp",
     "inherited",
     "mixed",
@@ -17,6 +17,7 @@ const KINDS: [&str; 9] = [
     "fastcgi",
     "routes",
     "workers",
+    "reloads",
 ];
 
 fn patches() -> Vec<PathBuf> {
