@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use common::client::{assert_over, assert_waiting, exchange, exchange_and_end, receive_to_eof};
+use common::client::{
+    assert_over, assert_waiting, exchange, exchange_and_end, receive_to_eof, send,
+};
 use common::fastcgi::{Client, Request, responder};
 use common::proxy::{NOBODY, connect};
 use common::sys::lacks_root;

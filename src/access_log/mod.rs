@@ -64,6 +64,12 @@ impl Queue {
         (queue, taken_out)
     }
 
+    /// One that nobody takes anything out of.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn unread() -> Self {
+        Self::new(&Arc::default()).0
+    }
+
     /// Whether another request that no backend had may have a line; counts it if so.
     pub fn has_room_for_unserved(&self, now: Instant) -> bool {
         let (began, lines) = match self.unserved.get() {

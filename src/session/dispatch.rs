@@ -54,6 +54,16 @@ impl<D: Driver> Session<D> {
         }
     }
 
+    /// Its route was amended: where lines are written from now on, they tell who the client is.
+    pub fn amended(&mut self, cx: &mut Context<'_, D>) -> Step {
+        if let Self::Exchange(exchange) = self
+            && cx.access_log.is_some()
+        {
+            exchange.meet_client(cx);
+        }
+        Step::Continue
+    }
+
     /// It has come to rest between two requests, and goes by another policy from now on.
     pub fn go_on(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self {

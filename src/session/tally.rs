@@ -69,6 +69,11 @@ impl Tally {
         }
     }
 
+    /// Who the client is, if that was not asked for when it came: lines tell of it from now on.
+    pub(super) fn meet(&mut self, peer: impl FnOnce() -> Option<PeerCredentials>) {
+        self.peer = self.peer.or_else(peer);
+    }
+
     /// A request's head is complete.
     pub(super) fn begin(&mut self, head: &Head, telling: &Telling<'_>) {
         *self = Self {

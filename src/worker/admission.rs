@@ -189,7 +189,8 @@ impl<D: Driver> Worker<D> {
                 None => return,
             }
         }
-        if self.to_empty().is_some() && self.empty_backlogs().is_err() {
+        // Where clients are refused, those that come to other listeners are not to wait for a permit as well.
+        if self.to_empty().is_some() && self.empty_backlogs().is_err() && !self.is_refusing() {
             return;
         }
         match self.phase {
@@ -226,10 +227,13 @@ impl<D: Driver> Worker<D> {
     /// Routes with as many sessions as they may have take no clients. The worker looks again without being told.
     fn look_at_crowds(&mut self) {
         let routes = &self.routes;
-        let is_full = |route: RouteKey| routes[route].route.crowd.is_full();
+        let is_full = |route: RouteKey| {
+            let served = &routes[route];
+            served.route.crowd.is_full() && !served.is_retired
+        };
         self.admission.crowds_looked_at = self
             .listeners
-            .has_idle_of(is_full)
+            .has_waiting_of(is_full)
             .then(|| self.hands.now + CROWD_LOOK_INTERVAL);
         if self.admission.crowds_looked_at.is_some() {
             let full = routes.iter().filter(|served| served.route.crowd.is_full());

@@ -123,19 +123,23 @@ impl Listeners {
         which: impl Fn(RouteKey, ListenerOf) -> bool,
         driver: &mut D,
     ) {
+        let which = |listener: &Listener| which(listener.route, listener.of);
         self.give_up(which, ListenerRole::Retiring, driver);
     }
 
     /// Another share, of this worker or of others, serves the socket of this one. Who waits in its backlog is left
-    /// where it is; an accept that is in flight may still bring a client, which is served here.
+    /// where it is; an accept that is in flight may still bring a client, which is served here. Not so one that it
+    /// took the place of: that one's socket nobody else has.
     pub(super) fn hand_over<D: Driver>(&mut self, of: ListenerOf, driver: &mut D) {
-        self.give_up(|_, is| is == of, ListenerRole::HandedOver, driver);
+        let which =
+            |listener: &Listener| listener.of == of && listener.role == ListenerRole::Serving;
+        self.give_up(which, ListenerRole::HandedOver, driver);
     }
 
     /// One that was handed over stays that: its socket is somebody else's.
     fn give_up<D: Driver>(
         &mut self,
-        which: impl Fn(RouteKey, ListenerOf) -> bool,
+        which: impl Fn(&Listener) -> bool,
         role: ListenerRole,
         driver: &mut D,
     ) {
@@ -144,7 +148,7 @@ impl Listeners {
                 (listener.accepting, listener.role),
                 (Accepting::Closed, _) | (_, ListenerRole::HandedOver)
             );
-            if is_kept && which(listener.route, listener.of) {
+            if is_kept && which(listener) {
                 listener.role = role;
                 if listener.accepting == Accepting::Armed {
                     driver.cancel(listener.sock, Lane::Read);
@@ -322,14 +326,20 @@ impl Listeners {
         self.0[number].route
     }
 
+    /// Whether clients may wait at one without an accept in flight, of a route of which this is so.
+    pub(super) fn has_waiting_of(&self, is_so: impl Fn(RouteKey) -> bool) -> bool {
+        let mut idle = self.0.iter().filter(|l| l.is_idle());
+        idle.any(|listener| is_so(listener.route))
+    }
+
     /// Whether there is one to arm of a route of which this is so.
     pub(super) fn has_idle_of(&self, is_so: impl Fn(RouteKey) -> bool) -> bool {
         let mut serving = self.0.iter().filter(|l| l.role == ListenerRole::Serving);
         serving.any(|listener| listener.is_idle() && is_so(listener.route))
     }
 
-    /// The first listener without an accept in flight whose backlog is to be emptied, of the routes that take
-    /// clients: in a drain any.
+    /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any, else one that
+    /// nobody new comes to, of a route that takes clients.
     pub(super) fn to_empty(
         &self,
         is_draining: bool,
@@ -337,7 +347,7 @@ impl Listeners {
     ) -> Option<IdleListener> {
         let is_given_up = |l: &Listener| match l.role {
             ListenerRole::Serving => is_draining,
-            ListenerRole::Retiring => is_draining || l.backlog == Backlog::Ours,
+            ListenerRole::Retiring => is_draining || l.backlog == Backlog::Ours && takes(l.route),
             ListenerRole::HandedOver => false,
         };
         let is_one = |l: &Listener| l.is_idle() && is_given_up(l) && takes(l.route);

@@ -310,8 +310,14 @@ impl<D: Driver> Worker<D> {
 
     /// A listener that nobody new comes to, and whose backlog is to be served.
     fn to_empty(&self) -> Option<IdleListener> {
+        let routes = &self.routes;
+        // One that has as many sessions as it may takes no others, wherever they wait, unless it is to end.
+        let takes = |route: RouteKey| {
+            let served = &routes[route];
+            let has_room = served.is_retired || !served.route.crowd.is_full();
+            has_room && !served.leaves_clients()
+        };
         let is_draining = self.phase == WorkerPhase::Draining;
-        let takes = |route: RouteKey| !self.routes[route].leaves_clients();
         self.listeners.to_empty(is_draining, takes)
     }
 

@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use crate::backend::SharedPermits;
 use crate::driver::Driver;
-use crate::session::{Ending, Introduction, RouteKey, Step};
+use crate::session::{Ending, Introduction, RouteKey, Session, Step};
 
 use super::listeners::{ListenerOf, Listening};
 use super::routes::{RouteNumber, Served, Share, ShareRules};
@@ -77,7 +77,7 @@ pub(crate) struct Amendment {
 pub(crate) enum ListenerChange {
     /// Clients come to another one.
     Add(usize, Listening),
-    /// Clients of this one are introduced in another way.
+    /// Clients of this one are introduced in another way. Also of one that was retired, which may have some still.
     Introduce(usize, Introduction),
     /// Nobody new comes to it. Who waits in its backlog is served, unless that is for others.
     Retire(usize),
@@ -208,7 +208,7 @@ impl<D: Driver> Worker<D> {
         self.count_crowd(route);
         self.count_users(route);
         // Who is between two requests goes by the new rules at once, and is asked anew how long it may be.
-        self.each_session_of(route, |_, _| Step::Continue);
+        self.each_session_of(route, Session::amended);
         // What a raised limit allows is given out at once.
         self.queue_looks.look_at(self.hands.now);
     }

@@ -150,6 +150,23 @@ mod tests {
     }
 
     #[test]
+    fn another_maximum_leaves_those_who_wait_where_they_are() {
+        let (mut queue, now) = (Queue::new(3), Instant::now());
+        for id in [7, 3] {
+            let arrival = queue.arrive();
+            queue.join(arrival, SessionId(id), true, now);
+        }
+        queue.set_max(1);
+        assert!(queue.is_full());
+        assert_eq!(order(&queue), [7, 3]);
+        queue.set_max(3);
+        assert!(!queue.is_full());
+        let arrival = queue.arrive();
+        queue.join(arrival, SessionId(1), true, now);
+        assert_eq!(order(&queue), [7, 3, 1]);
+    }
+
+    #[test]
     fn it_is_full_at_its_maximum() {
         let mut queue = Queue::new(1);
         assert!(!queue.is_full());

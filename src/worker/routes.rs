@@ -89,10 +89,10 @@ impl Crowd {
         assert!(before > 0, "who leaves has entered");
     }
 
-    /// Whether nobody is in.
+    /// How many are in.
     #[cfg(any(test, fuzzing))]
-    pub(super) fn is_empty(&self) -> bool {
-        self.open.load(Ordering::Relaxed) == 0
+    pub(super) fn count(&self) -> usize {
+        self.open.load(Ordering::Relaxed) as usize
     }
 }
 
@@ -550,6 +550,21 @@ mod tests {
                 assert_eq!(round, expected, "from {first} of {end}");
             }
         }
+    }
+
+    #[test]
+    fn a_crowd_counts_those_who_are_there_once_there_is_a_limit() {
+        let crowd = Crowd::new(None);
+        assert!(!crowd.enter() && crowd.count() == 0);
+        crowd.limit(Some(1));
+        assert!(!crowd.is_full());
+        assert!(crowd.enter() && crowd.is_full());
+        crowd.limit(Some(2));
+        assert!(!crowd.is_full());
+        crowd.limit(None);
+        // Who was counted leaves, whatever the limit is by then.
+        crowd.leave();
+        assert_eq!(crowd.count(), 0);
     }
 
     fn parts(per_endpoint_max: u32, queue_max: usize, shards: usize) -> Vec<(u32, usize)> {

@@ -421,6 +421,45 @@ fn what_rests_is_taken_whatever_the_pace_is() {
 }
 
 #[test]
+fn where_nothing_is_paced_any_more_nothing_waits_for_the_pace() {
+    let (published, now) = (equals(1), Instant::now());
+    let mut balancer = Balancer::new(Balance::First, 7).paced();
+    let _silent = choose(&mut balancer, &published, now).unwrap();
+    assert!(choose(&mut balancer, &published, now).is_none());
+    assert!(!balancer.has_room(now) && balancer.pace_ends(now).is_some());
+    balancer.amend(Balance::First, None, false);
+    assert!(balancer.has_room(now) && balancer.pace_ends(now).is_none());
+    assert_eq!(balancer.held_back(now), 0);
+    assert!(choose(&mut balancer, &published, now).is_some());
+}
+
+#[test]
+fn a_lowered_limit_is_come_to_as_leases_end_and_a_raised_one_is_given_out_at_once() {
+    let (published, now) = (equals(1), Instant::now());
+    let mut balancer = Balancer::new(Balance::LeastConnections, 7).limited(3);
+    let get = |max: Option<u32>, balancer: &mut Balancer| {
+        if let Some(max) = max {
+            balancer.amend(Balance::LeastConnections, NonZeroU32::new(max), false);
+        }
+        choose(balancer, &published, now)
+    };
+    let mut leases: Vec<_> = (0..3).filter_map(|_| get(None, &mut balancer)).collect();
+    assert!(get(Some(1), &mut balancer).is_none());
+    assert_eq!(
+        leases.iter().map(Lease::surplus).collect::<Vec<_>>(),
+        [2; 3]
+    );
+    leases.truncate(1);
+    assert_eq!(leases[0].surplus(), 0);
+    assert!(get(None, &mut balancer).is_none());
+    leases.extend(get(Some(2), &mut balancer));
+    assert_eq!(leases.len(), 2);
+    assert!(get(None, &mut balancer).is_none());
+    leases.clear();
+    assert!(get(None, &mut balancer).is_some());
+}
+
+#[test]
 fn what_failed_may_be_tried_again_once_an_endpoint_is_back() {
     let (published, now) = (equals(2), Instant::now());
     let mut balancer = Balancer::new(Balance::First, 7);

@@ -44,6 +44,13 @@
 //! - `route_within_part`: a route has no more than its part of them, and one for each listener of each worker.
 //! - `backlogs_are_served`: while neither is reached, and there are descriptors, nobody waits to be accepted.
 //! - `stays_on_its_route`: what a client sends goes to its route's backends, and so does what they send.
+//! - `one_configuration`: whoever is served is so by the rules that the worker went by at one time between its
+//!   beginning and now, wholly: what a backend is told, its socket and the guard are of the same ones, and later
+//!   requests are never served by earlier rules.
+//! - `retired_is_forgotten`: a route that takes no new clients is forgotten when the last of its clients has left, and
+//!   not before; nothing is left of it then, nor after a cut.
+//! - `retired_clients_end`: nobody who has no request to be answered keeps such a route.
+//! - `changes_are_counted`: sessions, and clients of users, are counted exactly, whenever that began.
 //! - `served_in_order`: those who wait for a place on one worker have it in the order in which they came.
 //! - `places_are_used`: and nobody waits while there is one, whatever other routes are waited for.
 //! - `nothing_waits_for_us`: where a backend leaves Nagle's algorithm on, nothing that the proxy waits for is held back
@@ -98,6 +105,7 @@ mod ops;
 mod peer;
 mod pipe;
 mod readiness;
+mod reload;
 mod scenario;
 mod turns;
 mod world;
@@ -105,7 +113,7 @@ mod world;
 use std::cell::{RefCell, RefMut};
 use std::fmt;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -120,14 +128,18 @@ use super::{
 };
 pub(crate) use fastcgi::FastcgiRules;
 pub(crate) use pipe::SimPipe;
-pub(crate) use scenario::{Faults, MEMBERS_GROUP, PlannedRoute, Scenario, Users};
+pub(crate) use reload::Census;
+pub(crate) use scenario::{
+    Faults, GENERATIONS_MAX, InEffect, ListenerAt, MARK, MEMBERS_GROUP, PlannedRoute, Scenario,
+    Users, marked, marker,
+};
 pub(crate) use turns::Waiting;
 
 use dice::Dice;
 use judge::Event;
 use ops::Into;
 use peer::{Acknowledging, SendSide};
-use scenario::user_of;
+use scenario::{generation_of, user_of};
 use world::{InFlight, Kind, ReadOp, World};
 
 /// Clients have the keys below this, backends those from it on.
@@ -164,7 +176,11 @@ impl Sim {
 
     /// Names the routes of the listeners that the worker is going to adopt.
     pub(crate) fn expect_listeners(&self, of_routes: impl IntoIterator<Item = usize>) {
-        self.world().driver().to_adopt.extend(of_routes);
+        let at = of_routes.into_iter().map(|route| ListenerAt {
+            route,
+            backlog: route,
+        });
+        self.world().driver().to_adopt.extend(at);
     }
 
     /// The worker has done all that it can do, and waits.
@@ -206,19 +222,22 @@ impl Sim {
 }
 
 impl Driver for Sim {
-    fn adopt_listener(&mut self, _listener: OwnedFd) -> Sock {
+    fn adopt_listener(&mut self, listener: OwnedFd) -> Sock {
         let mut world = self.world();
-        let route = world.driver().to_adopt.pop_front();
-        world.insert(Kind::Listener(route.expect("it was announced")))
+        let announced = world.announced.remove(&listener.as_raw_fd());
+        let at = announced.or_else(|| world.driver().to_adopt.pop_front());
+        world.insert(Kind::Listener(at.expect("it was announced")))
     }
 
-    fn open_tcp(&mut self, _like: &SocketAddr, _options: &TcpOptions) -> Result<Sock, Errno> {
+    fn open_tcp(&mut self, _like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
         let mut world = self.world();
         let failure = world.scenario.faults.failure;
         if !world.descriptors_left() || world.fault(failure) {
             return Err(Errno(libc::EMFILE));
         }
-        Ok(world.insert(Kind::Upstream(None)))
+        let sock = world.insert(Kind::Upstream(None));
+        world.sockets.get(sock).generation = generation_of(options);
+        Ok(sock)
     }
 
     fn open_unix(&mut self, name: UnixName) -> Result<Sock, Errno> {
@@ -288,10 +307,10 @@ impl Driver for Sim {
         world.judge(&Event::Uses(listener));
         world.judge(&Event::Occupies(listener, Lane::Read));
         world.judge(&Event::Accepts(listener));
-        let Kind::Listener(route) = world.sockets.peek(listener).kind else {
+        let Kind::Listener(at) = world.sockets.peek(listener).kind else {
             unreachable!("clients come to listeners")
         };
-        match world.advance_accept(route) {
+        match world.advance_accept(at) {
             None => Ok(None),
             Some(Done::Accepted(client)) => Ok(Some(client)),
             Some(Done::Failed(errno)) => Err(errno),
@@ -397,9 +416,9 @@ impl SocketCalls for Sim {
         &mut self,
         sock: Sock,
         _like: &SocketAddr,
-        _options: &TcpOptions,
+        options: &TcpOptions,
     ) -> Result<(), Errno> {
-        self.world().open_socket(sock);
+        self.world().open_socket(sock).generation = generation_of(options);
         Ok(())
     }
 

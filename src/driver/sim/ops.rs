@@ -13,6 +13,7 @@ use crate::sys::Errno;
 use super::fastcgi::Speech;
 use super::judge::Event;
 use super::peer::{Acknowledging, Nagle, Peer, SendSide};
+use super::scenario::{ListenerAt, MARK};
 use super::world::{InFlight, Kind, Outage, ReadOp, World, WriteOp};
 use super::{CLIENTS_MAX, is_client};
 
@@ -95,6 +96,7 @@ impl World {
         let socket = self.sockets.get(sock);
         if let (Kind::Client(peer), false) = (socket.kind, socket.is_served) {
             socket.is_served = true;
+            self.is_served_from_now_on(peer);
             self.judge(&Event::Serves(peer));
         }
     }
@@ -152,7 +154,7 @@ impl World {
         let socket = self.sockets.get(sock);
         let op = &socket.read.as_ref().expect("in flight").op;
         match (op, socket.kind) {
-            (ReadOp::Accept, Kind::Listener(route)) => self.advance_accept(route),
+            (ReadOp::Accept, Kind::Listener(at)) => self.advance_accept(at),
             (ReadOp::Accept, _) | (_, Kind::Listener(_) | Kind::Upstream(None)) => {
                 unreachable!("nothing to read")
             }
@@ -171,7 +173,7 @@ impl World {
         }
     }
 
-    pub(super) fn advance_accept(&mut self, route: usize) -> Option<Done> {
+    pub(super) fn advance_accept(&mut self, at: ListenerAt) -> Option<Done> {
         /// What accept(2) can return besides EAGAIN.
         const ERRORS: [i32; 7] = [
             libc::EMFILE,
@@ -182,7 +184,7 @@ impl World {
             libc::EINTR,
             libc::EPERM,
         ];
-        if self.backlogs[route].is_empty() {
+        if self.backlogs[at.backlog].clients.is_empty() {
             return None;
         }
         if self.fault(self.scenario.faults.failure) {
@@ -191,9 +193,10 @@ impl World {
         if !self.descriptors_left() {
             return Some(Done::Failed(Errno(libc::EMFILE)));
         }
-        let peer = self.backlogs[route].pop_front();
+        let peer = self.backlogs[at.backlog].clients.pop_front();
         let peer = peer.expect("it is not empty");
         self.peers[peer].worker = Some(self.at);
+        self.comes_to(peer, at.route);
         Some(Done::Accepted(self.insert(Kind::Client(peer))))
     }
 
@@ -324,9 +327,13 @@ impl World {
         if is_client(to.key) {
             return bytes.to_vec();
         }
-        let missing = self.route_of(to).introduction.len() - to.introduced;
-        let (now, rest) = bytes.split_at(missing.min(bytes.len()));
+        let missing = &self.route_of(to).introduction[to.introduced..];
+        let mark = missing.iter().position(|byte| *byte == MARK);
+        let (now, rest) = bytes.split_at(missing.len().min(bytes.len()));
         self.judge(&Event::Introduces { peer, bytes: now });
+        if let Some(letter) = mark.and_then(|mark| now.get(mark)) {
+            self.peers[peer].introduced_by = Some(usize::from(letter - b'a'));
+        }
         self.peers[peer].introduced += now.len();
         rest.to_vec()
     }
@@ -382,13 +389,15 @@ impl World {
         let route = self.endpoints[endpoint].route;
         let mut peer = if self.ledger.has(route) {
             // Nobody asks for its key.
-            self.server_at(CLIENTS_MAX, endpoint, worker)
+            let made_by = self.sockets.get(sock).generation;
+            self.server_at(CLIENTS_MAX, endpoint, (worker, made_by))
         } else {
             let plan = self.plan(!self.scenario.patient_clients);
             let key = u8::try_from(key).expect("connects are few");
             Peer::new(key, route, plan)
         };
         peer.worker = Some(worker);
+        peer.generation = self.sockets.get(sock).generation;
         if matches!(to, Address::Tcp(_)) && self.dice.one_in(4) {
             peer.nagle = Some(Nagle::default());
         }

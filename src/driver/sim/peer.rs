@@ -82,6 +82,12 @@ pub(super) struct Peer {
     pub(super) route: usize,
     /// The worker that has its socket; of a client, once it was accepted.
     pub(super) worker: Option<usize>,
+    /// Of a client, the rules that its worker went by when it was accepted, and when its session began.
+    pub(super) accepted_by: usize,
+    pub(super) served_by: usize,
+    /// Of a backend, the rules by which it was connected to, and introduced to its client, if that tells.
+    pub(super) generation: Option<usize>,
+    pub(super) introduced_by: Option<usize>,
     pub(super) plan: Plan,
     /// What it sent so far, and what the proxy took of that.
     pub(super) sent: u64,
@@ -118,6 +124,10 @@ impl Peer {
             key,
             route,
             worker: None,
+            accepted_by: 0,
+            served_by: 0,
+            generation: None,
+            introduced_by: None,
             plan,
             sent: 0,
             taken: 0,

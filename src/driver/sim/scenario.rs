@@ -2,10 +2,13 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::backend::{Address, Published};
 use crate::counters::RouteCounters;
 use crate::driver::IntoUnix;
+use crate::session::PoolOptions;
+use crate::sys::net::TcpOptions;
 use crate::worker::Mailbox;
 
 use super::fastcgi::FastcgiRules;
@@ -46,6 +49,8 @@ pub(crate) struct Scenario {
     pub(crate) patient_clients: bool,
     /// Where clients are led.
     pub(crate) routes: Vec<PlannedRoute>,
+    /// So many of them, the first ones, are served from the beginning.
+    pub(crate) routes_at_first: usize,
     /// Whether, now and then, an endpoint is down for a while: it refuses, or is silent.
     pub(crate) outages: bool,
     /// What goes wrong.
@@ -66,6 +71,8 @@ pub(crate) struct Scenario {
     pub(crate) by_hand: bool,
     /// Told of by the world: the workers', by their number.
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
+    /// Whether what is served tells by which rules.
+    pub(crate) marks_rules: bool,
     /// Record what happens.
     pub(crate) trace: bool,
 }
@@ -74,7 +81,7 @@ pub(crate) struct Scenario {
 pub(crate) struct PlannedRoute {
     /// Its endpoints that exist. No other route has them.
     pub(crate) endpoints: Vec<Address>,
-    /// What each backend is told before anything else.
+    /// What each backend is told before anything else. In the place of [`MARK`], a letter tells by which rules.
     pub(crate) introduction: &'static [u8],
     /// Sessions may be ended for being idle.
     pub(crate) idle_timeout: bool,
@@ -82,8 +89,13 @@ pub(crate) struct PlannedRoute {
     pub(crate) removed_are_cut: bool,
     /// The most connections to an endpoint, over all workers.
     pub(crate) per_endpoint_max: Option<NonZeroU32>,
-    /// By worker: how many of them it may have, where there is a limit and it serves the route.
-    pub(crate) places: Vec<Option<NonZeroU32>>,
+    /// By worker: how it serves the route now.
+    pub(crate) in_effect: Vec<InEffect>,
+    /// Its workers were told to take no new clients of it, or that its sessions have had their time.
+    pub(crate) is_retired: bool,
+    pub(crate) is_cut: bool,
+    /// Sessions that it had when its part of all sessions was changed, as far as they are left.
+    pub(crate) part_floor: usize,
     /// Its part of all sessions, over all workers.
     pub(crate) sessions_max: Option<u32>,
     /// How many listeners its workers have, all of them together.
@@ -94,6 +106,58 @@ pub(crate) struct PlannedRoute {
     pub(crate) counters: Vec<Arc<RouteCounters>>,
     /// Changed by the world.
     pub(crate) published: Arc<Published>,
+}
+
+/// How one worker serves a route: by what it was told, and has heard.
+#[derive(Clone, Debug)]
+pub(crate) struct InEffect {
+    /// The number of its rules. Policies carry it: see [`marked`], [`MARK`] and [`marker`].
+    pub(crate) generation: usize,
+    /// How many connections to one endpoint it may have, where there is a limit.
+    pub(crate) places: Option<NonZeroU32>,
+    /// How connections are kept, where peers speak FastCGI.
+    pub(crate) pool: Option<PoolOptions>,
+    /// Whose clients are served; of this route alone.
+    pub(crate) users: Option<Users>,
+    pub(crate) is_retired: bool,
+    pub(crate) is_cut: bool,
+}
+
+/// Where a listener's clients come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct ListenerAt {
+    /// Its route.
+    pub(crate) route: usize,
+    /// The backlog that it takes them out of.
+    pub(crate) backlog: usize,
+}
+
+/// Stands in an introduction for the number of the rules, as a letter.
+pub(crate) const MARK: u8 = b'#';
+
+/// The most sets of rules that a route has, one after the other.
+pub(crate) const GENERATIONS_MAX: usize = 12;
+
+/// What TCP sockets of sessions are given that go by these rules.
+pub(crate) fn marked(generation: usize) -> TcpOptions {
+    let number = u64::try_from(generation).expect("they are few");
+    TcpOptions {
+        user_timeout: Some(FIRST_MARK + Duration::from_millis(number)),
+        ..TcpOptions::default()
+    }
+}
+
+/// By which rules a socket was made, if it tells.
+pub(super) fn generation_of(options: &TcpOptions) -> Option<usize> {
+    let mark = options.user_timeout?.checked_sub(FIRST_MARK)?;
+    usize::try_from(mark.as_millis()).ok()
+}
+
+const FIRST_MARK: Duration = Duration::from_secs(1);
+
+/// The parameter that is left out by the rules of this number, and by no others.
+pub(crate) fn marker(generation: usize) -> String {
+    format!("SIM_GENERATION_{generation}")
 }
 
 /// Rules for clients. There are three users, 1000 to 1002; the last one is in [`MEMBERS_GROUP`] beside its

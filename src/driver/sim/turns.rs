@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::driver::{Lane, Sock};
 use crate::worker::Notice;
 
+use super::dice::Dice;
 use super::judge::Event;
 use super::peer::{Peer, Plan, PlannedEnding};
 use super::world::{InFlight, Outage, Told, World, WriteOp};
@@ -19,6 +20,10 @@ pub(crate) struct Waiting {
     until: Option<Instant>,
     /// It is to wait at all.
     is_long: bool,
+}
+
+fn count_below(dice: &mut Dice, below: usize) -> usize {
+    usize::try_from(dice.below(below as u64)).expect("an index")
 }
 
 impl World {
@@ -49,7 +54,14 @@ impl World {
         let key = u8::try_from(self.peers.iter().filter(|p| is_client(p.key)).count());
         let key = key.expect("clients are few");
         assert!(key < CLIENTS_MAX, "keys tell clients from backends");
-        let route = self.some_route();
+        let open = self.backlogs.iter().enumerate();
+        let open: Vec<_> = open.filter(|(_, backlog)| backlog.is_open).collect();
+        let (at, backlog) = match open[..] {
+            [] => return,
+            [only] => only,
+            _ => open[count_below(&mut self.dice, open.len())],
+        };
+        let route = backlog.route;
         let peer = if self.ledger.has(route) {
             self.client_with_requests(key, route)
         } else {
@@ -58,7 +70,7 @@ impl World {
         };
         self.note(|| format!("client {peer:?}"));
         self.clients_to_come -= 1;
-        self.backlogs[route].push_back(self.peers.len());
+        self.backlogs[at].clients.push_back(self.peers.len());
         self.peers.push(peer);
     }
 
@@ -211,6 +223,9 @@ impl World {
         let wait = until.map(|at| at.saturating_duration_since(self.now));
         let worker = self.at;
         self.note(|| format!("turn of worker {worker}, waiting at most {wait:?}"));
+        if wait != Some(Duration::ZERO) {
+            self.judge(&Event::Rests);
+        }
         self.now += Duration::from_micros(self.dice.below(200));
         self.judge(&Event::Waits);
         Waiting {

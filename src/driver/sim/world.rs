@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::ops::Range;
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -20,7 +21,7 @@ use super::fastcgi::{Ledger, Speech};
 use super::judge::{Event, Judge};
 use super::peer::{Acknowledging, Peer, stream_byte};
 use super::readiness::Readiness;
-use super::scenario::{PlannedRoute, Scenario};
+use super::scenario::{InEffect, ListenerAt, PlannedRoute, Scenario};
 
 /// Buffers that the kernel has to receive into at one time, as the ring of io_uring has some: with few, receives
 /// wait for one now and then.
@@ -41,8 +42,12 @@ pub(super) struct World {
     /// What is known of requests, where peers speak FastCGI.
     pub(super) ledger: Ledger,
     pub(super) clients_to_come: usize,
-    /// By route: clients that wait to be accepted.
-    pub(super) backlogs: Vec<VecDeque<usize>>,
+    /// Where clients wait to be accepted. At first, each route has one, with its number.
+    pub(super) backlogs: Vec<Backlog>,
+    /// By the number of the descriptor: listeners that workers are given while they run.
+    pub(super) announced: HashMap<RawFd, ListenerAt>,
+    /// By worker: what it was told and has not heard of, by route.
+    pub(super) ordered: Vec<Vec<(usize, InEffect)>>,
     pub(super) told: Told,
     /// By route, of those that have been paused.
     pub(super) pauses: HashMap<usize, Pauses>,
@@ -67,8 +72,8 @@ pub(super) struct World {
 
 /// What one worker's driver has for itself.
 pub(super) struct DriverPart {
-    /// The routes of the listeners that it is going to be given.
-    pub(super) to_adopt: VecDeque<usize>,
+    /// The listeners that it is going to be given.
+    pub(super) to_adopt: VecDeque<ListenerAt>,
     /// What was closed and joined since the last release.
     pub(super) to_release: Vec<ToRelease>,
     pub(super) open_pipes: usize,
@@ -157,12 +162,32 @@ pub(super) struct Socket {
     pub(super) is_served: bool,
     /// What comes from its peer is heard of late.
     pub(super) is_slow: bool,
+    /// By which rules it was made, if it tells.
+    pub(super) generation: Option<usize>,
+}
+
+/// Clients that wait to be accepted.
+pub(super) struct Backlog {
+    pub(super) clients: VecDeque<usize>,
+    /// The route that serves them, as far as workers were told.
+    pub(super) route: usize,
+    /// Whether more of them come.
+    pub(super) is_open: bool,
+}
+
+impl Backlog {
+    pub(super) fn of(route: usize, is_open: bool) -> Self {
+        Self {
+            clients: VecDeque::new(),
+            route,
+            is_open,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
-    /// Of this route.
-    Listener(usize),
+    Listener(ListenerAt),
     Client(usize),
     /// A TCP or Unix socket, connected to a peer or not.
     Upstream(Option<usize>),
@@ -233,7 +258,11 @@ impl World {
             peers: Vec::new(),
             ledger,
             clients_to_come: scenario.clients,
-            backlogs: scenario.routes.iter().map(|_| VecDeque::new()).collect(),
+            backlogs: (0..scenario.routes.len())
+                .map(|route| Backlog::of(route, route < scenario.routes_at_first))
+                .collect(),
+            announced: HashMap::new(),
+            ordered: (0..workers).map(|_| Vec::new()).collect(),
             told: Told::Nothing,
             pauses: HashMap::new(),
             disturbed: false,
@@ -286,6 +315,7 @@ impl World {
             closing: None,
             is_served: false,
             is_slow,
+            generation: None,
         });
         self.live.push(sock);
         if !matches!(kind, Kind::Listener(_)) {

@@ -118,6 +118,12 @@ impl<D: Driver> Exchange<D> {
         is_between
     }
 
+    /// Asks who the client is, if nobody has.
+    pub fn meet_client(&mut self, cx: &mut Context<'_, D>) {
+        let ClientSide { sock, tally, .. } = &mut self.client;
+        tally.meet(|| cx.hands.driver.peer_credentials(*sock));
+    }
+
     /// Reads the next request by the rules that it goes by now.
     pub fn go_on(&mut self, cx: &mut Context<'_, D>) -> Step {
         assert!(

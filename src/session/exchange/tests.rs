@@ -16,9 +16,9 @@ use crate::config::{Balance, RouteName};
 use crate::counters::RouteCounters;
 use crate::driver::scripted::Scripted;
 use crate::fastcgi::{
-    BROKEN_OFF, BeginRequest, Capacity, EndRequest, FENCE, HEADER_LEN, HeadRoom, Kind,
-    ProtocolStatus, RequestId, RequestLimits, Role, push_pair, push_record, push_stream,
-    push_stream_end,
+    BROKEN_OFF, BeginRequest, Capacity, EndRequest, FENCE, Guard, GuardOptions, HEADER_LEN,
+    HeadRoom, Kind, ProtocolStatus, RequestId, RequestLimits, Role, push_pair, push_record,
+    push_stream, push_stream_end,
 };
 use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
@@ -48,6 +48,8 @@ struct Desk {
     hands: Hands<Scripted>,
     published: Published,
     policy: Policy,
+    /// There is another one.
+    is_amended: bool,
     balancer: Balancer,
     pool: Pool,
     changes: Changes,
@@ -63,7 +65,7 @@ macro_rules! act {
             hands: &mut $desk.hands,
             published: &$desk.published,
             policy: &$desk.policy,
-            is_amended: false,
+            is_amended: $desk.is_amended,
             balancer: &mut $desk.balancer,
             route: RouteKey(0),
             pool: &mut $desk.pool,
@@ -116,6 +118,7 @@ impl Desk {
                     too_slow: Default::default(),
                 }),
             },
+            is_amended: false,
             pool: Pool::new(OPTIONS),
             changes: Changes::default(),
             head_room: HeadRoom::default(),
@@ -670,4 +673,71 @@ fn an_answer_that_breaks_off_for_want_of_a_buffer_ends_in_the_sign_of_that() {
         assert!(matches!(step, Step::End(Ending::NoBuffer(_))), "{step:?}");
     }
     assert!(sent.ends_with(&BROKEN_OFF), "{sent:?}");
+}
+
+/// A request behind which the client keeps its connection.
+fn get_and_stay(uri: &str) -> Vec<u8> {
+    let mut bytes = get(uri);
+    // FCGI_KEEP_CONN
+    bytes[HEADER_LEN + 2] = 1;
+    bytes
+}
+
+/// What is left out is another parameter by these rules.
+fn without(desk: &mut Desk, param: &str) {
+    let Protocol::Fastcgi(options) = &mut desk.policy.protocol else {
+        panic!("it speaks FastCGI")
+    };
+    let guard = Guard::new(&GuardOptions {
+        strip: vec![param.to_owned()],
+        ..GuardOptions::default()
+    });
+    options.guard = Some(guard.unwrap());
+}
+
+#[test]
+fn a_request_that_was_sent_ahead_goes_by_the_rules_of_its_own_beginning() {
+    let mut desk = Desk::new();
+    let both = [get_and_stay("/a"), get_and_stay("/b")].concat();
+    let (mut exchange, _client) = desk.client(&both);
+    let server = desk.connect(&mut exchange);
+    desk.hear(&mut exchange, server);
+    // The rules change in the midst of the first one, which ends as it began.
+    without(&mut desk, "REQUEST_URI");
+    desk.is_amended = true;
+    assert!(!follows(&desk, &mut exchange));
+    assert_eq!(desk.say(&mut exchange, server, &page("x")), Step::Continue);
+    let (answer, step) = desk.take(&mut exchange);
+    assert_eq!((answer, step), (page("x"), Step::Continue));
+    assert!(desk.hands.driver.opened().is_none(), "the second one waits");
+    assert!(follows(&desk, &mut exchange));
+    desk.is_amended = false;
+    let step = act!(desk, |cx: &mut _| exchange.go_on(cx));
+    assert_eq!(step, Step::Continue);
+    let server = desk.connect(&mut exchange);
+    let heard = desk.hear(&mut exchange, server);
+    assert!(!heard.windows(2).any(|two| two == b"/b"), "{heard:?}");
+    assert!(!follows(&desk, &mut exchange), "it has begun");
+}
+
+/// Whether a request goes by the rules of the route.
+fn follows(desk: &Desk, exchange: &mut Exchange<Scripted>) -> bool {
+    let Protocol::Fastcgi(options) = &desk.policy.protocol else {
+        panic!("it speaks FastCGI")
+    };
+    exchange.follow(options)
+}
+
+#[test]
+fn the_time_for_a_head_that_has_not_begun_is_that_of_the_rules_of_now() {
+    let mut desk = Desk::new();
+    let (mut exchange, _client) = desk.client(&[]);
+    assert!(exchange.deadline(TIMEOUTS).is_some());
+    let Protocol::Fastcgi(options) = &mut desk.policy.protocol else {
+        panic!("it speaks FastCGI")
+    };
+    options.head_timeout = None;
+    assert!(follows(&desk, &mut exchange));
+    assert_eq!(act!(desk, |cx: &mut _| exchange.go_on(cx)), Step::Continue);
+    assert_eq!(exchange.deadline(TIMEOUTS), None);
 }

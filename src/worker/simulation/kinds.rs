@@ -34,6 +34,8 @@ pub(super) enum Backends {
     Routes,
     /// The same or one of them, and several workers.
     Workers,
+    /// Several routes, and one worker or several, whose configuration changes while they run.
+    Reloads,
 }
 
 /// Why a kind with several routes has nothing of its own.
@@ -42,7 +44,7 @@ const OF_ROUTES: &str = "each of its routes is of one of the other kinds";
 impl Backends {
     /// What `SPLICEWAY_SIM_BACKENDS` calls them.
     #[cfg(test)]
-    pub(super) const NAMES: [(Self, &str); 10] = [
+    pub(super) const NAMES: [(Self, &str); 11] = [
         (Self::Tcp, "tcp"),
         (Self::Inherited, "inherited"),
         (Self::Mixed, "mixed"),
@@ -53,6 +55,7 @@ impl Backends {
         (Self::ByHand, "byhand"),
         (Self::Routes, "routes"),
         (Self::Workers, "workers"),
+        (Self::Reloads, "reloads"),
     ];
 
     pub(super) fn endpoints(self) -> Vec<Address> {
@@ -66,7 +69,9 @@ impl Backends {
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
             Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => {}
-            Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+                unreachable!("{OF_ROUTES}")
+            }
             Self::Mixed => {
                 endpoints[0] = Address::Unix(UnixName::new(b"simulated", UnixKind::Abstract));
             }
@@ -87,7 +92,9 @@ impl Backends {
             Self::Limited => true,
             Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
-            Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+                unreachable!("{OF_ROUTES}")
+            }
         };
         let limit = is_limited.then(|| Limit {
             per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
@@ -122,7 +129,9 @@ impl Backends {
             | Self::BothFamilies
             | Self::Limited
             | Self::Users => 25,
-            Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+                unreachable!("{OF_ROUTES}")
+            }
         }
     }
 
@@ -144,14 +153,16 @@ impl Backends {
                 | Self::Limited
                 | Self::Users
                 | Self::Fastcgi => Backlog::Ours,
-                Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+                Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+                    unreachable!("{OF_ROUTES}")
+                }
             },
         }
     }
 
-    /// Of one worker that serves one route.
+    /// Whether the epoll driver can be a part of what is run.
     #[cfg(test)]
-    pub(super) fn is_of_one(self) -> bool {
+    pub(super) fn is_under_epoll(self) -> bool {
         !matches!(self, Self::Routes | Self::Workers)
     }
 
@@ -159,7 +170,9 @@ impl Backends {
         match self {
             Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
-            Self::ByHand | Self::Routes | Self::Workers => unreachable!("{OF_ROUTES}"),
+            Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+                unreachable!("{OF_ROUTES}")
+            }
         }
     }
 }

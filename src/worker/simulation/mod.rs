@@ -7,12 +7,14 @@
 //! one with addresses of both families; `limited`, the one in which endpoints take a few connections only and
 //! clients queue; `users`, the one in which some users may not connect and the others not often; `fastcgi`, the one in
 //! which the peers speak FastCGI; `byhand`, one of several of these in which operators change something by hand;
-//! `routes`, the one with several routes on one worker; and `workers`, the one in which
-//! several workers share routes, clients and limits. With `epoll-` before it, for kinds of one worker and one route, the
-//! epoll driver itself is a part of what is run.
+//! `routes`, the one with several routes on one worker; `workers`, the one in which several workers share routes, clients
+//! and limits; and `reloads`, the one in which routes and their rules come, change and go while the workers run. With
+//! `epoll-` before it, for kinds of one worker and one route, and for `reloads`, the epoll driver itself is a part of
+//! what is run, under one worker.
 
 mod by_hand;
 mod kinds;
+mod reloads;
 mod several;
 #[cfg(test)]
 mod tests;
@@ -28,7 +30,9 @@ use crate::config::{AtLimit, Balance, Ejection, OnFailure, Part, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::IntoUnix;
 use crate::driver::sim::dice::Dice;
-use crate::driver::sim::{FastcgiRules, Faults, MEMBERS_GROUP, PlannedRoute, Scenario, Sim, Users};
+use crate::driver::sim::{
+    FastcgiRules, Faults, InEffect, MEMBERS_GROUP, PlannedRoute, Scenario, Sim, Users,
+};
 use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
 use crate::observe::Failures;
 use crate::session::{FastcgiOptions, MinRate, Policy, PoolOptions, Protocol, Timeouts};
@@ -48,9 +52,10 @@ fn run(dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<
             several::run(dice, (backends, false), trace, keep);
         }
         (SimEngine::Epoll, Backends::Routes | Backends::Workers) => {
-            unreachable!("the world is the kernel of one worker with one route")
+            unreachable!("of these, only the simulated driver runs")
         }
         (_, Backends::ByHand) => by_hand::run(dice, engine, trace, keep),
+        (_, Backends::Reloads) => reloads::run(dice, engine, trace, keep),
         _ => run_one(dice, (engine, backends), (false, trace), keep),
     }
 }
@@ -83,6 +88,22 @@ struct Choices {
 impl Choices {
     /// The route of this number, and how it is served, with what else the dice choose of it.
     fn route(&self, number: u32, crowd: Crowd, dice: &mut Dice) -> Planned {
+        let (policy, balance) = self.rules(dice);
+        Planned {
+            route: Arc::new(Route {
+                number: RouteNumber(number),
+                name: RouteName::default(),
+                published: Arc::new(Published::new(|| {}).ejecting(self.ejection)),
+                session_failures: Failures::default(),
+                crowd: Arc::new(crowd),
+            }),
+            policy: Arc::new(policy),
+            balance,
+            who: self.users.as_ref().and_then(who).map(Arc::new),
+        }
+    }
+
+    fn rules(&self, dice: &mut Dice) -> (Policy, Balance) {
         let Self { pool, calm, .. } = *self;
         let mut protocol = match pool {
             Some(pool) => Protocol::Fastcgi(fastcgi_options(pool, dice)),
@@ -119,22 +140,12 @@ impl Choices {
             // No dice of its own: what the idle timeout excuses, this may do as well.
             options.head_timeout = timeouts.idle.map(|idle| idle * 3 / 2);
         }
-        Planned {
-            route: Arc::new(Route {
-                number: RouteNumber(number),
-                name: RouteName::default(),
-                published: Arc::new(Published::new(|| {}).ejecting(self.ejection)),
-                session_failures: Failures::default(),
-                crowd: Arc::new(crowd),
-            }),
-            policy: Arc::new(Policy {
-                protocol,
-                tcp: TcpOptions::default(),
-                timeouts,
-            }),
-            balance,
-            who: self.users.as_ref().and_then(who).map(Arc::new),
-        }
+        let policy = Policy {
+            protocol,
+            tcp: TcpOptions::default(),
+            timeouts,
+        };
+        (policy, balance)
     }
 
     /// The route as the world sees it, with what each worker counts of it.
@@ -157,10 +168,20 @@ impl Choices {
             idle_timeout: policy.timeouts.idle.is_some(),
             removed_are_cut: policy.timeouts.removed.is_some(),
             per_endpoint_max: self.limit.and_then(|limit| limit.per_endpoint_max),
-            places: limits
+            in_effect: limits
                 .iter()
-                .map(|limit| limit.and_then(|limit| limit.per_endpoint_max))
+                .map(|limit| InEffect {
+                    generation: 0,
+                    places: limit.and_then(|limit| limit.per_endpoint_max),
+                    pool: self.pool,
+                    users: None,
+                    is_retired: false,
+                    is_cut: false,
+                })
                 .collect(),
+            is_retired: false,
+            is_cut: false,
+            part_floor: 0,
             sessions_max: route.crowd.max(),
             listeners: count(self.listeners) * limits.len(),
             fastcgi: self.pool.map(|pool| FastcgiRules {
@@ -335,6 +356,7 @@ fn scenario(
 ) -> Scenario {
     Scenario {
         clients,
+        routes_at_first: routes.len(),
         routes,
         // No dice of its own.
         into_unix: match clients % 4 {
@@ -364,6 +386,7 @@ fn scenario(
         backlog_is_left: false,
         by_hand: false,
         mailboxes: Vec::new(),
+        marks_rules: false,
         trace: false,
     }
 }
@@ -389,11 +412,11 @@ fn judge_shared(shared: &Shared, sim: &Sim, workers: &[Arc<WorkerCounters>]) {
 /// What the workers share of a route is given back, and nobody is counted there.
 fn judge_route(planned: &Planned, counters: &[ShareCounters]) {
     assert!(
-        planned.who.as_deref().is_none_or(Who::is_empty),
+        planned.who.as_deref().and_then(Who::seated).unwrap_or(0) == 0,
         "INVARIANT all_returned: users' seats are left"
     );
     assert!(
-        planned.route.crowd.is_empty(),
+        planned.route.crowd.count() == 0,
         "INVARIANT all_returned: parts of the sessions are left"
     );
     counters.iter().for_each(judge_counters);
@@ -401,6 +424,10 @@ fn judge_route(planned: &Planned, counters: &[ShareCounters]) {
 
 /// The same rules in the worker's words: the last user comes in by its group.
 fn who(users: &Users) -> Option<Who> {
+    who_in_place_of(None, users)
+}
+
+fn who_in_place_of(before: Option<&Who>, users: &Users) -> Option<Who> {
     let (by_group, by_user): (Vec<u32>, Vec<u32>) =
         users.allowed.iter().partition(|&&user| user == 1002);
     let allowed = Allowed {
@@ -411,7 +438,7 @@ fn who(users: &Users) -> Option<Who> {
             group: 65534,
         },
     };
-    Who::new(Some(allowed), NonZeroU32::new(users.per_user_max))
+    Who::in_place_of(before, Some(allowed), NonZeroU32::new(users.per_user_max))
 }
 
 /// Who was accepted has ended, and nobody is counted anywhere any more.

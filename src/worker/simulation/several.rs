@@ -163,7 +163,7 @@ pub(super) fn run(
         )
     });
     let workers = workers.collect();
-    run_in_turns(&sim, workers);
+    run_in_turns(&sim, workers, &mut Nobody);
     sim.judge_end();
     judge_shared(&shared, &sim, &counted);
     for Served { planned, counters } in &served {
@@ -171,25 +171,55 @@ pub(super) fn run(
     }
 }
 
+/// Who is there beside the workers.
+pub(super) trait Beside {
+    /// All of them wait.
+    fn before_wait(&mut self, workers: &[Option<Worker<Sim>>]);
+
+    /// A worker is about to read its mailbox, and to do what it can.
+    fn before_turn(&mut self, worker: &Worker<Sim>);
+
+    /// It has done all that, and has not ended.
+    fn after_turn(&mut self, worker: &Worker<Sim>);
+}
+
+struct Nobody;
+
+impl Beside for Nobody {
+    fn before_wait(&mut self, _workers: &[Option<Worker<Sim>>]) {}
+
+    fn before_turn(&mut self, _worker: &Worker<Sim>) {}
+
+    fn after_turn(&mut self, _worker: &Worker<Sim>) {}
+}
+
 /// Gives all of them turns until each has ended.
-fn run_in_turns(sim: &Sim, workers: Vec<Worker<Sim>>) {
+pub(super) fn run_in_turns(sim: &Sim, workers: Vec<Worker<Sim>>, beside: &mut impl Beside) {
     let mut workers: Vec<_> = workers.into_iter().map(Some).collect();
-    let mut waiting: Vec<_> = workers.iter_mut().filter_map(begin_wait).collect();
+    let begun = workers.iter_mut();
+    let mut waiting: Vec<_> = begun
+        .filter_map(|worker| begin_wait(worker, beside))
+        .collect();
     while !waiting.is_empty() {
+        beside.before_wait(&workers);
         let woken = waiting.swap_remove(sim.end_wait(&waiting));
         let worker = &mut workers[woken.worker];
         let running = worker.as_mut().expect("only who runs waits");
         running.take_completions();
-        waiting.extend(begin_wait(worker));
+        waiting.extend(begin_wait(worker, beside));
     }
 }
 
 /// Lets a worker do what it can. `None`: it has ended, and is gone.
-fn begin_wait(worker: &mut Option<Worker<Sim>>) -> Option<Waiting> {
+fn begin_wait(worker: &mut Option<Worker<Sim>>, beside: &mut impl Beside) -> Option<Waiting> {
     let running = worker.as_mut().expect("it was seen to wait");
     let sim = running.hands.driver.clone();
+    beside.before_turn(running);
     match running.do_what_is_due() {
-        Rest::Until(date) => Some(sim.begin_wait(date)),
+        Rest::Until(date) => {
+            beside.after_turn(running);
+            Some(sim.begin_wait(date))
+        }
         Rest::Finished => {
             *worker = None;
             sim.worker_ended();

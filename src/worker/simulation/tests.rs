@@ -90,12 +90,13 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
     // Each is several of the others at one time.
     let several = first..first + seeds.div_ceil(10);
     let routes = several.clone().map(|seed| (seed, Backends::Routes));
-    let workers = several.map(|seed| (seed, Backends::Workers));
+    let workers = several.clone().map(|seed| (seed, Backends::Workers));
+    let reloads = several.map(|seed| (seed, Backends::Reloads));
     let by_hand = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::ByHand));
     let under_epoll = (first..first + seeds.div_ceil(10)).flat_map(|seed| {
         let kinds = Backends::NAMES.into_iter();
-        let of_one = kinds.filter(|(backends, _)| backends.is_of_one());
-        of_one.map(move |(backends, _)| (seed, (SimEngine::Epoll, backends)))
+        let under_epoll = kinds.filter(|(backends, _)| backends.is_under_epoll());
+        under_epoll.map(move |(backends, _)| (seed, (SimEngine::Epoll, backends)))
     });
     let of_one_kind = only.map(|kind| (first..first + seeds).map(move |seed| (seed, kind)));
     let of_all_kinds = all
@@ -108,6 +109,7 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
         .chain(routes)
         .chain(workers)
         .chain(by_hand)
+        .chain(reloads)
         .map(|(seed, backends)| (seed, (SimEngine::Completions, backends)))
         .chain(under_epoll)
         .filter(|_| only.is_none());

@@ -8,6 +8,7 @@ use crate::fastcgi::Answer;
 
 use super::super::dice::Dice;
 use super::super::peer::{PlannedEnding, stream_byte};
+use super::super::scenario::marker;
 use super::records::{
     ABORT, BEGIN, DATA, END, GET_VALUES, GET_VALUES_RESULT, PARAMS, Record, Records, STDERR, STDIN,
     STDOUT, Unit, push, push_pair, units,
@@ -69,7 +70,7 @@ enum Reading {
 
 impl Client {
     /// The client with this key.
-    pub(super) fn new(key: usize, dice: &mut Dice) -> Self {
+    pub(super) fn new(key: usize, markers: usize, dice: &mut Dice) -> Self {
         let mut client = Self {
             script: Vec::new(),
             requests: Vec::new(),
@@ -81,7 +82,11 @@ impl Client {
         };
         // Who makes many keeps connections from coming to rest for long.
         let most = if dice.one_in(3) { 12 } else { 4 };
-        let count = dice.between(1, most);
+        // One that makes none waits for the proxy to leave.
+        let count = match markers > 0 && dice.one_in(6) {
+            true => 0,
+            false => dice.between(1, most),
+        };
         for number in 0..count {
             let from = client.script.len() as u64;
             if dice.one_in(12) {
@@ -91,7 +96,8 @@ impl Client {
                 push(&mut client.script, GET_VALUES, 0, &content, 0);
             }
             let name = Name(key, usize::try_from(number).expect("a few"));
-            let request = write_request(name, number + 1 == count, dice, &mut client.script);
+            let is_last = number + 1 == count;
+            let request = write_request((name, is_last), markers, dice, &mut client.script);
             if request.course == Course::Whole && request.role == Role::Responder && dice.one_in(4)
             {
                 client.pauses.push(client.script.len() as u64 - 8);
@@ -140,7 +146,19 @@ impl Client {
 
     /// Whether it has read all answers.
     pub(in super::super) fn is_served(&self, read: u64) -> bool {
-        self.answered(read) == self.requests.len()
+        !self.requests.is_empty() && self.answered(read) == self.requests.len()
+    }
+
+    /// The requests of which the proxy has something, when it has taken so much.
+    pub(in super::super) fn begun(&self, taken: u64) -> impl Iterator<Item = Name> {
+        let begun = self.requests.iter();
+        let begun = begun.take_while(move |sent| sent.script.start < taken);
+        begun.map(|sent| sent.request.name)
+    }
+
+    /// Whether the proxy, which has taken so much, has answered all that it has of it.
+    pub(in super::super) fn is_idle(&self, taken: u64) -> bool {
+        !self.is_within_answer() && self.begun(taken).count() <= self.answer_ends.len()
     }
 
     fn answered(&self, read: u64) -> usize {
@@ -299,7 +317,12 @@ fn stream_of_data(name: Name, len: u64) -> Vec<u8> {
     body(name, len).iter().map(|byte| !byte).collect()
 }
 
-fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) -> Request {
+fn write_request(
+    (name, is_last): (Name, bool),
+    markers: usize,
+    dice: &mut Dice,
+    out: &mut Vec<u8>,
+) -> Request {
     let id = dice.pick(&[1, 1, 1, 2, 0x1234]);
     let keep = if is_last {
         dice.one_in(2)
@@ -334,7 +357,7 @@ fn write_request(name: Name, is_last: bool, dice: &mut Dice, out: &mut Vec<u8>) 
         data: Vec::new(),
         course,
     };
-    let sent = with_others(&request, dice);
+    let sent = with_others(&request, markers, dice);
     let writer = Writer {
         id,
         out,
@@ -377,7 +400,7 @@ fn params(name: Name, method: &[u8], content_length: Option<usize>, dice: &mut D
 }
 
 /// And among them those for which it is denied, and those that are left out.
-fn with_others(request: &Request, dice: &mut Dice) -> Params {
+fn with_others(request: &Request, markers: usize, dice: &mut Dice) -> Params {
     let mut sent = request.params.clone();
     let mut insert = |dice: &mut Dice, name: &[u8], value: &[u8]| {
         let place = usize::try_from(dice.below(sent.len() as u64 + 1)).expect("a few");
@@ -389,6 +412,9 @@ fn with_others(request: &Request, dice: &mut Dice) -> Params {
     }
     if dice.one_in(4) {
         insert(dice, b"HTTP_PROXY", b"http://x");
+    }
+    for generation in 0..markers {
+        insert(dice, marker(generation).as_bytes(), b"1");
     }
     sent
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::backend::Address;
 use crate::driver::Sock;
 use crate::session::BUSY_MAX;
 
@@ -21,11 +22,15 @@ impl World {
             let is_own = |p: &&mut Peer| p.worker == Some(self.at) && !p.dismissed;
             let own = self.peers.iter_mut().filter(is_own);
             for peer in own {
-                if let Speech::Client(client) = &mut peer.speech {
+                let takes_more = !self.scenario.routes[peer.route].is_retired;
+                if let Speech::Client(client) = &mut peer.speech
+                    && takes_more
+                {
                     client.promise(peer.taken);
                 }
             }
         }
+        let mut settled = Vec::new();
         let own: Vec<_> = self.own().collect();
         let paused = 0..self.scenario.routes.len();
         let paused: Vec<_> = paused.map(|route| self.is_paused(route)).collect();
@@ -47,7 +52,7 @@ impl World {
             let FastcgiRules {
                 pool,
                 look_interval,
-            } = *ledger.rules_of(server.endpoint);
+            } = ledger.rules_of(server.endpoint);
             let planned = &self.scenario.routes[peer.route];
             let oldest = planned.counters[self.at].queue_oldest.age(now);
             let waited = oldest.unwrap_or_default();
@@ -61,6 +66,7 @@ impl World {
                 if server.requests > 1 {
                     ledger.endpoints[server.endpoint].has_kept(server.begun_in);
                 }
+                settled.push((index, to));
             } else {
                 if is_busy {
                     most = most.max(BUSY_MAX);
@@ -87,6 +93,28 @@ impl World {
                 "upstream {index} is kept, and {to:?} is not in the set"
             );
         }
+        for (index, to) in settled {
+            self.judge_surplus(index, to);
+        }
+    }
+
+    /// A connection that has nothing to do is not one too many, once a limit was lowered.
+    fn judge_surplus(&self, index: usize, to: Option<Address>) {
+        let in_effect = &self.route_of(&self.peers[index]).in_effect[self.at];
+        let (Some(places), Some(to)) = (in_effect.places, to) else {
+            return;
+        };
+        let is_open = |sock: &Sock| {
+            let socket = self.sockets.peek(*sock);
+            socket.to == Some(to) && socket.closing.is_none()
+        };
+        let open = self.own().filter(is_open).count();
+        rule!(
+            "within_limit",
+            open <= places.get() as usize,
+            "upstream {index} is kept beside {} others to {to}, and {places} may be",
+            open - 1
+        );
     }
 
     /// The proxy closes its side.
@@ -111,7 +139,7 @@ impl World {
     fn judge_break(&self, peer: &Peer, client: &Client) {
         let is_excused = peer.gone
             || peer.send_side != SendSide::Open
-            || self.told == Told::Cut
+            || self.is_cut(peer.route)
             || self.route_of(peer).idle_timeout
             || client
                 .waits_for()
@@ -134,6 +162,7 @@ impl World {
         let is_current = set.endpoints().iter().any(|e| e.address == to);
         let endpoint = &ledger.endpoints[server.endpoint];
         if self.told != Told::Nothing
+            || self.route_of(peer).is_retired
             || !is_current
             || peer.gone
             || peer.send_side != SendSide::Open
@@ -177,6 +206,7 @@ impl World {
             );
             if let Speech::Client(client) = &peer.speech
                 && stays
+                && !self.is_cut(peer.route)
                 && let Some(request) = client.missing()
             {
                 rule!(

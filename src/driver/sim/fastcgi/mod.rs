@@ -23,7 +23,7 @@ use crate::sys::Errno;
 
 use super::dice::Dice;
 use super::peer::{Peer, Plan, PlannedEnding, SendSide};
-use super::scenario::PlannedRoute;
+use super::scenario::{GENERATIONS_MAX, PlannedRoute};
 use super::world::{InFlight, Kind, World, WriteOp};
 use client::Course;
 use records::Unit;
@@ -44,6 +44,7 @@ const STRIKES_MAX: u32 = 3;
 const UNKEPT_MAX: u32 = 8;
 
 /// What the proxy was told of a route, as far as the judge goes by it.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct FastcgiRules {
     /// How connections are kept.
     pub(crate) pool: PoolOptions,
@@ -54,6 +55,13 @@ pub(crate) struct FastcgiRules {
 /// Who made a request, and which of its requests it is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Name(usize, usize);
+
+impl Name {
+    /// The request that its client made before this one.
+    fn before(self) -> Option<Self> {
+        Some(Self(self.0, self.1.checked_sub(1)?))
+    }
+}
 
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,6 +101,10 @@ struct Entry {
     request: Rc<Request>,
     /// Its client's.
     route: usize,
+    /// The rules that its worker went by when it had something of it, if that was told since.
+    begun_by: Option<usize>,
+    /// Those that it was served by.
+    served_by: Option<usize>,
     /// The upstream that was given its head last.
     at: Option<usize>,
     /// The upstream whose server has read something of it last, and its endpoint.
@@ -111,6 +123,10 @@ struct Entry {
 pub(super) struct Ledger {
     /// By route. `None`: its peers speak something else.
     rules: Vec<Option<FastcgiRules>>,
+    /// By route and worker: the number of the rules.
+    in_effect: Vec<Vec<usize>>,
+    /// By route and worker: how connections are kept, and the rules from which on, the last ones at the end.
+    kept_by: Vec<Vec<Vec<(usize, PoolOptions)>>>,
     entries: HashMap<Name, Entry>,
     /// By [`Ledger::known_as`]: endpoints as each worker has come to know them.
     endpoints: Vec<Endpoint>,
@@ -211,7 +227,13 @@ impl Ledger {
                 endpoints.extend((0..workers).map(|_| Endpoint::new(manner, route)));
             }
         }
+        let kept_by = routes.iter().map(|route| {
+            let pool = route.fastcgi.as_ref().map(|rules| (0, rules.pool));
+            vec![Vec::from_iter(pool); workers]
+        });
         Self {
+            kept_by: kept_by.collect(),
+            in_effect: vec![vec![0; workers]; routes.len()],
             rules: routes
                 .iter_mut()
                 .map(|route| route.fastcgi.take())
@@ -238,9 +260,66 @@ impl Ledger {
     }
 
     /// What the proxy was told of the route of an endpoint.
-    fn rules_of(&self, known_as: usize) -> &FastcgiRules {
+    fn rules_of(&self, known_as: usize) -> FastcgiRules {
         let rules = &self.rules[self.endpoints[known_as].route];
-        rules.as_ref().expect("its servers speak FastCGI")
+        FastcgiRules {
+            pool: *self
+                .options_since(known_as, usize::MAX)
+                .next()
+                .expect("the last ones"),
+            ..*rules.as_ref().expect("its servers speak FastCGI")
+        }
+    }
+
+    /// How the worker that knows an endpoint so has kept connections to it, by these rules and all that followed. The
+    /// last ones included, whatever their number.
+    fn options_since(
+        &self,
+        known_as: usize,
+        generation: usize,
+    ) -> impl Iterator<Item = &PoolOptions> {
+        let of_route = &self.kept_by[self.endpoints[known_as].route];
+        let all = &of_route[known_as % self.workers];
+        let first = all.iter().rposition(|(from, _)| *from <= generation);
+        let first = first.unwrap_or_default().min(all.len() - 1);
+        all[first..].iter().map(|(_, options)| options)
+    }
+
+    /// From these rules on, the worker keeps the connections of the route so.
+    pub(super) fn keeps_by(
+        &mut self,
+        route: usize,
+        worker: usize,
+        generation: usize,
+        options: PoolOptions,
+    ) {
+        self.kept_by[route][worker].push((generation, options));
+    }
+
+    /// The number of the rules that the worker goes by that knows an endpoint so.
+    fn rules_in_effect(&self, known_as: usize) -> usize {
+        self.in_effect[self.endpoints[known_as].route][known_as % self.workers]
+    }
+
+    /// The worker serves the route by these rules.
+    pub(super) fn goes_by(&mut self, route: usize, worker: usize, generation: usize) {
+        self.in_effect[route][worker] = generation;
+    }
+
+    /// The worker has something of these requests, and goes by these rules.
+    pub(super) fn have_begun(&mut self, requests: impl Iterator<Item = Name>, generation: usize) {
+        for name in requests {
+            self.entry_mut(Some(name))
+                .begun_by
+                .get_or_insert(generation);
+        }
+    }
+
+    /// The client is accepted by this route.
+    pub(super) fn come_to(&mut self, client: &Client, route: usize) {
+        for request in client.requests() {
+            self.entry_mut(Some(request.name)).route = route;
+        }
     }
 
     fn entry(&self, name: Option<Name>) -> &Entry {
@@ -265,10 +344,12 @@ impl Ledger {
         }
     }
 
-    /// Whether a connection to this endpoint is to be kept after so many requests.
-    fn is_kept_after(&self, requests: u32, endpoint: usize) -> bool {
-        let pool = &self.rules_of(endpoint).pool;
-        pool.reuse && requests < pool.requests_max
+    /// Whether a connection to this endpoint may be kept after so many requests, the last of which began by these
+    /// rules; and whether it is to be.
+    fn is_kept_after(&self, requests: u32, endpoint: usize, begun_by: usize) -> (bool, bool) {
+        let is_kept = |pool: &PoolOptions| pool.reuse && requests < pool.requests_max;
+        let options = || self.options_since(endpoint, begun_by);
+        (options().any(is_kept), options().all(is_kept))
     }
 
     /// An upstream, of this route, was given the head of a request.
@@ -298,9 +379,9 @@ impl Ledger {
 
     /// Whether this worker has seen no reason to think that connections to this endpoint are never kept.
     pub(super) fn keeps_connections(&self, worker: usize, endpoint: usize) -> bool {
-        let endpoint = &self.endpoints[self.known_as(worker, endpoint)];
-        let rules = &self.rules[endpoint.route];
-        rules.as_ref().is_some_and(|rules| rules.pool.reuse) && endpoint.ends < UNKEPT_MAX
+        let known_as = self.known_as(worker, endpoint);
+        let endpoint = &self.endpoints[known_as];
+        self.has(endpoint.route) && self.rules_of(known_as).pool.reuse && endpoint.ends < UNKEPT_MAX
     }
 
     /// These endpoints have left the addresses. Should they come back, the proxy knows nothing of them.
@@ -398,12 +479,18 @@ impl fmt::Debug for Speech {
 impl World {
     /// A client with requests.
     pub(super) fn client_with_requests(&mut self, key: u8, route: usize) -> Peer {
-        let client = Client::new(usize::from(key), &mut self.dice);
+        let markers = match self.scenario.marks_rules {
+            true => GENERATIONS_MAX,
+            false => 0,
+        };
+        let client = Client::new(usize::from(key), markers, &mut self.dice);
         let ledger = &mut self.ledger;
         for request in client.requests() {
             let entry = Entry {
                 request: Rc::clone(request),
                 route,
+                begun_by: None,
+                served_by: None,
                 at: None,
                 reader: None,
                 answer: Vec::new(),
@@ -424,10 +511,16 @@ impl World {
     }
 
     /// A connection of a worker's to a server.
-    pub(super) fn server_at(&mut self, key: u8, endpoint: usize, worker: usize) -> Peer {
+    pub(super) fn server_at(
+        &mut self,
+        key: u8,
+        endpoint: usize,
+        (worker, made_by): (usize, Option<usize>),
+    ) -> Peer {
         let known_as = self.ledger.known_as(worker, endpoint);
         let Endpoint { manner, route, .. } = self.ledger.endpoints[known_as];
-        let server = Server::new(known_as, manner);
+        let mut server = Server::new(known_as, manner);
+        server.made_by = made_by;
         let plan = Plan {
             total: 0,
             ending: PlannedEnding::AfterPeer,

@@ -4,7 +4,7 @@ use crate::driver::Close;
 
 use super::super::is_client;
 use super::super::peer::{Peer, PlannedEnding, SendSide};
-use super::super::world::{Told, World};
+use super::super::world::World;
 
 impl World {
     pub(super) fn judge_close(&self, peer: usize, how: Close) {
@@ -40,7 +40,7 @@ impl World {
                     client_failed
                         || peer.is_broken()
                         || peer.gone
-                        || self.told == Told::Cut
+                        || self.is_cut(peer.route)
                         || self.route_of(peer).idle_timeout
                         || self.route_of(peer).removed_are_cut,
                     "{peer:?} is reset, and nothing was lost; its source is {client:?}"
@@ -72,7 +72,7 @@ impl World {
                 ) && p.send_side == SendSide::Fin
                     && p.sent == p.plan.total
             };
-            if well_behaved(client) && well_behaved(backend) {
+            if well_behaved(client) && well_behaved(backend) && !self.is_cut(client.route) {
                 rule!(
                     "lossless",
                     client.given == backend.sent && backend.given == client.sent,

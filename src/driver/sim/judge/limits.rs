@@ -4,8 +4,9 @@ use crate::backend::{Address, PACE};
 use crate::driver::Sock;
 use crate::session::BUFFERS_PER_SESSION;
 
+use super::super::peer::Peer;
 use super::super::readiness::Readiness;
-use super::super::scenario::user_of;
+use super::super::scenario::{Users, user_of};
 use super::super::world::{Kind, World};
 use super::Judge;
 
@@ -24,6 +25,17 @@ impl World {
             "within_limit",
             open <= max.get() as usize,
             "{open} connections to {to}"
+        );
+        // What was given before a limit was lowered stays, and nothing is added to that.
+        let Some(places) = self.scenario.routes[route].in_effect[self.at].places else {
+            return;
+        };
+        let open = self.connections_of(self.at, to);
+        rule!(
+            "within_limit",
+            open <= places.get() as usize,
+            "{open} connections of worker {} to {to}",
+            self.at
         );
     }
 
@@ -44,12 +56,12 @@ impl World {
         );
     }
 
-    /// The clients of this user that sessions have.
-    fn served_of(&self, user: u32) -> usize {
+    /// The clients of this user that sessions have, as far as they are counted where this one is.
+    fn served_of(&self, user: u32, like: &Peer) -> usize {
         let is_one = |sock: &&Sock| {
             let socket = self.sockets.peek(**sock);
             match (socket.kind, socket.is_served, socket.closing) {
-                (Kind::Client(peer), true, None) => user_of(self.peers[peer].key) == user,
+                (Kind::Client(peer), true, None) => self.is_counted_with(user, like, peer),
                 _ => false,
             }
         };
@@ -57,44 +69,71 @@ impl World {
     }
 
     /// The clients of this user whose sockets are open.
-    fn clients_of(&self, user: u32) -> usize {
+    fn clients_of(&self, user: u32, like: &Peer) -> usize {
         let is_one = |sock: &&Sock| match self.sockets.peek(**sock).kind {
-            Kind::Client(peer) => user_of(self.peers[peer].key) == user,
+            Kind::Client(peer) => self.is_counted_with(user, like, peer),
             Kind::Listener(_) | Kind::Upstream(_) => false,
         };
         self.live.iter().filter(is_one).count()
     }
 
+    /// Whether this is a client of the user: with rules of a route's own, of that route alone, and on workers that
+    /// have heard of them.
+    fn is_counted_with(&self, user: u32, like: &Peer, peer: usize) -> bool {
+        let peer = &self.peers[peer];
+        let is_counted = self.scenario.users.is_some()
+            || peer.route == like.route
+                && peer.worker.is_some_and(|worker| {
+                    let in_effect = &self.route_of(peer).in_effect[worker];
+                    in_effect.users.is_some()
+                });
+        user_of(peer.key) == user && is_counted
+    }
+
+    /// The rules for clients of this one's route.
+    fn users_of(&self, peer: &Peer) -> Option<&Users> {
+        let in_effect = &self.route_of(peer).in_effect[self.at];
+        in_effect.users.as_ref().or(self.scenario.users.as_ref())
+    }
+
     pub(super) fn judge_served(&self, peer: usize) {
-        let Some(users) = &self.scenario.users else {
+        let Some(users) = self.users_of(&self.peers[peer]) else {
             return;
         };
+        if self.readiness.is_some() && self.scenario.marks_rules {
+            // Its session may have begun before this call, by other rules.
+            return;
+        }
         let user = user_of(self.peers[peer].key);
         rule!(
             "user_is_allowed",
             users.allowed.contains(&user),
             "a client of {user} is served"
         );
-        let served = self.served_of(user);
+        // Workers that have not all heard of rules may count apart.
+        let is_pending = self.is_pending(self.peers[peer].route);
+        let served = self.served_of(user, &self.peers[peer]);
         rule!(
             "user_within_limit",
-            served <= users.per_user_max as usize,
+            is_pending || served <= users.per_user_max as usize,
             "{served} clients of {user} are served"
         );
     }
 
     pub(super) fn judge_dismissal(&self, peer: usize) {
-        let users = self.scenario.users.as_ref();
+        let users = self.users_of(&self.peers[peer]);
         let users = users.expect("without rules nobody is turned away");
         let user = user_of(self.peers[peer].key);
         let served = match self.readiness {
-            None => self.served_of(user),
+            None => self.served_of(user, &self.peers[peer]),
             // Whether a session has one already is not to be seen there.
-            Some(_) => self.clients_of(user) - 1,
+            Some(_) => self.clients_of(user, &self.peers[peer]) - 1,
         };
         rule!(
             "user_is_allowed",
-            !users.allowed.contains(&user) || served >= users.per_user_max as usize,
+            !users.allowed.contains(&user)
+                || served >= users.per_user_max as usize
+                || self.is_pending(self.peers[peer].route),
             "a client of {user} is turned away beside {served} that are served"
         );
     }

@@ -9,7 +9,7 @@ mod sharing;
 mod streams;
 mod turns;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem;
 use std::ops::Range;
 use std::time::Instant;
@@ -17,7 +17,7 @@ use std::time::Instant;
 use crate::backend::Address;
 use crate::driver::{Close, Lane, Sock};
 
-use super::world::World;
+use super::world::{Target, World};
 use limits::judge_lending;
 use nagle::Waits;
 use sharing::Line;
@@ -74,6 +74,8 @@ pub(super) enum Event<'a> {
     },
     /// The worker has done all that it can do, and waits.
     Turns,
+    /// And it waits for something to happen.
+    Rests,
     /// Time passes in a wait.
     Waits,
     /// Nothing can happen before some time has passed, or somebody is told something.
@@ -108,10 +110,28 @@ pub(super) struct Judge {
     last_connects: HashMap<(usize, usize), (Sock, Instant)>,
     /// Who waits for places, and who has had one.
     pub(super) line: Line,
-    /// By route: since when somebody waits to be accepted and nothing is known that stands in the way.
+    /// By backlog: since when somebody waits to be accepted and nothing is known that stands in the way.
     unaccepted_since: HashMap<usize, Instant>,
     /// Backends that waited for our kernel.
     waits: Waits,
+    /// Limits that were raised in this turn of a worker or in one without a wait behind it, by worker and route.
+    raised: HashSet<(usize, usize)>,
+    /// By client of a route that takes no new ones: since when it has no request to be answered.
+    idle_since: HashMap<usize, Instant>,
+}
+
+impl Judge {
+    /// The worker may have more connections to endpoints of the route.
+    pub(super) fn is_raised(&mut self, worker: usize, route: usize) {
+        self.raised.insert((worker, route));
+    }
+
+    /// The worker keeps connections in another way: what was opened before is not paced with.
+    pub(super) fn forget_pace(&mut self, worker: usize, endpoints: &[Target], route: usize) {
+        let is_of = |endpoint: usize| endpoints[endpoint].route == route;
+        self.last_connects
+            .retain(|(of, endpoint), _| *of != worker || !is_of(*endpoint));
+    }
 }
 
 impl World {
@@ -172,8 +192,10 @@ impl Judge {
             Event::Turns => {
                 self.moves_in_turn = 0;
                 self.judge_drain(world);
+                self.judge_retired(world);
                 world.judge_buffers();
             }
+            Event::Rests => self.judge_raised(world),
             Event::Waits => world.judge_duration(),
             Event::Advances => self.idle_turns = 0,
             Event::IsQuiet => {

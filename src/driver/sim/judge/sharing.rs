@@ -120,29 +120,36 @@ impl World {
         let peer = &self.peers[peer];
         let planned = self.route_of(peer);
         let (served, part) = (self.served(Some(peer.route), false), planned.sessions_max);
-        // Who drains takes all that have come.
+        // Who drains takes all that have come, and so does a route that takes no others. What was there before its part
+        // was lowered stays.
+        let has_rest = planned.is_retired || self.is_pending(peer.route);
         rule!(
             "route_within_part",
             self.told != Told::Nothing
-                || part.is_none_or(|part| served <= part as usize + planned.listeners),
+                || has_rest
+                || part.is_none_or(|part| {
+                    served <= (part as usize).max(planned.part_floor) + planned.listeners
+                }),
             "route {} has {served} sessions, and its part is {part:?}",
             peer.route
         );
     }
 
-    /// Whether somebody waits to be accepted by this route, and could be.
-    fn is_owed(&self, route: usize) -> bool {
-        let is_serving = self.told == Told::Nothing && !self.is_paused(route);
-        is_serving && !self.backlogs[route].is_empty() && self.can_serve(route)
+    /// Whether somebody waits in this backlog to be accepted, and could be.
+    fn is_owed(&self, backlog: usize) -> bool {
+        let backlog = &self.backlogs[backlog];
+        let is_serving = self.told == Told::Nothing && !self.is_paused(backlog.route);
+        is_serving && !backlog.clients.is_empty() && self.can_serve(backlog.route)
     }
 
     /// Whom nobody will be told of is not to wait.
     pub(super) fn judge_sleep(&self) {
-        for route in 0..self.backlogs.len() {
+        for (number, backlog) in self.backlogs.iter().enumerate() {
             rule!(
                 "backlogs_are_served",
-                !self.is_owed(route),
-                "somebody waits for route {route} to accept it, and all workers sleep"
+                !self.is_owed(number),
+                "somebody waits for route {} to accept it, and all workers sleep",
+                backlog.route
             );
         }
     }
@@ -155,41 +162,46 @@ impl World {
         };
         let unserved = self.live.iter().filter(waits).count();
         let taken = self.served(None, true) + unserved + self.drivers.len();
-        let part = self.scenario.routes[route].sessions_max;
+        let planned = &self.scenario.routes[route];
+        let part = planned.sessions_max.filter(|_| !planned.is_retired);
         let has_part = part.is_none_or(|part| self.served(Some(route), false) < part as usize);
         taken <= self.scenario.sessions_max && has_part && self.descriptors_left()
     }
 
     /// Where bytes are proxied, places that are free are not waited for.
     pub(super) fn judge_places(&self) {
-        if !self.scenario.calm || self.told != Told::Nothing {
-            return;
-        }
         for (number, planned) in self.scenario.routes.iter().enumerate() {
-            if self.ledger.has(number) || self.is_paused(number) {
-                continue;
-            }
-            for (worker, places) in planned.places.iter().enumerate() {
-                let oldest = planned.counters[worker].queue_oldest.age(self.now);
-                let (Some(places), Some(waited)) = (places, oldest) else {
-                    continue;
-                };
-                let set = planned.published.load_full();
-                let has_room =
-                    |to: Address| self.connections_of(worker, to) < places.get() as usize;
-                rule!(
-                    "places_are_used",
-                    waited <= QUEUE_LOOK_INTERVAL + SLACK
-                        || !set.health_in_use().any(|health| has_room(health.address())),
-                    "on worker {worker}, somebody waits for route {number} for {waited:?}, and there are \
-                     places"
-                );
+            for worker in 0..planned.in_effect.len() {
+                self.judge_places_of(worker, number, QUEUE_LOOK_INTERVAL + SLACK);
             }
         }
     }
 
+    /// Whoever waits for longer than that has no place.
+    fn judge_places_of(&self, worker: usize, number: usize, most: Duration) {
+        if !self.scenario.calm || self.told != Told::Nothing || self.ledger.has(number) {
+            return;
+        }
+        if self.is_paused(number) {
+            return;
+        }
+        let planned = &self.scenario.routes[number];
+        let oldest = planned.counters[worker].queue_oldest.age(self.now);
+        let (Some(places), Some(waited)) = (planned.in_effect[worker].places, oldest) else {
+            return;
+        };
+        let set = planned.published.load_full();
+        let has_room = |to: Address| self.connections_of(worker, to) < places.get() as usize;
+        rule!(
+            "places_are_used",
+            waited <= most || !set.health_in_use().any(|health| has_room(health.address())),
+            "on worker {worker}, somebody waits for route {number} for {waited:?}, and there are \
+             places"
+        );
+    }
+
     /// How many connections a worker has to an endpoint.
-    fn connections_of(&self, worker: usize, to: Address) -> usize {
+    pub(super) fn connections_of(&self, worker: usize, to: Address) -> usize {
         let released = self.drivers[worker].to_release.iter();
         let is_one = |&&sock: &&Sock| {
             let socket = self.sockets.peek(sock);
@@ -200,14 +212,23 @@ impl World {
 }
 
 impl Judge {
+    /// What a raised limit allows is given out before the worker waits for anything.
+    pub(super) fn judge_raised(&mut self, world: &World) {
+        let heard = self.raised.extract_if(|(worker, _)| *worker == world.at);
+        for (worker, route) in heard {
+            world.judge_places_of(worker, route, Duration::ZERO);
+        }
+    }
+
     /// Nobody waits to be accepted without a reason.
     pub(super) fn judge_backlogs(&mut self, world: &World) {
-        for route in 0..world.backlogs.len() {
-            if !world.is_owed(route) {
-                self.unaccepted_since.remove(&route);
+        for (number, backlog) in world.backlogs.iter().enumerate() {
+            if !world.is_owed(number) {
+                self.unaccepted_since.remove(&number);
                 continue;
             }
-            let since = *self.unaccepted_since.entry(route).or_insert(world.now);
+            let route = backlog.route;
+            let since = *self.unaccepted_since.entry(number).or_insert(world.now);
             // A worker that makes no pauses is told of permits at once, and looks whether its route has its part.
             let most = match (
                 world.scenario.calm,

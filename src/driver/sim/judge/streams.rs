@@ -6,7 +6,17 @@ use crate::driver::{OWN_BYTES_MAX, Sock};
 
 use super::super::is_client;
 use super::super::peer::{Peer, stream_byte};
+use super::super::scenario::MARK;
 use super::super::world::World;
+
+/// Whether these bytes are the next ones of an introduction, in which a letter stands for the mark.
+fn is_part_of(introduction: &[u8], bytes: &[u8]) -> bool {
+    let is_next = |(due, byte): (&u8, &u8)| match *due {
+        MARK => byte.is_ascii_lowercase(),
+        due => due == *byte,
+    };
+    bytes.len() <= introduction.len() && introduction.iter().zip(bytes).all(is_next)
+}
 
 impl World {
     pub(super) fn judge_given(&self, peer: usize, source: u8, bytes: &Range<u64>) {
@@ -19,6 +29,14 @@ impl World {
             to.key,
             to.route,
             from.route
+        );
+        let by = from.accepted_by..=from.served_by;
+        rule!(
+            "one_configuration",
+            to.generation.is_none_or(|made_by| by.contains(&made_by)),
+            "peer {} is connected to by rules {:?} for client {source}, which is served by some of {by:?}",
+            to.key,
+            to.generation
         );
         let linked = to.source.unwrap_or(source);
         rule!(
@@ -89,9 +107,19 @@ impl World {
         let to = &self.peers[peer];
         rule!(
             "introduced_first",
-            self.route_of(to).introduction[to.introduced..].starts_with(bytes),
+            is_part_of(&self.route_of(to).introduction[to.introduced..], bytes),
             "backend {} gets something else before the introduction",
             to.key
+        );
+        let marks = self.route_of(to).introduction[to.introduced..].iter();
+        let marked = marks.zip(bytes).find(|(mark, _)| **mark == MARK);
+        let introduced_by = marked.map(|(_, letter)| usize::from(letter - b'a'));
+        rule!(
+            "one_configuration",
+            introduced_by.is_none() || introduced_by == to.generation,
+            "backend {} is introduced by rules {introduced_by:?} and connected to by {:?}",
+            to.key,
+            to.generation
         );
     }
 

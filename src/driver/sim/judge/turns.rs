@@ -1,12 +1,13 @@
 //! Whether the worker gets on, keeps to the driver's rules while it does, and lets others have their turn.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::driver::{Lane, Sock};
 
 use super::super::CLIENTS_MAX;
-use super::super::world::{InFlight, Kind, Told, World};
+use super::super::fastcgi::Speech;
+use super::super::peer::SendSide;
+use super::super::world::{InFlight, Kind, Socket, Told, World};
 use super::Judge;
 
 /// Turns in a row that may pass without anything happening before it is a spin. A wake for nothing
@@ -28,6 +29,10 @@ const DRAIN_REST_MAX: Duration = Duration::from_secs(60);
 /// How long a worker that drains may be woken by nothing but its own timers, and do nothing then: longer than any
 /// time that it waits for somebody, of which the longest is [`BUSY_MAX`](crate::session::BUSY_MAX).
 const QUIET_MAX: Duration = Duration::from_secs(400);
+
+/// How long a client that has no request may keep a route that is not served any more: there are two last calls
+/// within that time.
+const RETIRED_IDLE_MAX: Duration = Duration::from_millis(550);
 
 impl Judge {
     /// A worker that drains looks at its sessions again and again, and so is never without something to wait for.
@@ -52,7 +57,11 @@ impl Judge {
     pub(super) fn judge_drain(&mut self, world: &World) {
         let is_client = |&sock: &Sock| matches!(world.sockets.peek(sock).kind, Kind::Client(_));
         let is_alone = world.told == Told::Drain
-            && (world.backlogs.iter().all(VecDeque::is_empty) || world.scenario.backlog_is_left)
+            && (world
+                .backlogs
+                .iter()
+                .all(|backlog| backlog.clients.is_empty())
+                || world.scenario.backlog_is_left)
             && !world.live.iter().any(is_client);
         if !is_alone {
             self.alone_since = None;
@@ -65,6 +74,44 @@ impl Judge {
             "nobody is left for {:?}, and the drain goes on",
             world.now - since
         );
+    }
+
+    /// A route that takes no new clients ends those that it has once they have no request to be answered.
+    pub(super) fn judge_retired(&mut self, world: &World) {
+        let is_one = |peer: &usize| {
+            let peer = &world.peers[*peer];
+            let Speech::Client(client) = &peer.speech else {
+                return false;
+            };
+            world.route_of(peer).in_effect[world.at].is_retired
+                && peer.send_side == SendSide::Open
+                && !peer.told_end
+                && peer.sent == peer.taken
+                && client.is_idle(peer.taken)
+        };
+        let of_socket = |sock: Sock| match world.sockets.peek(sock) {
+            Socket {
+                kind: Kind::Client(peer),
+                is_served: true,
+                closing: None,
+                ..
+            } => Some(*peer),
+            _ => None,
+        };
+        let idle: Vec<_> = world.own().filter_map(of_socket).filter(is_one).collect();
+        let is_own = |peer: usize| world.peers[peer].worker == Some(world.at);
+        self.idle_since
+            .retain(|peer, _| !is_own(*peer) || idle.contains(peer));
+        for peer in idle {
+            let since = *self.idle_since.entry(peer).or_insert(world.now);
+            rule!(
+                "retired_clients_end",
+                world.now <= since + RETIRED_IDLE_MAX,
+                "{:?} has no request to be answered for {:?}",
+                world.peers[peer],
+                world.now - since
+            );
+        }
     }
 
     pub(super) fn judge_moves(&mut self) {
@@ -89,6 +136,11 @@ impl Judge {
 }
 
 impl World {
+    /// Whether sessions of this route may be ended.
+    pub(in super::super) fn is_cut(&self, route: usize) -> bool {
+        self.told == Told::Cut || self.scenario.routes[route].is_cut
+    }
+
     pub(super) fn judge_use(&self, sock: Sock) {
         rule!(
             "socket_is_open",
@@ -150,9 +202,12 @@ impl World {
     }
 
     pub(super) fn judge_lost_client(&self, listener: Sock) {
+        let Kind::Listener(at) = self.sockets.peek(listener).kind else {
+            unreachable!("clients come to listeners")
+        };
         rule!(
             "accepted_are_served",
-            self.told == Told::Cut,
+            self.is_cut(at.route),
             "{listener:?} was closed when it had a client"
         );
     }

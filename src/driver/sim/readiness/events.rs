@@ -1,6 +1,5 @@
 //! Edges: what they come of, when they are told, and what they say.
 
-use std::collections::VecDeque;
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -60,8 +59,8 @@ impl World {
             .expect("the driver is one of epoll")
             .fds[at];
         let when = |is_true: bool, events: i32| if is_true { events.cast_unsigned() } else { 0 };
-        if fd.kind == FdKind::Listener {
-            return when(self.backlogs.iter().any(|b| !b.is_empty()), libc::EPOLLIN);
+        if let Some(backlog) = fd.backlog {
+            return when(!self.backlogs[backlog].clients.is_empty(), libc::EPOLLIN);
         }
         let Some(peer) = fd.peer else {
             let is_answered = self.is_answered(fd);
@@ -121,9 +120,9 @@ impl World {
         let Some(watch) = &fd.watch else {
             return false;
         };
-        if fd.kind == FdKind::Listener {
+        if let Some(backlog) = fd.backlog {
             // Of those that wait already it tells again and again, and that is no news.
-            let waiting = self.backlogs.iter().map(VecDeque::len).sum::<usize>() as u64;
+            let waiting = self.backlogs[backlog].clients.len() as u64;
             let watch = self.fd_at(at).watch.as_mut().expect("seen");
             watch.is_pending = waiting > 0;
             let before = mem::replace(&mut watch.seen.sent, waiting);
@@ -254,6 +253,9 @@ impl World {
         self.judge(&judge::Event::Turns);
         let wait = until.map(|at| at.saturating_duration_since(self.now));
         self.note(|| format!("wait, {wait:?} at most"));
+        if wait != Some(Duration::ZERO) {
+            self.judge(&judge::Event::Rests);
+        }
         self.now += Duration::from_micros(self.dice.below(200));
         self.judge(&judge::Event::Waits);
         let had_hoard = self.give_hoard_back();

@@ -105,10 +105,10 @@ impl KernelSocket for SimFd {
     fn accept(&self) -> Result<Self, Errno> {
         let mut world = self.world.borrow_mut();
         world.judge(&judge::Event::Accepts(self.sock));
-        let Kind::Listener(route) = world.sockets.peek(self.sock).kind else {
+        let Kind::Listener(at) = world.sockets.peek(self.sock).kind else {
             unreachable!("clients come to listeners")
         };
-        match world.advance_accept(route) {
+        match world.advance_accept(at) {
             None => Err(Errno(libc::EAGAIN)),
             Some(Done::Accepted(sock)) => {
                 world.moved();

@@ -27,7 +27,7 @@ use crate::session::BUFFERS_PER_SESSION;
 use crate::sys::Errno;
 
 use super::Sim;
-use super::world::World;
+use super::world::{Kind, World};
 use events::EdgeCauses;
 
 /// What the world has of descriptors.
@@ -63,6 +63,8 @@ pub(super) struct OpenFd {
     kind: FdKind,
     /// Whom it is connected to.
     peer: Option<usize>,
+    /// Of a listener: where its clients wait.
+    backlog: Option<usize>,
     /// The driver has forgotten it.
     is_ended: bool,
     /// Bytes that were copied, and are still in the socket.
@@ -132,10 +134,15 @@ impl World {
 
     pub(super) fn open_fd(&mut self, sock: Sock, kind: FdKind) {
         let peer = self.peer_of(sock);
+        let backlog = match self.sockets.peek(sock).kind {
+            Kind::Listener(at) => Some(at.backlog),
+            Kind::Client(_) | Kind::Upstream(_) => None,
+        };
         self.readiness().fds.push(OpenFd {
             sock,
             kind,
             peer,
+            backlog,
             is_ended: false,
             left: Vec::new(),
             lacks_room: false,

@@ -173,7 +173,7 @@ impl Server {
             entry.excused = true;
             let said = self.script_len() - from as u64;
             self.close_at = Some(from as u64 + dice.below(said));
-        } else if !ledger.is_kept_after(self.requests, self.endpoint) {
+        } else if self.is_last {
             self.close_at = Some(self.script_len());
         } else if self.is_asked {
             self.treat_fence(now, dice);

@@ -2,6 +2,8 @@
 
 use std::mem;
 
+use super::super::super::scenario::{GENERATIONS_MAX, marker};
+use super::super::Name;
 use super::super::client::{ASKED, Course};
 use super::super::records::{BEGIN, DATA, GET_VALUES, PARAMS, Record, STDIN, pairs};
 use super::{Found, Heard, Ledger, Role, Server, When};
@@ -196,18 +198,15 @@ impl Server {
         if self.requests > 1 {
             ledger.reused(self.endpoint);
         }
-        let may_keep = ledger.is_kept_after(self.requests, self.endpoint);
-        let must_keep = may_keep && !ledger.is_doubtful(self.endpoint);
         let role = content.get(1).copied().unwrap_or_default();
         let with = |keep| [0, role, u8::from(keep), 0, 0, 0, 0, 0];
         let keep = content == with(true);
         rule!(
             "backend_gets_requests",
-            keep && may_keep || content == with(false),
+            keep || content == with(false),
             "upstream {me}: request {} begins with {content:?}",
             self.requests
         );
-        self.must_keep = must_keep && !keep;
         self.heard = Heard::Params {
             id,
             keep,
@@ -227,7 +226,7 @@ impl Server {
         params: &[u8],
         ledger: &mut Ledger,
     ) {
-        let params = pairs(params).unwrap_or_default();
+        let mut params = pairs(params).unwrap_or_default();
         let name = params.iter().find(|(name, _)| name == b"SIM_REQUEST");
         let name = name.and_then(|(_, name)| ledger.find(name));
         rule!(
@@ -236,7 +235,18 @@ impl Server {
             "upstream {me}: a request that nobody made: {params:?}"
         );
         let name = name.expect("it was just seen");
+        let generation = take_markers(&mut params, me);
+        let begun_by = self.judge_rules(me, name, generation, ledger);
+        let (may_keep, must_keep) = ledger.is_kept_after(self.requests, self.endpoint, begun_by);
+        let must_keep = must_keep && !ledger.is_doubtful(self.endpoint);
+        self.is_last = !may_keep;
         let request = &ledger.entry(Some(name)).request;
+        rule!(
+            "backend_gets_requests",
+            !keep || may_keep,
+            "upstream {me} is to keep its connection behind request {}",
+            self.requests
+        );
         rule!(
             "denied_stays_out",
             request.course != Course::Denied,
@@ -253,7 +263,7 @@ impl Server {
             match (request.role, keep) {
                 (Role::Filter, _) => !keep,
                 (_, true) => says_length || request.body.is_empty(),
-                (_, false) => !self.must_keep || !says_length,
+                (_, false) => !must_keep || !says_length,
             },
             "upstream {me} is to keep its connection: {keep}; length said: {says_length}"
         );
@@ -261,4 +271,61 @@ impl Server {
         let route = ledger.endpoints[self.endpoint].route;
         ledger.begun(name, me, route, self.is_spoilt);
     }
+
+    /// By which rules the request may have begun, at the earliest.
+    fn judge_rules(
+        &self,
+        me: usize,
+        name: Name,
+        served_by: Option<usize>,
+        ledger: &mut Ledger,
+    ) -> usize {
+        let now = ledger.rules_in_effect(self.endpoint);
+        let entry = ledger.entry(Some(name));
+        let begun_by = entry.begun_by.unwrap_or(now);
+        let Some(served_by) = served_by else {
+            return begun_by;
+        };
+        let first = name
+            .before()
+            .map(|before| ledger.entry(Some(before)).served_by);
+        let least = first.flatten().unwrap_or_default().max(begun_by);
+        rule!(
+            "one_configuration",
+            (least..=now).contains(&served_by) && entry.served_by.is_none_or(|by| by == served_by),
+            "upstream {me}: {name} is served by rules {served_by}, and not by some from {least} to {now}, or by {:?} as \
+             before",
+            entry.served_by
+        );
+        rule!(
+            "one_configuration",
+            self.requests > 1 || self.made_by == Some(served_by),
+            "upstream {me}: {name} is served by rules {served_by} on a connection made by {:?}",
+            self.made_by
+        );
+        ledger.entry_mut(Some(name)).served_by = Some(served_by);
+        begun_by
+    }
+}
+
+/// Takes out what tells by which rules a request is served: the only one that is not there. `None`: nothing tells.
+fn take_markers(params: &mut Vec<(Vec<u8>, Vec<u8>)>, me: usize) -> Option<usize> {
+    let all: Vec<_> = (0..GENERATIONS_MAX).map(marker).collect();
+    let is_marker = |name: &[u8]| all.iter().any(|marker| marker.as_bytes() == name);
+    let markers = params.extract_if(.., |(name, _)| is_marker(name));
+    let there: Vec<_> = markers.map(|(name, _)| name).collect();
+    if there.is_empty() {
+        return None;
+    }
+    let is_left_out = |generation: &usize| {
+        let marker = &all[*generation];
+        !there.iter().any(|name| name == marker.as_bytes())
+    };
+    let left_out: Vec<_> = (0..GENERATIONS_MAX).filter(is_left_out).collect();
+    rule!(
+        "one_configuration",
+        left_out.len() == 1,
+        "upstream {me} is given a request by rules {left_out:?}"
+    );
+    left_out.first().copied()
 }

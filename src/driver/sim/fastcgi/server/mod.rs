@@ -64,8 +64,10 @@ pub(in super::super) struct Server {
     is_asked: bool,
     /// It said something like the fence's answer before the end of its answer.
     is_early: bool,
-    /// Whether the request that it has says where its body ends.
-    must_keep: bool,
+    /// The rules by which the proxy connected to it, if that tells.
+    pub(super) made_by: Option<usize>,
+    /// The proxy does not keep the connection behind the request that it has.
+    is_last: bool,
     /// Where END_REQUEST ends in what it says.
     pub(super) ended_at: Option<u64>,
     /// The same of the fence's answer.
@@ -160,7 +162,8 @@ impl Server {
             when: When::Done,
             is_asked: false,
             is_early: false,
-            must_keep: false,
+            made_by: None,
+            is_last: false,
             ended_at: None,
             settled_at: None,
             is_unclean: false,
