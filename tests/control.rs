@@ -200,6 +200,8 @@ impl Fake {
             while let Ok((mut stream, _)) = listener.accept() {
                 let request = request(&stream);
                 let Some(answer) = answer(&request) else {
+                    // As a daemon does: nobody gets in any more, and then who is in is cut.
+                    drop(listener);
                     return;
                 };
                 stream.write_all(answer.as_bytes()).unwrap();

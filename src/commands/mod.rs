@@ -8,7 +8,7 @@
 //!
 //! The main loop carries commands out, one after the other, and gives each its answer: at once, or when what the
 //! command waits for has come. The types are here, their form as JSON is in [`wire`], and the way to the main loop
-//! in [`channel`].
+//! in [`mod@channel`].
 
 mod channel;
 mod wire;

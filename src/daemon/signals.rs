@@ -151,8 +151,19 @@ async fn received(signal: &mut Option<Signal>) {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
-    use crate::commands::{Asked, ControlReply, channel};
+    use crate::commands::{Asked, Commands, ControlReply, channel};
+
+    const GUARD: Duration = Duration::from_secs(60);
+
+    async fn next(commands: &mut Commands) -> Asked {
+        let asked = timeout(GUARD, commands.next()).await;
+        asked.expect("a command comes")
+    }
 
     #[tokio::test]
     async fn what_is_wanted_during_a_reload_is_one_more() {
@@ -160,17 +171,20 @@ mod tests {
         let reload = Arc::new(Notify::new());
         let task = tokio::spawn(reload_when_wanted(Arc::clone(&reload), commander));
         reload.notify_one();
-        let Asked { command, asker } = commands.next().await;
+        let Asked { command, asker } = next(&mut commands).await;
         assert_eq!(command, ControlCommand::Reload);
         for _ in 0..3 {
             reload.notify_one();
+            tokio::task::yield_now().await;
         }
         asker.tell(ControlReply::refused(["a mistake".to_owned()]));
-        commands.next().await.asker.tell(ControlReply::done([]));
-        // That was all: this one is not from a signal before it.
-        reload.notify_one();
-        let Asked { mut asker, .. } = commands.next().await;
+        let Asked { mut asker, .. } = next(&mut commands).await;
+        // That is all: nobody is left who wants another one.
         task.abort();
-        asker.left().await;
+        timeout(GUARD, asker.left()).await.expect("it has ended");
+        assert!(
+            timeout(Duration::ZERO, commands.next()).await.is_err(),
+            "one more, not three"
+        );
     }
 }
