@@ -316,7 +316,7 @@ fn backends_may_have_weights_in_words_or_in_a_table() {
     ] {
         let check = file(backend);
         assert_eq!(check.run.config.routes[0].backends, weighed);
-        let again = check_file(&check.effective);
+        let again = check_file(&check.run.effective.text());
         assert_eq!(again.run.config, check.run.config);
     }
     let one = file(r#"{address = "a:1"}"#).run.config.routes.remove(0);
