@@ -350,8 +350,7 @@ impl Listeners {
             ListenerRole::Retiring => is_draining || l.backlog == Backlog::Ours && takes(l.route),
             ListenerRole::HandedOver => false,
         };
-        let is_one = |l: &Listener| l.is_idle() && is_given_up(l) && takes(l.route);
-        let number = self.0.iter().position(is_one)?;
+        let number = self.0.iter().position(|l| l.is_idle() && is_given_up(l))?;
         let sock = self.0[number].sock;
         Some(IdleListener { number, sock })
     }

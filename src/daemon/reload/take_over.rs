@@ -401,10 +401,12 @@ impl Service {
             route.sockets.push(socket);
         }
         for socket in before {
-            let retire = || ListenerChange::Retire(socket.number);
-            listeners
-                .iter_mut()
-                .for_each(|changes| changes.push(retire()));
+            for changes in &mut listeners {
+                // Whoever is in its backlog is served by the new rules.
+                let how = routes::introduction(&route.config, &socket.socket);
+                changes.push(ListenerChange::Introduce(socket.number, how));
+                changes.push(ListenerChange::Retire(socket.number));
+            }
             self.give_up(socket);
         }
         if (route.config.backends != before_config.backends)
