@@ -270,6 +270,7 @@ impl Desk {
             queue_is_empty: true,
             can_queue: false,
             is_paused: false,
+            is_amended: false,
             draining: false,
             counters: &self.counters,
             head_room: &self.head_room,

@@ -2,6 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
@@ -644,4 +645,119 @@ fn a_weight_by_hand_is_that_of_the_next_choice() {
     let weight = std::num::NonZeroU16::new(3).unwrap();
     published.weigh(address(1), weight).unwrap();
     assert_eq!(counts(&mut balancer, &published, 40), [10, 30]);
+}
+
+// --- permits that several have together -----------------------------------------------------------
+
+/// One who served before with two leases, one who comes after, and what they have together.
+struct Handover {
+    published: Published,
+    before: Balancer,
+    after: Balancer,
+    permits: Arc<SharedPermits>,
+    woken: Arc<AtomicUsize>,
+}
+
+impl Handover {
+    fn new(max: u32) -> Self {
+        let published = equals(1);
+        let woken = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&woken);
+        let wake = move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        };
+        let limited = |seed| {
+            let mut balancer = Balancer::new(Balance::RoundRobin, seed).limited(max);
+            balancer.refresh(&published);
+            balancer
+        };
+        Self {
+            before: limited(1),
+            after: limited(2),
+            permits: Arc::new(SharedPermits::new(max, 1, wake)),
+            published,
+            woken,
+        }
+    }
+
+    fn lease(balancer: &mut Balancer, published: &Published) -> Option<Lease> {
+        choose(balancer, published, Instant::now())
+    }
+
+    fn begin(&mut self) {
+        self.after.share(&self.permits, false);
+        self.before.share(&self.permits, true);
+    }
+
+    fn has_room(&self) -> (bool, bool) {
+        let now = Instant::now();
+        (self.before.has_room(now), self.after.has_room(now))
+    }
+}
+
+#[test]
+fn nothing_is_given_out_until_who_served_before_has_said_what_it_has() {
+    let mut handover = Handover::new(3);
+    let _first = Handover::lease(&mut handover.before, &handover.published).unwrap();
+    handover.after.share(&handover.permits, false);
+    assert_eq!(handover.has_room(), (true, false));
+    assert!(Handover::lease(&mut handover.after, &handover.published).is_none());
+    let woken = handover.woken.load(Ordering::Relaxed);
+    handover.before.share(&handover.permits, true);
+    assert!(handover.woken.load(Ordering::Relaxed) > woken);
+    assert_eq!(handover.has_room(), (true, true));
+}
+
+#[test]
+fn who_changes_hands_keeps_to_one_limit() {
+    let mut handover = Handover::new(3);
+    let lease = |balancer: &mut Balancer, published: &_| Handover::lease(balancer, published);
+    let mut old = vec![
+        lease(&mut handover.before, &handover.published).unwrap(),
+        lease(&mut handover.before, &handover.published).unwrap(),
+    ];
+    handover.begin();
+    let new = lease(&mut handover.after, &handover.published).unwrap();
+    assert_eq!(handover.has_room(), (false, false));
+    assert!(lease(&mut handover.before, &handover.published).is_none());
+    old.pop();
+    assert_eq!(handover.has_room(), (true, true));
+    let newer = lease(&mut handover.after, &handover.published).unwrap();
+    assert_eq!(handover.has_room(), (false, false));
+    // A lower limit is come to as leases end.
+    handover.permits.limit(1);
+    drop((new, newer));
+    assert_eq!(handover.has_room(), (false, false));
+    old.clear();
+    assert_eq!(handover.has_room(), (true, true));
+}
+
+#[test]
+fn a_route_that_nobody_else_has_goes_by_its_own_limit_again() {
+    let mut handover = Handover::new(2);
+    let old = Handover::lease(&mut handover.before, &handover.published).unwrap();
+    handover.begin();
+    let new = Handover::lease(&mut handover.after, &handover.published).unwrap();
+    drop(old);
+    drop(handover.before);
+    handover.after.unshare();
+    let newer = Handover::lease(&mut handover.after, &handover.published);
+    assert!(newer.is_some());
+    assert!(!handover.after.has_room(Instant::now()));
+    drop((new, newer));
+    assert!(handover.after.has_room(Instant::now()));
+}
+
+#[test]
+fn who_was_never_limited_goes_on_and_counts() {
+    let mut handover = Handover::new(1);
+    handover.before = Balancer::new(Balance::RoundRobin, 1);
+    let first = Handover::lease(&mut handover.before, &handover.published).unwrap();
+    handover.begin();
+    let second = Handover::lease(&mut handover.before, &handover.published).unwrap();
+    assert!(!handover.after.has_room(Instant::now()));
+    drop(first);
+    assert!(!handover.after.has_room(Instant::now()));
+    drop(second);
+    assert!(handover.after.has_room(Instant::now()));
 }
