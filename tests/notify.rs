@@ -5,6 +5,7 @@
 
 mod common;
 
+use std::fs;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use tempfile::TempDir;
 
 for_each_engine!(
     a_manager_hears_that_it_is_ready_how_it_is_and_that_it_ends,
+    a_manager_hears_when_a_reload_begins_and_when_it_is_over,
     more_time_is_asked_for_during_a_drain,
     the_heartbeat_comes_while_the_workers_turn,
     a_worker_that_stands_still_stops_the_heartbeat,
@@ -102,6 +104,42 @@ fn a_manager_hears_that_it_is_ready_how_it_is_and_that_it_ends(engine: Engine) {
     assert_eq!(manager.notified.count("STOPPING=1"), 1);
     let idle = "STATUS=Serving: 0 sessions, 1 endpoint";
     assert_eq!(manager.notified.count(idle), 1);
+}
+
+/// As `Type=notify-reload` has it: also of one that was refused.
+fn a_manager_hears_when_a_reload_begins_and_when_it_is_over(engine: Engine) {
+    let (mut manager, backend) = (Manager::new(), Backend::echo());
+    let file = manager.dir.path().join("spliceway.toml");
+    let route = format!("[route.a]\nlisten = \"inherit\"\nbackend = \"{backend}\"\n");
+    fs::write(&file, &route).unwrap();
+    let words = ["--config", file.to_str().unwrap()];
+    let daemon = Activation::run(engine, &words)
+        .passing(&[(&manager.listener, "a")])
+        .env("NOTIFY_SOCKET", manager.dir.path().join("notify"))
+        .start();
+    manager.notified.wait_for("READY=1");
+    let contents = [
+        format!("{route}idle-timeout = \"1h\"\n"),
+        "nonsense".to_owned(),
+    ];
+    for (number, content) in contents.iter().enumerate() {
+        fs::write(&file, content).unwrap();
+        daemon.signal(libc::SIGHUP);
+        eventually("the manager hears of the end", || {
+            manager.notified.count("READY=1") == number + 2
+        });
+        assert_eq!(manager.notified.count("RELOADING=1"), number + 1);
+    }
+    let lines = manager.notified.lines();
+    let of_reloads = lines.iter().filter(|line| {
+        ["READY=1", "RELOADING=1"].contains(&line.as_str()) || line.starts_with("MONOTONIC_USEC=")
+    });
+    let of_reloads: Vec<_> = of_reloads
+        .map(|line| line.split('=').next().unwrap())
+        .collect();
+    let one = ["RELOADING", "MONOTONIC_USEC", "READY"];
+    assert_eq!(of_reloads, [&["READY"], &one[..], &one[..]].concat());
+    exchange_and_end(&connect(&manager.path).unwrap(), Pattern::new(1), KB);
 }
 
 fn more_time_is_asked_for_during_a_drain(engine: Engine) {

@@ -32,6 +32,7 @@ for_each_engine!(
     another_division_keeps_the_permits,
     a_socket_goes_to_another_route,
     rules_hold_for_the_next_request,
+    what_was_changed_by_hand_holds,
     nobody_notices_a_hundred_reloads,
 );
 
@@ -65,8 +66,12 @@ impl Reloaded {
     }
 
     fn reload(&self) -> Output {
+        self.tell(&["reload"])
+    }
+
+    fn tell(&self, words: &[&str]) -> Output {
         Command::new(SPLICEWAY)
-            .arg("reload")
+            .args(words)
             .arg("--control")
             .arg(self.proxy.control())
             .stdin(Stdio::null())
@@ -364,6 +369,44 @@ fn rules_hold_for_the_next_request(engine: Engine) {
     daemon.become_of(&open);
     let client = Client(daemon.connect("php.sock"));
     assert_eq!(client.ask(&elsewhere).text(), "/x");
+}
+
+/// Also where the route is given to workers anew.
+fn what_was_changed_by_hand_holds(engine: Engine) {
+    let (echo, spare) = (Backend::echo(), Backend::echo());
+    let head = "workers = 2";
+    let with = |limits: &str| {
+        let both = format!("backend = [\"{echo}\", \"{spare}\"]\n{limits}");
+        format!("[route.raw]\nlisten = \"unix:{{dir}}/raw.sock\"\n{both}\n")
+    };
+    let daemon = Reloaded::start(engine, head, &with("per-endpoint-max = 4"));
+    let told = |words: &[&str]| {
+        let output = daemon.tell(words);
+        assert!(output.status.success(), "{output:?}");
+    };
+    told(&["drain", "raw", &spare.address().to_string()]);
+    told(&["pause", "raw"]);
+    let client = daemon.connect("raw.sock");
+    for (number, limits) in [
+        "per-endpoint-max = 8",
+        "per-endpoint-max = 8\nshards = 2",
+        "",
+        "per-endpoint-max = 4",
+    ]
+    .iter()
+    .enumerate()
+    {
+        daemon.become_with(head, &with(limits));
+        let route = &daemon.proxy.status()["routes"][0];
+        assert!(route["pause_left_seconds"].is_f64(), "{number}: {route}");
+        let drained = route["endpoints"].as_array().unwrap().iter();
+        let drained = drained.filter(|endpoint| endpoint["drained"] == true);
+        assert_eq!(drained.count(), 1, "{number}: {route}");
+        assert_waiting(&client);
+    }
+    told(&["resume", "raw"]);
+    exchange_and_end(&client, Pattern::new(1), KB);
+    assert_eq!(spare.ledger().accepted, 0);
 }
 
 /// Four configurations in turn, under load of all kinds.
