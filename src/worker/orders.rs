@@ -252,7 +252,6 @@ impl<D: Driver> Worker<D> {
         self.listeners
             .retire(|of, _| of == route, &mut self.hands.driver);
         self.routes[route].is_retired = true;
-        self.follow_pause(route);
         self.retired.push(Retiring {
             route,
             last_call: self.hands.now + LAST_CALL_INTERVAL,

@@ -8,7 +8,8 @@
 //! - The time of a pause does not count for anybody's patience.
 //! - No connection is kept that no request uses: what the backend changes meanwhile, it changes for all requests that
 //!   come after the pause.
-//! - It ends by itself, whatever becomes of who asked for it; and when the worker drains, or serves the route no more.
+//! - It ends by itself, whatever becomes of who asked for it; and when the worker drains. It holds for a share that
+//!   takes no new clients: whoever waits there came first, and the same route may go on in another share.
 
 use crate::driver::Driver;
 use crate::session::{RouteKey, Session};
@@ -19,9 +20,8 @@ impl<D: Driver> Worker<D> {
     /// Looks whether the route is paused, and acts accordingly.
     pub(super) fn follow_pause(&mut self, route: RouteKey) {
         let served = &mut self.routes[route];
-        let ends = served.is_retired || self.phase == WorkerPhase::Draining;
         let until = served.route.published.paused_until(self.hands.now);
-        let until = until.filter(|_| !ends);
+        let until = until.filter(|_| self.phase != WorkerPhase::Draining);
         let was_paused = served.paused_until.is_some();
         served.paused_until = until;
         match (was_paused, until.is_some()) {

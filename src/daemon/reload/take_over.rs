@@ -594,6 +594,8 @@ impl Service {
     ) {
         tracing::info!(route = %removed.config.name, "the route is not served any more");
         self.resolver.forget(&removed.config.name);
+        // Who waits there waits for nothing else.
+        removed.route.published.pause(None);
         removed.checks = None;
         let observed = Some(Arc::new(removed.observed()));
         self.retire(removed, observed, drain_timeout, changes);
