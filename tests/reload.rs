@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -299,12 +299,18 @@ fn limits_go_up_and_down(engine: Engine) {
     clients[3..].iter().for_each(assert_waiting);
     held.release(1);
     held.wait_until("the next one has its place", |ledger| ledger.accepted == 4);
+    let have_come = || came.lock().unwrap().len();
+    eventually("it is served", || have_come() == 4);
     assert_eq!(held.ledger().open_most, 3);
     held.release(4);
     for client in &clients {
         assert_eq!(receive_to_eof(client), b"done");
     }
-    assert_eq!(*came.lock().unwrap(), [0, 1, 2, 3, 4, 5]);
+    // Those that get their places together come in any order.
+    let mut order = came.lock().unwrap().clone();
+    order[1..3].sort_unstable();
+    order[4..].sort_unstable();
+    assert_eq!(order, [0, 1, 2, 3, 4, 5]);
 }
 
 fn another_division_keeps_the_permits(engine: Engine) {
@@ -412,7 +418,21 @@ fn what_was_changed_by_hand_holds(engine: Engine) {
 /// Four configurations in turn, under load of all kinds.
 fn nobody_notices_a_hundred_reloads(engine: Engine) {
     const RELOADS: usize = 100;
-    let (echo, pages, spare) = (Backend::echo(), responder(), responder());
+    let (echo, spare) = (Backend::echo(), responder());
+    // Requests at one time. A connection that was closed for a lower limit may be noticed late by its thread.
+    let busy = Arc::new((AtomicUsize::new(0), AtomicUsize::new(0)));
+    let pages = {
+        let busy = Arc::clone(&busy);
+        Backend::scripted(move |conversation| {
+            conversation.respond(|heard| {
+                let (now, most) = &*busy;
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                thread::yield_now();
+                now.fetch_sub(1, Ordering::SeqCst);
+                heard.page()
+            })
+        })
+    };
     let head = "workers = 2";
     let configuration = |number: usize| {
         let (max, queue) = [(4, 1000), (2, 2000), (3, 1000), (1, 3000)][number % 4];
@@ -472,8 +492,8 @@ fn nobody_notices_a_hundred_reloads(engine: Engine) {
         }
         eventually("there was a load", || served.load(Ordering::Relaxed) > 500);
     });
-    let most = pages.ledger().open_most;
-    assert!(most <= 4, "{most} connections at one time");
+    let most = busy.1.load(Ordering::SeqCst);
+    assert!((1..=4).contains(&most), "{most} requests at one time");
     let scrape = daemon.proxy.scrape();
     let done = "spliceway_config_reloads_total{result=\"done\"}";
     assert_eq!(scrape.value(done), RELOADS as f64);
