@@ -228,6 +228,62 @@ fn routes_are_measured_with_and_without_their_neighbour_and_metrics() {
 }
 
 #[test]
+fn reloads_are_measured_with_every_program_that_can_be_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--only=reload",
+        "--seconds=0.4",
+        "--peers=haproxy,nginx,fastcgi,fastcgi-epoll",
+    ];
+    let output = compare(dir.path(), &more);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let paths = data["reload"]["paths"].as_array().unwrap();
+    let names = |carry| {
+        let of_carry = paths.iter().filter(move |path| path["carry"] == carry);
+        of_carry
+            .map(|path| path["path"].as_str().unwrap())
+            .collect()
+    };
+    let programs = [
+        "haproxy",
+        "nginx",
+        "spliceway",
+        "spliceway-epoll",
+        "fastcgi",
+        "fastcgi-epoll",
+    ];
+    for carry in ["new", "kept"] {
+        let names: Vec<&str> = names(carry);
+        assert_eq!(names, programs);
+    }
+    for path in paths {
+        let round = &path["rounds"][0]["Ok"];
+        assert_eq!(round["reloads"], 4, "{path}");
+        assert!(round["during"]["p99"].as_f64().unwrap() > 0.0, "{path}");
+        let counts = |load: &str| ["refused", "broken", "lost"].map(|fate| &round[load][fate]);
+        // Of the others this is what is to be found out, and so is how soon they do it.
+        if path["name"].as_str().unwrap().starts_with("spliceway") {
+            assert!(round["done"].as_u64().unwrap() > 0, "{path}");
+            assert_eq!(counts("with"), [&0, &0, &0], "{path}");
+        }
+        assert_eq!(counts("without"), [&0, &0, &0], "{path}");
+    }
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    for part in [
+        "## Reloads under load",
+        "| FastCGI, kept connections ",
+        "| spliceway raw, epoll ",
+        "≤ 2",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+}
+
+#[test]
 fn a_report_can_be_made_again_from_the_raw_data() {
     let dir = tempfile::tempdir().unwrap();
     assert!(compare(dir.path(), &[]).status.success());

@@ -184,6 +184,17 @@ impl Fleet {
         }
     }
 
+    /// Sends the program on a path a signal.
+    pub(super) fn signal(&mut self, key: &str, signal: libc::c_int) -> anyhow::Result<()> {
+        let mut programs = self.programs.iter_mut();
+        let program = programs.find(|program| program.key == key);
+        let server = program.and_then(|program| program.server.as_mut());
+        let server = server.ok_or_else(|| anyhow!("{key} does not run"))?;
+        server
+            .signal(signal)
+            .with_context(|| format!("send {key} signal {signal}, saying: {}", server.said()))
+    }
+
     /// Ends a program that is stuck; it is started anew when it is next asked for.
     pub(super) fn kill(&mut self, key: &str) {
         let mut programs = self.programs.iter_mut();

@@ -18,6 +18,7 @@ mod peers;
 mod php;
 mod plots;
 mod progress;
+mod reload;
 mod report;
 mod results;
 mod rounds;
@@ -82,7 +83,7 @@ pub(crate) struct CompareArgs {
         help = "Measure only what contains one of these, separated by commas: cells such as \
                 new-4k-16, kept-256k-1, new-16m-4 or upload; sections matrix, fastcgi (or one of its \
                 cells, such as fastcgi-kept-4k-16), php (or a part of it, such as php-static or \
-                php-ondemand-10k), defaults, idle, sweep, growth, routes."
+                php-ondemand-10k), defaults, idle, sweep, growth, routes, reload."
     )]
     only: Vec<String>,
 
@@ -94,6 +95,7 @@ pub(crate) struct CompareArgs {
                 haproxy-splice, nginx, socat, tokio-uring, spliceway, spliceway-epoll, and in the \
                 section fastcgi also fastcgi, fastcgi-epoll, fastcgi-unguarded, \
                 fastcgi-epoll-unguarded. The section php has unix, socket-proxyd, haproxy, nginx, spliceway, \
+                spliceway-epoll, fastcgi and fastcgi-epoll, the section reload has haproxy, nginx, spliceway, \
                 spliceway-epoll, fastcgi and fastcgi-epoll. The direct path over TCP is always there: ratios refer to it."
     )]
     peers: Vec<String>,
@@ -340,6 +342,7 @@ impl Run<'_> {
                 Section::Sweep => self.sweep(),
                 Section::Growth => self.growth(),
                 Section::Routes => self.routes(),
+                Section::Reload => self.reload(),
                 Section::Defaults => self.defaults(),
             }
         }
@@ -469,6 +472,13 @@ impl Run<'_> {
             Ok(routes) => self.results.routes = Some(routes),
             Err(error) => self.leave_out(Section::Routes, "all", &error),
         }
+    }
+
+    /// Nothing, if `--peers` has none that can be told.
+    fn reload(&mut self) {
+        let effort = self.schedule.effort(Section::Reload);
+        let reload = reload::run(&mut self.fleet, &self.peers, effort, &self.progress);
+        self.results.reload = (!reload.paths.is_empty()).then_some(reload);
     }
 
     fn php(&mut self) {

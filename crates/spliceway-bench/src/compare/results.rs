@@ -33,6 +33,9 @@ pub(super) struct Results {
     /// Older files of raw data have none.
     #[serde(default)]
     pub(super) routes: Option<Routes>,
+    /// Older files of raw data have none.
+    #[serde(default)]
+    pub(super) reload: Option<Reload>,
     pub(super) php: Option<Php>,
     /// Sections and cells that were left out, in words.
     pub(super) not_measured: Vec<String>,
@@ -430,6 +433,91 @@ pub(super) struct RoutesOf {
     /// A load on a single route, while nobody asks for metrics, and while somebody does.
     pub(super) unwatched: Vec<Outcome>,
     pub(super) watched: Vec<Outcome>,
+}
+
+/// What reloads do to the requests of a constant load.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Reload {
+    /// Requests per second, and clients at one time, with each kind of connection.
+    pub(super) rate: f64,
+    pub(super) clients: u32,
+    /// Between two reloads.
+    pub(super) interval_ms: f64,
+    /// For so long after its beginning requests are during a reload.
+    pub(super) window_ms: f64,
+    /// Of a measurement.
+    pub(super) seconds: f64,
+    /// In the order of the tables, each program with both kinds of connections.
+    pub(super) paths: Vec<ReloadPath>,
+}
+
+/// One program with one kind of connection.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct ReloadPath {
+    pub(super) path: String,
+    pub(super) name: String,
+    pub(super) carry: Carry,
+    pub(super) rounds: Vec<Result<ReloadRound, String>>,
+}
+
+/// The same load without reloads and with them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct ReloadRound {
+    /// How many there were, and how many of them were done when the next one began.
+    pub(super) reloads: u64,
+    pub(super) done: u64,
+    pub(super) without: ReloadSample,
+    pub(super) with: ReloadSample,
+    /// Of those requests that were under way during a reload.
+    pub(super) during: Latency,
+}
+
+/// One load.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct ReloadSample {
+    pub(super) requests: u64,
+    /// Nothing took the connection.
+    pub(super) refused: u64,
+    /// The connection ended without the answer.
+    pub(super) broken: u64,
+    /// Not answered in time.
+    pub(super) lost: u64,
+    /// Of those that were answered, from the time at which they were to be sent.
+    pub(super) latency_us: Latency,
+}
+
+impl ReloadSample {
+    pub(super) fn failed(&self) -> u64 {
+        self.refused + self.broken + self.lost
+    }
+}
+
+impl ReloadPath {
+    /// A figure over the rounds.
+    pub(super) fn spread(&self, figure: impl Fn(&ReloadRound) -> f64) -> Option<Spread> {
+        Spread::of(self.rounds.iter().flatten().map(figure))
+    }
+
+    /// A count of all rounds together.
+    pub(super) fn total(&self, count: impl Fn(&ReloadRound) -> u64) -> u64 {
+        self.rounds.iter().flatten().map(count).sum()
+    }
+
+    /// The ratio of the p99 during reloads to that without, round by round.
+    pub(super) fn p99_ratio(&self) -> Option<Spread> {
+        let rounds = || self.rounds.iter().flatten();
+        let during: Vec<_> = rounds().map(|round| Some(round.during.p99)).collect();
+        let without: Vec<_> = rounds()
+            .map(|round| Some(round.without.latency_us.p99))
+            .collect();
+        ratio(&during, &without)
+    }
+
+    /// What went wrong first, if something did.
+    pub(super) fn failure(&self) -> Option<&str> {
+        let mut failures = self.rounds.iter().filter_map(|round| round.as_ref().err());
+        failures.next().map(String::as_str)
+    }
 }
 
 /// nginx, a path, PHP-FPM.

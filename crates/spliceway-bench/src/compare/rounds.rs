@@ -296,7 +296,8 @@ impl Reading {
     }
 }
 
-fn latency(ns: &Histogram<u64>) -> Latency {
+/// What is told of a load's latencies.
+pub(super) fn latency(ns: &Histogram<u64>) -> Latency {
     let us = |quantile| ns.value_at_quantile(quantile) as f64 / 1e3;
     Latency {
         p50: us(0.5),

@@ -4,7 +4,8 @@ use super::matrix::{Carry, Cell, Key};
 use super::results::{
     CellResult, DIRECT_TCP, Effort, Fastcgi, Growth, GrowthPages, GrowthSeries, Idle, Latency,
     Machine, Network, Outcome, PageSweep, PathInfo, PathResult, Php, PhpCell, PhpPath, PhpSample,
-    Pm, Results, Routes, RoutesOf, Sample, SecondClient, Sweep, SweepPath, SweepPoint, Variant,
+    Pm, Reload, ReloadPath, ReloadRound, ReloadSample, Results, Routes, RoutesOf, Sample,
+    SecondClient, Sweep, SweepPath, SweepPoint, Variant,
 };
 
 /// Path, name, requests per second; slower paths use more CPU.
@@ -220,6 +221,52 @@ fn routes() -> Routes {
     }
 }
 
+/// Reloads that cost spliceway nothing and HAProxy two requests; epoll's p99 is three times as long.
+fn reload() -> Reload {
+    let path = |path: &str, name: &str, carry, times: f64, broken| {
+        let p99 = |p99| Latency {
+            p99,
+            ..Latency::default()
+        };
+        let sample = |broken| ReloadSample {
+            requests: 800,
+            broken,
+            latency_us: p99(400.0),
+            ..ReloadSample::default()
+        };
+        ReloadPath {
+            path: path.to_owned(),
+            name: name.to_owned(),
+            carry,
+            rounds: vec![Ok(ReloadRound {
+                reloads: 10,
+                done: 9,
+                without: sample(0),
+                with: sample(broken),
+                during: p99(times * 400.0),
+            })],
+        }
+    };
+    Reload {
+        rate: 800.0,
+        clients: 8,
+        interval_ms: 200.0,
+        window_ms: 50.0,
+        seconds: 1.0,
+        paths: vec![
+            path("haproxy", "HAProxy", Carry::Kept, 5.0, 2),
+            path("spliceway", "spliceway raw, io_uring", Carry::New, 1.25, 0),
+            path(
+                "spliceway-epoll",
+                "spliceway raw, epoll",
+                Carry::New,
+                3.0,
+                0,
+            ),
+        ],
+    }
+}
+
 /// All sections, in small.
 pub(super) fn results() -> Results {
     Results {
@@ -263,6 +310,7 @@ pub(super) fn results() -> Results {
         }],
         growth: Some(growth()),
         routes: Some(routes()),
+        reload: Some(reload()),
         php: Some(php()),
         not_measured: Vec::new(),
     }

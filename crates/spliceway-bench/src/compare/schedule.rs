@@ -7,6 +7,7 @@ use super::fastcgi::{self, Contest};
 use super::growth;
 use super::matrix::{self, Cell, Key};
 use super::php;
+use super::reload;
 use super::rounds::Effort;
 use super::routes;
 
@@ -26,10 +27,12 @@ pub(super) enum Section {
     Growth,
     /// What routes do to each other, and being watched.
     Routes,
+    /// What reloads do to the requests of a constant load.
+    Reload,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Php,
         Self::Matrix,
         Self::Fastcgi,
@@ -38,6 +41,7 @@ impl Section {
         Self::Sweep,
         Self::Growth,
         Self::Routes,
+        Self::Reload,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -49,6 +53,7 @@ impl Section {
             Self::Sweep => "sweep",
             Self::Growth => "growth",
             Self::Routes => "routes",
+            Self::Reload => "reload",
             Self::Php => "php",
         }
     }
@@ -62,6 +67,7 @@ impl Section {
             Self::Sweep => "latency under load",
             Self::Growth => "growth",
             Self::Routes => "several routes, and metrics",
+            Self::Reload => "reloads under load",
             Self::Php => "nginx and PHP-FPM end to end",
         }
     }
@@ -174,8 +180,9 @@ impl Schedule {
     }
 
     /// Of a section. The matrix, the FastCGI mode and PHP have the rounds that were asked for, in a
-    /// quick run the latter two at most two; the section about routes, which looks for differences of a
-    /// hundredth, has more; the others, whose figures are plainer, at most three.
+    /// quick run the latter two at most two; so have reloads where not everything is measured; the
+    /// section about routes, which looks for differences of a hundredth, has more; the others, whose
+    /// figures are plainer, at most three.
     pub(super) fn effort(&self, section: Section) -> Effort {
         let few = if self.quick { 1 } else { 3 };
         let rounds = match section {
@@ -184,13 +191,15 @@ impl Schedule {
             Section::Fastcgi => self.effort.rounds,
             Section::Php if self.quick => self.effort.rounds.min(PHP_QUICK_ROUNDS),
             Section::Php => self.effort.rounds,
+            Section::Reload if self.only.is_empty() => self.effort.rounds.min(few),
+            Section::Reload => self.effort.rounds,
             Section::Routes if self.quick => few,
             Section::Routes => self.effort.rounds * ROUTES_ROUNDS,
             _ => self.effort.rounds.min(few),
         };
         let duration = match section {
             // A tail needs more requests than a median, and falling behind takes its time.
-            Section::Sweep => self.effort.duration * 2,
+            Section::Sweep | Section::Reload => self.effort.duration * 2,
             _ => self.effort.duration,
         };
         Effort {
@@ -270,6 +279,7 @@ impl Schedule {
                     growth::count(growth::PATHS.len(), points)
                 }
                 Section::Routes => return scaled(routes::each(effort), effort.rounds),
+                Section::Reload => return scaled(reload::each(effort), effort.rounds),
                 Section::Idle => return scaled(self.idle_rest() + IDLE_WORK, paths),
                 Section::Php => {
                     let each = |contest: &php::Contest| contest.each(self.php_seconds());
@@ -321,13 +331,20 @@ mod tests {
     #[test]
     fn a_quick_run_is_planned_to_end_within_six_minutes() {
         let planned = schedule(true, &[]).planned(11);
-        assert!(planned < Duration::from_secs(340), "{planned:?}");
+        assert!(planned < Duration::from_secs(345), "{planned:?}");
+    }
+
+    #[test]
+    fn reloads_alone_take_minutes_and_less_than_one_if_quick() {
+        let planned = |quick| schedule(quick, &["reload"]).planned(11).as_secs();
+        assert!((120..240).contains(&planned(false)), "{}", planned(false));
+        assert!(planned(true) < 45, "{}", planned(true));
     }
 
     #[test]
     fn a_full_run_is_planned_to_end_within_ninety_minutes() {
         let planned = schedule(false, &[]).planned(11);
-        assert!(planned < Duration::from_secs(89 * 60), "{planned:?}");
+        assert!(planned < Duration::from_secs(90 * 60), "{planned:?}");
     }
 
     #[test]
@@ -346,6 +363,8 @@ mod tests {
         assert_eq!(guard.contests.len(), 1);
         let php = schedule(false, &["php"]);
         assert!(php.wants(Section::Php) && php.php == php::contests(false));
+        let reload = schedule(false, &["reload"]);
+        assert!(reload.wants(Section::Reload) && !reload.wants(Section::Routes));
         let page = schedule(false, &["php-ondemand-10k", "php-static"]);
         assert_eq!(page.php.len(), 5);
     }

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use spliceway_common::sys::child::{EndBy, spawn_bound_by, terminate};
+use spliceway_common::sys::child::{EndBy, send_signal, spawn_bound_by, terminate};
 use tempfile::TempDir;
 
 use super::accounting::{Group, Ledger};
@@ -118,6 +118,14 @@ impl Server {
             None => text,
             Some((cut, _)) => format!("…{}", &text[cut..]),
         }
+    }
+
+    /// Sends its first process a signal.
+    pub(super) fn signal(&mut self, signal: libc::c_int) -> io::Result<()> {
+        if !self.is_running() {
+            return Err(io::Error::other("it has ended"));
+        }
+        send_signal(self.child.id(), signal)
     }
 
     /// Ends it at once: for one that is stuck.

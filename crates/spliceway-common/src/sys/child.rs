@@ -68,20 +68,29 @@ fn bind_to(parent: libc::pid_t, end_by: EndBy) -> io::Result<()> {
 
 /// Sends SIGTERM to the process `pid`.
 ///
+/// # Errors
+///
+/// As [`send_signal`].
+pub fn terminate(pid: u32) -> io::Result<()> {
+    send_signal(pid, libc::SIGTERM)
+}
+
+/// Sends `signal` to the process `pid`.
+///
 /// The caller holds its [`Child`] and has not waited for it: until then the kernel does not give
 /// the number to another process.
 ///
 /// # Errors
 ///
-/// EINVAL for a number that does not name one process (0 and negative ones name groups); what
+/// EINVAL for a `pid` that does not name one process (0 and negative ones name groups); what
 /// kill(2) gives otherwise: EPERM, ESRCH.
-pub fn terminate(pid: u32) -> io::Result<()> {
+pub fn send_signal(pid: u32, signal: libc::c_int) -> io::Result<()> {
     let pid = libc::pid_t::try_from(pid)
         .ok()
         .filter(|&pid| pid > 0)
         .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     // SAFETY: kill takes two numbers by value and touches no memory of this process.
-    if unsafe { libc::kill(pid, libc::SIGTERM) } == -1 {
+    if unsafe { libc::kill(pid, signal) } == -1 {
         return Err(io::Error::last_os_error());
     }
     Ok(())

@@ -6,6 +6,7 @@ mod haproxy;
 mod neighbours;
 mod nginx;
 mod relay;
+mod reloaded;
 mod socat;
 mod socket_proxyd;
 mod spliceway;
@@ -18,6 +19,7 @@ use std::process::{Command, Stdio};
 pub(super) use self::haproxy::Haproxy;
 pub(super) use self::neighbours::{Neighbours, PLACES};
 pub(super) use self::nginx::{Stream as NginxStream, program as nginx_program};
+pub(super) use self::reloaded::{Edition, Reloaded};
 pub(super) use self::socket_proxyd::SocketProxyd;
 pub(super) use self::spliceway::{CONTROL_SOCKET, Engine, Fastcgi, Guard, Spliceway};
 

@@ -7,10 +7,10 @@ use std::process::Command;
 use super::{BACKLOG, Job, Peer, Threads, find_one, output_of, word_after};
 
 /// Debian packages it as a module of its own.
-const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
+pub(super) const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// Two for each session, and room.
-const WORKER_CONNECTIONS: usize = 12_000;
+pub(super) const WORKER_CONNECTIONS: usize = 12_000;
 
 /// Where nginx is.
 pub(in super::super) fn program() -> Result<PathBuf, String> {

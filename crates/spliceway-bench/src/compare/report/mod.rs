@@ -3,6 +3,7 @@
 mod behind;
 mod cells;
 mod php;
+mod reload;
 mod sections;
 mod setting;
 mod targets;
@@ -53,6 +54,7 @@ pub(super) fn summary(results: &Results) -> String {
         titled("Idle connections", &sections::idle(results)),
         titled("Growth", &sections::growth(results)),
         titled("Several routes, and metrics", &sections::routes(results)),
+        titled(RELOAD_TITLE, &reload::render(results)),
     ]
     .concat()
 }
@@ -83,6 +85,7 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
         ),
         titled("Idle connections", &sections::idle(results)),
         titled("Several routes, and metrics", &sections::routes(results)),
+        titled(RELOAD_TITLE, &reload::render(results)),
         titled(
             "Growth",
             &[
@@ -123,6 +126,8 @@ the ratios within each round.
 
 /// What the mode is for comes first.
 const PHP_TITLE: &str = "nginx and PHP-FPM, end to end";
+
+const RELOAD_TITLE: &str = "Reloads under load";
 
 /// Nothing without a body.
 fn titled(title: &str, body: &str) -> String {
@@ -233,6 +238,7 @@ mod tests {
             "## Latency under load",
             "## Idle connections",
             "## Several routes, and metrics",
+            "## Reloads under load",
             "## nginx and PHP-FPM, end to end",
             "## Growth",
             "By hand.",

@@ -3,7 +3,8 @@
 use super::super::fleet::DIRECT_TCP_NEW;
 use super::super::matrix::{Carry, Cell, Key};
 use super::super::results::{
-    CellResult, DIRECT_TCP, Outcome, Php, Pm, Results, RoutesOf, Sample, Sweep, SweepPoint, figures,
+    CellResult, DIRECT_TCP, Outcome, Php, Pm, ReloadPath, Results, RoutesOf, Sample, Sweep,
+    SweepPoint, figures,
 };
 use super::super::statistics::{self, Spread};
 use super::super::table::{Table, number};
@@ -119,6 +120,18 @@ pub(super) fn render_php(results: &Results) -> String {
     by_engine(FASTCGI_PATHS.map(|path| match php {
         Some(php) => behind_nginx(php, results.machine.cores, path),
         None => Vec::new(),
+    }))
+}
+
+/// What reloads may cost each mode.
+pub(super) fn render_reload(results: &Results) -> String {
+    let paths = [
+        ["spliceway", "fastcgi"],
+        ["spliceway-epoll", "fastcgi-epoll"],
+    ];
+    by_engine(paths.map(|[raw, fastcgi]| {
+        let raw = reload(results, "raw", raw).into_iter();
+        raw.chain(reload(results, "FastCGI", fastcgi)).collect()
     }))
 }
 
@@ -449,6 +462,32 @@ fn behind_nginx(php: &Php, cores: usize, path: FastcgiPath) -> Vec<Target> {
     targets
 }
 
+/// What reloads may cost the requests of one path.
+fn reload(results: &Results, mode: &str, path: &str) -> Vec<Target> {
+    let of = |carry: Carry| {
+        let paths = results.reload.iter().flat_map(|reload| &reload.paths);
+        let mut paths = paths.filter(move |found| found.path == path && found.carry == carry);
+        let found = paths.next();
+        let work = format!("{mode}, {}", carry.title());
+        let failed = |found: &ReloadPath| found.spread(|round| round.with.failed() as f64);
+        [
+            target(
+                &work,
+                "p99 during a reload ÷ without",
+                Bound::AtMost(2.0),
+                found.and_then(ReloadPath::p99_ratio),
+            ),
+            target(
+                &work,
+                "failed requests of a round",
+                Bound::AtMost(0.0),
+                found.and_then(failed),
+            ),
+        ]
+    };
+    Carry::ALL.into_iter().flat_map(of).collect()
+}
+
 fn find(results: &Results, cell: Cell) -> Option<&CellResult> {
     results.cells.iter().find(|result| result.cell == cell)
 }
@@ -569,6 +608,27 @@ mod tests {
         for (judged, expected) in judged.iter().zip(expected) {
             assert!(judged.starts_with(expected), "{judged}, not {expected}");
         }
+    }
+
+    #[test]
+    fn reloads_are_judged_with_both_engines() {
+        use super::super::super::sample_results;
+        let text = render_reload(&sample_results::results());
+        let row = |words: &str| {
+            let mut rows = text.lines().filter(|row| row.starts_with(words));
+            rows.next().unwrap_or_default().to_owned()
+        };
+        let p99 = row("| raw, new connection per request ");
+        assert!(p99.contains("1.25") && p99.contains("| met |"), "{text}");
+        assert!(
+            p99.contains("3.00") && p99.contains("**not met**"),
+            "{text}"
+        );
+        assert!(
+            row("| raw, kept connections ").contains("not measured"),
+            "{text}"
+        );
+        assert_eq!(render_reload(&Results::default()), "");
     }
 
     #[test]
