@@ -9,7 +9,11 @@
 //! Binding to a temporary name and renaming it would be shorter, but clients would then see the
 //! temporary name in getpeername(2), and a rename steals from a live listener without asking.
 
-use std::ffi::OsString;
+mod file_id;
+mod lock;
+#[cfg(test)]
+mod tests;
+
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,6 +25,8 @@ use std::time::{Duration, Instant};
 use crate::config::{Access, Account, UnixAddress};
 use crate::sys::socket_file::{self, SocketName};
 use crate::sys::{account, net, privileges};
+use file_id::{FileId, Unlinked};
+use lock::PathLock;
 
 /// Connections that may wait to be accepted. Linux cuts it to `net.core.somaxconn`, which is 4096
 /// by default since 5.4: a larger number would promise what most systems do not keep.
@@ -29,10 +35,6 @@ pub const LISTEN_BACKLOG: i32 = 4096;
 /// How often a socket file may be in the way of one bind: once as a stale one, and twice more
 /// because somebody who does not know of our lock was faster.
 const BIND_TRIES: u32 = 3;
-
-/// How often a lock file may vanish between being opened and being locked, which takes another
-/// process that finishes its start in just that moment.
-const LOCK_TRIES: u32 = 8;
 
 /// How long the socket of a process that has ended may take to be released. A restart right after
 /// kill -9 was seen to find it alive; how long that lasts was not measured, and the kernel does it on
@@ -654,86 +656,6 @@ pub(super) fn group_id(account: Option<&Account>) -> Result<Option<u32>, Cause> 
         .ok_or_else(|| Cause::UnknownGroup { name: name.clone() })
 }
 
-/// The right to replace what is at a path, against every process that uses the same lock: an empty
-/// file `PATH.lock`, removed while it is still locked.
-#[derive(Debug)]
-struct PathLock {
-    path: PathBuf,
-    file: File,
-}
-
-impl PathLock {
-    fn take(socket_path: &Path) -> Result<Self, Cause> {
-        let mut path = OsString::from(socket_path);
-        path.push(".lock");
-        let path = PathBuf::from(path);
-        for _ in 0..LOCK_TRIES {
-            let file = open_lock(&path)?;
-            match socket_file::try_lock(&file) {
-                Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    return Err(Cause::Starting);
-                }
-                Err(error) => {
-                    return Err(Cause::System {
-                        step: "lock the path",
-                        error,
-                    });
-                }
-            }
-            let ours = FileId::of(&file.metadata().map_err(system("examine the lock"))?);
-            // The one before us may have removed the file after we opened it: our lock is then on
-            // a file that nobody else will find.
-            if fs::symlink_metadata(&path).is_ok_and(|named| FileId::of(&named) == ours) {
-                return Ok(Self { path, file });
-            }
-        }
-        Err(Cause::Starting)
-    }
-}
-
-impl Drop for PathLock {
-    fn drop(&mut self) {
-        let removed = self
-            .file
-            .metadata()
-            .and_then(|ours| FileId::of(&ours).unlink(&self.path));
-        let Err(error) = removed else { return };
-        if error.kind() == io::ErrorKind::PermissionDenied {
-            // As with --user, in a directory of root's: an empty file without its lock is in nobody's way.
-            tracing::debug!(lock = %self.path.display(), "the lock file stays");
-        } else {
-            tracing::warn!(lock = %self.path.display(), %error, "cannot remove the lock file");
-        }
-    }
-}
-
-/// Opens or creates the lock file. Ours are empty: whatever else has that name is not touched,
-/// because a lock is removed in the end.
-fn open_lock(lock: &Path) -> Result<File, Cause> {
-    let foreign = || Cause::ForeignLock {
-        lock: lock.to_path_buf(),
-    };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(lock)
-        .map_err(|error| match fs::symlink_metadata(lock) {
-            Ok(_) if error.kind() != io::ErrorKind::NotFound => foreign(),
-            _ => directory_cause(lock, "create the lock file", error),
-        })?;
-    let metadata = file.metadata().map_err(system("examine the lock"))?;
-    if metadata.is_file() && metadata.len() == 0 {
-        Ok(file)
-    } else {
-        Err(foreign())
-    }
-}
-
 /// Why a file could not be created at the path.
 fn directory_cause(path: &Path, step: &'static str, error: io::Error) -> Cause {
     let directory = path
@@ -757,40 +679,3 @@ fn directory_cause(path: &Path, step: &'static str, error: io::Error) -> Cause {
 fn system(step: &'static str) -> impl FnOnce(io::Error) -> Cause {
     move |error| Cause::System { step, error }
 }
-
-/// Which file a path led to: a name can be taken over, this cannot while the file exists.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId {
-    device: u64,
-    inode: u64,
-}
-
-/// What became of a path that was to be removed.
-enum Unlinked {
-    Removed,
-    Gone,
-    Replaced,
-}
-
-impl FileId {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        }
-    }
-
-    /// Removes the path if it still leads to this file. Linux cannot unlink by identity, so an
-    /// instant remains between the two steps, against which the lock helps among ourselves.
-    fn unlink(self, path: &Path) -> io::Result<Unlinked> {
-        match fs::symlink_metadata(path) {
-            Ok(found) if Self::of(&found) != self => Ok(Unlinked::Replaced),
-            Ok(_) => fs::remove_file(path).map(|()| Unlinked::Removed),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Unlinked::Gone),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests;

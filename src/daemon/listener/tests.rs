@@ -1,5 +1,6 @@
 //! Sockets with their files: bound, kept, found and refused.
 
+use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;

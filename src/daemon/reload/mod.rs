@@ -2,7 +2,7 @@
 //!
 //! In three steps. A plan says what is to become of each route; nothing is touched for it (`plan`). What can fail is
 //! done before anything changes: accounts are looked up, sockets bound, files opened (`make`, on a thread of its
-//! own). Then everything changes at once (`take_over`): each worker takes all of it over between two turns. Whatever
+//! own; `stage` does the rest of it). Then everything changes at once (`take_over`): each worker takes all of it over between two turns. Whatever
 //! is in the way before that leaves all as it was.
 //!
 //! A route is the same one if its name is. What its sessions and requests began with, they end with.
@@ -11,6 +11,7 @@ mod course;
 mod make;
 mod plan;
 mod report;
+mod stage;
 mod take_over;
 
 pub(super) use course::{Progress, Reloading};
