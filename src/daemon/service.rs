@@ -1,6 +1,7 @@
 //! What is served now, as the main thread knows it: the routes with their sockets, and those that come to their end.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,10 +121,14 @@ impl Service {
     }
 
     /// Nobody finds the paths any more, nor gets in; who connected before is still served. Sockets that were passed
-    /// to us stay as they are.
+    /// to us stay as they are, and are let go for their next owner.
     pub(super) fn end_sockets(&mut self) {
-        let sockets = self.routes.iter_mut().flat_map(|route| &mut route.sockets);
-        sockets.for_each(|socket| socket.socket.end());
+        for route in &mut self.routes {
+            for mut socket in mem::take(&mut route.sockets) {
+                socket.socket.end();
+            }
+        }
+        self.unclaimed.clear();
     }
 
     /// Has what is left of routes that are not served any more cut when their time is up, and forgets those of

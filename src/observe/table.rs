@@ -480,7 +480,7 @@ mod tests {
     use crate::observe::status::samples;
 
     const BUSY: &str = "\
-spliceway 1.2.3, process 4711, io_uring, 2 workers, serving for 3h12m; 9 of 8192 sessions
+spliceway 1.2.3, process 4711, io_uring, 2 workers, serving for 3h12m; 11 of 8192 sessions
 configuration 0123456789abcdef, reloaded 3 times, 3h11m ago; the last reload was refused (the log says why)
 accepting paused: for descriptors 1, at the limit 2, otherwise 0
 
@@ -505,6 +505,8 @@ other  unix:@other
   connects   0 open; failed attempts: 0
   bytes      0 B to backends, 0 B to clients
   addresses  version 0; no endpoint is known
+
+old  is not served any more; 2 sessions finish
 ";
 
     #[test]
@@ -573,7 +575,7 @@ other  unix:@other
         status.draining_seconds = Some(2.5);
         let text = render(&status, None);
         assert!(
-            text.contains("2 workers, draining for 2.5s after 3h11m; 9 of"),
+            text.contains("2 workers, draining for 2.5s after 3h11m; 11 of"),
             "{text}"
         );
     }
@@ -583,6 +585,7 @@ other  unix:@other
         let mut status = samples::busy();
         status.version = "1\n2\x1b[2J".to_owned();
         status.routes[0].name = "php\nforged".to_owned();
+        status.retired_routes[0].name = "old\nforged".to_owned();
         status.routes[0].listeners = vec!["unix:/a\u{9b}31m\u{202e}".to_owned()];
         status.routes[0].endpoints[0].address = "192.0.2.1:1\n  192.0.2.9:9  ok".to_owned();
         let text = render(&status, None);
