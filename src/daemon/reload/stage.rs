@@ -149,20 +149,11 @@ impl Service {
                     Origin::New(bound.next().expect("all that is wanted was bound"))
                 }
             };
-            let socket = match &from {
-                Origin::Taken(id) => &self.socket(*id).socket,
-                Origin::New(socket) => socket,
-                Origin::Own(_) => unreachable!("it is none of the route's own"),
-            };
-            let for_each = serving
-                .iter()
-                .map(|_| routes::listening(config, socket))
-                .collect::<Result<_, _>>()
-                .map_err(|error| with_causes(&error))?;
+            let listening = self.listening(config, &from, serving.len())?;
             sockets.push(StagedSocket {
                 number: next_socket,
                 from,
-                listening: for_each,
+                listening,
             });
             next_socket += 1;
         }
@@ -181,6 +172,23 @@ impl Service {
             sockets,
             is_changed,
         })
+    }
+
+    /// A socket for each of so many workers.
+    fn listening(
+        &self,
+        config: &config::Route,
+        from: &Origin,
+        workers: usize,
+    ) -> Result<Vec<Listening>, String> {
+        let socket = match from {
+            Origin::Own(id) | Origin::Taken(id) => &self.socket(*id).socket,
+            Origin::New(socket) => socket,
+        };
+        let for_each = (0..workers).map(|_| routes::listening(config, socket));
+        for_each
+            .collect::<Result<_, _>>()
+            .map_err(|error| with_causes(&error))
     }
 }
 

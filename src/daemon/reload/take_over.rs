@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::time;
 
 use crate::backend::SharedPermits;
-use crate::config::RouteName;
+use crate::config::{self, RouteName};
 use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::{self, ResolverOptions};
 use crate::worker::{
@@ -200,54 +200,9 @@ impl Service {
             is_changed,
             ..
         } = staged;
-        let mut listeners: Vec<Vec<ListenerChange>> = serving.iter().map(|_| Vec::new()).collect();
-        let is_introduced_anew =
-            route.config.upstreams.proxy_protocol != config.upstreams.proxy_protocol;
-        let mut before = mem::take(&mut route.sockets);
-        let before_config = mem::replace(&mut route.config, config);
-        for StagedSocket {
-            number,
-            from,
-            listening,
-        } in sockets
-        {
-            let is_own = matches!(from, Origin::Own(_));
-            let socket = StagedSocket::take(from, number, moved, &mut before);
-            if is_own && is_introduced_anew {
-                let how = || routes::introduction(&route.config, &socket.socket);
-                let each = listeners.iter_mut();
-                each.for_each(|changes| changes.push(ListenerChange::Introduce(number, how())));
-            }
-            for (changes, listening) in listeners.iter_mut().zip(listening) {
-                changes.push(ListenerChange::Add(number, listening));
-            }
-            if !is_own {
-                route.announce_socket(&socket);
-            }
-            route.next_socket = route.next_socket.max(number + 1);
-            route.sockets.push(socket);
-        }
-        for socket in before {
-            for changes in &mut listeners {
-                // Whoever is in its backlog is served by the new rules.
-                let how = routes::introduction(&route.config, &socket.socket);
-                changes.push(ListenerChange::Introduce(socket.number, how));
-                changes.push(ListenerChange::Retire(socket.number));
-            }
-            self.give_up(socket);
-        }
-        if (route.config.backends != before_config.backends)
-            || route.config.discovery != before_config.discovery
-        {
-            self.look_up(&route);
-        }
-        if route.config.upstreams != before_config.upstreams {
-            self.check_anew(&mut route);
-        }
-        let published = &route.route.published;
-        if route.config.ejection != before_config.ejection {
-            published.eject_by(route.config.ejection);
-        }
+        let before = mem::replace(&mut route.config, config);
+        let listeners = self.amend_sockets(&mut route, &before, sockets, moved);
+        self.amend_control_plane(&mut route, &before);
         let is_crowd_changed = route.route.crowd.max() != crowd;
         route.route.crowd.limit(crowd);
         (route.policy, route.who) = (policy, who);
@@ -270,6 +225,67 @@ impl Service {
             }
         }
         route
+    }
+
+    /// Clients of the route come from these sockets from now on. What changes for each of its workers.
+    fn amend_sockets(
+        &mut self,
+        route: &mut ServedRoute,
+        before: &config::Route,
+        sockets: Vec<StagedSocket>,
+        moved: &mut HashMap<SocketId, ClientSocket>,
+    ) -> Vec<Vec<ListenerChange>> {
+        let mut listeners: Vec<Vec<ListenerChange>> =
+            route.shares.iter().map(|_| Vec::new()).collect();
+        let is_introduced_anew =
+            route.config.upstreams.proxy_protocol != before.upstreams.proxy_protocol;
+        let mut own = mem::take(&mut route.sockets);
+        for StagedSocket {
+            number,
+            from,
+            listening,
+        } in sockets
+        {
+            let is_own = matches!(from, Origin::Own(_));
+            let socket = StagedSocket::take(from, number, moved, &mut own);
+            if is_own && is_introduced_anew {
+                let how = || routes::introduction(&route.config, &socket.socket);
+                let each = listeners.iter_mut();
+                each.for_each(|changes| changes.push(ListenerChange::Introduce(number, how())));
+            }
+            for (changes, listening) in listeners.iter_mut().zip(listening) {
+                changes.push(ListenerChange::Add(number, listening));
+            }
+            if !is_own {
+                route.announce_socket(&socket);
+            }
+            route.next_socket = route.next_socket.max(number + 1);
+            route.sockets.push(socket);
+        }
+        for socket in own {
+            for changes in &mut listeners {
+                // Whoever is in its backlog is served by the new rules.
+                let how = routes::introduction(&route.config, &socket.socket);
+                changes.push(ListenerChange::Introduce(socket.number, how));
+                changes.push(ListenerChange::Retire(socket.number));
+            }
+            self.give_up(socket);
+        }
+        listeners
+    }
+
+    /// What of a route's rules is not the workers'.
+    fn amend_control_plane(&mut self, route: &mut ServedRoute, before: &config::Route) {
+        let config = &route.config;
+        if config.backends != before.backends || config.discovery != before.discovery {
+            self.look_up(route);
+        }
+        if route.config.upstreams != before.upstreams {
+            self.check_anew(route);
+        }
+        if route.config.ejection != before.ejection {
+            route.route.published.eject_by(route.config.ejection);
+        }
     }
 
     /// A route is given to workers that do not have it, or not so. Those that have it finish what they have.
