@@ -192,9 +192,16 @@ impl World {
         };
         let set = planned.published.load_full();
         let has_room = |to: Address| self.connections_of(worker, to) < places.get() as usize;
+        // Nobody goes to one that is left out because the others are full.
+        let are_all_out = set
+            .health_in_use()
+            .all(|health| health.is_ejected(self.now));
+        let mut usable = set
+            .health_in_use()
+            .filter(|health| are_all_out || !health.is_ejected(self.now));
         rule!(
             "places_are_used",
-            waited <= most || !set.health_in_use().any(|health| has_room(health.address())),
+            waited <= most || !usable.any(|health| has_room(health.address())),
             "on worker {worker}, somebody waits for route {number} for {waited:?}, and there are \
              places"
         );
