@@ -43,7 +43,7 @@ fn execute(cli: Cli) -> ExitCode {
 
 fn run(command: &RunCommand) -> anyhow::Result<()> {
     // Before the log, which starts a thread.
-    let handover = Handover::take()?;
+    let handover = Handover::take()?.taking_over(command.take_over.clone());
     // Before there is any thread.
     daemon::renounce(&command.config)?;
     // Dropped last, so that the last lines are written.

@@ -56,6 +56,13 @@ impl ByHand {
             .map(|(address, adjustment)| (*address, *adjustment))
     }
 
+    /// Begins with what another process remembered: as much of it as is remembered at all.
+    pub(super) fn restore(&mut self, adjusted: impl IntoIterator<Item = (Address, Adjustment)>) {
+        let is_change = |adjustment: &Adjustment| *adjustment != Adjustment::default();
+        let changed = adjusted.into_iter().filter(|(_, a)| is_change(a));
+        self.0.extend(changed.take(ADJUSTED_MAX));
+    }
+
     /// Changes something of the endpoint at `address`, which is one of `there`, or of which something is
     /// remembered.
     pub(super) fn adjust(

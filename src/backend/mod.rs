@@ -14,7 +14,9 @@ mod refresh;
 mod set;
 
 pub use crate::address::Address;
-pub use balance::{Balancer, Choice, Family, Lease, Moment, Reuse, SharedPermits, Tried, Want};
+pub use balance::{
+    Balancer, Choice, Family, Lease, Moment, PermitCounts, Reuse, SharedPermits, Tried, Want,
+};
 pub use by_hand::{ADJUSTED_MAX, AdjustError, Adjusted, Adjustment};
 pub use health::Health;
 #[cfg(any(test, fuzzing))]

@@ -333,7 +333,28 @@ impl Published {
         self.version.0.store(version, Ordering::Release);
     }
 
+    /// Begins with what another process knew: the addresses until there are others, and what was changed by hand.
+    /// To be called before anybody else publishes or reads.
+    pub(crate) fn restore(
+        &self,
+        endpoints: Vec<Endpoint>,
+        by_hand: impl IntoIterator<Item = (Address, Adjustment)>,
+        now: SystemTime,
+    ) {
+        let mut told = self.told();
+        told.by_hand.restore(by_hand);
+        (told.endpoints, _) = collapse(endpoints);
+        if !told.endpoints.is_empty() {
+            self.swap(&told, Some(now));
+        }
+    }
+
     // --- by hand ------------------------------------------------------------------------------
+
+    /// What the endpoints were published as, whatever was changed by hand.
+    pub(crate) fn endpoints_told(&self) -> Box<[Endpoint]> {
+        self.told().endpoints.clone()
+    }
 
     /// Gives the endpoint at `address` nothing new, or does so again. Readers are woken if that is a change.
     ///

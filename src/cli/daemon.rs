@@ -190,12 +190,13 @@ impl DaemonArguments {
             },
             effective,
             source,
+            take_over: None,
         }
     }
 }
 
 /// A path that a socket can have.
-fn control(text: &str) -> Result<PathBuf, ValueError> {
+pub(super) fn control(text: &str) -> Result<PathBuf, ValueError> {
     match format!("unix:{text}").parse() {
         Ok(UnixAddress::Path(path)) => Ok(path),
         Ok(UnixAddress::Abstract(_)) | Err(_) => Err(ValueError::SocketPath),

@@ -83,6 +83,8 @@ pub struct RunCommand {
     pub effective: Effective,
     /// Where all of it comes from.
     pub source: Source,
+    /// The control socket of the daemon whose place is to be taken.
+    pub take_over: Option<PathBuf>,
 }
 
 impl RunCommand {
@@ -138,9 +140,10 @@ pub(crate) fn parse_with(
     let matches = matches.subcommand().map(|(_, matches)| matches.clone());
     let matches = matches.unwrap_or_default();
     let command = match parsed.command {
-        ArgumentsOf::Run(run) => {
+        ArgumentsOf::Run(start) => {
+            let StartArguments { run, take_over } = *start;
             let run = run.serve(matches, read, refuse)?;
-            Command::Run(Box::new(run))
+            Command::Run(Box::new(RunCommand { take_over, ..run }))
         }
         ArgumentsOf::Check(run) => {
             let run = run.serve(matches, read, refuse)?;
@@ -192,7 +195,7 @@ enum ArgumentsOf {
         override_usage = "spliceway run [OPTIONS] --listen <ADDRESS> --backend <ADDRESS>\n       \
                           spliceway run [OPTIONS] --config <FILE>"
     )]
-    Run(Box<RunArguments>),
+    Run(Box<StartArguments>),
     #[command(
         about = "Check a configuration file, and print what it comes to.",
         long_about = "Check a configuration file (or options of 'run'), print the effective \
@@ -276,6 +279,22 @@ enum ArgumentsOf {
                       is contacted and nothing is left behind."
     )]
     Demo(DemoArguments),
+}
+
+#[derive(Args)]
+struct StartArguments {
+    #[command(flatten)]
+    run: RunArguments,
+
+    #[arg(
+        long,
+        value_name = "PATH",
+        value_parser = daemon::control,
+        help = "Take the place of the proxy whose control socket this is: its sockets with the clients that wait \
+                there, its last good addresses, its limits. It drains once this one serves; if anything fails \
+                before, it goes on as before. Needs the same user, or root. [default: start anew]"
+    )]
+    take_over: Option<PathBuf>,
 }
 
 #[derive(Args)]

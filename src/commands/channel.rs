@@ -1,6 +1,7 @@
 //! The way from whoever commands to the main loop, and of the answer back.
 
 use std::future::pending;
+use std::os::fd::OwnedFd;
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,13 +13,35 @@ const QUEUE_MAX: usize = 16;
 /// What is answered to a command that comes too late.
 const ENDS: &str = "the daemon is about to end";
 
+/// Successors that wait until the main loop has time for them. It takes one, and refuses the others.
+const ARRIVALS_MAX: usize = 4;
+
 /// Gives commands to the main loop. Everybody who does has a copy.
 #[derive(Clone, Debug)]
-pub(crate) struct Commander(mpsc::Sender<Asked>);
+pub(crate) struct Commander {
+    commands: mpsc::Sender<Asked>,
+    arrivals: mpsc::Sender<Arrival>,
+}
 
 /// Those that were given, for the main loop.
 #[derive(Debug)]
-pub(crate) struct Commands(mpsc::Receiver<Asked>);
+pub(crate) struct Commands {
+    commands: mpsc::Receiver<Asked>,
+    arrivals: mpsc::Receiver<Arrival>,
+}
+
+/// Processes that want to take the daemon's place.
+#[derive(Debug)]
+pub(crate) struct Arrivals(mpsc::Receiver<Arrival>);
+
+/// A process that wants to take the daemon's place, and may.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    /// Its connection to the control socket, on which both talk from now on.
+    pub(crate) connection: OwnedFd,
+    /// As whom it runs, for the log.
+    pub(crate) uid: Option<u32>,
+}
 
 /// A command that wants an answer.
 #[derive(Debug)]
@@ -39,8 +62,13 @@ pub(crate) struct Asker {
 
 /// Both ends.
 pub(crate) fn channel() -> (Commander, Commands) {
-    let (sender, receiver) = mpsc::channel(QUEUE_MAX);
-    (Commander(sender), Commands(receiver))
+    let (give, commands) = mpsc::channel(QUEUE_MAX);
+    let (arrive, arrivals) = mpsc::channel(ARRIVALS_MAX);
+    let commander = Commander {
+        commands: give,
+        arrivals: arrive,
+    };
+    (commander, Commands { commands, arrivals })
 }
 
 impl Commander {
@@ -52,7 +80,7 @@ impl Commander {
         let what_again = what.clone();
         let asker = Asker { what, reply };
         // The main loop's end is gone once it drains.
-        let replied = match self.0.send(Asked { command, asker }).await {
+        let replied = match self.commands.send(Asked { command, asker }).await {
             Ok(()) => replied.await.ok(),
             Err(_) => None,
         };
@@ -63,6 +91,16 @@ impl Commander {
     }
 }
 
+impl Commander {
+    /// Somebody has come to take the daemon's place. Dropped, its connection ends, which tells it enough: the daemon
+    /// is about to end, or too many others have come.
+    pub(crate) fn announce(&self, arrival: Arrival) {
+        if let Err(error) = self.arrivals.try_send(arrival) {
+            tracing::warn!("a successor is sent away: {error}");
+        }
+    }
+}
+
 fn ends() -> ControlReply {
     ControlReply::refused([ENDS.to_owned()])
 }
@@ -70,8 +108,29 @@ fn ends() -> ControlReply {
 impl Commands {
     /// The next one; never, if nobody is left who could give any.
     pub(crate) async fn next(&mut self) -> Asked {
-        match self.0.recv().await {
+        match self.commands.recv().await {
             Some(asked) => asked,
+            None => pending().await,
+        }
+    }
+
+    /// Apart from those that come to take the daemon's place.
+    pub(crate) fn split(self) -> (Self, Arrivals) {
+        let (_, nobody) = mpsc::channel(1);
+        let Self { commands, arrivals } = self;
+        let commands = Self {
+            commands,
+            arrivals: nobody,
+        };
+        (commands, Arrivals(arrivals))
+    }
+}
+
+impl Arrivals {
+    /// The next process that wants to take the daemon's place; never, if none can come any more.
+    pub(crate) async fn next(&mut self) -> Arrival {
+        match self.0.recv().await {
+            Some(arrival) => arrival,
             None => pending().await,
         }
     }

@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::config::RouteName;
 
-pub(crate) use channel::{Asked, Asker, Commander, Commands, channel};
+pub(crate) use channel::{Arrival, Asked, Asker, Commander, Commands, channel};
 pub(crate) use wire::{
     COMMAND_BYTES_MAX, REPLY_BYTES_MAX, command_from_json, command_to_json, reply_from_json,
     reply_to_json,

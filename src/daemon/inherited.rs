@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
@@ -145,6 +145,23 @@ impl Passed {
                 left: Vec::new(),
                 names: Err(cause),
             },
+        }
+    }
+
+    /// What a predecessor passes on that was passed to it, in place of nothing.
+    pub(super) fn or_else_from_predecessor(self, passed: Vec<(String, OwnedFd)>) -> Self {
+        if passed.is_empty() || !self.left.is_empty() {
+            return self;
+        }
+        let left = passed.into_iter().map(|(name, fd)| Descriptor {
+            number: fd.as_raw_fd(),
+            name,
+            fd,
+        });
+        let left: Vec<_> = left.collect();
+        Self {
+            names: Ok(left.iter().map(|d| d.name.clone()).collect()),
+            left,
         }
     }
 
@@ -305,7 +322,7 @@ fn keep_from_waiting(listener: BorrowedFd<'_>, place: &Place) -> io::Result<()> 
 }
 
 /// Where a socket listens, as the kernel has it.
-fn place(listener: &UnixListener) -> io::Result<Place> {
+pub(super) fn place(listener: &UnixListener) -> io::Result<Place> {
     if let Ok(address) = net::local_address(listener.as_fd()) {
         return Ok(Place::Tcp(address));
     }
@@ -318,7 +335,7 @@ fn place(listener: &UnixListener) -> io::Result<Place> {
 }
 
 /// What it is, if it is not what can be served.
-fn check(descriptor: BorrowedFd<'_>) -> Result<(), String> {
+pub(super) fn check(descriptor: BorrowedFd<'_>) -> Result<(), String> {
     let Ok(nature) = net::nature(descriptor) else {
         return Err(kind_of_file(descriptor).to_owned());
     };

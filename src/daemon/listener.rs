@@ -55,6 +55,8 @@ pub struct Listener {
     file: Option<FileId>,
     /// How it was made; `None` if the address has none.
     made: Option<SocketFile>,
+    /// Of a socket that was taken over: for whom it is to be, and for whom it was made.
+    access: Option<(Access, Access)>,
 }
 
 /// A socket's file: where it is, which one, and who may connect. What it takes to make it once more.
@@ -208,6 +210,36 @@ pub fn bind_again(file: &SocketFile) -> Result<Listener, ListenError> {
     })
 }
 
+/// A socket of another process that listens at `address`, which this one takes over with its file.
+///
+/// # Errors
+/// If the file is not there any more, or is another one: then the address can be bound anew.
+pub fn adopt(
+    socket: OwnedFd,
+    address: &UnixAddress,
+    file: Option<SocketFile>,
+    (wanted, before): (&Access, Access),
+) -> Result<Listener, NotThere> {
+    if let Some(file) = &file
+        && !matches!(file.find(), Ok(FoundFile::Ours))
+    {
+        return Err(NotThere);
+    }
+    Ok(Listener {
+        lock: None,
+        socket,
+        address: address.clone(),
+        // It is the other process's until that has left it to us.
+        file: None,
+        access: file.is_some().then(|| (wanted.clone(), before)),
+        made: file,
+    })
+}
+
+/// A socket's file is not where it was.
+#[derive(Debug)]
+pub struct NotThere;
+
 /// Whether the owner and the group of `access` exist.
 ///
 /// # Errors
@@ -244,6 +276,11 @@ impl Listener {
         self.made = Some(file);
     }
 
+    /// Another process has it from now on, with its file and its backlog.
+    pub fn leave(mut self) {
+        self.file = None;
+    }
+
     /// Another socket has its place: newcomers are refused, and the path is not ours any more. Who is in
     /// the backlog can still be accepted.
     pub fn retire(mut self) {
@@ -277,6 +314,36 @@ impl Listener {
         }
     }
 
+    /// Makes the file of a socket that was taken over one for whom it is to be. Returns how it was, if that is a
+    /// change.
+    ///
+    /// # Errors
+    /// One line with the obstacle and its remedy. Then it is as it was.
+    pub fn give_access(&mut self) -> Result<Option<SocketFile>, ListenError> {
+        let (Some((wanted, before)), Some(made)) = (self.access.take(), &mut self.made) else {
+            return Ok(None);
+        };
+        if wanted == before {
+            return Ok(None);
+        }
+        let given = made.open_for(&wanted, &before)?;
+        Ok(Some(std::mem::replace(made, given)))
+    }
+
+    /// The file of a socket that was taken over is ours from now on: the process that made it leaves it to us.
+    pub fn own(&mut self) {
+        self.file = self.made.as_ref().map(|made| made.file);
+    }
+
+    /// Makes the file like it was before, if that was changed.
+    pub fn take_access_back(&mut self, before: Option<SocketFile>) {
+        let Some(before) = before else { return };
+        let given = self.made.replace(before.clone());
+        if let Some(Err(error)) = given.map(|given| given.become_like(&before)) {
+            tracing::error!("{error}: the socket's file is for others than before");
+        }
+    }
+
     /// Lets clients in: they wait until somebody accepts. The path's lock is not needed any more.
     ///
     /// # Errors
@@ -293,6 +360,32 @@ impl Listener {
 }
 
 impl SocketFile {
+    /// The file of a socket that another process has made: which one it is by `device` and `inode`.
+    pub fn of_predecessor(
+        path: PathBuf,
+        (device, inode): (u64, u64),
+        mode: u32,
+        (user, group): (u32, u32),
+    ) -> Self {
+        Self {
+            path,
+            file: FileId::new(device, inode),
+            mode,
+            user,
+            group,
+        }
+    }
+
+    /// Which file it is, by device and inode.
+    pub fn id(&self) -> (u64, u64) {
+        self.file.parts()
+    }
+
+    /// Its mode, user and group.
+    pub fn access(&self) -> (u32, u32, u32) {
+        (self.mode, self.user, self.group)
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -427,6 +520,7 @@ fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
         address,
         file: None,
         made: None,
+        access: None,
     })
 }
 
@@ -476,6 +570,7 @@ fn claim(
         address: UnixAddress::Path(path.to_path_buf()),
         file: Some(file),
         made: Some(made),
+        access: None,
     };
     owners.give(path, file)?;
     Ok(listener)
@@ -545,7 +640,7 @@ fn probe_until_released(name: &SocketName) -> io::Result<()> {
 }
 
 /// Whether the process is known to have ended: it is not there, or only its exit status is.
-fn is_dead(pid: i32) -> bool {
+pub(super) fn is_dead(pid: i32) -> bool {
     if pid <= 0 {
         return false;
     }

@@ -13,7 +13,7 @@ use crate::sys::net;
 use crate::worker::{Backlog, Listening, Sharing};
 
 use super::inherited::Inherited;
-use super::listener::{ListenError, Listener};
+use super::listener::{ListenError, Listener, SocketFile};
 use super::upstreams::introduction;
 
 /// One of a route's sockets.
@@ -84,11 +84,41 @@ impl ListeningSocket {
         }
     }
 
+    /// Makes the file of a socket that was taken over one for whom it is to be, as [`Listener::give_access`] does.
+    pub(super) fn give_access(&mut self) -> Result<Option<SocketFile>, ListenError> {
+        match self {
+            Self::Bound(listener) => listener.give_access(),
+            Self::Inherited(_) => Ok(None),
+        }
+    }
+
+    /// Makes it like it was before, if that was changed. It is left to whom it was taken from.
+    pub(super) fn take_access_back(&mut self, before: Option<SocketFile>) {
+        if let Self::Bound(listener) = self {
+            listener.take_access_back(before);
+        }
+    }
+
     /// Lets clients in, if the socket is ours; into others they have come all the time.
     pub(super) fn listen(&mut self) -> Result<(), ListenError> {
         match self {
             Self::Bound(listener) => listener.listen(),
             Self::Inherited(_) => Ok(()),
+        }
+    }
+
+    /// A socket that was taken over is ours from now on.
+    pub(super) fn own(&mut self) {
+        if let Self::Bound(listener) = self {
+            listener.own();
+        }
+    }
+
+    /// Another process has it from now on, with its backlog.
+    pub(super) fn leave(self) {
+        match self {
+            Self::Bound(listener) => listener.leave(),
+            Self::Inherited(_) => {}
         }
     }
 

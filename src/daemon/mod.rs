@@ -33,12 +33,15 @@ mod signals;
 mod sites;
 mod socket_files;
 mod sockets;
+mod succession;
 mod supervisor;
 mod upstreams;
 mod workers;
 
+use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::{self, Runtime};
@@ -77,6 +80,8 @@ use serving::Serving;
 use signals::{OtherSignals, Secured, StopSignals};
 pub use sites::SiteError;
 use sites::Sites;
+pub use succession::TakeOverError;
+use succession::{Offered, Predecessor, Succession};
 use supervisor::Supervisor;
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
@@ -113,6 +118,8 @@ pub enum Error {
     #[error(transparent)]
     Site(#[from] SiteError),
     #[error(transparent)]
+    TakeOver(#[from] TakeOverError),
+    #[error(transparent)]
     AccessLog(#[from] AccessLogError),
     #[error(transparent)]
     ScriptRoot(#[from] ScriptRootError),
@@ -134,6 +141,8 @@ pub struct Handover {
     passed: Passed,
     supervisor: Supervisor,
     signals: Secured,
+    /// The control socket of the daemon whose place is to be taken.
+    take_over: Option<PathBuf>,
 }
 
 impl Handover {
@@ -147,7 +156,15 @@ impl Handover {
             signals: signals::secure().map_err(Error::SecureSignals)?,
             passed: Passed::take(),
             supervisor: Supervisor::take(),
+            take_over: None,
         })
+    }
+
+    /// Takes the place of the daemon at this control socket.
+    #[must_use]
+    pub fn taking_over(mut self, control: Option<PathBuf>) -> Self {
+        self.take_over = control;
+        self
     }
 }
 
@@ -158,21 +175,29 @@ pub type ReadAgain = Box<dyn Fn() -> Result<Loaded, Vec<String>> + Send + Sync>;
 /// Serves until a signal ends it, or until it has had nothing to do for as long as is configured.
 pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<(), Error> {
     let config = &loaded.config;
-    let (mut passed, supervisor) = (handover.passed, handover.supervisor);
+    let supervisor = handover.supervisor;
     let processors = process::processors().map_err(Error::Processors)?;
     let count = worker_count(config, processors.len());
+    let mut control = Control::new(&handover.signals)?;
+    let (mut predecessor, mut offered) = control.meet_predecessor(handover.take_over)?;
+    let mut passed = handover.passed;
+    passed = passed.or_else_from_predecessor(offered.take_passed());
     let listeners = listener_count(config, |wanted| passed.count(wanted));
     let kernel = Kernel::ask();
     let capacity = SessionCapacity::measure(config, count, listeners)?;
-    let mut control = Control::new(&handover.signals)?;
     warn_of_long_queues(config, capacity.connections_max);
     let identity = look_up_rights(config)?;
     let group_at_start = identity.is_some().then(rights::group);
     let mailboxes = mailboxes(count)?;
     let who = accounts::look_up_all(config)?;
-    let mut routes = open_all(config, (who, capacity), &mailboxes, &mut passed)?;
+    let given = (&mut passed, &mut offered);
+    let mut routes = open_all(config, (who, capacity), &mailboxes, given)?;
     refuse_loops(config, &routes)?;
-    let mut sites = Sites::bind(config, identity.as_ref(), control.commander.clone())?;
+    let commander = control.commander.clone();
+    let mut sites = Sites::bind(config, identity.as_ref(), commander, &mut offered)?;
+    if let Some(predecessor) = &mut predecessor {
+        predecessor.prepare(&mut routes, &offered, &mailboxes);
+    }
     privileges::settle(identity.as_ref())?;
 
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
@@ -205,12 +230,22 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         counters: Arc::clone(&observed.workers[number].counters),
         shared: Arc::clone(&shared),
     });
-    let workers = Workers::start(assignments.collect(), || {
-        sites.listen(&control.runtime)?;
+    let mut elsewhere = HashMap::new();
+    let workers = Workers::start(assignments.collect(), || -> Result<(), Error> {
+        if let Some(predecessor) = &mut predecessor {
+            let relieved = predecessor.relieve(offered, &routes);
+            elsewhere = control.runtime.block_on(relieved)?;
+        }
+        let_in(&mut routes, &mut sites, &control.runtime)?;
         sites.serve(&control.runtime, &observed, &helpers)?;
-        let mut sockets = routes.iter_mut().flat_map(|route| &mut route.sockets);
-        Ok(sockets.try_for_each(|socket| socket.socket.listen())?)
+        Ok(())
     })?;
+    if let Some(predecessor) = &mut predecessor {
+        control.runtime.block_on(predecessor.say_that_we_serve())?;
+        let sockets = routes.iter_mut().flat_map(|route| &mut route.sockets);
+        sockets.for_each(|socket| socket.socket.own());
+        sites.own();
+    }
     announce(&routes, &kernel, &sites, identity.as_ref());
     announce_ready(engine, count, capacity);
     let service = Service {
@@ -227,6 +262,9 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         resolver,
         helpers: helpers.clone(),
         group_at_start,
+        elsewhere,
+        is_leaving: false,
+        of_retired: Vec::new(),
         access_logs,
     };
     let say_end = helpers.say_end("the thread that looks after the sockets' files");
@@ -244,10 +282,34 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         observed,
         supervisor,
         reloading: Reloading::new(read_again),
+        predecessor,
+        succession: Succession::default(),
     };
     let served = control.serve(serving);
     tracing::info!("stopped");
     served
+}
+
+/// Lets clients in. The files of sockets that were taken over come to be for whom they are configured; if that is not
+/// possible for one, all are as they were.
+fn let_in(routes: &mut [ServedRoute], sites: &mut Sites, runtime: &Runtime) -> Result<(), Error> {
+    sites.listen(runtime)?;
+    let mut opened = Vec::new();
+    let sockets = routes.iter_mut().flat_map(|route| &mut route.sockets);
+    for socket in sockets.map(|socket| &mut socket.socket) {
+        let listening = socket.give_access().and_then(|before| {
+            let listening = socket.listen();
+            opened.push((socket, before));
+            listening
+        });
+        if let Err(error) = listening {
+            for (socket, before) in opened {
+                socket.take_access_back(before);
+            }
+            return Err(error.into());
+        }
+    }
+    Ok(())
 }
 
 /// A route that leads to itself would take every session there is.
@@ -327,7 +389,7 @@ fn open_all(
     config: &Config,
     (who, capacity): (Vec<Option<Who>>, SessionCapacity),
     mailboxes: &[Arc<Mailbox>],
-    passed: &mut Passed,
+    (passed, offered): (&mut Passed, &mut Offered),
 ) -> Result<Vec<ServedRoute>, Error> {
     let routes = config.routes.iter().zip(who);
     let crowd = |route: &Route| {
@@ -340,7 +402,8 @@ fn open_all(
     };
     let open = |(number, (route, who))| {
         let numbered = (RouteNumber(number), route);
-        routes::open(numbered, (who, crowd(route)), mailboxes, passed)
+        let given = (&mut *passed, &mut *offered);
+        routes::open(numbered, (who, crowd(route)), mailboxes, given)
     };
     (0..).zip(routes).map(open).collect()
 }
@@ -481,6 +544,18 @@ impl Control {
             commander,
             commands,
         })
+    }
+
+    /// The daemon whose place is to be taken, and what it offers; without one, nothing.
+    fn meet_predecessor(
+        &self,
+        control: Option<PathBuf>,
+    ) -> Result<(Option<Predecessor>, Offered), TakeOverError> {
+        let Some(path) = control else {
+            return Ok((None, Offered::default()));
+        };
+        let (predecessor, offered) = self.runtime.block_on(Predecessor::meet(&path))?;
+        Ok((Some(predecessor), offered))
     }
 
     /// From now on, until the end of the drain.

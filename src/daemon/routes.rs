@@ -30,6 +30,7 @@ use super::inherited::Passed;
 use super::listening::ListeningSocket;
 use super::script_roots::{self, ScriptRootError};
 use super::sockets::ClientSocket;
+use super::succession::Offered;
 use super::{Error, accounts, listener, upstreams};
 
 /// A route that is served, as the main thread knows it.
@@ -112,7 +113,7 @@ pub(super) fn open(
     (number, config): (RouteNumber, &config::Route),
     (who, crowd): (Option<Who>, Crowd),
     mailboxes: &[Arc<Mailbox>],
-    passed: &mut Passed,
+    (passed, offered): (&mut Passed, &mut Offered),
 ) -> Result<ServedRoute, Error> {
     // What it needs of the file system is looked for before anything is bound.
     let policy = Arc::new(policy(config)?);
@@ -120,7 +121,10 @@ pub(super) fn open(
     for address in &config.listeners {
         match address {
             ListenAddress::Unix(address) => {
-                let listener = listener::bind(address, &config.access)?;
+                let listener = match offered.take_for_clients(address, &config.access) {
+                    Some(listener) => listener,
+                    None => listener::bind(address, &config.access)?,
+                };
                 sockets.push(ListeningSocket::Bound(listener));
             }
             ListenAddress::Inherited(wanted) => {

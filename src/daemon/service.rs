@@ -1,12 +1,14 @@
 //! What is served now, as the main thread knows it: the routes with their sockets, and those that come to their end.
 
+use std::collections::HashMap;
 use std::io;
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::access_log::Writers;
-use crate::config::{Config, Effective};
+use crate::backend::{PermitCounts, SharedPermits};
+use crate::config::{Config, Effective, RouteName};
 use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::ResolverHandle;
 use crate::worker::{ListenerOf, Mailbox, Order, Route, RouteChange, Spread};
@@ -17,6 +19,7 @@ use super::listener::Listener;
 use super::listening::ListeningSocket;
 use super::routes::{ServedRoute, listening};
 use super::sockets::{ClientSocket, SocketId};
+use super::succession::Takes;
 use super::workers::Workers;
 
 /// How often it is looked whether something is left of routes that are not served any more.
@@ -46,6 +49,12 @@ pub(super) struct Service {
     /// That of sockets' files for which none is configured, where the daemon has given up the one that it started
     /// with.
     pub(super) group_at_start: Option<u32>,
+    /// What the process that was here before may have of each route's permits, while it drains.
+    pub(super) elsewhere: HashMap<RouteName, Arc<PermitCounts>>,
+    /// Another process takes the daemon's place: permits are counted over all who have some.
+    pub(super) is_leaving: bool,
+    /// Those of routes that are not served any more, then.
+    pub(super) of_retired: Vec<(RouteName, Arc<SharedPermits>)>,
     /// Dropped last, once nobody puts anything in: then what is left is written.
     pub(super) access_logs: Writers,
 }
@@ -131,6 +140,29 @@ impl Service {
         self.unclaimed.clear();
     }
 
+    /// The same where another process has taken some of the sockets: those stay as they are.
+    pub(super) fn hand_sockets_over(&mut self, takes: &Takes) {
+        for route in &mut self.routes {
+            let taken = route
+                .sockets
+                .extract_if(.., |socket| takes.clients.contains(&socket.id));
+            taken.for_each(|socket| socket.socket.leave());
+        }
+        self.end_sockets();
+    }
+
+    /// Why no other process can take the daemon's place now.
+    pub(super) fn obstacle_to_succession(&self) -> Option<String> {
+        let now = Instant::now();
+        let is_paused = |route: &&ServedRoute| route.route.published.paused_until(now).is_some();
+        let paused = self.routes.iter().find(is_paused)?;
+        Some(format!(
+            "route {name} is paused, and what waits there would be served ('spliceway resume {name}', or wait for the \
+             pause's end)",
+            name = paused.config.name
+        ))
+    }
+
     /// Has what is left of routes that are not served any more cut when their time is up, and forgets those of
     /// which nothing is left.
     pub(super) fn look_after_retired(
@@ -163,24 +195,28 @@ impl Service {
                 share.counts_for = None;
             }
         }
-        self.end_sharing(workers);
+        self.end_sharing();
         self.show_retired(observed);
     }
 
     /// Permits of a route are for those alone who serve it, once nobody else has any.
-    fn end_sharing(&mut self, workers: &Workers) {
+    pub(super) fn end_sharing(&mut self) {
+        if self.is_leaving {
+            return;
+        }
         for route in &mut self.routes {
             let name = &route.config.name;
             let has_others = self
                 .retired
                 .iter()
                 .any(|retired| retired.route.name == *name);
+            let has_others = has_others || self.elsewhere.contains_key(name);
             if has_others || route.shared.take().is_none() {
                 continue;
             }
             for share in &route.shares {
                 let change = RouteChange::Share(route.route.number, None);
-                workers.order(share.worker, Order::Reconfigure(vec![change]));
+                self.mailboxes[share.worker].order(Order::Reconfigure(vec![change]));
             }
         }
     }

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
 use tokio::time;
 
 use crate::commands::{Asked, Asker, Commands, ControlCommand, ControlOutcome, ControlReply};
@@ -20,6 +21,7 @@ use super::service::{RETIRED_LOOK_INTERVAL, Service};
 use super::signals::{Stop, StopSignals};
 use super::sites::Sites;
 use super::socket_files::{BoundAgain, Watch, Which};
+use super::succession::{Predecessor, Succeeded, Succession, next_news, overlap};
 use super::supervisor::Supervisor;
 use super::workers::{WorkerError, Workers};
 use super::{Error, idle};
@@ -48,6 +50,18 @@ pub(super) struct Serving {
     pub(super) ended_helpers: EndedHelpers,
     pub(super) observed: Arc<Observed>,
     pub(super) supervisor: Supervisor,
+    /// The daemon that was here before, while it drains.
+    pub(super) predecessor: Option<Predecessor>,
+    pub(super) succession: Succession,
+}
+
+/// What has ended the service.
+struct Ended {
+    failed: Result<(), Error>,
+    /// How long a drain may take.
+    patience: Patience,
+    /// The process that has taken the daemon's place.
+    successor: Option<Succeeded>,
 }
 
 impl Serving {
@@ -57,19 +71,41 @@ impl Serving {
         stop: &mut StopSignals,
         commands: Commands,
     ) -> Result<(), Error> {
-        let (failed, patience) = self.until_an_end(stop, commands).await;
-        self.give_up(patience).await;
-        let drained = drain(&mut self.workers, stop, patience).await;
+        let Ended {
+            failed,
+            patience,
+            successor,
+        } = self.until_an_end(stop, commands).await;
+        match &successor {
+            Some(successor) => self.hand_over(successor).await,
+            None => self.give_up(patience).await,
+        }
+        let predecessor_is_gone = Notify::new();
+        if self.predecessor.is_none() {
+            predecessor_is_gone.notify_one();
+        }
+        let finish = async {
+            let drained = drain(&mut self.workers, stop, patience).await;
+            // What it keeps of the permits, only this one can tell the successor.
+            tokio::select! {
+                () = predecessor_is_gone.notified() => {}
+                signal = stop.next() => tracing::warn!("{signal} again: ending at once"),
+            }
+            drained
+        };
+        let (service, predecessor) = (&mut self.service, &mut self.predecessor);
+        let drained = tokio::select! {
+            drained = finish => drained,
+            () = overlap(service, predecessor, successor, &predecessor_is_gone) => {
+                unreachable!("it goes on for as long as the drain does")
+            }
+        };
         failed.and_then(|()| drained.map_err(Error::from))
     }
 
-    /// Serves until something ends that: what has failed, and how long a drain may take. Then commands have come too
-    /// late.
-    async fn until_an_end(
-        &mut self,
-        stop: &mut StopSignals,
-        mut commands: Commands,
-    ) -> (Result<(), Error>, Patience) {
+    /// Serves until something ends that. Then commands have come too late.
+    async fn until_an_end(&mut self, stop: &mut StopSignals, commands: Commands) -> Ended {
+        let (mut commands, mut arrivals) = commands.split();
         let observed = Arc::clone(&self.observed);
         let mut idle_time = self.service.config.exit_idle_time;
         let idle = idle::wait(&observed, idle_time);
@@ -83,29 +119,44 @@ impl Serving {
                         _ => patience,
                     };
                     tracing::info!("{signal}: draining");
-                    return (Ok(()), patience);
+                    return Ended::well(patience);
                 }
                 time = &mut idle => {
                     tracing::info!("no session for {time:?} (--exit-idle-time): draining");
-                    return (Ok(()), patience);
+                    return Ended::well(patience);
                 }
                 // A worker ends by itself only when it fails, and without it the others would
                 // serve on with part of the clients waiting for nobody.
                 end = self.workers.next_end() => {
                     let failed = end.unwrap_or(Ok(())).map_err(Error::from);
                     tell_failure(&failed, "its sessions are lost, the other workers finish theirs");
-                    return (failed, patience.after_failure());
+                    return Ended::badly(failed, patience);
                 }
                 ended = self.ended_helpers.next() => {
                     let failed = Err(Error::from(ended));
                     tell_failure(&failed, "sessions are finished");
-                    return (failed, patience.after_failure());
+                    return Ended::badly(failed, patience);
                 }
                 bound = bound_again(&mut self.watch) => self.replace(bound),
                 () = time::sleep(RETIRED_LOOK_INTERVAL), if !self.service.retired.is_empty() => {
                     self.service.look_after_retired(&self.workers, &observed, Instant::now());
                 }
-                asked = commands.next() => self.obey(asked),
+                asked = commands.next() => match self.succession.is_under_way() {
+                    true => self.succession.postpone(asked),
+                    false => self.obey(asked),
+                },
+                arrival = arrivals.next() => self.welcome(arrival),
+                step = self.succession.next() => {
+                    if let Some(successor) = self.go_on_with_succession(step).await {
+                        return Ended {
+                            successor: Some(successor),
+                            ..Ended::well(patience)
+                        };
+                    }
+                }
+                news = next_news(&mut self.predecessor) => {
+                    self.service.heed(news, &mut self.predecessor);
+                }
                 progress = self.reloading.next() => {
                     self.go_on_with_reload(progress).await;
                     if idle_time != self.service.config.exit_idle_time {
@@ -118,7 +169,7 @@ impl Serving {
     }
 
     /// Carries a command out, or begins to.
-    fn obey(&mut self, asked: Asked) {
+    pub(super) fn obey(&mut self, asked: Asked) {
         let Asked { command, asker } = asked;
         match command {
             ControlCommand::Reload => self.reload(asker),
@@ -185,6 +236,9 @@ impl Serving {
             asker.tell(reply.clone());
         }
         late.into_iter().for_each(|asker| self.reload(asker));
+        if !self.reloading.is_under_way() {
+            self.welcome_who_waits();
+        }
     }
 
     // --- sockets ------------------------------------------------------------------------------
@@ -221,6 +275,38 @@ impl Serving {
         }
         self.sites.give_up();
         self.service.end_sockets();
+    }
+}
+
+impl Serving {
+    /// Another process serves. What it has not taken goes as at any end.
+    async fn hand_over(&mut self, successor: &Succeeded) {
+        self.observed.phase.drain();
+        if let Some(watch) = self.watch.take() {
+            for bound in watch.stop().await {
+                self.replace(bound);
+            }
+        }
+        self.sites.hand_over(&successor.takes);
+        self.service.hand_sockets_over(&successor.takes);
+    }
+}
+
+impl Ended {
+    fn well(patience: Patience) -> Self {
+        Self {
+            failed: Ok(()),
+            patience,
+            successor: None,
+        }
+    }
+
+    fn badly(failed: Result<(), Error>, patience: Patience) -> Self {
+        Self {
+            failed,
+            patience: patience.after_failure(),
+            successor: None,
+        }
     }
 }
 

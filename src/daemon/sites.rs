@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
@@ -19,6 +20,7 @@ use crate::sys::{Errno, net};
 use super::helpers::Helpers;
 use super::listener::{self, ListenError, Listener, SocketFile};
 use super::privileges::Identity;
+use super::succession::{Offered, Takes};
 
 /// Whoever may open the control socket learns the addresses of all backends: that is for the user as whom the
 /// daemon runs, to whom it is given. The same user, and root, may command.
@@ -33,6 +35,8 @@ pub(super) struct Sites {
     metrics: Option<Metrics>,
     /// Where that listens: the kernel may have chosen the port.
     metrics_at: Option<SocketAddr>,
+    /// Its socket, for a successor.
+    metrics_socket: Option<OwnedFd>,
     /// Dropped when the daemon is not to be asked any more.
     open: Option<watch::Sender<()>>,
     /// The same of the control socket, which may be replaced.
@@ -44,6 +48,8 @@ pub(super) struct Sites {
 /// Bound, and later listening.
 enum Metrics {
     Bound(TcpSocket, SocketAddr),
+    /// It listens already, as another process's.
+    TakenOver(OwnedFd, SocketAddr),
     Listening(TcpListener),
 }
 
@@ -77,6 +83,7 @@ impl Sites {
         config: &Config,
         identity: Option<&Identity>,
         commander: Commander,
+        offered: &mut Offered,
     ) -> Result<Self, SiteError> {
         let control = config.control.as_ref().map(|path| {
             let access = Access {
@@ -87,13 +94,23 @@ impl Sites {
                 Some(identity) => identity.own(access),
                 None => access,
             };
-            listener::bind(&UnixAddress::Path(path.clone()), &access)
+            let address = UnixAddress::Path(path.clone());
+            match offered.take_control(&address, &access) {
+                Some(control) => Ok(control),
+                None => listener::bind(&address, &access),
+            }
         });
-        let metrics = config.metrics.map(bind_metrics);
+        let metrics = config
+            .metrics
+            .map(|address| match offered.take_metrics(address) {
+                Some(socket) => Ok(Metrics::TakenOver(socket, address)),
+                None => bind_metrics(address),
+            });
         Ok(Self {
             control: control.transpose().map_err(SiteError::Control)?,
             metrics: metrics.transpose()?,
             metrics_at: None,
+            metrics_socket: None,
             open: None,
             control_open: None,
             commander,
@@ -106,15 +123,29 @@ impl Sites {
             control.listen().map_err(SiteError::Control)?;
         }
         let _inside = runtime.enter();
-        self.metrics = match self.metrics.take() {
+        let listener = match self.metrics.take() {
             Some(Metrics::Bound(socket, address)) => {
                 let listening = socket.listen(METRICS_BACKLOG);
-                let listener = listening.map_err(|error| metrics_error(address, error))?;
-                self.metrics_at = listener.local_addr().ok();
-                Some(Metrics::Listening(listener))
+                Some(listening.map_err(|error| metrics_error(address, error))?)
             }
-            other => other,
+            Some(Metrics::TakenOver(socket, address)) => {
+                let listener = std::net::TcpListener::from(socket);
+                let listening = listener.set_nonblocking(true);
+                let listening = listening.and_then(|()| TcpListener::from_std(listener));
+                Some(listening.map_err(|error| metrics_error(address, error))?)
+            }
+            Some(Metrics::Listening(listener)) => Some(listener),
+            None => None,
         };
+        if let Some(listener) = &listener {
+            let socket = net::duplicate(listener.as_fd());
+            self.metrics_at = listener.local_addr().ok();
+            self.metrics_socket = Some(socket.map_err(|source| SiteError::Wait {
+                site: "the metrics address",
+                source,
+            })?);
+        }
+        self.metrics = listener.map(Metrics::Listening);
         Ok(())
     }
 
@@ -177,12 +208,39 @@ impl Sites {
         Ok(())
     }
 
+    /// A control socket that was taken over is ours from now on.
+    pub(super) fn own(&mut self) {
+        self.control.iter_mut().for_each(Listener::own);
+    }
+
+    /// The control socket, if there is one.
+    pub(super) fn control(&self) -> Option<&Listener> {
+        self.control.as_ref()
+    }
+
+    /// The socket of the metrics address, if there is one, and where it listens.
+    pub(super) fn metrics(&self) -> Option<(SocketAddr, BorrowedFd<'_>)> {
+        let socket = self.metrics_socket.as_ref()?;
+        Some((self.metrics_at?, socket.as_fd()))
+    }
+
+    /// Another process has some of both from now on: they stay as they are, and who asks already is answered.
+    pub(super) fn hand_over(&mut self, takes: &Takes) {
+        if takes.control
+            && let Some(control) = self.control.take()
+        {
+            control.leave();
+        }
+        self.give_up();
+    }
+
     /// A successor may have both places from now on: nobody new is let in, and who asks already is answered.
     pub(super) fn give_up(&mut self) {
         if let Some(control) = &mut self.control {
             control.unlink_if_ours();
             control.refuse_newcomers();
         }
+        self.metrics_socket = None;
         self.open = None;
         self.control_open = None;
     }

@@ -2,8 +2,10 @@
 
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time;
 
 use crate::counters::WorkerCounters;
 use crate::driver::epoll::Epoll;
@@ -14,6 +16,12 @@ use crate::worker::{Mailbox, Notice, Order, Receipt, Share, Shared, Worker};
 
 use super::Error;
 use super::engine::Chosen;
+
+/// How long workers may take to do what they are told: a turn is a matter of milliseconds.
+const OBEY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether they have.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The running workers.
 pub(super) struct Workers {
@@ -138,6 +146,18 @@ impl Workers {
             mailbox.order(Order::Acknowledge(receipt));
         }
         are_out
+    }
+
+    /// Waits until each of them has done what it was told before. Whether all have, in time: one that has not will, when
+    /// it turns again.
+    pub(super) async fn have_obeyed(&self) -> bool {
+        let are_out = self.acknowledge();
+        let all_have = async {
+            while are_out() > 0 {
+                time::sleep(LOOK_INTERVAL).await;
+            }
+        };
+        time::timeout(OBEY_TIMEOUT, all_have).await.is_ok()
     }
 
     /// Waits until one worker has ended, well or badly; `None` once all of them have.

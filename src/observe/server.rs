@@ -33,7 +33,7 @@ use super::{DaemonState, Observed, metrics};
 use crate::backend::Health;
 use crate::commands::Commander;
 pub(crate) use commanding::COMMANDS_MAX;
-use commanding::{Desk, Operator};
+use commanding::{Desk, Operator, Successor};
 
 /// Conversations at one time, of each listener. A Prometheus has one, and a few of them, probes and
 /// people fit in together.
@@ -280,11 +280,15 @@ async fn converse(
         Some(_) => Site::Control,
         None => Site::Metrics,
     };
+    let successor = Successor::default();
     let service = service_fn(async |request: Request<Incoming>| {
         progress.asked.store(true, Ordering::Relaxed);
         let answer = match &operator {
             Some(operator) if request.uri().path() == commanding::PATH => {
                 operator.answer(request, progress).await
+            }
+            Some(operator) if request.uri().path() == commanding::TAKE_OVER_PATH => {
+                operator.welcome_successor(request, &successor)
             }
             Some(_) | None => answer(site, request.method(), request.uri().path(), observed).await,
         };
@@ -298,7 +302,8 @@ async fn converse(
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_BYTES_MAX)
         .max_headers(HEADERS_MAX)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     tokio::select! {
         conversed = conversation => if let Err(error) = conversed {
             tracing::debug!("answer on the {site:?} listener: {error}");
@@ -306,6 +311,9 @@ async fn converse(
         () = progress.time_is_over() => {
             tracing::debug!("answer on the {site:?} listener: not taken in time");
         }
+    }
+    if let Some(operator) = operator {
+        operator.hand_on(successor).await;
     }
 }
 

@@ -204,10 +204,18 @@ pub(crate) fn spawn<'a, E: Send + 'static>(
     let jobs: Vec<_> = jobs.into_iter().collect();
     let slots = Arc::new(Semaphore::new(lookups_max(jobs.len())));
     for job in jobs {
-        let names = Names::new(job.backends, job.options.times, Instant::now())?;
-        job.published.publish(names.endpoints(), SystemTime::now());
-        if !names.is_literal() {
-            tasks.push(Task::new(names, job, Arc::clone(&slots)));
+        let now = Instant::now();
+        let names = Names::new(job.backends, job.options.times, now)?;
+        // Those that a predecessor knew stay until the names are answered.
+        let has_addresses = !job.published.load().endpoints().is_empty();
+        let is_literal = names.is_literal();
+        if is_literal || !has_addresses {
+            job.published.publish(names.endpoints(), SystemTime::now());
+        }
+        if !is_literal {
+            let mut task = Task::new(names, job, Arc::clone(&slots));
+            task.succeeds_by = has_addresses.then(|| now + SUCCESSION_MAX);
+            tasks.push(task);
         }
     }
     let mut handle = ResolverHandle {

@@ -8,6 +8,7 @@
 
 pub(crate) mod account;
 pub(crate) mod clock;
+pub(crate) mod descriptors;
 pub(crate) mod handover;
 pub(crate) mod kernel;
 pub(crate) mod lookup;

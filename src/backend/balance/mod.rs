@@ -30,7 +30,7 @@ use lease::Member;
 use policy::{Random, groups, running_sums, shares};
 
 pub use lease::Lease;
-pub use shared::SharedPermits;
+pub use shared::{PermitCounts, SharedPermits};
 pub use tried::Tried;
 
 /// An address family.

@@ -20,6 +20,14 @@ pub(super) enum Unlinked {
 }
 
 impl FileId {
+    pub(super) fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+
+    pub(super) fn parts(self) -> (u64, u64) {
+        (self.device, self.inode)
+    }
+
     pub(super) fn of(metadata: &Metadata) -> Self {
         Self {
             device: metadata.dev(),

@@ -56,6 +56,11 @@ impl Reloading {
         }
     }
 
+    /// Whether one is under way.
+    pub(in super::super) fn is_under_way(&self) -> bool {
+        self.stage.is_some()
+    }
+
     /// Somebody wants one. Whether it has begun.
     pub(in super::super) fn wish(&mut self, asker: Asker) -> bool {
         if self.stage.is_some() {

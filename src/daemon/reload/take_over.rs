@@ -6,14 +6,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::time;
-
-use crate::backend::SharedPermits;
+use crate::backend::{PermitCounts, SharedPermits};
 use crate::config::{self, RouteName};
 use crate::observe::{Observed, ObservedRoute};
 use crate::resolver::{self, ResolverOptions};
 use crate::worker::{
-    Amendment, Crowd, ListenerChange, Listening, Notice, Order, RouteChange, RouteNumber, Share,
+    Amendment, Crowd, ListenerChange, Listening, Order, RouteChange, RouteNumber, Share,
 };
 
 use super::super::listening::ListeningSocket;
@@ -21,18 +19,13 @@ use super::super::routes::{self, EarlierShare, ServedRoute};
 use super::super::service::{RetiredRoute, Service};
 use super::super::socket_files::Watch;
 use super::super::sockets::{ClientSocket, SocketId};
+use super::super::succession::wake;
 use super::super::upstreams;
 use super::super::workers::Workers;
 use super::make::{ChangedFile, Made, with_causes};
 use super::plan::Plan;
 use super::report::report;
 use super::stage::{Origin, Staged, StagedRoute, StagedSocket};
-
-/// How long workers may take to begin with another configuration: a turn is a matter of milliseconds.
-const TAKE_OVER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How often it is looked whether they have.
-const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What has become of a route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,7 +81,11 @@ impl Service {
             Ok(staged) => {
                 let before = self.effective.clone();
                 let outcome = self.apply(staged, &around);
-                wait_for_workers(around.workers).await;
+                if !around.workers.have_obeyed().await {
+                    tracing::error!(
+                        "a worker has not taken the configuration over in time: it will, when it turns again"
+                    );
+                }
                 Ok(report(&outcome, &before, &self.effective, &self.fixed))
             }
             Err(obstacle) => Err(vec![obstacle]),
@@ -382,16 +379,15 @@ impl Service {
             let number = old.route.number;
             old.shares.iter().map(move |share| (share.worker, number))
         }));
-        if before.is_empty() {
+        let elsewhere = self.elsewhere.get(&route.config.name);
+        if before.is_empty() && elsewhere.is_none() {
             return;
         }
-        let mailboxes = self.mailboxes.clone();
-        let wake = move || {
-            mailboxes
-                .iter()
-                .for_each(|mailbox| mailbox.post(Notice::Places));
-        };
+        let wake = wake(&self.mailboxes);
         let permits = Arc::new(SharedPermits::new(max.get(), before.len(), wake));
+        if let Some(elsewhere) = elsewhere {
+            permits.leave_to_others(PermitCounts::clone(elsewhere));
+        }
         for (worker, number) in before {
             let permits = Some(Arc::clone(&permits));
             changes.add(worker, RouteChange::Share(number, permits));
@@ -506,20 +502,5 @@ impl Service {
             .collect();
         self.access_logs
             .retire_unused(|target| logs.contains(target));
-    }
-}
-
-/// Returns when all workers have taken it over: then it is so for whoever comes.
-async fn wait_for_workers(workers: &Workers) {
-    let are_out = workers.acknowledge();
-    let all_have = async {
-        while are_out() > 0 {
-            time::sleep(LOOK_INTERVAL).await;
-        }
-    };
-    if time::timeout(TAKE_OVER_TIMEOUT, all_have).await.is_err() {
-        tracing::error!(
-            "a worker has not taken the configuration over within {TAKE_OVER_TIMEOUT:?}: it will, when it turns again"
-        );
     }
 }

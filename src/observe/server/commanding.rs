@@ -6,11 +6,13 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use spliceway_common::sys::namespace::effective_ids;
 use tokio::net::UnixStream;
@@ -19,13 +21,20 @@ use tokio::time::{self, Instant};
 
 use super::{Progress, headless, method_not_allowed, of};
 use crate::commands::{
-    COMMAND_BYTES_MAX, Commander, ControlOutcome, ControlReply, command_from_json, reply_to_json,
+    Arrival, COMMAND_BYTES_MAX, Commander, ControlOutcome, ControlReply, command_from_json,
+    reply_to_json,
 };
 use crate::observe::Failures;
 use crate::sys::net;
 
 /// Where commands are taken.
 pub(super) const PATH: &str = "/command";
+
+/// Where a process comes that takes the daemon's place.
+pub(super) const TAKE_OVER_PATH: &str = "/take-over";
+
+/// What the connection is for after that (`Upgrade`, RFC 9110, section 7.8).
+const TAKE_OVER_PROTOCOL: &str = "spliceway-take-over";
 
 /// Commands that wait for their answers at one time: an operator gives one after the other, and a deploy one for each
 /// of some routes.
@@ -50,6 +59,17 @@ impl Desk {
             places: Arc::new(Semaphore::new(COMMANDS_MAX)),
             rejected: Failures::default(),
         }
+    }
+}
+
+/// What becomes of the connection when the answer is sent: another protocol, if it is a successor's.
+#[derive(Default)]
+pub(super) struct Successor(Mutex<Option<OnUpgrade>>);
+
+impl Successor {
+    fn expect(&self, upgrade: OnUpgrade) {
+        let mut expected = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *expected = Some(upgrade);
     }
 }
 
@@ -119,6 +139,52 @@ impl Operator {
         };
         progress.end_command();
         of_reply(status_of(reply.outcome), &reply)
+    }
+
+    /// Lets a process take the daemon's place: what follows on this connection is for the main loop.
+    pub(super) fn welcome_successor(
+        &self,
+        mut request: Request<Incoming>,
+        successor: &Successor,
+    ) -> Response<Full<Bytes>> {
+        if request.method() != Method::POST {
+            return only_post();
+        }
+        if !self.may_command() {
+            return of_reply(StatusCode::FORBIDDEN, &self.reject());
+        }
+        let protocol = HeaderValue::from_static(TAKE_OVER_PROTOCOL);
+        if request.headers().get(UPGRADE) != Some(&protocol) {
+            let line = format!(
+                "a successor is to ask for the protocol {TAKE_OVER_PROTOCOL} (use 'spliceway run --take-over')"
+            );
+            let status = StatusCode::UPGRADE_REQUIRED;
+            return of_reply(status, &ControlReply::mistaken([line]));
+        }
+        successor.expect(hyper::upgrade::on(&mut request));
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = response.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+        response
+    }
+
+    /// The conversation in HTTP is over, if it was one with a successor.
+    pub(super) async fn hand_on(self, successor: Successor) {
+        let upgrade = successor.0.into_inner();
+        let Some(upgrade) = upgrade.unwrap_or_else(PoisonError::into_inner) else {
+            return;
+        };
+        // It says nothing until it is answered, so nothing of it was read. The connection has another descriptor.
+        match upgrade.await {
+            Ok(upgraded) => drop(upgraded),
+            Err(error) => return tracing::debug!("a successor has left: {error}"),
+        }
+        self.desk.commander.announce(Arrival {
+            connection: self.presence,
+            uid: self.uid,
+        });
     }
 
     fn may_command(&self) -> bool {

@@ -75,7 +75,7 @@ impl UnixName {
     /// # Panics
     /// If it does not fit; whoever reads names from the user has refused it.
     pub fn new(name: &[u8], kind: UnixKind) -> Self {
-        assert!(name.len() < UNIX_NAME_BYTES, "it fits into an address");
+        assert!(Self::fits(name), "it fits into an address");
         let mut bytes = name.to_vec();
         match kind {
             // A path ends with a NUL, an abstract name begins with one.
@@ -83,6 +83,20 @@ impl UnixName {
             UnixKind::Abstract => bytes.insert(0, 0),
         }
         Self(Box::leak(bytes.into_boxed_slice()))
+    }
+
+    /// Whether a name fits into an address.
+    pub fn fits(name: &[u8]) -> bool {
+        name.len() < UNIX_NAME_BYTES
+    }
+
+    /// The name without its NUL, and where it is.
+    pub fn parts(self) -> (&'static [u8], UnixKind) {
+        match self.0 {
+            [0, name @ ..] => (name, UnixKind::Abstract),
+            [path @ .., _] => (path, UnixKind::Path),
+            [] => unreachable!("it has its NUL at least"),
+        }
     }
 }
 

@@ -1,0 +1,217 @@
+//! The course of a take-over, in the predecessor's main loop.
+
+use std::future::pending;
+use std::mem;
+use std::time::Instant;
+
+use crate::commands::{Arrival, Asked};
+
+use super::super::serving::Serving;
+use super::offer::{Offer, OfferedSocket, Takes, WayBack, held};
+use super::successor::{Step, Successor};
+use super::wire::{Message, Ready};
+
+/// The process that is to take the daemon's place, if there is one.
+#[derive(Default)]
+pub(in super::super) struct Succession {
+    coming: Option<Coming>,
+    /// Has come during a reload, and waits for its end.
+    waiting: Option<Arrival>,
+    /// Commands that have come since it was told how things are.
+    postponed: Vec<Asked>,
+}
+
+struct Coming {
+    successor: Successor,
+    pid: u32,
+    offered: Vec<OfferedSocket>,
+    /// What it takes, and the way back, once the sockets were left to it.
+    yielded: Option<(Ready, Takes, WayBack)>,
+}
+
+/// Another process serves.
+pub(in super::super) struct Succeeded {
+    pub(super) successor: Successor,
+    pub(in super::super) pid: u32,
+    pub(in super::super) takes: Takes,
+    /// Whether it takes clients that wait, too.
+    pub(in super::super) takes_clients: bool,
+}
+
+impl Succession {
+    /// What the process that comes has come to; never, if none does.
+    pub(in super::super) async fn next(&mut self) -> Step {
+        match &mut self.coming {
+            Some(coming) => coming.successor.next().await,
+            None => pending().await,
+        }
+    }
+
+    /// Whether one is under way: it was told how things are, so they are to stay so.
+    pub(in super::super) fn is_under_way(&self) -> bool {
+        self.coming.is_some()
+    }
+
+    /// The command waits for how it ends.
+    pub(in super::super) fn postpone(&mut self, asked: Asked) {
+        self.postponed.push(asked);
+    }
+}
+
+impl Serving {
+    /// Somebody has come to take the daemon's place.
+    pub(in super::super) fn welcome(&mut self, arrival: Arrival) {
+        if self.succession.coming.is_some() || self.succession.waiting.is_some() {
+            send_away(
+                arrival,
+                "another process is about to take the daemon's place already (wait for it)",
+                &self.helpers,
+            );
+            return;
+        }
+        if self.reloading.is_under_way() {
+            self.succession.waiting = Some(arrival);
+            return;
+        }
+        let by = arrival.uid;
+        match Successor::meet(arrival.connection, &self.helpers) {
+            Ok(successor) => {
+                tracing::info!(uid = by, "a process has come to take the daemon's place");
+                self.succession.coming = Some(Coming {
+                    successor,
+                    pid: 0,
+                    offered: Vec::new(),
+                    yielded: None,
+                });
+            }
+            Err(error) => tracing::warn!("talk with a successor: {error}: it is sent away"),
+        }
+    }
+
+    /// A reload has ended.
+    pub(in super::super) fn welcome_who_waits(&mut self) {
+        if let Some(arrival) = self.succession.waiting.take() {
+            self.welcome(arrival);
+        }
+    }
+
+    /// Goes on with the process that comes. Returns it once it serves.
+    pub(in super::super) async fn go_on_with_succession(
+        &mut self,
+        step: Step,
+    ) -> Option<Succeeded> {
+        match step {
+            Step::Met { pid, version } => self.offer(pid, &version),
+            Step::Ready(ready) => self.yield_to(ready).await,
+            Step::Serving => return self.succeeded(),
+            Step::Failed(why) => self.end_succession(&why).await,
+            Step::Gone => unreachable!("it has served before"),
+        }
+        None
+    }
+
+    fn offer(&mut self, pid: u32, version: &str) {
+        let Some(coming) = &mut self.succession.coming else {
+            return;
+        };
+        coming.pid = pid;
+        if let Some(obstacle) = self.service.obstacle_to_succession() {
+            coming.successor.refuse(obstacle);
+            return;
+        }
+        match Offer::of(&self.service, &self.sites) {
+            Ok(Offer { sockets, said }) => {
+                tracing::info!("process {pid}, version {version}, is offered the daemon's place");
+                coming.offered = sockets;
+                for (message, descriptor) in said {
+                    coming.successor.say(message, descriptor);
+                }
+            }
+            Err(error) => coming.successor.refuse(format!(
+                "duplicate the sockets for it: {error} (raise the limit of open descriptors)"
+            )),
+        }
+    }
+
+    /// The successor needs nothing more but the sockets.
+    async fn yield_to(&mut self, ready: Ready) {
+        let Some(coming) = &mut self.succession.coming else {
+            return;
+        };
+        let takes = Takes::of(&ready.takes, &coming.offered, &self.service);
+        let left = self.service.leave_sockets(&takes);
+        let way_back = match left {
+            Ok(way_back) => way_back,
+            Err(error) => {
+                coming.successor.refuse(format!(
+                    "duplicate the sockets in case that it fails: {error} (raise the limit of open descriptors)"
+                ));
+                return;
+            }
+        };
+        self.service.count_permits();
+        coming.yielded = Some((ready, takes, way_back));
+        if !self.workers.have_obeyed().await {
+            let line = "a worker does not turn, and may still accept clients (see the log)";
+            coming.successor.refuse(line.to_owned());
+            return;
+        }
+        for (route, counts) in self.service.keep_permits() {
+            let kept = Message::Held(held(&route, &counts));
+            coming.successor.say(kept, None);
+        }
+        coming.successor.say(Message::Yours, None);
+    }
+
+    fn succeeded(&mut self) -> Option<Succeeded> {
+        let Coming {
+            successor,
+            pid,
+            yielded,
+            ..
+        } = self.succession.coming.take()?;
+        let (ready, takes, _) = yielded.expect("it serves when the sockets are its own");
+        successor.say(Message::Relieved, None);
+        tracing::info!("process {pid} serves in the daemon's place: draining");
+        // Whoever gave them hears that the daemon is about to end, and finds the successor.
+        self.succession.postponed.clear();
+        Some(Succeeded {
+            successor,
+            pid,
+            takes,
+            takes_clients: ready.clients,
+        })
+    }
+
+    /// Nobody takes the daemon's place after all.
+    async fn end_succession(&mut self, why: &str) {
+        let Some(coming) = self.succession.coming.take() else {
+            return;
+        };
+        let began = Instant::now();
+        let was_yielded = coming.yielded.is_some();
+        if let Some((_, _, way_back)) = coming.yielded {
+            self.service.take_sockets_back(way_back);
+            self.service.count_permits_no_more();
+            // Whoever hears of it finds it so.
+            self.workers.have_obeyed().await;
+        }
+        let pid = coming.pid;
+        tracing::error!(
+            was_yielded,
+            back_after = ?began.elapsed(),
+            "process {pid} does not take the daemon's place: {why}; this one goes on as before"
+        );
+        for asked in mem::take(&mut self.succession.postponed) {
+            self.obey(asked);
+        }
+    }
+}
+
+/// It is told why.
+fn send_away(arrival: Arrival, why: &str, helpers: &super::super::helpers::Helpers) {
+    tracing::warn!("a process that came to take the daemon's place is sent away: {why}");
+    if let Ok(successor) = Successor::meet(arrival.connection, helpers) {
+        successor.refuse(why.to_owned());
+    }
+}

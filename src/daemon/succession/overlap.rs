@@ -1,0 +1,117 @@
+//! While both run: what the predecessor still tells, and what the successor is to hear, on the main thread.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time;
+
+use crate::backend::PermitCounts;
+use crate::config::RouteName;
+
+use super::super::service::Service;
+use super::course::Succeeded;
+use super::offer::held;
+use super::predecessor::{News, Predecessor};
+use super::successor::{Step, Successor};
+use super::wire::Message;
+
+/// How often it is looked which permits the daemon needs no more. Whoever waits for one of them waits for so long at
+/// the most; a look is an addition for each endpoint.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
+/// Goes on while the daemon drains: hears the predecessor until that `is_gone`, and tells the successor. It does not
+/// come to an end.
+pub(in super::super) async fn overlap(
+    service: &mut Service,
+    predecessor: &mut Option<Predecessor>,
+    mut successor: Option<Succeeded>,
+    is_gone: &Notify,
+) {
+    let mut told: Vec<(RouteName, PermitCounts)> = Vec::new();
+    loop {
+        tokio::select! {
+            news = next_news(predecessor) => {
+                service.heed(news, predecessor);
+                if predecessor.is_none() {
+                    is_gone.notify_one();
+                }
+            }
+            () = time::sleep(LOOK_INTERVAL), if successor.is_some() => {
+                if let Some(succeeded) = &successor {
+                    tell_kept(service, &mut told, &succeeded.successor);
+                }
+            }
+            step = next_step(&mut successor) => match step {
+                Step::Gone | Step::Failed(_) => {
+                    tracing::warn!("the process that took the daemon's place is gone, before this one has drained");
+                    successor = None;
+                }
+                Step::Met { .. } | Step::Ready(_) | Step::Serving => {}
+            },
+        }
+    }
+}
+
+/// What the predecessor says next; never, if there is none.
+pub(in super::super) async fn next_news(predecessor: &mut Option<Predecessor>) -> News {
+    match predecessor {
+        Some(predecessor) => predecessor.next().await,
+        None => pending().await,
+    }
+}
+
+async fn next_step(successor: &mut Option<Succeeded>) -> Step {
+    match successor {
+        Some(succeeded) => succeeded.successor.next().await,
+        None => pending().await,
+    }
+}
+
+/// Only what is new.
+fn tell_kept(service: &Service, told: &mut Vec<(RouteName, PermitCounts)>, successor: &Successor) {
+    let kept = service.keep_permits();
+    if kept == *told {
+        return;
+    }
+    for (route, counts) in &kept {
+        let before = told.iter().find(|(name, _)| name == route);
+        if before.is_none_or(|(_, before)| before != counts) {
+            successor.say(Message::Held(held(route, counts)), None);
+        }
+    }
+    *told = kept;
+}
+
+impl Service {
+    /// The predecessor has said something.
+    pub(in super::super) fn heed(&mut self, news: News, predecessor: &mut Option<Predecessor>) {
+        match news {
+            News::Held(route, counts) => self.leave_elsewhere(route, counts),
+            News::Client(client) => self.admit(client),
+            News::Gone => {
+                *predecessor = None;
+                tracing::info!("the daemon that was here before has ended");
+                self.elsewhere.clear();
+                for permits in self.routes.iter().filter_map(|route| route.shared.as_ref()) {
+                    permits.leave_to_others(PermitCounts::default());
+                }
+                self.end_sharing();
+            }
+        }
+    }
+
+    /// Another process has so many permits of this route.
+    pub(in super::super) fn leave_elsewhere(&mut self, name: RouteName, counts: PermitCounts) {
+        let route = self.routes.iter().find(|route| route.config.name == name);
+        if let Some(permits) = route.and_then(|route| route.shared.as_ref()) {
+            permits.leave_to_others(counts.clone());
+        }
+        self.elsewhere.insert(name, Arc::new(counts));
+    }
+
+    fn admit(&mut self, client: super::predecessor::ArrivedClient) {
+        let _ = client;
+    }
+}

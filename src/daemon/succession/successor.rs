@@ -1,0 +1,228 @@
+//! The predecessor's side: a process has come that wants the daemon's place.
+//!
+//! ```text
+//!          hello           ready               all workers have       serving
+//!   Met -----------> Offered -------> Ready ------------------> Yielded --------> the drain
+//!    |                  |               |      left the sockets     |
+//!    +------------------+---------------+---------------------------+--> nothing has happened
+//! ```
+//!
+//! A task talks with it, so that nobody waits for it; the main loop hears what it comes to ([`Step`]), and says what
+//! is to be said. The connection's end before `serving` means that it does not come; after that, that it is gone.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as Connection;
+use std::process;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time;
+
+use super::super::helpers::Helpers;
+use super::line::{Line, Said};
+use super::wire::{Hello, Message, Ready, SCHEMA};
+
+/// How long a successor may take to say what it is: it does so at once.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it may take to be ready. It binds, opens logs, makes rings and starts threads.
+pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long it may take from when the sockets are its own until it accepts: nobody does meanwhile.
+const SERVING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A process that is to take the daemon's place, for the main loop.
+pub(in super::super) struct Successor {
+    steps: UnboundedReceiver<Step>,
+    say: UnboundedSender<Said>,
+}
+
+/// What a successor has come to.
+#[derive(Debug)]
+pub(in super::super) enum Step {
+    /// It is this process of this version. It waits for what it is offered.
+    Met { pid: u32, version: String },
+    /// It needs nothing more but the sockets that it has named.
+    Ready(Ready),
+    /// It accepts clients.
+    Serving,
+    /// It does not come, and why.
+    Failed(String),
+    /// After it has served: it is gone.
+    Gone,
+}
+
+impl Successor {
+    /// Talks with whoever is at the other end. To be called on the runtime.
+    ///
+    /// # Errors
+    /// If the runtime cannot wait for it.
+    pub(super) fn meet(connection: OwnedFd, helpers: &Helpers) -> io::Result<Self> {
+        let connection = Connection::from(connection);
+        connection.set_nonblocking(true)?;
+        let line = Line::new(UnixStream::from_std(connection)?);
+        let (tell, steps) = unbounded_channel();
+        let (say, said) = unbounded_channel();
+        let talk = Talk { line, tell, said };
+        helpers.spawn("the task that talks with a successor", talk.hold());
+        Ok(Self { steps, say })
+    }
+
+    /// What it comes to next.
+    pub(super) async fn next(&mut self) -> Step {
+        let step = self.steps.recv().await;
+        step.unwrap_or_else(|| Step::Failed("the task that talks with it has ended".to_owned()))
+    }
+
+    /// Says something to it. If it is gone, that is heard of.
+    pub(super) fn say(&self, message: Message, descriptor: Option<OwnedFd>) {
+        let _ = self.say.send((message, descriptor));
+    }
+
+    /// A way to say something to it, for others.
+    pub(super) fn sayer(&self) -> UnboundedSender<Said> {
+        self.say.clone()
+    }
+
+    /// It is to hear why it cannot come.
+    pub(super) fn refuse(&self, line: String) {
+        self.say(Message::Refused { line }, None);
+    }
+}
+
+/// The task's part.
+struct Talk {
+    line: Line,
+    /// Nobody hears it any more when the daemon ends, or has sent the successor away.
+    tell: UnboundedSender<Step>,
+    said: UnboundedReceiver<Said>,
+}
+
+impl Talk {
+    async fn hold(mut self) {
+        if let Err(why) = self.until_it_serves().await {
+            let _ = self.tell.send(Step::Failed(why));
+            return;
+        }
+        let _ = self.tell.send(Step::Serving);
+        self.until_its_end().await;
+        let _ = self.tell.send(Step::Gone);
+    }
+
+    async fn until_it_serves(&mut self) -> Result<(), String> {
+        let (pid, version) = self.greet().await?;
+        let _ = self.tell.send(Step::Met { pid, version });
+        let ready = within(READY_TIMEOUT, "to be ready", self.wait_for_ready()).await?;
+        let _ = self.tell.send(Step::Ready(ready));
+        // As long as the main loop takes to have all workers leave the sockets.
+        while self.say_next().await? != Message::Yours {}
+        within(SERVING_TIMEOUT, "to serve", self.wait_for_serving()).await
+    }
+
+    async fn greet(&mut self) -> Result<(u32, String), String> {
+        let hello = within(HELLO_TIMEOUT, "to say what it is", hear(&mut self.line)).await?;
+        let Message::Hello(Hello {
+            schema,
+            version,
+            pid,
+        }) = hello
+        else {
+            return Err(format!("it began with {hello:?}"));
+        };
+        if schema != SCHEMA {
+            let line = format!(
+                "this is spliceway {}, which speaks version {SCHEMA} of this and not {schema} (restart instead)",
+                env!("CARGO_PKG_VERSION")
+            );
+            let _ = self.line.say(&Message::Refused { line }, None).await;
+            return Err(format!(
+                "it is of version {version}, which speaks version {schema} of this and not {SCHEMA}"
+            ));
+        }
+        let hello = Message::Hello(Hello {
+            schema: SCHEMA,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: process::id(),
+        });
+        self.line.say(&hello, None).await.map_err(broken)?;
+        Ok((pid, version))
+    }
+
+    /// Says what it is offered, until it is ready.
+    async fn wait_for_ready(&mut self) -> Result<Ready, String> {
+        loop {
+            if self.say_next().await? == Message::Offered {
+                break;
+            }
+        }
+        loop {
+            if let Message::Ready(ready) = hear(&mut self.line).await? {
+                return Ok(ready);
+            }
+        }
+    }
+
+    async fn wait_for_serving(&mut self) -> Result<(), String> {
+        loop {
+            if hear(&mut self.line).await? == Message::Serving {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Says the next thing that the main loop wants said, while it is heard whether anybody is there.
+    async fn say_next(&mut self) -> Result<Message, String> {
+        let said = loop {
+            tokio::select! {
+                said = self.said.recv() => break said,
+                heard = hear(&mut self.line) => drop(heard?),
+            }
+        };
+        let Some((message, descriptor)) = said else {
+            return Err("the daemon has sent it away".to_owned());
+        };
+        let descriptor = descriptor.as_ref().map(AsFd::as_fd);
+        self.line.say(&message, descriptor).await.map_err(broken)?;
+        match message {
+            Message::Refused { line } => Err(line),
+            message => Ok(message),
+        }
+    }
+
+    /// Says what is to be said while the daemon drains.
+    async fn until_its_end(&mut self) {
+        loop {
+            if let Err(why) = self.say_next().await {
+                return tracing::debug!("the successor: {why}");
+            }
+        }
+    }
+}
+
+/// The next message.
+async fn hear(line: &mut Line) -> Result<Message, String> {
+    match line.next().await {
+        Ok(Some((message, _))) => Ok(message),
+        Ok(None) => Err("it has ended the connection (see its lines in the log)".to_owned()),
+        Err(error) => Err(broken(error)),
+    }
+}
+
+fn broken(error: io::Error) -> String {
+    format!("the connection to it is broken: {error} (see its lines in the log)")
+}
+
+async fn within<T>(
+    time: Duration,
+    what_for: &str,
+    what: impl Future<Output = Result<T, String>>,
+) -> Result<T, String> {
+    time::timeout(time, what).await.unwrap_or_else(|_| {
+        Err(format!(
+            "it took longer than {} s {what_for} (see its lines in the log)",
+            time.as_secs()
+        ))
+    })
+}
