@@ -33,6 +33,7 @@ mod signals;
 mod sites;
 mod socket_files;
 mod sockets;
+mod succession;
 mod supervisor;
 mod upstreams;
 mod workers;
@@ -42,7 +43,6 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::runtime::{self, Runtime};
-use tokio::sync::Notify;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::commands::{self, Commander, Commands};
@@ -74,10 +74,12 @@ pub use routes::ShareError;
 pub use script_roots::ScriptRootError;
 use service::Service;
 use serving::Serving;
-use signals::{OtherSignals, Secured, StopSignals};
+use signals::{OtherSignals, Secured, StopSignals, Wishes};
 pub use sites::SiteError;
 use sites::Sites;
-use supervisor::Supervisor;
+use succession::course::Upgrading;
+use succession::start::Program;
+use supervisor::{Beginning, Supervisor};
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
@@ -128,9 +130,10 @@ pub enum Error {
     Helper(#[from] HelperError),
 }
 
-/// What whoever started the process has for it: descriptors, and an ear.
+/// What whoever started the process has for it: descriptors, an ear, and the words that it was started with.
 #[derive(Debug)]
 pub struct Handover {
+    program: Program,
     passed: Passed,
     supervisor: Supervisor,
     signals: Secured,
@@ -144,6 +147,7 @@ impl Handover {
     /// If the kernel does not let signals be decided on.
     pub fn take() -> Result<Self, Error> {
         Ok(Self {
+            program: Program::remember(),
             signals: signals::secure().map_err(Error::SecureSignals)?,
             passed: Passed::take(),
             supervisor: Supervisor::take(),
@@ -234,6 +238,11 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
     let watch = socket_files::watch(sockets, control_file, &observed, say_end);
     let watch = watch.map_err(Error::SocketFiles)?;
     control.supervise(&supervisor, &observed, &helpers);
+    let upgrading = Upgrading::new(
+        handover.program,
+        config.control.clone(),
+        supervisor.variables(),
+    );
     let serving = Serving {
         workers,
         service,
@@ -244,6 +253,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         observed,
         supervisor,
         reloading: Reloading::new(read_again),
+        upgrading,
     };
     let served = control.serve(serving);
     tracing::info!("stopped");
@@ -488,10 +498,14 @@ impl Control {
         let Some(others) = self.others.take() else {
             return;
         };
-        let reload = Arc::new(Notify::new());
-        let reloads = signals::reload_when_wanted(Arc::clone(&reload), self.commander.clone());
-        self.spawn(helpers, "the task that reloads on a signal", reloads);
-        let obedience = others.obey(reopen, reload);
+        let wishes = Wishes::default();
+        let commands = wishes.clone().pass_on(self.commander.clone());
+        self.spawn(
+            helpers,
+            "the task that reloads and upgrades on a signal",
+            commands,
+        );
+        let obedience = others.obey(reopen, wishes);
         self.spawn(helpers, "the task that obeys signals", obedience);
     }
 
@@ -508,7 +522,7 @@ impl Control {
 
     fn supervise(&self, supervisor: &Supervisor, observed: &Arc<Observed>, helpers: &Helpers) {
         let _inside = self.runtime.enter();
-        supervisor.ready(observed, helpers);
+        supervisor.ready(observed, helpers, Beginning::Start);
     }
 
     fn serve(self, serving: Serving) -> Result<(), Error> {

@@ -20,6 +20,7 @@ use super::service::{RETIRED_LOOK_INTERVAL, Service};
 use super::signals::{Stop, StopSignals};
 use super::sites::Sites;
 use super::socket_files::{BoundAgain, Watch, Which};
+use super::succession::course::Upgrading;
 use super::supervisor::Supervisor;
 use super::workers::{WorkerError, Workers};
 use super::{Error, idle};
@@ -41,6 +42,7 @@ pub(super) struct Serving {
     pub(super) workers: Workers,
     pub(super) service: Service,
     pub(super) reloading: Reloading,
+    pub(super) upgrading: Upgrading,
     pub(super) sites: Sites,
     /// Of the sockets' files. `None`: it has ended.
     pub(super) watch: Option<Watch>,
@@ -106,6 +108,7 @@ impl Serving {
                     self.service.look_after_retired(&self.workers, &observed, Instant::now());
                 }
                 asked = commands.next() => self.obey(asked),
+                failed = self.upgrading.failed() => self.upgrading.end(&failed),
                 progress = self.reloading.next() => {
                     self.go_on_with_reload(progress).await;
                     if idle_time != self.service.config.exit_idle_time {
@@ -122,6 +125,7 @@ impl Serving {
         let Asked { command, asker } = asked;
         match command {
             ControlCommand::Reload => self.reload(asker),
+            ControlCommand::Upgrade => self.upgrading.wish(asker),
             command @ (ControlCommand::Drain { .. }
             | ControlCommand::Undrain { .. }
             | ControlCommand::Weight { .. }
@@ -212,6 +216,7 @@ impl Serving {
     /// somebody may wait. The control socket's file goes when the drain is over.
     async fn give_up(&mut self, patience: Patience) {
         self.observed.phase.drain();
+        self.upgrading.give_up();
         let at_most = patience.at_most.map(|time| time + CUT_TIMEOUT);
         self.supervisor.stopping(&self.observed, at_most);
         if let Some(watch) = self.watch.take() {
