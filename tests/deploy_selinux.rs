@@ -139,7 +139,7 @@ fn it_has_no_capability_but_for_low_ports_with_the_boolean() {
 }
 
 #[test]
-fn it_makes_no_executable_memory_and_runs_no_program() {
+fn it_makes_no_executable_memory_and_becomes_no_other_domain() {
     for permission in [
         "execmem",
         "execstack",
@@ -147,11 +147,23 @@ fn it_makes_no_executable_memory_and_runs_no_program() {
         "ptrace",
         "transition",
         "dyntransition",
-        "execute_no_trans",
     ] {
         let rules = policy().allow(&["-s", OURS, "-p", permission]);
         assert!(rules.is_empty(), "{permission}: {rules:?}");
     }
+}
+
+/// An upgrade: in its own domain, to which nothing leads from there.
+#[test]
+fn it_runs_its_own_program_and_no_other() {
+    let run = targets(&["-c", "file", "-p", "execute_no_trans"]);
+    assert_eq!(run, set(&["spliceway_exec_t"]));
+    let rules = policy().allow(&["-s", OURS, "-t", "spliceway_exec_t", "-c", "file"]);
+    let permissions = permissions(&rules);
+    assert!(permissions.is_superset(&set(&["getattr", "open", "read", "execute", "map"])));
+    assert!(permissions.is_disjoint(&set(&["write", "append", "unlink", "setattr"])));
+    let transitions = policy().search(&["-T", "-s", OURS, "-c", "process"]);
+    assert!(transitions.is_empty(), "{transitions:?}");
 }
 
 #[test]
@@ -228,7 +240,7 @@ fn a_ring_may_be_made_and_mapped_without_a_thread_or_credentials_of_its_own() {
 fn pipes_threads_and_sockets_may_be_used() {
     let needed = [
         ("fifo_file", "read write getattr"),
-        ("process", "fork setsched"),
+        ("process", "fork setsched sigchld sigkill"),
         (
             "unix_stream_socket",
             "create bind listen accept connect connectto read write getopt setopt shutdown getattr",

@@ -51,7 +51,7 @@ fn signals_that_end_nothing_leave_sessions_alone(engine: Engine) {
         .process()
         .wait_for_log("SIGHUP: access logs are opened anew");
     proxy.process().wait_for_log("reload (SIGHUP): ");
-    proxy.process().wait_for_log("SIGUSR2 means nothing");
+    proxy.process().wait_for_log("upgrade (SIGUSR2): ");
     drop(client);
     proxy.terminate();
     assert_eq!(proxy.wait().code(), Some(0));

@@ -1,5 +1,5 @@
-//! `spliceway reload`, `drain`, `undrain`, `weight`, `pause` and `resume`: telling a running daemon to change
-//! something.
+//! `spliceway reload`, `upgrade`, `drain`, `undrain`, `weight`, `pause` and `resume`: telling a running daemon to
+//! change something.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -56,6 +56,13 @@ struct EndpointOfRoute {
 /// The command line of `spliceway reload`.
 #[derive(Args)]
 pub(super) struct ReloadArguments {
+    #[command(flatten)]
+    socket: ControlSocket,
+}
+
+/// The command line of `spliceway upgrade`.
+#[derive(Args)]
+pub(super) struct UpgradeArguments {
     #[command(flatten)]
     socket: ControlSocket,
 }
@@ -152,6 +159,12 @@ pub(super) struct ResumeArguments {
 impl From<ReloadArguments> for TellCommand {
     fn from(ReloadArguments { socket }: ReloadArguments) -> Self {
         socket.tell(ControlCommand::Reload)
+    }
+}
+
+impl From<UpgradeArguments> for TellCommand {
+    fn from(UpgradeArguments { socket }: UpgradeArguments) -> Self {
+        socket.tell(ControlCommand::Upgrade)
     }
 }
 
@@ -290,6 +303,7 @@ mod tests {
         let minutes = |minutes: u64| Duration::from_secs(60 * minutes);
         for (words, command) in [
             ("reload", ControlCommand::Reload),
+            ("upgrade", ControlCommand::Upgrade),
             (
                 "drain php 192.0.2.1:9000",
                 ControlCommand::Drain {
@@ -350,6 +364,8 @@ mod tests {
     fn what_cannot_be_told_is_refused_in_one_line() {
         for (words, problem) in [
             ("reload now", "unexpected argument 'now'"),
+            ("upgrade now", "unexpected argument 'now'"),
+            ("upgrade --wait 1m", "unexpected argument '--wait'"),
             ("drain", "missing required option: <ROUTE>"),
             ("drain php", "missing required option: <ENDPOINT>"),
             (

@@ -32,7 +32,7 @@ use crate::config::{AtLimit, Config, Effective, Loaded, Logging, Route, RouteNam
 pub use control::TellCommand;
 use control::{
     DrainArguments, PauseArguments, ReloadArguments, ResumeArguments, UndrainArguments,
-    WeightArguments,
+    UpgradeArguments, WeightArguments,
 };
 use daemon::DaemonArguments;
 #[cfg(feature = "demo")]
@@ -159,6 +159,7 @@ pub(crate) fn parse_with(
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
         ArgumentsOf::Reload(reload) => Command::Tell(reload.into()),
+        ArgumentsOf::Upgrade(upgrade) => Command::Tell(upgrade.into()),
         ArgumentsOf::Drain(drain) => Command::Tell(drain.into()),
         ArgumentsOf::Undrain(undrain) => Command::Tell(undrain.into()),
         ArgumentsOf::Weight(weight) => Command::Tell(weight.into()),
@@ -236,6 +237,18 @@ enum ArgumentsOf {
                       Example: spliceway reload --control /run/spliceway/control.sock"
     )]
     Reload(ReloadArguments),
+    #[command(
+        about = "Have a running proxy replaced by a new process of the program as it is now.",
+        long_about = "Have a running proxy start the program that is at its path now, with the same arguments, and let \
+                      the new process take over: after an update, or for options that take a restart. Sockets and \
+                      the clients in their backlogs go over, so that nobody is refused; sessions that run finish in \
+                      the old process, within --drain-timeout. If the new process does not come to serve, the old \
+                      one goes on as if nothing had been. SIGUSR2 does the same, and the log says what came of it.\n\n\
+                      The exit code is 0 once the new process serves, 1 if none came to, and 2 if the \
+                      configuration is wrong.\n\n\
+                      Example: spliceway upgrade --control /run/spliceway/control.sock"
+    )]
+    Upgrade(UpgradeArguments),
     #[command(
         about = "Give an endpoint of a running proxy nothing new.",
         long_about = "Give an endpoint of a running proxy no new sessions or requests; kept connections to it are \

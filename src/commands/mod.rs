@@ -3,7 +3,7 @@
 //! ```text
 //!   spliceway reload ─▶ POST /command ─┐ Commander        Commands
 //!                                      ├─────────▶ queue ─────────▶ the main loop
-//!                           SIGHUP ────┘ ◀──────── Reply ◀─────────
+//!                  SIGHUP, SIGUSR2 ────┘ ◀──────── Reply ◀─────────
 //! ```
 //!
 //! The main loop carries commands out, one after the other, and gives each its answer: at once, or when what the
@@ -33,11 +33,17 @@ pub(crate) use wire::{
 /// site down.
 pub(crate) const PAUSE_DEFAULT: Duration = Duration::from_secs(60);
 
+/// How long a successor may take until it could serve. A start looks names of users and backends up, and makes what it
+/// serves with: some seconds at the most, but on a machine that is busy or whose disk is.
+pub(crate) const SUCCESSOR_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What the daemon is told to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum ControlCommand {
     /// Take the configuration over as it is now.
     Reload,
+    /// Start the program anew, as it is now, and let the new process take over.
+    Upgrade,
     /// Give an endpoint nothing new.
     Drain {
         /// The route that it belongs to.
@@ -85,6 +91,7 @@ impl ControlCommand {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Reload => "reload",
+            Self::Upgrade => "upgrade",
             Self::Drain { .. } => "drain",
             Self::Undrain { .. } => "undrain",
             Self::Weight { .. } => "weight",
@@ -98,6 +105,7 @@ impl ControlCommand {
     pub(crate) fn wait(&self) -> Duration {
         match self {
             Self::Drain { wait, .. } | Self::Pause { wait, .. } => wait.unwrap_or_default(),
+            Self::Upgrade => SUCCESSOR_TIMEOUT,
             Self::Reload | Self::Undrain { .. } | Self::Weight { .. } | Self::Resume { .. } => {
                 Duration::ZERO
             }
@@ -110,7 +118,7 @@ impl fmt::Display for ControlCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Self::Reload => Ok(()),
+            Self::Reload | Self::Upgrade => Ok(()),
             Self::Drain {
                 route, endpoint, ..
             }

@@ -67,7 +67,7 @@ impl From<&ControlCommand> for CommandMessage {
     fn from(command: &ControlCommand) -> Self {
         let message = Self::new(command.name());
         match command {
-            ControlCommand::Reload => message,
+            ControlCommand::Reload | ControlCommand::Upgrade => message,
             ControlCommand::Drain {
                 route,
                 endpoint,
@@ -143,6 +143,7 @@ impl CommandMessage {
     fn understand(self) -> Result<ControlCommand, String> {
         Ok(match &*self.command {
             "reload" => ControlCommand::Reload,
+            "upgrade" => ControlCommand::Upgrade,
             "drain" => ControlCommand::Drain {
                 route: self.named("route", self.route.as_ref())?,
                 endpoint: self.named("endpoint", self.endpoint.as_ref())?,
@@ -265,6 +266,7 @@ mod tests {
         let seconds = Duration::from_secs;
         vec![
             ControlCommand::Reload,
+            ControlCommand::Upgrade,
             ControlCommand::Drain {
                 route: route(),
                 endpoint: endpoint(),

@@ -80,7 +80,9 @@ impl ByHand {
                 resume_after,
             } => self.pause(route, wait, resume_after),
             ControlCommand::Resume { route } => self.resume(&route),
-            ControlCommand::Reload => unreachable!("nothing is changed by hand with it"),
+            ControlCommand::Reload | ControlCommand::Upgrade => {
+                unreachable!("nothing is changed by hand with it")
+            }
         }
     }
 

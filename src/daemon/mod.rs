@@ -45,7 +45,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::{self, Runtime};
-use tokio::sync::Notify;
 
 use crate::access_log::{AccessLogError, Writers};
 use crate::commands::{self, Commander, Commands};
@@ -77,12 +76,12 @@ pub use routes::ShareError;
 pub use script_roots::ScriptRootError;
 use service::Service;
 use serving::Serving;
-use signals::{OtherSignals, Secured, StopSignals};
+use signals::{OtherSignals, Secured, StopSignals, Wishes};
 pub use sites::SiteError;
 use sites::Sites;
 pub use succession::TakeOverError;
-use succession::{Offered, Predecessor, Succession};
-use supervisor::Supervisor;
+use succession::{Offered, Predecessor, Program, Succession, Upgrading};
+use supervisor::{Beginning, Supervisor};
 pub use upstreams::SourceError;
 pub use workers::WorkerError;
 use workers::{Assignment, Workers};
@@ -135,9 +134,10 @@ pub enum Error {
     Helper(#[from] HelperError),
 }
 
-/// What whoever started the process has for it: descriptors, and an ear.
+/// What whoever started the process has for it: descriptors, an ear, and the words that it was started with.
 #[derive(Debug)]
 pub struct Handover {
+    program: Program,
     passed: Passed,
     supervisor: Supervisor,
     signals: Secured,
@@ -153,6 +153,7 @@ impl Handover {
     /// If the kernel does not let signals be decided on.
     pub fn take() -> Result<Self, Error> {
         Ok(Self {
+            program: Program::remember(),
             signals: signals::secure().map_err(Error::SecureSignals)?,
             passed: Passed::take(),
             supervisor: Supervisor::take(),
@@ -271,7 +272,16 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
     let (sockets, control_file) = (service.sockets(), sites.control_file());
     let watch = socket_files::watch(sockets, control_file, &observed, say_end);
     let watch = watch.map_err(Error::SocketFiles)?;
-    control.supervise(&supervisor, &observed, &helpers);
+    let beginning = match &predecessor {
+        Some(_) => Beginning::TakeOver,
+        None => Beginning::Start,
+    };
+    control.supervise(&supervisor, (&observed, &helpers), beginning);
+    let upgrading = Upgrading::new(
+        handover.program,
+        config.control.clone(),
+        supervisor.variables(),
+    );
     let serving = Serving {
         workers,
         service,
@@ -284,6 +294,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         reloading: Reloading::new(read_again),
         predecessor,
         succession: Succession::default(),
+        upgrading,
     };
     let served = control.serve(serving);
     tracing::info!("stopped");
@@ -563,10 +574,14 @@ impl Control {
         let Some(others) = self.others.take() else {
             return;
         };
-        let reload = Arc::new(Notify::new());
-        let reloads = signals::reload_when_wanted(Arc::clone(&reload), self.commander.clone());
-        self.spawn(helpers, "the task that reloads on a signal", reloads);
-        let obedience = others.obey(reopen, reload);
+        let wishes = Wishes::default();
+        let commands = wishes.clone().pass_on(self.commander.clone());
+        self.spawn(
+            helpers,
+            "the task that reloads and upgrades on a signal",
+            commands,
+        );
+        let obedience = others.obey(reopen, wishes);
         self.spawn(helpers, "the task that obeys signals", obedience);
     }
 
@@ -581,9 +596,14 @@ impl Control {
         helpers.spawn(name, task);
     }
 
-    fn supervise(&self, supervisor: &Supervisor, observed: &Arc<Observed>, helpers: &Helpers) {
+    fn supervise(
+        &self,
+        supervisor: &Supervisor,
+        (observed, helpers): (&Arc<Observed>, &Helpers),
+        beginning: Beginning,
+    ) {
         let _inside = self.runtime.enter();
-        supervisor.ready(observed, helpers);
+        supervisor.ready(observed, helpers, beginning);
     }
 
     fn serve(self, serving: Serving) -> Result<(), Error> {

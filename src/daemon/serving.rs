@@ -21,7 +21,7 @@ use super::service::{RETIRED_LOOK_INTERVAL, Service};
 use super::signals::{Stop, StopSignals};
 use super::sites::Sites;
 use super::socket_files::{BoundAgain, Watch, Which};
-use super::succession::{Predecessor, Succeeded, Succession, next_news, overlap};
+use super::succession::{Predecessor, Succeeded, Succession, Upgrading, next_news, overlap};
 use super::supervisor::Supervisor;
 use super::workers::{WorkerError, Workers};
 use super::{Error, idle};
@@ -43,6 +43,7 @@ pub(super) struct Serving {
     pub(super) workers: Workers,
     pub(super) service: Service,
     pub(super) reloading: Reloading,
+    pub(super) upgrading: Upgrading,
     pub(super) sites: Sites,
     /// Of the sockets' files. `None`: it has ended.
     pub(super) watch: Option<Watch>,
@@ -157,6 +158,7 @@ impl Serving {
                 news = next_news(&mut self.predecessor) => {
                     self.service.heed(news, &mut self.predecessor);
                 }
+                failed = self.upgrading.failed() => self.end_upgrade(failed).await,
                 progress = self.reloading.next() => {
                     self.go_on_with_reload(progress).await;
                     if idle_time != self.service.config.exit_idle_time {
@@ -173,6 +175,10 @@ impl Serving {
         let Asked { command, asker } = asked;
         match command {
             ControlCommand::Reload => self.reload(asker),
+            ControlCommand::Upgrade => match self.service.obstacle_to_succession() {
+                Some(obstacle) => asker.tell(ControlReply::refused([obstacle])),
+                None => self.upgrading.wish(asker),
+            },
             command @ (ControlCommand::Drain { .. }
             | ControlCommand::Undrain { .. }
             | ControlCommand::Weight { .. }
@@ -266,6 +272,7 @@ impl Serving {
     /// somebody may wait. The control socket's file goes when the drain is over.
     async fn give_up(&mut self, patience: Patience) {
         self.observed.phase.drain();
+        self.upgrading.give_up();
         let at_most = patience.at_most.map(|time| time + CUT_TIMEOUT);
         self.supervisor.stopping(&self.observed, at_most);
         if let Some(watch) = self.watch.take() {
@@ -282,6 +289,8 @@ impl Serving {
     /// Another process serves. What it has not taken goes as at any end.
     async fn hand_over(&mut self, successor: &Succeeded) {
         self.observed.phase.drain();
+        self.upgrading.succeeded(successor.pid, &successor.version);
+        self.supervisor.succeeded_by(successor.pid);
         if let Some(watch) = self.watch.take() {
             for bound in watch.stop().await {
                 self.replace(bound);

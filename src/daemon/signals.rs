@@ -112,30 +112,52 @@ impl StopSignals {
 
 impl OtherSignals {
     /// For as long as the runtime runs, also in a drain.
-    pub(super) async fn obey(mut self, reopen: impl Fn(), reload: Arc<Notify>) {
+    pub(super) async fn obey(mut self, reopen: impl Fn(), wishes: Wishes) {
         loop {
             tokio::select! {
                 _ = self.user_defined_1.recv() => reopen(),
                 () = received(&mut self.hangup) => {
                     tracing::info!("SIGHUP: access logs are opened anew, and the configuration is read anew");
                     reopen();
-                    reload.notify_one();
+                    wishes.reload.notify_one();
                 }
                 _ = self.user_defined_2.recv() => {
-                    tracing::info!("SIGUSR2 means nothing to the daemon: ignored");
+                    tracing::info!("SIGUSR2: the program is started anew, to take over");
+                    wishes.upgrade.notify_one();
                 }
             }
         }
     }
 }
 
-/// Reloads each time that it is wanted. What is wanted during a reload comes after it, once: the configuration may have
-/// changed in between. A task of its own, because other signals must not wait for that.
-pub(super) async fn reload_when_wanted(reload: Arc<Notify>, commander: Commander) {
+/// What signals want of the main loop. Whoever carries it out waits for it.
+#[derive(Clone, Default)]
+pub(super) struct Wishes {
+    reload: Arc<Notify>,
+    upgrade: Arc<Notify>,
+}
+
+impl Wishes {
+    /// Gives a command for each wish. What is wanted while one is carried out comes after it, once: the configuration,
+    /// or the program, may have changed in between. A task of its own, because other signals must not wait for that.
+    pub(super) async fn pass_on(self, commander: Commander) {
+        tokio::join!(
+            when_wanted(&self.reload, &commander, ControlCommand::Reload, "SIGHUP"),
+            when_wanted(
+                &self.upgrade,
+                &commander,
+                ControlCommand::Upgrade,
+                "SIGUSR2"
+            ),
+        );
+    }
+}
+
+async fn when_wanted(wish: &Notify, commander: &Commander, command: ControlCommand, by: &str) {
     loop {
-        reload.notified().await;
+        wish.notified().await;
         // The log has the answer.
-        commander.give(ControlCommand::Reload, "SIGHUP").await;
+        commander.give(command.clone(), by).await;
     }
 }
 
@@ -165,19 +187,21 @@ mod tests {
         asked.expect("a command comes")
     }
 
-    #[tokio::test]
-    async fn what_is_wanted_during_a_reload_is_one_more() {
+    /// The one that is wanted, and how often it is.
+    async fn wanted(command: ControlCommand, wish: impl Fn(&Wishes)) {
         let (commander, mut commands) = channel();
-        let reload = Arc::new(Notify::new());
-        let task = tokio::spawn(reload_when_wanted(Arc::clone(&reload), commander));
-        reload.notify_one();
-        let Asked { command, asker } = next(&mut commands).await;
-        assert_eq!(command, ControlCommand::Reload);
+        let wishes = Wishes::default();
+        let task = tokio::spawn(wishes.clone().pass_on(commander));
+        wish(&wishes);
+        let asked = next(&mut commands).await;
+        assert_eq!(asked.command, command);
         for _ in 0..3 {
-            reload.notify_one();
+            wish(&wishes);
             tokio::task::yield_now().await;
         }
-        asker.tell(ControlReply::refused(["a mistake".to_owned()]));
+        asked
+            .asker
+            .tell(ControlReply::refused(["a mistake".to_owned()]));
         let Asked { mut asker, .. } = next(&mut commands).await;
         // That is all: nobody is left who wants another one.
         task.abort();
@@ -186,5 +210,31 @@ mod tests {
             timeout(Duration::ZERO, commands.next()).await.is_err(),
             "one more, not three"
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_during_a_reload_is_one_more() {
+        wanted(ControlCommand::Reload, |wishes| wishes.reload.notify_one()).await;
+    }
+
+    #[tokio::test]
+    async fn what_is_wanted_during_an_upgrade_is_one_more() {
+        wanted(ControlCommand::Upgrade, |wishes| {
+            wishes.upgrade.notify_one();
+        })
+        .await;
+    }
+
+    /// An upgrade may wait for its successor for a minute.
+    #[tokio::test]
+    async fn a_reload_does_not_wait_for_an_upgrade() {
+        let (commander, mut commands) = channel();
+        let wishes = Wishes::default();
+        let _task = tokio::spawn(wishes.clone().pass_on(commander));
+        wishes.upgrade.notify_one();
+        let upgrade = next(&mut commands).await;
+        wishes.reload.notify_one();
+        assert_eq!(next(&mut commands).await.command, ControlCommand::Reload);
+        drop(upgrade);
     }
 }

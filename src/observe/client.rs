@@ -25,7 +25,7 @@ use crate::shown::Shown;
 /// How long a status may take: it is made at once, on a thread that has little else to do.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a command may take, besides what it is to wait for. A reload looks names of new backends up, for up to
+/// How long a command may take, besides what it is to wait for (for an upgrade: the successor). A reload looks names of new backends up, for up to
 /// 15 s, and others come after it.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -157,7 +157,7 @@ mod tests {
         assert_eq!(send(ours.as_fd(), b"with", Some(file.as_fd())), Ok(4));
         assert_eq!(send(ours.as_fd(), b"after", None), Ok(5));
         drop(file);
-        let (mut bytes, mut descriptors) = (Vec::new(), Vec::new());
+        let (mut bytes, mut descriptors) = (Vec::<u8>::new(), Vec::new());
         let mut firsts = Vec::new();
         while bytes.len() < 15 {
             let mut buffer = [0; 3];

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod account;
+pub(crate) mod children;
 pub(crate) mod clock;
 pub(crate) mod descriptors;
 pub(crate) mod handover;

@@ -2,7 +2,8 @@
 //!
 //! Most signals end or stop a process unless something else was said, and anybody who may send one could cut
 //! all sessions by a slip. So nothing is left at that default but what must be (SIGKILL and SIGSTOP) and what
-//! does no harm (SIGCHLD, SIGCONT, SIGURG, SIGWINCH).
+//! does no harm (SIGCHLD, SIGCONT, SIGURG, SIGWINCH). SIGCHLD is set to it: where it was ignored, nobody would learn
+//! how a child has ended.
 
 use std::ptr;
 use std::sync::OnceLock;
@@ -77,6 +78,7 @@ pub(crate) fn secure() -> Result<(), Errno> {
     for signal in FIRST_REAL_TIME..=LAST {
         ignore_real_time(signal)?;
     }
+    action(libc::SIGCHLD, Some(&nothing()))?;
     unblock_all()
 }
 

@@ -2,14 +2,19 @@
 
 use std::future::pending;
 use std::mem;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::commands::{Arrival, Asked};
+use tokio::time;
+
+use crate::commands::{Arrival, Asked, ControlReply};
 
 use super::super::serving::Serving;
 use super::offer::{Offer, OfferedSocket, Takes, WayBack, held};
 use super::successor::{Step, Successor};
 use super::wire::{Message, Ready};
+
+/// How long the connection of a process that has ended may take to end.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The process that is to take the daemon's place, if there is one.
 #[derive(Default)]
@@ -24,6 +29,7 @@ pub(in super::super) struct Succession {
 struct Coming {
     successor: Successor,
     pid: u32,
+    version: String,
     offered: Vec<OfferedSocket>,
     /// What it takes, and the way back, once the sockets were left to it.
     yielded: Option<(Ready, Takes, WayBack)>,
@@ -33,6 +39,7 @@ struct Coming {
 pub(in super::super) struct Succeeded {
     pub(super) successor: Successor,
     pub(in super::super) pid: u32,
+    pub(in super::super) version: String,
     pub(in super::super) takes: Takes,
     /// Whether it takes clients that wait, too.
     pub(in super::super) takes_clients: bool,
@@ -80,6 +87,7 @@ impl Serving {
                 self.succession.coming = Some(Coming {
                     successor,
                     pid: 0,
+                    version: String::new(),
                     offered: Vec::new(),
                     yielded: None,
                 });
@@ -101,7 +109,7 @@ impl Serving {
         step: Step,
     ) -> Option<Succeeded> {
         match step {
-            Step::Met { pid, version } => self.offer(pid, &version),
+            Step::Met { pid, version } => self.offer(pid, version),
             Step::Ready(ready) => self.yield_to(ready).await,
             Step::Serving => return self.succeeded(),
             Step::Failed(why) => self.end_succession(&why).await,
@@ -110,7 +118,7 @@ impl Serving {
         None
     }
 
-    fn offer(&mut self, pid: u32, version: &str) {
+    fn offer(&mut self, pid: u32, version: String) {
         let Some(coming) = &mut self.succession.coming else {
             return;
         };
@@ -122,7 +130,7 @@ impl Serving {
         match Offer::of(&self.service, &self.sites) {
             Ok(Offer { sockets, said }) => {
                 tracing::info!("process {pid}, version {version}, is offered the daemon's place");
-                coming.offered = sockets;
+                (coming.offered, coming.version) = (sockets, version);
                 for (message, descriptor) in said {
                     coming.successor.say(message, descriptor);
                 }
@@ -167,6 +175,7 @@ impl Serving {
         let Coming {
             successor,
             pid,
+            version,
             yielded,
             ..
         } = self.succession.coming.take()?;
@@ -178,6 +187,7 @@ impl Serving {
         Some(Succeeded {
             successor,
             pid,
+            version,
             takes,
             takes_clients: ready.clients,
         })
@@ -202,9 +212,21 @@ impl Serving {
             back_after = ?began.elapsed(),
             "process {pid} does not take the daemon's place: {why}; this one goes on as before"
         );
+        self.upgrading.was_refused(pid, why);
         for asked in mem::take(&mut self.succession.postponed) {
             self.obey(asked);
         }
+    }
+
+    /// The successor that was started here has ended. Whoever wanted it hears why, which may be on its way.
+    pub(in super::super) async fn end_upgrade(&mut self, failed: ControlReply) {
+        if self.succession.is_under_way()
+            && let Ok(step) = time::timeout(LAST_WORD_TIMEOUT, self.succession.next()).await
+            && let Step::Failed(why) = step
+        {
+            self.end_succession(&why).await;
+        }
+        self.upgrading.end(&failed);
     }
 }
 

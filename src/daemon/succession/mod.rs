@@ -16,7 +16,9 @@ mod line;
 mod offer;
 mod overlap;
 mod predecessor;
+mod start;
 mod successor;
+mod upgrading;
 mod wire;
 
 pub(super) use course::{Succeeded, Succession};
@@ -24,3 +26,5 @@ pub(super) use offer::{Takes, wake};
 pub(super) use overlap::{next_news, overlap};
 pub use predecessor::TakeOverError;
 pub(super) use predecessor::{Offered, Predecessor};
+pub(super) use start::Program;
+pub(super) use upgrading::Upgrading;

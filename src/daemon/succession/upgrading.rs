@@ -1,0 +1,167 @@
+//! An upgrade from the wish for it to its end.
+//!
+//! The main loop goes on meanwhile. One is under way at a time; whoever asks for one then gets the next, unless this
+//! one succeeds.
+
+use std::ffi::OsString;
+use std::future::pending;
+use std::path::PathBuf;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::start::{Program, StartError, Started, Successor};
+use crate::commands::{Asker, ControlReply, SUCCESSOR_TIMEOUT};
+
+/// The upgrade that is under way, if there is one.
+pub(in super::super) struct Upgrading {
+    program: Program,
+    /// The control socket.
+    control: Option<PathBuf>,
+    /// What the successor is to find in its environment.
+    variables: Vec<(&'static str, OsString)>,
+    stage: Stage,
+    /// Who waits for its end.
+    askers: Vec<Asker>,
+    /// Who has come too late for it.
+    late: Vec<Asker>,
+    /// Why this daemon did not leave its place to it.
+    refusal: Option<String>,
+}
+
+enum Stage {
+    None,
+    Starting(Started),
+    /// It runs, and has not taken over yet.
+    Waiting(Successor, Instant),
+}
+
+impl Upgrading {
+    pub(in super::super) fn new(
+        program: Program,
+        control: Option<PathBuf>,
+        variables: Vec<(&'static str, OsString)>,
+    ) -> Self {
+        Self {
+            program,
+            control,
+            variables,
+            stage: Stage::None,
+            askers: Vec::new(),
+            late: Vec::new(),
+            refusal: None,
+        }
+    }
+
+    /// The daemon has not left its place to a process. If that was the successor that was started here, it ends.
+    pub(in super::super) fn was_refused(&mut self, pid: u32, why: &str) {
+        match &self.stage {
+            Stage::Waiting(successor, _) if successor.pid() == pid => {
+                self.refusal = Some(why.to_owned());
+                // It may be one that hangs.
+                successor.kill();
+            }
+            Stage::None | Stage::Starting(_) | Stage::Waiting(..) => {}
+        }
+    }
+
+    /// Somebody wants one.
+    pub(in super::super) fn wish(&mut self, asker: Asker) {
+        if !matches!(self.stage, Stage::None) {
+            self.late.push(asker);
+            return;
+        }
+        self.askers.push(asker);
+        self.begin();
+    }
+
+    fn begin(&mut self) {
+        let started = self.program.start(self.control.as_deref(), &self.variables);
+        self.stage = Stage::Starting(started);
+    }
+
+    /// What to say of the upgrade that is under way once it has failed; never, if none is. To be polled again from the
+    /// start does no harm.
+    pub(in super::super) async fn failed(&mut self) -> ControlReply {
+        loop {
+            match &mut self.stage {
+                Stage::None => return pending().await,
+                Stage::Starting(started) => {
+                    match started.await.unwrap_or(Err(StartError::Panicked)) {
+                        Ok(successor) => {
+                            tracing::info!("the successor is process {}", successor.pid());
+                            let until = Instant::now() + SUCCESSOR_TIMEOUT;
+                            self.stage = Stage::Waiting(successor, until);
+                        }
+                        Err(error) => {
+                            self.stage = Stage::None;
+                            return ControlReply::refused([error.to_string()]);
+                        }
+                    }
+                }
+                Stage::Waiting(successor, until) => {
+                    let reply = tokio::select! {
+                        end = successor.ended() => match end.is_mistake {
+                            true => ControlReply::mistaken([end.to_string()]),
+                            false => ControlReply::refused([end.to_string()]),
+                        },
+                        () = sleep_until(*until) => {
+                            successor.kill();
+                            ControlReply::refused([too_late(successor.pid())])
+                        }
+                    };
+                    self.stage = Stage::None;
+                    return reply;
+                }
+            }
+        }
+    }
+
+    /// It has come to its end: tells everybody who wanted it, and begins anew, once, for all who want the next one.
+    pub(in super::super) fn end(&mut self, reply: &ControlReply) {
+        self.stage = Stage::None;
+        let mut reply = reply.clone();
+        let refusal = self.refusal.take();
+        reply.lines.splice(0..0, refusal);
+        for asker in self.askers.drain(..) {
+            asker.tell(reply.clone());
+        }
+        self.askers.append(&mut self.late);
+        if !self.askers.is_empty() {
+            self.begin();
+        }
+    }
+
+    /// This process has taken over, whether it was started here or by hand. Everybody has what they wanted.
+    pub(in super::super) fn succeeded(&mut self, pid: u32, version: &str) {
+        match &self.stage {
+            Stage::Waiting(successor, _) if successor.pid() != pid => successor.kill(),
+            // Dropped, what is about to be started is killed.
+            Stage::None | Stage::Starting(_) | Stage::Waiting(..) => {}
+        }
+        self.stage = Stage::None;
+        let line = format!("the daemon is process {pid} now, version {version}");
+        for asker in self.askers.drain(..).chain(self.late.drain(..)) {
+            asker.tell(ControlReply::done([line.clone()]));
+        }
+    }
+
+    /// The daemon is about to end: who comes to serve now would find nobody to take over from.
+    pub(in super::super) fn give_up(&mut self) {
+        if let Stage::Waiting(successor, _) = &self.stage {
+            successor.kill();
+        }
+        self.stage = Stage::None;
+        self.askers.clear();
+        self.late.clear();
+    }
+}
+
+fn too_late(pid: u32) -> String {
+    format!(
+        "the successor, process {pid}, was not ready within {} s, and was killed (see its lines in the log)",
+        SUCCESSOR_TIMEOUT.as_secs()
+    )
+}
+
+#[cfg(test)]
+mod tests;
