@@ -272,6 +272,7 @@ impl Desk {
             is_paused: false,
             is_amended: false,
             draining: false,
+            lets_go: false,
             counters: &self.counters,
             head_room: &self.head_room,
             access_log: None,

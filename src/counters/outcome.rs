@@ -57,11 +57,13 @@ pub enum Outcome {
     TooSlow,
     /// There was no buffer for what it sent, which the promise to each session excludes.
     NoBuffer,
+    /// The client was handed over to another process, which serves it from then on.
+    HandedOver,
 }
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -89,6 +91,7 @@ impl Outcome {
         Self::HeadTimeout,
         Self::TooSlow,
         Self::NoBuffer,
+        Self::HandedOver,
     ];
 
     /// Its name in metrics and in the status.
@@ -122,6 +125,7 @@ impl Outcome {
             Self::HeadTimeout => "head_timeout",
             Self::TooSlow => "too_slow",
             Self::NoBuffer => "no_buffer",
+            Self::HandedOver => "handed_over",
         }
     }
 
@@ -156,6 +160,7 @@ impl Outcome {
             | Self::NotAllowed
             | Self::HeadTimeout
             | Self::TooSlow
+            | Self::HandedOver
             | Self::UserLimit => false,
         }
     }

@@ -224,11 +224,16 @@ impl<F: KernelSocket> SocketFd<F> {
 
     /// Of a listener's: a client that it gave.
     pub(super) fn accepted(&self, client: F) -> Self {
-        if !self.is_unix {
+        Self::of_client(client, self.is_unix)
+    }
+
+    /// Of a client that was accepted.
+    pub(super) fn of_client(client: F, is_unix: bool) -> Self {
+        if !is_unix {
             // It fails on a connection that is broken already, whose session will see it.
             let _ = client.set_nodelay();
         }
-        Self::new(client, self.is_unix)
+        Self::new(client, is_unix)
     }
 
     fn acknowledge(&self) {

@@ -28,6 +28,10 @@ pub trait EpollKernel {
     fn pipes(&self, max: usize) -> Self::Pipes;
     /// A listener that somebody else has opened.
     fn adopt(&self, listener: OwnedFd) -> Self::Fd;
+    /// A client that somebody else has accepted.
+    fn adopt_client(&self, client: OwnedFd) -> Self::Fd;
+    /// Gives a socket that is not watched any more to somebody else.
+    fn let_go(&self, fd: Self::Fd) -> OwnedFd;
     /// A TCP socket for the family of `like`, which is not connected.
     fn tcp_socket(&self, like: &SocketAddr, options: &TcpOptions) -> Result<Self::Fd, Errno>;
     /// A Unix socket that is connected.
@@ -137,6 +141,14 @@ impl EpollKernel for poll::EpollInstance {
 
     fn adopt(&self, listener: OwnedFd) -> OwnedFd {
         listener
+    }
+
+    fn adopt_client(&self, client: OwnedFd) -> OwnedFd {
+        client
+    }
+
+    fn let_go(&self, fd: OwnedFd) -> OwnedFd {
+        fd
     }
 
     fn tcp_socket(&self, like: &SocketAddr, options: &TcpOptions) -> Result<OwnedFd, Errno> {

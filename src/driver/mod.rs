@@ -245,6 +245,12 @@ pub trait Driver: SocketCalls + Pipes + Sized {
     /// Workers that share this listener are to take clients from it in turns, also when all of them are
     /// idle. Where accepts are answered in the order in which they were armed, they do anyway.
     fn take_turns(&mut self, _listener: Sock) {}
+    /// Takes over a client that somebody else has accepted, as [`Op::Accept`] gives one. Its descriptor must be
+    /// non-blocking.
+    fn adopt_client(&mut self, client: OwnedFd) -> Sock;
+    /// Takes the descriptor of a socket out of the driver, for somebody else to go on with: the connection is as it
+    /// was, with everything that waits in it. Nothing is heard of the socket again. Panics if an op is in flight.
+    fn let_go(&mut self, sock: Sock) -> OwnedFd;
     /// A new TCP socket for the family of `like`.
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno>;
     /// A new Unix socket, connected already: there is nothing to wait for. EAGAIN says that the

@@ -31,6 +31,8 @@ struct Socket {
     acknowledged: u64,
     has_ended: bool,
     closed: Option<Close>,
+    /// Lanes whose ops were asked to end early.
+    cancelled: Vec<Lane>,
 }
 
 impl Socket {
@@ -107,7 +109,9 @@ impl Scripted {
     ///
     /// If nothing is.
     pub(crate) fn end(&mut self, sock: Sock, lane: Lane) -> Op {
-        let op = self.sockets.get(sock).lane(lane).take();
+        let socket = self.sockets.get(sock);
+        socket.cancelled.retain(|cancelled| *cancelled != lane);
+        let op = socket.lane(lane).take();
         op.unwrap_or_else(|| panic!("nothing is in flight on the {lane:?} lane of {sock:?}"))
     }
 
@@ -140,6 +144,22 @@ impl Scripted {
         self.sockets.get(sock).has_ended
     }
 
+    /// Whether an op in flight was asked to end early.
+    pub(crate) fn is_cancelled(&mut self, sock: Sock, lane: Lane) -> bool {
+        let socket = self.sockets.get(sock);
+        socket.cancelled.contains(&lane) && socket.lane(lane).is_some()
+    }
+
+    /// An op ends that was asked to end early, and nothing has become of it.
+    pub(crate) fn end_cancelled(&mut self, sock: Sock, lane: Lane) -> Done {
+        assert!(
+            self.is_cancelled(sock, lane),
+            "{sock:?} was not asked to end early"
+        );
+        self.end(sock, lane);
+        Done::Failed(Errno(libc::ECANCELED))
+    }
+
     /// How it was closed, if it was.
     pub(crate) fn closed(&mut self, sock: Sock) -> Option<Close> {
         self.sockets.get(sock).closed
@@ -155,6 +175,14 @@ impl Scripted {
 impl Driver for Scripted {
     fn adopt_listener(&mut self, _listener: OwnedFd) -> Sock {
         unreachable!("sessions do not listen")
+    }
+
+    fn adopt_client(&mut self, _client: OwnedFd) -> Sock {
+        unreachable!("sessions take nobody on")
+    }
+
+    fn let_go(&mut self, _sock: Sock) -> OwnedFd {
+        unreachable!("sessions have the worker do that")
     }
 
     fn open_tcp(&mut self, _like: &SocketAddr, _options: &TcpOptions) -> Result<Sock, Errno> {
@@ -173,7 +201,9 @@ impl Driver for Scripted {
         assert!(before.is_none(), "{sock:?}: {before:?} is in flight");
     }
 
-    fn cancel(&mut self, _sock: Sock, _lane: Lane) {}
+    fn cancel(&mut self, sock: Sock, lane: Lane) {
+        self.sockets.get(sock).cancelled.push(lane);
+    }
 
     fn close(&mut self, sock: Sock, how: Close) -> Closed {
         let socket = self.sockets.get(sock);

@@ -104,6 +104,12 @@ impl RequestReader {
         matches!(self.rules().phase, Phase::Idle)
     }
 
+    /// Whether the next byte begins a request, or a record that belongs to none: another reader can go on from here.
+    #[must_use]
+    pub const fn is_at_rest(&self) -> bool {
+        self.is_between() && self.forwarder.is_at_header()
+    }
+
     /// Between two requests: what a client may send from now on.
     pub const fn go_by(&mut self, limits: RequestLimits) {
         self.forwarder.rules_mut().limits = limits;

@@ -185,11 +185,29 @@ impl<D: Driver> Session<D> {
         }
     }
 
+    /// Clients at rest are handed over from now on. One that rests ends as [`Ending::HandedOver`], now or as soon as
+    /// what is in flight on its socket has been taken back and has come to nothing.
+    pub fn let_go(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.let_go(cx),
+            Self::Exchange(exchange) => exchange.let_go(cx),
+        }
+    }
+
     /// What is told of it at its end, before it is closed.
     pub fn tell_end(&mut self, outcome: Outcome, telling: &Telling<'_>) {
         match self {
             Self::Tunnel(_) => {}
             Self::Exchange(exchange) => exchange.tell_end(outcome, telling),
+        }
+    }
+
+    /// After [`Ending::HandedOver`]: closes whatever it has but the client's socket, on which nothing is in flight, and
+    /// returns that.
+    pub fn leave(self, hands: &mut Hands<D>) -> Sock {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.leave(hands),
+            Self::Exchange(exchange) => exchange.leave(),
         }
     }
 

@@ -92,6 +92,8 @@ pub struct Context<'a, D: Driver> {
     pub is_paused: bool,
     /// The worker finishes what it has and takes nothing new on.
     pub draining: bool,
+    /// Clients at rest are handed over to another process.
+    pub lets_go: bool,
     /// What the large heads of the worker's requests may take.
     pub head_room: &'a HeadRoom,
     /// What is counted of the route.
@@ -291,6 +293,8 @@ pub enum Ending {
     NoBuffer(NoBuffer),
     /// The daemon stops and does not wait any longer.
     Cut,
+    /// The client is served by another process from now on: its connection is as it was, and is not closed.
+    HandedOver,
 }
 
 /// What a client was too slow with.
@@ -361,6 +365,7 @@ impl Ending {
             Self::TooSlow(_) => Outcome::TooSlow,
             Self::NoBuffer(_) => Outcome::NoBuffer,
             Self::Cut => Outcome::Cut,
+            Self::HandedOver => Outcome::HandedOver,
         }
     }
 
@@ -394,6 +399,7 @@ impl Ending {
             | Self::IdleTimeout
             | Self::HalfClosed
             | Self::EndpointRemoved
+            | Self::HandedOver
             | Self::Cut => false,
         }
     }
@@ -441,6 +447,7 @@ impl fmt::Display for Ending {
             }
             Self::NoBuffer(error) => error.fmt(f),
             Self::Cut => f.write_str("cut at shutdown"),
+            Self::HandedOver => f.write_str("handed over to another process"),
         }
     }
 }

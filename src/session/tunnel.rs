@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use crate::backend::{Address, Lease};
 use crate::counters::FlowCounters;
 use crate::driver::{Close, Closed, Done, Driver, Lane, Op, Sock};
+use crate::sys::Errno;
 
 use super::activity::Activity;
 use super::connect::{Connecting, Entry, SearchStep};
@@ -62,6 +63,9 @@ enum LeaveWatch {
     Armed,
     /// It was taken back, and is about to end.
     Ending,
+    /// It was taken back, or the first receive was, because the client is to leave for another process. If there is
+    /// something to be read after all, or its turn comes meanwhile, it stays.
+    Leaving,
 }
 
 /// The backend's side.
@@ -209,22 +213,12 @@ impl<D: Driver> Tunnel<D> {
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         self.activity.seen(cx.hands.now);
         match (end, lane) {
+            (End::Client, Lane::Read) if self.watch == LeaveWatch::Leaving => {
+                self.taken_back(done, cx)
+            }
             (End::Client, Lane::Read) if self.watch != LeaveWatch::Off => self.watched(done, cx),
             (End::Client, Lane::Read) if self.to_backend.is_over() => self.hung_up(done),
-            (End::Client, Lane::Read) => {
-                let sink = self.open_upstream();
-                let (flow, counters) = (&mut self.to_backend, &cx.counters.to_backend);
-                let progress = source_read(
-                    flow,
-                    done,
-                    self.client,
-                    sink,
-                    &mut cx.hands.driver,
-                    counters,
-                );
-                self.watch_client(cx);
-                self.after_to_backend(progress, &mut cx.hands.driver)
-            }
+            (End::Client, Lane::Read) => self.client_read(done, cx),
             (End::Backend | End::Rival, Lane::Write)
                 if matches!(self.upstream, BackendSide::Connecting(_)) =>
             {
@@ -283,6 +277,22 @@ impl<D: Driver> Tunnel<D> {
                 self.after_to_client(progress, &mut cx.hands.driver)
             }
         }
+    }
+
+    /// What the client sends, or its end.
+    fn client_read(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        let sink = self.open_upstream();
+        let (flow, counters) = (&mut self.to_backend, &cx.counters.to_backend);
+        let progress = source_read(
+            flow,
+            done,
+            self.client,
+            sink,
+            &mut cx.hands.driver,
+            counters,
+        );
+        self.watch_client(cx);
+        self.after_to_backend(progress, &mut cx.hands.driver)
     }
 
     /// The address set changed.
@@ -350,6 +360,7 @@ impl<D: Driver> Tunnel<D> {
             unreachable!("there is no upstream yet")
         };
         match act(connecting, self.to_backend.holds_bytes(), cx) {
+            SearchStep::Waiting if cx.lets_go => return self.let_go(cx),
             SearchStep::Waiting => self.watch_client(cx),
             SearchStep::Open(sock, lease) => self.found(sock, lease, cx),
             SearchStep::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),
@@ -407,10 +418,82 @@ impl<D: Driver> Tunnel<D> {
                     Err(errno) => Step::End(Ending::ClientReset(errno)),
                 }
             }
+            (LeaveWatch::Leaving, _) => unreachable!("it was looked at whether the client leaves"),
             (_, Done::Ready) => Step::End(Ending::ClientLeft),
             (_, Done::Failed(errno)) => Step::End(Ending::ClientReset(errno)),
             (_, done) => unreachable!("a wait ends with {done:?}"),
         }
+    }
+
+    // --- leaving ------------------------------------------------------------------------------
+
+    /// Clients at rest are handed over. This one leaves if it waits for a place at an endpoint, or for the end of a
+    /// pause, and not a byte of its was received: another process begins with the first one. A receive that is in flight
+    /// may have taken that already, so it is taken back first, and the client stays if it did.
+    pub fn let_go(&mut self, cx: &mut Context<'_, D>) -> Step {
+        if !self.is_at_rest() {
+            self.watch_client(cx);
+            return Step::Continue;
+        }
+        match self.watch {
+            // Neither a receive nor a wait was armed so far.
+            LeaveWatch::Off if !self.reading => return Step::End(Ending::HandedOver),
+            LeaveWatch::Off | LeaveWatch::Armed => {
+                cx.hands.driver.cancel(self.client, Lane::Read);
+                self.watch = LeaveWatch::Leaving;
+            }
+            LeaveWatch::Leaving => {}
+            LeaveWatch::Ending => unreachable!("it has an upstream"),
+        }
+        Step::Continue
+    }
+
+    fn is_at_rest(&self) -> bool {
+        let waits = match &self.upstream {
+            BackendSide::Connecting(connecting) => connecting.waits_its_turn(),
+            BackendSide::Opening(_) | BackendSide::Open(_) | BackendSide::None => false,
+        };
+        waits && !self.to_backend.holds_bytes() && !self.to_backend.is_over()
+    }
+
+    /// What was in flight when the client was to leave has ended.
+    fn taken_back(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
+        self.watch = LeaveWatch::Off;
+        match done {
+            Done::Failed(Errno(libc::ECANCELED)) if self.is_at_rest() => {
+                Step::End(Ending::HandedOver)
+            }
+            // Its turn came meanwhile.
+            Done::Failed(Errno(libc::ECANCELED)) if self.reading => {
+                self.to_backend.start(&mut cx.hands.driver, self.client);
+                Step::Continue
+            }
+            Done::Failed(Errno(libc::ECANCELED)) => {
+                self.watch_client(cx);
+                Step::Continue
+            }
+            done if self.reading => self.client_read(done, cx),
+            Done::Ready => Step::End(Ending::ClientLeft),
+            Done::Failed(errno) => Step::End(Ending::ClientReset(errno)),
+            done => unreachable!("a wait ends with {done:?}"),
+        }
+    }
+
+    /// Closes whatever it has but the client's socket, and returns that.
+    pub fn leave(self, hands: &mut Hands<D>) -> Sock {
+        assert!(
+            self.is_at_rest() && self.watch == LeaveWatch::Off,
+            "only a client at rest leaves"
+        );
+        let BackendSide::Connecting(connecting) = self.upstream else {
+            unreachable!("a client at rest has no upstream")
+        };
+        let leaving = connecting.close(hands);
+        assert!(
+            leaving.is_none(),
+            "who waits for its turn connects to nothing"
+        );
+        self.client
     }
 
     fn found(&mut self, sock: Sock, lease: Lease, cx: &mut Context<'_, D>) {
@@ -424,6 +507,12 @@ impl<D: Driver> Tunnel<D> {
             LeaveWatch::Off => self.opened(serving, cx),
             LeaveWatch::Armed => {
                 cx.hands.driver.cancel(self.client, Lane::Read);
+                self.watch = LeaveWatch::Ending;
+                self.upstream = BackendSide::Opening(serving);
+            }
+            // What was taken back is about to end. A receive goes on as if it had never been.
+            LeaveWatch::Leaving if self.reading => self.opened(serving, cx),
+            LeaveWatch::Leaving => {
                 self.watch = LeaveWatch::Ending;
                 self.upstream = BackendSide::Opening(serving);
             }
@@ -599,6 +688,7 @@ impl<D: Driver> Tunnel<D> {
             | Ending::Aborted => {
                 unreachable!("a raw session reads nothing of what it relays")
             }
+            Ending::HandedOver => unreachable!("{LEAVES}"),
             Ending::ClientReset(_) | Ending::EndpointRemoved | Ending::Cut => false,
             // Cut in the middle: an end of stream would say that the client had finished.
             Ending::IdleTimeout | Ending::HalfClosed => {
@@ -631,8 +721,12 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::HalfClosed
         | Ending::EndpointRemoved
         | Ending::Cut => Close::Reset,
+        Ending::HandedOver => unreachable!("{LEAVES}"),
     }
 }
+
+/// Why no client that is handed over is closed.
+const LEAVES: &str = "its connection goes on in another process";
 
 /// The set may have changed during the connect; whoever compares sets then passed this session by.
 fn cut_if_removed<D: Driver>(lease: &Lease, cx: &mut Context<'_, D>) -> Option<Instant> {

@@ -49,16 +49,27 @@ struct Ticket {
 }
 
 /// A client that was accepted and is not served yet.
-struct Parked {
-    client: Sock,
-    from: Origin,
+pub(super) struct Parked {
+    pub(super) client: Sock,
+    pub(super) from: Origin,
+    way: Way,
+}
+
+/// Who accepted a client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// This worker, which looked before whether its route takes clients.
+    Accepted,
+    /// Another process, which knows nothing of that.
+    Arrived,
 }
 
 /// What its listener says of a client. The listener may be closed by the time that the client is served.
-struct Origin {
-    route: RouteKey,
-    listener: ListenerOf,
-    hello: Hello,
+pub(super) struct Origin {
+    pub(super) route: RouteKey,
+    /// `None`: another process accepted it at a socket that is none of the route's here.
+    pub(super) listener: Option<ListenerOf>,
+    pub(super) hello: Hello,
 }
 
 /// A client was sent away, and is counted.
@@ -77,7 +88,8 @@ pub(super) struct Admission {
     /// A socket for the next ticket, if the last one's was not needed.
     spare: Option<Sock>,
     /// Clients that were accepted when no ticket was left, or in a pause: a listener's armed accept is not taken
-    /// back when another listener's client used the ticket. At most one for each listener.
+    /// back when another listener's client used the ticket. At most one for each listener; and those that another
+    /// process has accepted, which have their descriptors.
     parked: Vec<Parked>,
     /// No accept is armed before this time.
     again_at: Option<Instant>,
@@ -137,7 +149,7 @@ impl Admission {
         how: &Introduction,
         driver: &mut D,
     ) {
-        let of_this = |parked: &&mut Parked| parked.from.listener == listener;
+        let of_this = |parked: &&mut Parked| parked.from.listener == Some(listener);
         for parked in self.parked.iter_mut().filter(of_this) {
             parked.from.hello = how.of(parked.client, driver);
         }
@@ -148,12 +160,26 @@ impl Admission {
         self.parked.iter().any(|parked| parked.from.route == route)
     }
 
+    /// Another process has accepted this client, which is served as soon as it can be.
+    pub(super) fn park_arrived(&mut self, client: Sock, from: Origin) {
+        let way = Way::Arrived;
+        self.parked.push(Parked { client, from, way });
+    }
+
+    fn park(&mut self, client: Sock, from: Origin) {
+        let way = Way::Accepted;
+        self.parked.push(Parked { client, from, way });
+    }
+
+    /// Those of this route, in the order in which they came.
+    pub(super) fn take_parked_of(&mut self, route: RouteKey) -> Vec<Parked> {
+        let of_route = |parked: &mut Parked| parked.from.route == route;
+        self.parked.extract_if(.., of_route).collect()
+    }
+
     /// Nobody of this route is to be served any more.
     pub(super) fn cut_route<D: Driver>(&mut self, route: RouteKey, driver: &mut D) {
-        let cut = self
-            .parked
-            .extract_if(.., |parked| parked.from.route == route);
-        for parked in cut {
+        for parked in self.take_parked_of(route) {
             driver.close(parked.client, Close::Reset);
         }
     }
@@ -170,8 +196,10 @@ impl Admission {
 impl<D: Driver> Worker<D> {
     /// Serves the clients that wait and, with a ticket at hand, asks for more.
     pub(super) fn admit(&mut self) {
-        self.admission.crowds_looked_at = None;
         let now = self.hands.now;
+        let lacks_part = |parked| self.lacks_part(parked);
+        let look_at_crowds = self.admission.parked.iter().any(lacks_part);
+        self.admission.crowds_looked_at = look_at_crowds.then(|| now + CROWD_LOOK_INTERVAL);
         if self.admission.again_at.is_some_and(|at| at > now) {
             return;
         }
@@ -179,11 +207,11 @@ impl<D: Driver> Worker<D> {
         while let Some(next) = self.next_parked() {
             match self.take_ticket() {
                 Some(ticket) => {
-                    let Parked { client, from } = self.admission.parked.remove(next);
+                    let Parked { client, from, .. } = self.admission.parked.remove(next);
                     self.start_session(client, from, ticket);
                 }
                 None if self.is_refusing() => {
-                    let Parked { client, from } = self.admission.parked.remove(next);
+                    let Parked { client, from, .. } = self.admission.parked.remove(next);
                     self.turn_away(client, from.route);
                 }
                 None => return,
@@ -220,8 +248,18 @@ impl<D: Driver> Worker<D> {
 
     /// The first client that was accepted and can be served now, by its place among them.
     fn next_parked(&self) -> Option<usize> {
-        let is_next = |parked: &Parked| !self.routes[parked.from.route].leaves_clients();
+        let is_next = |parked: &Parked| {
+            let is_paused = self.routes[parked.from.route].leaves_clients();
+            !is_paused && !self.lacks_part(parked)
+        };
         self.admission.parked.iter().position(is_next)
+    }
+
+    /// Whether a client waits until its route has fewer sessions, as it would wait in the backlog.
+    fn lacks_part(&self, parked: &Parked) -> bool {
+        let served = &self.routes[parked.from.route];
+        let is_bound = self.phase == WorkerPhase::Serving && !served.is_retired;
+        parked.way == Way::Arrived && is_bound && served.route.crowd.is_full()
     }
 
     /// Routes with as many sessions as they may have take no clients. The worker looks again without being told.
@@ -231,10 +269,9 @@ impl<D: Driver> Worker<D> {
             let served = &routes[route];
             served.route.crowd.is_full() && !served.is_retired
         };
-        self.admission.crowds_looked_at = self
-            .listeners
-            .has_waiting_of(is_full)
-            .then(|| self.hands.now + CROWD_LOOK_INTERVAL);
+        if self.listeners.has_waiting_of(is_full) {
+            self.admission.crowds_looked_at = Some(self.hands.now + CROWD_LOOK_INTERVAL);
+        }
         if self.admission.crowds_looked_at.is_some() {
             let full = routes.iter().filter(|served| served.route.crowd.is_full());
             full.for_each(|served| served.report_crowd(self.hands.now));
@@ -250,9 +287,12 @@ impl<D: Driver> Worker<D> {
         match done {
             Done::Accepted(client) => {
                 let from = self.look_at(client, listener);
+                if self.passes_on(from.route) {
+                    return self.pass_on(client, &from);
+                }
                 if self.routes[from.route].leaves_clients() {
                     // Its accept was armed before the pause.
-                    return self.admission.parked.push(Parked { client, from });
+                    return self.admission.park(client, from);
                 }
                 match self.take_ticket() {
                     Some(ticket) => {
@@ -260,7 +300,7 @@ impl<D: Driver> Worker<D> {
                         self.accept_more(listener);
                     }
                     None if self.is_refusing() => self.turn_away(client, from.route),
-                    None => self.admission.parked.push(Parked { client, from }),
+                    None => self.admission.park(client, from),
                 }
             }
             Done::Failed(Errno(libc::EINVAL)) if self.listeners.refuses_newcomers(listener) => {}
@@ -294,7 +334,7 @@ impl<D: Driver> Worker<D> {
         let driver = &mut self.hands.driver;
         Origin {
             route: self.listeners.route(listener),
-            listener: self.listeners.of(listener),
+            listener: Some(self.listeners.of(listener)),
             hello: self.listeners.introduce(listener, client, driver),
         }
     }
@@ -316,12 +356,16 @@ impl<D: Driver> Worker<D> {
     fn accept_one(&mut self, listener: usize) -> Result<bool, AcceptFailed> {
         match self.hands.driver.accept_now(self.listeners.sock(listener)) {
             Ok(Some(client)) => {
+                let from = self.look_at(client, listener);
+                if self.passes_on(from.route) {
+                    self.pass_on(client, &from);
+                    return Ok(true);
+                }
                 let ticket = self
                     .admission
                     .ticket
                     .take()
                     .expect("the caller prepared one");
-                let from = self.look_at(client, listener);
                 self.start_session(client, from, ticket);
                 Ok(true)
             }
@@ -446,7 +490,11 @@ impl<D: Driver> Worker<D> {
     /// Serves a client, or lets it wait; a client with nowhere to wait is sent away, and the ticket is
     /// for the next one.
     fn start_session(&mut self, client: Sock, from: Origin, ticket: Ticket) {
-        let Origin { route, hello, .. } = from;
+        let Origin {
+            route,
+            listener,
+            hello,
+        } = from;
         self.routes[route].counters.accepted.add(1);
         let seats = match self.admit_user(client, route) {
             Ok(seats) => seats,
@@ -481,6 +529,7 @@ impl<D: Driver> Worker<D> {
             route,
             policy,
             is_in_crowd: self.routes[route].route.crowd.enter(),
+            listener: listener.map(|listener| listener.number),
             place,
             seats,
         });

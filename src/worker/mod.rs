@@ -7,6 +7,7 @@
 
 mod admission;
 mod gate;
+mod leaving;
 mod listeners;
 mod mailbox;
 mod orders;
@@ -41,6 +42,11 @@ use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
 
 pub(crate) use gate::Gate;
+#[allow(
+    unused_imports,
+    reason = "the daemon's part of a hand-over builds them"
+)]
+pub(crate) use leaving::{Arrived, Leave, LeavingClient};
 pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use mailbox::{Mailbox, Notice};
 pub(crate) use orders::{Amendment, ListenerChange, Order, Receipt, RouteChange};
@@ -133,6 +139,8 @@ struct Active<D: Driver> {
     policy: OwnPolicy,
     /// Whether it is counted among those of the route, over all workers.
     is_in_crowd: bool,
+    /// Which of the route's listeners it came to, for who takes it over.
+    listener: Option<usize>,
     /// Where connections are limited.
     place: Option<Place>,
     /// Where those of its user are. Given back with the session, before its client can see the end: who
@@ -508,11 +516,17 @@ impl<D: Driver> Worker<D> {
                 now: self.hands.now,
             },
         );
-        let client = active.session.client();
-        let leaving = active.session.close(ending, &mut self.hands);
-        let (last, closed) = match leaving {
-            Some(sock) => (sock, Closed::Soon),
-            None => (client, Closed::Now),
+        let (last, closed) = match ending {
+            Ending::HandedOver => {
+                let client = active.session.leave(&mut self.hands);
+                self.hand_over(client, active.route, active.listener);
+                (client, Closed::Now)
+            }
+            ending => {
+                let client = active.session.client();
+                let leaving = active.session.close(ending, &mut self.hands);
+                leaving.map_or((client, Closed::Now), |sock| (sock, Closed::Soon))
+            }
         };
         self.retired_permits.push(active.permit, last, closed);
         self.admission.resume();
@@ -655,6 +669,7 @@ fn context<'a, D: Driver>(
         pool: &mut served.pool,
         changes,
         draining: phase == WorkerPhase::Draining || served.is_retired,
+        lets_go: served.leave.is_some(),
         published: &served.route.published,
         policy,
         is_amended: !Rc::ptr_eq(policy, &served.policy),

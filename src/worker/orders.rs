@@ -13,11 +13,16 @@ use crate::backend::SharedPermits;
 use crate::driver::Driver;
 use crate::session::{Ending, Introduction, RouteKey, Session, Step};
 
+use super::leaving::{Arrived, Leave};
 use super::listeners::{ListenerOf, Listening};
 use super::routes::{RouteNumber, Served, Share, ShareRules};
 use super::{LAST_CALL_INTERVAL, Worker, WorkerPhase};
 
 /// One thing to do. A worker gets them in order.
+#[allow(
+    dead_code,
+    reason = "the daemon's part of a hand-over orders LetGo and Admit"
+)]
 pub(crate) enum Order {
     /// A listener takes the place of this one, which nobody can find any more.
     Replace(ListenerOf, Listening),
@@ -25,6 +30,11 @@ pub(crate) enum Order {
     Reconfigure(Vec<RouteChange>),
     /// The sessions of a route that is not served any more have had their time.
     Cut(RouteNumber),
+    /// Clients of this route go to another process from now on, as soon as they are at rest; also those that come.
+    LetGo(RouteNumber, Leave),
+    /// Another process has accepted a client of this route. A route of which nothing is left has none, and the client is
+    /// closed.
+    Admit(RouteNumber, Arrived),
     /// Give this back when what was ordered before is so for every client that comes from then on.
     Acknowledge(Receipt),
 }
@@ -101,6 +111,8 @@ impl<D: Driver> Worker<D> {
             Order::Reconfigure(changes) => {
                 changes.into_iter().for_each(|change| self.change(change))
             }
+            Order::LetGo(route, leave) => self.let_go(route, leave),
+            Order::Admit(route, arrived) => self.take_on(route, arrived),
             Order::Acknowledge(receipt) => self.receipts.push(receipt),
             Order::Cut(number) => {
                 if let Some(route) = self.routes.find(number) {

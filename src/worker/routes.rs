@@ -18,6 +18,7 @@ use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{Entry, Hands, Policy, Pool, Protocol, RouteKey, SessionId};
 
+use super::leaving::Leave;
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
 use super::waiting::{Place, Room};
@@ -249,6 +250,8 @@ pub(super) struct Served {
     pub(super) sessions: usize,
     /// It takes no new clients, and those that it has get no further requests served.
     pub(super) is_retired: bool,
+    /// Its clients go to another process.
+    pub(super) leave: Option<Leave>,
     /// Its endpoints get nothing new until then.
     pub(super) paused_until: Option<Instant>,
     /// That of the address set with which sessions were compared last.
@@ -376,6 +379,7 @@ impl Served {
             head_room,
             sessions: 0,
             is_retired: false,
+            leave: None,
             paused_until: None,
             version: 0,
         }

@@ -116,6 +116,28 @@ impl<K: EpollKernel> Driver for Epoll<K> {
         self.sockets.get(listener).turn = Turn::Ours;
     }
 
+    fn adopt_client(&mut self, client: OwnedFd) -> Sock {
+        let client = self.kernel.adopt_client(client);
+        let is_unix = client.is_unix();
+        let descriptor = SocketFd::of_client(client, is_unix);
+        self.sockets.insert(Socket::new(descriptor))
+    }
+
+    fn let_go(&mut self, sock: Sock) -> OwnedFd {
+        let socket = self.sockets.remove(sock);
+        assert!(
+            matches!((&socket.read, &socket.write), (Read::Idle, Write::Idle)),
+            "{sock:?} has an op in flight"
+        );
+        let fd = socket.descriptor.fd;
+        if socket.registered {
+            // The connection lives on in another descriptor, and would be watched for as long. It cannot fail for one
+            // that is registered.
+            let _ = self.kernel.remove(&fd);
+        }
+        self.kernel.let_go(fd)
+    }
+
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
         let fd = self.kernel.tcp_socket(like, options)?;
         let descriptor = SocketFd::new(fd, false);

@@ -229,6 +229,14 @@ impl Driver for Sim {
         world.insert(Kind::Listener(at.expect("it was announced")))
     }
 
+    fn adopt_client(&mut self, client: OwnedFd) -> Sock {
+        self.world().adopt_client(client)
+    }
+
+    fn let_go(&mut self, sock: Sock) -> OwnedFd {
+        self.world().let_go(sock)
+    }
+
     fn open_tcp(&mut self, _like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
         let mut world = self.world();
         let failure = world.scenario.faults.failure;

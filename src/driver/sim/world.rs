@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::mem;
 use std::ops::Range;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -46,6 +47,8 @@ pub(super) struct World {
     pub(super) backlogs: Vec<Backlog>,
     /// By the number of the descriptor: listeners that workers are given while they run.
     pub(super) announced: HashMap<RawFd, ListenerAt>,
+    /// By the number of what stands for the descriptor: clients that are on their way from one worker to another.
+    pub(super) on_the_way: HashMap<RawFd, usize>,
     /// By worker: what it was told and has not heard of, by route.
     pub(super) ordered: Vec<Vec<(usize, InEffect)>>,
     pub(super) told: Told,
@@ -262,6 +265,7 @@ impl World {
                 .map(|route| Backlog::of(route, route < scenario.routes_at_first))
                 .collect(),
             announced: HashMap::new(),
+            on_the_way: HashMap::new(),
             ordered: (0..workers).map(|_| Vec::new()).collect(),
             told: Told::Nothing,
             pauses: HashMap::new(),
@@ -471,6 +475,27 @@ impl World {
             to: socket.to,
         };
         self.drivers[socket.worker].to_release.push(released);
+    }
+
+    /// A client goes to another worker, with its connection as it is. Returns what stands for that.
+    pub(super) fn let_go(&mut self, sock: Sock) -> OwnedFd {
+        let peer = self.open_peer(sock);
+        self.judge(&Event::LetsGo(sock, peer));
+        self.sockets.remove(sock);
+        self.live.retain(|&live| live != sock);
+        let fd = File::open("/dev/null").map(OwnedFd::from);
+        let fd = fd.expect("descriptors are left");
+        self.on_the_way.insert(fd.as_raw_fd(), peer);
+        fd
+    }
+
+    /// It comes there.
+    pub(super) fn adopt_client(&mut self, fd: OwnedFd) -> Sock {
+        let peer = self.on_the_way.remove(&fd.as_raw_fd());
+        let sock = self.insert(Kind::Client(peer.expect("somebody has let it go")));
+        // It was open all the time.
+        self.open_sockets -= 1;
+        sock
     }
 
     /// Only now the peers hear of the closes, and the descriptors are free.

@@ -27,7 +27,8 @@ impl Uring {
         let socket = self.sockets.get(sock);
         let read_in_kernel = match socket.read {
             Read::Accept | Read::Recv | Read::Readable => true,
-            Read::Hangup | Read::Peek if is_reaped(Lane::Read) => false,
+            Read::Hangup | Read::Peek | Read::Recalled if is_reaped(Lane::Read) => false,
+            Read::Recalled => true,
             // A starved one's place in the line is passed over when its turn comes.
             Read::Idle | Read::Starved | Read::Hangup | Read::Peek => {
                 socket.read = Read::Idle;
@@ -52,6 +53,39 @@ impl Uring {
         }
         if write_in_kernel {
             self.submit_cancel(sock, Lane::Write);
+        }
+    }
+
+    /// Has a read end early. What it waits for besides the kernel, as buffers, it does not wait for any longer.
+    pub(super) fn cancel_read(&mut self, sock: Sock) {
+        let is_reaped = self.is_reaped(sock, Lane::Read);
+        let socket = self.sockets.get(sock);
+        match socket.read {
+            Read::Accept | Read::Readable => self.submit_cancel(sock, Lane::Read),
+            Read::Recv => {
+                socket.read = Read::Recalled;
+                self.submit_cancel(sock, Lane::Read);
+            }
+            // The kernel does not know of these. One that stood in line for a buffer is passed over there.
+            Read::Starved => {
+                socket.read = Read::Recalled;
+                self.finish(sock, Lane::Read, -libc::ECANCELED);
+            }
+            Read::Peek => self.cancel_peek(sock),
+            Read::Hangup if is_reaped => {}
+            Read::Hangup => self.finish(sock, Lane::Read, -libc::ECANCELED),
+            // It was called off already.
+            Read::Recalled => {}
+            Read::Idle => unreachable!("no read of {sock:?} is in flight"),
+        }
+    }
+
+    /// What epoll has told of may be nothing new, and the wait would go on: it is not looked at.
+    fn cancel_peek(&mut self, sock: Sock) {
+        let token = Token::op(sock, Lane::Read);
+        match self.reaped.iter_mut().find(|reaped| reaped.token == token) {
+            Some(told) => told.result = -libc::ECANCELED,
+            None => self.finish(sock, Lane::Read, -libc::ECANCELED),
         }
     }
 

@@ -108,6 +108,7 @@ impl Uring {
                 Err(errno) => Done::Failed(errno),
             },
             Read::Recv => return self.complete_recv(sock, reaped),
+            Read::Recalled => self.complete_recalled(sock, reaped),
             Read::Peek => match reaped.outcome() {
                 Ok(_) => return self.complete_peek(sock),
                 Err(errno) => Done::Failed(errno),
@@ -139,6 +140,25 @@ impl Uring {
                 None
             }
             (Err(errno), _) => Some(Done::Failed(errno)),
+        }
+    }
+
+    fn complete_recalled(&mut self, sock: Sock, reaped: Reaped) -> Done {
+        let buf = self.take_buffer(reaped);
+        let socket = self.sockets.get(sock);
+        match (reaped.outcome(), buf) {
+            (Ok(0), _) => Done::Eof,
+            (Ok(_), Some(buf)) => {
+                socket.descriptor.received();
+                socket.drained = !cqueue::sock_nonempty(reaped.flags);
+                Done::Received(buf)
+            }
+            (Ok(n), None) => unreachable!("{n} bytes were received into no buffer"),
+            // It has found nothing, or no room, and would have begun again.
+            (Err(Errno(libc::ENOBUFS | libc::EINTR | libc::EAGAIN | libc::ECANCELED)), _) => {
+                Done::Failed(Errno(libc::ECANCELED))
+            }
+            (Err(errno), _) => Done::Failed(errno),
         }
     }
 

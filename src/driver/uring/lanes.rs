@@ -36,6 +36,8 @@ pub(super) enum Read {
     Recv,
     /// A receive that waits for a buffer; the kernel does not have it.
     Starved,
+    /// A receive that was called off: it ends as what became of it, and does not begin again.
+    Recalled,
     /// Waits for bytes beside those that were copied already; epoll tells.
     Peek,
     Readable,

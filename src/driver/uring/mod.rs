@@ -136,6 +136,23 @@ impl Driver for Uring {
         self.sockets.insert(Socket::new(descriptor))
     }
 
+    fn adopt_client(&mut self, client: OwnedFd) -> Sock {
+        let is_unix = net::is_unix(client.as_fd());
+        let descriptor = SocketFd::of_client(client, is_unix);
+        self.sockets.insert(Socket::new(descriptor))
+    }
+
+    fn let_go(&mut self, sock: Sock) -> OwnedFd {
+        let socket = self.sockets.get(sock);
+        assert!(
+            socket.is_idle() && !socket.closing,
+            "{sock:?} has an op in flight"
+        );
+        // The connection lives on in another descriptor, and would be watched for as long.
+        self.unwatch(sock);
+        self.sockets.remove(sock).descriptor.fd
+    }
+
     fn open_tcp(&mut self, like: &SocketAddr, options: &TcpOptions) -> Result<Sock, Errno> {
         let fd = net::tcp_socket(like, options)?;
         Ok(self.sockets.insert(Socket::opened(fd, false)))
@@ -191,13 +208,9 @@ impl Driver for Uring {
     }
 
     fn cancel(&mut self, sock: Sock, lane: Lane) {
-        let read = &self.sockets.get(sock).read;
-        let is_epolls = lane == Lane::Read && matches!(read, Read::Hangup | Read::Peek);
-        if !is_epolls {
-            self.submit_cancel(sock, lane);
-        } else if !self.is_reaped(sock, lane) {
-            // The kernel does not know of this wait.
-            self.finish(sock, lane, -libc::ECANCELED);
+        match lane {
+            Lane::Read => self.cancel_read(sock),
+            Lane::Write => self.submit_cancel(sock, lane),
         }
     }
 

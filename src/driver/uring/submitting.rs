@@ -144,6 +144,12 @@ impl Uring {
         self.change_watch(sock, events)
     }
 
+    /// epoll has nothing to tell of this socket any more.
+    pub(super) fn unwatch(&mut self, sock: Sock) {
+        // It cannot fail for a socket that is registered, and nothing is done for one that is not.
+        let _ = self.change_watch(sock, 0);
+    }
+
     fn change_watch(&mut self, sock: Sock, events: i32) -> Result<(), Errno> {
         let socket = self.sockets.get(sock);
         if socket.watched != events {

@@ -218,6 +218,11 @@ impl Connecting {
         self.is_queued() && self.by.is_none() && !balancer.is_empty()
     }
 
+    /// Whether it waits for its turn, or for the end of a pause, and connects to nothing.
+    pub(super) fn waits_its_turn(&self) -> bool {
+        matches!(self.stage, SearchStage::Queued(_) | SearchStage::Held)
+    }
+
     /// Whether it waits for a place at an endpoint.
     fn is_queued(&self) -> bool {
         matches!(self.stage, SearchStage::Queued(_))

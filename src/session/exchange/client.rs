@@ -70,6 +70,9 @@ pub(super) enum Reading {
     Unwatching,
     /// A wait for more of a record that is spliced.
     Splicing,
+    /// What was in flight was taken back, because the client rests and is to leave. If there is something to be read
+    /// after all, it stays.
+    Leaving,
     /// The client sends no more.
     Ended,
 }
@@ -192,8 +195,36 @@ impl ClientSide {
                 driver.cancel(self.sock, Lane::Read);
                 self.reading = Reading::Unwatching;
             }
-            Reading::Receiving | Reading::Unwatching | Reading::Splicing | Reading::Ended => {}
+            Reading::Receiving
+            | Reading::Unwatching
+            | Reading::Splicing
+            | Reading::Leaving
+            | Reading::Ended => {}
         }
+    }
+
+    /// Whether nothing of it is on its way in either direction, as far as it was read.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.reader.is_at_rest()
+            && self.inbox.is_none()
+            && self.replies.is_empty()
+            && self.writing == Writing::Idle
+    }
+
+    /// It rests and is to leave: takes back what is in flight. True: nothing is.
+    pub(super) fn stop_reading<D: Driver>(&mut self, driver: &mut D) -> bool {
+        match self.reading {
+            Reading::Idle => return true,
+            Reading::Receiving | Reading::Watching | Reading::Splicing => {
+                driver.cancel(self.sock, Lane::Read);
+                self.reading = Reading::Leaving;
+            }
+            Reading::Unwatching => self.reading = Reading::Leaving,
+            // It sends no more, so it ends where it is.
+            Reading::HalfClosed | Reading::Ended => {}
+            Reading::Leaving => {}
+        }
+        false
     }
 
     /// The request takes its time, and the client may leave meanwhile. With its next request at hand,

@@ -51,6 +51,7 @@ use super::lag::Lag;
 use super::pool::Open;
 use super::tally::Telling;
 use super::{Context, End, Ending, FastcgiOptions, Hands, Owner, Step, Wish};
+use crate::sys::Errno;
 use client::{ClientSide, HeadRead, Reading, Writing};
 use farewell::{Breaking, Farewell};
 use search::{Search, Sought};
@@ -240,7 +241,12 @@ impl<D: Driver> Exchange<D> {
     /// waited for.
     ///
     /// One that has sent no request yet may be about to: it is given a moment, until `is_last_call`.
+    ///
+    /// Where clients are handed over, none is ended for being at rest.
     pub fn drain(&mut self, is_last_call: bool, cx: &mut Context<'_, D>) -> Step {
+        if cx.lets_go {
+            return self.let_go(cx);
+        }
         let is_between = self.client.reader.end() == ClientEnd::BetweenRequests;
         let may_end = is_between && (self.client.requests > 0 || is_last_call);
         match self.stage {
@@ -250,6 +256,32 @@ impl<D: Driver> Exchange<D> {
             }
             _ => Step::Continue,
         }
+    }
+}
+
+// --- leaving ------------------------------------------------------------------------------------
+
+impl<D: Driver> Exchange<D> {
+    /// Clients at rest are handed over. This one leaves if it is between two requests, or has made none, and nothing of
+    /// the next one was read: another process begins with its next byte. A receive that is in flight may have taken
+    /// that byte already, so it is taken back first, and the client stays if it did.
+    pub fn let_go(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let is_at_rest = matches!(self.stage, Stage::Head) && self.client.is_at_rest();
+        match is_at_rest && self.client.stop_reading(&mut cx.hands.driver) {
+            true => Step::End(Ending::HandedOver),
+            false => Step::Continue,
+        }
+    }
+
+    /// Closes whatever it has but the client's socket, which is nothing, and returns that.
+    pub fn leave(self) -> Sock {
+        assert!(
+            matches!(self.stage, Stage::Head)
+                && self.client.is_at_rest()
+                && self.client.reading == Reading::Idle,
+            "only a client at rest leaves"
+        );
+        self.client.sock
     }
 }
 
@@ -266,6 +298,12 @@ impl<D: Driver> Exchange<D> {
             }
             (Reading::Watching | Reading::HalfClosed, Done::Ready) => self.client_left(),
             (Reading::Splicing, Done::Ready) => self.more_to_splice(cx),
+            (Reading::Leaving, Done::Failed(Errno(libc::ECANCELED))) => self.rest(cx),
+            // It may have left as well as sent something: a receive tells.
+            (Reading::Leaving, Done::Ready) => {
+                self.client.read_on(&mut cx.hands.driver);
+                Step::Continue
+            }
             (_, Done::Received(buf)) => self.received(buf, cx),
             (_, Done::Eof) => self.client_ended(cx),
             (_, Done::Failed(errno)) => Step::End(Ending::ClientReset(errno)),
@@ -397,10 +435,7 @@ impl<D: Driver> Exchange<D> {
         match self.client.read_head(cx) {
             HeadRead::Complete => self.head_complete(cx),
             HeadRead::Incomplete if self.client.reading == Reading::Ended => self.client_ended(cx),
-            HeadRead::Incomplete => {
-                self.client.read_on(&mut cx.hands.driver);
-                Step::Continue
-            }
+            HeadRead::Incomplete => self.rest(cx),
             HeadRead::End(ending) => Step::End(ending),
             HeadRead::Bad(ending) => match ending.answer() {
                 None => Step::End(ending),
@@ -411,6 +446,18 @@ impl<D: Driver> Exchange<D> {
                 }
             },
         }
+    }
+
+    /// Waits for the next request, or for more of it. Where clients are handed over, one that has sent nothing of it
+    /// leaves.
+    fn rest(&mut self, cx: &mut Context<'_, D>) -> Step {
+        if cx.lets_go
+            && let leaves @ Step::End(_) = self.let_go(cx)
+        {
+            return leaves;
+        }
+        self.client.read_on(&mut cx.hands.driver);
+        Step::Continue
     }
 
     fn head_complete(&mut self, cx: &mut Context<'_, D>) -> Step {
@@ -442,7 +489,9 @@ impl<D: Driver> Exchange<D> {
     fn answered(&mut self, cx: &mut Context<'_, D>) -> Step {
         let client = &mut self.client;
         client.tally.end(None, &cx.telling());
-        if client.reader.head().keep_conn() && !cx.draining {
+        // Its next request may be here already. If not, another process has it.
+        let may_go_on = !cx.draining || cx.lets_go;
+        if client.reader.head().keep_conn() && may_go_on {
             client.reader.next_request();
             client.head_by = None;
             self.stage = Stage::Head;

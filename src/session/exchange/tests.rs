@@ -50,6 +50,8 @@ struct Desk {
     policy: Policy,
     /// There is another one.
     is_amended: bool,
+    /// Clients at rest are handed over.
+    lets_go: bool,
     balancer: Balancer,
     pool: Pool,
     changes: Changes,
@@ -74,6 +76,7 @@ macro_rules! act {
             can_queue: false,
             is_paused: false,
             draining: false,
+            lets_go: $desk.lets_go,
             head_room: &$desk.head_room,
             counters: &$desk.counters,
             access_log: None,
@@ -119,6 +122,7 @@ impl Desk {
                 }),
             },
             is_amended: false,
+            lets_go: false,
             pool: Pool::new(OPTIONS),
             changes: Changes::default(),
             head_room: HeadRoom::default(),

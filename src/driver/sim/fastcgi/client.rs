@@ -19,6 +19,12 @@ use super::{Name, Request, Role, answer_of_proxy};
 /// The name that the fence asks for, and clients do.
 pub(super) const ASKED: &[u8; 15] = b"FCGI_MPXS_CONNS";
 
+/// A record's header.
+const HEADER_BYTES: usize = 8;
+
+/// The record that asks for that: its header, and the name with two lengths.
+const QUERY_BYTES: u64 = 8 + 2 + ASKED.len() as u64;
+
 /// What a request comes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Course {
@@ -159,6 +165,27 @@ impl Client {
     /// Whether the proxy, which has taken so much, has answered all that it has of it.
     pub(in super::super) fn is_idle(&self, taken: u64) -> bool {
         !self.is_within_answer() && self.begun(taken).count() <= self.answer_ends.len()
+    }
+
+    /// Whether another worker can go on with it, when the proxy has taken so much: behind a whole record, with an answer
+    /// to everything in front of that.
+    pub(in super::super) fn rests_at(&self, taken: u64) -> bool {
+        let mut at = 0;
+        while at < index(taken) {
+            let header = &self.script[at..];
+            let content = u16::from_be_bytes([header[4], header[5]]);
+            at += HEADER_BYTES + usize::from(content) + usize::from(header[6]);
+        }
+        let has_begun = |sent: &&Sent| {
+            let mut records = sent.script.clone();
+            // A question of its own may stand in front of it.
+            if self.script[index(records.start) + 1] == GET_VALUES {
+                records.start += QUERY_BYTES;
+            }
+            records.start < taken
+        };
+        let begun = self.requests.iter().filter(has_begun).count();
+        at == index(taken) && !self.is_within_answer() && begun <= self.answer_ends.len()
     }
 
     fn answered(&self, read: u64) -> usize {

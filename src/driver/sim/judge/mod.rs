@@ -61,6 +61,8 @@ pub(super) enum Event<'a> {
     Lends { is_there: bool },
     /// A part of a fill or of a flush moves bytes.
     Moves,
+    /// The worker gives the socket of this client to another one.
+    LetsGo(Sock, usize),
     /// The worker closes the socket of a peer.
     Closes { peer: usize, how: Close },
     /// The worker hears that an op has ended.
@@ -181,6 +183,10 @@ impl Judge {
             Event::Flushes(sock) => world.judge_flush(*sock),
             Event::Lends { is_there } => judge_lending(*is_there),
             Event::Moves => self.judge_moves(),
+            Event::LetsGo(sock, peer) => {
+                world.judge_leave(*sock, *peer);
+                self.line.lets_go(*peer);
+            }
             Event::Closes { peer, how } => world.judge_close(*peer, *how),
             Event::Completes(sock, lane) => {
                 self.quiet_since = None;

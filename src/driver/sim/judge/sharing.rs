@@ -63,6 +63,11 @@ impl Line {
         self.last = Some(sock);
     }
 
+    /// It waits elsewhere from now on.
+    pub(super) fn lets_go(&mut self, client: usize) {
+        self.waiting.remove(&client);
+    }
+
     /// It has a connection, which the worker has just heard of.
     pub(super) fn has_place(&mut self, client: usize, world: &World) {
         let peer = &world.peers[client];

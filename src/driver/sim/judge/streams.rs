@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::driver::{OWN_BYTES_MAX, Sock};
 
+use super::super::fastcgi::Speech;
 use super::super::is_client;
 use super::super::peer::{Peer, stream_byte};
 use super::super::scenario::MARK;
@@ -58,6 +59,29 @@ impl World {
             !self.peers.iter().any(is_other),
             "peer {} is given {bytes:?} of {source}, and another had some of it",
             to.key
+        );
+    }
+
+    /// A client goes to another worker, which begins where this one has stopped.
+    pub(super) fn judge_leave(&self, sock: Sock, peer: usize) {
+        let socket = self.sockets.peek(sock);
+        rule!(
+            "leaves_at_rest",
+            socket.read.is_none() && socket.write.is_none(),
+            "{sock:?} leaves, and something is in flight on it"
+        );
+        let client = &self.peers[peer];
+        let is_at_rest = match &client.speech {
+            Speech::Client(speech) => speech.rests_at(client.taken),
+            Speech::Pattern => client.taken == 0,
+            Speech::Server(_) => false,
+        };
+        rule!(
+            "leaves_at_rest",
+            is_at_rest && !client.told_end,
+            "client {} leaves, and {} of its bytes were taken",
+            client.key,
+            client.taken
         );
     }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use crate::driver::kernel::{EpollKernel, KernelSocket, PipeSource};
 use crate::driver::{
-    Close, Done, Driver as _, Filled, Flushed, PipeGuard as _, Pipes as _, Sock, SocketCalls as _,
+    Close, Done, Driver, Filled, Flushed, PipeGuard as _, Pipes as _, Sock, SocketCalls as _,
 };
 use crate::sys::Errno;
 use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
@@ -58,6 +58,18 @@ impl EpollKernel for Sim {
     fn adopt(&self, listener: OwnedFd) -> SimFd {
         let sock = self.clone().adopt_listener(listener);
         self.fd(sock, FdKind::Listener)
+    }
+
+    fn adopt_client(&self, client: OwnedFd) -> SimFd {
+        let sock = Driver::adopt_client(&mut self.clone(), client);
+        self.fd(sock, FdKind::Unix)
+    }
+
+    fn let_go(&self, fd: SimFd) -> OwnedFd {
+        let sock = fd.sock;
+        // Nothing tells of it any more, and it is not closed.
+        drop(fd);
+        self.world().let_go(sock)
     }
 
     fn tcp_socket(&self, like: &SocketAddr, options: &TcpOptions) -> Result<SimFd, Errno> {
