@@ -264,6 +264,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         helpers: helpers.clone(),
         group_at_start,
         elsewhere,
+        arrivals: 0,
         is_leaving: false,
         of_retired: Vec::new(),
         access_logs,

@@ -51,6 +51,8 @@ pub(super) struct Service {
     pub(super) group_at_start: Option<u32>,
     /// What the process that was here before may have of each route's permits, while it drains.
     pub(super) elsewhere: HashMap<RouteName, Arc<PermitCounts>>,
+    /// How many of its clients have come to be ours.
+    pub(super) arrivals: usize,
     /// Another process takes the daemon's place: permits are counted over all who have some.
     pub(super) is_leaving: bool,
     /// Those of routes that are not served any more, then.

@@ -297,6 +297,9 @@ impl Serving {
             }
         }
         self.sites.hand_over(&successor.takes);
+        if successor.takes_clients {
+            self.service.let_clients_go(successor);
+        }
         self.service.hand_sockets_over(&successor.takes);
     }
 }

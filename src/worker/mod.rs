@@ -42,10 +42,6 @@ use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
 
 pub(crate) use gate::Gate;
-#[allow(
-    unused_imports,
-    reason = "the daemon's part of a hand-over builds them"
-)]
 pub(crate) use leaving::{Arrived, Leave, LeavingClient};
 pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use mailbox::{Mailbox, Notice};
@@ -574,6 +570,7 @@ impl<D: Driver> Worker<D> {
 
     /// Closes kept connections whose time is up; in a drain, all of them once nobody is left.
     fn look_at_pools(&mut self) {
+        self.close_pools_of_leaving();
         let is_over = self.phase == WorkerPhase::Draining && self.sessions.is_empty();
         if !is_over && self.pools_looked_at.is_none_or(|at| at > self.hands.now) {
             return;
@@ -587,6 +584,17 @@ impl<D: Driver> Worker<D> {
                 pool.expire(&mut self.hands);
             }
             self.file_pool(route);
+        }
+    }
+
+    /// Where clients go to another process, so do the permits of connections that nobody here waits for.
+    fn close_pools_of_leaving(&mut self) {
+        for route in self.routes.keys() {
+            let served = &mut self.routes[route];
+            if served.leave.is_some() && !served.has_queue() {
+                served.pool.close_all(&mut self.hands);
+                self.file_pool(route);
+            }
         }
     }
 

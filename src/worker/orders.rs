@@ -19,10 +19,6 @@ use super::routes::{RouteNumber, Served, Share, ShareRules};
 use super::{LAST_CALL_INTERVAL, Worker, WorkerPhase};
 
 /// One thing to do. A worker gets them in order.
-#[allow(
-    dead_code,
-    reason = "the daemon's part of a hand-over orders LetGo and Admit"
-)]
 pub(crate) enum Order {
     /// A listener takes the place of this one, which nobody can find any more.
     Replace(ListenerOf, Listening),

@@ -1,5 +1,6 @@
 //! While both run: what the predecessor still tells, and what the successor is to hear, on the main thread.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,16 @@ use tokio::time;
 
 use crate::backend::PermitCounts;
 use crate::config::RouteName;
+use crate::worker::{Arrived, Leave, LeavingClient, Order};
 
+use super::super::listening::Place;
 use super::super::service::Service;
+use super::super::upstreams;
 use super::course::Succeeded;
 use super::offer::held;
-use super::predecessor::{News, Predecessor};
+use super::predecessor::{ArrivedClient, News, Predecessor};
 use super::successor::{Step, Successor};
-use super::wire::Message;
+use super::wire::{ClientOffer, Message, WireAddress};
 
 /// How often it is looked which permits the daemon needs no more. Whoever waits for one of them waits for so long at
 /// the most; a look is an addition for each endpoint.
@@ -111,7 +115,60 @@ impl Service {
         self.elsewhere.insert(name, Arc::new(counts));
     }
 
-    fn admit(&mut self, client: super::predecessor::ArrivedClient) {
-        let _ = client;
+    /// The predecessor's client is ours. A route that is not here any more has none: its connection ends.
+    fn admit(&mut self, client: ArrivedClient) {
+        let ArrivedClient {
+            route,
+            place,
+            connection,
+        } = client;
+        let Some(route) = self.routes.iter().find(|r| r.config.name == route) else {
+            return;
+        };
+        let introduced = route.config.upstreams.proxy_protocol.version();
+        let sockets = &mut route.sockets.iter();
+        let arrived = Arrived {
+            fd: connection,
+            listener: sockets
+                .find(|socket| socket.socket.place() == place)
+                .map(|socket| socket.number),
+            introduction: upstreams::introduction(introduced, &place),
+        };
+        // Each of those that serve the route in its turn.
+        self.arrivals = self.arrivals.wrapping_add(1);
+        let share = &route.shares[self.arrivals % route.shares.len()];
+        self.mailboxes[share.worker].order(Order::Admit(route.route.number, arrived));
+    }
+
+    /// Clients that are at rest, and those that come to be, go to the successor.
+    pub(in super::super) fn let_clients_go(&self, succeeded: &Succeeded) {
+        let of_routes = self.routes.iter().map(|route| {
+            let places = route.sockets.iter();
+            let places = places.map(|socket| (socket.number, socket.socket.place()));
+            let workers = route.shares.iter().map(|share| share.worker).collect();
+            (&route.route, places.collect(), workers)
+        });
+        let of_retired = self.retired.iter().map(|retired| {
+            let places: HashMap<usize, Place> = HashMap::new();
+            (&retired.route, places, retired.workers.clone())
+        });
+        let all: Vec<(_, HashMap<usize, Place>, Vec<usize>)> =
+            of_routes.chain(of_retired).collect();
+        for (route, places, workers) in all {
+            let (name, say) = (route.name.clone(), succeeded.successor.sayer());
+            let leave = Leave::new(move |client: LeavingClient| {
+                let place = client.listener.and_then(|number| places.get(&number));
+                let offer = ClientOffer {
+                    route: name.to_string(),
+                    place: place.and_then(WireAddress::of),
+                };
+                // A successor that is gone leaves nobody to serve them.
+                let _ = say.send((Message::Client(offer), Some(client.fd)));
+            });
+            for worker in workers {
+                let order = Order::LetGo(route.number, leave.clone());
+                self.mailboxes[worker].order(order);
+            }
+        }
     }
 }

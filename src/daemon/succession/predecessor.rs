@@ -100,7 +100,8 @@ pub(in super::super) enum News {
 /// A client that it had accepted, and nothing of which it has read.
 pub(in super::super) struct ArrivedClient {
     pub(in super::super) route: RouteName,
-    pub(in super::super) introduction: Vec<u8>,
+    /// Where it connected to.
+    pub(in super::super) place: Place,
     pub(in super::super) connection: OwnedFd,
 }
 
@@ -296,7 +297,7 @@ impl ArrivedClient {
     fn new(offer: ClientOffer, connection: OwnedFd) -> Option<Self> {
         Some(Self {
             route: offer.route.parse().ok()?,
-            introduction: offer.introduction,
+            place: offer.place.into(),
             connection,
         })
     }

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::address::Address;
 use crate::sys::net::{UnixKind, UnixName};
 
+use super::super::listening::Place;
+
 /// The number of this protocol.
 pub(super) const SCHEMA: u32 = 1;
 
@@ -164,12 +166,12 @@ pub(super) struct HeldEndpoint {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct ClientOffer {
     pub(super) route: String,
-    /// What its backend is told of it, in bytes: a header of the PROXY protocol, or nothing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) introduction: Vec<u8>,
+    /// Where it connected to, which its backend may be told; none if that has no address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) place: Option<WireAddress>,
 }
 
-/// Where an endpoint is. Names of Unix sockets are bytes.
+/// Where an endpoint is, or a socket of clients. Names of Unix sockets are bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum WireAddress {
@@ -186,6 +188,29 @@ impl From<Address> for WireAddress {
                 (path, UnixKind::Path) => Self::Path(path.to_vec()),
                 (name, UnixKind::Abstract) => Self::Abstract(name.to_vec()),
             },
+        }
+    }
+}
+
+impl WireAddress {
+    /// Where a socket of clients listens, if that has an address.
+    pub(super) fn of(place: &Place) -> Option<Self> {
+        match place {
+            Place::Path(path) => Some(Self::Path(path.clone())),
+            Place::Abstract(name) => Some(Self::Abstract(name.clone())),
+            Place::Tcp(address) => Some(Self::Tcp(*address)),
+            Place::Unnamed => None,
+        }
+    }
+}
+
+impl From<Option<WireAddress>> for Place {
+    fn from(address: Option<WireAddress>) -> Self {
+        match address {
+            Some(WireAddress::Tcp(address)) => Self::Tcp(address),
+            Some(WireAddress::Path(path)) => Self::Path(path),
+            Some(WireAddress::Abstract(name)) => Self::Abstract(name),
+            None => Self::Unnamed,
         }
     }
 }
