@@ -196,8 +196,10 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
     refuse_loops(config, &routes)?;
     let commander = control.commander.clone();
     let mut sites = Sites::bind(config, identity.as_ref(), commander, &mut offered)?;
+    let permits_freed = Arc::default();
     if let Some(predecessor) = &mut predecessor {
-        predecessor.prepare(&mut routes, &offered, &mailboxes);
+        let wake = (&mailboxes[..], &permits_freed);
+        predecessor.prepare(&mut routes, &offered, wake);
     }
     privileges::settle(identity.as_ref())?;
 
@@ -265,6 +267,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         group_at_start,
         elsewhere,
         arrivals: 0,
+        permits_freed,
         is_leaving: false,
         of_retired: Vec::new(),
         access_logs,

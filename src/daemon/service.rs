@@ -6,6 +6,8 @@ use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::access_log::Writers;
 use crate::backend::{PermitCounts, SharedPermits};
 use crate::config::{Config, Effective, RouteName};
@@ -53,6 +55,8 @@ pub(super) struct Service {
     pub(super) elsewhere: HashMap<RouteName, Arc<PermitCounts>>,
     /// How many of its clients have come to be ours.
     pub(super) arrivals: usize,
+    /// Where permits are shared: one was given back.
+    pub(super) permits_freed: Arc<Notify>,
     /// Another process takes the daemon's place: permits are counted over all who have some.
     pub(super) is_leaving: bool,
     /// Those of routes that are not served any more, then.

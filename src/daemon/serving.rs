@@ -75,8 +75,11 @@ impl Serving {
         let Ended {
             failed,
             patience,
-            successor,
+            mut successor,
         } = self.until_an_end(stop, commands).await;
+        if successor.is_none() {
+            successor = self.settle_succession().await;
+        }
         match &successor {
             Some(successor) => self.hand_over(successor).await,
             None => self.give_up(patience).await,

@@ -69,6 +69,7 @@ impl<D: Driver> Worker<D> {
             return;
         };
         self.routes[route].leave = Some(leave);
+        self.lets_go = true;
         // Those that wait for a place came before those that were not served yet.
         self.each_session_of(route, Session::let_go);
         for Parked { client, from, .. } in self.admission.take_parked_of(route) {

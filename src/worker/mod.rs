@@ -123,6 +123,8 @@ pub(crate) struct Worker<D: Driver> {
     /// Sessions that ended in this turn because their endpoint was removed.
     removed: usize,
     phase: WorkerPhase,
+    /// Clients of some route go to another process.
+    lets_go: bool,
     /// When FastCGI connections that have sent no request end. `None`: the worker does not drain.
     last_call: Option<Instant>,
 }
@@ -198,6 +200,7 @@ impl<D: Driver> Worker<D> {
             pools_looked_at: None,
             removed: 0,
             phase: WorkerPhase::Serving,
+            lets_go: false,
             last_call: None,
         };
         shares.into_iter().for_each(|share| worker.add_route(share));
@@ -570,7 +573,9 @@ impl<D: Driver> Worker<D> {
 
     /// Closes kept connections whose time is up; in a drain, all of them once nobody is left.
     fn look_at_pools(&mut self) {
-        self.close_pools_of_leaving();
+        if self.lets_go {
+            self.close_pools_of_leaving();
+        }
         let is_over = self.phase == WorkerPhase::Draining && self.sessions.is_empty();
         if !is_over && self.pools_looked_at.is_none_or(|at| at > self.hands.now) {
             return;

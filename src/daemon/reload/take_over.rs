@@ -383,7 +383,7 @@ impl Service {
         if before.is_empty() && elsewhere.is_none() {
             return;
         }
-        let wake = wake(&self.mailboxes);
+        let wake = wake(&self.mailboxes, &self.permits_freed);
         let permits = Arc::new(SharedPermits::new(max.get(), before.len(), wake));
         if let Some(elsewhere) = elsewhere {
             permits.leave_to_others(PermitCounts::clone(elsewhere));

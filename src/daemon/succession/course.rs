@@ -32,7 +32,7 @@ struct Coming {
     version: String,
     offered: Vec<OfferedSocket>,
     /// What it takes, and the way back, once the sockets were left to it.
-    yielded: Option<(Ready, Takes, WayBack)>,
+    yielded: Option<(Ready, WayBack)>,
 }
 
 /// Another process serves.
@@ -158,7 +158,7 @@ impl Serving {
             }
         };
         self.service.count_permits();
-        coming.yielded = Some((ready, takes, way_back));
+        coming.yielded = Some((ready, way_back));
         if !self.workers.have_obeyed().await {
             let line = "a worker does not turn, and may still accept clients (see the log)";
             coming.successor.refuse(line.to_owned());
@@ -176,10 +176,12 @@ impl Serving {
             successor,
             pid,
             version,
+            offered,
             yielded,
-            ..
         } = self.succession.coming.take()?;
-        let (ready, takes, _) = yielded.expect("it serves when the sockets are its own");
+        let (ready, ..) = yielded.expect("it serves when the sockets are its own");
+        // One may have been bound again meanwhile.
+        let takes = Takes::of(&ready.takes, &offered, &self.service);
         successor.say(Message::Relieved, None);
         tracing::info!("process {pid} serves in the daemon's place: draining");
         // Whoever gave them hears that the daemon is about to end, and finds the successor.
@@ -193,6 +195,29 @@ impl Serving {
         })
     }
 
+    /// The daemon is about to end. Whoever has its sockets already comes to serve, or gives them back; others have come
+    /// too late.
+    pub(in super::super) async fn settle_succession(&mut self) -> Option<Succeeded> {
+        self.succession.postponed.clear();
+        self.succession.waiting = None;
+        let is_yielded = |coming: &Coming| coming.yielded.is_some();
+        if !self.succession.coming.as_ref().is_some_and(is_yielded) {
+            // Its connection ends with this.
+            self.succession.coming = None;
+            return None;
+        }
+        match self.succession.next().await {
+            Step::Serving => self.succeeded(),
+            Step::Failed(why) => {
+                self.end_succession(&why).await;
+                None
+            }
+            Step::Met { .. } | Step::Ready(_) | Step::Gone => {
+                unreachable!("the sockets are left to it once it is ready")
+            }
+        }
+    }
+
     /// Nobody takes the daemon's place after all.
     async fn end_succession(&mut self, why: &str) {
         let Some(coming) = self.succession.coming.take() else {
@@ -200,8 +225,9 @@ impl Serving {
         };
         let began = Instant::now();
         let was_yielded = coming.yielded.is_some();
-        if let Some((_, _, way_back)) = coming.yielded {
-            self.service.take_sockets_back(way_back);
+        if let Some((ready, way_back)) = coming.yielded {
+            let takes = Takes::of(&ready.takes, &coming.offered, &self.service);
+            self.service.take_sockets_back(&takes, way_back);
             self.service.count_permits_no_more();
             // Whoever hears of it finds it so.
             self.workers.have_obeyed().await;

@@ -6,11 +6,13 @@ use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
+
 use crate::backend::{PermitCounts, SharedPermits};
 use crate::config::{Access, RouteName};
 use crate::counters::ShareCounters;
 use crate::sys::net;
-use crate::worker::{ListenerChange, Notice, Order, RouteChange, RouteNumber};
+use crate::worker::{ListenerChange, Mailbox, Notice, Order, RouteChange, RouteNumber};
 
 use super::super::listener::SocketFile;
 use super::super::listening::ListeningSocket;
@@ -232,8 +234,15 @@ impl Service {
     }
 
     /// Has them serve them again.
-    pub(super) fn take_sockets_back(&self, WayBack(back): WayBack) {
+    pub(super) fn take_sockets_back(&mut self, takes: &Takes, WayBack(back): WayBack) {
         self.order_all(back);
+        let sockets = self.routes.iter_mut().flat_map(|route| &mut route.sockets);
+        for socket in sockets.filter(|socket| takes.clients.contains(&socket.id)) {
+            // Clients see who called listen(2) last (SO_PEERCRED), which may have been the successor.
+            if let Err(error) = socket.socket.listen() {
+                tracing::warn!("{error}");
+            }
+        }
     }
 
     fn order_all(&self, changes: Vec<(usize, RouteChange)>) {
@@ -268,7 +277,7 @@ impl Service {
             let max = route.as_ref();
             let max = max.and_then(|route| route.config.limits.per_endpoint_max);
             let max = max.map_or(u32::MAX, NonZeroU32::get);
-            let wake = wake(&self.mailboxes);
+            let wake = wake(&self.mailboxes, &self.permits_freed);
             let permits = Arc::new(SharedPermits::new(max, shares.len(), wake));
             for (worker, number) in shares {
                 let share = RouteChange::Share(number, Some(Arc::clone(&permits)));
@@ -338,14 +347,16 @@ fn active(counters: &ShareCounters) -> u64 {
     counters.route.accepted.get().saturating_sub(ended)
 }
 
-/// Tells all workers that there may be a place.
+/// Tells all workers that there may be a place, and the main thread that there may be one for a successor.
 pub(in super::super) fn wake(
-    mailboxes: &[Arc<crate::worker::Mailbox>],
+    mailboxes: &[Arc<Mailbox>],
+    permits_freed: &Arc<Notify>,
 ) -> impl Fn() + Send + Sync + 'static {
-    let mailboxes = mailboxes.to_vec();
+    let (mailboxes, permits_freed) = (mailboxes.to_vec(), Arc::clone(permits_freed));
     move || {
         mailboxes
             .iter()
             .for_each(|mailbox| mailbox.post(Notice::Places));
+        permits_freed.notify_one();
     }
 }

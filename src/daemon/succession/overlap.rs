@@ -21,9 +21,13 @@ use super::predecessor::{ArrivedClient, News, Predecessor};
 use super::successor::{Step, Successor};
 use super::wire::{ClientOffer, Message, WireAddress};
 
-/// How often it is looked which permits the daemon needs no more. Whoever waits for one of them waits for so long at
-/// the most; a look is an addition for each endpoint.
-const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+/// How long permits that are given back gather until the successor hears of them. A look is an addition for each
+/// endpoint, and a message may have all of them.
+const GATHER_TIME: Duration = Duration::from_millis(1);
+
+/// How often it is looked at the latest which permits the daemon needs no more: sessions that wait for one may leave
+/// without it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Goes on while the daemon drains: hears the predecessor until that `is_gone`, and tells the successor. It does not
 /// come to an end.
@@ -34,6 +38,7 @@ pub(in super::super) async fn overlap(
     is_gone: &Notify,
 ) {
     let mut told: Vec<(RouteName, PermitCounts)> = Vec::new();
+    let permits_freed = Arc::clone(&service.permits_freed);
     loop {
         tokio::select! {
             news = next_news(predecessor) => {
@@ -42,7 +47,7 @@ pub(in super::super) async fn overlap(
                     is_gone.notify_one();
                 }
             }
-            () = time::sleep(LOOK_INTERVAL), if successor.is_some() => {
+            () = next_look(&permits_freed), if successor.is_some() => {
                 if let Some(succeeded) = &successor {
                     tell_kept(service, &mut told, &succeeded.successor);
                 }
@@ -55,6 +60,14 @@ pub(in super::super) async fn overlap(
                 Step::Met { .. } | Step::Ready(_) | Step::Serving => {}
             },
         }
+    }
+}
+
+/// Returns when it is worth looking.
+async fn next_look(permits_freed: &Notify) {
+    let freed = time::timeout(LOOK_INTERVAL, permits_freed.notified()).await;
+    if freed.is_ok() {
+        time::sleep(GATHER_TIME).await;
     }
 }
 

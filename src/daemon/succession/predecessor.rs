@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 use tokio::time;
 
 use crate::backend::{Address, Adjustment, Endpoint, PermitCounts, Published, SharedPermits};
@@ -156,13 +157,13 @@ impl Predecessor {
         &mut self,
         routes: &mut [ServedRoute],
         offered: &Offered,
-        mailboxes: &[Arc<Mailbox>],
+        (mailboxes, permits_freed): (&[Arc<Mailbox>], &Arc<Notify>),
     ) {
         for route in routes {
             self.restore(&route.route.published, offered);
             let max = route.config.limits.per_endpoint_max;
             route.shared = max.map(|max| {
-                let permits = SharedPermits::new(max.get(), 1, wake(mailboxes));
+                let permits = SharedPermits::new(max.get(), 1, wake(mailboxes, permits_freed));
                 Arc::new(permits)
             });
         }
