@@ -197,13 +197,16 @@ mod tests {
         let whole = refused("x".repeat(1 << 20));
         let says = ours.say(&whole, None);
         tokio::pin!(says);
-        let mut heard = None;
+        let (mut heard, mut is_said) = (None, false);
         while heard.is_none() {
             // Each time a piece more, and never to the end of one wait.
             tokio::select! {
                 biased;
                 said = theirs.next() => heard = said.unwrap(),
-                _ = &mut says => {}
+                said = &mut says, if !is_said => {
+                    said.unwrap();
+                    is_said = true;
+                }
                 () = tokio::task::yield_now() => {}
             }
         }
