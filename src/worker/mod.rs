@@ -55,6 +55,7 @@ pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
 use gate::Permit;
+use leaving::CameTo;
 use listeners::{IdleListener, Listeners};
 use mailbox::Notices;
 use orders::Retiring;
@@ -140,7 +141,7 @@ struct Active<D: Driver> {
     /// Whether it is counted among those of the route, over all workers.
     is_in_crowd: bool,
     /// Which of the route's listeners it came to, for who takes it over.
-    listener: Option<usize>,
+    came_to: CameTo,
     /// Where connections are limited.
     place: Option<Place>,
     /// Where those of its user are. Given back with the session, before its client can see the end: who
@@ -519,7 +520,7 @@ impl<D: Driver> Worker<D> {
         let (last, closed) = match ending {
             Ending::HandedOver => {
                 let client = active.session.leave(&mut self.hands);
-                self.hand_over(client, active.route, active.listener);
+                self.hand_over(client, active.route, active.came_to);
                 (client, Closed::Now)
             }
             ending => {
