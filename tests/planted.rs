@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Of seeds, as in SPLICEWAY_SIM_BACKENDS; of each there are those on the epoll driver.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 12] = [
     "tcp",
     "inherited",
     "mixed",
@@ -18,6 +18,7 @@ const KINDS: [&str; 11] = [
     "byhand",
     "routes",
     "workers",
+    "successions",
     "reloads",
 ];
 

@@ -303,9 +303,10 @@ pub trait Driver: SocketCalls + Pipes + Sized {
 /// What both drivers are asked by their tests.
 #[cfg(test)]
 mod testing {
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
+    use std::thread;
     use std::time::Duration;
 
     use super::*;
@@ -421,5 +422,122 @@ mod testing {
             assert!(!driver.peer_is_gone(sock));
             driver.close(sock, Close::Graceful);
         }
+    }
+
+    /// The next completion, whenever it comes.
+    fn wait_for_completion<D: Driver>(driver: &mut D) -> Completion {
+        let until = driver.now() + Duration::from_secs(60);
+        loop {
+            if let Some(completion) = driver.next() {
+                return completion;
+            }
+            assert!(driver.now() < until, "nothing completes");
+            driver.turn(Some(until)).unwrap();
+        }
+    }
+
+    /// What is in flight is called off while the peer writes, at any moment: either it has bytes, or all of them are in
+    /// the connection that is let go.
+    pub(super) fn assert_what_is_let_go_has_all_its_bytes<D: Driver>(mut driver: D) {
+        const ROUNDS: u32 = 2000;
+        const MESSAGE: &[u8] = b"one and two";
+        let mut let_go = 0;
+        for round in 0..ROUNDS {
+            let (peer, ours) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let sock = driver.adopt_client(ours.into());
+            let op = match round % 4 {
+                0 => Op::Recv,
+                1 => Op::Peek,
+                2 => Op::Readable,
+                _ => Op::Hangup,
+            };
+            driver.submit(sock, op);
+            if round % 3 > 0 {
+                driver.turn(Some(driver.now())).unwrap();
+            }
+            let writer = thread::spawn(move || {
+                for _ in 0..round % 50 {
+                    thread::yield_now();
+                }
+                (&peer).write_all(MESSAGE).unwrap();
+                peer
+            });
+            for _ in 0..round % 7 {
+                thread::yield_now();
+            }
+            if round % 5 == 0 {
+                // It may have ended, and nobody has been told yet.
+                driver.turn(Some(driver.now())).unwrap();
+            }
+            driver.cancel(sock, Lane::Read);
+            let ended = wait_for_completion(&mut driver);
+            assert_eq!((ended.sock, ended.lane), (sock, Lane::Read));
+            match ended.done {
+                Done::Received(bytes) => {
+                    assert_eq!(bytes[..], *MESSAGE);
+                    driver.close(sock, Close::Graceful);
+                }
+                Done::Ready | Done::Failed(Errno(libc::ECANCELED)) => {
+                    let mut ours = UnixStream::from(driver.let_go(sock));
+                    ours.set_nonblocking(false).unwrap();
+                    ours.set_read_timeout(Some(Duration::from_secs(60)))
+                        .unwrap();
+                    let mut bytes = [0; MESSAGE.len()];
+                    ours.read_exact(&mut bytes).unwrap();
+                    assert_eq!(bytes, *MESSAGE);
+                    let_go += 1;
+                }
+                done => panic!("{done:?}"),
+            }
+            drop(writer.join().unwrap());
+            driver.release();
+        }
+        assert!(let_go > ROUNDS / 4, "{let_go} of {ROUNDS} were let go");
+    }
+
+    /// Whoever has let a socket go hears nothing of its connection any more, which lives on.
+    pub(super) fn assert_what_is_let_go_is_not_watched<D: Driver>(mut driver: D) {
+        for op in [Op::Recv, Op::Peek, Op::Hangup] {
+            let (mut peer, ours) = UnixStream::pair().unwrap();
+            ours.set_nonblocking(true).unwrap();
+            let sock = driver.adopt_client(ours.into());
+            driver.submit(sock, op);
+            driver.turn(Some(driver.now())).unwrap();
+            driver.cancel(sock, Lane::Read);
+            wait_for_completion(&mut driver);
+            let ours = UnixStream::from(driver.let_go(sock));
+            assert!(driver.is_closed(sock));
+            peer.write_all(b"for somebody else").unwrap();
+            driver.turn(Some(driver.now())).unwrap();
+            drop((peer, ours));
+            driver.turn(Some(driver.now())).unwrap();
+            assert!(driver.next().is_none());
+            assert_eq!(driver.take_stale_events(), 0);
+        }
+    }
+
+    /// `has_nodelay` looks at a socket of the driver's.
+    pub(super) fn assert_adopted_clients_are_like_accepted_ones<D: Driver>(
+        mut driver: D,
+        has_nodelay: impl Fn(&mut D, Sock) -> bool,
+    ) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let client = TcpStream::connect(address).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let sock = driver.adopt_client(accepted.into());
+        assert!(has_nodelay(&mut driver, sock));
+        let ends = driver.client_addresses(sock).unwrap();
+        let expected = (client.local_addr().unwrap(), address);
+        assert_eq!((ends.client, ends.local), expected);
+        driver.close(sock, Close::Graceful);
+
+        let (_peer, ours) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let sock = driver.adopt_client(ours.into());
+        assert!(driver.peer_credentials(sock).is_some());
+        driver.close(sock, Close::Graceful);
     }
 }

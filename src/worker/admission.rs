@@ -16,6 +16,7 @@ use crate::sys::Errno;
 use crate::sys::net::TcpOptions;
 
 use super::gate::Permit;
+use super::leaving::CameTo;
 use super::listeners::ListenerOf;
 use super::routes::{Admittance, Served};
 use super::who::Refusal;
@@ -529,7 +530,7 @@ impl<D: Driver> Worker<D> {
             route,
             policy,
             is_in_crowd: self.routes[route].route.crowd.enter(),
-            listener: listener.map(|listener| listener.number),
+            came_to: CameTo::new(listener),
             place,
             seats,
         });

@@ -51,6 +51,7 @@ pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
 use gate::Permit;
+use leaving::CameTo;
 use listeners::{IdleListener, Listeners};
 use mailbox::Notices;
 use orders::Retiring;
@@ -138,7 +139,7 @@ struct Active<D: Driver> {
     /// Whether it is counted among those of the route, over all workers.
     is_in_crowd: bool,
     /// Which of the route's listeners it came to, for who takes it over.
-    listener: Option<usize>,
+    came_to: CameTo,
     /// Where connections are limited.
     place: Option<Place>,
     /// Where those of its user are. Given back with the session, before its client can see the end: who
@@ -518,7 +519,7 @@ impl<D: Driver> Worker<D> {
         let (last, closed) = match ending {
             Ending::HandedOver => {
                 let client = active.session.leave(&mut self.hands);
-                self.hand_over(client, active.route, active.listener);
+                self.hand_over(client, active.route, active.came_to);
                 (client, Closed::Now)
             }
             ending => {

@@ -336,8 +336,10 @@ impl<K: EpollKernel> OverDescriptors for Epoll<K> {
 mod tests {
     use super::*;
     use crate::driver::testing::{
+        assert_adopted_clients_are_like_accepted_ones,
         assert_events_of_a_closed_socket_are_nobodys,
-        assert_tcp_clients_are_known_for_what_they_are, limits,
+        assert_tcp_clients_are_known_for_what_they_are, assert_what_is_let_go_has_all_its_bytes,
+        assert_what_is_let_go_is_not_watched, limits,
     };
     use crate::sys::net;
 
@@ -353,6 +355,26 @@ mod tests {
     fn tcp_clients_are_known_for_what_they_are() {
         let driver = Epoll::new(Waker::new().unwrap(), limits(1, 4)).unwrap();
         assert_tcp_clients_are_known_for_what_they_are(driver, |driver, sock| {
+            net::has_nodelay(&driver.sockets.get(sock).descriptor.fd)
+        });
+    }
+
+    #[test]
+    fn what_is_let_go_has_all_its_bytes() {
+        let driver = Epoll::new(Waker::new().unwrap(), limits(4, 4)).unwrap();
+        assert_what_is_let_go_has_all_its_bytes(driver);
+    }
+
+    #[test]
+    fn what_is_let_go_is_not_watched() {
+        let driver = Epoll::new(Waker::new().unwrap(), limits(4, 4)).unwrap();
+        assert_what_is_let_go_is_not_watched(driver);
+    }
+
+    #[test]
+    fn adopted_clients_are_like_accepted_ones() {
+        let driver = Epoll::new(Waker::new().unwrap(), limits(4, 4)).unwrap();
+        assert_adopted_clients_are_like_accepted_ones(driver, |driver, sock| {
             net::has_nodelay(&driver.sockets.get(sock).descriptor.fd)
         });
     }

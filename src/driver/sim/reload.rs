@@ -2,7 +2,7 @@
 
 use std::mem;
 use std::num::NonZeroU32;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd as _, OwnedFd, RawFd};
 
 use crate::driver::Sock;
 
@@ -66,6 +66,11 @@ impl Sim {
     /// Nobody new comes to this one.
     pub(crate) fn close_backlog(&self, backlog: usize) {
         self.world().backlogs[backlog].is_open = false;
+    }
+
+    /// Whoever was to take this client on is no more: it is closed.
+    pub(crate) fn loses(&self, client: &OwnedFd) {
+        self.world().loses(client.as_raw_fd());
     }
 
     /// Another route serves this one from now on.

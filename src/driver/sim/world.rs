@@ -480,6 +480,7 @@ impl World {
     /// A client goes to another worker, with its connection as it is. Returns what stands for that.
     pub(super) fn let_go(&mut self, sock: Sock) -> OwnedFd {
         let peer = self.open_peer(sock);
+        self.note(|| format!("{sock:?} is let go"));
         self.judge(&Event::LetsGo(sock, peer));
         self.sockets.remove(sock);
         self.live.retain(|&live| live != sock);
@@ -492,10 +493,23 @@ impl World {
     /// It comes there.
     pub(super) fn adopt_client(&mut self, fd: OwnedFd) -> Sock {
         let peer = self.on_the_way.remove(&fd.as_raw_fd());
-        let sock = self.insert(Kind::Client(peer.expect("somebody has let it go")));
+        let peer = peer.expect("somebody has let it go");
+        self.peers[peer].worker = Some(self.at);
+        let sock = self.insert(Kind::Client(peer));
+        self.note(|| format!("{sock:?} is client {peer}, which another worker has let go"));
         // It was open all the time.
         self.open_sockets -= 1;
         sock
+    }
+
+    /// Nobody is there to take it.
+    pub(super) fn loses(&mut self, fd: RawFd) {
+        let peer = self.on_the_way.remove(&fd);
+        let peer = peer.expect("somebody has let it go");
+        self.note(|| format!("client {peer} is lost"));
+        self.disturbed = true;
+        self.open_sockets -= 1;
+        (self.peers[peer].closed, self.peers[peer].gone) = (true, true);
     }
 
     /// Only now the peers hear of the closes, and the descriptors are free.

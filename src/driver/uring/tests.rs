@@ -4,8 +4,9 @@ use std::os::unix::net::UnixStream;
 use super::*;
 use crate::driver::Done;
 use crate::driver::testing::{
-    assert_events_of_a_closed_socket_are_nobodys, assert_tcp_clients_are_known_for_what_they_are,
-    limits,
+    assert_adopted_clients_are_like_accepted_ones, assert_events_of_a_closed_socket_are_nobodys,
+    assert_tcp_clients_are_known_for_what_they_are, assert_what_is_let_go_has_all_its_bytes,
+    assert_what_is_let_go_is_not_watched, limits,
 };
 
 /// More sockets have data than there are buffers for the kernel to choose from. As in a session
@@ -147,4 +148,84 @@ fn room_that_comes_before_the_failed_send_is_looked_at_is_not_missed() {
         completion = driver.next();
     }
     assert!(matches!(completion.unwrap().done, Done::Sent));
+}
+
+#[test]
+fn what_is_let_go_has_all_its_bytes() {
+    let driver = Uring::new(Waker::new().unwrap(), limits(4, 4)).unwrap();
+    assert_what_is_let_go_has_all_its_bytes(driver);
+}
+
+#[test]
+fn what_is_let_go_is_not_watched() {
+    let driver = Uring::new(Waker::new().unwrap(), limits(4, 4)).unwrap();
+    assert_what_is_let_go_is_not_watched(driver);
+}
+
+#[test]
+fn adopted_clients_are_like_accepted_ones() {
+    let driver = Uring::new(Waker::new().unwrap(), limits(4, 4)).unwrap();
+    assert_adopted_clients_are_like_accepted_ones(driver, |driver, sock| {
+        net::has_nodelay(&driver.sockets.get(sock).descriptor.fd)
+    });
+}
+
+/// Receives that stand in line for buffers are called off like those that the kernel has, and so are those that it has
+/// just sent back for want of one.
+#[test]
+fn a_receive_that_waits_for_a_buffer_can_be_called_off() {
+    const SOCKETS: usize = 600;
+    let mut driver = Uring::new(Waker::new().unwrap(), limits(1, 1)).unwrap();
+    let (mut peers, mut open) = (Vec::new(), Vec::new());
+    for _ in 0..SOCKETS {
+        let (mut peer, ours) = UnixStream::pair().unwrap();
+        peer.write_all(b"bytes").unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let sock = driver.adopt_client(ours.into());
+        driver.submit(sock, Op::Recv);
+        peers.push(peer);
+        open.push(sock);
+    }
+    driver.turn(Some(Instant::now())).unwrap();
+    // Whoever has bytes keeps its buffer. What has ended otherwise is looked at only when half of them were called off.
+    for sock in &open[..SOCKETS / 2] {
+        driver.cancel(*sock, Lane::Read);
+    }
+    let mut held = Vec::new();
+    let mut told = 0;
+    let mut hear = |driver: &mut Uring, until: usize| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while told < until {
+            assert!(
+                Instant::now() < deadline,
+                "only {told} of {until} have ended"
+            );
+            driver.turn(Some(Instant::now())).unwrap();
+            while let Some(completion) = driver.next() {
+                told += 1;
+                match completion.done {
+                    Done::Received(buf) => held.push((completion.sock, buf)),
+                    Done::Failed(Errno(libc::ECANCELED)) => {
+                        let mut ours = UnixStream::from(driver.let_go(completion.sock));
+                        let mut bytes = [0; 5];
+                        ours.read_exact(&mut bytes).unwrap();
+                        assert_eq!(bytes, *b"bytes");
+                    }
+                    done => panic!("{done:?}"),
+                }
+            }
+        }
+    };
+    hear(&mut driver, SOCKETS / 2);
+    for sock in &open[SOCKETS / 2..] {
+        if driver.sockets.is_open(*sock) && !matches!(driver.sockets.get(*sock).read, Read::Idle) {
+            driver.cancel(*sock, Lane::Read);
+        }
+    }
+    hear(&mut driver, SOCKETS);
+    assert!(
+        held.len() < SOCKETS / 2,
+        "there were buffers for {}",
+        held.len()
+    );
 }

@@ -34,6 +34,8 @@ pub(super) enum Backends {
     Routes,
     /// The same or one of them, and several workers.
     Workers,
+    /// Two workers, of which one hands its clients over to the other.
+    Successions,
     /// Several routes, and one worker or several, whose configuration changes while they run.
     Reloads,
 }
@@ -44,7 +46,7 @@ const OF_ROUTES: &str = "each of its routes is of one of the other kinds";
 impl Backends {
     /// What `SPLICEWAY_SIM_BACKENDS` calls them.
     #[cfg(test)]
-    pub(super) const NAMES: [(Self, &str); 11] = [
+    pub(super) const NAMES: [(Self, &str); 12] = [
         (Self::Tcp, "tcp"),
         (Self::Inherited, "inherited"),
         (Self::Mixed, "mixed"),
@@ -55,6 +57,7 @@ impl Backends {
         (Self::ByHand, "byhand"),
         (Self::Routes, "routes"),
         (Self::Workers, "workers"),
+        (Self::Successions, "successions"),
         (Self::Reloads, "reloads"),
     ];
 
@@ -69,7 +72,7 @@ impl Backends {
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
             Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => {}
-            Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+            Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                 unreachable!("{OF_ROUTES}")
             }
             Self::Mixed => {
@@ -92,7 +95,7 @@ impl Backends {
             Self::Limited => true,
             Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
-            Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+            Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                 unreachable!("{OF_ROUTES}")
             }
         };
@@ -129,7 +132,7 @@ impl Backends {
             | Self::BothFamilies
             | Self::Limited
             | Self::Users => 25,
-            Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+            Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                 unreachable!("{OF_ROUTES}")
             }
         }
@@ -153,7 +156,7 @@ impl Backends {
                 | Self::Limited
                 | Self::Users
                 | Self::Fastcgi => Backlog::Ours,
-                Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+                Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                     unreachable!("{OF_ROUTES}")
                 }
             },
@@ -163,14 +166,14 @@ impl Backends {
     /// Whether the epoll driver can be a part of what is run.
     #[cfg(test)]
     pub(super) fn is_under_epoll(self) -> bool {
-        !matches!(self, Self::Routes | Self::Workers)
+        !matches!(self, Self::Routes | Self::Workers | Self::Successions)
     }
 
     pub(super) fn introduction(self) -> &'static [u8] {
         match self {
             Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
-            Self::ByHand | Self::Routes | Self::Workers | Self::Reloads => {
+            Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                 unreachable!("{OF_ROUTES}")
             }
         }

@@ -8,14 +8,15 @@
 //! clients queue; `users`, the one in which some users may not connect and the others not often; `fastcgi`, the one in
 //! which the peers speak FastCGI; `byhand`, one of several of these in which operators change something by hand;
 //! `routes`, the one with several routes on one worker; `workers`, the one in which several workers share routes, clients
-//! and limits; and `reloads`, the one in which routes and their rules come, change and go while the workers run. With
-//! `epoll-` before it, for kinds of one worker and one route, and for `reloads`, the epoll driver itself is a part of
+//! and limits; `successions`, the one in which one worker hands its clients over to another one; and `reloads`, the one in
+//! which routes and their rules come, change and go while the workers run. With `epoll-` before it, for kinds of one worker and one route, and for `reloads`, the epoll driver itself is a part of
 //! what is run, under one worker.
 
 mod by_hand;
 mod kinds;
 mod reloads;
 mod several;
+mod successions;
 #[cfg(test)]
 mod tests;
 
@@ -35,7 +36,9 @@ use crate::driver::sim::{
 };
 use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
 use crate::observe::Failures;
-use crate::session::{FastcgiOptions, MinRate, Policy, PoolOptions, Protocol, Timeouts};
+use crate::session::{
+    FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, Timeouts,
+};
 use crate::sys::net::TcpOptions;
 
 use super::waiting::QUEUE_LOOK_INTERVAL;
@@ -48,10 +51,10 @@ use kinds::Backends;
 /// Runs the scenario that the dice choose. Panics with the name of the rule that was broken.
 fn run(dice: Dice, (engine, backends): SeedKind, trace: bool, keep: &mut Option<Sim>) {
     match (engine, backends) {
-        (SimEngine::Completions, Backends::Routes | Backends::Workers) => {
+        (SimEngine::Completions, Backends::Routes | Backends::Workers | Backends::Successions) => {
             several::run(dice, (backends, false), trace, keep);
         }
-        (SimEngine::Epoll, Backends::Routes | Backends::Workers) => {
+        (SimEngine::Epoll, Backends::Routes | Backends::Workers | Backends::Successions) => {
             unreachable!("of these, only the simulated driver runs")
         }
         (_, Backends::ByHand) => by_hand::run(dice, engine, trace, keep),

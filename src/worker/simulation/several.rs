@@ -1,6 +1,7 @@
 //! Several routes, several workers, or both, in one world. Workers have their turns one after the other, in any order:
 //! what they share sees no two of them at one time, but any order of what they do.
 
+use super::successions::Succession;
 use super::*;
 use crate::driver::sim::Waiting;
 use crate::worker::{Rest, Sharing, Spread};
@@ -27,12 +28,15 @@ struct Common {
     connections_max: u32,
     calm: bool,
     users: Option<Users>,
+    /// The second worker is to serve what the first one does.
+    has_successor: bool,
 }
 
 impl Common {
     fn new(backends: Backends, dice: &mut Dice) -> Self {
         let (workers, routes) = match backends {
             Backends::Workers => (dice.between(2, 3), dice.between(1, 2)),
+            Backends::Successions => (2, dice.between(1, 2)),
             _ => (1, dice.between(2, 3)),
         };
         let connections_max = dice.pick(&[1, 2, 3, 5, 8, 12, 100]);
@@ -47,12 +51,18 @@ impl Common {
             },
             calm: dice.one_in(2),
             users: has_users.then(|| Backends::Users.users(dice)).flatten(),
+            has_successor: backends == Backends::Successions,
         }
     }
 
     fn choices(&self, dice: &mut Dice) -> Choices {
         let backends = dice.pick(&[Backends::Tcp, Backends::Limited, Backends::Fastcgi]);
-        let limit = backends.limit(dice);
+        let mut limit = backends.limit(dice);
+        if let (true, Some(limit)) = (self.has_successor, &mut limit) {
+            // One for each worker at least, so that both serve the route.
+            let permits = limit.per_endpoint_max;
+            limit.per_endpoint_max = permits.and_then(|max| NonZeroU32::new(max.get().max(2)));
+        }
         Choices {
             backends,
             ejection: ejection(dice),
@@ -74,6 +84,9 @@ impl Common {
         };
         let permits = limit.per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
         let most = self.workers.min(permits as usize);
+        if self.has_successor {
+            return most;
+        }
         count(dice.between(1, most as u64))
     }
 
@@ -140,7 +153,7 @@ pub(super) fn run(
         ..scenario(
             clients,
             planned,
-            (common.calm, common.users),
+            (common.calm, common.users.clone()),
             common.connections_max,
             &mut dice,
         )
@@ -163,7 +176,14 @@ pub(super) fn run(
         )
     });
     let workers = workers.collect();
-    run_in_turns(&sim, workers, &mut Nobody);
+    if common.has_successor {
+        let routes = served.iter().map(|route| route.planned.route.number);
+        let mut succession = Succession::new(&sim, &mailboxes, routes.collect());
+        run_in_turns(&sim, workers, &mut succession);
+        succession.end();
+    } else {
+        run_in_turns(&sim, workers, &mut Nobody);
+    }
     sim.judge_end();
     judge_shared(&shared, &sim, &counted);
     for Served { planned, counters } in &served {

@@ -91,6 +91,7 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
     let several = first..first + seeds.div_ceil(10);
     let routes = several.clone().map(|seed| (seed, Backends::Routes));
     let workers = several.clone().map(|seed| (seed, Backends::Workers));
+    let successions = several.clone().map(|seed| (seed, Backends::Successions));
     let reloads = several.map(|seed| (seed, Backends::Reloads));
     let by_hand = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::ByHand));
     let under_epoll = (first..first + seeds.div_ceil(10)).flat_map(|seed| {
@@ -108,6 +109,7 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
         .chain(fastcgi)
         .chain(routes)
         .chain(workers)
+        .chain(successions)
         .chain(by_hand)
         .chain(reloads)
         .map(|(seed, backends)| (seed, (SimEngine::Completions, backends)))

@@ -8,6 +8,10 @@
 //! - One that comes from another process is what an accepted client is that found no ticket: it is parked, and served
 //!   before anybody who waits in a backlog, with all that a client needs, and counted like one.
 
+#[cfg(test)]
+mod tests;
+
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -48,6 +52,23 @@ pub(crate) struct Arrived {
     pub listener: Option<usize>,
     /// What backends are told of it.
     pub introduction: Introduction,
+}
+
+/// Which of its route's listeners a client came to, for as long as it is served: small, because there is one for each
+/// session.
+#[derive(Clone, Copy)]
+pub(super) struct CameTo(Option<NonZeroU32>);
+
+impl CameTo {
+    /// The number plus one, so that there is room for none.
+    pub(super) fn new(listener: Option<ListenerOf>) -> Self {
+        let number = listener.and_then(|listener| u32::try_from(listener.number + 1).ok());
+        Self(number.and_then(NonZeroU32::new))
+    }
+
+    fn number(self) -> Option<usize> {
+        self.0.map(|number| number.get() as usize - 1)
+    }
 }
 
 impl Leave {
@@ -119,12 +140,11 @@ impl<D: Driver> Worker<D> {
         let served = &self.routes[from.route];
         served.counters.accepted.add(1);
         served.counters.ended(Outcome::HandedOver);
-        let listener = from.listener.map(|listener| listener.number);
-        self.hand_over(client, from.route, listener);
+        self.hand_over(client, from.route, CameTo::new(from.listener));
     }
 
     /// The client of a session goes to another process.
-    pub(super) fn hand_over(&mut self, client: Sock, route: RouteKey, listener: Option<usize>) {
+    pub(super) fn hand_over(&mut self, client: Sock, route: RouteKey, came_to: CameTo) {
         let fd = self.hands.driver.let_go(client);
         let served = &self.routes[route];
         let leave = served.leave.as_ref();
@@ -133,7 +153,7 @@ impl<D: Driver> Worker<D> {
             .give(LeavingClient {
                 fd,
                 route: served.route.number,
-                listener,
+                listener: came_to.number(),
             });
     }
 }
