@@ -53,12 +53,11 @@ struct Ticket {
 pub(super) struct Parked {
     pub(super) client: Sock,
     pub(super) from: Origin,
-    way: Way,
 }
 
 /// Who accepted a client.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub(super) enum Way {
     /// This worker, which looked before whether its route takes clients.
     Accepted,
     /// Another process, which knows nothing of that.
@@ -71,6 +70,7 @@ pub(super) struct Origin {
     /// `None`: another process accepted it at a socket that is none of the route's here.
     pub(super) listener: Option<ListenerOf>,
     pub(super) hello: Hello,
+    pub(super) way: Way,
 }
 
 /// A client was sent away, and is counted.
@@ -161,15 +161,9 @@ impl Admission {
         self.parked.iter().any(|parked| parked.from.route == route)
     }
 
-    /// Another process has accepted this client, which is served as soon as it can be.
-    pub(super) fn park_arrived(&mut self, client: Sock, from: Origin) {
-        let way = Way::Arrived;
-        self.parked.push(Parked { client, from, way });
-    }
-
-    fn park(&mut self, client: Sock, from: Origin) {
-        let way = Way::Accepted;
-        self.parked.push(Parked { client, from, way });
+    /// It is served as soon as it can be.
+    pub(super) fn park(&mut self, client: Sock, from: Origin) {
+        self.parked.push(Parked { client, from });
     }
 
     /// Those of this route, in the order in which they came.
@@ -208,11 +202,11 @@ impl<D: Driver> Worker<D> {
         while let Some(next) = self.next_parked() {
             match self.take_ticket() {
                 Some(ticket) => {
-                    let Parked { client, from, .. } = self.admission.parked.remove(next);
+                    let Parked { client, from } = self.admission.parked.remove(next);
                     self.start_session(client, from, ticket);
                 }
                 None if self.is_refusing() => {
-                    let Parked { client, from, .. } = self.admission.parked.remove(next);
+                    let Parked { client, from } = self.admission.parked.remove(next);
                     self.turn_away(client, from.route);
                 }
                 None => return,
@@ -260,7 +254,7 @@ impl<D: Driver> Worker<D> {
     fn lacks_part(&self, parked: &Parked) -> bool {
         let served = &self.routes[parked.from.route];
         let is_bound = self.phase == WorkerPhase::Serving && !served.is_retired;
-        parked.way == Way::Arrived && is_bound && served.route.crowd.is_full()
+        parked.from.way == Way::Arrived && is_bound && served.route.crowd.is_full()
     }
 
     /// Routes with as many sessions as they may have take no clients. The worker looks again without being told.
@@ -337,6 +331,7 @@ impl<D: Driver> Worker<D> {
             route: self.listeners.route(listener),
             listener: Some(self.listeners.of(listener)),
             hello: self.listeners.introduce(listener, client, driver),
+            way: Way::Accepted,
         }
     }
 
@@ -495,6 +490,7 @@ impl<D: Driver> Worker<D> {
             route,
             listener,
             hello,
+            way,
         } = from;
         self.routes[route].counters.accepted.add(1);
         let seats = match self.admit_user(client, route) {
@@ -504,7 +500,7 @@ impl<D: Driver> Worker<D> {
                 return;
             }
         };
-        let (entry, place) = match self.routes[route].admit(self.hands.now) {
+        let (entry, place) = match self.routes[route].admit(way, self.hands.now) {
             Admittance::Serve(entry, place) => (entry, place),
             Admittance::Refuse => {
                 self.admission.ticket = Some(ticket);

@@ -29,7 +29,12 @@ pub(super) struct Queue {
     uncounted: usize,
     /// The number of the next one.
     next: u64,
+    /// The same of those who came to the process before this one: they were here first.
+    next_from_before: u64,
 }
+
+/// The numbers below are for those who came to the process before this one: more than it could have had waiting.
+const FIRST_OF_OURS: u64 = 1 << 32;
 
 impl Queue {
     pub(super) fn new(max: usize) -> Self {
@@ -37,7 +42,8 @@ impl Queue {
             waiting: BTreeMap::new(),
             max,
             uncounted: 0,
-            next: 0,
+            next: FIRST_OF_OURS,
+            next_from_before: 0,
         }
     }
 
@@ -50,6 +56,16 @@ impl Queue {
     pub(super) fn arrive(&mut self) -> Arrival {
         self.next += 1;
         Arrival(self.next)
+    }
+
+    /// The number of one that has waited in the process before this one. They come in the order in which they came there.
+    pub(super) fn arrive_from_before(&mut self) -> Arrival {
+        self.next_from_before += 1;
+        assert!(
+            self.next_from_before < FIRST_OF_OURS,
+            "each has a descriptor"
+        );
+        Arrival(self.next_from_before)
     }
 
     /// `counts`: against the maximum.
@@ -128,6 +144,18 @@ mod tests {
             last = Some(arrival);
         }
         order
+    }
+
+    #[test]
+    fn those_who_waited_in_the_process_before_are_first_and_in_their_order() {
+        let (mut queue, now) = (Queue::new(10), Instant::now());
+        let ours = queue.arrive();
+        queue.join(ours, SessionId(1), true, now);
+        for id in [2, 3] {
+            let arrival = queue.arrive_from_before();
+            queue.join(arrival, SessionId(id), true, now);
+        }
+        assert_eq!(order(&queue), [2, 3, 1]);
     }
 
     #[test]

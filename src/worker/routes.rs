@@ -18,6 +18,7 @@ use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{Entry, Hands, Policy, Pool, Protocol, RouteKey, SessionId};
 
+use super::admission::Way;
 use super::leaving::Leave;
 use super::listeners::Listening;
 use super::queue::{Arrival, Queue};
@@ -422,8 +423,9 @@ impl Served {
         is_new
     }
 
-    /// Whether a client that comes now is served at once, waits, or is sent away.
-    pub(super) fn admit(&mut self, now: Instant) -> Admittance {
+    /// Whether a client that comes now is served at once, waits, or is sent away. One that another process had may have
+    /// waited there.
+    pub(super) fn admit(&mut self, way: Way, now: Instant) -> Admittance {
         let Some(queue) = &mut self.queue else {
             return Admittance::Serve(Entry::Direct, None);
         };
@@ -436,12 +438,16 @@ impl Served {
             Entry::Queued
         } else if queue.is_empty() && self.balancer.has_room(now) {
             Entry::Direct
-        } else if queue.is_full() {
+        } else if way == Way::Accepted && queue.is_full() {
             return Admittance::Refuse;
         } else {
             Entry::Queued
         };
-        Admittance::Serve(entry, Some(Place::new(queue, 0)))
+        let place = match way {
+            Way::Accepted => Place::new(queue, 0),
+            Way::Arrived => Place::from_before(queue),
+        };
+        Admittance::Serve(entry, Some(place))
     }
 
     /// Whether it accepts clients.

@@ -119,6 +119,16 @@ impl Place {
         }
     }
 
+    /// Of who has waited in the process before this one: it is not its first time, so a queue that is full is no reason
+    /// to send it away.
+    pub(super) fn from_before(queue: &mut Queue) -> Self {
+        Self {
+            arrival: queue.arrive_from_before(),
+            request: 0,
+            standing: Standing::Called,
+        }
+    }
+
     /// When its session came, compared with others of its route.
     pub(super) fn arrival(&self) -> Arrival {
         self.arrival

@@ -20,7 +20,7 @@ use crate::driver::{Driver, Sock};
 use crate::session::{Introduction, RouteKey, Session};
 
 use super::Worker;
-use super::admission::{Origin, Parked};
+use super::admission::{Origin, Parked, Way};
 use super::listeners::ListenerOf;
 use super::routes::RouteNumber;
 
@@ -93,7 +93,7 @@ impl<D: Driver> Worker<D> {
         self.lets_go = true;
         // Those that wait for a place came before those that were not served yet.
         self.each_session_of(route, Session::let_go);
-        for Parked { client, from, .. } in self.admission.take_parked_of(route) {
+        for Parked { client, from } in self.admission.take_parked_of(route) {
             self.pass_on(client, &from);
         }
     }
@@ -126,8 +126,9 @@ impl<D: Driver> Worker<D> {
                 number: listener,
             }),
             hello: introduction.of(client, &mut self.hands.driver),
+            way: Way::Arrived,
         };
-        self.admission.park_arrived(client, from);
+        self.admission.park(client, from);
     }
 
     /// Whether clients of this route go to another process instead of being served.
