@@ -108,7 +108,7 @@ impl Stage {
                 echo "directory $(pwd)"
                 echo "umask $(umask)"
                 env | sed 's/^/variable /'
-                grep '^Sig' /proc/$$/status
+                grep '^Sig' /proc/self/status
                 echo "process $$"
             }} >> {record}.new
             mv {record}.new {record}
