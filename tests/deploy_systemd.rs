@@ -249,7 +249,7 @@ fn analyze() -> Command {
 
 // --- what the program does, and what it may -----------------------------------------------------------
 
-/// A worker, the resolver, a splice, an access log, the control socket and the metrics address, from the
+/// A worker, the resolver, a splice, an access log, the control socket, the metrics address and a successor, from the
 /// start to the end.
 fn the_program_makes_no_call_that_the_units_deny(engine: Engine) {
     let trace = Trace::of(engine);
@@ -259,6 +259,17 @@ fn the_program_makes_no_call_that_the_units_deny(engine: Engine) {
     let used = |call: &str| trace.calls.contains(call);
     assert_eq!(used("io_uring_enter"), engine == Engine::IoUring);
     assert!(used("splice") && used("fchownat") && used("fchmod"));
+    assert_eq!(used("waitid"), is_root());
+}
+
+/// Another program takes the place of the copy that runs. It ends at once.
+fn start_a_successor(proxy: &Proxy) {
+    let path = |name: &str| proxy.dir().join(name);
+    run(Command::new("cp").arg("/bin/false").arg(path("new")));
+    fs::rename(path("new"), path("spliceway")).unwrap();
+    proxy.process().signal(libc::SIGUSR2);
+    let ended = "upgrade (SIGUSR2): the successor, process ";
+    proxy.process().wait_for_log(ended);
 }
 
 #[test]
@@ -351,6 +362,9 @@ impl Trace {
         eventually("the log is opened anew", || log.exists());
         assert_eq!(proxy.status()["routes"].as_array().unwrap().len(), 2);
         assert!(proxy.scrape().0.contains("spliceway_build_info"));
+        if is_root() {
+            start_a_successor(&proxy);
+        }
         let pid = proxy.process().pid();
         proxy.terminate();
         assert_eq!(proxy.wait().code(), Some(0));

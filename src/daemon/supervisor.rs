@@ -26,6 +26,15 @@ use crate::sys::handover::take_variable;
 
 use super::helpers::Helpers;
 
+/// The variable that says where the manager listens.
+const ADDRESS: &str = "NOTIFY_SOCKET";
+
+/// The one that says how often it wants to hear that all is well.
+const EVERY: &str = "WATCHDOG_USEC";
+
+/// And of which process.
+const WATCHED: &str = "WATCHDOG_PID";
+
 /// How often the status line is looked at: it is for people who type `systemctl status`.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -84,38 +93,24 @@ impl Supervisor {
         })
     }
 
-    fn of(
-        Said {
-            address,
-            every,
-            pid,
-        }: Said,
-    ) -> Self {
-        let line = address
-            .as_deref()
-            .map(|address| Line::to(address.as_bytes()));
+    fn of(said: Said) -> Self {
+        let text = |value: &OsString| value.to_string_lossy().into_owned();
+        let (every, pid) = (said.every.as_ref().map(text), said.pid.as_ref().map(text));
+        let line = said.address.as_ref().map(|to| Line::to(to.as_bytes()));
         let (line, out_of_reach) = match line.transpose() {
             Ok(line) => (line, None),
-            Err(_) => (
-                None,
-                address.as_ref().map(|a| a.to_string_lossy().into_owned()),
-            ),
+            Err(_) => (None, said.address.as_ref().map(text)),
         };
-        let text = |value: &Option<OsString>| Some(value.as_ref()?.to_string_lossy().into_owned());
-        let watchdog = watchdog(
-            text(&every).as_deref(),
-            text(&pid).as_deref(),
-            process::id(),
-        );
+        let watchdog = watchdog(every.as_deref(), pid.as_deref(), process::id());
         // A watchdog that waits for another process does not wait for a successor of this one.
-        let every = every.filter(|_| watchdog.is_some());
-        let variables = [(ADDRESS, address), (EVERY, every)];
-        let variables = variables.into_iter();
+        let every = said.every.filter(|_| watchdog.is_some());
+        let variables = [(ADDRESS, said.address), (EVERY, every)];
+        let set = |(name, value): (&'static str, Option<OsString>)| Some((name, value?));
         Self {
             watchdog,
             line: line.map(Arc::new),
             out_of_reach,
-            variables: variables.filter_map(|(n, v)| Some((n, v?))).collect(),
+            variables: variables.into_iter().filter_map(set).collect(),
         }
     }
 
@@ -183,15 +178,6 @@ impl Supervisor {
         }
     }
 }
-
-/// Where the manager listens.
-const ADDRESS: &str = "NOTIFY_SOCKET";
-
-/// How often it wants to hear.
-const EVERY: &str = "WATCHDOG_USEC";
-
-/// Of whom.
-const WATCHED: &str = "WATCHDOG_PID";
 
 /// What the manager has said, as the environment has it.
 struct Said {

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::future::pending;
+use std::mem;
 use std::path::PathBuf;
 
 use tokio::time::{Instant, sleep_until};
@@ -33,6 +34,10 @@ enum Stage {
     Starting(Started),
     /// It runs, and has not taken over yet.
     Waiting(Successor, Instant),
+    /// A process has taken over. One of which nobody has heard yet that it was started may be this very one, so it is
+    /// not given up.
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is not dropped"))]
+    Over(Option<Started>),
 }
 
 impl Upgrading {
@@ -60,18 +65,21 @@ impl Upgrading {
                 // It may be one that hangs.
                 successor.kill();
             }
-            Stage::None | Stage::Starting(_) | Stage::Waiting(..) => {}
+            Stage::None | Stage::Starting(_) | Stage::Waiting(..) | Stage::Over(_) => {}
         }
     }
 
     /// Somebody wants one.
     pub(in super::super) fn wish(&mut self, asker: Asker) {
-        if !matches!(self.stage, Stage::None) {
-            self.late.push(asker);
-            return;
+        match self.stage {
+            Stage::None => {
+                self.askers.push(asker);
+                self.begin();
+            }
+            Stage::Starting(_) | Stage::Waiting(..) => self.late.push(asker),
+            // It hears that this process is about to end.
+            Stage::Over(_) => drop(asker),
         }
-        self.askers.push(asker);
-        self.begin();
     }
 
     fn begin(&mut self) {
@@ -84,7 +92,7 @@ impl Upgrading {
     pub(in super::super) async fn failed(&mut self) -> ControlReply {
         loop {
             match &mut self.stage {
-                Stage::None => return pending().await,
+                Stage::None | Stage::Over(_) => return pending().await,
                 Stage::Starting(started) => {
                     match started.await.unwrap_or(Err(StartError::Panicked)) {
                         Ok(successor) => {
@@ -133,12 +141,19 @@ impl Upgrading {
 
     /// This process has taken over, whether it was started here or by hand. Everybody has what they wanted.
     pub(in super::super) fn succeeded(&mut self, pid: u32, version: &str) {
-        match &self.stage {
-            Stage::Waiting(successor, _) if successor.pid() != pid => successor.kill(),
-            // Dropped, what is about to be started is killed.
-            Stage::None | Stage::Starting(_) | Stage::Waiting(..) => {}
-        }
-        self.stage = Stage::None;
+        self.stage = match mem::replace(&mut self.stage, Stage::None) {
+            Stage::Starting(started) => Stage::Over(Some(started)),
+            Stage::Waiting(successor, _) => {
+                if successor.pid() != pid {
+                    successor.kill();
+                }
+                Stage::Over(None)
+            }
+            Stage::None => Stage::Over(None),
+            Stage::Over(_) => {
+                unreachable!("this process has nothing left that could be taken over")
+            }
+        };
         let line = format!("the daemon is process {pid} now, version {version}");
         for asker in self.askers.drain(..).chain(self.late.drain(..)) {
             asker.tell(ControlReply::done([line.clone()]));
@@ -147,10 +162,18 @@ impl Upgrading {
 
     /// The daemon is about to end: who comes to serve now would find nobody to take over from.
     pub(in super::super) fn give_up(&mut self) {
-        if let Stage::Waiting(successor, _) = &self.stage {
-            successor.kill();
+        match mem::replace(&mut self.stage, Stage::None) {
+            Stage::Starting(mut started) => {
+                // What is started from now on, its thread kills.
+                started.close();
+                if let Ok(Ok(successor)) = started.try_recv() {
+                    successor.kill();
+                }
+            }
+            Stage::Waiting(successor, _) => successor.kill(),
+            over @ Stage::Over(_) => self.stage = over,
+            Stage::None => {}
         }
-        self.stage = Stage::None;
         self.askers.clear();
         self.late.clear();
     }

@@ -175,6 +175,58 @@ async fn a_daemon_that_ends_leaves_no_successor_behind_that_has_not_taken_over()
     assert!(line.contains("about to end"), "{line}");
 }
 
+/// The main loop has not heard of it when the signal to stop comes.
+#[tokio::test]
+async fn a_successor_that_was_just_started_is_killed_as_well() {
+    let mark = tempfile::NamedTempFile::new().unwrap();
+    let mut daemon = Daemon::new(&format!("echo $$ > {}; {FOR_EVER}", mark.path().display()));
+    let _reply = daemon.wish().await;
+    let Stage::Starting(started) = &daemon.upgrading.stage else {
+        unreachable!("it was wished for")
+    };
+    let pid = async {
+        loop {
+            let pid = std::fs::read_to_string(mark.path()).unwrap();
+            if pid.ends_with('\n') && !started.is_empty() {
+                return pid.trim().parse().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let pid = timeout(GUARD, pid).await.expect("it is started");
+    daemon.upgrading.give_up();
+    gone(pid).await;
+}
+
+#[tokio::test]
+async fn a_successor_that_was_faster_than_the_word_of_its_start_is_left_alone() {
+    let mut daemon = Daemon::new(FOR_EVER);
+    let reply = daemon.wish().await;
+    daemon.upgrading.succeeded(4711, "0.2.0");
+    assert_eq!(answer(reply).await.0, ControlOutcome::Done);
+    let Stage::Over(Some(started)) = mem::replace(&mut daemon.upgrading.stage, Stage::None) else {
+        unreachable!("it had yet to say so")
+    };
+    let successor = timeout(GUARD, started).await.unwrap().unwrap().unwrap();
+    let pid = successor.pid();
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    successor.kill();
+    gone(pid).await;
+}
+
+/// While it drains, SIGUSR2 may still come.
+#[tokio::test]
+async fn a_daemon_that_was_taken_over_from_starts_no_successor() {
+    let mut daemon = Daemon::new(FOR_EVER);
+    daemon.upgrading.succeeded(4711, "0.2.0");
+    let reply = daemon.wish().await;
+    let (outcome, line) = answer(reply).await;
+    assert_eq!(outcome, ControlOutcome::Refused);
+    assert!(line.contains("about to end"), "{line}");
+    daemon.upgrading.give_up();
+    assert!(matches!(daemon.upgrading.stage, Stage::Over(None)));
+}
+
 #[tokio::test]
 async fn a_successor_that_does_not_come_to_serve_is_killed_in_the_end() {
     let mut daemon = Daemon::new(FOR_EVER);
