@@ -35,6 +35,8 @@ pub(crate) struct Leave(Arc<dyn Fn(LeavingClient) + Send + Sync>);
 pub(crate) struct LeavingClient {
     /// Its connection, non-blocking.
     pub fd: OwnedFd,
+    /// Whose it is.
+    pub route: RouteNumber,
     /// Which of the route's listeners it came to, by its number, which says how backends are told of it. `None`: to one
     /// that only the process before this one had.
     pub listener: Option<usize>,
@@ -112,6 +114,7 @@ impl<D: Driver> Worker<D> {
             self.routes[route].counters.ended(Outcome::HandedOver);
             return leave.give(LeavingClient {
                 fd,
+                route: number,
                 listener,
             });
         }
