@@ -200,7 +200,7 @@ impl Serving {
     // --- reloads ------------------------------------------------------------------------------
 
     fn reload(&mut self, asker: Asker) {
-        if self.reloading.wish(asker) {
+        if self.reloading.wish([asker]) {
             self.supervisor.reloading();
         }
     }
@@ -244,7 +244,10 @@ impl Serving {
         for asker in askers {
             asker.tell(reply.clone());
         }
-        late.into_iter().for_each(|asker| self.reload(asker));
+        // One for all of them: it reads what each of them has written.
+        if self.reloading.wish(late) {
+            self.supervisor.reloading();
+        }
         if !self.reloading.is_under_way() {
             self.welcome_who_waits();
         }

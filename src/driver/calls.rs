@@ -46,6 +46,9 @@ pub trait SocketCalls {
     /// Copies the first bytes that are there without taking them: how many, and 0 if there are none, at
     /// an end or a failure too, which a receive tells.
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize;
+    /// Whether so many bytes that were received last are still in the socket, as [`Op::Peek`](super::Op::Peek) leaves
+    /// them.
+    fn has_left(&mut self, sock: Sock, bytes: usize) -> bool;
     /// Takes and drops so many of the bytes that are there. False: it could not, and the connection is of
     /// no use any more.
     fn skip(&mut self, sock: Sock, bytes: usize) -> bool;
@@ -123,6 +126,10 @@ impl<D: OverDescriptors> SocketCalls for D {
 
     fn peek(&mut self, sock: Sock, into: &mut [u8]) -> usize {
         self.descriptor(sock).fd.peek(into).unwrap_or(0)
+    }
+
+    fn has_left(&mut self, sock: Sock, bytes: usize) -> bool {
+        self.descriptor(sock).peeked == bytes
     }
 
     fn skip(&mut self, sock: Sock, bytes: usize) -> bool {

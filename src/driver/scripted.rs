@@ -300,6 +300,10 @@ impl SocketCalls for Scripted {
         self.sockets.get(sock).at_hand.iter().map(Vec::len).sum()
     }
 
+    fn has_left(&mut self, _sock: Sock, _bytes: usize) -> bool {
+        false
+    }
+
     fn skip(&mut self, _sock: Sock, _bytes: usize) -> bool {
         false
     }

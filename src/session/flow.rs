@@ -184,6 +184,14 @@ impl<D: Driver> Flow<D> {
         matches!(self.state, State::Holding { .. })
     }
 
+    /// How many of the source's bytes wait for the sink to be open.
+    pub(super) fn held(&self) -> Option<usize> {
+        match &self.state {
+            State::Holding { buf, prepended } => Some(buf.len() - prepended),
+            _ => None,
+        }
+    }
+
     /// Puts a few bytes before those that wait for the sink to be open, if any do.
     pub(super) fn prepend(&mut self, bytes: &[u8]) {
         if let State::Holding { buf, prepended } = &mut self.state {

@@ -362,7 +362,7 @@ impl<D: Driver> Tunnel<D> {
         match act(connecting, self.to_backend.holds_bytes(), cx) {
             SearchStep::Waiting if cx.lets_go => return self.let_go(cx),
             SearchStep::Waiting => self.watch_client(cx),
-            SearchStep::Open(sock, lease) => self.found(sock, lease, cx),
+            SearchStep::Open(sock, lease) => return self.found(sock, lease, cx),
             SearchStep::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),
             SearchStep::Resting(_) => unreachable!("a raw session's connection never rests"),
             SearchStep::QueueTimeout => return Step::End(Ending::QueueTimeout),
@@ -407,16 +407,7 @@ impl<D: Driver> Tunnel<D> {
                 else {
                     unreachable!("the watch was taken back for an upstream")
                 };
-                let sock = serving.sock;
-                self.opened(serving, cx);
-                if mem::replace(&mut self.reading, true) {
-                    return Step::Continue;
-                }
-                let flow = &mut self.to_backend;
-                match flow.start_with_what_came(&mut cx.hands.driver, self.client, Some(sock)) {
-                    Ok(()) => Step::Continue,
-                    Err(errno) => Step::End(Ending::ClientReset(errno)),
-                }
+                self.opened(serving, cx)
             }
             (LeaveWatch::Leaving, _) => unreachable!("it was looked at whether the client leaves"),
             (_, Done::Ready) => Step::End(Ending::ClientLeft),
@@ -428,16 +419,16 @@ impl<D: Driver> Tunnel<D> {
     // --- leaving ------------------------------------------------------------------------------
 
     /// Clients at rest are handed over. This one leaves if it waits for a place at an endpoint, or for the end of a
-    /// pause, and not a byte of its was received: another process begins with the first one. A receive that is in flight
-    /// may have taken that already, so it is taken back first, and the client stays if it did.
+    /// pause, and all that it has sent is still in its socket: another process begins with the first byte. A receive
+    /// that is in flight may have taken that already, so it is taken back first, and the client stays if it did.
     pub fn let_go(&mut self, cx: &mut Context<'_, D>) -> Step {
-        if !self.is_at_rest() {
+        if !self.is_at_rest(&mut cx.hands.driver) {
             self.watch_client(cx);
             return Step::Continue;
         }
         match self.watch {
-            // Neither a receive nor a wait was armed so far.
-            LeaveWatch::Off if !self.reading => return Step::End(Ending::HandedOver),
+            // Neither a receive nor a wait is in flight.
+            LeaveWatch::Off if !self.receives() => return Step::End(Ending::HandedOver),
             LeaveWatch::Off | LeaveWatch::Armed => {
                 cx.hands.driver.cancel(self.client, Lane::Read);
                 self.watch = LeaveWatch::Leaving;
@@ -448,23 +439,31 @@ impl<D: Driver> Tunnel<D> {
         Step::Continue
     }
 
-    fn is_at_rest(&self) -> bool {
+    fn is_at_rest(&self, driver: &mut D) -> bool {
         let waits = match &self.upstream {
             BackendSide::Connecting(connecting) => connecting.waits_its_turn(),
             BackendSide::Opening(_) | BackendSide::Open(_) | BackendSide::None => false,
         };
-        waits && !self.to_backend.holds_bytes() && !self.to_backend.is_over()
+        let held = self.to_backend.held();
+        waits
+            && !self.to_backend.is_over()
+            && held.is_none_or(|bytes| driver.has_left(self.client, bytes))
+    }
+
+    /// Whether the next bytes of the client are waited for, unless it is watched for leaving.
+    fn receives(&self) -> bool {
+        self.reading && !self.to_backend.holds_bytes()
     }
 
     /// What was in flight when the client was to leave has ended.
     fn taken_back(&mut self, done: Done, cx: &mut Context<'_, D>) -> Step {
         self.watch = LeaveWatch::Off;
         match done {
-            Done::Failed(Errno(libc::ECANCELED)) if self.is_at_rest() => {
+            Done::Failed(Errno(libc::ECANCELED)) if self.is_at_rest(&mut cx.hands.driver) => {
                 Step::End(Ending::HandedOver)
             }
             // Its turn came meanwhile.
-            Done::Failed(Errno(libc::ECANCELED)) if self.reading => {
+            Done::Failed(Errno(libc::ECANCELED)) if self.receives() => {
                 self.to_backend.start(&mut cx.hands.driver, self.client);
                 Step::Continue
             }
@@ -472,7 +471,7 @@ impl<D: Driver> Tunnel<D> {
                 self.watch_client(cx);
                 Step::Continue
             }
-            done if self.reading => self.client_read(done, cx),
+            done if self.receives() => self.client_read(done, cx),
             Done::Ready => Step::End(Ending::ClientLeft),
             Done::Failed(errno) => Step::End(Ending::ClientReset(errno)),
             done => unreachable!("a wait ends with {done:?}"),
@@ -482,7 +481,7 @@ impl<D: Driver> Tunnel<D> {
     /// Closes whatever it has but the client's socket, and returns that.
     pub fn leave(self, hands: &mut Hands<D>) -> Sock {
         assert!(
-            self.is_at_rest() && self.watch == LeaveWatch::Off,
+            self.is_at_rest(&mut hands.driver) && self.watch == LeaveWatch::Off,
             "only a client at rest leaves"
         );
         let BackendSide::Connecting(connecting) = self.upstream else {
@@ -496,7 +495,7 @@ impl<D: Driver> Tunnel<D> {
         self.client
     }
 
-    fn found(&mut self, sock: Sock, lease: Lease, cx: &mut Context<'_, D>) {
+    fn found(&mut self, sock: Sock, lease: Lease, cx: &mut Context<'_, D>) -> Step {
         let serving = OpenUpstream {
             sock,
             cut_at: cut_if_removed(&lease, cx),
@@ -504,23 +503,20 @@ impl<D: Driver> Tunnel<D> {
             verdict: EndpointReport::Unasked,
         };
         match self.watch {
-            LeaveWatch::Off => self.opened(serving, cx),
-            LeaveWatch::Armed => {
-                cx.hands.driver.cancel(self.client, Lane::Read);
-                self.watch = LeaveWatch::Ending;
-                self.upstream = BackendSide::Opening(serving);
-            }
-            // What was taken back is about to end. A receive goes on as if it had never been.
-            LeaveWatch::Leaving if self.reading => self.opened(serving, cx),
-            LeaveWatch::Leaving => {
-                self.watch = LeaveWatch::Ending;
-                self.upstream = BackendSide::Opening(serving);
-            }
+            LeaveWatch::Off => return self.opened(serving, cx),
+            // What was taken back is about to end. A receive goes on then.
+            LeaveWatch::Leaving if self.receives() => return self.opened(serving, cx),
+            LeaveWatch::Leaving => {}
+            LeaveWatch::Armed => cx.hands.driver.cancel(self.client, Lane::Read),
             LeaveWatch::Ending => unreachable!("an upstream is found once"),
         }
+        self.watch = LeaveWatch::Ending;
+        self.upstream = BackendSide::Opening(serving);
+        Step::Continue
     }
 
-    fn opened(&mut self, serving: OpenUpstream, cx: &mut Context<'_, D>) {
+    /// The upstream is used from now on, and the client is read from if it was not so far.
+    fn opened(&mut self, serving: OpenUpstream, cx: &mut Context<'_, D>) -> Step {
         let sock = serving.sock;
         self.upstream = BackendSide::Open(serving);
         self.to_client.start(&mut cx.hands.driver, sock);
@@ -529,6 +525,14 @@ impl<D: Driver> Tunnel<D> {
             self.to_backend.prepend(introduction);
         }
         self.to_backend.sink_opened(&mut cx.hands.driver, sock);
+        if mem::replace(&mut self.reading, true) {
+            return Step::Continue;
+        }
+        let flow = &mut self.to_backend;
+        match flow.start_with_what_came(&mut cx.hands.driver, self.client, Some(sock)) {
+            Ok(()) => Step::Continue,
+            Err(errno) => Step::End(Ending::ClientReset(errno)),
+        }
     }
 
     fn open_upstream(&self) -> Option<Sock> {

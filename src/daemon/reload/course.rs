@@ -61,13 +61,16 @@ impl Reloading {
         self.stage.is_some()
     }
 
-    /// Somebody wants one. Whether it has begun.
-    pub(in super::super) fn wish(&mut self, asker: Asker) -> bool {
+    /// These want one, if anybody does. Whether it has begun.
+    pub(in super::super) fn wish(&mut self, askers: impl IntoIterator<Item = Asker>) -> bool {
         if self.stage.is_some() {
-            self.late.push(asker);
+            self.late.extend(askers);
             return false;
         }
-        self.askers.push(asker);
+        self.askers.extend(askers);
+        if self.askers.is_empty() {
+            return false;
+        }
         let read_again = Arc::clone(&self.read_again);
         self.stage = Some(Stage::Reading(on_thread(move || read_again())));
         true

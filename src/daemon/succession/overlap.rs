@@ -10,9 +10,8 @@ use tokio::time;
 
 use crate::backend::PermitCounts;
 use crate::config::RouteName;
-use crate::worker::{Arrived, Leave, LeavingClient, Order};
+use crate::worker::{Arrived, Leave, LeavingClient, Order, RouteNumber};
 
-use super::super::listening::Place;
 use super::super::service::Service;
 use super::super::upstreams;
 use super::course::Succeeded;
@@ -155,33 +154,33 @@ impl Service {
 
     /// Clients that are at rest, and those that come to be, go to the successor.
     pub(in super::super) fn let_clients_go(&self, succeeded: &Succeeded) {
-        let of_routes = self.routes.iter().map(|route| {
-            let places = route.sockets.iter();
-            let places = places.map(|socket| (socket.number, socket.socket.place()));
-            let workers = route.shares.iter().map(|share| share.worker).collect();
-            (&route.route, places.collect(), workers)
+        let mut names = HashMap::new();
+        let mut places = HashMap::new();
+        let mut serving: Vec<(usize, RouteNumber)> = Vec::new();
+        for route in &self.routes {
+            let number = route.route.number;
+            names.insert(number, route.route.name.to_string());
+            let sockets = route.sockets.iter();
+            places.extend(sockets.map(|socket| ((number, socket.number), socket.socket.place())));
+            serving.extend(route.shares.iter().map(|share| (share.worker, number)));
+        }
+        for retired in &self.retired {
+            let number = retired.route.number;
+            names.insert(number, retired.route.name.to_string());
+            serving.extend(retired.workers.iter().map(|worker| (*worker, number)));
+        }
+        let say = succeeded.successor.sayer();
+        let leave = Leave::new(move |client: LeavingClient| {
+            let place = client.listener.and_then(|n| places.get(&(client.route, n)));
+            let offer = ClientOffer {
+                route: names[&client.route].clone(),
+                place: place.and_then(WireAddress::of),
+            };
+            // A successor that is gone leaves nobody to serve them.
+            let _ = say.send((Message::Client(offer), Some(client.fd)));
         });
-        let of_retired = self.retired.iter().map(|retired| {
-            let places: HashMap<usize, Place> = HashMap::new();
-            (&retired.route, places, retired.workers.clone())
-        });
-        let all: Vec<(_, HashMap<usize, Place>, Vec<usize>)> =
-            of_routes.chain(of_retired).collect();
-        for (route, places, workers) in all {
-            let (name, say) = (route.name.clone(), succeeded.successor.sayer());
-            let leave = Leave::new(move |client: LeavingClient| {
-                let place = client.listener.and_then(|number| places.get(&number));
-                let offer = ClientOffer {
-                    route: name.to_string(),
-                    place: place.and_then(WireAddress::of),
-                };
-                // A successor that is gone leaves nobody to serve them.
-                let _ = say.send((Message::Client(offer), Some(client.fd)));
-            });
-            for worker in workers {
-                let order = Order::LetGo(route.number, leave.clone());
-                self.mailboxes[worker].order(order);
-            }
+        for (worker, number) in serving {
+            self.mailboxes[worker].order(Order::LetGo(number, leave.clone()));
         }
     }
 }

@@ -398,7 +398,10 @@ impl Driver for Sim {
     fn next(&mut self) -> Option<Completion> {
         let world = &mut *self.world();
         loop {
-            let (sock, lane, done) = world.driver().finished.pop_front()?;
+            let Some((sock, lane, done)) = world.driver().finished.pop_front() else {
+                world.judge(&Event::HasHeardAll);
+                return None;
+            };
             world.judge(&Event::Completes(sock, lane));
             let socket = world.sockets.get(sock);
             match lane {
@@ -448,6 +451,12 @@ impl SocketCalls for Sim {
         let world = &mut *self.world();
         let peer = world.open_peer(sock);
         usize::try_from(world.peers[peer].waiting()).expect("a script is short")
+    }
+
+    fn has_left(&mut self, sock: Sock, _bytes: usize) -> bool {
+        self.world().open_socket(sock);
+        // Here a peek takes what it has seen.
+        false
     }
 
     fn skip(&mut self, sock: Sock, bytes: usize) -> bool {

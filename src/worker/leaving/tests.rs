@@ -750,6 +750,36 @@ fn those_who_wait_for_a_place_go_over_in_the_order_in_which_they_came() {
 }
 
 #[test]
+fn one_that_nobody_could_be_connected_for_leaves_with_what_it_has_sent() {
+    on_both_engines(|engine| {
+        let (door, listener) = Door::unix();
+        let refusing = TcpListener::bind("127.0.0.1:0").unwrap();
+        let nobody = refusing.local_addr().unwrap();
+        drop(refusing);
+        let before = Plan {
+            listener: Some(listener),
+            limit: queue_of(Some(1)),
+            ..Plan::new(nobody, Protocol::Raw)
+        };
+        let before = Process::start(engine, before);
+        let (endpoint, heard, let_end) = lines();
+        let after = Process::start(engine, Plan::new(endpoint, Protocol::Raw));
+        let mut client = door.connect();
+        // It is let in at once, and what it has sent is copied for a connection that is refused.
+        client.write_all(b"a line").unwrap();
+        wait_until("it waits", || before.waiting() == 1);
+        let _told = before.let_go_to(&after);
+        let before = before.end();
+        assert_eq!(before.ended_as(Outcome::HandedOver), 1);
+        client.write_all(b", whole\n").unwrap();
+        heard.wait_for(1);
+        let_end.send(()).unwrap();
+        assert_eq!(read_all(client), "a line, whole");
+        after.end();
+    });
+}
+
+#[test]
 fn one_that_arrives_waits_for_a_permit_also_when_nobody_new_comes() {
     on_both_engines(|engine| {
         let (endpoint, heard, let_end) = lines();

@@ -67,6 +67,8 @@ pub(super) enum Event<'a> {
     Closes { peer: usize, how: Close },
     /// The worker hears that an op has ended.
     Completes(Sock, Lane),
+    /// And of no other one in this turn.
+    HasHeardAll,
     /// A closed listener's accept turns out to have a client.
     HadClient(Sock),
     /// The kernel tells something of a socket that is closed, which the driver takes for this one.
@@ -193,6 +195,7 @@ impl Judge {
                 world.judge_completion(*sock, *lane);
                 self.line.completed(*sock);
             }
+            Event::HasHeardAll => self.line.has_heard_all(),
             Event::HadClient(listener) => world.judge_lost_client(*listener),
             Event::IsStale { closed, believed } => world.judge_stale(*closed, *believed),
             Event::Turns => {

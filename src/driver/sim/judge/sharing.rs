@@ -63,12 +63,17 @@ impl Line {
         self.last = Some(sock);
     }
 
+    /// What the worker does from now on, as it lets go of those who wait, follows from nothing that it has heard.
+    pub(super) fn has_heard_all(&mut self) {
+        self.last = None;
+    }
+
     /// It waits elsewhere from now on.
     pub(super) fn lets_go(&mut self, client: usize) {
         self.waiting.remove(&client);
     }
 
-    /// It has a connection, which the worker has just heard of.
+    /// It has a connection, if that is what the worker has just heard of.
     pub(super) fn has_place(&mut self, client: usize, world: &World) {
         let peer = &world.peers[client];
         let is_limited = world.route_of(peer).per_endpoint_max.is_some();
