@@ -147,3 +147,46 @@ fn on_thread<T: Send + 'static>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::commands::{Asked, ControlCommand, ControlReply, channel};
+
+    #[tokio::test]
+    async fn those_who_come_during_a_reload_share_the_next_one() {
+        static READ: AtomicU32 = AtomicU32::new(0);
+        let (commander, mut commands) = channel();
+        let mut give = || {
+            let commander = commander.clone();
+            tokio::spawn(async move { commander.give(ControlCommand::Reload, "uid 0").await })
+        };
+        let given: Vec<_> = (0..4).map(|_| give()).collect();
+        let mut reloading = Reloading::new(Box::new(|| {
+            READ.fetch_add(1, Ordering::Relaxed);
+            Err(vec!["a mistake".to_owned()])
+        }));
+        let mut began = Vec::new();
+        for _ in 0..4 {
+            let Asked { asker, .. } = commands.next().await;
+            began.push(reloading.wish([asker]));
+        }
+        assert_eq!(began, [true, false, false, false]);
+        let (mut rounds, mut is_wanted) = (0, true);
+        while is_wanted {
+            assert!(matches!(reloading.next().await, Progress::Mistaken(_)));
+            let (askers, late) = reloading.end();
+            for asker in askers {
+                asker.tell(ControlReply::mistaken([]));
+            }
+            is_wanted = reloading.wish(late);
+            rounds += 1;
+        }
+        assert_eq!((rounds, READ.load(Ordering::Relaxed)), (2, 2));
+        for given in given {
+            assert_eq!(given.await.unwrap(), ControlReply::mistaken([]));
+        }
+    }
+}
