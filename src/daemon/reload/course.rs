@@ -159,7 +159,7 @@ mod tests {
     async fn those_who_come_during_a_reload_share_the_next_one() {
         static READ: AtomicU32 = AtomicU32::new(0);
         let (commander, mut commands) = channel();
-        let mut give = || {
+        let give = || {
             let commander = commander.clone();
             tokio::spawn(async move { commander.give(ControlCommand::Reload, "uid 0").await })
         };
