@@ -274,6 +274,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
     };
     let say_end = helpers.say_end("the thread that looks after the sockets' files");
     let (sockets, control_file) = (service.sockets(), sites.control_file());
+    service.expect_arrivals(predecessor.is_some());
     let watch = socket_files::watch(sockets, control_file, &observed, say_end);
     let watch = watch.map_err(Error::SocketFiles)?;
     let beginning = match &predecessor {

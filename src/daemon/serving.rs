@@ -100,10 +100,14 @@ impl Serving {
         let (service, predecessor) = (&mut self.service, &mut self.predecessor);
         let drained = tokio::select! {
             drained = finish => drained,
-            () = overlap(service, predecessor, successor, &predecessor_is_gone) => {
+            () = overlap(service, predecessor, &mut successor, &predecessor_is_gone) => {
                 unreachable!("it goes on for as long as the drain does")
             }
         };
+        if let Some(succeeded) = successor {
+            // The last clients that leave are on their way.
+            succeeded.part().await;
+        }
         failed.and_then(|()| drained.map_err(Error::from))
     }
 

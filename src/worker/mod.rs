@@ -126,6 +126,8 @@ pub(crate) struct Worker<D: Driver> {
     phase: WorkerPhase,
     /// Clients of some route go to another process.
     lets_go: bool,
+    /// Another process may hand clients over.
+    expects_arrivals: bool,
     /// When FastCGI connections that have sent no request end. `None`: the worker does not drain.
     last_call: Option<Instant>,
 }
@@ -202,6 +204,7 @@ impl<D: Driver> Worker<D> {
             removed: 0,
             phase: WorkerPhase::Serving,
             lets_go: false,
+            expects_arrivals: false,
             last_call: None,
         };
         shares.into_iter().for_each(|share| worker.add_route(share));
@@ -281,6 +284,7 @@ impl<D: Driver> Worker<D> {
 
     fn is_finished(&self) -> bool {
         self.phase == WorkerPhase::Draining
+            && !self.expects_arrivals
             && self.listeners.are_closed()
             && self.admission.serves_all()
             && self.sessions.is_empty()
@@ -420,6 +424,7 @@ impl<D: Driver> Worker<D> {
 
     fn cut(&mut self) {
         self.phase = WorkerPhase::Draining;
+        self.expects_arrivals = false;
         self.listeners.close(&mut self.hands.driver);
         self.admission.cut(&mut self.hands.driver);
         let cut = self.sessions.len();

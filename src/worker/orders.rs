@@ -31,6 +31,8 @@ pub(crate) enum Order {
     /// Another process has accepted a client of this route. A route of which nothing is left has none, and the client is
     /// closed.
     Admit(RouteNumber, Arrived),
+    /// Whether another process may still have clients of this worker's: then a drain goes on until it has none.
+    ExpectArrivals(bool),
     /// Give this back when what was ordered before is so for every client that comes from then on.
     Acknowledge(Receipt),
 }
@@ -109,6 +111,7 @@ impl<D: Driver> Worker<D> {
             }
             Order::LetGo(route, leave) => self.let_go(route, leave),
             Order::Admit(route, arrived) => self.take_on(route, arrived),
+            Order::ExpectArrivals(expects) => self.expects_arrivals = expects,
             Order::Acknowledge(receipt) => self.receipts.push(receipt),
             Order::Cut(number) => {
                 if let Some(route) = self.routes.find(number) {

@@ -45,6 +45,13 @@ pub(in super::super) struct Succeeded {
     pub(in super::super) takes_clients: bool,
 }
 
+impl Succeeded {
+    /// The daemon has come to its end: all that was to be said to the process is said.
+    pub(in super::super) async fn part(self) {
+        self.successor.part().await;
+    }
+}
+
 impl Succession {
     /// What the process that comes has come to; never, if none does.
     pub(in super::super) async fn next(&mut self) -> Step {

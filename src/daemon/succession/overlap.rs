@@ -33,7 +33,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 pub(in super::super) async fn overlap(
     service: &mut Service,
     predecessor: &mut Option<Predecessor>,
-    mut successor: Option<Succeeded>,
+    successor: &mut Option<Succeeded>,
     is_gone: &Notify,
 ) {
     let mut told: Vec<(RouteName, PermitCounts)> = Vec::new();
@@ -41,20 +41,25 @@ pub(in super::super) async fn overlap(
     loop {
         tokio::select! {
             news = next_news(predecessor) => {
-                service.heed(news, predecessor);
+                match (news, &*successor) {
+                    (News::Client(client), Some(succeeded)) if succeeded.takes_clients => {
+                        pass_on(client, &succeeded.successor);
+                    }
+                    (news, _) => service.heed(news, predecessor),
+                }
                 if predecessor.is_none() {
                     is_gone.notify_one();
                 }
             }
             () = next_look(&permits_freed), if successor.is_some() => {
-                if let Some(succeeded) = &successor {
+                if let Some(succeeded) = &*successor {
                     tell_kept(service, &mut told, &succeeded.successor);
                 }
             }
-            step = next_step(&mut successor) => match step {
+            step = next_step(successor) => match step {
                 Step::Gone | Step::Failed(_) => {
                     tracing::warn!("the process that took the daemon's place is gone, before this one has drained");
-                    successor = None;
+                    *successor = None;
                 }
                 Step::Met { .. } | Step::Ready(_) | Step::Serving => {}
             },
@@ -85,6 +90,21 @@ async fn next_step(successor: &mut Option<Succeeded>) -> Step {
     }
 }
 
+/// The predecessor's client is the successor's at once: the workers, whose listeners are gone, would not know where it
+/// has come to, and may have ended.
+fn pass_on(client: ArrivedClient, successor: &Successor) {
+    let ArrivedClient {
+        route,
+        place,
+        connection,
+    } = client;
+    let offer = ClientOffer {
+        route: route.to_string(),
+        place: WireAddress::of(&place),
+    };
+    successor.say(Message::Client(offer), Some(connection));
+}
+
 /// Only what is new.
 fn tell_kept(service: &Service, told: &mut Vec<(RouteName, PermitCounts)>, successor: &Successor) {
     let kept = service.keep_permits();
@@ -110,12 +130,19 @@ impl Service {
                 *predecessor = None;
                 tracing::info!("the daemon that was here before has ended");
                 self.elsewhere.clear();
+                self.expect_arrivals(false);
                 for permits in self.routes.iter().filter_map(|route| route.shared.as_ref()) {
                     permits.leave_to_others(PermitCounts::default());
                 }
                 self.end_sharing();
             }
         }
+    }
+
+    /// Whether the predecessor may have clients for the workers.
+    pub(in super::super) fn expect_arrivals(&self, expect: bool) {
+        let all = self.mailboxes.iter();
+        all.for_each(|mailbox| mailbox.order(Order::ExpectArrivals(expect)));
     }
 
     /// Another process has so many permits of this route.

@@ -14,9 +14,11 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as Connection;
 use std::process;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time;
 
@@ -37,6 +39,8 @@ const SERVING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(in super::super) struct Successor {
     steps: UnboundedReceiver<Step>,
     say: UnboundedSender<Said>,
+    /// Nothing more is to be said.
+    end: Arc<Notify>,
 }
 
 /// What a successor has come to.
@@ -65,9 +69,15 @@ impl Successor {
         let line = Line::new(UnixStream::from_std(connection)?);
         let (tell, steps) = unbounded_channel();
         let (say, said) = unbounded_channel();
-        let talk = Talk { line, tell, said };
+        let end = Arc::new(Notify::new());
+        let talk = Talk {
+            line,
+            tell,
+            said,
+            end: Arc::clone(&end),
+        };
         helpers.spawn("the task that talks with a successor", talk.hold());
-        Ok(Self { steps, say })
+        Ok(Self { steps, say, end })
     }
 
     /// What it comes to next.
@@ -86,6 +96,12 @@ impl Successor {
         self.say.clone()
     }
 
+    /// Waits until all that was to be said to it is said, clients among that, or it is gone.
+    pub(in super::super) async fn part(mut self) {
+        self.end.notify_one();
+        while !matches!(self.next().await, Step::Gone | Step::Failed(_)) {}
+    }
+
     /// It is to hear why it cannot come.
     pub(super) fn refuse(&self, line: String) {
         self.say(Message::Refused { line }, None);
@@ -98,6 +114,7 @@ struct Talk {
     /// Nobody hears it any more when the daemon ends, or has sent the successor away.
     tell: UnboundedSender<Step>,
     said: UnboundedReceiver<Said>,
+    end: Arc<Notify>,
 }
 
 impl Talk {
@@ -177,11 +194,13 @@ impl Talk {
         let said = loop {
             tokio::select! {
                 said = self.said.recv() => break said,
+                // What was said before is still received.
+                () = self.end.notified() => self.said.close(),
                 heard = hear(&mut self.line) => drop(heard?),
             }
         };
         let Some((message, descriptor)) = said else {
-            return Err("the daemon has sent it away".to_owned());
+            return Err("the daemon has nothing more to say to it".to_owned());
         };
         let descriptor = descriptor.as_ref().map(AsFd::as_fd);
         self.line.say(&message, descriptor).await.map_err(broken)?;
