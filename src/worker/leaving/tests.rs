@@ -533,8 +533,9 @@ fn serve_lines(may_end: Receiver<()>) -> impl Fn(TcpStream, &Heard) {
             line.extend(byte);
         }
         let line = String::from_utf8(line).unwrap();
-        heard.hear(line.clone());
+        // Before anybody knows of it, or another one could be the first.
         let waits = first.lock().unwrap().take();
+        heard.hear(line.clone());
         if let Some(may_end) = waits {
             may_end.recv_timeout(PATIENCE).unwrap();
         }
