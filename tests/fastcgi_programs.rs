@@ -42,6 +42,7 @@ for_each_engine!(
     scripts_that_run_on_after_their_answer_keep_their_places_once_the_fence_is_known_to_work,
     without_a_bound_scripts_that_run_on_after_their_answer_are_as_many_as_without_a_proxy,
     what_a_scripts_child_writes_to_a_connection_at_rest_is_nobodys_answer,
+    what_a_script_prints_behind_its_answer_is_nobodys_answer,
     a_rejected_upload_is_a_403_and_not_a_502,
     a_client_that_leaves_in_the_midst_of_a_page_frees_its_worker,
     a_restart_of_php_fpm_costs_only_the_requests_in_flight,
@@ -88,6 +89,23 @@ const EARLY_PHP: &str = r#"<?php
 echo "answered\n";
 fastcgi_finish_request();
 usleep(50000);
+"#;
+
+/// Answers, and when there is a gate prints more, which PHP-FPM sends on a connection that it keeps: as records of
+/// the same request, behind its end. The empty line would end another answer's headers.
+const TAIL_PHP: &str = r#"<?php
+ignore_user_abort(true);
+echo "answered\n";
+fastcgi_finish_request();
+file_put_contents("{$_GET['dir']}/began", "x", FILE_APPEND);
+for ($i = 0; $i < 60000 && !file_exists("{$_GET['dir']}/gate"); $i++) {
+    usleep(1000);
+    clearstatcache();
+}
+echo "\n\nSECRET\n";
+flush();
+error_log('SECRET');
+file_put_contents("{$_GET['dir']}/ended", "x", FILE_APPEND);
 "#;
 
 /// Leaves a child behind that has inherited the worker's connection, and writes to it when there is a gate.
@@ -292,6 +310,7 @@ fn write_scripts(dir: &Path) {
         ("big.php", BIG_PHP),
         ("finish.php", FINISH_PHP),
         ("early.php", EARLY_PHP),
+        ("tail.php", TAIL_PHP),
         ("forge.php", FORGE_PHP),
         ("wait.php", WAIT_PHP),
         ("endless.php", ENDLESS_PHP),
@@ -579,6 +598,40 @@ fn what_a_scripts_child_writes_to_a_connection_at_rest_is_nobodys_answer(engine:
     }
     let log = site.proxy.process().log();
     assert_eq!(log.count("session failed"), 0);
+}
+
+/// The fence answered is what tells that nothing more of it comes, at a server of which all else is known. Others wait
+/// for the only worker meanwhile, and are given it as soon as it is free.
+fn what_a_script_prints_behind_its_answer_is_nobodys_answer(engine: Engine) {
+    let plan = Plan {
+        workers: 1,
+        args: &["--per-endpoint-max", "1", "--idle-upstream", "10m"],
+        ..Plan::default()
+    };
+    let site = Site::with(engine, &plan);
+    let token = |number: usize| {
+        let response = site.get(&format!("/kept/token.php?token={number}"));
+        assert_eq!(response.text(), format!("{number}\n"));
+    };
+    let tail = format!("/kept/tail.php?dir={}", site.out().display());
+    for round in 1..=3 {
+        // Now the fence is known to work there.
+        (0..3).for_each(token);
+        assert_eq!(site.get(&tail).text(), "answered\n");
+        site.wait_for_notes("began", round);
+        thread::scope(|scope| {
+            let waiting: Vec<_> = (0..4)
+                .map(|number| scope.spawn(move || token(number)))
+                .collect();
+            site.proxy.process().assert_comes_to_rest();
+            site.open_gate();
+            waiting
+                .into_iter()
+                .for_each(|client| client.join().unwrap());
+        });
+        site.wait_for_notes("ended", round);
+        fs::remove_file(site.out().join("gate")).unwrap();
+    }
 }
 
 fn a_rejected_upload_is_a_403_and_not_a_502(engine: Engine) {

@@ -205,7 +205,7 @@ impl Connecting {
     }
 
     /// Whether it waits after attempts that failed.
-    fn is_between_attempts(&self) -> bool {
+    pub(super) fn is_between_attempts(&self) -> bool {
         match self.stage {
             SearchStage::Pausing { .. } | SearchStage::Queued(_) | SearchStage::Held => true,
             SearchStage::Unknown { .. } | SearchStage::Trying { .. } => false,

@@ -14,6 +14,8 @@ use crate::session::tally::Tally;
 use crate::session::{Context, Ending};
 use crate::sys::Errno;
 
+use super::time::WATCH_AFTER;
+
 /// The most of a body that is kept for sending it again: a request without one has 8 bytes.
 pub(crate) const REPLAY_BYTES_MAX: usize = 4096;
 
@@ -225,6 +227,11 @@ impl ClientSide {
             Reading::Leaving => {}
         }
         false
+    }
+
+    /// From when on the client is watched for leaving while its request is under way.
+    pub(super) fn is_watched_from(&self) -> Instant {
+        self.began + WATCH_AFTER
     }
 
     /// The request takes its time, and the client may leave meanwhile. With its next request at hand,

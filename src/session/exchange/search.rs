@@ -1,12 +1,14 @@
 //! A request's search for a connection: one that rests, if it may use such a one, or a new one.
 
+use std::time::Instant;
+
 use crate::backend::Address;
 use crate::driver::{Driver, Sock};
 use crate::session::connect::{Connecting, Entry, SearchStep};
 use crate::session::pool::{Manner, Open};
 use crate::session::{Context, Ending, Hands, Hello};
 
-use super::client::ClientSide;
+use super::client::{ClientSide, Reading};
 
 /// The search of one request.
 pub(super) struct Search(pub(super) Connecting);
@@ -64,7 +66,7 @@ impl Search {
             .searched(self.0.waits_for_place(cx.balancer), cx.hands.now);
         match found {
             SearchStep::Waiting => {
-                if self.0.is_stalled(cx.hands.now) {
+                if self.0.is_stalled(cx.hands.now) && client.is_watched_from() <= cx.hands.now {
                     client.watch(&mut cx.hands.driver);
                 }
                 Sought::Waiting
@@ -75,6 +77,12 @@ impl Search {
             SearchStep::QueueTimeout => Sought::NoPlace,
             SearchStep::Resting(_) => unreachable!("each of those was looked at"),
         }
+    }
+
+    /// When the client is to be watched for leaving, if its request still waits then.
+    pub(super) fn watch_at(&self, client: &ClientSide) -> Option<Instant> {
+        let is_unwatched = self.0.is_between_attempts() && client.reading == Reading::Idle;
+        is_unwatched.then(|| client.is_watched_from())
     }
 
     /// A connection that rests, if this request may use one. Else it wants a new one, for which one that rests

@@ -308,11 +308,11 @@ impl<D: Driver> Serving<D> {
         }
         let server = self.open.sock;
         driver.acknowledge(server);
+        if bulk::is_about_to_come(&self.response) {
+            return (part, None);
+        }
         let at_hand = driver.at_hand(server);
-        if at_hand == 0
-            || at_hand + buf.len() > BUFFER_BYTES
-            || bulk::is_about_to_come(&self.response)
-        {
+        if at_hand == 0 || at_hand + buf.len() > BUFFER_BYTES {
             return (part, None);
         }
         match driver.receive_now(server) {

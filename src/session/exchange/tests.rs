@@ -1,7 +1,7 @@
 //! Single requests, step by step, by a driver that is played by hand.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU16;
+use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -52,6 +52,8 @@ struct Desk {
     is_amended: bool,
     /// Clients at rest are handed over.
     lets_go: bool,
+    /// Whether requests wait in a queue for places.
+    can_queue: bool,
     balancer: Balancer,
     pool: Pool,
     changes: Changes,
@@ -73,7 +75,7 @@ macro_rules! act {
             pool: &mut $desk.pool,
             changes: &mut $desk.changes,
             queue_is_empty: true,
-            can_queue: false,
+            can_queue: $desk.can_queue,
             is_paused: false,
             draining: false,
             lets_go: $desk.lets_go,
@@ -123,6 +125,7 @@ impl Desk {
             },
             is_amended: false,
             lets_go: false,
+            can_queue: false,
             pool: Pool::new(OPTIONS),
             changes: Changes::default(),
             head_room: HeadRoom::default(),
@@ -519,6 +522,62 @@ fn a_client_that_leaves_has_its_connection_closed_with_what_it_asked_for() {
     exchange.close(&mut desk.hands);
     assert_eq!(desk.hands.driver.closed(server), Some(Close::Reset));
     assert_eq!(desk.hands.driver.closed(client), Some(Close::Graceful));
+}
+
+/// A request that waits for a place, and the one that has the only place: its client and its server.
+fn in_line(desk: &mut Desk) -> (Exchange<Scripted>, Sock, Exchange<Scripted>, Sock) {
+    desk.balancer
+        .amend(Balance::default(), NonZeroU32::new(1), false);
+    desk.can_queue = true;
+    let (mut first, _client) = desk.client(&get("/first"));
+    let server = desk.connect(&mut first);
+    desk.hear(&mut first, server);
+    let (waiting, client) = desk.client(&get("/second"));
+    assert_eq!(desk.hands.driver.opened(), None, "the place is taken");
+    assert!(waiting.wish().is_some());
+    (waiting, client, first, server)
+}
+
+/// Most waits are short, and a watch costs calls to begin and to end.
+#[test]
+fn a_client_in_the_queue_is_watched_for_leaving_after_a_while() {
+    let mut desk = Desk::new();
+    let (mut waiting, client, first, _server) = in_line(&mut desk);
+    assert!(!desk.hands.driver.is_busy(client, Lane::Read));
+    let due = desk.hands.now + WATCH_AFTER;
+    assert_eq!(waiting.deadline(TIMEOUTS), Some(due));
+    desk.hands.now = due;
+    assert_eq!(act!(desk, |cx: &mut _| waiting.expire(cx)), Step::Continue);
+    assert!(waiting.wish().is_some(), "it still waits");
+    assert!(waiting.deadline(TIMEOUTS).is_none_or(|at| at > due));
+    assert!(desk.hands.driver.is_busy(client, Lane::Read));
+    desk.hands.driver.end(client, Lane::Read);
+    let step = desk.complete(&mut waiting, End::Client, Lane::Read, Done::Eof);
+    assert_eq!(step, Step::End(Ending::ClientLeft));
+    waiting.close(&mut desk.hands);
+    first.close(&mut desk.hands);
+}
+
+/// The same with a wait that ends before that: the watch comes when it comes for every request.
+#[test]
+fn a_short_wait_in_the_queue_costs_no_watch() {
+    let mut desk = Desk::new();
+    let (mut waiting, client, mut first, server) = in_line(&mut desk);
+    let began = desk.hands.now;
+    desk.hands.now += WATCH_AFTER / 2;
+    assert_eq!(desk.say(&mut first, server, &page("x")), Step::Continue);
+    desk.hands.driver.take_sent(server);
+    assert_eq!(desk.settle(server), Change::Rests);
+    let step = act!(desk, |cx: &mut _| waiting.place_free(cx));
+    assert_eq!(step, Step::Continue);
+    assert_eq!(
+        desk.hands.owners.of(server),
+        Owner::Session(SessionId(0), End::Backend)
+    );
+    assert!(!desk.hands.driver.is_busy(client, Lane::Read));
+    assert_eq!(waiting.deadline(TIMEOUTS), Some(began + WATCH_AFTER));
+    waiting.close(&mut desk.hands);
+    first.close(&mut desk.hands);
 }
 
 /// The same in the midst of a body, of which more comes when the request is sent again.
