@@ -299,7 +299,6 @@ impl Serving {
     /// Another process serves. What it has not taken goes as at any end.
     async fn hand_over(&mut self, successor: &Succeeded) {
         self.observed.phase.drain();
-        self.upgrading.succeeded(successor.pid, &successor.version);
         self.supervisor.succeeded_by(successor.pid);
         if let Some(watch) = self.watch.take() {
             for bound in watch.stop().await {
@@ -311,6 +310,8 @@ impl Serving {
             self.service.let_clients_go(successor);
         }
         self.service.hand_sockets_over(&successor.takes);
+        // Whoever hears of it finds it so.
+        self.upgrading.succeeded(successor.pid, &successor.version);
     }
 }
 

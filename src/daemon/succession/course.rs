@@ -10,7 +10,7 @@ use crate::commands::{Arrival, Asked, ControlReply};
 
 use super::super::serving::Serving;
 use super::offer::{Offer, OfferedSocket, Takes, WayBack, held};
-use super::successor::{Step, Successor};
+use super::successor::{Failure, Step, Successor};
 use super::wire::{Message, Ready};
 
 /// How long the connection of a process that has ended may take to end.
@@ -226,7 +226,7 @@ impl Serving {
     }
 
     /// Nobody takes the daemon's place after all.
-    async fn end_succession(&mut self, why: &str) {
+    async fn end_succession(&mut self, why: &Failure) {
         let Some(coming) = self.succession.coming.take() else {
             return;
         };

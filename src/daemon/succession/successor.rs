@@ -10,6 +10,7 @@
 //! A task talks with it, so that nobody waits for it; the main loop hears what it comes to ([`Step`]), and says what
 //! is to be said. The connection's end before `serving` means that it does not come; after that, that it is gone.
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as Connection;
@@ -53,9 +54,28 @@ pub(in super::super) enum Step {
     /// It accepts clients.
     Serving,
     /// It does not come, and why.
-    Failed(String),
+    Failed(Failure),
     /// After it has served: it is gone.
     Gone,
+}
+
+/// Why a successor does not come.
+#[derive(Debug)]
+pub(in super::super) enum Failure {
+    /// It has left, for reasons of its own.
+    Left(String),
+    /// The daemon has sent it away.
+    SentAway(String),
+    /// It says nothing, and may be there for ever.
+    Hangs(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Left(why) | Self::SentAway(why) | Self::Hangs(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Successor {
@@ -83,7 +103,10 @@ impl Successor {
     /// What it comes to next.
     pub(super) async fn next(&mut self) -> Step {
         let step = self.steps.recv().await;
-        step.unwrap_or_else(|| Step::Failed("the task that talks with it has ended".to_owned()))
+        step.unwrap_or_else(|| {
+            let why = "the task that talks with it has ended".to_owned();
+            Step::Failed(Failure::Left(why))
+        })
     }
 
     /// Says something to it. If it is gone, that is heard of.
@@ -128,7 +151,7 @@ impl Talk {
         let _ = self.tell.send(Step::Gone);
     }
 
-    async fn until_it_serves(&mut self) -> Result<(), String> {
+    async fn until_it_serves(&mut self) -> Result<(), Failure> {
         let (pid, version) = self.greet().await?;
         let _ = self.tell.send(Step::Met { pid, version });
         let ready = within(READY_TIMEOUT, "to be ready", self.wait_for_ready()).await?;
@@ -138,7 +161,7 @@ impl Talk {
         within(SERVING_TIMEOUT, "to serve", self.wait_for_serving()).await
     }
 
-    async fn greet(&mut self) -> Result<(u32, String), String> {
+    async fn greet(&mut self) -> Result<(u32, String), Failure> {
         let hello = within(HELLO_TIMEOUT, "to say what it is", hear(&mut self.line)).await?;
         let Message::Hello(Hello {
             schema,
@@ -146,7 +169,7 @@ impl Talk {
             pid,
         }) = hello
         else {
-            return Err(format!("it began with {hello:?}"));
+            return Err(Failure::SentAway(format!("it began with {hello:?}")));
         };
         if schema != SCHEMA {
             let line = format!(
@@ -154,9 +177,9 @@ impl Talk {
                 env!("CARGO_PKG_VERSION")
             );
             let _ = self.line.say(&Message::Refused { line }, None).await;
-            return Err(format!(
+            return Err(Failure::SentAway(format!(
                 "it is of version {version}, which speaks version {schema} of this and not {SCHEMA}"
-            ));
+            )));
         }
         let hello = Message::Hello(Hello {
             schema: SCHEMA,
@@ -168,7 +191,7 @@ impl Talk {
     }
 
     /// Says what it is offered, until it is ready.
-    async fn wait_for_ready(&mut self) -> Result<Ready, String> {
+    async fn wait_for_ready(&mut self) -> Result<Ready, Failure> {
         loop {
             if self.say_next().await? == Message::Offered {
                 break;
@@ -181,7 +204,7 @@ impl Talk {
         }
     }
 
-    async fn wait_for_serving(&mut self) -> Result<(), String> {
+    async fn wait_for_serving(&mut self) -> Result<(), Failure> {
         loop {
             if hear(&mut self.line).await? == Message::Serving {
                 return Ok(());
@@ -190,7 +213,7 @@ impl Talk {
     }
 
     /// Says the next thing that the main loop wants said, while it is heard whether anybody is there.
-    async fn say_next(&mut self) -> Result<Message, String> {
+    async fn say_next(&mut self) -> Result<Message, Failure> {
         let said = loop {
             tokio::select! {
                 said = self.said.recv() => break said,
@@ -200,12 +223,13 @@ impl Talk {
             }
         };
         let Some((message, descriptor)) = said else {
-            return Err("the daemon has nothing more to say to it".to_owned());
+            let why = "the daemon has nothing more to say to it".to_owned();
+            return Err(Failure::SentAway(why));
         };
         let descriptor = descriptor.as_ref().map(AsFd::as_fd);
         self.line.say(&message, descriptor).await.map_err(broken)?;
         match message {
-            Message::Refused { line } => Err(line),
+            Message::Refused { line } => Err(Failure::SentAway(line)),
             message => Ok(message),
         }
     }
@@ -221,27 +245,34 @@ impl Talk {
 }
 
 /// The next message.
-async fn hear(line: &mut Line) -> Result<Message, String> {
+async fn hear(line: &mut Line) -> Result<Message, Failure> {
     match line.next().await {
         Ok(Some((message, _))) => Ok(message),
-        Ok(None) => Err("it has ended the connection (see its lines in the log)".to_owned()),
+        Ok(None) => Err(Failure::Left(
+            "it has ended the connection (see its lines in the log)".to_owned(),
+        )),
         Err(error) => Err(broken(error)),
     }
 }
 
-fn broken(error: io::Error) -> String {
-    format!("the connection to it is broken: {error} (see its lines in the log)")
+fn broken(error: io::Error) -> Failure {
+    let why = format!("the connection to it is broken: {error} (see its lines in the log)");
+    match error.kind() {
+        // It takes nothing of what it is told.
+        io::ErrorKind::TimedOut => Failure::Hangs(why),
+        _ => Failure::Left(why),
+    }
 }
 
 async fn within<T>(
     time: Duration,
     what_for: &str,
-    what: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
+    what: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
     time::timeout(time, what).await.unwrap_or_else(|_| {
-        Err(format!(
+        Err(Failure::Hangs(format!(
             "it took longer than {} s {what_for} (see its lines in the log)",
             time.as_secs()
-        ))
+        )))
     })
 }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use tokio::time::{Instant, sleep_until};
 
 use super::start::{Program, StartError, Started, Successor};
+use super::successor::Failure;
 use crate::commands::{Asker, ControlReply, SUCCESSOR_TIMEOUT};
 
 /// The upgrade that is under way, if there is one.
@@ -57,15 +58,23 @@ impl Upgrading {
         }
     }
 
-    /// The daemon has not left its place to a process. If that was the successor that was started here, it ends.
-    pub(in super::super) fn was_refused(&mut self, pid: u32, why: &str) {
-        match &self.stage {
-            Stage::Waiting(successor, _) if successor.pid() == pid => {
-                self.refusal = Some(why.to_owned());
-                // It may be one that hangs.
+    /// The daemon has not left its place to a process. If that is the successor that was started here, it ends: by
+    /// itself, unless it hangs.
+    pub(in super::super) fn was_refused(&mut self, pid: u32, why: &Failure) {
+        let Stage::Waiting(successor, _) = &self.stage else {
+            return;
+        };
+        if successor.pid() != pid {
+            return;
+        }
+        match why {
+            // How it ends says more.
+            Failure::Left(_) => {}
+            Failure::SentAway(why) => self.refusal = Some(why.clone()),
+            Failure::Hangs(why) => {
+                self.refusal = Some(why.clone());
                 successor.kill();
             }
-            Stage::None | Stage::Starting(_) | Stage::Waiting(..) | Stage::Over(_) => {}
         }
     }
 
