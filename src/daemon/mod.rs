@@ -241,10 +241,15 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         }
         let_in(&mut routes, &mut sites, &control.runtime)?;
         sites.serve(&control.runtime, &observed, &helpers)?;
+        if let Some(predecessor) = &mut predecessor {
+            // Before anybody is accepted: until this is heard, the predecessor may have to serve again, and whom this
+            // process had accepted would be lost with it.
+            let heard = predecessor.say_that_we_serve();
+            control.runtime.block_on(heard)?;
+        }
         Ok(())
     })?;
-    if let Some(predecessor) = &mut predecessor {
-        control.runtime.block_on(predecessor.say_that_we_serve())?;
+    if predecessor.is_some() {
         let sockets = routes.iter_mut().flat_map(|route| &mut route.sockets);
         sockets.for_each(|socket| socket.socket.own());
         sites.own();

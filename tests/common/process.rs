@@ -229,6 +229,9 @@ impl Drop for Process {
             // number is still its own.
             let _ = sys::signal_group(self.pid(), libc::SIGKILL);
             let _ = self.child.wait();
+        } else if !self.log.is_complete() {
+            // Somebody whom it has started is left, and has its group.
+            let _ = sys::signal_group(self.pid(), libc::SIGKILL);
         }
         if thread::panicking() {
             eprintln!("--- stderr of {} ---\n{}", self.name, self.log.tail());
@@ -307,7 +310,12 @@ impl Log {
     }
 
     fn wait_for_the_end(&self) {
-        eventually("stderr is closed", || self.lock().complete);
+        eventually("stderr is closed", || self.is_complete());
+    }
+
+    /// Nobody can write to it any more.
+    fn is_complete(&self) -> bool {
+        self.lock().complete
     }
 
     fn tail(&self) -> String {

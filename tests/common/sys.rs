@@ -408,21 +408,23 @@ pub(crate) fn refuse_descriptors(stream: &UnixStream) -> bool {
     code == 0
 }
 
-/// Sends bytes with a descriptor passed along (`SCM_RIGHTS`).
+/// Sends bytes with a descriptor passed along (`SCM_RIGHTS`): that of the stream itself.
 pub(crate) fn send_with_descriptor(stream: &UnixStream, bytes: &[u8]) -> io::Result<()> {
+    send_with(stream, bytes, stream)
+}
+
+/// The same with another descriptor.
+pub(crate) fn send_with(
+    stream: &UnixStream,
+    bytes: &[u8],
+    descriptor: &impl AsRawFd,
+) -> io::Result<()> {
     let mut part = libc::iovec {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     };
-    // Aligned like a cmsghdr, and larger than one with a descriptor.
-    let mut control = [0_u64; 4];
-    // SAFETY: msghdr is integers and pointers, for which all-zero bytes mean none.
-    let mut message: libc::msghdr = unsafe { mem::zeroed() };
-    message.msg_iov = &raw mut part;
-    message.msg_iovlen = 1;
-    message.msg_control = control.as_mut_ptr().cast();
-    // SAFETY: CMSG_SPACE computes a number.
-    message.msg_controllen = unsafe { libc::CMSG_SPACE(4) } as usize;
+    let mut control = [0; CONTROL_WORDS];
+    let message = message(&mut part, &mut control);
     // SAFETY: the control data has room for one header.
     let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
     let filled = libc::cmsghdr {
@@ -436,7 +438,7 @@ pub(crate) fn send_with_descriptor(stream: &UnixStream, bytes: &[u8]) -> io::Res
     // SAFETY: the header is whole, and room follows it.
     let data = unsafe { libc::CMSG_DATA(header) };
     // SAFETY: the data has room for one descriptor, still in `control`.
-    unsafe { data.cast::<RawFd>().write_unaligned(stream.as_raw_fd()) };
+    unsafe { data.cast::<RawFd>().write_unaligned(descriptor.as_raw_fd()) };
     // SAFETY: the message leads to live memory, and the kernel only reads it.
     let sent = unsafe { libc::sendmsg(stream.as_raw_fd(), &raw const message, libc::MSG_NOSIGNAL) };
     match usize::try_from(sent) {
@@ -444,6 +446,77 @@ pub(crate) fn send_with_descriptor(stream: &UnixStream, bytes: &[u8]) -> io::Res
         Err(_) => return Err(io::Error::last_os_error()),
     }
     Ok(())
+}
+
+/// Receives what is there, and a descriptor if one came along.
+pub(crate) fn receive_with(
+    stream: &UnixStream,
+    into: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut part = libc::iovec {
+        iov_base: into.as_mut_ptr().cast(),
+        iov_len: into.len(),
+    };
+    let mut control = [0; CONTROL_WORDS];
+    let mut message = message(&mut part, &mut control);
+    let received = uninterrupted(|| {
+        let flags = libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: the message leads to live memory of the lengths that it says, which is ours alone.
+        let received = unsafe { libc::recvmsg(stream.as_raw_fd(), &raw mut message, flags) };
+        usize::try_from(received).map_err(|_| io::Error::last_os_error())
+    })?;
+    // SAFETY: the kernel has written the headers of the message and their length.
+    let header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    if header.is_null() {
+        return Ok((received, None));
+    }
+    // SAFETY: the header is whole, and its data follow it.
+    let data = unsafe { libc::CMSG_DATA(header) };
+    // SAFETY: nothing but descriptors comes along with what tests receive, one at the least.
+    let fd = unsafe { data.cast::<RawFd>().read_unaligned() };
+    // SAFETY: the kernel has just opened it for us.
+    Ok((received, Some(unsafe { OwnedFd::from_raw_fd(fd) })))
+}
+
+/// Room for a header with one descriptor, aligned like a cmsghdr.
+const CONTROL_WORDS: usize = 3;
+
+fn message(part: &mut libc::iovec, control: &mut [u64; CONTROL_WORDS]) -> libc::msghdr {
+    // SAFETY: msghdr is integers and pointers, for which all-zero bytes mean none.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: CMSG_SPACE computes a number.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE(4) } as usize;
+    message
+}
+
+/// The process at the other end: for a client, the one that called listen(2) (unix(7)).
+pub(crate) fn peer_pid(stream: &UnixStream) -> io::Result<u32> {
+    let mut peer = libc::ucred {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    };
+    let mut length = libc::socklen_t::try_from(size_of::<libc::ucred>()).expect("a few bytes");
+    // SAFETY: both pointers are to live values, and the length is that of the first.
+    call(|| unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut peer).cast(),
+            &raw mut length,
+        )
+    })?;
+    u32::try_from(peer.pid).map_err(io::Error::other)
+}
+
+/// Processes whose parents have ended are this one's children from now on, instead of some other reaper's.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: this prctl takes one integer and touches no memory of ours.
+    call(|| unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1) })
 }
 
 /// Waits for bytes and leaves them unread; says whether there are any, or the stream has ended.
