@@ -1,12 +1,10 @@
 //! A daemon with a configuration file, and the processes that take its place, one after another.
 
 use std::fs;
-use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::common::client::receive_to_eof;
 use crate::common::fastcgi::Client;
 use crate::common::process::Log;
 use crate::common::proxy::{Builder, connect};
@@ -195,20 +193,6 @@ impl Daemon {
     #[track_caller]
     pub(crate) fn client(&self, name: &str) -> Client {
         Client(self.connect(name))
-    }
-
-    /// A client that says nothing: its session ends when the backend's side does.
-    #[track_caller]
-    pub(crate) fn connect_listening(&self, name: &str) -> UnixStream {
-        let client = self.connect(name);
-        client.shutdown(Shutdown::Write).expect("it is connected");
-        client
-    }
-
-    /// What such a client gets.
-    #[track_caller]
-    pub(crate) fn banner(&self, name: &str) -> Vec<u8> {
-        receive_to_eof(&self.connect_listening(name))
     }
 
     /// Names of all that is in the daemon's directory.
