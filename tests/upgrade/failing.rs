@@ -41,7 +41,7 @@ pub(crate) fn a_successor_that_is_killed_is_not_noticed(engine: Engine) {
     work.go_on_during(&daemon, || {
         while killed < KILLED {
             let serving = daemon.pid();
-            let log = came.last().map_or(daemon.log(), Process::log);
+            let log = came.last().map_or_else(|| daemon.log(), Process::log);
             match Some(daemon.successor())
                 .filter(|successor| !is_killed(successor, log, usual, &mut random))
             {
@@ -63,7 +63,7 @@ pub(crate) fn a_successor_that_is_killed_is_not_noticed(engine: Engine) {
 
 /// Kills the successor, some time after its start, unless it has come to serve by then.
 fn is_killed(successor: &Process, log: &Log, usual: Duration, random: &mut Random) -> bool {
-    let after = random.within(0..=usual.as_micros() as u64);
+    let after = random.within(0..=u64::try_from(usual.as_micros()).unwrap());
     pause(Duration::from_micros(after));
     successor.signal(libc::SIGSTOP);
     // What it has said so far is heard: once it serves, its end is the daemon's.
