@@ -345,6 +345,16 @@ impl Listener {
         }
     }
 
+    /// Another process was about to have it, and has not come to that: it may have called listen(2), whose last caller
+    /// clients see (SO_PEERCRED), and may have made the file one for others.
+    pub fn take_back(&mut self) {
+        let listening = self.listen();
+        let restored = self.made.as_ref().map_or(Ok(()), SocketFile::restore);
+        for error in [listening, restored].into_iter().filter_map(Result::err) {
+            tracing::warn!("{error}");
+        }
+    }
+
     /// Lets clients in: they wait until somebody accepts. The path's lock is not needed any more.
     ///
     /// # Errors
@@ -449,6 +459,17 @@ impl SocketFile {
     /// One line with the obstacle.
     pub fn become_like(&self, before: &Self) -> Result<(), ListenError> {
         self.change_to(before).map_err(|cause| self.error(cause))
+    }
+
+    /// Gives it the mode and the owners with which it was made, if it has others. One that is not there any more is
+    /// made anew like that.
+    fn restore(&self) -> Result<(), ListenError> {
+        let is_as_made = fs::symlink_metadata(&self.path)
+            .is_ok_and(|now| (now.mode() & 0o777, now.uid(), now.gid()) == self.access());
+        if is_as_made || !matches!(self.find(), Ok(FoundFile::Ours)) {
+            return Ok(());
+        }
+        self.become_like(self)
     }
 
     /// Never for more than both are for: it is closed first, then given away, and then opened.

@@ -107,6 +107,13 @@ impl ListeningSocket {
         }
     }
 
+    /// Another process was about to have it, and has not come to that.
+    pub(super) fn take_back(&mut self) {
+        if let Self::Bound(listener) = self {
+            listener.take_back();
+        }
+    }
+
     /// A socket that was taken over is ours from now on.
     pub(super) fn own(&mut self) {
         if let Self::Bound(listener) = self {

@@ -234,6 +234,15 @@ impl Sites {
         self.give_up();
     }
 
+    /// Another process was about to have some of both, and has not come to that.
+    pub(super) fn take_back(&mut self, takes: &Takes) {
+        if let Some(control) = &mut self.control
+            && takes.control
+        {
+            control.take_back();
+        }
+    }
+
     /// A successor may have both places from now on: nobody new is let in, and who asks already is answered.
     pub(super) fn give_up(&mut self) {
         if let Some(control) = &mut self.control {

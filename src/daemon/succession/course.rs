@@ -235,6 +235,7 @@ impl Serving {
         if let Some((ready, way_back)) = coming.yielded {
             let takes = Takes::of(&ready.takes, &coming.offered, &self.service);
             self.service.take_sockets_back(&takes, way_back);
+            self.sites.take_back(&takes);
             self.service.count_permits_no_more();
             // Whoever hears of it finds it so.
             self.workers.have_obeyed().await;

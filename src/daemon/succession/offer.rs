@@ -237,12 +237,8 @@ impl Service {
     pub(super) fn take_sockets_back(&mut self, takes: &Takes, WayBack(back): WayBack) {
         self.order_all(back);
         let sockets = self.routes.iter_mut().flat_map(|route| &mut route.sockets);
-        for socket in sockets.filter(|socket| takes.clients.contains(&socket.id)) {
-            // Clients see who called listen(2) last (SO_PEERCRED), which may have been the successor.
-            if let Err(error) = socket.socket.listen() {
-                tracing::warn!("{error}");
-            }
-        }
+        let sockets = sockets.filter(|socket| takes.clients.contains(&socket.id));
+        sockets.for_each(|socket| socket.socket.take_back());
     }
 
     fn order_all(&self, changes: Vec<(usize, RouteChange)>) {
