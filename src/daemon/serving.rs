@@ -306,9 +306,7 @@ impl Serving {
             }
         }
         self.sites.hand_over(&successor.takes);
-        if successor.takes_clients {
-            self.service.let_clients_go(successor);
-        }
+        self.service.let_clients_go(successor);
         self.service.hand_sockets_over(&successor.takes);
         // Whoever hears of it finds it so.
         self.upgrading.succeeded(successor.pid, &successor.version);

@@ -1,5 +1,6 @@
 //! The course of a take-over, in the predecessor's main loop.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::mem;
 use std::time::{Duration, Instant};
@@ -41,8 +42,8 @@ pub(in super::super) struct Succeeded {
     pub(in super::super) pid: u32,
     pub(in super::super) version: String,
     pub(in super::super) takes: Takes,
-    /// Whether it takes clients that wait, too.
-    pub(in super::super) takes_clients: bool,
+    /// The routes whose clients it takes as well, if they wait.
+    pub(super) routes: HashSet<String>,
 }
 
 impl Succeeded {
@@ -198,7 +199,7 @@ impl Serving {
             pid,
             version,
             takes,
-            takes_clients: ready.clients,
+            routes: ready.clients.into_iter().collect(),
         })
     }
 

@@ -42,7 +42,9 @@ pub(in super::super) async fn overlap(
         tokio::select! {
             news = next_news(predecessor) => {
                 match (news, &*successor) {
-                    (News::Client(client), Some(succeeded)) if succeeded.takes_clients => {
+                    (News::Client(client), Some(succeeded))
+                        if succeeded.routes.contains(client.route.as_str()) =>
+                    {
                         pass_on(client, &succeeded.successor);
                     }
                     (news, _) => service.heed(news, predecessor),
@@ -179,19 +181,21 @@ impl Service {
         self.mailboxes[share.worker].order(Order::Admit(route.route.number, arrived));
     }
 
-    /// Clients that are at rest, and those that come to be, go to the successor.
+    /// Clients that are at rest, and those that come to be, go to the successor. Those of routes that it does not have
+    /// stay, with the backlogs of these.
     pub(in super::super) fn let_clients_go(&self, succeeded: &Succeeded) {
+        let goes = |name: &RouteName| succeeded.routes.contains(name.as_str());
         let mut names = HashMap::new();
         let mut places = HashMap::new();
         let mut serving: Vec<(usize, RouteNumber)> = Vec::new();
-        for route in &self.routes {
+        for route in self.routes.iter().filter(|r| goes(&r.config.name)) {
             let number = route.route.number;
             names.insert(number, route.route.name.to_string());
             let sockets = route.sockets.iter();
             places.extend(sockets.map(|socket| ((number, socket.number), socket.socket.place())));
             serving.extend(route.shares.iter().map(|share| (share.worker, number)));
         }
-        for retired in &self.retired {
+        for retired in self.retired.iter().filter(|r| goes(&r.route.name)) {
             let number = retired.route.number;
             names.insert(number, retired.route.name.to_string());
             serving.extend(retired.workers.iter().map(|worker| (*worker, number)));

@@ -208,7 +208,10 @@ impl Predecessor {
         let mut kept = HashMap::new();
         let ready = Ready {
             takes: offered.taken,
-            clients: true,
+            clients: routes
+                .iter()
+                .map(|route| route.config.name.to_string())
+                .collect(),
         };
         let yielded = async {
             let said = self.line.say(&Message::Ready(ready), None).await;
@@ -505,6 +508,10 @@ async fn ask(stream: &mut UnixStream) -> Result<(), Cause> {
     }
     if answer.starts_with(b"HTTP/1.1 101 ") {
         return Ok(());
+    }
+    if !answer.starts_with(b"HTTP/") {
+        // It may go on for ever.
+        return Err(refusal(&answer, b""));
     }
     let head = answer.len();
     let mut rest = stream.take(ANSWER_BYTES_MAX as u64);

@@ -141,9 +141,9 @@ pub(super) struct ByHandOffer {
 pub(in super::super) struct Ready {
     /// The numbers of the sockets that it takes.
     pub(super) takes: Vec<u32>,
-    /// Whether it takes clients that wait, too.
+    /// The routes whose clients it takes as well, if they wait: those that it has.
     #[serde(default)]
-    pub(super) clients: bool,
+    pub(super) clients: Vec<String>,
 }
 
 /// How many connections the predecessor may have of a route, itself and whomever it has taken over from.
@@ -253,10 +253,10 @@ mod tests {
             read(r#"{"type": "farewell", "why": [1]}"#),
             Message::Unknown
         );
-        let later = r#"{"type": "ready", "takes": [1], "clients": true, "speed": 7}"#;
+        let later = r#"{"type": "ready", "takes": [1], "clients": ["php"], "speed": 7}"#;
         let ready = Ready {
             takes: vec![1],
-            clients: true,
+            clients: vec!["php".to_owned()],
         };
         assert_eq!(read(later), Message::Ready(ready));
         let earlier = r#"{"type": "ready", "takes": []}"#;
