@@ -80,6 +80,7 @@ impl Serving {
         if successor.is_none() {
             successor = self.settle_succession().await;
         }
+        let is_handed_over = successor.is_some();
         match &successor {
             Some(successor) => self.hand_over(successor).await,
             None => self.give_up(patience).await,
@@ -107,6 +108,9 @@ impl Serving {
         if let Some(succeeded) = successor {
             // The last clients that leave are on their way.
             succeeded.part().await;
+        }
+        if is_handed_over {
+            self.sites.give_last_answers().await;
         }
         failed.and_then(|()| drained.map_err(Error::from))
     }

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
+use tokio::time;
 
 use crate::commands::Commander;
 use crate::config::{Access, Config, UnixAddress};
@@ -26,6 +28,10 @@ use super::succession::{Offered, Takes};
 /// daemon runs, to whom it is given. The same user, and root, may command.
 const CONTROL_MODE: u32 = 0o600;
 
+/// How long a daemon whose place was taken goes on answering those who have come to it, when it has nothing else to do:
+/// as long as the head of a request may take, and a moment for the answer.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// Connections to the metrics address that may wait, as with the standard library.
 const METRICS_BACKLOG: u32 = 128;
 
@@ -37,10 +43,12 @@ pub(super) struct Sites {
     metrics_at: Option<SocketAddr>,
     /// Its socket, for a successor.
     metrics_socket: Option<OwnedFd>,
-    /// Dropped when the daemon is not to be asked any more.
+    /// Told when the daemon is not to be asked any more.
     open: Option<watch::Sender<()>>,
     /// The same of the control socket, which may be replaced.
     control_open: Option<watch::Sender<()>>,
+    /// Of those where nobody new is let in: closed when all who have come are answered.
+    closing: Vec<watch::Sender<()>>,
     /// Where the control socket's commands go.
     commander: Commander,
 }
@@ -113,6 +121,7 @@ impl Sites {
             metrics_socket: None,
             open: None,
             control_open: None,
+            closing: Vec::new(),
             commander,
         })
     }
@@ -250,8 +259,24 @@ impl Sites {
             control.refuse_newcomers();
         }
         self.metrics_socket = None;
-        self.open = None;
-        self.control_open = None;
+        for open in [self.open.take(), self.control_open.take()] {
+            if let Some(open) = open {
+                open.send_replace(());
+                self.closing.push(open);
+            }
+        }
+    }
+
+    /// After [`Sites::hand_over`]: returns when all who had come here are answered, or have taken too long.
+    pub(super) async fn give_last_answers(&self) {
+        let answered = async {
+            for open in &self.closing {
+                open.closed().await;
+            }
+        };
+        if time::timeout(LAST_ANSWERS_TIMEOUT, answered).await.is_err() {
+            tracing::debug!("not all who asked how the daemon is took their answers in time");
+        }
     }
 }
 

@@ -78,8 +78,8 @@ enum Site {
     Control,
 }
 
-/// Answers for as long as it is polled. Once whoever holds the other end of `is_open` has dropped it, the
-/// listener is closed, and those conversations that have begun are finished.
+/// Answers for as long as it is polled. Once whoever holds the other end of `is_open` has sent something, or dropped it,
+/// the listener is closed, and those conversations that have begun are finished. The other end is closed with that.
 pub(crate) async fn serve(
     listening: SiteListener,
     observed: Arc<Observed>,

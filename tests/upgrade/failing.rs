@@ -1,24 +1,22 @@
 //! Successors that do not come to serve: nobody but the operator notices.
 
 use std::fs;
+use std::io::Read;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::common::client::{assert_waiting, exchange, exchange_and_end};
+use crate::common::client::{assert_waiting, exchange, exchange_and_end, send};
 use crate::common::process::Log;
 use crate::common::programs::program;
 use crate::common::proxy::{Builder, fresh_dir};
 use crate::common::random::{Random, seed};
-use crate::common::wait::{meanwhile, pause};
+use crate::common::wait::pause;
 use crate::common::{Backend, Engine, KB, Pattern, Process, Proxy, SPLICEWAY, eventually};
 use crate::load::Work;
 use crate::peer::Line;
 use crate::stage::{Daemon, is_over, route};
-
-/// Within this time a daemon has heard what its successor had said, on a busy machine as well.
-const HEARD: Duration = Duration::from_millis(200);
 
 /// How long a successor may take that is to say something at once.
 const GIVEN_UP_WITHIN: Duration = Duration::from_secs(30);
@@ -33,7 +31,7 @@ pub(crate) fn a_successor_that_is_killed_is_not_noticed(engine: Engine) {
     let daemon = Daemon::start(engine, &work.routes());
     let began = Instant::now();
     daemon.upgrade();
-    let usual = began.elapsed();
+    let usual_us = u64::try_from(began.elapsed().as_micros()).expect("it is some milliseconds");
     let (hash, files) = (daemon.hash(), daemon.files());
     let mut killed = 0;
     // Those that were quicker than what was to kill them, of which the last one serves.
@@ -41,10 +39,10 @@ pub(crate) fn a_successor_that_is_killed_is_not_noticed(engine: Engine) {
     work.go_on_during(&daemon, || {
         while killed < KILLED {
             let serving = daemon.pid();
-            let log = came.last().map_or_else(|| daemon.log(), Process::log);
-            match Some(daemon.successor())
-                .filter(|successor| !is_killed(successor, log, usual, &mut random))
-            {
+            let log = came.last().map_or(daemon.log(), Process::log);
+            let after = Duration::from_micros(random.within(0..=usual_us));
+            let successor = daemon.successor();
+            match Some(successor).filter(|s| !is_killed(s, &daemon, log, after)) {
                 Some(successor) => came.push(successor),
                 None => {
                     killed += 1;
@@ -62,20 +60,33 @@ pub(crate) fn a_successor_that_is_killed_is_not_noticed(engine: Engine) {
 }
 
 /// Kills the successor, some time after its start, unless it has come to serve by then.
-fn is_killed(successor: &Process, log: &Log, usual: Duration, random: &mut Random) -> bool {
-    let after = random.within(0..=u64::try_from(usual.as_micros()).unwrap());
-    pause(Duration::from_micros(after));
+fn is_killed(successor: &Process, daemon: &Daemon, log: &Log, after: Duration) -> bool {
+    pause(after);
     successor.signal(libc::SIGSTOP);
-    // What it has said so far is heard: once it serves, its end is the daemon's.
-    meanwhile(HEARD, thread::yield_now);
-    let serves = format!("process {} serves in the daemon's place", successor.pid());
-    if log.count(&serves) > 0 {
+    eventually("it stands", || successor.is_stopped());
+    // Once what it has said is heard, and it serves, its end is the daemon's.
+    if has_come_to_serve(successor, daemon, log) {
         successor.signal(libc::SIGCONT);
         return false;
     }
     successor.signal(libc::SIGKILL);
     eventually("it is gone", || is_over(successor.pid()));
     true
+}
+
+/// Of one that stands. The daemon has heard all that it has said when it has turned once more, which it has when it
+/// answers: twice, as it may have been about to. Once its place is taken it does not.
+fn has_come_to_serve(successor: &Process, daemon: &Daemon, log: &Log) -> bool {
+    let line = format!("process {} serves in the daemon's place", successor.pid());
+    let serves = || log.count(&line) > 0;
+    (0..2).any(|_| {
+        let asker = daemon.connect("control.sock");
+        send(&asker, b"GET /status HTTP/1.1\r\nHost: test\r\n\r\n");
+        asker.set_nonblocking(true).expect("a socket has modes");
+        let is_answered = || matches!((&asker).read(&mut [0]), Ok(1));
+        eventually("it answers, or has left", || is_answered() || serves());
+        serves()
+    })
 }
 
 /// What a successor does before it says nothing more.

@@ -54,7 +54,7 @@ def main():
         head += read_exactly(line, 1)
     say(line, {"type": "hello", "schema": 1, "version": "0.1.0", "pid": os.getpid()})
     hear_until(line, "offered")
-    say(line, {"type": "ready", "takes": [0], "clients": True})
+    say(line, {"type": "ready", "takes": [0], "clients": []})
     hear_until(line, "yours")
     while True:
         signal.pause()

@@ -6,42 +6,73 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clients;
 mod failing;
-mod given;
 mod load;
 mod peer;
+mod permits;
+mod refusals;
+mod sockets;
 mod stage;
+mod surroundings;
 mod transcript;
 
+use clients::{
+    a_request_that_is_cut_by_the_hand_over_is_answered_once,
+    each_request_is_answered_once_whenever_it_comes,
+};
 use common::for_each_engine;
 use failing::{a_successor_that_hangs_is_given_up, a_successor_that_is_killed_is_not_noticed};
-use given::{
-    a_client_that_waits_is_introduced_as_it_came, a_kept_client_goes_over_between_two_requests,
-    a_limit_that_is_new_counts_what_runs_in_the_old_process,
-    a_service_manager_follows_from_one_process_to_the_next,
-    a_successor_that_cannot_have_all_leaves_all_as_it_was,
-    permits_and_the_queue_go_on_over_a_chain_of_processes,
-    sockets_stay_come_and_go_with_the_configuration, what_was_known_of_endpoints_goes_over,
-};
 use load::nobody_notices_twenty_upgrades;
+use permits::{
+    a_chain_shares_what_there_is, a_limit_that_comes_counts_those_before_it,
+    slow_requests_keep_their_places, the_line_is_served_in_order, who_comes_has_what_others_leave,
+};
+use refusals::{
+    a_paused_route_is_not_handed_over, another_user_is_refused, one_comes_at_a_time,
+    what_is_no_daemon_has_no_successor, what_is_wrong_with_a_successor_is_told,
+};
+use sockets::{
+    abstract_sockets_are_handed_over, bytes_of_those_that_wait_go_with_them,
+    files_come_to_be_for_whom_the_new_one_is_configured, files_stay_as_they_are,
+    passed_sockets_are_handed_over, routes_come_and_go, whoever_asks_is_answered_at_any_time,
+};
+use surroundings::{
+    addresses_are_handed_over, the_service_manager_hears_of_each_process,
+    what_was_changed_by_hand_is_handed_over,
+};
 use transcript::{
-    a_predecessor_of_this_version_is_understood, a_successor_of_this_version_is_understood,
-    another_protocol_is_refused_with_its_line,
+    a_daemon_understands_a_successor_of_this_version,
+    a_successor_understands_a_daemon_of_this_version, another_protocol_is_refused,
 };
 
 for_each_engine!(
     nobody_notices_twenty_upgrades,
     a_successor_that_is_killed_is_not_noticed,
     a_successor_that_hangs_is_given_up,
-    permits_and_the_queue_go_on_over_a_chain_of_processes,
-    a_limit_that_is_new_counts_what_runs_in_the_old_process,
-    a_client_that_waits_is_introduced_as_it_came,
-    a_kept_client_goes_over_between_two_requests,
-    what_was_known_of_endpoints_goes_over,
-    sockets_stay_come_and_go_with_the_configuration,
-    a_successor_that_cannot_have_all_leaves_all_as_it_was,
-    a_service_manager_follows_from_one_process_to_the_next,
-    a_successor_of_this_version_is_understood,
-    a_predecessor_of_this_version_is_understood,
-    another_protocol_is_refused_with_its_line,
+    another_user_is_refused,
+    one_comes_at_a_time,
+    a_paused_route_is_not_handed_over,
+    what_is_wrong_with_a_successor_is_told,
+    what_is_no_daemon_has_no_successor,
+    who_comes_has_what_others_leave,
+    the_line_is_served_in_order,
+    a_limit_that_comes_counts_those_before_it,
+    a_chain_shares_what_there_is,
+    slow_requests_keep_their_places,
+    files_stay_as_they_are,
+    files_come_to_be_for_whom_the_new_one_is_configured,
+    routes_come_and_go,
+    abstract_sockets_are_handed_over,
+    passed_sockets_are_handed_over,
+    whoever_asks_is_answered_at_any_time,
+    bytes_of_those_that_wait_go_with_them,
+    a_request_that_is_cut_by_the_hand_over_is_answered_once,
+    each_request_is_answered_once_whenever_it_comes,
+    addresses_are_handed_over,
+    what_was_changed_by_hand_is_handed_over,
+    the_service_manager_hears_of_each_process,
+    a_daemon_understands_a_successor_of_this_version,
+    a_successor_understands_a_daemon_of_this_version,
+    another_protocol_is_refused,
 );

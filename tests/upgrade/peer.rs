@@ -124,12 +124,12 @@ impl Line {
         self.hear_until("offered")
     }
 
-    /// Takes all sockets, which are this successor's then.
+    /// Takes all sockets, which are this successor's then, and no clients.
     #[track_caller]
     pub(crate) fn take(&self, offered: &[(Value, Option<OwnedFd>)]) {
         let numbers = offered.iter().filter(|(said, _)| said["type"] == "socket");
         let numbers: Vec<_> = numbers.map(|(said, _)| said["number"].clone()).collect();
-        self.say(&json!({"type": "ready", "takes": numbers, "clients": true}));
+        self.say(&json!({"type": "ready", "takes": numbers, "clients": []}));
         self.hear_until("yours");
     }
 }

@@ -1,10 +1,12 @@
 //! A daemon with a configuration file, and the processes that take its place, one after another.
 
 use std::fs;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use crate::common::client::receive_to_eof;
 use crate::common::fastcgi::Client;
 use crate::common::process::Log;
 use crate::common::proxy::{Builder, connect};
@@ -102,27 +104,12 @@ impl Daemon {
 
     /// Starts a process by hand that is to take the daemon's place. Its log is its own.
     pub(crate) fn successor(&self) -> Process {
-        self.successor_with(&self.control(), &[])
+        self.successor_of(&self.control())
     }
 
-    pub(crate) fn successor_with(&self, whose: &Path, more: &[&str]) -> Process {
-        let mut command = Command::new(SPLICEWAY);
-        command.arg("run").arg("--take-over").arg(whose);
-        command.arg("--config").arg(self.file());
-        command.arg("--control").arg(self.control());
-        command.args([
-            "--metrics",
-            "127.0.0.1:0",
-            "--engine",
-            &self.engine.to_string(),
-        ]);
-        command.args(more).current_dir(self.dir());
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let setup = ChildSetup {
-            death_signal: libc::SIGKILL,
-            ..ChildSetup::default()
-        };
-        Process::start(command, setup)
+    /// The same, of the place of whoever has this control socket.
+    pub(crate) fn successor_of(&self, whose: &Path) -> Process {
+        start_successor(self.engine, whose, &self.file(), &self.control())
     }
 
     // --- what it is told, and what it says --------------------------------------------------
@@ -195,6 +182,20 @@ impl Daemon {
         Client(self.connect(name))
     }
 
+    /// A client that says nothing: its session ends when the backend's side does.
+    #[track_caller]
+    pub(crate) fn connect_listening(&self, name: &str) -> UnixStream {
+        let client = self.connect(name);
+        client.shutdown(Shutdown::Write).expect("it is connected");
+        client
+    }
+
+    /// What such a client gets.
+    #[track_caller]
+    pub(crate) fn banner(&self, name: &str) -> Vec<u8> {
+        receive_to_eof(&self.connect_listening(name))
+    }
+
     /// Names of all that is in the daemon's directory.
     pub(crate) fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.dir()).expect("it is there");
@@ -203,6 +204,27 @@ impl Daemon {
         names.sort();
         names
     }
+}
+
+/// Starts a process that is to take the place of the daemon at the control socket `whose`, with this file, and a control
+/// socket of its own.
+pub(crate) fn start_successor(
+    engine: Engine,
+    whose: &Path,
+    file: &Path,
+    control: &Path,
+) -> Process {
+    let mut command = Command::new(SPLICEWAY);
+    command.arg("run").arg("--take-over").arg(whose);
+    command.arg("--config").arg(file);
+    command.arg("--control").arg(control);
+    command.args(["--metrics", "127.0.0.1:0", "--engine", &engine.to_string()]);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let setup = ChildSetup {
+        death_signal: libc::SIGKILL,
+        ..ChildSetup::default()
+    };
+    Process::start(command, setup)
 }
 
 fn text(dir: &Path, head: &str, routes: &str) -> String {

@@ -1,246 +1,277 @@
-//! What two daemons of this version say to each other, as it was written down: later ones must understand it, and be
-//! understood.
+//! What two daemons of this version say to each other, as it was written down: later ones must understand it, from
+//! either side, and what they add must not disturb this one.
+//!
+//! The files are frozen: what a later version says is a file of its own beside them.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::fs::MetadataExt;
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::common::activation::wait_until_ready;
 use crate::common::client::{
-    assert_waiting, exchange_and_end, receive_exact, receive_to_eof, send,
+    assert_eof, assert_waiting, exchange, exchange_and_end, receive_to_eof,
 };
-use crate::common::proxy::fresh_dir;
-use crate::common::sys::ChildSetup;
-use crate::common::{Backend, Engine, KB, Pattern, Process, SPLICEWAY, eventually};
+use crate::common::http::get_unix;
+use crate::common::proxy::{connect, fresh_dir};
+use crate::common::sys::adopt_orphans;
+use crate::common::{Backend, Engine, KB, Pattern, eventually};
 use crate::peer::Line;
-use crate::stage::{Daemon, route, wait_for_end};
+use crate::stage::{Daemon, fastcgi, route, start_successor};
 
-const PREDECESSOR: &str = include_str!("transcript/predecessor.json");
-const SUCCESSOR: &str = include_str!("transcript/successor.json");
+/// What one side says, in order.
+struct Script(Vec<Value>);
 
-/// What was written down of one side, with these words in place of what differs.
-fn transcript(text: &str, words: &[(&str, &str)]) -> Vec<Value> {
-    let mut text = text.to_owned();
-    for (word, value) in words {
-        text = text.replace(word, value);
+impl Script {
+    fn read(name: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/upgrade/transcript");
+        let text = fs::read_to_string(folder.join(name)).unwrap();
+        Self(serde_json::from_str(&text).unwrap())
     }
-    serde_json::from_str(&text).unwrap()
+
+    /// Puts a value in where its name stands in braces, as the whole of a string or as a part of it.
+    fn with(mut self, name: &str, value: &Value) -> Self {
+        self.0
+            .iter_mut()
+            .for_each(|message| put(message, name, value));
+        self
+    }
+
+    /// The next message, which is of this type.
+    fn next(&mut self, kind: &str) -> Value {
+        let next = self.0.remove(0);
+        assert_eq!(next["type"], kind);
+        next
+    }
 }
 
-/// The first message of this type.
-#[track_caller]
-fn of_type<'a>(messages: &'a [Value], name: &str) -> &'a Value {
-    let mut all = messages.iter();
-    all.find(|message| message["type"] == name).unwrap()
-}
-
-/// Every field that there is, with those of objects within.
-fn fields(of: &Value, within: &str, all: &mut BTreeSet<String>) {
-    match of {
-        Value::Object(object) => {
-            for (key, value) in object {
-                let name = format!("{within}.{key}");
-                fields(value, &name, all);
-                all.insert(name);
+fn put(into: &mut Value, name: &str, value: &Value) {
+    match into {
+        Value::String(text) if *text == name => *into = value.clone(),
+        Value::String(text) => {
+            if let Value::String(value) = value {
+                *text = text.replace(name, value);
             }
         }
-        Value::Array(array) => array.iter().for_each(|value| fields(value, within, all)),
-        _ => {}
+        Value::Array(values) => values.iter_mut().for_each(|into| put(into, name, value)),
+        Value::Object(fields) => fields.values_mut().for_each(|into| put(into, name, value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
-/// What a later version may add to everything.
-fn with_more(message: &Value) -> Value {
-    let mut message = message.clone();
-    message["later"] = json!({"and": ["more"]});
-    message
+/// Says it as a later version may: with a field more, and behind something that is not known. Only a predecessor sends
+/// descriptors.
+fn say_with_additions(line: &Line, message: Value, descriptor: Option<&dyn AsFd>) {
+    let unknown = json!({"type": "farewell", "why": [1]});
+    match descriptor {
+        Some(descriptor) => line.say_with(&unknown, &descriptor.as_fd()),
+        None => line.say(&unknown),
+    }
+    line.say(&json!({"type": "greeting"}));
+    say_with_a_field(line, message);
 }
 
-pub(crate) fn a_successor_of_this_version_is_understood(engine: Engine) {
-    let echo = Backend::echo();
-    let limit = "per-endpoint-max = 2";
-    let daemon = Daemon::start_with(engine, "", &route("a", &echo, limit));
-    daemon.done(&["weight", "a", &echo.address().to_string(), "7"]);
-    let old = daemon.connect("a.sock");
-    send(&old, b"x");
-    assert_eq!(receive_exact(&old, 1), b"x");
-    let said = transcript(SUCCESSOR, &[]);
-    let line = Line::to(&daemon.control());
-    line.say(&with_more(of_type(&said, "hello")));
+/// As `hello` is: it is the first message.
+fn say_with_a_field(line: &Line, mut message: Value) {
+    message["mood"] = json!({"is": "good"});
+    line.say(&message);
+}
+
+/// The fields of a message, which are all that it may have: more would be no harm, but is another version's.
+#[track_caller]
+fn assert_fields(message: &Value, fields: &[&str]) {
+    let mut found: Vec<_> = message.as_object().unwrap().keys().collect();
+    found.sort();
+    let mut expected = fields.to_vec();
+    expected.sort_unstable();
+    assert_eq!(found, expected, "{message}");
+}
+
+pub(crate) fn a_daemon_understands_a_successor_of_this_version(engine: Engine) {
+    let (echo, held) = (Backend::echo(), Backend::hold());
+    let routes = [
+        route(
+            "raw",
+            &held,
+            "per-endpoint-max = 1\nqueue-timeout = \"60s\"",
+        ),
+        fastcgi("php", &echo, ""),
+    ];
+    let mut daemon = Some(Daemon::start(engine, &routes.concat()));
+    let started = daemon.as_ref().unwrap();
+    let served = started.connect_listening("raw.sock");
+    held.wait_until("it is served", |ledger| ledger.open == 1);
+    let waiting = started.connect_listening("raw.sock");
+    eventually("it waits", || started.waiting("raw") == 1);
+    let mut script = Script::read("successor.json");
+    let line = Line::to(&started.control());
+    say_with_a_field(&line, script.next("hello"));
     let offered = line.hear_until("offered");
-    line.say(&json!({"type": "later"}));
-    line.say(&with_more(of_type(&said, "ready")));
-    let yielded = line.hear_until("yours");
-    // It says what was written down, and may say more.
-    let backend = echo.address().to_string();
-    let written = transcript(PREDECESSOR, &[("{backend}", &backend)]);
-    let heard: Vec<_> = offered
+    let kinds: Vec<_> = offered
         .iter()
-        .chain(&yielded)
-        .map(|(said, _)| said.clone())
+        .map(|(said, _)| said["type"].clone())
         .collect();
-    for name in ["hello", "socket", "route", "offered", "held", "yours"] {
-        let (mut expected, mut found) = (BTreeSet::new(), BTreeSet::new());
-        fields(of_type(&written, name), name, &mut expected);
-        fields(of_type(&heard, name), name, &mut found);
-        assert!(
-            found.is_superset(&expected),
-            "{name}: {found:?}, {expected:?}"
-        );
-    }
-    for name in ["route", "held"] {
-        assert_eq!(of_type(&heard, name), of_type(&written, name));
-    }
-    // The sockets are the successor's.
-    let is_of_clients = |said: &Value| said["type"] == "socket" && said["purpose"] == "clients";
-    let mut offered = offered.into_iter();
-    let (_, socket) = offered.find(|(said, _)| is_of_clients(said)).unwrap();
-    let listener = UnixListener::from(socket.unwrap());
-    listener.set_nonblocking(false).unwrap();
-    let mut client = daemon.connect("a.sock");
-    assert_waiting(&client);
-    line.say(&with_more(of_type(&said, "serving")));
-    line.hear_until("relieved");
-    let (accepted, _) = listener.accept().unwrap();
-    send(&accepted, b"from the successor");
-    accepted.shutdown(Shutdown::Both).unwrap();
-    assert_eq!(receive_to_eof(&client), b"from the successor");
-    client = old;
-    send(&client, b"y");
-    assert_eq!(receive_exact(&client, 1), b"y");
-    client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(receive_to_eof(&client), b"");
-    wait_for_end(daemon.first().pid());
-    assert!(daemon.socket("a.sock").exists(), "it is the successor's");
-}
-
-pub(crate) fn another_protocol_is_refused_with_its_line(engine: Engine) {
-    let echo = Backend::echo();
-    let daemon = Daemon::start_with(engine, "", &route("a", &echo, ""));
-    let line = Line::to(&daemon.control());
-    let mut hello = of_type(&transcript(SUCCESSOR, &[]), "hello").clone();
-    hello["schema"] = json!(2);
-    line.say(&hello);
-    let refusal = line.refusal();
-    assert!(
-        refusal.contains("speaks version 1 of this and not 2"),
-        "{refusal}"
-    );
-    exchange_and_end(&daemon.connect("a.sock"), Pattern::new(1), KB);
-}
-
-/// A predecessor's socket, of which it says which file it has.
-fn with_file(message: &Value, path: &Path) -> Value {
-    let found = fs::metadata(path).unwrap();
-    let mut message = with_more(message);
-    let file = &mut message["file"];
-    file["device"] = json!(found.dev());
-    file["inode"] = json!(found.ino());
-    file["mode"] = json!(found.mode() & 0o777);
-    file["user"] = json!(found.uid());
-    file["group"] = json!(found.gid());
-    message
-}
-
-pub(crate) fn a_predecessor_of_this_version_is_understood(engine: Engine) {
-    let echo = Backend::echo();
-    let dir = fresh_dir();
-    let path = |name: &str| dir.path().join(name);
-    let (clients, control) = (path("a.sock"), path("control.sock"));
-    let listener = UnixListener::bind(&clients).unwrap();
-    let control_listener = UnixListener::bind(&control).unwrap();
-    let text = format!(
-        "control = \"{}\"\nworkers = 1\n[route.a]\nlisten = \"unix:{}\"\nbackend = \"{echo}\"\nper-endpoint-max = 1\n\
-         queue-max = 10\nqueue-timeout = \"60s\"\n",
-        control.display(),
-        clients.display()
-    );
-    fs::write(path("spliceway.toml"), text).unwrap();
-    // Whoever comes before anybody serves waits, and is served.
-    let early = UnixStream::connect(&clients).unwrap();
-    let mut command = Command::new(SPLICEWAY);
-    command
-        .arg("run")
-        .arg("--take-over")
-        .arg(&control)
-        .arg("--config");
-    command
-        .arg(path("spliceway.toml"))
-        .args(["--engine", &engine.to_string()]);
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    let setup = ChildSetup {
-        death_signal: libc::SIGKILL,
-        ..ChildSetup::default()
-    };
-    let daemon = Process::start(command, setup);
-    let (stream, _) = control_listener.accept().unwrap();
-    let line = Line::of(stream);
-    let dir_name = dir.path().display().to_string();
-    let backend = echo.address().to_string();
-    let said = transcript(
-        PREDECESSOR,
-        &[("{dir}", &dir_name), ("{backend}", &backend)],
-    );
-    assert_eq!(line.hear().unwrap().0["type"], "hello");
-    line.say(&with_more(&said[0]));
-    line.say_with(&with_file(&said[1], &clients), &listener);
-    // What it does not know goes, with what came along.
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    line.say_with(&json!({"type": "later"}), &theirs);
-    drop(theirs);
-    line.say_with(&with_file(&said[2], &control), &control_listener);
-    line.say(&with_more(&said[3]));
-    line.say(&with_more(&said[4]));
-    let ready = line.hear_until("ready").pop().unwrap().0;
-    assert_eq!(receive_to_eof(&ours), b"");
+    let sockets = ["socket"; 4];
+    let expected = [&["hello"], &sockets[..], &["route"; 2], &["offered"]].concat();
+    assert_eq!(kinds, expected);
+    assert_fields(&offered[0].0, &["type", "schema", "version", "pid"]);
+    let socket = &offered[1].0;
+    assert_fields(socket, &["type", "number", "purpose", "place", "file"]);
+    let of_file = ["device", "inode", "mode", "user", "group"];
+    assert_fields(&socket["file"], &of_file);
+    let purposes: Vec<_> = offered[1..5]
+        .iter()
+        .map(|(s, _)| s["purpose"].clone())
+        .collect();
+    assert_eq!(purposes, ["clients", "clients", "control", "metrics"]);
+    assert_fields(&offered[5].0, &["type", "route", "endpoints", "by_hand"]);
+    let endpoint = &offered[5].0["endpoints"][0];
+    assert_fields(endpoint, &["address", "priority", "weight"]);
     assert_eq!(
-        (&ready["takes"], &ready["clients"]),
-        (&json!([0, 1]), &json!(true))
+        endpoint["address"],
+        json!({"tcp": held.address().to_string()})
     );
-    line.say(&with_more(&said[5]));
-    line.say(&with_more(&said[6]));
-    line.hear_until("serving");
-    line.say(&with_more(&said[7]));
-    wait_until_ready(&daemon);
-    // The one permit is the predecessor's, so whoever comes waits: first the one whom the predecessor had.
-    send(&early, b"early");
-    let (handed_over, theirs) = UnixStream::pair().unwrap();
-    theirs.set_nonblocking(true).unwrap();
-    send(&handed_over, b"before");
-    line.say_with(&said[8], &theirs.as_fd());
-    drop(theirs);
+
+    say_with_additions(&line, script.next("ready"), None);
+    let yielded = line.hear_until("yours");
+    let (kept, _) = yielded
+        .iter()
+        .find(|(said, _)| said["type"] == "held")
+        .unwrap();
+    assert_fields(kept, &["type", "route", "of_others", "endpoints"]);
+    say_with_additions(&line, script.next("serving"), None);
+    line.hear_until("relieved");
+    let client = line.hear_until("client").pop().unwrap();
+    assert_fields(&client.0, &["type", "route", "place"]);
+    assert_eq!(client.0["route"], "raw");
+    // It is the one that waited.
+    let connection = UnixStream::from(client.1.unwrap());
+    connection.set_nonblocking(false).unwrap();
+    drop(connection);
+    drop(offered);
+    assert_eof(&waiting);
+    held.release(1);
+    assert_eq!(receive_to_eof(&served), b"done");
+    // Then it has nothing more to say.
+    while line.hear().is_some() {}
+    drop(daemon.take());
+}
+
+pub(crate) fn a_successor_understands_a_daemon_of_this_version(engine: Engine) {
+    adopt_orphans().unwrap();
+    let (one, two) = (Backend::echo(), Backend::echo());
+    // Its place is taken by the test, which is then the daemon of before.
+    let dir = fresh_dir();
+    let (socket, control) = (dir.path().join("raw.sock"), dir.path().join("control.sock"));
+    let listener = UnixListener::bind(&socket).unwrap();
+    fs::set_permissions(&socket, fs::Permissions::from_mode(0o660)).unwrap();
+    let file = fs::metadata(&socket).unwrap();
+    let controlling = UnixListener::bind(&control).unwrap();
+    let place: Vec<u8> = socket.as_os_str().as_encoded_bytes().to_vec();
+    let anything = File::open("/dev/null").unwrap();
+    let mut script = Script::read("predecessor.json")
+        .with("{device}", &file.dev().into())
+        .with("{inode}", &file.ino().into())
+        .with("{user}", &file.uid().into())
+        .with("{group}", &file.gid().into())
+        .with("{one}", &one.address().to_string().into())
+        .with("{two}", &two.address().to_string().into())
+        .with("{place}", &place.into())
+        .with("{dir}", &dir.path().display().to_string().into());
+    let toml = format!(
+        "exit-idle-time = \"10m\"\n[route.raw]\nlisten = \"unix:{}\"\nbackend = [\"{one}\", \"{two}\"]\n\
+        per-endpoint-max = 2\nqueue-timeout = \"60s\"\n",
+        socket.display()
+    );
+    fs::write(dir.path().join("f.toml"), toml).unwrap();
+    let new_control = dir.path().join("new.sock");
+    let successor = start_successor(engine, &control, &dir.path().join("f.toml"), &new_control);
+    let line = Line::of(controlling.accept().unwrap().0);
+
+    let hello = line.hear().unwrap().0;
+    assert_fields(&hello, &["type", "schema", "version", "pid"]);
+    assert_eq!(
+        (&hello["schema"], &hello["pid"]),
+        (&json!(1), &json!(successor.pid()))
+    );
+    say_with_a_field(&line, script.next("hello"));
+    line.say_with(&script.next("socket"), &listener);
+    say_with_additions(&line, script.next("route"), Some(&anything));
+    say_with_additions(&line, script.next("offered"), Some(&anything));
+    let ready = line.hear().unwrap().0;
+    let expected = json!({"type": "ready", "takes": [0], "clients": ["raw"]});
+    assert_eq!(ready, expected);
+    // One is accepted before, and one waits in the backlog.
+    let waiting = connect(&socket).unwrap();
+    let (accepted, _) = listener.accept().unwrap();
+    let in_the_backlog = connect(&socket).unwrap();
+    say_with_additions(&line, script.next("held"), Some(&anything));
+    say_with_additions(&line, script.next("yours"), Some(&anything));
+    assert_eq!(line.hear().unwrap().0, json!({"type": "serving"}));
+    say_with_additions(&line, script.next("relieved"), Some(&anything));
+    accepted.set_nonblocking(true).unwrap();
+    line.say_with(&script.next("client"), &accepted);
+    drop(accepted);
+    successor.wait_for_log("ready");
+    // All places are the other's.
     let status = || {
-        let output = Command::new(SPLICEWAY)
-            .args(["status", "--json", "--control"])
-            .arg(&control)
-            .output()
-            .unwrap();
-        serde_json::from_slice::<Value>(&output.stdout).unwrap_or_default()
+        let answer = get_unix(&new_control, "/status").body;
+        serde_json::from_str::<Value>(&answer).unwrap()
     };
-    eventually("both wait", || status()["routes"][0]["queue"]["depth"] == 2);
-    assert_eq!(status()["routes"][0]["endpoints"][0]["weight"], 7);
-    assert_waiting(&handed_over);
-    line.say(&said[9]);
-    assert_eq!(receive_exact(&handed_over, 6), b"before");
-    assert_waiting(&early);
-    handed_over.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(receive_exact(&early, 5), b"early");
-    drop(early);
-    // The end of the connection is that of the predecessor.
-    drop(line);
-    eventually("its end is heard of", || {
-        daemon
-            .log()
-            .count("the daemon that was here before has ended")
-            > 0
+    let dbg = std::time::Instant::now();
+    eventually("both wait", || {
+        if dbg.elapsed().as_secs() > 3 {
+            panic!("DBG {}", serde_json::to_string(&status()).unwrap());
+        }
+        status()["routes"][0]["queue"]["depth"] == 2
     });
-    exchange_and_end(&UnixStream::connect(&clients).unwrap(), Pattern::new(1), KB);
-    assert!(listener.as_raw_fd() >= 0);
+    assert_waiting(&waiting);
+    let endpoints = status()["routes"][0]["endpoints"].clone();
+    let drained = endpoints
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|e| e["drained"] == true);
+    assert_eq!(drained.unwrap()["address"], one.address().to_string());
+    say_with_additions(&line, script.next("held"), Some(&anything));
+    exchange(&waiting, Pattern::new(1), KB);
+    exchange_and_end(&in_the_backlog, Pattern::new(2), KB);
+    exchange_and_end(&waiting, Pattern::new(3), KB);
+    drop((line, listener));
+    successor.wait_for_log("the daemon that was here before has ended");
+    exchange_and_end(&connect(&socket).unwrap(), Pattern::new(4), KB);
+    assert_eq!(one.ledger().accepted, 0);
+}
+
+/// With a line on both sides.
+pub(crate) fn another_protocol_is_refused(engine: Engine) {
+    let echo = Backend::echo();
+    let daemon = Daemon::start(engine, &route("raw", &echo, ""));
+    let line = Line::to(&daemon.control());
+    line.say(&json!({"type": "hello", "schema": 2, "version": "9.0.0", "pid": 4712}));
+    assert!(
+        line.refusal()
+            .contains("speaks version 1 of this and not 2 (restart instead)")
+    );
+    let log = daemon.log();
+    log.wait_for("the reason", |line| {
+        line.contains("version 9.0.0, which speaks version 2 of this and not 1")
+    });
+    exchange_and_end(&daemon.connect("raw.sock"), Pattern::new(1), KB);
+
+    let (dir, hello) = (
+        fresh_dir(),
+        json!({"type": "hello", "schema": 2, "version": "9.0.0", "pid": 1}),
+    );
+    let control = dir.path().join("control.sock");
+    let controlling = UnixListener::bind(&control).unwrap();
+    let mut successor = daemon.successor_of(&control);
+    let line = Line::of(controlling.accept().unwrap().0);
+    assert_eq!(line.hear().unwrap().0["type"], "hello");
+    line.say(&hello);
+    assert_eq!(successor.wait().code(), Some(1));
+    let said = "it speaks another version of this, 2, and this is 1 (restart instead)";
+    assert_eq!(successor.log().count(said), 1);
 }
