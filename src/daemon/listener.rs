@@ -56,7 +56,7 @@ pub struct Listener {
     /// How it was made; `None` if the address has none.
     made: Option<SocketFile>,
     /// Of a socket that was taken over: for whom it is to be, and for whom it was made.
-    access: Option<(Access, Access)>,
+    access: Option<Box<(Access, Access)>>,
 }
 
 /// A socket's file: where it is, which one, and who may connect. What it takes to make it once more.
@@ -231,7 +231,7 @@ pub fn adopt(
         address: address.clone(),
         // It is the other process's until that has left it to us.
         file: None,
-        access: file.is_some().then(|| (wanted.clone(), before)),
+        access: file.is_some().then(|| Box::new((wanted.clone(), before))),
         made: file,
     })
 }
@@ -320,9 +320,10 @@ impl Listener {
     /// # Errors
     /// One line with the obstacle and its remedy. Then it is as it was.
     pub fn give_access(&mut self) -> Result<Option<SocketFile>, ListenError> {
-        let (Some((wanted, before)), Some(made)) = (self.access.take(), &mut self.made) else {
+        let (Some(access), Some(made)) = (self.access.take(), &mut self.made) else {
             return Ok(None);
         };
+        let (wanted, before) = *access;
         if wanted == before {
             return Ok(None);
         }

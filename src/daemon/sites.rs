@@ -259,11 +259,10 @@ impl Sites {
             control.refuse_newcomers();
         }
         self.metrics_socket = None;
-        for open in [self.open.take(), self.control_open.take()] {
-            if let Some(open) = open {
-                open.send_replace(());
-                self.closing.push(open);
-            }
+        let both = [self.open.take(), self.control_open.take()];
+        for open in both.into_iter().flatten() {
+            open.send_replace(());
+            self.closing.push(open);
         }
     }
 

@@ -39,7 +39,7 @@ pub(crate) fn a_successor_that_is_killed_is_not_noticed(engine: Engine) {
     work.go_on_during(&daemon, || {
         while killed < KILLED {
             let serving = daemon.pid();
-            let log = came.last().map_or(daemon.log(), Process::log);
+            let log = came.last().map_or_else(|| daemon.log(), Process::log);
             let after = Duration::from_micros(random.within(0..=usual_us));
             let successor = daemon.successor();
             match Some(successor).filter(|s| !is_killed(s, &daemon, log, after)) {

@@ -206,8 +206,6 @@ pub(crate) fn a_successor_understands_a_daemon_of_this_version(engine: Engine) {
     // One is accepted before, and one waits in the backlog.
     let waiting = connect(&socket).unwrap();
     let (accepted, _) = listener.accept().unwrap();
-    // As a daemon's are.
-    listener.set_nonblocking(true).unwrap();
     let in_the_backlog = connect(&socket).unwrap();
     say_with_additions(&line, script.next("held"), Some(&anything));
     say_with_additions(&line, script.next("yours"), Some(&anything));
@@ -222,7 +220,13 @@ pub(crate) fn a_successor_understands_a_daemon_of_this_version(engine: Engine) {
         let answer = get_unix(&new_control, "/status").body;
         serde_json::from_str::<Value>(&answer).unwrap()
     };
-    eventually("both wait", || status()["routes"][0]["queue"]["depth"] == 2);
+    let dbg = std::time::Instant::now();
+    eventually("both wait", || {
+        if dbg.elapsed().as_secs() > 3 {
+            panic!("DBG {}", serde_json::to_string(&status()).unwrap());
+        }
+        status()["routes"][0]["queue"]["depth"] == 2
+    });
     assert_waiting(&waiting);
     let endpoints = status()["routes"][0]["endpoints"].clone();
     let drained = endpoints

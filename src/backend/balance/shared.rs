@@ -148,7 +148,7 @@ impl SharedPermits {
         } = &mut *counts;
         let all_used = used.values().fold(0, |sum: u32, n| sum.saturating_add(*n));
         let waiting = sessions.saturating_sub(all_used);
-        let before = held.take().unwrap_or(PermitCounts {
+        let before = held.take().unwrap_or_else(|| PermitCounts {
             of: HashMap::new(),
             of_others: self.max.load(Ordering::Relaxed),
         });

@@ -297,12 +297,14 @@ impl Predecessor {
 }
 
 impl ArrivedClient {
-    /// `None`: there is no such route here, and the client's connection ends.
+    /// `None`: there can be no such route, or no waiting with it, and the client's connection ends.
     fn new(offer: ClientOffer, connection: OwnedFd) -> Option<Self> {
+        let connection = std::os::unix::net::UnixStream::from(connection);
+        connection.set_nonblocking(true).ok()?;
         Some(Self {
             route: offer.route.parse().ok()?,
             place: offer.place.into(),
-            connection,
+            connection: connection.into(),
         })
     }
 }
@@ -415,7 +417,8 @@ impl OfferedSocket {
             return None;
         }
         let listener = UnixListener::from(socket);
-        match inherited::place(&listener) {
+        let examined = listener.set_nonblocking(true);
+        match examined.and_then(|()| inherited::place(&listener)) {
             Ok(place) => Some(Self {
                 offer,
                 place,

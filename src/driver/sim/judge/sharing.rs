@@ -1,6 +1,6 @@
 //! What workers and routes have of what they share: sessions, backlogs, places at endpoints.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::backend::Address;
@@ -24,17 +24,27 @@ const SLACK: Duration = Duration::from_millis(10);
 /// connection.
 #[derive(Default)]
 pub(in super::super) struct Line {
-    /// By client: when it came, as a number.
-    waiting: HashMap<usize, u64>,
+    /// By client: when it came.
+    waiting: HashMap<usize, Came>,
+    /// Clients that a worker has let go.
+    let_go: HashSet<usize>,
     /// By upstream: when its connect began, as a number.
     connects: HashMap<Sock, u64>,
     /// What the worker has heard of last.
     last: Option<Sock>,
-    /// Those who have waited and have a connection: their clients, and both numbers.
-    had: Vec<(usize, u64, u64)>,
+    /// Those who have waited and have a connection: their clients, when those came, and the connect's number.
+    had: Vec<(usize, Came, u64)>,
     /// Somebody's turn came to nothing: its endpoint was drained while it was connected to.
     is_broken: bool,
     next: u64,
+}
+
+/// When a client came to wait at its worker.
+#[derive(Clone, Copy)]
+struct Came {
+    number: u64,
+    /// It has waited at another worker before.
+    from_before: bool,
 }
 
 impl Line {
@@ -45,8 +55,11 @@ impl Line {
 
     /// A session waits for this client to leave.
     pub(super) fn waits(&mut self, client: usize) {
-        let number = self.number();
-        self.waiting.entry(client).or_insert(number);
+        let came = Came {
+            number: self.number(),
+            from_before: self.let_go.contains(&client),
+        };
+        self.waiting.entry(client).or_insert(came);
     }
 
     pub(super) fn connects(&mut self, sock: Sock) {
@@ -71,6 +84,7 @@ impl Line {
     /// It waits elsewhere from now on.
     pub(super) fn lets_go(&mut self, client: usize) {
         self.waiting.remove(&client);
+        self.let_go.insert(client);
     }
 
     /// It has a connection, if that is what the worker has just heard of.
@@ -89,7 +103,7 @@ impl Line {
                 world.peers[other].worker == peer.worker && world.peers[other].route == peer.route;
             rule!(
                 "served_in_order",
-                !is_beside || (came < other_came) == (connect < other_connect),
+                !is_beside || are_in_order((came, connect), (other_came, other_connect)),
                 "clients {} and {} of route {} have places in another order than they came in",
                 peer.key,
                 world.peers[other].key,
@@ -97,6 +111,17 @@ impl Line {
             );
         }
         self.had.push((client, came, connect));
+    }
+}
+
+/// Whether two clients of one worker have had places in the right order. Those that come from another worker go before
+/// all others that wait.
+fn are_in_order((one, connect): (Came, u64), (other, other_connect): (Came, u64)) -> bool {
+    let overtakes = |own: u64, from_before: Came, its: u64| from_before.number < own && own < its;
+    match (one.from_before, other.from_before) {
+        (true, false) => !overtakes(other_connect, one, connect),
+        (false, true) => !overtakes(connect, other, other_connect),
+        _ => (one.number < other.number) == (connect < other_connect),
     }
 }
 
