@@ -6,6 +6,7 @@
 
 mod clients;
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,12 @@ use super::rounds::{Effort, WARM_UP, latency, one_line};
 
 /// Between two reloads. The slowest program has taken its other configuration over by then.
 const INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long the last reload may take: no other one comes after it.
+const LAST_RELOAD_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether it is done.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Requests that are under way within this time of a reload's beginning are those during it: as long as
 /// the slowest program takes.
@@ -160,8 +167,8 @@ impl Measuring {
         })
     }
 
-    /// Reloads at each of these times but the last, until which the last reload may take. When they began,
-    /// and how many had been done by the next one.
+    /// Reloads at each of these times but the last, until which the last reload should take. When they began,
+    /// and how many had been done by the next one; the last one may take longer.
     fn reload_at(
         &mut self,
         fleet: &mut Fleet,
@@ -184,9 +191,21 @@ impl Measuring {
             written.context("write the other configuration")?;
             fleet.signal(&key, self.program.signal())?;
             sleep_until(pair[1]);
+            // None comes after the last one, so it may take its time on a busy machine.
+            if pair[1] == due[due.len() - 1] {
+                wait_until_in_use(self.edition, &dir);
+            }
             done += u64::from(self.edition.is_in_use(&dir));
         }
         Ok((begun, done))
+    }
+}
+
+/// Returns when the program goes by this configuration, or has taken too long.
+fn wait_until_in_use(edition: Edition, dir: &Path) {
+    let until = Instant::now() + LAST_RELOAD_MAX;
+    while !edition.is_in_use(dir) && Instant::now() < until {
+        thread::sleep(LOOK_INTERVAL);
     }
 }
 
