@@ -41,6 +41,8 @@ pub(crate) struct Arrival {
     pub(crate) connection: OwnedFd,
     /// As whom it runs, for the log.
     pub(crate) uid: Option<u32>,
+    /// Which process it is, as far as the kernel knows.
+    pub(crate) pid: Option<u32>,
 }
 
 /// A command that wants an answer.

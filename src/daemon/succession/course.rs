@@ -62,6 +62,20 @@ impl Succession {
         }
     }
 
+    /// Why a process that has ended does not come. What it has said before counts no more: it has accepted nobody, as
+    /// it was not told that it was heard.
+    async fn last_word(&mut self) -> Failure {
+        loop {
+            match self.next().await {
+                Step::Failed(why) => return why,
+                Step::Gone => {
+                    return Failure::Left("it has ended (see its lines in the log)".to_owned());
+                }
+                Step::Met { .. } | Step::Ready(_) | Step::Serving => {}
+            }
+        }
+    }
+
     /// Whether one is under way: it was told how things are, so they are to stay so.
     pub(in super::super) fn is_under_way(&self) -> bool {
         self.coming.is_some()
@@ -88,13 +102,14 @@ impl Serving {
             self.succession.waiting = Some(arrival);
             return;
         }
-        let by = arrival.uid;
+        let (by, pid) = (arrival.uid, arrival.pid);
         match Successor::meet(arrival.connection, &self.helpers) {
             Ok(successor) => {
                 tracing::info!(uid = by, "a process has come to take the daemon's place");
                 self.succession.coming = Some(Coming {
                     successor,
-                    pid: 0,
+                    // One that hangs before it has said who it is is known as well.
+                    pid: pid.unwrap_or(0),
                     version: String::new(),
                     offered: Vec::new(),
                     yielded: None,
@@ -130,7 +145,10 @@ impl Serving {
         let Some(coming) = &mut self.succession.coming else {
             return;
         };
-        coming.pid = pid;
+        if coming.pid == 0 {
+            coming.pid = pid;
+        }
+        let pid = coming.pid;
         if let Some(obstacle) = self.service.obstacle_to_succession() {
             coming.successor.refuse(obstacle);
             return;
@@ -255,10 +273,13 @@ impl Serving {
 
     /// The successor that was started here has ended. Whoever wanted it hears why, which may be on its way.
     pub(in super::super) async fn end_upgrade(&mut self, failed: ControlReply) {
-        if self.succession.is_under_way()
-            && let Ok(step) = time::timeout(LAST_WORD_TIMEOUT, self.succession.next()).await
-            && let Step::Failed(why) = step
-        {
+        let pid = self.upgrading.started();
+        let coming = self.succession.coming.as_ref();
+        // The one that comes may be another process, whose steps are none of this one's.
+        if coming.is_some_and(|coming| Some(coming.pid) == pid) {
+            let last_word = time::timeout(LAST_WORD_TIMEOUT, self.succession.last_word()).await;
+            let ended = || Failure::Left("it has ended (see its lines in the log)".to_owned());
+            let why = last_word.unwrap_or_else(|_| ended());
             self.end_succession(&why).await;
         }
         self.upgrading.end(&failed);

@@ -52,6 +52,10 @@ pub(in super::super) async fn overlap(
                 if predecessor.is_none() {
                     is_gone.notify_one();
                 }
+                // What it needs no more is the successor's, however much it has to say.
+                if let Some(succeeded) = &*successor {
+                    tell_kept(service, &mut told, &succeeded.successor);
+                }
             }
             () = next_look(&permits_freed), if successor.is_some() => {
                 if let Some(succeeded) = &*successor {

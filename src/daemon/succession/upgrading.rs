@@ -26,6 +26,8 @@ pub(in super::super) struct Upgrading {
     askers: Vec<Asker>,
     /// Who has come too late for it.
     late: Vec<Asker>,
+    /// The process that was started last.
+    started: Option<u32>,
     /// Why this daemon did not leave its place to it.
     refusal: Option<String>,
 }
@@ -54,6 +56,7 @@ impl Upgrading {
             stage: Stage::None,
             askers: Vec::new(),
             late: Vec::new(),
+            started: None,
             refusal: None,
         }
     }
@@ -61,10 +64,7 @@ impl Upgrading {
     /// The daemon has not left its place to a process. If that is the successor that was started here, it ends: by
     /// itself, unless it hangs.
     pub(in super::super) fn was_refused(&mut self, pid: u32, why: &Failure) {
-        let Stage::Waiting(successor, _) = &self.stage else {
-            return;
-        };
-        if successor.pid() != pid {
+        if self.started != Some(pid) {
             return;
         }
         match why {
@@ -73,9 +73,16 @@ impl Upgrading {
             Failure::SentAway(why) => self.refusal = Some(why.clone()),
             Failure::Hangs(why) => {
                 self.refusal = Some(why.clone());
-                successor.kill();
+                if let Stage::Waiting(successor, _) = &self.stage {
+                    successor.kill();
+                }
             }
         }
+    }
+
+    /// The process that was started last, if one was.
+    pub(in super::super) fn started(&self) -> Option<u32> {
+        self.started
     }
 
     /// Somebody wants one.
@@ -106,6 +113,7 @@ impl Upgrading {
                     match started.await.unwrap_or(Err(StartError::Panicked)) {
                         Ok(successor) => {
                             tracing::info!("the successor is process {}", successor.pid());
+                            self.started = Some(successor.pid());
                             let until = Instant::now() + SUCCESSOR_TIMEOUT;
                             self.stage = Stage::Waiting(successor, until);
                         }

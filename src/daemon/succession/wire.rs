@@ -39,7 +39,7 @@ pub(super) enum Message {
     Held(Held),
     /// By the predecessor: it accepts no more clients, and the sockets are the successor's.
     Yours,
-    /// By the successor: it accepts them.
+    /// By the successor: it listens, and accepts clients as soon as it hears that this was heard.
     Serving,
     /// By the predecessor: it has heard that, and drains.
     Relieved,

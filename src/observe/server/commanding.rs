@@ -78,6 +78,7 @@ pub(super) struct Operator {
     desk: Arc<Desk>,
     /// As whom it connected, as far as the kernel knows.
     uid: Option<u32>,
+    pid: Option<u32>,
     /// The connection, to see whether it is still there.
     presence: OwnedFd,
 }
@@ -91,6 +92,10 @@ impl Operator {
         Ok(Self {
             desk,
             uid: stream.peer_cred().ok().map(|peer| peer.uid()),
+            pid: stream
+                .peer_cred()
+                .ok()
+                .and_then(|peer| u32::try_from(peer.pid()?).ok()),
             presence: net::duplicate(stream.as_fd())?,
         })
     }
@@ -184,6 +189,7 @@ impl Operator {
         self.desk.commander.announce(Arrival {
             connection: self.presence,
             uid: self.uid,
+            pid: self.pid,
         });
     }
 
