@@ -542,6 +542,7 @@ mod tests {
             let (commander, _commands) = channel();
             let (socket, _) = Client::pair().unwrap();
             let operator = Operator {
+                pid: None,
                 desk: Arc::new(Desk::new(commander)),
                 uid,
                 presence: socket.into(),
