@@ -11,7 +11,6 @@ use tokio::sync::oneshot;
 
 use crate::commands::Asker;
 use crate::config::Loaded;
-use crate::sys::process;
 
 use super::super::ReadAgain;
 use super::make::{Made, make};
@@ -134,8 +133,6 @@ fn on_thread<T: Send + 'static>(
     let started = thread::Builder::new()
         .name("reload".to_owned())
         .spawn(move || {
-            // Most of a reload is here, and requests are not to wait for it.
-            process::make_way();
             // Nobody waits any more if the daemon is about to end; what was made goes again.
             let _ = done.send(act());
         });

@@ -5,9 +5,6 @@ use std::time::Duration;
 
 use super::{Errno, check};
 
-/// A tenth of what an ordinary thread gets of a processor that both want.
-const BACKGROUND_NICENESS: libc::c_int = 10;
-
 /// Raises the soft limit of open descriptors to the hard one and returns what it is then. A filter may deny
 /// that: then it stays what it was.
 pub fn raise_descriptors_max() -> Result<u64, Errno> {
@@ -63,13 +60,6 @@ pub fn ticks_per_second() -> u64 {
         .ok()
         .filter(|&ticks| ticks > 0)
         .unwrap_or(100)
-}
-
-/// Lets other threads go first where processors are scarce: this one has work that nobody's bytes wait for. A filter may
-/// deny that: then it competes like any other.
-pub fn make_way() {
-    // SAFETY: setpriority(2) takes integers; as `who`, 0 is the calling thread.
-    let _ = check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BACKGROUND_NICENESS) });
 }
 
 /// Binds this thread to one processor.
