@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 
 use common::client::{assert_eof, assert_over, exchange, receive_exact, send};
 use common::proxy::{connect_abstract, fresh_abstract_name};
-use common::sys::{Halted, demand_root};
+use common::sys::demand_root;
+use common::sys::traced::Halted;
 use common::uninterrupted;
 use common::{Backend, Engine, KB, MB, Pattern, Proxy, eventually, for_each_engine};
 

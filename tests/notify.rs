@@ -15,7 +15,7 @@ use common::activation::{Activation, Notified, unix_listener};
 use common::client::{exchange_and_end, receive_exact};
 use common::process::Process;
 use common::proxy::{connect, fresh_abstract_name, fresh_dir};
-use common::sys::Halted;
+use common::sys::traced::Halted;
 use common::wait::meanwhile;
 use common::{Backend, Engine, KB, NameServer, Pattern, eventually, for_each_engine};
 use tempfile::TempDir;

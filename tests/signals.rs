@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 
 use common::client::{assert_eof, assert_over, exchange, exchange_and_end, receive_exact};
-use common::sys::Halted;
+use common::sys::traced::{Halted, Lingering};
 use common::{Backend, Engine, KB, Pattern, Proxy, eventually, for_each_engine, http};
 
 for_each_engine!(
@@ -16,6 +16,7 @@ for_each_engine!(
     signals_that_stop_let_sessions_finish,
     a_watchdogs_signal_ends_a_daemon_whose_worker_hangs,
     a_watchdogs_signal_drains_a_daemon_whose_workers_turn,
+    a_thread_that_lingers_does_not_hold_up_the_end,
 );
 
 /// Nobody can do anything about these.
@@ -162,6 +163,23 @@ fn a_watchdogs_signal_ends_a_daemon_whose_worker_hangs(engine: Engine) {
         last.starts_with("spliceway: ") && last.contains("hangs in a system call"),
         "{last}"
     );
+}
+
+/// Its worker has ended, but the kernel does not let go of the thread, as while a ring is taken down.
+fn a_thread_that_lingers_does_not_hold_up_the_end(engine: Engine) {
+    let backend = Backend::echo();
+    let mut proxy = Proxy::builder()
+        .engine(engine)
+        .backend(&backend)
+        .args(["--workers", "2"])
+        .start();
+    let lingering = Lingering::new(proxy.process().thread("worker-0")).unwrap();
+    exchange_and_end(&proxy.connect(), Pattern::new(1), KB);
+    proxy.terminate();
+    lingering.wait_for_its_end();
+    assert_eq!(proxy.wait().code(), Some(0));
+    assert!(!proxy.socket().exists());
+    assert_eq!(proxy.process().log().count("stopped"), 1);
 }
 
 /// Busy or idle, with sessions that would take their time.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::fs;
+use std::sync::mpsc;
 use std::thread;
 
 use crate::config::Engine;
@@ -79,8 +80,14 @@ fn try_uring() -> Result<(), Unavailable> {
         driver.turn(Some(now))
     };
     // On a thread of its own: a ring belongs to the thread that made it until that thread ends.
+    // Nobody joins it, because the kernel may take its time to take the ring down.
+    let (tell, told) = mpsc::channel();
+    let set_up = move || {
+        // Somebody waits for it.
+        let _ = tell.send(set_up());
+    };
     let outcome = match thread::Builder::new().spawn(set_up) {
-        Ok(thread) => thread.join().expect("setting up a ring does not panic"),
+        Ok(_) => told.recv().expect("setting up a ring does not panic"),
         Err(error) => Err(error.into()),
     };
     outcome.map_err(|errno| Unavailable {

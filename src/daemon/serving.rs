@@ -12,6 +12,7 @@ use crate::commands::{Asked, Asker, Commands, ControlCommand, ControlOutcome, Co
 use crate::config::Config;
 use crate::observe::Observed;
 use crate::observe::pulse::PULSE_TIMEOUT;
+use crate::sys::signals;
 use crate::worker::Notice;
 
 use super::by_hand::ByHand;
@@ -37,6 +38,9 @@ const SAME_WISH: Duration = Duration::from_millis(100);
 /// How long workers may take to cut their sessions: they do it in one turn. One that hangs in a
 /// system call must not keep the process from ending.
 const CUT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long the process may take to end when nothing is left to do: access logs that take nothing have five seconds.
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What runs until the daemon is to end.
 pub(super) struct Serving {
@@ -112,6 +116,7 @@ impl Serving {
         if is_handed_over {
             self.sites.give_last_answers().await;
         }
+        bound_the_end(&drained);
         failed.and_then(|()| drained.map_err(Error::from))
     }
 
@@ -409,6 +414,23 @@ async fn drain(
     tokio::select! {
         ended = workers.all_ended() => ended,
         () = time::sleep(CUT_TIMEOUT) => Err(WorkerError::Stuck),
+    }
+}
+
+/// What is left is a matter of milliseconds, unless something hangs that the end waits for: a lock that a worker holds
+/// which turns no more, a file system. Then the process ends all the same.
+fn bound_the_end(drained: &Result<(), WorkerError>) {
+    let line = match drained {
+        Err(WorkerError::Stuck) => {
+            "spliceway: end the workers: one of them hangs in a system call, or holds what the end waits for (the \
+             process ends without it)\n"
+        }
+        Ok(()) | Err(_) => {
+            "spliceway: end the process: something that it waits for hangs, as a file system (it ends without)\n"
+        }
+    };
+    if let Err(error) = signals::end_within(END_TIMEOUT, line) {
+        tracing::debug!("bound the time that the end may take: {error}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! The workers' threads.
 
 use std::sync::{Arc, mpsc};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -25,9 +25,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The running workers.
 pub(super) struct Workers {
-    threads: Vec<Option<JoinHandle<Result<(), Errno>>>>,
     mailboxes: Vec<Arc<Mailbox>>,
-    ended: UnboundedReceiver<usize>,
+    ended: UnboundedReceiver<WorkerEnd>,
     running: usize,
 }
 
@@ -69,13 +68,28 @@ pub enum WorkerError {
     Panicked { number: usize },
 }
 
-/// Says that the thread is over, also when it panics.
-struct SayWorkerEnd(UnboundedSender<usize>, usize);
+/// How a worker has ended.
+struct WorkerEnd {
+    number: usize,
+    /// `None`: it has panicked.
+    outcome: Option<Result<(), Errno>>,
+}
+
+/// Says how the worker has ended, also when it panics. Its thread may last longer, and nobody joins it: what the kernel
+/// takes its time for, as with a ring, does not hold up the main thread.
+struct SayWorkerEnd {
+    say: UnboundedSender<WorkerEnd>,
+    number: usize,
+    outcome: Option<Result<(), Errno>>,
+}
 
 impl Drop for SayWorkerEnd {
     fn drop(&mut self) {
         // Nobody listens only when the daemon has given up on its workers.
-        let _ = self.0.send(self.1);
+        let _ = self.say.send(WorkerEnd {
+            number: self.number,
+            outcome: self.outcome,
+        });
     }
 }
 
@@ -90,7 +104,6 @@ impl Workers {
         let mut begin = Vec::new();
         let (end, ended) = unbounded_channel();
         let mut workers = Self {
-            threads: Vec::new(),
             mailboxes: assignments.iter().map(|a| Arc::clone(&a.mailbox)).collect(),
             ended,
             running: 0,
@@ -99,15 +112,19 @@ impl Workers {
             let ready = ready.clone();
             let (go, may_begin) = mpsc::channel();
             begin.push(go);
-            let say_end = SayWorkerEnd(end.clone(), number);
-            let thread = thread::Builder::new()
+            let say_end = SayWorkerEnd {
+                say: end.clone(),
+                number,
+                outcome: None,
+            };
+            thread::Builder::new()
                 .name(format!("worker-{number}"))
                 .spawn(move || {
-                    let _say_end = say_end;
-                    assignment.carry_out(number, ready, &may_begin)
+                    // All of it, and not a copy of the field.
+                    let mut say_end = say_end;
+                    say_end.outcome = Some(assignment.carry_out(number, ready, &may_begin));
                 })
                 .map_err(|source| WorkerError::Thread { number, source })?;
-            workers.threads.push(Some(thread));
             workers.running += 1;
         }
         drop(ready);
@@ -165,17 +182,13 @@ impl Workers {
         if self.running == 0 {
             return None;
         }
-        let number = self
-            .ended
-            .recv()
-            .await
-            .expect("a running worker can still say so");
+        let ended = self.ended.recv().await;
+        let WorkerEnd { number, outcome } = ended.expect("a running worker can still say so");
         self.running -= 1;
-        let thread = self.threads[number].take().expect("a worker ends once");
-        Some(match thread.join() {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(source)) => Err(WorkerError::Failed { number, source }),
-            Err(_panic) => Err(WorkerError::Panicked { number }),
+        Some(match outcome {
+            Some(Ok(())) => Ok(()),
+            Some(Err(source)) => Err(WorkerError::Failed { number, source }),
+            None => Err(WorkerError::Panicked { number }),
         })
     }
 

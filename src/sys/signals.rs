@@ -7,6 +7,7 @@
 
 use std::ptr;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use super::{Errno, check};
 
@@ -54,6 +55,10 @@ const IGNORED: [libc::c_int; 14] = [
 static BEFORE: [OnceLock<libc::sigaction>; FAULTS.len()] =
     [const { OnceLock::new() }; FAULTS.len()];
 
+/// What the process says if it does not come to its end by itself. Written once, before the handler that reads it is
+/// there.
+static LAST_LINE: OnceLock<&str> = OnceLock::new();
+
 /// Whether whoever started the process has had it ignore this signal, as nohup(1) and shells without job
 /// control do. To be asked before [`secure`].
 pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
@@ -80,6 +85,42 @@ pub(crate) fn secure() -> Result<(), Errno> {
     }
     action(libc::SIGCHLD, Some(&nothing()))?;
     unblock_all()
+}
+
+/// Ends the process after this time with exit code 1 and this line, whatever its threads wait for then. Until the time
+/// is over, it may end in order.
+///
+/// # Errors
+/// If the kernel refuses, as under a filter. Then nothing ends it.
+pub(crate) fn end_within(time: Duration, line: &'static str) -> Result<(), Errno> {
+    // Whoever comes second has another line than it says.
+    LAST_LINE.get_or_init(|| line);
+    let mut ending = nothing();
+    let handler: extern "C" fn(libc::c_int) = end_now;
+    ending.sa_sigaction = handler as libc::sighandler_t;
+    action(libc::SIGALRM, Some(&ending))?;
+    let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX).max(1);
+    // SAFETY: alarm(2) takes an integer. It asks for no memory, of which a thread that hangs may hold the lock.
+    unsafe { libc::alarm(seconds) };
+    Ok(())
+}
+
+/// Only calls that signal-safety(7) lists.
+extern "C" fn end_now(_: libc::c_int) {
+    let mut stderr = libc::pollfd {
+        fd: libc::STDERR_FILENO,
+        events: libc::POLLOUT,
+        revents: 0,
+    };
+    // SAFETY: the pointer is to one live pollfd.
+    let is_ready = unsafe { libc::poll(&raw mut stderr, 1, 0) } == 1;
+    // A pipe that nobody reads would hold up the end.
+    if let (true, Some(line)) = (is_ready, LAST_LINE.get()) {
+        // SAFETY: the pointer and the length are those of a text that lives for ever.
+        unsafe { libc::write(libc::STDERR_FILENO, line.as_ptr().cast(), line.len()) };
+    }
+    // SAFETY: _exit(2) takes an integer and runs nothing of this process.
+    unsafe { libc::_exit(1) };
 }
 
 fn ignore(signal: libc::c_int) -> Result<(), Errno> {
@@ -195,6 +236,9 @@ fn unblock_all() -> Result<(), Errno> {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::os::fd::AsRawFd;
+
     use super::*;
 
     /// How a child ends that does this after its signals were decided on.
@@ -242,5 +286,31 @@ mod tests {
         };
         assert_eq!(end_of(fault), libc::SIGSEGV);
         assert_eq!(end_of(abort), libc::SIGABRT);
+    }
+
+    /// What the process says at its end, and the code that it ends with.
+    #[test]
+    fn a_process_that_hangs_ends_all_the_same() {
+        const LINE: &str = "spliceway: it hangs\n";
+        let (mut said, stderr) = io::pipe().unwrap();
+        // SAFETY: the child makes only calls that are safe after a fork of one thread of several, and ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: dup2(2) takes integers.
+            unsafe { libc::dup2(stderr.as_raw_fd(), libc::STDERR_FILENO) };
+            let bounded = secure().and_then(|()| end_within(Duration::from_secs(1), LINE));
+            while bounded.is_ok() {
+                // SAFETY: pause(2) takes nothing.
+                unsafe { libc::pause() };
+            }
+            // SAFETY: _exit(2) takes an integer and runs nothing of this process.
+            unsafe { libc::_exit(0) };
+        }
+        drop(stderr);
+        let mut status = 0;
+        // SAFETY: the pointer is to a live integer.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 1);
+        assert_eq!(io::read_to_string(&mut said).unwrap(), LINE);
     }
 }

@@ -3,6 +3,8 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod traced;
+
 use super::wait::uninterrupted;
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -684,46 +686,4 @@ fn pid_of(pid: u32) -> libc::pid_t {
 
 fn socklen_of<T>() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<T>()).expect("addresses are small")
-}
-
-/// A thread of another process that stands still while this lives, unlike its siblings: ptrace(2) stops
-/// threads one by one. Made and dropped by one thread, which is the tracer.
-pub(crate) struct Halted(libc::pid_t);
-
-impl Halted {
-    pub(crate) fn new(thread: u32) -> io::Result<Self> {
-        // The daemon is not to be looked into by others of its own user.
-        demand_root();
-        let thread = pid_of(thread);
-        let nothing = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: PTRACE_SEIZE takes an id and no memory of ours.
-        call_long(|| unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, nothing, nothing) })?;
-        let halted = Self(thread);
-        // SAFETY: so does PTRACE_INTERRUPT.
-        call_long(|| unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, nothing, nothing) })?;
-        // SAFETY: waitpid(2) may be told to keep the status for itself.
-        call(|| unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) })?;
-        Ok(halted)
-    }
-}
-
-impl Halted {
-    /// Of a thread that is killed with its process, which stays until somebody has taken note of that.
-    #[track_caller]
-    pub(crate) fn wait_for_its_end(&self) {
-        super::wait::eventually("the thread is killed", || {
-            let flags = libc::__WALL | libc::WNOHANG;
-            // SAFETY: waitpid(2) may be told to keep the status for itself.
-            let ended = unsafe { libc::waitpid(self.0, std::ptr::null_mut(), flags) };
-            ended == self.0
-        });
-    }
-}
-
-impl Drop for Halted {
-    fn drop(&mut self) {
-        let nothing = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: PTRACE_DETACH takes an id and no memory of ours. If the thread is gone, all is well.
-        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.0, nothing, nothing) };
-    }
 }

@@ -1,0 +1,123 @@
+//! Threads of other processes that do not go on, by ptrace(2).
+
+use std::fs;
+use std::io;
+use std::time::Instant;
+
+use super::{call, call_long, demand_root, pid_of};
+use crate::common::wait::{GUARD, LOOK_INTERVAL, pause};
+
+/// A thread of another process that stands still while this lives, unlike its siblings: ptrace(2) stops
+/// threads one by one. Made and dropped by one thread, which is the tracer.
+pub(crate) struct Halted(libc::pid_t);
+
+impl Halted {
+    pub(crate) fn new(thread: u32) -> io::Result<Self> {
+        // The daemon is not to be looked into by others of its own user.
+        demand_root();
+        let thread = pid_of(thread);
+        let nothing = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: PTRACE_SEIZE takes an id and no memory of ours.
+        call_long(|| unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, nothing, nothing) })?;
+        let halted = Self(thread);
+        // SAFETY: so does PTRACE_INTERRUPT.
+        call_long(|| unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, nothing, nothing) })?;
+        // SAFETY: waitpid(2) may be told to keep the status for itself.
+        call(|| unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) })?;
+        Ok(halted)
+    }
+}
+
+/// A thread of another process that does not come to its end, as if the kernel took its time for what belongs to it: it
+/// stops on its way out. Made and dropped by one thread, which is the tracer.
+pub(crate) struct Lingering(libc::pid_t);
+
+impl Lingering {
+    /// From when on it ends by itself.
+    pub(crate) fn new(thread: u32) -> io::Result<Self> {
+        demand_root();
+        let thread = pid_of(thread);
+        let nothing = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: PTRACE_SEIZE takes an id and integers, and no memory of ours.
+        call_long(|| unsafe {
+            libc::ptrace(
+                libc::PTRACE_SEIZE,
+                thread,
+                nothing,
+                libc::c_long::from(libc::PTRACE_O_TRACEEXIT),
+            )
+        })?;
+        Ok(Self(thread))
+    }
+
+    /// Of a thread that is killed with its process.
+    #[track_caller]
+    pub(crate) fn wait_for_its_end(&self) {
+        wait_for_end_of(self.0);
+    }
+}
+
+impl Halted {
+    /// Of a thread that is killed with its process.
+    #[track_caller]
+    pub(crate) fn wait_for_its_end(&self) {
+        wait_for_end_of(self.0);
+    }
+}
+
+/// What a thread has come to that is traced, if that is new. The process stays until somebody has taken note of its
+/// end.
+fn status_of(thread: libc::pid_t) -> Option<libc::c_int> {
+    let mut status = 0;
+    let flags = libc::__WALL | libc::WNOHANG;
+    // SAFETY: the pointer is to a live integer.
+    let changed = unsafe { libc::waitpid(thread, &raw mut status, flags) };
+    (changed == thread).then_some(status)
+}
+
+/// What the threads wait for is told if it does not come.
+#[track_caller]
+fn wait_for_end_of(thread: libc::pid_t) {
+    let deadline = Instant::now() + GUARD;
+    let is_over = |status| libc::WIFEXITED(status) || libc::WIFSIGNALED(status);
+    while !status_of(thread).is_some_and(is_over) {
+        assert!(
+            Instant::now() < deadline,
+            "the thread is not killed; of its process:\n{}",
+            threads_of(thread)
+        );
+        pause(LOOK_INTERVAL);
+    }
+}
+
+/// What each thread of this one's process does, as the kernel says it.
+fn threads_of(thread: libc::pid_t) -> String {
+    let tasks = fs::read_dir(format!("/proc/{thread}/task"));
+    let mut all = String::new();
+    for task in tasks.into_iter().flatten().flatten() {
+        for file in ["comm", "syscall", "wchan", "stack"] {
+            let said = fs::read_to_string(task.path().join(file));
+            all.push_str(said.unwrap_or_default().trim_end());
+            all.push('\n');
+        }
+    }
+    all
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        detach(self.0);
+    }
+}
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        detach(self.0);
+    }
+}
+
+fn detach(thread: libc::pid_t) {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: PTRACE_DETACH takes an id and no memory of ours. If the thread is gone, all is well.
+    unsafe { libc::ptrace(libc::PTRACE_DETACH, thread, nothing, nothing) };
+}
