@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{ArgMatches, Args};
 
 use super::values::{
-    NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout_or_off, timeout_or_off,
+    NumberOrOff, Timeout, ValueError, busy_poll, count, number_or_off, positive_timeout_or_off,
+    timeout_or_off,
 };
 use super::{Conflict, ENGINE_HELP, RunCommand, ServedRoute, Source, effective};
 use crate::config::{
@@ -33,6 +34,18 @@ pub(super) struct DaemonArguments {
                 those cores, and may harm elsewhere."
     )]
     pin: bool,
+
+    #[arg(
+        long,
+        value_name = "DURATION|off",
+        default_value = "off",
+        value_parser = busy_poll,
+        allow_hyphen_values = true,
+        help = "Have each worker look for work for this long before it sleeps, such as 50us, at most 10ms. Answers \
+                come sooner by what a wake-up takes, and each worker keeps a core busy while there is traffic: for \
+                machines with cores to spare, together with --pin. 'off' sleeps at once."
+    )]
+    busy_poll: Timeout,
 
     #[arg(
         long,
@@ -172,6 +185,7 @@ impl DaemonArguments {
             routes,
             workers: self.workers.and_then(NonZeroUsize::new),
             pin: self.pin,
+            busy_poll: self.busy_poll.0,
             engine: self.engine,
             connections_max: self.connections_max,
             user_connections_max: NumberOrOff::part(self.user_connections_max),

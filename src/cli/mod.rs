@@ -317,7 +317,7 @@ struct RunArguments {
         long,
         value_name = "FILE",
         help = "Read routes and settings from this TOML file. Beside it, options of the daemon count \
-                more than the file's (--workers, --pin, --engine, --connections-max, --user-connections-max, --drain-timeout, \
+                more than the file's (--workers, --pin, --busy-poll, --engine, --connections-max, --user-connections-max, --drain-timeout, \
                 --exit-idle-time, --control, --metrics, --user, --log-format, --log-level); those of routes belong in the file."
     )]
     config: Option<PathBuf>,
@@ -495,8 +495,8 @@ mod tests {
         assert_eq!(route.access, Access::default());
         assert_eq!(route.access.mode, 0o660);
         assert_eq!(
-            (config.workers, config.pin, config.engine),
-            (None, false, Engine::Auto)
+            (config.workers, config.pin, config.busy_poll, config.engine),
+            (None, false, None, Engine::Auto)
         );
         assert_eq!(route.discovery, Discovery::default());
         assert_eq!(route.upstreams, Upstreams::default());
@@ -514,7 +514,7 @@ mod tests {
             config, logging, ..
         } = run_with(
             "--listen unix:@c --backend [::1]:2 --owner nginx --group 33 --protocol raw \
-             --workers 1024 --pin --engine io_uring --connections-max 1000000 \
+             --workers 1024 --pin --busy-poll 50us --engine io_uring --connections-max 1000000 \
              --connect-timeout 500ms --idle-timeout 10m --drain-timeout off --log-format json \
              --log-level debug --nameserver 192.0.2.53 --nameserver [::1]:5353 --dns-race --resolve-with dns \
              --dns-min-ttl 100ms --dns-max-ttl 1h --dns-negative-hold 0s --dns-keep-missing 5m \
@@ -560,6 +560,7 @@ mod tests {
         assert_eq!(route.access.group, Some(Account::Id(33)));
         assert_eq!(config.workers, NonZeroUsize::new(1024));
         assert_eq!((config.pin, config.engine), (true, Engine::IoUring));
+        assert_eq!(config.busy_poll, Some(Duration::from_micros(50)));
         assert_eq!(config.connections_max, 1_000_000);
         assert_eq!(route.connect_timeout, Duration::from_millis(500));
         assert_eq!(route.idle_timeout, Some(Duration::from_secs(600)));
@@ -669,6 +670,9 @@ mod tests {
             ("--backend srv:php.internal", "not the name of a service"),
             ("--backend srv:_a._tcp.b:80", "a service has no port"),
             ("--log-format xml", "unknown (write text, json)"),
+            ("--busy-poll 0s", "not a time to keep a core busy for"),
+            ("--busy-poll 11ms", "from 1ns to 10ms"),
+            ("--busy-poll -1ms", "write a number and its unit"),
             ("--pin=3", "unexpected value '3' for '--pin'"),
         ] {
             let error = usage_error(&format!("{REQUIRED} {options}"));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::config::address::SOCKET_NAME_BYTES_MAX;
-use crate::config::{CONNECTIONS_MAX, DNS_TTL_FLOOR, Part, TIMEOUT_MAX};
+use crate::config::{BUSY_POLL_MAX, CONNECTIONS_MAX, DNS_TTL_FLOOR, Part, TIMEOUT_MAX};
 
 /// Why the value of an option is refused, and how to write it right.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,11 @@ pub enum ValueError {
         "not a time that the kernel takes (write one from 1ms to 24days, for example 30s, or 'off')"
     )]
     UserTimeout,
+    /// Not a time for which a worker looks for work.
+    #[error(
+        "not a time to keep a core busy for (write one from 1ns to 10ms, for example 50us, or 'off')"
+    )]
+    BusyPoll,
     /// Not the path of a socket.
     #[error(
         "not a path for a socket (write it from the root, with at most {SOCKET_NAME_BYTES_MAX} bytes, \
@@ -180,6 +185,17 @@ pub fn timeout_or_off(text: &str) -> Result<Timeout, ValueError> {
 pub fn positive_timeout_or_off(text: &str) -> Result<Timeout, ValueError> {
     match timeout_or_off(text)? {
         Timeout(Some(Duration::ZERO)) => Err(ValueError::ZeroNotOff),
+        timeout => Ok(timeout),
+    }
+}
+
+/// Takes a time that a processor may be kept busy for nothing, or 'off'.
+///
+/// # Errors
+/// [`ValueError::Duration`] and [`ValueError::BusyPoll`]
+pub fn busy_poll(text: &str) -> Result<Timeout, ValueError> {
+    match timeout_or_off(text)? {
+        Timeout(Some(time)) if time.is_zero() || time > BUSY_POLL_MAX => Err(ValueError::BusyPoll),
         timeout => Ok(timeout),
     }
 }

@@ -53,6 +53,10 @@ pub const CONNECTIONS_MAX: u32 = 1_000_000;
 /// care for overflow.
 pub const TIMEOUT_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// The longest time that a worker looks for work before it sleeps: a wake-up takes some microseconds, and whoever waits
+/// this long does not notice it.
+pub const BUSY_POLL_MAX: Duration = Duration::from_millis(10);
+
 /// The widest mode of a socket file: read, write and execute for everybody.
 pub const MODE_MAX: u32 = 0o777;
 
@@ -65,6 +69,8 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
     /// Pin each worker to a core of its own.
     pub pin: bool,
+    /// How long a worker that has nothing to do looks for something before it sleeps. `None`: not at all.
+    pub busy_poll: Option<Duration>,
     /// Which driver the workers use.
     pub engine: Engine,
     /// The most sessions that are open at one time, over all workers and routes.

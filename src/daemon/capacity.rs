@@ -199,6 +199,7 @@ mod tests {
             routes: vec![route],
             workers: None,
             pin: false,
+            busy_poll: None,
             engine: crate::config::Engine::Auto,
             connections_max,
             user_connections_max: crate::config::Part::Most,

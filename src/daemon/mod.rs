@@ -229,6 +229,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         limits,
         shares: shares.next().unwrap_or_default(),
         processor: config.pin.then(|| processors[number % processors.len()]),
+        busy_poll: config.busy_poll,
         mailbox: Arc::clone(mailbox),
         counters: Arc::clone(&observed.workers[number].counters),
         shared: Arc::clone(&shared),

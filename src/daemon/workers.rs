@@ -38,6 +38,8 @@ pub(super) struct Assignment {
     pub(super) shares: Vec<Share>,
     /// The processor to be bound to.
     pub(super) processor: Option<usize>,
+    /// How long it looks for work before it sleeps.
+    pub(super) busy_poll: Option<Duration>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) counters: Arc<WorkerCounters>,
     pub(super) shared: Arc<Shared>,
@@ -247,9 +249,12 @@ impl Assignment {
                     shared,
                     mailbox,
                     counters,
+                    busy_poll,
                     ..
                 } = self;
-                Worker::new(number, driver, shares, shared, mailbox, counters).run()
+                Worker::new(number, driver, shares, shared, mailbox, counters)
+                    .polling_for(busy_poll)
+                    .run()
             }
             Err(source) => {
                 let _ = ready.send(Err(WorkerError::Driver { number, source }));

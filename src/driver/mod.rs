@@ -292,6 +292,9 @@ pub trait Driver: SocketCalls + Pipes + Sized {
     /// Submits what is new, and waits for a completion, a wake or the time (`None`: for ever). An
     /// error is one of the driver itself and ends the worker.
     fn turn(&mut self, until: Option<Instant>) -> Result<(), Errno>;
+    /// Whether the last turn has brought something that [`Driver::next`] is to be asked for, if only to find that it
+    /// was for nobody.
+    fn has_completions(&self) -> bool;
     /// The next completion of this turn, in the order in which the kernel gave them. Those of
     /// sockets that were closed since are dropped.
     fn next(&mut self) -> Option<Completion>;

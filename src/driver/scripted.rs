@@ -245,6 +245,10 @@ impl Driver for Scripted {
         Ok(())
     }
 
+    fn has_completions(&self) -> bool {
+        false
+    }
+
     fn next(&mut self) -> Option<Completion> {
         None
     }

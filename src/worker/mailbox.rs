@@ -90,7 +90,6 @@ impl Mailbox {
     }
 
     /// Whether there is something to be read.
-    #[cfg(any(test, fuzzing))]
     pub(crate) fn has_notices(&self) -> bool {
         self.notices.load(Ordering::Acquire) != 0
     }

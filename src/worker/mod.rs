@@ -25,6 +25,7 @@ mod waiting;
 mod who;
 
 use std::collections::HashSet;
+use std::hint;
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -132,6 +133,8 @@ pub(crate) struct Worker<D: Driver> {
     lets_go: bool,
     /// Another process may hand clients over.
     expects_arrivals: bool,
+    /// How long it looks for what comes before it sleeps. `None`: it sleeps at once.
+    busy_poll: Option<Duration>,
     /// When FastCGI connections that have sent no request end. `None`: the worker does not drain.
     last_call: Option<Instant>,
 }
@@ -209,10 +212,17 @@ impl<D: Driver> Worker<D> {
             phase: WorkerPhase::Serving,
             lets_go: false,
             expects_arrivals: false,
+            busy_poll: None,
             last_call: None,
         };
         shares.into_iter().for_each(|share| worker.add_route(share));
         worker
+    }
+
+    /// Looks for what comes for so long before it sleeps: waking up takes longer than a look.
+    pub(crate) fn polling_for(mut self, time: Option<Duration>) -> Self {
+        self.busy_poll = time;
+        self
     }
 
     /// Runs until drained or cut. An error is one of the driver: the worker cannot go on.
@@ -221,10 +231,37 @@ impl<D: Driver> Worker<D> {
             self.counters.clock.get_or_init(|| clock);
         }
         while let Rest::Until(date) = self.do_what_is_due() {
-            self.hands.driver.turn(date)?;
+            self.wait(date)?;
             self.take_completions();
         }
         Ok(())
+    }
+
+    /// Until something comes, or until this time.
+    fn wait(&mut self, until: Option<Instant>) -> Result<(), Errno> {
+        if let Some(time) = self.busy_poll {
+            let end = self.hands.driver.now() + time;
+            let end = until.map_or(end, |until| until.min(end));
+            if self.poll(end)? {
+                return Ok(());
+            }
+        }
+        self.hands.driver.turn(until)
+    }
+
+    /// Looks without waiting until this time. Whether something has come.
+    fn poll(&mut self, end: Instant) -> Result<bool, Errno> {
+        loop {
+            let now = self.hands.driver.now();
+            if now >= end {
+                return Ok(false);
+            }
+            self.hands.driver.turn(Some(now))?;
+            if self.hands.driver.has_completions() || self.mailbox.has_notices() {
+                return Ok(true);
+            }
+            hint::spin_loop();
+        }
     }
 
     /// All that can be done before a wait.

@@ -26,6 +26,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("allow-user", r#"["nginx", "33"]"#),
     ("backend", r#"["10.0.0.1:9000", "php.internal:9000"]"#),
     ("balance", r#""first""#),
+    ("busy-poll", r#""50us""#),
     ("check", r#""fastcgi""#),
     ("check-interval", r#""1s""#),
     ("connect-timeout", r#""2s""#),
@@ -183,7 +184,7 @@ fn a_file_means_what_the_options_mean() {
          --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --head-timeout 30s --min-rate 1000 --min-rate-lag 30s --idle-upstream 2s --max-params 100 --on-failure \
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
          /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
-         --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --check fastcgi \
+         --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --busy-poll 50us --check fastcgi \
          --check-interval 1s --connect-timeout 2s --connections-max 100 --allow-group www-data --allow-group 34 \
          --allow-user nginx --allow-user 33 --connections-max-per-user 10 --route-connections-max 80 --user-connections-max 90 --control /run/c.sock \
          --dns-keep-missing 5m --dns-max-ttl 1h --dns-min-ttl 2s --dns-negative-hold 0s --dns-race \

@@ -287,6 +287,10 @@ impl<K: EpollKernel> Driver for Epoll<K> {
         Ok(())
     }
 
+    fn has_completions(&self) -> bool {
+        !self.done.is_empty()
+    }
+
     fn take_stale_events(&mut self) -> u64 {
         self.sockets.take_stale_events()
     }

@@ -391,6 +391,11 @@ impl Driver for Sim {
         Ok(())
     }
 
+    fn has_completions(&self) -> bool {
+        let mut world = self.world.borrow_mut();
+        !world.driver().finished.is_empty()
+    }
+
     fn take_stale_events(&mut self) -> u64 {
         self.world().sockets.take_stale_events()
     }

@@ -303,6 +303,10 @@ impl Driver for Uring {
         Ok(())
     }
 
+    fn has_completions(&self) -> bool {
+        !self.reaped.is_empty()
+    }
+
     fn take_stale_events(&mut self) -> u64 {
         self.sockets.take_stale_events()
     }

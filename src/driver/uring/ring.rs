@@ -6,7 +6,7 @@
 
 use std::os::fd::AsRawFd;
 use std::ptr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use io_uring::register::Restriction;
 use io_uring::squeue::{self, Flags};
@@ -144,10 +144,15 @@ impl Ring {
             Wait::No => 0,
             Wait::Completion => 1,
             Wait::CompletionUntil(until) => {
-                let left = until.saturating_duration_since(Instant::now());
-                timespec = types::Timespec::from(left);
-                args = args.timespec(&timespec);
-                1
+                match until.saturating_duration_since(Instant::now()) {
+                    // The kernel would set a timer, which ends at once.
+                    Duration::ZERO => 0,
+                    left => {
+                        timespec = types::Timespec::from(left);
+                        args = args.timespec(&timespec);
+                        1
+                    }
+                }
             }
         };
         // SAFETY: the pointer is to a live io_uring_getevents_arg, as EXT_ARG demands, and the
