@@ -49,6 +49,8 @@ pub(super) struct Shape {
     pub(super) threads: Threads,
     pub(super) listeners: usize,
     pub(super) backends: Vec<SocketAddr>,
+    /// The backend's Unix socket. `None`: the responder's.
+    pub(super) backend_socket: Option<PathBuf>,
 }
 
 impl Shape {
@@ -58,6 +60,7 @@ impl Shape {
             threads,
             listeners: 1,
             backends: vec![RESPONDER],
+            backend_socket: None,
         }
     }
 }
@@ -84,7 +87,9 @@ impl Fleet {
     }
 
     /// Adds a path through `peer`.
-    pub(super) fn add(&mut self, key: &str, peer: Box<dyn Peer>, shape: Shape) {
+    pub(super) fn add(&mut self, key: &str, peer: Box<dyn Peer>, mut shape: Shape) {
+        let of_responder = || responder_socket(self.responder.dir());
+        shape.backend_socket.get_or_insert_with(of_responder);
         self.programs.push(Program {
             found: peer.find(),
             key: key.to_owned(),
@@ -256,6 +261,7 @@ impl Program {
                         dir,
                         listen: &listen,
                         backends: &shape.backends,
+                        backend_socket: shape.backend_socket.as_deref(),
                         threads: shape.threads,
                     },
                 )?)

@@ -47,6 +47,8 @@ pub(super) struct Job<'a> {
     pub(super) listen: &'a [PathBuf],
     /// Where to connect to; only spliceway takes more than one.
     pub(super) backends: &'a [SocketAddr],
+    /// The backend's Unix socket; only spliceway connects to it, if it is to.
+    pub(super) backend_socket: Option<&'a Path>,
     pub(super) threads: Threads,
 }
 
@@ -108,7 +110,11 @@ pub(super) fn fastcgi() -> Vec<Box<dyn Peer>> {
                 guard,
                 endpoint_max: None,
             };
-            peers.push(Box::new(Spliceway::fastcgi(engine, route)));
+            let mode = || Spliceway::fastcgi(engine, route);
+            peers.push(Box::new(mode()));
+            if guard == Guard::On {
+                peers.push(Box::new(mode().over_unix()));
+            }
         }
     }
     peers

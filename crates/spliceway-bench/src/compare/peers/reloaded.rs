@@ -255,6 +255,7 @@ mod tests {
             dir,
             listen: &[dir.join("0.sock")],
             backends: &[([127, 0, 0, 1], 9000).into()],
+            backend_socket: None,
             threads: Threads::Exactly(1),
         };
         let texts = |edition| {

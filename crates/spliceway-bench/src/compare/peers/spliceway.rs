@@ -1,5 +1,6 @@
 //! spliceway itself: the program beside this one.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -49,6 +50,8 @@ pub(in super::super) enum Guard {
 pub(in super::super) struct Spliceway {
     engine: Engine,
     protocol: Protocol,
+    /// Whether it connects to the backend's Unix socket.
+    over_unix: bool,
     /// Whether it has a control socket.
     controlled: bool,
 }
@@ -62,6 +65,7 @@ impl Spliceway {
         Self {
             engine,
             protocol: Protocol::Raw,
+            over_unix: false,
             controlled: false,
         }
     }
@@ -71,7 +75,16 @@ impl Spliceway {
         Self {
             engine,
             protocol: Protocol::Fastcgi(fastcgi),
+            over_unix: false,
             controlled: false,
+        }
+    }
+
+    /// With a backend on the same machine, by its Unix socket.
+    pub(in super::super) fn over_unix(self) -> Self {
+        Self {
+            over_unix: true,
+            ..self
         }
     }
 
@@ -100,17 +113,22 @@ impl Peer for Spliceway {
             }) => "-unguarded",
             Protocol::Raw | Protocol::Fastcgi(_) => "",
         };
-        format!("{protocol}{engine}{guard}")
+        let backend = if self.over_unix { "-unix" } else { "" };
+        format!("{protocol}{engine}{guard}{backend}")
     }
 
     fn name(&self) -> String {
         let engine = self.engine.word();
-        match self.protocol {
+        let name = match self.protocol {
             Protocol::Raw => format!("spliceway raw, {engine}"),
             Protocol::Fastcgi(fastcgi) => match fastcgi.guard {
                 Guard::On => format!("spliceway FastCGI, {engine}"),
                 Guard::Off => format!("spliceway FastCGI, {engine}, guard off"),
             },
+        };
+        match self.over_unix {
+            true => format!("{name}, Unix backend"),
+            false => name,
         }
     }
 
@@ -135,14 +153,19 @@ impl Peer for Spliceway {
         "a worker per core"
     }
 
-    fn command(&self, program: &Path, job: &Job<'_>) -> std::io::Result<Command> {
+    fn command(&self, program: &Path, job: &Job<'_>) -> io::Result<Command> {
         let mut command = Command::new(program);
         command.args(["run", "--log-level=warn", "--mode=0666"]);
         for path in job.listen {
             command.arg(format!("--listen=unix:{}", path.display()));
         }
-        for backend in job.backends {
-            command.arg(format!("--backend={backend}"));
+        if self.over_unix {
+            let none = || io::Error::other("the backend has no Unix socket here");
+            let socket = job.backend_socket.ok_or_else(none)?;
+            command.arg(format!("--backend=unix:{}", socket.display()));
+        } else {
+            let backends = job.backends.iter();
+            command.args(backends.map(|backend| format!("--backend={backend}")));
         }
         command.arg(format!("--engine={}", self.engine.word()));
         if let Protocol::Fastcgi(fastcgi) = self.protocol {

@@ -67,7 +67,7 @@ impl Contest {
 
     /// What a round takes.
     pub(super) fn each(&self, seconds: u64) -> Duration {
-        let count = u64::try_from(self.ways.len()).expect("there are twelve");
+        let count = u64::try_from(self.ways.len()).expect("there are fifteen");
         Duration::from_secs(count * self.seconds(seconds))
     }
 
@@ -181,7 +181,7 @@ fn with_pm(
     let fpm = start_fpm(&programs.fpm, pm, &ways).context("PHP-FPM")?;
     for way in &ways {
         if let Some(peer) = way.peer() {
-            fleet.add(&way.key(), peer, way.shape());
+            fleet.add(&way.key(), peer, way.shape(fpm.dir()));
         }
     }
     let targets = ways

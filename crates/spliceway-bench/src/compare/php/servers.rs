@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use spliceway_common::sys::namespace::effective_ids;
+use spliceway_load::load::Target;
 
 use super::WORKERS;
-use super::ways::{Way, fpm_socket};
+use super::ways::Way;
 use crate::compare::results::Pm;
 use crate::compare::server::Server;
 
@@ -18,6 +19,8 @@ const WEB_USER: &str = "www-data";
 
 /// A page of so many KB, made by the interpreter and printed in one piece.
 const SCRIPT: &str = "<?php echo str_repeat('0123456789abcdef', 64 * (int) $_GET['kb']);\n";
+
+const NO_ABSTRACT: &str = "PHP-FPM listens on no abstract sockets";
 
 /// What asks [`SCRIPT`] for a page.
 pub(super) fn query(kb: u32) -> String {
@@ -49,18 +52,20 @@ pub(super) fn start_fpm(program: &Path, pm: Pm, ways: &[Way]) -> anyhow::Result<
             Ok(command)
         },
         |dir| {
-            ways.iter().all(|way| match way {
-                Way::Unix => UnixStream::connect(fpm_socket(dir)).is_ok(),
-                _ => TcpStream::connect(way.pool()).is_ok(),
+            ways.iter().all(|way| match way.fpm(dir) {
+                Target::Unix(path) => UnixStream::connect(path).is_ok(),
+                Target::Tcp(address) => TcpStream::connect(address).is_ok(),
+                Target::Abstract(_) => unreachable!("{NO_ABSTRACT}"),
             })
         },
     )
 }
 
 fn pool(dir: &Path, pm: Pm, way: Way) -> String {
-    let listen = match way {
-        Way::Unix => fpm_socket(dir).display().to_string(),
-        _ => way.pool().to_string(),
+    let listen = match way.fpm(dir) {
+        Target::Unix(path) => path.display().to_string(),
+        Target::Tcp(address) => address.to_string(),
+        Target::Abstract(_) => unreachable!("{NO_ABSTRACT}"),
     };
     let user = if is_root() {
         format!("user = {WEB_USER}\ngroup = {WEB_USER}\n")

@@ -46,10 +46,12 @@ pub(super) enum Way {
     /// spliceway's FastCGI mode, with at most as many connections as there are workers. nginx makes a
     /// new connection to it for each request, or keeps some.
     Fastcgi(Engine, Carry),
+    /// The same, to PHP-FPM's Unix socket.
+    FastcgiOverUnix(Engine, Carry),
 }
 
 /// Every one, in the order of the tables.
-pub(super) const ALL: [Way; 12] = [
+pub(super) const ALL: [Way; 15] = [
     Way::Tcp,
     Way::Unix,
     Way::Kept,
@@ -62,6 +64,9 @@ pub(super) const ALL: [Way; 12] = [
     Way::Fastcgi(Engine::Epoll, Carry::New),
     Way::Fastcgi(Engine::IoUring, Carry::Kept),
     Way::Fastcgi(Engine::Epoll, Carry::Kept),
+    Way::FastcgiOverUnix(Engine::IoUring, Carry::New),
+    Way::FastcgiOverUnix(Engine::Epoll, Carry::New),
+    Way::FastcgiOverUnix(Engine::IoUring, Carry::Kept),
 ];
 
 /// Those that are compared where workers come and go.
@@ -102,20 +107,16 @@ impl Way {
             Self::Haproxy => Some(Box::new(Haproxy::plain())),
             Self::NginxStream => Some(Box::new(NginxStream)),
             Self::Spliceway(engine) => Some(Box::new(Spliceway::raw(engine))),
-            Self::Fastcgi(engine, _) => {
-                let route = Fastcgi {
-                    guard: Guard::On,
-                    endpoint_max: Some(WORKERS),
-                };
-                Some(Box::new(Spliceway::fastcgi(engine, route)))
-            }
+            Self::Fastcgi(engine, _) => Some(Box::new(fastcgi(engine))),
+            Self::FastcgiOverUnix(engine, _) => Some(Box::new(fastcgi(engine).over_unix())),
         }
     }
 
     /// The program in between, set up for this way.
-    pub(super) fn shape(self) -> Shape {
+    pub(super) fn shape(self, fpm_dir: &Path) -> Shape {
         Shape {
             backends: vec![self.pool()],
+            backend_socket: Some(self.socket(fpm_dir)),
             ..Shape::plain(Threads::Exactly(1))
         }
     }
@@ -157,7 +158,9 @@ impl Way {
     pub(super) fn keeps(self) -> Option<usize> {
         match self {
             Self::Kept => Some(KEPT),
-            Self::Fastcgi(_, Carry::Kept) => Some(KEPT_BY_FASTCGI),
+            Self::Fastcgi(_, Carry::Kept) | Self::FastcgiOverUnix(_, Carry::Kept) => {
+                Some(KEPT_BY_FASTCGI)
+            }
             _ => None,
         }
     }
@@ -176,25 +179,34 @@ impl Way {
     /// Where PHP-FPM itself is met.
     pub(super) fn fpm(self, dir: &Path) -> Target {
         match self {
-            Self::Unix => Target::Unix(fpm_socket(dir)),
+            Self::Unix | Self::FastcgiOverUnix(..) => Target::Unix(self.socket(dir)),
             _ => Target::Tcp(self.pool()),
         }
     }
 
+    /// Its pool's, if that has one.
+    fn socket(self, fpm_dir: &Path) -> PathBuf {
+        fpm_dir.join(format!("{}.sock", self.key()))
+    }
+
     /// Whether its program shares connections among all who ask it.
     pub(super) fn shares(self) -> bool {
-        matches!(self, Self::Fastcgi(..))
+        matches!(self, Self::Fastcgi(..) | Self::FastcgiOverUnix(..))
     }
 
     fn number(self) -> u16 {
         let index = ALL.iter().position(|way| *way == self);
         let index = index.expect("all of them are in ALL");
-        u16::try_from(index).expect("there are twelve")
+        u16::try_from(index).expect("there are fifteen")
     }
 }
 
-pub(super) fn fpm_socket(dir: &Path) -> PathBuf {
-    dir.join("fpm.sock")
+fn fastcgi(engine: Engine) -> Spliceway {
+    let route = Fastcgi {
+        guard: Guard::On,
+        endpoint_max: Some(WORKERS),
+    };
+    Spliceway::fastcgi(engine, route)
 }
 
 #[cfg(test)]

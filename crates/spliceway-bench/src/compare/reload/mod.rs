@@ -180,6 +180,7 @@ impl Measuring {
             dir: &dir,
             listen: &[listener(&dir, 0)],
             backends: &[RESPONDER],
+            backend_socket: None,
             threads: Threads::Exactly(1),
         };
         let (mut begun, mut done) = (Vec::new(), 0);
