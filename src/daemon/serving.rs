@@ -426,7 +426,8 @@ fn bound_the_end(drained: &Result<(), WorkerError>) {
              process ends without it)\n"
         }
         Ok(()) | Err(_) => {
-            "spliceway: end the process: something that it waits for hangs, as a file system (it ends without)\n"
+            "spliceway: end the process: something that it waits for hangs, such as a file system (it ends without waiting \
+             any longer)\n"
         }
     };
     if let Err(error) = signals::end_within(END_TIMEOUT, line) {

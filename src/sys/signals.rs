@@ -87,13 +87,13 @@ pub(crate) fn secure() -> Result<(), Errno> {
     unblock_all()
 }
 
-/// Ends the process after this time with exit code 1 and this line, whatever its threads wait for then. Until the time
-/// is over, it may end in order.
+/// Ends the process after this time (whole seconds, at least one) with exit code 1 and this line, whatever its threads
+/// wait for then. Until the time is over, it may end in order.
 ///
 /// # Errors
 /// If the kernel refuses, as under a filter. Then nothing ends it.
 pub(crate) fn end_within(time: Duration, line: &'static str) -> Result<(), Errno> {
-    // Whoever comes second has another line than it says.
+    // The first line counts.
     LAST_LINE.get_or_init(|| line);
     let mut ending = nothing();
     let handler: extern "C" fn(libc::c_int) = end_now;

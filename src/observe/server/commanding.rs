@@ -78,6 +78,7 @@ pub(super) struct Operator {
     desk: Arc<Desk>,
     /// As whom it connected, as far as the kernel knows.
     uid: Option<u32>,
+    /// Which process it is, as far as the kernel knows.
     pid: Option<u32>,
     /// The connection, to see whether it is still there.
     presence: OwnedFd,
@@ -89,13 +90,11 @@ impl Operator {
     /// # Errors
     /// If there is no descriptor left.
     pub(super) fn of(stream: &UnixStream, desk: Arc<Desk>) -> io::Result<Self> {
+        let peer = stream.peer_cred().ok();
         Ok(Self {
             desk,
-            uid: stream.peer_cred().ok().map(|peer| peer.uid()),
-            pid: stream
-                .peer_cred()
-                .ok()
-                .and_then(|peer| u32::try_from(peer.pid()?).ok()),
+            uid: peer.map(|peer| peer.uid()),
+            pid: peer.and_then(|peer| u32::try_from(peer.pid()?).ok()),
             presence: net::duplicate(stream.as_fd())?,
         })
     }
@@ -542,9 +541,9 @@ mod tests {
             let (commander, _commands) = channel();
             let (socket, _) = Client::pair().unwrap();
             let operator = Operator {
-                pid: None,
                 desk: Arc::new(Desk::new(commander)),
                 uid,
+                pid: None,
                 presence: socket.into(),
             };
             assert_eq!(operator.may_command(), may, "{uid:?}");

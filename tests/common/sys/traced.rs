@@ -13,14 +13,10 @@ pub(crate) struct Halted(libc::pid_t);
 
 impl Halted {
     pub(crate) fn new(thread: u32) -> io::Result<Self> {
-        // The daemon is not to be looked into by others of its own user.
-        demand_root();
-        let thread = pid_of(thread);
-        let nothing = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: PTRACE_SEIZE takes an id and no memory of ours.
-        call_long(|| unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, nothing, nothing) })?;
+        let thread = seize(thread, 0)?;
         let halted = Self(thread);
-        // SAFETY: so does PTRACE_INTERRUPT.
+        let nothing = std::ptr::null_mut::<libc::c_void>();
+        // SAFETY: PTRACE_INTERRUPT takes an id and no memory of ours.
         call_long(|| unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, thread, nothing, nothing) })?;
         // SAFETY: waitpid(2) may be told to keep the status for itself.
         call(|| unsafe { libc::waitpid(thread, std::ptr::null_mut(), libc::__WALL) })?;
@@ -35,19 +31,7 @@ pub(crate) struct Lingering(libc::pid_t);
 impl Lingering {
     /// From when on it ends by itself.
     pub(crate) fn new(thread: u32) -> io::Result<Self> {
-        demand_root();
-        let thread = pid_of(thread);
-        let nothing = std::ptr::null_mut::<libc::c_void>();
-        // SAFETY: PTRACE_SEIZE takes an id and integers, and no memory of ours.
-        call_long(|| unsafe {
-            libc::ptrace(
-                libc::PTRACE_SEIZE,
-                thread,
-                nothing,
-                libc::c_long::from(libc::PTRACE_O_TRACEEXIT),
-            )
-        })?;
-        Ok(Self(thread))
+        seize(thread, libc::PTRACE_O_TRACEEXIT).map(Self)
     }
 
     /// Of a thread that is killed with its process.
@@ -63,6 +47,18 @@ impl Halted {
     pub(crate) fn wait_for_its_end(&self) {
         wait_for_end_of(self.0);
     }
+}
+
+/// Traces a thread from now on.
+fn seize(thread: u32, options: libc::c_int) -> io::Result<libc::pid_t> {
+    // The daemon is not to be looked into by others of its own user.
+    demand_root();
+    let thread = pid_of(thread);
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    let options = libc::c_long::from(options);
+    // SAFETY: PTRACE_SEIZE takes an id and options, and no memory of ours.
+    call_long(|| unsafe { libc::ptrace(libc::PTRACE_SEIZE, thread, nothing, options) })?;
+    Ok(thread)
 }
 
 /// What a thread has come to that is traced, if that is new. The process stays until somebody has taken note of its

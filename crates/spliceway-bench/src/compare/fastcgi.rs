@@ -3,7 +3,7 @@
 //!
 //! It is measured where that means something, and beside few others: the matrix is about relays.
 
-use super::fleet::{DIRECT_TCP_NEW, DIRECT_UNIX, Fleet, Shape};
+use super::fleet::{DIRECT_TCP_NEW, Fleet, Shape};
 use super::matrix::{Carry, Cell, Key};
 use super::peers::{Peer, Threads};
 use super::progress::Progress;
@@ -16,12 +16,8 @@ const EPOLL: &str = "fastcgi-epoll";
 const IO_URING_UNGUARDED: &str = "fastcgi-unguarded";
 const EPOLL_UNGUARDED: &str = "fastcgi-epoll-unguarded";
 
-/// The mode with a backend on the same machine.
+/// The mode with a backend on the same machine; the direct way to that one is in the matrix.
 const IO_URING_OVER_UNIX: &str = "fastcgi-unix";
-const EPOLL_OVER_UNIX: &str = "fastcgi-epoll-unix";
-
-/// Paths to a backend on the same machine: the last ones of their contests.
-const LOCAL: [&str; 3] = [DIRECT_UNIX, IO_URING_OVER_UNIX, EPOLL_OVER_UNIX];
 
 /// The guard's few percent are less than what one round differs from the next.
 const GUARD_ROUNDS: usize = 2;
@@ -47,14 +43,14 @@ impl Contest {
     }
 }
 
-/// Every one, those of the targets. A quick run has a local backend in none.
-pub(super) fn contests(quick: bool) -> Vec<Contest> {
+/// Every one, those of the targets.
+pub(super) fn contests() -> [Contest; 9] {
     let contest = |cell, paths: &'static [&'static str]| Contest {
         cell,
         paths,
         rounds: 1,
     };
-    let all = vec![
+    [
         contest(
             Cell::new(Carry::New, Key::Small, 16),
             &[
@@ -63,23 +59,12 @@ pub(super) fn contests(quick: bool) -> Vec<Contest> {
                 "spliceway",
                 IO_URING,
                 EPOLL,
-                DIRECT_UNIX,
                 IO_URING_OVER_UNIX,
-                EPOLL_OVER_UNIX,
             ],
         ),
         contest(
             Cell::new(Carry::Kept, Key::Small, 16),
-            &[
-                DIRECT_TCP,
-                DIRECT_TCP_NEW,
-                "haproxy",
-                IO_URING,
-                EPOLL,
-                DIRECT_UNIX,
-                IO_URING_OVER_UNIX,
-                EPOLL_OVER_UNIX,
-            ],
+            &[DIRECT_TCP, DIRECT_TCP_NEW, "haproxy", IO_URING, EPOLL],
         ),
         contest(
             Cell::new(Carry::New, Key::Small, 1),
@@ -87,11 +72,11 @@ pub(super) fn contests(quick: bool) -> Vec<Contest> {
         ),
         contest(
             Cell::new(Carry::New, Key::Page10, 16),
-            &[DIRECT_TCP, "haproxy", IO_URING, EPOLL, IO_URING_OVER_UNIX],
+            &[DIRECT_TCP, "haproxy", IO_URING, EPOLL],
         ),
         contest(
             Cell::new(Carry::New, Key::Page50, 16),
-            &[DIRECT_TCP, "haproxy", IO_URING, EPOLL, IO_URING_OVER_UNIX],
+            &[DIRECT_TCP, "haproxy", IO_URING, EPOLL],
         ),
         contest(
             Cell::new(Carry::Kept, Key::Page10, 16),
@@ -113,17 +98,7 @@ pub(super) fn contests(quick: bool) -> Vec<Contest> {
                 &[IO_URING, IO_URING_UNGUARDED, EPOLL, EPOLL_UNGUARDED],
             )
         },
-    ];
-    let without_local = |contest: Contest| {
-        let local = contest.paths.iter().rev();
-        let local = local.take_while(|path| LOCAL.contains(path)).count();
-        let (paths, _) = contest.paths.split_at(contest.paths.len() - local);
-        Contest { paths, ..contest }
-    };
-    match quick {
-        true => all.into_iter().map(without_local).collect(),
-        false => all,
-    }
+    ]
 }
 
 /// Measures `contests` with those of `peers` that there are, beside the fleet's other programs.
@@ -142,13 +117,7 @@ pub(super) fn run(
     let mut cells = Vec::new();
     for contest in contests {
         progress.part(&contest.cell.title());
-        let runs = |path: &str| there.iter().any(|key| key == path);
-        let is_there = |path: &str| match path {
-            DIRECT_TCP_NEW => true,
-            // Only to compare with.
-            DIRECT_UNIX => runs(IO_URING_OVER_UNIX) || runs(EPOLL_OVER_UNIX),
-            path => runs(path),
-        };
+        let is_there = |path: &str| path == DIRECT_TCP_NEW || there.iter().any(|key| key == path);
         let paths = contest.paths.iter().filter(|path| is_there(path));
         let paths: Vec<String> = paths.map(|path| (*path).to_owned()).collect();
         let effort = Effort {
@@ -193,9 +162,9 @@ mod tests {
         let keys = peers
             .chain(super::super::peers::fastcgi())
             .map(|peer| peer.key());
-        let direct = [DIRECT_TCP, DIRECT_TCP_NEW, DIRECT_UNIX].map(str::to_owned);
+        let direct = [DIRECT_TCP, DIRECT_TCP_NEW].map(str::to_owned);
         let known: Vec<String> = keys.chain(direct).collect();
-        for contest in contests(false) {
+        for contest in contests() {
             for path in contest.paths {
                 assert!(known.iter().any(|key| key == path), "{path}");
             }
@@ -208,7 +177,7 @@ mod tests {
 
         use spliceway_load::load::{Connections, Pace, Plan, Target};
 
-        for contest in contests(false) {
+        for contest in contests() {
             let plan = Plan {
                 target: Target::Unix("/nowhere".into()),
                 pace: Pace::Closed {

@@ -94,8 +94,8 @@ pub(crate) struct CompareArgs {
         help = "Compare only these, separated by commas: unix, socket-proxyd, haproxy, \
                 haproxy-splice, nginx, socat, tokio-uring, spliceway, spliceway-epoll, and in the \
                 section fastcgi also fastcgi, fastcgi-epoll, fastcgi-unguarded, \
-                fastcgi-epoll-unguarded, fastcgi-unix, fastcgi-epoll-unix. The section php has unix, socket-proxyd, haproxy, nginx, spliceway, \
-                spliceway-epoll, fastcgi, fastcgi-epoll, fastcgi-unix and fastcgi-epoll-unix, the section reload has haproxy, nginx, spliceway, \
+                fastcgi-epoll-unguarded, fastcgi-unix. The section php has unix, socket-proxyd, haproxy, nginx, spliceway, \
+                spliceway-epoll, fastcgi, fastcgi-epoll and fastcgi-unix, the section reload has haproxy, nginx, spliceway, \
                 spliceway-epoll, fastcgi and fastcgi-epoll. The direct path over TCP is always there: ratios refer to it."
     )]
     peers: Vec<String>,

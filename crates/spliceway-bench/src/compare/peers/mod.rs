@@ -110,13 +110,15 @@ pub(super) fn fastcgi() -> Vec<Box<dyn Peer>> {
                 guard,
                 endpoint_max: None,
             };
-            let mode = || Spliceway::fastcgi(engine, route);
-            peers.push(Box::new(mode()));
-            if guard == Guard::On {
-                peers.push(Box::new(mode().over_unix()));
-            }
+            peers.push(Box::new(Spliceway::fastcgi(engine, route)));
         }
     }
+    let route = Fastcgi {
+        guard: Guard::On,
+        endpoint_max: None,
+    };
+    let local = Spliceway::fastcgi(Engine::IoUring, route).over_unix();
+    peers.push(Box::new(local));
     peers
 }
 

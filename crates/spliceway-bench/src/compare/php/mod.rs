@@ -67,7 +67,7 @@ impl Contest {
 
     /// What a round takes.
     pub(super) fn each(&self, seconds: u64) -> Duration {
-        let count = u64::try_from(self.ways.len()).expect("there are fifteen");
+        let count = u64::try_from(self.ways.len()).expect("there are thirteen");
         Duration::from_secs(count * self.seconds(seconds))
     }
 

@@ -46,12 +46,12 @@ pub(super) enum Way {
     /// spliceway's FastCGI mode, with at most as many connections as there are workers. nginx makes a
     /// new connection to it for each request, or keeps some.
     Fastcgi(Engine, Carry),
-    /// The same, to PHP-FPM's Unix socket.
-    FastcgiOverUnix(Engine, Carry),
+    /// The same to PHP-FPM's Unix socket, with new connections.
+    FastcgiOverUnix(Engine),
 }
 
 /// Every one, in the order of the tables.
-pub(super) const ALL: [Way; 15] = [
+pub(super) const ALL: [Way; 13] = [
     Way::Tcp,
     Way::Unix,
     Way::Kept,
@@ -64,9 +64,7 @@ pub(super) const ALL: [Way; 15] = [
     Way::Fastcgi(Engine::Epoll, Carry::New),
     Way::Fastcgi(Engine::IoUring, Carry::Kept),
     Way::Fastcgi(Engine::Epoll, Carry::Kept),
-    Way::FastcgiOverUnix(Engine::IoUring, Carry::New),
-    Way::FastcgiOverUnix(Engine::Epoll, Carry::New),
-    Way::FastcgiOverUnix(Engine::IoUring, Carry::Kept),
+    Way::FastcgiOverUnix(Engine::IoUring),
 ];
 
 /// Those that are compared where workers come and go.
@@ -108,7 +106,7 @@ impl Way {
             Self::NginxStream => Some(Box::new(NginxStream)),
             Self::Spliceway(engine) => Some(Box::new(Spliceway::raw(engine))),
             Self::Fastcgi(engine, _) => Some(Box::new(fastcgi(engine))),
-            Self::FastcgiOverUnix(engine, _) => Some(Box::new(fastcgi(engine).over_unix())),
+            Self::FastcgiOverUnix(engine) => Some(Box::new(fastcgi(engine).over_unix())),
         }
     }
 
@@ -158,9 +156,7 @@ impl Way {
     pub(super) fn keeps(self) -> Option<usize> {
         match self {
             Self::Kept => Some(KEPT),
-            Self::Fastcgi(_, Carry::Kept) | Self::FastcgiOverUnix(_, Carry::Kept) => {
-                Some(KEPT_BY_FASTCGI)
-            }
+            Self::Fastcgi(_, Carry::Kept) => Some(KEPT_BY_FASTCGI),
             _ => None,
         }
     }
@@ -197,7 +193,7 @@ impl Way {
     fn number(self) -> u16 {
         let index = ALL.iter().position(|way| *way == self);
         let index = index.expect("all of them are in ALL");
-        u16::try_from(index).expect("there are fifteen")
+        u16::try_from(index).expect("there are thirteen")
     }
 }
 
