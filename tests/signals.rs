@@ -173,9 +173,15 @@ fn a_thread_that_lingers_does_not_hold_up_the_end(engine: Engine) {
         .backend(&backend)
         .args(["--workers", "2"])
         .start();
-    let lingering = Lingering::new(proxy.process().thread("worker-0")).unwrap();
     exchange_and_end(&proxy.connect(), Pattern::new(1), KB);
-    proxy.terminate();
+    let lingering = Lingering::new(proxy.process().thread("worker-0")).unwrap();
+    {
+        // The process ends once this one has ended, too. Then it would stop the other one on its way out as well, if that
+        // were not there yet, and nobody would let it go on.
+        let _halted = Halted::new(proxy.process().thread("worker-1")).unwrap();
+        proxy.terminate();
+        lingering.wait_until_it_lingers();
+    }
     lingering.wait_for_its_end();
     assert_eq!(proxy.wait().code(), Some(0));
     assert!(!proxy.socket().exists());

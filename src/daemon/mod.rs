@@ -234,6 +234,9 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         counters: Arc::clone(&observed.workers[number].counters),
         shared: Arc::clone(&shared),
     });
+    // Before anybody is let in, as all that can fail.
+    let say_end = helpers.say_end("the thread that looks after the sockets' files");
+    let watch = socket_files::start(&observed, say_end).map_err(Error::SocketFiles)?;
     let mut elsewhere = HashMap::new();
     let workers = Workers::start(assignments.collect(), || -> Result<(), Error> {
         if let Some(predecessor) = &mut predecessor {
@@ -278,11 +281,11 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         of_retired: Vec::new(),
         access_logs,
     };
-    let say_end = helpers.say_end("the thread that looks after the sockets' files");
-    let (sockets, control_file) = (service.sockets(), sites.control_file());
+    service.sockets().for_each(|socket| watch.add(socket));
+    if let Some(file) = sites.control_file() {
+        watch.add_control(file);
+    }
     service.expect_arrivals(predecessor.is_some());
-    let watch = socket_files::watch(sockets, control_file, &observed, say_end);
-    let watch = watch.map_err(Error::SocketFiles)?;
     let beginning = match &predecessor {
         Some(_) => Beginning::TakeOver,
         None => Beginning::Start,

@@ -104,24 +104,12 @@ impl fmt::Display for Obstacle {
     }
 }
 
-/// Watches those that have a path, and that of the control socket. That of a socket which was passed may be out of
-/// sight, in a container: then there is nothing to watch. What `say_end` gives is dropped when the thread ends.
+/// Starts the thread, which has nothing to look after yet. What `say_end` gives is dropped when it ends.
 ///
 /// # Errors
 /// If there is no room for a thread.
-pub(super) fn watch<'a>(
-    sockets: impl Iterator<Item = &'a ClientSocket>,
-    control: Option<&SocketFile>,
-    observed: &Arc<Observed>,
-    say_end: SayEnd,
-) -> io::Result<Watch> {
-    let control = control.map(|file| Watched {
-        which: Which::Control,
-        file: file.clone(),
-        is_ours: true,
-        seen: Seen::InPlace,
-    });
-    let mut watched: Vec<_> = sockets.filter_map(Watched::of).chain(control).collect();
+pub(super) fn start(observed: &Arc<Observed>, say_end: SayEnd) -> io::Result<Watch> {
+    let mut watched = Vec::new();
     let (bind, bound_again) = unbounded_channel();
     let (changes, told) = mpsc::channel();
     let is_over = Arc::new(AtomicBool::new(false));
@@ -185,11 +173,22 @@ impl Watch {
         }
     }
 
-    /// Looks after another socket as well, if it has a file.
+    /// Looks after another socket as well, if it has a file. That of a socket which was passed may be out of sight, in
+    /// a container: then there is nothing to look after.
     pub(super) fn add(&self, socket: &ClientSocket) {
         if let Some(watched) = Watched::of(socket) {
             self.tell(Change::Watch(watched));
         }
+    }
+
+    /// Looks after that of the control socket as well.
+    pub(super) fn add_control(&self, file: &SocketFile) {
+        self.tell(Change::Watch(Watched {
+            which: Which::Control,
+            file: file.clone(),
+            is_ours: true,
+            seen: Seen::InPlace,
+        }));
     }
 
     /// Looks after these no more. Once this returns, none of them is bound any more, unless a look hangs: then what

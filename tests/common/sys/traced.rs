@@ -34,6 +34,13 @@ impl Lingering {
         seize(thread, libc::PTRACE_O_TRACEEXIT).map(Self)
     }
 
+    /// Until it is on its way out, of its own accord.
+    #[track_caller]
+    pub(crate) fn wait_until_it_lingers(&self) {
+        let is_at_its_end = |status| status >> 8 == libc::SIGTRAP | libc::PTRACE_EVENT_EXIT << 8;
+        wait_for_status(self.0, "does not end", is_at_its_end);
+    }
+
     /// Of a thread that is killed with its process.
     #[track_caller]
     pub(crate) fn wait_for_its_end(&self) {
@@ -71,15 +78,20 @@ fn status_of(thread: libc::pid_t) -> Option<libc::c_int> {
     (changed == thread).then_some(status)
 }
 
-/// What the threads wait for is told if it does not come.
 #[track_caller]
 fn wait_for_end_of(thread: libc::pid_t) {
-    let deadline = Instant::now() + GUARD;
     let is_over = |status| libc::WIFEXITED(status) || libc::WIFSIGNALED(status);
-    while !status_of(thread).is_some_and(is_over) {
+    wait_for_status(thread, "is not killed", is_over);
+}
+
+/// What the threads wait for is told if it does not come.
+#[track_caller]
+fn wait_for_status(thread: libc::pid_t, what_else: &str, is_wanted: impl Fn(libc::c_int) -> bool) {
+    let deadline = Instant::now() + GUARD;
+    while !status_of(thread).is_some_and(&is_wanted) {
         assert!(
             Instant::now() < deadline,
-            "the thread is not killed; of its process:\n{}",
+            "the thread {what_else}; of its process:\n{}",
             threads_of(thread)
         );
         pause(LOOK_INTERVAL);
