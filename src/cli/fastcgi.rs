@@ -16,10 +16,6 @@ use crate::fastcgi::{
     Duplicates, FPM_PAGES, Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role,
 };
 
-/// The most that `--params-max` may be: four times the default. It is held for every request that
-/// waits.
-const PARAMS_MAX_CEILING: u64 = 1024 * 1024;
-
 /// What a FastCGI route can be told. All of them are optional, so that one that is given with another
 /// protocol can be refused.
 #[derive(Args)]
@@ -27,7 +23,7 @@ pub(super) struct FastcgiArguments {
     #[arg(
         long,
         value_name = "SIZE",
-        value_parser = size(PARAMS_MAX_CEILING),
+        value_parser = size(Fastcgi::PARAMS_MAX_CEILING as u64),
         help = "With --protocol fastcgi, take at most this much of parameters (CGI variables) in one \
                 request, up to 1MiB; more is answered with 431. [default: 256KiB]"
     )]

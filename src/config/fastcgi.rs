@@ -72,6 +72,10 @@ impl Fastcgi {
     /// where it does not buffer.
     pub const MIN_RATE_LAG_DEFAULT: Duration = Duration::from_secs(60);
 
+    /// The most that a request's parameters may be allowed to be: four times the default. They are held for every
+    /// request that waits.
+    pub const PARAMS_MAX_CEILING: usize = 1024 * 1024;
+
     /// Twenty times what PHP-FPM was seen to take at most when it was not busy, and not long for who
     /// waits.
     pub const SETTLE_TIMEOUT_DEFAULT: Duration = Duration::from_millis(50);

@@ -11,6 +11,7 @@ mod fastcgi;
 mod histogram;
 mod outcome;
 
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 pub use cells::{Count, Level, TimeCell};
@@ -60,6 +61,9 @@ pub struct RouteCounters {
     pub accepted: Count,
     /// Sessions that ended, by [`Outcome`].
     pub ended: [Count; Outcome::ALL.len()],
+    /// Sessions that will want no place at an endpoint any more, where those that may are kept one. See
+    /// [`RouteCounters::wanting`].
+    wanting_none: Level,
     /// Clients that had to wait for an endpoint to have room.
     pub queued: Count,
     /// Those that wait now.
@@ -81,9 +85,38 @@ pub struct RouteCounters {
 }
 
 impl RouteCounters {
-    /// A session ended.
+    /// A session ended. Whoever sees that sees what was counted of it before.
     pub fn ended(&self, outcome: Outcome) {
+        fence(Ordering::Release);
         self.ended[outcome as usize].add(1);
+    }
+
+    /// A session will want no place at an endpoint any more.
+    pub fn wants_no_place(&self) {
+        fence(Ordering::Release);
+        self.wanting_none.raise();
+    }
+
+    /// The end of such a session is counted next.
+    pub fn is_about_to_end(&self) {
+        self.wanting_none.lower();
+    }
+
+    /// Sessions that may still want a place at an endpoint, or have one. Rather too many than too few, whatever the
+    /// worker counts meanwhile.
+    ///
+    /// For each session the worker counts, in this order: accepted, wanting none, no more of those, ended. Here it is
+    /// read from the end. Who is among the ended is not among those that want none, because that was counted before and
+    /// is read after; so nobody is left out twice. Who is among either is among the accepted, for the same reason. The
+    /// fences make the orders hold on both sides: a cell that is read behind one shows at least what was counted before
+    /// what was seen in front of it.
+    pub fn wanting(&self) -> u64 {
+        let ended: u64 = self.ended.iter().map(Count::get).sum();
+        fence(Ordering::Acquire);
+        let wanting_none = self.wanting_none.get();
+        fence(Ordering::Acquire);
+        let left = self.accepted.get().saturating_sub(ended);
+        left.saturating_sub(wanting_none)
     }
 }
 

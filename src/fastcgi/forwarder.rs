@@ -123,6 +123,23 @@ enum Current<F> {
     Open { header: Header, fate: F, way: Way },
 }
 
+/// Where a stream stands.
+pub(super) enum Standing<'a, F> {
+    /// Between two records, or behind these bytes of a header.
+    InHeader(&'a [u8]),
+    /// Behind a header that was not acted on.
+    Before(Header),
+    /// In a record that has begun.
+    Within {
+        header: Header,
+        fate: F,
+        /// What has come of its content, where that is gathered.
+        gathered: &'a [u8],
+        content_left: usize,
+        padding_left: usize,
+    },
+}
+
 /// Finds the records of a stream and sends them on by these rules.
 #[derive(Clone, Debug)]
 pub(super) struct Forwarder<R: Rules> {
@@ -169,6 +186,27 @@ impl<R: Rules> Forwarder<R> {
         match self.current {
             Current::Open { fate, .. } => Some(fate),
             Current::Between | Current::Held(_) => None,
+        }
+    }
+
+    /// Where the stream stands within a record, for another reader that is to go on from here.
+    pub(super) fn standing(&self) -> Standing<'_, R::Fate> {
+        let rest = (self.records.content_left(), self.records.left());
+        match &self.current {
+            Current::Between => Standing::InHeader(self.records.partial_header()),
+            Current::Held(header) => Standing::Before(*header),
+            Current::Open { header, fate, way } => Standing::Within {
+                header: *header,
+                fate: *fate,
+                gathered: match way {
+                    Way::Gathered(body) | Way::Whole(body) => body.gathered(),
+                    Way::Kept | Way::Unpadded | Way::AsItCame | Way::InParts | Way::Promised(_) => {
+                        &[]
+                    }
+                },
+                content_left: rest.0,
+                padding_left: rest.1 - rest.0,
+            },
         }
     }
 

@@ -13,6 +13,7 @@
 //! [`RequestReader::next_request`] what is left of its body is stepped over.
 
 mod phase;
+mod unread;
 mod violation;
 
 use super::forwarder::{Forwarder, Rules, Ruling, Step, Way};
@@ -104,7 +105,8 @@ impl RequestReader {
         matches!(self.rules().phase, Phase::Idle)
     }
 
-    /// Whether the next byte begins a request, or a record that belongs to none: another reader can go on from here.
+    /// Whether the next byte begins a request, or a record that belongs to none: another reader can go on from here
+    /// without [`RequestReader::unread`].
     #[must_use]
     pub const fn is_at_rest(&self) -> bool {
         self.is_between() && self.forwarder.is_at_header()

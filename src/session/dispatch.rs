@@ -7,8 +7,8 @@ use crate::counters::Outcome;
 use crate::driver::{Done, Driver, Lane, Sock};
 
 use super::{
-    Context, End, Ending, Entry, Exchange, Hands, Hello, Policy, Protocol, Step, Telling, Timeouts,
-    Tunnel, Wish,
+    Context, End, Ending, Entry, Exchange, Hands, Hello, LetsGo, Policy, Protocol, Step, Telling,
+    Timeouts, Tunnel, Wish,
 };
 
 /// A client and what serves it.
@@ -25,21 +25,23 @@ pub enum Session<D: Driver> {
 }
 
 impl<D: Driver> Session<D> {
-    /// Starts to serve a client. A socket that was opened for it and is not needed comes back.
+    /// Starts to serve a client, of which another process has read `read`. A socket that was opened for it and is not
+    /// needed comes back.
     pub fn start(
         client: Sock,
-        hello: Hello,
+        (hello, read): (Hello, &[u8]),
         spare: Sock,
         entry: Entry,
         cx: &mut Context<'_, D>,
     ) -> (Self, Step, Option<Sock>) {
         match &cx.policy.protocol {
             Protocol::Raw => {
+                let hello = hello.before(read);
                 let (tunnel, step) = Tunnel::start(client, hello, spare, entry, cx);
                 (Self::Tunnel(tunnel), step, None)
             }
             Protocol::Fastcgi(_) => {
-                let (exchange, step) = Exchange::start(client, cx);
+                let (exchange, step) = Exchange::start(client, read, cx);
                 (Self::Exchange(Box::new(exchange)), step, Some(spare))
             }
         }
@@ -185,12 +187,20 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    /// Clients at rest are handed over from now on. One that rests ends as [`Ending::HandedOver`], now or as soon as
-    /// what is in flight on its socket has been taken back and has come to nothing.
+    /// Clients are handed over from now on. One that may leave ends as [`Ending::HandedOver`], now or as soon as what
+    /// is in flight on its socket has been taken back, and has come to nothing where nothing may have been read.
     pub fn let_go(&mut self, cx: &mut Context<'_, D>) -> Step {
         match self {
             Self::Tunnel(tunnel) => tunnel.let_go(cx),
             Self::Exchange(exchange) => exchange.let_go(cx),
+        }
+    }
+
+    /// Whether it will want no place at an endpoint any more, whatever its client does. True once, true for ever.
+    pub fn wants_no_place(&self, lets_go: LetsGo) -> bool {
+        match self {
+            Self::Tunnel(_) => false,
+            Self::Exchange(exchange) => exchange.wants_no_place(lets_go),
         }
     }
 
@@ -203,10 +213,10 @@ impl<D: Driver> Session<D> {
     }
 
     /// After [`Ending::HandedOver`]: closes whatever it has but the client's socket, on which nothing is in flight, and
-    /// returns that.
-    pub fn leave(self, hands: &mut Hands<D>) -> Sock {
+    /// returns that, with what was read of the client and is to be acted on by whoever goes on with it.
+    pub fn leave(self, hands: &mut Hands<D>) -> (Sock, Vec<u8>) {
         match self {
-            Self::Tunnel(tunnel) => tunnel.leave(hands),
+            Self::Tunnel(tunnel) => (tunnel.leave(hands), Vec::new()),
             Self::Exchange(exchange) => exchange.leave(),
         }
     }

@@ -35,6 +35,16 @@ impl Introduction {
 }
 
 impl Hello {
+    /// With what the client has sent behind it, as far as another process has read that.
+    #[must_use]
+    pub fn before(self, read: &[u8]) -> Self {
+        if read.is_empty() {
+            return self;
+        }
+        let told = self.0.as_deref().unwrap_or_default();
+        Self(Some([told, read].concat().into()))
+    }
+
     /// The bytes, if there is anything to tell.
     pub(super) fn bytes(&self) -> Option<&[u8]> {
         self.0.as_deref()

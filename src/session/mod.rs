@@ -92,14 +92,25 @@ pub struct Context<'a, D: Driver> {
     pub is_paused: bool,
     /// The worker finishes what it has and takes nothing new on.
     pub draining: bool,
-    /// Clients at rest are handed over to another process.
-    pub lets_go: bool,
+    /// Whether its clients are handed over to another process.
+    pub lets_go: LetsGo,
     /// What the large heads of the worker's requests may take.
     pub head_room: &'a HeadRoom,
     /// What is counted of the route.
     pub counters: &'a RouteCounters,
     /// Where a line goes for each request, if it goes anywhere.
     pub access_log: Option<&'a access_log::Queue>,
+}
+
+/// Which clients of a route are handed over to another process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LetsGo {
+    /// None.
+    None,
+    /// Those at rest, of which no byte was taken that is not acted on.
+    AtRest,
+    /// Those as well that have sent a part of what is to be acted on, together with that.
+    WithBytes,
 }
 
 /// What a session's step means to others.

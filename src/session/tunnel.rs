@@ -22,7 +22,7 @@ use crate::sys::Errno;
 use super::activity::Activity;
 use super::connect::{Connecting, Entry, SearchStep};
 use super::flow::{Flow, Progress, Receives};
-use super::{Context, End, Ending, Hands, Hello, Owner, Step, Timeouts, Wish};
+use super::{Context, End, Ending, Hands, Hello, LetsGo, Owner, Step, Timeouts, Wish};
 
 /// How long a client that sends no more, and may be gone, keeps its place when all are taken. One that has
 /// closed is ended with that; one that waits for its answer has it by then, most often, and
@@ -360,7 +360,7 @@ impl<D: Driver> Tunnel<D> {
             unreachable!("there is no upstream yet")
         };
         match act(connecting, self.to_backend.holds_bytes(), cx) {
-            SearchStep::Waiting if cx.lets_go => return self.let_go(cx),
+            SearchStep::Waiting if cx.lets_go != LetsGo::None => return self.let_go(cx),
             SearchStep::Waiting => self.watch_client(cx),
             SearchStep::Open(sock, lease) => return self.found(sock, lease, cx),
             SearchStep::Failed(failure) => return Step::End(Ending::ConnectFailed(failure)),

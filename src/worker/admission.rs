@@ -71,6 +71,8 @@ pub(super) struct Origin {
     pub(super) listener: Option<ListenerOf>,
     pub(super) hello: Hello,
     pub(super) way: Way,
+    /// What another process has read of it.
+    pub(super) read: Vec<u8>,
 }
 
 /// A client was sent away, and is counted.
@@ -166,15 +168,15 @@ impl Admission {
         self.parked.push(Parked { client, from });
     }
 
-    /// Those of this route, in the order in which they came.
-    pub(super) fn take_parked_of(&mut self, route: RouteKey) -> Vec<Parked> {
-        let of_route = |parked: &mut Parked| parked.from.route == route;
-        self.parked.extract_if(.., of_route).collect()
+    /// Those of which this is true, in the order in which they came.
+    pub(super) fn take_parked(&mut self, is_taken: impl Fn(&Origin) -> bool) -> Vec<Parked> {
+        let is_taken = |parked: &mut Parked| is_taken(&parked.from);
+        self.parked.extract_if(.., is_taken).collect()
     }
 
     /// Nobody of this route is to be served any more.
     pub(super) fn cut_route<D: Driver>(&mut self, route: RouteKey, driver: &mut D) {
-        for parked in self.take_parked_of(route) {
+        for parked in self.take_parked(|from| from.route == route) {
             driver.close(parked.client, Close::Reset);
         }
     }
@@ -283,7 +285,7 @@ impl<D: Driver> Worker<D> {
             Done::Accepted(client) => {
                 let from = self.look_at(client, listener);
                 if self.passes_on(from.route) {
-                    return self.pass_on(client, &from);
+                    return self.pass_on(client, from);
                 }
                 if self.routes[from.route].leaves_clients() {
                     // Its accept was armed before the pause.
@@ -332,6 +334,7 @@ impl<D: Driver> Worker<D> {
             listener: Some(self.listeners.of(listener)),
             hello: self.listeners.introduce(listener, client, driver),
             way: Way::Accepted,
+            read: Vec::new(),
         }
     }
 
@@ -354,7 +357,7 @@ impl<D: Driver> Worker<D> {
             Ok(Some(client)) => {
                 let from = self.look_at(client, listener);
                 if self.passes_on(from.route) {
-                    self.pass_on(client, &from);
+                    self.pass_on(client, from);
                     return Ok(true);
                 }
                 let ticket = self
@@ -491,6 +494,7 @@ impl<D: Driver> Worker<D> {
             listener,
             hello,
             way,
+            read,
         } = from;
         self.routes[route].counters.accepted.add(1);
         let seats = match self.admit_user(client, route) {
@@ -518,7 +522,8 @@ impl<D: Driver> Worker<D> {
             &mut self.changes,
             (route, self.phase),
         );
-        let (session, step, spare) = Session::start(client, hello, ticket.spare, entry, &mut cx);
+        let (session, step, spare) =
+            Session::start(client, (hello, &read), ticket.spare, entry, &mut cx);
         self.admission.spare = self.admission.spare.or(spare);
         vacant.insert(Active {
             session,
@@ -527,6 +532,7 @@ impl<D: Driver> Worker<D> {
             policy,
             is_in_crowd: self.routes[route].route.crowd.enter(),
             came_to: CameTo::new(listener),
+            wants_no_place: false,
             place,
             seats,
         });

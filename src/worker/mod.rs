@@ -7,10 +7,6 @@
 
 mod admission;
 mod gate;
-#[allow(
-    dead_code,
-    reason = "the daemon's part of a hand-over makes a Leave, and takes what it is given"
-)]
 mod leaving;
 mod listeners;
 mod mailbox;
@@ -40,8 +36,8 @@ use crate::driver::{Closed, Completion, Driver};
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
 use crate::session::{
-    Change, Changes, Context, Ending, Hands, Owner, Retired, RouteKey, Session, SessionId, Step,
-    Telling,
+    Change, Changes, Context, Ending, Hands, LetsGo, Owner, Retired, RouteKey, Session, SessionId,
+    Step, Telling,
 };
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
@@ -149,6 +145,8 @@ struct Active<D: Driver> {
     is_in_crowd: bool,
     /// Which of the route's listeners it came to, for who takes it over.
     came_to: CameTo,
+    /// Whether it is counted among those that will want no place any more, because the route's clients leave.
+    wants_no_place: bool,
     /// Where connections are limited.
     place: Option<Place>,
     /// Where those of its user are. Given back with the session, before its client can see the end: who
@@ -528,6 +526,9 @@ impl<D: Driver> Worker<D> {
         if let Err(QueueIsFull) = self.follow_place(id) {
             return self.step(id, Session::refuse);
         }
+        if self.lets_go {
+            self.count_if_it_wants_no_place(id);
+        }
         let active = &self.sessions[id.0];
         let timeouts = active.policy.timeouts;
         if let Some(deadline) = active.session.deadline(timeouts) {
@@ -564,8 +565,8 @@ impl<D: Driver> Worker<D> {
         );
         let (last, closed) = match ending {
             Ending::HandedOver => {
-                let client = active.session.leave(&mut self.hands);
-                self.hand_over(client, active.route, active.came_to);
+                let (client, read) = active.session.leave(&mut self.hands);
+                self.hand_over((client, read), active.route, active.came_to);
                 (client, Closed::Now)
             }
             ending => {
@@ -581,6 +582,9 @@ impl<D: Driver> Worker<D> {
             session = id.0,
             "session ended: {ending}"
         );
+        if active.wants_no_place {
+            self.routes[active.route].counters.is_about_to_end();
+        }
         self.count_ending(active.route, ending, outcome);
     }
 
@@ -729,7 +733,7 @@ fn context<'a, D: Driver>(
         pool: &mut served.pool,
         changes,
         draining: phase == WorkerPhase::Draining || served.is_retired,
-        lets_go: served.leave.is_some(),
+        lets_go: served.leave.as_ref().map_or(LetsGo::None, Leave::lets_go),
         published: &served.route.published,
         policy,
         is_amended: !Rc::ptr_eq(policy, &served.policy),

@@ -17,6 +17,7 @@ mod sockets;
 mod stage;
 mod surroundings;
 mod transcript;
+mod unfinished;
 
 use clients::{
     a_request_that_is_cut_by_the_hand_over_is_answered_once,
@@ -44,8 +45,14 @@ use surroundings::{
     what_was_changed_by_hand_is_handed_over,
 };
 use transcript::{
-    a_daemon_understands_a_successor_of_this_version,
-    a_successor_understands_a_daemon_of_this_version, another_protocol_is_refused,
+    a_daemon_gives_what_was_read_to_who_takes_it, a_daemon_understands_a_successor_of_this_version,
+    a_successor_begins_with_what_was_read, a_successor_understands_a_daemon_of_this_version,
+    another_protocol_is_refused,
+};
+use unfinished::{
+    a_head_that_is_cut_anywhere_is_answered_once, a_request_that_is_sent_again_has_its_place,
+    answers_that_nobody_reads_keep_no_place, half_heads_leave_and_starve_nobody,
+    what_is_pipelined_goes_over_with_its_client,
 };
 
 for_each_engine!(
@@ -76,6 +83,13 @@ for_each_engine!(
     the_service_manager_hears_of_each_process,
     a_daemon_understands_a_successor_of_this_version,
     a_successor_understands_a_daemon_of_this_version,
+    a_daemon_gives_what_was_read_to_who_takes_it,
+    a_successor_begins_with_what_was_read,
     another_protocol_is_refused,
+    half_heads_leave_and_starve_nobody,
+    a_head_that_is_cut_anywhere_is_answered_once,
+    what_is_pipelined_goes_over_with_its_client,
+    answers_that_nobody_reads_keep_no_place,
+    a_request_that_is_sent_again_has_its_place,
     nginx_and_php_fpm_do_not_notice_upgrades,
 );

@@ -4,9 +4,10 @@
 //! The files are frozen: what a later version says is a file of its own beside them.
 
 use std::fs::{self, File};
+use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use crate::common::client::{
     assert_eof, assert_waiting, exchange, exchange_and_end, receive_to_eof,
 };
+use crate::common::fastcgi::{Client, Request, responder};
 use crate::common::http::get_unix;
 use crate::common::proxy::{connect, fresh_dir};
 use crate::common::sys::adopt_orphans;
@@ -196,7 +198,7 @@ pub(crate) fn a_successor_understands_a_daemon_of_this_version(engine: Engine) {
     say_with_additions(&line, script.next("route"), Some(&anything));
     say_with_additions(&line, script.next("offered"), Some(&anything));
     let ready = line.hear().unwrap().0;
-    let expected = json!({"type": "ready", "takes": [0], "clients": ["raw"]});
+    let expected = json!({"type": "ready", "takes": [0], "clients": ["raw"], "reads": true});
     assert_eq!(ready, expected);
     // One is accepted before, and one waits in the backlog.
     let waiting = connect(&socket).unwrap();
@@ -232,6 +234,95 @@ pub(crate) fn a_successor_understands_a_daemon_of_this_version(engine: Engine) {
     successor.wait_for_log("the daemon that was here before has ended");
     exchange_and_end(&connect(&socket).unwrap(), Pattern::new(4), KB);
     assert_eq!(one.ledger().accepted, 0);
+}
+
+/// Bytes as they are in messages.
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// One to which what was read means something has half a head; one of before has that client later, or never.
+pub(crate) fn a_daemon_gives_what_was_read_to_who_takes_it(engine: Engine) {
+    for (script, takes_read) in [("successor.json", false), ("successor-reads.json", true)] {
+        let pages = responder();
+        let routes = [
+            route("raw", &Backend::echo(), ""),
+            fastcgi("php", &pages, ""),
+        ];
+        let daemon = Daemon::start(engine, &routes.concat());
+        let bytes = Request::get("/half").bytes();
+        let (half, rest) = bytes.split_at(21);
+        let client = daemon.client("php.sock");
+        client.send(half);
+        // The workers have read from it then.
+        for _ in 0..2 {
+            let other = daemon.client("php.sock");
+            assert_eq!(
+                other.ask(&Request::get("/other").closing()).text(),
+                "/other"
+            );
+        }
+        let mut script = Script::read(script);
+        let line = Line::to(&daemon.control());
+        line.say(&script.next("hello"));
+        line.hear_until("offered");
+        line.say(&script.next("ready"));
+        line.hear_until("yours");
+        line.say(&script.next("serving"));
+        line.hear_until("relieved");
+        if takes_read {
+            let (said, connection) = line.hear_until("client").pop().unwrap();
+            assert_fields(&said, &["type", "route", "place", "read"]);
+            assert_eq!(said["read"], hex(half));
+            client.send(rest);
+            let mut connection = UnixStream::from(connection.unwrap());
+            let mut received = vec![0; rest.len()];
+            connection.set_nonblocking(false).unwrap();
+            connection.read_exact(&mut received).unwrap();
+            assert_eq!(received, rest);
+        } else {
+            client.send(rest);
+            assert_eq!(client.answer().text(), "/half");
+            let (said, _) = line.hear_until("client").pop().unwrap();
+            assert_fields(&said, &["type", "route", "place"]);
+        }
+        drop(client);
+    }
+}
+
+pub(crate) fn a_successor_begins_with_what_was_read(engine: Engine) {
+    adopt_orphans().unwrap();
+    let pages = responder();
+    let dir = fresh_dir();
+    let control = dir.path().join("control.sock");
+    let controlling = UnixListener::bind(&control).unwrap();
+    let bytes = Request::get("/half").bytes();
+    let (half, rest) = bytes.split_at(21);
+    let mut script = Script::read("predecessor-reads.json").with("{read}", &hex(half).into());
+    let toml = format!(
+        "exit-idle-time = \"10m\"\n[route.php]\nprotocol = \"fastcgi\"\nguard = \"off\"\n\
+        listen = \"unix:{}\"\nbackend = \"{pages}\"\n",
+        dir.path().join("php.sock").display()
+    );
+    fs::write(dir.path().join("f.toml"), toml).unwrap();
+    let new_control = dir.path().join("new.sock");
+    let successor = start_successor(engine, &control, &dir.path().join("f.toml"), &new_control);
+    let line = Line::of(controlling.accept().unwrap().0);
+    assert_eq!(line.hear().unwrap().0["type"], "hello");
+    line.say(&script.next("hello"));
+    line.say(&script.next("offered"));
+    assert_eq!(line.hear().unwrap().0["reads"], true);
+    line.say(&script.next("yours"));
+    line.hear_until("serving");
+    line.say(&script.next("relieved"));
+    let (client, ours) = UnixStream::pair().unwrap();
+    line.say_with(&script.next("client"), &ours);
+    drop(ours);
+    let client = Client(client);
+    client.send(rest);
+    assert_eq!(client.answer().text(), "/half");
+    drop((line, client));
+    successor.wait_for_log("the daemon that was here before has ended");
 }
 
 /// With a line on both sides.

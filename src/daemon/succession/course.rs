@@ -11,6 +11,7 @@ use crate::commands::{Arrival, Asked, ControlReply};
 
 use super::super::serving::Serving;
 use super::offer::{Offer, OfferedSocket, Takes, WayBack, held};
+use super::predecessor::ArrivedClient;
 use super::successor::{Failure, Step, Successor};
 use super::wire::{Message, Ready};
 
@@ -44,9 +45,16 @@ pub(in super::super) struct Succeeded {
     pub(in super::super) takes: Takes,
     /// The routes whose clients it takes as well, if they wait.
     pub(super) routes: HashSet<String>,
+    /// Whether it takes those as well of whose next request something was read.
+    pub(super) reads: bool,
 }
 
 impl Succeeded {
+    /// Whether it takes this client, which another process has handed over.
+    pub(super) fn takes(&self, client: &ArrivedClient) -> bool {
+        self.routes.contains(client.route.as_str()) && (self.reads || client.read.is_empty())
+    }
+
     /// The daemon has come to its end: all that was to be said to the process is said.
     pub(in super::super) async fn part(self) {
         self.successor.part().await;
@@ -218,6 +226,7 @@ impl Serving {
             version,
             takes,
             routes: ready.clients.into_iter().collect(),
+            reads: ready.reads,
         })
     }
 

@@ -18,7 +18,7 @@ use super::course::Succeeded;
 use super::offer::held;
 use super::predecessor::{ArrivedClient, News, Predecessor};
 use super::successor::{Step, Successor};
-use super::wire::{ClientOffer, Message, WireAddress};
+use super::wire::{ClientOffer, Message, ReadBytes, WireAddress};
 
 /// How long permits that are given back gather until the successor hears of them. A look is an addition for each
 /// endpoint, and a message may have all of them.
@@ -42,9 +42,7 @@ pub(in super::super) async fn overlap(
         tokio::select! {
             news = next_news(predecessor) => {
                 match (news, &*successor) {
-                    (News::Client(client), Some(succeeded))
-                        if succeeded.routes.contains(client.route.as_str()) =>
-                    {
+                    (News::Client(client), Some(succeeded)) if succeeded.takes(&client) => {
                         pass_on(client, &succeeded.successor);
                     }
                     (news, _) => service.heed(news, predecessor),
@@ -103,10 +101,12 @@ fn pass_on(client: ArrivedClient, successor: &Successor) {
         route,
         place,
         connection,
+        read,
     } = client;
     let offer = ClientOffer {
         route: route.to_string(),
         place: WireAddress::of(&place),
+        read: ReadBytes(read),
     };
     successor.say(Message::Client(offer), Some(connection));
 }
@@ -166,6 +166,7 @@ impl Service {
             route,
             place,
             connection,
+            read,
         } = client;
         let Some(route) = self.routes.iter().find(|r| r.config.name == route) else {
             return;
@@ -178,6 +179,7 @@ impl Service {
                 .find(|socket| socket.socket.place() == place)
                 .map(|socket| socket.number),
             introduction: upstreams::introduction(introduced, &place),
+            read,
         };
         // Each of those that serve the route in its turn.
         self.arrivals = self.arrivals.wrapping_add(1);
@@ -185,7 +187,7 @@ impl Service {
         self.mailboxes[share.worker].order(Order::Admit(route.route.number, arrived));
     }
 
-    /// Clients that are at rest, and those that come to be, go to the successor. Those of routes that it does not have
+    /// Clients without a request, and those that come to be without one, go to the successor. Those of routes that it does not have
     /// stay, with the backlogs of these.
     pub(in super::super) fn let_clients_go(&self, succeeded: &Succeeded) {
         let goes = |name: &RouteName| succeeded.routes.contains(name.as_str());
@@ -205,11 +207,12 @@ impl Service {
             serving.extend(retired.workers.iter().map(|worker| (*worker, number)));
         }
         let say = succeeded.successor.sayer();
-        let leave = Leave::new(move |client: LeavingClient| {
+        let leave = Leave::new(succeeded.reads, move |client: LeavingClient| {
             let place = client.listener.and_then(|n| places.get(&(client.route, n)));
             let offer = ClientOffer {
                 route: names[&client.route].clone(),
                 place: place.and_then(WireAddress::of),
+                read: ReadBytes(client.read),
             };
             // A successor that is gone leaves nobody to serve them.
             let _ = say.send((Message::Client(offer), Some(client.fd)));

@@ -104,6 +104,8 @@ pub(in super::super) struct ArrivedClient {
     /// Where it connected to.
     pub(in super::super) place: Place,
     pub(in super::super) connection: OwnedFd,
+    /// What was read of it and not acted on.
+    pub(in super::super) read: Vec<u8>,
 }
 
 /// What it has offered.
@@ -212,6 +214,7 @@ impl Predecessor {
                 .iter()
                 .map(|route| route.config.name.to_string())
                 .collect(),
+            reads: true,
         };
         let yielded = async {
             let said = self.line.say(&Message::Ready(ready), None).await;
@@ -305,6 +308,7 @@ impl ArrivedClient {
             route: offer.route.parse().ok()?,
             place: offer.place.into(),
             connection: connection.into(),
+            read: offer.read.0,
         })
     }
 }

@@ -9,6 +9,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::address::Address;
+use crate::config::Fastcgi;
+use crate::driver::BUFFER_BYTES;
 use crate::sys::net::{UnixKind, UnixName};
 
 use super::super::listening::Place;
@@ -16,9 +18,16 @@ use super::super::listening::Place;
 /// The number of this protocol.
 pub(super) const SCHEMA: u32 = 1;
 
-/// Bytes of a message. The largest has the addresses of a route: 4,096 at the most, each of some 100 bytes, with the
-/// longest path of a Unix socket five times as many.
+/// Bytes of a message. The largest have the addresses of a route: 4,096 at the most, each of some 100 bytes, with the
+/// longest path of a Unix socket five times as many; or what was read of a client, see [`ReadBytes`].
 pub(super) const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// All that is read of a client before its request goes to a backend fits into a message, with much to spare: the
+/// parameters, a buffer of what is behind them, and what makes them records.
+const _: () = {
+    let read_max = Fastcgi::PARAMS_MAX_CEILING + 4 * BUFFER_BYTES;
+    assert!(2 * read_max + (64 << 10) <= MESSAGE_BYTES_MAX);
+};
 
 /// One thing that is said. The predecessor is the daemon that serves; the successor is the one that comes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,7 +52,7 @@ pub(super) enum Message {
     Serving,
     /// By the predecessor: it has heard that, and drains.
     Relieved,
-    /// By the predecessor, with the client's descriptor: one that waits, and has sent nothing that was read.
+    /// By the predecessor, with the client's descriptor: one that waits, or has not sent a request.
     Client(ClientOffer),
     /// By the predecessor: it does not come to that, and why.
     Refused {
@@ -144,6 +153,10 @@ pub(in super::super) struct Ready {
     /// The routes whose clients it takes as well, if they wait: those that it has.
     #[serde(default)]
     pub(super) clients: Vec<String>,
+    /// Whether it takes clients of whose next request something was read ([`ClientOffer::read`]). To one that does not
+    /// know of that they would be nobody's, and what is missing of them would be in the way of the rest.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) reads: bool,
 }
 
 /// How many connections the predecessor may have of a route, itself and whomever it has taken over from.
@@ -169,6 +182,46 @@ pub(super) struct ClientOffer {
     /// Where it connected to, which its backend may be told; none if that has no address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) place: Option<WireAddress>,
+    /// What was read of it and not acted on: it comes before what its socket has.
+    #[serde(default, skip_serializing_if = "ReadBytes::is_empty")]
+    pub(super) read: ReadBytes,
+}
+
+/// What was read of a client: a text of two hexadecimal digits for each byte, where an array of numbers would have up to
+/// four characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub(super) struct ReadBytes(pub(super) Vec<u8>);
+
+impl ReadBytes {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl From<ReadBytes> for String {
+    fn from(ReadBytes(bytes): ReadBytes) -> Self {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let digit = |four_bits: u8| char::from(DIGITS[usize::from(four_bits)]);
+        let both = |byte: u8| [digit(byte >> 4), digit(byte & 15)];
+        bytes.into_iter().flat_map(both).collect()
+    }
+}
+
+impl TryFrom<String> for ReadBytes {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        const WHAT: &str = "two hexadecimal digits for each byte are expected";
+        let (pairs, rest) = text.as_bytes().as_chunks::<2>();
+        let digit = |digit: u8| char::from(digit).to_digit(16);
+        let byte = |[high, low]: &[u8; 2]| u8::try_from(digit(*high)? << 4 | digit(*low)?).ok();
+        let bytes: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+        match (bytes, rest) {
+            (Some(bytes), []) => Ok(Self(bytes)),
+            _ => Err(WHAT),
+        }
+    }
 }
 
 /// Where an endpoint is, or a socket of clients. Names of Unix sockets are bytes.
@@ -257,6 +310,7 @@ mod tests {
         let ready = Ready {
             takes: vec![1],
             clients: vec!["php".to_owned()],
+            reads: false,
         };
         assert_eq!(read(later), Message::Ready(ready));
         let earlier = r#"{"type": "ready", "takes": []}"#;
@@ -266,6 +320,25 @@ mod tests {
             panic!()
         };
         assert_eq!(offer.purpose, Purpose::Unknown);
+    }
+
+    #[test]
+    fn what_was_read_is_the_same_on_the_other_side() {
+        let client = |read| ClientOffer {
+            route: "php".to_owned(),
+            place: None,
+            read: ReadBytes(read),
+        };
+        for read in [Vec::new(), vec![0], (0..=u8::MAX).collect()] {
+            let (said, len) = (Message::Client(client(read.clone())), read.len());
+            let json = serde_json::to_string(&said).unwrap();
+            assert_eq!(serde_json::from_str::<Message>(&json).unwrap(), said);
+            assert_eq!(json.contains("read"), len > 0, "others need not know it");
+        }
+        for wrong in ["0", "0g", "é", "+1"] {
+            let json = format!(r#"{{"type": "client", "route": "php", "read": "{wrong}"}}"#);
+            assert!(serde_json::from_str::<Message>(&json).is_err(), "{wrong}");
+        }
     }
 
     #[test]

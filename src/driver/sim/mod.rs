@@ -16,7 +16,7 @@
 //! - `end_told_after_last_byte`: an end of stream is passed on only after a true end, and after
 //!   every byte before it.
 //! - `leaves_at_rest`: a client that is let go has nothing in flight on its socket, and no byte was taken that is not
-//!   answered; and whoever takes it on serves it to its end.
+//!   answered, unless it goes with it; and whoever takes it on serves it to its end.
 //! - `sent_once`: a client's bytes go to one backend, whatever was tried before.
 //! - `within_limit`: no endpoint has more connections than it may, until their descriptors are closed.
 //! - `two_attempts`: there are never more than two connects for each client.

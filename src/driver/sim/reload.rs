@@ -73,6 +73,13 @@ impl Sim {
         self.world().loses(client.as_raw_fd());
     }
 
+    /// Whether clients that are let go bring what was read of their next request, which is chosen once.
+    pub(crate) fn lets_go_with_bytes(&self) -> bool {
+        let mut world = self.world();
+        world.lets_go_with_bytes = world.dice.one_in(2);
+        world.lets_go_with_bytes
+    }
+
     /// Another route serves this one from now on.
     pub(crate) fn hand_over(&self, backlog: usize, route: usize) {
         let backlog = &mut self.world().backlogs[backlog];

@@ -49,6 +49,8 @@ pub(super) struct World {
     pub(super) announced: HashMap<RawFd, ListenerAt>,
     /// By the number of what stands for the descriptor: clients that are on their way from one worker to another.
     pub(super) on_the_way: HashMap<RawFd, usize>,
+    /// They bring what was read of their next request.
+    pub(super) lets_go_with_bytes: bool,
     /// By worker: what it was told and has not heard of, by route.
     pub(super) ordered: Vec<Vec<(usize, InEffect)>>,
     pub(super) told: Told,
@@ -266,6 +268,7 @@ impl World {
                 .collect(),
             announced: HashMap::new(),
             on_the_way: HashMap::new(),
+            lets_go_with_bytes: false,
             ordered: (0..workers).map(|_| Vec::new()).collect(),
             told: Told::Nothing,
             pauses: HashMap::new(),

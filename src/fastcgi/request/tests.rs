@@ -9,7 +9,7 @@ use super::super::answer::Answer;
 use super::*;
 use spliceway_common::fastcgi::{Pairs, push_pair, push_record, push_stream, push_stream_end};
 
-const LIMITS: RequestLimits = RequestLimits {
+pub(super) const LIMITS: RequestLimits = RequestLimits {
     params_bytes_max: 2000,
     capacity: Capacity {
         connections_max: 10,
@@ -21,13 +21,13 @@ fn id(number: u16) -> RequestId {
     RequestId::application(NonZeroU16::new(number).unwrap())
 }
 
-const RESPONDER: BeginRequest = BeginRequest {
+pub(super) const RESPONDER: BeginRequest = BeginRequest {
     role: Role::Responder,
     keep_conn: true,
 };
 
 /// One record with padding that would be a mistake if it was read.
-fn record(kind: Kind, request: u16, content: &[u8], padding_len: u8) -> Vec<u8> {
+pub(super) fn record(kind: Kind, request: u16, content: &[u8], padding_len: u8) -> Vec<u8> {
     let header = Header {
         kind,
         request_id: RequestId::from_number(request),
@@ -40,7 +40,7 @@ fn record(kind: Kind, request: u16, content: &[u8], padding_len: u8) -> Vec<u8> 
     bytes
 }
 
-fn params(pairs: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn params(pairs: &[(&str, &str)]) -> Vec<u8> {
     let mut params = Vec::new();
     for (name, value) in pairs {
         push_pair(&mut params, name.as_bytes(), value.as_bytes());
@@ -48,12 +48,12 @@ fn params(pairs: &[(&str, &str)]) -> Vec<u8> {
     params
 }
 
-fn begin(request: u16, begin: BeginRequest) -> Vec<u8> {
+pub(super) fn begin(request: u16, begin: BeginRequest) -> Vec<u8> {
     record(Kind::BeginRequest, request, &begin.encode(), 0)
 }
 
 /// BEGIN_REQUEST and PARAMS.
-fn head(request: u16, pairs: &[(&str, &str)]) -> Vec<u8> {
+pub(super) fn head(request: u16, pairs: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = begin(request, RESPONDER);
     push_stream(&mut bytes, Kind::Params, id(request), &params(pairs));
     push_stream_end(&mut bytes, Kind::Params, id(request));
@@ -62,7 +62,7 @@ fn head(request: u16, pairs: &[(&str, &str)]) -> Vec<u8> {
 
 /// All that a reader told, with what was to be sent on joined.
 #[derive(Debug, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     Head(RequestId, Role, bool, Vec<u8>),
     Body(Vec<u8>),
     BodyEnd,
@@ -74,7 +74,7 @@ enum Told {
 
 /// Gives `stream` to a reader in the pieces that `cuts` make, and lets the next request begin as
 /// soon as it is there.
-fn read(stream: &[u8], cuts: &[usize]) -> Vec<Told> {
+pub(super) fn read(stream: &[u8], cuts: &[usize]) -> Vec<Told> {
     let mut reader = RequestReader::new(LIMITS);
     let mut told = Vec::new();
     let mut from = 0;
@@ -106,7 +106,12 @@ fn read(stream: &[u8], cuts: &[usize]) -> Vec<Told> {
     told
 }
 
-fn tell(told: &mut Vec<Told>, reader: &RequestReader, event: RequestEvent, input: &[u8]) {
+pub(super) fn tell(
+    told: &mut Vec<Told>,
+    reader: &RequestReader,
+    event: RequestEvent,
+    input: &[u8],
+) {
     let head = reader.head();
     match (event, told.last_mut()) {
         (RequestEvent::Body(pass), last) => {
@@ -749,7 +754,7 @@ fn each_violation_has_a_name_of_its_own_and_only_size_is_answered() {
 }
 
 /// Records as a client might send them: mostly in order, of a few ids, with any padding.
-fn any_records() -> impl Strategy<Value = Vec<u8>> {
+pub(super) fn any_records() -> impl Strategy<Value = Vec<u8>> {
     let content = prop_oneof![
         3 => Just(Vec::new()),
         3 => vec(any::<u8>(), 0..30),

@@ -11,7 +11,7 @@ use crate::session::activity::Activity;
 use crate::session::bulk::{self, Held};
 use crate::session::lag::Lag;
 use crate::session::tally::Tally;
-use crate::session::{Context, Ending};
+use crate::session::{Context, Ending, LetsGo};
 use crate::sys::Errno;
 
 use super::time::WATCH_AFTER;
@@ -72,8 +72,8 @@ pub(super) enum Reading {
     Unwatching,
     /// A wait for more of a record that is spliced.
     Splicing,
-    /// What was in flight was taken back, because the client rests and is to leave. If there is something to be read
-    /// after all, it stays.
+    /// What was in flight was taken back, because the client is to leave. If there is something to be read after all,
+    /// it stays, or leaves with that.
     Leaving,
     /// The client sends no more.
     Ended,
@@ -205,15 +205,27 @@ impl ClientSide {
         }
     }
 
-    /// Whether nothing of it is on its way in either direction, as far as it was read.
-    pub(super) fn is_at_rest(&self) -> bool {
-        self.reader.is_at_rest()
-            && self.inbox.is_none()
-            && self.replies.is_empty()
-            && self.writing == Writing::Idle
+    /// Whether another process can go on with it, which gets what was read of it if this says so.
+    pub(super) fn may_leave(&self, lets_go: LetsGo) -> bool {
+        let may_be_read = match lets_go {
+            LetsGo::None => false,
+            LetsGo::AtRest => self.reader.is_at_rest() && self.inbox.is_none(),
+            LetsGo::WithBytes => self.reader.is_before_head(),
+        };
+        may_be_read && self.replies.is_empty() && self.writing == Writing::Idle
     }
 
-    /// It rests and is to leave: takes back what is in flight. True: nothing is.
+    /// What was read of it and is to be acted on.
+    pub(super) fn unread(&self) -> Vec<u8> {
+        let mut unread = Vec::new();
+        self.reader.unread(&mut unread);
+        if let Some(inbox) = &self.inbox {
+            unread.extend_from_slice(&inbox.buf[inbox.at..]);
+        }
+        unread
+    }
+
+    /// It is to leave: takes back what is in flight. True: nothing is.
     pub(super) fn stop_reading<D: Driver>(&mut self, driver: &mut D) -> bool {
         match self.reading {
             Reading::Idle => return true,

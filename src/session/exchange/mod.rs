@@ -50,7 +50,7 @@ use super::connect::{Connecting, SearchStep};
 use super::lag::Lag;
 use super::pool::Open;
 use super::tally::Telling;
-use super::{Context, End, Ending, FastcgiOptions, Hands, Owner, Step, Wish};
+use super::{Context, End, Ending, FastcgiOptions, Hands, LetsGo, Owner, Step, Wish};
 use crate::sys::Errno;
 use client::{ClientSide, HeadRead, Reading, Writing};
 use farewell::{Breaking, Farewell};
@@ -88,8 +88,8 @@ enum Stage<D: Driver> {
 }
 
 impl<D: Driver> Exchange<D> {
-    /// Starts to serve a client.
-    pub fn start(client: Sock, cx: &mut Context<'_, D>) -> (Self, Step) {
+    /// Starts to serve a client, of which another process has read `read`: that is as if it had just come.
+    pub fn start(client: Sock, read: &[u8], cx: &mut Context<'_, D>) -> (Self, Step) {
         cx.hands
             .owners
             .assign(client, Owner::Session(cx.id, End::Client));
@@ -98,6 +98,16 @@ impl<D: Driver> Exchange<D> {
             stage: Stage::Head,
         };
         exchange.client.expect_head(cx);
+        if !read.is_empty() {
+            let step = match cx.hands.driver.lend() {
+                Ok(mut buf) => {
+                    buf.extend(read);
+                    exchange.received(buf, cx)
+                }
+                Err(error) => Step::End(error.into()),
+            };
+            return (exchange, step);
+        }
         // Most clients have sent their request by now.
         let step = match cx.hands.driver.receive_now(client) {
             Ok(Some(buf)) => exchange.received(buf, cx),
@@ -244,7 +254,7 @@ impl<D: Driver> Exchange<D> {
     ///
     /// Where clients are handed over, none is ended for being at rest.
     pub fn drain(&mut self, is_last_call: bool, cx: &mut Context<'_, D>) -> Step {
-        if cx.lets_go {
+        if cx.lets_go != LetsGo::None {
             return self.let_go(cx);
         }
         let is_between = self.client.reader.end() == ClientEnd::BetweenRequests;
@@ -262,26 +272,38 @@ impl<D: Driver> Exchange<D> {
 // --- leaving ------------------------------------------------------------------------------------
 
 impl<D: Driver> Exchange<D> {
-    /// Clients at rest are handed over. This one leaves if it is between two requests, or has made none, and nothing of
-    /// the next one was read: another process begins with its next byte. A receive that is in flight may have taken
-    /// that byte already, so it is taken back first, and the client stays if it did.
+    /// Clients are handed over. This one leaves if it waits for a head, or for the rest of one: another process begins
+    /// with what was read of that, or with its next byte. A receive that is in flight may have taken that byte already,
+    /// so it is taken back first. Where what was read does not go with a client, it stays if there is any.
     pub fn let_go(&mut self, cx: &mut Context<'_, D>) -> Step {
-        let is_at_rest = matches!(self.stage, Stage::Head) && self.client.is_at_rest();
-        match is_at_rest && self.client.stop_reading(&mut cx.hands.driver) {
+        let may_leave = matches!(self.stage, Stage::Head) && self.client.may_leave(cx.lets_go);
+        match may_leave && self.client.stop_reading(&mut cx.hands.driver) {
             true => Step::End(Ending::HandedOver),
             false => Step::Continue,
         }
     }
 
-    /// Closes whatever it has but the client's socket, which is nothing, and returns that.
-    pub fn leave(self) -> Sock {
+    /// Whether it will want no place at an endpoint any more. After its answer, a client that may leave in the midst of
+    /// its next request does so before that is looked at.
+    pub fn wants_no_place(&self, lets_go: LetsGo) -> bool {
+        match &self.stage {
+            Stage::Farewell(_) | Stage::Breaking(_) => true,
+            Stage::Deliver { .. } => lets_go == LetsGo::WithBytes,
+            Stage::Head | Stage::Search(_) | Stage::Serve(_) => false,
+            Stage::Gone => unreachable!("{GONE}"),
+        }
+    }
+
+    /// Closes whatever it has but the client's socket, which is nothing, and returns that, with what was read of the
+    /// client's next request.
+    pub fn leave(self) -> (Sock, Vec<u8>) {
         assert!(
             matches!(self.stage, Stage::Head)
-                && self.client.is_at_rest()
+                && self.client.may_leave(LetsGo::WithBytes)
                 && self.client.reading == Reading::Idle,
-            "only a client at rest leaves"
+            "only a client without a request leaves"
         );
-        self.client.sock
+        (self.client.sock, self.client.unread())
     }
 }
 
@@ -299,6 +321,8 @@ impl<D: Driver> Exchange<D> {
             (Reading::Watching | Reading::HalfClosed, Done::Ready) => self.client_left(),
             (Reading::Splicing, Done::Ready) => self.more_to_splice(cx),
             (Reading::Leaving, Done::Failed(Errno(libc::ECANCELED))) => self.rest(cx),
+            // Nothing was taken of what it has sent, if it has not left.
+            (Reading::Leaving, Done::Ready) if cx.lets_go == LetsGo::WithBytes => self.rest(cx),
             // It may have left as well as sent something: a receive tells.
             (Reading::Leaving, Done::Ready) => {
                 self.client.read_on(&mut cx.hands.driver);
@@ -432,6 +456,13 @@ impl<D: Driver> Exchange<D> {
     }
 
     fn read_head(&mut self, cx: &mut Context<'_, D>) -> Step {
+        if cx.lets_go == LetsGo::WithBytes {
+            // Whoever goes on with it reads what there is.
+            let step = self.let_go(cx);
+            if step != Step::Continue || self.client.reading == Reading::Leaving {
+                return step;
+            }
+        }
         match self.client.read_head(cx) {
             HeadRead::Complete => self.head_complete(cx),
             HeadRead::Incomplete if self.client.reading == Reading::Ended => self.client_ended(cx),
@@ -448,10 +479,9 @@ impl<D: Driver> Exchange<D> {
         }
     }
 
-    /// Waits for the next request, or for more of it. Where clients are handed over, one that has sent nothing of it
-    /// leaves.
+    /// Waits for the next request, or for more of it. Where clients are handed over, one that may leaves.
     fn rest(&mut self, cx: &mut Context<'_, D>) -> Step {
-        if cx.lets_go
+        if cx.lets_go != LetsGo::None
             && let leaves @ Step::End(_) = self.let_go(cx)
         {
             return leaves;
@@ -490,7 +520,7 @@ impl<D: Driver> Exchange<D> {
         let client = &mut self.client;
         client.tally.end(None, &cx.telling());
         // Its next request may be here already. If not, another process has it.
-        let may_go_on = !cx.draining || cx.lets_go;
+        let may_go_on = !cx.draining || cx.lets_go != LetsGo::None;
         if client.reader.head().keep_conn() && may_go_on {
             client.reader.next_request();
             client.head_by = None;

@@ -50,8 +50,8 @@ struct Desk {
     policy: Policy,
     /// There is another one.
     is_amended: bool,
-    /// Clients at rest are handed over.
-    lets_go: bool,
+    /// Which clients are handed over.
+    lets_go: LetsGo,
     /// Whether requests wait in a queue for places.
     can_queue: bool,
     balancer: Balancer,
@@ -86,6 +86,9 @@ macro_rules! act {
         $act(&mut cx)
     }};
 }
+
+// Behind the macro, which it uses.
+mod leaving;
 
 impl Desk {
     fn new() -> Self {
@@ -124,7 +127,7 @@ impl Desk {
                 }),
             },
             is_amended: false,
-            lets_go: false,
+            lets_go: LetsGo::None,
             can_queue: false,
             pool: Pool::new(OPTIONS),
             changes: Changes::default(),
@@ -137,7 +140,7 @@ impl Desk {
     fn client(&mut self, bytes: &[u8]) -> (Exchange<Scripted>, Sock) {
         let client = self.hands.driver.client();
         self.hands.driver.arrive(client, bytes);
-        let (exchange, step) = act!(self, |cx: &mut _| Exchange::start(client, cx));
+        let (exchange, step) = act!(self, |cx: &mut _| Exchange::start(client, &[], cx));
         assert_eq!(step, Step::Continue);
         (exchange, client)
     }
@@ -803,132 +806,4 @@ fn the_time_for_a_head_that_has_not_begun_is_that_of_the_rules_of_now() {
     assert!(follows(&desk, &mut exchange));
     assert_eq!(act!(desk, |cx: &mut _| exchange.go_on(cx)), Step::Continue);
     assert_eq!(exchange.deadline(TIMEOUTS), None);
-}
-
-// --- leaving ------------------------------------------------------------------------------------
-
-/// A client that has its answer, and stays.
-fn answered_and_stays(desk: &mut Desk) -> (Exchange<Scripted>, Sock, Step) {
-    let server = desk.prove();
-    let (mut exchange, client) = desk.on_resting(server, &get_and_stay("/1"));
-    desk.hear(&mut exchange, server);
-    assert_eq!(desk.say(&mut exchange, server, &page("1")), Step::Continue);
-    let (_, step) = desk.take(&mut exchange);
-    (exchange, client, step)
-}
-
-fn let_go(desk: &mut Desk, exchange: &mut Exchange<Scripted>) -> Step {
-    desk.lets_go = true;
-    act!(desk, |cx: &mut _| exchange.let_go(cx))
-}
-
-fn drain(desk: &mut Desk, exchange: &mut Exchange<Scripted>) -> Step {
-    act!(desk, |cx: &mut _| exchange.drain(true, cx))
-}
-
-/// What was taken back has come to nothing.
-fn is_taken_back(desk: &mut Desk, exchange: &mut Exchange<Scripted>) -> Step {
-    let done = desk
-        .hands
-        .driver
-        .end_cancelled(exchange.client(), Lane::Read);
-    desk.complete(exchange, End::Client, Lane::Read, done)
-}
-
-#[test]
-fn a_client_that_has_sent_nothing_leaves_when_its_receive_was_taken_back() {
-    let mut desk = Desk::new();
-    let client = desk.hands.driver.client();
-    let (mut exchange, step) = act!(desk, |cx: &mut _| Exchange::start(client, cx));
-    assert_eq!(step, Step::Continue);
-    assert_eq!(let_go(&mut desk, &mut exchange), Step::Continue);
-    assert!(desk.hands.driver.is_cancelled(client, Lane::Read));
-    // The drain right behind it is not quicker.
-    assert_eq!(drain(&mut desk, &mut exchange), Step::Continue);
-    assert_eq!(
-        is_taken_back(&mut desk, &mut exchange),
-        Step::End(Ending::HandedOver)
-    );
-    assert_eq!(exchange.leave(), client);
-    assert_eq!(desk.hands.driver.closed(client), None);
-    assert!(!desk.hands.driver.has_ended(client));
-}
-
-#[test]
-fn a_client_between_two_requests_leaves() {
-    let mut desk = Desk::new();
-    let (mut exchange, client, step) = answered_and_stays(&mut desk);
-    assert_eq!(step, Step::Continue);
-    assert_eq!(let_go(&mut desk, &mut exchange), Step::Continue);
-    assert_eq!(
-        is_taken_back(&mut desk, &mut exchange),
-        Step::End(Ending::HandedOver)
-    );
-    assert_eq!(exchange.leave(), client);
-}
-
-#[test]
-fn a_client_whose_next_request_came_before_the_receive_was_taken_back_is_served_and_leaves_then() {
-    let mut desk = Desk::new();
-    let (mut exchange, client, _) = answered_and_stays(&mut desk);
-    assert_eq!(let_go(&mut desk, &mut exchange), Step::Continue);
-    // It is taken whole, though the receive was to end.
-    assert_eq!(
-        desk.send(&mut exchange, &get_and_stay("/2")),
-        Step::Continue
-    );
-    assert_eq!(drain(&mut desk, &mut exchange), Step::Continue);
-    let server = desk.connect(&mut exchange);
-    desk.hear(&mut exchange, server);
-    assert_eq!(desk.say(&mut exchange, server, &page("2")), Step::Continue);
-    let (answer, step) = desk.take(&mut exchange);
-    assert_eq!(answer, page("2"));
-    let step = match step {
-        Step::Continue => is_taken_back(&mut desk, &mut exchange),
-        step => step,
-    };
-    assert_eq!(step, Step::End(Ending::HandedOver));
-    assert_eq!(exchange.leave(), client);
-}
-
-#[test]
-fn a_client_of_which_a_part_of_a_request_was_read_stays_for_the_whole_of_it() {
-    let mut desk = Desk::new();
-    let request = get_and_stay("/1");
-    for cut in [1, HEADER_LEN, request.len() - 1] {
-        let (mut exchange, client) = desk.client(&request[..cut]);
-        assert_eq!(let_go(&mut desk, &mut exchange), Step::Continue);
-        assert!(!desk.hands.driver.is_cancelled(client, Lane::Read), "{cut}");
-        assert_eq!(drain(&mut desk, &mut exchange), Step::Continue);
-        desk.lets_go = false;
-    }
-}
-
-#[test]
-fn a_client_that_ends_while_its_receive_is_taken_back_is_done_with() {
-    let mut desk = Desk::new();
-    let (mut exchange, client, _) = answered_and_stays(&mut desk);
-    assert_eq!(let_go(&mut desk, &mut exchange), Step::Continue);
-    desk.hands.driver.end(client, Lane::Read);
-    assert_eq!(
-        desk.complete(&mut exchange, End::Client, Lane::Read, Done::Eof),
-        Step::End(Ending::Complete)
-    );
-}
-
-#[test]
-fn a_client_with_two_requests_at_hand_has_both_answered_before_it_leaves() {
-    let mut desk = Desk::new();
-    let server = desk.prove();
-    let two = [get_and_stay("/1"), get_and_stay("/2")].concat();
-    let (mut exchange, client) = desk.on_resting(server, &two);
-    assert_eq!(let_go(&mut desk, &mut exchange), Step::Continue);
-    desk.hear(&mut exchange, server);
-    assert_eq!(desk.say(&mut exchange, server, &page("1")), Step::Continue);
-    // The second one is begun with the end of the first.
-    let (_, step) = desk.take(&mut exchange);
-    assert_eq!(step, Step::Continue);
-    assert!(!matches!(exchange.stage, Stage::Head));
-    assert_eq!(exchange.client.requests, 2);
-    assert_eq!(desk.hands.driver.closed(client), None);
 }

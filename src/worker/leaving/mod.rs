@@ -1,8 +1,11 @@
 //! Clients that go to another process, and those that come from one.
 //!
-//! - Of a route that lets its clients go, each leaves that is at rest, at once or as soon as it comes to rest: a FastCGI
-//!   client between two requests, a raw one that waits for its turn. Its session says when, because only the session
-//!   knows whether a byte of it was read. Those that waited leave in the order in which they came.
+//! - Of a route that lets its clients go, each leaves that may, at once or as soon as it comes to that: a FastCGI client
+//!   without a request, a raw one that waits for its turn. Its session says when, because only the session knows whether
+//!   a byte of it was read. Those that waited leave in the order in which they came.
+//! - What was read of a FastCGI client's next request goes with it. Where that process would not know what to do with it,
+//!   such a client stays for the whole of the request.
+//! - Of those that stay, the ones that have had their last place at an endpoint are counted: no permit is kept for them.
 //! - So does one that is not served yet, whether it was accepted here or came from another process.
 //! - The descriptor leaves the driver, and nothing is shut down or closed: the connection is as it was.
 //! - One that comes from another process is what an accepted client is that found no ticket: it is parked, and served
@@ -17,7 +20,7 @@ use std::sync::Arc;
 
 use crate::counters::Outcome;
 use crate::driver::{Driver, Sock};
-use crate::session::{Introduction, RouteKey, Session};
+use crate::session::{Introduction, LetsGo, RouteKey, Session, SessionId};
 
 use super::Worker;
 use super::admission::{Origin, Parked, Way};
@@ -27,10 +30,14 @@ use super::routes::RouteNumber;
 /// What becomes of a route's clients that leave for another process. Called on the worker's thread, which it must not
 /// hold up.
 #[derive(Clone)]
-pub(crate) struct Leave(Arc<dyn Fn(LeavingClient) + Send + Sync>);
+pub(crate) struct Leave {
+    give: Arc<dyn Fn(LeavingClient) + Send + Sync>,
+    /// Whether clients may leave of whose next request something was read.
+    takes_read: bool,
+}
 
-/// A client that leaves: whoever goes on with its connection begins with its first byte, or with the first one behind
-/// its last request.
+/// A client that leaves: whoever goes on with its connection begins with what was read, and then with what its socket
+/// has.
 #[derive(Debug)]
 pub(crate) struct LeavingClient {
     /// Its connection, non-blocking.
@@ -40,6 +47,8 @@ pub(crate) struct LeavingClient {
     /// Which of the route's listeners it came to, by its number, which says how backends are told of it. `None`: to one
     /// that only the process before this one had.
     pub listener: Option<usize>,
+    /// What was read of it and not acted on.
+    pub read: Vec<u8>,
 }
 
 /// A client that another process has accepted.
@@ -52,6 +61,8 @@ pub(crate) struct Arrived {
     pub listener: Option<usize>,
     /// What backends are told of it.
     pub introduction: Introduction,
+    /// What was read of it and not acted on.
+    pub read: Vec<u8>,
 }
 
 /// Which of its route's listeners a client came to, for as long as it is served: small, because there is one for each
@@ -72,13 +83,33 @@ impl CameTo {
 }
 
 impl Leave {
-    /// Gives each client that leaves to `take`.
-    pub(crate) fn new(take: impl Fn(LeavingClient) + Send + Sync + 'static) -> Self {
-        Self(Arc::new(take))
+    /// Gives each client that leaves to `take`; those of whose next request something was read are among them if it
+    /// `takes_read`.
+    pub(crate) fn new(
+        takes_read: bool,
+        take: impl Fn(LeavingClient) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            give: Arc::new(take),
+            takes_read,
+        }
     }
 
     fn give(&self, client: LeavingClient) {
-        (self.0)(client);
+        (self.give)(client);
+    }
+
+    /// Which clients leave.
+    pub(super) fn lets_go(&self) -> LetsGo {
+        match self.takes_read {
+            true => LetsGo::WithBytes,
+            false => LetsGo::AtRest,
+        }
+    }
+
+    /// Whether one of which this was read goes, instead of being served.
+    fn takes(&self, read: &[u8]) -> bool {
+        self.takes_read || read.is_empty()
     }
 }
 
@@ -89,12 +120,13 @@ impl<D: Driver> Worker<D> {
             // Nobody is left of it.
             return;
         };
-        self.routes[route].leave = Some(leave);
+        self.routes[route].leave = Some(leave.clone());
         self.lets_go = true;
         // Those that wait for a place came before those that were not served yet.
         self.each_session_of(route, Session::let_go);
-        for Parked { client, from } in self.admission.take_parked_of(route) {
-            self.pass_on(client, &from);
+        let goes = |from: &Origin| from.route == route && leave.takes(&from.read);
+        for Parked { client, from } in self.admission.take_parked(goes) {
+            self.pass_on(client, from);
         }
     }
 
@@ -104,18 +136,22 @@ impl<D: Driver> Worker<D> {
             fd,
             listener,
             introduction,
+            read,
         } = arrived;
         let Some(route) = self.routes.find(number) else {
             // It is closed, as the backlog of such a route is.
             return;
         };
-        if let Some(leave) = &self.routes[route].leave {
+        if let Some(leave) = &self.routes[route].leave
+            && leave.takes(&read)
+        {
             self.routes[route].counters.accepted.add(1);
             self.routes[route].counters.ended(Outcome::HandedOver);
             return leave.give(LeavingClient {
                 fd,
                 route: number,
                 listener,
+                read,
             });
         }
         let client = self.hands.driver.adopt_client(fd);
@@ -127,6 +163,7 @@ impl<D: Driver> Worker<D> {
             }),
             hello: introduction.of(client, &mut self.hands.driver),
             way: Way::Arrived,
+            read,
         };
         self.admission.park(client, from);
     }
@@ -137,15 +174,21 @@ impl<D: Driver> Worker<D> {
     }
 
     /// A client that was not served yet goes to another process.
-    pub(super) fn pass_on(&mut self, client: Sock, from: &Origin) {
+    pub(super) fn pass_on(&mut self, client: Sock, from: Origin) {
         let served = &self.routes[from.route];
         served.counters.accepted.add(1);
         served.counters.ended(Outcome::HandedOver);
-        self.hand_over(client, from.route, CameTo::new(from.listener));
+        let came_to = CameTo::new(from.listener);
+        self.hand_over((client, from.read), from.route, came_to);
     }
 
-    /// The client of a session goes to another process.
-    pub(super) fn hand_over(&mut self, client: Sock, route: RouteKey, came_to: CameTo) {
+    /// The client of a session goes to another process, with what was read of it.
+    pub(super) fn hand_over(
+        &mut self,
+        (client, read): (Sock, Vec<u8>),
+        route: RouteKey,
+        came_to: CameTo,
+    ) {
         let fd = self.hands.driver.let_go(client);
         let served = &self.routes[route];
         let leave = served.leave.as_ref();
@@ -155,6 +198,25 @@ impl<D: Driver> Worker<D> {
                 fd,
                 route: served.route.number,
                 listener: came_to.number(),
+                read,
             });
+    }
+
+    /// A session has acted. Where clients leave, it may have had its last place at an endpoint with that.
+    pub(super) fn count_if_it_wants_no_place(&mut self, id: SessionId) {
+        let active = &mut self.sessions[id.0];
+        let served = &self.routes[active.route];
+        let Some(leave) = &served.leave else {
+            return;
+        };
+        if active.wants_no_place {
+            assert!(
+                active.session.wish().is_none(),
+                "no permit is kept for a session that was counted as one that wants none"
+            );
+        } else if active.session.wants_no_place(leave.lets_go()) {
+            active.wants_no_place = true;
+            served.counters.wants_no_place();
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Workers of two processes, as far as they can tell, on both engines: what one lets go, the other takes on.
 
+mod half_heads;
+
 use std::collections::HashSet;
 use std::fmt::Debug;
 use std::io::{Read, Write};
@@ -170,6 +172,8 @@ fn queue_of(per_endpoint_max: Option<u32>) -> Option<Limit> {
 
 /// One worker, with all that it shares with the other ones of its process, of which there are none.
 struct Process {
+    /// Whether those that leave for it bring what was read of them.
+    takes_read: bool,
     mailbox: Arc<Mailbox>,
     counters: ShareCounters,
     worker: Option<JoinHandle<Result<(), Errno>>>,
@@ -210,6 +214,7 @@ impl Process {
             }
         });
         Self {
+            takes_read: true,
             mailbox,
             counters,
             worker: Some(worker),
@@ -225,7 +230,7 @@ impl Process {
         let (tell, told) = channel();
         let mailbox = Arc::clone(&other.mailbox);
         let tell = Mutex::new(tell);
-        let leave = Leave::new(move |client: LeavingClient| {
+        let leave = Leave::new(other.takes_read, move |client: LeavingClient| {
             assert_eq!(client.route, ROUTE);
             // Who does not ask hears nothing.
             let _ = tell.lock().unwrap().send(client.listener);
@@ -233,6 +238,7 @@ impl Process {
                 fd: client.fd,
                 listener: None,
                 introduction: introduction.clone(),
+                read: client.read,
             };
             mailbox.order(Order::Admit(ROUTE, arrived));
         });
@@ -248,6 +254,7 @@ impl Process {
             fd: ours.into(),
             listener: None,
             introduction: Introduction::None,
+            read: Vec::new(),
         };
         self.mailbox.order(Order::Admit(route, arrived));
         client
@@ -611,7 +618,7 @@ fn clients_go_over_between_two_requests_and_no_request_is_lost_or_doubled() {
 }
 
 #[test]
-fn one_that_is_let_go_while_it_is_served_leaves_when_it_has_its_answer() {
+fn where_bytes_stay_one_that_is_let_go_while_it_is_served_leaves_when_it_has_its_answer() {
     on_both_engines(|engine| {
         let (door, listener) = Door::unix();
         let (endpoint, _) = backend(serve_pages);
@@ -624,7 +631,8 @@ fn one_that_is_let_go_while_it_is_served_leaves_when_it_has_its_answer() {
             ..plan()
         };
         let mut before = Process::start(engine, before);
-        let after = Process::start(engine, plan());
+        let mut after = Process::start(engine, plan());
+        after.takes_read = false;
         let mut client = door.connect();
         // A part of its first request: it is no more at rest.
         let (first, second) = (uri(0, 0), uri(0, 1));

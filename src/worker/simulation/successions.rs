@@ -18,6 +18,8 @@ pub(super) struct Succession {
     mailboxes: Vec<Arc<Mailbox>>,
     /// Routes that both workers serve, and those that were let go.
     routes: Vec<RouteNumber>,
+    /// Whether clients bring what was read of their next request.
+    takes_read: bool,
     /// Whether the first one was told to drain.
     drains: bool,
     on_the_way: Arc<Mutex<Vec<LeavingClient>>>,
@@ -31,6 +33,7 @@ impl Succession {
             sim: sim.clone(),
             mailboxes: mailboxes.to_vec(),
             routes,
+            takes_read: sim.lets_go_with_bytes(),
             drains: false,
             on_the_way: Arc::default(),
             arrived: 0,
@@ -45,7 +48,8 @@ impl Succession {
         if let Some(route) = self.routes.pop() {
             self.sim.note(|| format!("clients of {route:?} are let go"));
             let on_the_way = Arc::clone(&self.on_the_way);
-            let leave = Leave::new(move |client| on_the_way.lock().expect("whole").push(client));
+            let take = move |client| on_the_way.lock().expect("whole").push(client);
+            let leave = Leave::new(self.takes_read, take);
             self.mailboxes[BEFORE].order(Order::LetGo(route, leave));
             // The drain comes right behind it, or later.
             if !self.routes.is_empty() || self.sim.choose(|dice| dice.one_in(2)) {
@@ -71,6 +75,7 @@ impl Succession {
                 fd: client.fd,
                 listener: client.listener,
                 introduction: Introduction::None,
+                read: client.read,
             };
             self.mailboxes[AFTER].order(Order::Admit(client.route, arrived));
         }

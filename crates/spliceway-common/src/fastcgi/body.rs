@@ -150,6 +150,12 @@ impl FixedBody {
         self.len += piece.len();
     }
 
+    /// What was gathered so far.
+    #[must_use]
+    pub fn gathered(&self) -> &[u8] {
+        &self.bytes[..self.len.min(HEADER_LEN)]
+    }
+
     /// The body, once its record has ended.
     ///
     /// # Errors

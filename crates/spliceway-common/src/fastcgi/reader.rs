@@ -109,6 +109,15 @@ impl Reader {
         matches!(self.position, Position::Header { len: 0, .. })
     }
 
+    /// What was read of a header that is not complete; empty within a record, and between two of them.
+    #[must_use]
+    pub fn partial_header(&self) -> &[u8] {
+        match &self.position {
+            Position::Header { bytes, len } => &bytes[..*len],
+            Position::Content { .. } | Position::Padding { .. } | Position::Lost(_) => &[],
+        }
+    }
+
     /// Bytes of the current record that are still to come, padding included; 0 between records.
     #[must_use]
     #[inline]

@@ -43,7 +43,7 @@ pub(in super::super) struct Client {
     /// All that it sends, if nothing comes between.
     script: Vec<u8>,
     requests: Vec<Sent>,
-    /// Where it stops for a while: in front of the end of a body.
+    /// Where it stops for a while: in front of the end of a body, and within heads.
     pauses: Vec<u64>,
     /// The requests that were answered whole, and where their answers end in what it was given.
     answer_ends: Vec<u64>,
@@ -108,6 +108,10 @@ impl Client {
             {
                 client.pauses.push(client.script.len() as u64 - 8);
             }
+            if dice.one_in(6) {
+                // In the midst of its head, or of what stands in front of that.
+                client.pauses.push(dice.between(from + 1, from + 40));
+            }
             client.requests.push(Sent {
                 request: Rc::new(request),
                 script: from..client.script.len() as u64,
@@ -167,8 +171,8 @@ impl Client {
         !self.is_within_answer() && self.begun(taken).count() <= self.answer_ends.len()
     }
 
-    /// Whether another worker can go on with it, when the proxy has taken so much: behind a whole record, with an answer
-    /// to everything in front of that.
+    /// Whether another worker can go on with its next bytes, when the proxy has taken so much: behind a whole record, with
+    /// an answer to everything in front of that.
     pub(in super::super) fn rests_at(&self, taken: u64) -> bool {
         let mut at = 0;
         while at < index(taken) {
@@ -201,7 +205,7 @@ impl Client {
     }
 
     /// Whether an answer has begun and is not over.
-    pub(super) fn is_within_answer(&self) -> bool {
+    pub(in super::super) fn is_within_answer(&self) -> bool {
         match &self.answer {
             Reading::Answer(heard) => !heard.is_empty() || self.records.left() > 0,
             Reading::Over => false,

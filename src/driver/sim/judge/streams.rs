@@ -72,6 +72,8 @@ impl World {
         );
         let client = &self.peers[peer];
         let is_at_rest = match &client.speech {
+            // What was taken of its next requests goes with it, which shows there.
+            Speech::Client(speech) if self.lets_go_with_bytes => !speech.is_within_answer(),
             Speech::Client(speech) => speech.rests_at(client.taken),
             Speech::Pattern => client.taken == 0,
             Speech::Server(_) => false,

@@ -1,0 +1,273 @@
+//! FastCGI clients that are slow with a head, or with an answer: what they hold starves nobody, and they lose nothing.
+
+use spliceway_common::fastcgi::{Header, Kind, RequestId, push_pair};
+
+use crate::common::client::assert_waiting;
+use crate::common::fastcgi::{Client, Heard, ONE, Request, page, record};
+use crate::common::{Backend, Engine, eventually, sys};
+use crate::stage::{Daemon, fastcgi, wait_for_end};
+
+const KB: usize = 1 << 10;
+
+fn limited(max: usize) -> String {
+    format!("per-endpoint-max = {max}\nqueue-timeout = \"60s\"")
+}
+
+/// Says of each request what was asked for, and how much came with it.
+fn sizes(heard: &Heard) -> Vec<u8> {
+    let text = format!("{} {}", heard.uri(), heard.body.len());
+    page(heard.id, text.as_bytes())
+}
+
+#[track_caller]
+fn assert_served(daemon: &Daemon, uri: &str) {
+    let client = daemon.client("php.sock");
+    assert_eq!(client.ask(&Request::get(uri)).text(), format!("{uri} 0"));
+}
+
+/// As many as there are places, and more: none of them is kept for them.
+pub(crate) fn half_heads_leave_and_starve_nobody(engine: Engine) {
+    for (count, max) in [(4, 1), (7, 1), (4, 2), (7, 2), (4, 4), (7, 4)] {
+        let pages = Backend::scripted(|conversation| conversation.respond(sizes));
+        let daemon = Daemon::start(engine, &fastcgi("php", &pages, &limited(max)));
+        let first = daemon.pid();
+        let bytes = Request::get("/slow").bytes();
+        let (half, rest) = bytes.split_at(20);
+        let clients: Vec<_> = (0..count).map(|_| daemon.client("php.sock")).collect();
+        clients.iter().for_each(|client| client.send(half));
+        // The workers read from each in the order in which they heard of it.
+        assert_served(&daemon, "/before");
+        daemon.upgrade();
+        assert_served(&daemon, "/after");
+        // Nothing of them is left there.
+        wait_for_end(first);
+        daemon.upgrade();
+        for client in &clients {
+            assert_waiting(&client.0);
+            client.send(rest);
+        }
+        for client in &clients {
+            assert_eq!(client.answer().text(), "/slow 0");
+        }
+        assert!(pages.ledger().open_most <= max);
+    }
+}
+
+/// One record, with padding that would be taken for a header if it was read.
+fn padded(kind: Kind, content: &[u8], padding_len: u8) -> Vec<u8> {
+    let header = Header {
+        kind,
+        request_id: ONE,
+        content_len: u16::try_from(content.len()).unwrap(),
+        padding_len,
+    };
+    let padding = vec![1; usize::from(padding_len)];
+    [&header.encode()[..], content, &padding].concat()
+}
+
+pub(crate) fn a_head_that_is_cut_anywhere_is_answered_once(engine: Engine) {
+    const BODY: usize = 2048 * KB;
+    let pages = Backend::scripted(|conversation| conversation.respond(sizes));
+    let daemon = Daemon::start(engine, &fastcgi("php", &pages, &limited(2)));
+    let whole = Request::post("/cut", &[b'x'; 10]).head();
+    // BEGIN_REQUEST has 16 bytes; behind it stand PARAMS, and their end.
+    let params = &whole[24..24 + usize::from(whole[21])];
+    let params = String::from_utf8_lossy(params).replace("10", "2097152");
+    let mut params = params.into_bytes();
+    // The length of that value has its own byte.
+    let at = params
+        .windows(14)
+        .position(|name| name == b"CONTENT_LENGTH")
+        .unwrap();
+    params[at - 1] = 7;
+    let (one, two) = params.split_at(params.len() / 2);
+    let question = {
+        let mut pairs = Vec::new();
+        push_pair(&mut pairs, b"FCGI_MAX_CONNS", b"");
+        record(Kind::GetValues, RequestId::MANAGEMENT, &pairs)
+    };
+    let head = [
+        question.clone(),
+        padded(Kind::BeginRequest, &[0, 1, 1, 0, 0, 0, 0, 0], 5),
+        padded(Kind::Params, one, 200),
+        padded(Kind::Params, two, 3),
+        padded(Kind::Params, b"", 9),
+    ];
+    let mut ends = vec![0];
+    for part in &head {
+        ends.push(ends[ends.len() - 1] + part.len());
+    }
+    let last = ends[head.len()];
+    // Between records, in headers, behind them, in contents and in paddings.
+    let near = ends
+        .iter()
+        .flat_map(|end| [*end, end + 1, end + 7, end + 8, end + 9, end + 15]);
+    let paddings = ends
+        .iter()
+        .flat_map(|end| [end.saturating_sub(1), end.saturating_sub(2)]);
+    let mut cuts: Vec<_> = near
+        .chain(paddings)
+        .filter(|cut| (1..last).contains(cut))
+        .collect();
+    cuts.sort_unstable();
+    cuts.dedup();
+    let head = head.concat();
+    let body: Vec<u8> = vec![b'x'; 60_000];
+    let bodies = (BODY / body.len(), BODY % body.len());
+    let clients: Vec<_> = cuts.iter().map(|_| daemon.client("php.sock")).collect();
+    for (client, cut) in clients.iter().zip(&cuts) {
+        client.send(&head[..*cut]);
+    }
+    assert_served(&daemon, "/before");
+    let first = daemon.pid();
+    daemon.upgrade();
+    wait_for_end(first);
+    for (client, cut) in clients.iter().zip(&cuts) {
+        client.send(&head[*cut..]);
+        (0..bodies.0).for_each(|_| client.send(&padded(Kind::Stdin, &body, 7)));
+        client.send(&padded(Kind::Stdin, &body[..bodies.1], 0));
+        client.send(&padded(Kind::Stdin, b"", 4));
+        let values = client.record();
+        assert_eq!(values.kind, Kind::GetValuesResult, "cut at {cut}");
+        // No second answer to the question comes.
+        assert_eq!(
+            client.answer().text(),
+            format!("/cut {BODY}"),
+            "cut at {cut}"
+        );
+    }
+    assert!(pages.ledger().open_most <= 2);
+}
+
+/// A request that does not wait for the answer to the one before it.
+pub(crate) fn what_is_pipelined_goes_over_with_its_client(engine: Engine) {
+    let pages = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.request()? {
+            if heard.uri() == "/slow" {
+                conversation.wait_for_release()?;
+            }
+            conversation.send(&sizes(&heard))?;
+        }
+        Ok(())
+    });
+    let daemon = Daemon::start(engine, &fastcgi("php", &pages, &limited(1)));
+    let first = daemon.pid();
+    let client = daemon.client("php.sock");
+    let slow = Request::get("/slow").bytes();
+    let next = Request::post("/next", b"body").bytes();
+    let (half, rest) = next.split_at(next.len() / 2);
+    client.send(&[&slow, half].concat());
+    eventually("it runs", || {
+        daemon.route("php")["endpoints"][0]["connections"] == 1
+    });
+    daemon.upgrade();
+    let other = daemon.client("php.sock");
+    other.send(&Request::get("/other").bytes());
+    eventually("it waits", || daemon.waiting("php") == 1);
+    assert_waiting(&other.0);
+    pages.release(1);
+    assert_eq!(client.answer().text(), "/slow 0");
+    assert_eq!(other.answer().text(), "/other 0");
+    wait_for_end(first);
+    client.send(rest);
+    assert_eq!(client.answer().text(), "/next 4");
+    assert_eq!(pages.ledger().open_most, 1);
+}
+
+/// Answers with as much as the URI says, and ends when the proxy does.
+fn large() -> Backend {
+    Backend::scripted(|conversation| {
+        let Some(heard) = conversation.request()? else {
+            return Ok(());
+        };
+        let size = heard.uri()[1..].parse().unwrap();
+        conversation.send(&page(heard.id, &vec![b'x'; size]))?;
+        while conversation.record()?.is_some() {}
+        Ok(())
+    })
+}
+
+/// The least size of an answer, in steps, of which the proxy has a part when its server is done.
+fn size_beyond_the_kernel(daemon: &Daemon, pages: &Backend) -> usize {
+    const STEP: usize = 8 * KB;
+    let (mut size, mut asked) = (64 * KB, 0);
+    loop {
+        let client = daemon.client("php.sock");
+        client.send(&Request::get(&format!("/{size}")).bytes());
+        asked += 1;
+        pages.wait_until("its server is done", |ledger| {
+            ledger.accepted == asked && ledger.open == 0
+        });
+        if sys::unread(&client.0).unwrap() < size {
+            // What was on its way just now is taken for granted.
+            return size + STEP;
+        }
+        size += STEP;
+    }
+}
+
+pub(crate) fn answers_that_nobody_reads_keep_no_place(engine: Engine) {
+    const MAX: usize = 4;
+    let pages = large();
+    let more = format!("{}\nupstream-reuse = \"never\"", limited(MAX));
+    let daemon = Daemon::start(engine, &fastcgi("php", &pages, &more));
+    let size = size_beyond_the_kernel(&daemon, &pages);
+    let served = pages.ledger().accepted;
+    let clients: Vec<_> = (0..MAX + 3).map(|_| daemon.client("php.sock")).collect();
+    for client in &clients {
+        client.send(&Request::get(&format!("/{size}")).bytes());
+    }
+    pages.wait_until("their servers are done", |ledger| {
+        ledger.accepted == served + MAX + 3 && ledger.open == 0
+    });
+    let first = daemon.pid();
+    daemon.upgrade();
+    for _ in 0..2 {
+        let client = daemon.client("php.sock");
+        assert_eq!(client.ask(&Request::get("/5")).text(), "xxxxx");
+    }
+    assert!(!crate::stage::is_over(first), "their answers are there");
+    for client in &clients {
+        assert_eq!(client.answer().body().len(), size);
+    }
+    wait_for_end(first);
+    assert!(pages.ledger().open_most <= MAX);
+}
+
+/// The connection of a request is lost before anything of its answer: it has its place again, and nobody else has it
+/// meanwhile for good.
+pub(crate) fn a_request_that_is_sent_again_has_its_place(engine: Engine) {
+    let pages = Backend::scripted(|conversation| {
+        let mut requests = 0;
+        while let Some(heard) = conversation.request()? {
+            requests += 1;
+            if heard.uri() == "/again" && requests == 2 {
+                conversation.wait_for_release()?;
+                return Ok(());
+            }
+            conversation.send(&sizes(&heard))?;
+        }
+        Ok(())
+    });
+    let daemon = Daemon::start(engine, &fastcgi("php", &pages, &limited(1)));
+    let first = daemon.pid();
+    let client: Client = daemon.client("php.sock");
+    assert_eq!(client.ask(&Request::get("/first")).text(), "/first 0");
+    client.send(&Request::get("/again").bytes());
+    eventually("it runs", || {
+        daemon.route("php")["endpoints"][0]["connections"] == 1
+    });
+    daemon.upgrade();
+    let others: Vec<_> = (0..3).map(|_| daemon.client("php.sock")).collect();
+    others
+        .iter()
+        .for_each(|other| other.send(&Request::get("/other").bytes()));
+    eventually("they wait", || daemon.waiting("php") == 3);
+    pages.release(1);
+    assert_eq!(client.answer().text(), "/again 0");
+    for other in &others {
+        assert_eq!(other.answer().text(), "/other 0");
+    }
+    wait_for_end(first);
+    assert_eq!(pages.ledger().open_most, 1);
+}
