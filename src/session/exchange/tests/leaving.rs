@@ -235,7 +235,10 @@ fn more_than_a_buffer_may_come_with_a_client() {
     let (mut exchange, step) = start_with(&mut desk, first);
     assert_eq!(step, Step::Continue);
     assert_eq!(desk.send(&mut exchange, rest), Step::Continue);
-    assert_eq!(desk.hear(&mut exchange, server), request);
+    // The connection to the server is kept, whatever the client wants of its own.
+    let mut asked = request.clone();
+    asked[HEADER_LEN + 2] = 1;
+    assert!(desk.hear(&mut exchange, server) == asked);
     // All of it, and the next one.
     let (exchange, step) = start_with(&mut desk, &[request.clone(), request].concat());
     assert_eq!(step, Step::Continue);
