@@ -24,8 +24,8 @@ use spliceway::driver::{
 };
 use spliceway::fastcgi::HeadRoom;
 use spliceway::session::{
-    Changes, Context, Entry, Hands, Hello, Owner, Policy, Pool, Protocol, RouteKey, SessionId,
-    Step, Timeouts, Tunnel,
+    Changes, Context, Entry, Hands, Hello, LetsGo, Owner, Policy, Pool, Protocol, RouteKey,
+    SessionId, Step, Timeouts, Tunnel,
 };
 use spliceway_common::sys::net::{Source, TcpOptions};
 
@@ -272,7 +272,7 @@ impl Desk {
             is_paused: false,
             is_amended: false,
             draining: false,
-            lets_go: false,
+            lets_go: LetsGo::None,
             counters: &self.counters,
             head_room: &self.head_room,
             access_log: None,

@@ -563,6 +563,15 @@ pub(crate) fn unread(stream: &UnixStream) -> io::Result<usize> {
     usize::try_from(count).map_err(io::Error::other)
 }
 
+/// What has come on this stream and was not read yet, in bytes.
+pub(crate) fn readable(stream: &UnixStream) -> io::Result<usize> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: the descriptor is open as long as `stream` is borrowed, and `count` is what the request
+    // writes to.
+    call(|| unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut count) })?;
+    usize::try_from(count).map_err(io::Error::other)
+}
+
 /// Changes the backlog of a listener that listens already.
 pub(crate) fn set_backlog(listener: &impl AsRawFd, backlog: libc::c_int) -> io::Result<()> {
     // SAFETY: the descriptor is open as long as `listener` is borrowed.
