@@ -526,9 +526,7 @@ impl<D: Driver> Worker<D> {
         if let Err(QueueIsFull) = self.follow_place(id) {
             return self.step(id, Session::refuse);
         }
-        if self.lets_go {
-            self.count_if_it_wants_no_place(id);
-        }
+        self.count_if_it_wants_no_place(id);
         let active = &self.sessions[id.0];
         let timeouts = active.policy.timeouts;
         if let Some(deadline) = active.session.deadline(timeouts) {
@@ -582,9 +580,7 @@ impl<D: Driver> Worker<D> {
             session = id.0,
             "session ended: {ending}"
         );
-        if active.wants_no_place {
-            self.routes[active.route].counters.is_about_to_end();
-        }
+        self.count_no_more_as_such(active.route, active.wants_no_place);
         self.count_ending(active.route, ending, outcome);
     }
 

@@ -1,10 +1,13 @@
 //! FastCGI clients that are slow with a head, or with an answer: what they hold starves nobody, and they lose nothing.
 
+use std::io;
+use std::sync::{Arc, Mutex};
+
 use spliceway_common::fastcgi::{Header, Kind, RequestId, push_pair};
 
 use crate::common::client::assert_waiting;
 use crate::common::fastcgi::{Client, Heard, ONE, Request, page, record};
-use crate::common::{Backend, Engine, eventually, sys};
+use crate::common::{Backend, Conversation, Engine, eventually, sys};
 use crate::stage::{Daemon, fastcgi, wait_for_end};
 
 const KB: usize = 1 << 10;
@@ -19,6 +22,49 @@ fn sizes(heard: &Heard) -> Vec<u8> {
     page(heard.id, text.as_bytes())
 }
 
+/// Requests that a backend is at work on. A ledger has its connections, and takes some that the proxy has closed for
+/// open until they are read from.
+#[derive(Clone, Default)]
+struct Busy(Arc<Mutex<(usize, usize)>>);
+
+impl Busy {
+    /// Now, and the most that there were.
+    fn now_and_most(&self) -> (usize, usize) {
+        *self.0.lock().unwrap()
+    }
+
+    /// Is at work on a request for as long as this takes.
+    fn during(&self, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        {
+            let (now, most) = &mut *self.0.lock().unwrap();
+            *now += 1;
+            *most = (*most).max(*now);
+        }
+        let done = work();
+        self.0.lock().unwrap().0 -= 1;
+        done
+    }
+
+    /// A backend that answers some requests only when it may: those with `slow` in their URI.
+    fn backend(&self) -> Backend {
+        let busy = self.clone();
+        Backend::scripted(move |conversation| {
+            while let Some(heard) = conversation.request()? {
+                busy.during(|| wait_if_slow(conversation, &heard))?;
+                conversation.send(&sizes(&heard))?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn wait_if_slow(conversation: &mut Conversation, heard: &Heard) -> io::Result<()> {
+    match heard.uri().contains("slow") {
+        true => conversation.wait_for_release(),
+        false => Ok(()),
+    }
+}
+
 #[track_caller]
 fn assert_served(daemon: &Daemon, uri: &str) {
     let client = daemon.client("php.sock");
@@ -28,7 +74,8 @@ fn assert_served(daemon: &Daemon, uri: &str) {
 /// As many as there are places, and more: none of them is kept for them.
 pub(crate) fn half_heads_leave_and_starve_nobody(engine: Engine) {
     for (count, max) in [(4, 1), (7, 1), (4, 2), (7, 2), (4, 4), (7, 4)] {
-        let pages = Backend::scripted(|conversation| conversation.respond(sizes));
+        let busy = Busy::default();
+        let pages = busy.backend();
         let daemon = Daemon::start(engine, &fastcgi("php", &pages, &limited(max)));
         let first = daemon.pid();
         let bytes = Request::get("/slow").bytes();
@@ -46,10 +93,17 @@ pub(crate) fn half_heads_leave_and_starve_nobody(engine: Engine) {
             assert_waiting(&client.0);
             client.send(rest);
         }
+        for answered in 0..count {
+            let running = max.min(count - answered);
+            eventually("all places are taken", || {
+                busy.now_and_most() == (running, max)
+            });
+            pages.release(1);
+        }
         for client in &clients {
             assert_eq!(client.answer().text(), "/slow 0");
         }
-        assert!(pages.ledger().open_most <= max);
+        assert_eq!(busy.now_and_most(), (0, max));
     }
 }
 
@@ -136,20 +190,12 @@ pub(crate) fn a_head_that_is_cut_anywhere_is_answered_once(engine: Engine) {
             "cut at {cut}"
         );
     }
-    assert!(pages.ledger().open_most <= 2);
 }
 
 /// A request that does not wait for the answer to the one before it.
 pub(crate) fn what_is_pipelined_goes_over_with_its_client(engine: Engine) {
-    let pages = Backend::scripted(|conversation| {
-        while let Some(heard) = conversation.request()? {
-            if heard.uri() == "/slow" {
-                conversation.wait_for_release()?;
-            }
-            conversation.send(&sizes(&heard))?;
-        }
-        Ok(())
-    });
+    let busy = Busy::default();
+    let pages = busy.backend();
     let daemon = Daemon::start(engine, &fastcgi("php", &pages, &limited(1)));
     let first = daemon.pid();
     let client = daemon.client("php.sock");
@@ -157,9 +203,7 @@ pub(crate) fn what_is_pipelined_goes_over_with_its_client(engine: Engine) {
     let next = Request::post("/next", b"body").bytes();
     let (half, rest) = next.split_at(next.len() / 2);
     client.send(&[&slow, half].concat());
-    eventually("it runs", || {
-        daemon.route("php")["endpoints"][0]["connections"] == 1
-    });
+    eventually("it runs", || busy.now_and_most().0 == 1);
     daemon.upgrade();
     let other = daemon.client("php.sock");
     other.send(&Request::get("/other").bytes());
@@ -171,7 +215,7 @@ pub(crate) fn what_is_pipelined_goes_over_with_its_client(engine: Engine) {
     wait_for_end(first);
     client.send(rest);
     assert_eq!(client.answer().text(), "/next 4");
-    assert_eq!(pages.ledger().open_most, 1);
+    assert_eq!(busy.now_and_most(), (0, 1));
 }
 
 /// Answers with as much as the URI says, and ends when the proxy does.
@@ -241,37 +285,46 @@ pub(crate) fn answers_that_nobody_reads_keep_no_place(engine: Engine) {
 /// The connection of a request is lost before anything of its answer: it has its place again, and nobody else has it
 /// meanwhile for good.
 pub(crate) fn a_request_that_is_sent_again_has_its_place(engine: Engine) {
-    let pages = Backend::scripted(|conversation| {
-        let mut requests = 0;
-        while let Some(heard) = conversation.request()? {
-            requests += 1;
-            if heard.uri() == "/again" && requests == 2 {
-                conversation.wait_for_release()?;
-                return Ok(());
+    let busy = Busy::default();
+    let pages = {
+        let busy = busy.clone();
+        Backend::scripted(move |conversation| {
+            let mut requests = 0;
+            while let Some(heard) = conversation.request()? {
+                requests += 1;
+                busy.during(|| wait_if_slow(conversation, &heard))?;
+                if requests == 2 && heard.uri() == "/slow" {
+                    return Ok(());
+                }
+                conversation.send(&sizes(&heard))?;
             }
-            conversation.send(&sizes(&heard))?;
-        }
-        Ok(())
-    });
+            Ok(())
+        })
+    };
     let daemon = Daemon::start(engine, &fastcgi("php", &pages, &limited(1)));
     let first = daemon.pid();
     let client: Client = daemon.client("php.sock");
     assert_eq!(client.ask(&Request::get("/first")).text(), "/first 0");
-    client.send(&Request::get("/again").bytes());
-    eventually("it runs", || {
-        daemon.route("php")["endpoints"][0]["connections"] == 1
-    });
+    client.send(&Request::get("/slow").bytes());
+    eventually("it runs", || busy.now_and_most().0 == 1);
     daemon.upgrade();
     let others: Vec<_> = (0..3).map(|_| daemon.client("php.sock")).collect();
     others
         .iter()
         .for_each(|other| other.send(&Request::get("/other").bytes()));
     eventually("they wait", || daemon.waiting("php") == 3);
+    let connections = pages.ledger().accepted;
     pages.release(1);
-    assert_eq!(client.answer().text(), "/again 0");
+    pages.wait_until("it has another one", |ledger| {
+        ledger.accepted == connections + 1
+    });
+    eventually("it runs again", || busy.now_and_most().0 == 1);
+    others.iter().for_each(|other| assert_waiting(&other.0));
+    pages.release(1);
+    assert_eq!(client.answer().text(), "/slow 0");
     for other in &others {
         assert_eq!(other.answer().text(), "/other 0");
     }
     wait_for_end(first);
-    assert_eq!(pages.ledger().open_most, 1);
+    assert_eq!(busy.now_and_most(), (0, 1));
 }

@@ -204,6 +204,9 @@ impl<D: Driver> Worker<D> {
 
     /// A session has acted. Where clients leave, it may have had its last place at an endpoint with that.
     pub(super) fn count_if_it_wants_no_place(&mut self, id: SessionId) {
+        if !self.lets_go {
+            return;
+        }
         let active = &mut self.sessions[id.0];
         let served = &self.routes[active.route];
         let Some(leave) = &served.leave else {
@@ -217,6 +220,13 @@ impl<D: Driver> Worker<D> {
         } else if active.session.wants_no_place(leave.lets_go()) {
             active.wants_no_place = true;
             served.counters.wants_no_place();
+        }
+    }
+
+    /// Before a session is counted as ended.
+    pub(super) fn count_no_more_as_such(&self, route: RouteKey, wanted_no_place: bool) {
+        if wanted_no_place {
+            self.routes[route].counters.is_about_to_end();
         }
     }
 }

@@ -618,52 +618,6 @@ fn clients_go_over_between_two_requests_and_no_request_is_lost_or_doubled() {
 }
 
 #[test]
-fn where_bytes_stay_one_that_is_let_go_while_it_is_served_leaves_when_it_has_its_answer() {
-    on_both_engines(|engine| {
-        let (door, listener) = Door::unix();
-        let (endpoint, _) = backend(serve_pages);
-        let plan = || Plan {
-            limit: queue_of(None),
-            ..Plan::new(endpoint, fastcgi())
-        };
-        let before = Plan {
-            listener: Some(listener),
-            ..plan()
-        };
-        let mut before = Process::start(engine, before);
-        let mut after = Process::start(engine, plan());
-        after.takes_read = false;
-        let mut client = door.connect();
-        // A part of its first request: it is no more at rest.
-        let (first, second) = (uri(0, 0), uri(0, 1));
-        let bytes = request(&first);
-        client.write_all(&bytes[..11]).unwrap();
-        wait_until("it is accepted", || before.accepted() == 1);
-        // So that the worker has read what has come: it looks at its mailbox behind that.
-        let mut other = door.connect();
-        let question = uri(1, 0);
-        other.write_all(&request(&question)).unwrap();
-        read_answer(&mut other, &question);
-        let _told = before.let_go_to(&after);
-        before.drain();
-        wait_until("the other one has gone", || after.accepted() == 1);
-        assert!(!before.is_over(), "a request has begun there");
-        // The rest of it, and a second one right behind it, which the first process may or may not take as well.
-        client
-            .write_all(&[&bytes[11..], &request(&second)].concat())
-            .unwrap();
-        read_answer(&mut client, &first);
-        read_answer(&mut client, &second);
-        before.wait_for_end();
-        assert_eq!(before.ended_as(Outcome::HandedOver), 2);
-        let third = uri(0, 2);
-        client.write_all(&request(&third)).unwrap();
-        read_answer(&mut client, &third);
-        after.end();
-    });
-}
-
-#[test]
 fn who_comes_to_a_route_that_lets_go_is_passed_on_without_being_served() {
     on_both_engines(|engine| {
         let (door, listener) = Door::unix();
