@@ -206,6 +206,8 @@ impl World {
             );
             if let Speech::Client(client) = &peer.speech
                 && stays
+                // Its user may have as many as it may where another worker lets it go to, whatever it has sent.
+                && !peer.dismissed
                 && !self.is_cut(peer.route)
                 && let Some(request) = client.missing()
             {

@@ -125,9 +125,10 @@ impl World {
         let users = users.expect("without rules nobody is turned away");
         let user = user_of(self.peers[peer].key);
         let served = match self.readiness {
-            None => self.served_of(user, &self.peers[peer]),
-            // Whether a session has one already is not to be seen there.
-            Some(_) => self.clients_of(user, &self.peers[peer]) - 1,
+            None if !self.lets_go_with_bytes => self.served_of(user, &self.peers[peer]),
+            // Whether a session has one already is not to be seen there, nor where it may have all of its request from
+            // the worker before.
+            None | Some(_) => self.clients_of(user, &self.peers[peer]) - 1,
         };
         rule!(
             "user_is_allowed",
