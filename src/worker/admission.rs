@@ -497,7 +497,7 @@ impl<D: Driver> Worker<D> {
             read,
         } = from;
         self.routes[route].counters.accepted.add(1);
-        let seats = match self.admit_user(client, route) {
+        let seats = match self.admit_user(client, way, route) {
             Ok(seats) => seats,
             Err(Refused) => {
                 self.admission.ticket = Some(ticket);
@@ -542,8 +542,8 @@ impl<D: Driver> Worker<D> {
     }
 
     /// Whether the client is one of those whom the route serves. If not, it is sent away before a byte of
-    /// its was looked at.
-    fn admit_user(&mut self, client: Sock, route: RouteKey) -> Result<Seats, Refused> {
+    /// its was looked at. One that another process has let in is not sent away for how many there are.
+    fn admit_user(&mut self, client: Sock, way: Way, route: RouteKey) -> Result<Seats, Refused> {
         let Served {
             route,
             who,
@@ -556,9 +556,9 @@ impl<D: Driver> Worker<D> {
         }
         let peer = self.hands.driver.peer_credentials(client);
         let driver = &mut self.hands.driver;
-        let seat = who.map_or(Ok(None), |who| who.admit(client, peer, driver));
+        let seat = who.map_or(Ok(None), |who| who.admit((client, way), peer, driver));
         let seats = seat.and_then(|seat| match (users, peer) {
-            (Some(users), Some(peer)) => match users.admit(peer.uid) {
+            (Some(users), Some(peer)) => match users.admit(peer.uid, way) {
                 Some(session) => Ok((seat, Some(session))),
                 None => Err(Refusal::UserPart),
             },

@@ -16,6 +16,8 @@ use crate::driver::{Driver, Sock};
 use crate::observe::Failures;
 use crate::sys::net::PeerCredentials;
 
+use super::admission::Way;
+
 /// The rules of one route, for all of its workers.
 pub(crate) struct Who {
     allowed: Option<Allowed>,
@@ -98,7 +100,7 @@ impl Who {
     /// A seat for this client, where seats are counted. `peer` is who it is, as far as the kernel knows.
     pub(super) fn admit<D: Driver>(
         &self,
-        client: Sock,
+        (client, way): (Sock, Way),
         peer: Option<PeerCredentials>,
         driver: &mut D,
     ) -> Result<Option<Seat>, Refusal> {
@@ -111,7 +113,10 @@ impl Who {
         let (Some(per_user), Some(peer)) = (&self.per_user, peer) else {
             return Ok(None);
         };
-        per_user.seat(peer.uid).map(Some).ok_or(Refusal::UserLimit)
+        match way {
+            Way::Accepted => per_user.seat(peer.uid).map(Some).ok_or(Refusal::UserLimit),
+            Way::Arrived => Ok(Some(per_user.take(peer.uid))),
+        }
     }
 
     /// A seat for a client that was let in by other rules, which these have taken the place of: whatever its user has,
@@ -308,10 +313,10 @@ impl UserParts {
         }))
     }
 
-    /// `None`: the user has all that it may.
-    pub(super) fn admit(self: &Arc<Self>, user: u32) -> Option<UserSession> {
+    /// `None`: the user has all that it may, and nobody else has let it in.
+    pub(super) fn admit(self: &Arc<Self>, user: u32, way: Way) -> Option<UserSession> {
         let place = user as usize % COUNTS;
-        let max = match self.limit_holds(user) {
+        let max = match self.limit_holds(user) && way == Way::Accepted {
             true => self.max,
             false => u32::MAX,
         };
@@ -457,14 +462,18 @@ mod tests {
     #[test]
     fn one_user_leaves_a_part_to_others_once_there_are_some() {
         let users = UserParts::new(Part::Most, 80).unwrap();
-        let alone: Vec<_> = (0..100).filter_map(|_| users.admit(33)).collect();
+        let alone: Vec<_> = (0..100)
+            .filter_map(|_| users.admit(33, Way::Accepted))
+            .collect();
         assert_eq!(alone.len(), 100, "it is among its own");
-        assert!(users.admit(0).is_some());
-        assert!(users.admit(33).is_none());
+        assert!(users.admit(0, Way::Accepted).is_some());
+        assert!(users.admit(33, Way::Accepted).is_none());
         drop(alone);
-        let sessions: Vec<_> = (0..100).filter_map(|_| users.admit(33)).collect();
+        let sessions: Vec<_> = (0..100)
+            .filter_map(|_| users.admit(33, Way::Accepted))
+            .collect();
         assert_eq!(sessions.len(), 70);
-        assert!(users.admit(34).is_some());
+        assert!(users.admit(34, Way::Accepted).is_some());
         drop(sessions);
         assert!(users.is_empty());
     }
@@ -472,9 +481,11 @@ mod tests {
     #[test]
     fn a_part_that_is_given_holds_from_the_first_client_on() {
         let users = UserParts::new(Part::Number(NonZeroU32::new(3).unwrap()), 80).unwrap();
-        let sessions: Vec<_> = (0..10).filter_map(|_| users.admit(33)).collect();
+        let sessions: Vec<_> = (0..10)
+            .filter_map(|_| users.admit(33, Way::Accepted))
+            .collect();
         assert_eq!(sessions.len(), 3);
-        assert!(users.admit(u32::MAX).is_some());
+        assert!(users.admit(u32::MAX, Way::Accepted).is_some());
         for (part, all) in [
             (Part::All, 80),
             (Part::Most, 7),
@@ -491,7 +502,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..20_000 {
-                        let session = users.admit(33);
+                        let session = users.admit(33, Way::Accepted);
                         assert!(users.counts[33].load(Ordering::Relaxed) <= 3);
                         drop(session);
                     }
@@ -542,12 +553,12 @@ mod tests {
             },
         };
         let choosy = Who::new(Some(allowed), None).unwrap();
-        let refused = choosy.admit(client, peer, &mut driver);
-        assert!(matches!(refused, Err(Refusal::NotAllowed)));
-        // Nor is it counted as anybody's.
         let counting = Who::new(None, NonZeroU32::new(1)).unwrap();
-        for _ in 0..2 {
-            let admitted = counting.admit(client, peer, &mut driver);
+        for way in [Way::Accepted, Way::Arrived] {
+            let refused = choosy.admit((client, way), peer, &mut driver);
+            assert!(matches!(refused, Err(Refusal::NotAllowed)));
+            // Nor is it counted as anybody's.
+            let admitted = counting.admit((client, way), peer, &mut driver);
             assert!(matches!(admitted, Ok(None)));
         }
     }

@@ -52,7 +52,7 @@ use transcript::{
 use unfinished::{
     a_head_that_is_cut_anywhere_is_answered_once, a_request_that_is_sent_again_has_its_place,
     answers_that_nobody_reads_keep_no_place, half_heads_leave_and_starve_nobody,
-    what_is_pipelined_goes_over_with_its_client,
+    what_is_pipelined_goes_over_with_its_client, who_was_let_in_stays_whatever_its_user_has,
 };
 
 for_each_engine!(
@@ -91,5 +91,6 @@ for_each_engine!(
     what_is_pipelined_goes_over_with_its_client,
     answers_that_nobody_reads_keep_no_place,
     a_request_that_is_sent_again_has_its_place,
+    who_was_let_in_stays_whatever_its_user_has,
     nginx_and_php_fpm_do_not_notice_upgrades,
 );

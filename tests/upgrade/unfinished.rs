@@ -1,11 +1,11 @@
 //! FastCGI clients that are slow with a head, or with an answer: what they hold starves nobody, and they lose nothing.
 
-use std::io;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
 use spliceway_common::fastcgi::{Header, Kind, RequestId, push_pair};
 
-use crate::common::client::assert_waiting;
+use crate::common::client::{assert_eof, assert_waiting};
 use crate::common::fastcgi::{Client, Heard, ONE, Request, page, record};
 use crate::common::{Backend, Conversation, Engine, eventually, sys};
 use crate::stage::{Daemon, fastcgi, wait_for_end};
@@ -327,4 +327,41 @@ pub(crate) fn a_request_that_is_sent_again_has_its_place(engine: Engine) {
     }
     wait_for_end(first);
     assert_eq!(busy.now_and_most(), (0, 1));
+}
+
+/// Those that one process lets in and those that the other one does, or had let in, may be more than one alone would.
+pub(crate) fn who_was_let_in_stays_whatever_its_user_has(engine: Engine) {
+    let limits = [
+        ("", "connections-max-per-user = 2"),
+        ("user-connections-max = 2", ""),
+    ];
+    for (of_daemon, of_route) in limits {
+        let busy = Busy::default();
+        let pages = busy.backend();
+        let head = format!("workers = 2\n{of_daemon}");
+        let daemon = Daemon::start_with(engine, &head, &fastcgi("php", &pages, of_route));
+        let slow = daemon.client("php.sock");
+        slow.send(&Request::get("/slow").bytes());
+        eventually("it is served", || busy.now_and_most().0 == 1);
+        let kept = daemon.client("php.sock");
+        assert_eq!(kept.ask(&Request::get("/kept")).text(), "/kept 0");
+        let first = daemon.pid();
+        daemon.upgrade();
+        assert_eq!(kept.ask(&Request::get("/kept")).text(), "/kept 0");
+        let other = daemon.client("php.sock");
+        assert_eq!(other.ask(&Request::get("/other")).text(), "/other 0");
+
+        pages.release(1);
+        assert_eq!(slow.answer().text(), "/slow 0");
+        assert_eq!(slow.ask(&Request::get("/third")).text(), "/third 0");
+        wait_for_end(first);
+        // Whoever comes anew counts them all.
+        assert_eof(&daemon.client("php.sock").0);
+        drop((slow, kept));
+        eventually("one more may come", || {
+            let client = daemon.client("php.sock");
+            let sent = (&client.0).write_all(&Request::get("/late").bytes());
+            sent.and_then(|()| client.try_answer()).is_ok()
+        });
+    }
 }

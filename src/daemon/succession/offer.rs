@@ -314,7 +314,8 @@ impl Service {
         of_routes.chain(of_retired).map(keep).collect()
     }
 
-    /// Sessions of all routes of this name that may still want a place, those included that only finish.
+    /// Sessions of all routes of this name that may still want a place, those included that only finish. Not those that
+    /// will want none any more, of routes whose clients leave: of no others these are counted.
     fn sessions_of(&self, name: &RouteName) -> u32 {
         let mut sessions = 0;
         for route in self
@@ -324,23 +325,20 @@ impl Service {
         {
             let shares = route.shares.iter().map(|share| &share.counters);
             let earlier = route.earlier.iter().map(|earlier| &earlier.counters);
-            sessions += shares.chain(earlier).map(wanting).sum::<u64>();
+            sessions += shares
+                .chain(earlier)
+                .map(|of| of.route.wanting())
+                .sum::<u64>();
         }
         for retired in self.retired.iter().filter(|r| r.route.name == *name) {
             let shares = retired
                 .observed
                 .iter()
                 .flat_map(|observed| &observed.shares);
-            sessions += shares.map(wanting).sum::<u64>();
+            sessions += shares.map(|of| of.route.wanting()).sum::<u64>();
         }
         u32::try_from(sessions).unwrap_or(u32::MAX)
     }
-}
-
-/// Sessions that are counted there. Not those that will want no place any more: of routes whose clients leave, and of no
-/// others, these are counted.
-fn wanting(counters: &ShareCounters) -> u64 {
-    counters.route.wanting()
 }
 
 /// Tells all workers that there may be a place, and the main thread that there may be one for a successor.

@@ -187,8 +187,8 @@ impl Service {
         self.mailboxes[share.worker].order(Order::Admit(route.route.number, arrived));
     }
 
-    /// Clients without a request, and those that come to be without one, go to the successor. Those of routes that it does not have
-    /// stay, with the backlogs of these.
+    /// Clients without a request, and those that come to be without one, go to the successor. Those of routes that it
+    /// does not have stay, with the backlogs of these.
     pub(in super::super) fn let_clients_go(&self, succeeded: &Succeeded) {
         let goes = |name: &RouteName| succeeded.routes.contains(name.as_str());
         let mut names = HashMap::new();

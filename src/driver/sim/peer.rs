@@ -106,6 +106,8 @@ pub(super) struct Peer {
     pub(super) closed: bool,
     /// The proxy did not let it in.
     pub(super) dismissed: bool,
+    /// One worker had let it in, and another one took it over.
+    pub(super) arrived: bool,
     /// Whose stream it receives, once the first byte of it came.
     pub(super) source: Option<u8>,
     /// The proxy was told of its end in order.
@@ -139,6 +141,7 @@ impl Peer {
             gone: false,
             closed: false,
             dismissed: false,
+            arrived: false,
             source: None,
             end_seen: false,
             failure_seen: false,

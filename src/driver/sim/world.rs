@@ -498,6 +498,7 @@ impl World {
         let peer = self.on_the_way.remove(&fd.as_raw_fd());
         let peer = peer.expect("somebody has let it go");
         self.peers[peer].worker = Some(self.at);
+        self.peers[peer].arrived = true;
         let sock = self.insert(Kind::Client(peer));
         self.note(|| format!("{sock:?} is client {peer}, which another worker has let go"));
         // It was open all the time.

@@ -56,12 +56,14 @@ impl World {
         );
     }
 
-    /// The clients of this user that sessions have, as far as they are counted where this one is.
-    fn served_of(&self, user: u32, like: &Peer) -> usize {
+    /// The clients of this user that sessions have, as far as they are counted where this one is, and are such ones.
+    fn served_of(&self, user: u32, like: &Peer, is_such: impl Fn(usize) -> bool) -> usize {
         let is_one = |sock: &&Sock| {
             let socket = self.sockets.peek(**sock);
             match (socket.kind, socket.is_served, socket.closing) {
-                (Kind::Client(peer), true, None) => self.is_counted_with(user, like, peer),
+                (Kind::Client(peer), true, None) => {
+                    is_such(peer) && self.is_counted_with(user, like, peer)
+                }
                 _ => false,
             }
         };
@@ -112,7 +114,8 @@ impl World {
         );
         // Workers that have not all heard of rules may count apart.
         let is_pending = self.is_pending(self.peers[peer].route);
-        let served = self.served_of(user, &self.peers[peer]);
+        let is_let_in_here = |peer: usize| !self.peers[peer].arrived;
+        let served = self.served_of(user, &self.peers[peer], is_let_in_here);
         rule!(
             "user_within_limit",
             is_pending || served <= users.per_user_max as usize,
@@ -125,7 +128,7 @@ impl World {
         let users = users.expect("without rules nobody is turned away");
         let user = user_of(self.peers[peer].key);
         let served = match self.readiness {
-            None if !self.lets_go_with_bytes => self.served_of(user, &self.peers[peer]),
+            None if !self.lets_go_with_bytes => self.served_of(user, &self.peers[peer], |_| true),
             // Whether a session has one already is not to be seen there, nor where it may have all of its request from
             // the worker before.
             None | Some(_) => self.clients_of(user, &self.peers[peer]) - 1,
@@ -133,7 +136,7 @@ impl World {
         rule!(
             "user_is_allowed",
             !users.allowed.contains(&user)
-                || served >= users.per_user_max as usize
+                || !self.peers[peer].arrived && served >= users.per_user_max as usize
                 || self.is_pending(self.peers[peer].route),
             "a client of {user} is turned away beside {served} that are served"
         );
