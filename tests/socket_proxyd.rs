@@ -136,16 +136,9 @@ impl Activated {
 
 /// The target of systemd's own test: socat that gives everything back.
 fn echo_behind(listen: &str) -> Process {
-    let process = start_socat(&[listen, "EXEC:cat"]);
-    eventually("socat listens", || {
-        match listen.split([':', ',']).collect::<Vec<_>>()[..] {
-            ["UNIX-LISTEN", path, ..] => Path::new(path).exists(),
-            ["ABSTRACT-LISTEN", name, ..] => std::fs::read_to_string("/proc/net/unix")
-                .unwrap()
-                .contains(name),
-            _ => unreachable!("{listen}"),
-        }
-    });
+    let process = start_socat(&["-d", "-d", listen, "EXEC:cat"]);
+    // Its file is there before it takes anybody.
+    process.wait_for_log("listening on");
     process
 }
 
