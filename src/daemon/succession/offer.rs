@@ -10,7 +10,6 @@ use tokio::sync::Notify;
 
 use crate::backend::{PermitCounts, SharedPermits};
 use crate::config::{Access, RouteName};
-use crate::counters::ShareCounters;
 use crate::sys::net;
 use crate::worker::{ListenerChange, Mailbox, Notice, Order, RouteChange, RouteNumber};
 
