@@ -196,11 +196,14 @@ impl Fake {
         let dir = fresh_dir();
         let control = dir.path().join("control.sock");
         let listener = UnixListener::bind(&control).unwrap();
+        let file = control.clone();
         thread::spawn(move || {
             while let Ok((mut stream, _)) = listener.accept() {
                 let request = request(&stream);
                 let Some(answer) = answer(&request) else {
-                    // As a daemon does: nobody gets in any more, and then who is in is cut.
+                    // As a daemon does: nobody gets in any more, and then who is in is cut. A program that another test
+                    // starts may have the listener for another moment.
+                    fs::remove_file(file).unwrap();
                     drop(listener);
                     return;
                 };

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -285,8 +286,11 @@ fn asked_of_one_that_says(words: &'static str) -> Output {
     let directory = fresh_dir();
     let control = directory.path().join("control.sock");
     let listener = UnixListener::bind(&control).unwrap();
+    let file = control.clone();
     let other = thread::spawn(move || {
         let (mut stream, _): (UnixStream, _) = listener.accept().unwrap();
+        // As a daemon does that ends. A program that another test starts may have the listener for another moment.
+        fs::remove_file(file).unwrap();
         drop(listener);
         let mut request = [0; 1024];
         let count = stream.read(&mut request).unwrap();
@@ -368,7 +372,7 @@ fn a_daemon_of_another_version_is_told_from_another_program() {
 fn what_is_no_socket_is_said_to_be_none() {
     let directory = fresh_dir();
     let file = directory.path().join("file");
-    std::fs::write(&file, "").unwrap();
+    fs::write(&file, "").unwrap();
     for path in [&file, directory.path()] {
         let output = status(path, &[]).output().unwrap();
         assert_error_line(output, &["this is no socket", "--control"]);
