@@ -15,6 +15,17 @@ use super::Limits;
 /// bulk, and spliced.
 pub const BUFFER_BYTES: usize = 16 * 1024;
 
+/// The size of a large buffer, for what is there already of an answer that is long and comes in small records.
+/// Measured with records of 8 KiB: see `docs/results/experiments.md`.
+pub const LARGE_BYTES: usize = 64 * 1024;
+
+/// The most large buffers that one worker has (1 MiB). A session has one while it sends, which most often is over in
+/// the same turn; beside so many slow readers, the others get usual buffers.
+const LARGE_MAX: usize = 16;
+
+/// Large ones that are kept while they are free.
+const LARGE_SPARE_MAX: usize = 4;
+
 /// Room for what is put before or behind the bytes that were received: records' headers, and the beginning of
 /// an answer that waited for the rest, so that a full buffer need not grow.
 const HEADROOM_BYTES: usize = 1024 + 64;
@@ -23,8 +34,41 @@ const HEADROOM_BYTES: usize = 1024 + 64;
 /// peak is over.
 const SPARE_BUFFERS_MAX: usize = 256;
 
+/// How much a buffer takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Size {
+    /// [`BUFFER_BYTES`]. Whoever keeps to its promise finds one.
+    Usual,
+    /// [`LARGE_BYTES`], or a usual one where those are lent.
+    Large,
+}
+
+impl Size {
+    /// How much is received into it.
+    pub(super) const fn bytes(self) -> usize {
+        match self {
+            Self::Usual => BUFFER_BYTES,
+            Self::Large => LARGE_BYTES,
+        }
+    }
+
+    const fn capacity(self) -> usize {
+        self.bytes() + HEADROOM_BYTES
+    }
+
+    const fn spare_max(self) -> usize {
+        match self {
+            Self::Usual => SPARE_BUFFERS_MAX,
+            Self::Large => LARGE_SPARE_MAX,
+        }
+    }
+}
+
 /// One thread's buffers.
 pub(super) struct BufferPool {
+    size: Size,
+    /// Of the usual ones: the large ones, which nobody is promised.
+    large: Option<Rc<RefCell<Self>>>,
     free: Vec<Vec<u8>>,
     /// Buffers that exist, free ones included.
     allocated: usize,
@@ -44,14 +88,21 @@ impl BufferPool {
     }
 
     pub(super) fn new(max: usize) -> Rc<RefCell<Self>> {
+        let large = Self::of(Size::Large, LARGE_MAX, None);
+        Self::of(Size::Usual, max, Some(large))
+    }
+
+    fn of(size: Size, max: usize, large: Option<Rc<RefCell<Self>>>) -> Rc<RefCell<Self>> {
         Rc::new(RefCell::new(Self {
+            size,
+            large,
             free: Vec::new(),
             allocated: 0,
             max,
         }))
     }
 
-    /// An empty vector with room for [`BUFFER_BYTES`] and a little more, or none at the limit.
+    /// An empty vector with room for a buffer's bytes and a little more, or none at the limit.
     pub(super) fn take(&mut self) -> Option<Vec<u8>> {
         if let Some(bytes) = self.free.pop() {
             return Some(bytes);
@@ -60,7 +111,7 @@ impl BufferPool {
             return None;
         }
         self.allocated += 1;
-        Some(Vec::with_capacity(BUFFER_BYTES + HEADROOM_BYTES))
+        Some(Vec::with_capacity(self.size.capacity()))
     }
 
     /// An empty buffer, for bytes of our own.
@@ -71,34 +122,45 @@ impl BufferPool {
         Ok(Buf::new(bytes, this))
     }
 
-    /// What `receive` puts into a buffer. `None`: nothing, or there is no buffer to put it into, for which
-    /// [`Op::Recv`](super::Op::Recv) waits.
+    /// An empty buffer of that size, or of the usual one.
+    pub(super) fn lend_sized(this: &Rc<RefCell<Self>>, size: Size) -> Option<Buf> {
+        let large = match size {
+            Size::Usual => None,
+            Size::Large => this.borrow().large.clone(),
+        };
+        let lend = |pool| Self::lend(pool).ok();
+        large.as_ref().and_then(lend).or_else(|| lend(this))
+    }
+
+    /// What `receive` puts into a buffer of that size, or of the usual one; it is told how much at most. `None`:
+    /// nothing, or there is no buffer to put it into, for which [`Op::Recv`](super::Op::Recv) waits.
     pub(super) fn receive(
         this: &Rc<RefCell<Self>>,
-        receive: impl FnOnce(&mut Vec<u8>) -> Result<usize, Errno>,
+        size: Size,
+        receive: impl FnOnce(&mut Vec<u8>, usize) -> Result<usize, Errno>,
     ) -> Result<Option<Buf>, Errno> {
-        let Some(mut bytes) = this.borrow_mut().take() else {
+        let Some(mut buf) = Self::lend_sized(this, size) else {
             return Ok(None);
         };
-        let received = receive(&mut bytes);
-        let buf = Buf::new(bytes, this);
-        match received {
+        let most = buf.room();
+        match receive(&mut buf.bytes, most) {
             Ok(0) | Err(Errno(libc::EAGAIN | libc::EINTR)) => Ok(None),
             Ok(_) => Ok(Some(buf)),
             Err(errno) => Err(errno),
         }
     }
 
-    /// Buffers that are not back yet.
+    /// Buffers that are not back yet, large ones included.
     #[cfg(any(test, fuzzing))]
     pub(super) fn lent(&self) -> usize {
-        self.allocated - self.free.len()
+        let large = self.large.as_ref().map_or(0, |large| large.borrow().lent());
+        self.allocated - self.free.len() + large
     }
 
     /// Takes a vector of [`BufferPool::take`] back. One that had to grow goes to the allocator.
     pub(super) fn give(&mut self, mut bytes: Vec<u8>) {
-        if self.free.len() < SPARE_BUFFERS_MAX && bytes.capacity() == BUFFER_BYTES + HEADROOM_BYTES
-        {
+        let is_as_lent = bytes.capacity() == self.size.capacity();
+        if self.free.len() < self.size.spare_max() && is_as_lent {
             bytes.clear();
             self.free.push(bytes);
         } else {
@@ -129,7 +191,12 @@ impl Buf {
         }
     }
 
-    /// Whether the source filled it to the brim: a sign of bulk.
+    /// How much is received into it.
+    pub(super) fn room(&self) -> usize {
+        self.pool.borrow().size.bytes()
+    }
+
+    /// Whether the source had as much as a usual buffer takes, or more: a sign of bulk.
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= BUFFER_BYTES
     }
@@ -236,25 +303,72 @@ mod tests {
         assert_eq!(error, NoBuffer { max });
         assert!(error.to_string().contains("all 18 are lent"), "{error}");
         // What has come waits for a buffer, and is not an error.
-        let untouched = BufferPool::receive(&pool, |_| unreachable!("there is no buffer"));
+        let untouched = BufferPool::receive(&pool, Size::Usual, |_, _| {
+            unreachable!("there is no buffer")
+        });
         assert!(untouched.unwrap().is_none());
         lent.pop();
-        let received = BufferPool::receive(&pool, |bytes| {
+        let received = BufferPool::receive(&pool, Size::Usual, |bytes, _| {
             bytes.push(7);
             Ok(1)
         });
         assert_eq!(&*received.unwrap().unwrap(), &[7]);
     }
 
+    fn large_of(pool: &Rc<RefCell<BufferPool>>) -> Rc<RefCell<BufferPool>> {
+        pool.borrow().large.clone().expect("there are large ones")
+    }
+
+    fn received(pool: &Rc<RefCell<BufferPool>>, size: Size, byte: u8) -> Buf {
+        let received = BufferPool::receive(pool, size, |bytes, most| {
+            bytes.resize(bytes.len() + most, byte);
+            Ok(most)
+        });
+        received.unwrap().expect("there is a buffer")
+    }
+
+    #[test]
+    fn beside_so_many_large_buffers_as_there_are_others_are_usual_ones() {
+        let pool = BufferPool::new(1);
+        let mut large: Vec<_> = (0..LARGE_MAX)
+            .map(|_| received(&pool, Size::Large, b'x'))
+            .collect();
+        assert!(large.iter().all(|buf| buf.len() == LARGE_BYTES));
+        let usual = received(&pool, Size::Large, b'y');
+        assert_eq!(usual.len(), BUFFER_BYTES);
+        assert_eq!(pool.borrow().lent(), LARGE_MAX + 1);
+        // Those that somebody is promised are all lent.
+        assert!(BufferPool::lend(&pool).is_err());
+        large.pop();
+        assert_eq!(received(&pool, Size::Large, b'z').len(), LARGE_BYTES);
+        drop((large, usual));
+        assert_eq!(pool.borrow().lent(), 0);
+        assert_eq!(large_of(&pool).borrow().free.len(), LARGE_SPARE_MAX);
+        assert!(BufferPool::lend(&pool).is_ok());
+    }
+
+    #[test]
+    fn a_large_buffer_that_grew_makes_room_for_another_one() {
+        let pool = BufferPool::new(0);
+        for _ in 0..=LARGE_MAX {
+            let mut buf = received(&pool, Size::Large, b'x');
+            buf.prepend(&[b'y'; LARGE_BYTES]);
+            assert_eq!(buf.len(), 2 * LARGE_BYTES);
+        }
+        assert_eq!(large_of(&pool).borrow().allocated, 0);
+    }
+
     #[test]
     fn a_receive_of_nothing_gives_its_buffer_back() {
         let pool = BufferPool::new(1);
-        for nothing in [Ok(0), Err(libc::EAGAIN), Err(libc::EINTR)] {
-            let received = BufferPool::receive(&pool, |_| nothing.map_err(Errno));
+        let sizes = [Size::Usual, Size::Large, Size::Usual];
+        let nothings = [Ok(0), Err(libc::EAGAIN), Err(libc::EINTR)];
+        for (nothing, size) in nothings.into_iter().zip(sizes) {
+            let received = BufferPool::receive(&pool, size, |_, _| nothing.map_err(Errno));
             assert!(received.unwrap().is_none());
             assert_eq!(pool.borrow().lent(), 0);
         }
-        let failed = BufferPool::receive(&pool, |_| Err(Errno(libc::ECONNRESET)));
+        let failed = BufferPool::receive(&pool, Size::Large, |_, _| Err(Errno(libc::ECONNRESET)));
         assert_eq!(failed.unwrap_err(), Errno(libc::ECONNRESET));
         assert_eq!(pool.borrow().lent(), 0);
     }

@@ -283,6 +283,14 @@ impl<F: KernelSocket> SocketFd<F> {
         self.peeked > 0 && self.fd.queued() <= self.peeked
     }
 
+    /// Receives what is there, so much at most.
+    pub(super) fn receive(&mut self, bytes: &mut Vec<u8>, most: usize) -> Result<usize, Errno> {
+        self.take_peeked();
+        let received = self.fd.recv(bytes, most)?;
+        self.received();
+        Ok(received)
+    }
+
     /// Receives what is there, up to a buffer full, and leaves it where it is, unless it is that much:
     /// then more comes, and this is no question that could be answered.
     pub(super) fn receive_and_leave(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {

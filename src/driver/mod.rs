@@ -40,7 +40,7 @@ use crate::sys::Errno;
 use crate::sys::net::{TcpOptions, UnixName};
 use crate::sys::poll::EventFd;
 
-pub use buffers::{BUFFER_BYTES, Buf, NoBuffer};
+pub use buffers::{BUFFER_BYTES, Buf, LARGE_BYTES, NoBuffer};
 pub use calls::SocketCalls;
 pub use kernel::{EpollKernel, KernelSocket, PipeSource};
 pub use pipes::{OWN_BYTES_MAX, PIPE_BYTES, PipeGuard, Pipes};
@@ -275,7 +275,10 @@ pub trait Driver: SocketCalls + Pipes + Sized {
     /// Takes bytes that are there already; the read lane must be free. `None`: there are none, or
     /// the peer sends no more; [`Op::Recv`] will tell.
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
-    /// The same, as [`Op::Peek`] does it. Where bytes cannot stay, they are taken.
+    /// The same, of a socket that most likely has more than a buffer full: up to [`LARGE_BYTES`] of it, unless all
+    /// large buffers are lent.
+    fn receive_much_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno>;
+    /// As [`Driver::receive_now`], in the way of [`Op::Peek`]. Where bytes cannot stay, they are taken.
     fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         self.receive_now(sock)
     }
@@ -306,13 +309,57 @@ pub trait Driver: SocketCalls + Pipes + Sized {
 /// What both drivers are asked by their tests.
 #[cfg(test)]
 mod testing {
-    use std::io::{Read as _, Write as _};
+    use std::io::{Read as _, Write};
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::UnixStream;
     use std::thread;
     use std::time::Duration;
 
     use super::*;
+
+    /// More is there than a large buffer takes, and behind it an end.
+    pub(super) fn assert_much_is_received_at_once<D: Driver>(mut driver: D) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let unix = UnixStream::pair().unwrap();
+        unix.1.set_nonblocking(true).unwrap();
+        let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (tcp_ours, _) = listener.accept().unwrap();
+        tcp_ours.set_nonblocking(true).unwrap();
+        let of_unix: (Box<dyn Write>, OwnedFd) = (Box::new(unix.0), unix.1.into());
+        let of_tcp: (Box<dyn Write>, OwnedFd) = (Box::new(tcp), tcp_ours.into());
+        for (mut peer, ours) in [of_unix, of_tcp] {
+            let sent: Vec<u8> = (0..LARGE_BYTES + 1000)
+                .map(|at| at.to_le_bytes()[1])
+                .collect();
+            peer.write_all(&sent).unwrap();
+            drop(peer);
+            let sock = driver.adopt_client(ours);
+            let until = driver.now() + Duration::from_secs(60);
+            while driver.at_hand(sock) < sent.len() {
+                assert!(driver.now() < until, "it does not come");
+                thread::yield_now();
+            }
+            let much = driver.receive_much_now(sock).unwrap().unwrap();
+            assert!(much.is_full());
+            assert_eq!(&*much, &sent[..LARGE_BYTES]);
+            let rest = driver.receive_much_now(sock).unwrap().unwrap();
+            assert!(!rest.is_full());
+            assert_eq!(&*rest, &sent[LARGE_BYTES..]);
+            // An end is told by an op.
+            assert!(driver.receive_much_now(sock).unwrap().is_none());
+            driver.submit(sock, Op::Recv);
+            let told = loop {
+                driver.turn(Some(until)).unwrap();
+                match driver.next() {
+                    Some(completion) => break completion.done,
+                    None => assert!(driver.now() < until, "it is not told"),
+                }
+            };
+            assert!(matches!(told, Done::Eof), "{told:?}");
+            driver.close(sock, Close::Graceful);
+            driver.release();
+        }
+    }
 
     /// No pipes.
     pub(super) fn limits(sessions: usize, per_session: usize) -> Limits {

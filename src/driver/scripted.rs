@@ -228,6 +228,16 @@ impl Driver for Scripted {
         Ok(bytes.map(|bytes| self.buf(&bytes)))
     }
 
+    fn receive_much_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        let mut much = self.receive_now(sock)?;
+        while let Some(buf) = &mut much
+            && let Some(more) = self.sockets.get(sock).at_hand.pop_front()
+        {
+            buf.extend(&more);
+        }
+        Ok(much)
+    }
+
     fn lend(&mut self) -> Result<Buf, NoBuffer> {
         if self.lends_nothing {
             return Err(NoBuffer { max: 0 });

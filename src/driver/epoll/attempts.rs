@@ -4,7 +4,7 @@ use std::mem;
 
 use crate::driver::buffers::Buf;
 use crate::driver::kernel::{EpollKernel, KernelSocket as _};
-use crate::driver::{Completion, Done, Driver as _, Lane, Sock};
+use crate::driver::{BUFFER_BYTES, Completion, Done, Driver as _, Lane, Sock};
 use crate::sys::Errno;
 
 use super::Epoll;
@@ -88,7 +88,7 @@ impl<K: EpollKernel> Epoll<K> {
             self.starved.push(sock);
             return None;
         };
-        let received = socket.receive(&mut bytes);
+        let received = socket.receive(&mut bytes, BUFFER_BYTES);
         let buf = Buf::new(bytes, &self.buffers);
         self.received(sock, received, buf, Read::Recv)
     }

@@ -24,7 +24,7 @@ use crate::sys::Errno;
 use crate::sys::net::{TcpOptions, UnixName};
 use crate::sys::poll::{self, Event};
 
-use super::buffers::{Buf, BufferPool};
+use super::buffers::{Buf, BufferPool, Size};
 use super::calls::{OverDescriptors, SocketFd};
 use super::kernel::{EpollKernel, KernelSocket};
 use super::table::Table;
@@ -94,11 +94,14 @@ impl<K: EpollKernel> Epoll<K> {
     fn take_now(
         &mut self,
         sock: Sock,
-        receive: impl FnOnce(&mut Socket<K::Fd>, &mut Vec<u8>) -> Result<usize, Errno>,
+        size: Size,
+        receive: impl FnOnce(&mut Socket<K::Fd>, &mut Vec<u8>, usize) -> Result<usize, Errno>,
     ) -> Result<Option<Buf>, Errno> {
         let socket = self.sockets.get(sock);
         assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
-        BufferPool::receive(&self.buffers, |bytes| receive(socket, bytes))
+        BufferPool::receive(&self.buffers, size, |bytes, most| {
+            receive(socket, bytes, most)
+        })
     }
 }
 
@@ -240,13 +243,19 @@ impl<K: EpollKernel> Driver for Epoll<K> {
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        self.take_now(sock, Socket::receive)
+        self.take_now(sock, Size::Usual, Socket::receive)
+    }
+
+    fn receive_much_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        self.take_now(sock, Size::Large, Socket::receive)
     }
 
     fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         match self.sockets.get(sock).descriptor.is_unix {
-            true => self.take_now(sock, Socket::receive_and_leave),
-            false => self.take_now(sock, Socket::receive),
+            true => self.take_now(sock, Size::Usual, |socket, bytes, _| {
+                socket.receive_and_leave(bytes)
+            }),
+            false => self.receive_now(sock),
         }
     }
 
@@ -341,7 +350,7 @@ mod tests {
     use super::*;
     use crate::driver::testing::{
         assert_adopted_clients_are_like_accepted_ones,
-        assert_events_of_a_closed_socket_are_nobodys,
+        assert_events_of_a_closed_socket_are_nobodys, assert_much_is_received_at_once,
         assert_tcp_clients_are_known_for_what_they_are, assert_what_is_let_go_has_all_its_bytes,
         assert_what_is_let_go_is_not_watched, limits,
     };
@@ -367,6 +376,12 @@ mod tests {
     fn what_is_let_go_has_all_its_bytes() {
         let driver = Epoll::new(Waker::new().unwrap(), limits(4, 4)).unwrap();
         assert_what_is_let_go_has_all_its_bytes(driver);
+    }
+
+    #[test]
+    fn much_is_received_at_once() {
+        let driver = Epoll::new(Waker::new().unwrap(), limits(1, 4)).unwrap();
+        assert_much_is_received_at_once(driver);
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 
-use crate::driver::BUFFER_BYTES;
 use crate::driver::buffers::Buf;
 use crate::driver::calls::SocketFd;
 use crate::driver::kernel::KernelSocket;
@@ -65,25 +64,25 @@ impl<F: KernelSocket> Socket<F> {
         received
     }
 
-    /// Receives what is there, up to a buffer full, and takes note of whether there can be more.
-    pub(super) fn receive(&mut self, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
+    /// Receives what is there, so much at most, and takes note of whether there can be more.
+    pub(super) fn receive(&mut self, bytes: &mut Vec<u8>, most: usize) -> Result<usize, Errno> {
         let descriptor = &mut self.descriptor;
         descriptor.take_peeked();
         let received = if descriptor.is_unix {
             descriptor
                 .fd
-                .recv_and_tell(bytes, BUFFER_BYTES)
+                .recv_and_tell(bytes, most)
                 .map(|(received, stopped)| {
                     self.special |= stopped;
                     received
                 })
         } else {
-            descriptor.fd.recv(bytes, BUFFER_BYTES)
+            descriptor.fd.recv(bytes, most)
         };
         match received {
             Ok(received) => {
                 descriptor.received();
-                self.readable = self.special || received >= BUFFER_BYTES;
+                self.readable = self.special || received >= most;
             }
             Err(Errno(libc::EAGAIN)) => self.readable = false,
             Err(_) => {}

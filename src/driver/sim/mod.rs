@@ -123,7 +123,7 @@ use crate::backend::Address;
 use crate::sys::Errno;
 use crate::sys::net::{Addresses, PeerCredentials, TcpOptions, UnixName};
 
-use super::buffers::{Buf, BufferPool};
+use super::buffers::{Buf, BufferPool, Size};
 use super::{
     Close, Closed, Completion, Done, Driver, Filled, Flushed, Lane, NoBuffer, OWN_BYTES_MAX, Op,
     PipeGuard, Pipes, Sock, SocketCalls,
@@ -139,8 +139,7 @@ pub(crate) use turns::Waiting;
 
 use dice::Dice;
 use judge::Event;
-use ops::Into;
-use peer::{Acknowledging, SendSide};
+use peer::Acknowledging;
 use scenario::{generation_of, user_of};
 use world::{InFlight, Kind, ReadOp, World};
 
@@ -329,23 +328,12 @@ impl Driver for Sim {
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        let world = &mut *self.world();
-        let peer = world.open_peer(sock);
-        world.judge(&Event::Occupies(sock, Lane::Read));
-        world.note_service(sock);
-        let from = &world.peers[peer];
-        // An end is left for the next receive.
-        if from.waiting() == 0 && (from.send_side == SendSide::Fin || from.failure_seen) {
-            return Ok(None);
-        }
-        match world.advance_recv(peer, Into::Lent) {
-            Some(Done::Received(buf)) => Ok(Some(buf)),
-            Some(Done::Failed(errno)) => Err(errno),
-            None => Ok(None),
-            Some(done) => unreachable!("nothing but bytes and errors: {done:?}"),
-        }
+        self.world().receive_now(sock, Size::Usual)
     }
 
+    fn receive_much_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        self.world().receive_now(sock, Size::Large)
+    }
     fn lend(&mut self) -> Result<Buf, NoBuffer> {
         let world = &mut *self.world();
         let no_buffer = world.scenario.faults.no_buffer;

@@ -3,10 +3,11 @@
 
 use std::mem;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::Duration;
 
 use crate::backend::Address;
-use crate::driver::buffers::Buf;
+use crate::driver::buffers::{Buf, BufferPool, Size};
 use crate::driver::{BUFFER_BYTES, Done, Lane, Op, Sock};
 use crate::sys::Errno;
 
@@ -22,8 +23,8 @@ use super::{CLIENTS_MAX, is_client};
 pub(super) enum Into {
     /// A buffer that the kernel has.
     Provided,
-    /// One that the call brings.
-    Lent,
+    /// One of that size, which the call brings.
+    Lent(Size),
     /// The same, which takes all that is there, as far as there is room for so much.
     Whole(usize),
 }
@@ -235,20 +236,43 @@ impl World {
             };
         }
         // Without a buffer it waits.
+        let buffers = Rc::clone(&self.driver().buffers);
         let mut buffer = match into {
-            Into::Provided => self.driver().provided.pop()?,
-            Into::Lent | Into::Whole(_) => self.driver().buffers.borrow_mut().take()?,
+            Into::Provided => Buf::new(self.driver().provided.pop()?, &buffers),
+            Into::Lent(size) => BufferPool::lend_sized(&buffers, size)?,
+            Into::Whole(_) => BufferPool::lend(&buffers).ok()?,
         };
-        let most = BUFFER_BYTES as u64;
+        let most = match into {
+            Into::Lent(_) => buffer.room() as u64,
+            Into::Provided | Into::Whole(_) => BUFFER_BYTES as u64,
+        };
         let max = match into {
             Into::Whole(most) => most as u64,
-            Into::Provided | Into::Lent if self.dice.below(3) > 0 => most,
-            Into::Provided | Into::Lent => self.dice.between(1, most),
+            Into::Provided | Into::Lent(_) if self.dice.below(3) > 0 => most,
+            Into::Provided | Into::Lent(_) => self.dice.between(1, most),
         };
         let from = &mut self.peers[peer];
         let bytes = from.take(max);
-        Self::render(from, bytes, &mut buffer);
-        Some(Done::Received(Buf::new(buffer, &self.driver().buffers)))
+        buffer.write(|into| Self::render(from, bytes, into));
+        Some(Done::Received(buffer))
+    }
+
+    /// Receives what is there already.
+    pub(super) fn receive_now(&mut self, sock: Sock, size: Size) -> Result<Option<Buf>, Errno> {
+        let peer = self.open_peer(sock);
+        self.judge(&Event::Occupies(sock, Lane::Read));
+        self.note_service(sock);
+        let from = &self.peers[peer];
+        // An end is left for the next receive.
+        if from.waiting() == 0 && (from.send_side == SendSide::Fin || from.failure_seen) {
+            return Ok(None);
+        }
+        match self.advance_recv(peer, Into::Lent(size)) {
+            Some(Done::Received(buf)) => Ok(Some(buf)),
+            Some(Done::Failed(errno)) => Err(errno),
+            None => Ok(None),
+            Some(done) => unreachable!("nothing but bytes and errors: {done:?}"),
+        }
     }
 
     pub(super) fn advance_write(&mut self, sock: Sock) -> Option<Done> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::backend::Address;
+use crate::driver::buffers::Size;
 use crate::driver::{Done, Filled, Flushed, IntoUnix, PIPE_BYTES, PipeGuard, Sock};
 
 use super::judge::Event;
@@ -61,7 +62,7 @@ impl World {
         self.judge(&Event::Moves);
         let index = self.open_peer(from);
         if self.peers[index].waiting() == 0 {
-            return match self.advance_recv(index, Into::Lent) {
+            return match self.advance_recv(index, Into::Lent(Size::Usual)) {
                 None => Filled::Empty,
                 Some(Done::Eof) => Filled::Eof,
                 Some(Done::Failed(errno)) => Filled::Failed(errno),

@@ -42,14 +42,11 @@ use io_uring::{opcode, squeue, types};
 use crate::sys::net::{TcpOptions, UnixName};
 use crate::sys::{Errno, net};
 
-use super::buffers::{Buf, BufferPool};
+use super::buffers::{Buf, BufferPool, Size};
 use super::calls::{OverDescriptors, SocketFd};
 use super::pipes::PipePool;
 use super::table::Table;
-use super::{
-    BUFFER_BYTES, Close, Closed, Completion, Driver, IntoUnix, Lane, Limits, NoBuffer, Op, Sock,
-    Waker,
-};
+use super::{Close, Closed, Completion, Driver, IntoUnix, Lane, Limits, NoBuffer, Op, Sock, Waker};
 use lanes::{Outgoing, Read, Socket, Write};
 use provided::Provided;
 use ring::{Entered, Ring, Wait};
@@ -120,12 +117,15 @@ impl Uring {
     fn take_now(
         &mut self,
         sock: Sock,
-        receive: fn(&mut SocketFd, &mut Vec<u8>) -> Result<usize, Errno>,
+        size: Size,
+        receive: fn(&mut SocketFd, &mut Vec<u8>, usize) -> Result<usize, Errno>,
     ) -> Result<Option<Buf>, Errno> {
         let socket = self.sockets.get(sock);
         assert!(matches!(socket.read, Read::Idle), "{sock:?} reads already");
         let descriptor = &mut socket.descriptor;
-        BufferPool::receive(&self.buffers, |bytes| receive(descriptor, bytes))
+        BufferPool::receive(&self.buffers, size, |bytes, most| {
+            receive(descriptor, bytes, most)
+        })
     }
 }
 
@@ -246,17 +246,18 @@ impl Driver for Uring {
     }
 
     fn receive_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
-        self.take_now(sock, |descriptor, bytes| {
-            descriptor.take_peeked();
-            let received = net::recv(&descriptor.fd, bytes, BUFFER_BYTES)?;
-            descriptor.received();
-            Ok(received)
-        })
+        self.take_now(sock, Size::Usual, SocketFd::receive)
+    }
+
+    fn receive_much_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
+        self.take_now(sock, Size::Large, SocketFd::receive)
     }
 
     fn peek_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         if self.sockets.get(sock).descriptor.is_unix {
-            self.take_now(sock, SocketFd::receive_and_leave)
+            self.take_now(sock, Size::Usual, |descriptor, bytes, _| {
+                descriptor.receive_and_leave(bytes)
+            })
         } else {
             self.receive_now(sock)
         }

@@ -5,8 +5,8 @@ use super::*;
 use crate::driver::Done;
 use crate::driver::testing::{
     assert_adopted_clients_are_like_accepted_ones, assert_events_of_a_closed_socket_are_nobodys,
-    assert_tcp_clients_are_known_for_what_they_are, assert_what_is_let_go_has_all_its_bytes,
-    assert_what_is_let_go_is_not_watched, limits,
+    assert_much_is_received_at_once, assert_tcp_clients_are_known_for_what_they_are,
+    assert_what_is_let_go_has_all_its_bytes, assert_what_is_let_go_is_not_watched, limits,
 };
 
 /// More sockets have data than there are buffers for the kernel to choose from. As in a session
@@ -154,6 +154,12 @@ fn room_that_comes_before_the_failed_send_is_looked_at_is_not_missed() {
 fn what_is_let_go_has_all_its_bytes() {
     let driver = Uring::new(Waker::new().unwrap(), limits(4, 4)).unwrap();
     assert_what_is_let_go_has_all_its_bytes(driver);
+}
+
+#[test]
+fn much_is_received_at_once() {
+    let driver = Uring::new(Waker::new().unwrap(), limits(1, 4)).unwrap();
+    assert_much_is_received_at_once(driver);
 }
 
 #[test]

@@ -212,7 +212,12 @@ impl<D: Driver> Serving<D> {
         }
         // Others have their turn as they do beside a raw flow.
         if self.taken_in_a_row < SPLICE_BUDGET_BYTES {
-            match cx.hands.driver.receive_now(self.open.sock) {
+            // What waits in a pipe is to get no more than fits behind it.
+            let received = match self.download {
+                None => cx.hands.driver.receive_much_now(self.open.sock),
+                Some(_) => cx.hands.driver.receive_now(self.open.sock),
+            };
+            match received {
                 Ok(Some(buf)) => {
                     self.taken_in_a_row += buf.len();
                     return self.answer_came(buf, client, cx);

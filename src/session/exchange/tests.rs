@@ -741,6 +741,30 @@ fn an_answer_that_breaks_off_for_want_of_a_buffer_ends_in_the_sign_of_that() {
     assert!(sent.ends_with(&BROKEN_OFF), "{sent:?}");
 }
 
+#[test]
+fn a_long_answer_in_small_records_goes_on_in_large_pieces() {
+    let mut desk = Desk::new();
+    let (mut exchange, _client) = desk.client(&get("/"));
+    let server = desk.connect(&mut exchange);
+    desk.hear(&mut exchange, server);
+    let record = stdout(&"x".repeat(8 * 1024));
+    let beginning = [&stdout("Status: 200 OK\r\n\r\n")[..], &record, &record].concat();
+    assert_eq!(desk.say(&mut exchange, server, &beginning), Step::Continue);
+    // The last record is cut in two.
+    let more = record.repeat(5);
+    let (first, second) = more.split_at(3 * record.len() + 100);
+    desk.hands.driver.arrive(server, first);
+    desk.hands.driver.arrive(server, second);
+    assert_eq!(
+        desk.take(&mut exchange),
+        (beginning.clone(), Step::Continue)
+    );
+    assert_eq!(desk.take(&mut exchange), (more, Step::Continue));
+    let end = page("")[stdout("Content-Type: text/plain\r\n\r\n").len()..].to_vec();
+    assert_eq!(desk.say(&mut exchange, server, &end), Step::Continue);
+    assert_eq!(desk.take(&mut exchange).0, end);
+}
+
 /// A request behind which the client keeps its connection.
 fn get_and_stay(uri: &str) -> Vec<u8> {
     let mut bytes = get(uri);

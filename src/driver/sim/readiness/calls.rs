@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use crate::driver::buffers::BufferPool;
-use crate::driver::{BUFFER_BYTES, Done, Sock};
+use crate::driver::{BUFFER_BYTES, Done, LARGE_BYTES, Sock};
 use crate::sys::Errno;
 
 use super::super::ops::Into;
@@ -84,7 +84,7 @@ impl World {
     ) -> Result<(usize, bool), Errno> {
         self.note_service(sock);
         // Of other calls it would be a failure.
-        if most == BUFFER_BYTES && self.fault(self.scenario.faults.failure) {
+        if [BUFFER_BYTES, LARGE_BYTES].contains(&most) && self.fault(self.scenario.faults.failure) {
             return Err(Errno(libc::EINTR));
         }
         let peer = self.fd_peer(sock);
