@@ -14,7 +14,7 @@
 //! - A worker whose client has left is busy until it writes or ends: until then its place is taken as well.
 //! - What a server does with the fence, and with its connections, is found out: see [`Manner`].
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -153,8 +153,10 @@ pub struct Pool {
     options: PoolOptions,
     kept: Slab<Kept>,
     /// Of each endpoint, those that rest, the one that was used last at the end.
-    resting: HashMap<Address, Vec<UpstreamId>>,
+    resting: HashMap<Address, VecDeque<UpstreamId>>,
     manners: HashMap<Address, Manner>,
+    /// How many of these are of servers that keep none.
+    unkept: u64,
     /// Endpoints that get nothing new.
     drained: HashSet<Address>,
     /// None does: the route is paused.
@@ -200,6 +202,7 @@ impl Pool {
             kept: Slab::new(),
             resting: HashMap::new(),
             manners: HashMap::new(),
+            unkept: 0,
             drained: HashSet::new(),
             is_held: false,
             look_at: None,
@@ -249,7 +252,7 @@ impl Pool {
     fn close_needless<D: Driver>(&mut self, hands: &mut Hands<D>) {
         let mut needless = Vec::new();
         for ids in self.resting.values() {
-            let Some(first) = ids.first() else { continue };
+            let Some(first) = ids.front() else { continue };
             let lease = &self.kept[first.0].open.lease;
             let surplus = match self.may_rest(lease.address()) {
                 true => lease.surplus(),
@@ -347,7 +350,7 @@ impl Pool {
 
     /// The connection that was used last among those that rest at this endpoint.
     pub(super) fn take(&mut self, address: Address) -> Option<Open> {
-        let id = self.resting.get_mut(&address)?.pop()?;
+        let id = self.resting.get_mut(&address)?.pop_back()?;
         let Kept { open, .. } = self.kept.remove(id.0);
         open.lease.rouse();
         Some(Open {
@@ -358,7 +361,7 @@ impl Pool {
 
     /// Closes a connection that rests at this endpoint: its place is wanted for a new one.
     pub(super) fn drop_resting<D: Driver>(&mut self, address: Address, hands: &mut Hands<D>) {
-        if let Some(id) = self.resting.get(&address).and_then(|ids| ids.first()) {
+        if let Some(id) = self.resting.get(&address).and_then(VecDeque::front) {
             self.close(*id, Close::Graceful, hands);
         }
         // Others may rest while the new one is opened.
@@ -429,14 +432,11 @@ impl Pool {
 
     fn learn(&mut self, address: Address, manner: Manner) {
         let before = self.manners.insert(address, manner);
-        if before.is_some_and(Manner::keeps_none) != manner.keeps_none() {
-            self.count_unkept();
+        let kept_none = before.is_some_and(Manner::keeps_none);
+        if kept_none != manner.keeps_none() {
+            self.unkept = self.unkept + u64::from(manner.keeps_none()) - u64::from(kept_none);
+            self.counters.fastcgi.doubtful.set(self.unkept);
         }
-    }
-
-    fn count_unkept(&self) {
-        let unkept = self.manners.values().filter(|manner| manner.keeps_none());
-        self.counters.fastcgi.doubtful.set(unkept.count() as u64);
     }
 
     /// A connection of the pool was heard of.
@@ -501,7 +501,7 @@ impl Pool {
                 kept.open.lease.rest(hands.now);
                 let gives_way_at = kept.open.lease.gives_way_at();
                 self.look_for_newcomers_at(gives_way_at);
-                self.resting.entry(address).or_default().push(id);
+                self.resting.entry(address).or_default().push_back(id);
                 Change::Rests
             }
         }
@@ -527,7 +527,9 @@ impl Pool {
                 open.lease.rouse();
                 let ids = self.resting.get_mut(&open.lease.address());
                 let ids = ids.expect("what rests is listed");
-                ids.retain(|other| *other != id);
+                // Mostly it is the one that has rested for longest: then nobody else is looked at.
+                let place = ids.iter().position(|other| *other == id);
+                ids.remove(place.expect("what rests is listed"));
             }
         }
         open.close(how, hands);
@@ -575,7 +577,7 @@ impl Pool {
 
     /// When to make way for the next one.
     fn newcomers_at(&self) -> Option<Instant> {
-        let last = self.resting.values().filter_map(|ids| ids.last());
+        let last = self.resting.values().filter_map(VecDeque::back);
         last.filter_map(|id| self.kept[id.0].open.lease.gives_way_at())
             .min()
     }
@@ -652,13 +654,16 @@ impl Pool {
     /// Closes what leads to endpoints that are not in the set, and forgets them; and what rests at those that get
     /// nothing new. What settles there may still be at work, and is closed when it is not.
     pub fn follow<D: Driver>(&mut self, set: &AddressSet, hands: &mut Hands<D>) {
-        let is_current = |address: Address| set.endpoints().iter().any(|e| e.address == address);
+        let current: HashSet<Address> = set.endpoints().iter().map(|e| e.address).collect();
+        let is_current = |address: Address| current.contains(&address);
         for id in self.all(|kept| !is_current(kept.open.lease.address())) {
             self.close(id, self.way_out(id), hands);
         }
         self.resting.retain(|address, _| is_current(*address));
         self.manners.retain(|address, _| is_current(*address));
-        self.count_unkept();
+        let unkept = self.manners.values().filter(|manner| manner.keeps_none());
+        self.unkept = unkept.count() as u64;
+        self.counters.fastcgi.doubtful.set(self.unkept);
         let flags = set.endpoints().iter().zip(set.drained());
         let drained = flags.filter(|(_, is_drained)| **is_drained);
         self.drained = drained.map(|(endpoint, _)| endpoint.address).collect();
@@ -675,8 +680,14 @@ impl Pool {
         self.look_at = None;
     }
 
+    /// Those that are as they are for longest first: each is the first of those that rest at its endpoint, and found
+    /// at once.
     fn all(&self, which: impl Fn(&Kept) -> bool) -> Vec<UpstreamId> {
         let which = self.kept.iter().filter(|(_, kept)| which(kept));
-        which.map(|(id, _)| UpstreamId(id)).collect()
+        let mut all: Vec<_> = which
+            .map(|(id, kept)| (kept.since, UpstreamId(id)))
+            .collect();
+        all.sort_by_key(|(since, _)| *since);
+        all.into_iter().map(|(_, id)| id).collect()
     }
 }

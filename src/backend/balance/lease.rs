@@ -37,6 +37,21 @@ pub(super) struct Member {
     pub(super) recoveries: Rc<Cell<u64>>,
     /// The most connections that it may have, as of now.
     pub(super) max: Cell<u32>,
+    /// Whether it is in the set that was taken over last.
+    pub(super) rank: Cell<Rank>,
+    /// Which balancer's it is.
+    of: u32,
+}
+
+/// What an endpoint is in the current set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Rank {
+    /// It may get something new.
+    InUse,
+    /// It gets nothing new.
+    Drained,
+    /// It is not in the set, and has sessions.
+    Gone,
 }
 
 impl Member {
@@ -54,6 +69,15 @@ impl Member {
             shared: RefCell::new(shared),
             recoveries: Rc::clone(recoveries),
             max: Cell::new(max),
+            rank: Cell::new(Rank::Gone),
+            of: 0,
+        }
+    }
+
+    pub(super) fn of(self, balancer: u32) -> Self {
+        Self {
+            of: balancer,
+            ..self
         }
     }
 
@@ -101,6 +125,12 @@ impl Lease {
             index,
             version,
         }
+    }
+
+    /// Of several balancers, which one [has given it](super::Balancer::belongs_to).
+    #[must_use]
+    pub fn of(&self) -> u32 {
+        self.member.of
     }
 
     /// Where to connect.

@@ -26,8 +26,8 @@ use super::reach;
 use super::{Address, AddressSet, Published};
 use crate::config::Balance;
 use crate::counters::Endpoints;
-use lease::Member;
-use policy::{Random, groups, running_sums, shares};
+use lease::{Member, Rank};
+use policy::{InTurn, Random, groups, running_sums, shares};
 
 pub use lease::Lease;
 pub use shared::{PermitCounts, SharedPermits};
@@ -130,6 +130,9 @@ pub struct Balancer {
     members: Vec<Rc<Member>>,
     /// In the order of the members: when its turn comes.
     turns: Vec<u64>,
+    /// In the order of the groups, of those with more members than one looks at: the members by their turns, each
+    /// once. Empty until it is asked for, and when turns were taken out of order.
+    in_turn: Vec<InTurn>,
     /// In the order of the members.
     shares: Vec<u32>,
     /// In the order of the members: the shares up to here, this one included, within its group.
@@ -147,6 +150,8 @@ pub struct Balancer {
     known: HashMap<Address, Rc<Member>>,
     /// Where others see their counters.
     counted: Arc<Endpoints>,
+    /// What whoever has it knows it by.
+    belongs_to: u32,
 }
 
 impl Balancer {
@@ -163,6 +168,7 @@ impl Balancer {
             set: Arc::new(AddressSet::empty()),
             members: Vec::new(),
             turns: Vec::new(),
+            in_turn: Vec::new(),
             shares: Vec::new(),
             shares_up_to: Vec::new(),
             groups: Vec::new(),
@@ -172,7 +178,14 @@ impl Balancer {
             random: Random(seed),
             known: HashMap::new(),
             counted: Arc::default(),
+            belongs_to: 0,
         }
+    }
+
+    /// From now on, its leases are [of](Lease::of) this one, of several balancers. Before any is given.
+    pub fn belongs_to(&mut self, which: u32) {
+        assert!(self.known.is_empty(), "nothing was given yet");
+        self.belongs_to = which;
     }
 
     /// Gives at most this many leases of one endpoint at one time, instead of any number.
@@ -370,16 +383,15 @@ impl Balancer {
     /// Whether this address is one of the set that was taken over last, and may get something new.
     #[must_use]
     pub fn has(&self, address: Address) -> bool {
-        self.members
-            .iter()
-            .any(|member| member.health.address() == address)
+        let member = self.known.get(&address);
+        member.is_some_and(|member| member.rank.get() == Rank::InUse)
     }
 
     /// Whether this address is one of the set that was taken over last, and gets nothing new.
     #[must_use]
     pub fn is_drained(&self, address: Address) -> bool {
-        let mut drained = self.drained.iter();
-        drained.any(|member| member.health.address() == address)
+        let member = self.known.get(&address);
+        member.is_some_and(|member| member.rank.get() == Rank::Drained)
     }
 
     /// Whether there is nothing to choose from.
@@ -398,12 +410,7 @@ impl Balancer {
     /// earlier one.
     pub fn is_current(&mut self, published: &Published, lease: &Lease) -> bool {
         self.refresh(published);
-        lease.version == self.set.version()
-            || self
-                .members
-                .iter()
-                .chain(&self.drained)
-                .any(|member| Rc::ptr_eq(member, &lease.member))
+        lease.member.rank.get() != Rank::Gone
     }
 
     /// Takes the current set over, if it is another one.
@@ -414,21 +421,26 @@ impl Balancer {
     }
 
     fn adopt(&mut self, set: Arc<AddressSet>) {
-        self.members.clear();
-        self.drained.clear();
+        let before = self.members.drain(..).chain(self.drained.drain(..));
+        before.for_each(|member| member.rank.set(Rank::Gone));
         let mut endpoints = Vec::with_capacity(set.endpoints().len());
         let all = set.endpoints().iter().zip(set.health());
         for ((endpoint, health), is_drained) in all.zip(set.drained()) {
             let (max, shared) = (self.per_endpoint_max, &self.shared);
-            let new = || Rc::new(Member::new(health, &self.recoveries, max, shared.clone()));
+            let new = || {
+                let member = Member::new(health, &self.recoveries, max, shared.clone());
+                Rc::new(member.of(self.belongs_to))
+            };
             let member = self.known.entry(health.address()).or_insert_with(new);
             assert!(
                 Arc::ptr_eq(&member.health, health),
                 "a health that somebody holds is not forgotten"
             );
             if *is_drained {
+                member.rank.set(Rank::Drained);
                 self.drained.push(Rc::clone(member));
             } else {
+                member.rank.set(Rank::InUse);
                 self.members.push(Rc::clone(member));
                 endpoints.push(*endpoint);
             }
@@ -454,6 +466,7 @@ impl Balancer {
     fn draw_turns(&mut self) {
         self.turn = 0;
         self.turns.clear();
+        self.in_turn = self.groups.iter().map(|_| InTurn::new()).collect();
         for group in &self.groups {
             let start = self.random.below(group.len() as u64);
             let place = |i: usize| (i as u64 + group.len() as u64 - start) % group.len() as u64;

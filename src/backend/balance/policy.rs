@@ -1,14 +1,16 @@
 //! Which of the endpoints of one priority that would do: by turns, by load, by lot.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
 use std::ops::Range;
 
 use super::super::Endpoint;
 use super::Balancer;
 use crate::config::Balance;
 
-/// Up to so many endpoints of one priority, [`Balance::LeastConnections`] compares all of them; above,
-/// two that are drawn: those are nearly as good, and cost the same for any number.
+/// Up to so many endpoints of one priority are all looked at for each choice. Above, [`Balance::LeastConnections`]
+/// compares two that are drawn, which are nearly as good, and cost the same for any number; and whose turn it is is
+/// the first of a heap.
 const COMPARED_MAX: usize = 16;
 
 /// Draws that may hit an endpoint which cannot be used, before all of them are looked at: with half
@@ -27,6 +29,9 @@ const STRIDE: u64 = 1 << 32;
 
 /// When the turns have come so far, they are counted from 0 again.
 const TURNS_MAX: u64 = 1 << 62;
+
+/// Endpoints of one group by their turns; among equals, the first one of the set.
+pub(super) type InTurn = BinaryHeap<Reverse<(u64, usize)>>;
 
 impl Balancer {
     /// The best of one group, by the policy, among those that qualify.
@@ -53,18 +58,58 @@ impl Balancer {
         qualifies: impl Fn(&Self, usize) -> bool,
     ) -> Option<usize> {
         for _ in 0..SKIPS_MAX {
-            let index = group.clone().min_by_key(|&index| self.turns[index])?;
+            let index = self.first_in_turn(&group)?;
             self.turn = self.turn.max(self.turns[index]);
             self.take_turn(index);
+            self.put_back(&group);
             // Else it has had its turn. If it did not suit this session only, it misses little.
             if qualifies(self, index) {
                 return Some(index);
             }
         }
         let index = group
+            .clone()
             .filter(|&index| qualifies(self, index))
             .min_by_key(|&index| self.turns[index])?;
+        // Others are before it.
+        if let Some(number) = self.has_order(&group) {
+            self.in_turn[number].clear();
+        }
         Some(self.take_turn(index))
+    }
+
+    /// Whose turn is the next one, whether it can be used or not. Of many, not all are looked at.
+    fn first_in_turn(&mut self, group: &Range<usize>) -> Option<usize> {
+        let Some(number) = self.has_order(group) else {
+            return group.clone().min_by_key(|&index| self.turns[index]);
+        };
+        let in_turn = &mut self.in_turn[number];
+        if in_turn.is_empty() {
+            let turns = group
+                .clone()
+                .map(|index| Reverse((self.turns[index], index)));
+            in_turn.extend(turns);
+        }
+        in_turn.peek().map(|Reverse((_, index))| *index)
+    }
+
+    /// The one whose turn it was has taken it.
+    fn put_back(&mut self, group: &Range<usize>) {
+        if let Some(number) = self.has_order(group)
+            && let Some(mut first) = self.in_turn[number].peek_mut()
+        {
+            let Reverse((turn, index)) = &mut *first;
+            *turn = self.turns[*index];
+        }
+    }
+
+    /// The number of a group whose members are kept in the order of their turns.
+    fn has_order(&self, group: &Range<usize>) -> Option<usize> {
+        let number = || {
+            self.groups
+                .partition_point(|other| other.start < group.start)
+        };
+        (group.len() > COMPARED_MAX).then(number)
     }
 
     /// The fewest sessions for its shares; among equals, whose turn it is.
@@ -165,6 +210,7 @@ impl Balancer {
                 *turn = turn.saturating_sub(self.turn);
             }
             self.turn = 0;
+            self.in_turn.iter_mut().for_each(InTurn::clear);
         }
         index
     }
