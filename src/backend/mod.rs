@@ -23,4 +23,4 @@ pub use health::Health;
 pub(crate) use opening::PACE;
 pub use refresh::Refresher;
 pub(crate) use refresh::Suspects;
-pub use set::{ADDRESSES_MAX, AddressSet, Endpoint, Published};
+pub use set::{ADDRESSES_MAX, AddressSet, Endpoint, Published, PublishedNumber};

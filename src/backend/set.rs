@@ -127,6 +127,10 @@ fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
     (endpoints.into_boxed_slice(), dropped)
 }
 
+/// The endpoints of one route, by a number that no other ones of the daemon's ever have.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PublishedNumber(pub u32);
+
 /// The current [`AddressSet`], shared by its writers and all its readers.
 ///
 /// The resolver (or, with literal addresses only, the thread that starts it) says which endpoints there are, and
@@ -141,6 +145,8 @@ fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
 /// How endpoints fare ([`Health`]) is written by whoever meets a failure. An ejection is decided
 /// under a lock, so that two threads cannot eject the last two endpoints at one time.
 pub struct Published {
+    /// Which of the daemon's it is.
+    number: PublishedNumber,
     /// Whose they are, for the log.
     route: RouteName,
     current: ArcSwap<AddressSet>,
@@ -188,6 +194,7 @@ impl Published {
     #[must_use]
     pub fn new(on_change: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
+            number: PublishedNumber(0),
             route: RouteName::default(),
             current: ArcSwap::from_pointee(AddressSet::empty()),
             version: SharedVersion(AtomicU64::new(0)),
@@ -209,6 +216,19 @@ impl Published {
     pub fn of_route(mut self, route: RouteName) -> Self {
         self.route = route;
         self
+    }
+
+    /// Goes by this number instead of 0.
+    #[must_use]
+    pub fn numbered(mut self, number: PublishedNumber) -> Self {
+        self.number = number;
+        self
+    }
+
+    /// By which those who are told of a change know it.
+    #[must_use]
+    pub fn number(&self) -> PublishedNumber {
+        self.number
     }
 
     /// Whose they are.

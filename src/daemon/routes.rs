@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::access_log::Writers;
-use crate::backend::{Published, SharedPermits};
+use crate::backend::{Published, PublishedNumber, SharedPermits};
 use crate::config::{self, ConnectionLimits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
@@ -22,8 +22,7 @@ use crate::session::{
     FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, Timeouts,
 };
 use crate::worker::{
-    Crowd, Limit, Listening, Mailbox, Notice, Route, RouteNumber, Share, ShareRules, Sharing,
-    Spread, Who,
+    Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share, ShareRules, Sharing, Spread, Who,
 };
 
 use super::inherited::Passed;
@@ -152,11 +151,10 @@ fn route(
     crowd: Arc<Crowd>,
     told: Vec<Arc<Mailbox>>,
 ) -> Route {
-    let tell_all = move || {
-        told.iter()
-            .for_each(|mailbox| mailbox.post(Notice::Addresses))
-    };
+    let endpoints = PublishedNumber(number.0);
+    let tell_all = move || told.iter().for_each(|mailbox| mailbox.tell_of(endpoints));
     let published = Published::new(tell_all)
+        .numbered(endpoints)
         .of_route(config.name.clone())
         .ejecting(config.ejection);
     Route {

@@ -40,9 +40,23 @@ impl<D: Driver> Hands<D> {
     }
 }
 
-/// A route of one worker, for as long as the worker has anything of it. Used again after that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RouteKey(pub usize);
+/// A route of one worker, for as long as the worker has anything of it. Used again after that. Each session has one:
+/// it is small.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct RouteKey(pub u32);
+
+impl RouteKey {
+    /// That of the route in this place of a worker's.
+    pub(crate) fn at(slot: usize) -> Self {
+        let slot = u32::try_from(slot);
+        Self(slot.expect("each route has a number of 32 bits, and a listener"))
+    }
+
+    /// The place of the route.
+    pub(crate) fn slot(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Who hears of a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,12 +115,16 @@ impl<T> Retired<T> {
         self.is_new = false;
     }
 
-    /// Right after [`Driver::release`]. Whether this gave anything back.
-    pub fn released(&mut self, driver: &impl Driver) -> bool {
-        let before = self.left.len() + self.leaving.len();
-        self.left.clear();
-        self.leaving.retain(|(sock, _)| !driver.is_closed(*sock));
-        self.leaving.len() < before
+    /// Right after [`Driver::release`]. `each` is told of what this gives back.
+    pub fn released(&mut self, driver: &impl Driver, mut each: impl FnMut(&T)) {
+        self.left.drain(..).for_each(|retired| each(&retired));
+        self.leaving.retain(|(sock, retired)| {
+            let is_closed = driver.is_closed(*sock);
+            if is_closed {
+                each(retired);
+            }
+            !is_closed
+        });
     }
 
     /// Whether to look again without waiting: the driver joins most sockets in the next turn, and for

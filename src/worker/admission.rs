@@ -4,6 +4,8 @@
 //! is one. So the limit is exact, and a process that runs out of descriptors stops accepting instead of taking on
 //! clients that it cannot serve.
 
+use std::collections::BTreeSet;
+use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -17,8 +19,9 @@ use crate::sys::net::TcpOptions;
 
 use super::gate::Permit;
 use super::leaving::CameTo;
-use super::listeners::ListenerOf;
-use super::routes::{Admittance, Served};
+use super::listeners::{IdleListener, ListenerOf};
+use super::parking::{Parked, ParkedNumber, Parking};
+use super::routes::{Admittance, Hold, Served};
 use super::who::Refusal;
 use super::{Active, Seats, Worker, WorkerPhase, context};
 
@@ -47,12 +50,6 @@ const DRAIN_ACCEPTS_PER_TURN: usize = 64;
 struct Ticket {
     permit: Permit,
     spare: Sock,
-}
-
-/// A client that was accepted and is not served yet.
-pub(super) struct Parked {
-    pub(super) client: Sock,
-    pub(super) from: Origin,
 }
 
 /// Who accepted a client.
@@ -93,12 +90,14 @@ pub(super) struct Admission {
     /// Clients that were accepted when no ticket was left, or in a pause: a listener's armed accept is not taken
     /// back when another listener's client used the ticket. At most one for each listener; and those that another
     /// process has accepted, which have their descriptors.
-    parked: Vec<Parked>,
+    pub(super) parked: Parking,
     /// No accept is armed before this time.
     again_at: Option<Instant>,
     /// The last time it asked, there was no permit.
     at_limit: bool,
-    /// When it is looked whether routes that were full take clients again. `None`: no route is.
+    /// Routes that had as many sessions as they may when somebody of theirs was to be taken: those are held.
+    crowded: BTreeSet<RouteKey>,
+    /// When it is looked whether they take clients again. `None`: there are none.
     crowds_looked_at: Option<Instant>,
 }
 
@@ -158,25 +157,14 @@ impl Admission {
         }
     }
 
-    /// Whether a client of this route waits that was accepted.
-    pub(super) fn has_parked_of(&self, route: RouteKey) -> bool {
-        self.parked.iter().any(|parked| parked.from.route == route)
-    }
-
     /// It is served as soon as it can be.
     pub(super) fn park(&mut self, client: Sock, from: Origin) {
         self.parked.push(Parked { client, from });
     }
 
-    /// Those of which this is true, in the order in which they came.
-    pub(super) fn take_parked(&mut self, is_taken: impl Fn(&Origin) -> bool) -> Vec<Parked> {
-        let is_taken = |parked: &mut Parked| is_taken(&parked.from);
-        self.parked.extract_if(.., is_taken).collect()
-    }
-
     /// Nobody of this route is to be served any more.
     pub(super) fn cut_route<D: Driver>(&mut self, route: RouteKey, driver: &mut D) {
-        for parked in self.take_parked(|from| from.route == route) {
+        for parked in self.parked.take_of(route) {
             driver.close(parked.client, Close::Reset);
         }
     }
@@ -184,9 +172,44 @@ impl Admission {
     /// Nobody is to be served any more.
     pub(super) fn cut<D: Driver>(&mut self, driver: &mut D) {
         self.give_ticket_back(driver);
-        for parked in self.parked.drain(..) {
+        self.release_all();
+        for parked in self.parked.take_all() {
             driver.close(parked.client, Close::Reset);
         }
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn audit(&self) {
+        assert!(
+            self.crowded.is_empty() == self.crowds_looked_at.is_none(),
+            "INVARIANT index_is_exact: when full routes are looked at"
+        );
+    }
+
+    /// Nobody is held in a drain.
+    pub(super) fn release_all(&mut self) {
+        self.parked.release_all();
+        self.crowded.clear();
+        self.crowds_looked_at = None;
+    }
+
+    /// Somebody of this route is held because it has as many sessions as it may. Whether that is news.
+    fn crowd(&mut self, route: RouteKey, now: Instant) -> bool {
+        self.crowds_looked_at
+            .get_or_insert(now + CROWD_LOOK_INTERVAL);
+        self.crowded.insert(route)
+    }
+
+    /// Nobody of this route is held any more because of that.
+    fn is_not_crowded(&mut self, route: RouteKey) {
+        if self.crowded.remove(&route) && self.crowded.is_empty() {
+            self.crowds_looked_at = None;
+        }
+    }
+
+    /// Whether anybody of this route may be held because of that.
+    pub(super) fn is_crowded(&self, route: RouteKey) -> bool {
+        !self.crowded.is_empty() && self.crowded.contains(&route)
     }
 }
 
@@ -194,9 +217,9 @@ impl<D: Driver> Worker<D> {
     /// Serves the clients that wait and, with a ticket at hand, asks for more.
     pub(super) fn admit(&mut self) {
         let now = self.hands.now;
-        let lacks_part = |parked| self.lacks_part(parked);
-        let look_at_crowds = self.admission.parked.iter().any(lacks_part);
-        self.admission.crowds_looked_at = look_at_crowds.then(|| now + CROWD_LOOK_INTERVAL);
+        if self.admission.crowds_looked_at.is_some_and(|at| at <= now) {
+            self.look_at_crowds();
+        }
         if self.admission.again_at.is_some_and(|at| at > now) {
             return;
         }
@@ -210,6 +233,7 @@ impl<D: Driver> Worker<D> {
                 None if self.is_refusing() => {
                     let Parked { client, from } = self.admission.parked.remove(next);
                     self.turn_away(client, from.route);
+                    self.look_whether_over(from.route);
                 }
                 None => return,
             }
@@ -223,18 +247,15 @@ impl<D: Driver> Worker<D> {
                 // Where clients are refused, a permit is taken for one that is there: one at hand could
                 // be the one for whose want another worker refuses.
                 let refuses = self.shared.at_limit == AtLimit::Refuse;
-                let routes = &self.routes;
-                let takes = |route: RouteKey| routes[route].takes_clients();
-                let has_idle = self.listeners.has_idle_of(takes);
-                self.look_at_crowds();
+                let has_idle = self.to_arm().is_some();
                 if !self.listeners.are_served() && self.to_empty().is_none() {
                     // Nobody comes for whom it is at hand, and others may lack it.
                     self.admission.give_ticket_back(&mut self.hands.driver);
                 }
                 if has_idle && (refuses || self.prepare_ticket()) {
-                    let routes = &self.routes;
-                    let takes = |route: RouteKey| routes[route].takes_clients();
-                    self.listeners.arm(takes, &mut self.hands.driver);
+                    while let Some(listener) = self.to_arm() {
+                        self.listeners.arm(listener, &mut self.hands.driver);
+                    }
                 }
             }
             // Enough for one turn; the next one needs a ticket.
@@ -243,44 +264,103 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// The first client that was accepted and can be served now, by its place among them.
-    fn next_parked(&self) -> Option<usize> {
-        let is_next = |parked: &Parked| {
-            let is_paused = self.routes[parked.from.route].leaves_clients();
-            !is_paused && !self.lacks_part(parked)
-        };
-        self.admission.parked.iter().position(is_next)
+    // --- what is held -------------------------------------------------------------------------
+    //
+    // Clients and listeners of a route that takes nobody are held: they are found out once, and not looked at again
+    // until something has changed of the route. In a drain, nobody is held.
+
+    /// The first client that was accepted and can be served now.
+    fn next_parked(&mut self) -> Option<ParkedNumber> {
+        while let Some((number, parked)) = self.admission.parked.first() {
+            let route = parked.from.route;
+            match self.holds_parked(parked) {
+                None => return Some(number),
+                Some(hold) => {
+                    self.admission.parked.hold(number);
+                    self.held(route, hold);
+                }
+            }
+        }
+        None
     }
 
-    /// Whether a client waits until its route has fewer sessions, as it would wait in the backlog.
-    fn lacks_part(&self, parked: &Parked) -> bool {
+    /// Why a client that was accepted waits for its route, if it does.
+    pub(super) fn holds_parked(&self, parked: &Parked) -> Option<Hold> {
         let served = &self.routes[parked.from.route];
         let is_bound = self.phase == WorkerPhase::Serving && !served.is_retired;
-        parked.from.way == Way::Arrived && is_bound && served.route.crowd.is_full()
+        match served.holds() {
+            // It waits until its route has fewer sessions, as it would wait in the backlog.
+            Some(Hold::Crowd) if parked.from.way == Way::Arrived && is_bound => Some(Hold::Crowd),
+            Some(Hold::Crowd) | None => None,
+            Some(Hold::Pause) => Some(Hold::Pause),
+        }
+    }
+
+    /// The first listener that is to have an accept in flight.
+    fn to_arm(&mut self) -> Option<IdleListener> {
+        while let Some(listener) = self.listeners.first_to_arm() {
+            match self.routes[listener.route].holds() {
+                None => return Some(listener),
+                Some(hold) => {
+                    self.listeners.hold(listener);
+                    self.held(listener.route, hold);
+                }
+            }
+        }
+        None
+    }
+
+    /// The first listener that nobody new comes to, and whose backlog is to be served.
+    pub(super) fn to_empty(&mut self) -> Option<IdleListener> {
+        while let Some(listener) = self.listeners.first_to_empty() {
+            match self.routes[listener.route].holds_backlog() {
+                Some(hold) if self.phase == WorkerPhase::Serving => {
+                    self.listeners.hold(listener);
+                    self.held(listener.route, hold);
+                }
+                Some(_) | None => return Some(listener),
+            }
+        }
+        None
+    }
+
+    /// Somebody of this route waits for it. The end of a pause is told; that other workers' sessions have ended is not.
+    fn held(&mut self, route: RouteKey, hold: Hold) {
+        match hold {
+            Hold::Pause => {}
+            Hold::Crowd if self.admission.crowd(route, self.hands.now) => {
+                self.routes[route].report_crowd(self.hands.now);
+            }
+            Hold::Crowd => {}
+        }
+    }
+
+    /// Something has changed of a route, so that it may take clients again.
+    pub(super) fn release_held(&mut self, route: RouteKey) {
+        self.listeners.release(route);
+        self.admission.parked.release(route);
+        self.admission.is_not_crowded(route);
     }
 
     /// Routes with as many sessions as they may have take no clients. The worker looks again without being told.
     fn look_at_crowds(&mut self) {
-        let routes = &self.routes;
-        let is_full = |route: RouteKey| {
-            let served = &routes[route];
-            served.route.crowd.is_full() && !served.is_retired
-        };
-        if self.listeners.has_waiting_of(is_full) {
-            self.admission.crowds_looked_at = Some(self.hands.now + CROWD_LOOK_INTERVAL);
+        let now = self.hands.now;
+        for route in mem::take(&mut self.admission.crowded) {
+            if self.routes[route].route.crowd.is_full() {
+                self.admission.crowded.insert(route);
+                self.routes[route].report_crowd(now);
+            } else {
+                self.release_held(route);
+            }
         }
-        if self.admission.crowds_looked_at.is_some() {
-            let full = routes.iter().filter(|served| served.route.crowd.is_full());
-            full.for_each(|served| served.report_crowd(self.hands.now));
-        }
+        let is_crowded = !self.admission.crowded.is_empty();
+        self.admission.crowds_looked_at = is_crowded.then(|| now + CROWD_LOOK_INTERVAL);
     }
 
     /// An armed accept ended.
     pub(super) fn accepted(&mut self, listener: usize, done: Done) {
-        self.listeners.disarmed(listener);
-        let is_draining = self.phase == WorkerPhase::Draining;
-        self.listeners
-            .leave_backlogs(is_draining, &mut self.hands.driver);
+        self.listeners.disarmed(listener, &mut self.hands.driver);
+        self.look_whether_over(self.listeners.route(listener));
         match done {
             Done::Accepted(client) => {
                 let from = self.look_at(client, listener);
@@ -478,6 +558,7 @@ impl<D: Driver> Worker<D> {
                 Ok(true) => {}
                 Ok(false) => {
                     self.listeners.close_one(listener, &mut self.hands.driver);
+                    self.look_whether_over(listener.route);
                     self.to_release = true;
                 }
                 Err(AcceptFailed) => return Err(NoMoreClients),
@@ -497,6 +578,7 @@ impl<D: Driver> Worker<D> {
             read,
         } = from;
         self.routes[route].counters.accepted.add(1);
+        self.look_whether_over(route);
         let seats = match self.admit_user(client, way, route) {
             Ok(seats) => seats,
             Err(Refused) => {
@@ -525,19 +607,20 @@ impl<D: Driver> Worker<D> {
         let (session, step, spare) =
             Session::start(client, (hello, &read), ticket.spare, entry, &mut cx);
         self.admission.spare = self.admission.spare.or(spare);
+        let served = &mut self.routes[route];
         vacant.insert(Active {
             session,
             permit: ticket.permit,
             route,
+            in_route: served.sessions.enter(id),
             policy,
-            is_in_crowd: self.routes[route].route.crowd.enter(),
+            is_in_crowd: served.route.crowd.enter(),
             came_to: CameTo::new(listener),
             wants_no_place: false,
             place,
             seats,
         });
-        self.routes[route].sessions += 1;
-        self.file_pool(route);
+        self.follow_changes(route);
         self.after_step(id, step);
     }
 

@@ -1,5 +1,7 @@
 //! A worker's listeners and whether an accept is armed on each.
 
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 
 use super::routes::RouteNumber;
@@ -41,8 +43,56 @@ pub(crate) enum Backlog {
     NextOwners,
 }
 
+/// A worker's listeners, and where those are found that have something to do: nobody goes over all of them for it.
+///
+/// The index is exact by construction: what it says of a listener follows from the listener's state alone
+/// ([`Listener::standing`]), and that changes in [`Listeners::change`] alone.
 #[derive(Default)]
-pub(super) struct Listeners(Vec<Listener>);
+pub(super) struct Listeners {
+    slots: Vec<Listener>,
+    index: Index,
+    /// Backlogs are emptied, or left to others.
+    is_draining: bool,
+}
+
+/// Listeners by what is to be done with them.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Index {
+    /// Whose room the next one may have.
+    closed: BTreeSet<usize>,
+    /// Without an accept in flight, and to have one.
+    to_arm: BTreeSet<usize>,
+    /// Without an accept in flight, to be closed once nobody is in the backlog.
+    to_empty: BTreeSet<usize>,
+    /// What would be one of these two, of routes that take nobody, until somebody looks at the route again.
+    held: BTreeSet<(RouteKey, usize)>,
+    /// All that are not closed.
+    open: BTreeSet<(RouteKey, usize)>,
+    /// How many clients come to.
+    serving: usize,
+    /// How many were handed over and have an accept in flight.
+    being_handed_over: usize,
+}
+
+/// What the index says of a listener.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Standing {
+    is_open: bool,
+    is_serving: bool,
+    is_being_handed_over: bool,
+    list: List,
+}
+
+/// On which list of the index one is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum List {
+    Closed,
+    ToArm,
+    ToEmpty,
+    Held,
+    /// It waits for its accept, or is about to be left to others.
+    None,
+}
 
 struct Listener {
     sock: Sock,
@@ -52,6 +102,8 @@ struct Listener {
     introduction: Introduction,
     role: ListenerRole,
     accepting: Accepting,
+    /// Its route took nobody when it was looked at last.
+    is_held: bool,
     /// Accepts that will pass before a look for more clients of the same burst.
     looks_in: u32,
     /// How many passed before the last look, which found nobody.
@@ -90,6 +142,7 @@ pub(crate) struct ListenerOf {
 #[derive(Clone, Copy)]
 pub(super) struct IdleListener {
     pub(super) number: usize,
+    pub(super) route: RouteKey,
     sock: Sock,
 }
 
@@ -113,78 +166,89 @@ impl Listeners {
         listening: Listening,
         hands: &mut Hands<D>,
     ) {
-        self.retire(|_, is| is == of, &mut hands.driver);
+        self.retire(route, |is| is == of, &mut hands.driver);
         self.add(route, of, listening, hands);
     }
 
-    /// Nobody new comes to these. Who waits in their backlogs is served, unless those are for others.
+    /// Nobody new comes to these of a route's. Who waits in their backlogs is served, unless those are for others.
     pub(super) fn retire<D: Driver>(
         &mut self,
-        which: impl Fn(RouteKey, ListenerOf) -> bool,
+        route: RouteKey,
+        which: impl Fn(ListenerOf) -> bool,
         driver: &mut D,
     ) {
-        let which = |listener: &Listener| which(listener.route, listener.of);
-        self.give_up(which, ListenerRole::Retiring, driver);
+        let which = |listener: &Listener| which(listener.of);
+        self.give_up(route, which, ListenerRole::Retiring, driver);
     }
 
     /// Another share, of this worker or of others, serves the socket of this one. Who waits in its backlog is left
     /// where it is; an accept that is in flight may still bring a client, which is served here. Not so one that it
     /// took the place of: that one's socket nobody else has.
-    pub(super) fn hand_over<D: Driver>(&mut self, of: ListenerOf, driver: &mut D) {
+    pub(super) fn hand_over<D: Driver>(&mut self, route: RouteKey, of: ListenerOf, driver: &mut D) {
         let which =
             |listener: &Listener| listener.of == of && listener.role == ListenerRole::Serving;
-        self.give_up(which, ListenerRole::HandedOver, driver);
+        self.give_up(route, which, ListenerRole::HandedOver, driver);
     }
 
     /// One that was handed over stays that: its socket is somebody else's.
     fn give_up<D: Driver>(
         &mut self,
+        route: RouteKey,
         which: impl Fn(&Listener) -> bool,
         role: ListenerRole,
         driver: &mut D,
     ) {
-        for listener in &mut self.0 {
-            let is_kept = !matches!(
-                (listener.accepting, listener.role),
-                (Accepting::Closed, _) | (_, ListenerRole::HandedOver)
-            );
-            if is_kept && which(listener) {
-                listener.role = role;
-                if listener.accepting == Accepting::Armed {
-                    driver.cancel(listener.sock, Lane::Read);
-                }
+        for number in self.open_of(route) {
+            let listener = &self.slots[number];
+            if listener.role == ListenerRole::HandedOver || !which(listener) {
+                continue;
             }
+            self.change(number, |listener| {
+                listener.role = role;
+                listener.is_held = false;
+            });
+            let listener = &self.slots[number];
+            if listener.accepting == Accepting::Armed {
+                driver.cancel(listener.sock, Lane::Read);
+            }
+            self.leave_backlog(number, driver);
         }
-        self.leave_backlogs(false, driver);
     }
 
     /// Clients of this one are introduced in another way from now on.
-    pub(super) fn introduce_as(&mut self, of: ListenerOf, introduction: Introduction) {
-        let open = self
-            .0
-            .iter_mut()
-            .filter(|l| l.accepting != Accepting::Closed);
-        for listener in open.filter(|listener| listener.of == of) {
-            listener.introduction = introduction.clone();
+    pub(super) fn introduce_as(
+        &mut self,
+        route: RouteKey,
+        of: ListenerOf,
+        introduction: &Introduction,
+    ) {
+        for number in self.open_of(route) {
+            let listener = &mut self.slots[number];
+            if listener.of == of {
+                listener.introduction = introduction.clone();
+            }
         }
     }
 
     /// Whether clients come to any of them.
     pub(super) fn are_served(&self) -> bool {
-        let mut open = self.0.iter().filter(|l| l.accepting != Accepting::Closed);
-        open.any(|listener| listener.role == ListenerRole::Serving)
+        self.index.serving > 0
     }
 
     /// Whether an accept is in flight on one that was handed over.
     pub(super) fn are_being_handed_over(&self) -> bool {
-        let mut handed_over = self.0.iter().filter(|l| l.role == ListenerRole::HandedOver);
-        handed_over.any(|listener| listener.accepting == Accepting::Armed)
+        self.index.being_handed_over > 0
     }
 
     /// Whether any of a route's listeners is open.
     pub(super) fn has_open_of(&self, route: RouteKey) -> bool {
-        let mut open = self.0.iter().filter(|l| l.accepting != Accepting::Closed);
-        open.any(|listener| listener.route == route)
+        self.index.open.range(all_of(route)).next().is_some()
+    }
+
+    /// A route's listeners that are not closed.
+    fn open_of(&self, route: RouteKey) -> Vec<usize> {
+        let of_route = self.index.open.range(all_of(route));
+        of_route.map(|(_, number)| *number).collect()
     }
 
     /// In the room of one that is closed, if there is any.
@@ -205,6 +269,7 @@ impl Listeners {
         if sharing == Sharing::InTurns {
             hands.driver.take_turns(sock);
         }
+        // Closed until it is on the lists, like the one whose room it may have.
         let listener = Listener {
             sock,
             route,
@@ -212,78 +277,105 @@ impl Listeners {
             backlog,
             introduction,
             role: ListenerRole::Serving,
-            accepting: Accepting::Idle,
+            accepting: Accepting::Closed,
+            is_held: false,
             looks_in: 0,
             looked_after: 0,
         };
-        let is_free = |l: &Listener| l.accepting == Accepting::Closed;
-        let number = self.0.iter().position(is_free).unwrap_or(self.0.len());
+        let room = self.index.closed.first().copied();
+        let number = room.unwrap_or(self.slots.len());
         hands.owners.assign(sock, Owner::Listener(number));
-        match self.0.get_mut(number) {
+        match self.slots.get_mut(number) {
             Some(room) => *room = listener,
-            None => self.0.push(listener),
+            None => {
+                self.slots.push(listener);
+                self.index.closed.insert(number);
+            }
         }
+        self.change(number, |listener| listener.accepting = Accepting::Idle);
+        self.leave_backlog(number, &mut hands.driver);
     }
 
     /// An accept says that newcomers are refused. Ours are refused only where the listener is given up, and
     /// the word of that is on its way. False: it is somebody else's, who may have reasons.
     pub(super) fn refuses_newcomers(&mut self, number: usize) -> bool {
-        let listener = &mut self.0[number];
-        if listener.backlog == Backlog::Ours && listener.role == ListenerRole::Serving {
-            listener.role = ListenerRole::Retiring;
+        let listener = &self.slots[number];
+        let is_ours = listener.backlog == Backlog::Ours;
+        if is_ours && listener.role == ListenerRole::Serving {
+            self.change(number, |listener| listener.role = ListenerRole::Retiring);
         }
-        listener.backlog == Backlog::Ours
+        is_ours
     }
 
-    /// Arms an accept on each listener that has none, of the routes that take clients.
-    pub(super) fn arm<D: Driver>(&mut self, takes: impl Fn(RouteKey) -> bool, driver: &mut D) {
-        for listener in &mut self.0 {
-            let is_serving = listener.is_idle() && listener.role == ListenerRole::Serving;
-            if is_serving && takes(listener.route) {
-                driver.submit(listener.sock, Op::Accept);
-                listener.accepting = Accepting::Armed;
-            }
+    /// The first one that is to have an accept in flight.
+    pub(super) fn first_to_arm(&self) -> Option<IdleListener> {
+        let number = *self.index.to_arm.first()?;
+        Some(self.idle(number))
+    }
+
+    /// Asks for a client.
+    pub(super) fn arm<D: Driver>(&mut self, listener: IdleListener, driver: &mut D) {
+        driver.submit(listener.sock, Op::Accept);
+        self.change(listener.number, |l| l.accepting = Accepting::Armed);
+    }
+
+    /// Its route takes nobody.
+    pub(super) fn hold(&mut self, listener: IdleListener) {
+        self.change(listener.number, |listener| listener.is_held = true);
+    }
+
+    /// The route may take somebody again.
+    pub(super) fn release(&mut self, route: RouteKey) {
+        while let Some(&(_, number)) = self.index.held.range(all_of(route)).next() {
+            self.change(number, |listener| listener.is_held = false);
         }
     }
 
-    /// Takes the armed accepts back. Each still completes.
-    pub(super) fn disarm<D: Driver>(&self, driver: &mut D) {
-        for listener in &self.0 {
+    /// The worker drains: accepts that are in flight are taken back, and still complete; backlogs are emptied, or left
+    /// to whom they are for.
+    pub(super) fn drain<D: Driver>(&mut self, driver: &mut D) {
+        let before: Vec<_> = self.slots.iter().map(|l| l.standing(false)).collect();
+        if std::mem::replace(&mut self.is_draining, true) {
+            return;
+        }
+        for (number, before) in before.into_iter().enumerate() {
+            let listener = &self.slots[number];
+            let after = listener.standing(true);
+            self.index.refile((listener.route, number), before, after);
             if listener.accepting == Accepting::Armed {
                 driver.cancel(listener.sock, Lane::Read);
             }
+            self.leave_backlog(number, driver);
         }
     }
 
-    /// Closes those whose backlogs are for others, if they are given up: in a drain all. An accept that is in flight
+    /// Closes one whose backlog is for others, if it is given up: in a drain any. An accept that is in flight
     /// may have taken a client already, so one that is armed has to be disarmed first.
-    pub(super) fn leave_backlogs<D: Driver>(&mut self, is_draining: bool, driver: &mut D) {
-        for listener in &mut self.0 {
-            let is_left = match listener.role {
-                ListenerRole::Serving => is_draining && listener.backlog == Backlog::NextOwners,
-                ListenerRole::Retiring => listener.backlog == Backlog::NextOwners,
-                ListenerRole::HandedOver => true,
-            };
-            if is_left && listener.is_idle() {
-                driver.close(listener.sock, Close::Graceful);
-                listener.accepting = Accepting::Closed;
-            }
+    fn leave_backlog<D: Driver>(&mut self, number: usize, driver: &mut D) {
+        let listener = &self.slots[number];
+        let is_left = match listener.role {
+            ListenerRole::Serving => self.is_draining && listener.backlog == Backlog::NextOwners,
+            ListenerRole::Retiring => listener.backlog == Backlog::NextOwners,
+            ListenerRole::HandedOver => true,
+        };
+        if is_left && listener.is_idle() {
+            self.close_at(number, driver);
         }
     }
 
     /// The accept of this listener has completed.
-    pub(super) fn disarmed(&mut self, number: usize) {
-        let listener = &mut self.0[number];
+    pub(super) fn disarmed<D: Driver>(&mut self, number: usize, driver: &mut D) {
         assert!(
-            listener.accepting == Accepting::Armed,
+            self.slots[number].accepting == Accepting::Armed,
             "an accept was armed"
         );
-        listener.accepting = Accepting::Idle;
+        self.change(number, |listener| listener.accepting = Accepting::Idle);
+        self.leave_backlog(number, driver);
     }
 
     /// Whether it is worth looking for more clients right after one was accepted.
     pub(super) fn expects_more(&mut self, number: usize) -> bool {
-        let listener = &mut self.0[number];
+        let listener = &mut self.slots[number];
         if listener.accepting == Accepting::Closed {
             return false;
         }
@@ -295,7 +387,7 @@ impl Listeners {
     /// What came of looking. Clients that come one at a time are not made to wait, each time, until
     /// somebody has looked whether there is another.
     pub(super) fn looked_for_more(&mut self, number: usize, found: bool) {
-        let listener = &mut self.0[number];
+        let listener = &mut self.slots[number];
         listener.looked_after = if found {
             0
         } else {
@@ -305,7 +397,7 @@ impl Listeners {
     }
 
     pub(super) fn sock(&self, number: usize) -> Sock {
-        self.0[number].sock
+        self.slots[number].sock
     }
 
     /// What a backend is told of a client that this listener gave.
@@ -315,73 +407,180 @@ impl Listeners {
         client: Sock,
         driver: &mut D,
     ) -> Hello {
-        self.0[number].introduction.of(client, driver)
+        self.slots[number].introduction.of(client, driver)
     }
 
     pub(super) fn of(&self, number: usize) -> ListenerOf {
-        self.0[number].of
+        self.slots[number].of
     }
 
     pub(super) fn route(&self, number: usize) -> RouteKey {
-        self.0[number].route
-    }
-
-    /// Whether clients may wait at one without an accept in flight, of a route of which this is so.
-    pub(super) fn has_waiting_of(&self, is_so: impl Fn(RouteKey) -> bool) -> bool {
-        let mut idle = self.0.iter().filter(|l| l.is_idle());
-        idle.any(|listener| is_so(listener.route))
-    }
-
-    /// Whether there is one to arm of a route of which this is so.
-    pub(super) fn has_idle_of(&self, is_so: impl Fn(RouteKey) -> bool) -> bool {
-        let mut serving = self.0.iter().filter(|l| l.role == ListenerRole::Serving);
-        serving.any(|listener| listener.is_idle() && is_so(listener.route))
+        self.slots[number].route
     }
 
     /// The first listener without an accept in flight whose backlog is to be emptied: in a drain any, else one that
-    /// nobody new comes to, of a route that takes clients.
-    pub(super) fn to_empty(
-        &self,
-        is_draining: bool,
-        takes: impl Fn(RouteKey) -> bool,
-    ) -> Option<IdleListener> {
-        let is_given_up = |l: &Listener| match l.role {
-            ListenerRole::Serving => is_draining,
-            ListenerRole::Retiring => is_draining || l.backlog == Backlog::Ours && takes(l.route),
-            ListenerRole::HandedOver => false,
-        };
-        let number = self.0.iter().position(|l| l.is_idle() && is_given_up(l))?;
-        let sock = self.0[number].sock;
-        Some(IdleListener { number, sock })
+    /// nobody new comes to.
+    pub(super) fn first_to_empty(&self) -> Option<IdleListener> {
+        let number = *self.index.to_empty.first()?;
+        Some(self.idle(number))
+    }
+
+    fn idle(&self, number: usize) -> IdleListener {
+        let Listener { route, sock, .. } = self.slots[number];
+        IdleListener {
+            number,
+            route,
+            sock,
+        }
     }
 
     pub(super) fn close_one<D: Driver>(&mut self, listener: IdleListener, driver: &mut D) {
-        driver.close(listener.sock, Close::Graceful);
-        self.0[listener.number].accepting = Accepting::Closed;
+        self.close_at(listener.number, driver);
     }
 
     /// Closes all of them, whatever waits there.
     pub(super) fn close<D: Driver>(&mut self, driver: &mut D) {
-        self.close_some(|_| true, driver);
+        for number in 0..self.slots.len() {
+            if self.slots[number].accepting != Accepting::Closed {
+                self.close_at(number, driver);
+            }
+        }
+        self.is_draining = true;
     }
 
-    /// Closes those of some routes, whatever waits there.
-    pub(super) fn close_some<D: Driver>(&mut self, of: impl Fn(RouteKey) -> bool, driver: &mut D) {
-        for listener in &mut self.0 {
-            if listener.accepting != Accepting::Closed && of(listener.route) {
-                driver.close(listener.sock, Close::Graceful);
-                listener.accepting = Accepting::Closed;
-            }
+    /// Closes those of a route, whatever waits there.
+    pub(super) fn close_of<D: Driver>(&mut self, route: RouteKey, driver: &mut D) {
+        for number in self.open_of(route) {
+            self.close_at(number, driver);
         }
     }
 
-    pub(super) fn are_closed(&self) -> bool {
-        self.0.iter().all(|l| l.accepting == Accepting::Closed)
+    fn close_at<D: Driver>(&mut self, number: usize, driver: &mut D) {
+        driver.close(self.slots[number].sock, Close::Graceful);
+        self.change(number, |listener| listener.accepting = Accepting::Closed);
     }
+
+    pub(super) fn are_closed(&self) -> bool {
+        self.index.open.is_empty()
+    }
+
+    /// The one way in which a listener's state changes.
+    fn change(&mut self, number: usize, change: impl FnOnce(&mut Listener)) {
+        let listener = &mut self.slots[number];
+        let before = listener.standing(self.is_draining);
+        change(listener);
+        let after = listener.standing(self.is_draining);
+        self.index.refile((listener.route, number), before, after);
+    }
+
+    /// Compares the index with the listeners. `is_held`: whether those of a route that are held may be.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn audit(&self, is_held: impl Fn(RouteKey, bool) -> bool) {
+        let mut anew = Index::default();
+        let nowhere = Standing::NOWHERE;
+        for (number, listener) in self.slots.iter().enumerate() {
+            let standing = listener.standing(self.is_draining);
+            anew.refile((listener.route, number), nowhere, standing);
+            let is_retiring = listener.role == ListenerRole::Retiring;
+            assert!(
+                standing.list != List::Held || is_held(listener.route, is_retiring),
+                "INVARIANT index_is_exact: listener {number} is held, and its route takes clients"
+            );
+        }
+        assert!(
+            anew == self.index,
+            "INVARIANT index_is_exact: listeners by what is to be done with them: {:?} are {anew:?}",
+            self.index
+        );
+    }
+}
+
+/// Of a set by route and number.
+fn all_of(route: RouteKey) -> RangeInclusive<(RouteKey, usize)> {
+    (route, 0)..=(route, usize::MAX)
+}
+
+impl Index {
+    fn refile(&mut self, key: (RouteKey, usize), before: Standing, after: Standing) {
+        if before.list != after.list {
+            self.list(before.list, key, false);
+            self.list(after.list, key, true);
+        }
+        if before.is_open != after.is_open {
+            set(&mut self.open, key, after.is_open);
+        }
+        count(&mut self.serving, before.is_serving, after.is_serving);
+        count(
+            &mut self.being_handed_over,
+            before.is_being_handed_over,
+            after.is_being_handed_over,
+        );
+    }
+
+    fn list(&mut self, list: List, key: (RouteKey, usize), is_on: bool) {
+        match list {
+            List::Closed => set(&mut self.closed, key.1, is_on),
+            List::ToArm => set(&mut self.to_arm, key.1, is_on),
+            List::ToEmpty => set(&mut self.to_empty, key.1, is_on),
+            List::Held => set(&mut self.held, key, is_on),
+            List::None => {}
+        }
+    }
+}
+
+fn set<T: Ord>(set: &mut BTreeSet<T>, key: T, is_in: bool) {
+    let changes = match is_in {
+        true => set.insert(key),
+        false => set.remove(&key),
+    };
+    assert!(changes, "what is known of a listener before a change is so");
+}
+
+fn count(count: &mut usize, before: bool, after: bool) {
+    *count = *count + usize::from(after) - usize::from(before);
+}
+
+impl Standing {
+    /// As of one that is not there.
+    #[cfg(any(test, fuzzing))]
+    const NOWHERE: Self = Self {
+        is_open: false,
+        is_serving: false,
+        is_being_handed_over: false,
+        list: List::None,
+    };
 }
 
 impl Listener {
     fn is_idle(&self) -> bool {
         self.accepting == Accepting::Idle
+    }
+
+    fn standing(&self, is_draining: bool) -> Standing {
+        let is_open = self.accepting != Accepting::Closed;
+        let is_armed = self.accepting == Accepting::Armed;
+        Standing {
+            is_open,
+            is_serving: is_open && self.role == ListenerRole::Serving,
+            is_being_handed_over: is_armed && self.role == ListenerRole::HandedOver,
+            list: self.list(is_draining),
+        }
+    }
+
+    fn list(&self, is_draining: bool) -> List {
+        match self.accepting {
+            Accepting::Closed => return List::Closed,
+            Accepting::Armed => return List::None,
+            Accepting::Idle => {}
+        }
+        let is_ours = self.backlog == Backlog::Ours;
+        match self.role {
+            ListenerRole::Serving | ListenerRole::Retiring if is_draining => List::ToEmpty,
+            ListenerRole::Serving if self.is_held => List::Held,
+            ListenerRole::Serving => List::ToArm,
+            ListenerRole::Retiring if is_ours && self.is_held => List::Held,
+            ListenerRole::Retiring if is_ours => List::ToEmpty,
+            ListenerRole::Retiring | ListenerRole::HandedOver => List::None,
+        }
     }
 }

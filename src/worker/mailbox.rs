@@ -1,17 +1,19 @@
 //! How other threads tell a worker something.
 
+use std::collections::BTreeSet;
 use std::mem;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::orders::Order;
+use crate::backend::PublishedNumber;
 use crate::driver::Waker;
 use crate::sys::Errno;
 
 /// What a worker can be told. Each is a fact, not a message: told twice, it is still one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Notice {
-    /// There is a new address set, or a pause has begun or ended.
+    /// There are new address sets, or pauses have begun or ended: which, is in the mailbox.
     Addresses,
     /// A permit may be free.
     Permit,
@@ -47,6 +49,8 @@ pub(crate) struct Mailbox {
     waker: Waker,
     /// Looked at when there is a notice of it.
     orders: Mutex<Vec<Order>>,
+    /// Likewise: whose endpoints have changed. Each is there once, however often it does.
+    changed: Mutex<BTreeSet<PublishedNumber>>,
 }
 
 /// What was in a mailbox.
@@ -60,6 +64,7 @@ impl Mailbox {
             notices: AtomicU16::new(0),
             waker: Waker::new()?,
             orders: Mutex::default(),
+            changed: Mutex::default(),
         })
     }
 
@@ -78,6 +83,21 @@ impl Mailbox {
     pub(crate) fn order(&self, order: Order) {
         self.orders().push(order);
         self.post(Notice::Orders);
+    }
+
+    /// Has the worker take a new address set over, or see that a pause has begun or ended.
+    pub(crate) fn tell_of(&self, endpoints: PublishedNumber) {
+        self.changed().insert(endpoints);
+        self.post(Notice::Addresses);
+    }
+
+    pub(super) fn take_changed(&self) -> BTreeSet<PublishedNumber> {
+        mem::take(&mut *self.changed())
+    }
+
+    fn changed(&self) -> MutexGuard<'_, BTreeSet<PublishedNumber>> {
+        // As with the orders.
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn take_orders(&self) -> Vec<Order> {

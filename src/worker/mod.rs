@@ -6,11 +6,15 @@
 //! `admission.rs` is the way in, `waiting.rs` the wait for a place at an endpoint.
 
 mod admission;
+#[cfg(any(test, fuzzing))]
+mod audit;
+mod dates;
 mod gate;
 mod leaving;
 mod listeners;
 mod mailbox;
 mod orders;
+mod parking;
 mod pausing;
 mod queue;
 mod routes;
@@ -20,7 +24,7 @@ mod timers;
 mod waiting;
 mod who;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hint;
 use std::mem;
 use std::rc::Rc;
@@ -51,12 +55,12 @@ pub(crate) use routes::{Crowd, Limit, Route, RouteNumber, Share, ShareRules, Spr
 pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
+use dates::Dates;
 use gate::Permit;
 use leaving::CameTo;
-use listeners::{IdleListener, Listeners};
+use listeners::Listeners;
 use mailbox::Notices;
-use orders::Retiring;
-use routes::{OwnPolicy, Routes, Served};
+use routes::{InRoute, OwnPolicy, Routes, Served};
 use timers::Timers;
 #[cfg(any(test, fuzzing))]
 pub(crate) use waiting::QUEUE_LOOK_INTERVAL;
@@ -106,27 +110,28 @@ pub(crate) struct Worker<D: Driver> {
     awaits_limit: bool,
     /// Those that the worker serves; sessions and listeners name them by their place here.
     routes: Routes,
-    /// Those of them that take no new clients.
-    retired: Vec<Retiring>,
+    /// Those of them that take no new clients, and when FastCGI connections of theirs that have sent no request end,
+    /// the next time: their backlogs may bring more of them.
+    last_calls: Dates,
+    /// Those that take no new clients, or let theirs go, and of which something has changed since they were looked at.
+    going: BTreeSet<RouteKey>,
     /// Of orders whose effect somebody waits for.
     receipts: Vec<Receipt>,
     admission: Admission,
     queue_looks: QueueLooks,
-    /// When the first of its routes' pauses ends. `None`: none is paused.
-    pauses_end: Option<Instant>,
+    /// Those of its routes that are paused, and until when.
+    pauses: Dates,
     /// Permits of sessions that ended.
     retired_permits: Retired<Permit>,
     /// What the steps of sessions mean to others.
     changes: Changes,
     /// A client was sent away in this turn, or a listener was done with: the next release closes it.
     to_release: bool,
-    /// When connections are looked at that no request uses, at the latest. `None`: there are none.
-    pools_looked_at: Option<Instant>,
+    /// Routes with connections that no request uses, and when those are looked at.
+    pool_looks: Dates,
     /// Sessions that ended in this turn because their endpoint was removed.
     removed: usize,
     phase: WorkerPhase,
-    /// Clients of some route go to another process.
-    lets_go: bool,
     /// Another process may hand clients over.
     expects_arrivals: bool,
     /// How long it looks for what comes before it sleeps. `None`: it sleeps at once.
@@ -139,6 +144,7 @@ struct Active<D: Driver> {
     session: Session<D>,
     permit: Permit,
     route: RouteKey,
+    in_route: InRoute,
     /// The rules that it began with.
     policy: OwnPolicy,
     /// Whether it is counted among those of the route, over all workers.
@@ -189,7 +195,8 @@ impl<D: Driver> Worker<D> {
             head_room: HeadRoom::default(),
             listeners: Listeners::default(),
             routes: Routes::default(),
-            retired: Vec::new(),
+            last_calls: Dates::default(),
+            going: BTreeSet::new(),
             receipts: Vec::new(),
             shared,
             mailbox,
@@ -201,14 +208,13 @@ impl<D: Driver> Worker<D> {
             awaits_limit: false,
             admission: Admission::default(),
             queue_looks: QueueLooks::default(),
-            pauses_end: None,
+            pauses: Dates::default(),
             retired_permits: Retired::default(),
             changes: Changes::default(),
             to_release: false,
-            pools_looked_at: None,
+            pool_looks: Dates::default(),
             removed: 0,
             phase: WorkerPhase::Serving,
-            lets_go: false,
             expects_arrivals: false,
             busy_poll: None,
             last_call: None,
@@ -271,17 +277,23 @@ impl<D: Driver> Worker<D> {
         if self.last_call.is_some_and(|time| time <= self.hands.now) {
             self.drain_sessions(true);
         }
-        self.look_after_retired();
+        self.look_after_going();
         self.acknowledge_orders();
         // Before a new ticket is asked for, and after everything that someone waits for.
         self.hands.driver.release();
         self.to_release = false;
-        self.retired_permits.released(&self.hands.driver);
-        let places_free = self.hands.retired.released(&self.hands.driver);
-        let places_free = mem::take(&mut self.changes.room) || places_free;
+        self.retired_permits.released(&self.hands.driver, |_| {});
+        let Hands {
+            retired, driver, ..
+        } = &mut self.hands;
+        retired.released(driver, |lease| {
+            self.queue_looks.changed(RouteKey(lease.of()));
+        });
         self.look_at_pools();
-        let has_news = told.has(Notice::Addresses) || told.has(Notice::Places);
-        self.serve_queues(places_free || has_news);
+        if told.has(Notice::Places) {
+            self.queue_looks.all_changed();
+        }
+        self.serve_queues();
         self.admit();
         if self.is_finished() {
             self.shared.gate.leave(self.number);
@@ -292,7 +304,10 @@ impl<D: Driver> Worker<D> {
             self.shared.gate.pass_on();
         }
         self.count_turn();
-        Rest::Until(self.next_deadline())
+        let date = self.next_deadline();
+        #[cfg(any(test, fuzzing))]
+        self.audit();
+        Rest::Until(date)
     }
 
     /// A wait has ended.
@@ -331,7 +346,7 @@ impl<D: Driver> Worker<D> {
             && self.hands.retired.is_empty()
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&mut self) -> Option<Instant> {
         // No waiting with what ended since the last release, nor with what the driver joins: that may
         // have completed in the last turn already.
         let to_release =
@@ -345,31 +360,18 @@ impl<D: Driver> Worker<D> {
             self.timers.next(),
             self.yielding.next().filter(|_| looks_for_limit),
             self.queue_looks.date(),
-            self.pools_looked_at,
-            self.pauses_end,
+            self.pool_looks.next(),
+            self.pauses.next(),
             self.last_call,
-            self.last_call_of_retired(),
+            self.last_calls.next(),
         ];
         let dates = dates.into_iter().chain(self.admission.dates());
         dates.flatten().min()
     }
 
     /// Whether backlogs were left because the turn had done enough, not for want of a ticket.
-    fn has_more_to_empty(&self) -> bool {
+    fn has_more_to_empty(&mut self) -> bool {
         self.admission.has_ticket() && self.to_empty().is_some()
-    }
-
-    /// A listener that nobody new comes to, and whose backlog is to be served.
-    fn to_empty(&self) -> Option<IdleListener> {
-        let routes = &self.routes;
-        // One that has as many sessions as it may takes no others, wherever they wait, unless it is to end.
-        let takes = |route: RouteKey| {
-            let served = &routes[route];
-            let has_room = served.is_retired || !served.route.crowd.is_full();
-            has_room && !served.leaves_clients()
-        };
-        let is_draining = self.phase == WorkerPhase::Draining;
-        self.listeners.to_empty(is_draining, takes)
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -383,7 +385,7 @@ impl<D: Driver> Worker<D> {
                 let pool = &mut self.routes[route].pool;
                 let change = pool.complete(id, lane, done, &mut self.hands);
                 self.changes.room |= change != Change::None;
-                self.file_pool(route);
+                self.follow_changes(route);
             }
         }
     }
@@ -399,11 +401,13 @@ impl<D: Driver> Worker<D> {
             orders.into_iter().for_each(|order| self.obey(order));
         }
         if notices.has(Notice::Addresses) {
-            let routes = self.routes.keys();
-            routes
-                .into_iter()
-                .for_each(|route| self.follow_addresses(route));
-            self.follow_pauses();
+            for endpoints in self.mailbox.take_changed() {
+                for route in self.routes.with(endpoints) {
+                    self.follow_addresses(route);
+                    self.follow_pause(route);
+                    self.queue_looks.changed(route);
+                }
+            }
         }
         if notices.has(Notice::Limit) {
             self.awaits_limit = false;
@@ -415,9 +419,9 @@ impl<D: Driver> Worker<D> {
         if notices.has(Notice::Drain) {
             self.phase = WorkerPhase::Draining;
             // Whoever waits is served.
-            self.follow_pauses();
-            self.listeners.disarm(&mut self.hands.driver);
-            self.listeners.leave_backlogs(true, &mut self.hands.driver);
+            self.end_pauses();
+            self.admission.release_all();
+            self.listeners.drain(&mut self.hands.driver);
             self.drain_sessions(false);
         }
         if notices.has(Notice::Cut) {
@@ -433,7 +437,7 @@ impl<D: Driver> Worker<D> {
         }
         let set = served.route.published.load_full();
         served.pool.follow(&set, &mut self.hands);
-        self.file_pool(route);
+        self.follow_changes(route);
         self.each_session_of(route, Session::addresses_changed);
         self.compare_endpoints(route);
     }
@@ -443,16 +447,17 @@ impl<D: Driver> Worker<D> {
         self.last_call = Some(self.hands.now + LAST_CALL_INTERVAL);
         for route in self.routes.keys() {
             self.each_session_of(route, |session, cx| session.drain(is_last_call, cx));
+            self.look_whether_over(route);
         }
     }
 
     /// Tells sessions whether their endpoints are in the set, if it matters to them.
     fn compare_endpoints(&mut self, route: RouteKey) {
-        let mut of_route = self.sessions.iter().filter(|(_, a)| a.route == route);
-        if !of_route.any(|(_, active)| active.policy.timeouts.removed.is_some()) {
+        let served = &self.routes[route];
+        let matters = |id: SessionId| self.sessions[id.0].policy.timeouts.removed.is_some();
+        if !served.sessions.iter().any(matters) {
             return;
         }
-        let served = &self.routes[route];
         let set = served.route.published.load_full();
         let current: HashSet<Address> = set.endpoints().iter().map(|e| e.address).collect();
         self.each_session_of(route, |session, cx| match session.endpoint() {
@@ -475,6 +480,7 @@ impl<D: Driver> Worker<D> {
         }
         for route in self.routes.keys() {
             self.each_session_of(route, |_, _| Step::End(Ending::Cut));
+            self.look_whether_over(route);
         }
     }
 
@@ -515,7 +521,7 @@ impl<D: Driver> Worker<D> {
             );
             step = active.session.go_on(&mut cx);
         }
-        self.file_pool(route);
+        self.follow_changes(route);
         self.after_step(id, step);
     }
 
@@ -540,15 +546,19 @@ impl<D: Driver> Worker<D> {
     fn end_session(&mut self, id: SessionId, ending: Ending) {
         let mut active = self.sessions.remove(id.0);
         let served = &mut self.routes[active.route];
-        served.sessions -= 1;
+        if let Some(moved) = served.sessions.leave(id, active.in_route) {
+            self.sessions[moved.0].in_route = active.in_route;
+        }
         if active.is_in_crowd {
             served.route.crowd.leave();
         }
         let mut outcome = ending.outcome();
+        let mut has_waited = false;
         if let (Some(place), Some(queue)) = (active.place, &mut served.queue)
             && place.give_up(queue)
         {
             served.count_queue();
+            has_waited = true;
             if ending == Ending::ClientLeft {
                 outcome = Outcome::QueueLeft;
             }
@@ -573,6 +583,13 @@ impl<D: Driver> Worker<D> {
                 leaving.map_or((client, Closed::Now), |sock| (sock, Closed::Soon))
             }
         };
+        if has_waited {
+            self.file_queue(active.route);
+        }
+        if self.admission.is_crowded(active.route) {
+            self.release_held(active.route);
+        }
+        self.look_whether_over(active.route);
         self.retired_permits.push(active.permit, last, closed);
         self.admission.resume();
         tracing::debug!(
@@ -603,13 +620,9 @@ impl<D: Driver> Worker<D> {
         route: RouteKey,
         act: impl Fn(&mut Session<D>, &mut Context<'_, D>) -> Step,
     ) {
-        let of_route = self
-            .sessions
-            .iter()
-            .filter(|(_, active)| active.route == route);
-        let mut ids: Vec<_> = of_route
-            .map(|(id, active)| (active.place.as_ref().map(Place::arrival), SessionId(id)))
-            .collect();
+        let came = |id: SessionId| self.sessions[id.0].place.as_ref().map(Place::arrival);
+        let of_route = self.routes[route].sessions.iter();
+        let mut ids: Vec<_> = of_route.map(|id| (came(id), id)).collect();
         ids.sort_unstable();
         for (_, id) in ids {
             self.step(id, &act);
@@ -620,40 +633,37 @@ impl<D: Driver> Worker<D> {
 
     /// Closes kept connections whose time is up; in a drain, all of them once nobody is left.
     fn look_at_pools(&mut self) {
-        if self.lets_go {
-            self.close_pools_of_leaving();
-        }
-        let is_over = self.phase == WorkerPhase::Draining && self.sessions.is_empty();
-        if !is_over && self.pools_looked_at.is_none_or(|at| at > self.hands.now) {
-            return;
-        }
-        self.pools_looked_at = None;
-        for route in self.routes.keys() {
-            let pool = &mut self.routes[route].pool;
-            if is_over {
-                pool.close_all(&mut self.hands);
-            } else {
-                pool.expire(&mut self.hands);
+        if self.phase == WorkerPhase::Draining && self.sessions.is_empty() {
+            for route in self.pool_looks.routes() {
+                self.routes[route].pool.close_all(&mut self.hands);
+                self.follow_changes(route);
             }
-            self.file_pool(route);
+        }
+        // Each once: a look may be due again at once.
+        let due: Vec<_> = self.pool_looks.all_due(self.hands.now).collect();
+        for route in due {
+            self.routes[route].pool.expire(&mut self.hands);
+            self.follow_changes(route);
         }
     }
 
-    /// Where clients go to another process, so do the permits of connections that nobody here waits for.
-    fn close_pools_of_leaving(&mut self) {
-        for route in self.routes.keys() {
-            let served = &mut self.routes[route];
-            if served.leave.is_some() && !served.has_queue() {
-                served.pool.close_all(&mut self.hands);
-                self.file_pool(route);
-            }
+    /// Something was done with a route's sessions or kept connections: files what follows from it.
+    fn follow_changes(&mut self, route: RouteKey) {
+        let served = &self.routes[route];
+        self.pool_looks.set(route, served.pool.look_at());
+        if served.is_going() {
+            self.going.insert(route);
+        }
+        if mem::take(&mut self.changes.room) {
+            self.queue_looks.changed(route);
         }
     }
 
-    /// Something was done with a route's kept connections.
-    fn file_pool(&mut self, route: RouteKey) {
-        let look_at = self.routes[route].pool.look_at();
-        self.pools_looked_at = self.pools_looked_at.into_iter().chain(look_at).min();
+    /// Something of a route has ended, or has come to be: where that is what is waited for, it is looked at.
+    fn look_whether_over(&mut self, route: RouteKey) {
+        if self.routes[route].is_going() {
+            self.going.insert(route);
+        }
     }
 
     fn expire_deadlines(&mut self) {

@@ -5,9 +5,9 @@
 //! touched. A route that is not served any more takes no new clients; those in its backlog and its sessions are served
 //! to their end.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
 
 use crate::backend::SharedPermits;
 use crate::driver::Driver;
@@ -16,7 +16,7 @@ use crate::session::{Ending, Introduction, RouteKey, Session, Step};
 use super::leaving::{Arrived, Leave};
 use super::listeners::{ListenerOf, Listening};
 use super::routes::{RouteNumber, Served, Share, ShareRules};
-use super::{LAST_CALL_INTERVAL, Worker, WorkerPhase};
+use super::{LAST_CALL_INTERVAL, Worker};
 
 /// One thing to do. A worker gets them in order.
 pub(crate) enum Order {
@@ -119,10 +119,6 @@ impl<D: Driver> Worker<D> {
                 }
             }
         }
-        // What came to be in a drain is given up like the rest.
-        let is_draining = self.phase == WorkerPhase::Draining;
-        self.listeners
-            .leave_backlogs(is_draining, &mut self.hands.driver);
     }
 
     fn change(&mut self, change: RouteChange) {
@@ -156,20 +152,9 @@ impl<D: Driver> Worker<D> {
     }
 }
 
-/// A route that is not served any more, until nothing of it is left.
-pub(super) struct Retiring {
-    route: RouteKey,
-    /// When FastCGI connections that have sent no request end, the next time: its backlog may bring more of them.
-    last_call: Instant,
-}
-
 impl<D: Driver> Worker<D> {
     pub(super) fn add_route(&mut self, share: Share) {
         let number = share.route.number;
-        assert!(
-            self.routes.find(number).is_none(),
-            "each route has a number of its own"
-        );
         let mut served = Served::new(
             share.route,
             share.rules,
@@ -181,6 +166,7 @@ impl<D: Driver> Worker<D> {
             served.balancer.share(&permits, false);
         }
         let route = self.routes.insert(served);
+        self.routes[route].balancer.belongs_to(route.0);
         self.listeners
             .add_route((route, number), share.listeners, &mut self.hands);
         self.follow_addresses(route);
@@ -199,13 +185,13 @@ impl<D: Driver> Worker<D> {
                 ListenerChange::Introduce(number, how) => {
                     self.admission
                         .introduce_as(of(number), &how, &mut hands.driver);
-                    listeners.introduce_as(of(number), how);
+                    listeners.introduce_as(route, of(number), &how);
                 }
                 ListenerChange::Retire(number) => {
-                    listeners.retire(|_, is| is == of(number), &mut hands.driver);
+                    listeners.retire(route, |is| is == of(number), &mut hands.driver);
                 }
                 ListenerChange::HandOver(number) => {
-                    listeners.hand_over(of(number), &mut hands.driver);
+                    listeners.hand_over(route, of(number), &mut hands.driver);
                 }
             }
         }
@@ -215,13 +201,14 @@ impl<D: Driver> Worker<D> {
         let route = self.served(amendment.route);
         self.relisten(route, amendment.route, amendment.listeners);
         self.routes[route].amend(amendment.rules, &mut self.hands);
-        self.file_pool(route);
+        self.follow_changes(route);
         self.count_crowd(route);
         self.count_users(route);
         // Who is between two requests goes by the new rules at once, and is asked anew how long it may be.
         self.each_session_of(route, Session::amended);
         // What a raised limit allows is given out at once.
-        self.queue_looks.look_at(self.hands.now);
+        self.queue_looks.look_at(route, self.hands.now);
+        self.release_held(route);
     }
 
     fn share_permits(&mut self, route: RouteKey, permits: Option<Arc<SharedPermits>>) {
@@ -231,16 +218,17 @@ impl<D: Driver> Worker<D> {
             None => {
                 balancer.unshare();
                 // What it may have may be more than was left.
-                self.queue_looks.look_at(self.hands.now);
+                self.queue_looks.look_at(route, self.hands.now);
             }
         }
     }
 
     /// Where a limit came to be, those that are there already count as well.
     fn count_crowd(&mut self, route: RouteKey) {
-        let crowd = &self.routes[route].route.crowd;
-        let of_route = self.sessions.iter_mut().filter(|(_, a)| a.route == route);
-        for (_, active) in of_route {
+        let served = &self.routes[route];
+        let crowd = &served.route.crowd;
+        for id in served.sessions.iter() {
+            let active = &mut self.sessions[id.0];
             if !active.is_in_crowd {
                 active.is_in_crowd = crowd.enter();
             }
@@ -249,10 +237,11 @@ impl<D: Driver> Worker<D> {
 
     /// Likewise where users' clients come to be counted.
     fn count_users(&mut self, route: RouteKey) {
-        let who = self.routes[route].who.as_deref();
+        let served = &self.routes[route];
+        let who = served.who.as_deref();
         let driver = &mut self.hands.driver;
-        let of_route = self.sessions.iter_mut().filter(|(_, a)| a.route == route);
-        for (_, active) in of_route {
+        for id in served.sessions.iter() {
+            let active = &mut self.sessions[id.0];
             let (seat, client) = (active.seats.0.take(), active.session.client());
             let peer = || driver.peer_credentials(client);
             active.seats.0 = who.and_then(|who| who.keep(seat, peer));
@@ -261,12 +250,13 @@ impl<D: Driver> Worker<D> {
 
     fn retire(&mut self, route: RouteKey) {
         self.listeners
-            .retire(|of, _| of == route, &mut self.hands.driver);
+            .retire(route, |_| true, &mut self.hands.driver);
         self.routes[route].is_retired = true;
-        self.retired.push(Retiring {
-            route,
-            last_call: self.hands.now + LAST_CALL_INTERVAL,
-        });
+        // It has no part of the sessions to keep to any more.
+        self.release_held(route);
+        let last_call = self.hands.now + LAST_CALL_INTERVAL;
+        self.last_calls.set(route, Some(last_call));
+        self.look_whether_over(route);
         self.each_session_of(route, |session, cx| session.drain(false, cx));
     }
 
@@ -275,10 +265,11 @@ impl<D: Driver> Worker<D> {
             self.routes[route].is_retired,
             "only what was retired is cut"
         );
-        self.listeners
-            .close_some(|of| of == route, &mut self.hands.driver);
+        self.listeners.close_of(route, &mut self.hands.driver);
         self.admission.cut_route(route, &mut self.hands.driver);
-        let (cut, name) = (self.routes[route].sessions, &self.routes[route].route.name);
+        self.look_whether_over(route);
+        let served = &self.routes[route];
+        let (cut, name) = (served.sessions.len(), &served.route.name);
         if cut > 0 {
             tracing::warn!(
                 route = %name,
@@ -297,35 +288,41 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// When there is something to do for routes that are not served any more, though nothing happens.
-    pub(super) fn last_call_of_retired(&self) -> Option<Instant> {
-        self.retired.iter().map(|retired| retired.last_call).min()
-    }
-
-    /// Forgets routes of which nothing is left.
-    pub(super) fn look_after_retired(&mut self) {
-        let mut at = 0;
-        while let Some(retired) = self.retired.get_mut(at) {
-            let route = retired.route;
-            if retired.last_call <= self.hands.now {
-                retired.last_call = self.hands.now + LAST_CALL_INTERVAL;
-                self.each_session_of(route, |session, cx| session.drain(true, cx));
-            }
+    /// Forgets routes of which nothing is left, and closes what is kept of those that go.
+    pub(super) fn look_after_going(&mut self) {
+        while let Some(route) = self.last_calls.due(self.hands.now) {
+            let next = self.hands.now + LAST_CALL_INTERVAL;
+            self.last_calls.set(route, Some(next));
+            self.each_session_of(route, |session, cx| session.drain(true, cx));
+        }
+        for route in mem::take(&mut self.going) {
+            let is_over = self.is_over(route);
             let served = &mut self.routes[route];
-            if !served.has_queue() {
+            if is_over || !served.has_queue() {
                 // Nobody waits for them any more, and others may for their permits.
                 served.pool.close_all(&mut self.hands);
+                self.pool_looks.set(route, None);
             }
-            let is_over = self.routes[route].sessions == 0
-                && !self.listeners.has_open_of(route)
-                && !self.admission.has_parked_of(route);
             if is_over {
-                self.routes[route].pool.close_all(&mut self.hands);
-                self.routes.remove(route);
-                self.retired.swap_remove(at);
-            } else {
-                at += 1;
+                self.forget(route);
             }
         }
+    }
+
+    /// Whether nothing is left of a route that is not served any more.
+    pub(super) fn is_over(&self, route: RouteKey) -> bool {
+        let served = &self.routes[route];
+        served.is_retired
+            && served.sessions.is_empty()
+            && !self.listeners.has_open_of(route)
+            && !self.admission.parked.has_of(route)
+    }
+
+    fn forget(&mut self, route: RouteKey) {
+        self.release_held(route);
+        self.queue_looks.forget(route);
+        self.last_calls.set(route, None);
+        self.pauses.set(route, None);
+        self.routes.remove(route);
     }
 }

@@ -29,33 +29,37 @@ impl<D: Driver> Worker<D> {
             (true, false) => self.end_pause(route),
             (false, false) | (true, true) => {}
         }
-        let ends = self.routes.iter().filter_map(|served| served.paused_until);
-        self.pauses_end = ends.min();
+        self.pauses.set(route, until);
+        self.file_queue(route);
     }
 
-    /// The same for all routes.
-    pub(super) fn follow_pauses(&mut self) {
-        for route in self.routes.keys() {
+    /// The same for all routes that are paused: the worker drains.
+    pub(super) fn end_pauses(&mut self) {
+        for route in self.pauses.routes() {
             self.follow_pause(route);
         }
     }
 
     /// Ends pauses whose time is up.
     pub(super) fn look_at_pauses(&mut self) {
-        if self.pauses_end.is_some_and(|end| end <= self.hands.now) {
-            self.follow_pauses();
+        while let Some(route) = self.pauses.due(self.hands.now) {
+            self.follow_pause(route);
         }
     }
 
     fn begin_pause(&mut self, route: RouteKey) {
         self.routes[route].pool.hold(true, &mut self.hands);
-        self.file_pool(route);
+        self.follow_changes(route);
         self.each_session_of(route, Session::pause);
     }
 
     fn end_pause(&mut self, route: RouteKey) {
         self.routes[route].pool.hold(false, &mut self.hands);
         self.each_session_of(route, Session::resume);
-        self.queue_looks.begin(self.hands.now);
+        self.follow_changes(route);
+        // Those who wait may have a place, and there may be some in the backlogs.
+        self.file_queue(route);
+        self.queue_looks.look_at(route, self.hands.now);
+        self.release_held(route);
     }
 }

@@ -129,7 +129,7 @@ impl Queue {
 /// Of several queues, the one that the next turn begins with, after one that had no more to give to `last`:
 /// the one behind it, or itself if the others have had all.
 pub(super) fn next_first(last: RouteKey, had_some: bool) -> RouteKey {
-    RouteKey(last.0 + usize::from(had_some))
+    RouteKey(last.0 + u32::from(had_some))
 }
 
 #[cfg(test)]

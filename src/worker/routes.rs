@@ -1,5 +1,7 @@
 //! What a worker has of each route that it serves.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 use std::rc::Rc;
@@ -10,13 +12,13 @@ use std::time::Instant;
 use slab::Slab;
 
 use crate::access_log;
-use crate::backend::{Balancer, Moment, Published, SharedPermits};
+use crate::backend::{Balancer, Moment, Published, PublishedNumber, SharedPermits};
 use crate::config::{Balance, Part, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
 use crate::driver::Driver;
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
-use crate::session::{Entry, Hands, Policy, Pool, Protocol, RouteKey, SessionId};
+use crate::session::{Entry as SessionEntry, Hands, Policy, Pool, Protocol, RouteKey, SessionId};
 
 use super::admission::Way;
 use super::leaving::Leave;
@@ -247,8 +249,8 @@ pub(super) struct Served {
     pub(super) access_log: Option<access_log::Queue>,
     /// That of the worker: all its routes share it.
     pub(super) head_room: HeadRoom,
-    /// How many there are on this worker.
-    pub(super) sessions: usize,
+    /// Those on this worker.
+    pub(super) sessions: SessionsOf,
     /// It takes no new clients, and those that it has get no further requests served.
     pub(super) is_retired: bool,
     /// Its clients go to another process.
@@ -276,71 +278,129 @@ fn is_paced(policy: &Policy, limit: Option<Limit>) -> bool {
 #[derive(Default)]
 pub(super) struct Routes {
     slots: Slab<Served>,
-    /// Behind the last slot that was ever used.
-    end: usize,
+    /// All of them, by what the rest of the daemon knows them by.
+    by_number: HashMap<RouteNumber, RouteKey>,
+    /// Those whose endpoints these are: of several, all but one are retired.
+    by_endpoints: HashMap<PublishedNumber, Vec<RouteKey>>,
 }
 
 impl Routes {
     pub(super) fn insert(&mut self, served: Served) -> RouteKey {
-        let key = self.slots.insert(served);
-        self.end = self.end.max(key + 1);
-        RouteKey(key)
+        let number = served.route.number;
+        let endpoints = served.route.published.number();
+        let key = RouteKey::at(self.slots.insert(served));
+        let before = self.by_number.insert(number, key);
+        assert!(before.is_none(), "each route has a number of its own");
+        self.by_endpoints.entry(endpoints).or_default().push(key);
+        key
     }
 
     pub(super) fn remove(&mut self, key: RouteKey) {
-        self.slots.remove(key.0);
+        let served = self.slots.remove(key.slot());
+        self.by_number.remove(&served.route.number);
+        let endpoints = served.route.published.number();
+        if let Entry::Occupied(mut of_these) = self.by_endpoints.entry(endpoints) {
+            of_these.get_mut().retain(|other| *other != key);
+            if of_these.get().is_empty() {
+                of_these.remove();
+            }
+        }
     }
 
     /// All that there are now: what is done with one may change which there are.
     pub(super) fn keys(&self) -> Vec<RouteKey> {
-        self.slots.iter().map(|(key, _)| RouteKey(key)).collect()
-    }
-
-    /// The next one in a round over all that begins with `first`, and has come to `last`.
-    pub(super) fn next(&self, first: RouteKey, last: Option<RouteKey>) -> Option<RouteKey> {
-        let mut left = rest_of_round(first.0, last.map(|last| last.0), self.end);
-        left.find(|slot| self.slots.contains(*slot)).map(RouteKey)
+        let all = self.slots.iter();
+        all.map(|(key, _)| RouteKey::at(key)).collect()
     }
 
     /// The one that the rest of the daemon knows by this number.
     pub(super) fn find(&self, number: RouteNumber) -> Option<RouteKey> {
-        let mut slots = self.slots.iter();
-        let (key, _) = slots.find(|(_, served)| served.route.number == number)?;
-        Some(RouteKey(key))
+        self.by_number.get(&number).copied()
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Served> {
-        self.slots.iter().map(|(_, served)| served)
+    /// Those whose endpoints these are.
+    pub(super) fn with(&self, endpoints: PublishedNumber) -> Vec<RouteKey> {
+        let with = self.by_endpoints.get(&endpoints);
+        with.cloned().unwrap_or_default()
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RouteKey, &Served)> {
+        self.slots
+            .iter()
+            .map(|(key, served)| (RouteKey::at(key), served))
     }
 }
 
-/// What is left of a round over all numbers below `end` that begins with `first`, and has come to `last`.
-fn rest_of_round(first: usize, last: Option<usize>, end: usize) -> impl Iterator<Item = usize> {
-    let first = first.min(end);
-    match last {
-        Some(last) if last < first => (last + 1..first).chain(0..0),
-        Some(last) => (last + 1..end).chain(0..first),
-        None => (first..end).chain(0..first),
+/// A route's sessions on one worker. Each knows its place here, so that it can leave from anywhere.
+#[derive(Default)]
+pub(super) struct SessionsOf(Vec<SessionId>);
+
+/// A session's place among those of its route. It changes when another one leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct InRoute(u32);
+
+impl SessionsOf {
+    pub(super) fn enter(&mut self, id: SessionId) -> InRoute {
+        self.0.push(id);
+        InRoute(place(self.0.len() - 1))
     }
+
+    /// The session at this place, which is the one of this number, leaves. Returns who has its place now, if anybody has.
+    pub(super) fn leave(&mut self, id: SessionId, at: InRoute) -> Option<SessionId> {
+        let left = self.0.swap_remove(at.0 as usize);
+        assert!(left == id, "each session has a place of its own");
+        self.0.get(at.0 as usize).copied()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = SessionId> {
+        self.0.iter().copied()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn at(&self, place: InRoute) -> Option<SessionId> {
+        self.0.get(place.0 as usize).copied()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn place(place: usize) -> u32 {
+    u32::try_from(place).expect("each session has a descriptor")
 }
 
 impl Index<RouteKey> for Routes {
     type Output = Served;
 
     fn index(&self, key: RouteKey) -> &Served {
-        &self.slots[key.0]
+        &self.slots[key.slot()]
     }
 }
 
 impl IndexMut<RouteKey> for Routes {
     fn index_mut(&mut self, key: RouteKey) -> &mut Served {
-        &mut self.slots[key.0]
+        &mut self.slots[key.slot()]
     }
+}
+
+/// Why a route takes no clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hold {
+    /// It has as many sessions as it may.
+    Crowd,
+    /// It is paused, and there is nowhere to wait.
+    Pause,
 }
 
 /// What becomes of a client of a route.
 pub(super) enum Admittance {
-    Serve(Entry, Option<Place>),
+    Serve(SessionEntry, Option<Place>),
     /// No place, and no room to wait for one.
     Refuse,
 }
@@ -378,7 +438,7 @@ impl Served {
             counters: counters.route,
             access_log,
             head_room,
-            sessions: 0,
+            sessions: SessionsOf::default(),
             is_retired: false,
             leave: None,
             paused_until: None,
@@ -427,21 +487,21 @@ impl Served {
     /// waited there.
     pub(super) fn admit(&mut self, way: Way, now: Instant) -> Admittance {
         let Some(queue) = &mut self.queue else {
-            return Admittance::Serve(Entry::Direct, None);
+            return Admittance::Serve(SessionEntry::Direct, None);
         };
         if let Protocol::Fastcgi(_) = self.policy.protocol {
             // It is a request that waits, not the client.
-            return Admittance::Serve(Entry::Direct, Some(Place::new(queue, 0)));
+            return Admittance::Serve(SessionEntry::Direct, Some(Place::new(queue, 0)));
         }
         self.balancer.refresh(&self.route.published);
         let entry = if self.paused_until.is_some() {
-            Entry::Queued
+            SessionEntry::Queued
         } else if queue.is_empty() && self.balancer.has_room(now) {
-            Entry::Direct
+            SessionEntry::Direct
         } else if way == Way::Accepted && queue.is_full() {
             return Admittance::Refuse;
         } else {
-            Entry::Queued
+            SessionEntry::Queued
         };
         let place = match way {
             Way::Accepted => Place::new(queue, 0),
@@ -450,9 +510,30 @@ impl Served {
         Admittance::Serve(entry, Some(place))
     }
 
+    /// Whether it ends, or its clients go elsewhere.
+    pub(super) fn is_going(&self) -> bool {
+        self.is_retired || self.leave.is_some()
+    }
+
     /// Whether it accepts clients.
     pub(super) fn takes_clients(&self) -> bool {
-        !self.route.crowd.is_full() && !self.leaves_clients()
+        self.holds().is_none()
+    }
+
+    /// Why it does not, if it does not.
+    pub(super) fn holds(&self) -> Option<Hold> {
+        if self.leaves_clients() {
+            Some(Hold::Pause)
+        } else {
+            self.route.crowd.is_full().then_some(Hold::Crowd)
+        }
+    }
+
+    /// Why it does not serve those who wait in a backlog that nobody comes to any more, if it does not. One that is to
+    /// end has no part of the sessions to keep to.
+    pub(super) fn holds_backlog(&self) -> Option<Hold> {
+        self.holds()
+            .filter(|hold| *hold == Hold::Pause || !self.is_retired)
     }
 
     /// Whether clients wait in the backlogs for the end of a pause, because there is nowhere else to wait.
@@ -547,19 +628,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_round_comes_to_each_once_wherever_it_begins() {
-        for end in 0..4 {
-            for first in 0..6 {
-                let (mut round, mut last) = (Vec::new(), None);
-                while let Some(next) = rest_of_round(first, last, end).next() {
-                    round.push(next);
-                    last = Some(next);
-                }
-                let first = first.min(end);
-                let expected: Vec<_> = (first..end).chain(0..first).collect();
-                assert_eq!(round, expected, "from {first} of {end}");
-            }
-        }
+    fn sessions_leave_from_anywhere_and_who_moves_is_told() {
+        let mut sessions = SessionsOf::default();
+        let [first, second, third] = [7, 3, 5].map(|id| sessions.enter(SessionId(id)));
+        assert_eq!(sessions.leave(SessionId(7), first), Some(SessionId(5)));
+        assert_eq!(sessions.leave(SessionId(5), first), Some(SessionId(3)));
+        assert_eq!(sessions.leave(SessionId(3), first), None);
+        assert!(sessions.is_empty() && second != third);
     }
 
     #[test]

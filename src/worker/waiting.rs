@@ -1,12 +1,14 @@
 //! Where places at endpoints are limited: how a session comes into the queue and out of it, and when queues are
 //! looked at.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::driver::Driver;
 use crate::session::{RouteKey, Session, SessionId, Wish};
 
 use super::Worker;
+use super::dates::Dates;
 use super::queue::{self, Arrival, Queue};
 
 /// How often a worker with a queue looks whether an endpoint is back: the end of an ejection, and
@@ -34,11 +36,13 @@ enum Line {
 /// There is no room for a session to wait.
 pub(super) struct QueueIsFull;
 
-/// When a worker looks at the queues of its routes.
+/// When a worker looks at the queues of its routes: of those in which somebody waits, and that are not paused.
 #[derive(Default)]
 pub(super) struct QueueLooks {
-    /// When they are looked at though no place was given back. `None`: nobody waits.
-    at: Option<Instant>,
+    /// When each of them is looked at though no place was given back.
+    dates: Dates,
+    /// Those of them that may have a place since they were looked at.
+    changed: BTreeSet<RouteKey>,
     /// The route whose queue is looked at first.
     first: RouteKey,
 }
@@ -46,24 +50,65 @@ pub(super) struct QueueLooks {
 impl QueueLooks {
     /// When there is something to do though nothing happens.
     pub(super) fn date(&self) -> Option<Instant> {
-        self.at
+        self.dates.next()
     }
 
-    /// The same, where it is not known whether anybody waits.
-    pub(super) fn begin(&mut self, now: Instant) {
-        self.at = Some(now);
+    /// Those who wait for this route may have a place: it is looked at in the next turn, whenever that is. Where nobody
+    /// waits, nothing is owed.
+    pub(super) fn changed(&mut self, route: RouteKey) {
+        if self.waits_for(route) {
+            self.changed.insert(route);
+        }
     }
 
-    /// Those who wait may have a place now.
-    pub(super) fn look_at(&mut self, now: Instant) {
-        self.at = self.at.and(Some(now));
+    /// The same of all.
+    pub(super) fn all_changed(&mut self) {
+        self.changed.extend(self.dates.routes());
+    }
+
+    /// Those who wait for this route may have a place now.
+    pub(super) fn look_at(&mut self, route: RouteKey, now: Instant) {
+        if self.waits_for(route) {
+            self.dates.set(route, Some(now));
+        }
+    }
+
+    /// Whether anybody does who could have a place.
+    pub(super) fn waits_for(&self, route: RouteKey) -> bool {
+        self.dates.of(route).is_some()
+    }
+
+    /// Nobody waits for this route, or it is paused.
+    pub(super) fn forget(&mut self, route: RouteKey) {
+        self.dates.set(route, None);
+        self.changed.remove(&route);
     }
 
     /// Somebody waits who did not, and may have a place at that time though nothing happens.
-    fn file(&mut self, place_at: Option<Instant>, now: Instant) {
-        let dates = self.at.into_iter().chain(place_at);
+    fn file(&mut self, route: RouteKey, place_at: Option<Instant>, now: Instant) {
+        let dates = self.dates.of(route).into_iter().chain(place_at);
         let latest = now + QUEUE_LOOK_INTERVAL;
-        self.at = Some(dates.min().map_or(latest, |at| at.min(latest)));
+        let date = dates.min().map_or(latest, |at| at.min(latest));
+        self.dates.set(route, Some(date));
+    }
+
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn audit(&self) {
+        assert!(
+            self.changed.iter().all(|route| self.waits_for(*route)),
+            "INVARIANT index_is_exact: queues that are looked at, and nobody waits there"
+        );
+    }
+
+    /// Those that are to be looked at now, in the order of a round that begins with the first one.
+    fn round(&self, now: Instant) -> Vec<RouteKey> {
+        let due = self.dates.all_due(now);
+        let mut round: Vec<_> = due.chain(self.changed.iter().copied()).collect();
+        round.sort_unstable();
+        round.dedup();
+        let before = round.partition_point(|route| *route < self.first);
+        round.rotate_left(before);
+        round
     }
 }
 
@@ -199,47 +244,60 @@ impl<D: Driver> Worker<D> {
             Moved::Refused => return Err(QueueIsFull),
             Moved::Joined { is_first } => {
                 served.counters.queued.add(u64::from(is_first));
-                let place_at = served.balancer.pace_ends(self.hands.now);
-                self.queue_looks.file(place_at, self.hands.now);
+                if served.looks_for_places() {
+                    let place_at = served.balancer.pace_ends(self.hands.now);
+                    self.queue_looks
+                        .file(active.route, place_at, self.hands.now);
+                }
             }
             Moved::Left { waited } => served.counters.queue_wait.record(waited),
         }
         served.count_queue();
+        let route = active.route;
+        self.file_queue(route);
         Ok(())
+    }
+
+    /// Somebody has left a queue, or a pause has begun or ended.
+    pub(super) fn file_queue(&mut self, route: RouteKey) {
+        if !self.routes[route].looks_for_places() {
+            self.queue_looks.forget(route);
+        } else if !self.queue_looks.waits_for(route) {
+            self.queue_looks.file(route, None, self.hands.now);
+        }
     }
 
     /// Gives free places to those who wait, by arrival. Where a turn cannot give all of them, the next one
     /// begins elsewhere: a queue with places that is never empty would leave the others nothing.
-    pub(super) fn serve_queues(&mut self, something_changed: bool) {
-        let Some(look_at) = self.queue_looks.at else {
-            return;
-        };
-        if !something_changed && look_at > self.hands.now {
-            return;
-        }
-        self.queue_looks.at = None;
+    pub(super) fn serve_queues(&mut self) {
+        let round = self.queue_looks.round(self.hands.now);
         let mut left = PLACES_PER_TURN;
-        let first = self.queue_looks.first;
-        let mut last = None;
-        while let Some(route) = self.routes.next(first, last) {
-            last = Some(route);
+        for (number, &route) in round.iter().enumerate() {
             let before = left;
+            self.queue_looks.changed.remove(&route);
             if self.serve_queue(route, &mut left) == Line::HasPlaces {
                 // The next turn goes on, and does not wait.
-                self.queue_looks.at = Some(self.hands.now);
+                for rest in &round[number..] {
+                    self.queue_looks.look_at(*rest, self.hands.now);
+                }
                 self.queue_looks.first = queue::next_first(route, left < before);
                 return;
             }
+            self.date_next_look(route);
         }
-        let waiting = self
-            .routes
-            .iter()
-            .filter(|served| served.looks_for_places());
-        let room_at = waiting.map(|served| served.place_at(self.hands.now));
-        let latest = self.hands.now + QUEUE_LOOK_INTERVAL;
-        self.queue_looks.at = room_at
-            .map(|room_at| room_at.map_or(latest, |at| at.clamp(self.hands.now, latest)))
-            .min();
+    }
+
+    /// The queue of a route was looked at, and nobody in it has a place.
+    fn date_next_look(&mut self, route: RouteKey) {
+        let served = &self.routes[route];
+        if !served.looks_for_places() {
+            return;
+        }
+        let now = self.hands.now;
+        let latest = now + QUEUE_LOOK_INTERVAL;
+        let place_at = served.place_at(now);
+        let next = place_at.map_or(latest, |at| at.clamp(now, latest));
+        self.queue_looks.dates.set(route, Some(next));
     }
 
     /// Gives those who wait for one route at most as many places as are left in this turn.
@@ -249,7 +307,7 @@ impl<D: Driver> Worker<D> {
         }
         if self.routes[route].lacks_places(self.hands.now) {
             self.routes[route].pool.make_room(&mut self.hands);
-            self.file_pool(route);
+            self.follow_changes(route);
         }
         let (mut last, mut useless) = (None, 0);
         while useless < USELESS_OFFERS_MAX

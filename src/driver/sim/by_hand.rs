@@ -8,7 +8,7 @@ use crate::backend::{Address, Adjusted};
 use crate::counters::{Count, Outcome};
 use crate::driver::Sock;
 use crate::fastcgi::Answer;
-use crate::worker::{Notice, Order, Receipt};
+use crate::worker::{Order, Receipt};
 
 use super::fastcgi::Speech;
 use super::world::{Kind, Told, World};
@@ -59,7 +59,7 @@ impl World {
         for mailbox in &self.scenario.mailboxes {
             let (receipts, are_out) = Receipt::some(1);
             pauses.is_news.push(Box::new(are_out));
-            mailbox.post(Notice::Addresses);
+            mailbox.tell_of(self.scenario.routes[route].published.number());
             for receipt in receipts {
                 mailbox.order(Order::Acknowledge(receipt));
             }
@@ -86,7 +86,7 @@ impl World {
             self.judge.line.is_broken();
         }
         self.look_whether_any_serves(route);
-        self.post(Notice::Addresses);
+        self.tell_of(route);
         true
     }
 
@@ -95,7 +95,7 @@ impl World {
         let planned = &self.scenario.routes[route];
         let address = self.dice.pick(&planned.endpoints);
         if let Ok(Adjusted::Changed) = planned.published.weigh(address, weight) {
-            self.post(Notice::Addresses);
+            self.tell_of(route);
             return true;
         }
         false

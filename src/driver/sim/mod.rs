@@ -61,6 +61,8 @@
 //!   connection rests.
 //! - `patience_stands_still`: and nobody is sent away meanwhile, for being too many or for having waited too long.
 //! - `nothing_new_for_the_drained`: an endpoint that is drained is not connected to, and no connection to it rests.
+//! - `index_is_exact`: what a worker keeps to find what is due without looking at everything is what a look at
+//!   everything finds, after each turn (`worker/audit.rs`).
 //! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
 //! - `counted`: and whoever was counted as there is counted as gone.
 //!

@@ -99,7 +99,15 @@ impl World {
         let published = &self.scenario.routes[route].published;
         if published.publish(endpoints, SystemTime::UNIX_EPOCH) {
             self.look_whether_any_serves(route);
-            self.post(Notice::Addresses);
+            self.tell_of(route);
+        }
+    }
+
+    /// Tells all workers that something has changed of a route's endpoints.
+    pub(super) fn tell_of(&self, route: usize) {
+        let endpoints = self.scenario.routes[route].published.number();
+        for mailbox in &self.scenario.mailboxes {
+            mailbox.tell_of(endpoints);
         }
     }
 

@@ -23,8 +23,9 @@ use crate::driver::{Driver, Sock};
 use crate::session::{Introduction, LetsGo, RouteKey, Session, SessionId};
 
 use super::Worker;
-use super::admission::{Origin, Parked, Way};
+use super::admission::{Origin, Way};
 use super::listeners::ListenerOf;
+use super::parking::Parked;
 use super::routes::RouteNumber;
 
 /// What becomes of a route's clients that leave for another process. Called on the worker's thread, which it must not
@@ -121,11 +122,11 @@ impl<D: Driver> Worker<D> {
             return;
         };
         self.routes[route].leave = Some(leave.clone());
-        self.lets_go = true;
+        self.look_whether_over(route);
         // Those that wait for a place came before those that were not served yet.
         self.each_session_of(route, Session::let_go);
-        let goes = |from: &Origin| from.route == route && leave.takes(&from.read);
-        for Parked { client, from } in self.admission.take_parked(goes) {
+        let goes = |from: &Origin| leave.takes(&from.read);
+        for Parked { client, from } in self.admission.parked.take_those_of(route, goes) {
             self.pass_on(client, from);
         }
     }
@@ -204,9 +205,6 @@ impl<D: Driver> Worker<D> {
 
     /// A session has acted. Where clients leave, it may have had its last place at an endpoint with that.
     pub(super) fn count_if_it_wants_no_place(&mut self, id: SessionId) {
-        if !self.lets_go {
-            return;
-        }
         let active = &mut self.sessions[id.0];
         let served = &self.routes[active.route];
         let Some(leave) = &served.leave else {

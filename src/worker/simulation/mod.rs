@@ -26,7 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::ValueEnum as _;
 
-use crate::backend::{Address, Published};
+use crate::backend::{Address, Published, PublishedNumber};
 use crate::config::{AtLimit, Balance, Ejection, OnFailure, Part, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::IntoUnix;
@@ -96,7 +96,11 @@ impl Choices {
             route: Arc::new(Route {
                 number: RouteNumber(number),
                 name: RouteName::default(),
-                published: Arc::new(Published::new(|| {}).ejecting(self.ejection)),
+                published: Arc::new(
+                    Published::new(|| {})
+                        .numbered(PublishedNumber(number))
+                        .ejecting(self.ejection),
+                ),
                 session_failures: Failures::default(),
                 crowd: Arc::new(crowd),
             }),

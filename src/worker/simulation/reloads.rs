@@ -667,7 +667,7 @@ impl Reloader {
             }
             let of_worker = |worker: &Worker<D>| {
                 let key = worker.routes.find(route.number());
-                key.map_or(0, |key| worker.routes[key].sessions)
+                key.map_or(0, |key| worker.routes[key].sessions.len())
             };
             let sessions: usize = workers.iter().flatten().map(of_worker).sum();
             let crowd = &route.planned.route.crowd;
