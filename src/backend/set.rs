@@ -3,6 +3,8 @@
 //! A set never changes once it is built. What changes is which set is the current one. How the
 //! endpoints fare outlives the sets: an address that leaves and comes back is the same endpoint.
 
+mod number;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroU16;
@@ -15,6 +17,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::by_hand::{AdjustError, Adjusted, Adjustment, ByHand};
 use super::{Address, Health, Refresher};
 use crate::config::{Ejection, RouteName};
+pub use number::PublishedNumber;
 
 /// The most endpoints of one set.
 ///
@@ -127,10 +130,6 @@ fn collapse(mut endpoints: Vec<Endpoint>) -> (Box<[Endpoint]>, usize) {
     (endpoints.into_boxed_slice(), dropped)
 }
 
-/// The endpoints of one route, by a number that no other ones of the daemon's ever have.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PublishedNumber(pub u32);
-
 /// The current [`AddressSet`], shared by its writers and all its readers.
 ///
 /// The resolver (or, with literal addresses only, the thread that starts it) says which endpoints there are, and
@@ -209,32 +208,6 @@ impl Published {
             paused_until: Mutex::default(),
             on_change: Box::new(on_change),
         }
-    }
-
-    /// Says of this route what there is to say, and not of the default one.
-    #[must_use]
-    pub fn of_route(mut self, route: RouteName) -> Self {
-        self.route = route;
-        self
-    }
-
-    /// Goes by this number instead of 0.
-    #[must_use]
-    pub fn numbered(mut self, number: PublishedNumber) -> Self {
-        self.number = number;
-        self
-    }
-
-    /// By which those who are told of a change know it.
-    #[must_use]
-    pub fn number(&self) -> PublishedNumber {
-        self.number
-    }
-
-    /// Whose they are.
-    #[must_use]
-    pub fn route(&self) -> &RouteName {
-        &self.route
     }
 
     /// Leaves endpoints out by these rules instead of [`Ejection::default`].

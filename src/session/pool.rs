@@ -14,6 +14,8 @@
 //! - A worker whose client has left is busy until it writes or ends: until then its place is taken as well.
 //! - What a server does with the fence, and with its connections, is found out: see [`Manner`].
 
+mod manner;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +29,7 @@ use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{Settled, Settling};
 
 use super::{Hands, Owner, RouteKey};
+pub(super) use manner::Manner;
 
 /// Connections in a row that a server leaves without an answer to the fence, or closes, before it counts as
 /// one that does so always, or before what was known of it is doubted.
@@ -90,39 +93,6 @@ impl Open {
     /// Whether another request had it before.
     pub(super) fn is_reused(&self) -> bool {
         self.requests > 1
-    }
-}
-
-/// What is known of a server's way with kept connections and with the fence.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Manner {
-    /// Nothing yet, or so many of its connections in a row did not come to rest. It gets the fence only when
-    /// it has ended its answer: one that does not read on would close with bytes unread, which destroys
-    /// what is still to be sent, and one that reads all at once may take it for a part of the request.
-    Unknown { strikes: u32 },
-    /// It answers the fence when it has nothing else to do, and a kept connection has served another request:
-    /// PHP-FPM. The fence comes with the request.
-    InTurn { strikes: u32 },
-    /// It answers the fence also while a request runs, which proves nothing: Go, flup, node. It gets the
-    /// fence when it has ended its answer.
-    AnyTime { strikes: u32 },
-    /// It does not answer the fence: libfcgi, fcgiwrap, Perl. Its connections serve one request each.
-    Silent { ask_at: Instant },
-    /// It closes its connections behind an answer: ruby-fcgi, uwsgi, older PHP. Likewise.
-    Closes { ask_at: Instant },
-}
-
-impl Manner {
-    const UNKNOWN: Self = Self::Unknown { strikes: 0 };
-
-    /// Whether it is known to keep connections.
-    pub(super) fn is_proven(self) -> bool {
-        matches!(self, Self::InTurn { .. } | Self::AnyTime { .. })
-    }
-
-    /// Whether its connections serve one request each.
-    fn keeps_none(self) -> bool {
-        matches!(self, Self::Silent { .. } | Self::Closes { .. })
     }
 }
 

@@ -5,7 +5,6 @@
 //! clients that it cannot serve.
 
 use std::collections::BTreeSet;
-use std::mem;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -19,9 +18,9 @@ use crate::sys::net::TcpOptions;
 
 use super::gate::Permit;
 use super::leaving::CameTo;
-use super::listeners::{IdleListener, ListenerOf};
-use super::parking::{Parked, ParkedNumber, Parking};
-use super::routes::{Admittance, Hold, Served};
+use super::listeners::ListenerOf;
+use super::parking::{Parked, Parking};
+use super::routes::{Admittance, Served};
 use super::who::Refusal;
 use super::{Active, Seats, Worker, WorkerPhase, context};
 
@@ -32,10 +31,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How long a worker goes without the socket that it keeps for the next client, when another one
 /// lacks descriptors: long enough for that one to get what it needs after its own pause.
 const SCARCITY_PAUSE: Duration = Duration::from_millis(500);
-
-/// How often a worker looks whether a route that has as many sessions as it may is below that again: those that
-/// end on other workers are not announced.
-const CROWD_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Clients that a worker takes from one listener in one turn. With one, a burst of 16 waits up to
 /// 16 turns: with new connections per request, 4 gave 6 % more requests for 9 % less CPU each than 1
@@ -96,9 +91,9 @@ pub(super) struct Admission {
     /// The last time it asked, there was no permit.
     at_limit: bool,
     /// Routes that had as many sessions as they may when somebody of theirs was to be taken: those are held.
-    crowded: BTreeSet<RouteKey>,
+    pub(super) crowded: BTreeSet<RouteKey>,
     /// When it is looked whether they take clients again. `None`: there are none.
-    crowds_looked_at: Option<Instant>,
+    pub(super) crowds_looked_at: Option<Instant>,
 }
 
 impl Admission {
@@ -177,40 +172,6 @@ impl Admission {
             driver.close(parked.client, Close::Reset);
         }
     }
-
-    #[cfg(any(test, fuzzing))]
-    pub(super) fn audit(&self) {
-        assert!(
-            self.crowded.is_empty() == self.crowds_looked_at.is_none(),
-            "INVARIANT index_is_exact: when full routes are looked at"
-        );
-    }
-
-    /// Nobody is held in a drain.
-    pub(super) fn release_all(&mut self) {
-        self.parked.release_all();
-        self.crowded.clear();
-        self.crowds_looked_at = None;
-    }
-
-    /// Somebody of this route is held because it has as many sessions as it may. Whether that is news.
-    fn crowd(&mut self, route: RouteKey, now: Instant) -> bool {
-        self.crowds_looked_at
-            .get_or_insert(now + CROWD_LOOK_INTERVAL);
-        self.crowded.insert(route)
-    }
-
-    /// Nobody of this route is held any more because of that.
-    fn is_not_crowded(&mut self, route: RouteKey) {
-        if self.crowded.remove(&route) && self.crowded.is_empty() {
-            self.crowds_looked_at = None;
-        }
-    }
-
-    /// Whether anybody of this route may be held because of that.
-    pub(super) fn is_crowded(&self, route: RouteKey) -> bool {
-        !self.crowded.is_empty() && self.crowded.contains(&route)
-    }
 }
 
 impl<D: Driver> Worker<D> {
@@ -239,7 +200,7 @@ impl<D: Driver> Worker<D> {
             }
         }
         // Where clients are refused, those that come to other listeners are not to wait for a permit as well.
-        if self.to_empty().is_some() && self.empty_backlogs().is_err() && !self.is_refusing() {
+        if self.next_to_empty().is_some() && self.empty_backlogs().is_err() && !self.is_refusing() {
             return;
         }
         match self.phase {
@@ -247,13 +208,13 @@ impl<D: Driver> Worker<D> {
                 // Where clients are refused, a permit is taken for one that is there: one at hand could
                 // be the one for whose want another worker refuses.
                 let refuses = self.shared.at_limit == AtLimit::Refuse;
-                let has_idle = self.to_arm().is_some();
-                if !self.listeners.are_served() && self.to_empty().is_none() {
+                let has_idle = self.next_to_arm().is_some();
+                if !self.listeners.are_served() && self.next_to_empty().is_none() {
                     // Nobody comes for whom it is at hand, and others may lack it.
                     self.admission.give_ticket_back(&mut self.hands.driver);
                 }
                 if has_idle && (refuses || self.prepare_ticket()) {
-                    while let Some(listener) = self.to_arm() {
+                    while let Some(listener) = self.next_to_arm() {
                         self.listeners.arm(listener, &mut self.hands.driver);
                     }
                 }
@@ -262,99 +223,6 @@ impl<D: Driver> Worker<D> {
             WorkerPhase::Draining if !self.listeners.are_closed() => drop(self.prepare_ticket()),
             WorkerPhase::Draining => self.admission.give_ticket_back(&mut self.hands.driver),
         }
-    }
-
-    // --- what is held -------------------------------------------------------------------------
-    //
-    // Clients and listeners of a route that takes nobody are held: they are found out once, and not looked at again
-    // until something has changed of the route. In a drain, nobody is held.
-
-    /// The first client that was accepted and can be served now.
-    fn next_parked(&mut self) -> Option<ParkedNumber> {
-        while let Some((number, parked)) = self.admission.parked.first() {
-            let route = parked.from.route;
-            match self.holds_parked(parked) {
-                None => return Some(number),
-                Some(hold) => {
-                    self.admission.parked.hold(number);
-                    self.held(route, hold);
-                }
-            }
-        }
-        None
-    }
-
-    /// Why a client that was accepted waits for its route, if it does.
-    pub(super) fn holds_parked(&self, parked: &Parked) -> Option<Hold> {
-        let served = &self.routes[parked.from.route];
-        let is_bound = self.phase == WorkerPhase::Serving && !served.is_retired;
-        match served.holds() {
-            // It waits until its route has fewer sessions, as it would wait in the backlog.
-            Some(Hold::Crowd) if parked.from.way == Way::Arrived && is_bound => Some(Hold::Crowd),
-            Some(Hold::Crowd) | None => None,
-            Some(Hold::Pause) => Some(Hold::Pause),
-        }
-    }
-
-    /// The first listener that is to have an accept in flight.
-    fn to_arm(&mut self) -> Option<IdleListener> {
-        while let Some(listener) = self.listeners.first_to_arm() {
-            match self.routes[listener.route].holds() {
-                None => return Some(listener),
-                Some(hold) => {
-                    self.listeners.hold(listener);
-                    self.held(listener.route, hold);
-                }
-            }
-        }
-        None
-    }
-
-    /// The first listener that nobody new comes to, and whose backlog is to be served.
-    pub(super) fn to_empty(&mut self) -> Option<IdleListener> {
-        while let Some(listener) = self.listeners.first_to_empty() {
-            match self.routes[listener.route].holds_backlog() {
-                Some(hold) if self.phase == WorkerPhase::Serving => {
-                    self.listeners.hold(listener);
-                    self.held(listener.route, hold);
-                }
-                Some(_) | None => return Some(listener),
-            }
-        }
-        None
-    }
-
-    /// Somebody of this route waits for it. The end of a pause is told; that other workers' sessions have ended is not.
-    fn held(&mut self, route: RouteKey, hold: Hold) {
-        match hold {
-            Hold::Pause => {}
-            Hold::Crowd if self.admission.crowd(route, self.hands.now) => {
-                self.routes[route].report_crowd(self.hands.now);
-            }
-            Hold::Crowd => {}
-        }
-    }
-
-    /// Something has changed of a route, so that it may take clients again.
-    pub(super) fn release_held(&mut self, route: RouteKey) {
-        self.listeners.release(route);
-        self.admission.parked.release(route);
-        self.admission.is_not_crowded(route);
-    }
-
-    /// Routes with as many sessions as they may have take no clients. The worker looks again without being told.
-    fn look_at_crowds(&mut self) {
-        let now = self.hands.now;
-        for route in mem::take(&mut self.admission.crowded) {
-            if self.routes[route].route.crowd.is_full() {
-                self.admission.crowded.insert(route);
-                self.routes[route].report_crowd(now);
-            } else {
-                self.release_held(route);
-            }
-        }
-        let is_crowded = !self.admission.crowded.is_empty();
-        self.admission.crowds_looked_at = is_crowded.then(|| now + CROWD_LOOK_INTERVAL);
     }
 
     /// An armed accept ended.
@@ -548,7 +416,7 @@ impl<D: Driver> Worker<D> {
     /// listener took the place of theirs, is refused; and closes each listener that is found empty.
     fn empty_backlogs(&mut self) -> Result<(), NoMoreClients> {
         for _ in 0..DRAIN_ACCEPTS_PER_TURN {
-            let Some(listener) = self.to_empty() else {
+            let Some(listener) = self.next_to_empty() else {
                 break;
             };
             if !self.prepare_ticket() {

@@ -8,8 +8,11 @@
 mod admission;
 #[cfg(any(test, fuzzing))]
 mod audit;
+mod crowd;
 mod dates;
+mod due;
 mod gate;
+mod held;
 mod leaving;
 mod listeners;
 mod mailbox;
@@ -46,12 +49,13 @@ use crate::session::{
 use crate::sys::Errno;
 use crate::sys::clock::ThreadClock;
 
+pub(crate) use crowd::Crowd;
 pub(crate) use gate::Gate;
 pub(crate) use leaving::{Arrived, Leave, LeavingClient};
 pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use mailbox::{Mailbox, Notice};
 pub(crate) use orders::{Amendment, ListenerChange, Order, Receipt, RouteChange};
-pub(crate) use routes::{Crowd, Limit, Route, RouteNumber, Share, ShareRules, Spread};
+pub(crate) use routes::{Limit, Route, RouteNumber, Share, ShareRules, Spread};
 pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
@@ -371,7 +375,7 @@ impl<D: Driver> Worker<D> {
 
     /// Whether backlogs were left because the turn had done enough, not for want of a ticket.
     fn has_more_to_empty(&mut self) -> bool {
-        self.admission.has_ticket() && self.to_empty().is_some()
+        self.admission.has_ticket() && self.next_to_empty().is_some()
     }
 
     fn dispatch(&mut self, completion: Completion) {
@@ -630,41 +634,6 @@ impl<D: Driver> Worker<D> {
     }
 
     // --- time ---------------------------------------------------------------------------------
-
-    /// Closes kept connections whose time is up; in a drain, all of them once nobody is left.
-    fn look_at_pools(&mut self) {
-        if self.phase == WorkerPhase::Draining && self.sessions.is_empty() {
-            for route in self.pool_looks.routes() {
-                self.routes[route].pool.close_all(&mut self.hands);
-                self.follow_changes(route);
-            }
-        }
-        // Each once: a look may be due again at once.
-        let due: Vec<_> = self.pool_looks.all_due(self.hands.now).collect();
-        for route in due {
-            self.routes[route].pool.expire(&mut self.hands);
-            self.follow_changes(route);
-        }
-    }
-
-    /// Something was done with a route's sessions or kept connections: files what follows from it.
-    fn follow_changes(&mut self, route: RouteKey) {
-        let served = &self.routes[route];
-        self.pool_looks.set(route, served.pool.look_at());
-        if served.is_going() {
-            self.going.insert(route);
-        }
-        if mem::take(&mut self.changes.room) {
-            self.queue_looks.changed(route);
-        }
-    }
-
-    /// Something of a route has ended, or has come to be: where that is what is waited for, it is looked at.
-    fn look_whether_over(&mut self, route: RouteKey) {
-        if self.routes[route].is_going() {
-            self.going.insert(route);
-        }
-    }
 
     fn expire_deadlines(&mut self) {
         while let Some(id) = self.timers.take_due(self.hands.now) {

@@ -88,12 +88,11 @@ impl Parking {
             return Vec::new();
         }
         self.release(route);
-        let goes = |_: &ParkedNumber, parked: &mut Parked| {
-            parked.from.route == route && is_taken(&parked.from)
-        };
-        let taken: Vec<_> = self.ready.extract_if(.., goes).collect();
-        taken.iter().for_each(|_| self.forget(route));
-        taken.into_iter().map(|(_, parked)| parked).collect()
+        let goes = |p: &Parked| p.from.route == route && is_taken(&p.from);
+        let of_route = self.ready.iter().filter(|(_, p)| goes(p));
+        let numbers: Vec<_> = of_route.map(|(number, _)| *number).collect();
+        let taken = numbers.into_iter().map(|number| self.remove(number));
+        taken.collect()
     }
 
     pub(super) fn take_all(&mut self) -> Vec<Parked> {
