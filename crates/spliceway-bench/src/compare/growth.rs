@@ -1,5 +1,5 @@
 //! What becomes of the cost of a request when there is more of everything: clients, workers,
-//! listeners, endpoints.
+//! listeners, routes, endpoints.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -9,7 +9,7 @@ use spliceway_load::load::Pace;
 use super::fleet::{Fleet, Shape};
 use super::ground::RESPONDER_PORT;
 use super::matrix::{Carry, Cell, Key};
-use super::peers::{Engine, Peer, Spliceway, Threads};
+use super::peers::{Engine, Many, Peer as _, Speaks, Spliceway, Threads};
 use super::progress::Progress;
 use super::results::{Growth, GrowthPages, GrowthSeries, Outcome, Variant};
 use super::rounds::{Effort, measure, one_line, plan};
@@ -26,6 +26,15 @@ const VARIANT_CONCURRENCY: usize = 64;
 const ENDPOINTS: u16 = 1_000;
 
 const LISTENERS: usize = 100;
+
+/// Routes of one listener each, one of which gets all requests.
+const ROUTES: [usize; 4] = [1, 10, 100, 1_000];
+
+/// Endpoints of one route, up to as many as a set may have.
+const ENDPOINTS_OF_ONE: [u16; 4] = [1, 16, 256, 4_096];
+
+/// Few, so that a turn has little to do for them, and what it does for others shows.
+const SCALE_CONCURRENCY: usize = 4;
 
 /// spliceway with one worker, listener and endpoint, and with more of each.
 fn variants() -> [(&'static str, Shape); 4] {
@@ -49,7 +58,7 @@ fn variants() -> [(&'static str, Shape); 4] {
         (
             "1,000 endpoints",
             Shape {
-                backends: endpoints(),
+                backends: endpoints(ENDPOINTS),
                 ..plain
             },
         ),
@@ -57,20 +66,47 @@ fn variants() -> [(&'static str, Shape); 4] {
 }
 
 /// Addresses of loopback, on each of which the responder answers.
-fn endpoints() -> Vec<SocketAddr> {
+fn endpoints(count: u16) -> Vec<SocketAddr> {
     let address = |number: u16| {
         let [high, low] = number.to_be_bytes();
         SocketAddr::from((Ipv4Addr::new(127, 1, high, low), RESPONDER_PORT))
     };
-    (0..ENDPOINTS).map(address).collect()
+    (0..count).map(address).collect()
 }
 
 /// The answers whose cost is compared, at [`VARIANT_CONCURRENCY`].
 pub(super) const PAGES: [Key; 3] = [Key::Small, Key::Page10, Key::Page50];
 
+/// More and more routes, and more and more endpoints.
+fn scales() -> Vec<(String, Shape)> {
+    let plain = Shape::plain(Threads::Exactly(1));
+    let routes = ROUTES.map(|count| {
+        let shape = Shape {
+            listeners: count,
+            ..plain.clone()
+        };
+        (format!("routes: {count}"), shape)
+    });
+    let of_one = ENDPOINTS_OF_ONE.map(|count| {
+        let shape = Shape {
+            backends: endpoints(count),
+            ..plain.clone()
+        };
+        (format!("endpoints: {count}"), shape)
+    });
+    routes.into_iter().chain(of_one).collect()
+}
+
+/// What more routes and endpoints are measured with.
+fn scaled() -> impl Iterator<Item = (Engine, Speaks)> {
+    let engines = [Engine::IoUring, Engine::Epoll].into_iter();
+    engines.flat_map(|engine| Speaks::ALL.map(|speaks| (engine, speaks)))
+}
+
 /// How many measurements a run is, for the estimate of its time.
 pub(super) fn count(paths: usize, points: usize) -> usize {
-    Carry::ALL.len() * (paths * points + variants().len())
+    let scaled = scaled().count() * scales().len();
+    Carry::ALL.len() * (paths * points + variants().len()) + scaled
 }
 
 /// Measures both parts.
@@ -93,6 +129,10 @@ pub(super) fn run(
         growth
             .variants
             .extend(compare_variants(fleet, carry, effort, progress));
+    }
+    for (engine, speaks) in scaled() {
+        let of_these = compare_scales(fleet, engine, speaks, effort, progress);
+        growth.variants.extend(of_these);
     }
     growth
 }
@@ -178,6 +218,36 @@ fn compare_variants(
     variants.iter().zip(outcomes).map(variant).collect()
 }
 
+/// Each client makes a connection for each request: then a listener has something to do as well.
+fn compare_scales(
+    fleet: &mut Fleet,
+    engine: Engine,
+    speaks: Speaks,
+    effort: Effort,
+    progress: &Progress,
+) -> Vec<Variant> {
+    let cell = Cell::new(Carry::New, Key::Small, SCALE_CONCURRENCY);
+    let scales = scales();
+    let keys: Vec<String> = (0..scales.len()).map(|n| format!("growth-{n}")).collect();
+    for (key, (_, shape)) in keys.iter().zip(&scales) {
+        fleet.add(key, Box::new(Many::of(engine, speaks)), shape.clone());
+    }
+    let paths: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let outcomes = in_rounds(fleet, &paths, &cell, effort, progress);
+    for key in paths {
+        fleet.remove(key);
+    }
+    let peer = Many::of(engine, speaks);
+    let variant = |((what, _), rounds): (&(String, Shape), Vec<Outcome>)| Variant {
+        path: peer.key(),
+        what: format!("{}, {what}", peer.title()),
+        carry: Carry::New,
+        concurrency: SCALE_CONCURRENCY,
+        rounds,
+    };
+    scales.iter().zip(outcomes).map(variant).collect()
+}
+
 /// The outcomes of each path.
 fn in_rounds(
     fleet: &mut Fleet,
@@ -211,10 +281,12 @@ mod tests {
 
     #[test]
     fn endpoints_differ_and_are_not_the_plain_one() {
-        let mut all = endpoints();
-        all.push(RESPONDER);
-        all.sort();
-        all.dedup();
-        assert_eq!(all.len(), usize::from(ENDPOINTS) + 1);
+        for count in ENDPOINTS_OF_ONE.into_iter().chain([ENDPOINTS]) {
+            let mut all = endpoints(count);
+            all.push(RESPONDER);
+            all.sort();
+            all.dedup();
+            assert_eq!(all.len(), usize::from(count) + 1);
+        }
     }
 }

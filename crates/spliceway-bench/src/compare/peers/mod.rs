@@ -3,6 +3,7 @@
 //! To add one: a file beside this one with its [`Peer`], and a line in [`all`].
 
 mod haproxy;
+mod many;
 mod neighbours;
 mod nginx;
 mod relay;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 pub(super) use self::haproxy::Haproxy;
+pub(super) use self::many::{Many, Speaks};
 pub(super) use self::neighbours::{Neighbours, PLACES};
 pub(super) use self::nginx::{Stream as NginxStream, program as nginx_program};
 pub(super) use self::reloaded::{Edition, Reloaded};

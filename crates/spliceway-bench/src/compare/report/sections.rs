@@ -122,7 +122,7 @@ pub(super) fn growth(results: &Results) -> String {
         "CPU µs per request of 4 KB, one thread, with more and more clients at one time:\n\n",
         &by_clients(results, growth),
         &by_answer(results, growth),
-        "\nspliceway (io_uring) with more of something else:\n\n",
+        "\nspliceway with more of something else, raw and with io_uring where nothing else is said:\n\n",
         &variants(growth),
         "\n",
     ]
