@@ -17,6 +17,9 @@ impl<D: Driver> Worker<D> {
                 self.follow_changes(route);
             }
         }
+        if self.pool_looks.due(self.hands.now).is_none() {
+            return;
+        }
         // Each once: a look may be due again at once.
         let due: Vec<_> = self.pool_looks.all_due(self.hands.now).collect();
         for route in due {

@@ -102,6 +102,9 @@ impl QueueLooks {
 
     /// Those that are to be looked at now, in the order of a round that begins with the first one.
     fn round(&self, now: Instant) -> Vec<RouteKey> {
+        if self.changed.is_empty() && self.dates.due(now).is_none() {
+            return Vec::new();
+        }
         let due = self.dates.all_due(now);
         let mut round: Vec<_> = due.chain(self.changed.iter().copied()).collect();
         round.sort_unstable();

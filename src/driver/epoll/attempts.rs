@@ -48,14 +48,18 @@ impl<K: EpollKernel> Epoll<K> {
         let socket = self.sockets.get(sock);
         match mem::replace(&mut socket.read, Read::Idle) {
             Read::Idle => None,
-            Read::Accept => match self.accept_now(sock) {
-                Ok(Some(client)) => Some(Done::Accepted(client)),
-                Ok(None) => {
-                    self.sockets.get(sock).read = Read::Accept;
-                    None
-                }
-                Err(errno) => Some(Done::Failed(errno)),
-            },
+            Read::Accept => {
+                let done = match self.accept_now(sock) {
+                    Ok(Some(client)) => Done::Accepted(client),
+                    Ok(None) => {
+                        self.sockets.get(sock).read = Read::Accept;
+                        return None;
+                    }
+                    Err(errno) => Done::Failed(errno),
+                };
+                self.untended.push(sock);
+                Some(done)
+            }
             Read::Recv => self.attempt_recv(sock),
             Read::Peek => self.attempt_peek(sock),
             // Asked of the kernel as well: behind urgent data, splice finds nothing, recv does, and

@@ -49,8 +49,9 @@ pub struct Epoll<K: EpollKernel = poll::EpollInstance> {
     events: Vec<Event>,
     /// Ops to try: new ones, and those whose socket became ready.
     untried: Vec<(Sock, Lane)>,
-    /// Listeners that are registered; some of them perhaps without an accept.
-    listeners: Vec<Sock>,
+    /// Listeners that may be watched though no accept waits, or have given a client where workers take turns. Nobody
+    /// looks at the others before a wait: there may be a thousand.
+    untended: Vec<Sock>,
     done: VecDeque<Completion>,
     /// Receives that found no buffer.
     starved: Vec<Sock>,
@@ -77,7 +78,7 @@ impl<K: EpollKernel> Epoll<K> {
             waker,
             events: Vec::with_capacity(EVENTS_MAX),
             untried: Vec::new(),
-            listeners: Vec::new(),
+            untended: Vec::new(),
             done: VecDeque::new(),
             starved: Vec::new(),
             to_release: Vec::new(),
@@ -198,6 +199,9 @@ impl<K: EpollKernel> Driver for Epoll<K> {
             Lane::Read => !matches!(mem::replace(&mut socket.read, Read::Idle), Read::Idle),
             Lane::Write => !matches!(mem::replace(&mut socket.write, Write::Idle), Write::Idle),
         };
+        if socket.is_listener {
+            self.untended.push(sock);
+        }
         if in_flight {
             let done = Done::Failed(Errno(libc::ECANCELED));
             self.done.push_back(Completion { sock, lane, done });
@@ -230,6 +234,7 @@ impl<K: EpollKernel> Driver for Epoll<K> {
                 Ok(fd) => {
                     if socket.turn == Turn::Ours {
                         socket.turn = Turn::Others;
+                        self.untended.push(listener);
                     }
                     let client = socket.descriptor.accepted(fd);
                     Ok(Some(self.sockets.insert(Socket::new(client))))

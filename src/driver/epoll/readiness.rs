@@ -32,8 +32,8 @@ impl<K: EpollKernel> Epoll<K> {
         self.kernel
             .add(&socket.descriptor.fd, events, sock.token())?;
         socket.registered = true;
-        if socket.is_listener {
-            self.listeners.push(sock);
+        if socket.turn == Turn::Others {
+            self.untended.push(sock);
         }
         Ok(())
     }
@@ -41,16 +41,15 @@ impl<K: EpollKernel> Epoll<K> {
     /// Before a wait: a listener without an accept must wake others, not this worker; and where workers
     /// take turns, so must one that has just given a client. Registered anew, it is behind theirs.
     pub(super) fn unregister_unused_listeners(&mut self) -> Result<(), Errno> {
-        let mut kept = Vec::with_capacity(self.listeners.len());
         let mut to_the_end = Vec::new();
-        for sock in mem::take(&mut self.listeners) {
+        for sock in mem::take(&mut self.untended) {
             if !self.sockets.is_open(sock) {
                 continue;
             }
             let socket = self.sockets.get(sock);
             let accepts = matches!(socket.read, Read::Accept);
-            if accepts && socket.turn != Turn::Others {
-                kept.push(sock);
+            // Some are here twice, and others have an accept again.
+            if !socket.registered || accepts && socket.turn != Turn::Others {
                 continue;
             }
             self.kernel.remove(&socket.descriptor.fd)?;
@@ -60,7 +59,6 @@ impl<K: EpollKernel> Epoll<K> {
                 to_the_end.push(sock);
             }
         }
-        self.listeners = kept;
         for sock in to_the_end {
             if let Err(done) = self.wait_for(sock, Lane::Read) {
                 let lane = Lane::Read;
