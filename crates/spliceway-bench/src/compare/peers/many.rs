@@ -15,8 +15,6 @@ pub(in super::super) enum Speaks {
 }
 
 impl Speaks {
-    pub(in super::super) const ALL: [Self; 2] = [Self::Raw, Self::Fastcgi];
-
     fn word(self) -> &'static str {
         match self {
             Self::Raw => "raw",
