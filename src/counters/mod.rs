@@ -97,6 +97,11 @@ impl RouteCounters {
         self.wanting_none.raise();
     }
 
+    /// Such a session may want one after all.
+    pub fn wants_one_again(&self) {
+        self.wanting_none.lower();
+    }
+
     /// The end of such a session is counted next.
     pub fn is_about_to_end(&self) {
         self.wanting_none.lower();

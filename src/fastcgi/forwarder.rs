@@ -215,6 +215,11 @@ impl<R: Rules> Forwarder<R> {
         self.records.is_between_records() && matches!(self.current, Current::Between)
     }
 
+    /// Whether a record has begun whose header is still to be taken.
+    pub(super) const fn is_ahead(&self) -> bool {
+        self.ahead > 0
+    }
+
     /// Whether the next byte that goes on begins a record.
     pub(super) const fn is_between_forwarded(&self) -> bool {
         match self.current {

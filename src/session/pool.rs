@@ -308,6 +308,8 @@ impl Pool {
         let id = UpstreamId(entry.key());
         hands.owners.assign(open.sock, Owner::Upstream(route, id));
         if !armed {
+            // It may hold back what it has written until the rest of that is acknowledged.
+            hands.driver.acknowledge(open.sock);
             hands.driver.submit(open.sock, Op::Recv);
         }
         entry.insert(Kept {

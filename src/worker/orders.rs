@@ -195,6 +195,8 @@ impl<D: Driver> Worker<D> {
                 }
             }
         }
+        // What was held may be gone.
+        self.release_held(route);
     }
 
     fn amend(&mut self, amendment: Amendment) {

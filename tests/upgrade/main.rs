@@ -52,7 +52,8 @@ use transcript::{
 use unfinished::{
     a_head_that_is_cut_anywhere_is_answered_once, a_request_that_is_sent_again_has_its_place,
     answers_that_nobody_reads_keep_no_place, half_heads_leave_and_starve_nobody,
-    what_is_pipelined_goes_over_with_its_client, who_was_let_in_stays_whatever_its_user_has,
+    what_is_asked_behind_an_unread_answer_goes_over, what_is_pipelined_goes_over_with_its_client,
+    who_was_let_in_stays_whatever_its_user_has,
 };
 
 for_each_engine!(
@@ -92,5 +93,6 @@ for_each_engine!(
     answers_that_nobody_reads_keep_no_place,
     a_request_that_is_sent_again_has_its_place,
     who_was_let_in_stays_whatever_its_user_has,
+    what_is_asked_behind_an_unread_answer_goes_over,
     nginx_and_php_fpm_do_not_notice_upgrades,
 );

@@ -119,6 +119,12 @@ fn padded(kind: Kind, content: &[u8], padding_len: u8) -> Vec<u8> {
     [&header.encode()[..], content, &padding].concat()
 }
 
+fn question() -> Vec<u8> {
+    let mut pairs = Vec::new();
+    push_pair(&mut pairs, b"FCGI_MAX_CONNS", b"");
+    record(Kind::GetValues, RequestId::MANAGEMENT, &pairs)
+}
+
 pub(crate) fn a_head_that_is_cut_anywhere_is_answered_once(engine: Engine) {
     const BODY: usize = 2048 * KB;
     let pages = Backend::scripted(|conversation| conversation.respond(sizes));
@@ -135,11 +141,7 @@ pub(crate) fn a_head_that_is_cut_anywhere_is_answered_once(engine: Engine) {
         .unwrap();
     params[at - 1] = 7;
     let (one, two) = params.split_at(params.len() / 2);
-    let question = {
-        let mut pairs = Vec::new();
-        push_pair(&mut pairs, b"FCGI_MAX_CONNS", b"");
-        record(Kind::GetValues, RequestId::MANAGEMENT, &pairs)
-    };
+    let question = question();
     let head = [
         question.clone(),
         padded(Kind::BeginRequest, &[0, 1, 1, 0, 0, 0, 0, 0], 5),
@@ -278,6 +280,46 @@ pub(crate) fn answers_that_nobody_reads_keep_no_place(engine: Engine) {
     assert!(!crate::stage::is_over(first), "their answers are there");
     for (client, size) in &clients {
         assert_eq!(client.answer().body().len(), *size);
+    }
+    wait_for_end(first);
+}
+
+/// What is asked for behind an answer that waits to be read: the question has its answer there, and the request goes over.
+pub(crate) fn what_is_asked_behind_an_unread_answer_goes_over(engine: Engine) {
+    let pages = large();
+    // More than is held on the way, of which a pipe has a part, and ends at many places of one.
+    let sizes: Vec<usize> = (0..12).map(|number| 1024 * KB + number * 11_003).collect();
+    let more = format!("{}\nupstream-reuse = \"never\"", limited(sizes.len()));
+    let daemon = Daemon::start(engine, &fastcgi("php", &pages, &more));
+    let first = daemon.pid();
+    let ask = |size: usize| {
+        let client = daemon.client("php.sock");
+        client.send(&Request::get(&format!("/{size}")).bytes());
+        (client, size)
+    };
+    let clients: Vec<_> = sizes.into_iter().map(ask).collect();
+    pages.wait_until("all are served", |ledger| ledger.open == clients.len());
+    daemon.upgrade();
+    let behind = [question(), Request::get("/5").bytes()].concat();
+    clients.iter().for_each(|(client, _)| client.send(&behind));
+    // It looks whether they are still there, and reads this.
+    daemon.first().assert_comes_to_rest();
+    for (client, size) in &clients {
+        let (mut stdout, mut replies) = (vec![Vec::new()], 0);
+        while stdout.len() < 3 {
+            let record = client.record();
+            match record.kind {
+                Kind::Stdout => stdout.last_mut().unwrap().extend(record.content),
+                Kind::EndRequest => stdout.push(Vec::new()),
+                Kind::GetValuesResult => replies += 1,
+                kind => panic!("{kind:?}"),
+            }
+        }
+        assert!(stdout[0].len() > *size && stdout[1].ends_with(b"\nxxxxx"));
+        assert_eq!(
+            replies, 1,
+            "at once or behind a record, but not behind a second answer"
+        );
     }
     wait_for_end(first);
 }

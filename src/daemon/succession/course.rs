@@ -45,14 +45,15 @@ pub(in super::super) struct Succeeded {
     pub(in super::super) takes: Takes,
     /// The routes whose clients it takes as well, if they wait.
     pub(super) routes: HashSet<String>,
-    /// Whether it takes those as well of whose next request something was read.
-    pub(super) reads: bool,
+    /// Those of which it takes clients as well of whose next request something was read.
+    pub(super) reads: HashSet<String>,
 }
 
 impl Succeeded {
     /// Whether it takes this client, which another process has handed over.
     pub(super) fn takes(&self, client: &ArrivedClient) -> bool {
-        self.routes.contains(client.route.as_str()) && (self.reads || client.read.is_empty())
+        let (route, has_read) = (client.route.as_str(), !client.read.is_empty());
+        self.routes.contains(route) && (!has_read || self.reads.contains(route))
     }
 
     /// The daemon has come to its end: all that was to be said to the process is said.
@@ -226,7 +227,7 @@ impl Serving {
             version,
             takes,
             routes: ready.clients.into_iter().collect(),
-            reads: ready.reads,
+            reads: ready.reads.into_iter().collect(),
         })
     }
 

@@ -193,21 +193,26 @@ impl Service {
         let goes = |name: &RouteName| succeeded.routes.contains(name.as_str());
         let mut names = HashMap::new();
         let mut places = HashMap::new();
-        let mut serving: Vec<(usize, RouteNumber)> = Vec::new();
+        let mut serving: Vec<(usize, RouteNumber, bool)> = Vec::new();
+        let reads = |name: &RouteName| succeeded.reads.contains(name.as_str());
         for route in self.routes.iter().filter(|r| goes(&r.config.name)) {
             let number = route.route.number;
             names.insert(number, route.route.name.to_string());
             let sockets = route.sockets.iter();
             places.extend(sockets.map(|socket| ((number, socket.number), socket.socket.place())));
-            serving.extend(route.shares.iter().map(|share| (share.worker, number)));
+            let takes_read = reads(&route.route.name);
+            let workers = route.shares.iter().map(|share| share.worker);
+            serving.extend(workers.map(|worker| (worker, number, takes_read)));
         }
         for retired in self.retired.iter().filter(|r| goes(&r.route.name)) {
             let number = retired.route.number;
             names.insert(number, retired.route.name.to_string());
-            serving.extend(retired.workers.iter().map(|worker| (*worker, number)));
+            let takes_read = reads(&retired.route.name);
+            let workers = retired.workers.iter();
+            serving.extend(workers.map(|worker| (*worker, number, takes_read)));
         }
         let say = succeeded.successor.sayer();
-        let leave = Leave::new(succeeded.reads, move |client: LeavingClient| {
+        let take = Arc::new(move |client: LeavingClient| {
             let place = client.listener.and_then(|n| places.get(&(client.route, n)));
             let offer = ClientOffer {
                 route: names[&client.route].clone(),
@@ -217,8 +222,10 @@ impl Service {
             // A successor that is gone leaves nobody to serve them.
             let _ = say.send((Message::Client(offer), Some(client.fd)));
         });
-        for (worker, number) in serving {
-            self.mailboxes[worker].order(Order::LetGo(number, leave.clone()));
+        for (worker, number, takes_read) in serving {
+            let take = Arc::clone(&take);
+            let leave = Leave::new(takes_read, move |client| take(client));
+            self.mailboxes[worker].order(Order::LetGo(number, leave));
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time;
 
 use crate::backend::{Address, Adjustment, Endpoint, PermitCounts, Published, SharedPermits};
 use crate::commands::reply_from_json;
-use crate::config::{Access, RouteName, UnixAddress};
+use crate::config::{Access, RouteName, RouteProtocol, UnixAddress};
 use crate::shown::Shown;
 use crate::worker::Mailbox;
 
@@ -208,13 +208,15 @@ impl Predecessor {
         routes: &[ServedRoute],
     ) -> Result<HashMap<RouteName, Arc<PermitCounts>>, TakeOverError> {
         let mut kept = HashMap::new();
+        let names_of = |is_such: fn(&RouteProtocol) -> bool| {
+            let such = routes.iter().map(|route| &route.config);
+            let such = such.filter(|config| is_such(&config.protocol));
+            such.map(|config| config.name.to_string()).collect()
+        };
         let ready = Ready {
             takes: offered.taken,
-            clients: routes
-                .iter()
-                .map(|route| route.config.name.to_string())
-                .collect(),
-            reads: true,
+            clients: names_of(|_| true),
+            reads: names_of(|protocol| matches!(protocol, RouteProtocol::Fastcgi(_))),
         };
         let yielded = async {
             let said = self.line.say(&Message::Ready(ready), None).await;

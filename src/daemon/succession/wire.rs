@@ -153,10 +153,10 @@ pub(in super::super) struct Ready {
     /// The routes whose clients it takes as well, if they wait: those that it has.
     #[serde(default)]
     pub(super) clients: Vec<String>,
-    /// Whether it takes clients of whose next request something was read ([`ClientOffer::read`]). To one that does not
-    /// know of that they would be nobody's, and what is missing of them would be in the way of the rest.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub(super) reads: bool,
+    /// Those of them of which it takes clients as well of whose next request something was read
+    /// ([`ClientOffer::read`]): those that speak FastCGI. By one that does not know of that, what was read would be lost.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) reads: Vec<String>,
 }
 
 /// How many connections the predecessor may have of a route, itself and whomever it has taken over from.
@@ -310,7 +310,7 @@ mod tests {
         let ready = Ready {
             takes: vec![1],
             clients: vec!["php".to_owned()],
-            reads: false,
+            reads: Vec::new(),
         };
         assert_eq!(read(later), Message::Ready(ready));
         let earlier = r#"{"type": "ready", "takes": []}"#;

@@ -80,6 +80,11 @@ impl Sim {
         world.lets_go_with_bytes
     }
 
+    /// The clients that this worker has of a route go to another one from now on.
+    pub(crate) fn lets_go(&self, worker: usize, route: usize) {
+        self.world().let_go.insert((worker, route));
+    }
+
     /// Another route serves this one from now on.
     pub(crate) fn hand_over(&self, backlog: usize, route: usize) {
         let backlog = &mut self.world().backlogs[backlog];

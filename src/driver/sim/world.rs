@@ -1,7 +1,7 @@
 //! The simulated kernel: sockets and what is on its way in them, the peers at their far ends, and the clock.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fs::File;
 use std::mem;
 use std::ops::Range;
@@ -51,6 +51,8 @@ pub(super) struct World {
     pub(super) on_the_way: HashMap<RawFd, usize>,
     /// They bring what was read of their next request.
     pub(super) lets_go_with_bytes: bool,
+    /// By worker and route: whose clients go to another one.
+    pub(super) let_go: HashSet<(usize, usize)>,
     /// By worker: what it was told and has not heard of, by route.
     pub(super) ordered: Vec<Vec<(usize, InEffect)>>,
     pub(super) told: Told,
@@ -269,6 +271,7 @@ impl World {
             announced: HashMap::new(),
             on_the_way: HashMap::new(),
             lets_go_with_bytes: false,
+            let_go: HashSet::new(),
             ordered: (0..workers).map(|_| Vec::new()).collect(),
             told: Told::Nothing,
             pauses: HashMap::new(),

@@ -12,10 +12,18 @@ use super::{Fate, Phase, RequestReader};
 
 impl RequestReader {
     /// Whether [`RequestReader::unread`] has all that was read and is still to be acted on: no head was complete that
-    /// was not answered.
+    /// was not answered. Within a record that another reader would take for something else, it has not: one that begins
+    /// a request and was refused because of one that has its answer since, and one whose header is still to be taken.
     #[must_use]
     pub const fn is_before_head(&self) -> bool {
-        matches!(self.rules().phase, Phase::Idle | Phase::Params)
+        let is_alone = match (self.forwarder.fate(), self.rules().phase) {
+            (Some(Fate::Refuse(_)), Phase::Params) => true,
+            (Some(Fate::Refuse(_)), _) => false,
+            (Some(_) | None, _) => true,
+        };
+        is_alone
+            && !self.forwarder.is_ahead()
+            && matches!(self.rules().phase, Phase::Idle | Phase::Params)
     }
 
     /// Appends what a reader at the beginning of a connection is to be given before what comes next, so that it tells
@@ -217,5 +225,25 @@ mod tests {
         }
         let all: Vec<usize> = (0..=stream.len()).collect();
         assert_eq!(read_in_turns(&stream, &all), one);
+    }
+
+    /// Of a client that was answered early another reader would take such a record for its next request.
+    #[test]
+    fn within_a_begin_that_was_refused_nobody_else_goes_on() {
+        let before = [
+            head(1, &[("REQUEST_METHOD", "POST")]),
+            record(Kind::Stdin, 1, b"a part", 0),
+        ]
+        .concat();
+        let refused = record(Kind::BeginRequest, 2, &[0, 1, 1, 0, 0, 0, 0, 0], 4);
+        for len in 0..=refused.len() {
+            let stream = [&before, &refused[..len]].concat();
+            let (mut reader, mut at) = (RequestReader::new(LIMITS), 0);
+            while reader.next(&stream, &mut at).unwrap().is_some() {}
+            assert!(!reader.is_before_head(), "its request runs");
+            reader.next_request();
+            let is_within = (HEADER_LEN..refused.len()).contains(&len);
+            assert_eq!(reader.is_before_head(), !is_within, "{len}");
+        }
     }
 }

@@ -482,6 +482,10 @@ impl<D: Driver> Exchange<D> {
     fn answered(&mut self, cx: &mut Context<'_, D>) -> Step {
         let client = &mut self.client;
         client.tally.end(None, &cx.telling());
+        // What it has asked for while its answer was in a pipe could not go before.
+        if let Err(ending) = client.send_replies(true, cx) {
+            return Step::End(ending);
+        }
         // Its next request may be here already. If not, another process has it.
         let may_go_on = !cx.draining || cx.lets_go != LetsGo::None;
         if client.reader.head().keep_conn() && may_go_on {

@@ -210,14 +210,18 @@ impl<D: Driver> Worker<D> {
         let Some(leave) = &served.leave else {
             return;
         };
-        if active.wants_no_place {
-            assert!(
-                active.session.wish().is_none(),
-                "no permit is kept for a session that was counted as one that wants none"
-            );
-        } else if active.session.wants_no_place(leave.lets_go()) {
-            active.wants_no_place = true;
-            served.counters.wants_no_place();
+        if !active.wants_no_place {
+            if active.session.wants_no_place(leave.lets_go()) {
+                active.wants_no_place = true;
+                served.counters.wants_no_place();
+            }
+        } else if active.session.wish().is_some() {
+            // Its client did not come to leave, in the midst of something that nobody sends. No permit was kept for it:
+            // it waits for those of others.
+            active.wants_no_place = false;
+            served.counters.wants_one_again();
+            #[cfg(any(test, fuzzing))]
+            unreachable!("no permit is kept for a session that was counted as one that wants none");
         }
     }
 

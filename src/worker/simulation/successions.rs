@@ -47,6 +47,7 @@ impl Succession {
         }
         if let Some(route) = self.routes.pop() {
             self.sim.note(|| format!("clients of {route:?} are let go"));
+            self.sim.lets_go(BEFORE, route.0 as usize);
             let on_the_way = Arc::clone(&self.on_the_way);
             let take = move |client| on_the_way.lock().expect("whole").push(client);
             let leave = Leave::new(self.takes_read, take);

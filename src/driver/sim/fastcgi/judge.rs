@@ -161,8 +161,11 @@ impl World {
         let set = self.route_of(peer).published.load_full();
         let is_current = set.endpoints().iter().any(|e| e.address == to);
         let endpoint = &ledger.endpoints[server.endpoint];
+        let is_let_go = |worker| self.let_go.contains(&(worker, peer.route));
         if self.told != Told::Nothing
             || self.route_of(peer).is_retired
+            // As of a route that ends: nobody of its clients waits for the place.
+            || peer.worker.is_some_and(is_let_go)
             || !is_current
             || peer.gone
             || peer.send_side != SendSide::Open
