@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 pub(crate) const GUARD: Duration = Duration::from_secs(60);
 
 /// How long [`eventually`] leaves the processor to others between two looks.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Waits until `condition` holds; panics with `what` when it never does.
 #[track_caller]

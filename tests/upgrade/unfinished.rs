@@ -7,6 +7,7 @@ use spliceway_common::fastcgi::{Header, Kind, RequestId, push_pair};
 
 use crate::common::client::{assert_eof, assert_waiting};
 use crate::common::fastcgi::{Client, Heard, ONE, Request, page, record};
+use crate::common::wait::{LOOK_INTERVAL, pause};
 use crate::common::{Backend, Conversation, Engine, eventually, sys};
 use crate::stage::{Daemon, fastcgi, wait_for_end};
 
@@ -234,7 +235,8 @@ fn large() -> Backend {
 }
 
 /// A client that does not read its answer, and how long that is: the proxy has a part of it when its server is done.
-/// `size` is what fits where the kernel holds it, or less; it becomes more.
+/// `size` is what fits where the kernel holds it, or less; it comes to be more. In how many pieces an answer comes decides
+/// on how much fits, so what fitted once may be too much the next time: then its server waits as well.
 fn client_behind(daemon: &Daemon, pages: &Backend, size: &mut usize) -> (Client, usize) {
     /// Less than the proxy holds of an answer.
     const STEP: usize = 8 * KB;
@@ -242,18 +244,29 @@ fn client_behind(daemon: &Daemon, pages: &Backend, size: &mut usize) -> (Client,
         let client = daemon.client("php.sock");
         let served = pages.ledger().accepted;
         client.send(&Request::get(&format!("/{size}")).bytes());
-        pages.wait_until("its server is done", |ledger| {
-            ledger.accepted == served + 1 && ledger.open == 0
-        });
+        pages.wait_until("it is served", |ledger| ledger.accepted == served + 1);
+        let is_done = || pages.ledger().open == 0;
         let has_all = || sys::readable(&client.0).unwrap() >= *size;
-        if !has_all() {
+        // Mostly it is in a moment.
+        for _ in 0..100 {
+            if is_done() && has_all() {
+                break;
+            }
+            pause(LOOK_INTERVAL);
+        }
+        if !is_done() || !has_all() {
             // A part may be on its way.
             daemon.first().assert_comes_to_rest();
         }
-        if !has_all() {
+        if !is_done() {
+            drop(client);
+            pages.wait_until("its server has given up", |ledger| ledger.open == 0);
+            *size -= STEP * 3 / 2;
+        } else if !has_all() {
             return (client, *size);
+        } else {
+            *size += STEP;
         }
-        *size += STEP;
     }
 }
 
