@@ -196,7 +196,8 @@ impl<D: Driver> Session<D> {
         }
     }
 
-    /// Whether it will want no place at an endpoint any more, whatever its client does. True once, true for ever.
+    /// Whether it will want no place at an endpoint any more: its server is done, and its client leaves before its next
+    /// request is looked at, unless that ends in the midst of a record (see `RequestReader::is_before_head`).
     pub fn wants_no_place(&self, lets_go: LetsGo) -> bool {
         match self {
             Self::Tunnel(_) => false,

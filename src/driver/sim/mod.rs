@@ -336,6 +336,7 @@ impl Driver for Sim {
     fn receive_much_now(&mut self, sock: Sock) -> Result<Option<Buf>, Errno> {
         self.world().receive_now(sock, Size::Large)
     }
+
     fn lend(&mut self) -> Result<Buf, NoBuffer> {
         let world = &mut *self.world();
         let no_buffer = world.scenario.faults.no_buffer;
