@@ -2,6 +2,7 @@
 
 mod behind;
 mod cells;
+mod hops;
 mod php;
 mod reload;
 mod sections;
@@ -11,7 +12,7 @@ mod targets;
 use super::fleet::DIRECT_UNIX;
 use super::plots;
 use super::results::{CellResult, DIRECT_TCP, Results, Sample};
-use super::table::{Table, ratio};
+use super::table::{Table, paragraph, ratio};
 
 pub(super) use php::ratio_points;
 pub(super) use sections::cpu_points;
@@ -164,6 +165,14 @@ fn in_short(results: &Results, companions: &Companions) -> String {
         text += "What its FastCGI mode is to reach, and what it has reached here:\n\n";
         text += &fastcgi;
         text.push('\n');
+    }
+    if !targets.is_empty() || !fastcgi.is_empty() {
+        text += &paragraph(
+            "*two hops*: what a relay that takes no time of its own would reach, with a copy into and out of each \
+             socket: the direct exchange over a Unix socket and the one over TCP (kept in FastCGI mode) have been \
+             measured alone, and share the same processors. Splicing can pass it, since it leaves copies out, \
+             and so can a wake-up that serves several clients.",
+        );
     }
     if companions.has_experiments {
         let dir = &companions.dir;

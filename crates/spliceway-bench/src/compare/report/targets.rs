@@ -8,6 +8,7 @@ use super::super::results::{
 };
 use super::super::statistics::{self, Spread};
 use super::super::table::{Table, number};
+use super::hops::Hops;
 use super::php::{self, held_back};
 use super::sections::{outcome_ratio, p99};
 
@@ -56,9 +57,23 @@ struct Target {
     reached: Option<Spread>,
     /// Behind what was reached.
     mark: &'static str,
+    /// What a relay that costs nothing would reach.
+    hops: Option<f64>,
 }
 
 impl Target {
+    /// With what two hops leave.
+    fn beside(self, hops: Option<f64>) -> Self {
+        Self { hops, ..self }
+    }
+
+    /// Its first columns.
+    fn asked(&self, with_hops: bool) -> Vec<String> {
+        let asked = [self.work.clone(), self.figure.to_owned(), self.bound.text()];
+        let hops = with_hops.then(|| self.hops.map_or_else(String::new, number));
+        asked.into_iter().chain(hops).collect()
+    }
+
     /// What was reached, and whether that is enough.
     fn judge(&self) -> (String, String) {
         let Some(Spread { median, min, max }) = self.reached else {
@@ -95,18 +110,22 @@ pub(super) fn render_measured(results: &Results) -> String {
 }
 
 fn rows(targets: Vec<Target>) -> String {
-    let mut table = Table::new(["work", "figure", "target", "reached (min–max)", ""]).words(2);
+    let with_hops = targets.iter().any(|target| target.hops.is_some());
+    let mut table = table(with_hops, &["reached (min–max)", ""]);
     for target in targets {
         let (reached, verdict) = target.judge();
-        table.row(vec![
-            target.work,
-            target.figure.to_owned(),
-            target.bound.text(),
-            reached,
-            verdict,
-        ]);
+        let mut row = target.asked(with_hops);
+        row.extend([reached, verdict]);
+        table.row(row);
     }
     table.render()
+}
+
+/// An empty one, with these columns behind the first ones.
+fn table(with_hops: bool, further: &[&'static str]) -> Table {
+    let first = ["work", "figure", "target"].into_iter();
+    let hops = with_hops.then_some("two hops");
+    Table::new(first.chain(hops).chain(further.iter().copied())).words(2)
 }
 
 /// The FastCGI mode's, with both engines; nothing if none of them was measured.
@@ -141,18 +160,13 @@ fn by_engine([uring, epoll]: [Vec<Target>; 2]) -> String {
     if !uring.iter().chain(&epoll).any(is_measured) {
         return String::new();
     }
-    let mut table = Table::new(["work", "figure", "target", "io_uring", "", "epoll", ""]).words(2);
+    let with_hops = uring.iter().any(|target| target.hops.is_some());
+    let mut table = table(with_hops, &["io_uring", "", "epoll", ""]);
     for (uring, epoll) in uring.into_iter().zip(epoll) {
         let ((of_uring, verdict), (of_epoll, verdict_of_epoll)) = (uring.judge(), epoll.judge());
-        table.row(vec![
-            uring.work,
-            uring.figure.to_owned(),
-            uring.bound.text(),
-            of_uring,
-            verdict,
-            of_epoll,
-            verdict_of_epoll,
-        ]);
+        let mut row = uring.asked(with_hops);
+        row.extend([of_uring, verdict, of_epoll, verdict_of_epoll]);
+        table.row(row);
     }
     table.render()
 }
@@ -165,6 +179,7 @@ fn target(work: &str, figure: &'static str, bound: Bound, reached: Option<Spread
         bound,
         reached,
         mark: "",
+        hops: None,
     }
 }
 
@@ -184,6 +199,8 @@ fn all(results: &Results) -> Vec<Target> {
     let p50 = |sample: &Sample| Some(sample.latency_us.p50);
     let against = |cell: Option<&CellResult>, to: &str| cell?.ratio(RAW, to, Sample::rate);
     let cpu = |cell: Option<&CellResult>| cell?.ratio(RAW, HAPROXY, Sample::cpu_us_per_request);
+    let hops =
+        |carry, key, concurrency| Hops::relayed(carry, key, concurrency).rate(results, carry);
     let relay = vec![
         target(
             NEW,
@@ -196,7 +213,8 @@ fn all(results: &Results) -> Vec<Target> {
             "req/s ÷ direct TCP's",
             AtLeast(0.85),
             against(new, DIRECT_TCP),
-        ),
+        )
+        .beside(hops(Carry::New, Key::Small, 16)),
         target(NEW, "CPU ÷ HAProxy's", AtMost(0.75), cpu(new)),
         target(KEPT, "CPU ÷ HAProxy's", AtMost(0.75), cpu(kept)),
         target(
@@ -210,7 +228,8 @@ fn all(results: &Results) -> Vec<Target> {
             "req/s ÷ direct TCP's",
             AtLeast(0.95),
             against(bulk, DIRECT_TCP),
-        ),
+        )
+        .beside(hops(Carry::New, Key::Bulk, 4)),
         target(
             BULK,
             "req/s ÷ HAProxy's",
@@ -246,7 +265,8 @@ fn all(results: &Results) -> Vec<Target> {
             "req/s ÷ direct TCP's",
             AtLeast(0.75),
             against(image, DIRECT_TCP),
-        ),
+        )
+        .beside(hops(Carry::New, Key::Image, 8)),
         target(
             "4 KB, new connections, one at a time",
             "p50 ÷ HAProxy's",
@@ -364,13 +384,16 @@ fn fastcgi(results: &Results, path: FastcgiPath) -> Vec<Target> {
     let page = cell(Carry::New, Key::Page, 16);
     let download = cell(Carry::New, Key::Download, 8);
     let browser = cell(Carry::Kept, Key::Browser, 16);
+    let hops =
+        |client, key, concurrency| Hops::pooled(client, key, concurrency).rate(results, Carry::New);
     vec![
         target(
             NEW,
             "req/s ÷ direct TCP's",
             AtLeast(1.65),
             rate(new, DIRECT_TCP),
-        ),
+        )
+        .beside(hops(Carry::New, Key::Small, 16)),
         target(NEW, "req/s ÷ HAProxy's", AtLeast(2.5), rate(new, HAPROXY)),
         target(
             NEW,
@@ -383,19 +406,22 @@ fn fastcgi(results: &Results, path: FastcgiPath) -> Vec<Target> {
             "req/s ÷ direct TCP's with new ones",
             AtLeast(2.2),
             rate(kept, DIRECT_TCP_NEW),
-        ),
+        )
+        .beside(hops(Carry::Kept, Key::Small, 16)),
         target(
             "4 KB, new connections, one at a time",
             "p50 ÷ direct TCP's",
             AtMost(1.0),
             one.and_then(|one| one.ratio(path.guarded, DIRECT_TCP, p50)),
-        ),
+        )
+        .beside(Hops::pooled(Carry::New, Key::Small, 1).p50(results, Carry::New)),
         target(
             "64 KB, new connections, 16 at a time",
             "req/s ÷ direct TCP's",
             AtLeast(1.0),
             rate(page, DIRECT_TCP),
-        ),
+        )
+        .beside(hops(Carry::New, Key::Page, 16)),
         target(
             "1 MB, new connections, 8 at a time",
             "req/s ÷ direct TCP's",
@@ -640,6 +666,8 @@ mod tests {
     fn targets_are_judged_by_their_medians() {
         use super::super::super::sample_results;
         let text = render_measured(&sample_results::results());
+        // Its direct paths' two hops leave three quarters of the rate.
+        assert!(text.contains("| two hops |"), "{text}");
         // The sample's spliceway has 15,000 requests per second to HAProxy's 10,000.
         let row = text.lines().find(|line| line.contains("req/s ÷ HAProxy's"));
         let row = row.unwrap_or_default();
@@ -648,5 +676,9 @@ mod tests {
             .lines()
             .find(|line| line.contains("req/s ÷ direct TCP's"));
         assert!(row.is_some_and(|row| row.contains("**not met**")), "{text}");
+        assert!(
+            row.is_some_and(|row| row.contains("| 0.75 ") || row.contains("     0.75 |")),
+            "{text}"
+        );
     }
 }
