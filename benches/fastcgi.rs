@@ -232,7 +232,7 @@ fn forward(reader: &mut RequestReader, guard: Option<&Guard>, request: &[u8], ou
                 if let Some(guard) = guard {
                     assert_eq!(guard.judge(reader.head()), Verdict::Pass);
                 }
-                reader.head().write(true, &[], out);
+                reader.head().write(true, &[], &[], out);
             }
             RequestEvent::Body(pass) => out.extend_from_slice(&request[pass.range()]),
             RequestEvent::BodyEnd => break,

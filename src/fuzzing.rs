@@ -184,7 +184,7 @@ fn write_guarded(guard: &Guard, reader: &RequestReader, told: &mut Vec<u8>) {
         }
     };
     let start = told.len();
-    head.write(true, &gaps, told);
+    head.write(true, &gaps, &[], told);
     let mut names = Pairs::new(head.params()).flatten().map(|(name, _)| name);
     assert!(names.all(|name| name != b"PHP_VALUE" && name != b"PHP_ADMIN_VALUE"));
     let script = head.param(b"SCRIPT_FILENAME").expect("it is required");

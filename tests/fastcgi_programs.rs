@@ -15,7 +15,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use common::backend::Refusing;
 use common::fastcgi::{Client, Request, page, read_record, stdout};
@@ -49,6 +49,7 @@ for_each_engine!(
     an_exhausted_pool_is_a_503_and_recovers,
     without_an_endpoint_nginx_goes_on_to_its_next_server,
     without_an_endpoint_there_is_an_answer_when_told_to,
+    an_application_learns_how_long_its_request_has_waited,
     kept_connections_of_nginx_hold_no_worker,
     parameters_from_a_scripts_own_client_are_blocked,
     nginx_caches_no_answer_that_broke_off,
@@ -121,6 +122,15 @@ echo "forged on$forged" >"$0/forged"
 SH;
 exec('sh -c ' . escapeshellarg($child) . ' ' . escapeshellarg($_GET['dir']) . ' >/dev/null 2>&1 &');
 echo "answered\n";
+"#;
+
+/// How long it has waited, as it was told, with every spelling in which it was.
+const WAITED_PHP: &str = r#"<?php
+foreach ($_SERVER as $name => $value) {
+    if (in_array(strtoupper($name), ['QUEUE_US', 'HTTP_X_REQUEST_START'])) {
+        echo "$name=$value\n";
+    }
+}
 "#;
 
 /// Answers only when there is a gate.
@@ -296,6 +306,7 @@ fn start_proxy(engine: Engine, args: &[&str], backend: &str) -> Proxy {
         .args(group.iter().copied())
         .args(args.iter().copied())
         .backend(backend)
+        .observed()
         .start()
 }
 
@@ -313,6 +324,7 @@ fn write_scripts(dir: &Path) {
         ("tail.php", TAIL_PHP),
         ("forge.php", FORGE_PHP),
         ("wait.php", WAIT_PHP),
+        ("waited.php", WAITED_PHP),
         ("endless.php", ENDLESS_PHP),
         ("socket.php", SOCKET_PHP),
     ];
@@ -833,6 +845,73 @@ fn kept_connections_of_nginx_hold_no_worker(engine: Engine) {
 
 /// A script that is made to connect to sockets is all that an attacker needs where PHP-FPM can be
 /// reached. Through the proxy the same bytes are refused.
+/// And from nobody else than the proxy.
+fn an_application_learns_how_long_its_request_has_waited(engine: Engine) {
+    let plan = Plan {
+        args: &[
+            "--per-endpoint-max",
+            "1",
+            "--queue-time-param",
+            "QUEUE_US",
+            "--request-start-param",
+            "HTTP_X_REQUEST_START",
+        ],
+        ..Plan::default()
+    };
+    let site = Site::with(engine, &plan);
+    let forged = site
+        .script_request("waited.php", "")
+        .param("QUEUE_US", "forged")
+        .param("queue_us", "forged")
+        .param("HTTP_X_REQUEST_START", "t=1.000")
+        .param("HTTP_X.REQUEST_START", "t=2.000");
+    let waiting = format!("/kept/wait.php?dir={}", site.out().display());
+    let (said, sent, held, answered) = thread::scope(|scope| {
+        let first = scope.spawn(|| site.get(&waiting));
+        site.wait_for_notes("began", 1);
+        let client = Client::connect(&site.proxy);
+        let (sent, sent_at) = (SystemTime::now(), Instant::now());
+        client.send(&forged.bytes());
+        wait_for_one_in_the_queue(&site.proxy);
+        let queued_at = Instant::now();
+        meanwhile(Duration::from_millis(50), || drop(site.proxy.scrape()));
+        let held = queued_at.elapsed();
+        site.open_gate();
+        let said = client.answer().text();
+        first.join().unwrap();
+        (said, sent, held, sent_at.elapsed())
+    });
+    let mut pairs: Vec<(&str, &str)> = said
+        .lines()
+        .filter_map(|line| line.split_once('='))
+        .collect();
+    pairs.sort_unstable();
+    let [("HTTP_X_REQUEST_START", start), ("QUEUE_US", waited)] = pairs[..] else {
+        panic!("it was told {said:?}");
+    };
+    let waited = Duration::from_micros(waited.parse().unwrap());
+    assert!(
+        (held..=answered).contains(&waited),
+        "{waited:?} of {answered:?}"
+    );
+    let seconds: f64 = start.strip_prefix("t=").unwrap().parse().unwrap();
+    let came = sent.duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    // Its clock is cut off to milliseconds.
+    assert!(
+        seconds >= came - 0.001 && seconds <= came + answered.as_secs_f64(),
+        "{start}"
+    );
+}
+
+fn wait_for_one_in_the_queue(proxy: &Proxy) {
+    eventually("the next request is in the queue", || {
+        proxy
+            .scrape()
+            .value("spliceway_queue_depth{route=\"default\"}")
+            == 1.0
+    });
+}
+
 fn parameters_from_a_scripts_own_client_are_blocked(engine: Engine) {
     // A worker keeps the value of PHP_ADMIN_VALUE for all of its life: each has workers of its own.
     for name in ["PHP_ADMIN_VALUE", "PHP_VALUE"] {

@@ -521,7 +521,7 @@ fn httpoxy_reaches_php_in_another_case_unless_it_is_left_out() {
         panic!("nothing is left out");
     };
     let mut written = Vec::new();
-    reader.head().write(false, &cut.ranges, &mut written);
+    reader.head().write(false, &cut.ranges, &[], &mut written);
     push_stream_end(&mut written, Kind::Stdin, REQUEST);
     let answer = site.send(&written);
     assert!(
@@ -557,7 +557,7 @@ fn forwarded(client: &[u8]) -> Result<Vec<u8>, Violation> {
     let mut at = 0;
     while let Some(event) = reader.next(client, &mut at).map_err(|error| error.cause)? {
         match event {
-            RequestEvent::Head => reader.head().write(true, &[], &mut sent),
+            RequestEvent::Head => reader.head().write(true, &[], &[], &mut sent),
             RequestEvent::Body(pass) => append(&mut sent, &pass, client),
             RequestEvent::BodyEnd => break,
             other => panic!("{other:?}"),

@@ -10,7 +10,7 @@ use super::values::{
     NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout, size, timeout_or_off,
 };
 use crate::config::{
-    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, UpstreamReuse,
+    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, QueueTime, UpstreamReuse,
 };
 use crate::fastcgi::{
     Duplicates, FPM_PAGES, Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role,
@@ -157,6 +157,23 @@ pub(super) struct FastcgiArguments {
         help = "Leave this parameter out of what backends get; repeatable. [default: none]"
     )]
     strip_param: Vec<String>,
+
+    #[arg(
+        long,
+        value_name = "NAME",
+        help = "Tell backends in this parameter how many microseconds each request has waited, for their \
+                measurements. What clients send under this name is left out. [default: none]"
+    )]
+    queue_time_param: Option<String>,
+
+    #[arg(
+        long,
+        value_name = "NAME",
+        help = "Tell backends in this parameter when each request came, as 't=' and seconds since the epoch, such as \
+                HTTP_X_REQUEST_START for tools that look there. What clients send under this name is left out. \
+                [default: none]"
+    )]
+    request_start_param: Option<String>,
 
     #[arg(
         long,
@@ -326,8 +343,10 @@ impl FastcgiArguments {
     }
 
     /// What only the guard does, and whether it is asked for.
-    fn about_the_guard(&self) -> [(&'static str, bool); 12] {
+    fn about_the_guard(&self) -> [(&'static str, bool); 14] {
         [
+            ("queue-time-param", self.queue_time_param.is_some()),
+            ("request-start-param", self.request_start_param.is_some()),
             ("deny-param", !self.deny_param.is_empty()),
             ("strip-param", !self.strip_param.is_empty()),
             ("allow-param", !self.allow_param.is_empty()),
@@ -349,6 +368,10 @@ impl FastcgiArguments {
             guard: self.guard()?,
             resolved_script_roots: self.resolved_script_roots()?,
             access_log: self.access_log()?,
+            queue_time: QueueTime {
+                waited: self.queue_time_param.clone(),
+                start: self.request_start_param.clone(),
+            },
             params_max: self
                 .params_max
                 .and_then(|size| usize::try_from(size).ok())
@@ -424,6 +447,7 @@ impl FastcgiArguments {
         let options = GuardOptions {
             deny: self.deny_param.clone(),
             strip: self.strip_param.clone(),
+            own: self.own_params().map(|(_, name)| name.clone()).collect(),
             allow: self.allow_param.clone(),
             allow_settings: self.allow_php_setting.clone(),
             allow_body_file: self.allow_body_file,
@@ -440,9 +464,7 @@ impl FastcgiArguments {
         };
         let guard = Guard::new(&options).map_err(|error| {
             let option = match &error {
-                GuardError::Name(name) if self.deny_param.contains(name) => "deny-param",
-                GuardError::Name(name) if self.strip_param.contains(name) => "strip-param",
-                GuardError::Name(_) => "allow-param",
+                GuardError::Name(name) | GuardError::Own { name, .. } => self.option_with(name),
                 GuardError::Setting { .. } => "allow-php-setting",
                 GuardError::FpmPage(_) => "fpm-pages",
                 GuardError::ScriptRoot(_) => "script-root",
@@ -451,6 +473,30 @@ impl FastcgiArguments {
             Conflict::new(option, format!("--{option}: {error}"))
         })?;
         Ok(Some(guard))
+    }
+
+    /// The parameters that the program sets itself, each with its option.
+    fn own_params(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let waited = self
+            .queue_time_param
+            .iter()
+            .map(|name| ("queue-time-param", name));
+        let start = self
+            .request_start_param
+            .iter()
+            .map(|name| ("request-start-param", name));
+        waited.chain(start)
+    }
+
+    /// The option that gave this name of a parameter; of several the last that is read.
+    fn option_with(&self, name: &String) -> &'static str {
+        let own = self.own_params().filter(|(_, own)| *own == name);
+        match own.last() {
+            Some((option, _)) => option,
+            None if self.deny_param.contains(name) => "deny-param",
+            None if self.strip_param.contains(name) => "strip-param",
+            None => "allow-param",
+        }
     }
 }
 
@@ -516,6 +562,22 @@ mod tests {
             (
                 "--protocol fastcgi --script-root /a --guard off --resolve-script-root",
                 "with --guard off",
+            ),
+            (
+                "--protocol fastcgi --guard off --queue-time-param A",
+                "--queue-time-param with --guard off",
+            ),
+            (
+                "--protocol fastcgi --queue-time-param SCRIPT_NAME",
+                "--queue-time-param: keep the parameter 'SCRIPT_NAME'",
+            ),
+            (
+                "--protocol fastcgi --queue-time-param A --request-start-param A",
+                "--request-start-param: keep the parameter 'A'",
+            ),
+            (
+                "--protocol fastcgi --request-start-param a.b",
+                "--request-start-param: read a parameter's name 'a.b'",
             ),
             (
                 "--protocol fastcgi --guard off --duplicates last",

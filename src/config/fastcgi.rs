@@ -57,6 +57,18 @@ pub struct Fastcgi {
     pub on_failure: OnFailure,
     /// Where a line goes for each request. `None`: nowhere.
     pub access_log: Option<AccessLog>,
+    /// Which parameters tell an application how long its requests have waited.
+    pub queue_time: QueueTime,
+}
+
+/// The names of the parameters in which an application learns how long a request has waited. The guard takes out
+/// what a client sends under them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueTime {
+    /// The wait, in microseconds, as a decimal number.
+    pub waited: Option<String>,
+    /// When the wait began: `t=` and seconds since the epoch, with three decimals.
+    pub start: Option<String>,
 }
 
 impl Fastcgi {

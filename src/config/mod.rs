@@ -32,7 +32,8 @@ pub use discovery::{
 };
 pub use effective::{Effective, Settings, Written};
 pub use fastcgi::{
-    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, RouteProtocol, UpstreamReuse,
+    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, QueueTime, RouteProtocol,
+    UpstreamReuse,
 };
 pub use route::{
     Clients, ConnectionLimits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError,

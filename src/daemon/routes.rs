@@ -212,6 +212,7 @@ fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
             requests_max: config.requests_per_upstream,
         },
         head_timeout: config.head_timeout,
+        queue_time: config.queue_time.clone(),
         on_failure: config.on_failure,
         rejections: Default::default(),
         overridden: std::array::from_fn(|_| Failures::every(OVERRIDDEN_WARN_INTERVAL)),

@@ -132,20 +132,28 @@ impl Head {
     }
 
     /// Appends the head as an upstream gets it: BEGIN_REQUEST, the parameters without those in the
-    /// ranges of `without`, and the end of PARAMS.
+    /// ranges of `without`, the encoded pairs in `further` behind them, and the end of PARAMS.
     ///
     /// No record parts a name from its value, unless the pair alone is longer than a record: §3.4
     /// allows it, but PHP-FPM reads each PARAMS record by itself (`fcgi_get_params`).
-    pub fn write(&self, keep_conn: bool, without: &[Range<usize>], out: &mut Vec<u8>) {
+    pub fn write(
+        &self,
+        keep_conn: bool,
+        without: &[Range<usize>],
+        further: &[u8],
+        out: &mut Vec<u8>,
+    ) {
         let begin = BeginRequest {
             role: self.begin.role,
             keep_conn,
         };
         push_record(out, Kind::BeginRequest, self.request_id, &begin.encode());
-        if without.is_empty() {
+        if without.is_empty() && further.is_empty() {
             self.write_params(&self.params, out);
         } else {
-            self.write_params(&self.kept(without), out);
+            let mut params = self.kept(without);
+            params.extend_from_slice(further);
+            self.write_params(&params, out);
         }
         push_stream_end(out, Kind::Params, self.request_id);
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::config::{OnFailure, RouteName};
+use crate::config::{OnFailure, QueueTime, RouteName};
 use crate::fastcgi::{Decisive, Guard, RequestLimits, Rule, Violation};
 use crate::observe::Failures;
 
@@ -21,6 +21,8 @@ pub struct FastcgiOptions {
     pub pool: PoolOptions,
     /// How long a client may take for the head of a request. `None`: for ever.
     pub head_timeout: Option<Duration>,
+    /// In which parameters a server learns how long a request has waited.
+    pub queue_time: QueueTime,
     /// What a client gets when no server has begun to answer.
     pub on_failure: OnFailure,
     /// Requests that the guard rejected, by [`Rule`]: the first of each is told at once.

@@ -70,9 +70,11 @@ const EVERY_KEY: &[(&str, &str)] = &[
     // The others are not for FastCGI.
     ("proxy-protocol", r#""off""#),
     ("queue-max", "0"),
+    ("queue-time-param", r#""QUEUE_US""#),
     ("queue-timeout", r#""500ms""#),
     ("refused-timeout", r#""100ms""#),
     ("removed-endpoint", r#""close-after 30s""#),
+    ("request-start-param", r#""HTTP_X_REQUEST_START""#),
     ("requests-per-upstream", "50"),
     ("resolve-script-root", "true"),
     // The other one takes no name servers.
@@ -183,7 +185,8 @@ fn a_file_means_what_the_options_mean() {
         "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 --allow-body-file --fpm-pages /fpm \
          --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --head-timeout 30s --min-rate 1000 --min-rate-lag 30s --idle-upstream 2s --max-params 100 --on-failure \
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
-         /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F \
+         /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F --queue-time-param QUEUE_US \
+         --request-start-param HTTP_X_REQUEST_START \
          --upstream-reuse never --backend 10.0.0.1:9000 --backend php.internal:9000 --balance first --busy-poll 50us --check fastcgi \
          --check-interval 1s --connect-timeout 2s --connections-max 100 --allow-group www-data --allow-group 34 \
          --allow-user nginx --allow-user 33 --connections-max-per-user 10 --route-connections-max 80 --user-connections-max 90 --control /run/c.sock \

@@ -59,6 +59,8 @@ pub struct GuardOptions {
     pub deny: Vec<String>,
     /// Names that are left out, beside HTTP_PROXY.
     pub strip: Vec<String>,
+    /// Names that only the program itself sets: what comes under them is left out.
+    pub own: Vec<String>,
     /// Names with the one value each with which they are neither rejected nor left out.
     pub allow: Vec<(String, String)>,
     /// Settings of PHP that PHP_VALUE and PHP_ADMIN_VALUE may change.
@@ -84,6 +86,7 @@ impl Default for GuardOptions {
         Self {
             deny: Vec::new(),
             strip: Vec::new(),
+            own: Vec::new(),
             allow: Vec::new(),
             allow_settings: Vec::new(),
             allow_body_file: false,
@@ -106,6 +109,16 @@ pub enum GuardError {
          0-9, '_' and '-'"
     )]
     Name(String),
+    /// A name that the program cannot have for itself.
+    #[error(
+        "keep the parameter '{name}' for the program's own value: {reason} (choose another name)"
+    )]
+    Own {
+        /// The parameter.
+        name: String,
+        /// Why it cannot.
+        reason: &'static str,
+    },
     /// A setting of PHP of which not every value can be allowed.
     #[error(
         "read the PHP setting '{name}': {reason} (remove it, or allow exactly one value with --allow-param \
@@ -193,6 +206,15 @@ impl Guard {
         }
         for (name, _) in &options.allow {
             names.check(name)?;
+        }
+        for name in &options.own {
+            names.own(name)?;
+        }
+        if let Some((name, _)) = options.allow.iter().find(|(name, _)| names.is_own(name)) {
+            return Err(GuardError::Own {
+                name: name.clone(),
+                reason: "--allow-param lets clients set it",
+            });
         }
         let mut settings = Settings::default();
         for name in &options.allow_settings {

@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) deny: Option<Rule>,
     /// Left out.
     pub(super) strip: bool,
+    /// Left out because the program sets it itself.
+    own: bool,
     /// Of its copies one counts.
     pub(super) decisive: Option<Decisive>,
 }
@@ -212,6 +214,31 @@ impl Names {
         Ok(())
     }
 
+    /// Only the program itself sets it, once.
+    pub(super) fn own(&mut self, name: &str) -> Result<(), GuardError> {
+        self.check(name)?;
+        let entry = self.entry(name);
+        let reason = match entry {
+            Entry { own: true, .. } => "it has another one by this name",
+            Entry {
+                decisive: Some(_), ..
+            } => "applications and the guard decide by it",
+            Entry { deny: Some(_), .. } => "it is denied",
+            Entry { .. } => {
+                (entry.own, entry.strip) = (true, true);
+                return Ok(());
+            }
+        };
+        let name = name.to_owned();
+        Err(GuardError::Own { name, reason })
+    }
+
+    /// Whether only the program itself sets it.
+    pub(super) fn is_own(&self, name: &str) -> bool {
+        let name = name.to_ascii_uppercase();
+        self.exactly(name.as_bytes()).is_some_and(|entry| entry.own)
+    }
+
     /// Whether a rule can be about this name.
     pub(super) fn check(&self, name: &str) -> Result<(), GuardError> {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
@@ -230,6 +257,7 @@ impl Names {
                 name,
                 deny: None,
                 strip: false,
+                own: false,
                 decisive: None,
             });
             same_len.len() - 1

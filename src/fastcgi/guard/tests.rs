@@ -138,7 +138,7 @@ fn httpoxy_is_left_out_by_any_name_and_nothing_else() {
             panic!("{name} passed");
         };
         let mut out = Vec::new();
-        head.write(true, &cut.ranges, &mut out);
+        head.write(true, &cut.ranges, &[], &mut out);
         let kept: Vec<(Vec<u8>, Vec<u8>)> = decode(&out);
         assert_eq!(
             kept,
@@ -178,7 +178,7 @@ fn passed<N: AsRef<[u8]>, V: AsRef<[u8]>>(
         Verdict::Reject(rejection) => panic!("{rejection}"),
     };
     let mut out = Vec::new();
-    head.write(true, &cut.ranges, &mut out);
+    head.write(true, &cut.ranges, &[], &mut out);
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let passed = decode(&out)
         .iter()
@@ -850,6 +850,64 @@ fn an_allowed_value_passes_and_no_other_of_that_name() {
 }
 
 #[test]
+fn what_the_program_sets_itself_nobody_else_does() {
+    let options = GuardOptions {
+        own: vec!["QUEUE_US".to_owned(), "HTTP_X_REQUEST_START".to_owned()],
+        ..GuardOptions::default()
+    };
+    for name in [
+        "QUEUE_US",
+        "queue_us",
+        "QUEUE.US",
+        " QUEUE_US",
+        "QUEUE_US[0]",
+        "HTTP_X.REQUEST_START",
+    ] {
+        let verdict = judge(&options, &[("SCRIPT_FILENAME", "/a.php"), (name, "1")]);
+        assert!(
+            matches!(verdict, Verdict::PassWithout(_)),
+            "{name}: {verdict:?}"
+        );
+    }
+    let verdict = judge(&options, &[("SCRIPT_FILENAME", "/a.php"), ("QUEUE", "1")]);
+    assert_eq!(verdict, Verdict::Pass);
+}
+
+#[test]
+fn what_others_decide_by_the_program_does_not_set() {
+    let refused = |own: &[&str], more: GuardOptions| {
+        let own = own.iter().map(|name| (*name).to_owned()).collect();
+        Guard::new(&GuardOptions { own, ..more }).unwrap_err()
+    };
+    for name in ["SCRIPT_FILENAME", "script_name", "PHP_VALUE", "REMOTE_ADDR"] {
+        let error = refused(&[name], GuardOptions::default());
+        assert!(matches!(error, GuardError::Own { .. }), "{name}: {error}");
+    }
+    let denied = GuardOptions {
+        deny: vec!["QUEUE_US".to_owned()],
+        ..GuardOptions::default()
+    };
+    assert!(
+        refused(&["QUEUE_US"], denied)
+            .to_string()
+            .contains("it is denied")
+    );
+    let allowed = GuardOptions {
+        allow: vec![("queue_us".to_owned(), "0".to_owned())],
+        ..GuardOptions::default()
+    };
+    assert!(
+        refused(&["QUEUE_US"], allowed)
+            .to_string()
+            .contains("--allow-param")
+    );
+    let twice = refused(&["QUEUE_US", "Queue_us"], GuardOptions::default());
+    assert!(twice.to_string().contains("another one"), "{twice}");
+    let error = refused(&["no name"], GuardOptions::default());
+    assert!(matches!(error, GuardError::Name(_)), "{error}");
+}
+
+#[test]
 fn denied_and_stripped_names_are_those_of_the_options_as_well() {
     let options = GuardOptions {
         deny: vec!["X-Bad".to_owned(), "REMOTE_USER".to_owned()],
@@ -1111,7 +1169,7 @@ fn guarded(options: &GuardOptions, stream: &[u8], piece: usize) -> Option<Vec<u8
                 Verdict::Reject(_) => return None,
             };
             let mut out = Vec::new();
-            reader.head().write(true, &gaps, &mut out);
+            reader.head().write(true, &gaps, &[], &mut out);
             return Some(out);
         }
     }

@@ -819,7 +819,7 @@ proptest! {
         pairs.iter().for_each(|(name, value)| push_pair(&mut params, name, value));
         head.push(&params, usize::MAX).unwrap();
         let mut out = Vec::new();
-        head.write(keep_conn, &[], &mut out);
+        head.write(keep_conn, &[], &[], &mut out);
 
         let (begin, contents) = contents(&out);
         prop_assert_eq!(begin, BeginRequest { keep_conn, ..RESPONDER });
@@ -865,7 +865,7 @@ fn a_pair_that_is_longer_than_a_record_is_parted_and_nothing_else() {
     let params = params(&[("A", "1"), ("LONG", &long), ("B", "2")]);
     head.push(&params, usize::MAX).unwrap();
     let mut out = Vec::new();
-    head.write(true, &[], &mut out);
+    head.write(true, &[], &[], &mut out);
     let (_, records) = contents(&out);
     let lens: Vec<_> = records.iter().map(Vec::len).collect();
     assert_eq!(lens, [4, 65_535, 70_000 + 9 - 65_535, 4, 0]);
@@ -878,10 +878,10 @@ fn what_is_stripped_is_not_written() {
     let three = params(&[("A", "1"), ("B", "2"), ("C", "3")]);
     head.push(&three, usize::MAX).unwrap();
     let mut out = Vec::new();
-    head.write(true, &[0..4, 8..12], &mut out);
+    head.write(true, &[0..4, 8..12], &[], &mut out);
     let (_, records) = contents(&out);
     assert_eq!(records, [params(&[("B", "2")]), Vec::new()]);
     out.clear();
-    head.write(true, &[0..4, 4..8, 8..12], &mut out);
+    head.write(true, &[0..4, 4..8, 8..12], &[], &mut out);
     assert_eq!(contents(&out).1, [Vec::<u8>::new()]);
 }

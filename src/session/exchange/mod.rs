@@ -37,6 +37,7 @@ mod leaving;
 mod part;
 mod search;
 mod serving;
+mod stamp;
 mod time;
 
 use std::mem;

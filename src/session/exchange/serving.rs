@@ -11,6 +11,7 @@ use crate::sys::Errno;
 use super::body::Sending;
 use super::client::{ClientSide, Replay, Request, Writing};
 use super::part::{AnswerPart, Passes};
+use super::stamp::stamp;
 
 /// The most that waits for the large record behind it: the headers that PHP sends before a page. With the room
 /// that a buffer has for more than was received, it goes out as one with what comes then.
@@ -129,7 +130,8 @@ impl<D: Driver> Serving<D> {
             false => Keeping::Not,
         };
         let head = client.reader.head();
-        outbox.write(|out| head.write(keeping != Keeping::Not, &client.without, out));
+        let stamp = stamp(&cx.fastcgi().queue_time, client.began, cx.hands.now);
+        outbox.write(|out| head.write(keeping != Keeping::Not, &client.without, &stamp, out));
         // The body of a request that is sent again.
         outbox.extend(client.replay.kept());
         if client.request == Request::Whole && keeping == Keeping::FenceWithRequest {

@@ -12,7 +12,7 @@ use super::super::{
 use super::time::WATCH_AFTER;
 use super::*;
 use crate::backend::{Balancer, Endpoint, Published};
-use crate::config::{Balance, RouteName};
+use crate::config::{Balance, QueueTime, RouteName};
 use crate::counters::RouteCounters;
 use crate::driver::scripted::Scripted;
 use crate::fastcgi::{
@@ -119,6 +119,7 @@ impl Desk {
                     limits,
                     pool: OPTIONS,
                     head_timeout: Some(HEAD_TIMEOUT),
+                    queue_time: QueueTime::default(),
                     on_failure: OnFailure::Close,
                     rejections: Default::default(),
                     overridden: Default::default(),

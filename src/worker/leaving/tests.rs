@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
 use crate::backend::{Endpoint, Published};
-use crate::config::{AtLimit, Balance, OnFailure, RouteName};
+use crate::config::{AtLimit, Balance, OnFailure, QueueTime, RouteName};
 use crate::counters::{ShareCounters, WorkerCounters};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
@@ -154,6 +154,7 @@ fn fastcgi() -> Protocol {
             requests_max: 1000,
         },
         head_timeout: None,
+        queue_time: QueueTime::default(),
         on_failure: OnFailure::Close,
         rejections: Default::default(),
         overridden: Default::default(),

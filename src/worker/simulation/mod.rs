@@ -27,7 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 use clap::ValueEnum as _;
 
 use crate::backend::{Address, Published, PublishedNumber};
-use crate::config::{AtLimit, Balance, Ejection, OnFailure, Part, RouteName};
+use crate::config::{AtLimit, Balance, Ejection, OnFailure, Part, QueueTime, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::IntoUnix;
 use crate::driver::sim::dice::Dice;
@@ -494,6 +494,7 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
         },
         pool,
         head_timeout: None,
+        queue_time: QueueTime::default(),
         on_failure: dice.pick(OnFailure::value_variants()),
         rejections: Default::default(),
         overridden: Default::default(),
