@@ -13,6 +13,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use common::backend::Refusing;
 use common::client::exchange_and_end;
 use common::proxy::{NOBODY, fresh_dir};
 use common::sys::{self, lacks_root};
@@ -141,6 +142,39 @@ fn json_is_what_the_control_socket_says() {
     let printed: serde_json::Value = serde_json::from_str(&succeeded(output)).unwrap();
     assert_eq!(printed["schema"], 1);
     assert_eq!(without_age(&printed), without_age(&proxy.status()));
+}
+
+#[test]
+fn json_has_the_last_things_that_happened() {
+    let (broken, good) = (Refusing::new(), Backend::echo());
+    let proxy = Proxy::builder()
+        .args(["--balance", "first", "--eject-after", "1"])
+        .backend(&broken)
+        .backend(&good)
+        .observed()
+        .start();
+    exchange_and_end(&proxy.connect(), Pattern::new(1), KB);
+    let events = || {
+        let status = proxy.status();
+        let events = status["events"].as_array().unwrap().clone();
+        events.into_iter().map(|event| {
+            let message = event["message"].as_str().unwrap().to_owned();
+            (message, event)
+        })
+    };
+    let left_out = format!("{broken} is left out");
+    eventually("the endpoint that fails is told of", || {
+        events().any(|(message, event)| message.contains(&left_out) && event["level"] == "warn")
+    });
+    let (_, ready) = events().find(|(message, _)| message == "ready").unwrap();
+    assert_eq!(
+        (&ready["level"], &ready["times"]),
+        (&"info".into(), &1.into())
+    );
+    assert!(ready["fields"]["engine"].is_string(), "{ready}");
+    let status = proxy.status();
+    let started = status["started_at_seconds"].as_f64().unwrap();
+    assert!(ready["at_seconds"].as_f64().unwrap() >= started);
 }
 
 #[test]

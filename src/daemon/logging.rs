@@ -8,6 +8,7 @@
 
 mod line;
 mod rates;
+mod recent;
 
 use std::env;
 use std::ffi::OsStr;
@@ -15,18 +16,21 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use tracing::Dispatch;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer as _, Registry, fmt};
 
 use crate::config::Logging;
+use crate::observe::events::EventStatus;
 
 use line::Lines;
 use rates::Rates;
+use recent::Recent;
 
 /// Lines that wait for a slow reader: a burst of a few seconds at the rates at which the daemon may
 /// log, about 2 MB. More are dropped.
@@ -37,6 +41,14 @@ static LOST: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// What this process's log has left out.
 static OWED: OnceLock<Owed> = OnceLock::new();
+
+/// What this process's log has told of lately, also what its filter has left out.
+static RECENT: LazyLock<Arc<Recent>> = LazyLock::new(Arc::default);
+
+/// The last things that happened, the oldest first.
+pub(crate) fn recent_events() -> Vec<EventStatus> {
+    RECENT.recent()
+}
 
 /// How many lines were dropped because nobody read them in time.
 pub fn lines_dropped() -> u64 {
@@ -154,7 +166,7 @@ pub fn start(logging: &Logging) -> Result<LogGuard, LoggingError> {
         lines: lines.clone(),
         writer: writer.clone(),
     });
-    dispatch(logging, lines, writer)?
+    dispatch(logging, lines, writer, Arc::clone(&RECENT))?
         .try_init()
         .map_err(LoggingError::Started)?;
     Ok(LogGuard { _writer: guard })
@@ -200,22 +212,28 @@ fn dispatch(
     logging: &Logging,
     lines: Lines,
     writer: NonBlocking,
+    recent: Arc<Recent>,
 ) -> Result<Dispatch, LoggingError> {
     let filter = EnvFilter::try_new(logging.filter.as_str()).map_err(LoggingError::Filter)?;
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let written = fmt::layer()
         .event_format(lines)
-        .with_writer(move || LinesOnly(writer.clone()));
-    Ok(subscriber.finish().into())
+        .with_writer(move || LinesOnly(writer.clone()))
+        .with_filter(filter);
+    let subscriber = Registry::default()
+        .with(written)
+        .with(recent::layer(recent));
+    Ok(subscriber.into())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::io::Read;
     use std::time::{Duration, Instant};
 
     use super::*;
     use crate::config::LogFormat;
+    use crate::observe::events::EventLevel;
 
     fn logging(format: LogFormat, filter: &str) -> Logging {
         Logging {
@@ -234,6 +252,15 @@ mod tests {
 
     /// What the events of `act` become.
     fn logged(logging: &Logging, look: Look, act: impl FnOnce()) -> String {
+        logged_and_kept(logging, look, act).0
+    }
+
+    /// And what is kept of them.
+    fn logged_and_kept(
+        logging: &Logging,
+        look: Look,
+        act: impl FnOnce(),
+    ) -> (String, Vec<EventStatus>) {
         let (mut reader, pipe) = io::pipe().unwrap();
         let (writer, guard) = queue_to(pipe);
         let lines = lines(logging.format, look);
@@ -241,13 +268,35 @@ mod tests {
             lines: lines.clone(),
             writer: writer.clone(),
         };
-        let dispatch = dispatch(logging, lines, writer).unwrap();
+        let recent = Arc::<Recent>::default();
+        let dispatch = dispatch(logging, lines, writer, Arc::clone(&recent)).unwrap();
         tracing::dispatcher::with_default(&dispatch, act);
         owed.tell(true);
         drop((guard, dispatch, owed));
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
-        text
+        (text, recent.recent())
+    }
+
+    #[test]
+    fn what_happens_is_kept_whatever_the_filter_leaves_out_of_the_log() {
+        let act = || {
+            tracing::warn!(route = "php", "ejected\n\x1b[31m");
+            tracing::info!(left = 7, "reloaded");
+            tracing::debug!("nobody asks for it");
+            tracing::warn!(target: "hickory_proto", "not ours");
+        };
+        let (text, kept) = logged_and_kept(&logging(LogFormat::Text, "error"), Look::Plain, act);
+        assert_eq!(text, "");
+        let told = kept.iter().map(|it| (it.level, &*it.message, &it.fields));
+        let fields =
+            |name: &str, value: &str| BTreeMap::from([(name.to_owned(), value.to_owned())]);
+        let (ejected, reloaded) = (fields("route", "php"), fields("left", "7"));
+        let expected = [
+            (EventLevel::Warn, "ejected\\x0a\\x1b[31m", &ejected),
+            (EventLevel::Info, "reloaded", &reloaded),
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
     }
 
     #[test]
@@ -387,7 +436,8 @@ mod tests {
         let (writer, guard) = queue_to(pipe);
         let dropped = writer.error_counter();
         let lines = lines(LogFormat::Text, Look::Plain);
-        let dispatch = dispatch(&logging(LogFormat::Text, "debug"), lines, writer).unwrap();
+        let settings = logging(LogFormat::Text, "debug");
+        let dispatch = dispatch(&settings, lines, writer, Arc::default()).unwrap();
         let started = Instant::now();
         tracing::dispatcher::with_default(&dispatch, || {
             while dropped.dropped_lines() == 0 {

@@ -384,6 +384,7 @@ fn observe(
         workers: mailboxes.iter().map(observed_worker).collect(),
         routes: ObservedRoutes::new(routes.iter().map(ServedRoute::observed).collect()),
         log_lines_dropped: Box::new(logging::lines_dropped),
+        events: Box::new(logging::recent_events),
         access_log_write_errors: Box::new(access_logs.errors()),
         phase: DaemonPhase::default(),
         config,

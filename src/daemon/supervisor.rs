@@ -410,6 +410,7 @@ mod tests {
             routes: Default::default(),
             access_log_write_errors: Box::new(|| 0),
             log_lines_dropped: Box::new(|| 0),
+            events: Box::new(Vec::new),
             phase: Default::default(),
             config: ConfigFigures::new(String::new()),
             socket_files_missing: Default::default(),

@@ -12,6 +12,7 @@
 pub(crate) mod client;
 mod config_figures;
 mod endpoint_figures;
+pub(crate) mod events;
 mod failures;
 mod metrics;
 mod observed;

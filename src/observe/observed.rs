@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 
 use super::config_figures::ConfigFigures;
 use super::endpoint_figures::{EndpointFigures, Figures};
+use super::events::EventStatus;
 use super::status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
     HistogramStatus, LookupStatus, QueueStatus, RetiredRouteStatus, RouteStatus, Status,
@@ -35,6 +36,8 @@ pub(crate) struct Observed {
     pub access_log_write_errors: Box<dyn Fn() -> u64 + Send + Sync>,
     /// How many lines of the log were lost.
     pub log_lines_dropped: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// What has happened lately.
+    pub events: Box<dyn Fn() -> Vec<EventStatus> + Send + Sync>,
     /// Since when, and in what phase.
     pub phase: DaemonPhase,
     /// What it is configured by.
@@ -214,6 +217,7 @@ impl Observed {
                 .iter()
                 .map(|route| route.retired())
                 .collect(),
+            events: (self.events)(),
         }
     }
 }

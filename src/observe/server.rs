@@ -516,6 +516,7 @@ mod tests {
             routes: ObservedRoutes::new(vec![route(published)]),
             access_log_write_errors: Box::new(|| 0),
             log_lines_dropped: Box::new(|| 3),
+            events: Box::new(Vec::new),
             phase: DaemonPhase::default(),
             config: ConfigFigures::new("0123456789abcdef".to_owned()),
             socket_files_missing: Default::default(),

@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::{BOUNDS, Buckets};
 
+use super::events::EventStatus;
+
 /// All figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
@@ -55,6 +57,9 @@ pub(crate) struct Status {
     /// Those that a reload has taken out, while they have sessions. A version before reloads has none.
     #[serde(default)]
     pub retired_routes: Vec<RetiredRouteStatus>,
+    /// The last things that happened, the oldest first. An older daemon does not say.
+    #[serde(default)]
+    pub events: Vec<EventStatus>,
 }
 
 /// A route that is not served any more.
@@ -370,6 +375,7 @@ impl EndpointState {
 /// What tests of everything that is made from a status begin with.
 #[cfg(test)]
 pub(super) mod samples {
+    use super::super::events::EventLevel;
     use super::*;
     use crate::counters::{Histogram, Outcome};
 
@@ -546,6 +552,13 @@ pub(super) mod samples {
             retired_routes: vec![RetiredRouteStatus {
                 name: "old".to_owned(),
                 sessions_active: 2,
+            }],
+            events: vec![EventStatus {
+                at_seconds: 1.75e9 + 30.0,
+                level: EventLevel::Warn,
+                message: "endpoint left out".to_owned(),
+                fields: BTreeMap::from([("route".to_owned(), "busy".to_owned())]),
+                times: 2,
             }],
         }
     }

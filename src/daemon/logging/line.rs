@@ -155,7 +155,7 @@ fn json(writer: &mut Writer<'_>, level: Level, target: &str, seen: &Seen) -> fmt
 
 /// What an event says.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     message: String,
     fields: Vec<(&'static str, Value)>,
 }
@@ -207,6 +207,14 @@ fn is_word(text: &str) -> bool {
 }
 
 impl Seen {
+    /// The message, and the fields with their values as they are.
+    pub(super) fn into_words(self) -> (String, impl Iterator<Item = (&'static str, String)>) {
+        let fields = self.fields.into_iter().map(|(name, value)| match value {
+            Value::Plain(text) | Value::Text(text) | Value::Made(text) => (name, text),
+        });
+        (self.message, fields)
+    }
+
     fn push(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::Plain(text) | Value::Text(text) | Value::Made(text)) => {
