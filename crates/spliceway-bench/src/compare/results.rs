@@ -17,6 +17,9 @@ pub(super) struct Results {
     pub(super) effort: Effort,
     /// In the order of the tables; those that were not there included.
     pub(super) paths: Vec<PathInfo>,
+    /// Older files of raw data have none.
+    #[serde(default)]
+    pub(super) remote: Option<Remote>,
     /// One thread each.
     pub(super) cells: Vec<CellResult>,
     /// spliceway's FastCGI mode. Older files of raw data have none.
@@ -48,6 +51,10 @@ impl Results {
         /// Interrupts and the kernel's threads have up to a tenth while the loopback is busy.
         const OTHERS_MAX: f64 = 0.15;
         let cores = self.machine.cores;
+        let remote = self.remote.iter().flat_map(|remote| &remote.cells);
+        let remote = remote.flat_map(|cell| &cell.ways);
+        let remote = remote.flat_map(|way| way.rounds.iter().flatten());
+        let remote = remote.map(|sample| sample.others_share(cores));
         let pages = self.php.iter().flat_map(|php| &php.cells);
         let pages = pages.flat_map(|cell| &cell.paths);
         let pages = pages.flat_map(|path| path.rounds.iter().flatten());
@@ -57,7 +64,7 @@ impl Results {
         let paths = cells.flat_map(|cell| &cell.paths);
         let samples = paths.flat_map(|path| path.rounds.iter().flatten());
         let samples = samples.map(|sample| sample.others_share(cores));
-        let shares: Vec<f64> = samples.chain(pages).collect();
+        let shares: Vec<f64> = samples.chain(pages).chain(remote).collect();
         let much = shares.iter().filter(|share| **share > OTHERS_MAX);
         (shares.len(), much.count())
     }
@@ -147,6 +154,37 @@ pub(super) struct Sample {
     pub(super) window_seconds: f64,
     /// Resident at the end, shared pages divided among those that share them.
     pub(super) memory_kb: Option<u64>,
+    /// What the link to the backend took, where there is one. Older files of raw data have none.
+    #[serde(default)]
+    pub(super) link: Option<LinkUse>,
+}
+
+/// What a link has done in some time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct LinkUse {
+    pub(super) packets: u64,
+    /// By how much they came too late, all together.
+    pub(super) late_us: f64,
+    pub(super) dropped: u64,
+    /// Of its thread, in whose time the kernel also has packets arrive.
+    pub(super) cpu_us: f64,
+}
+
+impl LinkUse {
+    /// What was added to an earlier reading.
+    pub(super) fn since(self, earlier: Self) -> Self {
+        Self {
+            packets: self.packets - earlier.packets,
+            late_us: self.late_us - earlier.late_us,
+            dropped: self.dropped - earlier.dropped,
+            cpu_us: self.cpu_us - earlier.cpu_us,
+        }
+    }
+
+    /// How late a packet was on average.
+    pub(super) fn late_us_each(&self) -> f64 {
+        self.late_us / self.packets.max(1) as f64
+    }
 }
 
 /// Of one load, in microseconds.
@@ -172,7 +210,13 @@ impl Sample {
     /// The part of the machine's time that none of the three parties had: the kernel's own threads,
     /// interrupts, and whatever else ran.
     pub(super) fn others_share(&self, cores: usize) -> f64 {
-        let parties = [self.cpu_us, self.responder_cpu_us, Some(self.client_cpu_us)];
+        let link_cpu_us = self.link.map(|link| link.cpu_us);
+        let parties = [
+            self.cpu_us,
+            self.responder_cpu_us,
+            Some(self.client_cpu_us),
+            link_cpu_us,
+        ];
         let known: f64 = parties.into_iter().flatten().sum();
         (self.busy_us - known).max(0.0) / 1e6 / self.window_seconds / cores as f64
     }
@@ -284,6 +328,72 @@ pub(super) struct Fastcgi {
     pub(super) paths: Vec<PathInfo>,
     /// Each with the paths that mean something in it.
     pub(super) cells: Vec<CellResult>,
+}
+
+/// Backends behind a link.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Remote {
+    /// In the order of the tables.
+    pub(super) paths: Vec<PathInfo>,
+    /// Of each endpoint of the FastCGI mode.
+    pub(super) endpoint_max: usize,
+    pub(super) cells: Vec<RemoteCell>,
+}
+
+/// One link, answer and number of clients, with all ways.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct RemoteCell {
+    pub(super) round_trip_ms: u32,
+    pub(super) key: Key,
+    pub(super) concurrency: usize,
+    pub(super) ways: Vec<RemoteWay>,
+}
+
+/// One path with one kind of connection to its beginning.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct RemoteWay {
+    pub(super) path: String,
+    pub(super) carry: Carry,
+    /// In order, the same rounds for every way.
+    pub(super) rounds: Vec<Outcome>,
+}
+
+impl RemoteCell {
+    pub(super) fn way(&self, path: &str, carry: Carry) -> Option<&RemoteWay> {
+        let mut ways = self.ways.iter();
+        ways.find(|way| way.path == path && way.carry == carry)
+    }
+
+    /// Requests per second as a ratio to the direct path's with one kind of connection, round by round.
+    pub(super) fn ratio(&self, path: &str, carry: Carry, to: Carry) -> Option<Spread> {
+        let rates = |path, carry| Some(figures(&self.way(path, carry)?.rounds, Sample::rate));
+        ratio(&rates(path, carry)?, &rates(DIRECT_TCP, to)?)
+    }
+
+    /// Whether the link itself may have held a way back in some round.
+    pub(super) fn is_strained(&self, way: &RemoteWay) -> bool {
+        let mut samples = way.rounds.iter().flatten();
+        samples.any(|sample| sample.strained_link(self.round_trip_ms))
+    }
+}
+
+impl Sample {
+    /// Of its time, the part for which a link's thread works that has no more to give: less than all, as it
+    /// is interrupted now and then.
+    const LINK_SATURATED: f64 = 0.9;
+
+    /// The part of the round trip by which packets may be late on average, each way.
+    const LINK_LATE_MAX: f64 = 0.05;
+
+    /// Whether the link was more than a link: it lost something, had no time left, or was late.
+    fn strained_link(&self, round_trip_ms: u32) -> bool {
+        let late_max_us = f64::from(round_trip_ms) * 1e3 * Self::LINK_LATE_MAX;
+        self.link.is_some_and(|link| {
+            link.dropped > 0
+                || link.cpu_us / 1e6 / self.window_seconds >= Self::LINK_SATURATED
+                || link.late_us_each() > late_max_us
+        })
+    }
 }
 
 /// What many idle connections cost a path.

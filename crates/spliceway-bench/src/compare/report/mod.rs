@@ -4,6 +4,7 @@ mod behind;
 mod cells;
 mod php;
 mod reload;
+mod remote;
 mod sections;
 mod setting;
 mod targets;
@@ -30,6 +31,7 @@ pub(super) struct Companions {
 /// For the terminal: the tables.
 pub(super) fn summary(results: &Results) -> String {
     [
+        titled(REMOTE_TITLE, &remote::render(results)),
         titled(PHP_TITLE, &php::render(results, "")),
         titled(
             "Ratios of requests per second to the direct TCP path",
@@ -72,6 +74,7 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
     [
         HEAD.to_owned(),
         setting::short(results),
+        titled(REMOTE_TITLE, &remote::render(results)),
         titled(PHP_TITLE, &php::render(results, &plot(plots::Plot::Pages))),
         titled("In short", &in_short(results, companions)),
         titled("Where spliceway is behind", &behind::render(results)),
@@ -124,7 +127,9 @@ the ratios within each round.
 
 ";
 
-/// What the mode is for comes first.
+/// What spliceway is for comes first: backends are elsewhere, and they are PHP-FPM.
+const REMOTE_TITLE: &str = "Backends behind a link";
+
 const PHP_TITLE: &str = "nginx and PHP-FPM, end to end";
 
 const RELOAD_TITLE: &str = "Reloads under load";
@@ -219,6 +224,7 @@ mod tests {
         };
         let text = render(&sample_results::results(), &companions);
         let position = |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part}"));
+        assert!(position("## Backends behind a link") < position("## nginx and PHP-FPM"));
         assert!(position("## nginx and PHP-FPM") < position("## In short"));
         for part in [
             "# Results",
@@ -230,6 +236,8 @@ mod tests {
             "![",
             "(docs/results/latency-under-load.svg)",
             "(docs/results/pages.svg)",
+            "| 10 ms, 64 KB × 16 |",
+            "<summary>10 ms, 64 KB × 16</summary>",
             "New connections, 50 KB, requests sent",
             "The same with larger answers",
             "## The FastCGI mode",

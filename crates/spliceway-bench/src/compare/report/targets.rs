@@ -3,12 +3,13 @@
 use super::super::fleet::DIRECT_TCP_NEW;
 use super::super::matrix::{Carry, Cell, Key};
 use super::super::results::{
-    CellResult, DIRECT_TCP, Outcome, Php, Pm, ReloadPath, Results, RoutesOf, Sample, Sweep,
-    SweepPoint, figures,
+    CellResult, DIRECT_TCP, Outcome, Php, Pm, ReloadPath, RemoteCell, Results, RoutesOf, Sample,
+    Sweep, SweepPoint, figures,
 };
 use super::super::statistics::{self, Spread};
 use super::super::table::{Table, number};
 use super::php::{self, held_back};
+use super::remote;
 use super::sections::{outcome_ratio, p99};
 
 const RAW: &str = "spliceway";
@@ -120,6 +121,20 @@ pub(super) fn render_php(results: &Results) -> String {
     by_engine(FASTCGI_PATHS.map(|path| match php {
         Some(php) => behind_nginx(php, results.machine.cores, path),
         None => Vec::new(),
+    }))
+}
+
+/// What spliceway is to reach with backends behind a link.
+pub(super) fn render_remote(results: &Results) -> String {
+    let paths = [
+        ["spliceway", "fastcgi"],
+        ["spliceway-epoll", "fastcgi-epoll"],
+    ];
+    by_engine(paths.map(|[raw, fastcgi]| {
+        let cells = results.remote.iter().flat_map(|remote| &remote.cells);
+        cells
+            .flat_map(|cell| behind_link(cell, raw, fastcgi))
+            .collect()
     }))
 }
 
@@ -411,6 +426,30 @@ fn fastcgi(results: &Results, path: FastcgiPath) -> Vec<Target> {
     ]
 }
 
+/// A relay and a shared connection are not to cost what the next packet's delay would hide.
+const REMOTE_RATE_MIN: f64 = 0.95;
+
+/// What one link, answer and number of clients are to come to with one engine.
+fn behind_link(cell: &RemoteCell, raw: &str, fastcgi: &str) -> [Target; 4] {
+    let one = |mode: &str, path: &str, carry: Carry, least| Target {
+        mark: cell
+            .way(path, carry)
+            .map_or("", |way| remote::mark(cell, way)),
+        ..target(
+            &format!("{}, {mode}, {}", remote::title(cell), carry.word()),
+            "req/s ÷ direct TCP's",
+            Bound::AtLeast(least),
+            cell.ratio(path, carry, carry),
+        )
+    };
+    [
+        one("FastCGI", fastcgi, Carry::New, 1.0),
+        one("FastCGI", fastcgi, Carry::Kept, REMOTE_RATE_MIN),
+        one("raw", raw, Carry::New, REMOTE_RATE_MIN),
+        one("raw", raw, Carry::Kept, REMOTE_RATE_MIN),
+    ]
+}
+
 /// The slowest that a page may be, and the smallest page, which gains most.
 const PHP_RATE_MIN: f64 = 0.95;
 const PHP_SMALL_RATE_MIN: f64 = 1.2;
@@ -608,6 +647,24 @@ mod tests {
         for (judged, expected) in judged.iter().zip(expected) {
             assert!(judged.starts_with(expected), "{judged}, not {expected}");
         }
+    }
+
+    #[test]
+    fn backends_behind_a_link_are_judged_by_the_same_kind_of_connections() {
+        use super::super::super::sample_results;
+        let text = render_remote(&sample_results::results());
+        let row = |words: &str| {
+            let mut rows = text.lines().filter(|row| row.contains(words));
+            rows.next().unwrap_or_default().to_owned()
+        };
+        let new = row("64 KB × 16, FastCGI, new");
+        assert!(new.contains("2.00") && new.contains(" met "), "{text}");
+        // Where the link lost packets, that is said.
+        let kept = row("64 KB × 16, FastCGI, kept");
+        assert!(kept.contains("0.80 (0.80–0.80) ‡"), "{text}");
+        assert!(kept.contains("**not met**"), "{text}");
+        assert!(row("raw, kept").contains("not measured"), "{text}");
+        assert_eq!(render_remote(&Results::default()), "");
     }
 
     #[test]
