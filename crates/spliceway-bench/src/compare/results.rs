@@ -1,8 +1,13 @@
 //! What a comparison found, as it is kept in the file of raw data. The report and the plots are made
 //! from this alone.
 
+mod reload;
+mod remote;
+
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::reload::{Reload, ReloadPath, ReloadRound, ReloadSample};
+pub(super) use self::remote::{LinkUse, Remote, RemoteCell, RemoteWay};
 use super::matrix::{Carry, Cell, Key};
 use super::statistics::{Spread, ratio};
 
@@ -159,34 +164,6 @@ pub(super) struct Sample {
     pub(super) link: Option<LinkUse>,
 }
 
-/// What a link has done in some time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct LinkUse {
-    pub(super) packets: u64,
-    /// By how much they came too late, all together.
-    pub(super) late_us: f64,
-    pub(super) dropped: u64,
-    /// Of its thread, in whose time the kernel also has packets arrive.
-    pub(super) cpu_us: f64,
-}
-
-impl LinkUse {
-    /// What was added to an earlier reading.
-    pub(super) fn since(self, earlier: Self) -> Self {
-        Self {
-            packets: self.packets - earlier.packets,
-            late_us: self.late_us - earlier.late_us,
-            dropped: self.dropped - earlier.dropped,
-            cpu_us: self.cpu_us - earlier.cpu_us,
-        }
-    }
-
-    /// How late a packet was on average.
-    pub(super) fn late_us_each(&self) -> f64 {
-        self.late_us / self.packets.max(1) as f64
-    }
-}
-
 /// Of one load, in microseconds.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Latency {
@@ -328,72 +305,6 @@ pub(super) struct Fastcgi {
     pub(super) paths: Vec<PathInfo>,
     /// Each with the paths that mean something in it.
     pub(super) cells: Vec<CellResult>,
-}
-
-/// Backends behind a link.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Remote {
-    /// In the order of the tables.
-    pub(super) paths: Vec<PathInfo>,
-    /// Of each endpoint of the FastCGI mode.
-    pub(super) endpoint_max: usize,
-    pub(super) cells: Vec<RemoteCell>,
-}
-
-/// One link, answer and number of clients, with all ways.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct RemoteCell {
-    pub(super) round_trip_ms: u32,
-    pub(super) key: Key,
-    pub(super) concurrency: usize,
-    pub(super) ways: Vec<RemoteWay>,
-}
-
-/// One path with one kind of connection to its beginning.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct RemoteWay {
-    pub(super) path: String,
-    pub(super) carry: Carry,
-    /// In order, the same rounds for every way.
-    pub(super) rounds: Vec<Outcome>,
-}
-
-impl RemoteCell {
-    pub(super) fn way(&self, path: &str, carry: Carry) -> Option<&RemoteWay> {
-        let mut ways = self.ways.iter();
-        ways.find(|way| way.path == path && way.carry == carry)
-    }
-
-    /// Requests per second as a ratio to the direct path's with one kind of connection, round by round.
-    pub(super) fn ratio(&self, path: &str, carry: Carry, to: Carry) -> Option<Spread> {
-        let rates = |path, carry| Some(figures(&self.way(path, carry)?.rounds, Sample::rate));
-        ratio(&rates(path, carry)?, &rates(DIRECT_TCP, to)?)
-    }
-
-    /// Whether the link itself may have held a way back in some round.
-    pub(super) fn is_strained(&self, way: &RemoteWay) -> bool {
-        let mut samples = way.rounds.iter().flatten();
-        samples.any(|sample| sample.strained_link(self.round_trip_ms))
-    }
-}
-
-impl Sample {
-    /// Of its time, the part for which a link's thread works that has no more to give: less than all, as it
-    /// is interrupted now and then.
-    const LINK_SATURATED: f64 = 0.9;
-
-    /// The part of the round trip by which packets may be late on average, each way.
-    const LINK_LATE_MAX: f64 = 0.05;
-
-    /// Whether the link was more than a link: it lost something, had no time left, or was late.
-    fn strained_link(&self, round_trip_ms: u32) -> bool {
-        let late_max_us = f64::from(round_trip_ms) * 1e3 * Self::LINK_LATE_MAX;
-        self.link.is_some_and(|link| {
-            link.dropped > 0
-                || link.cpu_us / 1e6 / self.window_seconds >= Self::LINK_SATURATED
-                || link.late_us_each() > late_max_us
-        })
-    }
 }
 
 /// What many idle connections cost a path.
@@ -543,91 +454,6 @@ pub(super) struct RoutesOf {
     /// A load on a single route, while nobody asks for metrics, and while somebody does.
     pub(super) unwatched: Vec<Outcome>,
     pub(super) watched: Vec<Outcome>,
-}
-
-/// What reloads do to the requests of a constant load.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Reload {
-    /// Requests per second, and clients at one time, with each kind of connection.
-    pub(super) rate: f64,
-    pub(super) clients: u32,
-    /// Between two reloads.
-    pub(super) interval_ms: f64,
-    /// For so long after its beginning requests are during a reload.
-    pub(super) window_ms: f64,
-    /// Of a measurement.
-    pub(super) seconds: f64,
-    /// In the order of the tables, each program with both kinds of connections.
-    pub(super) paths: Vec<ReloadPath>,
-}
-
-/// One program with one kind of connection.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct ReloadPath {
-    pub(super) path: String,
-    pub(super) name: String,
-    pub(super) carry: Carry,
-    pub(super) rounds: Vec<Result<ReloadRound, String>>,
-}
-
-/// The same load without reloads and with them.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct ReloadRound {
-    /// How many there were, and how many of them were done when the next one began.
-    pub(super) reloads: u64,
-    pub(super) done: u64,
-    pub(super) without: ReloadSample,
-    pub(super) with: ReloadSample,
-    /// Of those requests that were under way during a reload.
-    pub(super) during: Latency,
-}
-
-/// One load.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct ReloadSample {
-    pub(super) requests: u64,
-    /// Nothing took the connection.
-    pub(super) refused: u64,
-    /// The connection ended without the answer.
-    pub(super) broken: u64,
-    /// Not answered in time.
-    pub(super) lost: u64,
-    /// Of those that were answered, from the time at which they were to be sent.
-    pub(super) latency_us: Latency,
-}
-
-impl ReloadSample {
-    pub(super) fn failed(&self) -> u64 {
-        self.refused + self.broken + self.lost
-    }
-}
-
-impl ReloadPath {
-    /// A figure over the rounds.
-    pub(super) fn spread(&self, figure: impl Fn(&ReloadRound) -> f64) -> Option<Spread> {
-        Spread::of(self.rounds.iter().flatten().map(figure))
-    }
-
-    /// A count of all rounds together.
-    pub(super) fn total(&self, count: impl Fn(&ReloadRound) -> u64) -> u64 {
-        self.rounds.iter().flatten().map(count).sum()
-    }
-
-    /// The ratio of the p99 during reloads to that without, round by round.
-    pub(super) fn p99_ratio(&self) -> Option<Spread> {
-        let rounds = || self.rounds.iter().flatten();
-        let during: Vec<_> = rounds().map(|round| Some(round.during.p99)).collect();
-        let without: Vec<_> = rounds()
-            .map(|round| Some(round.without.latency_us.p99))
-            .collect();
-        ratio(&during, &without)
-    }
-
-    /// What went wrong first, if something did.
-    pub(super) fn failure(&self) -> Option<&str> {
-        let mut failures = self.rounds.iter().filter_map(|round| round.as_ref().err());
-        failures.next().map(String::as_str)
-    }
 }
 
 /// nginx, a path, PHP-FPM.

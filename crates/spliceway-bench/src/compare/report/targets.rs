@@ -1,16 +1,18 @@
 //! What spliceway is to reach, and what it has reached.
 
+mod remote;
+mod routes;
+
 use super::super::fleet::DIRECT_TCP_NEW;
 use super::super::matrix::{Carry, Cell, Key};
 use super::super::results::{
-    CellResult, DIRECT_TCP, Outcome, Php, Pm, ReloadPath, RemoteCell, Results, RoutesOf, Sample,
-    Sweep, SweepPoint, figures,
+    CellResult, DIRECT_TCP, Outcome, Php, Pm, ReloadPath, Results, Sample, Sweep, SweepPoint,
+    figures,
 };
 use super::super::statistics::{self, Spread};
 use super::super::table::{Table, number};
 use super::php::{self, held_back};
-use super::remote;
-use super::sections::{outcome_ratio, p99};
+pub(super) use remote::render_remote;
 
 const RAW: &str = "spliceway";
 const EPOLL: &str = "spliceway-epoll";
@@ -121,20 +123,6 @@ pub(super) fn render_php(results: &Results) -> String {
     by_engine(FASTCGI_PATHS.map(|path| match php {
         Some(php) => behind_nginx(php, results.machine.cores, path),
         None => Vec::new(),
-    }))
-}
-
-/// What spliceway is to reach with backends behind a link.
-pub(super) fn render_remote(results: &Results) -> String {
-    let paths = [
-        ["spliceway", "fastcgi"],
-        ["spliceway-epoll", "fastcgi-epoll"],
-    ];
-    by_engine(paths.map(|[raw, fastcgi]| {
-        let cells = results.remote.iter().flat_map(|remote| &remote.cells);
-        cells
-            .flat_map(|cell| behind_link(cell, raw, fastcgi))
-            .collect()
     }))
 }
 
@@ -293,49 +281,7 @@ fn all(results: &Results) -> Vec<Target> {
             smallest_advantage(results),
         ),
     ];
-    relay.into_iter().chain(routes(results)).collect()
-}
-
-/// Of several routes, and of metrics, with io_uring.
-fn routes(results: &Results) -> [Target; 4] {
-    use Bound::{AtLeast, AtMost};
-    const QUIET: &str = "a route beside one with 200 clients on 8 places";
-    let routes = results.routes.as_ref();
-    let raw = routes.and_then(|routes| routes.engines.iter().find(|of| of.path == RAW));
-    let p99_to = |to: fn(&RoutesOf) -> &[Outcome]| {
-        raw.and_then(|raw| outcome_ratio(&raw.beside, to(raw), p99))
-    };
-    let longest = routes.zip(raw).and_then(|(routes, raw)| {
-        let known = raw.longest_ms.iter().copied().flatten();
-        Spread::of(known.map(|longest_ms| longest_ms / routes.ideal_ms()))
-    });
-    let watched = raw.and_then(|raw| outcome_ratio(&raw.watched, &raw.unwatched, Sample::rate));
-    [
-        target(
-            QUIET,
-            "p99 ÷ that without those clients",
-            AtMost(1.0),
-            p99_to(|raw| &raw.alone),
-        ),
-        target(
-            QUIET,
-            "p99 ÷ that with them in another daemon",
-            AtMost(1.0),
-            p99_to(|raw| &raw.apart),
-        ),
-        target(
-            "200 clients on 8 places",
-            "the longest time ÷ the ideal",
-            AtMost(1.5),
-            longest,
-        ),
-        target(
-            "metrics asked for ten times a second",
-            "req/s ÷ those without",
-            AtLeast(0.99),
-            watched,
-        ),
-    ]
+    relay.into_iter().chain(routes::all(results)).collect()
 }
 
 /// The paths of one engine.
@@ -423,30 +369,6 @@ fn fastcgi(results: &Results, path: FastcgiPath) -> Vec<Target> {
             AtLeast(0.97),
             rate(browser, path.unguarded),
         ),
-    ]
-}
-
-/// A relay and a shared connection are not to cost what the next packet's delay would hide.
-const REMOTE_RATE_MIN: f64 = 0.95;
-
-/// What one link, answer and number of clients are to come to with one engine.
-fn behind_link(cell: &RemoteCell, raw: &str, fastcgi: &str) -> [Target; 4] {
-    let one = |mode: &str, path: &str, carry: Carry, least| Target {
-        mark: cell
-            .way(path, carry)
-            .map_or("", |way| remote::mark(cell, way)),
-        ..target(
-            &format!("{}, {mode}, {}", remote::title(cell), carry.word()),
-            "req/s ÷ direct TCP's",
-            Bound::AtLeast(least),
-            cell.ratio(path, carry, carry),
-        )
-    };
-    [
-        one("FastCGI", fastcgi, Carry::New, 1.0),
-        one("FastCGI", fastcgi, Carry::Kept, REMOTE_RATE_MIN),
-        one("raw", raw, Carry::New, REMOTE_RATE_MIN),
-        one("raw", raw, Carry::Kept, REMOTE_RATE_MIN),
     ]
 }
 
@@ -636,35 +558,6 @@ mod tests {
         );
         assert!(row("that ask PHP-FPM itself").contains("0.25"), "{text}");
         assert!(row("that ask spliceway").contains(" met "), "{text}");
-    }
-
-    #[test]
-    fn routes_and_metrics_are_judged_within_their_rounds() {
-        use super::super::super::sample_results;
-        let reached = |target: Target| target.judge().0;
-        let judged = routes(&sample_results::results()).map(reached);
-        let expected = ["1.75", "1.00", "1.20", "1.00"];
-        for (judged, expected) in judged.iter().zip(expected) {
-            assert!(judged.starts_with(expected), "{judged}, not {expected}");
-        }
-    }
-
-    #[test]
-    fn backends_behind_a_link_are_judged_by_the_same_kind_of_connections() {
-        use super::super::super::sample_results;
-        let text = render_remote(&sample_results::results());
-        let row = |words: &str| {
-            let mut rows = text.lines().filter(|row| row.contains(words));
-            rows.next().unwrap_or_default().to_owned()
-        };
-        let new = row("64 KB × 16, FastCGI, new");
-        assert!(new.contains("2.00") && new.contains(" met "), "{text}");
-        // Where the link lost packets, that is said.
-        let kept = row("64 KB × 16, FastCGI, kept");
-        assert!(kept.contains("0.80 (0.80–0.80) ‡"), "{text}");
-        assert!(kept.contains("**not met**"), "{text}");
-        assert!(row("raw, kept").contains("not measured"), "{text}");
-        assert_eq!(render_remote(&Results::default()), "");
     }
 
     #[test]
