@@ -8,12 +8,16 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::beside::program_beside;
 use serde_json::Value;
+use spliceway_common::sys::child::send_signal;
+use spliceway_common::sys::namespace::effective_ids;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_spliceway-bench");
 
@@ -128,6 +132,119 @@ fn the_fastcgi_mode_has_cells_and_targets_of_its_own() {
         "| direct, TCP, new connections ",
     ] {
         assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+}
+
+/// Whether a link can be made: as root, where there is the device. Without, the report says why not.
+fn has_link() -> bool {
+    effective_ids().0 == 0 && Path::new("/dev/net/tun").exists()
+}
+
+#[test]
+fn backends_behind_a_link_come_first_and_take_its_round_trip() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = [
+        "--only=remote-10ms-4k-1,php-static-2k",
+        "--peers=spliceway,fastcgi,fastcgi-epoll",
+    ];
+    let output = compare(dir.path(), &more);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    if !has_link() {
+        assert!(
+            report.contains("- backends behind a link, all: "),
+            "{report}"
+        );
+        return;
+    }
+    let first = report.lines().find(|line| line.starts_with("## "));
+    assert_eq!(first, Some("## Backends behind a link"));
+    for part in [
+        "| spliceway FastCGI, epoll, kept ",
+        "| 10 ms, 4 KB × 16, raw, new ",
+        "<summary>10 ms, 4 KB × 1</summary>",
+    ] {
+        assert!(report.contains(part), "no '{part}' in:\n{report}");
+    }
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let cells = data["remote"]["cells"].as_array().unwrap();
+    // "remote-10ms-4k-1" is how that of sixteen clients begins as well.
+    assert_eq!(cells.len(), 2);
+    for cell in cells {
+        let ways = cell["ways"].as_array().unwrap();
+        assert_eq!(ways.len(), 2 * 5);
+        for way in ways {
+            let round = &way["rounds"][0]["Ok"];
+            let connects =
+                way["carry"] == "new" && !way["path"].as_str().unwrap().starts_with("fastcgi");
+            let round_trips = if connects { 2.0 } else { 1.0 };
+            let p50 = round["latency_us"]["p50"].as_f64().unwrap();
+            assert!(p50 >= round_trips * 10_000.0, "{way}");
+            assert!(round["link"]["packets"].as_u64().unwrap() > 0, "{way}");
+        }
+    }
+}
+
+/// Waits for what comes sooner or later.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "no {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The children of a process, of which all have been started by its first thread.
+fn children(pid: u32) -> Vec<u32> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let list = list.unwrap_or_default();
+    list.split_ascii_whitespace().flat_map(str::parse).collect()
+}
+
+/// In which network a process is, unless it has ended: one that is not waited for has none, either.
+fn network_of(pid: u32) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+}
+
+#[test]
+fn a_comparison_that_is_ended_leaves_nothing_behind_the_link() {
+    if !has_link() {
+        return;
+    }
+    let _one = ONE_AT_A_TIME.lock();
+    program_beside(PROGRAM, "spliceway", PROXY_SOURCES);
+    let dir = tempfile::tempdir().unwrap();
+    for signal in [libc::SIGINT, libc::SIGKILL] {
+        let mut compare = Command::new(PROGRAM)
+            .current_dir(dir.path())
+            .args(["compare", "--only=remote-1ms", "--peers=spliceway"])
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It has a network of its own by then, and the responder has another one.
+        let responder = wait_for("responder behind the link", || {
+            let own = network_of(compare.id())?;
+            let is_elsewhere = |pid: &u32| network_of(*pid).is_some_and(|of| of != own);
+            let all = children(compare.id());
+            // The first of the two responders is on this side.
+            (all.len() >= 3).then(|| all.into_iter().find(is_elsewhere))?
+        });
+        let all = children(compare.id());
+        send_signal(compare.id(), signal).unwrap();
+        compare.wait().unwrap();
+        assert!(all.contains(&responder));
+        for pid in all {
+            wait_for("end of what it has started", || {
+                network_of(pid).is_none().then_some(())
+            });
+        }
     }
 }
 

@@ -11,8 +11,9 @@ use anyhow::{Context as _, anyhow};
 use spliceway_load::load::Target;
 
 use super::ground::RESPONDER_PORT;
+use super::link::Link;
 use super::peers::{Job, Peer, Threads};
-use super::results::{DIRECT_TCP, PathInfo};
+use super::results::{DIRECT_TCP, LinkUse, PathInfo};
 use super::server::Server;
 
 /// The path without a program, over a Unix socket.
@@ -22,15 +23,19 @@ pub(super) const DIRECT_UNIX: &str = "unix";
 /// theirs.
 pub(super) const DIRECT_TCP_NEW: &str = "tcp-new";
 
-/// Where the responder is reached over TCP.
+/// Where the responder is reached over TCP, unless it is behind a link.
 pub(super) const RESPONDER: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), RESPONDER_PORT);
 
 /// The responder, and every path to it.
 pub(super) struct Fleet {
-    // Programs end before the responder: fields are dropped in this order.
+    // Programs end before the responder, and that before the link: fields are dropped in this order.
     programs: Vec<Program>,
     responder: Server,
+    /// Where the responder is reached over TCP.
+    address: SocketAddr,
+    /// What is between the responder and everything else, if anything is.
+    link: Option<Link>,
 }
 
 /// One program between the client and the responder.
@@ -83,7 +88,37 @@ impl Fleet {
         Ok(Self {
             programs: Vec::new(),
             responder,
+            address: RESPONDER,
+            link: None,
         })
+    }
+
+    /// Starts the responder behind a link, where it has no Unix socket.
+    pub(super) fn start_behind(link: Link, responder_threads: usize) -> anyhow::Result<Self> {
+        let address = Link::address(RESPONDER_PORT);
+        let start = || {
+            Server::start(
+                |_| Ok(respond(RESPONDER_PORT, responder_threads)?),
+                |_| TcpStream::connect(address).is_ok(),
+            )
+        };
+        let responder = link.beyond(start)?;
+        Ok(Self {
+            programs: Vec::new(),
+            responder: responder.context("the FastCGI responder behind a link")?,
+            address,
+            link: Some(link),
+        })
+    }
+
+    /// What its link has done so far, if it has one.
+    pub(super) fn link_used(&self) -> anyhow::Result<Option<LinkUse>> {
+        self.link.as_ref().map(Link::used).transpose()
+    }
+
+    /// Where the responder is reached over TCP.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Adds a path through `peer`.
@@ -134,7 +169,7 @@ impl Fleet {
     /// Where a path begins. A program that is not running is started.
     pub(super) fn target(&mut self, key: &str) -> anyhow::Result<Target> {
         match key {
-            DIRECT_TCP | DIRECT_TCP_NEW => Ok(Target::Tcp(RESPONDER)),
+            DIRECT_TCP | DIRECT_TCP_NEW => Ok(Target::Tcp(self.address)),
             DIRECT_UNIX => Ok(Target::Unix(responder_socket(self.responder.dir()))),
             key => {
                 let mut programs = self.programs.iter_mut();

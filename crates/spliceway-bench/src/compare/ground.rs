@@ -48,13 +48,11 @@ pub(super) fn prepare(congestion_control: Option<&str>) -> anyhow::Result<Networ
     };
     if own {
         namespace::raise_loopback()?;
-        for (name, value) in SETTINGS {
-            set(&mut network, name, value);
-        }
+        network.refused.extend(set_all());
     }
     // Without a network of our own nothing of the machine's is changed unless it is asked for.
     match congestion_control {
-        Some(name) => set(&mut network, CONGESTION_CONTROL, name),
+        Some(name) => network.refused.extend(set(CONGESTION_CONTROL, name)),
         None if own => choose_congestion_control(),
         None => {}
     }
@@ -69,6 +67,24 @@ pub(super) fn prepare(congestion_control: Option<&str>) -> anyhow::Result<Networ
         }
     }
     Ok(network)
+}
+
+/// Sets the calling thread's network, a new one, up as [`prepare`] does with ours.
+pub(super) fn furnish(congestion_control: Option<&str>) {
+    // What is refused here was refused there, and is in the report.
+    let _ = set_all();
+    let _ = congestion_control.and_then(|name| set(CONGESTION_CONTROL, name));
+}
+
+/// What connections of the calling thread's network use.
+pub(super) fn congestion_control() -> Option<String> {
+    read(CONGESTION_CONTROL).ok()
+}
+
+/// Those that were refused.
+fn set_all() -> Vec<String> {
+    let set = |(name, value): (&str, &str)| set(name, value);
+    SETTINGS.into_iter().filter_map(set).collect()
 }
 
 /// How it went, and whether the network is our own.
@@ -115,10 +131,10 @@ fn choose_congestion_control() {
     let _ = names.find(|name| fs::write(file(CONGESTION_CONTROL), name).is_ok());
 }
 
-fn set(network: &mut Network, name: &str, value: &str) {
-    if let Err(error) = fs::write(file(name), value) {
-        network.refused.push(format!("{name} = {value} ({error})"));
-    }
+/// What came of it, if it was refused.
+fn set(name: &str, value: &str) -> Option<String> {
+    let refusal = fs::write(file(name), value).err()?;
+    Some(format!("{name} = {value} ({refusal})"))
 }
 
 fn read(name: &str) -> io::Result<String> {

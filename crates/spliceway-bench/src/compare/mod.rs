@@ -1,7 +1,7 @@
 //! `spliceway-bench compare`: every program that could stand between a FastCGI client and its
 //! backend, measured side by side, and a report of it.
 //!
-//! [`ground`] makes the network, [`peers`] are the programs, [`fleet`] runs them, [`rounds`] measures
+//! [`ground`] makes the network, [`link`](mod@link) one with a delay to another one, [`peers`] are the programs, [`fleet`] runs them, [`rounds`] measures
 //! one load over one path, and [`results`] is what all of it comes to: the report and the plots are
 //! made from that alone, so they can be made again from the file of raw data.
 
@@ -12,6 +12,7 @@ mod fleet;
 mod ground;
 mod growth;
 mod idle;
+mod link;
 mod machine;
 mod matrix;
 mod peers;
@@ -19,6 +20,7 @@ mod php;
 mod plots;
 mod progress;
 mod reload;
+mod remote;
 mod report;
 mod results;
 mod rounds;
@@ -55,7 +57,7 @@ use self::schedule::{Schedule, Section, Wishes};
 pub(crate) struct CompareArgs {
     #[arg(
         long,
-        help = "End within six minutes: the cells of the targets only, fewer rounds, everything \
+        help = "End within seven minutes: the cells of the targets only, fewer rounds, everything \
                 shorter."
     )]
     quick: bool,
@@ -81,7 +83,8 @@ pub(crate) struct CompareArgs {
         value_name = "PATTERN",
         value_delimiter = ',',
         help = "Measure only what contains one of these, separated by commas: cells such as \
-                new-4k-16, kept-256k-1, new-16m-4 or upload; sections matrix, fastcgi (or one of its \
+                new-4k-16, kept-256k-1, new-16m-4 or upload; sections remote (or a part of it, such as \
+                remote-10ms-64k), matrix, fastcgi (or one of its \
                 cells, such as fastcgi-kept-4k-16), php (or a part of it, such as php-static or \
                 php-ondemand-10k), defaults, idle, sweep, growth, routes, reload."
     )]
@@ -95,7 +98,7 @@ pub(crate) struct CompareArgs {
                 haproxy-splice, nginx, socat, tokio-uring, spliceway, spliceway-epoll, and in the \
                 section fastcgi also fastcgi, fastcgi-epoll, fastcgi-unguarded, \
                 fastcgi-epoll-unguarded, fastcgi-unix. The section php has unix, socket-proxyd, haproxy, nginx, spliceway, \
-                spliceway-epoll, fastcgi, fastcgi-epoll and fastcgi-unix, the section reload has haproxy, nginx, spliceway, \
+                spliceway-epoll, fastcgi, fastcgi-epoll and fastcgi-unix, the sections reload and remote have haproxy, nginx, spliceway, \
                 spliceway-epoll, fastcgi and fastcgi-epoll. The direct path over TCP is always there: ratios refer to it."
     )]
     peers: Vec<String>,
@@ -278,6 +281,7 @@ fn measure(args: &CompareArgs) -> anyhow::Result<Results> {
     let mut run = Run {
         paths: wanted(fleet.paths(), &args.peers),
         peers: args.peers.clone(),
+        responder_threads: threads.get(),
         progress: Progress::start(schedule.planned(fleet.paths().len())),
         schedule,
         fleet,
@@ -320,6 +324,8 @@ struct Run<'a> {
     paths: Vec<String>,
     /// Those that were asked for; nothing means all.
     peers: Vec<String>,
+    /// Of each responder.
+    responder_threads: usize,
     schedule: Schedule,
     progress: Progress,
     results: &'a mut Results,
@@ -335,6 +341,7 @@ impl Run<'_> {
             }
             self.progress.part(section.title());
             match section {
+                Section::Remote => self.remote(),
                 Section::Php => self.php(),
                 Section::Matrix => self.matrix(),
                 Section::Fastcgi => self.fastcgi(),
@@ -479,6 +486,20 @@ impl Run<'_> {
         let effort = self.schedule.effort(Section::Reload);
         let reload = reload::run(&mut self.fleet, &self.peers, effort, &self.progress);
         self.results.reload = (!reload.paths.is_empty()).then_some(reload);
+    }
+
+    fn remote(&mut self) {
+        let measured = remote::run(
+            &self.schedule.remote,
+            &self.peers,
+            self.responder_threads,
+            self.schedule.effort(Section::Remote),
+            &self.progress,
+        );
+        match measured {
+            Ok(remote) => self.results.remote = Some(remote),
+            Err(error) => self.leave_out(Section::Remote, "all", &error),
+        }
     }
 
     fn php(&mut self) {

@@ -1,8 +1,13 @@
 //! What a comparison found, as it is kept in the file of raw data. The report and the plots are made
 //! from this alone.
 
+mod reload;
+mod remote;
+
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::reload::{Reload, ReloadPath, ReloadRound, ReloadSample};
+pub(super) use self::remote::{LinkUse, Remote, RemoteCell, RemoteWay};
 use super::matrix::{Carry, Cell, Key};
 use super::statistics::{Spread, ratio};
 
@@ -17,6 +22,9 @@ pub(super) struct Results {
     pub(super) effort: Effort,
     /// In the order of the tables; those that were not there included.
     pub(super) paths: Vec<PathInfo>,
+    /// Older files of raw data have none.
+    #[serde(default)]
+    pub(super) remote: Option<Remote>,
     /// One thread each.
     pub(super) cells: Vec<CellResult>,
     /// spliceway's FastCGI mode. Older files of raw data have none.
@@ -48,6 +56,10 @@ impl Results {
         /// Interrupts and the kernel's threads have up to a tenth while the loopback is busy.
         const OTHERS_MAX: f64 = 0.15;
         let cores = self.machine.cores;
+        let remote = self.remote.iter().flat_map(|remote| &remote.cells);
+        let remote = remote.flat_map(|cell| &cell.ways);
+        let remote = remote.flat_map(|way| way.rounds.iter().flatten());
+        let remote = remote.map(|sample| sample.others_share(cores));
         let pages = self.php.iter().flat_map(|php| &php.cells);
         let pages = pages.flat_map(|cell| &cell.paths);
         let pages = pages.flat_map(|path| path.rounds.iter().flatten());
@@ -57,7 +69,7 @@ impl Results {
         let paths = cells.flat_map(|cell| &cell.paths);
         let samples = paths.flat_map(|path| path.rounds.iter().flatten());
         let samples = samples.map(|sample| sample.others_share(cores));
-        let shares: Vec<f64> = samples.chain(pages).collect();
+        let shares: Vec<f64> = samples.chain(pages).chain(remote).collect();
         let much = shares.iter().filter(|share| **share > OTHERS_MAX);
         (shares.len(), much.count())
     }
@@ -147,6 +159,9 @@ pub(super) struct Sample {
     pub(super) window_seconds: f64,
     /// Resident at the end, shared pages divided among those that share them.
     pub(super) memory_kb: Option<u64>,
+    /// What the link to the backend took, where there is one. Older files of raw data have none.
+    #[serde(default)]
+    pub(super) link: Option<LinkUse>,
 }
 
 /// Of one load, in microseconds.
@@ -172,7 +187,13 @@ impl Sample {
     /// The part of the machine's time that none of the three parties had: the kernel's own threads,
     /// interrupts, and whatever else ran.
     pub(super) fn others_share(&self, cores: usize) -> f64 {
-        let parties = [self.cpu_us, self.responder_cpu_us, Some(self.client_cpu_us)];
+        let link_cpu_us = self.link.map(|link| link.cpu_us);
+        let parties = [
+            self.cpu_us,
+            self.responder_cpu_us,
+            Some(self.client_cpu_us),
+            link_cpu_us,
+        ];
         let known: f64 = parties.into_iter().flatten().sum();
         (self.busy_us - known).max(0.0) / 1e6 / self.window_seconds / cores as f64
     }
@@ -433,91 +454,6 @@ pub(super) struct RoutesOf {
     /// A load on a single route, while nobody asks for metrics, and while somebody does.
     pub(super) unwatched: Vec<Outcome>,
     pub(super) watched: Vec<Outcome>,
-}
-
-/// What reloads do to the requests of a constant load.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Reload {
-    /// Requests per second, and clients at one time, with each kind of connection.
-    pub(super) rate: f64,
-    pub(super) clients: u32,
-    /// Between two reloads.
-    pub(super) interval_ms: f64,
-    /// For so long after its beginning requests are during a reload.
-    pub(super) window_ms: f64,
-    /// Of a measurement.
-    pub(super) seconds: f64,
-    /// In the order of the tables, each program with both kinds of connections.
-    pub(super) paths: Vec<ReloadPath>,
-}
-
-/// One program with one kind of connection.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct ReloadPath {
-    pub(super) path: String,
-    pub(super) name: String,
-    pub(super) carry: Carry,
-    pub(super) rounds: Vec<Result<ReloadRound, String>>,
-}
-
-/// The same load without reloads and with them.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct ReloadRound {
-    /// How many there were, and how many of them were done when the next one began.
-    pub(super) reloads: u64,
-    pub(super) done: u64,
-    pub(super) without: ReloadSample,
-    pub(super) with: ReloadSample,
-    /// Of those requests that were under way during a reload.
-    pub(super) during: Latency,
-}
-
-/// One load.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct ReloadSample {
-    pub(super) requests: u64,
-    /// Nothing took the connection.
-    pub(super) refused: u64,
-    /// The connection ended without the answer.
-    pub(super) broken: u64,
-    /// Not answered in time.
-    pub(super) lost: u64,
-    /// Of those that were answered, from the time at which they were to be sent.
-    pub(super) latency_us: Latency,
-}
-
-impl ReloadSample {
-    pub(super) fn failed(&self) -> u64 {
-        self.refused + self.broken + self.lost
-    }
-}
-
-impl ReloadPath {
-    /// A figure over the rounds.
-    pub(super) fn spread(&self, figure: impl Fn(&ReloadRound) -> f64) -> Option<Spread> {
-        Spread::of(self.rounds.iter().flatten().map(figure))
-    }
-
-    /// A count of all rounds together.
-    pub(super) fn total(&self, count: impl Fn(&ReloadRound) -> u64) -> u64 {
-        self.rounds.iter().flatten().map(count).sum()
-    }
-
-    /// The ratio of the p99 during reloads to that without, round by round.
-    pub(super) fn p99_ratio(&self) -> Option<Spread> {
-        let rounds = || self.rounds.iter().flatten();
-        let during: Vec<_> = rounds().map(|round| Some(round.during.p99)).collect();
-        let without: Vec<_> = rounds()
-            .map(|round| Some(round.without.latency_us.p99))
-            .collect();
-        ratio(&during, &without)
-    }
-
-    /// What went wrong first, if something did.
-    pub(super) fn failure(&self) -> Option<&str> {
-        let mut failures = self.rounds.iter().filter_map(|round| round.as_ref().err());
-        failures.next().map(String::as_str)
-    }
 }
 
 /// nginx, a path, PHP-FPM.

@@ -14,7 +14,7 @@ use super::accounting::machine_busy;
 use super::fleet::{DIRECT_TCP_NEW, Fleet};
 use super::matrix::{Carry, Cell};
 use super::progress::Progress;
-use super::results::{CellResult, Latency, Outcome, PathResult, Sample};
+use super::results::{CellResult, Latency, LinkUse, Outcome, PathResult, Sample};
 
 /// Before each measurement, on the same connections where they are kept: buffers grow, caches warm.
 pub(super) const WARM_UP: Duration = Duration::from_millis(100);
@@ -195,6 +195,7 @@ pub(super) fn measure(
         busy_us: micros(window.busy),
         window_seconds: window.seconds,
         memory_kb: fleet.memory_kb(path),
+        link: window.link,
     };
     Ok((sample, measured.latency_ns))
 }
@@ -222,6 +223,7 @@ struct Window {
     cpu: Option<Duration>,
     responder: Duration,
     busy: Duration,
+    link: Option<LinkUse>,
 }
 
 /// Runs the load on a thread of its own and reads the clocks at both ends of what counts. The time
@@ -269,6 +271,10 @@ fn watch(fleet: &mut Fleet, path: &str, plan: &Plan) -> anyhow::Result<Watched> 
                     .map(|(end, start)| end.saturating_sub(start)),
                 responder: end.responder.saturating_sub(start.responder),
                 busy: end.busy.saturating_sub(start.busy),
+                link: end
+                    .link
+                    .zip(start.link)
+                    .map(|(end, start)| end.since(start)),
             },
             measured,
         })
@@ -282,6 +288,7 @@ struct Reading {
     cpu: Option<Duration>,
     responder: Duration,
     busy: Duration,
+    link: Option<LinkUse>,
 }
 
 impl Reading {
@@ -292,6 +299,7 @@ impl Reading {
             cpu: fleet.cpu(path)?,
             responder: fleet.responder_cpu()?,
             busy: machine_busy().context("read /proc/stat")?,
+            link: fleet.link_used()?,
         })
     }
 }

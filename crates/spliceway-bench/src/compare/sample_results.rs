@@ -3,9 +3,9 @@
 use super::matrix::{Carry, Cell, Key};
 use super::results::{
     CellResult, DIRECT_TCP, Effort, Fastcgi, Growth, GrowthPages, GrowthSeries, Idle, Latency,
-    Machine, Network, Outcome, PageSweep, PathInfo, PathResult, Php, PhpCell, PhpPath, PhpSample,
-    Pm, Reload, ReloadPath, ReloadRound, ReloadSample, Results, Routes, RoutesOf, Sample,
-    SecondClient, Sweep, SweepPath, SweepPoint, Variant,
+    LinkUse, Machine, Network, Outcome, PageSweep, PathInfo, PathResult, Php, PhpCell, PhpPath,
+    PhpSample, Pm, Reload, ReloadPath, ReloadRound, ReloadSample, Remote, RemoteCell, RemoteWay,
+    Results, Routes, RoutesOf, Sample, SecondClient, Sweep, SweepPath, SweepPoint, Variant,
 };
 
 /// Path, name, requests per second; slower paths use more CPU.
@@ -36,6 +36,7 @@ fn sample(per_second: f64) -> Sample {
         busy_us: 2e9 / per_second,
         window_seconds: 1_000.0 / per_second,
         memory_kb: Some(4096),
+        link: None,
     }
 }
 
@@ -77,6 +78,46 @@ fn fastcgi() -> Fastcgi {
         cells: vec![CellResult {
             cell: Cell::new(Carry::New, Key::Small, 16),
             paths: rates.map(path).into(),
+        }],
+    }
+}
+
+/// The FastCGI mode is twice as fast as the direct path with new connections, and a fifth slower than
+/// that with kept ones, where the link has lost a packet.
+fn remote() -> Remote {
+    let behind = |per_second, dropped| {
+        let link = LinkUse {
+            packets: 10,
+            late_us: 20.0,
+            dropped,
+            cpu_us: 1.0,
+        };
+        vec![Ok(Sample {
+            link: Some(link),
+            ..sample(per_second)
+        })]
+    };
+    let way = |path: &str, carry, per_second, dropped| RemoteWay {
+        path: path.to_owned(),
+        carry,
+        rounds: behind(per_second, dropped),
+    };
+    Remote {
+        paths: vec![
+            info(DIRECT_TCP, "direct, TCP", None),
+            info("fastcgi", "FastCGI", None),
+        ],
+        endpoint_max: 64,
+        cells: vec![RemoteCell {
+            round_trip_ms: 10,
+            key: Key::Page,
+            concurrency: 16,
+            ways: vec![
+                way(DIRECT_TCP, Carry::New, 400.0, 0),
+                way(DIRECT_TCP, Carry::Kept, 1_000.0, 0),
+                way("fastcgi", Carry::New, 800.0, 0),
+                way("fastcgi", Carry::Kept, 800.0, 1),
+            ],
         }],
     }
 }
@@ -290,6 +331,7 @@ pub(super) fn results() -> Results {
             seconds: 0.5,
         },
         paths: paths(),
+        remote: Some(remote()),
         cells: vec![cell()],
         fastcgi: Some(fastcgi()),
         defaults: Vec::new(),

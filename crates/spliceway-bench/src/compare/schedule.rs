@@ -8,12 +8,15 @@ use super::growth;
 use super::matrix::{self, Cell, Key};
 use super::php;
 use super::reload;
+use super::remote;
 use super::rounds::Effort;
 use super::routes;
 
 /// The parts of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Section {
+    /// Backends behind a link.
+    Remote,
     /// nginx and PHP-FPM with real pages.
     Php,
     /// Every cell, one thread each.
@@ -32,7 +35,8 @@ pub(super) enum Section {
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
+        Self::Remote,
         Self::Php,
         Self::Matrix,
         Self::Fastcgi,
@@ -54,6 +58,7 @@ impl Section {
             Self::Growth => "growth",
             Self::Routes => "routes",
             Self::Reload => "reload",
+            Self::Remote => "remote",
             Self::Php => "php",
         }
     }
@@ -68,6 +73,7 @@ impl Section {
             Self::Growth => "growth",
             Self::Routes => "several routes, and metrics",
             Self::Reload => "reloads under load",
+            Self::Remote => "backends behind a link",
             Self::Php => "nginx and PHP-FPM end to end",
         }
     }
@@ -93,6 +99,7 @@ pub(super) struct Schedule {
     pub(super) cells: Vec<Cell>,
     pub(super) contests: Vec<Contest>,
     pub(super) php: Vec<php::Contest>,
+    pub(super) remote: Vec<remote::Contest>,
 }
 
 impl Schedule {
@@ -120,6 +127,7 @@ impl Schedule {
             cells,
             contests: fastcgi::contests().into(),
             php: php::contests(wishes.quick),
+            remote: remote::contests(wishes.quick),
         };
         let wanted = |cell: &Cell| schedule.wants_cell(cell);
         schedule.cells = schedule.cells.iter().copied().filter(wanted).collect();
@@ -127,7 +135,14 @@ impl Schedule {
         schedule.contests = schedule.contests.iter().copied().filter(wanted).collect();
         let wanted = |contest: &php::Contest| schedule.wants_php(contest);
         schedule.php = schedule.php.iter().copied().filter(wanted).collect();
+        let wanted = |contest: &remote::Contest| schedule.wants_remote(contest);
+        schedule.remote = schedule.remote.iter().copied().filter(wanted).collect();
         schedule
+    }
+
+    fn wants_remote(&self, contest: &remote::Contest) -> bool {
+        let matches = |pattern: &String| chooses_remote(pattern, contest);
+        self.only.is_empty() || self.only.iter().any(matches)
     }
 
     fn wants_php(&self, contest: &php::Contest) -> bool {
@@ -151,6 +166,7 @@ impl Schedule {
             Section::Matrix => !self.cells.is_empty(),
             Section::Fastcgi => !self.contests.is_empty(),
             Section::Php => !self.php.is_empty(),
+            Section::Remote => !self.remote.is_empty(),
             other => self.only.is_empty() || self.only.iter().any(|word| word == other.word()),
         }
     }
@@ -170,6 +186,9 @@ impl Schedule {
                 || php::contests(false)
                     .iter()
                     .any(|contest| chooses_php(pattern, contest))
+                || remote::contests(false)
+                    .iter()
+                    .any(|contest| chooses_remote(pattern, contest))
         };
         wishes
             .only
@@ -281,6 +300,10 @@ impl Schedule {
                 Section::Routes => return scaled(routes::each(effort), effort.rounds),
                 Section::Reload => return scaled(reload::each(effort), effort.rounds),
                 Section::Idle => return scaled(self.idle_rest() + IDLE_WORK, paths),
+                Section::Remote => {
+                    let measurements = self.remote.len() * remote::ways() * effort.rounds;
+                    return scaled(remote::each(effort), measurements);
+                }
                 Section::Php => {
                     let each = |contest: &php::Contest| contest.each(self.php_seconds());
                     return scaled(self.php.iter().map(each).sum(), effort.rounds);
@@ -311,6 +334,11 @@ fn chooses_php(pattern: &str, contest: &php::Contest) -> bool {
     pattern.starts_with(Section::Php.word()) && contest.id().starts_with(pattern)
 }
 
+/// Likewise.
+fn chooses_remote(pattern: &str, contest: &remote::Contest) -> bool {
+    pattern.starts_with(Section::Remote.word()) && contest.id().starts_with(pattern)
+}
+
 fn scaled(duration: Duration, by: usize) -> Duration {
     duration.saturating_mul(u32::try_from(by).unwrap_or(u32::MAX))
 }
@@ -329,9 +357,9 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_run_is_planned_to_end_within_six_minutes() {
+    fn a_quick_run_is_planned_to_end_within_seven_minutes() {
         let planned = schedule(true, &[]).planned(11);
-        assert!(planned < Duration::from_secs(350), "{planned:?}");
+        assert!(planned < Duration::from_secs(410), "{planned:?}");
     }
 
     #[test]
@@ -342,9 +370,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_run_is_planned_to_end_within_ninety_minutes() {
+    fn a_full_run_is_planned_to_end_within_a_hundred_minutes() {
         let planned = schedule(false, &[]).planned(11);
-        assert!(planned < Duration::from_secs(90 * 60), "{planned:?}");
+        assert!(planned < Duration::from_secs(100 * 60), "{planned:?}");
     }
 
     #[test]
@@ -365,6 +393,10 @@ mod tests {
         assert!(php.wants(Section::Php) && php.php == php::contests(false));
         let reload = schedule(false, &["reload"]);
         assert!(reload.wants(Section::Reload) && !reload.wants(Section::Routes));
+        let remote = schedule(false, &["remote"]);
+        assert!(remote.wants(Section::Remote) && remote.remote == remote::contests(false));
+        assert!(!remote.wants(Section::Php) && !reload.wants(Section::Remote));
+        assert_eq!(schedule(false, &["remote-10ms-64k"]).remote.len(), 2);
         let page = schedule(false, &["php-ondemand-10k", "php-static"]);
         assert_eq!(page.php.len(), 5);
     }
@@ -380,11 +412,16 @@ mod tests {
                 "fastcgi-new",
                 "php-dynamic",
                 "php-lazy",
+                "remote-10ms",
+                "remote-7ms",
             ]
             .map(str::to_owned)
             .into(),
             ..Wishes::default()
         };
-        assert_eq!(Schedule::unknown(&wishes), ["kept-5k", "php-lazy"]);
+        assert_eq!(
+            Schedule::unknown(&wishes),
+            ["kept-5k", "php-lazy", "remote-7ms"]
+        );
     }
 }

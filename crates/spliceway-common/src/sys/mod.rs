@@ -6,10 +6,13 @@
 
 pub mod child;
 mod errno;
+pub mod interface;
 pub mod namespace;
 pub mod net;
 pub mod process;
+pub mod readiness;
 pub mod timer;
+pub mod tun;
 
 pub use errno::Errno;
 

@@ -1,10 +1,10 @@
-//! A network of our own: enter one, and bring its loopback up.
+//! A network of our own: enter one, bring its loopback up, and do something in another one.
 
+use std::fs::File;
 use std::io;
-use std::mem;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd, BorrowedFd, OwnedFd};
 
-use super::{Errno, check};
+use super::{Errno, check, interface};
 
 /// Moves the calling thread, and what it starts from now on, into a new network namespace.
 ///
@@ -40,43 +40,42 @@ pub fn effective_ids() -> (u32, u32) {
     (user, group)
 }
 
+/// The network of the calling thread. It exists for as long as this is open, also without processes in it.
+///
+/// # Errors
+/// What opening a file gives.
+pub fn current_network() -> io::Result<OwnedFd> {
+    File::open("/proc/thread-self/ns/net").map(OwnedFd::from)
+}
+
+/// Does `work` with the calling thread in another network, and returns to its own. What is started there
+/// stays there.
+///
+/// # Errors
+/// What setns(2) gives, EPERM without the privilege among it; then nothing was done.
+///
+/// # Panics
+/// If the thread cannot return to where it was.
+pub fn inside<T>(network: BorrowedFd<'_>, work: impl FnOnce() -> T) -> io::Result<T> {
+    let own = current_network()?;
+    enter(network)?;
+    let done = work();
+    enter(own.as_fd()).expect("who may leave a network for another one may come back");
+    Ok(done)
+}
+
+fn enter(network: BorrowedFd<'_>) -> Result<(), Errno> {
+    // SAFETY: setns takes its arguments by value and touches no memory. The kind that is asked for can be
+    // changed for one thread of several.
+    check(unsafe { libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) }).map(drop)
+}
+
 /// Brings the loopback interface of the calling thread's network up: a new one has it down.
 ///
 /// # Errors
 /// What the interface ioctls give, EPERM among it (netdevice(7)).
 pub fn raise_loopback() -> io::Result<()> {
-    let socket = any_socket()?;
-    // SAFETY: ifreq is integers and a union of integers and null-able pointers, for which all-zero
-    // bytes are a valid value.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    // SAFETY: the request reads a name, which ends with a zero byte, from the live ifreq and writes
-    // the flags into it.
-    let got = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) };
-    check(got)?;
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "IFF_UP is 1, and the kernel's field is 16 bits wide"
-    )]
-    let up = libc::IFF_UP as libc::c_short;
-    // SAFETY: the call above has written this field of the union.
-    let flags = unsafe { request.ifr_ifru.ifru_flags };
-    request.ifr_ifru.ifru_flags = flags | up;
-    // SAFETY: the request only reads the live ifreq.
-    let set = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    check(set)?;
-    Ok(())
-}
-
-/// What interface ioctls go through.
-fn any_socket() -> Result<OwnedFd, Errno> {
-    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
-    // SAFETY: the call takes no pointers.
-    let fd = check(unsafe { libc::socket(libc::AF_INET, kind, 0) })?;
-    // SAFETY: the kernel just gave this descriptor to us and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    interface::raise("lo")
 }
 
 #[cfg(test)]
@@ -100,5 +99,24 @@ mod tests {
             Ok((_listener, address)) => assert!(TcpStream::connect(address).is_err()),
             Err(errno) => assert_ne!(effective_ids().0, 0, "root may not, says {errno:?}"),
         }
+    }
+
+    #[test]
+    fn what_is_done_inside_another_network_is_done_there_and_the_thread_comes_back() {
+        let made = std::thread::spawn(|| {
+            enter_network()?;
+            raise_loopback().unwrap();
+            Ok::<_, Errno>(current_network().unwrap())
+        });
+        let Ok(other) = made.join().unwrap() else {
+            assert_ne!(effective_ids().0, 0, "root may");
+            return;
+        };
+        let listen = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = inside(other.as_fd(), listen).unwrap();
+        let address = listener.local_addr().unwrap();
+        assert!(TcpStream::connect(address).is_err());
+        let connected = inside(other.as_fd(), || TcpStream::connect(address).is_ok());
+        assert!(connected.unwrap());
     }
 }

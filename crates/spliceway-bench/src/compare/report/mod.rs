@@ -5,6 +5,7 @@ mod cells;
 mod hops;
 mod php;
 mod reload;
+mod remote;
 mod sections;
 mod setting;
 mod targets;
@@ -31,6 +32,7 @@ pub(super) struct Companions {
 /// For the terminal: the tables.
 pub(super) fn summary(results: &Results) -> String {
     [
+        titled(REMOTE_TITLE, &remote::render(results)),
         titled(PHP_TITLE, &php::render(results, "")),
         titled(
             "Ratios of requests per second to the direct TCP path",
@@ -73,6 +75,7 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
     [
         HEAD.to_owned(),
         setting::short(results),
+        titled(REMOTE_TITLE, &remote::render(results)),
         titled(PHP_TITLE, &php::render(results, &plot(plots::Plot::Pages))),
         titled("In short", &in_short(results, companions)),
         titled("Where spliceway is behind", &behind::render(results)),
@@ -125,7 +128,9 @@ the ratios within each round.
 
 ";
 
-/// What the mode is for comes first.
+/// What spliceway is for comes first: backends are elsewhere, and they are PHP-FPM.
+const REMOTE_TITLE: &str = "Backends behind a link";
+
 const PHP_TITLE: &str = "nginx and PHP-FPM, end to end";
 
 const RELOAD_TITLE: &str = "Reloads under load";
@@ -228,6 +233,7 @@ mod tests {
         };
         let text = render(&sample_results::results(), &companions);
         let position = |part: &str| text.find(part).unwrap_or_else(|| panic!("no {part}"));
+        assert!(position("## Backends behind a link") < position("## nginx and PHP-FPM"));
         assert!(position("## nginx and PHP-FPM") < position("## In short"));
         for part in [
             "# Results",
@@ -239,6 +245,8 @@ mod tests {
             "![",
             "(docs/results/latency-under-load.svg)",
             "(docs/results/pages.svg)",
+            "| 10 ms, 64 KB × 16 |",
+            "<summary>10 ms, 64 KB × 16</summary>",
             "New connections, 50 KB, requests sent",
             "The same with larger answers",
             "## The FastCGI mode",

@@ -62,7 +62,7 @@ const METHOD: &str = "
   sender; the *busy* figures have all of it, as they come from /proc/stat (all that is not idle, with
   soft interrupts and stolen time) and so include whatever else ran on the machine.
 - **Memory** is the sum of Pss over the program's processes: a page that n processes share counts 1/n.
-- Every path is warmed up for 0.1 s before each measurement. All programs run all the time; idle ones
+- Every path is warmed up for 0.1 s before each measurement, behind a link for 0.5 s. All programs run all the time; idle ones
   cost nothing.
 ";
 
@@ -80,7 +80,8 @@ fn not_measured(results: &Results) -> String {
 }
 
 const NEVER: &str = "\
-- Anything over a real network, with more than this machine's cores, or with other programs on them.
+- Anything over a real network (the link here delays packets, and does nothing else to them), with more
+  than this machine's cores, or with other programs on them.
 - Kernel memory of sockets; power; more than one NUMA node.
 ";
 

@@ -1,16 +1,19 @@
 //! What spliceway is to reach, and what it has reached.
 
+mod remote;
+mod routes;
+
 use super::super::fleet::DIRECT_TCP_NEW;
 use super::super::matrix::{Carry, Cell, Key};
 use super::super::results::{
-    CellResult, DIRECT_TCP, Outcome, Php, Pm, ReloadPath, Results, RoutesOf, Sample, Sweep,
-    SweepPoint, figures,
+    CellResult, DIRECT_TCP, Outcome, Php, Pm, ReloadPath, Results, Sample, Sweep, SweepPoint,
+    figures,
 };
 use super::super::statistics::{self, Spread};
 use super::super::table::{Table, number};
 use super::hops::Hops;
 use super::php::{self, held_back};
-use super::sections::{outcome_ratio, p99};
+pub(super) use remote::render_remote;
 
 const RAW: &str = "spliceway";
 const EPOLL: &str = "spliceway-epoll";
@@ -298,49 +301,7 @@ fn all(results: &Results) -> Vec<Target> {
             smallest_advantage(results),
         ),
     ];
-    relay.into_iter().chain(routes(results)).collect()
-}
-
-/// Of several routes, and of metrics, with io_uring.
-fn routes(results: &Results) -> [Target; 4] {
-    use Bound::{AtLeast, AtMost};
-    const QUIET: &str = "a route beside one with 200 clients on 8 places";
-    let routes = results.routes.as_ref();
-    let raw = routes.and_then(|routes| routes.engines.iter().find(|of| of.path == RAW));
-    let p99_to = |to: fn(&RoutesOf) -> &[Outcome]| {
-        raw.and_then(|raw| outcome_ratio(&raw.beside, to(raw), p99))
-    };
-    let longest = routes.zip(raw).and_then(|(routes, raw)| {
-        let known = raw.longest_ms.iter().copied().flatten();
-        Spread::of(known.map(|longest_ms| longest_ms / routes.ideal_ms()))
-    });
-    let watched = raw.and_then(|raw| outcome_ratio(&raw.watched, &raw.unwatched, Sample::rate));
-    [
-        target(
-            QUIET,
-            "p99 ÷ that without those clients",
-            AtMost(1.0),
-            p99_to(|raw| &raw.alone),
-        ),
-        target(
-            QUIET,
-            "p99 ÷ that with them in another daemon",
-            AtMost(1.0),
-            p99_to(|raw| &raw.apart),
-        ),
-        target(
-            "200 clients on 8 places",
-            "the longest time ÷ the ideal",
-            AtMost(1.5),
-            longest,
-        ),
-        target(
-            "metrics asked for ten times a second",
-            "req/s ÷ those without",
-            AtLeast(0.99),
-            watched,
-        ),
-    ]
+    relay.into_iter().chain(routes::all(results)).collect()
 }
 
 /// The paths of one engine.
@@ -623,17 +584,6 @@ mod tests {
         );
         assert!(row("that ask PHP-FPM itself").contains("0.25"), "{text}");
         assert!(row("that ask spliceway").contains(" met "), "{text}");
-    }
-
-    #[test]
-    fn routes_and_metrics_are_judged_within_their_rounds() {
-        use super::super::super::sample_results;
-        let reached = |target: Target| target.judge().0;
-        let judged = routes(&sample_results::results()).map(reached);
-        let expected = ["1.75", "1.00", "1.20", "1.00"];
-        for (judged, expected) in judged.iter().zip(expected) {
-            assert!(judged.starts_with(expected), "{judged}, not {expected}");
-        }
     }
 
     #[test]

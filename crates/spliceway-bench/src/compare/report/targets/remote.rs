@@ -1,0 +1,67 @@
+//! What spliceway is to reach with backends behind a link.
+
+use super::super::remote;
+use super::{Bound, Target, by_engine, target};
+use crate::compare::matrix::Carry;
+use crate::compare::results::{RemoteCell, Results};
+
+/// With each of the engines; nothing if it was not measured.
+pub(in super::super) fn render_remote(results: &Results) -> String {
+    let paths = [
+        ["spliceway", "fastcgi"],
+        ["spliceway-epoll", "fastcgi-epoll"],
+    ];
+    by_engine(paths.map(|[raw, fastcgi]| {
+        let cells = results.remote.iter().flat_map(|remote| &remote.cells);
+        cells
+            .flat_map(|cell| behind_link(cell, raw, fastcgi))
+            .collect()
+    }))
+}
+
+/// A relay and a shared connection are not to cost what the next packet's delay would hide.
+const REMOTE_RATE_MIN: f64 = 0.95;
+
+/// What one link, answer and number of clients are to come to with one engine.
+fn behind_link(cell: &RemoteCell, raw: &str, fastcgi: &str) -> [Target; 4] {
+    let one = |mode: &str, path: &str, carry: Carry, least| Target {
+        mark: cell
+            .way(path, carry)
+            .map_or("", |way| remote::mark(cell, way)),
+        ..target(
+            &format!("{}, {mode}, {}", remote::title(cell), carry.word()),
+            "req/s ÷ direct TCP's",
+            Bound::AtLeast(least),
+            cell.ratio(path, carry, carry),
+        )
+    };
+    [
+        one("FastCGI", fastcgi, Carry::New, 1.0),
+        one("FastCGI", fastcgi, Carry::Kept, REMOTE_RATE_MIN),
+        one("raw", raw, Carry::New, REMOTE_RATE_MIN),
+        one("raw", raw, Carry::Kept, REMOTE_RATE_MIN),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compare::sample_results;
+
+    #[test]
+    fn backends_behind_a_link_are_judged_by_the_same_kind_of_connections() {
+        let text = render_remote(&sample_results::results());
+        let row = |words: &str| {
+            let mut rows = text.lines().filter(|row| row.contains(words));
+            rows.next().unwrap_or_default().to_owned()
+        };
+        let new = row("64 KB × 16, FastCGI, new");
+        assert!(new.contains("2.00") && new.contains(" met "), "{text}");
+        // Where the link lost packets, that is said.
+        let kept = row("64 KB × 16, FastCGI, kept");
+        assert!(kept.contains("0.80 (0.80–0.80) ‡"), "{text}");
+        assert!(kept.contains("**not met**"), "{text}");
+        assert!(row("raw, kept").contains("not measured"), "{text}");
+        assert_eq!(render_remote(&Results::default()), "");
+    }
+}
