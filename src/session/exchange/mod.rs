@@ -38,6 +38,7 @@ mod part;
 mod search;
 mod serving;
 mod time;
+mod view;
 
 use std::mem;
 
