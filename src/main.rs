@@ -6,7 +6,8 @@ use std::process::ExitCode;
 #[cfg(feature = "demo")]
 use spliceway::cli::DemoCommand;
 use spliceway::cli::{
-    self, CheckCommand, Cli, Command, RunCommand, StatusCommand, TellCommand, usage,
+    self, CheckCommand, Cli, Command, RequestsCommand, RunCommand, StatusCommand, TellCommand,
+    usage,
 };
 use spliceway::daemon::{self, Handover, logging, scarcity};
 #[cfg(feature = "demo")]
@@ -32,6 +33,7 @@ fn execute(cli: Cli) -> ExitCode {
             Err(error) => usage::report(PROGRAM, Err(error)),
         },
         Command::Status(command) => usage::report(PROGRAM, status(&command)),
+        Command::Requests(command) => usage::report(PROGRAM, requests(&command)),
         Command::Tell(command) => match tell(&command) {
             Ok(code) => code,
             Err(error) => usage::report(PROGRAM, Err(error)),
@@ -81,6 +83,11 @@ fn check(command: &CheckCommand) -> anyhow::Result<ExitCode> {
 
 fn status(command: &StatusCommand) -> anyhow::Result<()> {
     cli::status::run(command)?;
+    Ok(())
+}
+
+fn requests(command: &RequestsCommand) -> anyhow::Result<()> {
+    cli::requests::run(command)?;
     Ok(())
 }
 

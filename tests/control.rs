@@ -6,14 +6,12 @@
 mod common;
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::thread;
 
-use common::http::{self, Answer};
+use common::http::{self, Answer, Fake, answer};
 use common::proxy::{NOBODY, fresh_dir};
 use common::sys::{as_user, lacks_root};
 use common::{Backend, Engine, Proxy, for_each_engine};
@@ -183,64 +181,6 @@ fn figures_of_the_configuration_are_there_from_the_start() {
 }
 
 // --- what a client makes of it -----------------------------------------------------------------
-
-/// Answers each request with what this makes of it, until it is dropped.
-struct Fake {
-    control: PathBuf,
-    _dir: tempfile::TempDir,
-}
-
-impl Fake {
-    /// It gets the request, and what it returns is the answer. `None` ends the socket as well.
-    fn new(answer: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
-        let dir = fresh_dir();
-        let control = dir.path().join("control.sock");
-        let listener = UnixListener::bind(&control).unwrap();
-        let file = control.clone();
-        thread::spawn(move || {
-            while let Ok((mut stream, _)) = listener.accept() {
-                let request = request(&stream);
-                let Some(answer) = answer(&request) else {
-                    // As a daemon does: nobody gets in any more, and then who is in is cut. A program that another test
-                    // starts may have the listener for another moment.
-                    fs::remove_file(file).unwrap();
-                    drop(listener);
-                    return;
-                };
-                stream.write_all(answer.as_bytes()).unwrap();
-            }
-        });
-        Self { control, _dir: dir }
-    }
-}
-
-/// A whole request: with its body, if it has one.
-fn request(mut stream: &UnixStream) -> String {
-    let mut request = Vec::new();
-    let mut bytes = [0; 4096];
-    loop {
-        let count = stream.read(&mut bytes).unwrap();
-        assert!(count > 0, "it is whole");
-        request.extend_from_slice(&bytes[..count]);
-        let text = String::from_utf8(request.clone()).unwrap();
-        let Some((head, body)) = text.split_once("\r\n\r\n") else {
-            continue;
-        };
-        let length = head
-            .lines()
-            .find_map(|line| line.strip_prefix("content-length: "));
-        if body.len() == length.map_or(0, |length| length.parse().unwrap()) {
-            return text;
-        }
-    }
-}
-
-fn answer(status: &str, body: &str) -> Option<String> {
-    let length = body.len();
-    Some(format!(
-        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-    ))
-}
 
 fn reply(outcome: &str, lines: &str) -> String {
     format!(

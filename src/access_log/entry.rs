@@ -110,6 +110,24 @@ impl Words {
         }
     }
 
+    /// Method, URI and script as text: what is no UTF-8 is U+FFFD, and what is cut ends in three dots.
+    #[must_use]
+    pub fn texts(&self) -> [String; 3] {
+        [self.method(), self.uri(), self.script()].map(|word| {
+            let mut text = String::from_utf8_lossy(word.bytes).into_owned();
+            if word.is_cut {
+                text.push_str("...");
+            }
+            text
+        })
+    }
+
+    /// How many bytes of all of them there are.
+    #[must_use]
+    pub fn bytes_kept(&self) -> usize {
+        self.bytes.len()
+    }
+
     pub(super) fn method(&self) -> Word<'_> {
         Word {
             bytes: &self.bytes[..self.method_end],

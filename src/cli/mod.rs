@@ -15,6 +15,7 @@ pub mod file;
 mod groups;
 mod options;
 mod reading;
+pub mod requests;
 mod route;
 mod socket_proxyd;
 pub mod status;
@@ -43,6 +44,8 @@ pub use file::FileErrors;
 use file::Overrides;
 use options::{CONFIG, Kind, Options, kind};
 pub use reading::{FileSource, Source};
+use requests::RequestsArguments;
+pub use requests::RequestsCommand;
 use route::RouteArguments;
 use socket_proxyd::SocketProxydArguments;
 use status::StatusArguments;
@@ -65,6 +68,8 @@ pub enum Command {
     Check(Box<CheckCommand>),
     /// Ask a running proxy how it is.
     Status(StatusCommand),
+    /// Ask it what it does, request by request.
+    Requests(RequestsCommand),
     /// Tell a running proxy to change something.
     Tell(TellCommand),
     /// Show what the proxy does on this machine.
@@ -158,6 +163,7 @@ pub(crate) fn parse_with(
             Command::Run(run)
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
+        ArgumentsOf::Requests(requests) => Command::Requests(requests.into()),
         ArgumentsOf::Reload(reload) => Command::Tell(reload.into()),
         ArgumentsOf::Upgrade(upgrade) => Command::Tell(upgrade.into()),
         ArgumentsOf::Drain(drain) => Command::Tell(drain.into()),
@@ -227,6 +233,15 @@ enum ArgumentsOf {
                       Example: spliceway status --control /run/spliceway/control.sock --watch"
     )]
     Status(StatusArguments),
+    #[command(
+        about = "Show every request that a running proxy has under way or lets wait.",
+        long_about = "Show every request that a running proxy has under way or lets wait: whose it is, what it asks \
+                      for, how far it is, how long that has taken and for whom it waits; raw sessions likewise. The \
+                      proxy is asked through its control socket, so it has to run with --control, and goes on \
+                      serving meanwhile.\n\n\
+                      Example: spliceway requests --control /run/spliceway/control.sock --sort wait"
+    )]
+    Requests(RequestsArguments),
     #[command(
         about = "Have a running proxy take its configuration file over as it is now.",
         long_about = "Have a running proxy take its configuration file over as it is now, and print what has \

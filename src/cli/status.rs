@@ -2,7 +2,7 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -74,7 +74,7 @@ impl From<StatusArguments> for StatusCommand {
     }
 }
 
-fn interval(text: &str) -> Result<Duration, ValueError> {
+pub(super) fn interval(text: &str) -> Result<Duration, ValueError> {
     match timeout(text)? {
         interval if interval < WATCH_INTERVAL_MIN => Err(ValueError::WatchTooOften),
         interval => Ok(interval),
@@ -89,6 +89,8 @@ pub enum Error {
     Signals(#[source] io::Error),
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error("the daemon has no route {route} (it has {routes})")]
+    NoRoute { route: String, routes: String },
     #[error("write a status as JSON")]
     Json(#[from] serde_json::Error),
     #[error("write to standard output")]
@@ -100,13 +102,21 @@ pub enum Error {
 /// # Errors
 /// If the daemon cannot be asked, or the answer cannot be written down.
 pub fn run(command: &StatusCommand) -> Result<(), Error> {
-    let runtime = runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(Error::Signals)?;
-    let shown = runtime.block_on(async {
+    on_runtime(async {
         match (command.watch, command.json) {
-            (Some(interval), _) => watch(command, interval).await,
+            (Some(interval), as_json) => {
+                let mut before: Option<Status> = None;
+                let look = async || {
+                    let status = ask(&command.control).await?;
+                    let text = match as_json {
+                        true => json(&status)?,
+                        false => render_table(&status, before.as_ref()),
+                    };
+                    before = Some(status);
+                    Ok(text)
+                };
+                repeated(interval, as_json, look).await
+            }
             (None, true) => show(&json(&ask(&command.control).await?)?),
             (None, false) => {
                 let before = ask(&command.control).await?;
@@ -115,44 +125,56 @@ pub fn run(command: &StatusCommand) -> Result<(), Error> {
                 show(&render_table(&after, Some(&before)))
             }
         }
-    });
-    match shown {
+    })
+}
+
+/// Runs what asks and prints.
+pub(super) fn on_runtime(work: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Signals)?;
+    match runtime.block_on(work) {
         // Whoever reads has seen enough.
         Err(Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         shown => shown,
     }
 }
 
-/// Until Ctrl-C, or until the daemon does not answer any more.
-async fn watch(command: &StatusCommand, interval: Duration) -> Result<(), Error> {
+/// Shows what `look` gives again and again, until Ctrl-C, or until the daemon does not answer any more.
+pub(super) async fn repeated(
+    interval: Duration,
+    as_json: bool,
+    look: impl AsyncFnMut() -> Result<String, Error>,
+) -> Result<(), Error> {
     let mut interrupted = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let mut terminated = signal(SignalKind::terminate()).map_err(Error::Signals)?;
     tokio::select! {
-        ended = repeat(&command.control, command.json, interval) => ended,
+        ended = repeat(interval, as_json, look) => ended,
         _ = interrupted.recv() => Ok(()),
         _ = terminated.recv() => Ok(()),
     }
 }
 
-async fn repeat(control: &Path, as_json: bool, interval: Duration) -> Result<(), Error> {
+async fn repeat(
+    interval: Duration,
+    as_json: bool,
+    mut look: impl AsyncFnMut() -> Result<String, Error>,
+) -> Result<(), Error> {
     let in_place = !as_json && io::stdout().is_terminal();
-    let mut before: Option<Status> = None;
+    let mut is_first = true;
     let mut ticks = time::interval(interval);
     ticks.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let status = ask(control).await?;
+        let text = look().await?;
         let rows = terminal::rows(io::stdout().as_fd());
-        let text = match as_json {
-            true => json(&status)?,
-            false => render_table(&status, before.as_ref()),
-        };
-        match (in_place, before.is_some() && !as_json) {
+        match (in_place, !is_first && !as_json) {
             (true, _) => show(&in_the_same_place(&text, rows))?,
             (false, true) => show(&format!("\n{text}"))?,
             (false, false) => show(&text)?,
         }
-        before = Some(status);
+        is_first = false;
     }
 }
 
@@ -187,7 +209,7 @@ fn in_the_same_place(text: &str, rows: Option<usize>) -> String {
     format!("{HOME_WITHOUT_WRAP}{lines}{CLEAR_BELOW_AND_WRAP}")
 }
 
-fn show(text: &str) -> Result<(), Error> {
+pub(super) fn show(text: &str) -> Result<(), Error> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())
         .and_then(|()| out.flush())

@@ -389,14 +389,16 @@ fn observe(
         phase: DaemonPhase::default(),
         config,
         socket_files_missing: Default::default(),
+        look_turn: Default::default(),
     })
 }
 
 fn observed_worker(mailbox: &Arc<Mailbox>) -> ObservedWorker {
-    let mailbox = Arc::clone(mailbox);
+    let (to_poke, to_ask) = (Arc::clone(mailbox), Arc::clone(mailbox));
     ObservedWorker {
         counters: Arc::default(),
-        poke: Box::new(move || mailbox.post(Notice::Turn)),
+        poke: Box::new(move || to_poke.post(Notice::Turn)),
+        look: Box::new(move |look| to_ask.ask(look)),
     }
 }
 

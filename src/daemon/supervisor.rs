@@ -414,6 +414,7 @@ mod tests {
             phase: Default::default(),
             config: ConfigFigures::new(String::new()),
             socket_files_missing: Default::default(),
+            look_turn: Default::default(),
         })
     }
 

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tokio::time;
 
-use super::Status;
+use super::{Requests, Status, Which};
 use crate::commands::{
     ControlCommand, ControlReply, REPLY_BYTES_MAX, command_to_json, reply_from_json,
 };
@@ -120,6 +120,12 @@ enum Cause {
     )]
     TooOld { version: String },
     #[error(
+        "spliceway {version} runs there, which does not tell of its requests (restart it with this version)"
+    )]
+    TellsNoRequests { version: String },
+    #[error("others ask there, and wait for workers that do not turn (ask again)")]
+    OthersAsk,
+    #[error(
         "another program answers there, or this is a socket for clients (give the path that spliceway has as its --control)"
     )]
     Foreign,
@@ -139,6 +145,38 @@ pub(crate) async fn ask(path: &Path) -> Result<Status, AskError> {
         };
     }
     asked.map_err(|cause| AskError::new(path, there, cause))
+}
+
+/// What the sessions of the daemon do whose control socket this is.
+///
+/// # Errors
+/// One line with the obstacle and its remedy.
+pub(crate) async fn ask_requests(path: &Path, which: &Which) -> Result<Requests, AskError> {
+    let mut there = There::default();
+    let mut asked = requests(path, which, &mut there).await;
+    if let Err(Cause::Ended) = asked {
+        asked = requests(path, which, &mut there)
+            .await
+            .map_err(after_an_end);
+    }
+    asked.map_err(|cause| AskError::new(path, there, cause))
+}
+
+async fn requests(path: &Path, which: &Which, there: &mut There) -> Result<Requests, Cause> {
+    let question = Question {
+        path: &which.path(),
+        body: None,
+        patience: STATUS_TIMEOUT,
+        answer_bytes_max: STATUS_BYTES_MAX,
+    };
+    match question.put(path, there).await? {
+        (StatusCode::OK, body) => understand(&body),
+        (StatusCode::NOT_FOUND, _) => {
+            Err(without(path, there, |version| Cause::TellsNoRequests { version }).await)
+        }
+        (StatusCode::SERVICE_UNAVAILABLE, _) => Err(Cause::OthersAsk),
+        _ => Err(Cause::Foreign),
+    }
 }
 
 /// Has the daemon whose control socket this is carry a command out.
@@ -164,7 +202,9 @@ pub(crate) async fn give(path: &Path, command: &ControlCommand) -> Result<Contro
         });
     }
     let replied = match given {
-        Ok((StatusCode::NOT_FOUND, _)) => Err(without_commands(path, &mut there).await),
+        Ok((StatusCode::NOT_FOUND, _)) => {
+            Err(without(path, &mut there, |version| Cause::TooOld { version }).await)
+        }
         Ok((_, body)) => reply_from_json(&body).ok_or_else(|| not_ours(&body)),
         Err(cause) => Err(cause),
     };
@@ -181,12 +221,10 @@ fn after_an_end(cause: Cause) -> Cause {
     }
 }
 
-/// Who does not know what a command is.
-async fn without_commands(path: &Path, there: &mut There) -> Cause {
+/// Who does not know what it is asked for: for a daemon that is too old, `cause` says so.
+async fn without(path: &Path, there: &mut There, cause: impl FnOnce(String) -> Cause) -> Cause {
     match status(path, there).await {
-        Ok(Status { version, .. }) => Cause::TooOld {
-            version: shown_version(&version),
-        },
+        Ok(Status { version, .. }) => cause(shown_version(&version)),
         Err(cause) => cause,
     }
 }
@@ -215,15 +253,15 @@ impl AskError {
 }
 
 /// One request.
-struct Question {
-    path: &'static str,
+struct Question<'a> {
+    path: &'a str,
     /// If there is one, it is posted.
     body: Option<Vec<u8>>,
     patience: Duration,
     answer_bytes_max: usize,
 }
 
-impl Question {
+impl Question<'_> {
     /// Asks at this socket, and sees who is there.
     async fn put(&self, path: &Path, there: &mut There) -> Result<(StatusCode, Bytes), Cause> {
         let answered = time::timeout(self.patience, self.exchange(path, there)).await;
@@ -298,7 +336,7 @@ struct Origin {
     version: String,
 }
 
-fn understand(body: &[u8]) -> Result<Status, Cause> {
+fn understand<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Cause> {
     let origin = origin(body)?;
     // A daemon that is older lacks fields.
     match serde_json::from_slice(body) {

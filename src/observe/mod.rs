@@ -17,6 +17,8 @@ mod failures;
 mod metrics;
 mod observed;
 pub(crate) mod pulse;
+mod request_table;
+mod requests;
 pub(crate) mod server;
 mod status;
 mod table;
@@ -27,6 +29,9 @@ pub(crate) use failures::Failures;
 pub(crate) use observed::{
     DaemonPhase, Observed, ObservedRoute, ObservedRoutes, ObservedWorker, RouteLimits, Summary,
 };
+pub(crate) use request_table::RequestOrder;
+pub(crate) use request_table::render as render_requests;
+pub(crate) use requests::{Requests, Which};
 pub(crate) use status::{DaemonState, HistogramBucket, Status};
 pub(crate) use table::render as render_table;
 

@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use super::config_figures::ConfigFigures;
 use super::endpoint_figures::{EndpointFigures, Figures};
 use super::events::EventStatus;
+use super::requests::LookTurn;
 use super::status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
     HistogramStatus, LookupStatus, QueueStatus, RetiredRouteStatus, RouteStatus, Status,
@@ -21,6 +22,7 @@ use crate::counters::{
     ShareCounters, StatusClass, WorkerCounters,
 };
 use crate::fastcgi::{Answer, Decisive, Rule, Violation};
+use crate::worker::Look;
 
 /// Everything that a running daemon shows of itself. Made once, at its start.
 pub(crate) struct Observed {
@@ -44,6 +46,8 @@ pub(crate) struct Observed {
     pub config: ConfigFigures,
     /// Sockets whose files are not found any more.
     pub socket_files_missing: SocketFilesMissing,
+    /// Whose turn it is to have the workers tell what their sessions do.
+    pub look_turn: LookTurn,
 }
 
 /// The routes, in the order of the configuration. The main thread changes them, and whoever looks sees all of them as
@@ -120,6 +124,8 @@ pub(crate) struct ObservedWorker {
     pub counters: Arc<WorkerCounters>,
     /// Makes it turn once, if it can.
     pub poke: Box<dyn Fn() + Send + Sync>,
+    /// Has it tell what its sessions do, unless it has not read earlier questions.
+    pub look: Box<dyn Fn(Look) + Send + Sync>,
 }
 
 /// One route.

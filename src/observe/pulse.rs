@@ -37,6 +37,11 @@ impl Observed {
 }
 
 impl ObservedWorker {
+    /// Whether it has ended, and has no sessions.
+    pub(super) fn has_finished(&self) -> bool {
+        self.counters.finished.get() != 0
+    }
+
     fn turns(&self) -> u64 {
         self.counters.turns.get()
     }
@@ -45,7 +50,7 @@ impl ObservedWorker {
         let mut pause = LOOK_INTERVAL_MIN;
         loop {
             // One that has finished has nothing to turn for.
-            if self.turns() != turns || self.counters.finished.get() != 0 {
+            if self.turns() != turns || self.has_finished() {
                 return true;
             }
             if Instant::now() >= until {

@@ -5,6 +5,7 @@
 //! runs on the main thread, as tasks that share it with the daemon's signals; workers know nothing of
 //! it. Commands ([`commanding`]) are for the control socket.
 
+mod asking;
 mod commanding;
 
 use std::collections::VecDeque;
@@ -20,7 +21,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -29,6 +30,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{self, Instant};
 
 use super::pulse::PULSE_TIMEOUT;
+use super::requests;
 use super::{DaemonState, Observed, metrics};
 use crate::backend::Health;
 use crate::commands::Commander;
@@ -290,7 +292,7 @@ async fn converse(
             Some(operator) if request.uri().path() == commanding::TAKE_OVER_PATH => {
                 operator.welcome_successor(request, &successor)
             }
-            Some(_) | None => answer(site, request.method(), request.uri().path(), observed).await,
+            Some(_) | None => answer(site, request.method(), request.uri(), observed).await,
         };
         Ok::<_, Infallible>(answer)
     });
@@ -320,12 +322,13 @@ async fn converse(
 async fn answer(
     site: Site,
     method: &Method,
-    path: &str,
+    uri: &Uri,
     observed: &Observed,
 ) -> Response<Full<Bytes>> {
+    let path = uri.path();
     let is_known = match path {
         "/metrics" | "/healthz" | "/readyz" => true,
-        "/status" => site == Site::Control,
+        "/status" | requests::PATH => site == Site::Control,
         _ => false,
     };
     if !is_known {
@@ -338,7 +341,8 @@ async fn answer(
     };
     let response = match path {
         "/metrics" => metrics_text(observed),
-        "/status" => status_json(observed),
+        "/status" => of_json(&observed.status()),
+        requests::PATH => asking::answer(observed, uri.query()).await,
         "/healthz" => health(observed).await,
         _ => readiness(observed),
     };
@@ -353,7 +357,7 @@ impl Site {
         match self {
             Self::Metrics => "there are /metrics, /healthz and /readyz\n",
             Self::Control => {
-                "there are /status, /metrics, /healthz and /readyz, and commands at /command\n"
+                "there are /status, /requests, /metrics, /healthz and /readyz, and commands at /command\n"
             }
         }
     }
@@ -366,8 +370,8 @@ fn metrics_text(observed: &Observed) -> Response<Full<Bytes>> {
     }
 }
 
-fn status_json(observed: &Observed) -> Response<Full<Bytes>> {
-    match serde_json::to_vec(&observed.status()) {
+fn of_json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_vec(value) {
         Ok(json) => of(StatusCode::OK, "application/json", json.into()),
         Err(error) => failed(&error),
     }
@@ -490,6 +494,7 @@ mod tests {
         ObservedWorker {
             counters,
             poke: Box::new(poke),
+            look: Box::new(drop),
         }
     }
 
@@ -520,6 +525,7 @@ mod tests {
             phase: DaemonPhase::default(),
             config: ConfigFigures::new("0123456789abcdef".to_owned()),
             socket_files_missing: Default::default(),
+            look_turn: Default::default(),
         }
     }
 

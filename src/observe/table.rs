@@ -403,7 +403,7 @@ fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
 // --- words ------------------------------------------------------------------------------------
 
 /// One line, whatever is in it: names and addresses are words of whoever answered.
-fn line(text: &mut String, line: &str) {
+pub(super) fn line(text: &mut String, line: &str) {
     push(
         text,
         &Shown::line(line.as_bytes(), LINE_CHARS_MAX).to_string(),
@@ -421,7 +421,7 @@ fn push(text: &mut String, more: &str) {
 }
 
 /// A time with the two units that matter, or a small one with one.
-fn span(seconds: f64) -> String {
+pub(super) fn span(seconds: f64) -> String {
     if seconds < 1.0 {
         return small(seconds);
     }
@@ -450,7 +450,7 @@ fn small(seconds: f64) -> String {
 }
 
 /// Bytes with the unit that leaves at most four digits.
-fn size(mut bytes: f64) -> String {
+pub(super) fn size(mut bytes: f64) -> String {
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if bytes < 1024.0 {
             return format!("{} {unit}", short(bytes));

@@ -7,8 +7,8 @@ use crate::counters::Outcome;
 use crate::driver::{Done, Driver, Lane, Sock};
 
 use super::{
-    Context, End, Ending, Entry, Exchange, Hands, Hello, LetsGo, Policy, Protocol, Step, Telling,
-    Timeouts, Tunnel, Wish,
+    Began, Context, End, Ending, Entry, Exchange, Hands, Hello, LetsGo, Policy, Protocol,
+    SessionView, Step, Telling, Timeouts, Tunnel, Wish,
 };
 
 /// A client and what serves it.
@@ -202,6 +202,22 @@ impl<D: Driver> Session<D> {
         match self {
             Self::Tunnel(_) => false,
             Self::Exchange(exchange) => exchange.wants_no_place(lets_go),
+        }
+    }
+
+    /// When it began.
+    pub fn began(&self) -> Began {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.began(),
+            Self::Exchange(exchange) => exchange.began(),
+        }
+    }
+
+    /// What it does at this moment.
+    pub fn view(&self, now: Instant) -> SessionView {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.view(now),
+            Self::Exchange(exchange) => exchange.view(now),
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) struct Flow<D: Driver> {
     messages: Messages,
     /// How the source is received from: by [`Op::Recv`] or [`Op::Peek`].
     receives: Receives,
+    /// Bytes that the sink has taken.
+    moved: u64,
 }
 
 /// What becomes of bytes that were received, in the socket that they came from.
@@ -105,6 +107,7 @@ impl<D: Driver> Flow<D> {
             state: State::Copying,
             messages: Messages::Whole { begun: false },
             receives,
+            moved: 0,
         }
     }
 
@@ -230,11 +233,12 @@ impl<D: Driver> Flow<D> {
     }
 
     /// The sink took what was sent. Whether that was a full buffer.
-    pub(super) fn count_sent(&self, counters: &FlowCounters) -> bool {
+    pub(super) fn count_sent(&mut self, counters: &FlowCounters) -> bool {
         let State::Sending { full, bytes } = self.state else {
             unreachable!("a send was in flight")
         };
         counters.copied.add(bytes as u64);
+        self.moved += bytes as u64;
         full
     }
 
@@ -325,6 +329,7 @@ impl<D: Driver> Flow<D> {
             let flushed = driver.flush(&mut pipe, sink);
             let flown = before - pipe.len();
             counters.spliced.add(flown as u64);
+            self.moved += flown as u64;
             moved += flown;
             match flushed {
                 Flushed::All => {}
@@ -371,6 +376,23 @@ impl<D: Driver> Flow<D> {
         match self.state {
             State::Broken(errno) => Some(errno),
             _ => None,
+        }
+    }
+
+    /// Bytes of the source's that the sink has taken.
+    pub(super) fn bytes_moved(&self) -> u64 {
+        self.moved
+    }
+
+    /// Whether bytes wait for the sink to take them.
+    pub(super) fn waits_for_sink(&self) -> bool {
+        match &self.state {
+            State::Sending { .. } | State::Flushing(_) => true,
+            State::Copying
+            | State::Holding { .. }
+            | State::Splicing
+            | State::Ended
+            | State::Broken(_) => false,
         }
     }
 

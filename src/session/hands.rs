@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::backend::Lease;
 use crate::driver::{Close, Closed, Driver, Sock};
 
-use super::{End, SessionId, UpstreamId};
+use super::{Began, End, SessionId, UpstreamId};
 
 /// The same for everything that a worker serves.
 pub struct Hands<D: Driver> {
@@ -17,6 +17,8 @@ pub struct Hands<D: Driver> {
     pub retired: Retired<Lease>,
     /// The time of this turn.
     pub now: Instant,
+    /// When the worker began.
+    pub started: Instant,
 }
 
 impl<D: Driver> Hands<D> {
@@ -28,7 +30,13 @@ impl<D: Driver> Hands<D> {
             owners: Owners::default(),
             retired: Retired::default(),
             now,
+            started: now,
         }
+    }
+
+    /// Of a session that begins in this turn.
+    pub(super) fn began_now(&self) -> Began {
+        Began::at(self.now, self.started)
     }
 
     /// Closes a connection to an endpoint, and gives its place back when it is closed. Returns its socket if the

@@ -41,6 +41,11 @@ pub(super) struct Lag {
 }
 
 impl Lag {
+    /// Since when it is waited for, if it is.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.since
+    }
+
     /// It is waited for from now on, unless it is already.
     pub(super) fn wait(&mut self, now: Instant) {
         self.since.get_or_insert(now);

@@ -17,6 +17,7 @@ mod policy;
 mod pool;
 mod tally;
 mod tunnel;
+mod view;
 
 use std::fmt;
 use std::ops::Range;
@@ -44,6 +45,7 @@ pub use policy::{Policy, Timeouts};
 pub use pool::{BUSY_MAX, Change, Pool, PoolOptions, UpstreamId};
 pub use tally::Telling;
 pub use tunnel::Tunnel;
+pub use view::{Began, SessionState, SessionView, Stall, StalledBy, StalledWhat};
 
 /// The buffers that a session may hold between two events. Of FastCGI, what the client sent and is not read
 /// yet, what the server is sent, and a part of the answer; of a raw one, a part of each direction.

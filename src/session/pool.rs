@@ -15,6 +15,7 @@
 //! - What a server does with the fence, and with its connections, is found out: see [`Manner`].
 
 mod manner;
+mod view;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;

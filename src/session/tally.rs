@@ -121,6 +121,24 @@ impl Tally {
         }
     }
 
+    /// How long it has waited for places at endpoints.
+    pub(super) fn waited(&self, now: Instant) -> Duration {
+        match self.phase {
+            TallyPhase::Queued(since) => self.queue + now.saturating_duration_since(since),
+            TallyPhase::None | TallyPhase::Searching(_) | TallyPhase::Served => self.queue,
+        }
+    }
+
+    /// Who serves it, or has served it.
+    pub(super) fn endpoint(&self) -> Option<Address> {
+        self.upstream.as_ref().map(|upstream| upstream.endpoint)
+    }
+
+    /// Bytes of its answer so far.
+    pub(super) fn answer_bytes(&self) -> u64 {
+        self.bytes
+    }
+
     fn stop_searching(&mut self, now: Instant) {
         match mem::replace(&mut self.phase, TallyPhase::Served) {
             TallyPhase::Searching(since) => self.connect += now.saturating_duration_since(since),

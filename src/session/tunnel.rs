@@ -11,6 +11,8 @@
 //!   bytes if they are there, else at once, because some protocols have the backend speak first.
 //! - A backend that takes no more may still have an answer on its way (it is read to its end).
 
+mod view;
+
 use std::mem;
 use std::time::{Duration, Instant};
 
@@ -22,7 +24,7 @@ use crate::sys::Errno;
 use super::activity::Activity;
 use super::connect::{Connecting, Entry, SearchStep};
 use super::flow::{Flow, Progress, Receives};
-use super::{Context, End, Ending, Hands, Hello, LetsGo, Owner, Step, Timeouts, Wish};
+use super::{Began, Context, End, Ending, Hands, Hello, LetsGo, Owner, Step, Timeouts, Wish};
 
 /// How long a client that sends no more, and may be gone, keeps its place when all are taken. One that has
 /// closed is ended with that; one that waits for its answer has it by then, most often, and
@@ -34,6 +36,7 @@ pub struct Tunnel<D: Driver> {
     client: Sock,
     /// What the backend is told of the client.
     hello: Hello,
+    began: Began,
     presence: Presence,
     watch: LeaveWatch,
     /// Whether reading from the client has begun. It has not while a client waits in the queue that was
@@ -124,6 +127,7 @@ impl<D: Driver> Tunnel<D> {
         let mut tunnel = Self {
             client,
             hello,
+            began: cx.hands.began_now(),
             presence: Presence::Here,
             watch: LeaveWatch::Off,
             reading: false,

@@ -5,10 +5,14 @@ use std::mem;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::looking::Look;
 use super::orders::Order;
 use crate::backend::PublishedNumber;
 use crate::driver::Waker;
 use crate::sys::Errno;
+
+/// So many questions may lie in a mailbox, because a worker that hangs reads none: others read each in their next turn.
+const LOOKS_UNREAD_MAX: usize = 4;
 
 /// What a worker can be told. Each is a fact, not a message: told twice, it is still one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -98,6 +102,21 @@ impl Mailbox {
     fn changed(&self) -> MutexGuard<'_, BTreeSet<PublishedNumber>> {
         // As with the orders.
         self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the worker tell what its sessions do. If it does not read what it is asked, the question is dropped, which who
+    /// waits for its answer sees.
+    pub(crate) fn ask(&self, look: Look) {
+        let mut orders = self.orders();
+        let unread = orders
+            .iter()
+            .filter(|order| matches!(order, Order::Look(_)));
+        if unread.count() >= LOOKS_UNREAD_MAX {
+            return;
+        }
+        orders.push(Order::Look(look));
+        drop(orders);
+        self.post(Notice::Orders);
     }
 
     pub(super) fn take_orders(&self) -> Vec<Order> {

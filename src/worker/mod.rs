@@ -15,6 +15,7 @@ mod gate;
 mod held;
 mod leaving;
 mod listeners;
+mod looking;
 mod mailbox;
 mod orders;
 mod parking;
@@ -53,6 +54,7 @@ pub(crate) use crowd::Crowd;
 pub(crate) use gate::Gate;
 pub(crate) use leaving::{Arrived, Leave, LeavingClient};
 pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
+pub(crate) use looking::{Look, LookPart, SessionRow};
 pub(crate) use mailbox::{Mailbox, Notice};
 pub(crate) use orders::{Amendment, ListenerChange, Order, Receipt, RouteChange};
 pub(crate) use routes::{Limit, Route, RouteNumber, Share, ShareRules, Spread};
@@ -63,6 +65,7 @@ use dates::Dates;
 use gate::Permit;
 use leaving::CameTo;
 use listeners::Listeners;
+use looking::Looks;
 use mailbox::Notices;
 use routes::{InRoute, OwnPolicy, Routes, Served};
 use timers::Timers;
@@ -133,6 +136,8 @@ pub(crate) struct Worker<D: Driver> {
     to_release: bool,
     /// Routes with connections that no request uses, and when those are looked at.
     pool_looks: Dates,
+    /// Who asks what the sessions do.
+    looks: Looks,
     /// Sessions that ended in this turn because their endpoint was removed.
     removed: usize,
     phase: WorkerPhase,
@@ -217,6 +222,7 @@ impl<D: Driver> Worker<D> {
             changes: Changes::default(),
             to_release: false,
             pool_looks: Dates::default(),
+            looks: Looks::default(),
             removed: 0,
             phase: WorkerPhase::Serving,
             expects_arrivals: false,
@@ -307,6 +313,7 @@ impl<D: Driver> Worker<D> {
         if told.has(Notice::Permit) {
             self.shared.gate.pass_on();
         }
+        self.look_on();
         self.count_turn();
         let date = self.next_deadline();
         #[cfg(any(test, fuzzing))]
@@ -355,7 +362,9 @@ impl<D: Driver> Worker<D> {
         // have completed in the last turn already.
         let to_release =
             self.to_release || self.retired_permits.is_urgent() || self.hands.retired.is_urgent();
-        if to_release || !self.admission.pauses() && self.has_more_to_empty() {
+        let has_more =
+            !self.looks.is_empty() || !self.admission.pauses() && self.has_more_to_empty();
+        if to_release || has_more {
             return Some(self.hands.now);
         }
         // What is on its way out is the way that is to be made.

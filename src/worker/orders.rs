@@ -15,6 +15,7 @@ use crate::session::{Ending, Introduction, RouteKey, Session, Step};
 
 use super::leaving::{Arrived, Leave};
 use super::listeners::{ListenerOf, Listening};
+use super::looking::Look;
 use super::routes::{RouteNumber, Served, Share, ShareRules};
 use super::{LAST_CALL_INTERVAL, Worker};
 
@@ -33,6 +34,8 @@ pub(crate) enum Order {
     Admit(RouteNumber, Arrived),
     /// Whether another process may still have clients of this worker's: then a drain goes on until it has none.
     ExpectArrivals(bool),
+    /// Tell what the sessions do.
+    Look(Look),
     /// Give this back when what was ordered before is so for every client that comes from then on.
     Acknowledge(Receipt),
 }
@@ -113,6 +116,7 @@ impl<D: Driver> Worker<D> {
             Order::Admit(route, arrived) => self.take_on(route, arrived),
             Order::ExpectArrivals(expects) => self.expects_arrivals = expects,
             Order::Acknowledge(receipt) => self.receipts.push(receipt),
+            Order::Look(look) => self.looks.begin(look),
             Order::Cut(number) => {
                 if let Some(route) = self.routes.find(number) {
                     self.cut_route(route);

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use super::proxy::{Builder, Proxy, connect};
+use tempfile::TempDir;
+
+use super::proxy::{Builder, Proxy, connect, fresh_dir};
 use super::wait::GUARD;
 
 /// An answer.
@@ -262,4 +264,63 @@ impl Response {
         assert_eq!(self.status, 200, "{}", String::from_utf8_lossy(&self.body));
         std::str::from_utf8(&self.body).expect("text")
     }
+}
+
+/// What stands in for a daemon at a control socket: answers each request with what this makes of it, until it is dropped.
+pub(crate) struct Fake {
+    pub(crate) control: PathBuf,
+    _dir: TempDir,
+}
+
+impl Fake {
+    /// It gets the request, and what it returns is the answer. `None` ends the socket as well.
+    pub(crate) fn new(answer: impl Fn(&str) -> Option<String> + Send + 'static) -> Self {
+        let dir = fresh_dir();
+        let control = dir.path().join("control.sock");
+        let listener = UnixListener::bind(&control).unwrap();
+        let file = control.clone();
+        thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                let request = request(&stream);
+                let Some(answer) = answer(&request) else {
+                    // As a daemon does: nobody gets in any more, and then who is in is cut. A program that another test
+                    // starts may have the listener for another moment.
+                    fs::remove_file(file).unwrap();
+                    drop(listener);
+                    return;
+                };
+                stream.write_all(answer.as_bytes()).unwrap();
+            }
+        });
+        Self { control, _dir: dir }
+    }
+}
+
+/// A whole request: with its body, if it has one.
+fn request(mut stream: &UnixStream) -> String {
+    let mut request = Vec::new();
+    let mut bytes = [0; 4096];
+    loop {
+        let count = stream.read(&mut bytes).unwrap();
+        assert!(count > 0, "it is whole");
+        request.extend_from_slice(&bytes[..count]);
+        let text = String::from_utf8(request.clone()).unwrap();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() == length.map_or(0, |length| length.parse().unwrap()) {
+            return text;
+        }
+    }
+}
+
+/// An answer of a [`Fake`].
+pub(crate) fn answer(status: &str, body: &str) -> Option<String> {
+    let length = body.len();
+    Some(format!(
+        "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    ))
 }

@@ -15,7 +15,7 @@ use crate::counters::EndpointCounters;
 pub struct Lease {
     pub(super) member: Rc<Member>,
     /// Where it stands among the members of the set of this version.
-    pub(super) index: usize,
+    pub(super) index: u32,
     pub(super) version: u64,
     was_ejected: bool,
     /// What its connection has come to.
@@ -122,7 +122,7 @@ impl Lease {
             was_ejected: member.health.is_ejected(now),
             course: Cell::new(course),
             member: Rc::clone(member),
-            index,
+            index: u32::try_from(index).expect("an address set has a bound"),
             version,
         }
     }

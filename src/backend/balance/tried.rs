@@ -19,7 +19,8 @@ impl Tried {
             return;
         }
         self.follow(lease.version, lease.member.recoveries.get());
-        let (word, bit) = (lease.index / 64, 1 << (lease.index % 64));
+        let index = lease.index as usize;
+        let (word, bit) = (index / 64, 1 << (index % 64));
         if self.bits.len() <= word {
             self.bits.resize(word + 1, 0);
         }

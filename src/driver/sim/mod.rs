@@ -63,6 +63,8 @@
 //! - `nothing_new_for_the_drained`: an endpoint that is drained is not connected to, and no connection to it rests.
 //! - `index_is_exact`: what a worker keeps to find what is due without looking at everything is what a look at
 //!   everything finds, after each turn (`worker/audit.rs`).
+//! - `looks_are_true`: whoever asks what sessions do is told of each that lasts for as long as that takes, once, on its
+//!   route and with the bytes that have moved, and of none that has left (`looking`).
 //! - `all_returned`: at the end no socket, buffer, pipe or permit is left.
 //! - `counted`: and whoever was counted as there is counted as gone.
 //!
@@ -105,6 +107,7 @@ mod by_hand;
 pub(crate) mod dice;
 mod fastcgi;
 mod judge;
+mod looking;
 mod ops;
 mod peer;
 mod pipe;
@@ -491,7 +494,7 @@ impl SocketCalls for Sim {
         Some(PeerCredentials {
             uid: user,
             gid: user,
-            pid: 4711,
+            pid: looking::FIRST_PID + u32::try_from(peer).expect("they are few"),
         })
     }
 

@@ -219,7 +219,7 @@ impl World {
         self.live.iter().filter(is_one).count()
     }
 
-    fn census(&mut self, route: usize) -> Census {
+    pub(super) fn census(&mut self, route: usize) -> Census {
         let mut census = Census::default();
         let own: Vec<_> = self.own().collect();
         for sock in own {

@@ -157,6 +157,9 @@ impl World {
         if self.scenario.by_hand && self.dice.one_in(25) && self.a_hand_is_laid_on() {
             return true;
         }
+        if self.somebody_asks() {
+            return true;
+        }
         if self.scenario.outages && self.dice.one_in(30) {
             self.an_endpoint_fails_or_recovers();
         }
@@ -227,6 +230,7 @@ impl World {
         self.tell_late_events();
         self.replenish();
         self.judge_rest();
+        self.hear_looks();
         self.judge(&Event::Turns);
         let wait = until.map(|at| at.saturating_duration_since(self.now));
         let worker = self.at;

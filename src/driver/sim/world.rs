@@ -20,6 +20,7 @@ use super::by_hand::Pauses;
 use super::dice::Dice;
 use super::fastcgi::{Ledger, Speech};
 use super::judge::{Event, Judge};
+use super::looking::Curious;
 use super::peer::{Acknowledging, Peer, stream_byte};
 use super::readiness::Readiness;
 use super::scenario::{InEffect, ListenerAt, PlannedRoute, Scenario};
@@ -62,6 +63,7 @@ pub(super) struct World {
     /// a whole stream any more.
     pub(super) disturbed: bool,
     pub(super) judge: Judge,
+    pub(super) curious: Curious,
     /// Those of all routes, in the order of routes.
     pub(super) endpoints: Vec<Target>,
     /// By endpoint: how it is down, if it is.
@@ -277,6 +279,7 @@ impl World {
             pauses: HashMap::new(),
             disturbed: false,
             judge: Judge::default(),
+            curious: Curious::new(scenario.clients, workers),
             outages: endpoints.iter().map(|_| None).collect(),
             endpoints,
             live: Vec::new(),

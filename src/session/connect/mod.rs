@@ -223,6 +223,11 @@ impl Connecting {
         matches!(self.stage, SearchStage::Queued(_) | SearchStage::Held)
     }
 
+    /// Since when it is looked for an endpoint, of one that waits its turn.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        self.waits_its_turn().then_some(self.came)
+    }
+
     /// Whether it waits for a place at an endpoint.
     fn is_queued(&self) -> bool {
         matches!(self.stage, SearchStage::Queued(_))

@@ -11,7 +11,7 @@ use crate::session::activity::Activity;
 use crate::session::bulk::{self, Held};
 use crate::session::lag::Lag;
 use crate::session::tally::Tally;
-use crate::session::{Context, Ending, LetsGo};
+use crate::session::{Began, Context, Ending, LetsGo};
 use crate::sys::Errno;
 
 use super::time::WATCH_AFTER;
@@ -44,6 +44,8 @@ pub(super) struct ClientSide {
     pub(super) answer_lag: Lag,
     /// How many requests it has made.
     pub(super) requests: u64,
+    /// When the connection began.
+    pub(super) connected: Began,
     /// When the request's head was complete; before the first one, when the connection began.
     pub(super) began: Instant,
     pub(super) request: Request,
@@ -176,6 +178,7 @@ impl ClientSide {
             body_lag: Lag::default(),
             answer_lag: Lag::default(),
             requests: 0,
+            connected: cx.hands.began_now(),
             began: cx.hands.now,
             request: Request::Streaming,
             without: Vec::new(),

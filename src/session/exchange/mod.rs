@@ -39,6 +39,7 @@ mod search;
 mod serving;
 mod stamp;
 mod time;
+mod view;
 
 use std::mem;
 

@@ -250,6 +250,7 @@ impl World {
         if !is_at_once {
             self.judge_rest();
         }
+        self.hear_looks();
         self.judge(&judge::Event::Turns);
         let wait = until.map(|at| at.saturating_duration_since(self.now));
         self.note(|| format!("wait, {wait:?} at most"));

@@ -1,0 +1,156 @@
+//! Requests as a table for people.
+
+use std::cmp::Reverse;
+
+use super::requests::{RequestEntry, Requests, StalledEntry};
+use super::table::{line, size, span};
+use crate::session::{SessionState, StalledBy, StalledWhat};
+use crate::shown::Shown;
+
+/// The longest of what clients say of themselves.
+const WORD_CHARS_MAX: usize = 512;
+
+/// By what requests are put in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum RequestOrder {
+    /// Those first that are under way for longest.
+    #[default]
+    Age,
+    /// Those first that have waited for longest.
+    Wait,
+    /// Those first of which most bytes have moved.
+    Bytes,
+    /// By route.
+    Route,
+    /// By endpoint.
+    Endpoint,
+    /// By client: user, then process.
+    Client,
+    /// By URI.
+    Uri,
+}
+
+impl RequestOrder {
+    /// Puts them in this order; where that says nothing, by age.
+    pub(crate) fn sort(self, requests: &mut [RequestEntry]) {
+        requests.sort_by(|a, b| b.age_seconds.total_cmp(&a.age_seconds));
+        match self {
+            Self::Age => {}
+            Self::Wait => requests.sort_by(|a, b| b.queue_seconds.total_cmp(&a.queue_seconds)),
+            Self::Bytes => requests.sort_by_key(|r| Reverse(r.bytes())),
+            Self::Route => requests.sort_by(|a, b| a.route.cmp(&b.route)),
+            Self::Endpoint => requests.sort_by(|a, b| a.endpoint.cmp(&b.endpoint)),
+            Self::Client => requests.sort_by_key(|r| (r.uid, r.pid)),
+            Self::Uri => requests.sort_by(|a, b| a.uri.cmp(&b.uri)),
+        }
+    }
+}
+
+/// A line for each, under a line that says what is in it.
+#[must_use]
+pub(crate) fn render(requests: &Requests) -> String {
+    const TITLES: [&str; 10] = [
+        "AGE", "WAIT", "STATE", "ROUTE", "ENDPOINT", "CLIENT", "SENT", "ANSWERED", "STALLED",
+        "REQUEST",
+    ];
+    let rows: Vec<[String; 10]> = requests.requests.iter().map(row).collect();
+    let mut widths = TITLES.map(str::len);
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let mut text = String::new();
+    let mut push = |cells: [&str; 10]| {
+        let padded = cells.iter().zip(widths);
+        let padded = padded.map(|(cell, width)| format!("{cell:width$}"));
+        let padded: Vec<String> = padded.collect();
+        line(&mut text, padded.join("  ").trim_end());
+    };
+    push(TITLES);
+    for row in &rows {
+        push(row.each_ref().map(String::as_str));
+    }
+    for worker in &requests.silent_workers {
+        line(
+            &mut text,
+            &format!("worker {worker} does not turn: what its sessions do is not known"),
+        );
+    }
+    if requests.left_out > 0 {
+        let more = format!(
+            "and {} more, for which there was no room (ask for one route)",
+            requests.left_out
+        );
+        line(&mut text, &more);
+    }
+    text
+}
+
+fn row(request: &RequestEntry) -> [String; 10] {
+    let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    let client = match (request.uid, request.pid) {
+        (Some(uid), Some(pid)) => format!("uid {uid} pid {pid}"),
+        (_, _) => "-".to_owned(),
+    };
+    [
+        span(request.age_seconds),
+        match request.queue_seconds > 0.0 {
+            true => span(request.queue_seconds),
+            false => "-".to_owned(),
+        },
+        state(request.state).to_owned(),
+        request.route.clone(),
+        or_dash(request.endpoint.clone()),
+        client,
+        or_dash(request.request_bytes.map(bytes)),
+        or_dash(request.response_bytes.map(bytes)),
+        or_dash(request.stalled.as_ref().map(stalled)),
+        or_dash(words(request)),
+    ]
+}
+
+#[expect(clippy::cast_precision_loss, reason = "four digits are shown")]
+fn bytes(bytes: u64) -> String {
+    size(bytes as f64)
+}
+
+/// As in JSON.
+fn state(state: SessionState) -> &'static str {
+    match state {
+        SessionState::Idle => "idle",
+        SessionState::Reading => "reading",
+        SessionState::Queued => "queued",
+        SessionState::Connecting => "connecting",
+        SessionState::Sent => "sent",
+        SessionState::Answering => "answering",
+        SessionState::Delivering => "delivering",
+        SessionState::Ending => "ending",
+        SessionState::Relaying => "relaying",
+        SessionState::Settling => "settling",
+        SessionState::Abandoned => "abandoned",
+    }
+}
+
+fn stalled(stalled: &StalledEntry) -> String {
+    let what = match stalled.what {
+        StalledWhat::Upload => "upload",
+        StalledWhat::Download => "download",
+    };
+    let by = match stalled.by {
+        StalledBy::Client => "client",
+        StalledBy::Backend => "backend",
+    };
+    format!("{what} by {by} for {}", span(stalled.seconds))
+}
+
+/// Method, URI and script, each within a bound, and with no space of its own: nobody's URI looks like two words.
+fn words(request: &RequestEntry) -> Option<String> {
+    let all = [&request.method, &request.uri, &request.script];
+    let all = all.into_iter().flatten().filter(|word| !word.is_empty());
+    let shown: Vec<String> = all
+        .map(|word| Shown::line(word.as_bytes(), WORD_CHARS_MAX).to_string())
+        .map(|word| word.replace(' ', "%20"))
+        .collect();
+    (!shown.is_empty()).then(|| shown.join(" "))
+}
