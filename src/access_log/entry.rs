@@ -60,6 +60,8 @@ pub struct Words {
     method_end: usize,
     uri_end: usize,
     cut: Cut,
+    /// See [`Self::head_bytes`].
+    head_bytes: usize,
 }
 
 /// Which of them are cut.
@@ -90,7 +92,10 @@ impl Words {
                 _ => {}
             }
         }
-        Self::new(method, uri, script)
+        Self {
+            head_bytes: head.params().len(),
+            ..Self::new(method, uri, script)
+        }
     }
 
     pub(super) fn new(method: &[u8], uri: &[u8], script: &[u8]) -> Self {
@@ -107,7 +112,14 @@ impl Words {
             method_end: method.len(),
             uri_end: method.len() + uri.len(),
             cut,
+            head_bytes: 0,
         }
+    }
+
+    /// How many bytes of parameters were walked for them.
+    #[must_use]
+    pub fn head_bytes(&self) -> usize {
+        self.head_bytes
     }
 
     /// Method, URI and script as text: what is no UTF-8 is U+FFFD, and what is cut ends in three dots.

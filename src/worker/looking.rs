@@ -2,13 +2,13 @@
 //! session belongs to one thread, and thousands of others wait meanwhile.
 
 use std::collections::VecDeque;
-use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
+use crate::access_log::Words;
 use crate::driver::Driver;
 use crate::session::{RouteKey, SessionState, SessionView};
 use crate::sys::net::PeerCredentials;
@@ -16,10 +16,19 @@ use crate::sys::net::PeerCredentials;
 use super::Worker;
 use super::routes::Route;
 
-/// So many places in the table of sessions are looked at between two turns, which takes some 50 microseconds, most of them
-/// in the system call that tells whose each is. With 256, the slowest of the requests beside it waited twice as long, for
-/// an answer that came no sooner. Few in the tests, so that looks go on while other things happen.
+/// So many sessions are looked at between two turns, or as many other things as are the same work, see [`TurnWork`]. That
+/// takes some 50 microseconds, most of them in the system call that tells whose each is. With 256, the slowest of the
+/// requests beside it waited twice as long, for an answer that came no sooner. Few in the tests, so that looks go on while
+/// other things happen.
 const PLACES_A_TURN: usize = if cfg!(any(test, fuzzing)) { 4 } else { 64 };
+
+/// Looking at a place that has no session is so much less: nothing is asked of the kernel. The table does not shrink, and
+/// after a rush most of it is vacant.
+const VACANT_PER_PLACE: usize = 16;
+
+/// So many bytes of a request's head are as much work as a place: they are walked for its words, pair by pair, and a pair
+/// may have two bytes.
+const HEAD_BYTES_PER_PLACE: usize = 4096;
 
 /// What one row is good for when its session has no words.
 const ROW_BYTES: usize = 768;
@@ -76,6 +85,26 @@ enum LookStage {
     Pools(Vec<RouteKey>),
 }
 
+/// What was looked at since the turn before, in vacant places.
+#[derive(Default)]
+struct TurnWork(usize);
+
+impl TurnWork {
+    fn vacant_place(&mut self) {
+        self.0 += 1;
+    }
+
+    /// A session's, with so many bytes of a head that was walked.
+    fn place(&mut self, head_bytes: usize) {
+        self.0 += VACANT_PER_PLACE + head_bytes * VACANT_PER_PLACE / HEAD_BYTES_PER_PLACE;
+    }
+
+    /// The next thing is for the next turn. The last one may have been more than was left: one head, at most.
+    fn is_enough(&self) -> bool {
+        self.0 >= PLACES_A_TURN * VACANT_PER_PLACE
+    }
+}
+
 impl Looks {
     pub(super) fn begin(&mut self, look: Look) {
         self.0.retain(|looking| !looking.look.tell.is_closed());
@@ -103,14 +132,13 @@ impl<D: Driver> Worker<D> {
         };
         match stage {
             LookStage::Sessions(at) => {
+                let mut work = TurnWork::default();
                 // Places that are new by then are of sessions that have come meanwhile.
-                let end = at
-                    .saturating_add(PLACES_A_TURN)
-                    .min(self.sessions.capacity());
-                for at in mem::replace(at, end)..end {
-                    part.extend(look, self.row(at, look));
+                while *at < self.sessions.capacity() && !work.is_enough() {
+                    self.look_at_place(*at, look, &mut part, &mut work);
+                    *at += 1;
                 }
-                if end == self.sessions.capacity() {
+                if *at >= self.sessions.capacity() {
                     *stage = LookStage::Pools(self.pool_looks.routes());
                 }
             }
@@ -126,20 +154,28 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    fn row(&mut self, at: usize, look: &Look) -> Option<SessionRow> {
-        let active = self.sessions.get(at)?;
+    fn look_at_place(&mut self, at: usize, look: &Look, part: &mut LookPart, work: &mut TurnWork) {
+        let Some(active) = self.sessions.get(at) else {
+            work.vacant_place();
+            return;
+        };
         let route = &self.routes[active.route].route;
         if !look.is_about(route) {
-            return None;
+            work.place(0);
+            return;
         }
         let now = self.hands.now;
         let view = active.session.view(now);
+        work.place(view.words.as_ref().map_or(0, Words::head_bytes));
         if view.state == SessionState::Idle && !look.idle {
-            return None;
+            return;
         }
-        let peer = self.hands.driver.peer_credentials(active.session.client());
-        let began = active.session.began().instant(self.hands.started);
-        Some(SessionRow::new(route, peer, began, view, now))
+        if part.takes(&view, look) {
+            let peer = self.hands.driver.peer_credentials(active.session.client());
+            let began = active.session.began().instant(self.hands.started);
+            let row = SessionRow::new(route, peer, began, view, now);
+            part.rows.push(row);
+        }
     }
 
     /// Route by route, until there were as many connections as there are places for one turn.
@@ -161,8 +197,10 @@ impl<D: Driver> Worker<D> {
             left = left.saturating_sub(served.pool.kept());
             for view in served.pool.views() {
                 let began = view.since.unwrap_or(now);
-                let row = SessionRow::new(&served.route, None, began, view, now);
-                part.extend(look, Some(row));
+                if part.takes(&view, look) {
+                    let row = SessionRow::new(&served.route, None, began, view, now);
+                    part.rows.push(row);
+                }
             }
         }
     }
@@ -174,8 +212,8 @@ impl Look {
         name.is_none_or(|name| name == route.name.as_str())
     }
 
-    fn has_room_for(&self, row: &SessionRow) -> bool {
-        let words = row.view.words.as_ref();
+    fn has_room_for(&self, view: &SessionView) -> bool {
+        let words = view.words.as_ref();
         let bytes = ROW_BYTES + TEXT_BYTES_MAX * words.map_or(0, |words| words.bytes_kept());
         let take = |room: usize| room.checked_sub(bytes);
         let taken = self
@@ -186,12 +224,11 @@ impl Look {
 }
 
 impl LookPart {
-    fn extend(&mut self, look: &Look, row: Option<SessionRow>) {
-        match row {
-            Some(row) if look.has_room_for(&row) => self.rows.push(row),
-            Some(_) => self.left_out += 1,
-            None => {}
-        }
+    /// Whether there is room for a row of this. Without, it is counted.
+    fn takes(&mut self, view: &SessionView, look: &Look) -> bool {
+        let has_room = look.has_room_for(view);
+        self.left_out += usize::from(!has_room);
+        has_room
     }
 }
 
@@ -211,5 +248,36 @@ impl SessionRow {
             age: age(view.since.unwrap_or(began)),
             view,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many are looked at before the next turn.
+    fn of_a_turn(one: impl Fn(&mut TurnWork)) -> usize {
+        let mut work = TurnWork::default();
+        (0..)
+            .take_while(|_| {
+                let goes_on = !work.is_enough();
+                one(&mut work);
+                goes_on
+            })
+            .count()
+    }
+
+    #[test]
+    fn a_turn_is_bounded_by_work_and_not_by_places() {
+        assert_eq!(of_a_turn(|work| work.place(0)), PLACES_A_TURN);
+        assert_eq!(of_a_turn(|work| work.place(256 << 10)), 1);
+        assert_eq!(
+            of_a_turn(|work| work.place(HEAD_BYTES_PER_PLACE)),
+            PLACES_A_TURN / 2
+        );
+        assert_eq!(
+            of_a_turn(TurnWork::vacant_place),
+            PLACES_A_TURN * VACANT_PER_PLACE
+        );
     }
 }
