@@ -144,13 +144,72 @@ fn stalled(stalled: &StalledEntry) -> String {
     format!("{what} by {by} for {}", span(stalled.seconds))
 }
 
-/// Method, URI and script, each within a bound, and with no space of its own: nobody's URI looks like two words.
+/// Method, URI and script, each within a bound and none of them empty, and with nothing in it that looks like a space:
+/// nobody's URI looks like two words, or stands where another word is looked for.
 fn words(request: &RequestEntry) -> Option<String> {
     let all = [&request.method, &request.uri, &request.script];
-    let all = all.into_iter().flatten().filter(|word| !word.is_empty());
-    let shown: Vec<String> = all
-        .map(|word| Shown::line(word.as_bytes(), WORD_CHARS_MAX).to_string())
-        .map(|word| word.replace(' ', "%20"))
-        .collect();
+    let shown: Vec<String> = all.into_iter().flatten().map(|text| word(text)).collect();
     (!shown.is_empty()).then(|| shown.join(" "))
+}
+
+fn word(text: &str) -> String {
+    if text.is_empty() {
+        return "-".to_owned();
+    }
+    let mut word = String::with_capacity(text.len());
+    for character in text.chars() {
+        if looks_like_a_space(character) {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                word.push_str(&format!("%{byte:02X}"));
+            }
+        } else {
+            word.push(character);
+        }
+    }
+    // The bound is on what comes out.
+    Shown::line(word.as_bytes(), WORD_CHARS_MAX).to_string()
+}
+
+/// Controls do not: those are escaped. Four letters and a pattern of dots are blank as well.
+fn looks_like_a_space(character: char) -> bool {
+    let is_blank = matches!(
+        character,
+        '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}'
+    );
+    (character.is_whitespace() && !character.is_control()) || is_blank
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_is_one_word_and_bounded() {
+        for (text, shown) in [
+            ("/a b", "/a%20b"),
+            ("/a\u{a0}b", "/a%C2%A0b"),
+            ("/a\u{2003}b", "/a%E2%80%83b"),
+            ("/a\u{3000}/srv/x.php", "/a%E3%80%80/srv/x.php"),
+            ("/a\u{2800}b\u{3164}", "/a%E2%A0%80b%E3%85%A4"),
+            ("/a\tb", "/a\\x09b"),
+            ("/\u{e9}", "/\u{e9}"),
+            ("", "-"),
+        ] {
+            assert_eq!(word(text), shown);
+        }
+        for long in [" ", "a", "\u{3000}", "\u{1b}", "\u{202e}"] {
+            let shown = word(&long.repeat(2 * WORD_CHARS_MAX));
+            let chars = shown.chars().count();
+            assert!(chars <= WORD_CHARS_MAX + "...".len(), "{chars} of {long:?}");
+            assert!(shown.ends_with("..."), "{shown}");
+        }
+    }
+
+    #[test]
+    fn every_blank_character_is_replaced() {
+        for character in (char::MIN..=char::MAX).filter(|c| c.is_whitespace()) {
+            let shown = word(&format!("a{character}b"));
+            assert!(!shown.contains(char::is_whitespace), "{shown:?}");
+        }
+    }
 }
