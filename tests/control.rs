@@ -15,6 +15,7 @@ use common::http::{self, Answer, Fake, answer};
 use common::proxy::{NOBODY, fresh_dir};
 use common::sys::{as_user, lacks_root};
 use common::{Backend, Engine, Proxy, for_each_engine};
+use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_spliceway");
 
@@ -81,9 +82,31 @@ fn a_stranger_may_not_command_whatever_the_mode_of_the_socket(engine: Engine) {
         let expected = format!("user {NOBODY} may not command the daemon");
         assert!(answer.body.contains(&expected), "{answer:?}");
     }
-    // What can be seen is another matter: that is the mode's.
-    let answer = as_user(NOBODY, NOBODY, || http::get_unix(&control, "/status"));
-    assert_eq!(answer.code, 200);
+    // Figures are another matter: they are for whoever may open the socket. What clients send is not.
+    let events_for = |user| {
+        let answer = as_user(user, user, || http::get_unix(&control, "/status"));
+        assert_eq!(answer.code, 200, "{answer:?}");
+        let status: Value = serde_json::from_str(&answer.body).unwrap();
+        status["events"].as_array().unwrap().len()
+    };
+    assert!(events_for(0) > 0 && events_for(54_321) > 0);
+    assert_eq!(events_for(NOBODY), 0);
+    let look = |user| {
+        as_user(user, user, || {
+            http::get_unix(&control, "/requests?route=no")
+        })
+    };
+    assert_eq!((look(0).code, look(54_321).code), (200, 200));
+    let answer = look(NOBODY);
+    assert_eq!(answer.code, 403, "{answer:?}");
+    let expected = format!("user {NOBODY} may not see what clients send");
+    assert!(answer.body.starts_with(&expected), "{answer:?}");
+    assert_eq!(answer.body.lines().count(), 1, "{answer:?}");
+    let output = as_user(NOBODY, NOBODY, || tell(&control, &["requests"]));
+    assert_error_line(
+        &output,
+        &["tells what clients send to root and to the user"],
+    );
     let log = proxy.process().log();
     log.wait_for("a warning", |line| {
         line.contains("commands on the control socket") && line.contains(&NOBODY.to_string())

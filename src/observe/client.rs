@@ -123,7 +123,11 @@ enum Cause {
         "spliceway {version} runs there, which does not tell of its requests (restart it with this version)"
     )]
     TellsNoRequests { version: String },
-    #[error("others ask there, and wait for workers that do not turn (ask again)")]
+    #[error(
+        "the daemon tells what clients send to root and to the user that it runs as only (ask as one of them)"
+    )]
+    NotToldThis,
+    #[error("others ask there, or do not read their answers (ask again)")]
     OthersAsk,
     #[error(
         "another program answers there, or this is a socket for clients (give the path that spliceway has as its --control)"
@@ -174,6 +178,7 @@ async fn requests(path: &Path, which: &Which, there: &mut There) -> Result<Reque
         (StatusCode::NOT_FOUND, _) => {
             Err(without(path, there, |version| Cause::TellsNoRequests { version }).await)
         }
+        (StatusCode::FORBIDDEN, _) => Err(without(path, there, |_| Cause::NotToldThis).await),
         (StatusCode::SERVICE_UNAVAILABLE, _) => Err(Cause::OthersAsk),
         _ => Err(Cause::Foreign),
     }

@@ -77,6 +77,12 @@ pub(crate) fn render(requests: &Requests) -> String {
             &format!("worker {worker} does not turn: what its sessions do is not known"),
         );
     }
+    for worker in &requests.incomplete_workers {
+        line(
+            &mut text,
+            &format!("worker {worker} has not told of all its sessions in time: ask again"),
+        );
+    }
     if requests.left_out > 0 {
         let more = format!(
             "and {} more, for which there was no room (ask for one route)",

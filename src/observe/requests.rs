@@ -2,34 +2,73 @@
 //!
 //! Each worker tells of its own sessions between two turns; one that does not turn is named instead.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Observed, ObservedWorker, Status};
 use crate::session::{SessionState, Stall, StalledBy, StalledWhat};
+use crate::shown::ascii_of_json;
 use crate::worker::{Look, LookPart, SessionRow};
 
 /// How long is waited for workers.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long somebody waits whose turn it is not: for one who waits for a worker that does not turn. With both, the
-/// client's own patience is not over yet.
+/// How long somebody waits whose turn it is not: for one who waits for a worker that does not turn, or for room that
+/// answers take which nobody reads. With both, the client's own patience is not over yet.
 const TURN_PATIENCE: Duration = Duration::from_millis(2_500);
+
+/// So many rows are made text before others of the main thread have their turns: some 100 KB.
+const ROWS_AT_A_TIME: usize = 256;
 
 /// What one answer may take, about: the rows in memory, and then the text. Some 40,000 raw sessions, 25,000 requests as
 /// they usually are, or 1,300 with the longest words, all of them control characters.
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 
-/// Whose turn it is to have all workers asked: one has it at a time, so that what answers take is bounded.
-pub(crate) type LookTurn = Mutex<()>;
+/// What all answers may take that are being made, or are not read yet. Who does not read one has 10 s, and holds up nobody
+/// meanwhile unless such answers leave no room for a long one.
+const ANSWERS_BYTES_MAX: usize = 2 * ANSWER_BYTES_MAX;
 
-/// Others are asking, and wait for workers.
+/// What one permit is for: they are counted in 32 bits.
+const PERMIT_BYTES: usize = 1024;
+
+/// Whose turn it is to have all workers asked, one at a time, and the room for answers.
+pub(crate) struct LookTurn {
+    turn: Mutex<()>,
+    room: Arc<Semaphore>,
+}
+
+impl Default for LookTurn {
+    fn default() -> Self {
+        Self {
+            turn: Mutex::default(),
+            room: Arc::new(Semaphore::new(ANSWERS_BYTES_MAX / PERMIT_BYTES)),
+        }
+    }
+}
+
+/// The room that one answer takes, for as long as this is there.
+#[derive(Debug)]
+pub(crate) struct AnswerRoom(OwnedSemaphorePermit);
+
+impl AnswerRoom {
+    /// The answer is made, and has so many bytes.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        let wanted = bytes.div_ceil(PERMIT_BYTES);
+        let spare = self.0.num_permits().saturating_sub(wanted);
+        // Dropped, it is there for others.
+        drop(self.0.split(spare));
+    }
+}
+
+/// Others are asking, and wait for workers, or do not read what they are told.
 #[derive(Debug)]
 pub(crate) struct OthersAsk;
 
@@ -50,8 +89,10 @@ pub(crate) struct Requests {
     pub(crate) version: String,
     /// The routes that the daemon serves.
     pub(crate) routes: Vec<String>,
-    /// Workers that have not told, by number: what their sessions do is not known.
+    /// Workers that have told nothing, by number: what their sessions do is not known.
     pub(crate) silent_workers: Vec<usize>,
+    /// Workers that have told of some of their sessions, and not of all in time.
+    pub(crate) incomplete_workers: Vec<usize>,
     /// Sessions beyond what one answer tells of.
     pub(crate) left_out: usize,
     pub(crate) requests: Vec<RequestEntry>,
@@ -122,10 +163,20 @@ impl Which {
 pub(crate) const PATH: &str = "/requests";
 
 impl Observed {
-    /// Has the workers tell what their sessions do.
-    pub(crate) async fn requests(&self, which: &Which) -> Result<Requests, OthersAsk> {
-        let turn = timeout(TURN_PATIENCE, self.look_turn.lock()).await;
-        let _turn = turn.map_err(|_| OthersAsk)?;
+    /// Has the workers tell what their sessions do. The room is for the answer that is made of it.
+    pub(crate) async fn requests(
+        &self,
+        which: &Which,
+    ) -> Result<(Requests, AnswerRoom), OthersAsk> {
+        let LookTurn { turn, room } = &self.look_turn;
+        let permits = u32::try_from(ANSWER_BYTES_MAX / PERMIT_BYTES).expect("some thousands");
+        let turn_with_room = async {
+            let turn = turn.lock().await;
+            let room = Arc::clone(room).acquire_many_owned(permits).await;
+            (turn, AnswerRoom(room.expect("it is never closed")))
+        };
+        let taken = timeout(TURN_PATIENCE, turn_with_room).await;
+        let (_turn, answer_room) = taken.map_err(|_| OthersAsk)?;
         let room = Arc::new(AtomicUsize::new(ANSWER_BYTES_MAX));
         let ask = |worker: &ObservedWorker| {
             let (tell, told) = unbounded_channel();
@@ -148,37 +199,72 @@ impl Observed {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             routes: self.routes.all().iter().map(|r| r.name.clone()).collect(),
             silent_workers: Vec::new(),
+            incomplete_workers: Vec::new(),
             left_out: 0,
             requests: Vec::new(),
         };
         for (number, told) in told.into_iter().enumerate() {
-            // One that has finished has no sessions.
-            if !all.gather(number, told, deadline).await && !self.workers[number].has_finished() {
-                all.silent_workers.push(number);
+            match all.gather(number, told, deadline).await {
+                HasTold::All => {}
+                // One that has finished has no sessions.
+                _ if self.workers[number].has_finished() => {}
+                HasTold::Some => all.incomplete_workers.push(number),
+                HasTold::Nothing => all.silent_workers.push(number),
             }
         }
-        Ok(all)
+        Ok((all, answer_room))
     }
 }
 
+/// How much of an answer has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HasTold {
+    Nothing,
+    Some,
+    All,
+}
+
 impl Requests {
-    /// Whether the worker has told all by then.
+    /// What the worker has told by then.
     async fn gather(
         &mut self,
         worker: usize,
         mut told: UnboundedReceiver<LookPart>,
         deadline: Instant,
-    ) -> bool {
+    ) -> HasTold {
+        let mut so_far = HasTold::Nothing;
         while let Ok(Some(part)) = timeout_at(deadline, told.recv()).await {
             self.left_out += part.left_out;
             let rows = part.rows.into_iter();
             let entries = rows.map(|row| RequestEntry::of(worker, row));
             self.requests.extend(entries);
             if part.is_last {
-                return true;
+                return HasTold::All;
+            }
+            so_far = HasTold::Some;
+        }
+        so_far
+    }
+
+    /// As JSON in ASCII: other programs read it, or curl shows it. Some rows at a time, because signals are heard on the
+    /// same thread.
+    pub(crate) async fn into_json(mut self) -> serde_json::Result<String> {
+        const END: &str = "]}";
+        let rows = mem::take(&mut self.requests);
+        let mut json = ascii_of_json(&serde_json::to_string(&self)?);
+        assert!(json.ends_with("[]}"), "the rows are the last field");
+        json.truncate(json.len() - END.len());
+        for (number, row) in rows.into_iter().enumerate() {
+            if number > 0 {
+                json.push(',');
+            }
+            json.push_str(&ascii_of_json(&serde_json::to_string(&row)?));
+            if number % ROWS_AT_A_TIME == ROWS_AT_A_TIME - 1 {
+                yield_now().await;
             }
         }
-        false
+        json.push_str(END);
+        Ok(json)
     }
 }
 
@@ -230,6 +316,90 @@ impl From<Stall> for StalledEntry {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::runtime;
+
+    fn part(is_last: bool) -> LookPart {
+        LookPart {
+            rows: Vec::new(),
+            left_out: 1,
+            is_last,
+        }
+    }
+
+    fn empty() -> Requests {
+        Requests {
+            program: Status::PROGRAM.to_owned(),
+            schema: Status::SCHEMA,
+            version: "\u{9b}".to_owned(),
+            routes: vec!["php".to_owned()],
+            silent_workers: vec![1],
+            incomplete_workers: vec![2],
+            left_out: 3,
+            requests: Vec::new(),
+        }
+    }
+
+    fn entry(uri: String) -> RequestEntry {
+        RequestEntry {
+            route: "php".to_owned(),
+            worker: 0,
+            uid: None,
+            gid: None,
+            pid: None,
+            state: SessionState::Sent,
+            age_seconds: 0.5,
+            connected_seconds: 1.5,
+            queue_seconds: 0.0,
+            method: None,
+            uri: Some(uri),
+            script: None,
+            endpoint: None,
+            request_bytes: None,
+            response_bytes: None,
+            stalled: None,
+        }
+    }
+
+    #[test]
+    fn who_tells_and_does_not_come_to_the_end_is_no_silent_worker() {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        for (parts, expected) in [
+            (&[][..], HasTold::Nothing),
+            (&[false, false], HasTold::Some),
+            (&[false, true], HasTold::All),
+        ] {
+            let (tell, told) = unbounded_channel();
+            for &is_last in parts {
+                assert!(tell.send(part(is_last)).is_ok());
+            }
+            let mut all = empty();
+            // What has come counts, however late it is, and more does not come.
+            let has_told = async { all.gather(0, told, Instant::now()).await };
+            assert_eq!(runtime.block_on(has_told), expected);
+            assert_eq!(all.left_out, 3 + parts.len());
+        }
+    }
+
+    #[test]
+    fn row_by_row_it_is_the_same_json_in_ascii() {
+        let runtime = runtime::Builder::new_current_thread().build().unwrap();
+        for count in [0, 1, 2, 3 * ROWS_AT_A_TIME] {
+            let all = || {
+                let uri = |number| format!("/{number}\u{9b}\u{7f}\u{202e}\u{1f600}");
+                let requests = (0..count).map(|number| entry(uri(number))).collect();
+                Requests {
+                    requests,
+                    ..empty()
+                }
+            };
+            let json = runtime.block_on(all().into_json()).unwrap();
+            assert!(json.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            assert_eq!(serde_json::from_str::<Requests>(&json).unwrap(), all());
+        }
+    }
 
     #[test]
     fn what_is_asked_for_is_what_is_understood() {

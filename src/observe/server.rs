@@ -278,10 +278,7 @@ async fn converse(
     observed: &Observed,
     progress: &Progress,
 ) {
-    let site = match operator {
-        Some(_) => Site::Control,
-        None => Site::Metrics,
-    };
+    let site = Site::of(operator.as_ref());
     let successor = Successor::default();
     let service = service_fn(async |request: Request<Incoming>| {
         progress.asked.store(true, Ordering::Relaxed);
@@ -292,7 +289,9 @@ async fn converse(
             Some(operator) if request.uri().path() == commanding::TAKE_OVER_PATH => {
                 operator.welcome_successor(request, &successor)
             }
-            Some(_) | None => answer(site, request.method(), request.uri(), observed).await,
+            Some(_) | None => {
+                answer(operator.as_ref(), request.method(), request.uri(), observed).await
+            }
         };
         Ok::<_, Infallible>(answer)
     });
@@ -320,7 +319,7 @@ async fn converse(
 }
 
 async fn answer(
-    site: Site,
+    operator: Option<&Operator>,
     method: &Method,
     uri: &Uri,
     observed: &Observed,
@@ -328,10 +327,11 @@ async fn answer(
     let path = uri.path();
     let is_known = match path {
         "/metrics" | "/healthz" | "/readyz" => true,
-        "/status" | requests::PATH => site == Site::Control,
+        "/status" | requests::PATH => operator.is_some(),
         _ => false,
     };
     if !is_known {
+        let site = Site::of(operator);
         return of_text(StatusCode::NOT_FOUND, site.directory().to_owned());
     }
     let body_follows = match *method {
@@ -339,11 +339,11 @@ async fn answer(
         Method::HEAD => false,
         _ => return method_not_allowed("GET, HEAD", "only GET and HEAD\n"),
     };
-    let response = match path {
-        "/metrics" => metrics_text(observed),
-        "/status" => of_json(&observed.status()),
-        requests::PATH => asking::answer(observed, uri.query()).await,
-        "/healthz" => health(observed).await,
+    let response = match (path, operator) {
+        ("/metrics", _) => metrics_text(observed),
+        ("/status", Some(operator)) => asking::status(observed, operator),
+        (requests::PATH, Some(operator)) => asking::answer(observed, operator, uri.query()).await,
+        ("/healthz", _) => health(observed).await,
         _ => readiness(observed),
     };
     if body_follows {
@@ -353,6 +353,13 @@ async fn answer(
 }
 
 impl Site {
+    fn of(operator: Option<&Operator>) -> Self {
+        match operator {
+            Some(_) => Self::Control,
+            None => Self::Metrics,
+        }
+    }
+
     fn directory(self) -> &'static str {
         match self {
             Self::Metrics => "there are /metrics, /healthz and /readyz\n",
@@ -366,13 +373,6 @@ impl Site {
 fn metrics_text(observed: &Observed) -> Response<Full<Bytes>> {
     match metrics::render(observed.status()) {
         Ok(text) => of(StatusCode::OK, metrics::CONTENT_TYPE, text.into()),
-        Err(error) => failed(&error),
-    }
-}
-
-fn of_json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
-    match serde_json::to_vec(value) {
-        Ok(json) => of(StatusCode::OK, "application/json", json.into()),
         Err(error) => failed(&error),
     }
 }

@@ -192,15 +192,20 @@ impl Operator {
         });
     }
 
-    fn may_command(&self) -> bool {
+    /// Whether it is root, or the user as whom the daemon runs.
+    pub(super) fn may_command(&self) -> bool {
         let (ours, _) = effective_ids();
         self.uid.is_some_and(|uid| uid == 0 || uid == ours)
     }
 
+    /// As whom it connected, for people.
+    pub(super) fn user(&self) -> String {
+        let unknown = || "unknown".to_owned();
+        self.uid.map_or_else(unknown, |uid| uid.to_string())
+    }
+
     fn reject(&self) -> ControlReply {
-        let uid = self
-            .uid
-            .map_or_else(|| "unknown".to_owned(), |uid| uid.to_string());
+        let uid = self.user();
         if let Some(count) = self.desk.rejected.count(Instant::now().into_std()) {
             tracing::warn!(
                 uid,
