@@ -151,7 +151,7 @@ impl Head {
         if without.is_empty() && further.is_empty() {
             self.write_params(&self.params, out);
         } else {
-            let mut params = self.kept(without);
+            let mut params = self.kept(without, further.len());
             params.extend_from_slice(further);
             self.write_params(&params, out);
         }
@@ -169,8 +169,8 @@ impl Head {
     }
 
     /// The parameters without `without`, whose ranges are in order.
-    fn kept(&self, without: &[Range<usize>]) -> Vec<u8> {
-        let mut kept = Vec::with_capacity(self.params.len());
+    fn kept(&self, without: &[Range<usize>], room: usize) -> Vec<u8> {
+        let mut kept = Vec::with_capacity(self.params.len() + room);
         let mut from = 0;
         for gap in without {
             kept.extend_from_slice(&self.params[from..gap.start]);

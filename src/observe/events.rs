@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const EVENTS_MAX: usize = 64;
 
 /// How many of them one place in the code may have: what a client can cause again and again must not push out what
-/// happened once.
+/// happened once. When there are too many in all, the place that has most gives its oldest up.
 const OF_ONE_PLACE_MAX: usize = 8;
 
 /// Something that happened.
@@ -23,7 +23,7 @@ pub(crate) struct EventStatus {
     pub message: String,
     /// What it was about: the log's fields.
     pub fields: BTreeMap<String, String>,
-    /// How often in a row it happened in just this way.
+    /// How often it happened in just this way while it was kept.
     pub times: u64,
 }
 
@@ -67,14 +67,18 @@ impl<P: Eq> Events<P> {
         if let Some((_, before)) = same.and_then(|at| kept.remove(at)) {
             event.times += before.times;
         }
-        let of_place = kept.iter().filter(|(there, _)| *there == place).count();
-        if of_place >= OF_ONE_PLACE_MAX {
-            let oldest = kept.iter().position(|(there, _)| *there == place);
-            oldest.and_then(|at| kept.remove(at));
-        }
-        if kept.len() >= EVENTS_MAX {
-            kept.pop_front();
-        }
+        let of = |place: &P| kept.iter().filter(|(there, _)| there == place).count();
+        let oldest_of = |place: &P| kept.iter().position(|(there, _)| there == place);
+        let gone = match of(&place) {
+            OF_ONE_PLACE_MAX.. => oldest_of(&place),
+            _ if kept.len() < EVENTS_MAX => None,
+            // The oldest of those that have most: `max_by_key` gives the last of several.
+            _ => {
+                let places = kept.iter().map(|(there, _)| there).rev();
+                places.max_by_key(|there| of(there)).and_then(oldest_of)
+            }
+        };
+        gone.and_then(|at| kept.remove(at));
         kept.push_back((place, event));
     }
 
@@ -124,6 +128,20 @@ mod tests {
         let messages = messages(&events);
         assert_eq!(messages.len(), 1 + OF_ONE_PLACE_MAX);
         assert_eq!((&*messages[0], &*messages[1]), ("ejected", "rejected 992"));
+    }
+
+    #[test]
+    fn many_places_together_do_not_push_out_what_happened_once() {
+        let events = Events::default();
+        events.note(0, event("ejected", 0.0));
+        for number in 0..1000 {
+            for place in 1..20 {
+                events.note(place, event(&format!("rejected {number}"), 0.0));
+            }
+        }
+        let messages = messages(&events);
+        assert_eq!(messages.len(), EVENTS_MAX);
+        assert_eq!(messages[0], "ejected");
     }
 
     #[test]

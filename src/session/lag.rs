@@ -38,21 +38,30 @@ pub(super) struct Lag {
     late: Duration,
     /// What the kernel held for it at the last look, while it is waited for.
     unread: Option<u64>,
+    /// Since when nothing at all has moved, while it is waited for: looks begin `since` anew.
+    stuck_since: Option<Instant>,
 }
 
 impl Lag {
-    /// Since when it is waited for, if it is.
-    pub(super) fn waits_since(&self) -> Option<Instant> {
-        self.since
+    /// Since when it is waited for and nothing has moved, if it is.
+    pub(super) fn stuck_since(&self) -> Option<Instant> {
+        self.stuck_since
     }
 
     /// It is waited for from now on, unless it is already.
     pub(super) fn wait(&mut self, now: Instant) {
         self.since.get_or_insert(now);
+        self.stuck_since.get_or_insert(now);
     }
 
     /// So many of its bytes moved: the wait is over.
     pub(super) fn moved(&mut self, bytes: u64, now: Instant, rate: Option<MinRate>) {
+        self.stuck_since = None;
+        self.settle(bytes, now, rate);
+    }
+
+    /// So many bytes are worth what they are, and what was waited until now is counted.
+    fn settle(&mut self, bytes: u64, now: Instant, rate: Option<MinRate>) {
         let (since, Some(rate)) = (self.since.take(), rate) else {
             return;
         };
@@ -84,7 +93,10 @@ impl Lag {
         let read = self
             .unread
             .map_or(0, |before| before.saturating_sub(unread));
-        self.moved(read, now, Some(rate));
+        if read > 0 {
+            self.stuck_since = None;
+        }
+        self.settle(read, now, Some(rate));
         self.wait(now);
         self.unread = Some(unread);
         self.late >= Self::answer_allowance(rate)
@@ -183,6 +195,21 @@ mod tests {
         for rate in [1, 10, 100, 500] {
             assert!(is_cut(rate, 1).is_some(), "{rate}");
         }
+    }
+
+    #[test]
+    fn looks_do_not_hide_for_how_long_nothing_has_moved() {
+        let (mut lag, start) = (Lag::default(), Instant::now());
+        lag.wait(start);
+        for look in 1..5 {
+            lag.answer_is_late(1000, start + seconds(10 * look), RATE);
+            assert_eq!(lag.stuck_since(), Some(start), "look {look}");
+        }
+        // It has read something.
+        lag.answer_is_late(999, start + seconds(50), RATE);
+        assert_eq!(lag.stuck_since(), Some(start + seconds(50)));
+        lag.moved(1, start + seconds(60), Some(RATE));
+        assert_eq!(lag.stuck_since(), None);
     }
 
     #[test]

@@ -224,6 +224,7 @@ impl Names {
                 decisive: Some(_), ..
             } => "applications and the guard decide by it",
             Entry { deny: Some(_), .. } => "it is denied",
+            Entry { strip: true, .. } => "it is left out of every request",
             Entry { .. } => {
                 (entry.own, entry.strip) = (true, true);
                 return Ok(());
@@ -287,7 +288,26 @@ impl Names {
             *place = folded(byte);
             len += 1;
         }
-        ask(&buffer[..len])
+        if ask(&buffer[..len])? == Kept::No {
+            return Ok(Kept::No);
+        }
+        self.as_a_header(&mut buffer[..len], judge)
+    }
+
+    /// Applications that make headers of names again (`HTTP_A_B` is `A-B`) take dashes and underscores for the same. Only
+    /// what the program sets itself is kept from those: nobody else's copy may stand beside it.
+    fn as_a_header(
+        &self,
+        name: &mut [u8],
+        judge: impl FnOnce(&Entry) -> Result<Kept, Rule>,
+    ) -> Result<Kept, Rule> {
+        if !name.contains(&b'-') {
+            return Ok(Kept::Yes);
+        }
+        let dashes = name.iter_mut().filter(|byte| **byte == b'-');
+        dashes.for_each(|byte| *byte = b'_');
+        let own = self.exactly(name).filter(|entry| entry.own);
+        own.map_or(Ok(Kept::Yes), judge)
     }
 
     /// The entry of a plain name.

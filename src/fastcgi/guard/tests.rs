@@ -862,6 +862,7 @@ fn what_the_program_sets_itself_nobody_else_does() {
         " QUEUE_US",
         "QUEUE_US[0]",
         "HTTP_X.REQUEST_START",
+        "HTTP_X-Request-Start",
     ] {
         let verdict = judge(&options, &[("SCRIPT_FILENAME", "/a.php"), (name, "1")]);
         assert!(
@@ -903,6 +904,11 @@ fn what_others_decide_by_the_program_does_not_set() {
     );
     let twice = refused(&["QUEUE_US", "Queue_us"], GuardOptions::default());
     assert!(twice.to_string().contains("another one"), "{twice}");
+    let proxy = refused(&["HTTP_PROXY"], GuardOptions::default());
+    assert!(
+        proxy.to_string().contains("left out of every request"),
+        "{proxy}"
+    );
     let error = refused(&["no name"], GuardOptions::default());
     assert!(matches!(error, GuardError::Name(_)), "{error}");
 }

@@ -811,6 +811,7 @@ proptest! {
     #[test]
     fn a_head_is_written_with_the_same_pairs_in_few_records_and_none_is_parted(
         pairs in vec((vec(any::<u8>(), 0..200), vec(any::<u8>(), 0..9000)), 0..40),
+        further in vec((vec(any::<u8>(), 1..40), vec(any::<u8>(), 0..40)), 0..3),
         keep_conn: bool,
     ) {
         let mut head = Head::new(HeadRoom::default());
@@ -819,7 +820,9 @@ proptest! {
         pairs.iter().for_each(|(name, value)| push_pair(&mut params, name, value));
         head.push(&params, usize::MAX).unwrap();
         let mut out = Vec::new();
-        head.write(keep_conn, &[], &[], &mut out);
+        let mut more = Vec::new();
+        further.iter().for_each(|(name, value)| push_pair(&mut more, name, value));
+        head.write(keep_conn, &[], &more, &mut out);
 
         let (begin, contents) = contents(&out);
         prop_assert_eq!(begin, BeginRequest { keep_conn, ..RESPONDER });
@@ -827,13 +830,13 @@ proptest! {
         prop_assert!(end.is_empty());
         prop_assert!(records.iter().all(|record| !record.is_empty()));
         // With 9,202 bytes at most for a pair, a record is filled to more than the rest.
-        prop_assert!(records.len() <= params.len() / (65_535 - 9_210) + 1);
+        prop_assert!(records.len() <= (params.len() + more.len()) / (65_535 - 9_210) + 1);
         let read: Vec<_> = records
             .iter()
             .flat_map(|record| Pairs::new(record))
             .map(|pair| pair.map(|(name, value)| (name.to_vec(), value.to_vec())).unwrap())
             .collect();
-        prop_assert_eq!(read, pairs);
+        prop_assert_eq!(read, [pairs, further].concat());
     }
 }
 

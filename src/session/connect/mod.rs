@@ -223,9 +223,23 @@ impl Connecting {
         matches!(self.stage, SearchStage::Queued(_) | SearchStage::Held)
     }
 
-    /// Since when it is looked for an endpoint, of one that waits its turn.
-    pub(super) fn waits_since(&self) -> Option<Instant> {
-        self.waits_its_turn().then_some(self.came)
+    /// Since when it has waited for a place that it has not been refused so far, or for the end of a pause: what is told
+    /// of it. One that waits its turn because nobody takes its connection is being connected.
+    pub(super) fn queued_since(&self) -> Option<Instant> {
+        match self.stage {
+            SearchStage::Held => self.held_since,
+            SearchStage::Queued(_) if self.by.is_none() => Some(self.came),
+            SearchStage::Queued(_)
+            | SearchStage::Unknown { .. }
+            | SearchStage::Trying { .. }
+            | SearchStage::Pausing { .. } => None,
+        }
+    }
+
+    /// How long the pause has lasted for it that it waits in.
+    pub(super) fn held_for(&self, now: Instant) -> Duration {
+        let since = self.held_since;
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// Whether it waits for a place at an endpoint.

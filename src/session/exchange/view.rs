@@ -1,9 +1,10 @@
 //! What a request is told to do, for whoever asks.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::access_log::Words;
 use crate::driver::Driver;
+use crate::session::bulk::Held;
 use crate::session::view::{Began, SessionState, SessionView, Stall, StalledBy, StalledWhat};
 
 use super::body::Sending;
@@ -29,7 +30,7 @@ impl<D: Driver> Exchange<D> {
         SessionView {
             state,
             since: Some(client.began),
-            waited: client.tally.waited(now),
+            waited: client.tally.waited(now) + self.held_for(now),
             words: Some(Words::of(client.reader.head())),
             endpoint: client.tally.endpoint(),
             request_bytes: match &self.stage {
@@ -43,11 +44,19 @@ impl<D: Driver> Exchange<D> {
         }
     }
 
+    /// A pause is no wait for a place, and is not in the tally.
+    fn held_for(&self, now: Instant) -> Duration {
+        match &self.stage {
+            Stage::Search(search) => search.0.held_for(now),
+            _ => Duration::ZERO,
+        }
+    }
+
     fn state(&self) -> SessionState {
         match &self.stage {
             Stage::Head if self.client.reader.is_between() => SessionState::Idle,
             Stage::Head => SessionState::Reading,
-            Stage::Search(search) if search.0.waits_its_turn() => SessionState::Queued,
+            Stage::Search(search) if search.0.queued_since().is_some() => SessionState::Queued,
             Stage::Search(_) => SessionState::Connecting,
             Stage::Serve(serving) if serving.has_begun() => SessionState::Answering,
             Stage::Serve(_) => SessionState::Sent,
@@ -62,13 +71,13 @@ impl<D: Driver> Exchange<D> {
         use {StalledBy::*, StalledWhat::*};
         let client = &self.client;
         let for_how_long = |since: Instant| now.saturating_duration_since(since);
-        if let Some(since) = client.answer_lag.waits_since() {
+        if let Some(since) = client.answer_lag.stuck_since() {
             return Stall::lasting(Client, Download, for_how_long(since));
         }
         let Stage::Serve(serving) = &self.stage else {
             return None;
         };
-        if let Some(since) = client.body_lag.waits_since() {
+        if let Some(since) = client.body_lag.stuck_since() {
             return Stall::lasting(Client, Upload, for_how_long(since));
         }
         let quiet = for_how_long(client.activity.last());
@@ -86,7 +95,8 @@ impl<D: Driver> Exchange<D> {
 impl<D: Driver> Serving<D> {
     /// How much of the request the server has taken.
     fn bytes_taken(&self) -> u64 {
-        self.sent - self.unwritten as u64
+        let held = self.upload.as_ref().map_or(0, Held::len);
+        self.sent.saturating_sub((self.unwritten + held) as u64)
     }
 
     /// Whether something of the request waits for the server to take it.

@@ -15,17 +15,17 @@ impl<D: Driver> Tunnel<D> {
 
     /// What it does at this moment.
     pub fn view(&self, now: Instant) -> SessionView {
-        let waits_since = match &self.upstream {
-            BackendSide::Connecting(connecting) => connecting.waits_since(),
+        let queued_since = match &self.upstream {
+            BackendSide::Connecting(connecting) => connecting.queued_since(),
             BackendSide::Opening(_) | BackendSide::Open(_) | BackendSide::None => None,
         };
         let state = match &self.upstream {
-            BackendSide::Connecting(_) if waits_since.is_some() => SessionState::Queued,
+            BackendSide::Connecting(_) if queued_since.is_some() => SessionState::Queued,
             BackendSide::Connecting(_) => SessionState::Connecting,
             BackendSide::Opening(_) | BackendSide::Open(_) => SessionState::Relaying,
             BackendSide::None => SessionState::Ending,
         };
-        let waited = waits_since.map(|since| now.saturating_duration_since(since));
+        let waited = queued_since.map(|since| now.saturating_duration_since(since));
         SessionView {
             waited: waited.unwrap_or_default(),
             endpoint: self.endpoint(),
