@@ -11,6 +11,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::thread;
 
+use common::backend::Refusing;
 use common::client::exchange;
 use common::fastcgi::{Client, Request, end, page, stdout};
 use common::http::{self, Fake, answer};
@@ -20,6 +21,7 @@ use common::{Backend, Engine, KB, Pattern, Proxy, eventually, for_each_engine};
 use serde_json::Value;
 
 for_each_engine!(
+    whoever_cannot_be_connected_is_not_queued,
     each_state_is_told,
     whoever_is_waited_for_is_told,
     backends_and_raw_clients_that_are_waited_for_are_told,
@@ -119,6 +121,30 @@ fn pages() -> Backend {
         }
         Ok(())
     })
+}
+
+/// However few places there are: it would have one.
+fn whoever_cannot_be_connected_is_not_queued(engine: Engine) {
+    for protocol in ["raw", "fastcgi"] {
+        let down = Refusing::new();
+        let proxy = Proxy::builder()
+            .engine(engine)
+            .args(["--protocol", protocol, "--per-endpoint-max", "1"])
+            .args(["--connect-timeout", "1h", "--refused-timeout", "1h"])
+            .backend(&down)
+            .observed()
+            .start();
+        let client = Client::connect(&proxy);
+        client.send(&Request::get("/nobody").bytes());
+        eventually("it has failed to connect", || {
+            proxy.status()["routes"][0]["connect_failures"] != 0
+        });
+        eventually("and tries on", || {
+            states(&proxy) == counts(&[("connecting", 1)])
+        });
+        let shown = rows(&proxy, &[]);
+        assert_eq!(shown[0]["queue_seconds"], 0.0, "{protocol}");
+    }
 }
 
 fn each_state_is_told(engine: Engine) {
