@@ -8,7 +8,7 @@ mod common;
 use std::fs;
 
 use common::backend::Refusing;
-use common::client::assert_over;
+use common::client::{assert_over, assert_waiting};
 use common::fastcgi::{Client, Request, page, stdout};
 use common::http::{self, Response};
 use common::programs::{fresh_endpoint, start_fpm_pool, start_nginx};
@@ -52,13 +52,10 @@ fn while_a_route_is_down_its_clients_are_closed_at_once(engine: Engine) {
         .backend(&refusing)
         .observed()
         .start();
-    assert!(!is_down(&proxy), "nobody has tried");
-    // The first client finds out, and those that come then need not.
     for number in 1..=3 {
         let client = Client::connect(&proxy);
         client.send(&Request::get("/").bytes());
         assert_over(&client.0);
-        assert!(is_down(&proxy));
         eventually("it is counted", || ended_down(&proxy) == f64::from(number));
     }
     let down = "spliceway_route_down{route=\"default\"}";
@@ -78,20 +75,57 @@ fn while_a_route_is_down_its_clients_are_closed_at_once(engine: Engine) {
     proxy.process().wait_for_log("takes connections again");
 }
 
+/// Requests, and sessions of a raw route, for which there is no place. What has one goes on.
 fn whoever_waits_when_a_route_goes_down_is_closed(engine: Engine) {
-    let refusing = Refusing::new();
-    let proxy = Proxy::builder()
-        .engine(engine)
-        .args(["--connect-timeout", "50s", "--workers", "1"])
-        .args(["--when-down", "close"])
-        .backend(&refusing)
-        .observed()
-        .start();
-    let clients: Vec<_> = (0..5).map(|_| proxy.connect()).collect();
-    for client in &clients {
-        assert_over(client);
+    for protocol in ["fastcgi", "raw"] {
+        let backend = holding_first();
+        let proxy = Proxy::builder()
+            .engine(engine)
+            .args([
+                "--protocol",
+                protocol,
+                "--workers",
+                "1",
+                "--per-endpoint-max",
+                "1",
+            ])
+            .args(["--queue-timeout", "off", "--when-down", "close"])
+            .backend(&backend)
+            .observed()
+            .start();
+        let come = || {
+            let client = Client::connect(&proxy);
+            client.send(&Request::get("/").bytes());
+            client
+        };
+        let served = come();
+        backend.wait_until("it is served", |ledger| ledger.accepted == 1);
+        let waiting_ones: Vec<_> = (0..3).map(|_| come()).collect();
+        eventually("they wait", || waiting(&proxy) == 3.0);
+        let endpoint = backend.to_string();
+        drop(backend);
+        // Nobody connects, so it takes something else to have the endpoint looked at.
+        let weigh = format!(
+            r#"{{"command": "weight", "route": "default", "endpoint": "{endpoint}", "weight": 2}}"#
+        );
+        assert_eq!(http::command(&proxy.control(), &weigh).code, 200);
+        for client in &waiting_ones {
+            assert_over(&client.0);
+        }
+        assert!(is_down(&proxy));
+        // Nor does anybody wait who comes now.
+        assert_over(&come().0);
+        eventually("they are counted", || ended_down(&proxy) == 4.0);
+        assert_waiting(&served.0);
     }
-    eventually("they are counted", || ended_down(&proxy) == 5.0);
+}
+
+/// A backend that never answers.
+fn holding_first() -> Backend {
+    Backend::scripted(|conversation| {
+        conversation.receive()?;
+        conversation.keep_until_eof()
+    })
 }
 
 /// It tries the first one again and again, so it is there again as soon as that is.

@@ -4,6 +4,7 @@
 //! none of its clients learns nothing from them either, so from then on the endpoints are tried every 50 ms until one of
 //! them takes a connection.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,8 @@ use tokio::time;
 
 use super::probe::{ProbeOutcome, probe};
 use super::{Checks, PROBES_MAX};
-use crate::backend::{Health, Published};
+use crate::backend::{Address, Health, Published};
+use crate::sys::Errno;
 
 /// From the end of one look at the endpoints to the next one: a web server that has another server notices nothing of
 /// such times, and an endpoint that starts is not kept from it by 20 connects a second.
@@ -20,6 +22,9 @@ pub(crate) const OUTAGE_PROBE_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long an endpoint has to take a connection: longer than a lost SYN takes to be sent again (1 s).
 const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// The same in an outage, in which one that is back is not to be seen later for others that are silent.
+const PATIENCE_IN_OUTAGE: Duration = Duration::from_millis(300);
 
 /// So many looks in a row at which no endpoint takes a connection are an outage: one that starts again may refuse one.
 const LOOKS: u32 = 2;
@@ -41,7 +46,9 @@ enum Found {
 /// Watches for ever.
 pub(crate) async fn watch_outages(published: Arc<Published>, checks: Checks) {
     let checks = Arc::new(checks);
-    let _ = time::timeout(FIRST_ANSWER_TIMEOUT, published.trouble()).await;
+    if !published.is_out() {
+        let _ = time::timeout(FIRST_ANSWER_TIMEOUT, published.trouble()).await;
+    }
     loop {
         look_until_one_is_there(&published, &checks).await;
         published.trouble().await;
@@ -60,6 +67,11 @@ async fn look_until_one_is_there(published: &Published, checks: &Arc<Checks>) {
                 );
                 published.set_out(false);
             }
+            // An operator wants everybody to wait, and the endpoints may be away for that.
+            _ if published.paused_until(Instant::now()).is_some() => {
+                in_a_row = 0;
+                published.set_out(false);
+            }
             Found::One | Found::Unknown => {}
             Found::None => in_a_row = in_a_row.saturating_add(1),
         }
@@ -70,8 +82,11 @@ async fn look_until_one_is_there(published: &Published, checks: &Arc<Checks>) {
             );
             published.set_out(true);
         }
-        // Others may go on to fail: what they begin is a look in this time.
-        time::sleep(OUTAGE_PROBE_INTERVAL).await;
+        // Others may go on to fail: what they begin is a look in this time. Many endpoints have no more connects in
+        // each second than sixteen.
+        let rounds = published.load().endpoints().len().div_ceil(PROBES_MAX);
+        let rounds = u32::try_from(rounds).unwrap_or(u32::MAX).max(1);
+        time::sleep(OUTAGE_PROBE_INTERVAL * rounds).await;
         if found == Found::One {
             return;
         }
@@ -81,7 +96,15 @@ async fn look_until_one_is_there(published: &Published, checks: &Arc<Checks>) {
 /// Tries endpoints that get something new, until one takes a connection.
 async fn look(published: &Published, checks: &Arc<Checks>) -> Found {
     let set = published.load_full();
-    let mut left = set.health_in_use().map(Arc::clone);
+    let can_be_tried = |health: &&Arc<Health>| match health.address() {
+        Address::Tcp(to) => checks.tcp.source.reaches(&to),
+        Address::Unix(_) => true,
+    };
+    let patience = match published.is_out() {
+        true => PATIENCE_IN_OUTAGE,
+        false => PATIENCE,
+    };
+    let mut left = set.health_in_use().filter(can_be_tried).map(Arc::clone);
     let mut probes = JoinSet::new();
     let mut found = Found::None;
     loop {
@@ -90,7 +113,7 @@ async fn look(published: &Published, checks: &Arc<Checks>) -> Found {
         {
             let checks = Arc::clone(checks);
             probes.spawn(async move {
-                let outcome = probe(health.address(), &checks, PATIENCE).await;
+                let outcome = probe(health.address(), &checks, patience).await;
                 (health, outcome)
             });
         }
@@ -112,7 +135,13 @@ fn judge(health: &Arc<Health>, outcome: &ProbeOutcome, published: &Published) ->
             published.reached(health, Instant::now());
             Found::One
         }
-        ProbeOutcome::Down(_) => Found::None,
-        ProbeOutcome::Unknown(_) => Found::Unknown,
+        ProbeOutcome::Unknown(error) if is_exhaustion(error) => Found::Unknown,
+        // One that this machine cannot, or must not, connect to is of no use either.
+        ProbeOutcome::Down(_) | ProbeOutcome::Unknown(_) => Found::None,
     }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno);
+    errno.is_some_and(Errno::is_exhaustion)
 }

@@ -67,8 +67,8 @@ pub(super) struct FastcgiArguments {
         value_name = "DURATION|off",
         value_parser = timeout_or_off,
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, end a request whose backend takes longer than this, from when it has a \
-                connection: with a 504 if nothing of its answer has come. Its place at the endpoint stays taken while \
+        help = "With --protocol fastcgi, end a request that takes longer than this, from when it has a connection until \
+                its answer is complete: with a 504 if nothing of its answer has come. Its place at the endpoint stays taken while \
                 the script may run on. [default: off]"
     )]
     request_timeout: Option<Timeout>,

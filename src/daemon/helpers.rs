@@ -69,8 +69,10 @@ impl Helpers {
     ) {
         self.spawn(name, async {
             tokio::select! {
-                () = task => {}
+                // What is not wanted any more does not act once more.
+                biased;
                 _ = is_wanted => {}
+                () = task => {}
             }
         });
     }

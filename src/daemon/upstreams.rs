@@ -69,9 +69,9 @@ pub(super) fn start_watch(
         return None;
     }
     let version = config.upstreams.proxy_protocol.version();
-    let kind = config.upstreams.checks.map(|checks| checks.kind);
     let probes = Checks {
-        kind: kind.unwrap_or(config::CheckKind::Tcp),
+        // Whether it answers as it should is what active checks are about.
+        kind: config::CheckKind::Tcp,
         interval: checks::OUTAGE_PROBE_INTERVAL,
         tcp: tcp_options(&config.upstreams),
         introduction: version.map(proxy_protocol::of_check).unwrap_or_default(),

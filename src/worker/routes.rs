@@ -410,7 +410,7 @@ impl Served {
         self.balancer.refresh(&self.route.published);
         let entry = if self.paused_until.is_some() {
             SessionEntry::Queued
-        } else if queue.is_empty() && self.balancer.has_room(now) {
+        } else if self.is_out || queue.is_empty() && self.balancer.has_room(now) {
             SessionEntry::Direct
         } else if way == Way::Accepted && queue.is_full() {
             return Admittance::Refuse;

@@ -182,7 +182,7 @@ pub(super) fn a_script_that_sleeps_is_found(engine: Engine) {
     let (builder, path) = watching(engine, "json");
     let dir = fresh_dir();
     let file = dir.path().join("sleep.php");
-    fs::write(&file, "<?php usleep(1500000); echo 'slept';").unwrap();
+    fs::write(&file, "<?php usleep(3000000); echo 'slept';").unwrap();
     let _fpm = start_fpm(dir.path(), &endpoint);
     let proxy = builder
         .backend(format!("{}:{}", endpoint.0, endpoint.1))

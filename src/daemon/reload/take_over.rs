@@ -435,7 +435,8 @@ impl Service {
         self.resolver.forget(&removed.config.name);
         // Who waits there waits for nothing else.
         removed.route.published.pause(None);
-        removed.checks = None;
+        (removed.checks, removed.watch) = (None, None);
+        removed.route.published.set_out(false);
         let observed = Some(Arc::new(removed.observed()));
         self.retire(removed, observed, drain_timeout, changes);
     }
@@ -492,9 +493,11 @@ impl Service {
             published.forget_checks();
         }
         route.checks = upstreams::start_checks(&route.config, published, &self.helpers);
-        // If it is still so, the new watch finds it out anew.
+        // The new watch takes an outage over.
         route.watch = None;
-        published.set_out(false);
+        if route.config.upstreams.when_down == config::WhenDown::Wait {
+            published.set_out(false);
+        }
         route.watch = upstreams::start_watch(&route.config, published, &self.helpers);
     }
 

@@ -22,7 +22,7 @@
 //! - While its route is paused, nothing new is tried: who is not connecting already waits, in the queue if there is
 //!   one, and no time runs.
 //! - While no endpoint of its route takes connections, and nobody is to wait for one (`--when-down close`), whoever
-//!   connects, or is about to, fails at once.
+//!   connects, or is about to, fails at once, unless a connection rests.
 //! - Who has nothing to connect to yet, or again and again, waits here; what its client sent waits
 //!   in the flow.
 
@@ -279,9 +279,6 @@ impl Connecting {
         if cx.is_paused {
             return self.sit_out(cx);
         }
-        if cx.is_out {
-            return SearchStep::Failed(ConnectFailure::RouteDown);
-        }
         loop {
             let moment = Moment {
                 now: cx.hands.now,
@@ -295,8 +292,12 @@ impl Connecting {
                 moment,
             );
             let lease = match chosen {
-                Choice::Chosen(lease) => lease,
                 Choice::Resting(address) => return SearchStep::Resting(address),
+                // A new connection, or a place for one, is of no use.
+                Choice::Chosen(_) | Choice::Full | Choice::Exhausted if cx.is_out => {
+                    return SearchStep::Failed(ConnectFailure::RouteDown);
+                }
+                Choice::Chosen(lease) => lease,
                 Choice::Full => {
                     // One that rests makes way, and only one: its place is free in a moment.
                     if self.wants_new()

@@ -636,9 +636,9 @@ impl<D: Driver> Serving<D> {
         self.response.is_between_records() && self.download.is_none()
     }
 
-    /// When it was given the request.
-    pub(super) fn since(&self) -> Instant {
-        self.since
+    /// When it was given the request, if its answer is not complete.
+    pub(super) fn answers_since(&self) -> Option<Instant> {
+        matches!(self.answer, Answer::Running).then_some(self.since)
     }
 
     /// Whether the answer has begun.

@@ -200,5 +200,5 @@ impl<D: Driver> Exchange<D> {
 
 /// When its request has taken as long as it may.
 fn out_of_time_at<D: Driver>(serving: &Serving<D>, timeouts: Timeouts) -> Option<Instant> {
-    timeouts.request.map(|timeout| serving.since() + timeout)
+    Some(serving.answers_since()? + timeouts.request?)
 }

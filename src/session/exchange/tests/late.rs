@@ -97,3 +97,18 @@ fn the_wait_for_a_place_is_not_a_part_of_it() {
     waiting.close(&mut desk.hands);
     first.close(&mut desk.hands);
 }
+
+/// All that is left is a part of the request, which the server does not read.
+#[test]
+fn one_that_is_answered_has_no_time_left_to_run_out() {
+    let mut desk = strict();
+    let (mut exchange, _client) = desk.client(&get("/"));
+    let server = desk.connect(&mut exchange);
+    let out_of_time = desk.hands.now + MAY_TAKE;
+    assert!(desk.hands.driver.is_busy(server, Lane::Write));
+    assert_eq!(desk.say(&mut exchange, server, &page("x")), Step::Continue);
+    desk.hands.now = out_of_time;
+    assert_eq!(act!(desk, |cx: &mut _| exchange.expire(cx)), Step::Continue);
+    assert_eq!(desk.hands.driver.closed(server), None);
+    exchange.close(&mut desk.hands);
+}

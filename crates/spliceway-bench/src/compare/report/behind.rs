@@ -160,11 +160,12 @@ fn left_out(too_short: &BTreeSet<String>) -> String {
 
 /// Whether on some way fewer requests ended in some round than there were clients.
 fn is_too_short(cell: &CellResult) -> bool {
-    let rounds = cell.paths.iter().flat_map(|path| path.rounds.iter().flatten());
+    let rounds = cell
+        .paths
+        .iter()
+        .flat_map(|path| path.rounds.iter().flatten());
     let clients = cell.cell.concurrency as u64;
-    rounds
-        .into_iter()
-        .any(|sample| sample.requests < clients)
+    rounds.into_iter().any(|sample| sample.requests < clients)
 }
 
 /// What is certain at once, the rest folded away where that can be.
