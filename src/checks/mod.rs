@@ -19,6 +19,7 @@ use crate::config::CheckKind;
 use crate::sys::net::TcpOptions;
 
 use probe::{ProbeOutcome, probe};
+pub(crate) use probe::{connect_tcp, connect_unix};
 use verdict::CheckVerdict;
 
 /// Checks at one time: a bound on descriptors and on what a round of many endpoints costs at once.

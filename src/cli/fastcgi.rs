@@ -6,6 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::Conflict;
+use super::fpm::FpmArguments;
 use super::values::{
     NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout, size, timeout_or_off,
 };
@@ -262,6 +263,9 @@ pub(super) struct FastcgiArguments {
                 filter. [default: all of them]"
     )]
     roles: Vec<RoleName>,
+
+    #[command(flatten)]
+    fpm: FpmArguments,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -328,6 +332,7 @@ impl FastcgiArguments {
             ("access-log", self.access_log.is_some()),
             ("access-log-format", self.access_log_format.is_some()),
             ("guard", self.guard.is_some()),
+            self.fpm.given(),
         ];
         let given = given.into_iter().chain(self.about_the_guard());
         match given.into_iter().find(|(_, is_given)| *is_given) {
@@ -368,6 +373,7 @@ impl FastcgiArguments {
             guard: self.guard()?,
             resolved_script_roots: self.resolved_script_roots()?,
             access_log: self.access_log()?,
+            fpm_status: self.fpm.validate()?,
             queue_time: QueueTime {
                 waited: self.queue_time_param.clone(),
                 start: self.request_start_param.clone(),

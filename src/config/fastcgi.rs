@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::FpmSource;
 use crate::fastcgi::Guard;
 
 /// What a route makes of the bytes that it relays.
@@ -25,6 +26,15 @@ impl RouteProtocol {
         match self {
             Self::Raw => None,
             Self::Fastcgi(fastcgi) => fastcgi.access_log.as_ref(),
+        }
+    }
+
+    /// Where PHP-FPM is asked how its pools fare.
+    #[must_use]
+    pub fn fpm_status(&self) -> &[FpmSource] {
+        match self {
+            Self::Raw => &[],
+            Self::Fastcgi(fastcgi) => &fastcgi.fpm_status,
         }
     }
 }
@@ -59,6 +69,8 @@ pub struct Fastcgi {
     pub access_log: Option<AccessLog>,
     /// Which parameters tell an application how long its requests have waited.
     pub queue_time: QueueTime,
+    /// Where PHP-FPM is asked how its pools fare; each address once.
+    pub fpm_status: Vec<FpmSource>,
 }
 
 /// The names of the parameters in which an application learns how long a request has waited. The guard takes out

@@ -7,6 +7,7 @@
 use crate::checks::PROBES_MAX;
 use crate::config::{AtLimit, Config};
 use crate::driver::{IntoUnix, Limits};
+use crate::fpm::POLLS_MAX;
 use crate::observe::server;
 use crate::resolver::lookups_max;
 use crate::session::BUFFERS_PER_SESSION;
@@ -99,6 +100,10 @@ impl SessionCapacity {
         let routes = &config.routes;
         let checking = routes.iter().filter(|r| r.upstreams.checks.is_some());
         let checks = (checking.count() * PROBES_MAX) as u64;
+        let asking = routes
+            .iter()
+            .filter(|r| !r.protocol.fpm_status().is_empty());
+        let polls = (asking.count() * POLLS_MAX) as u64;
         let control = u64::from(config.control.is_some()) * CONTROL_DESCRIPTORS;
         let metrics = u64::from(config.metrics.is_some()) * METRICS_DESCRIPTORS;
         let logging = routes.iter().filter(|r| r.protocol.access_log().is_some());
@@ -108,6 +113,7 @@ impl SessionCapacity {
         let own = PROCESS_DESCRIPTORS
             + lookups
             + checks
+            + polls
             + access_logs * ACCESS_LOG_DESCRIPTORS
             + control
             + metrics

@@ -25,6 +25,7 @@ use crate::worker::{
     Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share, ShareRules, Sharing, Spread, Who,
 };
 
+use super::fpm_watch::FpmWatch;
 use super::inherited::Passed;
 use super::listening::ListeningSocket;
 use super::script_roots::{self, ScriptRootError};
@@ -52,6 +53,8 @@ pub(super) struct ServedRoute {
     pub(super) shared: Option<Arc<SharedPermits>>,
     /// Dropped, its active checks end.
     pub(super) checks: Option<oneshot::Sender<()>>,
+    /// What PHP-FPM says.
+    pub(super) fpm: FpmWatch,
     pub(super) endpoint_figures: Arc<EndpointFigures>,
 }
 
@@ -291,6 +294,7 @@ impl ServedRoute {
             earlier: Vec::new(),
             shared: None,
             checks: None,
+            fpm: FpmWatch::default(),
             endpoint_figures: Arc::default(),
         }
     }
@@ -320,6 +324,7 @@ impl ServedRoute {
             earlier: Vec::new(),
             shared: None,
             checks: None,
+            fpm: FpmWatch::default(),
             endpoint_figures: Arc::clone(&self.endpoint_figures),
         }
     }
@@ -438,6 +443,7 @@ impl ServedRoute {
             },
             shares: counters.chain(earlier).cloned().collect(),
             endpoint_figures: Arc::clone(&self.endpoint_figures),
+            fpm: self.fpm.board(),
         }
     }
 
