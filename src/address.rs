@@ -2,8 +2,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::ffi::OsStrExt;
 
-use crate::sys::net::UnixName;
+use crate::config::UnixAddress;
+use crate::sys::net::{UnixKind, UnixName};
 
 /// Where to connect.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,6 +30,15 @@ impl Address {
 impl From<SocketAddr> for Address {
     fn from(address: SocketAddr) -> Self {
         Self::Tcp(address)
+    }
+}
+
+impl From<&UnixAddress> for Address {
+    fn from(address: &UnixAddress) -> Self {
+        Self::Unix(match address {
+            UnixAddress::Path(path) => UnixName::new(path.as_os_str().as_bytes(), UnixKind::Path),
+            UnixAddress::Abstract(name) => UnixName::new(name, UnixKind::Abstract),
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::cli;
 use crate::commands::{command_from_json, command_to_json};
-use crate::config::{Backend, BackendAddress, ListenAddress};
+use crate::config::{Backend, BackendAddress, FpmSource, ListenAddress};
 use crate::fastcgi::{
     Capacity, Guard, GuardOptions, HEADER_LEN, Header, Pairs, RequestEvent, RequestId,
     RequestLimits, RequestReader, ResponseEvent, ResponseReader, Rule, Settling, Verdict,
@@ -30,6 +30,9 @@ pub fn addresses(data: &[u8]) {
     }
     if let Ok(backend) = text.parse::<Backend>() {
         assert_eq!(backend.to_string().parse(), Ok(backend));
+    }
+    if let Ok(source) = text.parse::<FpmSource>() {
+        assert_eq!(source.to_string().parse(), Ok(source));
     }
 }
 

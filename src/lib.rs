@@ -21,6 +21,7 @@ pub mod daemon;
 pub mod demo;
 pub mod driver;
 pub mod fastcgi;
+mod fpm;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 mod observe;

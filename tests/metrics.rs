@@ -16,7 +16,7 @@ use std::process::{Command, Stdio};
 
 use common::backend::Refusing;
 use common::client::{assert_over, exchange, exchange_and_end, receive_to_eof, send};
-use common::fastcgi::{Client, Request, responder};
+use common::fastcgi::{Client, Request, pool_responder, responder};
 use common::http::{self, Scrape};
 use common::name_server::Reply;
 use common::process::Process;
@@ -1036,7 +1036,7 @@ fn observed_with_everything(names: &NameServer, raw: &Backend, fastcgi: &Backend
     let config = format!(
         "[route.plain]\nlisten = \"unix:{}\"\nbackend = \"{raw}\"\n\
          [route.php]\nlisten = \"unix:{}\"\nbackend = \"php.test.:{}\"\nprotocol = \"fastcgi\"\n\
-         nameserver = \"{}\"\nper-endpoint-max = 5\nqueue-max = 7\n",
+         nameserver = \"{}\"\nper-endpoint-max = 5\nqueue-max = 7\nfpm-status = \"{fastcgi}\"\n",
         plain.display(),
         php.display(),
         fastcgi.port(),
@@ -1049,15 +1049,16 @@ fn observed_with_everything(names: &NameServer, raw: &Backend, fastcgi: &Backend
     let client = Client(connect(&php).unwrap());
     assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
     drop(client);
-    scrape_once(&proxy, "all are over", |scrape| {
+    scrape_once(&proxy, "all are over, and PHP-FPM was asked", |scrape| {
         scrape.sum("spliceway_sessions_ended_total", &[]) == 6.0
+            && scrape.sum("spliceway_fpm_up", &[]) == 1.0
     });
     proxy
 }
 
 #[test]
 fn a_real_prometheus_scrapes_and_answers() {
-    let (names, raw, fastcgi) = (NameServer::start(), Backend::echo(), responder());
+    let (names, raw, fastcgi) = (NameServer::start(), Backend::echo(), pool_responder(5));
     let proxy = observed_with_everything(&names, &raw, &fastcgi);
     let directory = fresh_dir();
     let prometheus = Prometheus::start(directory.path(), proxy.metrics_address());
@@ -1080,7 +1081,7 @@ fn a_real_prometheus_scrapes_and_answers() {
 /// A label that is misspelt, or sides that do not match, leave a panel empty.
 #[test]
 fn every_panel_of_the_dashboard_shows_something() {
-    let (names, raw, fastcgi) = (NameServer::start(), Backend::echo(), responder());
+    let (names, raw, fastcgi) = (NameServer::start(), Backend::echo(), pool_responder(5));
     let proxy = observed_with_everything(&names, &raw, &fastcgi);
     let directory = fresh_dir();
     let prometheus = Prometheus::start(directory.path(), proxy.metrics_address());
@@ -1122,7 +1123,7 @@ fn dashboard_expressions() -> Vec<String> {
 /// promtool tries them on made-up series only, with the labels that its author believed in.
 #[test]
 fn alert_rules_can_be_evaluated_with_real_series_and_do_not_fire() {
-    let (names, raw, fastcgi) = (NameServer::start(), Backend::echo(), responder());
+    let (names, raw, fastcgi) = (NameServer::start(), Backend::echo(), pool_responder(5));
     let proxy = observed_with_everything(&names, &raw, &fastcgi);
     let directory = fresh_dir();
     let prometheus = Prometheus::start(directory.path(), proxy.metrics_address());

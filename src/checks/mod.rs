@@ -21,6 +21,7 @@ use crate::sys::net::TcpOptions;
 
 pub(crate) use outage::{OUTAGE_PROBE_INTERVAL, watch_outages};
 use probe::{ProbeOutcome, probe};
+pub(crate) use probe::{connect_tcp, connect_unix};
 use verdict::CheckVerdict;
 
 /// Checks at one time: a bound on descriptors and on what a round of many endpoints costs at once.

@@ -67,14 +67,18 @@ pub(super) async fn probe(address: Address, checks: &Checks, patience: Duration)
     }
 }
 
-async fn connect_tcp(to: std::net::SocketAddr, options: &TcpOptions) -> io::Result<TcpStream> {
+/// Connects as sessions do.
+pub(crate) async fn connect_tcp(
+    to: std::net::SocketAddr,
+    options: &TcpOptions,
+) -> io::Result<TcpStream> {
     let socket = net::tcp_socket(&to, options).map_err(to_io)?;
     let socket = TcpSocket::from_std_stream(StdTcpStream::from(socket));
     socket.connect(to).await
 }
 
-/// Such a connect does not wait.
-fn connect_unix(name: UnixName) -> io::Result<UnixStream> {
+/// The same to a Unix socket. Such a connect does not wait.
+pub(crate) fn connect_unix(name: UnixName) -> io::Result<UnixStream> {
     let socket = net::unix_connected(name).map_err(to_io)?;
     UnixStream::from_std(StdUnixStream::from(socket))
 }

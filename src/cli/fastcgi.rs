@@ -6,6 +6,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 
 use super::Conflict;
+use super::fpm::FpmArguments;
 use super::values::{
     NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout, size, timeout_or_off,
 };
@@ -303,6 +304,9 @@ pub(super) struct FastcgiArguments {
                 filter. [default: all of them]"
     )]
     roles: Vec<RoleName>,
+
+    #[command(flatten)]
+    fpm: FpmArguments,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -398,6 +402,7 @@ impl FastcgiArguments {
             ("slow-after", self.slow_after.is_some()),
             ("slow-log-format", self.slow_log_format.is_some()),
             ("guard", self.guard.is_some()),
+            self.fpm.given(),
         ];
         let given = given.into_iter().chain(self.about_the_guard());
         match given.into_iter().find(|(_, is_given)| *is_given) {
@@ -439,6 +444,7 @@ impl FastcgiArguments {
             resolved_script_roots: self.resolved_script_roots()?,
             access_log: self.access_log()?,
             slow_log: self.slow_log()?,
+            fpm_status: self.fpm.validate()?,
             queue_time: QueueTime {
                 waited: self.queue_time_param.clone(),
                 start: self.request_start_param.clone(),

@@ -12,6 +12,7 @@ mod demo;
 mod effective;
 mod fastcgi;
 pub mod file;
+mod fpm;
 mod groups;
 mod options;
 mod reading;

@@ -350,7 +350,7 @@ fn parse_v4_or_name(text: &str) -> Result<BackendAddress, AddressError> {
     })
 }
 
-fn parse_port(port: &str) -> Result<u16, AddressError> {
+pub(super) fn parse_port(port: &str) -> Result<u16, AddressError> {
     if port.is_empty() {
         return Err(AddressError::MissingPort);
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::FpmSource;
 use crate::fastcgi::Guard;
 
 /// What a route makes of the bytes that it relays.
@@ -41,6 +42,14 @@ impl RouteProtocol {
     pub fn logs(&self) -> impl Iterator<Item = &RequestLog> {
         let slow = self.slow_log().map(|slow| &slow.log);
         self.access_log().into_iter().chain(slow)
+    }
+    /// Where PHP-FPM is asked how its pools fare.
+    #[must_use]
+    pub fn fpm_status(&self) -> &[FpmSource] {
+        match self {
+            Self::Raw => &[],
+            Self::Fastcgi(fastcgi) => &fastcgi.fpm_status,
+        }
     }
 }
 
@@ -78,6 +87,8 @@ pub struct Fastcgi {
     pub slow_log: Option<SlowLog>,
     /// Which parameters tell an application how long its requests have waited.
     pub queue_time: QueueTime,
+    /// Where PHP-FPM is asked how its pools fare; each address once.
+    pub fpm_status: Vec<FpmSource>,
 }
 
 /// The names of the parameters in which an application learns how long a request has waited. The guard takes out

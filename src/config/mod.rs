@@ -10,6 +10,7 @@ pub mod balancing;
 pub mod discovery;
 pub mod effective;
 pub mod fastcgi;
+pub mod fpm_source;
 pub mod route;
 pub mod upstream;
 
@@ -35,6 +36,7 @@ pub use fastcgi::{
     Fastcgi, LogKind, LogTarget, OnFailure, QueueTime, RequestLog, RequestLogFormat, RouteProtocol,
     SlowLog, UpstreamReuse,
 };
+pub use fpm_source::{FPM_SOURCES_MAX, FpmPlace, FpmSource, FpmSourceError};
 pub use route::{
     Clients, ConnectionLimits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError,
 };

@@ -7,6 +7,7 @@
 use crate::checks::PROBES_MAX;
 use crate::config::{AtLimit, Config, WhenDown};
 use crate::driver::{IntoUnix, Limits};
+use crate::fpm::POLLS_MAX;
 use crate::observe::server;
 use crate::resolver::lookups_max;
 use crate::session::BUFFERS_PER_SESSION;
@@ -102,6 +103,10 @@ impl SessionCapacity {
             .iter()
             .filter(|r| r.upstreams.when_down != WhenDown::Wait);
         let checks = ((checking.count() + watched.count()) * PROBES_MAX) as u64;
+        let asking = routes
+            .iter()
+            .filter(|r| !r.protocol.fpm_status().is_empty());
+        let polls = (asking.count() * POLLS_MAX) as u64;
         let control = u64::from(config.control.is_some()) * CONTROL_DESCRIPTORS;
         let metrics = u64::from(config.metrics.is_some()) * METRICS_DESCRIPTORS;
         let logs = routes.iter().flat_map(|r| r.protocol.logs());
@@ -111,6 +116,7 @@ impl SessionCapacity {
         let own = PROCESS_DESCRIPTORS
             + lookups
             + checks
+            + polls
             + request_logs * REQUEST_LOG_DESCRIPTORS
             + control
             + metrics

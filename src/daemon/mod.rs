@@ -13,6 +13,7 @@ mod by_hand;
 mod capacity;
 pub mod check;
 mod engine;
+mod fpm_watch;
 mod helpers;
 mod idle;
 mod inherited;
@@ -488,8 +489,10 @@ fn announce_ready(engine: Chosen, workers: usize, capacity: SessionCapacity) {
 fn start_tasks(routes: &mut [ServedRoute], control: &Control, helpers: &Helpers, gate: &Arc<Gate>) {
     let inside = control.runtime.enter();
     for route in routes {
-        route.checks = upstreams::start_checks(&route.config, &route.route.published, helpers);
-        route.watch = upstreams::start_watch(&route.config, &route.route.published, helpers);
+        let published = &route.route.published;
+        route.checks = upstreams::start_checks(&route.config, published, helpers);
+        route.watch = upstreams::start_watch(&route.config, published, helpers);
+        route.fpm.start(&route.config, published, helpers);
     }
     drop(inside);
     control.spawn(

@@ -25,6 +25,7 @@ use crate::worker::{
     Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share, ShareRules, Sharing, Spread, Who,
 };
 
+use super::fpm_watch::FpmWatch;
 use super::inherited::Passed;
 use super::listening::ListeningSocket;
 use super::script_roots::{self, ScriptRootError};
@@ -54,6 +55,8 @@ pub(super) struct ServedRoute {
     pub(super) checks: Option<oneshot::Sender<()>>,
     /// Dropped, nobody watches for outages any more.
     pub(super) watch: Option<oneshot::Sender<()>>,
+    /// What PHP-FPM says.
+    pub(super) fpm: FpmWatch,
     pub(super) endpoint_figures: Arc<EndpointFigures>,
 }
 
@@ -302,6 +305,7 @@ impl ServedRoute {
             shared: None,
             checks: None,
             watch: None,
+            fpm: FpmWatch::default(),
             endpoint_figures: Arc::default(),
         }
     }
@@ -332,6 +336,7 @@ impl ServedRoute {
             shared: None,
             checks: None,
             watch: None,
+            fpm: FpmWatch::default(),
             endpoint_figures: Arc::clone(&self.endpoint_figures),
         }
     }
@@ -450,6 +455,7 @@ impl ServedRoute {
             },
             shares: counters.chain(earlier).cloned().collect(),
             endpoint_figures: Arc::clone(&self.endpoint_figures),
+            fpm: self.fpm.board(),
         }
     }
 

@@ -36,3 +36,4 @@ pub use spliceway_common::fastcgi::{
     NAME_OR_VALUE_MAX, PairError, Pairs, ProtocolStatus, Reader, RecordEvent, RequestId, Role,
     push_pair, push_record, push_stream, push_stream_end,
 };
+pub use status::cgi_status;

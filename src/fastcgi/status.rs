@@ -9,6 +9,14 @@ const LOOKED_AT_MAX: usize = 512;
 
 const NAME: &[u8; 7] = b"status:";
 
+/// The status of a response of which this is the beginning.
+#[must_use]
+pub fn cgi_status(stdout: &[u8]) -> u16 {
+    let mut reader = StatusReader::new();
+    reader.read(stdout);
+    reader.status()
+}
+
 /// Finds the `Status:` line in the first bytes of the response, in any split.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct StatusReader {

@@ -63,9 +63,11 @@ macro_rules! catalogue {
 
         /// Every metric, in the order of the text: what the README and the text are compared with.
         #[cfg(test)]
-        const CATALOGUE: &[Described] = &[$($constant),+];
+        pub(super) const CATALOGUE: &[Described] = &[$($constant),+];
     };
 }
+
+mod fpm;
 
 catalogue! {
     BUILD_INFO = Gauge "spliceway_build_info" ["version", "engine"]
@@ -234,7 +236,8 @@ impl Collector for Scrape {
         self.bytes(&mut page)?;
         self.fastcgi(&mut page)?;
         self.addresses(&mut page)?;
-        self.endpoints(&mut page)
+        self.endpoints(&mut page)?;
+        self.fpm(&mut page)
     }
 }
 
@@ -616,6 +619,11 @@ mod tests {
     use super::*;
     use crate::observe::status::samples;
 
+    /// In the order of the text.
+    fn catalogue() -> impl Iterator<Item = &'static Described> {
+        CATALOGUE.iter().chain(fpm::CATALOGUE)
+    }
+
     fn page() -> String {
         render(samples::busy()).unwrap()
     }
@@ -632,8 +640,7 @@ mod tests {
             .lines()
             .filter_map(|line| line.strip_prefix("# TYPE "))
             .collect();
-        let expected: Vec<_> = CATALOGUE
-            .iter()
+        let expected: Vec<_> = catalogue()
             .map(|metric| {
                 format!(
                     "{} {}",
@@ -649,7 +656,7 @@ mod tests {
     #[test]
     fn series_have_the_labels_that_the_catalogue_says() {
         let page = page();
-        for metric in CATALOGUE {
+        for metric in catalogue() {
             let suffix = match metric.kind {
                 MetricKind::Counter => "_total",
                 MetricKind::Gauge => "",
@@ -691,7 +698,7 @@ mod tests {
                 metric.help
             )
         };
-        let expected: Vec<_> = CATALOGUE.iter().map(row).collect();
+        let expected: Vec<_> = catalogue().map(row).collect();
         assert_eq!(listed.collect::<Vec<_>>(), expected);
     }
 
@@ -760,7 +767,7 @@ mod tests {
             help,
             kind,
             labels,
-        } in CATALOGUE
+        } in catalogue()
         {
             assert!(name.starts_with("spliceway_"), "{name}");
             let is_fine = |c: char| c.is_ascii_lowercase() || c == '_';

@@ -14,6 +14,7 @@ mod config_figures;
 mod endpoint_figures;
 pub(crate) mod events;
 mod failures;
+mod fpm;
 mod metrics;
 mod observed;
 pub(crate) mod pulse;

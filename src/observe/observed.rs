@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use super::config_figures::ConfigFigures;
 use super::endpoint_figures::{EndpointFigures, Figures};
 use super::events::EventStatus;
+use super::fpm;
 use super::requests::LookTurn;
 use super::status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
@@ -22,6 +23,7 @@ use crate::counters::{
     ShareCounters, StatusClass, WorkerCounters,
 };
 use crate::fastcgi::{Answer, Decisive, Rule, Violation};
+use crate::fpm::FpmBoard;
 use crate::worker::Look;
 
 /// Everything that a running daemon shows of itself. Made once, at its start.
@@ -146,6 +148,8 @@ pub(crate) struct ObservedRoute {
     pub shares: Vec<ShareCounters>,
     /// What they have counted of endpoints, with those who forgot them.
     pub endpoint_figures: Arc<EndpointFigures>,
+    /// What PHP-FPM says of its pools.
+    pub fpm: Arc<FpmBoard>,
 }
 
 /// What a route may have; `None` is no limit of its own, or no queue.
@@ -321,7 +325,7 @@ impl ObservedRoute {
             connect_failures: self.sum(|counters| &counters.connect_failures),
             to_backend: self.flow(|counters| &counters.to_backend),
             to_client: self.flow(|counters| &counters.to_client),
-            fastcgi: self.speaks_fastcgi.then(|| self.fastcgi()),
+            fastcgi: self.speaks_fastcgi.then(|| self.fastcgi(now)),
             lookups: LookupStatus {
                 answers: self.lookups.answers.get(),
                 denials: self.lookups.denials.get(),
@@ -376,7 +380,7 @@ impl ObservedRoute {
         sum
     }
 
-    fn fastcgi(&self) -> FastcgiStatus {
+    fn fastcgi(&self, now: Instant) -> FastcgiStatus {
         let count = |pick: fn(&FastcgiCounters) -> &Count| self.sum(|c| pick(&c.fastcgi));
         let level = |pick: fn(&FastcgiCounters) -> &Level| {
             let levels = self.shares.iter().map(|s| pick(&s.route.fastcgi).get());
@@ -425,6 +429,7 @@ impl ObservedRoute {
             answers_of_our_own: answers.collect(),
             access_log_lines_dropped: count(|c| &c.lines_dropped),
             access_log_lines_left_out: count(|c| &c.lines_left_out),
+            fpm: fpm::status(&self.fpm, now),
         }
     }
 

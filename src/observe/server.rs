@@ -508,6 +508,7 @@ mod tests {
             limits: RouteLimits::default(),
             shares: Vec::new(),
             endpoint_figures: Arc::new(EndpointFigures::default()),
+            fpm: Arc::default(),
         }
     }
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::counters::{BOUNDS, Buckets};
 
 use super::events::EventStatus;
+use super::fpm::FpmStatus;
 
 /// All figures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -306,6 +307,9 @@ pub(crate) struct FastcgiStatus {
     /// daemon says nothing of them.
     #[serde(default)]
     pub access_log_lines_left_out: u64,
+    /// What PHP-FPM says of its pools (`--fpm-status`). An older daemon does not ask.
+    #[serde(default)]
+    pub fpm: Vec<FpmStatus>,
 }
 
 /// Connections to backends, by what they do.
@@ -488,6 +492,7 @@ pub(super) mod samples {
             answers_of_our_own: counts(&[("403", 4), ("431", 2), ("502", 0), ("503", 1)]),
             access_log_lines_dropped: 6,
             access_log_lines_left_out: 9,
+            fpm: super::super::fpm::samples(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::time::Duration;
 
+use super::fpm;
 use super::status::{
     DaemonState, EndpointState, EndpointStatus, FastcgiStatus, HistogramStatus, RouteStatus,
     Status, UpstreamsStatus,
@@ -170,6 +171,8 @@ fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
     if let Some(fastcgi) = &route.fastcgi {
         item(text, "requests", &requests(fastcgi, route, rates));
         item(text, "upstreams", &upstreams(fastcgi));
+        let pools = fastcgi.fpm.iter().flat_map(fpm::lines);
+        pools.for_each(|line| item(text, "php-fpm", &line));
     }
     item(text, "bytes", &bytes(route, rates));
     item(text, "addresses", &addresses(route));
@@ -508,6 +511,9 @@ php  unix:/run/php.sock
   connects   5 open, after <500us (half) to <2.5s (99 %); failed attempts: 6
   requests   100 over, after <10ms (half) to <50ms (99 %), 1 with 5xx, 2 without an answer; rejected by the guard: 4; lost lines of the access log: 6; left out there: 9; slow: 8; lost lines of the slow log: 5; left out there: 7
   upstreams  5 busy, 1 settling, 3 resting; 80 % of requests on reused ones, settled after <50us (half) to <500us (99 %)
+  php-fpm    192.0.2.1:9001 (www, static): 4 of 4 processes, 1 idle, 2 run a script; 5 of 511 wait in its backlog; max children reached 6, slow requests 7; 2.5s ago
+  php-fpm    ! pm.max_children is 4
+  php-fpm    192.0.2.2:9001: no answer for 1m1s; it closed
   bytes      4.88 KiB to backends, 3.88 MiB to clients; 98 % spliced
   addresses  version 7, 2h1m old, last confirmed 4.25s ago; failed lookups: 1
   endpoint        state                   in flight  connects  failed  in a row

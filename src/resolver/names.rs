@@ -11,7 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, Instant};
 
 use hickory_proto::ProtoError;
@@ -22,8 +21,7 @@ use super::last_good::{Latest, Side};
 use super::outcome::{Answer, Failure, Target};
 use super::schedule::{self, Jitter};
 use crate::backend::{ADDRESSES_MAX, Address, Endpoint, Suspects};
-use crate::config::{Backend, BackendAddress, RefreshTimes, UnixAddress};
-use crate::sys::net::{UnixKind, UnixName};
+use crate::config::{Backend, BackendAddress, RefreshTimes};
 
 /// The most targets of one service that are used: each costs two lookups whenever its answer has run
 /// out. Kubernetes names every pod of a headless service, and a slice of its own list holds 100.
@@ -183,7 +181,7 @@ impl Names {
             let literal = |address: Address| Configured::Literal(weighed(address, weight));
             let backend = match address {
                 BackendAddress::Literal(address) => literal((*address).into()),
-                BackendAddress::Unix(address) => literal(Address::Unix(unix_name(address))),
+                BackendAddress::Unix(address) => literal(Address::from(address)),
                 BackendAddress::Name { host, port } => {
                     let name = parse(host)?;
                     let new = || Host::new(host.clone(), Origin::Configured, now);
@@ -422,13 +420,6 @@ fn weighed(address: impl Into<Address>, weight: u16) -> Endpoint {
     Endpoint {
         weight,
         ..Endpoint::from(address)
-    }
-}
-
-fn unix_name(address: &UnixAddress) -> UnixName {
-    match address {
-        UnixAddress::Path(path) => UnixName::new(path.as_os_str().as_bytes(), UnixKind::Path),
-        UnixAddress::Abstract(name) => UnixName::new(name, UnixKind::Abstract),
     }
 }
 

@@ -443,3 +443,30 @@ impl Conversation {
 pub(crate) fn responder() -> Backend {
     Backend::scripted(|conversation| conversation.respond(Heard::page))
 }
+
+/// What PHP-FPM says of a pool that starts so many processes, of which some run a script.
+pub(crate) fn status_page(processes: usize, running: usize) -> String {
+    let process = |number: usize| {
+        let state = if number < running { "Running" } else { "Idle" };
+        format!(
+            r#"{{"pid":{},"state":"{state}","start time":1750000001,"start since":7,"requests":3,"request duration":1200,"request method":"GET","request uri":"/a","content length":0,"user":"-","script":"/srv/a.php","last request cpu":0.00,"last request memory":0}}"#,
+            4711 + number
+        )
+    };
+    let list: Vec<_> = (0..processes).map(process).collect();
+    format!(
+        r#"{{"pool":"www","process manager":"static","start time":1750000000,"start since":77,"accepted conn":405,"listen queue":0,"max listen queue":9,"listen queue len":511,"idle processes":{},"active processes":{running},"total processes":{processes},"max active processes":{running},"max children reached":0,"slow requests":1, "processes":[{}]}}"#,
+        processes - running,
+        list.join(",")
+    )
+}
+
+/// The same that also tells how its pool fares, as PHP-FPM does.
+pub(crate) fn pool_responder(processes: usize) -> Backend {
+    Backend::scripted(move |conversation| {
+        conversation.respond(|heard| match heard.uri() {
+            "/status" => page(heard.id, status_page(processes, 1).as_bytes()),
+            _ => heard.page(),
+        })
+    })
+}

@@ -46,6 +46,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("engine", r#""epoll""#),
     ("exit-idle-time", r#""5m""#),
     ("fpm-pages", r#"["/fpm"]"#),
+    ("fpm-status", r#"[":9001", "unix:/run/s.sock:/fpm"]"#),
     ("group", r#""33""#),
     ("guard", r#""on""#),
     ("half-closed-timeout", r#""5m""#),
@@ -187,7 +188,7 @@ fn the_readme_and_the_help_name_the_keys_of_the_top_level() {
 fn a_file_means_what_the_options_mean() {
     let from_file = run_file(&file_with_every_key());
     let from_options = run(
-        "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 --allow-body-file --fpm-pages /fpm \
+        "run --access-log /var/log/a.log --access-log-format json --allow-param A=1 --allow-param B=2 --allow-body-file --fpm-pages /fpm --fpm-status :9001 --fpm-status unix:/run/s.sock:/fpm \
          --deny-param C --deny-param D --guard on --allow-php-setting memory_limit,open_basedir --duplicates reject --resolve-script-root --head-timeout 30s --min-rate 1000 --min-rate-lag 30s --idle-upstream 2s --max-params 100 --on-failure \
          respond --params-max 16KiB --requests-per-upstream 50 --roles responder,filter --script-root \
          /srv --script-root /opt --script-suffix .php --settle-timeout 20ms --strip-param E --strip-param F --queue-time-param QUEUE_US \

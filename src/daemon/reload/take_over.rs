@@ -14,6 +14,7 @@ use crate::worker::{
     Amendment, Crowd, ListenerChange, Listening, Order, RouteChange, RouteNumber, Share,
 };
 
+use super::super::fpm_watch::{FpmWatch, asks_alike};
 use super::super::listening::ListeningSocket;
 use super::super::routes::{self, EarlierShare, ServedRoute};
 use super::super::service::{RetiredRoute, Service};
@@ -280,6 +281,9 @@ impl Service {
         if route.config.upstreams != before.upstreams {
             self.check_anew(route);
         }
+        if !asks_alike(before, &route.config) {
+            self.watch_fpm_anew(route);
+        }
         if route.config.ejection != before.ejection {
             route.route.published.eject_by(route.config.ejection);
         }
@@ -320,6 +324,7 @@ impl Service {
         } else {
             self.look_up(&route);
             self.check_anew(&mut route);
+            self.watch_fpm_anew(&mut route);
         }
         for (worker, limit) in serving {
             let counters = route.counters_for(worker);
@@ -411,6 +416,10 @@ impl Service {
         if old.config.upstreams != route.config.upstreams {
             self.check_anew(route);
         }
+        match asks_alike(&old.config, &route.config) {
+            true => route.fpm = mem::take(&mut old.fpm),
+            false => self.watch_fpm_anew(route),
+        }
         route.route.published.eject_by(route.config.ejection);
         route.earlier = mem::take(&mut old.earlier);
         let counts_for = Some(old.route.number);
@@ -437,6 +446,7 @@ impl Service {
         removed.route.published.pause(None);
         (removed.checks, removed.watch) = (None, None);
         removed.route.published.set_out(false);
+        removed.fpm = FpmWatch::default();
         let observed = Some(Arc::new(removed.observed()));
         self.retire(removed, observed, drain_timeout, changes);
     }
@@ -499,6 +509,13 @@ impl Service {
             published.set_out(false);
         }
         route.watch = upstreams::start_watch(&route.config, published, &self.helpers);
+    }
+
+    /// What was known is forgotten: of an answer to another question, nobody can tell what it says of this one.
+    fn watch_fpm_anew(&self, route: &mut ServedRoute) {
+        route.fpm = FpmWatch::default();
+        let published = &route.route.published;
+        route.fpm.start(&route.config, published, &self.helpers);
     }
 
     pub(super) fn close_unused_logs(&mut self) {

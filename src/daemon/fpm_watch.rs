@@ -1,0 +1,58 @@
+//! Asking PHP-FPM how a route's pools fare, for as long as that is configured.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+
+use crate::backend::Published;
+use crate::config;
+use crate::fpm::{self, FpmBoard, Polls};
+
+use super::helpers::Helpers;
+use super::upstreams;
+
+/// What is known of a route's pools, and the task that finds it out. Dropped, that ends.
+#[derive(Default)]
+pub(super) struct FpmWatch {
+    board: Arc<FpmBoard>,
+    /// `None`: it has not been started, or there is nobody to ask.
+    wanted: Option<oneshot::Sender<()>>,
+}
+
+impl FpmWatch {
+    /// Asks from now on, if anybody is to be asked. To be called on the runtime.
+    pub(super) fn start(
+        &mut self,
+        config: &config::Route,
+        published: &Arc<Published>,
+        helpers: &Helpers,
+    ) {
+        assert!(self.wanted.is_none(), "it is started once");
+        let places = config.protocol.fpm_status();
+        if places.is_empty() {
+            return;
+        }
+        let polls = Polls {
+            places: places.to_vec(),
+            permits: config.limits.per_endpoint_max.map(NonZeroU32::get),
+            tcp: upstreams::tcp_options(&config.upstreams),
+        };
+        let (wanted, is_wanted) = oneshot::channel();
+        let asking = fpm::run(Arc::clone(published), polls, Arc::clone(&self.board));
+        helpers.spawn_while("the task that asks PHP-FPM", is_wanted, asking);
+        self.wanted = Some(wanted);
+    }
+
+    /// Where it is seen what they say.
+    pub(super) fn board(&self) -> Arc<FpmBoard> {
+        Arc::clone(&self.board)
+    }
+}
+
+/// Whether another configuration has the same pools asked in the same way.
+pub(super) fn asks_alike(before: &config::Route, after: &config::Route) -> bool {
+    before.protocol.fpm_status() == after.protocol.fpm_status()
+        && before.limits.per_endpoint_max == after.limits.per_endpoint_max
+        && before.upstreams == after.upstreams
+}
