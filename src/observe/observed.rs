@@ -329,6 +329,7 @@ impl ObservedRoute {
             },
             set_version: set.version(),
             set_age_seconds: set
+                failing_seconds: self.lookups.failing_since.age(now).map(seconds),
                 .obtained()
                 .and_then(|at| SystemTime::now().duration_since(at).ok())
                 .map(seconds),
