@@ -563,6 +563,7 @@ pub(super) mod samples {
                 message: "endpoint left out".to_owned(),
                 fields: BTreeMap::from([("route".to_owned(), "busy".to_owned())]),
                 times: 2,
+                names_no_client: false,
             }],
         }
     }
