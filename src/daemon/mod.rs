@@ -390,6 +390,7 @@ fn observe(
         config,
         socket_files_missing: Default::default(),
         look_turn: Default::default(),
+        page: Default::default(),
     })
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod events;
 mod failures;
 mod metrics;
 mod observed;
+pub(crate) mod page;
 pub(crate) mod pulse;
 mod request_table;
 mod requests;
