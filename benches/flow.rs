@@ -24,8 +24,8 @@ use spliceway::driver::{
 };
 use spliceway::fastcgi::HeadRoom;
 use spliceway::session::{
-    Changes, Context, Entry, Hands, Hello, LetsGo, Owner, Policy, Pool, Protocol, RouteKey,
-    SessionId, Step, Timeouts, Tunnel,
+    Changes, Context, Entry, Hands, Hello, LetsGo, Owner, Policy, Pool, Protocol, RequestLogs,
+    RouteKey, SessionId, Step, Timeouts, Tunnel,
 };
 use spliceway_common::sys::net::{Source, TcpOptions};
 
@@ -51,6 +51,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     half_closed: None,
     removed: None,
     min_rate: None,
+    request: None,
 };
 
 static POLICY: Policy = Policy {
@@ -252,6 +253,7 @@ struct Desk {
     changes: Changes,
     counters: RouteCounters,
     head_room: HeadRoom,
+    logs: RequestLogs,
 }
 
 const SESSION: SessionId = SessionId(0);
@@ -270,12 +272,13 @@ impl Desk {
             queue_is_empty: true,
             can_queue: false,
             is_paused: false,
+            is_out: false,
             is_amended: false,
             draining: false,
             lets_go: LetsGo::None,
             counters: &self.counters,
             head_room: &self.head_room,
-            access_log: None,
+            logs: &self.logs,
         }
     }
 }
@@ -291,6 +294,7 @@ impl<D: Driver> Session<D> {
             changes: Changes::default(),
             counters: RouteCounters::default(),
             head_room: HeadRoom::default(),
+            logs: RequestLogs::default(),
         };
         let mut cx = desk.context(hands);
         let (client, spare) = (ends.client, ends.spare);

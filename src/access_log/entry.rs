@@ -1,4 +1,4 @@
-//! What is known of a request when it is over.
+//! What is known of a request when a line is written about it.
 
 use std::time::{Duration, Instant};
 
@@ -14,18 +14,36 @@ const WORD_BYTES_MAX: usize = 2048;
 /// How much of a method is kept: the longest registered one has 17 bytes.
 const METHOD_BYTES_MAX: usize = 32;
 
-/// One request that is over.
+/// Why a line is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Occasion {
+    /// The request is over: a line of the access log.
+    End,
+    /// It takes long, and is not over: a line of the slow log, as the next one.
+    Slow {
+        /// What it does.
+        state: &'static str,
+        /// Who holds it up, if that is to be seen.
+        stalled: Option<&'static str>,
+    },
+    /// It took long, and is over.
+    SlowEnd,
+}
+
+/// One request.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// When that was.
-    pub ended: Instant,
+    /// Why there is a line.
+    pub occasion: Occasion,
+    /// When that came.
+    pub at: Instant,
     /// Who asked, where the system could say.
     pub peer: Option<PeerCredentials>,
     /// What the client wrote.
     pub words: Words,
     /// The HTTP status of the answer, if there was one.
     pub status: Option<u16>,
-    /// The bytes of the answer, without FastCGI's own.
+    /// The bytes of the answer that came, without FastCGI's own.
     pub bytes: u64,
     /// Who served it, or was to.
     pub upstream: Option<Upstream>,
@@ -35,7 +53,7 @@ pub struct Entry {
     pub connect: Duration,
     /// From its head until the first byte of the answer.
     pub first_byte: Option<Duration>,
-    /// From its head until its end.
+    /// From its head until now.
     pub total: Duration,
     /// How it ended, unless it ended well.
     pub ending: Option<Outcome>,
@@ -166,7 +184,8 @@ impl Words {
 #[cfg(test)]
 pub(super) fn sample() -> Entry {
     Entry {
-        ended: Instant::now(),
+        occasion: Occasion::End,
+        at: Instant::now(),
         peer: Some(PeerCredentials {
             uid: 33,
             gid: 33,

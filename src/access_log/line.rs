@@ -7,11 +7,11 @@
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
-use crate::config::AccessLogFormat as Format;
+use crate::config::RequestLogFormat as Format;
 use crate::fastcgi::Rejection;
 use crate::shown::Shown;
 
-use super::entry::{Entry, Word};
+use super::entry::{Entry, Occasion, Word};
 
 /// How long a word is when it is escaped: as much as is kept of a plain one. A line has two words that may
 /// be so long, and a client that has bytes escaped, of which each takes four or six characters, gets no
@@ -22,7 +22,7 @@ const WORD_CHARS_MAX: usize = 2048;
 #[cfg(test)]
 const LINE_BYTES_MAX: usize = 2 * WORD_CHARS_MAX + 1536;
 
-/// Appends the line of a request that ended at `time`.
+/// Appends the line of a request whose occasion came at `time`.
 pub(super) fn push(
     line: &mut String,
     format: Format,
@@ -67,9 +67,18 @@ fn text(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt:
     write!(line, " ending={}", Maybe(ending, none))?;
     match &entry.rejection {
         // It is escaped already.
-        Some(Rejection { rule, param }) => writeln!(line, " rule={rule} param=\"{param}\""),
-        None => writeln!(line, " rule={none} param={none}"),
+        Some(Rejection { rule, param }) => write!(line, " rule={rule} param=\"{param}\"")?,
+        None => write!(line, " rule={none} param={none}")?,
     }
+    if let Some((state, stalled)) = slow(entry.occasion) {
+        write!(line, " state={state}")?;
+        match stalled {
+            Some(stalled) => write!(line, " stalled=\"{stalled}\"")?,
+            None => write!(line, " stalled={none}")?,
+        }
+    }
+    line.push('\n');
+    Ok(())
 }
 
 fn json(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt::Result {
@@ -111,6 +120,13 @@ fn json(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt:
         }
         None => line.push_str(r#","rule":null,"param":null"#),
     }
+    if let Some((state, stalled)) = slow(entry.occasion) {
+        write!(line, r#","state":"{state}""#)?;
+        match stalled {
+            Some(stalled) => write!(line, r#","stalled":"{stalled}""#)?,
+            None => line.push_str(r#","stalled":null"#),
+        }
+    }
     line.push_str("}\n");
     Ok(())
 }
@@ -130,6 +146,15 @@ fn times(entry: &Entry) -> [(&'static str, Option<Duration>); 4] {
         ("first_byte", entry.first_byte),
         ("total", Some(entry.total)),
     ]
+}
+
+/// What only lines of the slow log have: what the request does, and who holds it up.
+const fn slow(occasion: Occasion) -> Option<(&'static str, Option<&'static str>)> {
+    match occasion {
+        Occasion::End => None,
+        Occasion::Slow { state, stalled } => Some((state, stalled)),
+        Occasion::SlowEnd => Some(("over", None)),
+    }
 }
 
 const fn kind(reused: bool) -> &'static str {
@@ -269,6 +294,42 @@ mod tests {
             "ending": null, "rule": null, "param": null,
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn lines_of_the_slow_log_say_what_the_request_does() {
+        let held_up = Occasion::Slow {
+            state: "answering",
+            stalled: Some("download by client"),
+        };
+        for (occasion, text, state, stalled) in [
+            (
+                held_up,
+                " state=answering stalled=\"download by client\"\n",
+                "answering",
+                json!("download by client"),
+            ),
+            (
+                Occasion::SlowEnd,
+                " state=over stalled=-\n",
+                "over",
+                Value::Null,
+            ),
+        ] {
+            let entry = Entry {
+                occasion,
+                ..sample()
+            };
+            let of = |format| line(format, &entry);
+            // What the access log has stands in front of it, unchanged.
+            let plain = line(Format::Text, &sample());
+            assert_eq!(of(Format::Text), plain.trim_end().to_owned() + text);
+            let value: Value = serde_json::from_str(&of(Format::Json)).unwrap();
+            assert_eq!(
+                (&value["state"], &value["stalled"]),
+                (&json!(state), &stalled)
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
-//! The access log: a line for each request of FastCGI routes that ask for it.
+//! Lines for requests of FastCGI routes that ask for them: the access log has one for each request, when it is over, and
+//! the slow log has one for a request that passes a time, while it runs, and one at its end.
 //!
-//! A worker puts what it knows of a finished request into a bounded queue of its own and goes on; when
+//! A worker puts what it knows of a request into a bounded queue of its own and goes on; when
 //! the queue is full, the line is lost and counted. A thread for each file takes the queues out, makes
 //! lines of what it finds and writes them: whatever a disk or a pipe does to it, nobody else waits.
 //!
@@ -18,33 +19,59 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-pub(crate) use entry::{Entry, Upstream, Words};
-pub(crate) use writer::{AccessLogError, Writers, open};
+pub(crate) use entry::{Entry, Occasion, Upstream, Words};
+pub(crate) use writer::{RequestLogError, Writers, open};
 
 /// Entries of one worker that wait to be written. At the 45,000 requests that a worker serves in a second
 /// it is full after 180 ms, more than three of the writer's looks; with the longest words, it holds some
 /// 40 MB.
 const ENTRIES_MAX: usize = 8192;
 
-/// Lines of one worker in a second about requests that no backend had. Whoever may connect can have
-/// requests rejected as fast as it can write them, and must not fill the disk with that; a page that a
-/// web server has wrong shows well below.
-const UNSERVED_LINES_MAX: u32 = 100;
+/// Lines of one worker in a second about requests that no backend had, and those of its slow log. Whoever may connect
+/// can have requests rejected as fast as it can write them, and must not fill the disk with that; a page that a web
+/// server has wrong shows well below. Where everything is slow, a hundred lines say so as well as all of them.
+const RATIONED_LINES_MAX: u32 = 100;
 
-/// What [`UNSERVED_LINES_MAX`] is about.
-const UNSERVED_WINDOW: Duration = Duration::from_secs(1);
+/// What [`RATIONED_LINES_MAX`] is about.
+const RATION_WINDOW: Duration = Duration::from_secs(1);
 
 /// How often the writer looks while there is something to write: rarely enough to cost nothing, and often
 /// enough that [`ENTRIES_MAX`] has room for what comes meanwhile.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where one worker's lines about a route's requests go.
+#[derive(Debug, Default)]
+pub struct RequestLogs {
+    /// One for each request, when it is over.
+    pub access: Option<Queue>,
+    /// Those for requests that take long.
+    pub slow: Option<SlowLog>,
+}
+
+impl RequestLogs {
+    /// Whether something is to be known of requests for them.
+    #[must_use]
+    pub fn are_kept(&self) -> bool {
+        self.access.is_some() || self.slow.is_some()
+    }
+}
+
+/// Where lines go for requests that take long. All of them are rationed.
+#[derive(Debug)]
+pub struct SlowLog {
+    /// Where they go.
+    pub queue: Queue,
+    /// What is long.
+    pub after: Duration,
+}
 
 /// One worker's end of its queue. See the module.
 #[derive(Debug)]
 pub struct Queue {
     entries: SyncSender<Box<Entry>>,
     bell: Arc<Bell>,
-    /// When the window began, and the lines in it, of requests that no backend had.
-    unserved: Cell<Option<(Instant, u32)>>,
+    /// When the window began, and the rationed lines in it.
+    rationed: Cell<Option<(Instant, u32)>>,
 }
 
 /// The queue had no room.
@@ -55,11 +82,11 @@ impl Queue {
     fn new(bell: &Arc<Bell>) -> (Self, Receiver<Box<Entry>>) {
         let (entries, taken_out) = mpsc::sync_channel(ENTRIES_MAX);
         let bell = Arc::clone(bell);
-        let unserved = Cell::new(None);
+        let rationed = Cell::new(None);
         let queue = Self {
             entries,
             bell,
-            unserved,
+            rationed,
         };
         (queue, taken_out)
     }
@@ -67,21 +94,27 @@ impl Queue {
     /// One that nobody takes anything out of.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn unread() -> Self {
-        Self::new(&Arc::default()).0
+        Self::alone().0
     }
 
-    /// Whether another request that no backend had may have a line; counts it if so.
-    pub fn has_room_for_unserved(&self, now: Instant) -> bool {
-        let (began, lines) = match self.unserved.get() {
-            Some((began, lines)) if now.saturating_duration_since(began) < UNSERVED_WINDOW => {
+    /// One without a writer, and what comes out of it.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn alone() -> (Self, Receiver<Box<Entry>>) {
+        Self::new(&Arc::default())
+    }
+
+    /// Whether there may be another rationed line; counts it if so.
+    pub fn has_ration(&self, now: Instant) -> bool {
+        let (began, lines) = match self.rationed.get() {
+            Some((began, lines)) if now.saturating_duration_since(began) < RATION_WINDOW => {
                 (began, lines)
             }
             Some(_) | None => (now, 0),
         };
-        let has_room = lines < UNSERVED_LINES_MAX;
-        self.unserved
-            .set(Some((began, lines + u32::from(has_room))));
-        has_room
+        let has_ration = lines < RATIONED_LINES_MAX;
+        self.rationed
+            .set(Some((began, lines + u32::from(has_ration))));
+        has_ration
     }
 
     /// Puts an entry in, if there is room. Never waits.
@@ -135,17 +168,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_that_no_backend_had_get_so_many_lines_in_a_second() {
+    fn so_many_rationed_lines_are_written_in_a_second() {
         let (queue, _taken_out) = Queue::new(&Arc::default());
         let start = Instant::now();
-        let passed = |now| {
-            (0..1000)
-                .filter(|_| queue.has_room_for_unserved(now))
-                .count()
-        };
+        let passed = |now| (0..1000).filter(|_| queue.has_ration(now)).count();
         assert_eq!(passed(start), 100);
-        assert_eq!(passed(start + UNSERVED_WINDOW / 2), 0);
-        assert_eq!(passed(start + UNSERVED_WINDOW), 100);
+        assert_eq!(passed(start + RATION_WINDOW / 2), 0);
+        assert_eq!(passed(start + RATION_WINDOW), 100);
     }
 
     #[test]

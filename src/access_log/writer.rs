@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::config::{AccessLog, AccessLogFormat, AccessLogTarget, RouteName};
+use crate::config::{LogKind, LogTarget, RequestLog, RequestLogFormat, RouteName};
 use crate::counters::Count;
 use crate::observe::Failures;
 use crate::sys::{Errno, socket_file};
@@ -28,21 +28,23 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Who may read a file that is made here: URIs tell of people.
 const FILE_MODE: u32 = 0o640;
 
-/// Why there is no access log.
+/// Why a log of requests is not there.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
-pub enum AccessLogError {
+pub enum RequestLogError {
     #[error(
-        "open the access log {target} (its directory must exist and be writable for the user who \
+        "open the {kind} {target} (its directory must exist and be writable for the user who \
          runs the daemon; a FIFO must have a reader)"
     )]
     Open {
-        target: AccessLogTarget,
+        kind: LogKind,
+        target: LogTarget,
         source: Errno,
     },
-    #[error("start the thread of the access log {target}")]
+    #[error("start the thread of the {kind} {target}")]
     Thread {
-        target: AccessLogTarget,
+        kind: LogKind,
+        target: LogTarget,
         source: io::Error,
     },
 }
@@ -65,7 +67,8 @@ struct All {
 }
 
 struct Running {
-    target: AccessLogTarget,
+    kind: LogKind,
+    target: LogTarget,
     told: Arc<Told>,
     /// Hangs up when the thread has ended.
     ended: Receiver<()>,
@@ -92,27 +95,24 @@ impl Writers {
     ///
     /// # Errors
     /// If it cannot be opened.
-    pub(crate) fn open(&mut self, log: &AccessLog) -> Result<(), AccessLogError> {
+    pub(crate) fn open(&mut self, log: &RequestLog) -> Result<(), RequestLogError> {
         if self.has(&log.target) {
             return Ok(());
         }
-        let file = open(&log.target).map_err(|error| AccessLogError::Open {
-            target: log.target.clone(),
-            source: error.into(),
-        })?;
-        self.add(log.target.clone(), file);
+        self.add(log, open(log)?);
         Ok(())
     }
 
     /// Whether it is open.
-    pub(crate) fn has(&self, target: &AccessLogTarget) -> bool {
+    pub(crate) fn has(&self, target: &LogTarget) -> bool {
         self.prepared(target).is_some() || self.running(target).is_some()
     }
 
     /// One that somebody else has opened.
-    pub(crate) fn add(&mut self, target: AccessLogTarget, file: File) {
+    pub(crate) fn add(&mut self, log: &RequestLog, file: File) {
         self.prepared.push(Writer {
-            target,
+            kind: log.kind,
+            target: log.target.clone(),
             file,
             sources: Vec::new(),
             told: Arc::default(),
@@ -127,7 +127,7 @@ impl Writers {
     ///
     /// # Panics
     /// If the file is not open.
-    pub(crate) fn queue(&mut self, log: &AccessLog, route: &RouteName) -> Queue {
+    pub(crate) fn queue(&mut self, log: &RequestLog, route: &RouteName) -> Queue {
         let prepared = self.prepared(&log.target).map(|writer| &writer.told);
         let told = prepared.or_else(|| self.running(&log.target).map(|running| &running.told));
         let told = told.expect("a route's file is opened before it is served");
@@ -142,11 +142,11 @@ impl Writers {
         queue
     }
 
-    fn prepared(&self, target: &AccessLogTarget) -> Option<&Writer> {
+    fn prepared(&self, target: &LogTarget) -> Option<&Writer> {
         self.prepared.iter().find(|writer| writer.target == *target)
     }
 
-    fn running(&self, target: &AccessLogTarget) -> Option<&Running> {
+    fn running(&self, target: &LogTarget) -> Option<&Running> {
         let is_it = |running: &&Running| running.target == *target;
         let mut running = self.running.iter().filter(is_it);
         running.find(|running| !running.told.retire.load(Ordering::Relaxed))
@@ -158,7 +158,7 @@ impl Writers {
     }
 
     /// Files that nobody uses any more are closed, when what was to be written there is.
-    pub(crate) fn retire_unused(&mut self, is_used: impl Fn(&AccessLogTarget) -> bool) {
+    pub(crate) fn retire_unused(&mut self, is_used: impl Fn(&LogTarget) -> bool) {
         for running in self.running.iter().filter(|r| !is_used(&r.target)) {
             running.told.retire.store(true, Ordering::Release);
             running.told.bell.ring_loudly();
@@ -183,9 +183,10 @@ impl Writers {
         &mut self,
         say_end: impl Fn() -> E,
         leave: fn(E),
-    ) -> Result<(), AccessLogError> {
+    ) -> Result<(), RequestLogError> {
         for writer in self.prepared.drain(..) {
-            let (target, told) = (writer.target.clone(), Arc::clone(&writer.told));
+            let (kind, target) = (writer.kind, writer.target.clone());
+            let told = Arc::clone(&writer.told);
             let (end, ended) = channel();
             let say_end = say_end();
             thread::Builder::new()
@@ -195,12 +196,14 @@ impl Writers {
                         leave(say_end);
                     }
                 })
-                .map_err(|source| AccessLogError::Thread {
+                .map_err(|source| RequestLogError::Thread {
+                    kind,
                     target: target.clone(),
                     source,
                 })?;
             lock(&self.all).told.push(Arc::clone(&told));
             self.running.push(Running {
+                kind,
                 target,
                 told,
                 ended,
@@ -241,8 +244,8 @@ impl Drop for Writers {
         for running in &self.running {
             let left = by.saturating_duration_since(Instant::now());
             if running.ended.recv_timeout(left) == Err(RecvTimeoutError::Timeout) {
-                let target = &running.target;
-                tracing::warn!("write the access log {target}: it takes nothing; lines are lost");
+                let Running { kind, target, .. } = running;
+                tracing::warn!("write the {kind} {target}: it takes nothing; lines are lost");
             }
         }
     }
@@ -253,18 +256,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Opens it, to be appended to.
+/// Opens its file, to be appended to.
 ///
 /// # Errors
 /// If that fails.
-pub(crate) fn open(target: &AccessLogTarget) -> io::Result<File> {
-    match target {
-        AccessLogTarget::Stdout => {
-            let stdout = io::stdout().as_fd().try_clone_to_owned()?;
-            Ok(File::from(stdout))
-        }
-        AccessLogTarget::File(path) => open_file(path),
-    }
+pub(crate) fn open(log: &RequestLog) -> Result<File, RequestLogError> {
+    let file = match &log.target {
+        LogTarget::Stdout => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        LogTarget::File(path) => open_file(path),
+    };
+    file.map_err(|error| RequestLogError::Open {
+        kind: log.kind,
+        target: log.target.clone(),
+        source: error.into(),
+    })
 }
 
 /// Without waiting for the reader of a FIFO, now or later: then the thread can be told to end.
@@ -279,7 +284,9 @@ fn open_file(path: &Path) -> io::Result<File> {
 
 /// One file and the queues of those who have something to be written there.
 struct Writer {
-    target: AccessLogTarget,
+    /// What it was opened as first.
+    kind: LogKind,
+    target: LogTarget,
     file: File,
     sources: Vec<Source>,
     told: Arc<Told>,
@@ -296,7 +303,7 @@ struct Writer {
 struct Source {
     entries: Receiver<Box<Entry>>,
     route: RouteName,
-    format: AccessLogFormat,
+    format: RequestLogFormat,
     /// Its worker has given it up, and it is empty.
     is_gone: bool,
 }
@@ -388,7 +395,7 @@ impl Writer {
                 if std::mem::take(&mut self.is_torn) {
                     self.pending.push('\n');
                 }
-                let time = clock - now.saturating_duration_since(entry.ended);
+                let time = clock - now.saturating_duration_since(entry.at);
                 let route = source.route.as_str();
                 line::push(&mut self.pending, source.format, route, time, &entry);
                 found = Found::All;
@@ -427,7 +434,8 @@ impl Writer {
         if let Some(failed) = self.failures.count(Instant::now()) {
             tracing::warn!(
                 failed,
-                "write the access log {}: {}; lines are lost",
+                "write the {} {}: {}; lines are lost",
+                self.kind,
                 self.target,
                 Errno::from(error)
             );
@@ -435,7 +443,7 @@ impl Writer {
     }
 
     fn reopen(&mut self) {
-        let AccessLogTarget::File(path) = &self.target else {
+        let LogTarget::File(path) = &self.target else {
             return;
         };
         match open_file(path) {
@@ -443,10 +451,11 @@ impl Writer {
                 self.file = file;
                 self.is_mid_line = false;
                 self.is_torn = false;
-                tracing::info!("access log {} opened anew", self.target);
+                tracing::info!("{} {} opened anew", self.kind, self.target);
             }
             Err(error) => tracing::warn!(
-                "open the access log {} anew: {}; the old file is written on",
+                "open the {} {} anew: {}; the old file is written on",
+                self.kind,
                 self.target,
                 Errno::from(error)
             ),
@@ -462,9 +471,10 @@ mod tests {
     use super::super::entry::{Words, sample};
     use super::*;
 
-    fn log(path: &Path, format: AccessLogFormat) -> AccessLog {
-        AccessLog {
-            target: AccessLogTarget::File(path.to_owned()),
+    fn log(path: &Path, format: RequestLogFormat) -> RequestLog {
+        RequestLog {
+            kind: LogKind::Access,
+            target: LogTarget::File(path.to_owned()),
             format,
         }
     }
@@ -483,8 +493,8 @@ mod tests {
         let route = |name: &str| name.parse::<RouteName>().unwrap();
         let mut writers = Writers::default();
         let logs = [
-            log(&path, AccessLogFormat::Text),
-            log(&path, AccessLogFormat::Json),
+            log(&path, RequestLogFormat::Text),
+            log(&path, RequestLogFormat::Json),
         ];
         logs.iter().for_each(|log| writers.open(log).unwrap());
         let queues = [
@@ -507,7 +517,7 @@ mod tests {
     fn files_come_and_go_while_others_are_written() {
         let dir = tempfile::tempdir().unwrap();
         let logs = ["one.log", "two.log"];
-        let logs = logs.map(|name| log(&dir.path().join(name), AccessLogFormat::Text));
+        let logs = logs.map(|name| log(&dir.path().join(name), RequestLogFormat::Text));
         let (left, leaving) = channel();
         let start = |writers: &mut Writers| {
             writers
@@ -533,9 +543,9 @@ mod tests {
         third.push(entry("/fourth")).unwrap();
         drop(third);
         leaving.recv_timeout(Duration::from_secs(60)).unwrap();
-        let read = |log: &AccessLog| match &log.target {
-            AccessLogTarget::File(path) => fs::read_to_string(path).unwrap(),
-            AccessLogTarget::Stdout => unreachable!(),
+        let read = |log: &RequestLog| match &log.target {
+            LogTarget::File(path) => fs::read_to_string(path).unwrap(),
+            LogTarget::Stdout => unreachable!(),
         };
         assert_eq!(read(&logs[1]).lines().count(), 2);
         // It is opened again for who wants it again.
@@ -559,7 +569,7 @@ mod tests {
     fn what_cannot_be_opened_is_an_error_that_names_it() {
         let path = Path::new("/nonexistent/access.log");
         let error = Writers::default()
-            .open(&log(path, AccessLogFormat::Text))
+            .open(&log(path, RequestLogFormat::Text))
             .unwrap_err();
         assert!(error.to_string().contains("/nonexistent/access.log"));
     }
@@ -573,11 +583,12 @@ mod tests {
         let source = Source {
             entries,
             route: RouteName::default(),
-            format: AccessLogFormat::Text,
+            format: RequestLogFormat::Text,
             is_gone: false,
         };
         let writer = Writer {
-            target: AccessLogTarget::Stdout,
+            kind: LogKind::Access,
+            target: LogTarget::Stdout,
             file,
             sources: vec![source],
             told,

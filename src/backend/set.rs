@@ -8,11 +8,12 @@ mod number;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::num::NonZeroU16;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::{ArcSwap, Guard};
+use tokio::sync::Notify;
 
 use super::by_hand::{AdjustError, Adjusted, Adjustment, ByHand};
 use super::{Address, Health, Refresher};
@@ -171,6 +172,11 @@ pub struct Published {
     deciding: Mutex<()>,
     /// Nothing new goes to any of the endpoints until then.
     paused_until: Mutex<Option<Instant>>,
+    /// No endpoint takes connections, and clients are not to wait for one. Who watches that writes; a reader acts on it
+    /// a moment sooner or later.
+    is_out: AtomicBool,
+    /// Something happened after which that may be so.
+    trouble: Notify,
     on_change: Box<dyn Fn() + Send + Sync>,
 }
 
@@ -206,6 +212,8 @@ impl Published {
             known: Mutex::default(),
             deciding: Mutex::default(),
             paused_until: Mutex::default(),
+            is_out: AtomicBool::new(false),
+            trouble: Notify::new(),
             on_change: Box::new(on_change),
         }
     }
@@ -324,6 +332,7 @@ impl Published {
         let version = next.version;
         self.current.store(Arc::new(next));
         self.version.0.store(version, Ordering::Release);
+        self.trouble.notify_one();
     }
 
     /// Begins with what another process knew: the addresses until there are others, and what was changed by hand.
@@ -380,6 +389,24 @@ impl Published {
     /// Until when the route is paused, if it is.
     pub fn paused_until(&self, now: Instant) -> Option<Instant> {
         self.pause_end().filter(|until| *until > now)
+    }
+
+    /// No endpoint takes connections and clients are sent away at once, or that is over. Readers are woken.
+    pub fn set_out(&self, is_out: bool) {
+        if self.is_out.swap(is_out, Ordering::Relaxed) != is_out {
+            (self.on_change)();
+        }
+    }
+
+    /// Whether clients are sent away at once, because no endpoint takes connections.
+    #[must_use]
+    pub fn is_out(&self) -> bool {
+        self.is_out.load(Ordering::Relaxed)
+    }
+
+    /// Waits until a connect has failed, or the endpoints are others: since the last time that this was waited for.
+    pub(crate) async fn trouble(&self) {
+        self.trouble.notified().await;
     }
 
     fn pause_end(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
@@ -451,6 +478,7 @@ impl Published {
 
     /// A connect to this endpoint failed. Tells it at the first one, whatever else is left.
     pub fn unreachable(&self, health: &Health, why: &dyn fmt::Display, now: Instant) {
+        self.trouble.notify_one();
         if health.note_unreachable(now) {
             tracing::warn!(
                 route = %self.route,

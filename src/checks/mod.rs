@@ -4,6 +4,7 @@
 //! out until it passes again; the last one that is left never is. A FastCGI server whose workers are all
 //! taken lets a connection wait in its backlog: it is busy, and not down.
 
+mod outage;
 mod probe;
 mod verdict;
 
@@ -18,6 +19,7 @@ use crate::backend::{Address, Health, Published};
 use crate::config::CheckKind;
 use crate::sys::net::TcpOptions;
 
+pub(crate) use outage::{OUTAGE_PROBE_INTERVAL, watch_outages};
 use probe::{ProbeOutcome, probe};
 use verdict::CheckVerdict;
 

@@ -10,7 +10,8 @@ use super::values::{
     NumberOrOff, Timeout, ValueError, count, number_or_off, positive_timeout, size, timeout_or_off,
 };
 use crate::config::{
-    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, QueueTime, UpstreamReuse,
+    Fastcgi, LogKind, LogTarget, OnFailure, QueueTime, RequestLog, RequestLogFormat, SlowLog,
+    UpstreamReuse,
 };
 use crate::fastcgi::{
     Duplicates, FPM_PAGES, Guard, GuardError, GuardOptions, PARAMS_BYTES_MAX, PARAMS_MAX, Role,
@@ -60,6 +61,17 @@ pub(super) struct FastcgiArguments {
                 a request, however it sends them; between requests it has --idle-timeout. [default: 60s]"
     )]
     head_timeout: Option<Timeout>,
+
+    #[arg(
+        long,
+        value_name = "DURATION|off",
+        value_parser = timeout_or_off,
+        allow_hyphen_values = true,
+        help = "With --protocol fastcgi, end a request whose backend takes longer than this, from when it has a \
+                connection: with a 504 if nothing of its answer has come. Its place at the endpoint stays taken while \
+                the script may run on. [default: off]"
+    )]
+    request_timeout: Option<Timeout>,
 
     #[arg(
         long,
@@ -130,7 +142,36 @@ pub(super) struct FastcgiArguments {
         help = "Write lines of --access-log as 'text' (fields as name=value) or 'json' (an object \
                 each). [default: text]"
     )]
-    access_log_format: Option<AccessLogFormat>,
+    access_log_format: Option<RequestLogFormat>,
+
+    #[arg(
+        long,
+        value_name = "FILE|-",
+        value_parser = NonEmptyStringValueParser::new(),
+        allow_hyphen_values = true,
+        help = "With --protocol fastcgi, append a line to this file for each request that passes --slow-after, while \
+                it still runs, and one when it is over; '-' is standard output. [default: none]"
+    )]
+    slow_log: Option<String>,
+
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = positive_timeout,
+        allow_hyphen_values = true,
+        help = "From when on a request has lines in --slow-log: so long after its parameters were complete, waits \
+                included. [default: 5s]"
+    )]
+    slow_after: Option<Duration>,
+
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        value_enum,
+        hide_possible_values = true,
+        help = "Write lines of --slow-log as 'text' or 'json', as --access-log-format. [default: text]"
+    )]
+    slow_log_format: Option<RequestLogFormat>,
 
     #[arg(
         long,
@@ -309,6 +350,31 @@ fn name_and_value(text: &str) -> Result<(String, String), ValueError> {
     }
 }
 
+/// A log of requests. Without it, none of the options about it may be given.
+fn request_log(
+    (kind, option): (LogKind, &'static str),
+    (target, format): (&Option<String>, Option<RequestLogFormat>),
+    about: &[(&'static str, bool)],
+) -> Result<Option<RequestLog>, Conflict> {
+    let Some(target) = target else {
+        return match about.iter().find(|(_, is_given)| *is_given) {
+            None => Ok(None),
+            Some(&(given, _)) => Err(Conflict::new(
+                given,
+                format!(
+                    "--{given} without --{option}: no line is written (remove it, or give --{option})"
+                ),
+            )),
+        };
+    };
+    let Ok(target) = target.parse::<LogTarget>();
+    Ok(Some(RequestLog {
+        kind,
+        target,
+        format: format.unwrap_or(RequestLogFormat::Text),
+    }))
+}
+
 impl FastcgiArguments {
     /// For a route of another protocol: none of them may be given.
     pub(super) fn refuse_any(&self) -> Result<(), Conflict> {
@@ -317,6 +383,7 @@ impl FastcgiArguments {
             ("upstream-reuse", self.upstream_reuse.is_some()),
             ("settle-timeout", self.settle_timeout.is_some()),
             ("head-timeout", self.head_timeout.is_some()),
+            ("request-timeout", self.request_timeout.is_some()),
             ("min-rate", self.min_rate.is_some()),
             ("min-rate-lag", self.min_rate_lag.is_some()),
             ("idle-upstream", self.idle_upstream.is_some()),
@@ -327,6 +394,9 @@ impl FastcgiArguments {
             ("on-failure", self.on_failure.is_some()),
             ("access-log", self.access_log.is_some()),
             ("access-log-format", self.access_log_format.is_some()),
+            ("slow-log", self.slow_log.is_some()),
+            ("slow-after", self.slow_after.is_some()),
+            ("slow-log-format", self.slow_log_format.is_some()),
             ("guard", self.guard.is_some()),
         ];
         let given = given.into_iter().chain(self.about_the_guard());
@@ -368,6 +438,7 @@ impl FastcgiArguments {
             guard: self.guard()?,
             resolved_script_roots: self.resolved_script_roots()?,
             access_log: self.access_log()?,
+            slow_log: self.slow_log()?,
             queue_time: QueueTime {
                 waited: self.queue_time_param.clone(),
                 start: self.request_start_param.clone(),
@@ -383,6 +454,7 @@ impl FastcgiArguments {
             head_timeout: self
                 .head_timeout
                 .map_or(Some(Fastcgi::HEAD_TIMEOUT_DEFAULT), |timeout| timeout.0),
+            request_timeout: self.request_timeout.and_then(|timeout| timeout.0),
             min_rate: self
                 .min_rate
                 .map_or(Some(Fastcgi::MIN_RATE_DEFAULT), |rate| rate.0),
@@ -395,21 +467,21 @@ impl FastcgiArguments {
         })
     }
 
-    fn access_log(&self) -> Result<Option<AccessLog>, Conflict> {
-        let Some(target) = &self.access_log else {
-            return match self.access_log_format {
-                None => Ok(None),
-                Some(_) => Err(Conflict::new(
-                    "access-log-format",
-                    "--access-log-format without --access-log: no line is written (remove it, or give \
-                     --access-log)"
-                        .to_owned(),
-                )),
-            };
-        };
-        let Ok(target) = target.parse::<AccessLogTarget>();
-        let format = self.access_log_format.unwrap_or(AccessLogFormat::Text);
-        Ok(Some(AccessLog { target, format }))
+    fn access_log(&self) -> Result<Option<RequestLog>, Conflict> {
+        let about = [("access-log-format", self.access_log_format.is_some())];
+        let log = (LogKind::Access, "access-log");
+        request_log(log, (&self.access_log, self.access_log_format), &about)
+    }
+
+    fn slow_log(&self) -> Result<Option<SlowLog>, Conflict> {
+        let about = [
+            ("slow-after", self.slow_after.is_some()),
+            ("slow-log-format", self.slow_log_format.is_some()),
+        ];
+        let log = (LogKind::Slow, "slow-log");
+        let log = request_log(log, (&self.slow_log, self.slow_log_format), &about)?;
+        let after = self.slow_after.unwrap_or(Fastcgi::SLOW_AFTER_DEFAULT);
+        Ok(log.map(|log| SlowLog { log, after }))
     }
 
     fn resolved_script_roots(&self) -> Result<Vec<String>, Conflict> {
@@ -505,7 +577,7 @@ mod tests {
     use super::super::testing::{REQUIRED, route_with, usage_error};
     use super::*;
 
-    fn access_log(options: &str) -> Option<AccessLog> {
+    fn access_log(options: &str) -> Option<RequestLog> {
         let route = route_with(&format!("--protocol fastcgi {options}"));
         route.protocol.access_log().cloned()
     }
@@ -516,16 +588,47 @@ mod tests {
         for (options, target, format) in [
             (
                 "--access-log /var/log/a.log",
-                AccessLogTarget::File("/var/log/a.log".into()),
-                AccessLogFormat::Text,
+                LogTarget::File("/var/log/a.log".into()),
+                RequestLogFormat::Text,
             ),
             (
                 "--access-log - --access-log-format json",
-                AccessLogTarget::Stdout,
-                AccessLogFormat::Json,
+                LogTarget::Stdout,
+                RequestLogFormat::Json,
             ),
         ] {
-            assert_eq!(access_log(options), Some(AccessLog { target, format }));
+            let kind = LogKind::Access;
+            let log = RequestLog {
+                kind,
+                target,
+                format,
+            };
+            assert_eq!(access_log(options), Some(log));
+        }
+    }
+
+    #[test]
+    fn a_slow_log_has_a_time() {
+        let slow_log = |options: &str| {
+            let route = route_with(&format!("--protocol fastcgi {options}"));
+            route.protocol.slow_log().cloned()
+        };
+        assert_eq!(slow_log("--access-log -"), None);
+        for (options, seconds, format) in [
+            ("--slow-log -", 5, RequestLogFormat::Text),
+            (
+                "--slow-log - --slow-after 20s --slow-log-format json",
+                20,
+                RequestLogFormat::Json,
+            ),
+        ] {
+            let log = RequestLog {
+                kind: LogKind::Slow,
+                target: LogTarget::Stdout,
+                format,
+            };
+            let after = Duration::from_secs(seconds);
+            assert_eq!(slow_log(options), Some(SlowLog { log, after }));
         }
     }
 
@@ -606,7 +709,7 @@ mod tests {
     }
 
     #[test]
-    fn an_access_log_that_nobody_would_write_is_refused() {
+    fn logs_that_nobody_would_write_are_refused() {
         for (options, problem) in [
             (
                 "--access-log a.log",
@@ -619,6 +722,19 @@ mod tests {
             (
                 "--protocol fastcgi --access-log-format json",
                 "--access-log-format without --access-log",
+            ),
+            ("--slow-after 1s", "--slow-after without --protocol fastcgi"),
+            (
+                "--protocol fastcgi --slow-after 1s",
+                "--slow-after without --slow-log",
+            ),
+            (
+                "--protocol fastcgi --access-log a.log --slow-log-format json",
+                "--slow-log-format without --slow-log",
+            ),
+            (
+                "--protocol fastcgi --slow-log a.log --slow-after 0s",
+                "--slow-after",
             ),
             (
                 "--protocol fastcgi --access-log - --access-log-format xml",

@@ -489,7 +489,7 @@ mod tests {
     use super::*;
     use crate::config::{
         Access, Account, ActiveChecks, CheckKind, Discovery, Engine, LogFormat, ProxyProtocol,
-        ResolveWith, SourceAddresses, Upstreams,
+        ResolveWith, SourceAddresses, Upstreams, WhenDown,
     };
 
     #[test]
@@ -536,7 +536,7 @@ mod tests {
              --dns-min-ttl 100ms --dns-max-ttl 1h --dns-negative-hold 0s --dns-keep-missing 5m \
              --backend srv:_php._tcp.internal --tcp-keepalive 60s --tcp-user-timeout 30s \
              --source-address 192.0.2.10 --source-address 2001:db8::1 --proxy-protocol v2 \
-             --removed-endpoint close-after 30s --check fastcgi --check-interval 100ms",
+             --removed-endpoint close-after 30s --check fastcgi --check-interval 100ms --when-down close",
         );
         let [route] = &config.routes[..] else {
             panic!()
@@ -554,6 +554,7 @@ mod tests {
                 kind: CheckKind::Fastcgi,
                 interval: Duration::from_millis(100),
             }),
+            when_down: WhenDown::Close,
         };
         assert_eq!(route.upstreams, expected);
         let Discovery {

@@ -16,7 +16,7 @@ use super::values::{
 use crate::config::{
     Account, Backend, Balance, CONNECTIONS_MAX, CheckKind, DNS_TTL_FLOOR, KEEPALIVE_MAX,
     KEEPALIVE_MIN, ListenAddress, MODE_MAX, NameServer, ProxyProtocol, ResolveWith, SourceAddress,
-    USER_TIMEOUT_MAX, WORKERS_MAX,
+    USER_TIMEOUT_MAX, WORKERS_MAX, WhenDown,
 };
 
 /// What a route can be told.
@@ -194,6 +194,18 @@ pub(super) struct RouteArguments {
         help = "Check this often; 100ms or more. A check has this time, and 2s at most."
     )]
     check_interval: Duration,
+
+    #[arg(
+        long,
+        value_name = "HOW",
+        value_enum,
+        default_value_t = WhenDown::Wait,
+        hide_possible_values = true,
+        help = "While no endpoint takes connections, let clients 'wait' for one, each for its time, or 'close' them at \
+                once, so that a web server goes to its next server or says so itself. Endpoints are then looked at \
+                every 50ms until one is back."
+    )]
+    when_down: WhenDown,
 
     #[arg(
         long,

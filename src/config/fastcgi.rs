@@ -21,11 +21,26 @@ pub enum RouteProtocol {
 impl RouteProtocol {
     /// Where a line goes for each request, if it goes anywhere.
     #[must_use]
-    pub fn access_log(&self) -> Option<&AccessLog> {
+    pub fn access_log(&self) -> Option<&RequestLog> {
         match self {
             Self::Raw => None,
             Self::Fastcgi(fastcgi) => fastcgi.access_log.as_ref(),
         }
+    }
+
+    /// Where lines go for requests that take long, if they go anywhere.
+    #[must_use]
+    pub fn slow_log(&self) -> Option<&SlowLog> {
+        match self {
+            Self::Raw => None,
+            Self::Fastcgi(fastcgi) => fastcgi.slow_log.as_ref(),
+        }
+    }
+
+    /// Both of them.
+    pub fn logs(&self) -> impl Iterator<Item = &RequestLog> {
+        let slow = self.slow_log().map(|slow| &slow.log);
+        self.access_log().into_iter().chain(slow)
     }
 }
 
@@ -44,6 +59,8 @@ pub struct Fastcgi {
     pub settle_timeout: Duration,
     /// How long a client may take for the head of a request. `None`: for ever.
     pub head_timeout: Option<Duration>,
+    /// How long a backend may take for a request. `None`: for ever.
+    pub request_timeout: Option<Duration>,
     /// How quickly clients have to give bodies and take answers, in bytes for a second. `None`: as slowly as they
     /// like.
     pub min_rate: Option<NonZeroU32>,
@@ -56,7 +73,9 @@ pub struct Fastcgi {
     /// What a client gets when no backend has begun to answer.
     pub on_failure: OnFailure,
     /// Where a line goes for each request. `None`: nowhere.
-    pub access_log: Option<AccessLog>,
+    pub access_log: Option<RequestLog>,
+    /// Where lines go for requests that take long. `None`: nowhere.
+    pub slow_log: Option<SlowLog>,
     /// Which parameters tell an application how long its requests have waited.
     pub queue_time: QueueTime,
 }
@@ -102,27 +121,61 @@ impl Fastcgi {
     /// While requests wait, a connection is never idle. Others who use the same PHP-FPM have their turn
     /// when one ends: with this, one request in 500 pays for a new connection.
     pub const REQUESTS_PER_UPSTREAM_DEFAULT: u32 = 500;
+
+    /// What PHP-FPM's own slow log is usually set to (`request_slowlog_timeout`, which is off by default): few people
+    /// wait for longer.
+    pub const SLOW_AFTER_DEFAULT: Duration = Duration::from_secs(5);
 }
 
 /// Lines for requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccessLog {
+pub struct RequestLog {
+    /// For which requests.
+    pub kind: LogKind,
     /// Where they go.
-    pub target: AccessLogTarget,
+    pub target: LogTarget,
     /// What they look like.
-    pub format: AccessLogFormat,
+    pub format: RequestLogFormat,
 }
 
-/// Where the lines of an access log go.
+/// For which requests there are lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// For all of them.
+    Access,
+    /// For those that take long.
+    Slow,
+}
+
+/// For messages.
+impl fmt::Display for LogKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Access => "access log",
+            Self::Slow => "slow log",
+        })
+    }
+}
+
+/// Lines for requests that take long.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessLogTarget {
+pub struct SlowLog {
+    /// Where they go, and what they look like.
+    pub log: RequestLog,
+    /// What is long.
+    pub after: Duration,
+}
+
+/// Where lines for requests go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
     /// Standard output, written `-`.
     Stdout,
     /// A file, which is appended to.
     File(PathBuf),
 }
 
-impl FromStr for AccessLogTarget {
+impl FromStr for LogTarget {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
@@ -134,7 +187,7 @@ impl FromStr for AccessLogTarget {
 }
 
 /// For messages.
-impl fmt::Display for AccessLogTarget {
+impl fmt::Display for LogTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Stdout => f.write_str("on standard output"),
@@ -143,9 +196,9 @@ impl fmt::Display for AccessLogTarget {
     }
 }
 
-/// What the lines of an access log look like.
+/// What lines for requests look like.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum AccessLogFormat {
+pub enum RequestLogFormat {
     /// Fields as `name=value`.
     Text,
     /// One JSON object.

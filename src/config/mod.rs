@@ -32,15 +32,15 @@ pub use discovery::{
 };
 pub use effective::{Effective, Settings, Written};
 pub use fastcgi::{
-    AccessLog, AccessLogFormat, AccessLogTarget, Fastcgi, OnFailure, QueueTime, RouteProtocol,
-    UpstreamReuse,
+    Fastcgi, LogKind, LogTarget, OnFailure, QueueTime, RequestLog, RequestLogFormat, RouteProtocol,
+    SlowLog, UpstreamReuse,
 };
 pub use route::{
     Clients, ConnectionLimits, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError,
 };
 pub use upstream::{
     ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,
-    SourceAddressError, SourceAddresses, USER_TIMEOUT_MAX, Upstreams,
+    SourceAddressError, SourceAddresses, USER_TIMEOUT_MAX, Upstreams, WhenDown,
 };
 
 /// The most worker threads: the largest machines have fewer cores.

@@ -35,6 +35,18 @@ pub struct Upstreams {
     pub close_removed_after: Option<Duration>,
     /// Whether and how endpoints are checked.
     pub checks: Option<ActiveChecks>,
+    /// What becomes of clients while no endpoint takes connections.
+    pub when_down: WhenDown,
+}
+
+/// What becomes of a route's clients while none of its endpoints takes connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum WhenDown {
+    /// They wait for one, each for its time.
+    #[default]
+    Wait,
+    /// They are closed at once.
+    Close,
 }
 
 /// The local addresses of connections, at most one for each family.

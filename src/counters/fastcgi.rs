@@ -11,6 +11,14 @@ pub struct FastcgiCounters {
     pub requests: [Count; StatusClass::ALL.len()],
     /// From their heads until their ends.
     pub request_time: Histogram,
+    /// How long they waited for places at endpoints.
+    pub wait_time: Histogram,
+    /// How long those that were given a connection looked for it, without those waits.
+    pub connect_time: Histogram,
+    /// From the heads of those that were answered until the first bytes of their answers.
+    pub first_byte_time: Histogram,
+    /// Those that the slow log was to be told of.
+    pub slow: Count,
     /// Requests that were given a new connection.
     pub on_new: Count,
     /// Requests that were given one that had served others.
@@ -35,6 +43,10 @@ pub struct FastcgiCounters {
     pub lines_dropped: Count,
     /// Lines about requests that no backend had, beyond what the access log takes of them.
     pub lines_left_out: Count,
+    /// Lines that the slow log had no room for.
+    pub slow_lines_dropped: Count,
+    /// Lines beyond what the slow log takes in a second.
+    pub slow_lines_left_out: Count,
 }
 
 impl FastcgiCounters {

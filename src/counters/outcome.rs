@@ -41,6 +41,8 @@ pub enum Outcome {
     Cut,
     /// The queue had no room.
     QueueFull,
+    /// No endpoint of its route took connections, and it was not to wait for one.
+    RouteDown,
     /// It waited in the queue for as long as is allowed.
     QueueTimedOut,
     /// The client left the queue.
@@ -55,6 +57,8 @@ pub enum Outcome {
     HeadTimeout,
     /// The client gave or took the bytes of a request too slowly.
     TooSlow,
+    /// The backend took too long for the request.
+    RequestTimedOut,
     /// There was no buffer for what it sent, which the promise to each session excludes.
     NoBuffer,
     /// The client was handed over to another process, which serves it from then on.
@@ -63,7 +67,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -83,6 +87,7 @@ impl Outcome {
         Self::Aborted,
         Self::Cut,
         Self::QueueFull,
+        Self::RouteDown,
         Self::QueueTimedOut,
         Self::QueueLeft,
         Self::NotAllowed,
@@ -90,6 +95,7 @@ impl Outcome {
         Self::HeadsFull,
         Self::HeadTimeout,
         Self::TooSlow,
+        Self::RequestTimedOut,
         Self::NoBuffer,
         Self::HandedOver,
     ];
@@ -117,6 +123,7 @@ impl Outcome {
             Self::Aborted => "aborted",
             Self::Cut => "cut",
             Self::QueueFull => "queue_full",
+            Self::RouteDown => "route_down",
             Self::QueueTimedOut => "queue_timeout",
             Self::QueueLeft => "queue_left",
             Self::NotAllowed => "not_allowed",
@@ -124,6 +131,7 @@ impl Outcome {
             Self::HeadsFull => "heads_full",
             Self::HeadTimeout => "head_timeout",
             Self::TooSlow => "too_slow",
+            Self::RequestTimedOut => "request_timeout",
             Self::NoBuffer => "no_buffer",
             Self::HandedOver => "handed_over",
         }
@@ -142,8 +150,10 @@ impl Outcome {
             | Self::ConnectNoDescriptor
             | Self::ConnectNoSource
             | Self::QueueFull
+            | Self::RouteDown
             | Self::QueueTimedOut
             | Self::HeadsFull
+            | Self::RequestTimedOut
             | Self::NoBuffer => true,
             Self::Complete
             | Self::ClientClosed

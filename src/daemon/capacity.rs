@@ -5,7 +5,7 @@
 //! clients wait in the backlog than to run out in the middle.
 
 use crate::checks::PROBES_MAX;
-use crate::config::{AtLimit, Config};
+use crate::config::{AtLimit, Config, WhenDown};
 use crate::driver::{IntoUnix, Limits};
 use crate::observe::server;
 use crate::resolver::lookups_max;
@@ -24,8 +24,8 @@ const METRICS_DESCRIPTORS: u64 = server::CONNECTIONS_MAX as u64 + 2;
 const CONTROL_DESCRIPTORS: u64 =
     2 * (1 + server::CONNECTIONS_MAX as u64 + server::COMMANDS_MAX as u64 + 1);
 
-/// Descriptors of an access log: its file, and the one that follows it when it is opened anew.
-const ACCESS_LOG_DESCRIPTORS: u64 = 2;
+/// Descriptors of a log of requests: its file, and the one that follows it when it is opened anew.
+const REQUEST_LOG_DESCRIPTORS: u64 = 2;
 
 /// Descriptors of a worker besides its listeners: ring, two polls, waker, a spare socket, and one
 /// in the making.
@@ -98,17 +98,20 @@ impl SessionCapacity {
     ) -> Result<Self, CapacityError> {
         let routes = &config.routes;
         let checking = routes.iter().filter(|r| r.upstreams.checks.is_some());
-        let checks = (checking.count() * PROBES_MAX) as u64;
+        let watched = routes
+            .iter()
+            .filter(|r| r.upstreams.when_down != WhenDown::Wait);
+        let checks = ((checking.count() + watched.count()) * PROBES_MAX) as u64;
         let control = u64::from(config.control.is_some()) * CONTROL_DESCRIPTORS;
         let metrics = u64::from(config.metrics.is_some()) * METRICS_DESCRIPTORS;
-        let logging = routes.iter().filter(|r| r.protocol.access_log().is_some());
-        let access_logs = logging.count() as u64;
+        let logs = routes.iter().flat_map(|r| r.protocol.logs());
+        let request_logs = logs.count() as u64;
         // What one route needs is among those of the process.
         let lookups = (lookups_max(config.routes.len()) - lookups_max(1)) as u64;
         let own = PROCESS_DESCRIPTORS
             + lookups
             + checks
-            + access_logs * ACCESS_LOG_DESCRIPTORS
+            + request_logs * REQUEST_LOG_DESCRIPTORS
             + control
             + metrics
             + listeners

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use crate::config::{
-    AccessLog, AccessLogTarget, Config, ListenAddress, Route, RouteProtocol, UnixAddress,
+    Config, ListenAddress, LogTarget, RequestLog, Route, RouteProtocol, UnixAddress,
 };
 use crate::resolver::ResolverError;
 use crate::resolver::once::{self, Resolved, Wanted};
@@ -86,15 +86,13 @@ fn directories(config: &Config, out: &mut impl Write) -> Vec<String> {
                 look(format!("route {}: listen {listener}", route.name), path);
             }
         }
-        if let Some(AccessLog {
-            target: AccessLogTarget::File(path),
-            ..
-        }) = route.protocol.access_log()
-        {
-            look(
-                format!("route {}: access log {}", route.name, path.display()),
-                path,
-            );
+        for RequestLog { kind, target, .. } in route.protocol.logs() {
+            if let LogTarget::File(path) = target {
+                look(
+                    format!("route {}: {kind} {}", route.name, path.display()),
+                    path,
+                );
+            }
         }
     }
     if let Some(path) = &config.control {

@@ -46,7 +46,7 @@ use std::sync::Arc;
 
 use tokio::runtime::{self, Runtime};
 
-use crate::access_log::{AccessLogError, Writers};
+use crate::access_log::{RequestLogError, Writers};
 use crate::commands::{self, Commander, Commands};
 use crate::config::{Config, Descriptors, ListenAddress, Loaded, Route};
 use crate::observe::{
@@ -119,7 +119,7 @@ pub enum Error {
     #[error(transparent)]
     TakeOver(#[from] TakeOverError),
     #[error(transparent)]
-    AccessLog(#[from] AccessLogError),
+    RequestLog(#[from] RequestLogError),
     #[error(transparent)]
     ScriptRoot(#[from] ScriptRootError),
     #[error(transparent)]
@@ -403,10 +403,10 @@ fn observed_worker(mailbox: &Arc<Mailbox>) -> ObservedWorker {
     }
 }
 
-fn open_access_logs(config: &Config) -> Result<Writers, AccessLogError> {
+fn open_access_logs(config: &Config) -> Result<Writers, RequestLogError> {
     let mut writers = Writers::default();
     for route in &config.routes {
-        if let Some(log) = route.protocol.access_log() {
+        for log in route.protocol.logs() {
             writers.open(log)?;
         }
     }
@@ -490,6 +490,7 @@ fn start_tasks(routes: &mut [ServedRoute], control: &Control, helpers: &Helpers,
     let inside = control.runtime.enter();
     for route in routes {
         route.checks = upstreams::start_checks(&route.config, &route.route.published, helpers);
+        route.watch = upstreams::start_watch(&route.config, &route.route.published, helpers);
     }
     drop(inside);
     control.spawn(

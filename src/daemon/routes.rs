@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use crate::access_log::Writers;
+use crate::access_log::{RequestLogs, SlowLog, Writers};
 use crate::backend::{Published, PublishedNumber, SharedPermits};
 use crate::config::{self, ConnectionLimits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
@@ -52,6 +52,8 @@ pub(super) struct ServedRoute {
     pub(super) shared: Option<Arc<SharedPermits>>,
     /// Dropped, its active checks end.
     pub(super) checks: Option<oneshot::Sender<()>>,
+    /// Dropped, nobody watches for outages any more.
+    pub(super) watch: Option<oneshot::Sender<()>>,
     pub(super) endpoint_figures: Arc<EndpointFigures>,
 }
 
@@ -180,6 +182,7 @@ pub(super) fn policy(config: &config::Route) -> Result<Policy, ScriptRootError> 
             half_closed: config.half_closed_timeout,
             removed: config.upstreams.close_removed_after,
             min_rate: min_rate(&config.protocol),
+            request: request_timeout(&config.protocol),
         },
     })
 }
@@ -192,6 +195,13 @@ fn min_rate(protocol: &config::RouteProtocol) -> Option<MinRate> {
         bytes: bytes.get(),
         allowance: config.min_rate_lag,
     })
+}
+
+fn request_timeout(protocol: &config::RouteProtocol) -> Option<Duration> {
+    match protocol {
+        config::RouteProtocol::Raw => None,
+        config::RouteProtocol::Fastcgi(config) => config.request_timeout,
+    }
 }
 
 fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
@@ -291,6 +301,7 @@ impl ServedRoute {
             earlier: Vec::new(),
             shared: None,
             checks: None,
+            watch: None,
             endpoint_figures: Arc::default(),
         }
     }
@@ -320,6 +331,7 @@ impl ServedRoute {
             earlier: Vec::new(),
             shared: None,
             checks: None,
+            watch: None,
             endpoint_figures: Arc::clone(&self.endpoint_figures),
         }
     }
@@ -462,13 +474,20 @@ impl ServedRoute {
 
     /// By which rules a worker serves it.
     pub(super) fn rules(&self, share: &WorkerShare, writers: &mut Writers) -> ShareRules {
-        let log = self.config.protocol.access_log();
+        let name = &self.config.name;
+        let protocol = &self.config.protocol;
+        let slow = protocol.slow_log().map(|slow| SlowLog {
+            queue: writers.queue(&slow.log, name),
+            after: slow.after,
+        });
+        let access = protocol.access_log();
+        let access = access.map(|log| writers.queue(log, name));
         ShareRules {
             policy: Arc::clone(&self.policy),
             who: self.who.clone(),
             balance: self.config.balance,
             limit: share.limit,
-            access_log: log.map(|log| writers.queue(log, &self.config.name)),
+            logs: RequestLogs { access, slow },
         }
     }
 

@@ -58,6 +58,30 @@ pub(super) fn start_checks(
     Some(wanted)
 }
 
+/// Starts to watch whether any endpoint of a route takes connections, if its clients are not to wait for one: dropped,
+/// what is returned ends that. To be called on the runtime.
+pub(super) fn start_watch(
+    config: &config::Route,
+    published: &Arc<Published>,
+    helpers: &Helpers,
+) -> Option<oneshot::Sender<()>> {
+    if config.upstreams.when_down == config::WhenDown::Wait {
+        return None;
+    }
+    let version = config.upstreams.proxy_protocol.version();
+    let kind = config.upstreams.checks.map(|checks| checks.kind);
+    let probes = Checks {
+        kind: kind.unwrap_or(config::CheckKind::Tcp),
+        interval: checks::OUTAGE_PROBE_INTERVAL,
+        tcp: tcp_options(&config.upstreams),
+        introduction: version.map(proxy_protocol::of_check).unwrap_or_default(),
+    };
+    let (wanted, is_wanted) = oneshot::channel();
+    let watch = checks::watch_outages(Arc::clone(published), probes);
+    helpers.spawn_while("the task that watches for outages", is_wanted, watch);
+    Some(wanted)
+}
+
 /// What the sockets to backends are given.
 pub(super) fn tcp_options(config: &config::Upstreams) -> TcpOptions {
     TcpOptions {

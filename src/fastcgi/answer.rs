@@ -18,15 +18,18 @@ pub enum Answer {
     BadGateway,
     /// The request waited for a backend for too long, or too many wait, or too many large heads are held.
     Unavailable,
+    /// The backend took too long for the request.
+    GatewayTimeout,
 }
 
 impl Answer {
     /// All of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::Forbidden,
         Self::HeadTooLarge,
         Self::BadGateway,
         Self::Unavailable,
+        Self::GatewayTimeout,
     ];
 
     /// Its HTTP status.
@@ -37,6 +40,7 @@ impl Answer {
             Self::HeadTooLarge => 431,
             Self::BadGateway => 502,
             Self::Unavailable => 503,
+            Self::GatewayTimeout => 504,
         }
     }
 
@@ -48,6 +52,7 @@ impl Answer {
             Self::HeadTooLarge => HEAD_TOO_LARGE_TEXT,
             Self::BadGateway => BAD_GATEWAY_TEXT,
             Self::Unavailable => UNAVAILABLE_TEXT,
+            Self::GatewayTimeout => GATEWAY_TIMEOUT_TEXT,
         };
         text.len() as u64
     }
@@ -59,6 +64,7 @@ impl Answer {
             Self::HeadTooLarge => &HEAD_TOO_LARGE,
             Self::BadGateway => &BAD_GATEWAY,
             Self::Unavailable => &UNAVAILABLE,
+            Self::GatewayTimeout => &GATEWAY_TIMEOUT,
         };
         let start = out.len();
         out.extend_from_slice(template);
@@ -89,11 +95,15 @@ const UNAVAILABLE_TEXT: &[u8] = b"Status: 503 Service Unavailable\r\n\
     Retry-After: 1\r\n\
     Content-Type: text/plain\r\n\r\n\
     503 Service Unavailable\n";
+const GATEWAY_TIMEOUT_TEXT: &[u8] = b"Status: 504 Gateway Timeout\r\n\
+    Content-Type: text/plain\r\n\r\n\
+    504 Gateway Timeout\n";
 
 const FORBIDDEN: [u8; len(FORBIDDEN_TEXT)] = template(FORBIDDEN_TEXT);
 const HEAD_TOO_LARGE: [u8; len(HEAD_TOO_LARGE_TEXT)] = template(HEAD_TOO_LARGE_TEXT);
 const BAD_GATEWAY: [u8; len(BAD_GATEWAY_TEXT)] = template(BAD_GATEWAY_TEXT);
 const UNAVAILABLE: [u8; len(UNAVAILABLE_TEXT)] = template(UNAVAILABLE_TEXT);
+const GATEWAY_TIMEOUT: [u8; len(GATEWAY_TIMEOUT_TEXT)] = template(GATEWAY_TIMEOUT_TEXT);
 
 const fn len(text: &[u8]) -> usize {
     HEADER_LEN + text.len().next_multiple_of(8) + TAIL_LEN

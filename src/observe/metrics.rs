@@ -114,6 +114,8 @@ catalogue! {
         "How long the first client in the queue has waited; 0 if none does";
     ROUTE_PAUSED = Gauge "spliceway_route_paused" ["route"]
         "1 while the route gives nothing new to its endpoints because an operator paused it";
+    ROUTE_DOWN = Gauge "spliceway_route_down" ["route"]
+        "1 while clients are closed at once because no endpoint takes connections (--when-down close)";
     QUEUED = Counter "spliceway_connections_queued" ["route"]
         "Clients that had to wait until an endpoint had room for them";
     QUEUE_WAIT = Histogram "spliceway_queue_wait_seconds" ["route"]
@@ -135,6 +137,14 @@ catalogue! {
         "Requests that are over, by the class of their status; none: without an answer";
     REQUEST_TIME = Histogram "spliceway_fastcgi_request_duration_seconds" ["route"]
         "From a request's head until its end, waits and a slow client's reading included";
+    WAIT_TIME = Histogram "spliceway_fastcgi_request_wait_seconds" ["route"]
+        "How long each request waited for a place at an endpoint: those that had one at once count with 0";
+    SEARCH_TIME = Histogram "spliceway_fastcgi_request_connect_seconds" ["route"]
+        "How long requests that were given a connection looked for it, without those waits: 0 where one rested";
+    FIRST_BYTE_TIME = Histogram "spliceway_fastcgi_request_first_byte_seconds" ["route"]
+        "From a request's head until the first byte of its answer, waits included";
+    SLOW_REQUESTS = Counter "spliceway_fastcgi_slow_requests" ["route"]
+        "Requests that took longer than --slow-after, where there is a slow log";
     REQUESTS_SENT = Counter "spliceway_fastcgi_requests_sent" ["route", "upstream"]
         "Requests that were given a connection to a backend: a new one, or one reused after others";
     RETRIES = Counter "spliceway_fastcgi_retries" ["route"]
@@ -156,12 +166,16 @@ catalogue! {
         "Requests that were ended because the client does not speak FastCGI as it should, or sent too much";
     OWN_ANSWERS = Counter "spliceway_fastcgi_own_answers" ["route", "status"]
         "Answers that no backend gave: 403 of the guard, 431 for too many parameters, 502 without a \
-         backend, 503 of the queue or without memory for large parameters";
+         backend, 503 of the queue or without memory for large parameters, 504 of --request-timeout";
     ACCESS_LOG_LINES_DROPPED = Counter "spliceway_access_log_lines_dropped" ["route"]
         "Requests without a line in the access log, because it was not written fast enough";
     ACCESS_LOG_LINES_LEFT_OUT = Counter "spliceway_access_log_lines_left_out" ["route"]
         "Requests that reached no backend and have no line in the access log, because there were more \
          than a hundred of them in a second";
+    SLOW_LOG_LINES_DROPPED = Counter "spliceway_slow_log_lines_dropped" ["route"]
+        "Lines that the slow log lost, because it was not written fast enough";
+    SLOW_LOG_LINES_LEFT_OUT = Counter "spliceway_slow_log_lines_left_out" ["route"]
+        "Lines that the slow log left out, because there were more than a hundred of them in a second";
     LOOKUPS = Counter "spliceway_lookups" ["route", "result"]
         "Lookups of names: answer has records, denial says that there are none, failure says nothing";
     ANSWER_AGE = Gauge "spliceway_answer_age_seconds" ["route"]
@@ -301,6 +315,7 @@ impl Scrape {
         page.gauge(QUEUE_OLDEST, self.each(oldest))?;
         let is_paused = |route: &RouteStatus| u64::from(route.pause_left_seconds.is_some());
         page.gauge(ROUTE_PAUSED, self.each(is_paused))?;
+        page.gauge(ROUTE_DOWN, self.each(|route| u64::from(route.is_down)))?;
         page.counter(QUEUED, self.each(|route| route.queue.queued))?;
         page.histogram(QUEUE_WAIT, self.each(|route| &route.queue.wait))
     }
@@ -329,11 +344,7 @@ impl Scrape {
 
     fn fastcgi(&self, page: &mut Page<'_>) -> fmt::Result {
         page.counter(REQUESTS, self.by("status", |fastcgi| &fastcgi.requests))?;
-        let request_time = self.each_fastcgi();
-        page.histogram(
-            REQUEST_TIME,
-            request_time.map(|(l, f)| ([l], &f.request_time)),
-        )?;
+        self.request_times(page)?;
         let sent = self.each_fastcgi().flat_map(|(route, fastcgi)| {
             let labels = |upstream| [route, ("upstream", upstream)];
             [
@@ -368,7 +379,24 @@ impl Scrape {
         let dropped = of_route(|fastcgi| fastcgi.access_log_lines_dropped);
         page.counter(ACCESS_LOG_LINES_DROPPED, dropped)?;
         let left_out = of_route(|fastcgi| fastcgi.access_log_lines_left_out);
-        page.counter(ACCESS_LOG_LINES_LEFT_OUT, left_out)
+        page.counter(ACCESS_LOG_LINES_LEFT_OUT, left_out)?;
+        let dropped = of_route(|fastcgi| fastcgi.slow_log_lines_dropped);
+        page.counter(SLOW_LOG_LINES_DROPPED, dropped)?;
+        let left_out = of_route(|fastcgi| fastcgi.slow_log_lines_left_out);
+        page.counter(SLOW_LOG_LINES_LEFT_OUT, left_out)
+    }
+
+    fn request_times(&self, page: &mut Page<'_>) -> fmt::Result {
+        let mut times = |metric, pick: fn(&FastcgiStatus) -> &HistogramStatus| {
+            let series = self.each_fastcgi().map(|(label, f)| ([label], pick(f)));
+            page.histogram(metric, series)
+        };
+        times(REQUEST_TIME, |fastcgi| &fastcgi.request_time)?;
+        times(WAIT_TIME, |fastcgi| &fastcgi.wait_time)?;
+        times(SEARCH_TIME, |fastcgi| &fastcgi.connect_time)?;
+        times(FIRST_BYTE_TIME, |fastcgi| &fastcgi.first_byte_time)?;
+        let slow = self.each_fastcgi();
+        page.counter(SLOW_REQUESTS, slow.map(|(l, f)| ([l], f.slow_requests)))
     }
 
     fn addresses(&self, page: &mut Page<'_>) -> fmt::Result {

@@ -342,6 +342,7 @@ impl ObservedRoute {
                 .published
                 .paused_until(now)
                 .map(|until| seconds(until.saturating_duration_since(now))),
+            is_down: self.published.is_out(),
             endpoint_connections_max: self.limits.per_endpoint_max.map(u64::from),
             endpoints: self.endpoints(&set, now),
         }
@@ -408,6 +409,14 @@ impl ObservedRoute {
         FastcgiStatus {
             requests: requests.collect(),
             request_time: histogram(self.buckets(|counters| counters.fastcgi.request_time.read())),
+            wait_time: histogram(self.buckets(|counters| counters.fastcgi.wait_time.read())),
+            connect_time: histogram(self.buckets(|counters| counters.fastcgi.connect_time.read())),
+            first_byte_time: histogram(
+                self.buckets(|counters| counters.fastcgi.first_byte_time.read()),
+            ),
+            slow_requests: count(|c| &c.slow),
+            slow_log_lines_dropped: count(|c| &c.slow_lines_dropped),
+            slow_log_lines_left_out: count(|c| &c.slow_lines_left_out),
             requests_on_new: count(|c| &c.on_new),
             requests_on_reused: count(|c| &c.on_reused),
             retries: count(|c| &c.retries),

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use super::requests::{RequestEntry, Requests, StalledEntry};
 use super::table::{line, size, span};
-use crate::session::{SessionState, StalledBy, StalledWhat};
+use crate::session::Stall;
 use crate::shown::Shown;
 
 /// The longest of what clients say of themselves.
@@ -105,7 +105,7 @@ fn row(request: &RequestEntry) -> [String; 10] {
             true => span(request.queue_seconds),
             false => "-".to_owned(),
         },
-        state(request.state).to_owned(),
+        request.state.name().to_owned(),
         request.route.clone(),
         or_dash(request.endpoint.clone()),
         client,
@@ -121,33 +121,9 @@ fn bytes(bytes: u64) -> String {
     size(bytes as f64)
 }
 
-/// As in JSON.
-fn state(state: SessionState) -> &'static str {
-    match state {
-        SessionState::Idle => "idle",
-        SessionState::Reading => "reading",
-        SessionState::Queued => "queued",
-        SessionState::Connecting => "connecting",
-        SessionState::Sent => "sent",
-        SessionState::Answering => "answering",
-        SessionState::Delivering => "delivering",
-        SessionState::Ending => "ending",
-        SessionState::Relaying => "relaying",
-        SessionState::Settling => "settling",
-        SessionState::Abandoned => "abandoned",
-    }
-}
-
 fn stalled(stalled: &StalledEntry) -> String {
-    let what = match stalled.what {
-        StalledWhat::Upload => "upload",
-        StalledWhat::Download => "download",
-    };
-    let by = match stalled.by {
-        StalledBy::Client => "client",
-        StalledBy::Backend => "backend",
-    };
-    format!("{what} by {by} for {}", span(stalled.seconds))
+    let name = Stall::name(stalled.by, stalled.what);
+    format!("{name} for {}", span(stalled.seconds))
 }
 
 /// Method, URI and script, each within a bound and none of them empty, and with nothing in it that looks like a space:

@@ -169,6 +169,10 @@ pub(crate) struct RouteStatus {
     /// For how much longer it is paused, if it is. An older daemon does not say.
     #[serde(default)]
     pub pause_left_seconds: Option<f64>,
+    /// Whether clients are closed at once, because no endpoint takes connections (`--when-down close`). An older daemon
+    /// does not say.
+    #[serde(default)]
+    pub is_down: bool,
     /// The most connections to one endpoint (`--per-endpoint-max`).
     pub endpoint_connections_max: Option<u64>,
     /// Those of the current addresses, in their order, then those that left with connections open, or while they were
@@ -252,6 +256,26 @@ pub(crate) struct FastcgiStatus {
     /// nothing of it.
     #[serde(default)]
     pub request_time: HistogramStatus,
+    /// How long each waited for places at endpoints (0 for most). This and the next two: an older daemon says nothing
+    /// of it.
+    #[serde(default)]
+    pub wait_time: HistogramStatus,
+    /// How long those that were given a connection looked for it, without those waits.
+    #[serde(default)]
+    pub connect_time: HistogramStatus,
+    /// From the heads of those that were answered until the first bytes of their answers.
+    #[serde(default)]
+    pub first_byte_time: HistogramStatus,
+    /// Those that took longer than `--slow-after`, where there is a slow log. This and the next two: an older daemon
+    /// says nothing of it.
+    #[serde(default)]
+    pub slow_requests: u64,
+    /// Lines that the slow log had no room for.
+    #[serde(default)]
+    pub slow_log_lines_dropped: u64,
+    /// Lines of the slow log that were left out, because there were too many.
+    #[serde(default)]
+    pub slow_log_lines_left_out: u64,
     /// Those that were given a new connection.
     pub requests_on_new: u64,
     /// Those that were given one that had served others.
@@ -431,6 +455,7 @@ pub(super) mod samples {
             answer_age_seconds: None,
             ejections: 0,
             pause_left_seconds: None,
+            is_down: false,
             endpoint_connections_max: None,
             endpoints: Vec::new(),
         }
@@ -444,6 +469,12 @@ pub(super) mod samples {
         FastcgiStatus {
             requests: counts(&[("none", 2), ("2xx", 90), ("4xx", 7), ("5xx", 1)]),
             request_time: times(&[4_000, 9_000, 30_000]),
+            wait_time: times(&[0, 0, 1_500_000]),
+            connect_time: times(&[0, 0, 400]),
+            first_byte_time: times(&[3_000, 9_000]),
+            slow_requests: 8,
+            slow_log_lines_dropped: 5,
+            slow_log_lines_left_out: 7,
             requests_on_new: 20,
             requests_on_reused: 80,
             retries: 1,
@@ -500,6 +531,7 @@ pub(super) mod samples {
         route.answer_age_seconds = Some(4.25);
         route.ejections = 2;
         route.pause_left_seconds = Some(42.5);
+        route.is_down = true;
         route.endpoint_connections_max = Some(8);
         route.endpoints = vec![
             endpoint(1, EndpointState::Ok, 8),

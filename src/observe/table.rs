@@ -155,6 +155,13 @@ fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
         let left = format!("for {} more: what comes waits", span(left));
         item(text, "paused", &left);
     }
+    if route.is_down {
+        item(
+            text,
+            "down",
+            "no endpoint takes connections: clients are closed at once",
+        );
+    }
     item(text, "sessions", &sessions(route, rates));
     if route.queue.max.is_some() || route.queue.queued > 0 {
         item(text, "queue", &queue(route));
@@ -251,6 +258,15 @@ fn requests(fastcgi: &FastcgiStatus, route: &RouteStatus, rates: Option<Rates<'_
             &mut text,
             &format!("; left out there: {}", fastcgi.access_log_lines_left_out),
         );
+    }
+    for (what, count) in [
+        ("slow", fastcgi.slow_requests),
+        ("lost lines of the slow log", fastcgi.slow_log_lines_dropped),
+        ("left out there", fastcgi.slow_log_lines_left_out),
+    ] {
+        if count > 0 {
+            push(&mut text, &format!("; {what}: {count}"));
+        }
     }
     text
 }
@@ -486,10 +502,11 @@ accepting paused: for descriptors 1, at the limit 2, otherwise 0
 
 php  unix:/run/php.sock
   paused     for 42.5s more: what comes waits
+  down       no endpoint takes connections: clients are closed at once
   sessions   9 active, 113 accepted, 4 failed
   queue      1 of 64 wait, the first for 1.5s; 12 had to, who waited <1ms (half) to longer than 10 s (99 %)
   connects   5 open, after <500us (half) to <2.5s (99 %); failed attempts: 6
-  requests   100 over, after <10ms (half) to <50ms (99 %), 1 with 5xx, 2 without an answer; rejected by the guard: 4; lost lines of the access log: 6; left out there: 9
+  requests   100 over, after <10ms (half) to <50ms (99 %), 1 with 5xx, 2 without an answer; rejected by the guard: 4; lost lines of the access log: 6; left out there: 9; slow: 8; lost lines of the slow log: 5; left out there: 7
   upstreams  5 busy, 1 settling, 3 resting; 80 % of requests on reused ones, settled after <50us (half) to <500us (99 %)
   bytes      4.88 KiB to backends, 3.88 MiB to clients; 98 % spliced
   addresses  version 7, 2h1m old, last confirmed 4.25s ago; failed lookups: 1

@@ -59,7 +59,7 @@ impl<D: Driver> Session<D> {
     /// Its route was amended: where lines are written from now on, they tell who the client is.
     pub fn amended(&mut self, cx: &mut Context<'_, D>) -> Step {
         if let Self::Exchange(exchange) = self
-            && cx.access_log.is_some()
+            && cx.logs.are_kept()
         {
             exchange.meet_client(cx);
         }
@@ -152,6 +152,14 @@ impl<D: Driver> Session<D> {
         match self {
             Self::Tunnel(tunnel) => tunnel.resume(cx),
             Self::Exchange(exchange) => exchange.resume(cx),
+        }
+    }
+
+    /// No endpoint takes connections, and nobody is to wait for one.
+    pub fn despair(&mut self, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(tunnel) => tunnel.despair(cx),
+            Self::Exchange(exchange) => exchange.despair(cx),
         }
     }
 

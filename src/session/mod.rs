@@ -22,7 +22,6 @@ mod view;
 use std::fmt;
 use std::ops::Range;
 
-use crate::access_log;
 use crate::backend::{Address, Balancer, Lease, Published};
 use crate::counters::{Outcome, RouteCounters};
 use crate::driver::{Close, Driver, NoBuffer, Sock};
@@ -32,6 +31,7 @@ use crate::fastcgi::{
 };
 use crate::sys::Errno;
 
+pub use crate::access_log::RequestLogs;
 pub use connect::Entry;
 pub use dispatch::Session;
 pub use exchange::Exchange;
@@ -92,6 +92,8 @@ pub struct Context<'a, D: Driver> {
     pub can_queue: bool,
     /// Endpoints get nothing new for a while.
     pub is_paused: bool,
+    /// None of them takes connections, and nobody is to wait for one.
+    pub is_out: bool,
     /// The worker finishes what it has and takes nothing new on.
     pub draining: bool,
     /// Whether its clients are handed over to another process.
@@ -100,8 +102,8 @@ pub struct Context<'a, D: Driver> {
     pub head_room: &'a HeadRoom,
     /// What is counted of the route.
     pub counters: &'a RouteCounters,
-    /// Where a line goes for each request, if it goes anywhere.
-    pub access_log: Option<&'a access_log::Queue>,
+    /// Where lines about requests go, if they go anywhere.
+    pub logs: &'a RequestLogs,
 }
 
 /// Which clients of a route are handed over to another process.
@@ -233,7 +235,7 @@ impl<'a, D: Driver> Context<'a, D> {
     fn telling(&self) -> Telling<'_> {
         Telling {
             counters: &self.counters.fastcgi,
-            log: self.access_log,
+            logs: self.logs,
             now: self.hands.now,
         }
     }
@@ -302,6 +304,8 @@ pub enum Ending {
     HeadTimeout,
     /// The client gave a body, or took an answer, too slowly.
     TooSlow(Slow),
+    /// The server took too long for the request.
+    RequestTimeout,
     /// There was no buffer for what it sent: more was held than is promised to each session.
     NoBuffer(NoBuffer),
     /// The daemon stops and does not wait any longer.
@@ -324,6 +328,8 @@ pub enum Slow {
 pub enum ConnectFailure {
     /// No name had an address in time.
     NoAddress,
+    /// No endpoint took connections, and nobody was to wait for one.
+    RouteDown,
     /// The last attempt ended with an error.
     Refused(Address, Errno),
     /// The last attempt was not answered in time.
@@ -359,6 +365,7 @@ impl Ending {
             Self::BackendReset(_) => Outcome::BackendReset,
             Self::ConnectFailed(failure) => match failure {
                 ConnectFailure::NoAddress => Outcome::ConnectNoAddress,
+                ConnectFailure::RouteDown => Outcome::RouteDown,
                 ConnectFailure::Refused(..) => Outcome::ConnectRefused,
                 ConnectFailure::TimedOut(_) => Outcome::ConnectTimedOut,
                 ConnectFailure::NoDescriptor => Outcome::ConnectNoDescriptor,
@@ -376,6 +383,7 @@ impl Ending {
             Self::Aborted => Outcome::Aborted,
             Self::HeadTimeout => Outcome::HeadTimeout,
             Self::TooSlow(_) => Outcome::TooSlow,
+            Self::RequestTimeout => Outcome::RequestTimedOut,
             Self::NoBuffer(_) => Outcome::NoBuffer,
             Self::Cut => Outcome::Cut,
             Self::HandedOver => Outcome::HandedOver,
@@ -399,7 +407,8 @@ impl Ending {
             | Self::BadResponse(_)
             | Self::NoBuffer(_)
             | Self::QueueFull
-            | Self::QueueTimeout => true,
+            | Self::QueueTimeout
+            | Self::RequestTimeout => true,
             Self::BadRequest(_)
             | Self::Rejected(_)
             | Self::Aborted
@@ -458,6 +467,9 @@ impl fmt::Display for Ending {
             Self::TooSlow(Slow::Answer) => {
                 f.write_str("the client takes its answer too slowly (see --min-rate)")
             }
+            Self::RequestTimeout => {
+                f.write_str("the backend took too long for it (see --request-timeout)")
+            }
             Self::NoBuffer(error) => error.fmt(f),
             Self::Cut => f.write_str("cut at shutdown"),
             Self::HandedOver => f.write_str("handed over to another process"),
@@ -482,6 +494,9 @@ impl fmt::Display for ConnectFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoAddress => f.write_str("no address is known"),
+            Self::RouteDown => f.write_str(
+                "no endpoint takes connections, and nobody waits for one (see --when-down)",
+            ),
             Self::Refused(endpoint, errno @ Errno(libc::EADDRNOTAVAIL)) => {
                 write!(f, "{endpoint}: {errno}: {NO_PORT_LEFT}")
             }

@@ -39,4 +39,6 @@ pub struct Timeouts {
     pub removed: Option<Duration>,
     /// How quickly clients of FastCGI give bodies and take answers. `None`: as slowly as they like.
     pub min_rate: Option<MinRate>,
+    /// From when a FastCGI request has a connection until the end of its answer. `None`: for ever.
+    pub request: Option<Duration>,
 }

@@ -1,13 +1,14 @@
-//! What is told of a request once it is over: it is counted, and goes to the access log if there is one.
+//! What is told of a request: once it is over it is counted, and goes to the access log if there is one; if it takes long,
+//! it goes to the slow log, when that shows and when it is over.
 //!
 //! Times are those of turns: nobody reads a clock for them.
 
 use std::mem;
 use std::time::{Duration, Instant};
 
-use crate::access_log::{self, Entry, Upstream, Words};
+use crate::access_log::{Entry, Occasion, Queue, RequestLogs, Upstream, Words};
 use crate::backend::Address;
-use crate::counters::{FastcgiCounters, Outcome};
+use crate::counters::{Count, FastcgiCounters, Outcome};
 use crate::fastcgi::{Answer, Head, Rejection, ResponseReader};
 use crate::sys::net::PeerCredentials;
 
@@ -16,7 +17,7 @@ pub struct Telling<'a> {
     /// Who counts.
     pub counters: &'a FastcgiCounters,
     /// Who writes, if somebody does.
-    pub log: Option<&'a access_log::Queue>,
+    pub logs: &'a RequestLogs,
     /// The time of this turn.
     pub now: Instant,
 }
@@ -33,9 +34,21 @@ pub(super) struct Tally {
     upstream: Option<Upstream>,
     status: Option<u16>,
     bytes: u64,
-    /// For the log.
+    /// For the logs.
     words: Option<Words>,
     rejection: Option<Rejection>,
+    slowness: Slowness,
+}
+
+/// What the slow log has of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Slowness {
+    /// There was none when it began.
+    Unlogged,
+    /// Nothing yet. It is slow from then on.
+    DueAt(Instant),
+    /// That it is slow.
+    Told,
 }
 
 /// How far the request is.
@@ -66,6 +79,7 @@ impl Tally {
             bytes: 0,
             words: None,
             rejection: None,
+            slowness: Slowness::Unlogged,
         }
     }
 
@@ -78,7 +92,11 @@ impl Tally {
     pub(super) fn begin(&mut self, head: &Head, telling: &Telling<'_>) {
         *self = Self {
             phase: TallyPhase::Served,
-            words: telling.log.map(|_| Words::of(head)),
+            words: telling.logs.are_kept().then(|| Words::of(head)),
+            slowness: match &telling.logs.slow {
+                Some(slow) => Slowness::DueAt(telling.now + slow.after),
+                None => Slowness::Unlogged,
+            },
             ..Self::new(self.peer, telling.now)
         };
     }
@@ -129,6 +147,71 @@ impl Tally {
         }
     }
 
+    /// How long it has looked for a connection.
+    fn searched_for(&self, now: Instant) -> Duration {
+        match self.phase {
+            TallyPhase::Searching(since) => self.connect + now.saturating_duration_since(since),
+            TallyPhase::None | TallyPhase::Queued(_) | TallyPhase::Served => self.connect,
+        }
+    }
+
+    /// When the slow log is to be told of it, if that is to come.
+    pub(super) fn slow_at(&self) -> Option<Instant> {
+        match (self.phase, self.slowness) {
+            (TallyPhase::None, _) | (_, Slowness::Unlogged | Slowness::Told) => None,
+            (_, Slowness::DueAt(at)) => Some(at),
+        }
+    }
+
+    /// It takes long, and this is what it does.
+    pub(super) fn tell_slow(
+        &mut self,
+        (state, stalled): (&'static str, Option<&'static str>),
+        telling: &Telling<'_>,
+    ) {
+        self.slowness = Slowness::Told;
+        telling.counters.slow.add(1);
+        let occasion = Occasion::Slow { state, stalled };
+        self.tell_slow_log(occasion, None, telling);
+    }
+
+    fn tell_slow_log(&self, occasion: Occasion, ending: Option<Outcome>, telling: &Telling<'_>) {
+        // A reload may have taken the log away.
+        let (Some(slow), Some(words)) = (&telling.logs.slow, &self.words) else {
+            return;
+        };
+        if !slow.queue.has_ration(telling.now) {
+            telling.counters.slow_lines_left_out.add(1);
+            return;
+        }
+        let entry = self.entry(occasion, words.clone(), ending, telling.now);
+        push(&slow.queue, entry, &telling.counters.slow_lines_dropped);
+    }
+
+    fn entry(
+        &self,
+        occasion: Occasion,
+        words: Words,
+        ending: Option<Outcome>,
+        now: Instant,
+    ) -> Entry {
+        Entry {
+            occasion,
+            at: now,
+            peer: self.peer,
+            words,
+            status: self.status,
+            bytes: self.bytes,
+            upstream: self.upstream,
+            queue: self.waited(now),
+            connect: self.searched_for(now),
+            first_byte: self.first_byte,
+            total: now.saturating_duration_since(self.began),
+            ending,
+            rejection: self.rejection.clone(),
+        }
+    }
+
     /// Who serves it, or has served it.
     pub(super) fn endpoint(&self) -> Option<Address> {
         self.upstream.as_ref().map(|upstream| upstream.endpoint)
@@ -172,34 +255,49 @@ impl Tally {
             return;
         }
         self.stop_searching(telling.now);
+        self.count(telling);
+        self.tell_end_of_slow(outcome, telling);
         self.phase = TallyPhase::None;
-        telling.counters.ended(self.status);
-        let total = telling.now.saturating_duration_since(self.began);
-        telling.counters.request_time.record(total);
-        let (Some(log), Some(words)) = (telling.log, self.words.take()) else {
+        let (Some(log), Some(words)) = (&telling.logs.access, self.words.take()) else {
             return;
         };
-        if self.upstream.is_none() && !log.has_room_for_unserved(telling.now) {
+        if self.upstream.is_none() && !log.has_ration(telling.now) {
             telling.counters.lines_left_out.add(1);
             return;
         }
-        let entry = Entry {
-            ended: telling.now,
-            peer: self.peer,
-            words,
-            status: self.status,
-            bytes: self.bytes,
-            upstream: self.upstream,
-            queue: self.queue,
-            connect: self.connect,
-            first_byte: self.first_byte,
-            total,
-            ending: outcome,
-            rejection: self.rejection.take(),
-        };
-        if log.push(Box::new(entry)).is_err() {
-            telling.counters.lines_dropped.add(1);
+        let entry = self.entry(Occasion::End, words, outcome, telling.now);
+        push(log, entry, &telling.counters.lines_dropped);
+    }
+
+    fn count(&self, telling: &Telling<'_>) {
+        let counters = telling.counters;
+        counters.ended(self.status);
+        let total = telling.now.saturating_duration_since(self.began);
+        counters.request_time.record(total);
+        counters.wait_time.record(self.queue);
+        if self.upstream.is_some() {
+            counters.connect_time.record(self.connect);
         }
+        if let Some(first_byte) = self.first_byte {
+            counters.first_byte_time.record(first_byte);
+        }
+    }
+
+    fn tell_end_of_slow(&mut self, outcome: Option<Outcome>, telling: &Telling<'_>) {
+        match self.slowness {
+            Slowness::Unlogged => return,
+            Slowness::DueAt(at) if telling.now < at => return,
+            // It was seen in the turn of its end.
+            Slowness::DueAt(_) => telling.counters.slow.add(1),
+            Slowness::Told => {}
+        }
+        self.tell_slow_log(Occasion::SlowEnd, outcome, telling);
+    }
+}
+
+fn push(queue: &Queue, entry: Entry, dropped: &Count) {
+    if queue.push(Box::new(entry)).is_err() {
+        dropped.add(1);
     }
 }
 
@@ -213,11 +311,11 @@ mod tests {
 
     #[test]
     fn waits_and_searches_add_up_apart_and_a_request_is_told_of_once() {
-        let counters = FastcgiCounters::default();
+        let (counters, logs) = Default::default();
         let start = Instant::now();
         let at = |step| Telling {
             counters: &counters,
-            log: None,
+            logs: &logs,
             now: start + STEP * step,
         };
         let mut tally = Tally::new(None, start);
@@ -239,16 +337,19 @@ mod tests {
         let ended: u64 = counters.requests.iter().map(|count| count.get()).sum();
         assert_eq!(ended, 1);
         assert_eq!(counters.request_time.read().sum, STEP * 12);
+        assert_eq!(counters.wait_time.read().sum, STEP * 5);
+        assert_eq!(counters.connect_time.read().sum, STEP * 5);
+        assert_eq!(counters.first_byte_time.read().sum, Duration::ZERO);
         assert_eq!((counters.on_new.get(), counters.on_reused.get()), (1, 1));
     }
 
     #[test]
     fn an_answer_of_our_own_is_the_end_of_a_request_and_counts_by_its_status() {
-        let counters = FastcgiCounters::default();
+        let (counters, logs) = Default::default();
         let now = Instant::now();
         let telling = Telling {
             counters: &counters,
-            log: None,
+            logs: &logs,
             now,
         };
         let mut tally = Tally::new(None, now);

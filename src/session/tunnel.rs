@@ -213,6 +213,11 @@ impl<D: Driver> Tunnel<D> {
         self.search_on(cx, Connecting::resume)
     }
 
+    /// No endpoint takes connections, and nobody is to wait for one.
+    pub fn despair(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search_on(cx, |connecting, _, _| connecting.despair())
+    }
+
     /// An op of one of the session's sockets ended.
     pub fn complete(&mut self, end: End, lane: Lane, done: Done, cx: &mut Context<'_, D>) -> Step {
         self.activity.seen(cx.hands.now);
@@ -693,6 +698,7 @@ impl<D: Driver> Tunnel<D> {
             | Ending::NoBuffer(_)
             | Ending::HeadTimeout
             | Ending::TooSlow(_)
+            | Ending::RequestTimeout
             | Ending::Aborted => {
                 unreachable!("a raw session reads nothing of what it relays")
             }
@@ -724,6 +730,7 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::NoBuffer(_)
         | Ending::HeadTimeout
         | Ending::TooSlow(_)
+        | Ending::RequestTimeout
         | Ending::Aborted
         | Ending::IdleTimeout
         | Ending::HalfClosed

@@ -56,6 +56,26 @@ pub enum SessionState {
     Abandoned,
 }
 
+impl SessionState {
+    /// As in JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Reading => "reading",
+            Self::Queued => "queued",
+            Self::Connecting => "connecting",
+            Self::Sent => "sent",
+            Self::Answering => "answering",
+            Self::Delivering => "delivering",
+            Self::Ending => "ending",
+            Self::Relaying => "relaying",
+            Self::Settling => "settling",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
 /// Bytes that do not go on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Stall {
@@ -88,6 +108,17 @@ pub enum StalledWhat {
 }
 
 impl Stall {
+    /// Which bytes, and who is waited for, in words.
+    #[must_use]
+    pub fn name(by: StalledBy, what: StalledWhat) -> &'static str {
+        match (what, by) {
+            (StalledWhat::Upload, StalledBy::Client) => "upload by client",
+            (StalledWhat::Upload, StalledBy::Backend) => "upload by backend",
+            (StalledWhat::Download, StalledBy::Client) => "download by client",
+            (StalledWhat::Download, StalledBy::Backend) => "download by backend",
+        }
+    }
+
     /// If it is one already.
     pub(super) fn lasting(by: StalledBy, what: StalledWhat, time: Duration) -> Option<Self> {
         (time >= STALLED_AFTER).then_some(Self { by, what, time })

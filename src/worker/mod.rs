@@ -18,6 +18,7 @@ mod listeners;
 mod looking;
 mod mailbox;
 mod orders;
+mod outage;
 mod parking;
 mod pausing;
 mod queue;
@@ -418,6 +419,7 @@ impl<D: Driver> Worker<D> {
                 for route in self.routes.with(endpoints) {
                     self.follow_addresses(route);
                     self.follow_pause(route);
+                    self.follow_outage(route);
                     self.queue_looks.changed(route);
                 }
             }
@@ -580,7 +582,7 @@ impl<D: Driver> Worker<D> {
             outcome,
             &Telling {
                 counters: &served.counters.fastcgi,
-                log: served.access_log.as_ref(),
+                logs: &served.logs,
                 now: self.hands.now,
             },
         );
@@ -713,6 +715,7 @@ fn context<'a, D: Driver>(
         queue_is_empty: !served.has_queue(),
         can_queue: served.queue.is_some(),
         is_paused: served.paused_until.is_some(),
+        is_out: served.is_out,
         route,
         pool: &mut served.pool,
         changes,
@@ -724,7 +727,7 @@ fn context<'a, D: Driver>(
         balancer: &mut served.balancer,
         head_room: &served.head_room,
         counters: &served.counters,
-        access_log: served.access_log.as_ref(),
+        logs: &served.logs,
     }
 }
 

@@ -175,6 +175,7 @@ impl<D: Driver> Worker<D> {
             .add_route((route, number), share.listeners, &mut self.hands);
         self.follow_addresses(route);
         self.follow_pause(route);
+        self.follow_outage(route);
     }
 
     fn relisten(&mut self, route: RouteKey, route_number: RouteNumber, by: Vec<ListenerChange>) {

@@ -61,5 +61,6 @@ impl<D: Driver> Worker<D> {
         self.file_queue(route);
         self.queue_looks.look_at(route, self.hands.now);
         self.release_held(route);
+        self.follow_outage(route);
     }
 }

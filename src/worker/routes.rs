@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
-use crate::access_log;
+use crate::access_log::RequestLogs;
 use crate::backend::{Balancer, Moment, Published, PublishedNumber, SharedPermits};
 use crate::config::{Balance, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
@@ -69,8 +69,8 @@ pub(crate) struct ShareRules {
     pub balance: Balance,
     /// How many connections it may have, if that is limited.
     pub limit: Option<Limit>,
-    /// Where a line goes for each request, if it goes anywhere.
-    pub access_log: Option<access_log::Queue>,
+    /// Where lines about requests go, if they go anywhere.
+    pub logs: RequestLogs,
 }
 
 /// How much of a route one worker may have at one time. Nobody else counts with it, so it is exact, and
@@ -157,7 +157,7 @@ pub(super) struct Served {
     /// Where the number of connections is limited: who waits.
     pub(super) queue: Option<Queue>,
     pub(super) counters: Arc<RouteCounters>,
-    pub(super) access_log: Option<access_log::Queue>,
+    pub(super) logs: RequestLogs,
     /// That of the worker: all its routes share it.
     pub(super) head_room: HeadRoom,
     /// Those on this worker.
@@ -168,6 +168,8 @@ pub(super) struct Served {
     pub(super) leave: Option<Leave>,
     /// Its endpoints get nothing new until then.
     pub(super) paused_until: Option<Instant>,
+    /// None of them takes connections, and nobody is to wait for one.
+    pub(super) is_out: bool,
     /// That of the address set with which sessions were compared last.
     version: u64,
 }
@@ -329,7 +331,7 @@ impl Served {
             who,
             balance,
             limit,
-            access_log,
+            logs,
         } = rules;
         let mut balancer = Balancer::new(balance, seed).counting(counters.endpoints);
         balancer.amend(balance, endpoint_max(limit), is_paced(&policy, limit));
@@ -347,12 +349,13 @@ impl Served {
             pool,
             queue: limit.map(|limit| Queue::new(limit.queue_max)),
             counters: counters.route,
-            access_log,
+            logs,
             head_room,
             sessions: SessionsOf::default(),
             is_retired: false,
             leave: None,
             paused_until: None,
+            is_out: false,
             version: 0,
         }
     }
@@ -364,7 +367,7 @@ impl Served {
             who,
             balance,
             limit,
-            access_log,
+            logs,
         } = rules;
         assert!(
             limit.is_some() == self.queue.is_some(),
@@ -382,7 +385,7 @@ impl Served {
         if !Arc::ptr_eq(&self.policy, &policy) {
             self.policy = Rc::new(policy);
         }
-        (self.who, self.access_log) = (who, access_log);
+        (self.who, self.logs) = (who, logs);
     }
 
     /// Takes the current address set over. Whether it is another one than the last time.

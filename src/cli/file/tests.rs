@@ -75,6 +75,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("refused-timeout", r#""100ms""#),
     ("removed-endpoint", r#""close-after 30s""#),
     ("request-start-param", r#""HTTP_X_REQUEST_START""#),
+    ("request-timeout", r#""45s""#),
     ("requests-per-upstream", "50"),
     ("resolve-script-root", "true"),
     // The other one takes no name servers.
@@ -85,6 +86,9 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("script-suffix", r#"".php""#),
     ("settle-timeout", r#""20ms""#),
     ("shards", "2"),
+    ("slow-after", r#""3s""#),
+    ("slow-log", r#""/var/log/s.log""#),
+    ("slow-log-format", r#""json""#),
     ("source-address", r#"["192.0.2.10", "2001:db8::1"]"#),
     ("status-details", "true"),
     ("strip-param", r#"["E", "F"]"#),
@@ -93,6 +97,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("upstream-reuse", r#""never""#),
     ("user-connections-max", "90"),
     ("user", r#""nobody:nogroup""#),
+    ("when-down", r#""close""#),
     ("workers", "3"),
 ];
 
@@ -198,7 +203,8 @@ fn a_file_means_what_the_options_mean() {
          --nameserver [::1]:5353 --owner nginx --per-endpoint-max 8 --pin --protocol fastcgi \
          --proxy-protocol off --queue-max 0 --queue-timeout 500ms --refused-timeout 100ms --removed-endpoint close-after 30s \
          --resolve-with dns --shards 2 --source-address 192.0.2.10 --source-address 2001:db8::1 --status-details \
-         --tcp-keepalive 60s --tcp-user-timeout 30s --user nobody:nogroup --workers 3",
+         --tcp-keepalive 60s --tcp-user-timeout 30s --user nobody:nogroup --workers 3 --when-down close --request-timeout 45s \
+         --slow-log /var/log/s.log --slow-after 3s --slow-log-format json",
     );
     let mut expected = from_options.config;
     // The words of this test are separated by spaces.

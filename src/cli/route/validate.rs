@@ -127,6 +127,7 @@ impl RouteArguments {
                 kind,
                 interval: self.check_interval,
             }),
+            when_down: self.when_down,
         })
     }
 

@@ -6,8 +6,8 @@
 use std::error::Error;
 use std::fs::File;
 
-use crate::access_log::{self, AccessLogError};
-use crate::config::{self, Access, AccessLogTarget, Account};
+use crate::access_log;
+use crate::config::{self, Access, Account, RequestLog};
 use crate::resolver;
 use crate::session::Policy;
 use crate::worker::Allowed;
@@ -25,7 +25,7 @@ pub(in super::super) struct Made {
     pub(super) bound: Vec<Listener>,
     /// Files of sockets that are for others now.
     pub(super) access: Vec<ChangedFile>,
-    pub(super) logs: Vec<(AccessLogTarget, File)>,
+    pub(super) logs: Vec<(RequestLog, File)>,
 }
 
 /// By what a route's clients are served.
@@ -83,10 +83,10 @@ pub(in super::super) fn make(wanted: &Wanted) -> Result<Made, Vec<String>> {
         }
     }
     let mut logs = Vec::new();
-    for target in &wanted.logs {
-        match access_log::open(target) {
-            Ok(file) => logs.push((target.clone(), file)),
-            Err(error) => obstacles.push(opening_failed(target, error)),
+    for log in &wanted.logs {
+        match access_log::open(log) {
+            Ok(file) => logs.push((log.clone(), file)),
+            Err(error) => obstacles.push(with_causes(&error)),
         }
     }
     if !obstacles.is_empty() {
@@ -153,13 +153,6 @@ impl Wanted {
         };
         Explained { error, more }
     }
-}
-
-fn opening_failed(target: &AccessLogTarget, error: std::io::Error) -> String {
-    with_causes(&AccessLogError::Open {
-        target: target.clone(),
-        source: error.into(),
-    })
 }
 
 /// The error in one line, with what led to it.

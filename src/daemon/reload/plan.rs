@@ -2,8 +2,7 @@
 
 use crate::access_log::Writers;
 use crate::config::{
-    self, Access, AccessLogTarget, Config, Effective, ListenAddress, Loaded, RouteProtocol,
-    UnixAddress,
+    self, Access, Config, Effective, ListenAddress, Loaded, RequestLog, RouteProtocol, UnixAddress,
 };
 
 use super::super::listener::SocketFile;
@@ -58,7 +57,7 @@ pub(in super::super) struct Wanted {
     pub(super) bind: Vec<(usize, UnixAddress)>,
     /// Files of sockets that are kept and that others may use from now on.
     pub(super) access: Vec<ChangedAccess>,
-    pub(super) logs: Vec<AccessLogTarget>,
+    pub(super) logs: Vec<RequestLog>,
     /// That of sockets' files for which none is configured, if it is not the process's own any more.
     pub(super) group: Option<u32>,
 }
@@ -171,12 +170,13 @@ fn opened_otherwise(
     })
 }
 
-/// Access logs that are not open yet, each once.
-fn logs(config: &Config, open: &Writers) -> Vec<AccessLogTarget> {
-    let mut logs: Vec<AccessLogTarget> = Vec::new();
-    for log in config.routes.iter().filter_map(|r| r.protocol.access_log()) {
-        if !open.has(&log.target) && !logs.contains(&log.target) {
-            logs.push(log.target.clone());
+/// Logs of requests whose files are not open yet, each file once.
+fn logs(config: &Config, open: &Writers) -> Vec<RequestLog> {
+    let mut logs: Vec<RequestLog> = Vec::new();
+    for log in config.routes.iter().flat_map(|r| r.protocol.logs()) {
+        let is_wanted = logs.iter().any(|other| other.target == log.target);
+        if !is_wanted && !open.has(&log.target) {
+            logs.push(log.clone());
         }
     }
     logs

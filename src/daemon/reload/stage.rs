@@ -91,8 +91,8 @@ impl Service {
         self.resolver
             .prepare(backends)
             .map_err(|error| with_causes(&error))?;
-        for (target, file) in made.logs {
-            self.access_logs.add(target, file);
+        for (log, file) in made.logs {
+            self.access_logs.add(&log, file);
         }
         let say_end = || self.helpers.say_end("a thread that writes an access log");
         if let Err(error) = self.access_logs.start(say_end, SayEnd::leave) {

@@ -407,7 +407,7 @@ impl Service {
         if before.backends != after.backends || before.discovery != after.discovery {
             self.look_up(route);
         }
-        route.checks = old.checks.take();
+        (route.checks, route.watch) = (old.checks.take(), old.watch.take());
         if old.config.upstreams != route.config.upstreams {
             self.check_anew(route);
         }
@@ -492,12 +492,16 @@ impl Service {
             published.forget_checks();
         }
         route.checks = upstreams::start_checks(&route.config, published, &self.helpers);
+        // If it is still so, the new watch finds it out anew.
+        route.watch = None;
+        published.set_out(false);
+        route.watch = upstreams::start_watch(&route.config, published, &self.helpers);
     }
 
     pub(super) fn close_unused_logs(&mut self) {
         let logs = self.routes.iter();
         let logs: Vec<_> = logs
-            .filter_map(|route| route.config.protocol.access_log())
+            .flat_map(|route| route.config.protocol.logs())
             .map(|log| log.target.clone())
             .collect();
         self.access_logs

@@ -21,6 +21,8 @@
 //!   whole connect, for less than another one. `backend/reach.rs` has both rules.
 //! - While its route is paused, nothing new is tried: who is not connecting already waits, in the queue if there is
 //!   one, and no time runs.
+//! - While no endpoint of its route takes connections, and nobody is to wait for one (`--when-down close`), whoever
+//!   connects, or is about to, fails at once.
 //! - Who has nothing to connect to yet, or again and again, waits here; what its client sent waits
 //!   in the flow.
 
@@ -277,6 +279,9 @@ impl Connecting {
         if cx.is_paused {
             return self.sit_out(cx);
         }
+        if cx.is_out {
+            return SearchStep::Failed(ConnectFailure::RouteDown);
+        }
         loop {
             let moment = Moment {
                 now: cx.hands.now,
@@ -467,8 +472,16 @@ impl Connecting {
         if cx.is_paused {
             return self.sit_out(cx);
         }
+        if cx.is_out {
+            return SearchStep::Failed(ConnectFailure::RouteDown);
+        }
         self.stage = SearchStage::Queued(PlaceWait::First);
         SearchStep::Waiting
+    }
+
+    /// No endpoint takes connections, and nobody is to wait for one. What is under way is closed with the session.
+    pub(super) fn despair(&self) -> SearchStep {
+        SearchStep::Failed(ConnectFailure::RouteDown)
     }
 
     /// The route is paused. What is under way goes on.

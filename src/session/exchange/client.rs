@@ -161,9 +161,9 @@ pub(super) enum HeadRead {
 
 impl ClientSide {
     pub(super) fn new<D: Driver>(sock: Sock, cx: &mut Context<'_, D>) -> Self {
-        let peer = match cx.access_log {
-            Some(_) => cx.hands.driver.peer_credentials(sock),
-            None => None,
+        let peer = match cx.logs.are_kept() {
+            true => cx.hands.driver.peer_credentials(sock),
+            false => None,
         };
         Self {
             sock,

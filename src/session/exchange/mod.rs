@@ -58,7 +58,7 @@ use crate::sys::Errno;
 use client::{ClientSide, HeadRead, Reading, Writing};
 use farewell::{Breaking, Farewell};
 use search::{Search, Sought};
-use serving::{Became, Lost, Serving};
+use serving::{Became, Left, Lost, Serving};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use client::REPLAY_BYTES_MAX;
@@ -210,6 +210,11 @@ impl<D: Driver> Exchange<D> {
     /// That is over.
     pub fn resume(&mut self, cx: &mut Context<'_, D>) -> Step {
         self.search_on(cx, |connecting, cx| connecting.resume(true, cx))
+    }
+
+    /// No endpoint takes connections, and nobody is to wait for one.
+    pub fn despair(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.search_on(cx, |connecting, _| connecting.despair())
     }
 
     /// Lets the search act, if the request waits for a connection.
@@ -611,11 +616,11 @@ impl<D: Driver> Exchange<D> {
         match act(serving, &mut self.client, cx) {
             Became::Going => Step::Continue,
             // It is our fault, and the client is there to be told.
-            Became::End(ending @ Ending::NoBuffer(_)) => self.break_off(ending, cx),
+            Became::End(ending @ Ending::NoBuffer(_)) => self.break_off(ending, Left::Reset, cx),
             Became::End(ending) => Step::End(ending),
             Became::Over => self.over(cx),
             Became::Lost(lost) => self.lost(lost, cx),
-            Became::BrokenOff(ending) => self.break_off(ending, cx),
+            Became::BrokenOff(ending) => self.break_off(ending, Left::Reset, cx),
             Became::Unanswered(ending) => {
                 self.leave_server().reject(cx);
                 self.failed(ending, cx)
@@ -643,8 +648,8 @@ impl<D: Driver> Exchange<D> {
     }
 
     /// No more comes of an answer that has begun, or may have.
-    fn break_off(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
-        let Some(held) = self.leave_server().break_off(&mut self.client, cx) else {
+    fn break_off(&mut self, ending: Ending, left: Left, cx: &mut Context<'_, D>) -> Step {
+        let Some(held) = self.leave_server().break_off(&mut self.client, left, cx) else {
             return Step::End(ending);
         };
         self.client.inbox = None;
@@ -668,7 +673,7 @@ impl<D: Driver> Exchange<D> {
             cx.pool.broke_off(serving.open.lease.address());
         }
         if serving.has_begun() {
-            return self.break_off(ending, cx);
+            return self.break_off(ending, Left::Reset, cx);
         }
         if !self.leave_server().close_lost(lost, &self.client, cx) {
             return self.failed(ending, cx);

@@ -1,5 +1,7 @@
 //! A request and the connection that serves it: the way from the server to the client, and what becomes of both.
 
+use std::time::Instant;
+
 use crate::driver::{BUFFER_BYTES, Buf, Close, Done, Driver, NoBuffer, Op, Sock};
 use crate::fastcgi::{BROKEN_OFF, FENCE, ResponseReader, Settled, Settling};
 use crate::session::bulk::{self, Held, Resume};
@@ -48,6 +50,8 @@ pub(super) struct Serving<D: Driver> {
     /// When the request was given to it, the endpoint was known to keep connections. It may not be any more: its address
     /// has left the set, or a connection has broken off, as perhaps this one.
     was_proven: bool,
+    /// When it was given the request.
+    since: Instant,
 }
 
 /// The way from the server.
@@ -56,6 +60,15 @@ pub(super) enum Answer {
     Running,
     /// END_REQUEST came; this is what came after it.
     Ended(Settling),
+}
+
+/// What becomes of a server whose answer is not waited for any longer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Left {
+    /// Its connection is reset.
+    Reset,
+    /// It keeps its place for as long as it may be at work on the request.
+    AtWork,
 }
 
 /// Whether a connection may serve another request.
@@ -157,6 +170,7 @@ impl<D: Driver> Serving<D> {
             response: ResponseReader::new(head.request_id()),
             answer: Answer::Running,
             was_proven,
+            since: cx.hands.now,
         })
     }
 
@@ -548,15 +562,22 @@ impl<D: Driver> Serving<D> {
         acknowledged.is_ok_and(|bytes| bytes <= self.open.sent_before)
     }
 
-    /// No more comes of the answer. Closes the connection. What came of the answer and has not gone to the client
-    /// yet is put on its way, or returned in a pipe, if the client is to be told of the break at all.
+    /// No more comes of the answer. Closes the connection, unless the server is waited for. What came of the answer and
+    /// has not gone to the client yet is put on its way, or returned in a pipe, if the client is to be told of the break
+    /// at all.
     pub(super) fn break_off(
         self,
         client: &mut ClientSide,
+        left: Left,
         cx: &mut Context<'_, D>,
     ) -> Option<Option<Held<D::Pipe>>> {
         let is_to_be_told = self.break_is_to_be_told();
-        self.open.close(Close::Reset, cx.hands);
+        // Where a pipe is filled, it is at work on the answer, and hears of a reset.
+        if left == Left::AtWork && self.download.is_none() && self.is_at_work(cx) {
+            cx.abandon_request(self.open, self.receiving);
+        } else {
+            self.open.close(Close::Reset, cx.hands);
+        }
         if !is_to_be_told {
             return None;
         }
@@ -567,6 +588,14 @@ impl<D: Driver> Serving<D> {
             (None, _) => {}
         }
         Some(held)
+    }
+
+    /// The server has had its time, and nothing of an answer has come.
+    pub(super) fn time_out(self, cx: &mut Context<'_, D>) {
+        match self.is_at_work(cx) {
+            true => self.abandon(cx),
+            false => self.reject(cx),
+        }
     }
 
     /// What the server sends is no answer.
@@ -605,6 +634,11 @@ impl<D: Driver> Serving<D> {
     /// Whether the client is between two records.
     pub(super) fn is_between_records(&self) -> bool {
         self.response.is_between_records() && self.download.is_none()
+    }
+
+    /// When it was given the request.
+    pub(super) fn since(&self) -> Instant {
+        self.since
     }
 
     /// Whether the answer has begun.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::{NonZeroU16, NonZeroU32};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::super::{
     Change, Changes, FastcgiOptions, Hands, Policy, Pool, PoolOptions, Protocol, RouteKey,
@@ -11,6 +11,7 @@ use super::super::{
 };
 use super::time::WATCH_AFTER;
 use super::*;
+use crate::access_log::RequestLogs;
 use crate::backend::{Balancer, Endpoint, Published};
 use crate::config::{Balance, QueueTime, RouteName};
 use crate::counters::RouteCounters;
@@ -41,6 +42,7 @@ const TIMEOUTS: Timeouts = Timeouts {
     half_closed: None,
     removed: None,
     min_rate: None,
+    request: None,
 };
 
 /// A route with one endpoint, whatever a worker has for it, and one client.
@@ -59,6 +61,7 @@ struct Desk {
     changes: Changes,
     head_room: HeadRoom,
     counters: Arc<RouteCounters>,
+    logs: RequestLogs,
 }
 
 /// Lets the exchange of a desk do something, which needs parts of both.
@@ -77,18 +80,21 @@ macro_rules! act {
             queue_is_empty: true,
             can_queue: $desk.can_queue,
             is_paused: false,
+            is_out: false,
             draining: false,
             lets_go: $desk.lets_go,
             head_room: &$desk.head_room,
             counters: &$desk.counters,
-            access_log: None,
+            logs: &$desk.logs,
         };
         $act(&mut cx)
     }};
 }
 
 // Behind the macro, which it uses.
+mod late;
 mod leaving;
+mod slow;
 
 impl Desk {
     fn new() -> Self {
@@ -133,6 +139,7 @@ impl Desk {
             pool: Pool::new(OPTIONS),
             changes: Changes::default(),
             head_room: HeadRoom::default(),
+            logs: RequestLogs::default(),
             counters: Arc::default(),
         }
     }

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use crate::driver::Driver;
-use crate::session::{Context, Ending, Slow, Step, Timeouts};
+use crate::fastcgi::Answer;
+use crate::session::{Context, Ending, Slow, Stall, Step, Timeouts};
 
 use super::client::Reading;
 use super::farewell::Breaking;
+use super::serving::{Left, Serving};
 use super::{Exchange, GONE, Stage};
 
 /// How long a request runs, or waits for a place, before its client is watched for leaving. Most are over by then,
@@ -17,6 +19,12 @@ pub(super) const WATCH_AFTER: Duration = Duration::from_millis(100);
 impl<D: Driver> Exchange<D> {
     /// When [`Exchange::expire`] is due.
     pub fn deadline(&self, timeouts: Timeouts) -> Option<Instant> {
+        let slow_at = self.client.tally.slow_at();
+        self.acts_at(timeouts).into_iter().chain(slow_at).min()
+    }
+
+    /// When it does something by itself, and does not only tell.
+    fn acts_at(&self, timeouts: Timeouts) -> Option<Instant> {
         let silence = self.silence_max(timeouts);
         let idle_at = self
             .client
@@ -30,11 +38,12 @@ impl<D: Driver> Exchange<D> {
                 let watch_at = search.watch_at(&self.client);
                 search.0.deadline().into_iter().chain(watch_at).min()
             }
-            Stage::Serve(_) if self.client.reading == Reading::Idle => {
-                let watch_at = self.client.is_watched_from();
-                Some(idle_at.map_or(watch_at, |idle_at| idle_at.min(watch_at)))
+            Stage::Serve(serving) => {
+                let is_unwatched = self.client.reading == Reading::Idle;
+                let watch_at = is_unwatched.then(|| self.client.is_watched_from());
+                let times = [idle_at, watch_at, out_of_time_at(serving, timeouts)];
+                times.into_iter().flatten().min()
             }
-            Stage::Serve(_) => idle_at,
             Stage::Farewell(farewell) => Some(farewell.by()),
             Stage::Breaking(_) => Some(Breaking::<D::Pipe>::by(self.client.activity.last())),
             Stage::Gone => unreachable!("{GONE}"),
@@ -77,9 +86,35 @@ impl<D: Driver> Exchange<D> {
 
     /// The deadline has come.
     pub fn expire(&mut self, cx: &mut Context<'_, D>) -> Step {
+        self.tell_if_slow(cx);
+        let acts_at = self.acts_at(cx.policy.timeouts);
+        match acts_at.is_some_and(|at| at <= cx.hands.now) {
+            true => self.act_by_itself(cx),
+            false => Step::Continue,
+        }
+    }
+
+    fn tell_if_slow(&mut self, cx: &mut Context<'_, D>) {
+        let now = cx.hands.now;
+        let slow_at = self.client.tally.slow_at();
+        if slow_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let stalled = self.stall(now);
+        let stalled = stalled.map(|stall| Stall::name(stall.by, stall.what));
+        let does = (self.state().name(), stalled);
+        self.client.tally.tell_slow(does, &cx.telling());
+    }
+
+    fn act_by_itself(&mut self, cx: &mut Context<'_, D>) -> Step {
         if let Some(slow) = self.is_too_slow(cx) {
             cx.too_slow(slow, self.client.sock);
             return self.end_unserved(Ending::TooSlow(slow), cx);
+        }
+        if let Stage::Serve(serving) = &self.stage
+            && out_of_time_at(serving, cx.policy.timeouts).is_some_and(|at| at <= cx.hands.now)
+        {
+            return self.time_out(cx);
         }
         let silence = self.silence_max(cx.policy.timeouts);
         let idle_at = self
@@ -108,6 +143,19 @@ impl<D: Driver> Exchange<D> {
             Stage::Head => unreachable!("it waits for nothing else"),
             Stage::Gone => unreachable!("{GONE}"),
         }
+    }
+
+    /// Its server has had as long as a request may take.
+    fn time_out(&mut self, cx: &mut Context<'_, D>) -> Step {
+        let ending = Ending::RequestTimeout;
+        let Stage::Serve(serving) = &self.stage else {
+            unreachable!("only a server has a time")
+        };
+        if serving.has_begun() {
+            return self.break_off(ending, Left::AtWork, cx);
+        }
+        self.leave_server().time_out(cx);
+        self.farewell(Answer::GatewayTimeout, ending, cx)
     }
 
     /// How long nothing may move, and what the session ends as then.
@@ -144,8 +192,13 @@ impl<D: Driver> Exchange<D> {
     /// The client is not waited for any longer. If its answer is not complete, it is told.
     fn end_unserved(&mut self, ending: Ending, cx: &mut Context<'_, D>) -> Step {
         match self.stage {
-            Stage::Serve(_) => self.break_off(ending, cx),
+            Stage::Serve(_) => self.break_off(ending, Left::Reset, cx),
             _ => Step::End(ending),
         }
     }
+}
+
+/// When its request has taken as long as it may.
+fn out_of_time_at<D: Driver>(serving: &Serving<D>, timeouts: Timeouts) -> Option<Instant> {
+    timeouts.request.map(|timeout| serving.since() + timeout)
 }

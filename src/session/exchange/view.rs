@@ -52,7 +52,7 @@ impl<D: Driver> Exchange<D> {
         }
     }
 
-    fn state(&self) -> SessionState {
+    pub(super) fn state(&self) -> SessionState {
         match &self.stage {
             Stage::Head if self.client.reader.is_between() => SessionState::Idle,
             Stage::Head => SessionState::Reading,
@@ -67,7 +67,7 @@ impl<D: Driver> Exchange<D> {
     }
 
     /// The client is looked at first: what it does not take, or does not send, holds the server up as well.
-    fn stall(&self, now: Instant) -> Option<Stall> {
+    pub(super) fn stall(&self, now: Instant) -> Option<Stall> {
         use {StalledBy::*, StalledWhat::*};
         let client = &self.client;
         let for_how_long = |since: Instant| now.saturating_duration_since(since);

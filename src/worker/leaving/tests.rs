@@ -102,6 +102,7 @@ impl Plan {
             half_closed: None,
             removed: None,
             min_rate: None,
+            request: None,
         };
         let listening = |fd| Listening {
             fd,
@@ -128,7 +129,7 @@ impl Plan {
                 who: None,
                 balance: Balance::default(),
                 limit: self.limit,
-                access_log: None,
+                logs: Default::default(),
             },
             counters: counters.clone(),
             shared: None,

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::ValueEnum as _;
 
+use crate::access_log::{Queue, RequestLogs, SlowLog};
 use crate::backend::{Address, Published, PublishedNumber};
 use crate::config::{AtLimit, Balance, Ejection, OnFailure, Part, QueueTime, RouteName};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
@@ -74,6 +75,9 @@ enum SimEngine {
     /// The epoll driver, in a kernel that is simulated.
     Epoll,
 }
+
+/// What is long for the slow logs: some requests are.
+const SLOW_AFTER: Duration = Duration::from_millis(20);
 
 /// What is chosen of a route before anything else.
 struct Choices {
@@ -136,6 +140,7 @@ impl Choices {
             half_closed: None,
             removed: (self.backends == Backends::Mixed).then(|| Duration::from_millis(30)),
             min_rate: None,
+            request: None,
         };
         // No dice of its own: what the idle timeout excuses, this may do as well.
         timeouts.half_closed = timeouts.idle.map(|idle| idle * 2 / 3);
@@ -143,6 +148,7 @@ impl Choices {
             bytes: 1_000_000,
             allowance: idle / 2,
         });
+        timeouts.request = timeouts.idle.map(|idle| idle * 2);
         if let Protocol::Fastcgi(options) = &mut protocol {
             // No dice of its own: what the idle timeout excuses, this may do as well.
             options.head_timeout = timeouts.idle.map(|idle| idle * 3 / 2);
@@ -226,7 +232,13 @@ impl Planned {
                 who: self.who.clone(),
                 balance: self.balance,
                 limit,
-                access_log: None,
+                logs: RequestLogs {
+                    access: None,
+                    slow: Some(SlowLog {
+                        queue: Queue::unread(),
+                        after: SLOW_AFTER,
+                    }),
+                },
             },
             counters: counters.clone(),
         }

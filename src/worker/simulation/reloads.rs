@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 
 use super::several::run_in_turns;
 use super::*;
-use crate::access_log;
+use crate::access_log::{Queue, RequestLogs, SlowLog};
 use crate::driver::Driver;
 use crate::driver::sim::{Census, GENERATIONS_MAX, ListenerAt, MARK, marked, marker};
 use crate::session::Introduction;
@@ -39,6 +39,8 @@ struct Reloaded {
     next_listener: usize,
     life: Life,
     is_logged: bool,
+    /// What is long for its slow log, if it has one.
+    slow_after: Option<Duration>,
     /// Rules for its users that others took the place of.
     past: Vec<Arc<Who>>,
 }
@@ -50,6 +52,12 @@ enum Life {
     Served,
     Retired,
     Cut,
+}
+
+/// As soon as a request has begun, while it waits or is answered, after most are over, or never.
+fn slow_after(dice: &mut Dice) -> Option<Duration> {
+    let millis = dice.pick(&[None, Some(1), Some(20), Some(500)]);
+    millis.map(Duration::from_millis)
 }
 
 /// Who makes the changes, and sees what becomes of them.
@@ -220,6 +228,7 @@ impl Reloaded {
             next_listener: 1,
             life: Life::ToCome,
             is_logged: dice.one_in(2),
+            slow_after: slow_after(dice),
             past: Vec::new(),
         }
     }
@@ -293,7 +302,13 @@ impl Reloaded {
             who: self.planned.who.clone(),
             balance: self.planned.balance,
             limit,
-            access_log: self.is_logged.then(access_log::Queue::unread),
+            logs: RequestLogs {
+                access: self.is_logged.then(Queue::unread),
+                slow: self.slow_after.map(|after| SlowLog {
+                    queue: Queue::unread(),
+                    after,
+                }),
+            },
         }
     }
 
@@ -720,6 +735,9 @@ impl Reloaded {
             policy.timeouts.removed = Some(Duration::from_millis(30));
         }
         self.is_logged ^= dice.one_in(4);
+        if dice.one_in(4) {
+            self.slow_after = slow_after(dice);
+        }
         self.planned.policy = Arc::new(policy);
         self.planned.balance = balance;
     }

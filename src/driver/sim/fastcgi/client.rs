@@ -316,9 +316,11 @@ impl Client {
 fn own_answers(request: &Request) -> Vec<Vec<Unit>> {
     let answers: &[Answer] = match request.course {
         Course::Denied => &[Answer::Forbidden],
-        Course::Whole | Course::Aborted | Course::Malformed => {
-            &[Answer::BadGateway, Answer::Unavailable]
-        }
+        Course::Whole | Course::Aborted | Course::Malformed => &[
+            Answer::BadGateway,
+            Answer::Unavailable,
+            Answer::GatewayTimeout,
+        ],
     };
     let own = answers.iter();
     own.map(|answer| units(&answer_of_proxy(*answer, request.id)))

@@ -1,5 +1,7 @@
 //! Where another program does better, found in the figures and not chosen.
 
+use std::collections::BTreeSet;
+
 use super::super::results::{CellResult, DIRECT_TCP, Results, Sample};
 use super::super::statistics::Spread;
 use super::super::table::{Table, paragraph};
@@ -12,6 +14,8 @@ struct Measure {
     more_is_better: bool,
     /// Whether it says nothing of half of the requests.
     hides_a_tail: bool,
+    /// Whether it counts the requests that ended in the round.
+    counts_requests: bool,
 }
 
 const MEASURES: [Measure; 4] = [
@@ -20,24 +24,28 @@ const MEASURES: [Measure; 4] = [
         figure: Sample::rate,
         more_is_better: true,
         hides_a_tail: false,
+        counts_requests: true,
     },
     Measure {
         name: "p50",
         figure: |sample| Some(sample.latency_us.p50),
         more_is_better: false,
         hides_a_tail: true,
+        counts_requests: false,
     },
     Measure {
         name: "p99",
         figure: |sample| Some(sample.latency_us.p99),
         more_is_better: false,
         hides_a_tail: false,
+        counts_requests: false,
     },
     Measure {
         name: "CPU",
         figure: Sample::cpu_us_per_request,
         more_is_better: false,
         hides_a_tail: false,
+        counts_requests: true,
     },
 ];
 
@@ -72,9 +80,14 @@ impl How {
 pub(super) fn render(results: &Results) -> String {
     let mut losses = Vec::new();
     let mut compared = 0;
+    let mut too_short = BTreeSet::new();
     for cell in &results.cells {
         for of in results.paths.iter().filter(|info| is_ours(&info.key)) {
             for measure in &MEASURES {
+                if measure.counts_requests && is_too_short(cell) {
+                    too_short.insert(cell.cell.id());
+                    continue;
+                }
                 let is_fair = |other: &str| !measure.hides_a_tail || keeps_up(cell, other, &of.key);
                 let fair = best(results, cell, &of.key, measure, is_fair);
                 let others = best(results, cell, &of.key, measure, |other| !is_fair(other));
@@ -96,7 +109,7 @@ pub(super) fn render(results: &Results) -> String {
         0 => return "No other program was measured beside it.\n".to_owned(),
         _ => {}
     }
-    words(compared, &losses) + &tables(&losses)
+    words(compared, &losses) + &left_out(&too_short) + &tables(&losses)
 }
 
 fn row(
@@ -129,6 +142,29 @@ fn words(compared: usize, losses: &[Loss]) -> String {
         chance = count(How::NotInEveryRound),
         tail = count(How::ByALongerTail),
     ))
+}
+
+/// Why some comparisons are not made.
+fn left_out(too_short: &BTreeSet<String>) -> String {
+    if too_short.is_empty() {
+        return String::new();
+    }
+    let cells: Vec<_> = too_short.iter().map(|cell| format!("`{cell}`")).collect();
+    paragraph(&format!(
+        "Not compared in requests per second and CPU per request: {}, whose rounds are too short for one answer to each \
+         client, at least on some way. Who serves a few clients after the other ends more requests in such a round than who \
+         serves all at one time, and is no quicker with all of them.",
+        cells.join(", ")
+    ))
+}
+
+/// Whether on some way fewer requests ended in some round than there were clients.
+fn is_too_short(cell: &CellResult) -> bool {
+    let rounds = cell.paths.iter().flat_map(|path| path.rounds.iter().flatten());
+    let clients = cell.cell.concurrency as u64;
+    rounds
+        .into_iter()
+        .any(|sample| sample.requests < clients)
 }
 
 /// What is certain at once, the rest folded away where that can be.
@@ -221,6 +257,21 @@ mod tests {
             !text.contains("| spliceway raw, io_uring | requests"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn rounds_in_which_not_every_client_was_answered_say_nothing_of_rates() {
+        let mut results = sample_results::results();
+        let cell = &mut results.cells[0];
+        let clients = cell.cell.concurrency as u64;
+        let sample = cell.paths[0].rounds[0].as_mut().unwrap();
+        sample.requests = clients - 1;
+        let id = cell.cell.id();
+        let text = render(&results).replace('\n', " ");
+        assert!(text.contains(&format!("CPU per request: `{id}`")), "{text}");
+        assert!(text.contains("Of these 4 comparisons"), "{text}");
+        assert!(!text.contains("| requests per second"), "{text}");
+        assert!(!text.contains("| CPU"), "{text}");
     }
 
     #[test]

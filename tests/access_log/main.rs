@@ -1,9 +1,12 @@
-//! The access log: that its lines say what happened, whoever asks and whatever reads them.
+//! The access log and the slow log: that their lines say what happened, whoever asks and whatever reads them.
 
 // The behaviours are not `#[test]` functions themselves: the macro makes those of them.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../common/mod.rs"]
 mod common;
+
+mod slow;
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -22,6 +25,12 @@ use common::uninterrupted;
 use common::wait::meanwhile;
 use common::{Backend, Engine, Proxy, eventually, for_each_engine};
 use serde_json::Value;
+use slow::{
+    a_request_that_waits_too_long_is_told_of_in_the_queue, a_script_that_sleeps_is_found,
+    a_slow_log_comes_and_goes_with_a_reload,
+    a_slow_request_has_a_line_while_it_runs_and_one_when_it_is_over,
+    both_logs_may_have_one_file_and_a_signal_opens_it_anew,
+};
 use spliceway::fastcgi::push_stream_end;
 use spliceway::fastcgi::{BeginRequest, Kind, Role, push_pair, push_record, push_stream};
 
@@ -43,6 +52,11 @@ for_each_engine!(
     a_guard_rejection_says_who_asked,
     a_line_names_rule_and_parameter_of_a_rejection_and_no_name_forges_a_field,
     a_request_with_too_many_bytes_of_parameters_has_a_line,
+    a_slow_request_has_a_line_while_it_runs_and_one_when_it_is_over,
+    a_request_that_waits_too_long_is_told_of_in_the_queue,
+    both_logs_may_have_one_file_and_a_signal_opens_it_anew,
+    a_slow_log_comes_and_goes_with_a_reload,
+    a_script_that_sleeps_is_found,
 );
 
 /// A proxy with a FastCGI route, and where its access log is.

@@ -1,0 +1,118 @@
+//! Whether any endpoint of a route takes connections, where its clients are not to wait for one.
+//!
+//! Nobody looks while all is well: a connect that fails, or another set of endpoints, is what begins a look. Who serves
+//! none of its clients learns nothing from them either, so from then on the endpoints are tried every 50 ms until one of
+//! them takes a connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time;
+
+use super::probe::{ProbeOutcome, probe};
+use super::{Checks, PROBES_MAX};
+use crate::backend::{Health, Published};
+
+/// From the end of one look at the endpoints to the next one: a web server that has another server notices nothing of
+/// such times, and an endpoint that starts is not kept from it by 20 connects a second.
+pub(crate) const OUTAGE_PROBE_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long an endpoint has to take a connection: longer than a lost SYN takes to be sent again (1 s).
+const PATIENCE: Duration = Duration::from_millis(1500);
+
+/// So many looks in a row at which no endpoint takes a connection are an outage: one that starts again may refuse one.
+const LOOKS: u32 = 2;
+
+/// How long the first names have to be answered.
+const FIRST_ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What a look has found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Found {
+    /// One that takes connections.
+    One,
+    /// None.
+    None,
+    /// This machine lacks something that it takes to find out.
+    Unknown,
+}
+
+/// Watches for ever.
+pub(crate) async fn watch_outages(published: Arc<Published>, checks: Checks) {
+    let checks = Arc::new(checks);
+    let _ = time::timeout(FIRST_ANSWER_TIMEOUT, published.trouble()).await;
+    loop {
+        look_until_one_is_there(&published, &checks).await;
+        published.trouble().await;
+    }
+}
+
+async fn look_until_one_is_there(published: &Published, checks: &Arc<Checks>) {
+    let mut in_a_row = 0_u32;
+    loop {
+        let found = look(published, checks).await;
+        match found {
+            Found::One if published.is_out() => {
+                tracing::info!(
+                    route = %published.route(),
+                    "an endpoint takes connections again: clients are served"
+                );
+                published.set_out(false);
+            }
+            Found::One | Found::Unknown => {}
+            Found::None => in_a_row = in_a_row.saturating_add(1),
+        }
+        if in_a_row >= LOOKS && found != Found::One && !published.is_out() {
+            tracing::warn!(
+                route = %published.route(),
+                "no endpoint takes connections: clients are closed at once until one does (--when-down close)"
+            );
+            published.set_out(true);
+        }
+        // Others may go on to fail: what they begin is a look in this time.
+        time::sleep(OUTAGE_PROBE_INTERVAL).await;
+        if found == Found::One {
+            return;
+        }
+    }
+}
+
+/// Tries endpoints that get something new, until one takes a connection.
+async fn look(published: &Published, checks: &Arc<Checks>) -> Found {
+    let set = published.load_full();
+    let mut left = set.health_in_use().map(Arc::clone);
+    let mut probes = JoinSet::new();
+    let mut found = Found::None;
+    loop {
+        while probes.len() < PROBES_MAX
+            && let Some(health) = left.next()
+        {
+            let checks = Arc::clone(checks);
+            probes.spawn(async move {
+                let outcome = probe(health.address(), &checks, PATIENCE).await;
+                (health, outcome)
+            });
+        }
+        let Some(ended) = probes.join_next().await else {
+            return found;
+        };
+        let (health, outcome) = ended.expect("a probe neither panics nor is taken back");
+        match judge(&health, &outcome, published) {
+            Found::One => return Found::One,
+            Found::None => {}
+            Found::Unknown => found = Found::Unknown,
+        }
+    }
+}
+
+fn judge(health: &Arc<Health>, outcome: &ProbeOutcome, published: &Published) -> Found {
+    match outcome {
+        ProbeOutcome::Up | ProbeOutcome::Busy => {
+            published.reached(health, Instant::now());
+            Found::One
+        }
+        ProbeOutcome::Down(_) => Found::None,
+        ProbeOutcome::Unknown(_) => Found::Unknown,
+    }
+}

@@ -1,0 +1,289 @@
+//! What keeps a route useful when its backends cannot do all that is asked of them.
+
+// The behaviours are not `#[test]` functions themselves: the macro makes those of them.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+
+use common::backend::Refusing;
+use common::client::assert_over;
+use common::fastcgi::{Client, Request, page, stdout};
+use common::http::{self, Response};
+use common::programs::{fresh_endpoint, start_fpm_pool, start_nginx};
+use common::proxy::fresh_dir;
+use common::{Backend, Engine, Proxy, eventually, for_each_engine};
+
+for_each_engine!(
+    a_request_that_takes_too_long_is_a_504_and_keeps_its_place_while_the_script_runs,
+    an_answer_that_does_not_end_in_time_is_cut_and_keeps_its_place,
+    a_body_that_does_not_come_to_its_end_in_time_is_a_504,
+    php_fpm_is_not_overrun_by_what_comes_after_a_timeout,
+    while_a_route_is_down_its_clients_are_closed_at_once,
+    whoever_waits_when_a_route_goes_down_is_closed,
+    nginx_goes_to_its_next_server_while_a_route_is_down_and_back,
+);
+
+fn tell(proxy: &Proxy, command: &str) {
+    let command = format!(r#"{{"command": "{command}", "route": "default"}}"#);
+    let answer = http::command(&proxy.control(), &command);
+    assert_eq!(answer.code, 200, "{answer:?}");
+}
+
+fn is_down(proxy: &Proxy) -> bool {
+    proxy.status()["routes"][0]["is_down"].as_bool().unwrap()
+}
+
+fn ended_down(proxy: &Proxy) -> f64 {
+    let reason = ["reason=\"route_down\""];
+    proxy
+        .scrape()
+        .sum("spliceway_sessions_ended_total", &reason)
+}
+
+fn while_a_route_is_down_its_clients_are_closed_at_once(engine: Engine) {
+    let refusing = Refusing::new();
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--protocol", "fastcgi", "--per-endpoint-max", "2"])
+        .args(["--connect-timeout", "50s", "--refused-timeout", "50s"])
+        .args(["--when-down", "close"])
+        .backend(&refusing)
+        .observed()
+        .start();
+    assert!(!is_down(&proxy), "nobody has tried");
+    // The first client finds out, and those that come then need not.
+    for number in 1..=3 {
+        let client = Client::connect(&proxy);
+        client.send(&Request::get("/").bytes());
+        assert_over(&client.0);
+        assert!(is_down(&proxy));
+        eventually("it is counted", || ended_down(&proxy) == f64::from(number));
+    }
+    let down = "spliceway_route_down{route=\"default\"}";
+    assert_eq!(proxy.scrape().value(down), 1.0);
+    proxy.process().wait_for_log("--when-down close");
+    // A pause goes before it.
+    tell(&proxy, "pause");
+    let paused = Client::connect(&proxy);
+    paused.send(&Request::get("/paused").bytes());
+    eventually("it waits", || waiting(&proxy) == 1.0);
+    let _backend = refusing.recover(|conversation| conversation.respond(|heard| heard.page()));
+    eventually("it is back", || !is_down(&proxy));
+    tell(&proxy, "resume");
+    assert_eq!(paused.answer().text(), "/paused");
+    let client = Client::connect(&proxy);
+    assert_eq!(client.ask(&Request::get("/again")).text(), "/again");
+    proxy.process().wait_for_log("takes connections again");
+}
+
+fn whoever_waits_when_a_route_goes_down_is_closed(engine: Engine) {
+    let refusing = Refusing::new();
+    let proxy = Proxy::builder()
+        .engine(engine)
+        .args(["--connect-timeout", "50s", "--workers", "1"])
+        .args(["--when-down", "close"])
+        .backend(&refusing)
+        .observed()
+        .start();
+    let clients: Vec<_> = (0..5).map(|_| proxy.connect()).collect();
+    for client in &clients {
+        assert_over(client);
+    }
+    eventually("they are counted", || ended_down(&proxy) == 5.0);
+}
+
+/// It tries the first one again and again, so it is there again as soon as that is.
+fn nginx_goes_to_its_next_server_while_a_route_is_down_and_back(engine: Engine) {
+    let serve = |name: &'static str| {
+        move |conversation: &mut common::backend::Conversation| {
+            conversation.respond(move |heard| page(heard.id, name.as_bytes()))
+        }
+    };
+    let refusing = Refusing::new();
+    let other = Backend::scripted(serve("other"));
+    let start = |backend: &dyn std::fmt::Display| {
+        let builder = Proxy::builder()
+            .engine(engine)
+            .args([
+                "--protocol",
+                "fastcgi",
+                "--when-down",
+                "close",
+                "--mode",
+                "0666",
+            ])
+            .backend(backend);
+        builder.observed().start()
+    };
+    let (first, second) = (start(&refusing), start(&other));
+    let dir = fresh_dir();
+    let front = dir.path().join("http.sock");
+    let config = format!(
+        "http {{
+            access_log off;
+            client_body_temp_path {dir}/body;
+            fastcgi_temp_path {dir}/fastcgi;
+            proxy_temp_path {dir}/proxy;
+            uwsgi_temp_path {dir}/uwsgi;
+            scgi_temp_path {dir}/scgi;
+            upstream php {{
+                server unix:{first} max_fails=0;
+                server unix:{second} backup;
+            }}
+            server {{
+                listen unix:{front};
+                location / {{
+                    fastcgi_pass php;
+                    fastcgi_param REQUEST_METHOD $request_method;
+                    fastcgi_param REQUEST_URI $request_uri;
+                }}
+            }}
+        }}",
+        dir = dir.path().display(),
+        front = front.display(),
+        first = first.socket().display(),
+        second = second.socket().display(),
+    );
+    let _nginx = start_nginx(dir.path(), &config, &front);
+    let ask = || {
+        let answer = Response::to(&front, "GET", "/", b"");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text().to_owned()
+    };
+    for _ in 0..20 {
+        assert_eq!(ask(), "other");
+    }
+    assert!(is_down(&first));
+    let backend = refusing.recover(serve("first"));
+    eventually("the first one is back", || ask() == "first");
+    for _ in 0..20 {
+        assert_eq!(ask(), "first");
+    }
+    // Nobody is asked but who must be: a connect that fails is what tells.
+    drop(backend);
+    for _ in 0..20 {
+        ask();
+    }
+    eventually("it is down again", || ask() == "other" && is_down(&first));
+}
+
+/// Without a limit on waiting, and with one place at the backend.
+fn start(engine: Engine, backend: impl std::fmt::Display) -> Proxy {
+    Proxy::builder()
+        .engine(engine)
+        .args(["--protocol", "fastcgi", "--workers", "1"])
+        .args(["--per-endpoint-max", "1", "--queue-timeout", "off"])
+        .args(["--request-timeout", "1s"])
+        .backend(backend)
+        .observed()
+        .start()
+}
+
+fn waiting(proxy: &Proxy) -> f64 {
+    let depth = "spliceway_queue_depth{route=\"default\"}";
+    proxy.scrape().value(depth)
+}
+
+#[track_caller]
+fn assert_timed_out(proxy: &Proxy, count: f64) {
+    let ended = || {
+        let reason = ["reason=\"request_timeout\""];
+        proxy
+            .scrape()
+            .sum("spliceway_sessions_ended_total", &reason)
+    };
+    eventually("it is counted", || ended() == count);
+}
+
+/// A backend that keeps whoever asks for `/stuck` waiting, after this much of an answer.
+fn stuck_after(beginning: &'static [u8]) -> Backend {
+    Backend::scripted(move |conversation| {
+        while let Some(heard) = conversation.request()? {
+            if heard.uri() == "/stuck" {
+                if !beginning.is_empty() {
+                    conversation.send(&stdout(heard.id, beginning))?;
+                }
+                conversation.wait_for_release()?;
+            }
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    })
+}
+
+/// Another request waits until the backend is done with the stuck one, and is served then.
+#[track_caller]
+fn assert_place_is_kept(proxy: &Proxy, backend: &Backend) {
+    let next = Client::connect(proxy);
+    next.send(&Request::get("/next").bytes());
+    eventually("it waits", || waiting(proxy) == 1.0);
+    assert_eq!(backend.ledger().accepted, 1);
+    backend.release(1);
+    assert_eq!(next.answer().text(), "/next");
+}
+
+fn a_request_that_takes_too_long_is_a_504_and_keeps_its_place_while_the_script_runs(
+    engine: Engine,
+) {
+    let backend = stuck_after(b"");
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    assert!(client.ask(&Request::get("/stuck")).says("504"));
+    assert_timed_out(&proxy, 1.0);
+    let own = "spliceway_fastcgi_own_answers_total{route=\"default\",status=\"504\"}";
+    assert_eq!(proxy.scrape().value(own), 1.0);
+    assert_place_is_kept(&proxy, &backend);
+    proxy.process().wait_for_log("--request-timeout");
+}
+
+fn an_answer_that_does_not_end_in_time_is_cut_and_keeps_its_place(engine: Engine) {
+    let backend = stuck_after(b"Status: 200 OK\r\n\r\nthe beginning");
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    client.send(&Request::get("/stuck").bytes());
+    let told = client.broken_answer();
+    assert!(told[0].content.ends_with(b"the beginning"));
+    assert_timed_out(&proxy, 1.0);
+    assert_place_is_kept(&proxy, &backend);
+}
+
+/// The server waits for the rest of it: it hears of the end, and is free.
+fn a_body_that_does_not_come_to_its_end_in_time_is_a_504(engine: Engine) {
+    let backend = stuck_after(b"");
+    let proxy = start(engine, &backend);
+    let client = Client::connect(&proxy);
+    client.send(&Request::post("/half", b"half of it").head());
+    let answer = client.answer();
+    assert!(answer.says("504"));
+    assert_timed_out(&proxy, 1.0);
+    let next = Client::connect(&proxy);
+    assert_eq!(next.ask(&Request::get("/next")).text(), "/next");
+}
+
+/// A script that sleeps does not hear that nobody waits for it.
+fn php_fpm_is_not_overrun_by_what_comes_after_a_timeout(engine: Engine) {
+    const WHEN_PHP: &str = "<?php
+        if ($_SERVER['REQUEST_URI'] == '/sleep') { usleep(3000000); file_put_contents(__DIR__ . '/slept', 'x'); }
+        echo file_exists(__DIR__ . '/slept') ? 'after' : 'meanwhile';";
+    let dir = fresh_dir();
+    let endpoint = fresh_endpoint();
+    let file = dir.path().join("when.php");
+    fs::write(&file, WHEN_PHP).unwrap();
+    fs::set_permissions(
+        dir.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o777),
+    )
+    .unwrap();
+    let _fpm = start_fpm_pool(dir.path(), &endpoint, 1, "", &[]);
+    let proxy = start(engine, format!("{}:{}", endpoint.0, endpoint.1));
+    let ask = |uri| Request::get(uri).param("SCRIPT_FILENAME", file.to_str().unwrap());
+    assert!(Client::connect(&proxy).ask(&ask("/sleep")).says("504"));
+    let next = Client::connect(&proxy);
+    next.send(&ask("/next").bytes());
+    eventually("it waits here, and not in PHP-FPM's backlog", || {
+        waiting(&proxy) == 1.0
+    });
+    assert!(next.answer().text().ends_with("after"));
+}
