@@ -163,7 +163,9 @@
   }
 
   const pauses = figures => sum(figures.accept_pauses);
-  const answersOf = status => route => ((route.fastcgi || {}).answers_of_our_own || {})[status] || 0;
+  // A reload may have made a raw route of it, or the other way round.
+  const requestsOf = route => (route.fastcgi || {}).requests || {};
+  const answersOf = route => (route.fastcgi || {}).answers_of_our_own || {};
 
   // What no single look can tell.
   function trends() {
@@ -177,7 +179,7 @@
     }
     for (const route of looks[looks.length - 1].routes) {
       for (const status of ['502', '503', '504']) {
-        const answered = growth(route.name, answersOf(status));
+        const answered = growth(route.name, it => answersOf(it)[status] || 0);
         if (answered > 0) {
           const text = 'route ' + route.name + ': ' + rate(answered) + ' requests are answered with ' + status + ', not by a backend';
           found.push({ level: 'error', text });
@@ -338,10 +340,10 @@
     const pairs = [];
     const { fastcgi, queue } = route;
     if (fastcgi) {
-      const failed = growth(name, it => it.fastcgi.requests['5xx'] || 0);
-      const none = growth(name, it => it.fastcgi.requests.none || 0);
-      const own = growth(name, it => sum(it.fastcgi.answers_of_our_own));
-      pairs.push(['Requests', rate(growth(name, it => sum(it.fastcgi.requests)))]);
+      const failed = growth(name, it => requestsOf(it)['5xx'] || 0);
+      const none = growth(name, it => requestsOf(it).none || 0);
+      const own = growth(name, it => sum(answersOf(it)));
+      pairs.push(['Requests', rate(growth(name, it => sum(requestsOf(it))))]);
       pairs.push(['Status 5xx', rate(failed), bad(failed)]);
       pairs.push(['Without an answer', rate(none), bad(none)]);
       pairs.push(['Answers of the proxy', rate(own), own > 0 ? 'warned' : '']);
