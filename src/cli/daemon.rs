@@ -133,10 +133,18 @@ pub(super) struct DaemonArguments {
         long,
         value_name = "IP:PORT",
         value_parser = metrics,
-        help = "Answer HTTP on this address: /metrics for Prometheus, and /healthz and /readyz for \
-                probes. Whoever reaches it may read it. [default: none]"
+        help = "Answer HTTP on this address: the status page at /, /metrics for Prometheus, and /healthz and \
+                /readyz for probes. Whoever reaches it may read it. [default: none]"
     )]
     metrics: Option<SocketAddr>,
+
+    #[arg(
+        long,
+        help = "Show requests on the status page of the metrics address with their URIs, scripts and clients, and \
+                all events: whoever reaches it may read what clients send. Without it, the control socket's page \
+                does, for root and the user that runs the proxy."
+    )]
+    status_details: bool,
 
     #[arg(
         long,
@@ -194,6 +202,7 @@ impl DaemonArguments {
             exit_idle_time: self.exit_idle_time.0,
             control: self.control,
             metrics: self.metrics,
+            status_details: self.status_details,
             user: self.user,
         };
         RunCommand {
@@ -250,6 +259,8 @@ mod tests {
     fn seeing_is_asked_for() {
         let config = run(REQUIRED).config;
         assert_eq!((config.control, config.metrics), (None, None));
+        assert!(!config.status_details);
+        assert!(run_with("--status-details").config.status_details);
         let config = run_with("--control /run/c.sock --metrics [::1]:9145").config;
         assert_eq!(config.control, Some("/run/c.sock".into()));
         assert_eq!(config.metrics, Some("[::1]:9145".parse().unwrap()));

@@ -335,7 +335,7 @@ struct RunArguments {
         value_name = "FILE",
         help = "Read routes and settings from this TOML file. Beside it, options of the daemon count \
                 more than the file's (--workers, --pin, --busy-poll, --engine, --connections-max, --user-connections-max, --drain-timeout, \
-                --exit-idle-time, --control, --metrics, --user, --log-format, --log-level); those of routes belong in the file."
+                --exit-idle-time, --control, --metrics, --status-details, --user, --log-format, --log-level); those of routes belong in the file."
     )]
     config: Option<PathBuf>,
     #[command(flatten)]

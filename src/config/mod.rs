@@ -90,6 +90,8 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// Where metrics and probes are answered over HTTP. `None`: nowhere.
     pub metrics: Option<SocketAddr>,
+    /// Whether the status page shows there what clients send.
+    pub status_details: bool,
     /// As whom the daemon runs once everything is bound. `None`: as who started it.
     pub user: Option<RunAs>,
 }

@@ -151,4 +151,6 @@ pub struct LookupCounters {
     pub denials: Count,
     /// Nobody answered, or not usefully.
     pub failures: Count,
+    /// Since when a name has not resolved, if one does not.
+    pub failing_since: TimeCell,
 }

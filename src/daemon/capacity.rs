@@ -217,6 +217,7 @@ mod tests {
             exit_idle_time: None,
             control: None,
             metrics: None,
+            status_details: false,
             user: None,
         }
     }

@@ -391,6 +391,7 @@ fn observe(
         config,
         socket_files_missing: Default::default(),
         look_turn: Default::default(),
+        page: Default::default(),
     })
 }
 

@@ -39,6 +39,8 @@ const METRICS_BACKLOG: u32 = 128;
 pub(super) struct Sites {
     control: Option<Listener>,
     metrics: Option<Metrics>,
+    /// Whether what clients send is shown there.
+    status_details: bool,
     /// Where that listens: the kernel may have chosen the port.
     metrics_at: Option<SocketAddr>,
     /// Its socket, for a successor.
@@ -117,6 +119,7 @@ impl Sites {
         Ok(Self {
             control: control.transpose().map_err(SiteError::Control)?,
             metrics: metrics.transpose()?,
+            status_details: config.status_details,
             metrics_at: None,
             metrics_socket: None,
             open: None,
@@ -164,7 +167,9 @@ impl Sites {
             tracing::info!("control socket: {}", control.address());
         }
         if let Some(address) = self.metrics_at {
-            tracing::info!("metrics on http://{address}/metrics");
+            tracing::info!(
+                "metrics on http://{address}/metrics, and the status page on http://{address}/"
+            );
         }
     }
 
@@ -186,7 +191,7 @@ impl Sites {
         if let Some(Metrics::Listening(listener)) = self.metrics.take() {
             let (open, is_open) = watch::channel(());
             self.open = Some(open);
-            let listening = SiteListener::Metrics(listener);
+            let listening = SiteListener::Metrics(listener, self.status_details);
             let answers = serve(listening, Arc::clone(observed), is_open);
             helpers.spawn("the task that answers on the metrics address", answers);
         }

@@ -415,6 +415,7 @@ mod tests {
             config: ConfigFigures::new(String::new()),
             socket_files_missing: Default::default(),
             look_turn: Default::default(),
+            page: Default::default(),
         })
     }
 

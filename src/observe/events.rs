@@ -25,6 +25,9 @@ pub(crate) struct EventStatus {
     pub fields: BTreeMap<String, String>,
     /// How often it happened in just this way while it was kept.
     pub times: u64,
+    /// Whether it tells of endpoints and names alone: nothing in it is a client's, or about one. Not told.
+    #[serde(skip)]
+    pub names_no_client: bool,
 }
 
 /// How bad something is.
@@ -100,6 +103,7 @@ mod tests {
             message: message.to_owned(),
             fields: BTreeMap::new(),
             times: 1,
+            names_no_client: false,
         }
     }
 

@@ -17,6 +17,7 @@ mod failures;
 mod fpm;
 mod metrics;
 mod observed;
+pub(crate) mod page;
 pub(crate) mod pulse;
 mod request_table;
 mod requests;

@@ -11,6 +11,7 @@ use super::config_figures::ConfigFigures;
 use super::endpoint_figures::{EndpointFigures, Figures};
 use super::events::EventStatus;
 use super::fpm;
+use super::page::PageCache;
 use super::requests::LookTurn;
 use super::status::{
     AcceptPauses, DaemonState, EndpointState, EndpointStatus, FastcgiStatus, FlowStatus,
@@ -50,6 +51,8 @@ pub(crate) struct Observed {
     pub socket_files_missing: SocketFilesMissing,
     /// Whose turn it is to have the workers tell what their sessions do.
     pub look_turn: LookTurn,
+    /// What status pages were told last.
+    pub page: PageCache,
 }
 
 /// The routes, in the order of the configuration. The main thread changes them, and whoever looks sees all of them as
@@ -330,6 +333,7 @@ impl ObservedRoute {
                 answers: self.lookups.answers.get(),
                 denials: self.lookups.denials.get(),
                 failures: self.lookups.failures.get(),
+                failing_seconds: self.lookups.failing_since.age(now).map(seconds),
             },
             set_version: set.version(),
             set_age_seconds: set

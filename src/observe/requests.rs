@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, OwnedSemaphorePermit, Semaphore};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -51,6 +51,13 @@ impl Default for LookTurn {
             turn: Mutex::default(),
             room: Arc::new(Semaphore::new(ANSWERS_BYTES_MAX / PERMIT_BYTES)),
         }
+    }
+}
+
+impl LookTurn {
+    /// The turn, unless others have it.
+    pub(super) fn try_take(&self) -> Option<MutexGuard<'_, ()>> {
+        self.turn.try_lock().ok()
     }
 }
 
@@ -125,7 +132,7 @@ pub(crate) struct RequestEntry {
 }
 
 /// Why bytes do not go on.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StalledEntry {
     /// Who is waited for.
     pub(crate) by: StalledBy,
@@ -177,21 +184,8 @@ impl Observed {
         };
         let taken = timeout(TURN_PATIENCE, turn_with_room).await;
         let (_turn, answer_room) = taken.map_err(|_| OthersAsk)?;
-        let room = Arc::new(AtomicUsize::new(ANSWER_BYTES_MAX));
-        let ask = |worker: &ObservedWorker| {
-            let (tell, told) = unbounded_channel();
-            let look = Look {
-                route: which.route.as_deref().map(Into::into),
-                idle: which.idle,
-                room: Arc::clone(&room),
-                tell,
-            };
-            // What it does not take, it drops, and with it the way to tell anything.
-            (worker.look)(look);
-            told
-        };
         // All at one time, and then one after the other: a worker has the time of those before it, too.
-        let told: Vec<_> = self.workers.iter().map(ask).collect();
+        let told = self.ask_workers(which, ANSWER_BYTES_MAX);
         let deadline = Instant::now() + PATIENCE;
         let mut all = Requests {
             program: Status::PROGRAM.to_owned(),
@@ -214,11 +208,51 @@ impl Observed {
         }
         Ok((all, answer_room))
     }
+
+    /// Has all workers asked at one time. For whoever has the turn.
+    pub(super) fn ask_workers(
+        &self,
+        which: &Which,
+        room_bytes: usize,
+    ) -> Vec<UnboundedReceiver<LookPart>> {
+        let room = Arc::new(AtomicUsize::new(room_bytes));
+        let ask = |worker: &ObservedWorker| {
+            let (tell, told) = unbounded_channel();
+            let look = Look {
+                route: which.route.as_deref().map(Into::into),
+                idle: which.idle,
+                room: Arc::clone(&room),
+                tell,
+            };
+            // What it does not take, it drops, and with it the way to tell anything.
+            (worker.look)(look);
+            told
+        };
+        self.workers.iter().map(ask).collect()
+    }
+}
+
+/// Takes what a worker tells by then.
+pub(super) async fn hear(
+    mut told: UnboundedReceiver<LookPart>,
+    deadline: Instant,
+    mut take: impl FnMut(LookPart),
+) -> HasTold {
+    let mut so_far = HasTold::Nothing;
+    while let Ok(Some(part)) = timeout_at(deadline, told.recv()).await {
+        let is_last = part.is_last;
+        take(part);
+        if is_last {
+            return HasTold::All;
+        }
+        so_far = HasTold::Some;
+    }
+    so_far
 }
 
 /// How much of an answer has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HasTold {
+pub(super) enum HasTold {
     Nothing,
     Some,
     All,
@@ -229,21 +263,16 @@ impl Requests {
     async fn gather(
         &mut self,
         worker: usize,
-        mut told: UnboundedReceiver<LookPart>,
+        told: UnboundedReceiver<LookPart>,
         deadline: Instant,
     ) -> HasTold {
-        let mut so_far = HasTold::Nothing;
-        while let Ok(Some(part)) = timeout_at(deadline, told.recv()).await {
+        let take = |part: LookPart| {
             self.left_out += part.left_out;
             let rows = part.rows.into_iter();
             let entries = rows.map(|row| RequestEntry::of(worker, row));
             self.requests.extend(entries);
-            if part.is_last {
-                return HasTold::All;
-            }
-            so_far = HasTold::Some;
-        }
-        so_far
+        };
+        hear(told, deadline, take).await
     }
 
     /// As JSON in ASCII: other programs read it, or curl shows it. Some rows at a time, because signals are heard on the
@@ -277,7 +306,7 @@ impl RequestEntry {
             .sum()
     }
 
-    fn of(worker: usize, row: SessionRow) -> Self {
+    pub(super) fn of(worker: usize, row: SessionRow) -> Self {
         let [method, uri, script] = match &row.view.words {
             Some(words) => words.texts().map(Some),
             None => [None, None, None],

@@ -5,8 +5,10 @@
 //! runs on the main thread, as tasks that share it with the daemon's signals; workers know nothing of
 //! it. Commands ([`commanding`]) are for the control socket.
 
+mod asker;
 mod asking;
 mod commanding;
+mod probes;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,7 +23,7 @@ use hyper::body::{Bytes, Incoming};
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
@@ -29,11 +31,11 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{self, Instant};
 
-use super::pulse::PULSE_TIMEOUT;
+use super::page;
 use super::requests;
-use super::{DaemonState, Observed, metrics};
-use crate::backend::Health;
+use super::{Observed, metrics};
 use crate::commands::Commander;
+use asker::Asker;
 pub(crate) use commanding::COMMANDS_MAX;
 use commanding::{Desk, Operator, Successor};
 
@@ -66,8 +68,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where requests come from.
 pub(crate) enum SiteListener {
-    /// The metrics address.
-    Metrics(TcpListener),
+    /// The metrics address, and whether what clients send is shown there as well.
+    Metrics(TcpListener, bool),
     /// The control socket, for who may open it, and where commands that come there go.
     Control(UnixListener, Commander),
 }
@@ -96,11 +98,11 @@ pub(crate) async fn serve(
             _ = is_open.changed() => break,
         };
         match accepted {
-            Ok((stream, operator)) => {
+            Ok((stream, asker)) => {
                 let observed = Arc::clone(&observed);
                 conversations.make_room().await;
                 conversations.begin(move |progress| async move {
-                    converse(stream, operator, &observed, &progress).await;
+                    converse(stream, asker, &observed, &progress).await;
                 });
             }
             Err(error) => {
@@ -233,14 +235,14 @@ impl Conversations {
 
 /// A listener, and what those who come in there may do.
 enum Entrance {
-    Metrics(TcpListener),
+    Metrics(TcpListener, bool),
     Control(UnixListener, Arc<Desk>),
 }
 
 impl Entrance {
     fn new(listening: SiteListener) -> Self {
         match listening {
-            SiteListener::Metrics(listener) => Self::Metrics(listener),
+            SiteListener::Metrics(listener, details) => Self::Metrics(listener, details),
             SiteListener::Control(listener, commander) => {
                 Self::Control(listener, Arc::new(Desk::new(commander)))
             }
@@ -249,19 +251,22 @@ impl Entrance {
 
     fn site(&self) -> Site {
         match self {
-            Self::Metrics(_) => Site::Metrics,
+            Self::Metrics(..) => Site::Metrics,
             Self::Control(..) => Site::Control,
         }
     }
 
-    /// The next connection, and who is at its other end, where that may be somebody who commands.
-    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Option<Operator>)> {
+    /// The next connection, and who is at its other end.
+    async fn accept(&self) -> io::Result<(Box<dyn Stream>, Asker)> {
         match self {
-            Self::Metrics(listener) => Ok((Box::new(listener.accept().await?.0), None)),
+            Self::Metrics(listener, details) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Box::new(stream), Asker::Anybody { details: *details }))
+            }
             Self::Control(listener, desk) => {
                 let (stream, _) = listener.accept().await?;
                 let operator = Operator::of(&stream, Arc::clone(desk))?;
-                Ok((Box::new(stream), Some(operator)))
+                Ok((Box::new(stream), Asker::Operator(operator)))
             }
         }
     }
@@ -272,26 +277,19 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// One connection: one request and its answer.
-async fn converse(
-    stream: Box<dyn Stream>,
-    operator: Option<Operator>,
-    observed: &Observed,
-    progress: &Progress,
-) {
-    let site = Site::of(operator.as_ref());
+async fn converse(stream: Box<dyn Stream>, asker: Asker, observed: &Observed, progress: &Progress) {
+    let site = Site::of(asker.operator());
     let successor = Successor::default();
     let service = service_fn(async |request: Request<Incoming>| {
         progress.asked.store(true, Ordering::Relaxed);
-        let answer = match &operator {
+        let answer = match asker.operator() {
             Some(operator) if request.uri().path() == commanding::PATH => {
                 operator.answer(request, progress).await
             }
             Some(operator) if request.uri().path() == commanding::TAKE_OVER_PATH => {
                 operator.welcome_successor(request, &successor)
             }
-            Some(_) | None => {
-                answer(operator.as_ref(), request.method(), request.uri(), observed).await
-            }
+            Some(_) | None => answer(&asker, &request, observed).await,
         };
         Ok::<_, Infallible>(answer)
     });
@@ -313,20 +311,19 @@ async fn converse(
             tracing::debug!("answer on the {site:?} listener: not taken in time");
         }
     }
-    if let Some(operator) = operator {
+    if let Asker::Operator(operator) = asker {
         operator.hand_on(successor).await;
     }
 }
 
 async fn answer(
-    operator: Option<&Operator>,
-    method: &Method,
-    uri: &Uri,
+    asker: &Asker,
+    request: &Request<Incoming>,
     observed: &Observed,
 ) -> Response<Full<Bytes>> {
-    let path = uri.path();
+    let (operator, path) = (asker.operator(), request.uri().path());
     let is_known = match path {
-        "/metrics" | "/healthz" | "/readyz" => true,
+        "/metrics" | "/healthz" | "/readyz" | page::PATH | page::FIGURES_PATH => true,
         "/status" | requests::PATH => operator.is_some(),
         _ => false,
     };
@@ -334,17 +331,22 @@ async fn answer(
         let site = Site::of(operator);
         return of_text(StatusCode::NOT_FOUND, site.directory().to_owned());
     }
-    let body_follows = match *method {
+    let body_follows = match *request.method() {
         Method::GET => true,
         Method::HEAD => false,
         _ => return method_not_allowed("GET, HEAD", "only GET and HEAD\n"),
     };
     let response = match (path, operator) {
         ("/metrics", _) => metrics_text(observed),
-        ("/status", Some(operator)) => asking::status(observed, operator),
-        (requests::PATH, Some(operator)) => asking::answer(observed, operator, uri.query()).await,
-        ("/healthz", _) => health(observed).await,
-        _ => readiness(observed),
+        ("/status", Some(_)) => asking::status(observed, asker.audience(request.headers())),
+        (requests::PATH, Some(operator)) => asking::answer(observed, operator, request).await,
+        (page::PATH, _) => asking::page(),
+        (page::FIGURES_PATH, _) => {
+            let audience = asker.audience(request.headers());
+            asking::page_figures(observed, audience).await
+        }
+        ("/healthz", _) => probes::health(observed).await,
+        _ => probes::readiness(observed),
     };
     if body_follows {
         return response;
@@ -362,9 +364,10 @@ impl Site {
 
     fn directory(self) -> &'static str {
         match self {
-            Self::Metrics => "there are /metrics, /healthz and /readyz\n",
+            Self::Metrics => "there are / (the status page), /metrics, /healthz and /readyz\n",
             Self::Control => {
-                "there are /status, /requests, /metrics, /healthz and /readyz, and commands at /command\n"
+                "there are / (the status page), /status, /requests, /metrics, /healthz and /readyz, and commands at \
+                 /command\n"
             }
         }
     }
@@ -374,54 +377,6 @@ fn metrics_text(observed: &Observed) -> Response<Full<Bytes>> {
     match metrics::render(observed.status()) {
         Ok(text) => of(StatusCode::OK, metrics::CONTENT_TYPE, text.into()),
         Err(error) => failed(&error),
-    }
-}
-
-async fn health(observed: &Observed) -> Response<Full<Bytes>> {
-    let stuck = observed.stuck_workers(PULSE_TIMEOUT).await;
-    if stuck.is_empty() {
-        return of_text(StatusCode::OK, "ok\n".to_owned());
-    }
-    let line = |number: &usize| format!("worker {number} does not turn\n");
-    of_text(
-        StatusCode::SERVICE_UNAVAILABLE,
-        stuck.iter().map(line).collect(),
-    )
-}
-
-/// A route is ready when it knows an endpoint that is neither left out nor known to be out of reach. The last
-/// one is never left out; whether it can be reached, its last connects have told.
-fn readiness(observed: &Observed) -> Response<Full<Bytes>> {
-    let mut reasons = String::new();
-    if observed.phase.state() == DaemonState::Draining {
-        reasons.push_str("the daemon is draining\n");
-    }
-    let missing = observed
-        .socket_files_missing
-        .of_clients
-        .load(Ordering::Relaxed);
-    if missing > 0 {
-        reasons.push_str(&format!(
-            "{missing} sockets' files are missing: see the log\n"
-        ));
-    }
-    let now = std::time::Instant::now();
-    for route in observed.routes.all().iter() {
-        let set = route.published.load_full();
-        let serves = |health: &Arc<Health>| !health.is_ejected(now) && !health.is_unreachable(now);
-        let in_use: Vec<_> = set.health_in_use().collect();
-        let reason = match in_use[..] {
-            [] if set.health().is_empty() => "no endpoint is known".to_owned(),
-            [] => "every endpoint is drained".to_owned(),
-            _ if in_use.iter().any(|health| serves(health)) => continue,
-            [only] => format!("endpoint {} does not answer", only.address()),
-            ref all => format!("none of {} endpoints answers", all.len()),
-        };
-        reasons.push_str(&format!("route {}: {reason}\n", route.name));
-    }
-    match reasons.is_empty() {
-        true => of_text(StatusCode::OK, "ready\n".to_owned()),
-        false => of_text(StatusCode::SERVICE_UNAVAILABLE, reasons),
     }
 }
 
@@ -458,7 +413,7 @@ fn headless(response: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{ErrorKind, Read, Write};
     use std::net::{Shutdown, SocketAddr, TcpStream};
 
@@ -513,7 +468,10 @@ mod tests {
     }
 
     /// Two workers, of which the second turns for as long as this says, and a route with these endpoints.
-    pub(super) fn observed(alive: &Arc<AtomicBool>, published: &Arc<Published>) -> Observed {
+    pub(in crate::observe) fn observed(
+        alive: &Arc<AtomicBool>,
+        published: &Arc<Published>,
+    ) -> Observed {
         let always = Arc::new(AtomicBool::new(true));
         Observed {
             engine: "epoll".to_owned(),
@@ -527,6 +485,7 @@ mod tests {
             config: ConfigFigures::new("0123456789abcdef".to_owned()),
             socket_files_missing: Default::default(),
             look_turn: Default::default(),
+            page: Default::default(),
         }
     }
 
@@ -544,7 +503,7 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let (open, is_open) = watch::channel(());
             let server = serve(
-                SiteListener::Metrics(listener),
+                SiteListener::Metrics(listener, false),
                 Arc::clone(&observed),
                 is_open,
             );
@@ -612,7 +571,7 @@ mod tests {
     #[test]
     fn what_is_not_there_or_not_allowed_is_said() {
         let stage = Stage::new();
-        let (code, body) = stage.get("/");
+        let (code, body) = stage.get("/nothing");
         assert_eq!(code, 404);
         assert!(body.contains("/metrics"), "{body}");
         // It is for who may open the control socket.

@@ -324,7 +324,7 @@ pub(crate) struct UpstreamsStatus {
 }
 
 /// Lookups, by how they ended. One is for the addresses of one family of one name, or its services.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LookupStatus {
     /// Records came.
     pub answers: u64,
@@ -332,6 +332,9 @@ pub(crate) struct LookupStatus {
     pub denials: u64,
     /// Nobody answered, or not usefully.
     pub failures: u64,
+    /// For how long a name has not resolved, if one does not. An older daemon does not say.
+    #[serde(default)]
+    pub failing_seconds: Option<f64>,
 }
 
 /// One endpoint.
@@ -526,6 +529,7 @@ pub(super) mod samples {
             answers: 5,
             denials: 2,
             failures: 1,
+            failing_seconds: Some(95.0),
         };
         route.set_version = 7;
         route.set_age_seconds = Some(7_260.0);
@@ -596,6 +600,7 @@ pub(super) mod samples {
                 message: "endpoint left out".to_owned(),
                 fields: BTreeMap::from([("route".to_owned(), "busy".to_owned())]),
                 times: 2,
+                names_no_client: false,
             }],
         }
     }

@@ -470,6 +470,8 @@ impl Task {
 
     /// Runs until it is dropped.
     async fn run(mut self) {
+        // What another job has left there is over.
+        self.counters.failing_since.set(None);
         loop {
             let now = Instant::now();
             self.read_changed_files(now);
@@ -578,6 +580,8 @@ impl Task {
     }
 
     fn publish(&mut self, notes: Vec<Note>) {
+        let failing_since = self.names.failing_since();
+        self.counters.failing_since.set(failing_since);
         let endpoints = self.names.endpoints();
         if self
             .succeeds_by

@@ -254,6 +254,14 @@ impl Names {
         hosts.chain(services.filter_map(Side::answered_at)).min()
     }
 
+    /// Since when the name has not resolved that has not for longest; `None` if all do, or nothing is known yet.
+    pub(super) fn failing_since(&self) -> Option<Instant> {
+        let hosts = self.hosts.values().map(|host| host.health);
+        let services = self.services.values().map(|service| service.health);
+        let all = hosts.chain(services);
+        all.filter_map(NameHealth::failing_since).min()
+    }
+
     // --- asking -------------------------------------------------------------------------------
 
     /// Up to `room` questions to ask now, those that have been due for longest first; each counts as
@@ -558,6 +566,13 @@ fn age(answered_at: Option<Instant>, now: Instant) -> Option<Duration> {
 }
 
 impl NameHealth {
+    fn failing_since(self) -> Option<Instant> {
+        match self {
+            Self::Failing { since, .. } => Some(since),
+            Self::Unknown | Self::Answering => None,
+        }
+    }
+
     /// Tells when a name stops resolving, now and then while it does not, and when it does again.
     fn check(
         &mut self,

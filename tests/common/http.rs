@@ -31,6 +31,26 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> Answer {
     exchange(stream, &format!("GET {path}"), "")
 }
 
+/// Asks a metrics address for the head of an answer.
+#[track_caller]
+pub(crate) fn head(address: SocketAddr, path: &str) -> Answer {
+    let stream = TcpStream::connect(address).expect("the address is listened on");
+    stream
+        .set_read_timeout(Some(GUARD))
+        .expect("a timeout can be set");
+    exchange(stream, &format!("HEAD {path}"), "")
+}
+
+/// Asks a metrics address, with this Host.
+#[track_caller]
+pub(crate) fn get_from(address: SocketAddr, path: &str, host: &str) -> Answer {
+    let stream = TcpStream::connect(address).expect("the address is listened on");
+    stream
+        .set_read_timeout(Some(GUARD))
+        .expect("a timeout can be set");
+    exchange_as(stream, &format!("GET {path}"), host, "")
+}
+
 /// Posts something to a metrics address.
 #[track_caller]
 pub(crate) fn post(address: SocketAddr, path: &str, body: &str) -> Answer {
@@ -63,13 +83,18 @@ fn control(socket: &Path) -> UnixStream {
 }
 
 #[track_caller]
-fn exchange(mut stream: impl Read + Write, what: &str, body: &str) -> Answer {
+fn exchange(stream: impl Read + Write, what: &str, body: &str) -> Answer {
+    exchange_as(stream, what, "test", body)
+}
+
+#[track_caller]
+fn exchange_as(mut stream: impl Read + Write, what: &str, host: &str, body: &str) -> Answer {
     let length = match body.len() {
         0 => String::new(),
         length => format!("Content-Length: {length}\r\n"),
     };
     let request =
-        format!("{what} HTTP/1.1\r\nHost: test\r\n{length}Connection: close\r\n\r\n{body}");
+        format!("{what} HTTP/1.1\r\nHost: {host}\r\n{length}Connection: close\r\n\r\n{body}");
     stream
         .write_all(request.as_bytes())
         .expect("a request fits in a socket's buffer");

@@ -10,6 +10,7 @@
 pub(crate) mod activation;
 pub(crate) mod backend;
 pub(crate) mod beside;
+pub(crate) mod chromium;
 pub(crate) mod client;
 pub(crate) mod containers;
 pub(crate) mod fastcgi;

@@ -17,6 +17,14 @@ use crate::shown::Shown;
 
 use super::line::Seen;
 
+/// What happens there to endpoints and names has nothing of clients in it: who they are, or what they have sent. Of a
+/// module with others in it, those as well.
+const WITHOUT_CLIENTS: [&str; 3] = [
+    "spliceway::backend",
+    "spliceway::checks",
+    "spliceway::resolver",
+];
+
 /// The longest message, and the longest value of a field.
 const CHARS_MAX: usize = 512;
 
@@ -55,7 +63,40 @@ impl<S: Subscriber> Layer<S> for Keep {
                 .map(|(name, value)| (name.to_owned(), shown(&value)))
                 .collect(),
             times: 1,
+            names_no_client: metadata.module_path().is_some_and(names_no_client),
         };
         self.0.note(metadata.callsite(), event);
+    }
+}
+
+fn names_no_client(module: &str) -> bool {
+    let is_in = |outer: &&str| {
+        let inner = module.strip_prefix(*outer);
+        inner.is_some_and(|inner| inner.is_empty() || inner.starts_with("::"))
+    };
+    WITHOUT_CLIENTS.iter().any(is_in)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_that_know_clients_are_others() {
+        for module in ["backend::set", "checks", "resolver", "resolver::files"] {
+            assert!(names_no_client(&format!("spliceway::{module}")), "{module}");
+        }
+        for module in [
+            "session",
+            "worker::admission",
+            "commands::channel",
+            "backends",
+            "",
+        ] {
+            assert!(
+                !names_no_client(&format!("spliceway::{module}")),
+                "{module}"
+            );
+        }
     }
 }

@@ -1,14 +1,16 @@
-//! `/requests` and `/status`. What clients send is told to those who may command only, whatever the mode of the socket's
-//! file has become.
+//! `/requests`, `/status` and the status page. What clients send is told to those who may command only, whatever the mode
+//! of the socket's file has become.
 
 use http_body_util::Full;
-use hyper::body::Bytes;
-use hyper::{Response, StatusCode};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
 use spliceway_common::sys::namespace::effective_ids;
 
+use super::asker::is_asked_by_a_near_name;
 use super::commanding::Operator;
 use super::{failed, of, of_text};
 use crate::observe::Observed;
+use crate::observe::page::{self, Audience};
 use crate::observe::requests::{AnswerRoom, OthersAsk, Which};
 use crate::shown::{Shown, ascii_of_json};
 
@@ -31,12 +33,15 @@ impl AsRef<[u8]> for Answer {
 pub(super) async fn answer(
     observed: &Observed,
     operator: &Operator,
-    query: Option<&str>,
+    request: &Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     if !operator.may_command() {
         return for_others(operator.user());
     }
-    let which = match Which::of_query(query) {
+    if !is_asked_by_a_near_name(request.headers()) {
+        return under_a_name();
+    }
+    let which = match Which::of_query(request.uri().query()) {
         Ok(which) => which,
         Err(word) => {
             let word = Shown::line(word.as_bytes(), WORD_CHARS_MAX);
@@ -59,12 +64,31 @@ pub(super) async fn answer(
 }
 
 /// Events tell what clients have sent: they are for those who may see that.
-pub(super) fn status(observed: &Observed, operator: &Operator) -> Response<Full<Bytes>> {
+pub(super) fn status(observed: &Observed, audience: Audience) -> Response<Full<Bytes>> {
     let mut status = observed.status();
-    if !operator.may_command() {
+    if audience == Audience::Everybody {
         status.events.clear();
     }
     of_json(&status)
+}
+
+/// The same for everybody.
+pub(super) fn page() -> Response<Full<Bytes>> {
+    let mut response = of(StatusCode::OK, page::CONTENT_TYPE, page::document());
+    page::guard(response.headers_mut());
+    response
+}
+
+/// What the page asks for.
+pub(super) async fn page_figures(observed: &Observed, audience: Audience) -> Response<Full<Bytes>> {
+    match observed.page_figures(audience).await {
+        Ok(json) => {
+            let mut response = of(StatusCode::OK, "application/json", json);
+            page::guard(response.headers_mut());
+            response
+        }
+        Err(error) => failed(&error),
+    }
 }
 
 /// In ASCII: it may have words of others, and curl shows it.
@@ -84,6 +108,15 @@ fn for_others(user: String) -> Response<Full<Bytes>> {
         "user {user} may not see what clients send (ask as root, or as user {ours}, as whom the daemon runs)\n"
     );
     of_text(StatusCode::FORBIDDEN, line)
+}
+
+fn under_a_name() -> Response<Full<Bytes>> {
+    of_text(
+        StatusCode::FORBIDDEN,
+        "what clients send is not told under a name with dots, which could be another's that leads here (ask for \
+         localhost, or an address)\n"
+            .to_owned(),
+    )
 }
 
 fn others_ask() -> Response<Full<Bytes>> {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CONNECTION, HeaderValue, UPGRADE};
+use hyper::header::{CONNECTION, HeaderMap, HeaderValue, ORIGIN, UPGRADE};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode};
 use spliceway_common::sys::namespace::effective_ids;
@@ -112,6 +112,9 @@ impl Operator {
         }
         if !self.may_command() {
             return of_reply(StatusCode::FORBIDDEN, &self.reject());
+        }
+        if is_of_a_web_page(request.headers()) {
+            return of_reply(StatusCode::FORBIDDEN, &for_no_web_page());
         }
         let body = Limited::new(request.into_body(), COMMAND_BYTES_MAX);
         let body = match body.collect().await {
@@ -225,6 +228,19 @@ impl Operator {
             time::sleep(PRESENCE_INTERVAL).await;
         }
     }
+}
+
+/// Whoever has forwarded the socket to a port, to look at the status page, lets every web page post there that it opens.
+/// Browsers say on whose behalf they post, and nothing else does.
+fn is_of_a_web_page(headers: &HeaderMap) -> bool {
+    headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site")
+}
+
+fn for_no_web_page() -> ControlReply {
+    ControlReply::refused([
+        "a browser sends this: web pages may not command the daemon (use 'spliceway', or curl)"
+            .to_owned(),
+    ])
 }
 
 fn only_post() -> Response<Full<Bytes>> {
@@ -421,6 +437,24 @@ mod tests {
             assert_eq!(outcome, ControlOutcome::Mistaken);
             assert_eq!(lines.len(), 1, "{lines:?}");
             assert!(lines[0].contains(problem), "{lines:?}");
+        }
+        stage.assert_next_is_resume();
+    }
+
+    #[test]
+    fn web_pages_give_no_commands() {
+        let mut stage = Stage::new();
+        for header in [
+            "Origin: null",
+            "Origin: http://localhost:8080",
+            "Sec-Fetch-Site: same-origin",
+        ] {
+            let request = reload().replace("Host: x\r\n", &format!("Host: x\r\n{header}\r\n"));
+            let answer = stage.say(&request);
+            assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+            let ControlReply { outcome, lines } = reply(&answer);
+            assert_eq!(outcome, ControlOutcome::Refused);
+            assert!(lines[0].contains("a browser sends this"), "{lines:?}");
         }
         stage.assert_next_is_resume();
     }

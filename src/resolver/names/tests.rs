@@ -318,16 +318,20 @@ fn a_failing_name_warns_once_per_interval_and_tells_when_it_recovers() {
             age: Some(TTL),
         }]
     );
+    let since = Some(bench.now);
+    assert_eq!(bench.names.failing_since(), since);
     bench.now += BACKOFF_MIN;
     assert_eq!(bench.silence(v4()), []);
     assert_eq!(bench.nothing(v6()), []);
     bench.now += BACKOFF_MAX;
     assert_eq!(bench.silence(v4()).len(), 1);
+    assert_eq!(bench.names.failing_since(), since);
     let after = BACKOFF_MIN + BACKOFF_MAX;
     assert_eq!(
         bench.found(v4(), &["192.0.2.1"]),
         [Event::Recovered { after }]
     );
+    assert_eq!(bench.names.failing_since(), None);
 }
 
 #[test]
