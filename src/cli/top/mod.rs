@@ -5,8 +5,8 @@
 //!   keys ──── actions ────┘  (with rates)
 //! ```
 //!
-//! [`model`], [`view`] and what they are made of are pure: answers, keys and the time come in, cells go out. Where there
-//! is no terminal, [`plain`] prints the tables of `status` and `requests` instead.
+//! `model`, `view` and what they are made of are pure: answers, keys and the time come in, cells go out. Where there
+//! is no terminal, `plain` prints the tables of `status` and `requests` instead.
 
 mod asking;
 mod columns;
