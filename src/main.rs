@@ -34,6 +34,8 @@ fn execute(cli: Cli) -> ExitCode {
         },
         Command::Status(command) => usage::report(PROGRAM, status(&command)),
         Command::Requests(command) => usage::report(PROGRAM, requests(&command)),
+        #[cfg(feature = "top")]
+        Command::Top(command) => usage::report(PROGRAM, top(&command)),
         Command::Tell(command) => match tell(&command) {
             Ok(code) => code,
             Err(error) => usage::report(PROGRAM, Err(error)),
@@ -88,6 +90,12 @@ fn status(command: &StatusCommand) -> anyhow::Result<()> {
 
 fn requests(command: &RequestsCommand) -> anyhow::Result<()> {
     cli::requests::run(command)?;
+    Ok(())
+}
+
+#[cfg(feature = "top")]
+fn top(command: &cli::top::TopCommand) -> anyhow::Result<()> {
+    cli::top::run(command)?;
     Ok(())
 }
 

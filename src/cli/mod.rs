@@ -20,6 +20,8 @@ pub mod requests;
 mod route;
 mod socket_proxyd;
 pub mod status;
+#[cfg(feature = "top")]
+pub mod top;
 pub mod usage;
 pub mod values;
 
@@ -71,6 +73,9 @@ pub enum Command {
     Status(StatusCommand),
     /// Ask it what it does, request by request.
     Requests(RequestsCommand),
+    /// Watch it.
+    #[cfg(feature = "top")]
+    Top(top::TopCommand),
     /// Tell a running proxy to change something.
     Tell(TellCommand),
     /// Show what the proxy does on this machine.
@@ -165,6 +170,8 @@ pub(crate) fn parse_with(
         }
         ArgumentsOf::Status(status) => Command::Status(status.into()),
         ArgumentsOf::Requests(requests) => Command::Requests(requests.into()),
+        #[cfg(feature = "top")]
+        ArgumentsOf::Top(top) => Command::Top(top.into()),
         ArgumentsOf::Reload(reload) => Command::Tell(reload.into()),
         ArgumentsOf::Upgrade(upgrade) => Command::Tell(upgrade.into()),
         ArgumentsOf::Drain(drain) => Command::Tell(drain.into()),
@@ -234,16 +241,9 @@ enum ArgumentsOf {
                       Example: spliceway status --control /run/spliceway/control.sock --watch"
     )]
     Status(StatusArguments),
-    #[command(
-        about = "Show every request that a running proxy has under way or in its queues.",
-        long_about = "Show every request that a running proxy has under way or in its queues: whose it is, what it \
-                      asks for, how far it is, how long that has taken and for whom it waits; raw sessions likewise. \
-                      Not seen are clients that it has not let in yet, and, after an upgrade, what runs on in the old \
-                      process. The proxy is asked through its control socket, so it has to run with --control, and \
-                      goes on serving meanwhile. It tells root and the user that it runs as.\n\n\
-                      Example: spliceway requests --control /run/spliceway/control.sock --sort wait"
-    )]
     Requests(RequestsArguments),
+    #[cfg(feature = "top")]
+    Top(top::TopArguments),
     #[command(
         about = "Have a running proxy take its configuration file over as it is now.",
         long_about = "Have a running proxy take its configuration file over as it is now, and print what has \

@@ -33,6 +33,15 @@ pub struct RequestsCommand {
 
 /// The command line.
 #[derive(Args)]
+#[command(
+    about = "Show every request that a running proxy has under way or in its queues.",
+    long_about = "Show every request that a running proxy has under way or in its queues: whose it is, what it \
+                  asks for, how far it is, how long that has taken and for whom it waits; raw sessions likewise. \
+                  Not seen are clients that it has not let in yet, and, after an upgrade, what runs on in the old \
+                  process. The proxy is asked through its control socket, so it has to run with --control, and \
+                  goes on serving meanwhile. It tells root and the user that it runs as.\n\n\
+                  Example: spliceway requests --control /run/spliceway/control.sock --sort wait"
+)]
 pub(super) struct RequestsArguments {
     #[arg(value_name = "ROUTE", help = "Show those of this route alone.")]
     route: Option<RouteName>,

@@ -2,12 +2,14 @@
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::os::fd::AsFd;
+use std::panic;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
 use tokio::runtime;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task;
 use tokio::time;
 
 use super::values::{ValueError, timeout};
@@ -18,7 +20,7 @@ use crate::sys::terminal;
 
 /// The time between the two samples that rates are made from: long enough for some ten requests of a
 /// quiet service, short enough not to be noticed.
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
+pub(super) const SAMPLE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The least time between two refreshes. More often, nobody can read.
 const WATCH_INTERVAL_MIN: Duration = Duration::from_millis(100);
@@ -95,6 +97,8 @@ pub enum Error {
     Json(#[from] serde_json::Error),
     #[error("write to standard output")]
     Output(#[source] io::Error),
+    #[error("drive the terminal (without one, as in 'spliceway top | cat', plain text is printed)")]
+    Terminal(#[source] io::Error),
 }
 
 /// Asks and prints.
@@ -134,7 +138,10 @@ pub(super) fn on_runtime(work: impl Future<Output = Result<(), Error>>) -> Resul
         .enable_all()
         .build()
         .map_err(Error::Signals)?;
-    match runtime.block_on(work) {
+    let shown = runtime.block_on(work);
+    // Whoever takes nothing of what is printed does not hold up the end.
+    runtime.shutdown_background();
+    match shown {
         // Whoever reads has seen enough.
         Err(Error::Output(error)) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         shown => shown,
@@ -147,10 +154,17 @@ pub(super) async fn repeated(
     as_json: bool,
     look: impl AsyncFnMut() -> Result<String, Error>,
 ) -> Result<(), Error> {
+    until_stopped(repeat(interval, as_json, look)).await
+}
+
+/// Goes on until the end, or until Ctrl-C or SIGTERM, which are an end as well.
+pub(super) async fn until_stopped(
+    work: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
     let mut interrupted = signal(SignalKind::interrupt()).map_err(Error::Signals)?;
     let mut terminated = signal(SignalKind::terminate()).map_err(Error::Signals)?;
     tokio::select! {
-        ended = repeat(interval, as_json, look) => ended,
+        ended = work => ended,
         _ = interrupted.recv() => Ok(()),
         _ = terminated.recv() => Ok(()),
     }
@@ -170,9 +184,9 @@ async fn repeat(
         let text = look().await?;
         let rows = terminal::rows(io::stdout().as_fd());
         match (in_place, !is_first && !as_json) {
-            (true, _) => show(&in_the_same_place(&text, rows))?,
-            (false, true) => show(&format!("\n{text}"))?,
-            (false, false) => show(&text)?,
+            (true, _) => print(in_the_same_place(&text, rows)).await?,
+            (false, true) => print(format!("\n{text}")).await?,
+            (false, false) => print(text).await?,
         }
         is_first = false;
     }
@@ -207,6 +221,14 @@ fn in_the_same_place(text: &str, rows: Option<usize>) -> String {
         ));
     }
     format!("{HOME_WITHOUT_WRAP}{lines}{CLEAR_BELOW_AND_WRAP}")
+}
+
+/// The same on another thread, so that signals are heard while nobody takes it.
+pub(super) async fn print(text: String) -> Result<(), Error> {
+    match task::spawn_blocking(move || show(&text)).await {
+        Ok(shown) => shown,
+        Err(error) => panic::resume_unwind(error.into_panic()),
+    }
 }
 
 pub(super) fn show(text: &str) -> Result<(), Error> {

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::span;
+use super::units::span;
 use crate::fpm::{FRESH_MAX, FpmBoard, PoolFigures, PoolView};
 
 /// One pool.

@@ -19,11 +19,12 @@ mod metrics;
 mod observed;
 pub(crate) mod page;
 pub(crate) mod pulse;
-mod request_table;
-mod requests;
+pub(crate) mod request_table;
+pub(crate) mod requests;
 pub(crate) mod server;
-mod status;
-mod table;
+pub(crate) mod status;
+pub(crate) mod table;
+pub(crate) mod units;
 
 pub(crate) use config_figures::ConfigFigures;
 pub(crate) use endpoint_figures::EndpointFigures;

@@ -3,7 +3,8 @@
 use std::cmp::Reverse;
 
 use super::requests::{RequestEntry, Requests, StalledEntry};
-use super::table::{line, size, span};
+use super::table::line;
+use super::units::{size, span};
 use crate::session::Stall;
 use crate::shown::Shown;
 
@@ -46,13 +47,14 @@ impl RequestOrder {
     }
 }
 
+/// What stands above the cells of a [`row`].
+pub(crate) const TITLES: [&str; 10] = [
+    "AGE", "WAIT", "STATE", "ROUTE", "ENDPOINT", "CLIENT", "SENT", "ANSWERED", "STALLED", "REQUEST",
+];
+
 /// A line for each, under a line that says what is in it.
 #[must_use]
 pub(crate) fn render(requests: &Requests) -> String {
-    const TITLES: [&str; 10] = [
-        "AGE", "WAIT", "STATE", "ROUTE", "ENDPOINT", "CLIENT", "SENT", "ANSWERED", "STALLED",
-        "REQUEST",
-    ];
     let rows: Vec<[String; 10]> = requests.requests.iter().map(row).collect();
     let mut widths = TITLES.map(str::len);
     for row in &rows {
@@ -71,29 +73,32 @@ pub(crate) fn render(requests: &Requests) -> String {
     for row in &rows {
         push(row.each_ref().map(String::as_str));
     }
-    for worker in &requests.silent_workers {
-        line(
-            &mut text,
-            &format!("worker {worker} does not turn: what its sessions do is not known"),
-        );
-    }
-    for worker in &requests.incomplete_workers {
-        line(
-            &mut text,
-            &format!("worker {worker} has not told of all its sessions in time: ask again"),
-        );
-    }
-    if requests.left_out > 0 {
-        let more = format!(
-            "and {} more, for which there was no room (ask for one route)",
-            requests.left_out
-        );
-        line(&mut text, &more);
+    for gap in gaps(requests) {
+        line(&mut text, &gap);
     }
     text
 }
 
-fn row(request: &RequestEntry) -> [String; 10] {
+/// What is not told, a line for each.
+pub(crate) fn gaps(requests: &Requests) -> Vec<String> {
+    let silent = requests.silent_workers.iter();
+    let silent = silent
+        .map(|worker| format!("worker {worker} does not turn: what its sessions do is not known"));
+    let incomplete = requests.incomplete_workers.iter();
+    let incomplete = incomplete.map(|worker| {
+        format!("worker {worker} has not told of all its sessions in time: ask again")
+    });
+    let more = (requests.left_out > 0).then(|| {
+        format!(
+            "and {} more, for which there was no room (ask for one route)",
+            requests.left_out
+        )
+    });
+    silent.chain(incomplete).chain(more).collect()
+}
+
+/// One request, a cell for each of [`TITLES`]. Names of routes and endpoints are as they were told.
+pub(crate) fn row(request: &RequestEntry) -> [String; 10] {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let client = match (request.uid, request.pid) {
         (Some(uid), Some(pid)) => format!("uid {uid} pid {pid}"),

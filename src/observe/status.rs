@@ -405,7 +405,7 @@ impl EndpointState {
 
 /// What tests of everything that is made from a status begin with.
 #[cfg(test)]
-pub(super) mod samples {
+pub(crate) mod samples {
     use super::super::events::EventLevel;
     use super::*;
     use crate::counters::{Histogram, Outcome};
@@ -555,7 +555,7 @@ pub(super) mod samples {
     }
 
     /// Two workers and two routes, of which one has seen everything.
-    pub(in crate::observe) fn busy() -> Status {
+    pub(crate) fn busy() -> Status {
         let worker = |turns, busy| WorkerStatus {
             turns,
             busy_seconds: Some(busy),

@@ -1,13 +1,13 @@
 //! A status as a table for people.
 
 use std::fmt::Write;
-use std::time::Duration;
 
 use super::fpm;
 use super::status::{
     DaemonState, EndpointState, EndpointStatus, FastcgiStatus, HistogramStatus, RouteStatus,
     Status, UpstreamsStatus,
 };
+use super::units::{rate, size, span};
 use crate::counters::Outcome;
 use crate::shown::Shown;
 
@@ -45,8 +45,11 @@ pub(crate) fn render(status: &Status, before: Option<&Status>) -> String {
     text
 }
 
-fn is_same_daemon(before: &Status, after: &Status) -> bool {
-    before.pid == after.pid && before.uptime_seconds < after.uptime_seconds
+/// Whether counters of both are of one process. In a container, every daemon may have the same number.
+pub(crate) fn is_same_daemon(before: &Status, after: &Status) -> bool {
+    before.pid == after.pid
+        && before.started_at_seconds == after.started_at_seconds
+        && before.uptime_seconds < after.uptime_seconds
 }
 
 /// How fast figures grow.
@@ -66,10 +69,29 @@ impl Rates<'_> {
 }
 
 fn daemon(text: &mut String, status: &Status) {
-    let retired = status.retired_routes.iter().map(|r| r.sessions_active);
-    let served = status.routes.iter().map(|r| r.sessions_active);
-    let sessions: u64 = served.chain(retired).sum();
-    let state = match status.state {
+    line(
+        text,
+        &format!(
+            "spliceway {}, process {}, {}, {} workers, {}; {}",
+            status.version,
+            status.pid,
+            status.engine,
+            status.workers.len(),
+            state(status),
+            all_sessions(status),
+        ),
+    );
+    if let Some(config) = config(status) {
+        line(text, &config);
+    }
+    for warning in warnings(status) {
+        line(text, &warning);
+    }
+}
+
+/// Whether the daemon takes new clients, and since when.
+pub(crate) fn state(status: &Status) -> String {
+    match status.state {
         DaemonState::Serving => format!("serving for {}", span(status.uptime_seconds)),
         DaemonState::Draining => match status.draining_seconds {
             Some(since) => format!(
@@ -79,60 +101,54 @@ fn daemon(text: &mut String, status: &Status) {
             ),
             None => "draining".to_owned(),
         },
-    };
-    line(
-        text,
-        &format!(
-            "spliceway {}, process {}, {}, {} workers, {state}; {sessions} of {} sessions",
-            status.version,
-            status.pid,
-            status.engine,
-            status.workers.len(),
-            status.sessions_max,
-        ),
-    );
-    if !status.config.hash.is_empty() {
-        line(text, &config(status));
-    }
-    let pauses = status.accept_pauses;
-    if pauses.no_descriptors + pauses.limit_reached + pauses.other > 0 {
-        line(
-            text,
-            &format!(
-                "accepting paused: for descriptors {}, at the limit {}, otherwise {}",
-                pauses.no_descriptors, pauses.limit_reached, pauses.other
-            ),
-        );
-    }
-    if status.socket_files_missing > 0 {
-        line(
-            text,
-            &format!(
-                "sockets whose files are missing: {} (nobody can connect: the log says why)",
-                status.socket_files_missing
-            ),
-        );
-    }
-    if status.log_lines_dropped > 0 {
-        line(
-            text,
-            &format!("lost lines of the log: {}", status.log_lines_dropped),
-        );
-    }
-    if status.access_log_write_errors > 0 {
-        line(
-            text,
-            &format!(
-                "failed writes to access logs: {}",
-                status.access_log_write_errors
-            ),
-        );
     }
 }
 
-/// An older daemon says nothing of it.
-fn config(status: &Status) -> String {
+/// How many sessions there are, of how many that there may be.
+pub(crate) fn all_sessions(status: &Status) -> String {
+    let retired = status.retired_routes.iter().map(|r| r.sessions_active);
+    let served = status.routes.iter().map(|r| r.sessions_active);
+    let sessions: u64 = served.chain(retired).sum();
+    format!("{sessions} of {} sessions", status.sessions_max)
+}
+
+/// What somebody should look at, a line for each.
+pub(crate) fn warnings(status: &Status) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let pauses = status.accept_pauses;
+    if pauses.no_descriptors + pauses.limit_reached + pauses.other > 0 {
+        warnings.push(format!(
+            "accepting paused: for descriptors {}, at the limit {}, otherwise {}",
+            pauses.no_descriptors, pauses.limit_reached, pauses.other
+        ));
+    }
+    if status.socket_files_missing > 0 {
+        warnings.push(format!(
+            "sockets whose files are missing: {} (nobody can connect: the log says why)",
+            status.socket_files_missing
+        ));
+    }
+    if status.log_lines_dropped > 0 {
+        warnings.push(format!(
+            "lost lines of the log: {}",
+            status.log_lines_dropped
+        ));
+    }
+    if status.access_log_write_errors > 0 {
+        warnings.push(format!(
+            "failed writes to access logs: {}",
+            status.access_log_write_errors
+        ));
+    }
+    warnings
+}
+
+/// Which configuration is in use, and how reloads ended. An older daemon says nothing of it.
+pub(crate) fn config(status: &Status) -> Option<String> {
     let config = &status.config;
+    if config.hash.is_empty() {
+        return None;
+    }
     let now = status.started_at_seconds + status.uptime_seconds;
     let since = span((now - config.last_success_at_seconds).max(0.0));
     let mut text = format!("configuration {}", config.hash);
@@ -144,7 +160,7 @@ fn config(status: &Status) -> String {
     if !config.last_reload_done {
         text.push_str("; the last reload was refused (the log says why)");
     }
-    text
+    Some(text)
 }
 
 fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
@@ -198,7 +214,8 @@ fn sessions(route: &RouteStatus, rates: Option<Rates<'_>>) -> String {
     }
 }
 
-fn failed(route: &RouteStatus) -> u64 {
+/// Sessions that failed.
+pub(crate) fn failed(route: &RouteStatus) -> u64 {
     let failures = Outcome::ALL.into_iter().filter(|o| o.is_failure());
     let count = |outcome: Outcome| route.sessions_ended.get(outcome.name()).copied();
     failures.filter_map(count).sum()
@@ -302,16 +319,21 @@ fn typical(times: &HistogramStatus, before: &str) -> String {
 
 /// The bound of the bucket that the quantile is in.
 fn quantile(times: &HistogramStatus, part: f64) -> Option<String> {
+    Some(match bound_of_quantile(times, part)? {
+        Some(bound) => format!("<{}", span(bound)),
+        None => "longer than 10 s".to_owned(),
+    })
+}
+
+/// The same in seconds, without a bound for the longest; nothing without times.
+pub(crate) fn bound_of_quantile(times: &HistogramStatus, part: f64) -> Option<Option<f64>> {
     let wanted = times.count as f64 * part;
     let mut seen = 0;
     let bucket = times.buckets.iter().find(|bucket| {
         seen += bucket.count;
         seen > 0 && seen as f64 >= wanted
     })?;
-    Some(match bucket.up_to_seconds {
-        Some(bound) => format!("<{}", span(bound)),
-        None => "longer than 10 s".to_owned(),
-    })
+    Some(bucket.up_to_seconds)
 }
 
 fn bytes(route: &RouteStatus, rates: Option<Rates<'_>>) -> String {
@@ -390,18 +412,23 @@ fn endpoints(text: &mut String, route: &RouteStatus) {
     }
 }
 
-fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
+/// Whether an endpoint gets something, and if not, why and for how long.
+pub(crate) fn endpoint_state(endpoint: &EndpointStatus) -> String {
     let state = match endpoint.state {
         EndpointState::Ejected { left_seconds } => format!("ejected {}", span(left_seconds)),
         EndpointState::Failing { failing_seconds } => format!("failing {}", span(failing_seconds)),
         EndpointState::Down => "down by check".to_owned(),
         state @ (EndpointState::Ok | EndpointState::Removed) => state.name().to_owned(),
     };
-    let mut state = match endpoint.drained {
+    match endpoint.drained {
         true if endpoint.state == EndpointState::Ok => "drained".to_owned(),
         true => format!("drained, {state}"),
         false => state,
-    };
+    }
+}
+
+fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
+    let mut state = endpoint_state(endpoint);
     if endpoint.weight_by_hand {
         push(&mut state, &format!(", weight {}", endpoint.weight));
     }
@@ -437,60 +464,6 @@ fn item(text: &mut String, name: &str, value: &str) {
 fn push(text: &mut String, more: &str) {
     // A string takes all that is written to it.
     let _ = text.write_str(more);
-}
-
-/// A time with the two units that matter, or a small one with one.
-pub(super) fn span(seconds: f64) -> String {
-    if seconds < 1.0 {
-        return small(seconds);
-    }
-    if seconds < 60.0 {
-        return format!("{}s", short(seconds));
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "no daemon runs for longer, and no time is negative"
-    )]
-    let whole = Duration::from_secs(seconds as u64).as_secs();
-    let (minutes, hours, days) = (whole / 60, whole / 3600, whole / 86_400);
-    match (days, hours) {
-        (0, 0) => format!("{minutes}m{}s", whole % 60),
-        (0, _) => format!("{hours}h{}m", minutes % 60),
-        (_, _) => format!("{days}d{}h", hours % 24),
-    }
-}
-
-fn small(seconds: f64) -> String {
-    match seconds * 1e6 {
-        micros if micros < 1000.0 => format!("{}us", short(micros)),
-        micros => format!("{}ms", short(micros / 1000.0)),
-    }
-}
-
-/// Bytes with the unit that leaves at most four digits.
-pub(super) fn size(mut bytes: f64) -> String {
-    for unit in ["B", "KiB", "MiB", "GiB"] {
-        if bytes < 1024.0 {
-            return format!("{} {unit}", short(bytes));
-        }
-        bytes /= 1024.0;
-    }
-    format!("{} TiB", short(bytes))
-}
-
-fn rate(per_second: f64) -> String {
-    short(per_second)
-}
-
-/// About three digits, and no more than it needs.
-fn short(number: f64) -> String {
-    let text = match number {
-        n if n < 10.0 => format!("{n:.2}"),
-        n if n < 100.0 => format!("{n:.1}"),
-        n => return format!("{n:.0}"),
-    };
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 #[cfg(test)]
@@ -565,6 +538,10 @@ old  is not served any more; 2 sessions finish
         assert!(!render(&after, Some(&before)).contains("/s"));
         let younger = samples::busy();
         assert!(!render(&younger, Some(&before)).contains("/s"));
+        // The first process of another container of the same name.
+        after.pid = before.pid;
+        after.started_at_seconds += 30_000.0;
+        assert!(!render(&after, Some(&before)).contains("/s"));
     }
 
     #[test]
@@ -622,28 +599,5 @@ old  is not served any more; 2 sessions finish
         }
         status.routes[0].listeners = vec!["x".repeat(1_000_000)];
         assert!(render(&status, None).len() < 50_000);
-    }
-
-    #[test]
-    fn times_and_sizes_are_short() {
-        for (seconds, text) in [
-            (0.0, "0us"),
-            (0.00005, "50us"),
-            (0.0025, "2.5ms"),
-            (1.0, "1s"),
-            (59.96, "60s"),
-            (61.0, "1m1s"),
-            (90_000.0, "1d1h"),
-        ] {
-            assert_eq!(span(seconds), text);
-        }
-        for (bytes, text) in [
-            (0.0, "0 B"),
-            (1023.0, "1023 B"),
-            (1536.0, "1.5 KiB"),
-            (5e15, "4547 TiB"),
-        ] {
-            assert_eq!(size(bytes), text);
-        }
     }
 }

@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code)]
 
+pub(crate) mod pty;
 pub(crate) mod traced;
 
 use super::wait::uninterrupted;

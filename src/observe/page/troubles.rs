@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use self::TroubleLevel::{Error, Note, Warn};
 use super::super::status::{DaemonState, EndpointState, EndpointStatus, RouteStatus, Status};
-use super::super::table::span;
+use super::super::units::span;
 use super::Audience;
 use super::slowest::{AtWork, Slowest};
 use crate::shown::Shown;
