@@ -39,6 +39,8 @@ enum Found {
     One,
     /// None.
     None,
+    /// Those that there are get nothing new.
+    Drained,
     /// This machine lacks something that it takes to find out.
     Unknown,
 }
@@ -68,11 +70,11 @@ async fn look_until_one_is_there(published: &Published, checks: &Arc<Checks>) {
                 published.set_out(false);
             }
             // An operator wants everybody to wait, and the endpoints may be away for that.
-            _ if published.paused_until(Instant::now()).is_some() => {
+            _ if found == Found::Drained || published.paused_until(Instant::now()).is_some() => {
                 in_a_row = 0;
                 published.set_out(false);
             }
-            Found::One | Found::Unknown => {}
+            Found::One | Found::Unknown | Found::Drained => {}
             Found::None => in_a_row = in_a_row.saturating_add(1),
         }
         if in_a_row >= LOOKS && found != Found::One && !published.is_out() {
@@ -87,7 +89,8 @@ async fn look_until_one_is_there(published: &Published, checks: &Arc<Checks>) {
         let rounds = published.load().endpoints().len().div_ceil(PROBES_MAX);
         let rounds = u32::try_from(rounds).unwrap_or(u32::MAX).max(1);
         time::sleep(OUTAGE_PROBE_INTERVAL * rounds).await;
-        if found == Found::One {
+        if let Found::One | Found::Drained = found {
+            // Another set, with one that gets something again, begins another look.
             return;
         }
     }
@@ -104,6 +107,10 @@ async fn look(published: &Published, checks: &Arc<Checks>) -> Found {
         true => PATIENCE_IN_OUTAGE,
         false => PATIENCE,
     };
+    if set.health_in_use().next().is_none() && !set.health().is_empty() {
+        // An operator wants it so: who comes waits until one is brought back.
+        return Found::Drained;
+    }
     let mut left = set.health_in_use().filter(can_be_tried).map(Arc::clone);
     let mut probes = JoinSet::new();
     let mut found = Found::None;
@@ -123,7 +130,7 @@ async fn look(published: &Published, checks: &Arc<Checks>) -> Found {
         let (health, outcome) = ended.expect("a probe neither panics nor is taken back");
         match judge(&health, &outcome, published) {
             Found::One => return Found::One,
-            Found::None => {}
+            Found::None | Found::Drained => {}
             Found::Unknown => found = Found::Unknown,
         }
     }

@@ -6,8 +6,9 @@
 //! the list, where each has its state.
 //!
 //! In the list, PHP-FPM leaves URIs as clients have sent them, quotes and all: a visitor can make it anything. Only a
-//! list of which every entry has everything that PHP-FPM writes is believed, which the 127 bytes of a URI
-//! have no room to forge; otherwise the head's own counts are taken, which no visitor can write to.
+//! list of which every entry has everything that PHP-FPM writes is believed, and only one without `\u`: some versions have
+//! room for whole entries in a query string, whose fields' names have spaces that a URI cannot have. Otherwise the head's own
+//! counts are taken, which no visitor can write to.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -195,14 +196,22 @@ fn content(stdout: &[u8]) -> Option<&[u8]> {
 
 /// With the list of processes, or without it, if that cannot be read.
 fn read_page(content: &[u8]) -> Result<StatusPage, serde_json::Error> {
-    serde_json::from_slice(content).or_else(|error| {
-        let list = content.windows(LIST.len()).position(|piece| piece == LIST);
-        let Some(head) = list.map(|at| content[..at].trim_ascii_end()) else {
-            return Err(error);
-        };
+    let list = content.windows(LIST.len()).position(|piece| piece == LIST);
+    let without_list = |at: usize| {
+        let head = content[..at].trim_ascii_end();
         let head = head.strip_suffix(b",").unwrap_or(head);
         serde_json::from_slice(&[head, b"}"].concat())
-    })
+    };
+    match list {
+        Some(at) if may_be_forged(&content[at..]) => without_list(at),
+        Some(at) => serde_json::from_slice(content).or_else(|_| without_list(at)),
+        None => serde_json::from_slice(content),
+    }
+}
+
+/// The names of an entry's fields have spaces, which no URI has: whoever forges one writes them as escapes.
+fn may_be_forged(list: &[u8]) -> bool {
+    list.windows(2).any(|piece| piece == b"\\u")
 }
 
 impl StatusPage {
@@ -341,6 +350,13 @@ pub(super) mod tests {
     }
 
     /// A URI has 127 bytes there.
+    /// An entry of its own, as long as a query string may be.
+    const FORGED: &str = concat!(
+        r#"/?","content\u0020length":0,"user":"-","script":"-","last\u0020request\u0020cpu":0.00,"#,
+        r#""last\u0020request\u0020memory":0},{"pid":1,"state":"Idle","start\u0020time":1,"start\u0020since":1,"requests":1,"#,
+        r#""request\u0020duration":1,"request\u0020method":"GET","request\u0020uri":"/"#,
+    );
+
     #[test]
     fn what_visitors_write_into_the_list_counts_for_nothing() {
         let own = Some(218);
@@ -351,6 +367,7 @@ pub(super) mod tests {
             "/\",\"x\":[{\"pid\":1,\"state\":\"Idle\"}],\"y\":\"",
             "/\"}]}",
             "/\u{1}",
+            FORGED,
         ] {
             let processes = figures(&page(&[process("Running", uri)])).processes;
             // Either the list is not believed, or it says what it said without that.

@@ -98,8 +98,11 @@ pub(super) fn status(board: &FpmBoard, now: Instant) -> Vec<FpmStatus> {
             up: age.is_some() && view.error.is_none(),
             error: view.error.map(|error| error.to_string()),
             age_seconds: age.map(|age| age.as_secs_f64()),
-            max_children: view.max_children,
-            warning: view.warning.map(|warning| warning.to_string()),
+            max_children: view.max_children.filter(|_| fresh.is_some()),
+            warning: view
+                .warning
+                .filter(|_| fresh.is_some())
+                .map(|warning| warning.to_string()),
             pool: fresh.map(|answered| FpmPoolStatus::from(&*answered.figures)),
         }
     };

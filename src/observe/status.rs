@@ -536,7 +536,6 @@ pub(crate) mod samples {
         route.answer_age_seconds = Some(4.25);
         route.ejections = 2;
         route.pause_left_seconds = Some(42.5);
-        route.is_down = true;
         route.endpoint_connections_max = Some(8);
         route.endpoints = vec![
             endpoint(1, EndpointState::Ok, 8),

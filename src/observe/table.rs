@@ -478,7 +478,6 @@ accepting paused: for descriptors 1, at the limit 2, otherwise 0
 
 php  unix:/run/php.sock
   paused     for 42.5s more: what comes waits
-  down       no endpoint takes connections: clients are closed at once
   sessions   9 active, 113 accepted, 4 failed
   queue      1 of 64 wait, the first for 1.5s; 12 had to, who waited <1ms (half) to longer than 10 s (99 %)
   connects   5 open, after <500us (half) to <2.5s (99 %); failed attempts: 6
@@ -508,6 +507,9 @@ old  is not served any more; 2 sessions finish
     #[test]
     fn a_status_as_people_see_it() {
         assert_eq!(render(&samples::busy(), None), BUSY);
+        let mut down = samples::busy();
+        down.routes[0].is_down = true;
+        assert!(render(&down, None).contains("  down       no endpoint takes connections"));
     }
 
     #[test]

@@ -233,6 +233,10 @@ impl Model {
         let chosen = self.which.route.as_ref();
         // One that is gone has the place of all.
         let at = choices.iter().position(|choice| *choice == chosen);
+        if chosen.is_some() {
+            // What was told is that route's alone.
+            self.requests.last = None;
+        }
         self.which.route = choices[turn.of(at.unwrap_or(0), choices.len())].cloned();
         self.offsets = Default::default();
     }

@@ -49,6 +49,8 @@ pub(super) const ROUTE_COLUMNS: [Column; 15] = [
 /// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum RouteState {
+    /// Clients are closed at once, because no endpoint takes connections.
+    Down,
     /// It has no endpoint.
     NoEndpoint,
     /// None of its endpoints is to get anything.
@@ -66,7 +68,9 @@ impl RouteState {
             all.filter(|endpoint| endpoint.state != EndpointState::Removed)
         };
         let queue = &route.queue;
-        if current().next().is_none() {
+        if route.is_down {
+            Self::Down
+        } else if current().next().is_none() {
             Self::NoEndpoint
         } else if current().all(is_out) {
             Self::AllOut
@@ -88,6 +92,7 @@ impl RouteState {
 
     fn cell(self, route: &RouteStatus) -> Cell {
         match self {
+            Self::Down => Cell::new("down: closed", Tone::Bad),
             Self::NoEndpoint => Cell::new("no endpoint", Tone::Bad),
             Self::AllOut => Cell::new("none is up", Tone::Bad),
             Self::QueueFull => Cell::new("queue full", Tone::Bad),
@@ -392,6 +397,9 @@ mod tests {
         assert_eq!(state(&route), RouteState::QueueFull);
         route.pause_left_seconds = Some(1.0);
         assert_eq!(state(&route), RouteState::Paused);
+        route.is_down = true;
+        assert_eq!(state(&route), RouteState::Down);
+        route.is_down = false;
         route
             .endpoints
             .retain(|it| it.drained || it.state == EndpointState::Down);

@@ -24,6 +24,9 @@ pub(super) const ENDPOINTS_MAX: usize = 400;
 /// How many events are.
 pub(super) const EVENTS_MAX: usize = 20;
 
+/// Pools of PHP-FPM of one route.
+const POOLS_MAX: usize = 8;
+
 /// How many listeners of a route are, and how many routes that are not served any more.
 const LISTENERS_MAX: usize = 8;
 const RETIRED_MAX: usize = 8;
@@ -221,6 +224,18 @@ impl RouteFigures {
                 &mut fastcgi.protocol_errors,
             ] {
                 counts.clear();
+            }
+            fastcgi.fpm.truncate(POOLS_MAX);
+            if audience == Audience::Everybody {
+                // What the metrics have of them, and not what was said instead of an answer.
+                for pool in &mut fastcgi.fpm {
+                    pool.path.clear();
+                    (pool.error, pool.warning) = (None, None);
+                    if let Some(pool) = &mut pool.pool {
+                        pool.pool.clear();
+                        pool.process_manager.clear();
+                    }
+                }
             }
         }
         Self {

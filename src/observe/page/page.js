@@ -542,13 +542,15 @@
   let asking = null;
 
   function tellStale() {
-    const isStale = problem !== null;
+    // A tab that was hidden for long shows what was so then, until it is answered.
+    const isLate = answered !== null && performance.now() - answered > 3 * INTERVAL_MS;
+    const isStale = problem !== null || isLate;
     show(byId('stale'), isStale);
     document.documentElement.classList.toggle('is-stale', isStale && answered !== null);
     if (!isStale) return;
     const age = answered === null ? null : Math.round((performance.now() - answered) / 1000);
     const words = age === null ? 'The daemon has not answered yet' : 'The daemon has not answered for ' + span(age) + ': what is below was so at ' + answeredAt.toLocaleTimeString([], { hour12: false });
-    say(byId('stale'), words + '. It is asked again and again. (' + problem + ')');
+    say(byId('stale'), words + '. It is asked again and again.' + (problem === null ? '' : ' (' + problem + ')'));
     if (answered === null) dress(byId('summary'), 'unknown');
     colour('unknown');
   }
@@ -594,7 +596,9 @@
   document.addEventListener('visibilitychange', () => {
     if (asking !== null) return;
     clearTimeout(timer);
-    if (!document.hidden) ask();
+    if (document.hidden) return;
+    tellStale();
+    ask();
   });
   setInterval(tellStale, 1000);
   ask();

@@ -175,6 +175,20 @@ fn the_document_has_nothing_of_elsewhere() {
 #[test]
 fn everybody_is_told_nothing_of_clients() {
     let looked = looked("/SECRET?token=SECRET");
+    let fastcgi = |status: &Status| status.routes[0].fastcgi.clone().unwrap();
+    let mut status = busy_with_events();
+    let mut told = fastcgi(&status);
+    for pool in &mut told.fpm {
+        pool.path = "/SECRET".to_owned();
+        (pool.error, pool.warning) = (Some("SECRET".to_owned()), Some("SECRET".to_owned()));
+        if let Some(pool) = &mut pool.pool {
+            pool.pool = "SECRET".to_owned();
+        }
+    }
+    assert!(told.fpm.iter().any(|pool| pool.pool.is_some()));
+    status.routes[0].fastcgi = Some(told);
+    let pools = json(status, None, Audience::Everybody).to_string();
+    assert!(!pools.contains("SECRET"), "{pools}");
     let public = json(busy_with_events(), Some(&looked), Audience::Everybody).to_string();
     for secret in ["SECRET", "4242", "4711", "/run/php.sock"] {
         assert!(!public.contains(secret), "{secret} in {public}");

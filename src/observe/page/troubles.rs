@@ -107,6 +107,12 @@ pub(super) fn of_route(
 ) -> Vec<Trouble> {
     let name = word(&route.name);
     let mut found = Vec::new();
+    if route.is_down {
+        let text = format!(
+            "route {name}: no endpoint takes connections, and its clients are closed at once (--when-down close)"
+        );
+        found.push(Trouble::new(Error, text));
+    }
     found.extend(queue(&name, route, at_work, audience));
     found.extend(names(&name, route));
     found.extend(reach(&name, route));
@@ -318,6 +324,13 @@ mod tests {
     fn where_nothing_is_wrong_nothing_is_told() {
         assert_eq!(texts(&quiet(), None), []);
         assert_eq!(texts(&quiet(), Some(&at_work(9))), []);
+        let mut down = quiet();
+        down.is_down = true;
+        assert!(
+            texts(&down, None)[0]
+                .1
+                .contains("clients are closed at once")
+        );
         let mut status = samples::busy();
         status.config.last_reload_done = true;
         assert_eq!(of_daemon(&status, None), []);
