@@ -84,8 +84,8 @@ async fn look_until_one_is_there(published: &Published, checks: &Arc<Checks>) {
             );
             published.set_out(true);
         }
-        // Others may go on to fail: what they begin is a look in this time. Many endpoints have no more connects in
-        // each second than sixteen.
+        // Connects of sessions may go on to fail: they begin one look in this time. It grows with the set, so that many
+        // endpoints get no more connects in a second than sixteen do.
         let rounds = published.load().endpoints().len().div_ceil(PROBES_MAX);
         let rounds = u32::try_from(rounds).unwrap_or(u32::MAX).max(1);
         time::sleep(OUTAGE_PROBE_INTERVAL * rounds).await;
