@@ -9,6 +9,7 @@
 //! module's documentation refer to it.
 
 mod answer;
+mod class;
 mod forwarder;
 mod guard;
 mod head;
@@ -19,6 +20,9 @@ mod response;
 mod status;
 
 pub use answer::{Answer, BROKEN_OFF};
+pub use class::{
+    CONDITION_BYTES_MAX, CONDITIONS_MAX, Classifier, Condition, ConditionError, Criteria,
+};
 pub use guard::{
     Cut, Decisive, Duplicates, FPM_PAGES, Guard, GuardError, GuardOptions, NAME_BYTES_MAX,
     Overridden, PARAMS_MAX, Rejection, Rule, Verdict, shown_value,
