@@ -186,9 +186,8 @@ impl DaemonArguments {
         routes: Vec<ServedRoute>,
         source: Source,
     ) -> RunCommand {
-        let (routes, of_routes): (Vec<_>, Vec<_>) =
-            routes.into_iter().map(|r| (r.route, r.matches)).unzip();
-        let effective = effective::of(matches, &routes, &of_routes);
+        let effective = effective::of(matches, &routes);
+        let routes = routes.into_iter().map(|served| served.route).collect();
         let config = Config {
             routes,
             workers: self.workers.and_then(NonZeroUsize::new),

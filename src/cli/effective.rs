@@ -8,24 +8,40 @@ use std::fmt::Write as _;
 use clap::{Arg, ArgMatches};
 
 use super::options::{self, Kind, Options, kind};
-use crate::config::{Effective, Route, Settings, Written};
+use super::{ServedRoute, WrittenClass};
+use crate::config::{Effective, EffectiveRoute, Settings, Written};
 
-/// What these arguments come to: those of the daemon, and those of each route.
-pub(super) fn of(daemon: &ArgMatches, routes: &[Route], of_routes: &[ArgMatches]) -> Effective {
-    let options = Options::of_route();
-    let routes = routes.iter().zip(of_routes);
-    let settings_of = |(route, matches): (&Route, _)| {
-        let settings = settings(&options, matches);
-        (route.name.clone(), settings)
+/// What these arguments come to: those of the daemon, and those of each route and its classes.
+pub(super) fn of(daemon: &ArgMatches, routes: &[ServedRoute]) -> Effective {
+    let (of_route, of_class) = (Options::of_route(), Options::of_class());
+    let class = |class: &WrittenClass| {
+        let mut settings = Settings::default();
+        let criteria = match &class.criteria {
+            Some(criteria) => Written::Value(criteria.clone()),
+            None => Written::Unset("whatever no other class has".to_owned()),
+        };
+        settings.push("match", criteria);
+        add(&of_class, &class.matches, &mut settings);
+        (class.name.clone(), settings)
+    };
+    let route = |served: &ServedRoute| EffectiveRoute {
+        name: served.route.name.clone(),
+        settings: settings(&of_route, &served.matches),
+        classes: served.classes.iter().map(class).collect(),
     };
     Effective {
         daemon: settings(&Options::of_daemon(), daemon),
-        routes: routes.map(settings_of).collect(),
+        routes: routes.iter().map(route).collect(),
     }
 }
 
 fn settings(options: &Options, matches: &ArgMatches) -> Settings {
     let mut settings = Settings::default();
+    add(options, matches, &mut settings);
+    settings
+}
+
+fn add(options: &Options, matches: &ArgMatches, settings: &mut Settings) {
     for option in options.all() {
         let key = option.get_long().unwrap_or_default();
         let written = match value(option, matches) {
@@ -34,7 +50,6 @@ fn settings(options: &Options, matches: &ArgMatches) -> Settings {
         };
         settings.push(key, written);
     }
-    settings
 }
 
 fn value(option: &Arg, matches: &ArgMatches) -> Option<String> {
@@ -64,7 +79,7 @@ fn is_integer(text: &str) -> bool {
 }
 
 /// A basic string (TOML 1.0, "String"): what it cannot hold is escaped.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {

@@ -445,6 +445,8 @@ impl FastcgiArguments {
             access_log: self.access_log()?,
             slow_log: self.slow_log()?,
             fpm_status: self.fpm.validate()?,
+            // A file has tables for them.
+            classes: None,
             queue_time: QueueTime {
                 waited: self.queue_time_param.clone(),
                 start: self.request_start_param.clone(),

@@ -5,6 +5,7 @@
 //! stands beside this: [`usage`] for errors and exit codes, [`values`] for numbers and times. A
 //! configuration file ([`mod@file`]) is another way to write the same options.
 
+mod class;
 pub mod control;
 mod daemon;
 #[cfg(feature = "demo")]
@@ -32,7 +33,7 @@ use std::path::{Path, PathBuf};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, Parser, Subcommand};
 
-use crate::config::{AtLimit, Config, Effective, Loaded, Logging, Route, RouteName};
+use crate::config::{AtLimit, ClassName, Config, Effective, Loaded, Logging, Route, RouteName};
 pub use control::TellCommand;
 use control::{
     DrainArguments, PauseArguments, ReloadArguments, ResumeArguments, UndrainArguments,
@@ -348,6 +349,16 @@ struct RunArguments {
 struct ServedRoute {
     route: Route,
     matches: ArgMatches,
+    /// As they stand in the file.
+    classes: Vec<WrittenClass>,
+}
+
+/// The arguments that describe a class of a route's requests.
+struct WrittenClass {
+    name: ClassName,
+    /// In TOML. `None`: it has what no other class has.
+    criteria: Option<String>,
+    matches: ArgMatches,
 }
 
 impl RunArguments {
@@ -373,6 +384,7 @@ impl RunArguments {
         let route = ServedRoute {
             route,
             matches: matches.clone(),
+            classes: Vec::new(),
         };
         let source = Source::CommandLine;
         Ok(self.daemon.serve(matches, vec![route], source))

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 
+use super::class::ClassArguments;
 use super::daemon::DaemonArguments;
 use super::fastcgi::FastcgiArguments;
 use super::route::RouteArguments;
@@ -55,6 +56,11 @@ impl Options {
     /// Those of a route that speaks FastCGI only.
     pub(super) fn of_fastcgi() -> Self {
         Self::new::<FastcgiArguments>()
+    }
+
+    /// Those of a class of requests, which only a file has.
+    pub(super) fn of_class() -> Self {
+        Self::new::<ClassArguments>()
     }
 
     fn new<A: Args>() -> Self {
@@ -185,7 +191,11 @@ mod tests {
 
     #[test]
     fn what_has_no_default_says_in_its_help_what_happens() {
-        for options in [Options::of_daemon(), Options::of_route()] {
+        for options in [
+            Options::of_daemon(),
+            Options::of_route(),
+            Options::of_class(),
+        ] {
             for option in options.all() {
                 let key = option.get_long().unwrap();
                 let has_default = !option.get_default_values().is_empty();

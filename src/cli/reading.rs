@@ -128,7 +128,10 @@ mod tests {
         };
         let (old, new) = (&stage.run.effective, &again.effective);
         assert_eq!(changed(&old.daemon, &new.daemon), ["drain-timeout"]);
-        assert_eq!(changed(&old.routes[0].1, &new.routes[0].1), ["backend"]);
+        assert_eq!(
+            changed(&old.routes[0].settings, &new.routes[0].settings),
+            ["backend"]
+        );
         assert_ne!(old.hash(), new.hash());
         // And again, from what was read again.
         stage.write(&first);
@@ -183,7 +186,7 @@ mod tests {
         assert_eq!(command.source.path(), None);
         assert_eq!(command.read_again().unwrap().loaded(), command.loaded());
         let backend = Written::Value("[\"b:1\"]".to_owned());
-        let settings = &command.effective.routes[0].1;
+        let settings = &command.effective.routes[0].settings;
         assert_eq!(settings.get("backend"), Some(&backend));
     }
 

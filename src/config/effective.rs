@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-use super::RouteName;
+use super::{ClassName, RouteName};
 
 /// How many bytes of the hash are told: enough that no two files of one operator have the same, and few enough to be
 /// compared by eye.
@@ -19,7 +19,18 @@ pub struct Effective {
     /// What all routes have in common.
     pub daemon: Settings,
     /// In the order of the configuration.
-    pub routes: Vec<(RouteName, Settings)>,
+    pub routes: Vec<EffectiveRoute>,
+}
+
+/// All settings of a route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveRoute {
+    /// Its name.
+    pub name: RouteName,
+    /// Its own.
+    pub settings: Settings,
+    /// Those of its classes, in the order of the configuration.
+    pub classes: Vec<(ClassName, Settings)>,
 }
 
 /// Settings that stand together, in the order of the help.
@@ -47,11 +58,16 @@ impl Effective {
     pub fn text(&self) -> String {
         let mut text = String::new();
         self.daemon.write_to(&mut text);
-        for (name, settings) in &self.routes {
-            let name = table_key(name.as_str());
+        for route in &self.routes {
+            let name = table_key(route.name.as_str());
             // Writing to a string cannot fail.
             let _ = writeln!(text, "\n[route.{name}]");
-            settings.write_to(&mut text);
+            route.settings.write_to(&mut text);
+            for (class, settings) in &route.classes {
+                let class = table_key(class.as_str());
+                let _ = writeln!(text, "\n[route.{name}.class.{class}]");
+                settings.write_to(&mut text);
+            }
         }
         text
     }
@@ -66,11 +82,49 @@ impl Effective {
 
     /// The settings of this route, if there is one.
     #[must_use]
-    pub fn route(&self, name: &RouteName) -> Option<&Settings> {
-        let mut routes = self.routes.iter();
-        routes
-            .find(|(other, _)| other == name)
-            .map(|(_, settings)| settings)
+    pub fn route(&self, name: &RouteName) -> Option<&EffectiveRoute> {
+        self.routes.iter().find(|route| route.name == *name)
+    }
+}
+
+impl EffectiveRoute {
+    /// The keys whose values are others in `new`, in its order; those of classes behind their names, and the name alone
+    /// of a class that has come or gone.
+    #[must_use]
+    pub fn changed_keys(&self, new: &Self) -> Vec<String> {
+        let own = self.settings.changed_keys(&new.settings).into_iter();
+        let mut changed: Vec<String> = own.map(str::to_owned).collect();
+        for (name, after) in &new.classes {
+            match self.class(name) {
+                Some(before) => {
+                    let keys = before.changed_keys(after).into_iter();
+                    changed.extend(keys.map(|key| format!("class {name} {key}")));
+                }
+                None => changed.push(format!("class {name} (new)")),
+            }
+        }
+        let gone = self
+            .classes
+            .iter()
+            .filter(|(name, _)| new.class(name).is_none());
+        changed.extend(gone.map(|(name, _)| format!("class {name} (removed)")));
+        let order = |route: &Self| {
+            route
+                .classes
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect::<Vec<_>>()
+        };
+        if changed.is_empty() && order(self) != order(new) {
+            changed.push("the order of its classes".to_owned());
+        }
+        changed
+    }
+
+    fn class(&self, name: &ClassName) -> Option<&Settings> {
+        let mut classes = self.classes.iter();
+        let found = classes.find(|(other, _)| other == name);
+        found.map(|(_, settings)| settings)
     }
 }
 
@@ -107,7 +161,7 @@ impl Settings {
     }
 }
 
-/// The name of a route as a part of a table's name: a dot would begin another part. Its other characters are those of
+/// The name of a route or a class as a part of a table's name: a dot would begin another part. Its other characters are those of
 /// bare keys.
 fn table_key(name: &str) -> String {
     match name.contains('.') {
@@ -133,7 +187,11 @@ mod tests {
     }
 
     fn effective() -> Effective {
-        let route = |name: &str, settings| (name.parse().unwrap(), settings);
+        let route = |name: &str, settings| EffectiveRoute {
+            name: name.parse().unwrap(),
+            settings,
+            classes: Vec::new(),
+        };
         Effective {
             daemon: settings([("workers", ""), ("pin", "false")]),
             routes: vec![
@@ -170,14 +228,42 @@ mod tests {
     }
 
     #[test]
+    fn classes_are_tables_of_their_routes_and_change_with_them() {
+        let with = |classes: &[(&str, &str)]| {
+            let mut route = effective().routes.swap_remove(0);
+            let class =
+                |(name, max): &(&str, &str)| (name.parse().unwrap(), settings([("max", *max)]));
+            route.classes = classes.iter().map(class).collect();
+            route
+        };
+        let before = with(&[("admin", "2"), ("a.b", "")]);
+        let text = Effective {
+            routes: vec![before.clone()],
+            ..Effective::default()
+        }
+        .text();
+        let expected = "\n[route.\"php-8.2\".class.admin]\nmax = 2\n\n[route.\"php-8.2\".class.\"a.b\"]\n# max: off\n";
+        assert!(text.ends_with(expected), "{text}");
+        let changed = |after: &[(&str, &str)]| before.changed_keys(&with(after)).join(", ");
+        assert_eq!(changed(&[("admin", "2"), ("a.b", "")]), "");
+        assert_eq!(changed(&[("admin", "3"), ("a.b", "")]), "class admin max");
+        assert_eq!(
+            changed(&[("a.b", ""), ("admin", "2")]),
+            "the order of its classes"
+        );
+        let expected = "class c (new), class admin (removed)";
+        assert_eq!(changed(&[("a.b", ""), ("c", "2")]), expected);
+    }
+
+    #[test]
     fn settings_are_found() {
         let effective = effective();
         let route = effective.route(&"a".parse().unwrap()).unwrap();
         assert_eq!(
-            route.get("idle-timeout"),
+            route.settings.get("idle-timeout"),
             Some(&Written::Unset("off".to_owned()))
         );
-        assert_eq!(route.get("mode"), None);
+        assert_eq!(route.settings.get("mode"), None);
         assert_eq!(effective.route(&"b".parse().unwrap()), None);
     }
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::FpmSource;
+use super::{Classes, FpmSource};
 use crate::fastcgi::Guard;
 
 /// What a route makes of the bytes that it relays.
@@ -43,6 +43,16 @@ impl RouteProtocol {
         let slow = self.slow_log().map(|slow| &slow.log);
         self.access_log().into_iter().chain(slow)
     }
+
+    /// The classes of its requests, if it has any.
+    #[must_use]
+    pub fn classes(&self) -> Option<&Classes> {
+        match self {
+            Self::Raw => None,
+            Self::Fastcgi(fastcgi) => fastcgi.classes.as_ref(),
+        }
+    }
+
     /// Where PHP-FPM is asked how its pools fare.
     #[must_use]
     pub fn fpm_status(&self) -> &[FpmSource] {
@@ -89,6 +99,8 @@ pub struct Fastcgi {
     pub queue_time: QueueTime,
     /// Where PHP-FPM is asked how its pools fare; each address once.
     pub fpm_status: Vec<FpmSource>,
+    /// Which requests share its endpoints with which others. `None`: all are alike.
+    pub classes: Option<Classes>,
 }
 
 /// The names of the parameters in which an application learns how long a request has waited. The guard takes out

@@ -7,6 +7,7 @@
 pub mod address;
 mod backend;
 pub mod balancing;
+pub mod class;
 pub mod discovery;
 pub mod effective;
 pub mod fastcgi;
@@ -27,11 +28,12 @@ use tracing_subscriber::EnvFilter;
 pub use address::{AddressError, BackendAddress, Descriptors, ListenAddress, UnixAddress};
 pub use backend::{Backend, BackendError};
 pub use balancing::{Balance, Ejection};
+pub use class::{CLASSES_MAX, Class, ClassName, ClassNameError, ClassRules, Classes, PRIORITIES};
 pub use discovery::{
     DNS_TTL_FLOOR, Discovery, NAME_SERVERS_MAX, NameServer, NameServerError, RefreshTimes,
     ResolveWith,
 };
-pub use effective::{Effective, Settings, Written};
+pub use effective::{Effective, EffectiveRoute, Settings, Written};
 pub use fastcgi::{
     Fastcgi, LogKind, LogTarget, OnFailure, QueueTime, RequestLog, RequestLogFormat, RouteProtocol,
     SlowLog, UpstreamReuse,

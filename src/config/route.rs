@@ -152,6 +152,15 @@ impl ConnectionLimits {
     /// nginx gives a FastCGI server 60 s for its answer (`fastcgi_read_timeout`): most of them should be
     /// left for the work.
     pub const QUEUE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+
+    /// What a shard has of so many of something. The parts of all shards are the whole, and none has two more than
+    /// another.
+    #[must_use]
+    pub fn part(whole: u32, shards: NonZeroUsize, shard: usize) -> u32 {
+        let shards = u32::try_from(shards.get()).unwrap_or(u32::MAX);
+        let shard = u32::try_from(shard).unwrap_or(u32::MAX);
+        whole / shards + u32::from(shard < whole % shards)
+    }
 }
 
 impl Default for ConnectionLimits {
@@ -168,6 +177,18 @@ impl Default for ConnectionLimits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_parts_of_shards_are_the_whole() {
+        let parts = |whole, shards| {
+            let part =
+                |shard| ConnectionLimits::part(whole, NonZeroUsize::new(shards).unwrap(), shard);
+            (0..shards).map(part).collect::<Vec<_>>()
+        };
+        assert_eq!(parts(8, 1), [8]);
+        assert_eq!(parts(8, 3), [3, 3, 2]);
+        assert_eq!(parts(1, 3), [1, 0, 0]);
+    }
 
     #[test]
     fn names_of_routes_are_words() {

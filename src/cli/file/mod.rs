@@ -5,6 +5,7 @@
 //! option's parser. What this adds is where something is wrong, in one line for each mistake, because
 //! an operator mends a file in one go if it is told of all of them.
 
+mod class;
 mod section;
 mod source;
 #[cfg(test)]
@@ -21,7 +22,8 @@ use clap::{ArgMatches, FromArgMatches};
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use self::section::{Entry, Place, Section};
+use self::class::ClassTable;
+use self::section::{CLASS, Entry, Place, Section};
 use self::source::Source;
 use super::daemon::DaemonArguments;
 use super::options::{self, Options};
@@ -99,6 +101,7 @@ pub(super) fn load(
         source,
         daemon: Options::of_daemon(),
         route: Options::of_route(),
+        class: Options::of_class(),
     };
     let document = Document::read(&file, &document, &mut problems);
     let source = reading::Source::file(path, overrides);
@@ -127,6 +130,7 @@ struct Context<'a> {
     source: Source<'a>,
     daemon: Options,
     route: Options,
+    class: Options,
 }
 
 /// The tables of a file, with each key's words.
@@ -141,6 +145,8 @@ struct Route {
     name: RouteName,
     line: usize,
     section: Section,
+    /// In the order of the file.
+    classes: Vec<ClassTable>,
 }
 
 type Table<'a> = DeTable<'a>;
@@ -203,13 +209,14 @@ impl Document {
                 problems.add(line, format!("route {name}: {error}"));
             }
             Ok(name) => {
-                let mut section = Section::default();
-                section.read(file, &Place::Route(&name), table, problems);
-                self.routes.push(Route {
+                let mut route = Route {
                     name,
                     line,
-                    section,
-                });
+                    section: Section::default(),
+                    classes: Vec::new(),
+                };
+                route.read(file, table, problems);
+                self.routes.push(route);
             }
         }
     }
@@ -229,7 +236,7 @@ impl Document {
             .iter()
             .filter(|route| !route.section.is_wrong && !defaults.is_wrong)
             .filter_map(|route| {
-                let served = route.serve(defaults, &file.route);
+                let served = route.serve(defaults, file);
                 served
                     .map_err(|(line, problem)| problems.add(line, problem))
                     .ok()
@@ -330,8 +337,27 @@ impl Document {
 }
 
 impl Route {
+    fn read(&mut self, file: &Context<'_>, table: &Table<'_>, problems: &mut Problems<'_>) {
+        for (key, value) in table {
+            if key.get_ref() != CLASS {
+                let place = Place::Route(&self.name);
+                self.section.read_key(file, &place, (key, value), problems);
+                continue;
+            }
+            match class::read(file, &self.name, (key, value), problems) {
+                Some(classes) => self.classes = classes,
+                None => self.section.is_wrong = true,
+            }
+        }
+    }
+
     /// The route with its defaults, or the line of what keeps it from being one.
-    fn serve(&self, defaults: &Section, options: &Options) -> Result<ServedRoute, (usize, String)> {
+    fn serve(
+        &self,
+        defaults: &Section,
+        file: &Context<'_>,
+    ) -> Result<ServedRoute, (usize, String)> {
+        let options = &file.route;
         let complain = |line: usize, problem: &str| {
             let problem = options::in_words_of_a_file(problem);
             (line, format!("{}{problem}", Place::Route(&self.name)))
@@ -342,14 +368,19 @@ impl Route {
         let parsed =
             matches.and_then(|matches| Ok((RouteArguments::from_arg_matches(&matches)?, matches)));
         let (arguments, matches) = parsed.map_err(|error| complain(self.line, &missing(&error)))?;
-        let route =
+        let mut route =
             arguments
                 .validate(self.name.clone())
                 .map_err(|Conflict { option, problem }| {
                     let entry = self.entry(option, defaults);
                     complain(entry.map_or(self.line, |entry| entry.line), &problem)
                 })?;
-        Ok(ServedRoute { route, matches })
+        let classes = class::give(&mut route, &self.classes, &file.class)?;
+        Ok(ServedRoute {
+            route,
+            matches,
+            classes,
+        })
     }
 
     fn entry<'a>(&'a self, key: &str, defaults: &'a Section) -> Option<&'a Entry> {

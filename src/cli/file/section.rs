@@ -11,13 +11,19 @@ use super::source::{self, Source};
 use super::{Context, Key, Problems, Table, Value};
 use crate::cli::options::{self, Kind, kind, value_name};
 use crate::cli::usage;
-use crate::config::RouteName;
+use crate::config::{ClassName, RouteName};
 
 /// The key whose values may be tables.
 const BACKEND: &str = "backend";
 
 /// How such a table is written.
 const BACKEND_TABLE: &str = "write {address = \"php.internal:9000\", weight = 3}";
+
+/// The key of a route whose value is the tables of its classes.
+pub(super) const CLASS: &str = "class";
+
+/// The key of a class that says which requests belong to it: it has arrays of its own.
+pub(super) const MATCH: &str = "match";
 
 /// The tables of the top level.
 const TABLES: [&str; 2] = ["route", "defaults"];
@@ -27,6 +33,7 @@ pub(super) enum Place<'a> {
     Daemon,
     Defaults,
     Route(&'a RouteName),
+    Class(&'a RouteName, &'a ClassName),
 }
 
 /// What a message begins with.
@@ -36,6 +43,7 @@ impl fmt::Display for Place<'_> {
             Self::Daemon => Ok(()),
             Self::Defaults => f.write_str("defaults: "),
             Self::Route(name) => write!(f, "route {name}: "),
+            Self::Class(route, name) => write!(f, "route {route}: class {name}: "),
         }
     }
 }
@@ -123,6 +131,7 @@ impl Place<'_> {
             // Every route listens on sockets of its own.
             Self::Defaults if key == "listen" => None,
             Self::Defaults | Self::Route(_) => file.route.find(key),
+            Self::Class(..) => file.class.find(key),
         }
     }
 
@@ -130,6 +139,10 @@ impl Place<'_> {
     fn unknown(&self, key: &str, is_table: bool, file: &Context<'_>) -> String {
         match (self.belongs_elsewhere(key, file), is_table) {
             (Some(where_to), _) => where_to.to_owned(),
+            (None, true) if key == CLASS => {
+                "the classes of a route belong to that route (write [route.NAME.class.CLASS])"
+                    .to_owned()
+            }
             (None, true) => self.unknown_table(key),
             (None, false) => self.unknown_key(key, file),
         }
@@ -148,10 +161,13 @@ impl Place<'_> {
             Self::Defaults if of_route => Some(
                 "belongs in a route (move it under [route.NAME]: no two can listen on one socket)",
             ),
-            Self::Defaults | Self::Route(_) if of_daemon => {
+            Self::Class(..) if of_route => {
+                Some("belongs to the route and not to a class (move it under [route.NAME])")
+            }
+            Self::Defaults | Self::Route(_) | Self::Class(..) if of_daemon => {
                 Some("belongs at the top level (move it above the first [table])")
             }
-            Self::Daemon | Self::Defaults | Self::Route(_) => None,
+            Self::Daemon | Self::Defaults | Self::Route(_) | Self::Class(..) => None,
         }
     }
 
@@ -161,7 +177,7 @@ impl Place<'_> {
                 format!("unknown table (did you mean {similar}?)")
             }
             (Self::Daemon, None) => "unknown table (a route is written [route.NAME])".to_owned(),
-            (Self::Defaults | Self::Route(_), _) => {
+            (Self::Defaults | Self::Route(_) | Self::Class(..), _) => {
                 "unknown table (the keys stand in the table itself)".to_owned()
             }
         }
@@ -172,8 +188,13 @@ impl Place<'_> {
         let (here, elsewhere, place) = match self {
             Self::Daemon => (&file.daemon, &file.route, "in a route"),
             Self::Defaults | Self::Route(_) => (&file.route, &file.daemon, "at the top level"),
+            Self::Class(..) => (&file.class, &file.route, "in the route"),
         };
-        let near = options::similar(key, here.keys());
+        let more = match self {
+            Self::Class(..) => Some(MATCH),
+            Self::Daemon | Self::Defaults | Self::Route(_) => None,
+        };
+        let near = options::similar(key, here.keys().chain(more));
         let far = options::similar(key, elsewhere.keys());
         match (near, far) {
             (Some((near, _)), Some((far, similar))) if far > near => {
