@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::address::Address;
+use crate::config::ClassName;
 use crate::counters::Outcome;
 use crate::fastcgi::{Head, Pairs, Rejection};
 use crate::sys::net::PeerCredentials;
@@ -59,6 +60,8 @@ pub struct Entry {
     pub ending: Option<Outcome>,
     /// Why the guard rejected it, if it did.
     pub rejection: Option<Rejection>,
+    /// Its class, where there are classes and the guard let it pass.
+    pub class: Option<ClassName>,
 }
 
 /// The connection that a request had last.
@@ -204,6 +207,7 @@ pub(super) fn sample() -> Entry {
         total: Duration::from_micros(2_012_345),
         ending: None,
         rejection: None,
+        class: None,
     }
 }
 

@@ -70,6 +70,8 @@ fn text(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt:
         Some(Rejection { rule, param }) => write!(line, " rule={rule} param=\"{param}\"")?,
         None => write!(line, " rule={none} param={none}")?,
     }
+    // Its characters are those of words.
+    write!(line, " class={}", Maybe(entry.class.as_ref(), none))?;
     if let Some((state, stalled)) = slow(entry.occasion) {
         write!(line, " state={state}")?;
         match stalled {
@@ -119,6 +121,10 @@ fn json(line: &mut String, route: &str, time: SystemTime, entry: &Entry) -> fmt:
             quote(line, whole(param.as_bytes()));
         }
         None => line.push_str(r#","rule":null,"param":null"#),
+    }
+    match &entry.class {
+        Some(class) => write!(line, r#","class":"{class}""#)?,
+        None => line.push_str(r#","class":null"#),
     }
     if let Some((state, stalled)) = slow(entry.occasion) {
         write!(line, r#","state":"{state}""#)?;
@@ -279,7 +285,7 @@ mod tests {
             "time=2026-07-01T00:00:00.123Z route=php uid=33 pid=4711 method=\"GET\" \
              uri=\"/index.php?x=1\" script=\"/srv/index.php\" status=200 bytes=1234 \
              endpoint=\"192.0.2.1:9000\" upstream=reused queue=0.000000 connect=0.000250 \
-             first_byte=0.012000 total=2.012345 ending=- rule=- param=-\n"
+             first_byte=0.012000 total=2.012345 ending=- rule=- param=- class=-\n"
         );
     }
 
@@ -291,9 +297,20 @@ mod tests {
             "method": "GET", "uri": "/index.php?x=1", "script": "/srv/index.php",
             "status": 200, "bytes": 1234, "endpoint": "192.0.2.1:9000", "upstream": "reused",
             "queue": 0.0, "connect": 0.00025, "first_byte": 0.012, "total": 2.012345,
-            "ending": null, "rule": null, "param": null,
+            "ending": null, "rule": null, "param": null, "class": null,
         });
         assert_eq!(value, expected);
+    }
+
+    #[test]
+    fn a_class_is_told_by_its_name() {
+        let entry = Entry {
+            class: Some("admin-1.x".parse().unwrap()),
+            ..sample()
+        };
+        assert!(line(Format::Text, &entry).ends_with(" param=- class=admin-1.x\n"));
+        let value: Value = serde_json::from_str(&line(Format::Json, &entry)).unwrap();
+        assert_eq!(value["class"], "admin-1.x");
     }
 
     #[test]
@@ -348,7 +365,7 @@ mod tests {
             " status=- ",
             " endpoint=- upstream=- ",
             " first_byte=- ",
-            " ending=queue_timeout rule=- param=-\n",
+            " ending=queue_timeout rule=- param=- class=-\n",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
         }

@@ -15,7 +15,8 @@ mod set;
 
 pub use crate::address::Address;
 pub use balance::{
-    Balancer, Choice, Family, Lease, Moment, PermitCounts, Reuse, SharedPermits, Tried, Want,
+    Balancer, CLASSES_MAX, Choice, ClassId, ClassShare, Family, Lease, Moment, PermitCounts, Reuse,
+    SharedPermits, Tried, Want,
 };
 pub use by_hand::{ADJUSTED_MAX, AdjustError, Adjusted, Adjustment};
 pub use health::Health;

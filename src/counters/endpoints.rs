@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 
 use super::{Count, Level};
 use crate::address::Address;
+use crate::config::CLASSES_MAX;
 
 /// One worker's figures of one endpoint of one route. It writes, the main thread reads.
 #[derive(Debug, Default)]
@@ -15,6 +16,9 @@ pub struct EndpointCounters {
     pub in_flight: Level,
     /// Open ones among them that no request uses now, and that the next one may.
     pub resting: Level,
+    /// Those that are neither, nor being closed after they rested: by the places of the classes of their requests. Without
+    /// classes, all are of the first one.
+    pub busy: [Level; CLASSES_MAX + 1],
     /// Connections that came to be open.
     pub connects: Count,
     /// Attempts that failed.

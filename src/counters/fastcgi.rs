@@ -108,7 +108,7 @@ impl StatusClass {
         Self::ServerError,
     ];
 
-    fn of(status: Option<u16>) -> Self {
+    pub(super) fn of(status: Option<u16>) -> Self {
         match status {
             Some(100..200) => Self::Informational,
             Some(200..300) => Self::Success,

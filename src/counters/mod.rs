@@ -6,6 +6,7 @@
 //! `observe`.
 
 mod cells;
+mod classes;
 mod endpoints;
 mod fastcgi;
 mod histogram;
@@ -15,6 +16,7 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 pub use cells::{Count, Level, TimeCell};
+pub use classes::{ClassCounters, CountedClasses};
 pub use endpoints::{EndpointCounters, Endpoints};
 pub use fastcgi::{FastcgiCounters, StatusClass};
 pub use histogram::{BOUNDS, Buckets, Histogram};
@@ -82,6 +84,8 @@ pub struct RouteCounters {
     pub to_client: FlowCounters,
     /// Of a FastCGI route: its requests.
     pub fastcgi: FastcgiCounters,
+    /// Of one with classes: those of each.
+    pub classes: CountedClasses,
 }
 
 impl RouteCounters {

@@ -16,13 +16,15 @@ use crate::access_log::{RequestLogs, SlowLog, Writers};
 use crate::backend::{Published, PublishedNumber, SharedPermits};
 use crate::config::{self, ConnectionLimits, ListenAddress, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
-use crate::fastcgi::{self, Guard, RequestLimits};
-use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
+use crate::fastcgi::{self, Classifier, Guard, RequestLimits};
+use crate::observe::{self, EndpointFigures, Failures, ObservedRoute, RouteLimits};
 use crate::session::{
-    FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, Timeouts,
+    FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, RequestClass,
+    RequestClasses, Timeouts,
 };
 use crate::worker::{
-    Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share, ShareRules, Sharing, Spread, Who,
+    ClassLimit, ClassLimits, Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share,
+    ShareRules, Sharing, Spread, Who,
 };
 
 use super::fpm_watch::FpmWatch;
@@ -226,12 +228,24 @@ fn protocol(route: &config::Route) -> Result<Protocol, ScriptRootError> {
         },
         head_timeout: config.head_timeout,
         queue_time: config.queue_time.clone(),
+        classes: config.classes.as_ref().map(request_classes),
         on_failure: config.on_failure,
         rejections: Default::default(),
         overridden: std::array::from_fn(|_| Failures::every(OVERRIDDEN_WARN_INTERVAL)),
         violations: Default::default(),
         too_slow: Default::default(),
     }))
+}
+
+fn request_classes(classes: &config::Classes) -> RequestClasses {
+    let criteria = classes.others.iter().map(|class| &class.criteria);
+    let each = classes.names().zip(classes.rules());
+    let each = each.map(|(name, rules)| RequestClass {
+        name,
+        queue_timeout: rules.queue_timeout,
+        request_timeout: rules.request_timeout,
+    });
+    RequestClasses::new(Classifier::new(criteria), each.collect())
 }
 
 /// The least time between two warnings that the web server sends one parameter with different values. It
@@ -453,6 +467,7 @@ impl ServedRoute {
                 // Without a limit, nobody waits.
                 queue_max: limits.per_endpoint_max.map(|_| limits.queue_max),
             },
+            classes: named_classes(&self.config.protocol),
             shares: counters.chain(earlier).cloned().collect(),
             endpoint_figures: Arc::clone(&self.endpoint_figures),
             fpm: self.fpm.board(),
@@ -537,5 +552,26 @@ pub(super) fn limit(config: &config::Route) -> Option<Limit> {
     (!is_free).then_some(Limit {
         per_endpoint_max,
         queue_max: config.limits.queue_max as usize,
+        classes: class_limits(&config.protocol),
     })
+}
+
+/// For operators: with their names.
+fn named_classes(protocol: &config::RouteProtocol) -> observe::ClassLimits {
+    let named = |classes: &config::Classes| classes.names().zip(classes.rules()).collect();
+    protocol.classes().map(named).unwrap_or_default()
+}
+
+fn class_limits(protocol: &config::RouteProtocol) -> ClassLimits {
+    let rules = protocol
+        .classes()
+        .into_iter()
+        .flat_map(config::Classes::rules);
+    let limit = |rules: config::ClassRules| ClassLimit {
+        max: rules.max.get(),
+        reserve: rules.reserve,
+        priority: rules.priority,
+        queue_max: rules.queue_max as usize,
+    };
+    rules.map(limit).collect()
 }

@@ -67,6 +67,7 @@ macro_rules! catalogue {
     };
 }
 
+mod classes;
 mod fpm;
 
 catalogue! {
@@ -237,7 +238,8 @@ impl Collector for Scrape {
         self.fastcgi(&mut page)?;
         self.addresses(&mut page)?;
         self.endpoints(&mut page)?;
-        self.fpm(&mut page)
+        self.fpm(&mut page)?;
+        self.classes(&mut page)
     }
 }
 
@@ -621,7 +623,8 @@ mod tests {
 
     /// In the order of the text.
     fn catalogue() -> impl Iterator<Item = &'static Described> {
-        CATALOGUE.iter().chain(fpm::CATALOGUE)
+        let all = CATALOGUE.iter().chain(fpm::CATALOGUE);
+        all.chain(classes::CATALOGUE)
     }
 
     fn page() -> String {
@@ -737,6 +740,10 @@ mod tests {
             "spliceway_connect_time_seconds_bucket{le=\"0.0005\",route=\"php\"} 3",
             "spliceway_connect_time_seconds_bucket{le=\"+Inf\",route=\"php\"} 5",
             "spliceway_connect_time_seconds_count{route=\"php\"} 5",
+            "spliceway_class_requests_total{route=\"php\",class=\"admin\",status=\"2xx\"} 10",
+            "spliceway_class_requests_failed_total{route=\"php\",class=\"admin\",reason=\"queue_full\"} 2",
+            "spliceway_class_upstreams_busy{route=\"php\",class=\"admin\"} 2",
+            "spliceway_class_queue_oldest_wait_seconds{route=\"php\",class=\"admin\"} 1.5",
         ] {
             assert_has(&page, line);
         }

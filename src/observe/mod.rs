@@ -9,6 +9,7 @@
 //! [`Observed`] knows where every figure is; a [`Status`] is all of them at one moment, and
 //! everything else is made from it. All of this runs on the main thread: workers only count.
 
+mod classes;
 pub(crate) mod client;
 mod config_figures;
 mod endpoint_figures;
@@ -26,6 +27,7 @@ pub(crate) mod status;
 pub(crate) mod table;
 pub(crate) mod units;
 
+pub(crate) use classes::ClassLimits;
 pub(crate) use config_figures::ConfigFigures;
 pub(crate) use endpoint_figures::EndpointFigures;
 pub(crate) use failures::Failures;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::classes::{self, ClassLimits};
 use super::config_figures::ConfigFigures;
 use super::endpoint_figures::{EndpointFigures, Figures};
 use super::events::EventStatus;
@@ -147,6 +148,8 @@ pub(crate) struct ObservedRoute {
     pub speaks_fastcgi: bool,
     /// What it may have.
     pub limits: RouteLimits,
+    /// What its classes may have, by their places.
+    pub classes: ClassLimits,
     /// What those count of it that serve it.
     pub shares: Vec<ShareCounters>,
     /// What they have counted of endpoints, with those who forgot them.
@@ -434,6 +437,7 @@ impl ObservedRoute {
             access_log_lines_dropped: count(|c| &c.lines_dropped),
             access_log_lines_left_out: count(|c| &c.lines_left_out),
             fpm: fpm::status(&self.fpm, now),
+            classes: classes::status(&self.classes, &self.shares, now),
         }
     }
 

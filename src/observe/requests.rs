@@ -123,6 +123,9 @@ pub(crate) struct RequestEntry {
     pub(crate) method: Option<String>,
     pub(crate) uri: Option<String>,
     pub(crate) script: Option<String>,
+    /// Its class, where there are classes and it has one. An older daemon does not say.
+    #[serde(default)]
+    pub(crate) class: Option<String>,
     pub(crate) endpoint: Option<String>,
     /// Bytes that the endpoint has taken, if that is known.
     pub(crate) request_bytes: Option<u64>,
@@ -324,6 +327,7 @@ impl RequestEntry {
             method,
             uri,
             script,
+            class: row.class.map(|class| class.to_string()),
             endpoint: row.view.endpoint.map(|endpoint| endpoint.to_string()),
             request_bytes: row.view.request_bytes,
             response_bytes: row.view.response_bytes,
@@ -382,6 +386,7 @@ mod tests {
             method: None,
             uri: Some(uri),
             script: None,
+            class: None,
             endpoint: None,
             request_bytes: None,
             response_bytes: None,

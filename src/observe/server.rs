@@ -461,6 +461,7 @@ pub(super) mod tests {
             lookups: Arc::new(LookupCounters::default()),
             speaks_fastcgi: false,
             limits: RouteLimits::default(),
+            classes: Vec::new(),
             shares: Vec::new(),
             endpoint_figures: Arc::new(EndpointFigures::default()),
             fpm: Arc::default(),

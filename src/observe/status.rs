@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::counters::{BOUNDS, Buckets};
 
+use super::classes::ClassStatus;
 use super::events::EventStatus;
 use super::fpm::FpmStatus;
 
@@ -310,6 +311,9 @@ pub(crate) struct FastcgiStatus {
     /// What PHP-FPM says of its pools (`--fpm-status`). An older daemon does not ask.
     #[serde(default)]
     pub fpm: Vec<FpmStatus>,
+    /// Its classes, the default one first, if it has any. An older daemon has none.
+    #[serde(default)]
+    pub classes: Vec<ClassStatus>,
 }
 
 /// Connections to backends, by what they do.
@@ -496,6 +500,7 @@ pub(crate) mod samples {
             access_log_lines_dropped: 6,
             access_log_lines_left_out: 9,
             fpm: super::super::fpm::samples(),
+            classes: super::super::classes::samples(),
         }
     }
 
@@ -642,8 +647,9 @@ mod tests {
 
     /// The names of all fields, without the keys of maps.
     fn fields(value: &serde_json::Value, found: &mut BTreeSet<String>) {
-        const MAPS: [&str; 6] = [
+        const MAPS: [&str; 7] = [
             "sessions_ended",
+            "failed",
             "requests",
             "guard_rejections",
             "overridden_params",

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::fpm;
 use super::status::{
     DaemonState, EndpointState, EndpointStatus, FastcgiStatus, HistogramStatus, RouteStatus,
     Status, UpstreamsStatus,
 };
 use super::units::{rate, size, span};
+use super::{classes, fpm};
 use crate::counters::Outcome;
 use crate::shown::Shown;
 
@@ -187,6 +187,8 @@ fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
     if let Some(fastcgi) = &route.fastcgi {
         item(text, "requests", &requests(fastcgi, route, rates));
         item(text, "upstreams", &upstreams(fastcgi));
+        let classes = fastcgi.classes.iter().map(classes::line);
+        classes.for_each(|line| item(text, "class", &line));
         let pools = fastcgi.fpm.iter().flat_map(fpm::lines);
         pools.for_each(|line| item(text, "php-fpm", &line));
     }

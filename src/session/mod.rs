@@ -21,9 +21,11 @@ mod view;
 
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
 
-use crate::backend::{Address, Balancer, Lease, Published};
-use crate::counters::{Outcome, RouteCounters};
+use crate::backend::{Address, Balancer, ClassId, Lease, Moment, Published};
+use crate::counters::{ClassCounters, Outcome, RouteCounters};
 use crate::driver::{Close, Driver, NoBuffer, Sock};
 use crate::fastcgi::{
     Answer, Cut, Head, HeadRoom, ProtocolError, Rejection, ResponseError, Rule, Settling,
@@ -37,7 +39,7 @@ pub use dispatch::Session;
 pub use exchange::Exchange;
 #[cfg(any(test, fuzzing))]
 pub(crate) use exchange::REPLAY_BYTES_MAX;
-pub use fastcgi::{FastcgiOptions, Protocol};
+pub use fastcgi::{FastcgiOptions, Protocol, RequestClass, RequestClasses};
 pub use hands::{Hands, Owner, Owners, Retired, RouteKey};
 pub use introduction::{Hello, Introduction};
 pub use lag::MinRate;
@@ -86,8 +88,8 @@ pub struct Context<'a, D: Driver> {
     pub pool: &'a mut Pool,
     /// What becomes of that.
     pub changes: &'a mut Changes,
-    /// Nobody waits for a place at an endpoint.
-    pub queue_is_empty: bool,
+    /// Those who are first among the requests that wait for a place at an endpoint, of each class of which some do.
+    pub firsts: &'a [FirstInLine],
     /// There is a queue in which to wait for one.
     pub can_queue: bool,
     /// Endpoints get nothing new for a while.
@@ -102,8 +104,31 @@ pub struct Context<'a, D: Driver> {
     pub head_room: &'a HeadRoom,
     /// What is counted of the route.
     pub counters: &'a RouteCounters,
+    /// Of its classes, by their places.
+    pub class_counters: &'a [Arc<ClassCounters>],
     /// Where lines about requests go, if they go anywhere.
     pub logs: &'a RequestLogs,
+}
+
+/// The one of a class that is first among those that wait for a place at an endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FirstInLine {
+    /// Which class.
+    pub class: ClassId,
+    /// Since when it has waited.
+    pub since: Instant,
+}
+
+impl FirstInLine {
+    /// Its question for a place.
+    #[must_use]
+    pub fn asks(self, now: Instant) -> Moment {
+        Moment {
+            now,
+            waiting_since: self.since,
+            class: self.class,
+        }
+    }
 }
 
 /// Which clients of a route are handed over to another process.
@@ -131,6 +156,30 @@ impl<'a, D: Driver> Context<'a, D> {
             Protocol::Fastcgi(options) => options,
             Protocol::Raw => unreachable!("a route without FastCGI has no such sessions"),
         }
+    }
+
+    /// How long a request of this class may take for what.
+    fn timeouts_of(&self, class: ClassId) -> Timeouts {
+        let timeouts = self.policy.timeouts;
+        match &self.fastcgi().classes {
+            Some(classes) => classes.of(class).within(timeouts),
+            None => timeouts,
+        }
+    }
+
+    /// Whether a request of this class that comes now may look for a place at once: nobody of its class waits, and
+    /// nobody of another one who could have that place.
+    fn has_its_turn(&self, class: ClassId) -> bool {
+        let may_go_on = |first: &FirstInLine| {
+            first.class != class && !self.balancer.has_room(first.asks(self.hands.now))
+        };
+        self.firsts.iter().all(may_go_on)
+    }
+
+    /// The class of a request, by what its client has sent.
+    fn class_of(&self, head: &Head) -> ClassId {
+        let classes = self.fastcgi().classes.as_ref();
+        classes.map_or(ClassId::DEFAULT, |classes| classes.class_of(head))
     }
 
     /// Whether the endpoint is in the set.
@@ -235,6 +284,7 @@ impl<'a, D: Driver> Context<'a, D> {
     fn telling(&self) -> Telling<'_> {
         Telling {
             counters: &self.counters.fastcgi,
+            classes: self.class_counters,
             logs: self.logs,
             now: self.hands.now,
         }
@@ -251,6 +301,8 @@ impl<'a, D: Driver> Context<'a, D> {
 pub struct Wish {
     /// Which of its requests the place is for: another number than the last time means another turn.
     pub request: u64,
+    /// That of the request.
+    pub class: ClassId,
     /// It may wait in a queue that is full: for endpoints that have failed, for which its time for connecting
     /// runs, or for a place that gets free for it.
     pub stays: bool,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::backend::ClassId;
+use crate::config::ClassName;
 use crate::sys::net::TcpOptions;
 
 use super::{MinRate, Protocol};
@@ -17,6 +19,20 @@ pub struct Policy {
     pub tcp: TcpOptions,
     /// Limits in time.
     pub timeouts: Timeouts,
+}
+
+impl Policy {
+    /// What operators call a class of requests, where there are classes.
+    #[must_use]
+    pub fn class_name(&self, class: ClassId) -> Option<&ClassName> {
+        match &self.protocol {
+            Protocol::Fastcgi(options) => {
+                let classes = options.classes.as_ref();
+                classes.map(|classes| &classes.of(class).name)
+            }
+            Protocol::Raw => None,
+        }
+    }
 }
 
 /// How long a session may take for what.

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::backend::{Address, AddressSet, Lease};
+use crate::backend::{Address, AddressSet, ClassId, Lease};
 use crate::config::RouteName;
 use crate::counters::RouteCounters;
 use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
@@ -321,11 +321,11 @@ impl Pool {
         self.look_soon(BUSY_MAX, hands.now);
     }
 
-    /// The connection that was used last among those that rest at this endpoint.
-    pub(super) fn take(&mut self, address: Address) -> Option<Open> {
+    /// The connection that was used last among those that rest at this endpoint, for a request of this class.
+    pub(super) fn take(&mut self, address: Address, class: ClassId) -> Option<Open> {
         let id = self.resting.get_mut(&address)?.pop_back()?;
         let Kept { open, .. } = self.kept.remove(id.0);
-        open.lease.rouse();
+        open.lease.rouse(class);
         Some(Open {
             requests: open.requests + 1,
             ..open
@@ -497,7 +497,7 @@ impl Pool {
             KeptState::Settling(_) => self.counters.fastcgi.settling.lower(),
             KeptState::Abandoned => {}
             KeptState::Resting => {
-                open.lease.rouse();
+                open.lease.rests_no_more();
                 let ids = self.resting.get_mut(&open.lease.address());
                 let ids = ids.expect("what rests is listed");
                 // Mostly it is the one that has rested for longest: then nobody else is looked at.

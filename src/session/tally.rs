@@ -4,11 +4,13 @@
 //! Times are those of turns: nobody reads a clock for them.
 
 use std::mem;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::access_log::{Entry, Occasion, Queue, RequestLogs, Upstream, Words};
-use crate::backend::Address;
-use crate::counters::{Count, FastcgiCounters, Outcome};
+use crate::backend::{Address, ClassId};
+use crate::config::ClassName;
+use crate::counters::{ClassCounters, Count, FastcgiCounters, Outcome};
 use crate::fastcgi::{Answer, Head, Rejection, ResponseReader};
 use crate::sys::net::PeerCredentials;
 
@@ -16,6 +18,8 @@ use crate::sys::net::PeerCredentials;
 pub struct Telling<'a> {
     /// Who counts.
     pub counters: &'a FastcgiCounters,
+    /// Who counts by class, where there are classes: by their places.
+    pub classes: &'a [Arc<ClassCounters>],
     /// Who writes, if somebody does.
     pub logs: &'a RequestLogs,
     /// The time of this turn.
@@ -34,6 +38,10 @@ pub(super) struct Tally {
     upstream: Option<Upstream>,
     status: Option<u16>,
     bytes: u64,
+    /// That of the request, once it has one.
+    class: Option<ClassId>,
+    /// What operators call it, for the logs.
+    class_name: Option<ClassName>,
     /// For the logs.
     words: Option<Words>,
     rejection: Option<Rejection>,
@@ -77,6 +85,8 @@ impl Tally {
             upstream: None,
             status: None,
             bytes: 0,
+            class: None,
+            class_name: None,
             words: None,
             rejection: None,
             slowness: Slowness::Unlogged,
@@ -104,6 +114,18 @@ impl Tally {
     /// The guard does not let it pass.
     pub(super) fn rejected(&mut self, rejection: Rejection) {
         self.rejection = Some(rejection);
+    }
+
+    /// It is of this class.
+    pub(super) fn is_of(&mut self, class: ClassId, name: Option<&ClassName>) {
+        self.class = Some(class);
+        // It is for lines about it.
+        self.class_name = name.filter(|_| self.words.is_some()).cloned();
+    }
+
+    /// That of the request, once it has one.
+    pub(super) fn class(&self) -> Option<ClassId> {
+        self.class
     }
 
     /// It looks for a connection, the first one or another.
@@ -209,6 +231,7 @@ impl Tally {
             total: now.saturating_duration_since(self.began),
             ending,
             rejection: self.rejection.clone(),
+            class: self.class_name.clone(),
         }
     }
 
@@ -255,7 +278,7 @@ impl Tally {
             return;
         }
         self.stop_searching(telling.now);
-        self.count(telling);
+        self.count(outcome, telling);
         self.tell_end_of_slow(outcome, telling);
         self.phase = TallyPhase::None;
         let (Some(log), Some(words)) = (&telling.logs.access, self.words.take()) else {
@@ -269,9 +292,15 @@ impl Tally {
         push(log, entry, &telling.counters.lines_dropped);
     }
 
-    fn count(&self, telling: &Telling<'_>) {
+    fn count(&self, outcome: Option<Outcome>, telling: &Telling<'_>) {
         let counters = telling.counters;
         counters.ended(self.status);
+        if let Some(class) = self
+            .class
+            .and_then(|class| telling.classes.get(class.place()))
+        {
+            class.ended(self.status, outcome);
+        }
         let total = telling.now.saturating_duration_since(self.began);
         counters.request_time.record(total);
         counters.wait_time.record(self.queue);
@@ -315,6 +344,7 @@ mod tests {
         let start = Instant::now();
         let at = |step| Telling {
             counters: &counters,
+            classes: &[],
             logs: &logs,
             now: start + STEP * step,
         };
@@ -347,17 +377,23 @@ mod tests {
     fn an_answer_of_our_own_is_the_end_of_a_request_and_counts_by_its_status() {
         let (counters, logs) = Default::default();
         let now = Instant::now();
+        let class = Arc::new(ClassCounters::default());
         let telling = Telling {
             counters: &counters,
+            classes: &[Arc::clone(&class)],
             logs: &logs,
             now,
         };
         let mut tally = Tally::new(None, now);
+        tally.is_of(ClassId::DEFAULT, None);
         tally.phase = TallyPhase::Queued(now);
         tally.answered(Answer::Unavailable, Outcome::QueueTimedOut, &telling);
         tally.end(Some(Outcome::QueueTimedOut), &telling);
         let requests: Vec<_> = counters.requests.iter().map(|count| count.get()).collect();
         assert_eq!(requests, [0, 0, 0, 0, 0, 1]);
+        let of_class: Vec<_> = class.requests.iter().map(|count| count.get()).collect();
+        assert_eq!(of_class, requests);
+        assert_eq!(class.failed[Outcome::QueueTimedOut as usize].get(), 1);
         assert_eq!(
             counters
                 .answers

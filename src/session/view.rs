@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::access_log::Words;
-use crate::backend::Address;
+use crate::backend::{Address, ClassId};
 
 /// Bytes that have not gone on for less than this are on their way: the kernel has them, or a peer is about to act.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
@@ -137,6 +137,8 @@ pub struct SessionView {
     pub waited: Duration,
     /// The request.
     pub words: Option<Words>,
+    /// Its class, where there are classes and it has one.
+    pub class: Option<ClassId>,
     /// The endpoint that serves it, or has served it.
     pub endpoint: Option<Address>,
     /// Bytes that the endpoint has taken; of a request with its head and all that is FastCGI's own. `None`: nobody knows
@@ -157,6 +159,7 @@ impl SessionView {
             since: None,
             waited: Duration::ZERO,
             words: None,
+            class: None,
             endpoint: None,
             request_bytes: None,
             response_bytes: None,

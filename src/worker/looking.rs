@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use crate::access_log::Words;
+use crate::config::ClassName;
 use crate::driver::Driver;
 use crate::session::{RouteKey, SessionState, SessionView};
 use crate::sys::net::PeerCredentials;
@@ -65,6 +66,8 @@ pub(crate) struct SessionRow {
     pub(crate) connected: Duration,
     /// For how long it does what it does, see [`SessionView::since`].
     pub(crate) age: Duration,
+    /// What operators call the class of its request, if it has one.
+    pub(crate) class: Option<ClassName>,
     pub(crate) view: SessionView,
 }
 
@@ -173,8 +176,10 @@ impl<D: Driver> Worker<D> {
         if part.takes(&view, look) {
             let peer = self.hands.driver.peer_credentials(active.session.client());
             let began = active.session.began().instant(self.hands.started);
+            let class = view.class.and_then(|class| active.policy.class_name(class));
+            let class = class.cloned();
             let row = SessionRow::new(route, peer, began, view, now);
-            part.rows.push(row);
+            part.rows.push(SessionRow { class, ..row });
         }
     }
 
@@ -246,6 +251,7 @@ impl SessionRow {
             peer,
             connected: age(began),
             age: age(view.since.unwrap_or(began)),
+            class: None,
             view,
         }
     }

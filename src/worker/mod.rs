@@ -14,6 +14,8 @@ mod due;
 mod gate;
 mod held;
 mod leaving;
+mod limits;
+mod lines;
 mod listeners;
 mod looking;
 mod mailbox;
@@ -54,17 +56,19 @@ use crate::sys::clock::ThreadClock;
 pub(crate) use crowd::Crowd;
 pub(crate) use gate::Gate;
 pub(crate) use leaving::{Arrived, Leave, LeavingClient};
+pub(crate) use limits::{ClassLimit, ClassLimits, Limit, Spread};
 pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use looking::{Look, LookPart, SessionRow};
 pub(crate) use mailbox::{Mailbox, Notice};
 pub(crate) use orders::{Amendment, ListenerChange, Order, Receipt, RouteChange};
-pub(crate) use routes::{Limit, Route, RouteNumber, Share, ShareRules, Spread};
+pub(crate) use routes::{Route, RouteNumber, Share, ShareRules};
 pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
 use admission::Admission;
 use dates::Dates;
 use gate::Permit;
 use leaving::CameTo;
+use lines::Lines;
 use listeners::Listeners;
 use looking::Looks;
 use mailbox::Notices;
@@ -569,8 +573,8 @@ impl<D: Driver> Worker<D> {
         }
         let mut outcome = ending.outcome();
         let mut has_waited = false;
-        if let (Some(place), Some(queue)) = (active.place, &mut served.queue)
-            && place.give_up(queue)
+        if let (Some(place), Some(lines)) = (active.place, &mut served.lines)
+            && place.give_up(lines)
         {
             served.count_queue();
             has_waited = true;
@@ -582,6 +586,7 @@ impl<D: Driver> Worker<D> {
             outcome,
             &Telling {
                 counters: &served.counters.fastcgi,
+                classes: &served.class_counters,
                 logs: &served.logs,
                 now: self.hands.now,
             },
@@ -712,8 +717,8 @@ fn context<'a, D: Driver>(
     Context {
         id,
         hands,
-        queue_is_empty: !served.has_queue(),
-        can_queue: served.queue.is_some(),
+        firsts: served.lines.as_ref().map_or(&[], Lines::firsts),
+        can_queue: served.lines.is_some(),
         is_paused: served.paused_until.is_some(),
         is_out: served.is_out,
         route,
@@ -727,6 +732,7 @@ fn context<'a, D: Driver>(
         balancer: &mut served.balancer,
         head_room: &served.head_room,
         counters: &served.counters,
+        class_counters: &served.class_counters,
         logs: &served.logs,
     }
 }

@@ -1,4 +1,5 @@
-//! The clients of one route that wait for a place at an endpoint: first come, first served.
+//! The clients of one route, or of one class of its requests, that wait for a place at an endpoint: first come, first
+//! served.
 //!
 //! A session keeps its number from its arrival on. If its turn comes and leads to nothing, because the
 //! endpoint with the free place refused it, it waits on where it was.
@@ -110,7 +111,8 @@ impl Queue {
         self.waiting.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 

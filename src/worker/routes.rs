@@ -11,19 +11,24 @@ use std::time::Instant;
 use slab::Slab;
 
 use crate::access_log::RequestLogs;
-use crate::backend::{Balancer, Moment, Published, PublishedNumber, SharedPermits};
-use crate::config::{Balance, RouteName};
-use crate::counters::{RouteCounters, ShareCounters};
+use crate::backend::{
+    Balancer, ClassId, ClassShare, Moment, Published, PublishedNumber, SharedPermits,
+};
+use crate::config::{Balance, ClassName, RouteName};
+use crate::counters::{ClassCounters, RouteCounters, ShareCounters};
 use crate::driver::Driver;
 use crate::fastcgi::HeadRoom;
 use crate::observe::Failures;
-use crate::session::{Entry as SessionEntry, Hands, Policy, Pool, Protocol, RouteKey, SessionId};
+use crate::session::{
+    Entry as SessionEntry, Hands, Policy, Pool, Protocol, RequestClasses, RouteKey, SessionId,
+};
 
 use super::admission::Way;
 use super::crowd::Crowd;
 use super::leaving::Leave;
+use super::limits::Limit;
+use super::lines::{LastTurns, Lines, Turn};
 use super::listeners::Listening;
-use super::queue::{Arrival, Queue};
 use super::waiting::{Place, Room};
 use super::who::Who;
 
@@ -73,74 +78,6 @@ pub(crate) struct ShareRules {
     pub logs: RequestLogs,
 }
 
-/// How much of a route one worker may have at one time. Nobody else counts with it, so it is exact, and
-/// no other thread's memory is touched for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Limit {
-    /// Open connections to each endpoint; `None`: any number.
-    pub per_endpoint_max: Option<NonZeroU32>,
-    /// Clients that wait for one.
-    pub queue_max: usize,
-}
-
-impl Limit {
-    /// Its parts for so many shards, which add up to the whole.
-    pub(crate) fn divided(self, shards: usize) -> impl Iterator<Item = Self> {
-        let part =
-            move |whole: usize, shard: usize| whole / shards + usize::from(shard < whole % shards);
-        let permits = move |max: NonZeroU32, shard| {
-            let permits = u32::try_from(part(max.get() as usize, shard)).ok();
-            permits
-                .and_then(NonZeroU32::new)
-                .expect("no more shards than permits are configured")
-        };
-        (0..shards).map(move |shard| Self {
-            per_endpoint_max: self.per_endpoint_max.map(|max| permits(max, shard)),
-            queue_max: part(self.queue_max, shard),
-        })
-    }
-}
-
-/// Gives routes to workers: those of which one worker may not have all go round.
-#[derive(Clone)]
-pub(crate) struct Spread {
-    workers: usize,
-    next: usize,
-}
-
-impl Spread {
-    /// Over so many workers.
-    #[must_use]
-    pub(crate) fn new(workers: usize) -> Self {
-        Self { workers, next: 0 }
-    }
-
-    /// Goes on from here, over so many workers.
-    #[must_use]
-    pub(crate) fn over(&self, workers: usize) -> Self {
-        let next = self.next;
-        Self { workers, next }
-    }
-
-    /// The workers that serve the next route, and how much of it each may have: without a limit, all of them
-    /// do; else one for each shard.
-    pub(crate) fn serving(
-        &mut self,
-        limit: Option<Limit>,
-        shards: usize,
-    ) -> Vec<(usize, Option<Limit>)> {
-        let Some(limit) = limit else {
-            return (0..self.workers).map(|worker| (worker, None)).collect();
-        };
-        let first = self.next;
-        self.next += shards;
-        let parts = limit.divided(shards).enumerate();
-        parts
-            .map(|(shard, part)| ((first + shard) % self.workers, Some(part)))
-            .collect()
-    }
-}
-
 /// A worker's hold on a policy, for its sessions. The count inside is shared by all workers, and would be written for
 /// each session.
 pub(super) type OwnPolicy = Rc<Arc<Policy>>;
@@ -155,8 +92,10 @@ pub(super) struct Served {
     /// Of a FastCGI route: connections that no request uses now.
     pub(super) pool: Pool,
     /// Where the number of connections is limited: who waits.
-    pub(super) queue: Option<Queue>,
+    pub(super) lines: Option<Lines>,
     pub(super) counters: Arc<RouteCounters>,
+    /// Of its classes, by their places.
+    pub(super) class_counters: Vec<Arc<ClassCounters>>,
     pub(super) logs: RequestLogs,
     /// That of the worker: all its routes share it.
     pub(super) head_room: HeadRoom,
@@ -175,12 +114,27 @@ pub(super) struct Served {
 }
 
 /// The most connections to one endpoint.
-fn endpoint_max(limit: Option<Limit>) -> Option<NonZeroU32> {
+fn endpoint_max(limit: Option<&Limit>) -> Option<NonZeroU32> {
     limit.and_then(|limit| limit.per_endpoint_max)
 }
 
+/// What each class may have of them.
+fn class_shares(limit: Option<&Limit>) -> Vec<ClassShare> {
+    limit.map(Limit::shares).unwrap_or_default()
+}
+
+/// By their places; none without classes.
+fn class_names(policy: &Policy) -> Vec<ClassName> {
+    let classes = match &policy.protocol {
+        Protocol::Fastcgi(options) => options.classes.as_ref(),
+        Protocol::Raw => None,
+    };
+    let all = classes.into_iter().flat_map(RequestClasses::all);
+    all.map(|class| class.name.clone()).collect()
+}
+
 /// Only what is kept holds others up, and who is held up waits in the queue.
-fn is_paced(policy: &Policy, limit: Option<Limit>) -> bool {
+fn is_paced(policy: &Policy, limit: Option<&Limit>) -> bool {
     match &policy.protocol {
         Protocol::Fastcgi(options) => options.pool.reuse && limit.is_some(),
         Protocol::Raw => false,
@@ -333,8 +287,12 @@ impl Served {
             limit,
             logs,
         } = rules;
+        let limit = limit.as_ref();
         let mut balancer = Balancer::new(balance, seed).counting(counters.endpoints);
         balancer.amend(balance, endpoint_max(limit), is_paced(&policy, limit));
+        balancer.divide(class_shares(limit));
+        let names = class_names(&policy);
+        let class_counters = counters.route.classes.show(names.into_iter());
         let pool = match &policy.protocol {
             Protocol::Raw => Pool::empty(),
             Protocol::Fastcgi(options) => Pool::new(options.pool)
@@ -347,7 +305,8 @@ impl Served {
             route,
             balancer,
             pool,
-            queue: limit.map(|limit| Queue::new(limit.queue_max)),
+            lines: limit.map(Lines::new),
+            class_counters,
             counters: counters.route,
             logs,
             head_room,
@@ -369,14 +328,16 @@ impl Served {
             limit,
             logs,
         } = rules;
+        let limit = limit.as_ref();
         assert!(
-            limit.is_some() == self.queue.is_some(),
+            limit.is_some() == self.lines.is_some(),
             "it is another share"
         );
         self.balancer
             .amend(balance, endpoint_max(limit), is_paced(&policy, limit));
-        if let (Some(queue), Some(limit)) = (&mut self.queue, limit) {
-            queue.set_max(limit.queue_max);
+        self.balancer.divide(class_shares(limit));
+        if let (Some(lines), Some(limit)) = (&mut self.lines, limit) {
+            lines.amend(limit);
         }
         if let Protocol::Fastcgi(options) = &policy.protocol {
             self.pool.amend(options.pool, hands);
@@ -400,26 +361,26 @@ impl Served {
     /// Whether a client that comes now is served at once, waits, or is sent away. One that another process had may have
     /// waited there.
     pub(super) fn admit(&mut self, way: Way, now: Instant) -> Admittance {
-        let Some(queue) = &mut self.queue else {
+        let Some(lines) = &mut self.lines else {
             return Admittance::Serve(SessionEntry::Direct, None);
         };
         if let Protocol::Fastcgi(_) = self.policy.protocol {
             // It is a request that waits, not the client.
-            return Admittance::Serve(SessionEntry::Direct, Some(Place::new(queue, 0)));
+            return Admittance::Serve(SessionEntry::Direct, Some(Place::new(lines, 0)));
         }
         self.balancer.refresh(&self.route.published);
         let entry = if self.paused_until.is_some() {
             SessionEntry::Queued
-        } else if self.is_out || queue.is_empty() && self.balancer.has_room(now) {
+        } else if self.is_out || lines.is_empty() && self.balancer.has_room(now) {
             SessionEntry::Direct
-        } else if way == Way::Accepted && queue.is_full() {
+        } else if way == Way::Accepted && lines.of(ClassId::DEFAULT).is_full() {
             return Admittance::Refuse;
         } else {
             SessionEntry::Queued
         };
         let place = match way {
-            Way::Accepted => Place::new(queue, 0),
-            Way::Arrived => Place::from_before(queue),
+            Way::Accepted => Place::new(lines, 0),
+            Way::Arrived => Place::from_before(lines),
         };
         Admittance::Serve(entry, Some(place))
     }
@@ -452,7 +413,7 @@ impl Served {
 
     /// Whether clients wait in the backlogs for the end of a pause, because there is nowhere else to wait.
     pub(super) fn leaves_clients(&self) -> bool {
-        self.paused_until.is_some() && self.queue.is_none()
+        self.paused_until.is_some() && self.lines.is_none()
     }
 
     /// Says that it has as many sessions as it may.
@@ -471,24 +432,50 @@ impl Served {
 
     /// Shows who waits, after somebody came or left.
     pub(super) fn count_queue(&self) {
-        if let Some(queue) = &self.queue {
-            self.counters.queue_depth.set(queue.len() as u64);
-            self.counters.queue_oldest.set(queue.oldest());
+        if let Some(lines) = &self.lines {
+            let (mut depth, mut oldest) = (0, None);
+            for (place, (len, first)) in lines.depths().enumerate() {
+                depth += len as u64;
+                oldest = oldest.into_iter().chain(first).min();
+                if let Some(class) = self.class_counters.get(place) {
+                    class.queue_depth.set(len as u64);
+                    class.queue_oldest.set(first);
+                }
+            }
+            self.counters.queue_depth.set(depth);
+            self.counters.queue_oldest.set(oldest);
         }
     }
 
     /// Whether somebody waits here.
     pub(super) fn has_queue(&self) -> bool {
-        self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
+        self.lines.as_ref().is_some_and(|lines| !lines.is_empty())
     }
 
     /// When those who wait can have a place though nothing happens: when the pace allows it, or the pool can
     /// make room.
     pub(super) fn place_at(&self, now: Instant) -> Option<Instant> {
-        let waiting_since = self.queue.as_ref()?.oldest()?;
-        let paced = self.balancer.pace_ends(Moment { now, waiting_since });
+        let firsts = self.lines.as_ref()?.firsts().iter();
+        let paced = firsts.filter_map(|first| self.balancer.pace_ends(first.asks(now)));
         let room_at = self.lacks_places(now).then(|| self.pool.room_at());
-        paced.into_iter().chain(room_at.flatten()).min()
+        paced.chain(room_at.flatten()).min()
+    }
+
+    /// When one of this class that has just joined can have a place though nothing happens. It may be now, if others
+    /// were before it of whose classes it does not wait.
+    pub(super) fn place_of_newcomer_at(&self, class: ClassId, now: Instant) -> Option<Instant> {
+        let moment = Moment {
+            class,
+            ..now.into()
+        };
+        let lines = self.lines.as_ref()?;
+        let is_first = lines.of(class).len() == 1 && lines.firsts().len() > 1;
+        let waits_for_others = is_first && self.balancer.has_room(moment);
+        let paced = self.balancer.pace_ends(moment);
+        paced
+            .into_iter()
+            .chain(waits_for_others.then_some(now))
+            .min()
     }
 
     /// Whether places are looked for, for those who wait.
@@ -498,42 +485,39 @@ impl Served {
 
     /// Whether another one may wait. Those that wait only for the pace are not counted, because a place is
     /// free for each of them.
-    pub(super) fn queue_room(&self, now: Instant) -> Room {
-        let Some(queue) = &self.queue else {
+    pub(super) fn queue_room(&self, class: ClassId, now: Instant) -> Room {
+        let Some(queue) = self.lines.as_ref().map(|lines| lines.of(class)) else {
             return Room::Some;
+        };
+        let moment = Moment {
+            class,
+            ..now.into()
         };
         if self.paused_until.is_some() {
             return Room::Unbounded;
         }
-        match queue.is_full() && queue.is_full_beyond(self.balancer.held_back(now)) {
+        match queue.is_full() && queue.is_full_beyond(self.balancer.held_back(moment)) {
             true => Room::None,
             false => Room::Some,
         }
     }
 
-    /// Whether those who wait do so for more than the pace.
+    /// Whether somebody waits for more than the pace.
     pub(super) fn lacks_places(&self, now: Instant) -> bool {
-        self.has_queue() && self.balancer.held_back(now) == 0
+        let firsts = self.lines.as_ref().map_or(&[][..], Lines::firsts);
+        let mut moments = firsts.iter().map(|first| first.asks(now));
+        moments.any(|moment| self.balancer.held_back(moment) == 0)
     }
 
-    /// Who is next after `last`, if some endpoint has a place.
-    pub(super) fn next_in_line(
-        &mut self,
-        last: Option<Arrival>,
-        now: Instant,
-    ) -> Option<(Arrival, SessionId)> {
-        let queue = self.queue.as_ref()?;
-        let next = queue.after(last)?;
+    /// Whose turn it is after `last`, if some endpoint has a place.
+    pub(super) fn next_in_line(&mut self, last: &LastTurns, now: Instant) -> Option<Turn> {
+        let lines = self.lines.as_ref().filter(|lines| !lines.is_empty())?;
         self.balancer.refresh(&self.route.published);
         if self.balancer.is_empty() {
             // Nobody else asks the name servers for those who wait.
             self.route.published.refresher().suspect_all();
         }
-        let moment = Moment {
-            now,
-            waiting_since: queue.since(next.0),
-        };
-        self.balancer.has_room(moment).then_some(next)
+        lines.next(last, |next| self.balancer.has_room(next.asks(now)))
     }
 }
 
@@ -549,40 +533,5 @@ mod tests {
         assert_eq!(sessions.leave(SessionId(5), first), Some(SessionId(3)));
         assert_eq!(sessions.leave(SessionId(3), first), None);
         assert!(sessions.is_empty() && second != third);
-    }
-
-    fn parts(per_endpoint_max: u32, queue_max: usize, shards: usize) -> Vec<(u32, usize)> {
-        let whole = Limit {
-            per_endpoint_max: NonZeroU32::new(per_endpoint_max),
-            queue_max,
-        };
-        let parts = whole.divided(shards);
-        parts
-            .map(|part| (part.per_endpoint_max.unwrap().get(), part.queue_max))
-            .collect()
-    }
-
-    #[test]
-    fn shards_share_permits_and_queue_without_losing_any() {
-        assert_eq!(parts(8, 1024, 1), [(8, 1024)]);
-        assert_eq!(parts(8, 3, 2), [(4, 2), (4, 1)]);
-        assert_eq!(parts(5, 0, 3), [(2, 0), (2, 0), (1, 0)]);
-    }
-
-    #[test]
-    fn routes_with_limits_go_round_the_workers() {
-        let limit = Some(Limit {
-            per_endpoint_max: None,
-            queue_max: 1,
-        });
-        let mut spread = Spread::new(3);
-        let mut workers = |limit, shards| -> Vec<usize> {
-            let serving = spread.serving(limit, shards).into_iter();
-            serving.map(|(worker, _)| worker).collect()
-        };
-        assert_eq!(workers(limit, 1), [0]);
-        assert_eq!(workers(None, 1), [0, 1, 2]);
-        assert_eq!(workers(limit, 3), [1, 2, 0]);
-        assert_eq!(workers(limit, 1), [1]);
     }
 }

@@ -4,12 +4,14 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use crate::backend::ClassId;
 use crate::driver::Driver;
 use crate::session::{RouteKey, Session, SessionId, Wish};
 
 use super::Worker;
 use super::dates::Dates;
-use super::queue::{self, Arrival, Queue};
+use super::lines::{LastTurns, Lines};
+use super::queue::{self, Arrival};
 
 /// How often a worker with a queue looks whether an endpoint is back: the end of an ejection, and
 /// checks that pass, are not announced. Long enough to cost nothing, and short compared with the
@@ -120,6 +122,8 @@ pub(super) struct Place {
     arrival: Arrival,
     /// The request that it is for.
     request: u64,
+    /// That of the request, once it has waited.
+    class: ClassId,
     standing: Standing,
 }
 
@@ -159,20 +163,22 @@ enum Moved {
 
 impl Place {
     /// Of who comes now, for a request of this number.
-    pub(super) fn new(queue: &mut Queue, request: u64) -> Self {
+    pub(super) fn new(lines: &mut Lines, request: u64) -> Self {
         Self {
-            arrival: queue.arrive(),
+            arrival: lines.arrive(),
             request,
+            class: ClassId::DEFAULT,
             standing: Standing::New,
         }
     }
 
     /// Of who has waited in the process before this one: it is not its first time, so a queue that is full is no reason
     /// to send it away.
-    pub(super) fn from_before(queue: &mut Queue) -> Self {
+    pub(super) fn from_before(lines: &mut Lines) -> Self {
         Self {
-            arrival: queue.arrive_from_before(),
+            arrival: lines.arrive_from_before(),
             request: 0,
+            class: ClassId::DEFAULT,
             standing: Standing::Called,
         }
     }
@@ -190,7 +196,7 @@ impl Place {
     fn follow(
         &mut self,
         wish: Option<Wish>,
-        queue: &mut Queue,
+        lines: &mut Lines,
         room: Room,
         id: SessionId,
         now: Instant,
@@ -198,7 +204,7 @@ impl Place {
         match (wish, self.standing) {
             (None, Standing::New | Standing::Called) | (Some(_), Standing::Waiting) => Moved::Not,
             (None, Standing::Waiting) => {
-                let since = queue.leave(self.arrival);
+                let since = lines.leave(self.class, self.arrival);
                 self.standing = Standing::Called;
                 Moved::Left {
                     waited: now.saturating_duration_since(since),
@@ -206,13 +212,15 @@ impl Place {
             }
             (Some(wish), Standing::New | Standing::Called) => {
                 if self.request != wish.request {
-                    *self = Self::new(queue, wish.request);
+                    *self = Self::new(lines, wish.request);
                 }
                 let is_first = self.standing == Standing::New;
                 if is_first && room == Room::None && !wish.stays {
                     return Moved::Refused;
                 }
-                queue.join(self.arrival, id, room != Room::Unbounded, now);
+                self.class = wish.class;
+                let counts = room != Room::Unbounded;
+                lines.join(self.class, (self.arrival, id), counts, now);
                 self.standing = Standing::Waiting;
                 Moved::Joined { is_first }
             }
@@ -220,10 +228,10 @@ impl Place {
     }
 
     /// Its session ends. Whether it has waited until now.
-    pub(super) fn give_up(self, queue: &mut Queue) -> bool {
+    pub(super) fn give_up(self, lines: &mut Lines) -> bool {
         let was_waiting = self.is_waiting();
         if was_waiting {
-            queue.leave(self.arrival);
+            lines.leave(self.class, self.arrival);
         }
         was_waiting
     }
@@ -236,24 +244,32 @@ impl<D: Driver> Worker<D> {
         let served = &mut self.routes[active.route];
         let wish = active.session.wish();
         let room = match wish {
-            Some(_) => served.queue_room(self.hands.now),
+            Some(wish) => served.queue_room(wish.class, self.hands.now),
             None => Room::Some,
         };
-        let (Some(place), Some(queue)) = (&mut active.place, &mut served.queue) else {
+        let (Some(place), Some(lines)) = (&mut active.place, &mut served.lines) else {
             return Ok(());
         };
-        match place.follow(wish, queue, room, id, self.hands.now) {
+        match place.follow(wish, lines, room, id, self.hands.now) {
             Moved::Not => return Ok(()),
             Moved::Refused => return Err(QueueIsFull),
             Moved::Joined { is_first } => {
                 served.counters.queued.add(u64::from(is_first));
+                if let Some(class) = served.class_counters.get(place.class.place()) {
+                    class.queued.add(u64::from(is_first));
+                }
                 if served.looks_for_places() {
-                    let place_at = served.balancer.pace_ends(self.hands.now);
+                    let place_at = served.place_of_newcomer_at(place.class, self.hands.now);
                     self.queue_looks
                         .file(active.route, place_at, self.hands.now);
                 }
             }
-            Moved::Left { waited } => served.counters.queue_wait.record(waited),
+            Moved::Left { waited } => {
+                served.counters.queue_wait.record(waited);
+                if let Some(class) = served.class_counters.get(place.class.place()) {
+                    class.queue_wait.record(waited);
+                }
+            }
         }
         served.count_queue();
         let route = active.route;
@@ -312,16 +328,16 @@ impl<D: Driver> Worker<D> {
             self.routes[route].pool.make_room(&mut self.hands);
             self.follow_changes(route);
         }
-        let (mut last, mut useless) = (None, 0);
+        let (mut last, mut useless) = (LastTurns::default(), 0);
         while useless < USELESS_OFFERS_MAX
-            && let Some((arrival, id)) = self.routes[route].next_in_line(last, self.hands.now)
+            && let Some(turn) = self.routes[route].next_in_line(&last, self.hands.now)
         {
             if *left == 0 {
                 return Line::HasPlaces;
             }
-            last = Some(arrival);
-            self.step(id, Session::place_free);
-            if self.is_waiting(id) {
+            last.had(turn);
+            self.step(turn.id, Session::place_free);
+            if self.is_waiting(turn.id) {
                 useless += 1;
             } else {
                 *left -= 1;
@@ -339,22 +355,32 @@ impl<D: Driver> Worker<D> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::limits::Limit;
     use super::*;
 
     const WISH: Option<Wish> = Some(Wish {
         request: 1,
+        class: ClassId::DEFAULT,
         stays: false,
     });
 
+    fn lines() -> Lines {
+        Lines::new(&Limit {
+            per_endpoint_max: None,
+            queue_max: 10,
+            classes: Default::default(),
+        })
+    }
+
     #[test]
     fn a_place_is_kept_until_the_request_is_another_one() {
-        let (mut queue, now) = (Queue::new(10), Instant::now());
-        let mut place = Place::new(&mut queue, 1);
+        let (mut lines, now) = (lines(), Instant::now());
+        let mut place = Place::new(&mut lines, 1);
         let arrival = place.arrival();
         let mut follow = |wish, is_full: bool, at: u64| {
             let now = now + Duration::from_secs(at);
             let room = if is_full { Room::None } else { Room::Some };
-            place.follow(wish, &mut queue, room, SessionId(7), now)
+            place.follow(wish, &mut lines, room, SessionId(7), now)
         };
         assert_eq!(follow(None, false, 0), Moved::Not);
         assert_eq!(follow(WISH, false, 0), Moved::Joined { is_first: true });
@@ -365,13 +391,19 @@ mod tests {
         assert_eq!(follow(WISH, true, 3), Moved::Joined { is_first: false });
         let waited = Duration::from_secs(1);
         assert_eq!(follow(None, true, 4), Moved::Left { waited });
-        let next = |stays| Some(Wish { request: 2, stays });
+        let next = |stays| {
+            WISH.map(|wish| Wish {
+                request: 2,
+                stays,
+                ..wish
+            })
+        };
         assert_eq!(follow(next(false), true, 5), Moved::Refused);
         assert_eq!(
             follow(next(true), true, 5),
             Moved::Joined { is_first: true }
         );
         assert!(place.arrival() > arrival);
-        assert!(place.give_up(&mut queue) && queue.is_empty());
+        assert!(place.give_up(&mut lines) && lines.is_empty());
     }
 }

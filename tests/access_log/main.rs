@@ -791,9 +791,9 @@ fn a_line_names_rule_and_parameter_of_a_rejection_and_no_name_forges_a_field(eng
         if format == "text" {
             let ends = [
                 " status=403 ",
-                "ending=rejected rule=php_value param=\"PHP_VALUE\"\n",
+                "ending=rejected rule=php_value param=\"PHP_VALUE\" class=-\n",
                 r#"param="PHP_VALUE[\" rule=- param=\"A\x0aB\\""#,
-                "ending=- rule=- param=-\n",
+                "ending=- rule=- param=- class=-\n",
             ];
             assert!(lines[0].contains(ends[0]) && lines[0].ends_with(ends[1]));
             assert!(lines[1].trim_end().ends_with(ends[2]), "{}", lines[1]);

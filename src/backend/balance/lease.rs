@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::super::opening::{Course, Opening};
 use super::super::reach::Reach;
 use super::super::{Address, Health};
-use super::{Moment, SharedPermits};
+use super::{ClassId, Moment, SharedPermits};
 use crate::counters::EndpointCounters;
 
 /// One session's place at an endpoint: it counts there for as long as this lives.
@@ -20,13 +20,15 @@ pub struct Lease {
     was_ejected: bool,
     /// What its connection has come to.
     course: Cell<Course>,
+    /// The class that it is busy with. `None`: it rests, or did so last.
+    class: Cell<Option<ClassId>>,
 }
 
 /// An endpoint as one worker knows it; the same one for as long as it is in the set, or has sessions.
 pub(super) struct Member {
     pub(super) health: Arc<Health>,
-    /// Among them how many sessions there are, and connections that rest: who compares endpoints reads
-    /// what is shown.
+    /// Among them how many sessions there are, connections that rest, and what each class has: who compares endpoints
+    /// reads what is shown.
     pub(super) counters: Arc<EndpointCounters>,
     /// Its connections, where they are paced.
     opening: RefCell<Opening>,
@@ -95,7 +97,9 @@ impl Member {
 
     /// When the pace allows another connection. `None`: now.
     pub(super) fn opens_at(&self, moment: Moment) -> Option<Instant> {
-        let Moment { now, waiting_since } = moment;
+        let Moment {
+            now, waiting_since, ..
+        } = moment;
         self.opening.borrow().opens_at(waiting_since, now)
     }
 
@@ -111,9 +115,11 @@ impl Lease {
         index: usize,
         version: u64,
         paced: bool,
-        now: Instant,
+        moment: Moment,
     ) -> Self {
+        let Moment { now, class, .. } = moment;
         member.counters.in_flight.raise();
+        member.take_for(class);
         let course = match paced {
             true => member.opening.borrow_mut().opened(now),
             false => Course::Untracked,
@@ -121,6 +127,7 @@ impl Lease {
         Self {
             was_ejected: member.health.is_ejected(now),
             course: Cell::new(course),
+            class: Cell::new(Some(class)),
             member: Rc::clone(member),
             index: u32::try_from(index).expect("an address set has a bound"),
             version,
@@ -146,9 +153,10 @@ impl Lease {
     }
 
     /// Its connection stays open and has nothing to do: whoever is sent to the endpoint takes it, or
-    /// else it still counts there.
+    /// else it still counts there. It is nobody's, whatever class its last request was of.
     pub fn rest(&self, now: Instant) {
         self.member.counters.resting.raise();
+        self.leave_class();
         let mut opening = self.member.opening.borrow_mut();
         self.course
             .set(opening.came_to_rest(self.course.get(), now));
@@ -217,9 +225,24 @@ impl Lease {
         self.member.reach.set(Reach::Silent);
     }
 
-    /// Its connection is used again, or is closed.
-    pub fn rouse(&self) {
+    /// Its connection, which has rested, is used again: for a request of this class.
+    pub fn rouse(&self, class: ClassId) {
         self.member.counters.resting.lower();
+        self.member.take_for(class);
+        let before = self.class.replace(Some(class));
+        assert!(before.is_none(), "what rests is nobody's");
+    }
+
+    /// Its connection, which has rested, is closed. Its place is not free before that is done, and is nobody's until
+    /// then.
+    pub fn rests_no_more(&self) {
+        self.member.counters.resting.lower();
+    }
+
+    fn leave_class(&self) {
+        if let Some(class) = self.class.take() {
+            self.member.give_back_of(class);
+        }
     }
 
     /// What this worker counts of the endpoint.
@@ -238,6 +261,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.member.counters.in_flight.lower();
+        self.leave_class();
         if let Some(shared) = &*self.member.shared.borrow() {
             shared.give_back(self.address());
         }

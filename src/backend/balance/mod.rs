@@ -10,6 +10,8 @@
 //! Pure: no clock, no I/O, and the same choices for the same seed.
 
 mod adopt;
+mod asking;
+mod classes;
 mod lease;
 mod policy;
 mod shared;
@@ -30,6 +32,8 @@ use crate::counters::Endpoints;
 use lease::{Member, Rank};
 use policy::{InTurn, Random};
 
+pub use asking::{Moment, Reuse, Want};
+pub use classes::{CLASSES_MAX, ClassId, ClassShare};
 pub use lease::Lease;
 pub use shared::{PermitCounts, SharedPermits};
 pub use tried::Tried;
@@ -62,44 +66,6 @@ impl Family {
     }
 }
 
-/// What a session asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Want {
-    /// The best.
-    Any,
-    /// One of this family, if one can be used; else the best.
-    Rather(Family),
-    /// A usable one of this family, or none.
-    Only(Family),
-}
-
-/// Whether a connection that rests will do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Reuse {
-    /// It counts as a place, and is preferred.
-    Yes,
-    /// Only a permit that no connection has is a place.
-    No,
-}
-
-/// The time, and since when the session has waited. For one that comes now that is the same.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Moment {
-    /// The time of this turn.
-    pub now: Instant,
-    /// When the wait began.
-    pub waiting_since: Instant,
-}
-
-impl From<Instant> for Moment {
-    fn from(now: Instant) -> Self {
-        Self {
-            now,
-            waiting_since: now,
-        }
-    }
-}
-
 /// What a search for an endpoint comes to.
 #[must_use]
 pub enum Choice {
@@ -120,6 +86,8 @@ pub struct Balancer {
     policy: Balance,
     /// The most leases of one endpoint at one time.
     per_endpoint_max: u32,
+    /// What each class may have of them. Empty: there are no classes.
+    shares_of_classes: Vec<ClassShare>,
     /// While the route changes hands: what all who have some of it may have together.
     shared: Option<Arc<SharedPermits>>,
     /// Whether a new connection is opened only some time after the last one, or after that has shown life.
@@ -163,6 +131,7 @@ impl Balancer {
         Self {
             policy,
             per_endpoint_max: u32::MAX,
+            shares_of_classes: Vec::new(),
             shared: None,
             is_paced: false,
             recoveries: Rc::default(),
@@ -281,19 +250,22 @@ impl Balancer {
                 if !member.take_permit(self.is_limited()) {
                     return Choice::Full;
                 }
-                Choice::Chosen(Lease::new(member, index, version, paced, moment.now))
+                Choice::Chosen(Lease::new(member, index, version, paced, moment))
             }
             Found::Full => Choice::Full,
             Found::Nothing => Choice::Exhausted,
         }
     }
 
-    /// An endpoint at which a connection rests, that a session has not tried.
+    /// An endpoint at which a connection rests, that a session has not tried, and whose place a request of this class
+    /// may have.
     #[must_use]
-    pub fn resting(&self, tried: &Tried) -> Option<Address> {
+    pub fn resting(&self, tried: &Tried, class: ClassId) -> Option<Address> {
         let is_new = |index: usize| tried.count == 0 || !tried.has(index);
+        let has_room = |index: usize| self.room(&self.members[index], class) > 0;
         let mut members = 0..self.members.len();
-        let found = members.find(|&index| is_new(index) && self.rests_at(index))?;
+        let found =
+            members.find(|&index| is_new(index) && self.rests_at(index) && has_room(index))?;
         Some(self.members[found].health.address())
     }
 
@@ -332,18 +304,20 @@ impl Balancer {
     #[must_use]
     pub fn pace_ends(&self, moment: impl Into<Moment>) -> Option<Instant> {
         let moment = moment.into();
-        let paced = self.members.iter().filter(|member| self.has_permit(member));
+        let has_permit = |member: &&Rc<Member>| self.has_permit(member, moment.class);
+        let paced = self.members.iter().filter(has_permit);
         paced
             .filter_map(|member| self.opens_at(member, moment))
             .min()
     }
 
-    /// Permits that are free and wait for the pace. Whoever waits for one of them waits for nobody else.
+    /// Permits that are free for a class and wait for the pace. Whoever waits for one of them waits for nobody else.
     #[must_use]
-    pub fn held_back(&self, now: Instant) -> u64 {
+    pub fn held_back(&self, moment: impl Into<Moment>) -> u64 {
+        let Moment { now, class, .. } = moment.into();
         let paced = |member: &&Rc<Member>| self.opens_at(member, now.into()).is_some();
         let members = self.members.iter().filter(paced);
-        members.map(|member| self.permits(member)).sum()
+        members.map(|member| self.permits(member, class)).sum()
     }
 
     /// Until when sessions wait for endpoints that refuse, if all of them do.
@@ -512,7 +486,7 @@ impl Balancer {
     /// Whether it may have another connection, but not yet.
     fn waits_for_pace(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.has_permit(member) && self.opens_at(member, moment).is_some()
+        self.has_permit(member, moment.class) && self.opens_at(member, moment).is_some()
     }
 
     /// When the pace, where there is one, allows another connection. `None`: now.
@@ -521,23 +495,25 @@ impl Balancer {
     }
 
     fn has_place(&self, index: usize, moment: Moment) -> bool {
-        self.rests_at(index) || self.has_free_permit(index, moment)
+        let rests = self.rests_at(index) && self.room(&self.members[index], moment.class) > 0;
+        rests || self.has_free_permit(index, moment)
     }
 
     /// Whether another connection may be opened to it now.
     fn has_free_permit(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.has_permit(member) && self.opens_at(member, moment).is_none()
+        self.has_permit(member, moment.class) && self.opens_at(member, moment).is_none()
     }
 
-    /// Whether it may have another connection.
-    fn has_permit(&self, member: &Member) -> bool {
-        self.permits(member) > 0
+    /// Whether it may have another connection, for a request of this class.
+    fn has_permit(&self, member: &Member, class: ClassId) -> bool {
+        self.permits(member, class) > 0
     }
 
-    fn permits(&self, member: &Member) -> u64 {
+    fn permits(&self, member: &Member, class: ClassId) -> u64 {
         let max = u64::from(self.per_endpoint_max);
         let own = max.saturating_sub(member.counters.in_flight.get());
+        let own = own.min(self.room(member, class));
         match &self.shared {
             // Who was never limited does not know how to wait.
             Some(shared) if self.is_limited() => {

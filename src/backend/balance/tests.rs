@@ -1,5 +1,6 @@
 //! Who is chosen, in what order and how often.
 
+mod classes;
 mod turns;
 
 use std::collections::{HashSet, VecDeque};
@@ -117,16 +118,19 @@ fn who_wants_a_new_connection_is_not_given_one_that_rests() {
     let mut balancer = Balancer::new(Balance::LeastConnections, 1).limited(2);
     let resting = choose(&mut balancer, &published, now).unwrap();
     resting.rest(now);
-    assert_eq!(balancer.resting(&Tried::default()), Some(address(0)));
+    assert_eq!(
+        balancer.resting(&Tried::default(), ClassId::DEFAULT),
+        Some(address(0))
+    );
     let mut wanted =
         |reuse| balancer.choose_with(&published, &mut Tried::default(), Want::Any, reuse, now);
     assert!(matches!(wanted(Reuse::Yes), Choice::Resting(_)));
     let second = chosen(wanted(Reuse::No)).unwrap();
     assert!(matches!(wanted(Reuse::No), Choice::Full));
     assert!(matches!(wanted(Reuse::Yes), Choice::Resting(_)));
-    resting.rouse();
+    resting.rouse(ClassId::DEFAULT);
     drop(second);
-    assert_eq!(balancer.resting(&Tried::default()), None);
+    assert_eq!(balancer.resting(&Tried::default(), ClassId::DEFAULT), None);
 }
 
 #[test]
@@ -350,7 +354,10 @@ fn choose_after(
     waiting_since: Instant,
     now: Instant,
 ) -> Choice {
-    let moment = Moment { now, waiting_since };
+    let moment = Moment {
+        waiting_since,
+        ..now.into()
+    };
     balancer.choose(published, &mut Tried::default(), Want::Any, moment)
 }
 
@@ -392,7 +399,7 @@ fn what_rests_is_taken_whatever_the_pace_is() {
         choose_after(&mut balancer, &published, now, now),
         Choice::Resting(_)
     ));
-    first.rouse();
+    first.rouse(ClassId::DEFAULT);
     drop(first);
     assert!(!balancer.has_room(now));
     assert_eq!(balancer.held_back(now), 2);

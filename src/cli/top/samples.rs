@@ -69,6 +69,7 @@ fn entry(number: u32, state: SessionState) -> RequestEntry {
         method: Some("GET".to_owned()),
         uri: Some(format!("/page?id={number}")),
         script: Some("/srv/www/index.php".to_owned()),
+        class: None,
         endpoint: (state != SessionState::Queued).then(|| "192.0.2.1:9000".to_owned()),
         request_bytes: Some(1126),
         response_bytes: Some(0),

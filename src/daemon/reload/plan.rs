@@ -224,7 +224,13 @@ impl RoutePlan {
 /// between sessions is of one protocol.
 fn is_divided_alike(before: &config::Route, after: &config::Route) -> bool {
     let speaks_fastcgi = |route: &config::Route| route.protocol != RouteProtocol::Raw;
+    // What is counted by class is counted by the places of classes.
+    let classes = |route: &config::Route| -> Vec<_> {
+        let classes = route.protocol.classes().into_iter();
+        classes.flat_map(config::Classes::names).collect()
+    };
     speaks_fastcgi(before) == speaks_fastcgi(after)
+        && classes(before) == classes(after)
         && limit(before).is_some() == limit(after).is_some()
         && before.limits.shards == after.limits.shards
 }

@@ -88,6 +88,9 @@
 //! - `idle_is_bounded`: nothing is kept without a request for longer than the idle timeout.
 //! - `pool_follows_set`: nothing is kept that leads to an endpoint which is not in the set.
 //! - `within_limit`: kept connections count.
+//! - `class_keeps_to_max`: no class of requests has more connections to an endpoint than it may have.
+//! - `class_has_its_reserve`: no class has any that are kept for others: what each has, or has reserved if that is more, is
+//!   within the limit.
 //! - `paced`: where connections are kept, one is opened only when the last one has shown life, or some time
 //!   after it.
 //! - `busy_keeps_its_place`: the connection of a worker that is at work behind END_REQUEST, at a server that answers
@@ -137,8 +140,8 @@ pub(crate) use fastcgi::FastcgiRules;
 pub(crate) use pipe::SimPipe;
 pub(crate) use reload::Census;
 pub(crate) use scenario::{
-    Faults, GENERATIONS_MAX, InEffect, ListenerAt, MARK, MEMBERS_GROUP, PlannedRoute, Scenario,
-    Users, marked, marker,
+    Faults, GENERATIONS_MAX, InEffect, ListenerAt, MARK, MEMBERS_GROUP, NUMBERS_WITH_CLASSES,
+    PlannedRoute, Scenario, Users, class_criteria, marked, marker,
 };
 pub(crate) use turns::Waiting;
 

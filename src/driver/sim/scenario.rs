@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::{Address, Published};
+use crate::backend::{Address, ClassShare, Published};
 use crate::counters::RouteCounters;
 use crate::driver::IntoUnix;
 use crate::session::PoolOptions;
@@ -89,6 +89,8 @@ pub(crate) struct PlannedRoute {
     pub(crate) removed_are_cut: bool,
     /// The most connections to an endpoint, over all workers.
     pub(crate) per_endpoint_max: Option<NonZeroU32>,
+    /// What each class of requests may have of them: see [`class_criteria`]. Empty: there are no classes.
+    pub(crate) classes: Vec<ClassShare>,
     /// By worker: how it serves the route now.
     pub(crate) in_effect: Vec<InEffect>,
     /// Its workers were told to take no new clients of it, or that its sessions have had their time.
@@ -158,6 +160,15 @@ const FIRST_MARK: Duration = Duration::from_secs(1);
 /// The parameter that is left out by the rules of this number, and by no others.
 pub(crate) fn marker(generation: usize) -> String {
     format!("SIM_GENERATION_{generation}")
+}
+
+/// The classes of requests, where there are classes, beside the default one: those of each client that have these numbers
+/// among its requests.
+pub(crate) const NUMBERS_WITH_CLASSES: [usize; 2] = [1, 2];
+
+/// What has the requests with this number.
+pub(crate) fn class_criteria(number: usize) -> String {
+    format!("SIM_REQUEST$=.{number}")
 }
 
 /// Rules for clients. There are three users, 1000 to 1002; the last one is in [`MEMBERS_GROUP`] beside its

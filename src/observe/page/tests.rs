@@ -36,6 +36,7 @@ fn entry(uri: &str) -> RequestEntry {
         method: Some("SECRET".to_owned()),
         uri: Some(uri.to_owned()),
         script: Some("/srv/SECRET.php".to_owned()),
+        class: None,
         endpoint: Some("192.0.2.1:9000".to_owned()),
         request_bytes: None,
         response_bytes: None,

@@ -33,11 +33,11 @@ mod patience;
 use std::mem;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Balancer, Choice, Lease, Moment, Reuse, Tried, Want};
+use crate::backend::{Address, Balancer, Choice, ClassId, Lease, Moment, Reuse, Tried, Want};
 use crate::driver::{Close, Done, Driver, Sock};
 use crate::sys::Errno;
 
-use super::{ConnectFailure, Context, End, Hands, Hello, Timeouts, Wish};
+use super::{ConnectFailure, Context, End, Hands, Hello, Timeouts};
 use attempts::{Attempt, Started};
 use failures::Blame;
 
@@ -65,6 +65,8 @@ pub(super) struct Connecting {
     patience: Duration,
     /// When it came.
     came: Instant,
+    /// That of its request.
+    class: ClassId,
     /// The end of its patience with endpoints that refuse, while all of them do.
     refused_by: Option<Instant>,
     /// The end of its patience; `None` before anything could be tried, and while it waits for a place.
@@ -165,6 +167,7 @@ impl Connecting {
             hello,
             patience: timeouts.connect,
             came: now,
+            class: ClassId::DEFAULT,
             refused_by: None,
             by: None,
             queue_by,
@@ -249,12 +252,6 @@ impl Connecting {
         matches!(self.stage, SearchStage::Queued(_))
     }
 
-    /// What it waits for, if that is a place at an endpoint.
-    pub(super) fn wish(&self, request: u64) -> Option<Wish> {
-        let stays = self.by.is_some() || self.is_owed_a_place;
-        self.is_queued().then_some(Wish { request, stays })
-    }
-
     /// Whether nothing is under way, and not only for a moment at the start: a client that leaves now
     /// takes what it sent with it.
     pub(super) fn is_stalled(&self, now: Instant) -> bool {
@@ -283,6 +280,7 @@ impl Connecting {
             let moment = Moment {
                 now: cx.hands.now,
                 waiting_since: self.came,
+                class: self.class,
             };
             let chosen = cx.balancer.choose_with(
                 cx.published,
@@ -302,7 +300,7 @@ impl Connecting {
                     // One that rests makes way, and only one: its place is free in a moment.
                     if self.wants_new()
                         && !self.has_made_room
-                        && let Some(address) = cx.balancer.resting(&self.tried)
+                        && let Some(address) = cx.balancer.resting(&self.tried, self.class)
                     {
                         return SearchStep::Resting(address);
                     }

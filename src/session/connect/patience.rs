@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::Want;
+use crate::backend::{ClassId, Want};
 use crate::driver::Driver;
-use crate::session::Context;
+use crate::session::{Context, Wish};
 
 use super::{
     AfterPause, Connecting, PlaceWait, REMINDER_INTERVAL, SILENT_PATIENCE, STARVED_RETRY,
@@ -20,6 +20,22 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 const PAUSE_REFUSED_MAX: Duration = Duration::from_millis(100);
 
 impl Connecting {
+    /// The same, for a request of this class.
+    pub(in crate::session) fn of_class(self, class: ClassId) -> Self {
+        Self { class, ..self }
+    }
+
+    /// What it waits for, if that is a place at an endpoint.
+    pub(in crate::session) fn wish(&self, request: u64) -> Option<Wish> {
+        let stays = self.by.is_some() || self.is_owed_a_place;
+        let class = self.class;
+        self.is_queued().then_some(Wish {
+            request,
+            class,
+            stays,
+        })
+    }
+
     /// The time for connecting begins with the first moment in which something could be tried, or
     /// nothing was there to be tried: waiting in the queue has a limit of its own. Returns its end.
     pub(super) fn begin<D: Driver>(&mut self, cx: &Context<'_, D>) -> Instant {

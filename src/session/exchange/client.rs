@@ -5,6 +5,7 @@ use std::mem;
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::backend::ClassId;
 use crate::driver::{Buf, Driver, Flushed, Lane, Op, Sock};
 use crate::fastcgi::{ClientEnd, HEADER_LEN, RequestEvent, RequestReader, Verdict};
 use crate::session::activity::Activity;
@@ -49,6 +50,8 @@ pub(super) struct ClientSide {
     /// When the request's head was complete; before the first one, when the connection began.
     pub(super) began: Instant,
     pub(super) request: Request,
+    /// That of the request, once the guard has let it pass.
+    pub(super) class: ClassId,
     /// What of the head's parameters the server does not get.
     pub(super) without: Vec<Range<usize>>,
     pub(super) replay: Replay,
@@ -181,6 +184,7 @@ impl ClientSide {
             connected: cx.hands.began_now(),
             began: cx.hands.now,
             request: Request::Streaming,
+            class: ClassId::DEFAULT,
             without: Vec::new(),
             replay: Replay::Possible(Vec::new()),
             tally: Tally::new(peer, cx.hands.now),
@@ -348,6 +352,7 @@ impl ClientSide {
         self.tally.begin(self.reader.head(), &cx.telling());
         self.requests += 1;
         self.request = Request::Streaming;
+        self.class = ClassId::DEFAULT;
         self.without.clear();
         self.replay.begin();
     }

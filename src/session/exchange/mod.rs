@@ -476,9 +476,13 @@ impl<D: Driver> Exchange<D> {
                 return self.farewell(rule.answer(), Ending::Rejected(rule), cx);
             }
         }
+        client.class = cx.class_of(client.reader.head());
+        client
+            .tally
+            .is_of(client.class, cx.policy.class_name(client.class));
         client.tally.search(cx.hands.now);
-        self.stage = Stage::Search(Search::new(cx));
-        if cx.queue_is_empty {
+        self.stage = Stage::Search(Search::new(client, cx));
+        if cx.has_its_turn(self.client.class) {
             self.search(cx, |connecting, cx| connecting.search(true, cx))
         } else {
             self.search(cx, Connecting::queue_up)
@@ -680,7 +684,7 @@ impl<D: Driver> Exchange<D> {
         }
         self.client.tally.search(cx.hands.now);
         cx.counters.fastcgi.retries.add(1);
-        self.stage = Stage::Search(Search::again(cx));
+        self.stage = Stage::Search(Search::again(&self.client, cx));
         self.search(cx, |connecting, cx| connecting.search(true, cx))
     }
 

@@ -29,19 +29,15 @@ pub(super) enum Sought {
 
 impl Search {
     /// Of a request that no server was given yet. Nothing is tried until [`Search::act`].
-    pub(super) fn new<D: Driver>(cx: &Context<'_, D>) -> Self {
-        Self(Connecting::new(
-            Hello::default(),
-            None,
-            cx.hands.now,
-            cx.policy.timeouts,
-            Entry::Direct,
-        ))
+    pub(super) fn new<D: Driver>(client: &ClientSide, cx: &Context<'_, D>) -> Self {
+        let timeouts = cx.timeouts_of(client.class);
+        let (hello, now) = (Hello::default(), cx.hands.now);
+        Self(Connecting::new(hello, None, now, timeouts, Entry::Direct).of_class(client.class))
     }
 
     /// Of a request whose connection has ended, and gives back its place.
-    pub(super) fn again<D: Driver>(cx: &Context<'_, D>) -> Self {
-        let mut search = Self::new(cx);
+    pub(super) fn again<D: Driver>(client: &ClientSide, cx: &Context<'_, D>) -> Self {
+        let mut search = Self::new(client, cx);
         search.0.want_new();
         search.0.owe_a_place();
         search
@@ -103,7 +99,9 @@ impl Search {
             self.0.owe_a_place();
             return None;
         }
-        let open = may_use.then(|| cx.pool.take(address)).flatten();
+        let open = may_use
+            .then(|| cx.pool.take(address, client.class))
+            .flatten();
         if open.is_none() {
             self.0.want_new();
         }

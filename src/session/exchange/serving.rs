@@ -50,8 +50,8 @@ pub(super) struct Serving<D: Driver> {
     /// When the request was given to it, the endpoint was known to keep connections. It may not be any more: its address
     /// has left the set, or a connection has broken off, as perhaps this one.
     was_proven: bool,
-    /// When it was given the request.
-    since: Instant,
+    /// When the server has had its time for the request, if that is limited.
+    by: Option<Instant>,
 }
 
 /// The way from the server.
@@ -142,6 +142,7 @@ impl<D: Driver> Serving<D> {
             true => cx.pool.keeping(&open, cx.hands.now),
             false => Keeping::Not,
         };
+        let request_timeout = cx.timeouts_of(client.class).request;
         let head = client.reader.head();
         let stamp = stamp(&cx.fastcgi().queue_time, client.began, cx.hands.now);
         outbox.write(|out| head.write(keeping != Keeping::Not, &client.without, &stamp, out));
@@ -170,7 +171,7 @@ impl<D: Driver> Serving<D> {
             response: ResponseReader::new(head.request_id()),
             answer: Answer::Running,
             was_proven,
-            since: cx.hands.now,
+            by: request_timeout.map(|timeout| cx.hands.now + timeout),
         })
     }
 
@@ -636,9 +637,9 @@ impl<D: Driver> Serving<D> {
         self.response.is_between_records() && self.download.is_none()
     }
 
-    /// When it was given the request, if its answer is not complete.
-    pub(super) fn answers_since(&self) -> Option<Instant> {
-        matches!(self.answer, Answer::Running).then_some(self.since)
+    /// When its request has taken as long as it may, if its answer is not complete.
+    pub(super) fn out_of_time_at(&self) -> Option<Instant> {
+        self.by.filter(|_| matches!(self.answer, Answer::Running))
     }
 
     /// Whether the answer has begun.

@@ -77,7 +77,7 @@ macro_rules! act {
             route: RouteKey(0),
             pool: &mut $desk.pool,
             changes: &mut $desk.changes,
-            queue_is_empty: true,
+            firsts: &[],
             can_queue: $desk.can_queue,
             is_paused: false,
             is_out: false,
@@ -85,6 +85,7 @@ macro_rules! act {
             lets_go: $desk.lets_go,
             head_room: &$desk.head_room,
             counters: &$desk.counters,
+            class_counters: &[],
             logs: &$desk.logs,
         };
         $act(&mut cx)
@@ -126,6 +127,7 @@ impl Desk {
                     pool: OPTIONS,
                     head_timeout: Some(HEAD_TIMEOUT),
                     queue_time: QueueTime::default(),
+                    classes: None,
                     on_failure: OnFailure::Close,
                     rejections: Default::default(),
                     overridden: Default::default(),

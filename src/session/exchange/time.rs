@@ -8,7 +8,7 @@ use crate::session::{Context, Ending, Slow, Stall, Step, Timeouts};
 
 use super::client::Reading;
 use super::farewell::Breaking;
-use super::serving::{Left, Serving};
+use super::serving::Left;
 use super::{Exchange, GONE, Stage};
 
 /// How long a request runs, or waits for a place, before its client is watched for leaving. Most are over by then,
@@ -41,7 +41,7 @@ impl<D: Driver> Exchange<D> {
             Stage::Serve(serving) => {
                 let is_unwatched = self.client.reading == Reading::Idle;
                 let watch_at = is_unwatched.then(|| self.client.is_watched_from());
-                let times = [idle_at, watch_at, out_of_time_at(serving, timeouts)];
+                let times = [idle_at, watch_at, serving.out_of_time_at()];
                 times.into_iter().flatten().min()
             }
             Stage::Farewell(farewell) => Some(farewell.by()),
@@ -112,7 +112,9 @@ impl<D: Driver> Exchange<D> {
             return self.end_unserved(Ending::TooSlow(slow), cx);
         }
         if let Stage::Serve(serving) = &self.stage
-            && out_of_time_at(serving, cx.policy.timeouts).is_some_and(|at| at <= cx.hands.now)
+            && serving
+                .out_of_time_at()
+                .is_some_and(|at| at <= cx.hands.now)
         {
             return self.time_out(cx);
         }
@@ -196,9 +198,4 @@ impl<D: Driver> Exchange<D> {
             _ => Step::End(ending),
         }
     }
-}
-
-/// When its request has taken as long as it may.
-fn out_of_time_at<D: Driver>(serving: &Serving<D>, timeouts: Timeouts) -> Option<Instant> {
-    Some(serving.answers_since()? + timeouts.request?)
 }

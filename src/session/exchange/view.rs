@@ -32,6 +32,7 @@ impl<D: Driver> Exchange<D> {
             since: Some(client.began),
             waited: client.tally.waited(now) + self.held_for(now),
             words: Some(Words::of(client.reader.head())),
+            class: client.tally.class(),
             endpoint: client.tally.endpoint(),
             request_bytes: match &self.stage {
                 Stage::Search(_) => Some(0),

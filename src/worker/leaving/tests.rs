@@ -156,6 +156,7 @@ fn fastcgi() -> Protocol {
         },
         head_timeout: None,
         queue_time: QueueTime::default(),
+        classes: None,
         on_failure: OnFailure::Close,
         rejections: Default::default(),
         overridden: Default::default(),
@@ -169,6 +170,7 @@ fn queue_of(per_endpoint_max: Option<u32>) -> Option<Limit> {
     Some(Limit {
         per_endpoint_max: per_endpoint_max.and_then(NonZeroU32::new),
         queue_max: 1000,
+        classes: Default::default(),
     })
 }
 

@@ -9,7 +9,7 @@ use crate::driver::sim::Users;
 use crate::driver::sim::dice::Dice;
 use crate::session::Introduction;
 use crate::sys::net::{UnixKind, UnixName};
-use crate::worker::{Backlog, Limit, Listening, Sharing};
+use crate::worker::{Backlog, ClassLimit, ClassLimits, Limit, Listening, Sharing};
 
 /// What the addresses are of. Not one of the dice: seeds that found something stay what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,15 +102,35 @@ impl Backends {
         let limit = is_limited.then(|| Limit {
             per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
             queue_max: dice.pick(&[0, 2, 100]),
+            classes: Default::default(),
         });
         match self {
             // Such a route has a queue in any case, for those who wait for the pace.
             Self::Fastcgi => limit.or(Some(Limit {
                 per_endpoint_max: None,
                 queue_max: 100,
+                classes: Default::default(),
             })),
             _ => limit,
         }
+    }
+
+    /// What classes of requests may have of it, where there are classes: of requests alone, and of a limit that leaves
+    /// something to share. No dice of their own.
+    pub(super) fn classes(self, limit: &Limit) -> ClassLimits {
+        let class = |max, reserve, priority| ClassLimit {
+            max,
+            reserve,
+            priority,
+            queue_max: limit.queue_max,
+        };
+        let permits = limit.per_endpoint_max.map(NonZeroU32::get);
+        let classes = match (self, permits) {
+            (Self::Fastcgi, Some(2)) => vec![class(2, 0, 0), class(1, 0, 0), class(2, 1, 0)],
+            (Self::Fastcgi, Some(5)) => vec![class(5, 0, 0), class(2, 0, -1), class(4, 2, 1)],
+            _ => Vec::new(),
+        };
+        classes.into_iter().collect()
     }
 
     pub(super) fn users(self, dice: &mut Dice) -> Option<Users> {

@@ -33,12 +33,16 @@ use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::IntoUnix;
 use crate::driver::sim::dice::Dice;
 use crate::driver::sim::{
-    FastcgiRules, Faults, InEffect, MEMBERS_GROUP, PlannedRoute, Scenario, Sim, Users,
+    FastcgiRules, Faults, InEffect, MEMBERS_GROUP, NUMBERS_WITH_CLASSES, PlannedRoute, Scenario,
+    Sim, Users, class_criteria,
 };
-use crate::fastcgi::{Capacity, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits};
+use crate::fastcgi::{
+    Capacity, Classifier, Criteria, Guard, GuardOptions, PARAMS_BYTES_MAX, RequestLimits,
+};
 use crate::observe::Failures;
 use crate::session::{
-    FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, Timeouts,
+    FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, RequestClass,
+    RequestClasses, Timeouts,
 };
 use crate::sys::net::TcpOptions;
 
@@ -150,6 +154,9 @@ impl Choices {
         });
         timeouts.request = timeouts.idle.map(|idle| idle * 2);
         if let Protocol::Fastcgi(options) = &mut protocol {
+            options.classes = self
+                .limit
+                .and_then(|limit| request_classes(&limit, timeouts));
             // No dice of its own: what the idle timeout excuses, this may do as well.
             options.head_timeout = timeouts.idle.map(|idle| idle * 3 / 2);
         }
@@ -181,6 +188,7 @@ impl Choices {
             idle_timeout: policy.timeouts.idle.is_some(),
             removed_are_cut: policy.timeouts.removed.is_some(),
             per_endpoint_max: self.limit.and_then(|limit| limit.per_endpoint_max),
+            classes: self.limit.map(|limit| limit.shares()).unwrap_or_default(),
             in_effect: limits
                 .iter()
                 .map(|limit| InEffect {
@@ -261,6 +269,10 @@ fn run_one(
     let calm = backends == Backends::Fastcgi && dice.one_in(2);
     let limit = limit.map(|limit| Limit {
         queue_max: if calm { 100 } else { limit.queue_max },
+        ..limit
+    });
+    let limit = limit.map(|limit| Limit {
+        classes: backends.classes(&limit),
         ..limit
     });
     let pool = (backends == Backends::Fastcgi).then(|| pool_options(&mut dice));
@@ -507,12 +519,30 @@ fn fastcgi_options(pool: PoolOptions, dice: &mut Dice) -> FastcgiOptions {
         pool,
         head_timeout: None,
         queue_time: QueueTime::default(),
+        classes: None,
         on_failure: dice.pick(OnFailure::value_variants()),
         rejections: Default::default(),
         overridden: Default::default(),
         violations: Default::default(),
         too_slow: Default::default(),
     }
+}
+
+/// Those that the limit has something to say of. No dice of their own.
+fn request_classes(limit: &Limit, timeouts: Timeouts) -> Option<RequestClasses> {
+    if limit.shares().is_empty() {
+        return None;
+    }
+    let criteria = NUMBERS_WITH_CLASSES.map(|number| {
+        let condition = class_criteria(number).parse().expect("it is a condition");
+        Criteria::new(vec![vec![condition]]).expect("it says something")
+    });
+    let each = ["default", "one", "two"].map(|name| RequestClass {
+        name: name.parse().expect("it is a word"),
+        queue_timeout: timeouts.queue,
+        request_timeout: timeouts.request,
+    });
+    Some(RequestClasses::new(Classifier::new(&criteria), each.into()))
 }
 
 fn count(n: u64) -> usize {

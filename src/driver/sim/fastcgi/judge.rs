@@ -98,6 +98,52 @@ impl World {
         }
     }
 
+    /// A server has the head of a request: those of its class at the endpoint, and of the others, are as many as may be.
+    /// A connection counts for the class of its request until the proxy knows that the server is ready for the next one.
+    pub(super) fn judge_classes(&self, index: usize) {
+        let planned = self.route_of(&self.peers[index]);
+        let (Some(max), false) = (planned.per_endpoint_max, planned.classes.is_empty()) else {
+            return;
+        };
+        let is_its = |sock: &Sock| self.sockets.peek(*sock).kind == Kind::Upstream(Some(index));
+        let own = self.live.iter().copied().find(is_its);
+        let own = self.sockets.peek(own.expect("it was given something"));
+        let mut busy = vec![0; planned.classes.len()];
+        for sock in &self.live {
+            let socket = self.sockets.peek(*sock);
+            let is_beside = socket.to == own.to && socket.worker == own.worker;
+            let (Kind::Upstream(Some(peer)), true, None) = (socket.kind, is_beside, socket.closing)
+            else {
+                continue;
+            };
+            let peer = &self.peers[peer];
+            if let Speech::Server(server) = &peer.speech
+                && let Some(name) = server.current
+                && !server.is_settled(peer.taken)
+            {
+                busy[name.class()] += 1;
+            }
+        }
+        let mut all = 0;
+        for (class, (share, busy)) in planned.classes.iter().zip(&busy).enumerate() {
+            rule!(
+                "class_keeps_to_max",
+                *busy <= share.max,
+                "{busy} connections of class {class} to {:?}, and it may have {}",
+                own.to,
+                share.max
+            );
+            all += share.reserve.max(*busy);
+        }
+        rule!(
+            "class_has_its_reserve",
+            all <= max.get(),
+            "{busy:?} connections of the classes to {:?} leave too few of {max} for {:?}",
+            own.to,
+            planned.classes
+        );
+    }
+
     /// A connection that has nothing to do is not one too many, once a limit was lowered.
     fn judge_surplus(&self, index: usize, to: Option<Address>) {
         let in_effect = &self.route_of(&self.peers[index]).in_effect[self.at];

@@ -23,7 +23,7 @@ use crate::sys::Errno;
 
 use super::dice::Dice;
 use super::peer::{Peer, Plan, PlannedEnding, SendSide};
-use super::scenario::{GENERATIONS_MAX, PlannedRoute};
+use super::scenario::{GENERATIONS_MAX, NUMBERS_WITH_CLASSES, PlannedRoute};
 use super::world::{InFlight, Kind, World, WriteOp};
 use client::Course;
 use records::Unit;
@@ -57,6 +57,14 @@ pub(crate) struct FastcgiRules {
 pub(super) struct Name(usize, usize);
 
 impl Name {
+    /// The place of its class, where there are classes.
+    fn class(self) -> usize {
+        let mut numbers = NUMBERS_WITH_CLASSES.iter();
+        numbers
+            .position(|number| *number == self.1)
+            .map_or(0, |place| place + 1)
+    }
+
     /// The request that its client made before this one.
     fn before(self) -> Option<Self> {
         Some(Self(self.0, self.1.checked_sub(1)?))
@@ -590,8 +598,13 @@ impl World {
             }
             Speech::Server(mut server) => {
                 let ledger = &mut self.ledger;
+                let begun = server.requests;
                 server.hear(index, bytes, at, taken, ledger);
+                let has_begun = server.requests > begun;
                 self.peers[index].speech = Speech::Server(server);
+                if has_begun {
+                    self.judge_classes(index);
+                }
             }
             Speech::Pattern => unreachable!("it speaks FastCGI"),
         }
