@@ -72,8 +72,9 @@ fn value(option: &Arg, matches: &ArgMatches) -> Option<String> {
     })
 }
 
-/// Whether TOML takes it as an integer: no sign, no zero in front.
+/// Whether TOML takes it as an integer, without a plus sign: no zero in front.
 fn is_integer(text: &str) -> bool {
+    let text = text.strip_prefix('-').unwrap_or(text);
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     is_number && !text.is_empty() && (text == "0" || !text.starts_with('0'))
 }
@@ -117,6 +118,9 @@ mod tests {
             ("0", true),
             ("8", true),
             ("08", false),
+            ("-8", true),
+            ("-08", false),
+            ("-", false),
             ("+8", false),
             ("", false),
         ] {

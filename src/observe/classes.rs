@@ -235,7 +235,7 @@ mod tests {
             lines,
             [
                 "default: 3 busy (at most 8 at an endpoint), 0 wait; 80 over, 0 failed for load",
-                "admin: 2 busy (at most 8 at an endpoint, 2 kept for it), 1 wait, the first for 1.5 s; 12 over, 2 failed \
+                "admin: 2 busy (at most 8 at an endpoint, 2 kept for it), 1 wait, the first for 1.5s; 12 over, 2 failed \
                  for load",
             ]
         );

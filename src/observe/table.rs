@@ -485,6 +485,8 @@ php  unix:/run/php.sock
   connects   5 open, after <500us (half) to <2.5s (99 %); failed attempts: 6
   requests   100 over, after <10ms (half) to <50ms (99 %), 1 with 5xx, 2 without an answer; rejected by the guard: 4; lost lines of the access log: 6; left out there: 9; slow: 8; lost lines of the slow log: 5; left out there: 7
   upstreams  5 busy, 1 settling, 3 resting; 80 % of requests on reused ones, settled after <50us (half) to <500us (99 %)
+  class      default: 3 busy (at most 8 at an endpoint), 0 wait; 80 over, 0 failed for load
+  class      admin: 2 busy (at most 8 at an endpoint, 2 kept for it), 1 wait, the first for 1.5s; 12 over, 2 failed for load
   php-fpm    192.0.2.1:9001 (www, static): 4 of 4 processes, 1 idle, 2 run a script; 5 of 511 wait in its backlog; max children reached 6, slow requests 7; 2.5s ago
   php-fpm    ! pm.max_children is 4
   php-fpm    192.0.2.2:9001: no answer for 1m1s; it closed
