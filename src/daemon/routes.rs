@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use crate::access_log::{RequestLogs, SlowLog, Writers};
 use crate::backend::{Published, PublishedNumber, SharedPermits};
-use crate::config::{self, ConnectionLimits, ListenAddress, RouteName};
+use crate::config::{self, ConnectionLimits, ListenAddress, QueueOrder, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Classifier, Guard, RequestLimits};
 use crate::observe::{self, EndpointFigures, Failures, ObservedRoute, RouteLimits};
@@ -23,7 +23,7 @@ use crate::session::{
     RequestClasses, Timeouts,
 };
 use crate::worker::{
-    ClassLimit, ClassLimits, Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share,
+    Adaptive, ClassLimit, ClassLimits, Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share,
     ShareRules, Sharing, Spread, Who,
 };
 
@@ -552,6 +552,10 @@ pub(super) fn limit(config: &config::Route) -> Option<Limit> {
     (!is_free).then_some(Limit {
         per_endpoint_max,
         queue_max: config.limits.queue_max as usize,
+        order: match config.limits.queue_order {
+            QueueOrder::Fifo => None,
+            QueueOrder::Adaptive => Some(Adaptive::USUAL),
+        },
         classes: class_limits(&config.protocol),
     })
 }

@@ -19,7 +19,7 @@ mod request;
 mod response;
 mod status;
 
-pub use answer::{Answer, BROKEN_OFF};
+pub use answer::{Answer, BROKEN_OFF, RetryAfter};
 pub use class::{
     CONDITION_BYTES_MAX, CONDITIONS_MAX, Classifier, Condition, ConditionError, Criteria,
 };

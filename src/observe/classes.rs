@@ -12,8 +12,9 @@ use crate::config::{ClassName, ClassRules};
 use crate::counters::{Buckets, ClassCounters, Outcome, ShareCounters, StatusClass};
 
 /// Ends of requests that tell how a class fares: it has too little, or too much is asked of it.
-const FAILED: [Outcome; 4] = [
+const FAILED: [Outcome; 5] = [
     Outcome::QueueFull,
+    Outcome::QueueShed,
     Outcome::QueueTimedOut,
     Outcome::QueueLeft,
     Outcome::RequestTimedOut,

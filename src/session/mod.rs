@@ -117,6 +117,8 @@ pub struct FirstInLine {
     pub class: ClassId,
     /// Since when it has waited.
     pub since: Instant,
+    /// Others have their turn in its stead: what it may do, those may as well.
+    pub is_passed_over: bool,
 }
 
 impl FirstInLine {
@@ -165,6 +167,13 @@ impl<'a, D: Driver> Context<'a, D> {
             Some(classes) => classes.of(class).within(timeouts),
             None => timeouts,
         }
+    }
+
+    /// Since when somebody of this class waits for a place in whose stead others have their turn, if anybody does.
+    fn passed_over_since(&self, class: ClassId) -> Option<Instant> {
+        let mut firsts = self.firsts.iter();
+        let first = firsts.find(|first| first.class == class)?;
+        first.is_passed_over.then_some(first.since)
     }
 
     /// Whether a request of this class that comes now may look for a place at once: nobody of its class waits, and
@@ -334,6 +343,8 @@ pub enum Ending {
     QueueFull,
     /// No endpoint had a place for it in time.
     QueueTimeout,
+    /// More is asked of the endpoints than they can do, and it has waited for too long.
+    QueueShed,
     /// The backend's connection broke.
     BackendReset(Errno),
     /// No endpoint could be reached in time.
@@ -414,6 +425,7 @@ impl Ending {
             Self::ClientLeft => Outcome::ClientLeft,
             Self::QueueFull => Outcome::QueueFull,
             Self::QueueTimeout => Outcome::QueueTimedOut,
+            Self::QueueShed => Outcome::QueueShed,
             Self::BackendReset(_) => Outcome::BackendReset,
             Self::ConnectFailed(failure) => match failure {
                 ConnectFailure::NoAddress => Outcome::ConnectNoAddress,
@@ -460,6 +472,7 @@ impl Ending {
             | Self::NoBuffer(_)
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::QueueShed
             | Self::RequestTimeout => true,
             Self::BadRequest(_)
             | Self::Rejected(_)
@@ -497,6 +510,10 @@ impl fmt::Display for Ending {
             ),
             Self::QueueTimeout => f.write_str(
                 "no place at an endpoint in time (see --per-endpoint-max, --queue-timeout)",
+            ),
+            Self::QueueShed => f.write_str(
+                "more requests come than its endpoints can answer, and it had waited for too long (see \
+                 --queue-order, --per-endpoint-max)",
             ),
             Self::ClientReset(errno) => write!(f, "the client broke off: {errno}"),
             Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),

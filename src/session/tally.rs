@@ -335,6 +335,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::fastcgi::RetryAfter;
 
     const STEP: Duration = Duration::from_millis(10);
 
@@ -387,8 +388,9 @@ mod tests {
         let mut tally = Tally::new(None, now);
         tally.is_of(ClassId::DEFAULT, None);
         tally.phase = TallyPhase::Queued(now);
-        tally.answered(Answer::Unavailable, Outcome::QueueTimedOut, &telling);
-        tally.end(Some(Outcome::QueueTimedOut), &telling);
+        let answer = Answer::Unavailable(RetryAfter::MOST);
+        tally.answered(answer, Outcome::QueueShed, &telling);
+        tally.end(Some(Outcome::QueueShed), &telling);
         let requests: Vec<_> = counters.requests.iter().map(|count| count.get()).collect();
         assert_eq!(requests, [0, 0, 0, 0, 0, 1]);
         let of_class: Vec<_> = class.requests.iter().map(|count| count.get()).collect();

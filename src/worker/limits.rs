@@ -5,6 +5,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use crate::backend::{CLASSES_MAX, ClassShare};
 use crate::config::ConnectionLimits;
 
+use super::overload::Adaptive;
+
 /// How much of a route one worker may have at one time. Nobody else counts with it, so it is exact, and
 /// no other thread's memory is touched for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +15,8 @@ pub(crate) struct Limit {
     pub per_endpoint_max: Option<NonZeroU32>,
     /// Clients that wait for one, where there are no classes.
     pub queue_max: usize,
+    /// Whom the next place goes to, and who is sent away, while too many wait. `None`: first come, first served.
+    pub order: Option<Adaptive>,
     /// What each class of requests may have of both. Empty: there are no classes.
     pub classes: ClassLimits,
 }
@@ -82,6 +86,7 @@ impl Limit {
         Self {
             per_endpoint_max: self.per_endpoint_max.map(permits),
             queue_max: queue(self.queue_max),
+            order: self.order,
             classes: self.classes.as_slice().iter().map(class).collect(),
         }
     }
@@ -154,6 +159,7 @@ mod tests {
         let whole = Limit {
             per_endpoint_max: NonZeroU32::new(per_endpoint_max),
             queue_max,
+            order: None,
             classes: ClassLimits::default(),
         };
         let parts = whole.divided(shards);
@@ -180,6 +186,7 @@ mod tests {
         let whole = Limit {
             per_endpoint_max: NonZeroU32::new(8),
             queue_max: 9,
+            order: None,
             classes: [class(8, 0, 9), class(3, 1, 1)].into_iter().collect(),
         };
         let parts = whole
@@ -198,6 +205,7 @@ mod tests {
         let limit = Some(Limit {
             per_endpoint_max: None,
             queue_max: 1,
+            order: None,
             classes: ClassLimits::default(),
         });
         let mut spread = Spread::new(3);

@@ -6,13 +6,15 @@
 //! - Of those that could have one, the class with the largest priority has it, whatever the others have waited: that can
 //!   starve them. Among classes of one priority, whoever came first has it.
 
+use std::cmp::Reverse;
 use std::time::Instant;
 
 use crate::backend::{CLASSES_MAX, ClassId};
+use crate::fastcgi::RetryAfter;
 use crate::session::{FirstInLine, SessionId};
 
 use super::limits::Limit;
-use super::queue::{Arrival, Queue};
+use super::queue::{Arrival, Queue, Terms};
 
 /// One worker's queues of one route.
 pub(super) struct Lines {
@@ -50,7 +52,7 @@ impl LastTurns {
 impl Lines {
     pub(super) fn new(limit: &Limit) -> Self {
         let classes = limit.lines().map(|(queue_max, priority)| ClassLine {
-            queue: Queue::new(queue_max),
+            queue: Queue::new(queue_max, limit.order),
             priority,
         });
         Self {
@@ -60,15 +62,17 @@ impl Lines {
     }
 
     /// So many may join from now on, and these go first. The classes are the same; who waits stays.
-    pub(super) fn amend(&mut self, limit: &Limit) {
+    pub(super) fn amend(&mut self, limit: &Limit, now: Instant) {
         assert!(
             limit.lines().count() == self.classes.len(),
             "with other classes it is another share"
         );
         for (class, (queue_max, priority)) in self.classes.iter_mut().zip(limit.lines()) {
             class.queue.set_max(queue_max);
+            class.queue.set_order(limit.order, now);
             class.priority = priority;
         }
+        self.follow_firsts();
     }
 
     /// The number of a session that comes now, whichever class its requests are of.
@@ -86,24 +90,28 @@ impl Lines {
         &mut self,
         class: ClassId,
         (arrival, id): (Arrival, SessionId),
-        counts: bool,
+        terms: Terms,
         now: Instant,
     ) {
         let line = &mut self.classes[class.place()];
-        line.queue.join(arrival, id, counts, now);
+        line.queue.join(arrival, id, terms, now);
         self.follow_first(class);
     }
 
     /// See [`Queue::leave`].
-    pub(super) fn leave(&mut self, class: ClassId, arrival: Arrival) -> Instant {
-        let since = self.classes[class.place()].queue.leave(arrival);
+    pub(super) fn leave(&mut self, class: ClassId, arrival: Arrival, now: Instant) -> Instant {
+        let since = self.classes[class.place()].queue.leave(arrival, now);
         self.follow_first(class);
         since
     }
 
     fn follow_first(&mut self, class: ClassId) {
-        let oldest = self.of(class).oldest();
-        let first = oldest.map(|since| FirstInLine { class, since });
+        let queue = self.of(class);
+        let first = queue.oldest().map(|since| FirstInLine {
+            class,
+            since,
+            is_passed_over: queue.passed_over_since().is_some(),
+        });
         let known = self.firsts.iter().position(|first| first.class == class);
         match (known, first) {
             (Some(at), Some(first)) => self.firsts[at] = first,
@@ -113,6 +121,17 @@ impl Lines {
             (None, Some(first)) => self.firsts.push(first),
             (None, None) => {}
         }
+    }
+
+    fn follow_firsts(&mut self) {
+        for class in self.waiting_classes() {
+            self.follow_first(class);
+        }
+    }
+
+    /// Those of which somebody waits.
+    fn waiting_classes(&self) -> Vec<ClassId> {
+        self.firsts.iter().map(|first| first.class).collect()
     }
 
     /// The queue of a class.
@@ -146,15 +165,65 @@ impl Lines {
             let class = first.class;
             let queue = self.of(class);
             let (arrival, id) = queue.after(last.0[class.place()])?;
-            let since = queue.since(arrival);
+            let next = FirstInLine {
+                since: queue.turn_since(arrival),
+                ..*first
+            };
             let turn = Turn { id, class, arrival };
-            could_have_place(FirstInLine { class, since }).then_some(turn)
+            could_have_place(next).then_some(turn)
         });
         let rank = |turn: &Turn| {
-            let priority = self.classes[turn.class.place()].priority;
-            (std::cmp::Reverse(priority), turn.arrival)
+            let ClassLine { queue, priority } = &self.classes[turn.class.place()];
+            (Reverse(*priority), queue.stands_for(turn.arrival))
         };
         turns.min_by_key(rank)
+    }
+
+    // --- overload -----------------------------------------------------------------------------
+
+    /// A pause is over: see [`Queue::restart`].
+    pub(super) fn restart(&mut self, now: Instant) {
+        for class in &mut self.classes {
+            class.queue.restart(now);
+        }
+        self.follow_firsts();
+    }
+
+    /// Whoever had this turn has a place.
+    pub(super) fn gave_place(&mut self, turn: Turn, now: Instant) {
+        self.classes[turn.class.place()].queue.gave_place(now);
+    }
+
+    /// Before it is asked whose turn it is, and who has waited for too long. `taken`: the places that a class has.
+    pub(super) fn look(&mut self, taken: impl Fn(ClassId) -> u64, now: Instant) {
+        for class in self.waiting_classes() {
+            // One of several that has none has its turn when others give one back.
+            let least = u64::from(self.classes.len() > 1);
+            let places = taken(class).max(least);
+            self.classes[class.place()].queue.look(places, now);
+            self.follow_first(class);
+        }
+    }
+
+    /// Who is to be sent away now, if anybody is, and when a client should come back that is.
+    pub(super) fn overdue(&self, now: Instant) -> Option<(Turn, RetryAfter)> {
+        let mut classes = self.firsts.iter().map(|first| first.class);
+        classes.find_map(|class| {
+            let queue = self.of(class);
+            let (arrival, id) = queue.overdue(now)?;
+            Some((Turn { id, class, arrival }, queue.retry_after()))
+        })
+    }
+
+    /// When somebody is, if nothing changes. `None`: nobody.
+    pub(super) fn sheds_at(&self) -> Option<Instant> {
+        let queues = self.firsts.iter().map(|first| self.of(first.class));
+        queues.filter_map(Queue::sheds_at).min()
+    }
+
+    /// Whose turn this is is not to be sent away, however long it waits.
+    pub(super) fn spare(&mut self, turn: Turn) {
+        self.classes[turn.class.place()].queue.spare(turn.arrival);
     }
 }
 
@@ -167,6 +236,11 @@ mod tests {
     use super::super::limits::ClassLimit;
     use super::*;
 
+    const TERMS: Terms = Terms {
+        counts: true,
+        may_be_shed: true,
+    };
+
     /// With these priorities, the default class first.
     fn lines(priorities: &[i32]) -> Lines {
         let class = |&priority: &i32| ClassLimit {
@@ -178,6 +252,7 @@ mod tests {
         Lines::new(&Limit {
             per_endpoint_max: None,
             queue_max: 100,
+            order: None,
             classes: priorities.iter().map(class).collect(),
         })
     }
@@ -187,7 +262,7 @@ mod tests {
         let now = Instant::now();
         let come = |(id, class): (usize, &usize)| {
             let arrival = lines.arrive();
-            lines.join(ClassId::at(*class), (arrival, SessionId(id)), true, now);
+            lines.join(ClassId::at(*class), (arrival, SessionId(id)), TERMS, now);
             arrival
         };
         classes.iter().enumerate().map(come).collect()
@@ -228,7 +303,7 @@ mod tests {
 
     #[test]
     fn who_is_first_in_each_class_is_shown() {
-        let mut lines = lines(&[0, 0]);
+        let (mut lines, now) = (lines(&[0, 0]), Instant::now());
         assert!(lines.is_empty());
         let arrivals = come(&mut lines, &[1, 1, 0]);
         let classes = |lines: &Lines| -> HashSet<_> {
@@ -239,11 +314,11 @@ mod tests {
                 .collect()
         };
         assert_eq!(classes(&lines), HashSet::from([0, 1]));
-        lines.leave(ClassId::at(1), arrivals[0]);
+        lines.leave(ClassId::at(1), arrivals[0], now);
         assert_eq!(classes(&lines), HashSet::from([0, 1]));
-        lines.leave(ClassId::at(1), arrivals[1]);
+        lines.leave(ClassId::at(1), arrivals[1], now);
         assert_eq!(classes(&lines), HashSet::from([0]));
-        lines.leave(ClassId::at(0), arrivals[2]);
+        lines.leave(ClassId::at(0), arrivals[2], now);
         assert!(lines.is_empty());
     }
 
@@ -263,7 +338,7 @@ mod tests {
             let mut expected = Vec::new();
             for (id, ((class, (_, leaves)), arrival)) in all {
                 if *leaves {
-                    lines.leave(ClassId::at(*class), arrival);
+                    lines.leave(ClassId::at(*class), arrival, Instant::now());
                 } else if could[*class] {
                     expected.push((-priorities[*class], id));
                 }

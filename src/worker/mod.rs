@@ -21,6 +21,7 @@ mod looking;
 mod mailbox;
 mod orders;
 mod outage;
+mod overload;
 mod parking;
 mod pausing;
 mod queue;
@@ -61,6 +62,7 @@ pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use looking::{Look, LookPart, SessionRow};
 pub(crate) use mailbox::{Mailbox, Notice};
 pub(crate) use orders::{Amendment, ListenerChange, Order, Receipt, RouteChange};
+pub(crate) use overload::Adaptive;
 pub(crate) use routes::{Route, RouteNumber, Share, ShareRules};
 pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
@@ -574,7 +576,7 @@ impl<D: Driver> Worker<D> {
         let mut outcome = ending.outcome();
         let mut has_waited = false;
         if let (Some(place), Some(lines)) = (active.place, &mut served.lines)
-            && place.give_up(lines)
+            && place.give_up(lines, self.hands.now)
         {
             served.count_queue();
             has_waited = true;

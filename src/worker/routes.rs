@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -337,7 +337,7 @@ impl Served {
             .amend(balance, endpoint_max(limit), is_paced(&policy, limit));
         self.balancer.divide(class_shares(limit));
         if let (Some(lines), Some(limit)) = (&mut self.lines, limit) {
-            lines.amend(limit);
+            lines.amend(limit, hands.now);
         }
         if let Protocol::Fastcgi(options) = &policy.protocol {
             self.pool.amend(options.pool, hands);
@@ -447,6 +447,14 @@ impl Served {
         }
     }
 
+    /// One of this class does not wait any more.
+    pub(super) fn record_wait(&self, class: ClassId, waited: Duration) {
+        self.counters.queue_wait.record(waited);
+        if let Some(class) = self.class_counters.get(class.place()) {
+            class.queue_wait.record(waited);
+        }
+    }
+
     /// Whether somebody waits here.
     pub(super) fn has_queue(&self) -> bool {
         self.lines.as_ref().is_some_and(|lines| !lines.is_empty())
@@ -507,6 +515,13 @@ impl Served {
         let firsts = self.lines.as_ref().map_or(&[][..], Lines::firsts);
         let mut moments = firsts.iter().map(|first| first.asks(now));
         moments.any(|moment| self.balancer.held_back(moment) == 0)
+    }
+
+    /// What its queues make of those who wait follows from how quickly places come free.
+    pub(super) fn look_at_load(&mut self, now: Instant) {
+        if let Some(lines) = &mut self.lines {
+            lines.look(|class| self.balancer.taken_by(class), now);
+        }
     }
 
     /// Whose turn it is after `last`, if some endpoint has a place.

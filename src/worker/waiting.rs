@@ -11,7 +11,7 @@ use crate::session::{RouteKey, Session, SessionId, Wish};
 use super::Worker;
 use super::dates::Dates;
 use super::lines::{LastTurns, Lines};
-use super::queue::{self, Arrival};
+use super::queue::{self, Arrival, Terms};
 
 /// How often a worker with a queue looks whether an endpoint is back: the end of an ejection, and
 /// checks that pass, are not announced. Long enough to cost nothing, and short compared with the
@@ -21,6 +21,10 @@ pub(crate) const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
 /// otherwise begin at one time, and everybody else on the worker wait for all of them.
 const PLACES_PER_TURN: u32 = 2;
+
+/// Those who have waited for too long in a queue that is overloaded, and are sent away in one turn. Each takes a buffer and a
+/// send: together about as long as the clients that a turn accepts.
+const SHED_PER_TURN: u32 = 16;
 
 /// Sessions in a row that can make no use of the place that is free, before the worker looks at others:
 /// each has failed at the endpoint a moment ago, and asks it again after a pause.
@@ -86,9 +90,9 @@ impl QueueLooks {
         self.changed.remove(&route);
     }
 
-    /// Somebody waits who did not, and may have a place at that time though nothing happens.
-    fn file(&mut self, route: RouteKey, place_at: Option<Instant>, now: Instant) {
-        let dates = self.dates.of(route).into_iter().chain(place_at);
+    /// Somebody waits who did not, and may have a place at that time though nothing happens, or is sent away then.
+    fn file(&mut self, route: RouteKey, due_at: Option<Instant>, now: Instant) {
+        let dates = self.dates.of(route).into_iter().chain(due_at);
         let latest = now + QUEUE_LOOK_INTERVAL;
         let date = dates.min().map_or(latest, |at| at.min(latest));
         self.dates.set(route, Some(date));
@@ -204,11 +208,8 @@ impl Place {
         match (wish, self.standing) {
             (None, Standing::New | Standing::Called) | (Some(_), Standing::Waiting) => Moved::Not,
             (None, Standing::Waiting) => {
-                let since = lines.leave(self.class, self.arrival);
-                self.standing = Standing::Called;
-                Moved::Left {
-                    waited: now.saturating_duration_since(since),
-                }
+                let waited = self.leave(lines, now);
+                Moved::Left { waited }
             }
             (Some(wish), Standing::New | Standing::Called) => {
                 if self.request != wish.request {
@@ -218,20 +219,31 @@ impl Place {
                 if is_first && room == Room::None && !wish.stays {
                     return Moved::Refused;
                 }
+                let terms = Terms {
+                    counts: room != Room::Unbounded,
+                    may_be_shed: is_first && !wish.stays && room != Room::Unbounded,
+                };
                 self.class = wish.class;
-                let counts = room != Room::Unbounded;
-                lines.join(self.class, (self.arrival, id), counts, now);
+                lines.join(self.class, (self.arrival, id), terms, now);
                 self.standing = Standing::Waiting;
                 Moved::Joined { is_first }
             }
         }
     }
 
+    /// It does not wait any more. Returns how long it has.
+    fn leave(&mut self, lines: &mut Lines, now: Instant) -> Duration {
+        assert!(self.is_waiting(), "only who waits leaves");
+        self.standing = Standing::Called;
+        let since = lines.leave(self.class, self.arrival, now);
+        now.saturating_duration_since(since)
+    }
+
     /// Its session ends. Whether it has waited until now.
-    pub(super) fn give_up(self, lines: &mut Lines) -> bool {
+    pub(super) fn give_up(mut self, lines: &mut Lines, now: Instant) -> bool {
         let was_waiting = self.is_waiting();
         if was_waiting {
-            lines.leave(self.class, self.arrival);
+            self.leave(lines, now);
         }
         was_waiting
     }
@@ -258,17 +270,16 @@ impl<D: Driver> Worker<D> {
                 if let Some(class) = served.class_counters.get(place.class.place()) {
                     class.queued.add(u64::from(is_first));
                 }
+                let sheds_at = lines.of(place.class).sheds_at();
                 if served.looks_for_places() {
                     let place_at = served.place_of_newcomer_at(place.class, self.hands.now);
-                    self.queue_looks
-                        .file(active.route, place_at, self.hands.now);
+                    let date = place_at.into_iter().chain(sheds_at).min();
+                    self.queue_looks.file(active.route, date, self.hands.now);
                 }
             }
             Moved::Left { waited } => {
-                served.counters.queue_wait.record(waited);
-                if let Some(class) = served.class_counters.get(place.class.place()) {
-                    class.queue_wait.record(waited);
-                }
+                let class = place.class;
+                served.record_wait(class, waited);
             }
         }
         served.count_queue();
@@ -286,7 +297,7 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Gives free places to those who wait, by arrival. Where a turn cannot give all of them, the next one
+    /// Gives free places to those who wait, in the order of their queue. Where a turn cannot give all of them, the next one
     /// begins elsewhere: a queue with places that is never empty would leave the others nothing.
     pub(super) fn serve_queues(&mut self) {
         let round = self.queue_looks.round(self.hands.now);
@@ -314,16 +325,19 @@ impl<D: Driver> Worker<D> {
         }
         let now = self.hands.now;
         let latest = now + QUEUE_LOOK_INTERVAL;
-        let place_at = served.place_at(now);
-        let next = place_at.map_or(latest, |at| at.clamp(now, latest));
+        let sheds_at = served.lines.as_ref().and_then(Lines::sheds_at);
+        let due_at = served.place_at(now).into_iter().chain(sheds_at).min();
+        let next = due_at.map_or(latest, |at| at.clamp(now, latest));
         self.queue_looks.dates.set(route, Some(next));
     }
 
-    /// Gives those who wait for one route at most as many places as are left in this turn.
+    /// Gives those who wait for one route at most as many places as are left in this turn. Those for whom there is none
+    /// are sent away if they have waited for too long.
     fn serve_queue(&mut self, route: RouteKey, left: &mut u32) -> Line {
         if !self.routes[route].looks_for_places() {
             return Line::IsServed;
         }
+        self.routes[route].look_at_load(self.hands.now);
         if self.routes[route].lacks_places(self.hands.now) {
             self.routes[route].pool.make_room(&mut self.hands);
             self.follow_changes(route);
@@ -341,9 +355,40 @@ impl<D: Driver> Worker<D> {
                 useless += 1;
             } else {
                 *left -= 1;
+                if let Some(lines) = &mut self.routes[route].lines {
+                    lines.gave_place(turn, self.hands.now);
+                }
             }
         }
+        self.shed(route);
         Line::IsServed
+    }
+
+    /// Sends those away who have waited for too long in a queue that is overloaded, as many as a turn may. Others have a
+    /// date that has come.
+    fn shed(&mut self, route: RouteKey) {
+        let now = self.hands.now;
+        for _ in 0..SHED_PER_TURN {
+            let served = &mut self.routes[route];
+            let Some(lines) = &mut served.lines else {
+                return;
+            };
+            let Some((turn, retry_after)) = lines.overdue(now) else {
+                return;
+            };
+            let active = &mut self.sessions[turn.id.0];
+            // Its turn has come meanwhile, and what it was given has failed: it has a time of its own.
+            if active.session.wish().is_none_or(|wish| wish.stays) {
+                lines.spare(turn);
+                continue;
+            }
+            let place = active.place.as_mut().expect("whoever waits has one");
+            let (waited, class) = (place.leave(lines, now), place.class);
+            served.record_wait(class, waited);
+            served.count_queue();
+            self.file_queue(route);
+            self.step(turn.id, |session, cx| session.shed(retry_after, cx));
+        }
     }
 
     fn is_waiting(&self, id: SessionId) -> bool {
@@ -356,6 +401,7 @@ impl<D: Driver> Worker<D> {
 #[cfg(test)]
 mod tests {
     use super::super::limits::Limit;
+    use super::super::overload::Adaptive;
     use super::*;
 
     const WISH: Option<Wish> = Some(Wish {
@@ -364,17 +410,18 @@ mod tests {
         stays: false,
     });
 
-    fn lines() -> Lines {
+    fn lines(order: Option<Adaptive>) -> Lines {
         Lines::new(&Limit {
             per_endpoint_max: None,
             queue_max: 10,
+            order,
             classes: Default::default(),
         })
     }
 
     #[test]
     fn a_place_is_kept_until_the_request_is_another_one() {
-        let (mut lines, now) = (lines(), Instant::now());
+        let (mut lines, now) = (lines(None), Instant::now());
         let mut place = Place::new(&mut lines, 1);
         let arrival = place.arrival();
         let mut follow = |wish, is_full: bool, at: u64| {
@@ -404,6 +451,37 @@ mod tests {
             Moved::Joined { is_first: true }
         );
         assert!(place.arrival() > arrival);
-        assert!(place.give_up(&mut lines) && lines.is_empty());
+        assert!(place.give_up(&mut lines, now) && lines.is_empty());
+    }
+
+    /// Of who comes, as it is given up by a queue in which nobody may wait for more than a moment.
+    fn is_shed(room: Room, wish: Wish, has_had_its_turn: bool) -> bool {
+        let order = Adaptive {
+            target: Duration::from_millis(100),
+            target_max: Duration::from_millis(100),
+        };
+        let (mut lines, now) = (lines(Some(order)), Instant::now());
+        let mut place = Place::new(&mut lines, 1);
+        let mut follow = |wish| place.follow(wish, &mut lines, room, SessionId(7), now);
+        assert_eq!(follow(Some(wish)), Moved::Joined { is_first: true });
+        if has_had_its_turn {
+            let waited = Duration::ZERO;
+            assert_eq!(follow(None), Moved::Left { waited });
+            assert_eq!(follow(Some(wish)), Moved::Joined { is_first: false });
+        }
+        lines.overdue(now + Duration::from_secs(1)).is_some()
+    }
+
+    #[test]
+    fn only_who_has_had_no_turn_and_is_owed_nothing_is_sent_away() {
+        let wish = |stays| Wish {
+            request: 1,
+            class: ClassId::DEFAULT,
+            stays,
+        };
+        assert!(is_shed(Room::Some, wish(false), false));
+        assert!(!is_shed(Room::Some, wish(true), false));
+        assert!(!is_shed(Room::Some, wish(false), true));
+        assert!(!is_shed(Room::Unbounded, wish(false), false));
     }
 }

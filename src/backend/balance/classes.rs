@@ -86,6 +86,18 @@ impl Balancer {
         self.shares_of_classes = shares;
     }
 
+    /// The places that a class has taken. Without classes, all that are.
+    #[must_use]
+    pub fn taken_by(&self, class: ClassId) -> u64 {
+        if self.shares_of_classes.is_empty() {
+            return self.in_flight();
+        }
+        let members = self.members.iter();
+        members
+            .map(|member| member.counters.busy[class.place()].get())
+            .sum()
+    }
+
     /// How many more requests of this class an endpoint may have, on connections that rest or on new ones. Without
     /// classes, nothing is to be said of that.
     pub(super) fn room(&self, member: &Member, class: ClassId) -> u64 {

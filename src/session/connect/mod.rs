@@ -277,9 +277,10 @@ impl Connecting {
             return self.sit_out(cx);
         }
         loop {
+            let passed_over_since = cx.passed_over_since(self.class).unwrap_or(self.came);
             let moment = Moment {
                 now: cx.hands.now,
-                waiting_since: self.came,
+                waiting_since: self.came.min(passed_over_since),
                 class: self.class,
             };
             let chosen = cx.balancer.choose_with(
