@@ -95,12 +95,12 @@ fn backend() -> (Backend, Arc<Work>) {
     (backend, work)
 }
 
-/// A route with so many places, and these lines behind its own.
+/// A route with so many places, and these lines behind its own. Nobody is sent away, however long a test takes.
 fn start(engine: Engine, backend: impl std::fmt::Display, places: u32, lines: &str) -> Proxy {
     let builder = Proxy::builder().engine(engine);
     let file = format!(
         "workers = 2\n[route.php]\nlisten = \"unix:{socket}\"\nbackend = \"{backend}\"\nprotocol = \"fastcgi\"\n\
-         per-endpoint-max = {places}\naccess-log = \"{dir}/access.log\"\n{lines}",
+         per-endpoint-max = {places}\nqueue-order = \"fifo\"\naccess-log = \"{dir}/access.log\"\n{lines}",
         socket = builder.socket().display(),
         dir = builder.dir().display(),
     );
