@@ -132,6 +132,7 @@ const WRONG_AT_THE_TOP: &[Wrong<'static>] = &[
     ("metrics = 9145", &["1: metrics = 9145: not an address (write IP:PORT, for example 127.0.0.1:9145 or [::1]:9145)"]),
     ("log-level = \"inof\"", &["1: log-level = \"inof\": no level 'inof' (write off, error, warn, info, debug, trace or MODULE=LEVEL)"]),
     ("defaults = 1", &["1: defaults: expected a table, found an integer (write [defaults] and its keys)"]),
+    ("status-details = true", &["1: status-details without metrics: it is about the page of that address, and there is none (remove it, or give metrics; the control socket's page shows all of that)"]),
     // What is no TOML.
     ("workers", &["1: workers: key with no value, expected `=` (correct the line; the file is TOML)"]),
     ("workers = ", &["1: workers =: string values must be quoted, expected literal string (write it in quotes)"]),
