@@ -416,9 +416,9 @@ impl Service {
         if old.config.upstreams != route.config.upstreams {
             self.check_anew(route);
         }
-        match asks_alike(&old.config, &route.config) {
-            true => route.fpm = mem::take(&mut old.fpm),
-            false => self.watch_fpm_anew(route),
+        route.fpm = mem::take(&mut old.fpm);
+        if !asks_alike(&old.config, &route.config) {
+            self.watch_fpm_anew(route);
         }
         route.route.published.eject_by(route.config.ejection);
         route.earlier = mem::take(&mut old.earlier);
@@ -513,7 +513,7 @@ impl Service {
 
     /// What was known is forgotten: of an answer to another question, nobody can tell what it says of this one.
     fn watch_fpm_anew(&self, route: &mut ServedRoute) {
-        route.fpm = FpmWatch::default();
+        route.fpm.stop();
         let published = &route.route.published;
         route.fpm.start(&route.config, published, &self.helpers);
     }
