@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod page;
 mod strangers;
 
 use std::fmt::Write as _;
