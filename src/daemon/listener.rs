@@ -11,6 +11,7 @@
 
 mod file;
 mod file_id;
+mod hidden;
 mod lock;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,7 @@ use crate::sys::{account, net};
 use file::pin;
 pub use file::{FoundFile, SocketFile};
 use file_id::{FileId, Unlinked};
+pub use hidden::HideError;
 use lock::PathLock;
 
 /// Connections that may wait to be accepted. Linux cuts it to `net.core.somaxconn`, which is 4096
@@ -125,6 +127,19 @@ pub enum Cause {
     #[error("another file is there (remove it, or restart the daemon once it is gone)")]
     Taken,
     #[error(
+        "another process listens there, and has taken its socket away from the path while its backends are down: it \
+         is {} (stop it or choose another path)",
+        hidden.display()
+    )]
+    LiveHidden { hidden: PathBuf },
+    #[error("another file is at {} (remove it)", hidden.display())]
+    HiddenTaken { hidden: PathBuf },
+    #[error(
+        "permission denied (in a directory with the sticky bit, only uid {owner} may rename its socket; run as that \
+         user, or choose a directory of your own)"
+    )]
+    Sticky { owner: u32 },
+    #[error(
         "no permission to change the owner of the socket (run as root; others may only choose a group \
          that they belong to)"
     )]
@@ -203,7 +218,7 @@ pub fn adopt(
     (wanted, before): (&Access, Access),
 ) -> Result<Listener, NotThere> {
     if let Some(file) = &file
-        && !matches!(file.find(), Ok(FoundFile::Ours))
+        && !file.is_there()
     {
         return Err(NotThere);
     }
@@ -277,7 +292,7 @@ impl Listener {
             return;
         };
         // While the socket is open its inode is, so the number cannot have been given to another.
-        match file.unlink(path) {
+        match hidden::unlink(path, file) {
             Ok(Unlinked::Removed | Unlinked::Gone) => {}
             Ok(Unlinked::Replaced) => {
                 tracing::info!(address = %self.address, "the path belongs to another file now: left alone");
@@ -392,6 +407,7 @@ fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
 fn bind_path(path: &Path, access: &Access) -> Result<Listener, Cause> {
     let owners = SocketOwners::look_up(access)?;
     let lock = PathLock::take(path)?;
+    hidden::remove_leftover(path)?;
     let mut listener = claim(path, access.mode, owners, InTheWay::RemovedIfStale)?;
     listener.lock = Some(lock);
     Ok(listener)

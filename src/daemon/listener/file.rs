@@ -123,12 +123,29 @@ impl SocketFile {
         self.change_to(before).map_err(|cause| self.error(cause))
     }
 
+    /// Whether it is there, at its path or hidden.
+    pub(super) fn is_there(&self) -> bool {
+        self.is_hidden() || matches!(self.find(), Ok(FoundFile::Ours))
+    }
+
+    /// The file itself, wherever it is. Where another process may hide it or bring it back just now, it may be
+    /// missed twice.
+    fn pin(&self) -> Result<File, Cause> {
+        let at_path = || pin(&self.path, self.file);
+        let hidden = |_| pin(&self.hidden_path(), self.file);
+        at_path().or_else(hidden).or_else(|_| at_path())
+    }
+
     /// Gives it the mode and the owners with which it was made, if it has others. One that is not there any more is
     /// made anew like that.
     pub(super) fn restore(&self) -> Result<(), ListenError> {
-        let is_as_made = fs::symlink_metadata(&self.path)
-            .is_ok_and(|now| (now.mode() & 0o777, now.uid(), now.gid()) == self.access());
-        if is_as_made || !matches!(self.find(), Ok(FoundFile::Ours)) {
+        let Ok(now) = self
+            .pin()
+            .and_then(|pinned| pinned.metadata().map_err(system("examine the socket")))
+        else {
+            return Ok(());
+        };
+        if (now.mode() & 0o777, now.uid(), now.gid()) == self.access() {
             return Ok(());
         }
         self.become_like(self)
@@ -136,7 +153,7 @@ impl SocketFile {
 
     /// Never for more than both are for: it is closed first, then given away, and then opened.
     fn change_to(&self, wish: &Self) -> Result<(), Cause> {
-        let pinned = pin(&self.path, self.file)?;
+        let pinned = self.pin()?;
         let set_mode = |mode| {
             socket_file::set_mode_of(&pinned, mode).map_err(|error| match error.raw_os_error() {
                 Some(libc::EPERM) => Cause::OwnerDenied,

@@ -93,8 +93,10 @@ impl Service {
         };
         // Those that are new, that have changed, or that are not given up after all.
         let is_unwatched = |id| unwatched.contains(&id) || !watched.contains(&id);
-        let to_watch = self.sockets().filter(|socket| is_unwatched(socket.id));
+        let to_watch = self.sockets_with_hiding();
+        let to_watch = to_watch.filter(|(socket, _)| is_unwatched(socket.id));
         to_watch.for_each(|socket| around.watch.add(socket));
+        around.watch.hide_by(self.sockets_with_hiding());
         outcome
     }
 
@@ -508,10 +510,10 @@ impl Service {
         if route.config.upstreams.when_down == config::WhenDown::Wait {
             published.set_out(false);
         }
-        route.watch = upstreams::start_watch(&route.config, published, &self.helpers);
+        let with = (&self.helpers, &self.wake_files);
+        route.watch = upstreams::start_watch(&route.config, published, with);
     }
 
-    /// What was known is forgotten: of an answer to another question, nobody can tell what it says of this one.
     fn watch_fpm_anew(&self, route: &mut ServedRoute) {
         route.fpm.stop();
         let published = &route.route.published;
