@@ -122,7 +122,7 @@ impl Backends {
         match self {
             // Such a route has a queue in any case, for those who wait for the pace.
             Self::Fastcgi => {
-                let limit = limit.unwrap_or(Limit {
+                let limit = limit.unwrap_or_else(|| Limit {
                     per_endpoint_max: None,
                     queue_max: 100,
                     order: None,
