@@ -104,6 +104,8 @@ const WRONG_IN_A_ROUTE: &[Wrong<'static>] = &[
     ("[route.b]\nbackend = \"b:1\"\nlisten = [\n  \"unix:/b\",\n  \"unix:/.//a\",\n]", &["8: route b: listen unix:/.//a: route a listens there as well (give each route a socket of its own)"]),
     ("[route.b]\nbackend = \"b:1\"\nlisten = [\"unix:/b\", \"unix://b\"]", &["6: route b: listen unix://b: given twice (remove one)"]),
     ("[route.b]\nbackend = \"b:1\"\nlisten = \"unix:@b\"\nmode = \"0600\"", &["7: route b: mode with listen unix:@b: abstract sockets have no permissions (remove mode or listen on unix:/PATH)"]),
+    ("[route.b]\nbackend = \"b:1\"\nlisten = \"unix:@b\"\nwhen-down = \"refuse\"", &["7: route b: when-down refuse with listen unix:@b: an abstract socket has no path that it could be away from (use when-down close, or give this address a route of its own)"]),
+    ("[route.b]\nbackend = \"b:1\"\nlisten = [\"unix:/b\", \"inherit:web\"]\nwhen-down = \"refuse\"", &["7: route b: when-down refuse with listen inherit:web: the socket is its unit's, and listens on (use when-down close, or give this address a route of its own)"]),
     // Defaults.
     ("[defaults]\nlisten = \"unix:/b\"", &["5: defaults: listen: belongs in a route (move it under [route.NAME]: no two can listen on one socket)"]),
     ("[defaults]\nqueue-max = true\n[route.b]\nlisten = \"unix:/b\"", &["5: defaults: queue-max = true: expected a whole number, found a boolean (write for example 8)"]),
@@ -130,6 +132,7 @@ const WRONG_AT_THE_TOP: &[Wrong<'static>] = &[
     ("control = \"/a\"", &["1: control /a: route a listens there (choose another path)"]),
     ("metrics = \"9145\"", &["1: metrics = \"9145\": not an address (write IP:PORT, for example 127.0.0.1:9145 or [::1]:9145)"]),
     ("metrics = 9145", &["1: metrics = 9145: not an address (write IP:PORT, for example 127.0.0.1:9145 or [::1]:9145)"]),
+    ("status-details = true", &["1: status-details without metrics: it is about the page of that address, and there is none (remove it, or give metrics; the control socket's page shows all of that)"]),
     ("log-level = \"inof\"", &["1: log-level = \"inof\": no level 'inof' (write off, error, warn, info, debug, trace or MODULE=LEVEL)"]),
     ("defaults = 1", &["1: defaults: expected a table, found an integer (write [defaults] and its keys)"]),
     // What is no TOML.

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 
 use common::backend::Refusing;
 use common::client::{assert_over, assert_waiting};
-use common::fastcgi::{Client, Request, page, stdout};
-use common::http::{self, Response};
-use common::programs::{fresh_endpoint, start_fpm_pool, start_nginx};
+use common::fastcgi::{Client, Request, stdout};
+use common::http;
+use common::programs::{fresh_endpoint, start_fpm_pool};
 use common::proxy::fresh_dir;
 use common::{Backend, Engine, Proxy, eventually, for_each_engine};
 
@@ -23,7 +23,6 @@ for_each_engine!(
     php_fpm_is_not_overrun_by_what_comes_after_a_timeout,
     while_a_route_is_down_its_clients_are_closed_at_once,
     whoever_waits_when_a_route_goes_down_is_closed,
-    nginx_goes_to_its_next_server_while_a_route_is_down_and_back,
     while_too_many_wait_the_newest_is_served_and_who_has_waited_for_long_is_sent_away,
     first_come_is_first_served_however_long_they_wait_if_that_is_asked_for,
 );
@@ -129,82 +128,6 @@ fn holding_first() -> Backend {
         conversation.receive()?;
         conversation.keep_until_eof()
     })
-}
-
-/// It tries the first one again and again, so it is there again as soon as that is.
-fn nginx_goes_to_its_next_server_while_a_route_is_down_and_back(engine: Engine) {
-    let serve = |name: &'static str| {
-        move |conversation: &mut common::backend::Conversation| {
-            conversation.respond(move |heard| page(heard.id, name.as_bytes()))
-        }
-    };
-    let refusing = Refusing::new();
-    let other = Backend::scripted(serve("other"));
-    let start = |backend: &dyn std::fmt::Display| {
-        let builder = Proxy::builder()
-            .engine(engine)
-            .args([
-                "--protocol",
-                "fastcgi",
-                "--when-down",
-                "close",
-                "--mode",
-                "0666",
-            ])
-            .backend(backend);
-        builder.observed().start()
-    };
-    let (first, second) = (start(&refusing), start(&other));
-    let dir = fresh_dir();
-    let front = dir.path().join("http.sock");
-    let config = format!(
-        "http {{
-            access_log off;
-            client_body_temp_path {dir}/body;
-            fastcgi_temp_path {dir}/fastcgi;
-            proxy_temp_path {dir}/proxy;
-            uwsgi_temp_path {dir}/uwsgi;
-            scgi_temp_path {dir}/scgi;
-            upstream php {{
-                server unix:{first} max_fails=0;
-                server unix:{second} backup;
-            }}
-            server {{
-                listen unix:{front};
-                location / {{
-                    fastcgi_pass php;
-                    fastcgi_param REQUEST_METHOD $request_method;
-                    fastcgi_param REQUEST_URI $request_uri;
-                }}
-            }}
-        }}",
-        dir = dir.path().display(),
-        front = front.display(),
-        first = first.socket().display(),
-        second = second.socket().display(),
-    );
-    let _nginx = start_nginx(dir.path(), &config, &front);
-    let ask = || {
-        let answer = Response::to(&front, "GET", "/", b"");
-        assert_eq!(answer.status, 200, "{}", answer.text());
-        answer.text().to_owned()
-    };
-    for _ in 0..20 {
-        assert_eq!(ask(), "other");
-    }
-    assert!(is_down(&first));
-    let backend = refusing.recover(serve("first"));
-    eventually("the first one is back", || ask() == "first");
-    first.process().wait_for_log("takes connections again");
-    for _ in 0..20 {
-        assert_eq!(ask(), "first");
-    }
-    // Nobody is asked but who must be: a connect that fails is what tells.
-    drop(backend);
-    for _ in 0..20 {
-        ask();
-    }
-    eventually("it is down again", || ask() == "other" && is_down(&first));
 }
 
 /// Without a limit on waiting, and with one place at the backend.

@@ -19,7 +19,7 @@ use crate::backend::{Address, Health, Published};
 use crate::config::CheckKind;
 use crate::sys::net::TcpOptions;
 
-pub(crate) use outage::{OUTAGE_PROBE_INTERVAL, watch_outages};
+pub(crate) use outage::{Consequence, OUTAGE_PROBE_INTERVAL, watch_outages};
 use probe::{ProbeOutcome, probe};
 pub(crate) use probe::{connect_tcp, connect_unix};
 use verdict::CheckVerdict;

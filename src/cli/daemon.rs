@@ -156,8 +156,25 @@ pub(super) struct DaemonArguments {
 }
 
 impl DaemonArguments {
+    /// What concerns several of the daemon's options at once, or those of routes as well.
+    pub(super) fn check<'a>(
+        &self,
+        routes: impl IntoIterator<Item = &'a Route>,
+    ) -> Result<(), Conflict> {
+        self.check_control(routes)?;
+        match (self.status_details, self.metrics) {
+            (true, None) => Err(Conflict::new(
+                "status-details",
+                "--status-details without --metrics: it is about the page of that address, and there is none (remove it, \
+                 or give --metrics; the control socket's page shows all of that)"
+                    .to_owned(),
+            )),
+            (true, Some(_)) | (false, _) => Ok(()),
+        }
+    }
+
     /// Nobody can ask where a route listens.
-    pub(super) fn check_control<'a>(
+    fn check_control<'a>(
         &self,
         routes: impl IntoIterator<Item = &'a Route>,
     ) -> Result<(), Conflict> {
@@ -259,7 +276,8 @@ mod tests {
         let config = run(REQUIRED).config;
         assert_eq!((config.control, config.metrics), (None, None));
         assert!(!config.status_details);
-        assert!(run_with("--status-details").config.status_details);
+        let shown = run_with("--metrics [::1]:9145 --status-details");
+        assert!(shown.config.status_details);
         let config = run_with("--control /run/c.sock --metrics [::1]:9145").config;
         assert_eq!(config.control, Some("/run/c.sock".into()));
         assert_eq!(config.metrics, Some("[::1]:9145".parse().unwrap()));
@@ -274,6 +292,10 @@ mod tests {
             ("--control /run/", "not a path for a socket"),
             ("--metrics 9145", "not an address"),
             ("--metrics localhost:9145", "not an address"),
+            (
+                "--status-details --control /run/c.sock",
+                "--status-details without --metrics: it is about the page of that address",
+            ),
         ] {
             let error = usage_error(&format!("{REQUIRED} {options}"));
             assert!(error.contains(problem), "{options}: {error}");

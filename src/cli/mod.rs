@@ -380,7 +380,7 @@ impl RunArguments {
     /// Without a file, the options describe one route.
     fn serve_one(self, matches: &ArgMatches) -> Result<RunCommand, Conflict> {
         let route = self.route.validate(RouteName::default())?;
-        self.daemon.check_control([&route])?;
+        self.daemon.check([&route])?;
         let route = ServedRoute {
             route,
             matches: matches.clone(),

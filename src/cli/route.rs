@@ -202,8 +202,8 @@ pub(super) struct RouteArguments {
         default_value_t = WhenDown::Wait,
         hide_possible_values = true,
         help = "While no endpoint takes connections, let clients 'wait' for one, each for its time, or 'close' them at \
-                once, so that a web server goes to its next server or says so itself. Endpoints are then looked at \
-                every 50ms until one is back."
+                once, so that a web server goes to its next server or says so itself, or 'refuse' them: the sockets \
+                are away from their paths, and connects fail. Endpoints are then looked at every 50ms until one is back."
     )]
     when_down: WhenDown,
 

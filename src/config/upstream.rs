@@ -47,6 +47,8 @@ pub enum WhenDown {
     Wait,
     /// They are closed at once.
     Close,
+    /// Nobody is let in: the route's sockets are away from their paths. Who has come before is closed at once.
+    Refuse,
 }
 
 /// The local addresses of connections, at most one for each family.

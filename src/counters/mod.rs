@@ -78,6 +78,8 @@ pub struct RouteCounters {
     pub connect_time: Histogram,
     /// Attempts to connect that failed, whatever became of the session.
     pub connect_failures: Count,
+    /// 1 while whoever would wait for an endpoint is sent away at once, because none takes connections.
+    pub out: Level,
     /// What clients sent.
     pub to_backend: FlowCounters,
     /// What backends sent.

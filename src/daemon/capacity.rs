@@ -181,6 +181,23 @@ impl SessionCapacity {
     }
 }
 
+/// How many workers accept.
+///
+/// Each of them holds a permit for the next client, whichever listener it comes from. With several
+/// listeners, a client can be accepted by a worker whose permit another listener's client has just
+/// used, and then waits while other workers' permits are unused. Keeping those few compared with
+/// the limit keeps the limit true; with one listener any worker's permit is as good as another's.
+pub(super) fn accepting_workers(workers: usize, listeners: usize, connections_max: u32) -> usize {
+    /// Permits for each accepting worker: at most 1.6 % of them can be unused at the limit.
+    const PERMITS_PER_WORKER: usize = 64;
+    if listeners == 1 {
+        return workers;
+    }
+    workers
+        .min(connections_max as usize / PERMITS_PER_WORKER)
+        .max(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -13,6 +13,9 @@ use super::helpers::Helpers;
 use super::upstreams;
 
 /// What is known of a route's pools, and the task that finds it out. Dropped, that ends.
+///
+/// Asked in another way, a pool is the same pool: what is known of it, such as a pm.max_children that only a rush of
+/// requests has shown, is kept for as long as its address and its page are asked for.
 #[derive(Default)]
 pub(super) struct FpmWatch {
     board: Arc<FpmBoard>,
@@ -31,6 +34,7 @@ impl FpmWatch {
         assert!(self.wanted.is_none(), "it is started once");
         let places = config.protocol.fpm_status();
         if places.is_empty() {
+            self.board = Arc::default();
             return;
         }
         let polls = Polls {
@@ -44,6 +48,11 @@ impl FpmWatch {
         self.wanted = Some(wanted);
     }
 
+    /// The task ends, and another one can be started that goes on with what is known.
+    pub(super) fn stop(&mut self) {
+        self.wanted = None;
+    }
+
     /// Where it is seen what they say.
     pub(super) fn board(&self) -> Arc<FpmBoard> {
         Arc::clone(&self.board)
@@ -52,7 +61,8 @@ impl FpmWatch {
 
 /// Whether another configuration has the same pools asked in the same way.
 pub(super) fn asks_alike(before: &config::Route, after: &config::Route) -> bool {
+    let tcp = |route: &config::Route| upstreams::tcp_options(&route.upstreams);
     before.protocol.fpm_status() == after.protocol.fpm_status()
         && before.limits.per_endpoint_max == after.limits.per_endpoint_max
-        && before.upstreams == after.upstreams
+        && tcp(before) == tcp(after)
 }

@@ -9,23 +9,28 @@
 //! Binding to a temporary name and renaming it would be shorter, but clients would then see the
 //! temporary name in getpeername(2), and a rename steals from a live listener without asking.
 
+mod file;
 mod file_id;
+mod hidden;
 mod lock;
 #[cfg(test)]
 mod tests;
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::{Access, Account, UnixAddress};
 use crate::sys::socket_file::{self, SocketName};
-use crate::sys::{account, net, privileges};
+use crate::sys::{account, net};
+use file::pin;
+pub use file::{FoundFile, SocketFile};
 use file_id::{FileId, Unlinked};
+pub use hidden::HideError;
 use lock::PathLock;
 
 /// Connections that may wait to be accepted. Linux cuts it to `net.core.somaxconn`, which is 4096
@@ -57,27 +62,6 @@ pub struct Listener {
     made: Option<SocketFile>,
     /// Of a socket that was taken over: for whom it is to be, and for whom it was made.
     access: Option<Box<(Access, Access)>>,
-}
-
-/// A socket's file: where it is, which one, and who may connect. What it takes to make it once more.
-#[derive(Clone, Debug)]
-pub struct SocketFile {
-    path: PathBuf,
-    file: FileId,
-    mode: u32,
-    user: u32,
-    group: u32,
-}
-
-/// What is found where a socket's file was.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum FoundFile {
-    /// The file itself.
-    Ours,
-    /// Nothing.
-    Nothing,
-    /// Another file, which is somebody else's.
-    Another,
 }
 
 /// Why there is no listener: one line with what was to be bound, the obstacle and its remedy.
@@ -142,6 +126,19 @@ pub enum Cause {
     Contended,
     #[error("another file is there (remove it, or restart the daemon once it is gone)")]
     Taken,
+    #[error(
+        "another process listens there, and has taken its socket away from the path while its backends are down: it \
+         is {} (stop it or choose another path)",
+        hidden.display()
+    )]
+    LiveHidden { hidden: PathBuf },
+    #[error("another file is at {} (remove it)", hidden.display())]
+    HiddenTaken { hidden: PathBuf },
+    #[error(
+        "permission denied (in a directory with the sticky bit, only uid {owner} may rename its socket; run as that \
+         user, or choose a directory of your own)"
+    )]
+    Sticky { owner: u32 },
     #[error(
         "no permission to change the owner of the socket (run as root; others may only choose a group \
          that they belong to)"
@@ -221,7 +218,7 @@ pub fn adopt(
     (wanted, before): (&Access, Access),
 ) -> Result<Listener, NotThere> {
     if let Some(file) = &file
-        && !matches!(file.find(), Ok(FoundFile::Ours))
+        && !file.is_there()
     {
         return Err(NotThere);
     }
@@ -295,7 +292,7 @@ impl Listener {
             return;
         };
         // While the socket is open its inode is, so the number cannot have been given to another.
-        match file.unlink(path) {
+        match hidden::unlink(path, file) {
             Ok(Unlinked::Removed | Unlinked::Gone) => {}
             Ok(Unlinked::Replaced) => {
                 tracing::info!(address = %self.address, "the path belongs to another file now: left alone");
@@ -370,147 +367,6 @@ impl Listener {
     }
 }
 
-impl SocketFile {
-    /// The file of a socket that another process has made: which one it is by `device` and `inode`.
-    pub fn of_predecessor(
-        path: PathBuf,
-        (device, inode): (u64, u64),
-        mode: u32,
-        (user, group): (u32, u32),
-    ) -> Self {
-        Self {
-            path,
-            file: FileId::new(device, inode),
-            mode,
-            user,
-            group,
-        }
-    }
-
-    /// Which file it is, by device and inode.
-    pub fn id(&self) -> (u64, u64) {
-        self.file.parts()
-    }
-
-    /// Its mode, user and group.
-    pub fn access(&self) -> (u32, u32, u32) {
-        (self.mode, self.user, self.group)
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What is there now.
-    ///
-    /// # Errors
-    /// If it cannot be told.
-    pub fn find(&self) -> io::Result<FoundFile> {
-        match fs::symlink_metadata(&self.path) {
-            Ok(found) if FileId::of(&found) == self.file => Ok(FoundFile::Ours),
-            Ok(_) => Ok(FoundFile::Another),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP) => Ok(FoundFile::Nothing),
-                _ => Err(error),
-            },
-        }
-    }
-
-    /// The same file, for those whom `access` says, and not `before` any more. What both say alike stays.
-    ///
-    /// # Errors
-    /// One line with the obstacle and its remedy. Then it is as it was.
-    pub fn open_for(&self, access: &Access, before: &Access) -> Result<Self, ListenError> {
-        let ours = SocketOwners {
-            user: Some(privileges::users()[1]),
-            group: Some(privileges::group()),
-        };
-        let wish = SocketOwners::look_up(access).map(|owners| {
-            let user = match access.owner == before.owner {
-                true => None,
-                false => owners.user.or(ours.user),
-            };
-            let group = match access.group == before.group {
-                true => None,
-                false => owners.group.or(ours.group),
-            };
-            Self {
-                mode: access.mode,
-                user: user.unwrap_or(self.user),
-                group: group.unwrap_or(self.group),
-                ..self.clone()
-            }
-        });
-        let done = wish.and_then(|wish| match self.change_to(&wish) {
-            Ok(()) => Ok(wish),
-            Err(cause) => {
-                // What was done of it is the change of a mode, which can be done again.
-                let _ = wish.change_to(self);
-                Err(cause)
-            }
-        });
-        done.map_err(|cause| self.error(cause))
-    }
-
-    /// Gives the file the mode and the owners that it had.
-    ///
-    /// # Errors
-    /// One line with the obstacle.
-    pub fn become_like(&self, before: &Self) -> Result<(), ListenError> {
-        self.change_to(before).map_err(|cause| self.error(cause))
-    }
-
-    /// Gives it the mode and the owners with which it was made, if it has others. One that is not there any more is
-    /// made anew like that.
-    fn restore(&self) -> Result<(), ListenError> {
-        let is_as_made = fs::symlink_metadata(&self.path)
-            .is_ok_and(|now| (now.mode() & 0o777, now.uid(), now.gid()) == self.access());
-        if is_as_made || !matches!(self.find(), Ok(FoundFile::Ours)) {
-            return Ok(());
-        }
-        self.become_like(self)
-    }
-
-    /// Never for more than both are for: it is closed first, then given away, and then opened.
-    fn change_to(&self, wish: &Self) -> Result<(), Cause> {
-        let pinned = pin(&self.path, self.file)?;
-        let set_mode = |mode| {
-            socket_file::set_mode_of(&pinned, mode).map_err(|error| match error.raw_os_error() {
-                Some(libc::EPERM) => Cause::OwnerDenied,
-                _ => system("set the mode")(error),
-            })
-        };
-        set_mode(self.mode & wish.mode)?;
-        let made = pinned.metadata().map_err(system("examine the socket"))?;
-        let owners = SocketOwners::of(wish).changes(&made);
-        owners.give_pinned(&pinned)?;
-        set_mode(wish.mode)
-    }
-
-    fn error(&self, cause: Cause) -> ListenError {
-        ListenError {
-            address: UnixAddress::Path(self.path.clone()),
-            cause,
-        }
-    }
-
-    /// That of a socket which is not ours, as it is now.
-    ///
-    /// # Errors
-    /// If nothing is there, or it cannot be told.
-    pub fn of_another(path: PathBuf) -> io::Result<Self> {
-        let found = fs::symlink_metadata(&path)?;
-        Ok(Self {
-            path,
-            file: FileId::of(&found),
-            mode: found.mode() & 0o7777,
-            user: found.uid(),
-            group: found.gid(),
-        })
-    }
-}
-
 impl Drop for Listener {
     fn drop(&mut self) {
         self.unlink_if_ours();
@@ -551,6 +407,7 @@ fn bind_abstract(name: &[u8]) -> Result<Listener, Cause> {
 fn bind_path(path: &Path, access: &Access) -> Result<Listener, Cause> {
     let owners = SocketOwners::look_up(access)?;
     let lock = PathLock::take(path)?;
+    hidden::remove_leftover(path)?;
     let mut listener = claim(path, access.mode, owners, InTheWay::RemovedIfStale)?;
     listener.lock = Some(lock);
     Ok(listener)
@@ -733,20 +590,6 @@ impl SocketOwners {
             }
         })
     }
-}
-
-/// The socket's file, opened so that nothing else can be meant by it any more.
-fn pin(path: &Path, file: FileId) -> Result<File, Cause> {
-    let pinned = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
-        .open(path)
-        .map_err(system("open the socket"))?;
-    let metadata = pinned.metadata().map_err(system("examine the socket"))?;
-    if !metadata.file_type().is_socket() || FileId::of(&metadata) != file {
-        return Err(Cause::Contended);
-    }
-    Ok(pinned)
 }
 
 /// The number of this user, if one is given.

@@ -13,7 +13,7 @@ use crate::sys::net;
 use crate::worker::{Backlog, Listening, Sharing};
 
 use super::inherited::Inherited;
-use super::listener::{ListenError, Listener, SocketFile};
+use super::listener::{HideError, ListenError, Listener, SocketFile};
 use super::upstreams::introduction;
 
 /// One of a route's sockets.
@@ -105,6 +105,16 @@ impl ListeningSocket {
             Self::Bound(listener) => listener.listen(),
             Self::Inherited(_) => Ok(()),
         }
+    }
+
+    /// Whether it can be taken away from its path.
+    pub(super) fn check_hiding(&self) -> Result<(), HideError> {
+        let file = match self {
+            Self::Bound(listener) => listener.socket_file(),
+            Self::Inherited(_) => None,
+        };
+        // The configuration has no other sockets where they are to be.
+        file.map_or(Ok(()), SocketFile::check_hiding)
     }
 
     /// Another process was about to have it, and has not come to that.

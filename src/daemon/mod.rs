@@ -59,7 +59,7 @@ use crate::worker::{Crowd, Gate, Mailbox, Notice, RouteNumber, Shared, Spread, U
 
 pub use accounts::AccountLookupError;
 pub use capacity::CapacityError;
-use capacity::SessionCapacity;
+use capacity::{SessionCapacity, accepting_workers};
 use engine::Chosen;
 pub use engine::Unavailable;
 pub use helpers::HelperError;
@@ -67,7 +67,7 @@ use helpers::{Helpers, SayEnd, helpers};
 pub use inherited::InheritError;
 use inherited::Passed;
 use kernel::Kernel;
-pub use listener::ListenError;
+pub use listener::{HideError, ListenError};
 pub use loops::LoopError;
 use privileges::Identity;
 pub use privileges::{PrivilegeError, renounce};
@@ -80,6 +80,7 @@ use serving::Serving;
 use signals::{OtherSignals, Secured, StopSignals, Wishes};
 pub use sites::SiteError;
 use sites::Sites;
+use socket_files::WakeFiles;
 pub use succession::TakeOverError;
 use succession::{Offered, Predecessor, Program, Succession, Upgrading};
 use supervisor::{Beginning, Supervisor};
@@ -109,6 +110,8 @@ pub enum Error {
     Who(#[from] AccountLookupError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error(transparent)]
+    Hide(#[from] HideError),
     #[error(transparent)]
     Loop(#[from] LoopError),
     #[error("start the thread that looks whether the sockets' files are there")]
@@ -203,6 +206,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         predecessor.prepare(&mut routes, &offered, wake);
     }
     privileges::settle(identity.as_ref())?;
+    routes.iter().try_for_each(ServedRoute::check_hiding)?;
 
     let engine = Chosen::choose(config.engine).map_err(Error::Engine)?;
     // Dropped once nobody puts anything in: then what is left is written.
@@ -211,7 +215,9 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
     let (helpers, ended_helpers) = helpers();
     let resolver = start_resolver(config, &routes, &helpers)?;
     let shared = share(config, &capacity, &mailboxes);
-    start_tasks(&mut routes, &control, &helpers, &shared.gate);
+    let wake_files = WakeFiles::default();
+    let task_helpers = (&helpers, &wake_files);
+    start_tasks(&mut routes, &control, task_helpers, &shared.gate);
     let accepting = accepting_workers(count, listeners, capacity.connections_max);
     let mut spread = Spread::new(accepting);
     let shares = routes::divide(&mut routes, (accepting, &mut spread), &mut access_logs)?;
@@ -237,7 +243,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
     });
     // Before anybody is let in, as all that can fail.
     let say_end = helpers.say_end("the thread that looks after the sockets' files");
-    let watch = socket_files::start(&observed, say_end).map_err(Error::SocketFiles)?;
+    let watch = socket_files::start(&observed, &wake_files, say_end).map_err(Error::SocketFiles)?;
     let mut elsewhere = HashMap::new();
     let workers = Workers::start(assignments.collect(), || -> Result<(), Error> {
         if let Some(predecessor) = &mut predecessor {
@@ -274,6 +280,7 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         mailboxes,
         resolver,
         helpers: helpers.clone(),
+        wake_files,
         group_at_start,
         elsewhere,
         arrivals: 0,
@@ -282,7 +289,8 @@ pub fn run(loaded: Loaded, read_again: ReadAgain, handover: Handover) -> Result<
         of_retired: Vec::new(),
         access_logs,
     };
-    service.sockets().for_each(|socket| watch.add(socket));
+    let sockets = service.sockets_with_hiding();
+    sockets.for_each(|socket| watch.add(socket));
     if let Some(file) = sites.control_file() {
         watch.add_control(file);
     }
@@ -487,12 +495,17 @@ fn announce_ready(engine: Chosen, workers: usize, capacity: SessionCapacity) {
 }
 
 /// What runs beside the workers, for as long as the control plane does.
-fn start_tasks(routes: &mut [ServedRoute], control: &Control, helpers: &Helpers, gate: &Arc<Gate>) {
+fn start_tasks(
+    routes: &mut [ServedRoute],
+    control: &Control,
+    (helpers, files): (&Helpers, &WakeFiles),
+    gate: &Arc<Gate>,
+) {
     let inside = control.runtime.enter();
     for route in routes {
         let published = &route.route.published;
         route.checks = upstreams::start_checks(&route.config, published, helpers);
-        route.watch = upstreams::start_watch(&route.config, published, helpers);
+        route.watch = upstreams::start_watch(&route.config, published, (helpers, files));
         route.fpm.start(&route.config, published, helpers);
     }
     drop(inside);
@@ -523,23 +536,6 @@ fn warn_of_long_queues(config: &Config, connections_max: u32) {
              wait in their backlogs (lower --queue-max, or raise --connections-max)"
         );
     }
-}
-
-/// How many workers accept.
-///
-/// Each of them holds a permit for the next client, whichever listener it comes from. With several
-/// listeners, a client can be accepted by a worker whose permit another listener's client has just
-/// used, and then waits while other workers' permits are unused. Keeping those few compared with
-/// the limit keeps the limit true; with one listener any worker's permit is as good as another's.
-fn accepting_workers(workers: usize, listeners: usize, connections_max: u32) -> usize {
-    /// Permits for each accepting worker: at most 1.6 % of them can be unused at the limit.
-    const PERMITS_PER_WORKER: usize = 64;
-    if listeners == 1 {
-        return workers;
-    }
-    workers
-        .min(connections_max as usize / PERMITS_PER_WORKER)
-        .max(1)
 }
 
 fn mailboxes(count: usize) -> Result<Vec<Arc<Mailbox>>, Error> {

@@ -29,8 +29,10 @@ use crate::worker::{
 
 use super::fpm_watch::FpmWatch;
 use super::inherited::Passed;
+use super::listener::HideError;
 use super::listening::ListeningSocket;
 use super::script_roots::{self, ScriptRootError};
+use super::socket_files::HiddenBy;
 use super::sockets::ClientSocket;
 use super::succession::Offered;
 use super::{Error, accounts, listener, upstreams};
@@ -353,6 +355,27 @@ impl ServedRoute {
             fpm: FpmWatch::default(),
             endpoint_figures: Arc::clone(&self.endpoint_figures),
         }
+    }
+
+    /// Whether its sockets can be away from their paths in an outage, if that is how it is configured.
+    pub(super) fn check_hiding(&self) -> Result<(), HideError> {
+        if self.config.upstreams.when_down != config::WhenDown::Refuse {
+            return Ok(());
+        }
+        let mut sockets = self.sockets.iter();
+        sockets.try_for_each(|socket| socket.socket.check_hiding())
+    }
+
+    /// By whose outages its sockets are away from their paths, if they ever are.
+    pub(super) fn hidden_by(&self) -> Option<HiddenBy> {
+        let shares = self.shares.iter();
+        let hides = self.config.upstreams.when_down == config::WhenDown::Refuse;
+        hides.then(|| HiddenBy {
+            route: Arc::clone(&self.route.published),
+            workers: shares
+                .map(|share| Arc::clone(&share.counters.route))
+                .collect(),
+        })
     }
 
     /// Which of its workers may have how much of it, when it is configured so.

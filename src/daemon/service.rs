@@ -20,6 +20,7 @@ use super::helpers::Helpers;
 use super::listener::Listener;
 use super::listening::ListeningSocket;
 use super::routes::{ServedRoute, listening};
+use super::socket_files::{HiddenBy, WakeFiles};
 use super::sockets::{ClientSocket, SocketId};
 use super::succession::Takes;
 use super::workers::Workers;
@@ -48,6 +49,7 @@ pub(super) struct Service {
     pub(super) mailboxes: Vec<Arc<Mailbox>>,
     pub(super) resolver: ResolverHandle,
     pub(super) helpers: Helpers,
+    pub(super) wake_files: WakeFiles,
     /// That of sockets' files for which none is configured, where the daemon has given up the one that it started
     /// with.
     pub(super) group_at_start: Option<u32>,
@@ -80,6 +82,17 @@ impl Service {
     pub(super) fn sockets(&self) -> impl Iterator<Item = &ClientSocket> {
         let of_routes = self.routes.iter().flat_map(|route| &route.sockets);
         of_routes.chain(&self.unclaimed)
+    }
+
+    /// The same, with the routes by whose outages they are away from their paths.
+    pub(super) fn sockets_with_hiding(
+        &self,
+    ) -> impl Iterator<Item = (&ClientSocket, Option<HiddenBy>)> {
+        let of_routes = self.routes.iter().flat_map(|route| {
+            let sockets = route.sockets.iter();
+            sockets.map(|socket| (socket, route.hidden_by()))
+        });
+        of_routes.chain(self.unclaimed.iter().map(|socket| (socket, None)))
     }
 
     /// The socket of this number, which is there.

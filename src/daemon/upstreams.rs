@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::backend::Published;
-use crate::checks::{self, Checks};
+use crate::checks::{self, Checks, Consequence};
 use crate::config;
 use crate::proxy_protocol::{self, Version};
 use crate::session::Introduction;
@@ -16,6 +16,7 @@ use crate::sys::net::{self, Keepalive, Source, TcpOptions};
 
 use super::helpers::Helpers;
 use super::listening::Place;
+use super::socket_files::WakeFiles;
 
 /// Probes without an answer before the connection is given up. With an interval of a third of the
 /// idle time, a peer that is gone is noticed after twice that time, and two lost probes do no harm.
@@ -59,13 +60,14 @@ pub(super) fn start_checks(
 }
 
 /// Starts to watch whether any endpoint of a route takes connections, if its clients are not to wait for one: dropped,
-/// what is returned ends that. To be called on the runtime.
+/// what is returned ends that. Sockets' files are looked at when an outage begins or ends. To be called on the runtime.
 pub(super) fn start_watch(
     config: &config::Route,
     published: &Arc<Published>,
-    helpers: &Helpers,
+    (helpers, files): (&Helpers, &WakeFiles),
 ) -> Option<oneshot::Sender<()>> {
-    if config.upstreams.when_down == config::WhenDown::Wait {
+    let when_down = config.upstreams.when_down;
+    if when_down == config::WhenDown::Wait {
         return None;
     }
     let version = config.upstreams.proxy_protocol.version();
@@ -77,7 +79,12 @@ pub(super) fn start_watch(
         introduction: version.map(proxy_protocol::of_check).unwrap_or_default(),
     };
     let (wanted, is_wanted) = oneshot::channel();
-    let watch = checks::watch_outages(Arc::clone(published), probes);
+    let files = files.clone();
+    let consequence = Consequence {
+        when_down,
+        has_changed: Box::new(move || files.wake()),
+    };
+    let watch = checks::watch_outages(Arc::clone(published), probes, consequence);
     helpers.spawn_while("the task that watches for outages", is_wanted, watch);
     Some(wanted)
 }

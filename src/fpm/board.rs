@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use super::PoolFigures;
+use super::{AskedPool, PoolFigures};
 use crate::backend::Address;
 
 /// The pools of one route. The task that asks them writes, and whoever makes a status reads: both on the main thread,
 /// so that nobody ever waits for the lock.
 #[derive(Debug, Default)]
-pub(crate) struct FpmBoard(Mutex<Vec<PoolView>>);
+pub(crate) struct FpmBoard(Mutex<Vec<AskedPool>>);
 
 /// What is known of one pool.
 #[derive(Clone, Debug)]
@@ -39,13 +39,19 @@ pub(crate) struct Answered {
 
 impl FpmBoard {
     /// From now on, these are the pools.
-    pub(super) fn show(&self, views: Vec<PoolView>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = views;
+    pub(super) fn show(&self, pools: Vec<AskedPool>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pools;
+    }
+
+    /// What is known of them: whoever asks from now on goes on with it.
+    pub(super) fn known(&self) -> Vec<AskedPool> {
+        let pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.clone()
     }
 
     /// All of them, in the order of the configuration.
     pub(crate) fn views(&self) -> Vec<PoolView> {
-        let views = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        views.clone()
+        let pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pools.iter().map(AskedPool::view).collect()
     }
 }

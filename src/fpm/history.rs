@@ -16,7 +16,7 @@ use super::{Answered, PoolFigures, ProcessManager, Processes};
 const GROWTH_TIME: Duration = Duration::from_secs(3);
 
 /// What is known of one pool.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct PoolHistory {
     last: Option<Sample>,
     /// Why the last poll came to nothing.
@@ -28,7 +28,7 @@ pub(super) struct PoolHistory {
 }
 
 /// What one answer says of the pool's growth.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Sample {
     at: Instant,
     figures: Arc<PoolFigures>,

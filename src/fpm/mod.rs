@@ -9,7 +9,6 @@ mod history;
 mod page;
 mod poll;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,19 +55,38 @@ pub(crate) struct Polls {
 }
 
 /// One pool that is asked.
+#[derive(Clone, Debug)]
 struct AskedPool {
     address: Address,
     path: Arc<str>,
     history: PoolHistory,
 }
 
-/// Asks for ever.
+impl AskedPool {
+    fn view(&self) -> PoolView {
+        let Self {
+            address,
+            path,
+            history,
+        } = self;
+        PoolView {
+            address: *address,
+            path: Arc::clone(path),
+            answered: history.answer(),
+            error: history.error().map(Arc::from),
+            max_children: history.max_children(),
+            warning: history.warning().map(Arc::from),
+        }
+    }
+}
+
+/// Asks for ever. What the board knows of pools that are still to be asked is gone on with.
 pub(crate) async fn run(published: Arc<Published>, polls: Polls, board: Arc<FpmBoard>) {
     let polls = Arc::new(polls);
     let mut rounds = Rounds {
         published: &published,
         board: &board,
-        pools: Vec::new(),
+        pools: board.known(),
         left_out: 0,
     };
     let is_port = |source: &FpmSource| matches!(source.place, FpmPlace::PortOfEndpoints(_));
@@ -191,15 +209,7 @@ impl Rounds<'_> {
     }
 
     fn show(&self) {
-        let view = |pool: &AskedPool| PoolView {
-            address: pool.address,
-            path: Arc::clone(&pool.path),
-            answered: pool.history.answer(),
-            error: pool.history.error().map(Arc::from),
-            max_children: pool.history.max_children(),
-            warning: pool.history.warning().map(Arc::from),
-        };
-        self.board.show(self.pools.iter().map(view).collect());
+        self.board.show(self.pools.clone());
     }
 }
 
@@ -217,8 +227,13 @@ fn addresses(places: &[FpmSource], set: &AddressSet) -> Vec<(Address, Arc<str>)>
             FpmPlace::Tcp(address) => add((*address).into(), &path),
             FpmPlace::Unix(address) => add(address.into(), &path),
             FpmPlace::PortOfEndpoints(port) => {
-                let hosts = set.endpoints().iter().filter_map(|e| e.address.ip());
-                hosts.for_each(|ip| add(SocketAddr::new(ip, *port).into(), &path));
+                for endpoint in set.endpoints() {
+                    // All but the port: an address of a link is one on a certain interface only.
+                    if let Address::Tcp(mut host) = endpoint.address {
+                        host.set_port(*port);
+                        add(host.into(), &path);
+                    }
+                }
             }
         }
     }
@@ -227,6 +242,7 @@ fn addresses(places: &[FpmSource], set: &AddressSet) -> Vec<(Address, Arc<str>)>
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
     use std::time::SystemTime;
 
     use super::*;
@@ -257,6 +273,12 @@ mod tests {
             ["192.0.2.1:9001/s", "[2001:db8::1]:9001/s"]
         );
         assert_eq!(asked(&[":9001"], &[]), Vec::<String>::new());
+        // The same address on two interfaces is two hosts.
+        let on_a_link = ["[fe80::1%2]:9000", "[fe80::1%3]:9000", "[fe80::1%3]:9010"];
+        assert_eq!(
+            asked(&[":9001/s"], &on_a_link),
+            ["[fe80::1%2]:9001/s", "[fe80::1%3]:9001/s"]
+        );
     }
 
     #[test]
@@ -306,5 +328,20 @@ mod tests {
         assert_eq!((rounds.pools.len(), rounds.left_out), (2, 0));
         assert_eq!(fails(&rounds), ["10.0.0.3:9001"]);
         assert_eq!(board.views().len(), 2);
+        // Whoever asks after a reload knows the same, of the same page of the same address.
+        for (path, expected) in [(":9001", vec!["10.0.0.3:9001"]), (":9001/other", vec![])] {
+            let mut next = Rounds {
+                published: &published,
+                board: &board,
+                pools: board.known(),
+                left_out: 0,
+            };
+            next.follow(&Polls {
+                places: places(&[path]),
+                permits: Some(4),
+                tcp: TcpOptions::default(),
+            });
+            assert_eq!(fails(&next), expected, "{path}");
+        }
     }
 }

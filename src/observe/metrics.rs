@@ -118,7 +118,7 @@ catalogue! {
     ROUTE_PAUSED = Gauge "spliceway_route_paused" ["route"]
         "1 while the route gives nothing new to its endpoints because an operator paused it";
     ROUTE_DOWN = Gauge "spliceway_route_down" ["route"]
-        "1 while clients are closed at once because no endpoint takes connections (--when-down close)";
+        "1 while clients are sent away at once because no endpoint takes connections (--when-down close or refuse)";
     QUEUED = Counter "spliceway_connections_queued" ["route"]
         "Clients that had to wait until an endpoint had room for them";
     QUEUE_WAIT = Histogram "spliceway_queue_wait_seconds" ["route"]

@@ -171,7 +171,7 @@ pub(crate) struct RouteStatus {
     /// For how much longer it is paused, if it is. An older daemon does not say.
     #[serde(default)]
     pub pause_left_seconds: Option<f64>,
-    /// Whether clients are closed at once, because no endpoint takes connections (`--when-down close`). An older daemon
+    /// Whether clients are sent away at once, because no endpoint takes connections (`--when-down`). An older daemon
     /// does not say.
     #[serde(default)]
     pub is_down: bool,

@@ -176,7 +176,7 @@ fn route(text: &mut String, route: &RouteStatus, rates: Option<Rates<'_>>) {
         item(
             text,
             "down",
-            "no endpoint takes connections: clients are closed at once",
+            "no endpoint takes connections: clients are sent away at once",
         );
     }
     item(text, "sessions", &sessions(route, rates));

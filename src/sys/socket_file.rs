@@ -1,6 +1,6 @@
 //! Unix stream sockets and the files that stand for them: create, bind, lock, own.
 
-use std::ffi::c_char;
+use std::ffi::{CString, c_char};
 use std::fs::{File, Permissions};
 use std::io;
 use std::mem;
@@ -147,6 +147,32 @@ pub(crate) fn probe(name: &SocketName) -> io::Result<i32> {
         )
     })?;
     Ok(peer.pid)
+}
+
+/// Renames a file unless something has the new name already.
+///
+/// The raw call: C libraries have a wrapper of it only since a few years (glibc 2.28, musl 1.2.6).
+///
+/// # Errors
+/// `EEXIST` if something has it, `EINVAL` if the file system cannot rename so.
+pub(crate) fn rename_if_free(from: &Path, to: &Path) -> io::Result<()> {
+    let from = CString::new(from.as_os_str().as_bytes())?;
+    let to = CString::new(to.as_os_str().as_bytes())?;
+    // SAFETY: both paths end with a NUL and live until the call returns, which only reads them.
+    let code = unsafe {
+        libc::syscall(
+            libc::SYS_renameat2,
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::RENAME_NOREPLACE,
+        )
+    };
+    match code {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Locks the open file for this descriptor alone, without waiting; closing it unlocks.

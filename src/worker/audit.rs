@@ -13,9 +13,11 @@
 //! - A route that takes no new clients has a last call, and nothing more is to be done for it than for others, unless it
 //!   is among those that are looked at.
 //! - Each session is on its route's list, at the place that it says.
+//!
+//! Another rule is about what sessions are at: `nobody_waits_in_an_outage`.
 
 use crate::driver::Driver;
-use crate::session::SessionId;
+use crate::session::{SessionId, SessionState};
 
 use super::routes::Hold;
 use super::{Worker, WorkerPhase};
@@ -73,6 +75,13 @@ impl<D: Driver> Worker<D> {
                 let active = self.sessions.get(id.0);
                 let is_there = active.is_some_and(|active| active.route == route);
                 exact!(is_there, "{id:?} is a session of {route:?}");
+                if served.is_out {
+                    let state = active.map(|active| active.session.view(self.hands.now).state);
+                    assert!(
+                        !matches!(state, Some(SessionState::Queued | SessionState::Connecting)),
+                        "INVARIANT nobody_waits_in_an_outage: {id:?} waits for a connection of {route:?}"
+                    );
+                }
             }
         }
         exact!(

@@ -14,7 +14,7 @@ use crate::fastcgi::RetryAfter;
 use crate::session::{FirstInLine, SessionId};
 
 use super::limits::Limit;
-use super::queue::{Arrival, Queue, Terms};
+use super::queue::{Arrival, Had, Queue, Terms};
 
 /// One worker's queues of one route.
 pub(super) struct Lines {
@@ -32,11 +32,19 @@ struct ClassLine {
 
 /// Whose turn it was last, of each class: the next one is behind it.
 #[derive(Clone, Copy, Default)]
-pub(super) struct LastTurns([Option<Arrival>; CLASSES_MAX]);
+pub(super) struct LastTurns([Option<Had>; CLASSES_MAX]);
 
 /// Whose turn it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Turn {
+    pub(super) id: SessionId,
+    class: ClassId,
+    had: Had,
+}
+
+/// Who has waited for too long.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Overdue {
     pub(super) id: SessionId,
     class: ClassId,
     arrival: Arrival,
@@ -45,7 +53,7 @@ pub(super) struct Turn {
 impl LastTurns {
     /// It was this one's turn.
     pub(super) fn had(&mut self, turn: Turn) {
-        self.0[turn.class.place()] = Some(turn.arrival);
+        self.0[turn.class.place()] = Some(turn.had);
     }
 }
 
@@ -164,17 +172,17 @@ impl Lines {
         let turns = self.firsts.iter().filter_map(|first| {
             let class = first.class;
             let queue = self.of(class);
-            let (arrival, id) = queue.after(last.0[class.place()])?;
+            let (had, id) = queue.after(last.0[class.place()])?;
             let next = FirstInLine {
-                since: queue.turn_since(arrival),
+                since: queue.turn_since(had.arrival),
                 ..*first
             };
-            let turn = Turn { id, class, arrival };
+            let turn = Turn { id, class, had };
             could_have_place(next).then_some(turn)
         });
         let rank = |turn: &Turn| {
             let ClassLine { queue, priority } = &self.classes[turn.class.place()];
-            (Reverse(*priority), queue.stands_for(turn.arrival))
+            (Reverse(*priority), queue.stands_for(turn.had.arrival))
         };
         turns.min_by_key(rank)
     }
@@ -194,24 +202,25 @@ impl Lines {
         self.classes[turn.class.place()].queue.gave_place(now);
     }
 
-    /// Before it is asked whose turn it is, and who has waited for too long. `taken`: the places that a class has.
-    pub(super) fn look(&mut self, taken: impl Fn(ClassId) -> u64, now: Instant) {
+    /// Before it is asked whose turn it is, and who has waited for too long. `places`: that a class has or could have;
+    /// `None`: see [`Queue::look`].
+    pub(super) fn look(&mut self, places: impl Fn(ClassId) -> Option<u64>, now: Instant) {
         for class in self.waiting_classes() {
             // One of several that has none has its turn when others give one back.
             let least = u64::from(self.classes.len() > 1);
-            let places = taken(class).max(least);
+            let places = places(class).map(|places| places.max(least));
             self.classes[class.place()].queue.look(places, now);
             self.follow_first(class);
         }
     }
 
     /// Who is to be sent away now, if anybody is, and when a client should come back that is.
-    pub(super) fn overdue(&self, now: Instant) -> Option<(Turn, RetryAfter)> {
+    pub(super) fn overdue(&self, now: Instant) -> Option<(Overdue, RetryAfter)> {
         let mut classes = self.firsts.iter().map(|first| first.class);
         classes.find_map(|class| {
             let queue = self.of(class);
             let (arrival, id) = queue.overdue(now)?;
-            Some((Turn { id, class, arrival }, queue.retry_after()))
+            Some((Overdue { id, class, arrival }, queue.retry_after()))
         })
     }
 
@@ -221,9 +230,10 @@ impl Lines {
         queues.filter_map(Queue::sheds_at).min()
     }
 
-    /// Whose turn this is is not to be sent away, however long it waits.
-    pub(super) fn spare(&mut self, turn: Turn) {
-        self.classes[turn.class.place()].queue.spare(turn.arrival);
+    /// This one is not to be sent away, however long it waits.
+    pub(super) fn spare(&mut self, overdue: Overdue) {
+        let line = &mut self.classes[overdue.class.place()];
+        line.queue.spare(overdue.arrival);
     }
 }
 

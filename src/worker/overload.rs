@@ -13,6 +13,7 @@
 //! Pure: the time comes as an argument.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::{Duration, Instant};
 
 use crate::fastcgi::RetryAfter;
@@ -71,7 +72,7 @@ struct Stand {
     rate: ServiceRate,
     /// How long somebody may wait, by the rate.
     target: Duration,
-    /// Those that are taken.
+    /// Those that there are, or were in the last windows.
     places: u64,
     pressure: Pressure,
     /// What was before that is no measure.
@@ -125,20 +126,31 @@ impl Load {
     pub(super) fn gave_place(&mut self, now: Instant) {
         if let Some(stand) = &mut self.stand {
             stand.rate.follow(now);
-            stand.rate.given += 1;
+            stand.rate.current.given += 1;
         }
     }
 
-    /// Takes over what is known by now, with so many places that are taken, before places are given.
-    pub(super) fn look(&mut self, places: u64, line: Option<InLine>, now: Instant) {
+    /// Takes over what is known by now, with so many places that are taken or could be, before places are given. `None`:
+    /// no endpoint takes connections, or none is known, so it is not that too much is asked of them.
+    pub(super) fn look(&mut self, places: Option<u64>, line: Option<InLine>, now: Instant) {
+        let Some(places) = places else {
+            self.restart(now);
+            return self.follow(line, now);
+        };
         self.follow(line, now);
         let (Some(stand), Some(line), Some(times)) = (&mut self.stand, line, self.times) else {
             return;
         };
-        stand.places = places;
         stand.rate.follow(now);
-        let turn = stand.rate.time_for(places).unwrap_or(times.target_max);
+        stand.places = stand.rate.had(places);
+        let turn = stand.rate.time_for(stand.places);
+        let turn = turn.unwrap_or(times.target_max);
+        let before = stand.target;
         stand.target = turn.clamp(times.target, times.target_max);
+        if stand.target < before && stand.pressure == Pressure::None {
+            // Nobody was late by what was known.
+            stand.since = now;
+        }
         stand.follow(line, self.counts_from, now);
         if stand.is_long(line) && stand.overload_from(line, self.counts_from) <= now {
             stand.pressure = Pressure::Overload;
@@ -230,9 +242,16 @@ struct ServiceRate {
     /// When the current one began.
     began: Instant,
     /// In this one.
+    current: Window,
+    /// Those before it, the last one at the end.
+    before: VecDeque<Window>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Window {
     given: u32,
-    /// In those before it, the last one at the end.
-    before: VecDeque<u32>,
+    /// The most places that there were.
+    places: u64,
 }
 
 impl ServiceRate {
@@ -240,7 +259,7 @@ impl ServiceRate {
         Self {
             window,
             began: now,
-            given: 0,
+            current: Window::default(),
             before: VecDeque::with_capacity(WINDOWS),
         }
     }
@@ -255,16 +274,23 @@ impl ServiceRate {
             if self.before.len() == WINDOWS {
                 self.before.pop_front();
             }
-            self.before.push_back(self.given);
-            self.given = 0;
+            self.before.push_back(mem::take(&mut self.current));
         }
         self.began += self.window * over;
+    }
+
+    /// There are so many places now. Returns the most of the last windows: one that comes back in a moment, because
+    /// connections are opened one after the other, is one.
+    fn had(&mut self, places: u64) -> u64 {
+        self.current.places = self.current.places.max(places);
+        let before = self.before.iter().map(|window| window.places);
+        before.fold(self.current.places, u64::max)
     }
 
     /// How long it takes until so many places were given, by the whole windows. `None`: no place was, or nothing is
     /// known yet.
     fn time_for(&self, places: u64) -> Option<Duration> {
-        let given: u32 = self.before.iter().sum();
+        let given: u32 = self.before.iter().map(|window| window.given).sum();
         let known = self.window * u32::try_from(self.before.len()).expect("they are few");
         let time = known.as_nanos() * u128::from(places);
         let time = time.checked_div(given.into())?;
@@ -300,10 +326,10 @@ mod tests {
         let mut at = from;
         while at < until {
             load.gave_place(at);
-            load.look(8, line(20, from), at);
+            load.look(Some(8), line(20, from), at);
             at += period;
         }
-        load.look(8, line(20, from), until);
+        load.look(Some(8), line(20, from), until);
         load
     }
 
@@ -345,15 +371,15 @@ mod tests {
         let mut load = served_every(10 * MS, start, start + 150 * MS);
         let few = line(8, start);
         assert_eq!(load.sheds_at(start, few.unwrap()), None);
-        load.look(8, few, start + 1_000 * MS);
+        load.look(Some(8), few, start + 1_000 * MS);
         assert!(!load.is_overload());
         // One more is, as everybody has waited for long.
-        load.look(8, line(9, start), start + 1_001 * MS);
+        load.look(Some(8), line(9, start), start + 1_001 * MS);
         assert!(load.is_overload());
         // And is none any more with one less: the interval begins anew.
         load.follow(few, start + 1_100 * MS);
         assert!(!load.is_overload());
-        load.look(8, line(9, start), start + 1_100 * MS);
+        load.look(Some(8), line(9, start), start + 1_100 * MS);
         assert!(!load.is_overload());
         let target = load.stand.as_ref().unwrap().target;
         let at = start + 1_100 * MS + target;
@@ -380,7 +406,7 @@ mod tests {
         let mut load = Load::new(None);
         load.follow(line(20, start), start);
         load.gave_place(start + MS);
-        load.look(8, line(20, start), start + 10_000 * MS);
+        load.look(Some(8), line(20, start), start + 10_000 * MS);
         assert!(!load.is_overload());
         assert_eq!(sheds_at(&load, start, start), None);
     }
@@ -396,13 +422,65 @@ mod tests {
         // Where nothing comes free, as long as anybody may.
         let mut load = Load::new(Some(TIMES));
         load.follow(line(20, start), start);
-        load.look(8, line(20, start), start + 799 * MS);
+        load.look(Some(8), line(20, start), start + 799 * MS);
         assert!(!load.is_overload());
         assert_eq!(sheds_at(&load, start, start), Some(start + 800 * MS));
-        load.look(8, line(20, start), start + 800 * MS);
+        load.look(Some(8), line(20, start), start + 800 * MS);
         assert!(load.is_overload());
         let late = start + 1_000 * MS;
         assert_eq!(sheds_at(&load, late, start), Some(late + 400 * MS));
+    }
+
+    #[test]
+    fn where_no_endpoint_takes_connections_nothing_is_too_much() {
+        let start = Instant::now();
+        let mut load = served_every(10 * MS, start, start + 250 * MS);
+        assert!(load.is_overload());
+        let mut at = start + 250 * MS;
+        for _ in 0..100 {
+            at += 50 * MS;
+            load.look(None, line(20, start), at);
+            assert!(!load.is_overload());
+            assert!(sheds_at(&load, start, start).is_none_or(|sheds_at| sheds_at > at));
+        }
+        // What was waited meanwhile is no wait for a place.
+        load.look(Some(8), line(20, start), at + 799 * MS);
+        assert!(!load.is_overload());
+        load.look(Some(8), line(20, start), at + 800 * MS);
+        assert!(load.is_overload());
+    }
+
+    #[test]
+    fn places_that_are_gone_for_a_moment_are_places() {
+        let start = Instant::now();
+        let mut load = served_every(10 * MS, start, start + 150 * MS);
+        // All connections have ended, and one has been opened so far.
+        let eight = line(8, start);
+        load.look(Some(1), eight, start + 250 * MS);
+        assert_eq!(load.sheds_at(start, eight.unwrap()), None);
+        load.look(Some(1), eight, start + 900 * MS);
+        assert!(!load.is_overload());
+        // The last of the windows in which there were eight is over.
+        load.look(Some(1), eight, start + 1_000 * MS);
+        assert!(load.is_overload());
+    }
+
+    #[test]
+    fn nobody_is_late_in_hindsight() {
+        let start = Instant::now();
+        let mut load = Load::new(Some(TIMES));
+        load.follow(line(20, start), start);
+        // Nothing came free for longer than usual, and now everything does.
+        load.look(Some(8), line(20, start), start + 390 * MS);
+        for _ in 0..40 {
+            load.gave_place(start + 395 * MS);
+        }
+        let now = start + 400 * MS;
+        load.look(Some(8), line(20, start + MS), now);
+        assert_eq!(load.stand.as_ref().unwrap().target, 100 * MS);
+        assert!(!load.is_overload());
+        let oldest = start + MS;
+        assert_eq!(sheds_at(&load, oldest, oldest), Some(now + 100 * MS));
     }
 
     #[test]
@@ -410,9 +488,9 @@ mod tests {
         let start = Instant::now();
         let mut load = served_every(20 * MS, start, start + 190 * MS);
         let before = sheds_at(&load, start, start);
-        load.look(8, line(20, start), start + 199 * MS);
+        load.look(Some(8), line(20, start), start + 199 * MS);
         assert_eq!(sheds_at(&load, start, start), before);
-        load.look(8, line(20, start), start + 300 * MS);
+        load.look(Some(8), line(20, start), start + 300 * MS);
         // Of 10 places in 200 ms, and of none in the last 100 ms.
         assert_eq!(load.stand.as_ref().unwrap().target, 240 * MS);
     }
@@ -422,7 +500,7 @@ mod tests {
         let start = Instant::now();
         let mut rate = ServiceRate::new(100 * MS, start);
         assert_eq!(rate.time_for(1), None);
-        rate.given = 50;
+        rate.current.given = 50;
         rate.follow(start + 99 * MS);
         assert_eq!(rate.time_for(1), None);
         rate.follow(start + 100 * MS);
@@ -432,7 +510,7 @@ mod tests {
         assert_eq!(rate.time_for(1), Some(16 * MS));
         rate.follow(start + 900 * MS);
         assert_eq!(rate.time_for(1), None);
-        rate.given = 50;
+        rate.current.given = 50;
         rate.follow(start + 100_000_000 * MS);
         assert_eq!((rate.before.len(), rate.time_for(1)), (WINDOWS, None));
         assert_eq!(rate.began, start + 100_000_000 * MS);

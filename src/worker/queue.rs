@@ -27,6 +27,25 @@ struct Waiting {
     counts: bool,
 }
 
+/// In which order somebody has had its turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Order {
+    /// First come, first served.
+    First,
+    /// In an overload, those who are not sent away: first come, first served, and before all others. They are few, have had
+    /// a turn or a place already, and would come last for ever.
+    Spared,
+    /// In an overload, the others: newest first.
+    Newest,
+}
+
+/// Whose turn it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Had {
+    pub(super) arrival: Arrival,
+    order: Order,
+}
+
 /// On which terms somebody waits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Terms {
@@ -42,6 +61,8 @@ pub(super) struct Queue {
     waiting: BTreeMap<Arrival, Waiting>,
     /// Those of them that may be sent away. They have never had a turn: the first of them has waited for longest.
     sheddable: BTreeSet<Arrival>,
+    /// The others.
+    spared: BTreeSet<Arrival>,
     load: Load,
     max: usize,
     /// How many of them do not count against it.
@@ -62,6 +83,7 @@ impl Queue {
         Self {
             waiting: BTreeMap::new(),
             sheddable: BTreeSet::new(),
+            spared: BTreeSet::new(),
             load: Load::new(order),
             max,
             uncounted: 0,
@@ -104,9 +126,11 @@ impl Queue {
         let before = self.waiting.insert(arrival, waiting);
         assert!(before.is_none(), "a session waits once");
         self.uncounted += usize::from(!counts);
-        if may_be_shed {
-            self.sheddable.insert(arrival);
-        }
+        let others = match may_be_shed {
+            true => &mut self.sheddable,
+            false => &mut self.spared,
+        };
+        others.insert(arrival);
         self.follow_load(now);
     }
 
@@ -116,18 +140,40 @@ impl Queue {
         let left = left.expect("only who waits leaves");
         self.uncounted -= usize::from(!left.counts);
         self.sheddable.remove(&arrival);
+        self.spared.remove(&arrival);
         self.follow_load(now);
         left.since
     }
 
-    /// Who has the next place, or has it after `last`, whose turn it was.
-    pub(super) fn after(&self, last: Option<Arrival>) -> Option<(Arrival, SessionId)> {
-        let bound = last.map_or(Bound::Unbounded, Bound::Excluded);
-        let next = match self.load.is_overload() {
-            true => self.waiting.range((Bound::Unbounded, bound)).next_back(),
-            false => self.waiting.range((bound, Bound::Unbounded)).next(),
+    /// Who has the next place, or has it after `last`, whose turn it was. Where the order has changed since, it begins
+    /// anew.
+    pub(super) fn after(&self, last: Option<Had>) -> Option<(Had, SessionId)> {
+        let behind = |order| {
+            let last = last.filter(|last| last.order == order);
+            last.map_or(Bound::Unbounded, |last| Bound::Excluded(last.arrival))
         };
-        next.map(|(arrival, waiting)| (*arrival, waiting.id))
+        let next = if self.load.is_overload() {
+            let spared = (behind(Order::Spared), Bound::Unbounded);
+            let newest = (Bound::Unbounded, behind(Order::Newest));
+            let spared = match last {
+                Some(Had {
+                    order: Order::Newest,
+                    ..
+                }) => None,
+                _ => self.spared.range(spared).next(),
+            };
+            let newest = || self.sheddable.range(newest).next_back();
+            let spared = spared.map(|arrival| (Order::Spared, arrival));
+            spared.or_else(|| newest().map(|arrival| (Order::Newest, arrival)))
+        } else {
+            let first = (behind(Order::First), Bound::Unbounded);
+            let first = self.waiting.range(first).next();
+            first.map(|(arrival, _)| (Order::First, arrival))
+        };
+        next.map(|(order, arrival)| {
+            let arrival = *arrival;
+            (Had { order, arrival }, self.waiting[&arrival].id)
+        })
     }
 
     /// Since when this one, whose turn it is, has waited; or since when anybody has, in whose stead it is.
@@ -173,8 +219,8 @@ impl Queue {
         self.load.gave_place(now);
     }
 
-    /// Before it is asked who is next, and who has waited for too long. `places`: that are taken.
-    pub(super) fn look(&mut self, places: u64, now: Instant) {
+    /// Before it is asked who is next, and who has waited for too long. `places`: see [`Load::look`].
+    pub(super) fn look(&mut self, places: Option<u64>, now: Instant) {
         self.load.look(places, self.line(), now);
     }
 
@@ -198,7 +244,9 @@ impl Queue {
 
     /// This one is not to be sent away, however long it waits.
     pub(super) fn spare(&mut self, arrival: Arrival) {
-        self.sheddable.remove(&arrival);
+        if self.sheddable.remove(&arrival) {
+            self.spared.insert(arrival);
+        }
     }
 
     /// When a client that is sent away should come back.
@@ -274,9 +322,9 @@ mod tests {
     fn order(queue: &Queue) -> Vec<usize> {
         let mut order = Vec::new();
         let mut last = None;
-        while let Some((arrival, id)) = queue.after(last) {
+        while let Some((had, id)) = queue.after(last) {
             order.push(id.0);
-            last = Some(arrival);
+            last = Some(had);
         }
         order
     }
@@ -370,7 +418,7 @@ mod tests {
             }
             queue.gave_place(at);
             if step < 20 {
-                queue.look(PLACES, at);
+                queue.look(Some(PLACES), at);
             }
         }
         queue
@@ -387,14 +435,14 @@ mod tests {
 
     /// The order at that time.
     fn order_at(queue: &mut Queue, now: Instant) -> Vec<usize> {
-        queue.look(PLACES, now);
+        queue.look(Some(PLACES), now);
         order(queue)
     }
 
     /// Sends away whom there is to send away at that time.
     fn shed(queue: &mut Queue, now: Instant) -> Vec<usize> {
         let mut shed = Vec::new();
-        queue.look(PLACES, now);
+        queue.look(Some(PLACES), now);
         while let Some((arrival, id)) = queue.overdue(now) {
             queue.leave(arrival, now);
             shed.push(id.0);
@@ -436,8 +484,8 @@ mod tests {
         let mut queue = adaptive(start);
         let at = start + 290 * MS;
         assert_eq!(order_at(&mut queue, at), [5, 4, 3, 2, 1, 0]);
-        while let Some((arrival, _)) = queue.after(None) {
-            queue.leave(arrival, at);
+        while let Some((had, _)) = queue.after(None) {
+            queue.leave(had.arrival, at);
         }
         for number in 7..12 {
             come(&mut queue, number, COUNTS, at);
@@ -459,7 +507,7 @@ mod tests {
             come(&mut queue, number, COUNTS, start);
         }
         let late = start + 5_000 * MS;
-        queue.look(0, late);
+        queue.look(Some(0), late);
         let (spared, id) = queue.overdue(late).unwrap();
         assert_eq!(id, SessionId(1));
         queue.spare(spared);
@@ -522,13 +570,50 @@ mod tests {
     }
 
     #[test]
+    fn who_is_not_sent_away_is_before_the_newest() {
+        let start = Instant::now();
+        let mut queue = adaptive(start);
+        let stays = Terms {
+            may_be_shed: false,
+            ..COUNTS
+        };
+        let then = start + 250 * MS;
+        // One whose request is sent a second time, and one that has failed at its turn.
+        come(&mut queue, 6, stays, then);
+        let mut waiting = queue.waiting.iter();
+        let third = waiting.find(|(_, waiting)| waiting.id == SessionId(2));
+        let third = *third.unwrap().0;
+        queue.spare(third);
+        assert_eq!(order_at(&mut queue, then), [2, 6, 5, 4, 3, 1, 0]);
+    }
+
+    #[test]
+    fn where_the_order_changes_in_between_it_begins_anew() {
+        let start = Instant::now();
+        let mut queue = adaptive(start);
+        let then = start + 200 * MS;
+        queue.look(Some(PLACES), then);
+        let (newest, id) = queue.after(None).unwrap();
+        assert_eq!(id, SessionId(5));
+        // No more wait than there are places.
+        for _ in 0..3 {
+            let (had, _) = queue.after(None).unwrap();
+            queue.leave(had.arrival, then);
+        }
+        let (first, id) = queue.after(Some(newest)).unwrap();
+        assert_eq!(id, SessionId(0));
+        let (_, id) = queue.after(Some(first)).unwrap();
+        assert_eq!(id, SessionId(1));
+    }
+
+    #[test]
     fn whose_turn_it_is_has_the_hopes_of_those_that_were_passed_over() {
         let start = Instant::now();
         let mut queue = adaptive(start);
         let mut since = |at| {
-            queue.look(PLACES, at);
+            queue.look(Some(PLACES), at);
             let (next, _) = queue.after(None).unwrap();
-            (queue.turn_since(next), queue.passed_over_since())
+            (queue.turn_since(next.arrival), queue.passed_over_since())
         };
         assert_eq!(since(start + 199 * MS), (start, None));
         assert_eq!(since(start + 290 * MS), (start, Some(start)));

@@ -520,7 +520,7 @@ impl Served {
     /// What its queues make of those who wait follows from how quickly places come free.
     pub(super) fn look_at_load(&mut self, now: Instant) {
         if let Some(lines) = &mut self.lines {
-            lines.look(|class| self.balancer.taken_by(class), now);
+            lines.look(|class| self.balancer.places_of(class, now), now);
         }
     }
 

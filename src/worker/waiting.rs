@@ -347,6 +347,7 @@ impl<D: Driver> Worker<D> {
             && let Some(turn) = self.routes[route].next_in_line(&last, self.hands.now)
         {
             if *left == 0 {
+                self.shed(route);
                 return Line::HasPlaces;
             }
             last.had(turn);
@@ -373,13 +374,13 @@ impl<D: Driver> Worker<D> {
             let Some(lines) = &mut served.lines else {
                 return;
             };
-            let Some((turn, retry_after)) = lines.overdue(now) else {
+            let Some((overdue, retry_after)) = lines.overdue(now) else {
                 return;
             };
-            let active = &mut self.sessions[turn.id.0];
+            let active = &mut self.sessions[overdue.id.0];
             // Its turn has come meanwhile, and what it was given has failed: it has a time of its own.
             if active.session.wish().is_none_or(|wish| wish.stays) {
-                lines.spare(turn);
+                lines.spare(overdue);
                 continue;
             }
             let place = active.place.as_mut().expect("whoever waits has one");
@@ -387,7 +388,7 @@ impl<D: Driver> Worker<D> {
             served.record_wait(class, waited);
             served.count_queue();
             self.file_queue(route);
-            self.step(turn.id, |session, cx| session.shed(retry_after, cx));
+            self.step(overdue.id, |session, cx| session.shed(retry_after, cx));
         }
     }
 

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod page;
 mod strangers;
 
 use std::fmt::Write as _;
@@ -15,7 +16,7 @@ use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::fastcgi::{Client, Request, page, pool_responder};
 use common::process::Process;
@@ -271,12 +272,17 @@ fn processes_are_counted_right_while_kept_connections_are_used(engine: Engine) {
 #[track_caller]
 fn a_pool_that_grows_is_found_out(lines: &str) {
     let stage = Stage::start(3, lines);
-    let proxy = stage.proxy(Engine::Epoll, &["--per-endpoint-max", "6"]);
-    let quiet = pool_once(&proxy, "it was asked", |pool| pool["up"] == true);
+    let keys = |permits: u32| {
+        let status = format!("fpm-status = \"{}/fpm/status\"", stage.status);
+        format!("per-endpoint-max = {permits}\n{status}\n")
+    };
+    let changing = Changing::start(&format!("\"{}\"", stage.backend()), &keys(6));
+    let proxy = &changing.proxy;
+    let quiet = pool_once(proxy, "it was asked", |pool| pool["up"] == true);
     assert_eq!(quiet["max_children"], Value::Null, "{quiet}");
     assert_eq!(quiet["warning"], Value::Null, "{quiet}");
-    let clients = stage.occupy(&proxy, (3, 3));
-    let full = pool_once(&proxy, "it has reached its limit", |pool| {
+    let clients = stage.occupy(proxy, (3, 3));
+    let full = pool_once(proxy, "it has reached its limit", |pool| {
         pool["warning"].is_string()
     });
     assert_eq!(full["max_children"], 3, "{full}");
@@ -289,6 +295,27 @@ fn a_pool_that_grows_is_found_out(lines: &str) {
     stage.open_the_gate();
     for client in clients {
         assert_eq!(client.answer().text(), "waited\n");
+    }
+    // Looked at, or asked, in another way, it is the same pool, and no rush comes to show its limit again.
+    for (permits, more) in [
+        (6, "when-down = \"close\"\n"),
+        (6, "check = \"tcp\"\n"),
+        (5, "tcp-user-timeout = \"30s\"\n"),
+    ] {
+        let reloaded = Instant::now();
+        changing.reload(&format!("{}{more}", keys(permits)));
+        // Younger by more than the status takes to come.
+        let is_asked_since = |pool: &Value| {
+            let age = pool["age_seconds"].as_f64();
+            age.is_some_and(|age| age + 1.0 < reloaded.elapsed().as_secs_f64())
+        };
+        let at_once = pool(proxy);
+        assert_eq!(at_once["max_children"], 3, "{at_once}");
+        let later = pool_once(proxy, "it is asked after the reload", is_asked_since);
+        assert_eq!(later["max_children"], 3, "{later}");
+        let warning = format!("pm.max_children is 3, and --per-endpoint-max {permits}: ");
+        let warned = pool(proxy)["warning"].as_str().unwrap().to_owned();
+        assert!(warned.starts_with(&warning), "{warned}");
     }
 }
 

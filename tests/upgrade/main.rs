@@ -8,6 +8,7 @@ mod common;
 
 mod clients;
 mod failing;
+mod hidden;
 mod load;
 mod peer;
 mod permits;
@@ -25,6 +26,10 @@ use clients::{
 };
 use common::for_each_engine;
 use failing::{a_successor_that_hangs_is_given_up, a_successor_that_is_killed_is_not_noticed};
+use hidden::{
+    a_hidden_socket_stays_so_until_an_endpoint_is_back,
+    whoever_comes_shows_a_socket_that_it_does_not_hide,
+};
 use load::nobody_notices_twenty_upgrades;
 use permits::{
     a_chain_shares_what_there_is, a_limit_that_comes_counts_those_before_it,
@@ -72,6 +77,8 @@ for_each_engine!(
     slow_requests_keep_their_places,
     files_stay_as_they_are,
     files_come_to_be_for_whom_the_new_one_is_configured,
+    a_hidden_socket_stays_so_until_an_endpoint_is_back,
+    whoever_comes_shows_a_socket_that_it_does_not_hide,
     routes_come_and_go,
     abstract_sockets_are_handed_over,
     passed_sockets_are_handed_over,

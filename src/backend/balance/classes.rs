@@ -12,6 +12,8 @@
 //! more. So a class that has less than its reserve finds a place whatever the others do, at once unless one is just being
 //! closed. Where the number of places is lowered, that comes to be so as they are given back.
 
+use std::time::Instant;
+
 use super::Balancer;
 use super::lease::Member;
 
@@ -86,16 +88,34 @@ impl Balancer {
         self.shares_of_classes = shares;
     }
 
-    /// The places that a class has taken. Without classes, all that are.
+    /// The places that a class has taken, and those that it could have now; without classes, all of them. While others
+    /// have some of a route that changes hands, theirs count as well, because they give them back. `None`: no endpoint is
+    /// known, or none takes connections.
     #[must_use]
-    pub fn taken_by(&self, class: ClassId) -> u64 {
-        if self.shares_of_classes.is_empty() {
-            return self.in_flight();
+    pub fn places_of(&self, class: ClassId, now: Instant) -> Option<u64> {
+        if self
+            .members
+            .iter()
+            .all(|member| member.reach.get().is_bad())
+        {
+            return None;
         }
-        let members = self.members.iter();
-        members
-            .map(|member| member.counters.busy[class.place()].get())
-            .sum()
+        let places = |index: usize| {
+            let member = &self.members[index];
+            let counters = &member.counters;
+            // What rests is nobody's, and counts as taken only where nobody shares.
+            let (taken, rest) = match self.shares_of_classes.is_empty() {
+                true => (counters.in_flight.get(), 0),
+                false => (counters.busy[class.place()].get(), counters.resting.get()),
+            };
+            let free = match &self.shared {
+                Some(_) => u64::from(self.per_endpoint_max).saturating_sub(taken),
+                None if self.opens_at(member, now.into()).is_some() => 0,
+                None => self.permits(member, class),
+            };
+            taken + free + rest.min(self.room(member, class))
+        };
+        Some((0..self.members.len()).map(places).sum())
     }
 
     /// How many more requests of this class an endpoint may have, on connections that rest or on new ones. Without

@@ -244,7 +244,7 @@ impl Document {
             .collect();
         self.check_listeners(&routes, problems);
         let (arguments, matches) = daemon?;
-        self.check_control(&arguments, &routes, problems);
+        self.check_daemon(&arguments, &routes, problems);
         problems
             .is_empty()
             .then(|| arguments.serve(&matches, routes, source))
@@ -318,14 +318,14 @@ impl Document {
         occurrence.map_or(route.line, |occurrence| occurrence.line)
     }
 
-    fn check_control(
+    fn check_daemon(
         &self,
         daemon: &DaemonArguments,
         served: &[ServedRoute],
         problems: &mut Problems<'_>,
     ) {
         let routes = served.iter().map(|served| &served.route);
-        let Err(Conflict { option, problem }) = daemon.check_control(routes) else {
+        let Err(Conflict { option, problem }) = daemon.check(routes) else {
             return;
         };
         let problem = options::in_words_of_a_file(&problem);

@@ -12,6 +12,7 @@ use crate::config::{
     Access, ActiveChecks, Backend, BackendAddress, Clients, ConnectionLimits, Discovery, Ejection,
     Fastcgi, ListenAddress, NAME_SERVERS_MAX, ProxyProtocol, QueueOrder, RefreshTimes, ResolveWith,
     Route, RouteName, RouteProtocol, SourceAddress, SourceAddresses, UnixAddress, Upstreams,
+    WhenDown,
 };
 
 impl RouteArguments {
@@ -207,6 +208,7 @@ impl RouteArguments {
             }
         }
         self.check_inherited()?;
+        self.check_hiding()?;
         let is_abstract = |address: &&ListenAddress| {
             matches!(address, ListenAddress::Unix(UnixAddress::Abstract(_)))
         };
@@ -232,6 +234,27 @@ impl RouteArguments {
             }
         }
         Ok(())
+    }
+
+    /// Whoever has clients refused relies on it for every socket, and only those have paths that can be taken away.
+    fn check_hiding(&self) -> Result<(), Conflict> {
+        let has_own_path =
+            |address: &ListenAddress| matches!(address, ListenAddress::Unix(UnixAddress::Path(_)));
+        let other = self.listen.iter().find(|address| !has_own_path(address));
+        let (WhenDown::Refuse, Some(address)) = (self.when_down, other) else {
+            return Ok(());
+        };
+        let why = match address {
+            ListenAddress::Unix(_) => "an abstract socket has no path that it could be away from",
+            ListenAddress::Inherited(_) => "the socket is its unit's, and listens on",
+        };
+        Err(Conflict::new(
+            "when-down",
+            format!(
+                "--when-down refuse with --listen {address}: {why} (use --when-down close, or give this address a \
+                 route of its own)"
+            ),
+        ))
     }
 
     /// A descriptor belongs to one listener, and whoever opens a socket decides who may connect.

@@ -92,7 +92,7 @@ impl RouteState {
 
     fn cell(self, route: &RouteStatus) -> Cell {
         match self {
-            Self::Down => Cell::new("down: closed", Tone::Bad),
+            Self::Down => Cell::new("down", Tone::Bad),
             Self::NoEndpoint => Cell::new("no endpoint", Tone::Bad),
             Self::AllOut => Cell::new("none is up", Tone::Bad),
             Self::QueueFull => Cell::new("queue full", Tone::Bad),

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::fs::File;
 
 use crate::access_log;
-use crate::config::{self, Access, Account, RequestLog};
+use crate::config::{self, Access, Account, RequestLog, WhenDown};
 use crate::resolver;
 use crate::session::Policy;
 use crate::worker::Allowed;
@@ -78,9 +78,15 @@ pub(in super::super) fn make(wanted: &Wanted) -> Result<Made, Vec<String>> {
     for (number, address) in &wanted.bind {
         let route = &wanted.routes[*number];
         match listener::bind(address, &wanted.access_of(&route.access)) {
-            Ok(listener) => bound.push(listener),
+            Ok(listener) => bound.push((route, listener)),
             Err(error) => all(route, &wanted.explained(error)),
         }
+    }
+    let hides = |(route, _): &&(&config::Route, _)| route.upstreams.when_down == WhenDown::Refuse;
+    let files = bound.iter().filter(hides);
+    let files = files.filter_map(|(_, listener)| listener.socket_file());
+    for file in files.chain(&wanted.hiding) {
+        obstacles.extend(file.check_hiding().err().map(|error| error.to_string()));
     }
     let mut logs = Vec::new();
     for log in &wanted.logs {
@@ -108,7 +114,7 @@ pub(in super::super) fn make(wanted: &Wanted) -> Result<Made, Vec<String>> {
     }
     Ok(Made {
         routes,
-        bound,
+        bound: bound.into_iter().map(|(_, listener)| listener).collect(),
         access,
         logs,
     })

@@ -3,14 +3,16 @@
 use crate::access_log::Writers;
 use crate::config::{
     self, Access, Config, Effective, ListenAddress, Loaded, RequestLog, RouteProtocol, UnixAddress,
+    WhenDown,
 };
 
+use super::super::capacity::accepting_workers;
 use super::super::listener::SocketFile;
 use super::super::listening::{ListeningSocket, Place};
+use super::super::loops;
 use super::super::routes::{self, limit};
 use super::super::service::Service;
 use super::super::sockets::SocketId;
-use super::super::{accepting_workers, loops};
 
 /// What is to become of the routes.
 pub(in super::super) struct Plan {
@@ -57,6 +59,8 @@ pub(in super::super) struct Wanted {
     pub(super) bind: Vec<(usize, UnixAddress)>,
     /// Files of sockets that are kept and that others may use from now on.
     pub(super) access: Vec<ChangedAccess>,
+    /// Those of sockets that are kept and that are to be away from their paths in outages, as they were not before.
+    pub(super) hiding: Vec<SocketFile>,
     pub(super) logs: Vec<RequestLog>,
     /// That of sockets' files for which none is configured, if it is not the process's own any more.
     pub(super) group: Option<u32>,
@@ -124,12 +128,15 @@ impl Plan {
     fn wanted(&self, service: &Service) -> Wanted {
         let planned = self.config.routes.iter().zip(&self.routes);
         let mut bind = Vec::new();
-        let mut access = Vec::new();
+        let (mut access, mut hiding) = (Vec::new(), Vec::new());
         for (number, (route, plan)) in planned.enumerate() {
             for socket in &plan.sockets {
                 match socket {
                     SocketPlan::Bound(address) => bind.push((number, address.clone())),
-                    SocketPlan::Kept(id) => access.extend(opened_otherwise(service, *id, route)),
+                    SocketPlan::Kept(id) => {
+                        access.extend(opened_otherwise(service, *id, route));
+                        hiding.extend(hidden_from_now_on(service, *id, route));
+                    }
                 }
             }
         }
@@ -137,6 +144,7 @@ impl Plan {
             routes: self.config.routes.clone(),
             bind,
             access,
+            hiding,
             logs: logs(&self.config, &service.access_logs),
             group: service.group_at_start,
         }
@@ -155,19 +163,36 @@ fn opened_otherwise(
     id: SocketId,
     route: &config::Route,
 ) -> Option<ChangedAccess> {
-    let ListeningSocket::Bound(listener) = &service.socket(id).socket else {
-        return None;
-    };
-    let file = listener.socket_file()?;
-    let mut routes = service.routes.iter();
-    let holder = routes.find(|served| served.sockets.iter().any(|socket| socket.id == id))?;
-    let before = &holder.config.access;
+    let (file, holder) = file_and_holder(service, id)?;
+    let before = &holder.access;
     (*before != route.access).then(|| ChangedAccess {
         id,
         file: file.clone(),
         before: before.clone(),
         after: route.access.clone(),
     })
+}
+
+/// That of one that is to be away from its path in outages, if it was not to be so far.
+fn hidden_from_now_on(
+    service: &Service,
+    id: SocketId,
+    route: &config::Route,
+) -> Option<SocketFile> {
+    let (file, holder) = file_and_holder(service, id)?;
+    let hides = |route: &config::Route| route.upstreams.when_down == WhenDown::Refuse;
+    (hides(route) && !hides(holder)).then(|| file.clone())
+}
+
+/// The file of a socket that the daemon has made, and how the route is configured that has it.
+fn file_and_holder(service: &Service, id: SocketId) -> Option<(&SocketFile, &config::Route)> {
+    let ListeningSocket::Bound(listener) = &service.socket(id).socket else {
+        return None;
+    };
+    let file = listener.socket_file()?;
+    let mut routes = service.routes.iter();
+    let holder = routes.find(|served| served.sockets.iter().any(|socket| socket.id == id))?;
+    Some((file, &holder.config))
 }
 
 /// Logs of requests whose files are not open yet, each file once.

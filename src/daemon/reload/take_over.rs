@@ -93,8 +93,10 @@ impl Service {
         };
         // Those that are new, that have changed, or that are not given up after all.
         let is_unwatched = |id| unwatched.contains(&id) || !watched.contains(&id);
-        let to_watch = self.sockets().filter(|socket| is_unwatched(socket.id));
+        let to_watch = self.sockets_with_hiding();
+        let to_watch = to_watch.filter(|(socket, _)| is_unwatched(socket.id));
         to_watch.for_each(|socket| around.watch.add(socket));
+        around.watch.hide_by(self.sockets_with_hiding());
         outcome
     }
 
@@ -416,9 +418,9 @@ impl Service {
         if old.config.upstreams != route.config.upstreams {
             self.check_anew(route);
         }
-        match asks_alike(&old.config, &route.config) {
-            true => route.fpm = mem::take(&mut old.fpm),
-            false => self.watch_fpm_anew(route),
+        route.fpm = mem::take(&mut old.fpm);
+        if !asks_alike(&old.config, &route.config) {
+            self.watch_fpm_anew(route);
         }
         route.route.published.eject_by(route.config.ejection);
         route.earlier = mem::take(&mut old.earlier);
@@ -508,12 +510,12 @@ impl Service {
         if route.config.upstreams.when_down == config::WhenDown::Wait {
             published.set_out(false);
         }
-        route.watch = upstreams::start_watch(&route.config, published, &self.helpers);
+        let with = (&self.helpers, &self.wake_files);
+        route.watch = upstreams::start_watch(&route.config, published, with);
     }
 
-    /// What was known is forgotten: of an answer to another question, nobody can tell what it says of this one.
     fn watch_fpm_anew(&self, route: &mut ServedRoute) {
-        route.fpm = FpmWatch::default();
+        route.fpm.stop();
         let published = &route.route.published;
         route.fpm.start(&route.config, published, &self.helpers);
     }

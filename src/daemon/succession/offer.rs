@@ -190,6 +190,7 @@ fn route_offer(route: &ServedRoute) -> RouteOffer {
                 weight: adjustment.weight.map(Into::into),
             })
             .collect(),
+        down: published.is_out(),
     }
 }
 

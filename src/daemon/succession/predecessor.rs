@@ -17,7 +17,7 @@ use tokio::time;
 
 use crate::backend::{Address, Adjustment, Endpoint, PermitCounts, Published, SharedPermits};
 use crate::commands::reply_from_json;
-use crate::config::{Access, RouteName, RouteProtocol, UnixAddress};
+use crate::config::{Access, RouteName, RouteProtocol, UnixAddress, WhenDown};
 use crate::shown::Shown;
 use crate::worker::Mailbox;
 
@@ -163,6 +163,13 @@ impl Predecessor {
     ) {
         for route in routes {
             self.restore(&route.route.published, offered);
+            let before = offered.routes.get(route.config.name.as_str());
+            if before.is_some_and(|before| before.down)
+                && route.config.upstreams.when_down != WhenDown::Wait
+            {
+                // Nobody is let in, only to be sent away. Whoever watches begins with a look whether it is over.
+                route.route.published.set_out(true);
+            }
             let max = route.config.limits.per_endpoint_max;
             route.shared = max.map(|max| {
                 let permits = SharedPermits::new(max.get(), 1, wake(mailboxes, permits_freed));

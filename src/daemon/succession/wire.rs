@@ -122,6 +122,9 @@ pub(super) struct RouteOffer {
     /// What was changed by hand.
     #[serde(default)]
     pub(super) by_hand: Vec<ByHandOffer>,
+    /// No endpoint takes connections, and clients are not to wait for one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) down: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

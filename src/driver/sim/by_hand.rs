@@ -29,12 +29,16 @@ impl World {
     /// Somebody changes something by hand. True if workers need to hear of it.
     pub(super) fn a_hand_is_laid_on(&mut self) -> bool {
         let route = self.some_route();
-        match self.dice.below(8) {
+        // An outage is nobody's hand, but comes and goes as what is done by hand does, and beside it.
+        let most = if self.scenario.goes_out { 11 } else { 8 };
+        match self.dice.below(most) {
             0..2 => self.pause(route),
             2 => self.resume(route),
             3..5 => self.drain_endpoint(route, true),
             5..7 => self.drain_endpoint(route, false),
-            _ => self.weigh_endpoint(route),
+            7 => self.weigh_endpoint(route),
+            8..10 => self.a_route_goes_out(route, true),
+            _ => self.a_route_goes_out(route, false),
         }
     }
 
@@ -153,6 +157,7 @@ impl World {
         if !self.scenario.by_hand {
             return;
         }
+        self.judge_rest_in_outages();
         for sock in self.own() {
             let socket = self.sockets.peek(sock);
             let (None, Some(to), Kind::Upstream(peer)) = (socket.closing, socket.to, socket.kind)

@@ -63,6 +63,8 @@
 //!   connection rests.
 //! - `patience_stands_still`: and nobody is sent away meanwhile, for being too many or for having waited too long.
 //! - `nothing_new_for_the_drained`: an endpoint that is drained is not connected to, and no connection to it rests.
+//! - `nobody_waits_in_an_outage`: where a worker knows that a route is out, nobody waits for a place or a connection there.
+//! - `told_only_in_an_outage`: and nobody is sent away for that where it is not.
 //! - `index_is_exact`: what a worker keeps to find what is due without looking at everything is what a look at
 //!   everything finds, after each turn (`worker/audit.rs`).
 //! - `looks_are_true`: whoever asks what sessions do is told of each that lasts for as long as that takes, once, on its
@@ -118,6 +120,7 @@ mod peer;
 mod pipe;
 mod readiness;
 mod reload;
+mod route_outages;
 mod scenario;
 mod turns;
 mod world;

@@ -69,6 +69,8 @@ pub(crate) struct Scenario {
     pub(crate) users: Option<Users>,
     /// Whether operators change something by hand.
     pub(crate) by_hand: bool,
+    /// And whether routes are out now and then, meanwhile: clients are not to wait (`--when-down`).
+    pub(crate) goes_out: bool,
     /// Told of by the world: the workers', by their number.
     pub(crate) mailboxes: Vec<Arc<Mailbox>>,
     /// Whether what is served tells by which rules.

@@ -23,6 +23,7 @@ use super::judge::{Event, Judge};
 use super::looking::Curious;
 use super::peer::{Acknowledging, Peer, stream_byte};
 use super::readiness::Readiness;
+use super::route_outages::RouteOutages;
 use super::scenario::{InEffect, ListenerAt, PlannedRoute, Scenario};
 
 /// Buffers that the kernel has to receive into at one time, as the ring of io_uring has some: with few, receives
@@ -59,6 +60,8 @@ pub(super) struct World {
     pub(super) told: Told,
     /// By route, of those that have been paused.
     pub(super) pauses: HashMap<usize, Pauses>,
+    /// By route, of those that have been out.
+    pub(super) route_outages: HashMap<usize, RouteOutages>,
     /// A fault was injected, a deadline may have passed, or sessions were cut: nobody is promised
     /// a whole stream any more.
     pub(super) disturbed: bool,
@@ -277,6 +280,7 @@ impl World {
             ordered: (0..workers).map(|_| Vec::new()).collect(),
             told: Told::Nothing,
             pauses: HashMap::new(),
+            route_outages: HashMap::new(),
             disturbed: false,
             judge: Judge::default(),
             curious: Curious::new(scenario.clients, workers),

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::super::events::{EventLevel, EventStatus};
+use super::super::fpm::FpmStatus;
 use super::super::requests::{RequestEntry, StalledEntry};
 use super::super::status::{
     AcceptPauses, ConfigStatus, DaemonState, EndpointState, EndpointStatus, RetiredRouteStatus,
@@ -77,6 +78,8 @@ pub(super) struct RouteFigures {
     #[serde(flatten)]
     pub(super) status: RouteStatus,
     pub(super) endpoints_more: usize,
+    /// Pools of PHP-FPM.
+    pub(super) pools_more: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -217,6 +220,7 @@ impl RouteFigures {
             sessions_ended: Default::default(),
             ..without_endpoints(route)
         };
+        let mut pools_more = 0;
         if let Some(fastcgi) = &mut status.fastcgi {
             for counts in [
                 &mut fastcgi.guard_rejections,
@@ -225,23 +229,51 @@ impl RouteFigures {
             ] {
                 counts.clear();
             }
+            fastcgi.fpm.sort_by_key(pool_concern);
+            pools_more = fastcgi.fpm.len().saturating_sub(POOLS_MAX);
             fastcgi.fpm.truncate(POOLS_MAX);
-            if audience == Audience::Everybody {
-                // What the metrics have of them, and not what was said instead of an answer.
-                for pool in &mut fastcgi.fpm {
-                    pool.path.clear();
-                    (pool.error, pool.warning) = (None, None);
-                    if let Some(pool) = &mut pool.pool {
-                        pool.pool.clear();
-                        pool.process_manager.clear();
-                    }
-                }
-            }
+            let pools = fastcgi.fpm.iter_mut();
+            pools.for_each(|pool| show_pool(pool, audience));
         }
         Self {
             status,
             endpoints_more,
+            pools_more,
         }
+    }
+}
+
+/// Those come first that do not answer, or have fewer processes than they are given requests.
+fn pool_concern(pool: &FpmStatus) -> u8 {
+    let waiting = pool.pool.as_ref().map_or(0, |pool| pool.listen_queue);
+    match pool {
+        FpmStatus { up: false, .. } => 0,
+        FpmStatus {
+            warning: Some(_), ..
+        } => 1,
+        _ if waiting > 0 => 2,
+        _ => 3,
+    }
+}
+
+/// For everybody what the metrics have of it, and not what was said instead of an answer.
+fn show_pool(pool: &mut FpmStatus, audience: Audience) {
+    let message = |text: String| Shown::line(text.as_bytes(), MESSAGE_CHARS_MAX).to_string();
+    pool.address = word(&pool.address);
+    if audience == Audience::Everybody {
+        pool.path.clear();
+        (pool.error, pool.warning) = (None, None);
+        if let Some(pool) = &mut pool.pool {
+            pool.pool.clear();
+            pool.process_manager.clear();
+        }
+        return;
+    }
+    pool.path = word(&pool.path);
+    pool.error = pool.error.take().map(message);
+    pool.warning = pool.warning.take().map(message);
+    if let Some(pool) = &mut pool.pool {
+        pool.pool = word(&pool.pool);
     }
 }
 

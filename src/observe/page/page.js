@@ -107,14 +107,14 @@
     parent.kept = after;
   }
 
-  function table(titles) {
+  function table(titles, className) {
     const head = element('tr');
     for (const [title, className] of titles) {
       const cell = element('th', className, title);
       cell.scope = 'col';
       head.append(cell);
     }
-    return element('table', 'endpoints', element('thead', '', head), element('tbody'));
+    return element('table', className, element('thead', '', head), element('tbody'));
   }
 
   // Cells are texts, each with the title of its column.
@@ -314,6 +314,32 @@
     ]);
   }
 
+  const POOL_TITLES = [['Pool'], ['State'], ['Processes'], ['In its backlog'], ['Max children reached', 'wide'], ['Slow requests', 'wide']];
+
+  function poolState(pool) {
+    const age = typeof pool.age_seconds === 'number' ? span(pool.age_seconds) : null;
+    const why = pool.error ? ': ' + pool.error : '';
+    if (!pool.up) return (age === null ? 'no answer yet' : 'no answer for ' + age) + why;
+    return 'answered ' + age + ' ago' + (pool.warning ? '; ' + pool.warning : '');
+  }
+
+  // What it last said is left out once it is too old to be told.
+  function poolRow(row, pool) {
+    const says = typeof pool.total_processes === 'number';
+    const names = [pool.address, pool.pool, pool.process_manager].filter(name => name);
+    const most = typeof pool.max_children === 'number' ? ' of ' + pool.max_children : '';
+    const running = typeof pool.running_processes === 'number' ? ', ' + pool.running_processes + ' run a script' : '';
+    dress(row, !pool.up ? 'error' : pool.warning || pool.listen_queue > 0 ? 'warn' : '');
+    fill(row, POOL_TITLES, [
+      names.join(', '),
+      poolState(pool),
+      says ? pool.total_processes + most + ', ' + pool.idle_processes + ' idle' + running : '',
+      says ? pool.listen_queue + ' of ' + pool.listen_queue_len : '',
+      says ? pool.max_children_reached : '',
+      says ? pool.slow_requests : '',
+    ]);
+  }
+
   function makeRoute() {
     const meter = element('meter');
     meter.min = 0;
@@ -323,13 +349,15 @@
       facts: element('dl'),
       queue: element('div', 'queue', meter, element('span')),
       plots: element('div', 'plots'),
-      endpoints: table(ENDPOINT_TITLES),
+      endpoints: table(ENDPOINT_TITLES, 'endpoints'),
       more: element('p', 'note'),
-      fpm: element('dl', 'fpm'),
-      fpmTitle: element('h3', '', 'As PHP-FPM says'),
+      pools: table(POOL_TITLES, 'pools'),
+      poolsTitle: element('h3', '', 'As PHP-FPM says'),
+      poolsMore: element('p', 'note'),
     };
     const made = element('section', 'route', parts.title, parts.facts, parts.queue, parts.plots,
-      element('div', 'scroll', parts.endpoints), parts.more, parts.fpmTitle, parts.fpm);
+      element('div', 'scroll', parts.endpoints), parts.more,
+      parts.poolsTitle, element('div', 'scroll', parts.pools), parts.poolsMore);
     made.parts = parts;
     return made;
   }
@@ -382,19 +410,8 @@
     dress(words, max > 0 && queue.depth >= max ? 'bad' : queue.depth > 0 ? 'warned' : '');
   }
 
-  // Simple values of an object, however it is made: a newer daemon may say more.
-  function flat(value, path, found) {
-    if (found.length >= 24) return found;
-    if (value !== null && typeof value === 'object') {
-      for (const [name, inner] of Object.entries(value)) flat(inner, path.concat(name.replace(/_/g, ' ')), found);
-    } else if (path.length > 0 && path.length < 5 && value !== null) {
-      found.push([path.join(' '), value]);
-    }
-    return found;
-  }
-
   function drawRoute(made, route) {
-    const { title, facts: list, queue, plots: plotList, endpoints, more, fpm, fpmTitle } = made.parts;
+    const { title, facts: list, queue, plots: plotList, endpoints, more, pools, poolsTitle, poolsMore } = made.parts;
     if (made.dataset.route !== route.name) made.dataset.route = route.name;
     say(title.children[0], route.name);
     say(title.children[1], route.listeners.join(', '));
@@ -406,11 +423,12 @@
     show(endpoints, route.endpoints.length > 0);
     show(more, route.endpoints_more > 0);
     say(more, 'and ' + plural(route.endpoints_more, 'endpoint', 'endpoints') + ' more, of which nothing worse is known');
-    const view = (route.fastcgi || {}).fpm;
-    const said = view ? flat(view, [], []) : [];
-    show(fpm, said.length > 0);
-    show(fpmTitle, said.length > 0);
-    facts(fpm, said);
+    const told = (route.fastcgi || {}).fpm || [];
+    keep(pools.tBodies[0], told, pool => pool.address, () => element('tr'), poolRow);
+    show(pools, told.length > 0);
+    show(poolsTitle, told.length > 0);
+    show(poolsMore, route.pools_more > 0);
+    say(poolsMore, 'and ' + plural(route.pools_more, 'pool', 'pools') + ' more, of which nothing worse is known');
   }
 
   // --- requests and events ----------------------------------------------------------------------

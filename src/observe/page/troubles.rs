@@ -7,6 +7,7 @@
 use serde::Serialize;
 
 use self::TroubleLevel::{Error, Note, Warn};
+use super::super::fpm::FpmStatus;
 use super::super::status::{DaemonState, EndpointState, EndpointStatus, RouteStatus, Status};
 use super::super::units::span;
 use super::Audience;
@@ -19,6 +20,9 @@ pub(super) const TROUBLES_MAX: usize = 20;
 /// How many endpoints of one route are told of, each by itself.
 const ENDPOINTS_MAX: usize = 5;
 
+/// The same of pools of PHP-FPM.
+const POOLS_TOLD_MAX: usize = 3;
+
 /// From this wait on, a queue that is not full is told: short ones are what queues are for.
 const LONG_WAIT_SECONDS: f64 = 1.0;
 
@@ -28,6 +32,9 @@ const LONG_RUN_SECONDS: f64 = 10.0;
 /// The longest URI, and the longest of other words, in characters.
 const URI_CHARS_MAX: usize = 160;
 const WORD_CHARS_MAX: usize = 128;
+
+/// The longest reason, in characters: with its remedy.
+const REASON_CHARS_MAX: usize = 400;
 
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -109,7 +116,7 @@ pub(super) fn of_route(
     let mut found = Vec::new();
     if route.is_down {
         let text = format!(
-            "route {name}: no endpoint takes connections, and its clients are closed at once (--when-down close)"
+            "route {name}: no endpoint takes connections, and its clients are sent away at once (--when-down)"
         );
         found.push(Trouble::new(Error, text));
     }
@@ -117,6 +124,7 @@ pub(super) fn of_route(
     found.extend(names(&name, route));
     found.extend(reach(&name, route));
     found.extend(endpoints(&name, route));
+    found.extend(pools(&name, route, audience));
     found.extend(route.pause_left_seconds.map(|left| {
         let left = span(left);
         Trouble::new(
@@ -280,6 +288,44 @@ fn endpoint_trouble(endpoint: &EndpointStatus) -> Option<(TroubleLevel, String)>
     }
 }
 
+/// Those of PHP-FPM that do not tell how they fare, and those that have fewer processes than they are given requests.
+fn pools(name: &str, route: &RouteStatus, audience: Audience) -> Vec<Trouble> {
+    let fastcgi = route.fastcgi.iter();
+    let all = fastcgi.flat_map(|fastcgi| &fastcgi.fpm);
+    let mut texts = all.filter_map(|pool| {
+        let what = pool_trouble(pool, audience)?;
+        let address = word(&pool.address);
+        Some(format!("PHP-FPM at {address} for route {name}{what}"))
+    });
+    let told: Vec<_> = texts.by_ref().take(POOLS_TOLD_MAX).collect();
+    let more = match texts.count() {
+        0 => None,
+        count => Some(format!(
+            "and {count} more pools of PHP-FPM for route {name}"
+        )),
+    };
+    // Requests may be served all the same: whether they are, endpoints and queue tell.
+    let warn = |text| Trouble::new(Warn, text);
+    told.into_iter().chain(more).map(warn).collect()
+}
+
+/// What was said instead of an answer is not for everybody.
+fn pool_trouble(pool: &FpmStatus, audience: Audience) -> Option<String> {
+    let is_trusted = audience == Audience::Trusted;
+    let shown = |text: &String| Shown::line(text.as_bytes(), REASON_CHARS_MAX).to_string();
+    let error = pool.error.as_ref();
+    if let Some(error) = error {
+        let silent = match pool.age_seconds {
+            Some(age) => format!(" does not tell how its pool fares for {}", span(age)),
+            None => " does not tell how its pool fares".to_owned(),
+        };
+        let why = is_trusted.then(|| format!(": {}", shown(error)));
+        return Some(silent + &why.unwrap_or_default());
+    }
+    let warning = pool.warning.as_ref().filter(|_| is_trusted)?;
+    Some(format!(": {}", shown(warning)))
+}
+
 fn word(text: &str) -> String {
     Shown::line(text.as_bytes(), WORD_CHARS_MAX).to_string()
 }
@@ -304,6 +350,7 @@ mod tests {
         route.pause_left_seconds = None;
         route.queue.depth = 0;
         route.queue.oldest_wait_seconds = None;
+        route.fastcgi.as_mut().unwrap().fpm.clear();
         route
     }
 
@@ -329,7 +376,7 @@ mod tests {
         assert!(
             texts(&down, None)[0]
                 .1
-                .contains("clients are closed at once")
+                .contains("clients are sent away at once")
         );
         let mut status = samples::busy();
         status.config.last_reload_done = true;
@@ -405,6 +452,40 @@ mod tests {
         );
         route.endpoints.clear();
         assert_eq!(reach("php", &route).unwrap().level, Error);
+    }
+
+    #[test]
+    fn pools_that_are_down_are_told_of_and_so_is_what_does_not_fit() {
+        let [one, other] = super::super::super::fpm::samples().try_into().unwrap();
+        let mut route = quiet();
+        let pools = |route: &mut RouteStatus, pools: &[&FpmStatus]| {
+            route.fastcgi.as_mut().unwrap().fpm = pools.iter().copied().cloned().collect();
+        };
+        pools(&mut route, &[&one, &other]);
+        let down =
+            "PHP-FPM at 192.0.2.2:9001 for route php does not tell how its pool fares for 1m1s";
+        let expected = [
+            "PHP-FPM at 192.0.2.1:9001 for route php: pm.max_children is 4".to_owned(),
+            format!("{down}: it closed"),
+        ];
+        assert_eq!(texts(&route, None), expected.map(|text| (Warn, text)));
+        // Nothing that somebody else has said is for everybody.
+        let public = of_route(&route, None, Audience::Everybody);
+        let public: Vec<_> = public.into_iter().map(|it| it.text).collect();
+        assert_eq!(public, [down]);
+        // Whoever has not been asked is not in trouble.
+        let unasked = FpmStatus {
+            error: None,
+            age_seconds: None,
+            ..other.clone()
+        };
+        pools(&mut route, &[&unasked]);
+        assert_eq!(texts(&route, None), []);
+        pools(&mut route, &[&other; 8]);
+        let told = texts(&route, None);
+        assert_eq!(told.len(), POOLS_TOLD_MAX + 1);
+        let last = (Warn, "and 5 more pools of PHP-FPM for route php".to_owned());
+        assert_eq!(told[POOLS_TOLD_MAX], last);
     }
 
     #[test]

@@ -21,7 +21,7 @@
 //!   whole connect, for less than another one. `backend/reach.rs` has both rules.
 //! - While its route is paused, nothing new is tried: who is not connecting already waits, in the queue if there is
 //!   one, and no time runs.
-//! - While no endpoint of its route takes connections, and nobody is to wait for one (`--when-down close`), whoever
+//! - While no endpoint of its route takes connections, and nobody is to wait for one (`--when-down`), whoever
 //!   connects, or is about to, fails at once, unless a connection rests.
 //! - Who has nothing to connect to yet, or again and again, waits here; what its client sent waits
 //!   in the flow.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::time::{Duration, Instant};
 
 use super::super::QUEUE_LOOK_INTERVAL;
-use super::super::queue::{Arrival, Queue, Terms};
+use super::super::queue::{Arrival, Had, Queue, Terms};
 use super::Adaptive;
 use crate::session::SessionId;
 
@@ -117,9 +117,9 @@ impl Pool {
             self.free += 1;
             self.fates.gave_up += 1;
         }
-        self.queue.look(self.taken.len() as u64, self.now);
+        self.queue.look(Some(PLACES as u64), self.now);
         while self.taken.len() < PLACES
-            && let Some((arrival, _)) = self.queue.after(None)
+            && let Some((Had { arrival, .. }, _)) = self.queue.after(None)
         {
             let came = self.leave(arrival);
             self.queue.gave_place(self.now);

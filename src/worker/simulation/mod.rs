@@ -417,6 +417,8 @@ fn scenario(
         users,
         backlog_is_left: false,
         by_hand: false,
+        // No dice of its own.
+        goes_out: !calm && !clients.is_multiple_of(3),
         mailboxes: Vec::new(),
         marks_rules: false,
         trace: false,

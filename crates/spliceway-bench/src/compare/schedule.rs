@@ -205,7 +205,8 @@ impl Schedule {
     }
 
     /// Of a section. The matrix, the FastCGI mode and PHP have the rounds that were asked for, in a
-    /// quick run the latter two at most two; so have reloads and overload where not everything is measured; the
+    /// quick run the latter two at most two; so have reloads and overload where not everything is measured, of which the
+    /// latter has one otherwise; the
     /// section about routes, which looks for differences of a hundredth, has more; the others, whose
     /// figures are plainer, at most three.
     pub(super) fn effort(&self, section: Section) -> Effort {
@@ -216,9 +217,9 @@ impl Schedule {
             Section::Fastcgi => self.effort.rounds,
             Section::Php if self.quick => self.effort.rounds.min(PHP_QUICK_ROUNDS),
             Section::Php => self.effort.rounds,
-            Section::Reload | Section::Overload if self.only.is_empty() => {
-                self.effort.rounds.min(few)
-            }
+            Section::Reload if self.only.is_empty() => self.effort.rounds.min(few),
+            // It differs by hundredths from one round to the next.
+            Section::Overload if self.only.is_empty() => 1,
             Section::Reload | Section::Overload => self.effort.rounds,
             Section::Routes if self.quick => few,
             Section::Routes => self.effort.rounds * ROUTES_ROUNDS,

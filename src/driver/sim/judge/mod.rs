@@ -170,6 +170,7 @@ impl Judge {
                 world.judge_connects();
                 world.judge_limit(*to);
                 world.judge_by_hand(*to);
+                world.judge_connect_in_outage(*to);
                 self.judge_pace(*sock, *to, world);
                 self.line.connects(*sock);
             }

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const BACKLOG: usize = 511;
 
 /// Until the next load begins: [`BACKLOG`] requests whose clients have left take 2.6 s, as PHP-FPM serves them nevertheless.
-const REST: Duration = Duration::from_secs(4);
+const REST: Duration = Duration::from_secs(3);
 
 /// Of the histograms, as the load generator's.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
@@ -52,37 +52,45 @@ const DIGITS: u8 = 3;
 #[derive(Clone, Copy)]
 pub(super) struct Plan {
     /// Parts of what the workers can do.
-    pub(super) loads: &'static [f64],
-    /// Where a little too much is asked for, a queue takes its time until it is as long as clients have patience: at 1.2
-    /// times the capacity, 10 s.
-    pub(super) warm_up: Duration,
-    pub(super) duration: Duration,
-    pub(super) rounds: usize,
+    loads: &'static [f64],
+    /// After the warm-up.
+    duration: Duration,
+    rounds: usize,
+}
+
+/// Where a little too much is asked for, a queue takes its time until it is as long as clients have patience: at 1.2 times
+/// the capacity, 10 s. And then a while more.
+fn warm_up(load: f64) -> Duration {
+    let excess = (load - 1.0).max(0.0);
+    let fills_in = match excess > 0.0 {
+        true => PATIENCE.div_f64(excess),
+        false => PATIENCE,
+    };
+    fills_in + PATIENCE
 }
 
 impl Plan {
     pub(super) fn new(quick: bool, rounds: usize) -> Self {
-        let (loads, warm_up, duration): (&[f64], _, _) = match quick {
-            true => (&[0.8, 2.0], 4, 2),
-            false => (&[0.8, 1.0, 1.2, 2.0], 12, 8),
+        let (loads, duration): (&[f64], _) = match quick {
+            true => (&[0.8, 2.0], 2),
+            false => (&[0.8, 1.0, 1.2, 2.0], 8),
         };
         Self {
             loads,
-            warm_up: Duration::from_secs(warm_up),
             duration: Duration::from_secs(duration),
             rounds,
         }
     }
 
     /// Of one load.
-    fn each(&self) -> Duration {
-        self.warm_up + self.duration + PATIENCE + REST
+    fn each(&self, load: f64) -> Duration {
+        warm_up(load) + self.duration + PATIENCE + REST
     }
 
     /// About how long all of it takes.
     pub(super) fn planned(&self) -> Duration {
-        let measurements = u32::try_from(self.loads.len() * self.rounds).unwrap_or(u32::MAX);
-        self.each().saturating_mul(measurements)
+        let round: Duration = self.loads.iter().map(|load| self.each(*load)).sum();
+        round.saturating_mul(u32::try_from(self.rounds).unwrap_or(u32::MAX))
     }
 }
 
@@ -118,7 +126,7 @@ pub(super) fn run(
                 way.points[number].rounds.push(sample);
             }
             thread::sleep(REST);
-            progress.step(plan.each());
+            progress.step(plan.each(*load));
         }
     }
     drop(ground);
@@ -131,11 +139,16 @@ pub(super) fn run(
         service_ms: SERVICE.as_secs_f64() * 1e3,
         patience_seconds: PATIENCE.as_secs_f64(),
         capacity: capacity(),
-        warm_up_seconds: plan.warm_up.as_secs_f64(),
+        warm_up_seconds: longest_warm_up(plan.loads).as_secs_f64(),
         seconds: plan.duration.as_secs_f64(),
         ways: measured,
         ..Overload::default()
     })
+}
+
+fn longest_warm_up(loads: &[f64]) -> Duration {
+    let all = loads.iter().map(|load| warm_up(*load));
+    all.max().unwrap_or_default()
 }
 
 fn empty(way: Way, loads: &[f64]) -> OverloadWay {
@@ -202,7 +215,7 @@ impl Ground {
 
     /// All ways at one time, with clients that come at the same times.
     fn measure(&self, load: f64, plan: &Plan, seed: u64) -> Vec<anyhow::Result<OverloadSample>> {
-        let until = plan.warm_up + plan.duration;
+        let until = warm_up(load) + plan.duration;
         let due = arrivals(load * capacity(), until, seed);
         let start = Instant::now();
         thread::scope(|scope| {
@@ -217,7 +230,7 @@ impl Ground {
             let asking: Vec<_> = self.doors.iter().map(ask).collect();
             let sampled = asking.into_iter().map(|thread| {
                 let records = thread?.join().expect("it does not panic");
-                sample(&records.context("let clients come")?, plan)
+                sample(&records.context("let clients come")?, (load, plan))
             });
             sampled.collect()
         })
@@ -236,8 +249,8 @@ fn socket(fleet: &mut Fleet, fpm_dir: &std::path::Path, way: Way) -> anyhow::Res
 }
 
 /// Of those that came after the warm-up.
-fn sample(records: &[Record], plan: &Plan) -> anyhow::Result<OverloadSample> {
-    let counted = records.iter().filter(|record| record.due >= plan.warm_up);
+fn sample(records: &[Record], (load, plan): (f64, &Plan)) -> anyhow::Result<OverloadSample> {
+    let counted = records.iter().filter(|record| record.due >= warm_up(load));
     let counted: Vec<&Record> = counted.collect();
     ensure!(!counted.is_empty(), "nobody came");
     let count = |fate| counted.iter().filter(|record| record.fate == fate).count() as u64;
@@ -293,7 +306,7 @@ mod tests {
             record(5, Fate::Refused),
             record(5, Fate::Broken),
         ];
-        let sample = sample(&records, &plan).unwrap();
+        let sample = sample(&records, (2.0, &plan)).unwrap();
         assert_eq!((sample.requests, sample.answered), (6, 2));
         let others = [
             sample.sent_away,
@@ -310,12 +323,17 @@ mod tests {
     #[test]
     fn whoever_is_never_answered_has_no_latency() {
         let plan = Plan::new(true, 1);
-        assert!(sample(&[], &plan).is_err());
+        assert!(sample(&[], (2.0, &plan)).is_err());
         let record = Record {
-            due: plan.warm_up,
+            due: warm_up(2.0),
             took: PATIENCE,
             fate: Fate::GaveUp,
         };
-        assert!(sample(&[record], &plan).unwrap().answered_us.is_none());
+        assert!(
+            sample(&[record], (2.0, &plan))
+                .unwrap()
+                .answered_us
+                .is_none()
+        );
     }
 }

@@ -25,7 +25,7 @@ fn introduction(overload: &Overload) -> String {
         "{workers} workers of PHP-FPM that take {service} ms for each page (a script that sleeps) can make {capacity} pages a \
          second. Clients come at random times, whatever becomes of the earlier ones, {patience} s wait for their page, and \
          then close their connection. *Goodput*: pages within that time, per second. *503*: told to come back later; \
-         *refused*: nothing took the connection, or nginx says so with a 502; *gave up*: waited in vain. After {warm_up} s, \
+         *refused*: nothing took the connection, or nginx says so with a 502; *gave up*: waited in vain. After up to {warm_up} s, \
          for {seconds} s. All ways are measured at one time, each with a pool of its own. PHP-FPM's backlog has room for \
          {backlog} connections, as its manual says of its default, also where nginx is in front of it; spliceway has `--per-endpoint-max {workers}`.",
         workers = overload.workers,
