@@ -395,7 +395,7 @@ mod tests {
         assert_eq!(requests, [0, 0, 0, 0, 0, 1]);
         let of_class: Vec<_> = class.requests.iter().map(|count| count.get()).collect();
         assert_eq!(of_class, requests);
-        assert_eq!(class.failed[Outcome::QueueTimedOut as usize].get(), 1);
+        assert_eq!(class.failed[Outcome::QueueShed as usize].get(), 1);
         assert_eq!(
             counters
                 .answers
