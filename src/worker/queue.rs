@@ -514,7 +514,7 @@ mod tests {
         while let Some((arrival, _)) = queue.overdue(late) {
             queue.leave(arrival, late);
         }
-        assert_eq!((queue.sheds_at(), order(&queue)), (None, vec![1, 0]));
+        assert_eq!((queue.sheds_at(), order(&queue)), (None, vec![0, 1]));
         // Nor is who comes back after a turn of its own.
         queue.leave(first, late);
         queue.join(first, SessionId(0), stays, late);
