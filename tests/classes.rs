@@ -236,7 +236,7 @@ fn each_class_has_a_queue_and_times_of_its_own(engine: Engine) {
         "/small",
         "max = 1\nqueue-max = 1\nqueue-timeout = \"off\"",
     ) + &class("hasty", "/hasty", "max = 1\nqueue-timeout = \"100ms\"")
-        + &class("short", "/short", "max = 1\nrequest-timeout = \"100ms\"");
+        + &class("short", "/short", "max = 1\nrequest-timeout = \"2s\"");
     let proxy = start(engine, &backend, 4, &classes);
     let small = come(&proxy, "/small", 1);
     await_running(&work, "/small", 1);

@@ -639,6 +639,21 @@ fn without_the_right_to_the_directory_it_is_refused_at_the_start() {
     start(0o777).start();
 }
 
+/// Its lock is made before it is the owner's, in a directory in which only owners remove files.
+#[test]
+fn with_an_owner_and_a_sticky_bit_it_can_be_hidden_when_it_matters() {
+    if lacks_root() {
+        return;
+    }
+    let refusing = Refusing::new();
+    let builder = Proxy::builder().backend(&refusing);
+    fs::set_permissions(builder.dir(), Permissions::from_mode(0o1777)).unwrap();
+    let nobody = ["--user", "nobody", "--owner", "nobody", "--mode", "0666"];
+    let proxy = builder.args(nobody).args(["--when-down", "refuse"]).start();
+    let _ = UnixStream::connect(proxy.socket());
+    wait_until_hidden(proxy.socket());
+}
+
 #[test]
 fn a_reload_that_could_not_keep_its_promise_is_refused() {
     let refusing = Refusing::new();

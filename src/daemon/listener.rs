@@ -409,6 +409,9 @@ fn bind_path(path: &Path, access: &Access) -> Result<Listener, Cause> {
     let lock = PathLock::take(path)?;
     hidden::remove_leftover(path)?;
     let mut listener = claim(path, access.mode, owners, InTheWay::RemovedIfStale)?;
+    if let Some(made) = &listener.made {
+        lock.belongs_to(made.user);
+    }
     listener.lock = Some(lock);
     Ok(listener)
 }

@@ -30,9 +30,13 @@ struct ClassLine {
     priority: i32,
 }
 
-/// Whose turn it was last, of each class: the next one is behind it.
+/// Sessions of a class that can make no use of the place that is free, before the worker looks at others: each has failed at
+/// the endpoint a moment ago, and asks it again after a pause.
+const USELESS_OFFERS_MAX: u32 = 64;
+
+/// Whose turn it was last, of each class: the next one is behind it. And how many of them could make no use of it.
 #[derive(Clone, Copy, Default)]
-pub(super) struct LastTurns([Option<Had>; CLASSES_MAX]);
+pub(super) struct LastTurns([(Option<Had>, u32); CLASSES_MAX]);
 
 /// Whose turn it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +57,12 @@ pub(super) struct Overdue {
 impl LastTurns {
     /// It was this one's turn.
     pub(super) fn had(&mut self, turn: Turn) {
-        self.0[turn.class.place()] = Some(turn.had);
+        self.0[turn.class.place()].0 = Some(turn.had);
+    }
+
+    /// The place was of no use to it.
+    pub(super) fn was_useless(&mut self, turn: Turn) {
+        self.0[turn.class.place()].1 += 1;
     }
 }
 
@@ -172,7 +181,11 @@ impl Lines {
         let turns = self.firsts.iter().filter_map(|first| {
             let class = first.class;
             let queue = self.of(class);
-            let (had, id) = queue.after(last.0[class.place()])?;
+            let (last, useless) = last.0[class.place()];
+            if useless == USELESS_OFFERS_MAX {
+                return None;
+            }
+            let (had, id) = queue.after(last)?;
             let next = FirstInLine {
                 since: queue.turn_since(had.arrival),
                 ..*first

@@ -26,10 +26,6 @@ const PLACES_PER_TURN: u32 = 2;
 /// send: together about as long as the clients that a turn accepts.
 const SHED_PER_TURN: u32 = 16;
 
-/// Sessions in a row that can make no use of the place that is free, before the worker looks at others:
-/// each has failed at the endpoint a moment ago, and asks it again after a pause.
-const USELESS_OFFERS_MAX: u32 = 64;
-
 /// What a queue is left with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Line {
@@ -342,10 +338,8 @@ impl<D: Driver> Worker<D> {
             self.routes[route].pool.make_room(&mut self.hands);
             self.follow_changes(route);
         }
-        let (mut last, mut useless) = (LastTurns::default(), 0);
-        while useless < USELESS_OFFERS_MAX
-            && let Some(turn) = self.routes[route].next_in_line(&last, self.hands.now)
-        {
+        let mut last = LastTurns::default();
+        while let Some(turn) = self.routes[route].next_in_line(&last, self.hands.now) {
             if *left == 0 {
                 self.shed(route);
                 return Line::HasPlaces;
@@ -353,7 +347,7 @@ impl<D: Driver> Worker<D> {
             last.had(turn);
             self.step(turn.id, Session::place_free);
             if self.is_waiting(turn.id) {
-                useless += 1;
+                last.was_useless(turn);
             } else {
                 *left -= 1;
                 if let Some(lines) = &mut self.routes[route].lines {

@@ -64,13 +64,14 @@ impl Member {
         busy.lower();
     }
 
-    /// How many more places a class may have with these shares, of so many that are not busy.
-    fn room(&self, class: ClassId, shares: &[ClassShare], not_busy: u64) -> u64 {
+    /// How many more places a class may have with these shares, of so many that are not busy. `keeps`: what is reserved for
+    /// others is kept for them.
+    fn room(&self, class: ClassId, shares: &[ClassShare], not_busy: u64, keeps: bool) -> u64 {
         let has = |place: usize| self.counters.busy[place].get();
         let (own, has_own) = (shares[class.place()], has(class.place()));
         let mut kept = 0;
         for (place, share) in shares.iter().enumerate() {
-            if place != class.place() {
+            if keeps && place != class.place() {
                 kept += u64::from(share.reserve).saturating_sub(has(place));
             }
         }
@@ -108,12 +109,16 @@ impl Balancer {
                 true => (counters.in_flight.get(), 0),
                 false => (counters.busy[class.place()].get(), counters.resting.get()),
             };
+            let own = self.shares_of_classes.get(class.place());
+            let at_most = own.map_or(self.per_endpoint_max, |own| own.max);
             let free = match &self.shared {
-                Some(_) => u64::from(self.per_endpoint_max).saturating_sub(taken),
-                None if self.opens_at(member, now.into()).is_some() => 0,
-                None => self.permits(member, class),
+                Some(_) => u64::from(at_most).saturating_sub(taken),
+                None if self.opens_at(member, now.into()).is_some() => {
+                    rest.min(self.room(member, class))
+                }
+                None => (self.permits(member, class) + rest).min(self.room(member, class)),
             };
-            taken + free + rest.min(self.room(member, class))
+            taken + free
         };
         Some((0..self.members.len()).map(places).sum())
     }
@@ -133,6 +138,11 @@ impl Balancer {
             }
             None => own,
         };
-        member.room(class, &self.shares_of_classes, not_busy)
+        // What is kept is for those who come, and nobody comes to a process that leaves.
+        let is_left = self
+            .shared
+            .as_ref()
+            .is_some_and(|shared| shared.is_withdrawn());
+        member.room(class, &self.shares_of_classes, not_busy, !is_left)
     }
 }

@@ -176,6 +176,11 @@ impl SharedPermits {
         (self.wake)();
     }
 
+    /// Whether what is free has been left to another process.
+    pub(super) fn is_withdrawn(&self) -> bool {
+        self.counts().held.is_some()
+    }
+
     /// Another process may have so many.
     pub fn leave_to_others(&self, elsewhere: PermitCounts) {
         self.counts().elsewhere = elsewhere;

@@ -65,8 +65,12 @@ pub(super) fn read(
         );
         return None;
     };
-    if tables.len() > CLASSES_MAX + 1 {
-        let count = tables.len();
+    let default = ClassName::default();
+    let others = tables
+        .keys()
+        .filter(|key| key.get_ref().as_ref() != default.as_str());
+    let count = others.count();
+    if count > CLASSES_MAX {
         problems.add(
             line,
             format!("{place}class: {count} classes are too many (use at most {CLASSES_MAX} and the default one)"),
@@ -292,6 +296,17 @@ fn check_together(
                 "max",
                 format!(
                     "--max {max} with --shards {shards}: each shard needs one (use at least {shards}, or fewer shards)"
+                ),
+            ));
+        }
+        let is_lost = |rules: &ClassRules| rules.reserve > 0 && part(rules.reserve) == 0;
+        if let Some(rules) = classes.rules().find(is_lost) {
+            let reserve = rules.reserve;
+            return Err((
+                "reserve",
+                format!(
+                    "--reserve {reserve} with --shards {shards}: each shard needs one (use at least {shards}, or fewer \
+                     shards)"
                 ),
             ));
         }

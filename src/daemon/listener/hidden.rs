@@ -37,6 +37,9 @@ pub struct HideError {
     cause: Cause,
 }
 
+/// The mode of the file by which it is seen whether a socket can be hidden.
+const PROBE_MODE: u32 = 0o600;
+
 /// Where a socket's file is while it is away from its path: `.NAME.down` in the same directory. A name of a socket
 /// is so short that this is one of a file, too.
 pub(super) fn hidden_path(path: &Path) -> PathBuf {
@@ -100,12 +103,14 @@ impl SocketFile {
         let made = OpenOptions::new()
             .write(true)
             .create_new(true)
-            .mode(0o600)
+            .mode(PROBE_MODE)
             .open(&hidden);
         match made {
             Ok(_) => {
                 fs::remove_file(&hidden).map_err(system("remove a file of the hidden name"))?
             }
+            // Whose socket it is has hidden it meanwhile.
+            Err(_) if self.is_hidden() => return Ok(()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 return Err(Cause::HiddenTaken { hidden });
             }
@@ -169,11 +174,22 @@ pub(super) fn remove_leftover(path: &Path) -> Result<(), Cause> {
     let Ok(found) = fs::symlink_metadata(&hidden) else {
         return Ok(());
     };
+    let file = FileId::of(&found);
+    if found.is_file() && found.len() == 0 && found.mode() & 0o777 == PROBE_MODE {
+        // As whoever was killed while it looked whether its socket can be hidden has left it.
+        return match file.unlink(&hidden) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(directory_cause(
+                path,
+                "remove an empty file of the hidden name",
+                error,
+            )),
+        };
+    }
     if !found.file_type().is_socket() {
         // Of no use to us, and in nobody's way unless this socket is to be hidden as well, which is looked at then.
         return Ok(());
     }
-    let file = FileId::of(&found);
     let pinned = pin(&hidden, file)?;
     // The name itself may be too long for an address.
     let name = format!("/proc/self/fd/{}", pinned.as_raw_fd());

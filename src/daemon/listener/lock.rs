@@ -51,6 +51,14 @@ impl PathLock {
         }
         Err(Cause::Starting)
     }
+
+    /// Gives the lock file to the owner of the socket's file, who may be the daemon by the time that it is removed: in a
+    /// directory with the sticky bit, nobody else could. Without the right to that, it stays as it is.
+    pub(super) fn belongs_to(&self, user: u32) {
+        if let Err(error) = socket_file::set_owner(&self.file, Some(user), None) {
+            tracing::debug!(lock = %self.path.display(), %error, "the lock file keeps its owner");
+        }
+    }
 }
 
 impl Drop for PathLock {

@@ -23,9 +23,13 @@ use glob::{GLOB_BYTES_MAX, Glob};
 use network::{Network, NetworkError};
 use spliceway_common::fastcgi::Pairs;
 
-/// The most conditions that all classes of a route have together. With values as long as web servers take them
-/// (8 KiB for a header of nginx), so many comparisons are some hundred microseconds of one worker.
+/// The most conditions that all classes of a route have together. With the longest values that are compared with
+/// patterns, so many comparisons are about a millisecond of one worker.
 pub const CONDITIONS_MAX: usize = 64;
+
+/// The longest value that resembles a pattern: as long as a line of the request that nginx takes
+/// (`large_client_header_buffers`). Whoever connects may send more than that, which would take a worker's time.
+const PATTERN_VALUE_BYTES_MAX: usize = 8192;
 
 /// The longest text of a condition: more than any path or user agent that is told apart by hand.
 pub const CONDITION_BYTES_MAX: usize = 1024;
@@ -107,7 +111,7 @@ impl Condition {
             Test::Is(text) => value == text.as_bytes(),
             Test::BeginsWith(text) => value.starts_with(text.as_bytes()),
             Test::EndsWith(text) => value.ends_with(text.as_bytes()),
-            Test::Resembles(glob) => glob.matches(value),
+            Test::Resembles(glob) => value.len() <= PATTERN_VALUE_BYTES_MAX && glob.matches(value),
             Test::IsWithin(networks) => match network::address(value) {
                 Some(address) => networks.iter().any(|network| network.has(address)),
                 None => false,

@@ -294,4 +294,7 @@ fn no_pattern_takes_longer_than_its_value() {
     let pattern = "*a".repeat(GLOB_BYTES_MAX - 1) + "*b";
     let glob = Glob::new(&pattern).unwrap();
     assert!(!glob.matches(&vec![b'a'; 1 << 20]));
+    let condition: Condition = "A*=a*".parse().unwrap();
+    let resembles = |bytes| condition.holds_for(&vec![b'a'; bytes]);
+    assert!(resembles(PATTERN_VALUE_BYTES_MAX) && !resembles(PATTERN_VALUE_BYTES_MAX + 1));
 }

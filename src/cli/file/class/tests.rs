@@ -149,7 +149,7 @@ const WRONG: &[(&str, &[&str])] = &[
     ("[route.a.class.b]\nmatch = \"A=b\"\nmax = 1\nreserve = 2", &["f:10: route a: class b: reserve 2 with max 1: more is kept than may be had (lower reserve, or raise max)"]),
     ("[route.a.class.b]\nmatch = \"A=b\"\nreserve = 2\n[route.a.class.c]\nmatch = \"A=b\"\nreserve = 2", &["f:12: route a: class c: reserve: all classes together keep 4 of per-endpoint-max 4, and at least one must be left (lower a reserve, or raise per-endpoint-max)"]),
     ("shards = 2\n[route.a.class.b]\nmatch = \"A=b\"\nmax = 1", &["f:10: route a: class b: max 1 with shards 2: each shard needs one (use at least 2, or fewer shards)"]),
-    ("shards = 2\n[route.a.class.b]\nmatch = \"A=b\"\nreserve = 1\n[route.a.class.c]\nmatch = \"A=b\"\nreserve = 1", &["f:13: route a: class c: reserve: all classes together keep 2 of per-endpoint-max 4, which 2 shards share, and at least one must be left (lower a reserve, or raise per-endpoint-max)"]),
+    ("shards = 2\n[route.a.class.b]\nmatch = \"A=b\"\nreserve = 2\n[route.a.class.c]\nmatch = \"A=b\"\nreserve = 2", &["f:13: route a: class c: reserve: all classes together keep 4 of per-endpoint-max 4, which 2 shards share, and at least one must be left (lower a reserve, or raise per-endpoint-max)"]),
 ];
 
 #[test]
@@ -175,6 +175,18 @@ fn classes_need_fastcgi_and_a_limit() {
 }
 
 #[test]
+fn each_shard_needs_one_of_what_is_kept() {
+    let reserve = |reserve: u32| {
+        let route = ROUTE.replace("max = 4", "max = 8\nshards = 2");
+        format!("{route}[route.a.class.b]\nmatch = \"A=b\"\nmax = 4\nreserve = {reserve}\n")
+    };
+    assert!(run("run", &reserve(2)).is_ok());
+    let lines = refused(&reserve(1));
+    let expected = "f:11: route a: class b: reserve 1 with shards 2: each shard needs one (use at least 2, or fewer shards)";
+    assert_eq!(lines, [expected]);
+}
+
+#[test]
 fn classes_and_their_conditions_have_a_bound() {
     let class = |n: usize| format!("[route.a.class.c{n}]\nmatch = \"A={n}\"\n");
     let most: String = (0..CLASSES_MAX).map(class).collect();
@@ -182,7 +194,12 @@ fn classes_and_their_conditions_have_a_bound() {
     assert_eq!(classes(&format!("{most}{default}")).others.len(), 16);
     let lines = refused(&format!("{ROUTE}{most}{}{default}", class(16)));
     let expected =
-        "f:7: route a: class: 18 classes are too many (use at most 16 and the default one)";
+        "f:7: route a: class: 17 classes are too many (use at most 16 and the default one)";
+    assert_eq!(lines, [expected]);
+    // The default one is none of them.
+    let lines = refused(&format!("{ROUTE}{most}{}", class(16)));
+    let expected =
+        "f:7: route a: class: 17 classes are too many (use at most 16 and the default one)";
     assert_eq!(lines, [expected]);
     let conditions = |n: usize| {
         let all: Vec<_> = (0..n).map(|n| format!("\"A={n}\"")).collect();
