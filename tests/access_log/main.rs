@@ -792,7 +792,7 @@ fn a_line_names_rule_and_parameter_of_a_rejection_and_no_name_forges_a_field(eng
             let ends = [
                 " status=403 ",
                 "ending=rejected rule=php_value param=\"PHP_VALUE\" class=-\n",
-                r#"param="PHP_VALUE[\" rule=- param=\"A\x0aB\\""#,
+                r#"param="PHP_VALUE[\" rule=- param=\"A\x0aB\\" class=-"#,
                 "ending=- rule=- param=- class=-\n",
             ];
             assert!(lines[0].contains(ends[0]) && lines[0].ends_with(ends[1]));
