@@ -273,7 +273,6 @@ impl Queue {
         self.waiting.len()
     }
 
-    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

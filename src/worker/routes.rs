@@ -505,7 +505,7 @@ impl Served {
             return Room::Unbounded;
         }
         // Nobody of its class waits, and it has no turn only because others have theirs first.
-        let has_its_own = || queue.len() == 0 && self.balancer.has_room(moment);
+        let has_its_own = || queue.is_empty() && self.balancer.has_room(moment);
         let is_full = queue.is_full() && queue.is_full_beyond(self.balancer.held_back(moment));
         match is_full && !has_its_own() {
             true => Room::None,
