@@ -1036,7 +1036,8 @@ fn observed_with_everything(names: &NameServer, raw: &Backend, fastcgi: &Backend
     let config = format!(
         "[route.plain]\nlisten = \"unix:{}\"\nbackend = \"{raw}\"\n\
          [route.php]\nlisten = \"unix:{}\"\nbackend = \"php.test.:{}\"\nprotocol = \"fastcgi\"\n\
-         nameserver = \"{}\"\nper-endpoint-max = 5\nqueue-max = 7\nfpm-status = \"{fastcgi}\"\n",
+         nameserver = \"{}\"\nper-endpoint-max = 5\nqueue-max = 7\nfpm-status = \"{fastcgi}\"\n\
+         [route.php.class.page]\nmatch = \"REQUEST_URI=/page\"\nreserve = 1\n",
         plain.display(),
         php.display(),
         fastcgi.port(),
