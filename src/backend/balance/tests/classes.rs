@@ -89,6 +89,36 @@ fn a_class_below_its_reserve_has_room_whatever_is_kept_for_others() {
     assert_eq!(has_room, [false, true, true]);
 }
 
+/// Those who wait there have what was said to be needed for them, and nobody comes for whom anything is kept.
+#[test]
+fn a_process_that_leaves_keeps_nothing_for_classes() {
+    let (published, now) = (equals(1), Instant::now());
+    let mut balancer = divided(Balance::First, 4, &[(4, 0), (4, 2)]);
+    let permits = Arc::new(SharedPermits::new(4, 1, || {}));
+    balancer.share(&permits, true);
+    permits.withdraw(2);
+    assert_eq!(take_all(&mut balancer, &published, 0, now).len(), 2);
+}
+
+#[test]
+fn places_of_a_class_are_those_that_it_has_and_could_have() {
+    let (published, now) = (equals(1), Instant::now());
+    let mut balancer = divided(Balance::First, 3, &[(3, 0), (3, 1), (1, 0)]);
+    let of = |balancer: &Balancer| {
+        let of = |class| balancer.places_of(ClassId::at(class), now);
+        [0, ADMIN, CRAWLER].map(of)
+    };
+    assert_eq!(of(&balancer), [None; 3], "no endpoint is known");
+    balancer.refresh(&published);
+    assert_eq!(of(&balancer), [Some(2), Some(3), Some(1)]);
+    let lease = chosen(choose_for(&mut balancer, &published, CRAWLER, now)).unwrap();
+    assert_eq!(of(&balancer), [Some(1), Some(2), Some(1)]);
+    lease.rest(now);
+    assert_eq!(of(&balancer), [Some(2), Some(3), Some(1)]);
+    lease.refused(now);
+    assert_eq!(of(&balancer), [None; 3], "none takes connections");
+}
+
 /// It is the place that is shared, and not the connection.
 #[test]
 fn a_connection_that_rests_is_for_who_has_room() {
