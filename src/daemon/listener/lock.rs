@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::sys::socket_file;
@@ -55,6 +55,11 @@ impl PathLock {
     /// Gives the lock file to the owner of the socket's file, who may be the daemon by the time that it is removed: in a
     /// directory with the sticky bit, nobody else could. Without the right to that, it stays as it is.
     pub(super) fn belongs_to(&self, user: u32) {
+        let belongs = |lock: fs::Metadata| lock.uid() == user;
+        // To give it what it has would ask for a system call that a unit need not allow.
+        if self.file.metadata().is_ok_and(belongs) {
+            return;
+        }
         if let Err(error) = socket_file::set_owner(&self.file, Some(user), None) {
             tracing::debug!(lock = %self.path.display(), %error, "the lock file keeps its owner");
         }
