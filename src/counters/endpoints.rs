@@ -15,6 +15,8 @@ pub struct EndpointCounters {
     pub in_flight: Level,
     /// Open ones among them that no request uses now, and that the next one may.
     pub resting: Level,
+    /// How many of them there may be now, where that is found out; else 0.
+    pub limit: Level,
     /// Connections that came to be open.
     pub connects: Count,
     /// Attempts that failed.

@@ -201,6 +201,8 @@ catalogue! {
         "Connections to the endpoint, those that are being made included";
     ENDPOINT_CONNECTIONS_MAX = Gauge "spliceway_endpoint_connections_max" ["route"]
         "The most connections to one endpoint (--per-endpoint-max): more clients wait";
+    ENDPOINT_CONNECTIONS_LIMIT = Gauge "spliceway_endpoint_connections_limit" ["route", "endpoint"]
+        "The most connections to the endpoint at this time, where that is found out (--per-endpoint-max auto)";
     ENDPOINT_CONNECTS = Counter "spliceway_endpoint_connects" ["route", "endpoint"]
         "Connections to the endpoint that came to be open";
     ENDPOINT_CONNECT_FAILURES = Counter "spliceway_endpoint_connect_failures" ["route", "endpoint"]
@@ -444,6 +446,9 @@ impl Scrape {
         page.gauge(ENDPOINT_CONNECTIONS, each(|e| e.connections))?;
         let max = self.some(|route| route.endpoint_connections_max);
         page.gauge(ENDPOINT_CONNECTIONS_MAX, max)?;
+        let limits = self.each_endpoint();
+        let limits = limits.filter_map(|(labels, e)| Some((labels, e.connections_limit?)));
+        page.gauge(ENDPOINT_CONNECTIONS_LIMIT, limits)?;
         page.counter(ENDPOINT_CONNECTS, each(|e| e.connects))?;
         page.counter(ENDPOINT_CONNECT_FAILURES, each(|e| e.connect_failures))?;
         page.gauge(ENDPOINT_FAILURES_IN_A_ROW, each(|e| e.failures_in_a_row))

@@ -12,7 +12,7 @@ use slab::Slab;
 
 use crate::access_log::RequestLogs;
 use crate::backend::{Balancer, Moment, Published, PublishedNumber, SharedPermits};
-use crate::config::{Balance, RouteName};
+use crate::config::{AutoRange, Balance, EndpointMax, RouteName};
 use crate::counters::{RouteCounters, ShareCounters};
 use crate::driver::Driver;
 use crate::fastcgi::HeadRoom;
@@ -78,7 +78,7 @@ pub(crate) struct ShareRules {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limit {
     /// Open connections to each endpoint; `None`: any number.
-    pub per_endpoint_max: Option<NonZeroU32>,
+    pub per_endpoint_max: Option<EndpointMax>,
     /// Clients that wait for one.
     pub queue_max: usize,
 }
@@ -88,11 +88,20 @@ impl Limit {
     pub(crate) fn divided(self, shards: usize) -> impl Iterator<Item = Self> {
         let part =
             move |whole: usize, shard: usize| whole / shards + usize::from(shard < whole % shards);
-        let permits = move |max: NonZeroU32, shard| {
-            let permits = u32::try_from(part(max.get() as usize, shard)).ok();
-            permits
+        let number = move |max: u32, shard| {
+            let number = u32::try_from(part(max as usize, shard)).ok();
+            number
                 .and_then(NonZeroU32::new)
                 .expect("no more shards than permits are configured")
+        };
+        let permits = move |max: EndpointMax, shard| match max {
+            EndpointMax::Fixed(max) => EndpointMax::Fixed(number(max.get(), shard)),
+            EndpointMax::Auto(range) => {
+                let [least, most] = [range.least(), range.most()].map(|n| number(n, shard).get());
+                let range = AutoRange::new(least, most).expect("as before");
+                let parts = u32::try_from(shards).ok().and_then(NonZeroU32::new);
+                EndpointMax::Auto(range.one_of(parts.expect("workers are few")))
+            }
         };
         (0..shards).map(move |shard| Self {
             per_endpoint_max: self.per_endpoint_max.map(|max| permits(max, shard)),
@@ -175,7 +184,7 @@ pub(super) struct Served {
 }
 
 /// The most connections to one endpoint.
-fn endpoint_max(limit: Option<Limit>) -> Option<NonZeroU32> {
+fn endpoint_max(limit: Option<Limit>) -> Option<EndpointMax> {
     limit.and_then(|limit| limit.per_endpoint_max)
 }
 
@@ -388,6 +397,20 @@ impl Served {
         (self.who, self.logs) = (who, logs);
     }
 
+    /// Tells whoever finds out how many connections there may be what has changed of the endpoints' servers.
+    pub(super) fn follow_footings(&mut self) {
+        for (address, footing) in self.pool.take_footings() {
+            if self.balancer.stand_on(address, footing) {
+                tracing::warn!(
+                    route = %self.route.name,
+                    "endpoint {address}: does not answer FCGI_GET_VALUES on a connection that is kept, so how many \
+                     workers it has cannot be found out, and --per-endpoint-max auto is the most that it may be \
+                     there (give a number)"
+                );
+            }
+        }
+    }
+
     /// Takes the current address set over. Whether it is another one than the last time.
     pub(super) fn follow(&mut self) -> bool {
         self.balancer.refresh(&self.route.published);
@@ -538,51 +561,4 @@ impl Served {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sessions_leave_from_anywhere_and_who_moves_is_told() {
-        let mut sessions = SessionsOf::default();
-        let [first, second, third] = [7, 3, 5].map(|id| sessions.enter(SessionId(id)));
-        assert_eq!(sessions.leave(SessionId(7), first), Some(SessionId(5)));
-        assert_eq!(sessions.leave(SessionId(5), first), Some(SessionId(3)));
-        assert_eq!(sessions.leave(SessionId(3), first), None);
-        assert!(sessions.is_empty() && second != third);
-    }
-
-    fn parts(per_endpoint_max: u32, queue_max: usize, shards: usize) -> Vec<(u32, usize)> {
-        let whole = Limit {
-            per_endpoint_max: NonZeroU32::new(per_endpoint_max),
-            queue_max,
-        };
-        let parts = whole.divided(shards);
-        parts
-            .map(|part| (part.per_endpoint_max.unwrap().get(), part.queue_max))
-            .collect()
-    }
-
-    #[test]
-    fn shards_share_permits_and_queue_without_losing_any() {
-        assert_eq!(parts(8, 1024, 1), [(8, 1024)]);
-        assert_eq!(parts(8, 3, 2), [(4, 2), (4, 1)]);
-        assert_eq!(parts(5, 0, 3), [(2, 0), (2, 0), (1, 0)]);
-    }
-
-    #[test]
-    fn routes_with_limits_go_round_the_workers() {
-        let limit = Some(Limit {
-            per_endpoint_max: None,
-            queue_max: 1,
-        });
-        let mut spread = Spread::new(3);
-        let mut workers = |limit, shards| -> Vec<usize> {
-            let serving = spread.serving(limit, shards).into_iter();
-            serving.map(|(worker, _)| worker).collect()
-        };
-        assert_eq!(workers(limit, 1), [0]);
-        assert_eq!(workers(None, 1), [0, 1, 2]);
-        assert_eq!(workers(limit, 3), [1, 2, 0]);
-        assert_eq!(workers(limit, 1), [1]);
-    }
-}
+mod tests;

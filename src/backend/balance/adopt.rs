@@ -16,8 +16,10 @@ impl Balancer {
         let all = set.endpoints().iter().zip(set.health());
         for ((endpoint, health), is_drained) in all.zip(set.drained()) {
             let (max, shared) = (self.per_endpoint_max, &self.shared);
+            let seed = self.random.0.wrapping_add(self.known.len() as u64);
             let new = || {
-                let member = Member::new(health, &self.recoveries, max, shared.clone());
+                let member = Member::new(health, &self.recoveries, shared.clone());
+                member.limit(max, seed);
                 Rc::new(member.of(self.belongs_to))
             };
             let member = self.known.entry(health.address()).or_insert_with(new);

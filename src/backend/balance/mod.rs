@@ -11,13 +11,13 @@
 
 mod adopt;
 mod lease;
+mod permits;
 mod policy;
 mod shared;
 mod tried;
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,12 +25,13 @@ use std::time::{Duration, Instant};
 
 use super::reach;
 use super::{Address, AddressSet, Published};
-use crate::config::Balance;
+use crate::config::{Balance, EndpointMax};
 use crate::counters::Endpoints;
 use lease::{Member, Rank};
 use policy::{InTurn, Random};
 
 pub use lease::Lease;
+pub use permits::{Footing, Verdict};
 pub use shared::{PermitCounts, SharedPermits};
 pub use tried::Tried;
 
@@ -119,7 +120,7 @@ pub enum Choice {
 pub struct Balancer {
     policy: Balance,
     /// The most leases of one endpoint at one time.
-    per_endpoint_max: u32,
+    per_endpoint_max: Option<EndpointMax>,
     /// While the route changes hands: what all who have some of it may have together.
     shared: Option<Arc<SharedPermits>>,
     /// Whether a new connection is opened only some time after the last one, or after that has shown life.
@@ -162,7 +163,7 @@ impl Balancer {
     pub fn new(policy: Balance, seed: u64) -> Self {
         Self {
             policy,
-            per_endpoint_max: u32::MAX,
+            per_endpoint_max: None,
             shared: None,
             is_paced: false,
             recoveries: Rc::default(),
@@ -190,9 +191,11 @@ impl Balancer {
     }
 
     /// Gives at most this many leases of one endpoint at one time, instead of any number.
+    #[cfg(test)]
     #[must_use]
     pub fn limited(mut self, per_endpoint_max: u32) -> Self {
-        self.per_endpoint_max = per_endpoint_max;
+        let max = std::num::NonZeroU32::new(per_endpoint_max);
+        self.per_endpoint_max = max.map(EndpointMax::Fixed);
         self
     }
 
@@ -205,13 +208,30 @@ impl Balancer {
 
     /// Goes by another policy and another limit. What was given stays given: a lower limit is come to as leases
     /// end.
-    pub fn amend(&mut self, policy: Balance, per_endpoint_max: Option<NonZeroU32>, is_paced: bool) {
+    pub fn amend(
+        &mut self,
+        policy: Balance,
+        per_endpoint_max: Option<EndpointMax>,
+        is_paced: bool,
+    ) {
         self.policy = policy;
-        self.per_endpoint_max = per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
+        self.per_endpoint_max = per_endpoint_max;
         self.is_paced = is_paced;
-        for member in self.known.values() {
-            member.max.set(self.per_endpoint_max);
+        for (member, number) in self.known.values().zip(0..) {
+            member.limit(per_endpoint_max, self.random.0.wrapping_add(number));
         }
+    }
+
+    /// What is known of the server at an endpoint, where the limit is found out. True: it cannot be any more there.
+    pub fn stand_on(&self, address: Address, footing: Footing) -> bool {
+        let member = self.known.get(&address);
+        member.is_some_and(|member| member.stand_on(footing))
+    }
+
+    /// Compares what is found out with what there is.
+    #[cfg(any(test, fuzzing))]
+    pub fn audit(&self) {
+        self.known.values().for_each(|member| member.audit());
     }
 
     /// Has no more than is left of these, which others have as well. `has_served`: it is one of those that had some
@@ -332,7 +352,8 @@ impl Balancer {
     #[must_use]
     pub fn pace_ends(&self, moment: impl Into<Moment>) -> Option<Instant> {
         let moment = moment.into();
-        let paced = self.members.iter().filter(|member| self.has_permit(member));
+        let has_permit = |member: &&Rc<Member>| self.has_permit(member, moment.now);
+        let paced = self.members.iter().filter(has_permit);
         paced
             .filter_map(|member| self.opens_at(member, moment))
             .min()
@@ -343,7 +364,7 @@ impl Balancer {
     pub fn held_back(&self, now: Instant) -> u64 {
         let paced = |member: &&Rc<Member>| self.opens_at(member, now.into()).is_some();
         let members = self.members.iter().filter(paced);
-        members.map(|member| self.permits(member)).sum()
+        members.map(|member| self.permits(member, true, now)).sum()
     }
 
     /// Until when sessions wait for endpoints that refuse, if all of them do.
@@ -361,7 +382,7 @@ impl Balancer {
     /// Whether endpoints have a limited number of places.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.per_endpoint_max != u32::MAX
+        self.per_endpoint_max.is_some()
     }
 
     /// How many endpoints the session has not tried.
@@ -477,7 +498,8 @@ impl Balancer {
         let with_place = |balancer: &Self, index: usize| {
             let has_place = match reuse {
                 Reuse::Yes => balancer.has_place(index, moment),
-                Reuse::No => balancer.has_free_permit(index, moment),
+                // It has a request at once, so nothing is found out with it.
+                Reuse::No => balancer.has_free_permit(index, false, moment),
             };
             has_place && qualifies(balancer, index)
         };
@@ -512,7 +534,7 @@ impl Balancer {
     /// Whether it may have another connection, but not yet.
     fn waits_for_pace(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.has_permit(member) && self.opens_at(member, moment).is_some()
+        self.has_permit(member, moment.now) && self.opens_at(member, moment).is_some()
     }
 
     /// When the pace, where there is one, allows another connection. `None`: now.
@@ -521,22 +543,23 @@ impl Balancer {
     }
 
     fn has_place(&self, index: usize, moment: Moment) -> bool {
-        self.rests_at(index) || self.has_free_permit(index, moment)
+        self.rests_at(index) || self.has_free_permit(index, true, moment)
     }
 
-    /// Whether another connection may be opened to it now.
-    fn has_free_permit(&self, index: usize, moment: Moment) -> bool {
+    /// Whether another connection may be opened to it now. `grows`: one of which it can be tried whether there is a
+    /// worker for it.
+    fn has_free_permit(&self, index: usize, grows: bool, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.has_permit(member) && self.opens_at(member, moment).is_none()
+        self.permits(member, grows, moment.now) > 0 && self.opens_at(member, moment).is_none()
     }
 
     /// Whether it may have another connection.
-    fn has_permit(&self, member: &Member) -> bool {
-        self.permits(member) > 0
+    fn has_permit(&self, member: &Member, now: Instant) -> bool {
+        self.permits(member, true, now) > 0
     }
 
-    fn permits(&self, member: &Member) -> u64 {
-        let max = u64::from(self.per_endpoint_max);
+    fn permits(&self, member: &Member, grows: bool, now: Instant) -> u64 {
+        let max = u64::from(member.most(grows, now));
         let own = max.saturating_sub(member.counters.in_flight.get());
         match &self.shared {
             // Who was never limited does not know how to wait.

@@ -4,6 +4,7 @@ mod turns;
 
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -44,6 +45,10 @@ fn publish(published: &Published, ranks: &[(u16, u16)]) {
     };
     let endpoints: Vec<_> = ranks.iter().enumerate().map(endpoint).collect();
     published.publish(endpoints, SystemTime::UNIX_EPOCH);
+}
+
+fn fixed(max: u32) -> Option<EndpointMax> {
+    NonZeroU32::new(max).map(EndpointMax::Fixed)
 }
 
 fn equals(count: usize) -> Published {
@@ -417,7 +422,7 @@ fn a_lowered_limit_is_come_to_as_leases_end_and_a_raised_one_is_given_out_at_onc
     let mut balancer = Balancer::new(Balance::LeastConnections, 7).limited(3);
     let get = |max: Option<u32>, balancer: &mut Balancer| {
         if let Some(max) = max {
-            balancer.amend(Balance::LeastConnections, NonZeroU32::new(max), false);
+            balancer.amend(Balance::LeastConnections, fixed(max), false);
         }
         choose(balancer, &published, now)
     };

@@ -5,6 +5,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 
 use crate::backend::Address;
+use crate::config::{AutoRange, EndpointMax};
 use crate::driver::sim::Users;
 use crate::driver::sim::dice::Dice;
 use crate::session::Introduction;
@@ -28,6 +29,8 @@ pub(super) enum Backends {
     Users,
     /// TCP, and peers speak FastCGI; mostly, no endpoint gets more than a few connections.
     Fastcgi,
+    /// The same, and it is found out how many connections each endpoint has workers for.
+    Auto,
     /// One or several of the others, and operators change something by hand.
     ByHand,
     /// Several routes on one worker: bytes and FastCGI, with limits and without.
@@ -46,7 +49,7 @@ const OF_ROUTES: &str = "each of its routes is of one of the other kinds";
 impl Backends {
     /// What `SPLICEWAY_SIM_BACKENDS` calls them.
     #[cfg(test)]
-    pub(super) const NAMES: [(Self, &str); 12] = [
+    pub(super) const NAMES: [(Self, &str); 13] = [
         (Self::Tcp, "tcp"),
         (Self::Inherited, "inherited"),
         (Self::Mixed, "mixed"),
@@ -54,6 +57,7 @@ impl Backends {
         (Self::Limited, "limited"),
         (Self::Users, "users"),
         (Self::Fastcgi, "fastcgi"),
+        (Self::Auto, "auto"),
         (Self::ByHand, "byhand"),
         (Self::Routes, "routes"),
         (Self::Workers, "workers"),
@@ -71,7 +75,12 @@ impl Backends {
         let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1 + route], port)));
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
-            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => {}
+            Self::Tcp
+            | Self::Inherited
+            | Self::Limited
+            | Self::Users
+            | Self::Fastcgi
+            | Self::Auto => {}
             Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                 unreachable!("{OF_ROUTES}")
             }
@@ -89,10 +98,22 @@ impl Backends {
 }
 
 impl Backends {
+    /// Whether peers speak FastCGI.
+    pub(super) fn speak_fastcgi(self) -> bool {
+        matches!(self, Self::Fastcgi | Self::Auto)
+    }
+
     pub(super) fn limit(self, dice: &mut Dice) -> Option<Limit> {
         let is_limited = match self {
             Self::Tcp | Self::Inherited => false,
             Self::Limited => true,
+            Self::Auto => {
+                let (least, most) = dice.pick(&[(1, 8), (1, 3), (2, 5), (1, 1)]);
+                return Some(Limit {
+                    per_endpoint_max: AutoRange::new(least, most).map(EndpointMax::Auto),
+                    queue_max: dice.pick(&[0, 2, 100]),
+                });
+            }
             Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
             Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
@@ -100,7 +121,7 @@ impl Backends {
             }
         };
         let limit = is_limited.then(|| Limit {
-            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
+            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])).map(EndpointMax::Fixed),
             queue_max: dice.pick(&[0, 2, 100]),
         });
         match self {
@@ -126,6 +147,8 @@ impl Backends {
     pub(super) fn clients_max(self) -> u64 {
         match self {
             Self::Fastcgi => 10,
+            // So that more come than there are workers for.
+            Self::Auto => 20,
             Self::Tcp
             | Self::Inherited
             | Self::Mixed
@@ -155,7 +178,8 @@ impl Backends {
                 | Self::BothFamilies
                 | Self::Limited
                 | Self::Users
-                | Self::Fastcgi => Backlog::Ours,
+                | Self::Fastcgi
+                | Self::Auto => Backlog::Ours,
                 Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                     unreachable!("{OF_ROUTES}")
                 }
@@ -171,7 +195,12 @@ impl Backends {
 
     pub(super) fn introduction(self) -> &'static [u8] {
         match self {
-            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",
+            Self::Tcp
+            | Self::Inherited
+            | Self::Limited
+            | Self::Users
+            | Self::Fastcgi
+            | Self::Auto => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
             Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                 unreachable!("{OF_ROUTES}")
