@@ -169,6 +169,7 @@ fn queue_of(per_endpoint_max: Option<u32>) -> Option<Limit> {
     Some(Limit {
         per_endpoint_max: per_endpoint_max.and_then(NonZeroU32::new),
         queue_max: 1000,
+        order: None,
     })
 }
 

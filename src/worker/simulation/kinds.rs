@@ -3,13 +3,14 @@
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::backend::Address;
 use crate::driver::sim::Users;
 use crate::driver::sim::dice::Dice;
 use crate::session::Introduction;
 use crate::sys::net::{UnixKind, UnixName};
-use crate::worker::{Backlog, Limit, Listening, Sharing};
+use crate::worker::{Adaptive, Backlog, Limit, Listening, Sharing};
 
 /// What the addresses are of. Not one of the dice: seeds that found something stay what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,19 @@ pub(super) enum Backends {
     Successions,
     /// Several routes, and one worker or several, whose configuration changes while they run.
     Reloads,
+}
+
+/// When requests are sent away where too many of them wait: sooner than in earnest, as they do not wait for long here.
+const SHORT: Adaptive = Adaptive {
+    target: Duration::from_millis(10),
+    target_max: Duration::from_millis(50),
+};
+
+/// The order of a queue of requests for endpoints with so many places. Not one of the dice: seeds that found something
+/// stay what they are.
+pub(super) fn order_with(per_endpoint_max: Option<NonZeroU32>) -> Option<Adaptive> {
+    let is_scarce = per_endpoint_max.is_some_and(|max| max.get() <= 2);
+    is_scarce.then_some(SHORT)
 }
 
 /// Why a kind with several routes has nothing of its own.
@@ -102,13 +116,21 @@ impl Backends {
         let limit = is_limited.then(|| Limit {
             per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
             queue_max: dice.pick(&[0, 2, 100]),
+            order: None,
         });
         match self {
             // Such a route has a queue in any case, for those who wait for the pace.
-            Self::Fastcgi => limit.or(Some(Limit {
-                per_endpoint_max: None,
-                queue_max: 100,
-            })),
+            Self::Fastcgi => {
+                let limit = limit.unwrap_or(Limit {
+                    per_endpoint_max: None,
+                    queue_max: 100,
+                    order: None,
+                });
+                Some(Limit {
+                    order: order_with(limit.per_endpoint_max),
+                    ..limit
+                })
+            }
             _ => limit,
         }
     }

@@ -186,6 +186,7 @@ impl Choices {
                 .map(|limit| InEffect {
                     generation: 0,
                     places: limit.and_then(|limit| limit.per_endpoint_max),
+                    sheds: limit.and_then(|limit| limit.order),
                     pool: self.pool,
                     users: None,
                     is_retired: false,
