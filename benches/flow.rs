@@ -270,6 +270,7 @@ impl Desk {
             pool: &mut self.pool,
             changes: &mut self.changes,
             queue_is_empty: true,
+            passed_over_since: None,
             can_queue: false,
             is_paused: false,
             is_out: false,

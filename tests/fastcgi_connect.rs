@@ -378,7 +378,7 @@ fn requests_are_served_by_the_new_address_when_the_old_one_falls_silent(engine: 
         let proxy = builder(engine)
             .args(["--nameserver", &server.address.to_string()])
             .args(["--dns-max-ttl", "7days", "--connect-timeout", "1h"])
-            .args(["--queue-timeout", "1h"])
+            .args(["--queue-timeout", "1h", "--queue-order", "fifo"])
             .args(limit.iter().copied())
             .backend(format!("php.internal:{}", living.port()))
             .start();

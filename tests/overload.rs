@@ -6,6 +6,7 @@
 mod common;
 
 use std::fs;
+use std::sync::{Arc, Mutex};
 
 use common::backend::Refusing;
 use common::client::{assert_over, assert_waiting};
@@ -23,6 +24,8 @@ for_each_engine!(
     while_a_route_is_down_its_clients_are_closed_at_once,
     whoever_waits_when_a_route_goes_down_is_closed,
     nginx_goes_to_its_next_server_while_a_route_is_down_and_back,
+    while_too_many_wait_the_newest_is_served_and_who_has_waited_for_long_is_sent_away,
+    first_come_is_first_served_however_long_they_wait_if_that_is_asked_for,
 );
 
 fn tell(proxy: &Proxy, command: &str) {
@@ -88,7 +91,8 @@ fn whoever_waits_when_a_route_goes_down_is_closed(engine: Engine) {
                 "--per-endpoint-max",
                 "1",
             ])
-            .args(["--queue-timeout", "off", "--when-down", "close"])
+            .args(["--queue-timeout", "off", "--queue-order", "fifo"])
+            .args(["--when-down", "close"])
             .backend(&backend)
             .observed()
             .start();
@@ -209,7 +213,7 @@ fn start(engine: Engine, backend: impl std::fmt::Display) -> Proxy {
         .engine(engine)
         .args(["--protocol", "fastcgi", "--workers", "1"])
         .args(["--per-endpoint-max", "1", "--queue-timeout", "off"])
-        .args(["--request-timeout", "1s"])
+        .args(["--queue-order", "fifo", "--request-timeout", "1s"])
         .backend(backend)
         .observed()
         .start()
@@ -320,4 +324,130 @@ fn php_fpm_is_not_overrun_by_what_comes_after_a_timeout(engine: Engine) {
         waiting(&proxy) == 1.0
     });
     assert!(next.answer().text().ends_with("after"));
+}
+
+/// What was asked of a backend, in the order in which it was.
+type Heard = Arc<Mutex<Vec<String>>>;
+
+/// A backend that notes what it is asked, and answers when it is released.
+fn noting(heard: &Heard) -> Backend {
+    let heard = Arc::clone(heard);
+    Backend::scripted(move |conversation| {
+        while let Some(request) = conversation.request()? {
+            heard.lock().unwrap().push(request.uri().to_owned());
+            conversation.wait_for_release()?;
+            conversation.send(&request.page())?;
+        }
+        Ok(())
+    })
+}
+
+/// One place, and nobody waits in vain for long but by the order.
+fn start_ordered(engine: Engine, order: &str, backend: &Backend) -> Proxy {
+    Proxy::builder()
+        .engine(engine)
+        .args(["--protocol", "fastcgi", "--workers", "1"])
+        .args(["--per-endpoint-max", "1", "--queue-timeout", "off"])
+        .args(["--queue-order", order])
+        .backend(backend)
+        .observed()
+        .start()
+}
+
+/// Somebody comes, and waits, as so many have before.
+#[track_caller]
+fn come(proxy: &Proxy, uri: &str, before: u8) -> Client {
+    let queued = "spliceway_connections_queued_total{route=\"default\"}";
+    let client = Client::connect(proxy);
+    client.send(&Request::get(uri).bytes());
+    eventually("it waits", || {
+        proxy.scrape().value(queued) == f64::from(before) + 1.0
+    });
+    client
+}
+
+fn oldest_wait(proxy: &Proxy) -> f64 {
+    let oldest = "spliceway_queue_oldest_wait_seconds{route=\"default\"}";
+    proxy.scrape().value(oldest)
+}
+
+#[track_caller]
+fn wait_for_heard(heard: &Heard, count: usize) {
+    eventually("the backend hears of it", || {
+        heard.lock().unwrap().len() == count
+    });
+}
+
+/// No place comes free, so somebody may wait for 2.5 s once everybody has for as long, and nobody knows when there will be
+/// one.
+fn while_too_many_wait_the_newest_is_served_and_who_has_waited_for_long_is_sent_away(
+    engine: Engine,
+) {
+    let heard = Heard::default();
+    let backend = noting(&heard);
+    let proxy = start_ordered(engine, "adaptive", &backend);
+    let served = Client::connect(&proxy);
+    served.send(&Request::get("/served").bytes());
+    wait_for_heard(&heard, 1);
+    let long = [0, 1, 2].map(|before| come(&proxy, "/long", before));
+    eventually("they have waited for long", || oldest_wait(&proxy) > 3.5);
+    let [first, second] = [("/first", 3), ("/second", 4)].map(|(uri, n)| come(&proxy, uri, n));
+    for client in &long {
+        assert_sent_away(client);
+    }
+    let last = come(&proxy, "/last", 5);
+    backend.release(1);
+    assert_eq!(served.answer().text(), "/served");
+    wait_for_heard(&heard, 2);
+    backend.release(2);
+    assert_eq!(last.answer().text(), "/last");
+    let answer = second.answer();
+    backend.release(1);
+    // On a machine that is this slow, their time may be over.
+    let others = [answer, first.answer()].map(|answer| !answer.says("503"));
+    drop((long, first, second, last));
+    let mut order = vec!["/served", "/last"];
+    let uris = ["/second", "/first"].into_iter().zip(others);
+    order.extend(uris.filter_map(|(uri, is_served)| is_served.then_some(uri)));
+    assert_eq!(*heard.lock().unwrap(), order);
+    let shed = 3.0 + (4 - order.len()) as f64;
+    let reason = ["reason=\"queue_shed\""];
+    let ended = || {
+        let scrape = proxy.scrape();
+        scrape.sum("spliceway_sessions_ended_total", &reason)
+    };
+    eventually("they are counted", || ended() == shed);
+    let own = "spliceway_fastcgi_own_answers_total{route=\"default\",status=\"503\"}";
+    assert_eq!(proxy.scrape().value(own), shed);
+    proxy.process().wait_for_log("--queue-order");
+    assert_eq!(backend.ledger().accepted, 1);
+}
+
+/// With a 503, after which its connection ends.
+#[track_caller]
+fn assert_sent_away(client: &Client) {
+    let answer = client.answer();
+    assert!(answer.says("503"), "{answer:?}");
+    let head = String::from_utf8_lossy(&answer.stdout).into_owned();
+    assert!(head.contains("\r\nRetry-After: 60\r\n"), "{head}");
+    assert_over(&client.0);
+}
+
+fn first_come_is_first_served_however_long_they_wait_if_that_is_asked_for(engine: Engine) {
+    let heard = Heard::default();
+    let backend = noting(&heard);
+    let proxy = start_ordered(engine, "fifo", &backend);
+    let served = Client::connect(&proxy);
+    served.send(&Request::get("/0").bytes());
+    wait_for_heard(&heard, 1);
+    let waiting_ones = [1, 2, 3].map(|n| come(&proxy, &format!("/{n}"), n - 1));
+    eventually(
+        "they have waited for longer than the other order lets them",
+        || oldest_wait(&proxy) > 6.0,
+    );
+    for client in [served].iter().chain(&waiting_ones) {
+        backend.release(1);
+        assert!(!client.answer().says("503"));
+    }
+    assert_eq!(*heard.lock().unwrap(), ["/0", "/1", "/2", "/3"]);
 }

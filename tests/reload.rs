@@ -438,8 +438,9 @@ fn nobody_notices_a_hundred_reloads(engine: Engine) {
         let (max, queue) = [(4, 1000), (2, 2000), (3, 1000), (1, 3000)][number % 4];
         let idle = ["1h", "2h", "off", "3h"][number % 4];
         let guard = ["guard = \"off\"", "script-suffix = \".php\""][number % 2];
-        let limits =
-            format!("per-endpoint-max = {max}\nqueue-max = {queue}\nqueue-timeout = \"60s\"");
+        let limits = format!(
+            "per-endpoint-max = {max}\nqueue-max = {queue}\nqueue-timeout = \"60s\"\nqueue-order = \"fifo\""
+        );
         let mut routes = vec![
             route("raw", &echo, &format!("idle-timeout = \"{idle}\"")),
             route("limited", &echo, &limits),

@@ -104,7 +104,7 @@ fn start(engine: Engine, pages: &Backend, echo: &Backend, more: &str) -> Proxy {
     let config = format!(
         "workers = 2\n\
          [route.php]\nprotocol = \"fastcgi\"\nguard = \"off\"\nlisten = \"unix:{dir}/proxy.sock\"\n\
-         backend = \"{pages}\"\nqueue-timeout = \"60s\"\n{more}\n\
+         backend = \"{pages}\"\nqueue-timeout = \"60s\"\nqueue-order = \"fifo\"\n{more}\n\
          [route.raw]\nlisten = \"unix:{dir}/raw.sock\"\nbackend = \"{echo}\"\n"
     );
     builder.config(&config).start()

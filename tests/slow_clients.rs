@@ -33,7 +33,7 @@ fn start(engine: Engine, backend: &Backend, rate: &str) -> Proxy {
         .engine(engine)
         .args(["--protocol", "fastcgi", "--workers", "1"])
         .args(["--per-endpoint-max", &PLACES.to_string()])
-        .args(["--queue-timeout", "off"])
+        .args(["--queue-timeout", "off", "--queue-order", "fifo"])
         .args(["--min-rate", rate, "--min-rate-lag", "2s"])
         .backend(backend)
         .observed()

@@ -188,6 +188,8 @@ fn pool(engine: Engine) -> Builder {
             "4",
             "--queue-timeout",
             "off",
+            "--queue-order",
+            "fifo",
         ])
         .observed()
 }
@@ -673,7 +675,7 @@ fn it_is_read_on_a_phone_and_in_the_dark() {
     let builder = Proxy::builder().observed();
     let dir = builder.dir().display().to_string();
     let config = format!(
-        "workers = 2\n[defaults]\nprotocol = \"fastcgi\"\nguard = \"off\"\nqueue-timeout = \"off\"\n\
+        "workers = 2\n[defaults]\nprotocol = \"fastcgi\"\nguard = \"off\"\nqueue-timeout = \"off\"\nqueue-order = \"fifo\"\n\
          [route.shop]\nlisten = \"unix:{dir}/proxy.sock\"\nbackend = \"{slow}\"\nper-endpoint-max = 2\nqueue-max = 8\n\
          [route.blog]\nlisten = \"unix:{dir}/blog.sock\"\nbackend = [\"{bad}\", \"{good}\"]\nbalance = \"round-robin\"\n\
          eject-time = \"1h\"\nper-endpoint-max = 4\n\

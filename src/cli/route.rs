@@ -15,8 +15,8 @@ use super::values::{
 };
 use crate::config::{
     Account, AutoRange, Backend, Balance, CONNECTIONS_MAX, CheckKind, DNS_TTL_FLOOR, EndpointMax,
-    KEEPALIVE_MAX, KEEPALIVE_MIN, ListenAddress, MODE_MAX, NameServer, ProxyProtocol, ResolveWith,
-    SourceAddress, USER_TIMEOUT_MAX, WORKERS_MAX, WhenDown,
+    KEEPALIVE_MAX, KEEPALIVE_MIN, ListenAddress, MODE_MAX, NameServer, ProxyProtocol, QueueOrder,
+    ResolveWith, SourceAddress, USER_TIMEOUT_MAX, WORKERS_MAX, WhenDown,
 };
 
 /// What a route can be told.
@@ -390,7 +390,7 @@ pub(super) struct RouteArguments {
         value_parser = count(0..=CONNECTIONS_MAX),
         allow_hyphen_values = true,
         help = "Let at most this many clients wait for --per-endpoint-max, from 0 (nobody waits) to \
-                1000000: first come, first served. A client that finds the queue full is closed."
+                1000000, in the order of --queue-order. A client that finds the queue full is closed."
     )]
     queue_max: u32,
 
@@ -404,6 +404,18 @@ pub(super) struct RouteArguments {
                 wait for ever."
     )]
     queue_timeout: Timeout,
+
+    #[arg(
+        long,
+        value_name = "ORDER",
+        value_enum,
+        hide_possible_values = true,
+        help = "Serve clients that wait for --per-endpoint-max first come, first served ('fifo'); or so only while they are \
+                served soon ('adaptive', FastCGI only): when all of them have to wait for half a second, newest first, \
+                and requests that have waited for so long are answered with a 503 that says when to come back. \
+                [default: adaptive with --protocol fastcgi, fifo with raw]"
+    )]
+    queue_order: Option<QueueOrder>,
 
     #[arg(
         long,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::FpmSource;
+use super::{FpmSource, QueueOrder};
 use crate::fastcgi::Guard;
 
 /// What a route makes of the bytes that it relays.
@@ -132,6 +132,11 @@ impl Fastcgi {
     /// While requests wait, a connection is never idle. Others who use the same PHP-FPM have their turn
     /// when one ends: with this, one request in 500 pays for a new connection.
     pub const REQUESTS_PER_UPSTREAM_DEFAULT: u32 = 500;
+
+    /// In an open loop above the capacity, first come, first served leaves every request waiting for as long as its client
+    /// does, and next to none is answered in time; newest first, as many as there are places for (RESULTS.md,
+    /// *Overload*).
+    pub const QUEUE_ORDER_DEFAULT: QueueOrder = QueueOrder::Adaptive;
 
     /// What PHP-FPM's own slow log is usually set to (`request_slowlog_timeout`, which is off by default): few people
     /// wait for longer.

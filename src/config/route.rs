@@ -5,6 +5,8 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use super::{
     Access, Account, Backend, Balance, Discovery, Ejection, ListenAddress, Part, RouteProtocol,
     Upstreams,
@@ -238,6 +240,16 @@ impl Default for AutoRange {
     }
 }
 
+/// The order in which those who wait are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum QueueOrder {
+    /// First come, first served.
+    Fifo,
+    /// The same while they are served soon. While they are not, newest first, and requests that have waited for long are
+    /// answered without having been served.
+    Adaptive,
+}
+
 /// How much the endpoints of a route take, and who waits meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
@@ -247,6 +259,8 @@ pub struct ConnectionLimits {
     pub queue_max: u32,
     /// How long a client waits. `None`: for ever.
     pub queue_timeout: Option<Duration>,
+    /// In which order, and for how long while too many do.
+    pub queue_order: QueueOrder,
     /// How many workers share the route, and with it the permits of each endpoint: no more than there
     /// are. 1 without [`Self::per_endpoint_max`], where all workers serve it.
     pub shards: NonZeroUsize,
@@ -268,6 +282,7 @@ impl Default for ConnectionLimits {
             per_endpoint_max: None,
             queue_max: Self::QUEUE_MAX_DEFAULT,
             queue_timeout: Some(Self::QUEUE_TIMEOUT_DEFAULT),
+            queue_order: QueueOrder::Fifo,
             shards: NonZeroUsize::MIN,
         }
     }

@@ -74,9 +74,7 @@ impl FastcgiCounters {
 
     /// A request got an answer of our own.
     pub fn answered(&self, answer: Answer) {
-        let answers = Answer::ALL.iter().zip(&self.answers);
-        let its = answers.filter(|(other, _)| **other == answer);
-        its.for_each(|(_, count)| count.add(1));
+        self.answers[answer.number()].add(1);
     }
 }
 
@@ -136,6 +134,7 @@ impl StatusClass {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fastcgi::RetryAfter;
 
     #[test]
     fn requests_count_by_the_first_digit_of_their_status() {
@@ -162,12 +161,12 @@ mod tests {
     fn rejections_and_answers_count_where_they_are_listed() {
         let counters = FastcgiCounters::default();
         counters.rejected(Rule::Role);
-        counters.answered(Answer::Unavailable);
+        counters.answered(Answer::Unavailable(RetryAfter::MOST));
         for (rule, count) in Rule::ALL.iter().zip(&counters.rejections) {
             assert_eq!(count.get(), u64::from(*rule == Rule::Role), "{rule}");
         }
         for (answer, count) in Answer::ALL.iter().zip(&counters.answers) {
-            assert_eq!(count.get(), u64::from(*answer == Answer::Unavailable));
+            assert_eq!(count.get(), u64::from(answer.status() == 503));
         }
     }
 }

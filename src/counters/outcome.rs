@@ -45,6 +45,8 @@ pub enum Outcome {
     RouteDown,
     /// It waited in the queue for as long as is allowed.
     QueueTimedOut,
+    /// It waited in the queue for too long where more is asked for than can be done.
+    QueueShed,
     /// The client left the queue.
     QueueLeft,
     /// The client was not let in: neither its user nor a group of its is allowed.
@@ -67,7 +69,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Complete,
         Self::ClientClosed,
         Self::ClientReset,
@@ -89,6 +91,7 @@ impl Outcome {
         Self::QueueFull,
         Self::RouteDown,
         Self::QueueTimedOut,
+        Self::QueueShed,
         Self::QueueLeft,
         Self::NotAllowed,
         Self::UserLimit,
@@ -125,6 +128,7 @@ impl Outcome {
             Self::QueueFull => "queue_full",
             Self::RouteDown => "route_down",
             Self::QueueTimedOut => "queue_timeout",
+            Self::QueueShed => "queue_shed",
             Self::QueueLeft => "queue_left",
             Self::NotAllowed => "not_allowed",
             Self::UserLimit => "user_limit",
@@ -152,6 +156,7 @@ impl Outcome {
             | Self::QueueFull
             | Self::RouteDown
             | Self::QueueTimedOut
+            | Self::QueueShed
             | Self::HeadsFull
             | Self::RequestTimedOut
             | Self::NoBuffer => true,

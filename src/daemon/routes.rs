@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::access_log::{RequestLogs, SlowLog, Writers};
 use crate::backend::{Published, PublishedNumber, SharedPermits};
-use crate::config::{self, ConnectionLimits, ListenAddress, RouteName};
+use crate::config::{self, ConnectionLimits, ListenAddress, QueueOrder, RouteName};
 use crate::counters::{LookupCounters, ShareCounters};
 use crate::fastcgi::{self, Guard, RequestLimits};
 use crate::observe::{EndpointFigures, Failures, ObservedRoute, RouteLimits};
@@ -21,7 +21,8 @@ use crate::session::{
     FastcgiOptions, Introduction, MinRate, Policy, PoolOptions, Protocol, Timeouts,
 };
 use crate::worker::{
-    Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share, ShareRules, Sharing, Spread, Who,
+    Adaptive, Crowd, Limit, Listening, Mailbox, Route, RouteNumber, Share, ShareRules, Sharing,
+    Spread, Who,
 };
 
 use super::fpm_watch::FpmWatch;
@@ -536,5 +537,9 @@ pub(super) fn limit(config: &config::Route) -> Option<Limit> {
     (!is_free).then_some(Limit {
         per_endpoint_max,
         queue_max: config.limits.queue_max as usize,
+        order: match config.limits.queue_order {
+            QueueOrder::Fifo => None,
+            QueueOrder::Adaptive => Some(Adaptive::USUAL),
+        },
     })
 }

@@ -1,5 +1,7 @@
 //! Answers of our own, where no backend gives one (specification §5.3, §5.5; RFC 3875 §6).
 
+use std::time::Duration;
+
 use spliceway_common::fastcgi::{HEADER_LEN, Header, Kind, RequestId};
 
 /// What ends an answer that cannot be finished, at a record's boundary: the header of a record of version 0,
@@ -17,20 +19,32 @@ pub enum Answer {
     /// No backend could be reached, or the one that was broke off.
     BadGateway,
     /// The request waited for a backend for too long, or too many wait, or too many large heads are held.
-    Unavailable,
+    Unavailable(RetryAfter),
     /// The backend took too long for the request.
     GatewayTimeout,
 }
 
 impl Answer {
-    /// All of them.
+    /// All of them, in the order of their numbers.
     pub const ALL: [Self; 5] = [
         Self::Forbidden,
         Self::HeadTooLarge,
         Self::BadGateway,
-        Self::Unavailable,
+        Self::Unavailable(RetryAfter::LEAST),
         Self::GatewayTimeout,
     ];
+
+    /// The place at which it is counted, whatever else it says.
+    #[must_use]
+    pub const fn number(self) -> usize {
+        match self {
+            Self::Forbidden => 0,
+            Self::HeadTooLarge => 1,
+            Self::BadGateway => 2,
+            Self::Unavailable(_) => 3,
+            Self::GatewayTimeout => 4,
+        }
+    }
 
     /// Its HTTP status.
     #[must_use]
@@ -39,7 +53,7 @@ impl Answer {
             Self::Forbidden => 403,
             Self::HeadTooLarge => 431,
             Self::BadGateway => 502,
-            Self::Unavailable => 503,
+            Self::Unavailable(_) => 503,
             Self::GatewayTimeout => 504,
         }
     }
@@ -51,7 +65,8 @@ impl Answer {
             Self::Forbidden => FORBIDDEN_TEXT,
             Self::HeadTooLarge => HEAD_TOO_LARGE_TEXT,
             Self::BadGateway => BAD_GATEWAY_TEXT,
-            Self::Unavailable => UNAVAILABLE_TEXT,
+            Self::Unavailable(RetryAfter(..10)) => UNAVAILABLE_TEXT,
+            Self::Unavailable(_) => UNAVAILABLE_LONG_TEXT,
             Self::GatewayTimeout => GATEWAY_TIMEOUT_TEXT,
         };
         text.len() as u64
@@ -63,7 +78,8 @@ impl Answer {
             Self::Forbidden => &FORBIDDEN,
             Self::HeadTooLarge => &HEAD_TOO_LARGE,
             Self::BadGateway => &BAD_GATEWAY,
-            Self::Unavailable => &UNAVAILABLE,
+            Self::Unavailable(RetryAfter(..10)) => &UNAVAILABLE,
+            Self::Unavailable(_) => &UNAVAILABLE_LONG,
             Self::GatewayTimeout => &GATEWAY_TIMEOUT,
         };
         let start = out.len();
@@ -73,6 +89,40 @@ impl Answer {
         for header in [start, end - TAIL_LEN, end - TAIL_LEN + HEADER_LEN] {
             out[header + 2..header + 4].copy_from_slice(&request_id.get().to_be_bytes());
         }
+        if let Self::Unavailable(RetryAfter(seconds)) = self {
+            let at = start + HEADER_LEN + BEFORE_RETRY.len();
+            let digits = [b'0' + seconds / 10, b'0' + seconds % 10];
+            match seconds {
+                ..10 => out[at] = digits[1],
+                _ => out[at..at + 2].copy_from_slice(&digits),
+            }
+        }
+    }
+}
+
+/// When a client is told to come back: whole seconds, with at most two digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryAfter(u8);
+
+impl RetryAfter {
+    /// A queue is a matter of moments: the shortest time that the header can say.
+    pub const LEAST: Self = Self(1);
+
+    /// Nobody knows what is in a minute.
+    pub const MOST: Self = Self(60);
+
+    /// Not before this time is over, as far as it can be said.
+    #[must_use]
+    pub fn of(time: Duration) -> Self {
+        let whole = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        let seconds = u8::try_from(whole).unwrap_or(u8::MAX);
+        Self(seconds.clamp(Self::LEAST.0, Self::MOST.0))
+    }
+
+    /// So many.
+    #[must_use]
+    pub const fn seconds(self) -> u8 {
+        self.0
     }
 }
 
@@ -89,10 +139,16 @@ const HEAD_TOO_LARGE_TEXT: &[u8] = b"Status: 431 Request Header Fields Too Large
 const BAD_GATEWAY_TEXT: &[u8] = b"Status: 502 Bad Gateway\r\n\
     Content-Type: text/plain\r\n\r\n\
     502 Bad Gateway\n";
-/// A queue is a matter of moments, so the client may come back in the shortest time that the header
-/// can say.
+/// What stands before the seconds, in both texts.
+const BEFORE_RETRY: &[u8] = b"Status: 503 Service Unavailable\r\nRetry-After: ";
+/// With one digit.
 const UNAVAILABLE_TEXT: &[u8] = b"Status: 503 Service Unavailable\r\n\
     Retry-After: 1\r\n\
+    Content-Type: text/plain\r\n\r\n\
+    503 Service Unavailable\n";
+/// With two.
+const UNAVAILABLE_LONG_TEXT: &[u8] = b"Status: 503 Service Unavailable\r\n\
+    Retry-After: 10\r\n\
     Content-Type: text/plain\r\n\r\n\
     503 Service Unavailable\n";
 const GATEWAY_TIMEOUT_TEXT: &[u8] = b"Status: 504 Gateway Timeout\r\n\
@@ -103,6 +159,7 @@ const FORBIDDEN: [u8; len(FORBIDDEN_TEXT)] = template(FORBIDDEN_TEXT);
 const HEAD_TOO_LARGE: [u8; len(HEAD_TOO_LARGE_TEXT)] = template(HEAD_TOO_LARGE_TEXT);
 const BAD_GATEWAY: [u8; len(BAD_GATEWAY_TEXT)] = template(BAD_GATEWAY_TEXT);
 const UNAVAILABLE: [u8; len(UNAVAILABLE_TEXT)] = template(UNAVAILABLE_TEXT);
+const UNAVAILABLE_LONG: [u8; len(UNAVAILABLE_LONG_TEXT)] = template(UNAVAILABLE_LONG_TEXT);
 const GATEWAY_TIMEOUT: [u8; len(GATEWAY_TIMEOUT_TEXT)] = template(GATEWAY_TIMEOUT_TEXT);
 
 const fn len(text: &[u8]) -> usize {
@@ -151,7 +208,11 @@ mod tests {
     #[test]
     fn each_answer_is_a_complete_response_with_its_status() {
         let request_id = RequestId::application(NonZeroU16::new(0x1234).unwrap());
-        for answer in Answer::ALL {
+        let long = [9, 10, 42, 60].map(|s| Answer::Unavailable(RetryAfter(s)));
+        for (number, answer) in Answer::ALL.into_iter().enumerate() {
+            assert_eq!(answer.number(), number);
+        }
+        for answer in Answer::ALL.into_iter().chain(long) {
             let mut bytes = b"before".to_vec();
             answer.write(request_id, &mut bytes);
             let bytes = &bytes[6..];
@@ -172,8 +233,21 @@ mod tests {
             let text = String::from_utf8_lossy(bytes);
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(body.starts_with(&answer.status().to_string()));
-            let retry = head.contains("\r\nRetry-After: 1\r\n");
-            assert_eq!(retry, answer == Answer::Unavailable);
+            assert_eq!(reader.stdout_bytes(), answer.stdout_bytes());
+            let retry = head.split_once("\r\nRetry-After: ");
+            let seconds = retry.and_then(|(_, rest)| rest.split_once("\r\n"));
+            let wanted = match answer {
+                Answer::Unavailable(retry) => Some(retry.seconds().to_string()),
+                _ => None,
+            };
+            assert_eq!(seconds.map(|(seconds, _)| seconds), wanted.as_deref());
         }
+    }
+
+    #[test]
+    fn clients_are_told_whole_seconds_from_one_to_sixty() {
+        let told = |millis| RetryAfter::of(Duration::from_millis(millis)).seconds();
+        assert_eq!([0, 1, 1_000, 1_001, 59_999].map(told), [1, 1, 1, 2, 60]);
+        assert_eq!([60_001, 255_500, 1 << 40].map(told), [60; 3]);
     }
 }

@@ -18,7 +18,7 @@ mod request;
 mod response;
 mod status;
 
-pub use answer::{Answer, BROKEN_OFF};
+pub use answer::{Answer, BROKEN_OFF, RetryAfter};
 pub use guard::{
     Cut, Decisive, Duplicates, FPM_PAGES, Guard, GuardError, GuardOptions, NAME_BYTES_MAX,
     Overridden, PARAMS_MAX, Rejection, Rule, Verdict, shown_value,

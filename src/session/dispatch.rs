@@ -5,6 +5,7 @@ use std::time::Instant;
 use crate::backend::Address;
 use crate::counters::Outcome;
 use crate::driver::{Done, Driver, Lane, Sock};
+use crate::fastcgi::RetryAfter;
 
 use super::{
     Began, Context, End, Ending, Entry, Exchange, Hands, Hello, LetsGo, Policy, Protocol,
@@ -168,6 +169,14 @@ impl<D: Driver> Session<D> {
         match self {
             Self::Tunnel(_) => Step::End(Ending::of_refusal(cx.balancer)),
             Self::Exchange(exchange) => exchange.refuse(cx),
+        }
+    }
+
+    /// It has a [`Session::wish`], and has waited for too long where more is asked for than can be done.
+    pub fn shed(&mut self, retry_after: RetryAfter, cx: &mut Context<'_, D>) -> Step {
+        match self {
+            Self::Tunnel(_) => unreachable!("only who can be told to come back later is sent away"),
+            Self::Exchange(exchange) => exchange.shed(retry_after, cx),
         }
     }
 

@@ -21,6 +21,7 @@ mod view;
 
 use std::fmt;
 use std::ops::Range;
+use std::time::Instant;
 
 use crate::backend::{Address, Balancer, Lease, Published};
 use crate::counters::{Outcome, RouteCounters};
@@ -88,6 +89,9 @@ pub struct Context<'a, D: Driver> {
     pub changes: &'a mut Changes,
     /// Nobody waits for a place at an endpoint.
     pub queue_is_empty: bool,
+    /// Since when those wait for one in whose stead others have their turn, if there are such ones: what they may do,
+    /// those others may as well.
+    pub passed_over_since: Option<Instant>,
     /// There is a queue in which to wait for one.
     pub can_queue: bool,
     /// Endpoints get nothing new for a while.
@@ -295,6 +299,8 @@ pub enum Ending {
     QueueFull,
     /// No endpoint had a place for it in time.
     QueueTimeout,
+    /// More is asked of the endpoints than they can do, and it has waited for too long.
+    QueueShed,
     /// The backend's connection broke.
     BackendReset(Errno),
     /// No endpoint could be reached in time.
@@ -375,6 +381,7 @@ impl Ending {
             Self::ClientLeft => Outcome::ClientLeft,
             Self::QueueFull => Outcome::QueueFull,
             Self::QueueTimeout => Outcome::QueueTimedOut,
+            Self::QueueShed => Outcome::QueueShed,
             Self::BackendReset(_) => Outcome::BackendReset,
             Self::ConnectFailed(failure) => match failure {
                 ConnectFailure::NoAddress => Outcome::ConnectNoAddress,
@@ -421,6 +428,7 @@ impl Ending {
             | Self::NoBuffer(_)
             | Self::QueueFull
             | Self::QueueTimeout
+            | Self::QueueShed
             | Self::RequestTimeout => true,
             Self::BadRequest(_)
             | Self::Rejected(_)
@@ -458,6 +466,10 @@ impl fmt::Display for Ending {
             ),
             Self::QueueTimeout => f.write_str(
                 "no place at an endpoint in time (see --per-endpoint-max, --queue-timeout)",
+            ),
+            Self::QueueShed => f.write_str(
+                "more requests come than its endpoints can answer, and it had waited for too long (see \
+                 --queue-order, --per-endpoint-max)",
             ),
             Self::ClientReset(errno) => write!(f, "the client broke off: {errno}"),
             Self::BackendReset(errno) => write!(f, "the backend broke off: {errno}"),

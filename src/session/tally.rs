@@ -306,6 +306,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::fastcgi::RetryAfter;
 
     const STEP: Duration = Duration::from_millis(10);
 
@@ -354,8 +355,9 @@ mod tests {
         };
         let mut tally = Tally::new(None, now);
         tally.phase = TallyPhase::Queued(now);
-        tally.answered(Answer::Unavailable, Outcome::QueueTimedOut, &telling);
-        tally.end(Some(Outcome::QueueTimedOut), &telling);
+        let answer = Answer::Unavailable(RetryAfter::MOST);
+        tally.answered(answer, Outcome::QueueShed, &telling);
+        tally.end(Some(Outcome::QueueShed), &telling);
         let requests: Vec<_> = counters.requests.iter().map(|count| count.get()).collect();
         assert_eq!(requests, [0, 0, 0, 0, 0, 1]);
         assert_eq!(

@@ -699,6 +699,7 @@ impl<D: Driver> Tunnel<D> {
             | Ending::HeadTimeout
             | Ending::TooSlow(_)
             | Ending::RequestTimeout
+            | Ending::QueueShed
             | Ending::Aborted => {
                 unreachable!("a raw session reads nothing of what it relays")
             }
@@ -724,6 +725,7 @@ fn close_to_client(ending: Ending) -> Close {
         | Ending::ConnectFailed(_)
         | Ending::QueueFull
         | Ending::QueueTimeout
+        | Ending::QueueShed
         | Ending::BadRequest(_)
         | Ending::BadResponse(_)
         | Ending::Rejected(_)

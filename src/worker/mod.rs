@@ -19,6 +19,7 @@ mod looking;
 mod mailbox;
 mod orders;
 mod outage;
+mod overload;
 mod parking;
 mod pausing;
 mod queue;
@@ -58,6 +59,7 @@ pub(crate) use listeners::{Backlog, ListenerOf, Listening, Sharing};
 pub(crate) use looking::{Look, LookPart, SessionRow};
 pub(crate) use mailbox::{Mailbox, Notice};
 pub(crate) use orders::{Amendment, ListenerChange, Order, Receipt, RouteChange};
+pub(crate) use overload::Adaptive;
 pub(crate) use routes::{Limit, Route, RouteNumber, Share, ShareRules, Spread};
 pub(crate) use who::{Allowed, Unmapped, UserParts, Who};
 
@@ -570,7 +572,7 @@ impl<D: Driver> Worker<D> {
         let mut outcome = ending.outcome();
         let mut has_waited = false;
         if let (Some(place), Some(queue)) = (active.place, &mut served.queue)
-            && place.give_up(queue)
+            && place.give_up(queue, self.hands.now)
         {
             served.count_queue();
             has_waited = true;
@@ -709,10 +711,12 @@ fn context<'a, D: Driver>(
     changes: &'a mut Changes,
     (route, phase): (RouteKey, WorkerPhase),
 ) -> Context<'a, D> {
+    let passed_over_since = served.passed_over_since();
     Context {
         id,
         hands,
         queue_is_empty: !served.has_queue(),
+        passed_over_since,
         can_queue: served.queue.is_some(),
         is_paused: served.paused_until.is_some(),
         is_out: served.is_out,

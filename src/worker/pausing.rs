@@ -5,7 +5,7 @@
 //!   about those whom endpoints are too busy for. So those who came in a pause do not count against it, also not
 //!   while they wait for their turn after it.
 //! - Without a queue, nobody is accepted: clients wait in the backlogs.
-//! - The time of a pause does not count for anybody's patience.
+//! - The time of a pause does not count for anybody's patience, nor for how long a queue has not been empty.
 //! - No connection is kept that no request uses: what the backend changes meanwhile, it changes for all requests that
 //!   come after the pause.
 //! - It ends by itself, whatever becomes of who asked for it; and when the worker drains. It holds for a share that
@@ -55,6 +55,9 @@ impl<D: Driver> Worker<D> {
 
     fn end_pause(&mut self, route: RouteKey) {
         self.routes[route].pool.hold(false, &mut self.hands);
+        if let Some(queue) = &mut self.routes[route].queue {
+            queue.restart(self.hands.now);
+        }
         self.each_session_of(route, Session::resume);
         self.follow_changes(route);
         // Those who wait may have a place, and there may be some in the backlogs.

@@ -23,6 +23,7 @@ use super::admission::Way;
 use super::crowd::Crowd;
 use super::leaving::Leave;
 use super::listeners::Listening;
+use super::overload::Adaptive;
 use super::queue::{Arrival, Queue};
 use super::waiting::{Place, Room};
 use super::who::Who;
@@ -81,6 +82,8 @@ pub(crate) struct Limit {
     pub per_endpoint_max: Option<EndpointMax>,
     /// Clients that wait for one.
     pub queue_max: usize,
+    /// Whom the next place goes to, and who is sent away, while too many wait. `None`: first come, first served.
+    pub order: Option<Adaptive>,
 }
 
 impl Limit {
@@ -106,6 +109,7 @@ impl Limit {
         (0..shards).map(move |shard| Self {
             per_endpoint_max: self.per_endpoint_max.map(|max| permits(max, shard)),
             queue_max: part(self.queue_max, shard),
+            order: self.order,
         })
     }
 }
@@ -356,7 +360,7 @@ impl Served {
             route,
             balancer,
             pool,
-            queue: limit.map(|limit| Queue::new(limit.queue_max)),
+            queue: limit.map(|limit| Queue::new(limit.queue_max, limit.order)),
             counters: counters.route,
             logs,
             head_room,
@@ -386,6 +390,7 @@ impl Served {
             .amend(balance, endpoint_max(limit), is_paced(&policy, limit));
         if let (Some(queue), Some(limit)) = (&mut self.queue, limit) {
             queue.set_max(limit.queue_max);
+            queue.set_order(limit.order, hands.now);
         }
         if let Protocol::Fastcgi(options) = &policy.protocol {
             self.pool.amend(options.pool, hands);
@@ -505,6 +510,11 @@ impl Served {
         self.queue.as_ref().is_some_and(|queue| !queue.is_empty())
     }
 
+    /// Since when those wait in whose stead others have their turn, if there are such ones.
+    pub(super) fn passed_over_since(&self) -> Option<Instant> {
+        self.queue.as_ref()?.passed_over_since()
+    }
+
     /// When those who wait can have a place though nothing happens: when the pace allows it, or the pool can
     /// make room.
     pub(super) fn place_at(&self, now: Instant) -> Option<Instant> {
@@ -539,6 +549,13 @@ impl Served {
         self.has_queue() && self.balancer.held_back(now) == 0
     }
 
+    /// What its queue makes of those who wait follows from how quickly places come free.
+    pub(super) fn look_at_load(&mut self, now: Instant) {
+        if let Some(queue) = &mut self.queue {
+            queue.look(self.balancer.in_flight(), now);
+        }
+    }
+
     /// Who is next after `last`, if some endpoint has a place.
     pub(super) fn next_in_line(
         &mut self,
@@ -554,7 +571,7 @@ impl Served {
         }
         let moment = Moment {
             now,
-            waiting_since: queue.since(next.0),
+            waiting_since: queue.turn_since(next.0),
         };
         self.balancer.has_room(moment).then_some(next)
     }

@@ -9,7 +9,7 @@ use crate::session::{RouteKey, Session, SessionId, Wish};
 
 use super::Worker;
 use super::dates::Dates;
-use super::queue::{self, Arrival, Queue};
+use super::queue::{self, Arrival, Queue, Terms};
 
 /// How often a worker with a queue looks whether an endpoint is back: the end of an ejection, and
 /// checks that pass, are not announced. Long enough to cost nothing, and short compared with the
@@ -19,6 +19,10 @@ pub(crate) const QUEUE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Places that a worker gives to those who wait in one turn. Connections that ended at one time would
 /// otherwise begin at one time, and everybody else on the worker wait for all of them.
 const PLACES_PER_TURN: u32 = 2;
+
+/// Those who have waited for too long in a queue that is overloaded, and are sent away in one turn. Each takes a buffer and a
+/// send: together about as long as the clients that a turn accepts.
+const SHED_PER_TURN: u32 = 16;
 
 /// Sessions in a row that can make no use of the place that is free, before the worker looks at others:
 /// each has failed at the endpoint a moment ago, and asks it again after a pause.
@@ -84,9 +88,9 @@ impl QueueLooks {
         self.changed.remove(&route);
     }
 
-    /// Somebody waits who did not, and may have a place at that time though nothing happens.
-    fn file(&mut self, route: RouteKey, place_at: Option<Instant>, now: Instant) {
-        let dates = self.dates.of(route).into_iter().chain(place_at);
+    /// Somebody waits who did not, and may have a place at that time though nothing happens, or is sent away then.
+    fn file(&mut self, route: RouteKey, due_at: Option<Instant>, now: Instant) {
+        let dates = self.dates.of(route).into_iter().chain(due_at);
         let latest = now + QUEUE_LOOK_INTERVAL;
         let date = dates.min().map_or(latest, |at| at.min(latest));
         self.dates.set(route, Some(date));
@@ -198,11 +202,8 @@ impl Place {
         match (wish, self.standing) {
             (None, Standing::New | Standing::Called) | (Some(_), Standing::Waiting) => Moved::Not,
             (None, Standing::Waiting) => {
-                let since = queue.leave(self.arrival);
-                self.standing = Standing::Called;
-                Moved::Left {
-                    waited: now.saturating_duration_since(since),
-                }
+                let waited = self.leave(queue, now);
+                Moved::Left { waited }
             }
             (Some(wish), Standing::New | Standing::Called) => {
                 if self.request != wish.request {
@@ -212,18 +213,30 @@ impl Place {
                 if is_first && room == Room::None && !wish.stays {
                     return Moved::Refused;
                 }
-                queue.join(self.arrival, id, room != Room::Unbounded, now);
+                let terms = Terms {
+                    counts: room != Room::Unbounded,
+                    may_be_shed: is_first && !wish.stays && room != Room::Unbounded,
+                };
+                queue.join(self.arrival, id, terms, now);
                 self.standing = Standing::Waiting;
                 Moved::Joined { is_first }
             }
         }
     }
 
+    /// It does not wait any more. Returns how long it has.
+    fn leave(&mut self, queue: &mut Queue, now: Instant) -> Duration {
+        assert!(self.is_waiting(), "only who waits leaves");
+        self.standing = Standing::Called;
+        let since = queue.leave(self.arrival, now);
+        now.saturating_duration_since(since)
+    }
+
     /// Its session ends. Whether it has waited until now.
-    pub(super) fn give_up(self, queue: &mut Queue) -> bool {
+    pub(super) fn give_up(mut self, queue: &mut Queue, now: Instant) -> bool {
         let was_waiting = self.is_waiting();
         if was_waiting {
-            queue.leave(self.arrival);
+            self.leave(queue, now);
         }
         was_waiting
     }
@@ -247,10 +260,11 @@ impl<D: Driver> Worker<D> {
             Moved::Refused => return Err(QueueIsFull),
             Moved::Joined { is_first } => {
                 served.counters.queued.add(u64::from(is_first));
+                let sheds_at = queue.sheds_at();
                 if served.looks_for_places() {
                     let place_at = served.balancer.pace_ends(self.hands.now);
-                    self.queue_looks
-                        .file(active.route, place_at, self.hands.now);
+                    let date = place_at.into_iter().chain(sheds_at).min();
+                    self.queue_looks.file(active.route, date, self.hands.now);
                 }
             }
             Moved::Left { waited } => served.counters.queue_wait.record(waited),
@@ -270,7 +284,7 @@ impl<D: Driver> Worker<D> {
         }
     }
 
-    /// Gives free places to those who wait, by arrival. Where a turn cannot give all of them, the next one
+    /// Gives free places to those who wait, in the order of their queue. Where a turn cannot give all of them, the next one
     /// begins elsewhere: a queue with places that is never empty would leave the others nothing.
     pub(super) fn serve_queues(&mut self) {
         let round = self.queue_looks.round(self.hands.now);
@@ -298,16 +312,19 @@ impl<D: Driver> Worker<D> {
         }
         let now = self.hands.now;
         let latest = now + QUEUE_LOOK_INTERVAL;
-        let place_at = served.place_at(now);
-        let next = place_at.map_or(latest, |at| at.clamp(now, latest));
+        let sheds_at = served.queue.as_ref().and_then(Queue::sheds_at);
+        let due_at = served.place_at(now).into_iter().chain(sheds_at).min();
+        let next = due_at.map_or(latest, |at| at.clamp(now, latest));
         self.queue_looks.dates.set(route, Some(next));
     }
 
-    /// Gives those who wait for one route at most as many places as are left in this turn.
+    /// Gives those who wait for one route at most as many places as are left in this turn. Those for whom there is none
+    /// are sent away if they have waited for too long.
     fn serve_queue(&mut self, route: RouteKey, left: &mut u32) -> Line {
         if !self.routes[route].looks_for_places() {
             return Line::IsServed;
         }
+        self.routes[route].look_at_load(self.hands.now);
         if self.routes[route].lacks_places(self.hands.now) {
             self.routes[route].pool.make_room(&mut self.hands);
             self.follow_changes(route);
@@ -325,9 +342,41 @@ impl<D: Driver> Worker<D> {
                 useless += 1;
             } else {
                 *left -= 1;
+                if let Some(queue) = &mut self.routes[route].queue {
+                    queue.gave_place(self.hands.now);
+                }
             }
         }
+        self.shed(route);
         Line::IsServed
+    }
+
+    /// Sends those away who have waited for too long in a queue that is overloaded, as many as a turn may. Others have a
+    /// date that has come.
+    fn shed(&mut self, route: RouteKey) {
+        let now = self.hands.now;
+        for _ in 0..SHED_PER_TURN {
+            let served = &mut self.routes[route];
+            let Some(queue) = &mut served.queue else {
+                return;
+            };
+            let Some((arrival, id)) = queue.overdue(now) else {
+                return;
+            };
+            let active = &mut self.sessions[id.0];
+            // Its turn has come meanwhile, and what it was given has failed: it has a time of its own.
+            if active.session.wish().is_none_or(|wish| wish.stays) {
+                queue.spare(arrival);
+                continue;
+            }
+            let retry_after = queue.retry_after();
+            let place = active.place.as_mut().expect("whoever waits has one");
+            let waited = place.leave(queue, now);
+            served.counters.queue_wait.record(waited);
+            served.count_queue();
+            self.file_queue(route);
+            self.step(id, |session, cx| session.shed(retry_after, cx));
+        }
     }
 
     fn is_waiting(&self, id: SessionId) -> bool {
@@ -339,6 +388,7 @@ impl<D: Driver> Worker<D> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::overload::Adaptive;
     use super::*;
 
     const WISH: Option<Wish> = Some(Wish {
@@ -348,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_place_is_kept_until_the_request_is_another_one() {
-        let (mut queue, now) = (Queue::new(10), Instant::now());
+        let (mut queue, now) = (Queue::new(10, None), Instant::now());
         let mut place = Place::new(&mut queue, 1);
         let arrival = place.arrival();
         let mut follow = |wish, is_full: bool, at: u64| {
@@ -372,6 +422,33 @@ mod tests {
             Moved::Joined { is_first: true }
         );
         assert!(place.arrival() > arrival);
-        assert!(place.give_up(&mut queue) && queue.is_empty());
+        assert!(place.give_up(&mut queue, now) && queue.is_empty());
+    }
+
+    /// Of who comes, as it is given up by a queue in which nobody may wait for more than a moment.
+    fn is_shed(room: Room, wish: Wish, has_had_its_turn: bool) -> bool {
+        let order = Adaptive {
+            target: Duration::from_millis(100),
+            target_max: Duration::from_millis(100),
+        };
+        let (mut queue, now) = (Queue::new(10, Some(order)), Instant::now());
+        let mut place = Place::new(&mut queue, 1);
+        let mut follow = |wish| place.follow(wish, &mut queue, room, SessionId(7), now);
+        assert_eq!(follow(Some(wish)), Moved::Joined { is_first: true });
+        if has_had_its_turn {
+            let waited = Duration::ZERO;
+            assert_eq!(follow(None), Moved::Left { waited });
+            assert_eq!(follow(Some(wish)), Moved::Joined { is_first: false });
+        }
+        queue.overdue(now + Duration::from_secs(1)).is_some()
+    }
+
+    #[test]
+    fn only_who_has_had_no_turn_and_is_owed_nothing_is_sent_away() {
+        let wish = |stays| Wish { request: 1, stays };
+        assert!(is_shed(Room::Some, wish(false), false));
+        assert!(!is_shed(Room::Some, wish(true), false));
+        assert!(!is_shed(Room::Some, wish(false), true));
+        assert!(!is_shed(Room::Unbounded, wish(false), false));
     }
 }

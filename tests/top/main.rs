@@ -42,7 +42,7 @@ fn configured(builder: Builder, pages: &Backend, echo: &Backend) -> Builder {
     let config = format!(
         "workers = 2\n\
          [route.php]\nprotocol = \"fastcgi\"\nguard = \"off\"\nlisten = \"unix:{dir}/proxy.sock\"\n\
-         backend = \"{pages}\"\nper-endpoint-max = 1\nqueue-max = 10\nqueue-timeout = \"60s\"\n\
+         backend = \"{pages}\"\nper-endpoint-max = 1\nqueue-max = 10\nqueue-timeout = \"60s\"\nqueue-order = \"fifo\"\n\
          [route.raw]\nlisten = \"unix:{dir}/raw.sock\"\nbackend = \"{echo}\"\n"
     );
     builder.config(&config)

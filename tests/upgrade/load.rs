@@ -98,8 +98,11 @@ impl Work {
     }
 
     pub(crate) fn routes(&self) -> String {
-        let limits =
-            |max| format!("per-endpoint-max = {max}\nqueue-max = 1000\nqueue-timeout = \"60s\"");
+        let limits = |max| {
+            format!(
+                "per-endpoint-max = {max}\nqueue-max = 1000\nqueue-timeout = \"60s\"\nqueue-order = \"fifo\""
+            )
+        };
         [
             route("raw", &self.echo, ""),
             route("limited", &self.limited, &limits(PLACES)),

@@ -10,7 +10,7 @@ use crate::common::{Backend, Engine, eventually};
 use crate::stage::{Daemon, fastcgi, is_over, route, wait_for_end};
 
 fn limited(max: usize) -> String {
-    format!("per-endpoint-max = {max}\nqueue-timeout = \"60s\"")
+    format!("per-endpoint-max = {max}\nqueue-timeout = \"60s\"\nqueue-order = \"fifo\"")
 }
 
 /// Releases one after the other, and looks whether one of those that wait has its place each time, as long as some do.

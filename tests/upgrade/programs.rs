@@ -25,7 +25,7 @@ pub(crate) fn nginx_and_php_fpm_do_not_notice_upgrades(engine: Engine) {
         String::new()
     };
     let more = format!(
-        "protocol = \"fastcgi\"\nper-endpoint-max = {FPM_WORKERS}\nqueue-timeout = \"60s\"\n\
+        "protocol = \"fastcgi\"\nper-endpoint-max = {FPM_WORKERS}\nqueue-timeout = \"60s\"\nqueue-order = \"fifo\"\n\
         script-root = \"{}\"\n{group}",
         dir.path().display()
     );

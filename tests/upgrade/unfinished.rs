@@ -14,7 +14,7 @@ use crate::stage::{Daemon, fastcgi, wait_for_end};
 const KB: usize = 1 << 10;
 
 fn limited(max: usize) -> String {
-    format!("per-endpoint-max = {max}\nqueue-timeout = \"60s\"")
+    format!("per-endpoint-max = {max}\nqueue-timeout = \"60s\"\nqueue-order = \"fifo\"")
 }
 
 /// Says of each request what was asked for, and how much came with it.

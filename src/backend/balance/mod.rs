@@ -367,6 +367,13 @@ impl Balancer {
         members.map(|member| self.permits(member, true, now)).sum()
     }
 
+    /// Connections to the endpoints, those included that are to be opened.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        let members = self.members.iter();
+        members.map(|member| member.counters.in_flight.get()).sum()
+    }
+
     /// Until when sessions wait for endpoints that refuse, if all of them do.
     #[must_use]
     pub fn refused_until(&self, patience: Duration) -> Option<Instant> {

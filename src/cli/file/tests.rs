@@ -72,6 +72,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     // The others are not for FastCGI.
     ("proxy-protocol", r#""off""#),
     ("queue-max", "0"),
+    ("queue-order", r#""adaptive""#),
     ("queue-time-param", r#""QUEUE_US""#),
     ("queue-timeout", r#""500ms""#),
     ("refused-timeout", r#""100ms""#),
@@ -203,7 +204,7 @@ fn a_file_means_what_the_options_mean() {
          --idle-timeout 10m --half-closed-timeout 5m --listen unix:/run/a.sock --listen unix:/run/b_\"c\".sock --log-format \
          json --log-level debug --metrics 127.0.0.1:9145 --mode 0600 --nameserver 192.0.2.53 \
          --nameserver [::1]:5353 --owner nginx --per-endpoint-max 8 --pin --protocol fastcgi \
-         --proxy-protocol off --queue-max 0 --queue-timeout 500ms --refused-timeout 100ms --removed-endpoint close-after 30s \
+         --proxy-protocol off --queue-max 0 --queue-order adaptive --queue-timeout 500ms --refused-timeout 100ms --removed-endpoint close-after 30s \
          --resolve-with dns --shards 2 --source-address 192.0.2.10 --source-address 2001:db8::1 --status-details \
          --tcp-keepalive 60s --tcp-user-timeout 30s --user nobody:nogroup --workers 3 --when-down close --request-timeout 45s \
          --slow-log /var/log/s.log --slow-after 3s --slow-log-format json",

@@ -186,6 +186,36 @@ fn permits_that_are_found_out_have_bounds() {
 }
 
 #[test]
+fn requests_are_served_in_an_order_that_adapts_and_bytes_in_that_of_arrival() {
+    let order = |options| route_with(options).limits.queue_order;
+    assert_eq!(order("--mode 0"), QueueOrder::Fifo);
+    assert_eq!(order("--queue-order fifo"), QueueOrder::Fifo);
+    for (options, wanted) in [
+        ("--protocol fastcgi", QueueOrder::Adaptive),
+        ("--protocol fastcgi --queue-order fifo", QueueOrder::Fifo),
+        (
+            "--protocol fastcgi --queue-order adaptive",
+            QueueOrder::Adaptive,
+        ),
+    ] {
+        assert_eq!(order(options), wanted, "{options}");
+    }
+    for (options, problem) in [
+        (
+            "--queue-order adaptive",
+            "--queue-order adaptive without --protocol fastcgi: a client whose protocol is not known",
+        ),
+        (
+            "--protocol fastcgi --queue-order lifo",
+            "unknown (write fifo, adaptive)",
+        ),
+    ] {
+        let error = usage_error(&format!("{REQUIRED} {options}"));
+        assert!(error.contains(problem), "{options}: {error}");
+    }
+}
+
+#[test]
 fn every_shard_needs_a_permit() {
     for (options, problem) in [
         ("--shards 2", "--shards 2 without --per-endpoint-max: all"),

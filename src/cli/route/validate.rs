@@ -10,7 +10,7 @@ use super::super::values::{NumberOrOff, timeout};
 use super::{ProtocolName, RouteArguments};
 use crate::config::{
     Access, ActiveChecks, Backend, BackendAddress, Clients, ConnectionLimits, Discovery, Ejection,
-    EndpointMax, Fastcgi, ListenAddress, NAME_SERVERS_MAX, ProxyProtocol, RefreshTimes,
+    EndpointMax, Fastcgi, ListenAddress, NAME_SERVERS_MAX, ProxyProtocol, QueueOrder, RefreshTimes,
     ResolveWith, Route, RouteName, RouteProtocol, SourceAddress, SourceAddresses, UnixAddress,
     Upstreams,
 };
@@ -279,8 +279,23 @@ impl RouteArguments {
         self.refused_timeout.or(default)
     }
 
+    /// Only a request can be told to come back later.
+    fn queue_order(&self) -> Result<QueueOrder, Conflict> {
+        match (self.protocol, self.queue_order) {
+            (ProtocolName::Fastcgi, order) => Ok(order.unwrap_or(Fastcgi::QUEUE_ORDER_DEFAULT)),
+            (ProtocolName::Raw, None | Some(QueueOrder::Fifo)) => Ok(QueueOrder::Fifo),
+            (ProtocolName::Raw, Some(QueueOrder::Adaptive)) => Err(Conflict::new(
+                "queue-order",
+                "--queue-order adaptive without --protocol fastcgi: a client whose protocol is not known cannot be \
+                 told to come back later (remove it, or give --protocol fastcgi)"
+                    .to_owned(),
+            )),
+        }
+    }
+
     fn limits(&self) -> Result<ConnectionLimits, Conflict> {
         let shards = self.shards;
+        let queue_order = self.queue_order()?;
         let refuse = |problem: String| Err(Conflict::new("shards", problem));
         match self.per_endpoint_max.0 {
             None if shards > 1 && self.protocol == ProtocolName::Raw => refuse(format!(
@@ -317,6 +332,7 @@ impl RouteArguments {
                 per_endpoint_max,
                 queue_max: self.queue_max,
                 queue_timeout: self.queue_timeout.0,
+                queue_order,
                 shards: NonZeroUsize::new(shards).expect("its parser takes no number below 1"),
             }),
         }

@@ -7,11 +7,14 @@ use std::time::Duration;
 use crate::backend::{Address, Adjusted};
 use crate::counters::{Count, Outcome};
 use crate::driver::Sock;
-use crate::fastcgi::Answer;
+use crate::fastcgi::{Answer, RetryAfter};
 use crate::worker::{Order, Receipt};
 
 use super::fastcgi::Speech;
 use super::world::{Kind, Told, World};
+
+/// As which those are counted who are sent away.
+const UNAVAILABLE: Answer = Answer::Unavailable(RetryAfter::LEAST);
 
 /// What is known of the pauses of one route.
 #[derive(Default)]
@@ -193,7 +196,7 @@ impl World {
             let outcomes = [Outcome::QueueTimedOut, Outcome::QueueFull];
             let count = match self.ledger.has(route) {
                 // Who has its answer ends later.
-                true => counters.fastcgi.answers[Answer::Unavailable as usize].get(),
+                true => counters.fastcgi.answers[UNAVAILABLE.number()].get(),
                 false => outcomes
                     .map(|outcome| &counters.ended[outcome as usize])
                     .map(Count::get)

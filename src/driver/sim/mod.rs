@@ -53,6 +53,8 @@
 //!   not before; nothing is left of it then, nor after a cut.
 //! - `retired_clients_end`: nobody who has no request to be answered keeps such a route.
 //! - `changes_are_counted`: sessions, and clients of users, are counted exactly, whenever that began.
+//! - `sheds_in_time`: nobody is sent away for waiting where too many do who has not waited for the time that is for that,
+//!   and nobody waits for much longer.
 //! - `served_in_order`: those who wait for a place on one worker have it in the order in which they came.
 //! - `places_are_used`: and nobody waits while there is one, whatever other routes are waited for.
 //! - `nothing_waits_for_us`: where a backend leaves Nagle's algorithm on, nothing that the proxy waits for is held back

@@ -197,7 +197,8 @@ impl World {
         planned.part_floor = planned.part_floor.min(others);
         let peer = &mut self.peers[peer];
         (peer.route, peer.accepted_by) = (route, generation);
-        if let Speech::Client(client) = &peer.speech {
+        if let Speech::Client(client) = &mut peer.speech {
+            client.rests(peer.taken, self.now);
             self.ledger.come_to(client, route);
         }
     }

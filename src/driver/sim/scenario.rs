@@ -9,7 +9,7 @@ use crate::counters::RouteCounters;
 use crate::driver::IntoUnix;
 use crate::session::PoolOptions;
 use crate::sys::net::TcpOptions;
-use crate::worker::Mailbox;
+use crate::worker::{Adaptive, Mailbox};
 
 use super::fastcgi::FastcgiRules;
 
@@ -115,6 +115,8 @@ pub(crate) struct InEffect {
     pub(crate) generation: usize,
     /// How many connections to one endpoint it may have, where there is a limit.
     pub(crate) places: Option<NonZeroU32>,
+    /// When those are sent away who wait while too many do, if anybody is.
+    pub(crate) sheds: Option<Adaptive>,
     /// How connections are kept, where peers speak FastCGI.
     pub(crate) pool: Option<PoolOptions>,
     /// Whose clients are served; of this route alone.

@@ -5,7 +5,7 @@ use std::num::NonZeroU16;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::answer::Answer;
+use super::super::answer::{Answer, RetryAfter};
 use super::*;
 use spliceway_common::fastcgi::{Pairs, push_pair, push_record, push_stream, push_stream_end};
 
@@ -749,7 +749,7 @@ fn each_violation_has_a_name_of_its_own_and_only_size_is_answered() {
     let answered = all.into_iter().filter_map(Violation::answer);
     assert_eq!(
         answered.collect::<Vec<_>>(),
-        [Answer::HeadTooLarge, Answer::Unavailable]
+        [Answer::HeadTooLarge, Answer::Unavailable(RetryAfter::LEAST)]
     );
 }
 

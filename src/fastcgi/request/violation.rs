@@ -1,6 +1,6 @@
 //! What a client must not send.
 
-use super::super::answer::Answer;
+use super::super::answer::{Answer, RetryAfter};
 use super::super::head::LARGE_HEADS_BYTES_MAX;
 use spliceway_common::fastcgi::{Kind, Malformed};
 
@@ -112,7 +112,7 @@ impl Violation {
     pub const fn answer(self) -> Option<Answer> {
         match self {
             Self::ParamsTooLong(_) => Some(Answer::HeadTooLarge),
-            Self::HeadsFull => Some(Answer::Unavailable),
+            Self::HeadsFull => Some(Answer::Unavailable(RetryAfter::LEAST)),
             Self::Version(_)
             | Self::NullId(_)
             | Self::NotNullId(_)

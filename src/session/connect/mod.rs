@@ -280,9 +280,10 @@ impl Connecting {
             return self.sit_out(cx);
         }
         loop {
+            let passed_over_since = cx.passed_over_since.unwrap_or(self.came);
             let moment = Moment {
                 now: cx.hands.now,
-                waiting_since: self.came,
+                waiting_since: self.came.min(passed_over_since),
             };
             let chosen = cx.balancer.choose_with(
                 cx.published,

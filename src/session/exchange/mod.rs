@@ -46,7 +46,7 @@ use std::mem;
 use crate::config::OnFailure;
 use crate::counters::Outcome;
 use crate::driver::{Buf, Close, Closed, Done, Driver, Lane, Op, Sock};
-use crate::fastcgi::{Answer as Synthesised, ClientEnd, Verdict};
+use crate::fastcgi::{Answer as Synthesised, ClientEnd, RetryAfter, Verdict};
 
 use super::bulk::Held;
 use super::connect::{Connecting, SearchStep};
@@ -244,10 +244,17 @@ impl<D: Driver> Exchange<D> {
         match Ending::of_refusal(cx.balancer) {
             Ending::QueueFull => {
                 self.give_up_search(cx);
-                self.farewell(Synthesised::Unavailable, Ending::QueueFull, cx)
+                let answer = Synthesised::Unavailable(RetryAfter::LEAST);
+                self.farewell(answer, Ending::QueueFull, cx)
             }
             ending => self.failed(ending, cx),
         }
+    }
+
+    /// Its request has waited for too long where more is asked for than can be done.
+    pub fn shed(&mut self, retry_after: RetryAfter, cx: &mut Context<'_, D>) -> Step {
+        self.give_up_search(cx);
+        self.farewell(Synthesised::Unavailable(retry_after), Ending::QueueShed, cx)
     }
 
     /// What is told of it at its end.
@@ -560,7 +567,8 @@ impl<D: Driver> Exchange<D> {
             Sought::Failed(ending) => self.failed(ending, cx),
             Sought::NoPlace => {
                 self.give_up_search(cx);
-                self.farewell(Synthesised::Unavailable, Ending::QueueTimeout, cx)
+                let answer = Synthesised::Unavailable(RetryAfter::LEAST);
+                self.farewell(answer, Ending::QueueTimeout, cx)
             }
         }
     }

@@ -78,6 +78,7 @@ macro_rules! act {
             pool: &mut $desk.pool,
             changes: &mut $desk.changes,
             queue_is_empty: true,
+            passed_over_since: None,
             can_queue: $desk.can_queue,
             is_paused: false,
             is_out: false,

@@ -171,6 +171,7 @@ fn queue_of(per_endpoint_max: Option<u32>) -> Option<Limit> {
             .and_then(NonZeroU32::new)
             .map(EndpointMax::Fixed),
         queue_max: 1000,
+        order: None,
     })
 }
 

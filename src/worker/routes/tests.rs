@@ -16,6 +16,7 @@ fn parts(per_endpoint_max: u32, queue_max: usize, shards: usize) -> Vec<(u32, us
     let whole = Limit {
         per_endpoint_max: NonZeroU32::new(per_endpoint_max).map(EndpointMax::Fixed),
         queue_max,
+        order: None,
     };
     let parts = whole.divided(shards);
     parts
@@ -31,6 +32,7 @@ fn shards_divide_bounds_as_they_divide_numbers() {
     let whole = Limit {
         per_endpoint_max: AutoRange::new(3, 64).map(EndpointMax::Auto),
         queue_max: 0,
+        order: None,
     };
     let parts = whole.divided(2).map(|part| part.per_endpoint_max.unwrap());
     let parts: Vec<_> = parts.map(|part| part.to_string()).collect();
@@ -49,6 +51,7 @@ fn routes_with_limits_go_round_the_workers() {
     let limit = Some(Limit {
         per_endpoint_max: None,
         queue_max: 1,
+        order: None,
     });
     let mut spread = Spread::new(3);
     let mut workers = |limit, shards| -> Vec<usize> {

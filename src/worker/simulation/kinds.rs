@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use crate::backend::Address;
 use crate::config::{AutoRange, EndpointMax};
@@ -10,7 +11,7 @@ use crate::driver::sim::Users;
 use crate::driver::sim::dice::Dice;
 use crate::session::Introduction;
 use crate::sys::net::{UnixKind, UnixName};
-use crate::worker::{Backlog, Limit, Listening, Sharing};
+use crate::worker::{Adaptive, Backlog, Limit, Listening, Sharing};
 
 /// What the addresses are of. Not one of the dice: seeds that found something stay what they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,19 @@ pub(super) enum Backends {
     Successions,
     /// Several routes, and one worker or several, whose configuration changes while they run.
     Reloads,
+}
+
+/// When requests are sent away where too many of them wait: sooner than in earnest, as they do not wait for long here.
+const SHORT: Adaptive = Adaptive {
+    target: Duration::from_millis(10),
+    target_max: Duration::from_millis(50),
+};
+
+/// The order of a queue of requests for endpoints with so many places. Not one of the dice: seeds that found something
+/// stay what they are.
+pub(super) fn order_with(per_endpoint_max: Option<EndpointMax>) -> Option<Adaptive> {
+    let is_scarce = per_endpoint_max.is_some_and(|max| max.most().get() <= 2);
+    is_scarce.then_some(SHORT)
 }
 
 /// Why a kind with several routes has nothing of its own.
@@ -109,9 +123,11 @@ impl Backends {
             Self::Limited => true,
             Self::Auto => {
                 let (least, most) = dice.pick(&[(1, 8), (1, 3), (2, 5), (1, 1)]);
+                let per_endpoint_max = AutoRange::new(least, most).map(EndpointMax::Auto);
                 return Some(Limit {
-                    per_endpoint_max: AutoRange::new(least, most).map(EndpointMax::Auto),
+                    per_endpoint_max,
                     queue_max: dice.pick(&[0, 2, 100]),
+                    order: order_with(per_endpoint_max),
                 });
             }
             Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
@@ -123,13 +139,21 @@ impl Backends {
         let limit = is_limited.then(|| Limit {
             per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])).map(EndpointMax::Fixed),
             queue_max: dice.pick(&[0, 2, 100]),
+            order: None,
         });
         match self {
             // Such a route has a queue in any case, for those who wait for the pace.
-            Self::Fastcgi => limit.or(Some(Limit {
-                per_endpoint_max: None,
-                queue_max: 100,
-            })),
+            Self::Fastcgi => {
+                let limit = limit.unwrap_or(Limit {
+                    per_endpoint_max: None,
+                    queue_max: 100,
+                    order: None,
+                });
+                Some(Limit {
+                    order: order_with(limit.per_endpoint_max),
+                    ..limit
+                })
+            }
             _ => limit,
         }
     }

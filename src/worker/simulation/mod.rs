@@ -188,6 +188,7 @@ impl Choices {
                 .map(|limit| InEffect {
                     generation: 0,
                     places: limit.and_then(most_places),
+                    sheds: limit.and_then(|limit| limit.order),
                     pool: self.pool,
                     users: None,
                     is_retired: false,

@@ -4,6 +4,7 @@
 use std::mem;
 use std::os::fd::AsRawFd as _;
 
+use super::kinds::order_with;
 use super::several::run_in_turns;
 use super::*;
 use crate::access_log::{Queue, RequestLogs, SlowLog};
@@ -635,6 +636,7 @@ impl Reloader {
         self.order(number, |in_effect, limit| {
             in_effect.generation = generation;
             in_effect.places = limit.and_then(most_places);
+            in_effect.sheds = limit.and_then(|limit| limit.order);
             in_effect.pool = pool;
             in_effect.users = users.clone();
         });
@@ -718,6 +720,9 @@ impl Reloaded {
         }
         if !calm && dice.one_in(2) {
             limit.queue_max = dice.pick(&[0, 2, 100]);
+        }
+        if self.choices.pool.is_some() {
+            limit.order = order_with(limit.per_endpoint_max);
         }
         let parts = Spread::new(shards).serving(Some(*limit), shards);
         for ((_, part), (_, after)) in self.serving.iter_mut().zip(parts) {

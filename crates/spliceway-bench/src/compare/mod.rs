@@ -15,6 +15,7 @@ mod idle;
 mod link;
 mod machine;
 mod matrix;
+mod overload;
 mod peers;
 mod php;
 mod plots;
@@ -48,7 +49,7 @@ use self::matrix::{Cell, Key};
 use self::peers::{Engine, Peer, Spliceway, Threads};
 use self::progress::Progress;
 use self::report::Companions;
-use self::results::{CellResult, DIRECT_TCP, Effort, PageSweep, Results, Sweep};
+use self::results::{CellResult, DIRECT_TCP, Effort, Overload, PageSweep, Results, Sweep};
 use self::rounds::one_line;
 use self::schedule::{Schedule, Section, Wishes};
 
@@ -86,7 +87,7 @@ pub(crate) struct CompareArgs {
                 new-4k-16, kept-256k-1, new-16m-4 or upload; sections remote (or a part of it, such as \
                 remote-10ms-64k), matrix, fastcgi (or one of its \
                 cells, such as fastcgi-kept-4k-16), php (or a part of it, such as php-static or \
-                php-ondemand-10k), defaults, idle, sweep, growth, routes, reload."
+                php-ondemand-10k), defaults, idle, sweep, growth, routes, reload, overload."
     )]
     only: Vec<String>,
 
@@ -99,7 +100,7 @@ pub(crate) struct CompareArgs {
                 section fastcgi also fastcgi, fastcgi-epoll, fastcgi-unguarded, \
                 fastcgi-epoll-unguarded, fastcgi-unix. The section php has unix, socket-proxyd, haproxy, nginx, spliceway, \
                 spliceway-epoll, fastcgi, fastcgi-epoll and fastcgi-unix, the sections reload and remote have haproxy, nginx, spliceway, \
-                spliceway-epoll, fastcgi and fastcgi-epoll. The direct path over TCP is always there: ratios refer to it."
+                spliceway-epoll, fastcgi and fastcgi-epoll, the section overload has fastcgi. The direct path over TCP is always there: ratios refer to it."
     )]
     peers: Vec<String>,
 
@@ -350,6 +351,7 @@ impl Run<'_> {
                 Section::Growth => self.growth(),
                 Section::Routes => self.routes(),
                 Section::Reload => self.reload(),
+                Section::Overload => self.overload(),
                 Section::Defaults => self.defaults(),
             }
         }
@@ -486,6 +488,21 @@ impl Run<'_> {
         let effort = self.schedule.effort(Section::Reload);
         let reload = reload::run(&mut self.fleet, &self.peers, effort, &self.progress);
         self.results.reload = (!reload.paths.is_empty()).then_some(reload);
+    }
+
+    fn overload(&mut self) {
+        let plan = self.schedule.overload();
+        match overload::run(&mut self.fleet, &self.peers, plan, &self.progress) {
+            Ok(overload) => {
+                let machine = &self.results.machine;
+                self.results.overload = Some(Overload {
+                    commit: machine.commit.clone(),
+                    date: machine.date.clone(),
+                    ..overload
+                });
+            }
+            Err(error) => self.leave_out(Section::Overload, "all", &error),
+        }
     }
 
     fn remote(&mut self) {

@@ -1,11 +1,13 @@
 //! What a comparison found, as it is kept in the file of raw data. The report and the plots are made
 //! from this alone.
 
+mod overload;
 mod reload;
 mod remote;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::overload::{Overload, OverloadPoint, OverloadSample, OverloadWay};
 pub(super) use self::reload::{Reload, ReloadPath, ReloadRound, ReloadSample};
 pub(super) use self::remote::{LinkUse, Remote, RemoteCell, RemoteWay};
 use super::matrix::{Carry, Cell, Key};
@@ -44,6 +46,9 @@ pub(super) struct Results {
     /// Older files of raw data have none.
     #[serde(default)]
     pub(super) reload: Option<Reload>,
+    /// Older files of raw data have none.
+    #[serde(default)]
+    pub(super) overload: Option<Overload>,
     pub(super) php: Option<Php>,
     /// Sections and cells that were left out, in words.
     pub(super) not_measured: Vec<String>,

@@ -3,9 +3,10 @@
 use super::matrix::{Carry, Cell, Key};
 use super::results::{
     CellResult, DIRECT_TCP, Effort, Fastcgi, Growth, GrowthPages, GrowthSeries, Idle, Latency,
-    LinkUse, Machine, Network, Outcome, PageSweep, PathInfo, PathResult, Php, PhpCell, PhpPath,
-    PhpSample, Pm, Reload, ReloadPath, ReloadRound, ReloadSample, Remote, RemoteCell, RemoteWay,
-    Results, Routes, RoutesOf, Sample, SecondClient, Sweep, SweepPath, SweepPoint, Variant,
+    LinkUse, Machine, Network, Outcome, Overload, OverloadPoint, OverloadSample, OverloadWay,
+    PageSweep, PathInfo, PathResult, Php, PhpCell, PhpPath, PhpSample, Pm, Reload, ReloadPath,
+    ReloadRound, ReloadSample, Remote, RemoteCell, RemoteWay, Results, Routes, RoutesOf, Sample,
+    SecondClient, Sweep, SweepPath, SweepPoint, Variant,
 };
 
 /// Path, name, requests per second; slower paths use more CPU.
@@ -308,6 +309,55 @@ fn reload() -> Reload {
     }
 }
 
+/// With twice as much as can be done, first come first served answers nobody in time, and the newest first every second one.
+fn overload() -> Overload {
+    let way = |path: &str, name: &str, sample: OverloadSample| OverloadWay {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        points: vec![OverloadPoint {
+            load: 2.0,
+            rounds: vec![Ok(sample)],
+        }],
+    };
+    let fifo = OverloadSample {
+        requests: 400,
+        gave_up: 400,
+        seconds: 1.0,
+        ..OverloadSample::default()
+    };
+    let latency = |us: f64| {
+        Some(Latency {
+            p50: us,
+            p99: us,
+            ..Latency::default()
+        })
+    };
+    let adaptive = OverloadSample {
+        requests: 400,
+        answered: 200,
+        sent_away: 200,
+        seconds: 1.0,
+        answered_us: latency(41_000.0),
+        sent_away_us: latency(501_000.0),
+        ..OverloadSample::default()
+    };
+    Overload {
+        workers: 8,
+        backlog: 511,
+        service_ms: 40.0,
+        patience_seconds: 2.0,
+        capacity: 200.0,
+        warm_up_seconds: 4.0,
+        seconds: 1.0,
+        commit: "0123456789ab".to_owned(),
+        date: "2026-11-28 20:00".to_owned(),
+        ways: vec![
+            way("overload-fifo", "spliceway, fifo", fifo),
+            way("overload-adaptive", "spliceway, adaptive", adaptive),
+        ],
+    }
+}
+
 /// All sections, in small.
 pub(super) fn results() -> Results {
     Results {
@@ -353,6 +403,7 @@ pub(super) fn results() -> Results {
         growth: Some(growth()),
         routes: Some(routes()),
         reload: Some(reload()),
+        overload: Some(overload()),
         php: Some(php()),
         not_measured: Vec::new(),
     }

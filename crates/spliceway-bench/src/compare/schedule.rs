@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::fastcgi::{self, Contest};
 use super::growth;
 use super::matrix::{self, Cell, Key};
+use super::overload;
 use super::php;
 use super::reload;
 use super::remote;
@@ -32,10 +33,12 @@ pub(super) enum Section {
     Routes,
     /// What reloads do to the requests of a constant load.
     Reload,
+    /// What is answered in time where more is asked for than can be done.
+    Overload,
 }
 
 impl Section {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Remote,
         Self::Php,
         Self::Matrix,
@@ -46,6 +49,7 @@ impl Section {
         Self::Growth,
         Self::Routes,
         Self::Reload,
+        Self::Overload,
     ];
 
     pub(super) fn word(self) -> &'static str {
@@ -58,6 +62,7 @@ impl Section {
             Self::Growth => "growth",
             Self::Routes => "routes",
             Self::Reload => "reload",
+            Self::Overload => "overload",
             Self::Remote => "remote",
             Self::Php => "php",
         }
@@ -73,6 +78,7 @@ impl Section {
             Self::Growth => "growth",
             Self::Routes => "several routes, and metrics",
             Self::Reload => "reloads under load",
+            Self::Overload => "overload",
             Self::Remote => "backends behind a link",
             Self::Php => "nginx and PHP-FPM end to end",
         }
@@ -199,7 +205,7 @@ impl Schedule {
     }
 
     /// Of a section. The matrix, the FastCGI mode and PHP have the rounds that were asked for, in a
-    /// quick run the latter two at most two; so have reloads where not everything is measured; the
+    /// quick run the latter two at most two; so have reloads and overload where not everything is measured; the
     /// section about routes, which looks for differences of a hundredth, has more; the others, whose
     /// figures are plainer, at most three.
     pub(super) fn effort(&self, section: Section) -> Effort {
@@ -210,8 +216,10 @@ impl Schedule {
             Section::Fastcgi => self.effort.rounds,
             Section::Php if self.quick => self.effort.rounds.min(PHP_QUICK_ROUNDS),
             Section::Php => self.effort.rounds,
-            Section::Reload if self.only.is_empty() => self.effort.rounds.min(few),
-            Section::Reload => self.effort.rounds,
+            Section::Reload | Section::Overload if self.only.is_empty() => {
+                self.effort.rounds.min(few)
+            }
+            Section::Reload | Section::Overload => self.effort.rounds,
             Section::Routes if self.quick => few,
             Section::Routes => self.effort.rounds * ROUTES_ROUNDS,
             _ => self.effort.rounds.min(few),
@@ -273,6 +281,10 @@ impl Schedule {
         (asked.as_secs() + u64::from(asked.subsec_nanos() > 0)).max(1)
     }
 
+    pub(super) fn overload(&self) -> overload::Plan {
+        overload::Plan::new(self.quick, self.effort(Section::Overload).rounds)
+    }
+
     /// About how long all of it takes, with so many paths.
     pub(super) fn planned(&self, paths: usize) -> Duration {
         /// Opening and closing thousands of connections.
@@ -299,6 +311,7 @@ impl Schedule {
                 }
                 Section::Routes => return scaled(routes::each(effort), effort.rounds),
                 Section::Reload => return scaled(reload::each(effort), effort.rounds),
+                Section::Overload => return self.overload().planned(),
                 Section::Idle => return scaled(self.idle_rest() + IDLE_WORK, paths),
                 Section::Remote => {
                     let measurements = self.remote.len() * remote::ways() * effort.rounds;

@@ -3,8 +3,9 @@
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use crate::fastcgi::Answer;
+use crate::fastcgi::{Answer, RetryAfter};
 
 use super::super::dice::Dice;
 use super::super::peer::{PlannedEnding, stream_byte};
@@ -52,6 +53,10 @@ pub(in super::super) struct Client {
     records: Records,
     /// How often it asks for our capacity. Whether that is answered is left open.
     queries: usize,
+    /// Until then, the proxy had nothing of the request that is next to be answered, if it has come to the proxy.
+    unbegun_until: Option<Instant>,
+    /// What the proxy has answered for itself.
+    own_answer: Option<Answer>,
 }
 
 /// One of its requests.
@@ -85,6 +90,8 @@ impl Client {
             answer: Reading::Answer(Vec::new()),
             records: Records::default(),
             queries: 0,
+            unbegun_until: None,
+            own_answer: None,
         };
         // Who makes many keeps connections from coming to rest for long.
         let most = if dice.one_in(3) { 12 } else { 4 };
@@ -192,6 +199,19 @@ impl Client {
         at == index(taken) && !self.is_within_answer() && begun <= self.answer_ends.len()
     }
 
+    /// The proxy, which has taken this much, has done all that it can do.
+    pub(in super::super) fn rests(&mut self, taken: u64, now: Instant) {
+        let next = self.requests.get(self.answer_ends.len());
+        if next.is_some_and(|sent| taken <= sent.script.start) {
+            self.unbegun_until = Some(now);
+        }
+    }
+
+    /// What the proxy has answered for itself, and until when it had nothing of that request.
+    pub(super) fn own_answer(&self) -> Option<(Answer, Instant)> {
+        self.own_answer.zip(self.unbegun_until)
+    }
+
     fn answered(&self, read: u64) -> usize {
         self.answer_ends.iter().filter(|end| **end <= read).count()
     }
@@ -292,11 +312,12 @@ impl Client {
         // It can come behind what a backend had written to STDERR.
         let is_stderr = |unit: &&Unit| matches!(unit, Unit::Byte(STDERR, _) | Unit::End(STDERR));
         let stderr = heard.iter().take_while(is_stderr).count();
-        for own in own_answers(request) {
+        for (answer, own) in own_answers(request) {
             if own.starts_with(&heard[stderr..]) {
                 if own.len() == heard.len() - stderr {
                     self.answer_ends.push(end);
                     self.answer = Reading::Over;
+                    self.own_answer = Some(answer);
                 }
                 return true;
             }
@@ -313,17 +334,19 @@ impl Client {
 }
 
 /// What the proxy may say for itself.
-fn own_answers(request: &Request) -> Vec<Vec<Unit>> {
-    let answers: &[Answer] = match request.course {
-        Course::Denied => &[Answer::Forbidden],
-        Course::Whole | Course::Aborted | Course::Malformed => &[
-            Answer::BadGateway,
-            Answer::Unavailable,
-            Answer::GatewayTimeout,
-        ],
+fn own_answers(request: &Request) -> Vec<(Answer, Vec<Unit>)> {
+    let answers = match request.course {
+        Course::Denied => vec![Answer::Forbidden],
+        Course::Whole | Course::Aborted | Course::Malformed => {
+            let mut answers = vec![Answer::BadGateway, Answer::GatewayTimeout];
+            let seconds = RetryAfter::LEAST.seconds()..=RetryAfter::MOST.seconds();
+            let times = seconds.map(|s| RetryAfter::of(Duration::from_secs(s.into())));
+            answers.extend(times.map(Answer::Unavailable));
+            answers
+        }
     };
-    let own = answers.iter();
-    own.map(|answer| units(&answer_of_proxy(*answer, request.id)))
+    let own = answers.into_iter();
+    own.map(|answer| (answer, units(&answer_of_proxy(answer, request.id))))
         .collect()
 }
 

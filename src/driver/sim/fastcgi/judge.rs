@@ -1,6 +1,6 @@
 //! What the proxy keeps between requests, and what clients have of their answers in the end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::backend::Address;
 use crate::driver::Sock;
@@ -31,6 +31,13 @@ impl World {
                 }
             }
         }
+        let (at, now) = (self.at, self.now);
+        for peer in self.peers.iter_mut().filter(|peer| peer.worker == Some(at)) {
+            if let Speech::Client(client) = &mut peer.speech {
+                client.rests(peer.taken, now);
+            }
+        }
+        self.judge_overdue();
         let mut settled = Vec::new();
         let own: Vec<_> = self.own().collect();
         let paused = 0..self.scenario.routes.len();
@@ -98,6 +105,59 @@ impl World {
         for (index, to) in settled {
             self.judge_surplus(index, to);
         }
+    }
+
+    /// Where too many wait, those who have waited for long are sent away, and in time.
+    fn judge_overdue(&mut self) {
+        // What changes meanwhile begins the time anew.
+        if !self.scenario.calm || self.scenario.by_hand || self.scenario.marks_rules {
+            return;
+        }
+        for (number, planned) in self.scenario.routes.iter().enumerate() {
+            let counters = &planned.counters[self.at];
+            let oldest = counters.queue_oldest.age(self.now);
+            let sheds = planned.in_effect[self.at].sheds;
+            let (Some(rules), Some(times)) = (self.ledger.rules[number], sheds) else {
+                continue;
+            };
+            let most = times.target_max * 2;
+            let endpoints = planned.endpoints.iter();
+            let taken = endpoints.map(|to| self.connections_of(self.at, *to));
+            let is_overdue = oldest.is_some_and(|waited| waited > most)
+                && counters.queue_depth.get() > taken.sum::<usize>() as u64
+                // Whoever has had a turn stays.
+                && counters.fastcgi.retries.get() == 0;
+            let of = (self.at, number);
+            if !is_overdue {
+                self.ledger.overdue_since.remove(&of);
+                continue;
+            }
+            let since = *self.ledger.overdue_since.entry(of).or_insert(self.now);
+            rule!(
+                "sheds_in_time",
+                self.now <= since + most + rules.look_interval + SLACK,
+                "somebody waits for {oldest:?}, and too many do"
+            );
+        }
+    }
+
+    /// A client is told that there was no place for its request, of which there was nothing until then.
+    pub(super) fn judge_shed(&self, route: usize, unbegun_until: Instant) {
+        if !self.scenario.calm {
+            // The queue may be full, and those who wait in it have a time of their own.
+            return;
+        }
+        let waited = self.now.saturating_duration_since(unbegun_until);
+        let sheds = self.scenario.routes[route].in_effect[self.at].sheds;
+        if self.scenario.marks_rules && sheds.is_none() {
+            // It may be only now that the client has all of what it was told by earlier rules.
+            return;
+        }
+        rule!(
+            "sheds_in_time",
+            sheds.is_some_and(|times| waited >= times.target),
+            "somebody is sent away after {waited:?}, by {sheds:?}"
+        );
     }
 
     /// A connection that has nothing to do is not one too many, once a limit was lowered.

@@ -134,6 +134,8 @@ pub(super) struct Ledger {
     /// By [`Ledger::known_as`]: endpoints as each worker has come to know them.
     endpoints: Vec<Endpoint>,
     workers: usize,
+    /// By worker and route: since when somebody has waited there for too long, and too many have.
+    overdue_since: HashMap<(usize, usize), Instant>,
 }
 
 /// An endpoint, and what one worker can know of it: no other one tells it.
@@ -252,6 +254,7 @@ impl Ledger {
             entries: HashMap::new(),
             endpoints,
             workers,
+            overdue_since: HashMap::new(),
         }
     }
 
@@ -623,10 +626,10 @@ impl World {
     }
 
     fn client_hears(&mut self, client: &mut Client, bytes: &[u8], at: u64) {
-        let ledger = &mut self.ledger;
         client.take_in(bytes);
         let end = at + bytes.len() as u64;
         while let Some((next, left)) = client.next_record() {
+            let ledger = &mut self.ledger;
             let name = client.waits_for().map(|request| request.name);
             let entry = name.and_then(|name| ledger.entries.get_mut(&name));
             let backend = entry.filter(|entry| entry.at.is_some()).map(|entry| {
@@ -648,6 +651,11 @@ impl World {
                 "request {name:?}: its client is given {next:?}, which is no part of its answer"
             );
             if next.is_err() {
+                return;
+            }
+            if let Some((Answer::Unavailable(_), unbegun_until)) = client.own_answer() {
+                let name = name.expect("it was answered");
+                self.judge_shed(self.ledger.entries[&name].route, unbegun_until);
                 return;
             }
         }

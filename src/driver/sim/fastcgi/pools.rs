@@ -31,14 +31,14 @@ impl World {
     pub(in super::super) fn next_accepted(&self) -> Option<usize> {
         let servers = self.peers.iter().enumerate();
         let servers = servers.filter_map(|(index, peer)| match &peer.speech {
-            Speech::Server(server) if !peer.gone && !peer.is_broken() => Some((index, server)),
+            Speech::Server(server) if !peer.gone && !peer.is_broken() => Some((index, &**server)),
             _ => None,
         });
         let servers: Vec<_> = servers.collect();
         let mut waiting = servers
             .iter()
             .filter(|(_, server)| server.in_backlog_since.is_some());
-        let has_worker = |(_, server): &&(usize, &Box<Server>)| {
+        let has_worker = |(_, server): &&(usize, &Server)| {
             let is_beside = |other: &Server| {
                 let at = |known_as: usize| known_as / self.ledger.workers;
                 other.in_backlog_since.is_none() && at(other.endpoint) == at(server.endpoint)

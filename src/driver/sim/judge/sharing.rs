@@ -243,7 +243,7 @@ impl World {
     }
 
     /// How many connections a worker has to an endpoint.
-    pub(super) fn connections_of(&self, worker: usize, to: Address) -> usize {
+    pub(in super::super) fn connections_of(&self, worker: usize, to: Address) -> usize {
         let released = self.drivers[worker].to_release.iter();
         let is_one = |&&sock: &&Sock| {
             let socket = self.sockets.peek(sock);

@@ -23,7 +23,7 @@ pub(super) use self::neighbours::{Neighbours, PLACES};
 pub(super) use self::nginx::{Stream as NginxStream, program as nginx_program};
 pub(super) use self::reloaded::{Edition, Reloaded};
 pub(super) use self::socket_proxyd::SocketProxyd;
-pub(super) use self::spliceway::{CONTROL_SOCKET, Engine, Fastcgi, Guard, Spliceway};
+pub(super) use self::spliceway::{CONTROL_SOCKET, Engine, Fastcgi, Guard, Order, Spliceway};
 
 /// What every program is told to hold at most: above the 4,096 clients of the growth section, and low
 /// enough that HAProxy, with two pipes for every fourth connection, needs under 16,384 descriptors.

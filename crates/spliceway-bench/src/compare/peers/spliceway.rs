@@ -54,6 +54,24 @@ pub(in super::super) struct Spliceway {
     over_unix: bool,
     /// Whether it has a control socket.
     controlled: bool,
+    /// `--queue-order`, if it is told.
+    order: Option<Order>,
+}
+
+/// In which order it serves requests that wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in super::super) enum Order {
+    Fifo,
+    Adaptive,
+}
+
+impl Order {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Fifo => "fifo",
+            Self::Adaptive => "adaptive",
+        }
+    }
 }
 
 /// What its control socket is called.
@@ -67,6 +85,7 @@ impl Spliceway {
             protocol: Protocol::Raw,
             over_unix: false,
             controlled: false,
+            order: None,
         }
     }
 
@@ -77,6 +96,7 @@ impl Spliceway {
             protocol: Protocol::Fastcgi(fastcgi),
             over_unix: false,
             controlled: false,
+            order: None,
         }
     }
 
@@ -84,6 +104,14 @@ impl Spliceway {
     pub(in super::super) fn over_unix(self) -> Self {
         Self {
             over_unix: true,
+            ..self
+        }
+    }
+
+    /// Serving requests that wait in this order.
+    pub(in super::super) fn ordered(self, order: Order) -> Self {
+        Self {
+            order: Some(order),
             ..self
         }
     }
@@ -173,6 +201,8 @@ impl Peer for Spliceway {
             command.args((fastcgi.guard == Guard::Off).then_some("--guard=off"));
             let endpoint_max = fastcgi.endpoint_max;
             command.args(endpoint_max.map(|max| format!("--per-endpoint-max={max}")));
+            let order = self.order.map(Order::word);
+            command.args(order.map(|order| format!("--queue-order={order}")));
         }
         if self.controlled {
             let control = job.dir.join(CONTROL_SOCKET);

@@ -12,7 +12,10 @@ use plotters::prelude::{IntoDrawingArea as _, SVGBackend};
 
 use super::matrix::{Carry, Key};
 use super::report::{cpu_points, ratio_points};
-use super::results::{CellResult, PHP_TCP, PhpCell, Pm, Results, Sample, failure, spread};
+use super::results::{
+    CellResult, OverloadPoint, OverloadSample, OverloadWay, PHP_TCP, PhpCell, Pm, Results, Sample,
+    failure, spread,
+};
 use bars::{Bar, Panel};
 use lines::{Axis, Figure, Graph, Line};
 
@@ -24,16 +27,18 @@ pub(super) enum Plot {
     Cpu,
     Latency,
     Sweep,
+    Overload,
     Growth,
 }
 
 impl Plot {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Pages,
         Self::Throughput,
         Self::Cpu,
         Self::Latency,
         Self::Sweep,
+        Self::Overload,
         Self::Growth,
     ];
 
@@ -44,6 +49,7 @@ impl Plot {
             Self::Cpu => "cpu.svg",
             Self::Latency => "latency.svg",
             Self::Sweep => "latency-under-load.svg",
+            Self::Overload => "overload.svg",
             Self::Growth => "growth.svg",
         }
     }
@@ -55,6 +61,7 @@ impl Plot {
             Self::Cpu => "CPU of the program in between",
             Self::Latency => "Latency by percentile",
             Self::Sweep => "Latency under load",
+            Self::Overload => "Overload: pages that are made in time",
             Self::Growth => "CPU per request with more and more clients",
         }
     }
@@ -67,6 +74,7 @@ impl Plot {
             Self::Cpu => panels(results, cpu).is_empty(),
             Self::Latency => latency(results).graphs.is_empty(),
             Self::Sweep => sweep(results).graphs.is_empty(),
+            Self::Overload => overload(results).graphs.is_empty(),
             Self::Growth => growth(results).graphs.is_empty(),
         }
     }
@@ -89,6 +97,7 @@ fn draw(plot: Plot, results: &Results) -> anyhow::Result<String> {
         Plot::Cpu => draw_bars(plot, &panels(results, cpu)),
         Plot::Latency => draw_lines(&latency(results)),
         Plot::Sweep => draw_lines(&sweep(results)),
+        Plot::Overload => draw_lines(&overload(results)),
         Plot::Growth => draw_lines(&growth(results)),
     }
 }
@@ -271,6 +280,40 @@ fn sweep(results: &Results) -> Figure {
     }
 }
 
+/// What is answered in time, and how late the slowest of that is.
+fn overload(results: &Results) -> Figure {
+    type Wanted = fn(&OverloadSample) -> Option<f64>;
+    let graph = |(title, unit, figure): (&str, &'static str, Wanted)| {
+        let overload = results.overload.as_ref()?;
+        let line = |way: &OverloadWay| {
+            let point = |point: &OverloadPoint| Some((point.load, point.spread(figure)?.median));
+            let points = way.points.iter().filter_map(point).collect();
+            Line::named(&way.name, &way.path, points)
+        };
+        let lines: Vec<Line> = overload.ways.iter().map(line).collect();
+        let is_drawn = lines.iter().any(|line| !line.is_empty());
+        is_drawn.then(|| Graph {
+            title: title.to_owned(),
+            x: Axis::linear("asked for ÷ capacity", lines.iter().flat_map(Line::xs)),
+            y: Axis::linear(unit, lines.iter().flat_map(Line::ys)),
+            lines,
+        })
+    };
+    let figures: [(&str, &str, Wanted); 2] = [
+        ("goodput", "pages per second", |sample| {
+            Some(sample.goodput())
+        }),
+        ("p99 of those that were made in time", "ms", |sample| {
+            Some(sample.answered_us?.p99 / 1e3)
+        }),
+    ];
+    Figure {
+        title: Plot::Overload.title(),
+        graphs: figures.into_iter().filter_map(graph).collect(),
+        note: "Clients leave after two seconds. A line ends where nobody has a page in time.",
+    }
+}
+
 fn growth(results: &Results) -> Figure {
     let graph = |carry| {
         let growth = results.growth.as_ref()?;
@@ -304,7 +347,11 @@ mod tests {
         let files: Vec<&str> = drawn.iter().map(|(file, _)| *file).collect();
         assert_eq!(files, Plot::ALL.map(Plot::file));
         for (file, svg) in drawn {
-            for text in ["spliceway raw, io_uring", "</svg>"] {
+            let name = match file {
+                "overload.svg" => "spliceway, adaptive",
+                _ => "spliceway raw, io_uring",
+            };
+            for text in [name, "</svg>"] {
                 assert!(svg.contains(text), "{file}: no '{text}'");
             }
             assert!(

@@ -3,6 +3,7 @@
 mod behind;
 mod cells;
 mod hops;
+mod overload;
 mod php;
 mod reload;
 mod remote;
@@ -58,6 +59,7 @@ pub(super) fn summary(results: &Results) -> String {
         titled("Growth", &sections::growth(results)),
         titled("Several routes, and metrics", &sections::routes(results)),
         titled(RELOAD_TITLE, &reload::render(results)),
+        titled(OVERLOAD_TITLE, &overload::render(results, "")),
     ]
     .concat()
 }
@@ -90,6 +92,10 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
         titled("Idle connections", &sections::idle(results)),
         titled("Several routes, and metrics", &sections::routes(results)),
         titled(RELOAD_TITLE, &reload::render(results)),
+        titled(
+            OVERLOAD_TITLE,
+            &overload::render(results, &plot(plots::Plot::Overload)),
+        ),
         titled(
             "Growth",
             &[
@@ -134,6 +140,8 @@ const REMOTE_TITLE: &str = "Backends behind a link";
 const PHP_TITLE: &str = "nginx and PHP-FPM, end to end";
 
 const RELOAD_TITLE: &str = "Reloads under load";
+
+const OVERLOAD_TITLE: &str = "Overload";
 
 /// Nothing without a body.
 fn titled(title: &str, body: &str) -> String {
@@ -256,6 +264,8 @@ mod tests {
             "## Idle connections",
             "## Several routes, and metrics",
             "## Reloads under load",
+            "## Overload",
+            "(docs/results/overload.svg)",
             "## nginx and PHP-FPM, end to end",
             "## Growth",
             "By hand.",
