@@ -28,6 +28,7 @@ for_each_engine!(
     where_it_cannot_be_found_out_there_are_as_many_as_there_may_be,
     a_number_becomes_auto_and_a_number_again_while_the_daemon_runs,
     all_workers_of_php_fpm_are_found_and_no_more,
+    workers_that_php_fpm_starts_when_they_are_needed_are_found,
     two_daemons_share_php_fpm,
 );
 
@@ -231,10 +232,15 @@ struct Stage {
 
 impl Stage {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// With these lines in the configuration of the pool.
+    fn start_with(lines: &str) -> Self {
         let dir = fresh_dir();
         fs::write(dir.path().join("page.php"), PAGE_PHP).unwrap();
         let endpoint = fresh_endpoint();
-        let fpm = start_fpm_pool(dir.path(), &endpoint, WORKERS, "", &[]);
+        let fpm = start_fpm_pool(dir.path(), &endpoint, WORKERS, lines, &[]);
         Self {
             backend: format!("{}:{}", endpoint.0, endpoint.1),
             dir,
@@ -269,6 +275,26 @@ fn all_workers_of_php_fpm_are_found_and_no_more(engine: Engine) {
     });
     let line = "there are workers for so many connections";
     assert!(proxy.process().log().count(line) <= 1);
+}
+
+/// PHP-FPM starts another worker when a connection waits (`ondemand`), or once a second while too few are idle
+/// (`dynamic`).
+fn workers_that_php_fpm_starts_when_they_are_needed_are_found(engine: Engine) {
+    const DYNAMIC: &str =
+        "pm = dynamic\npm.start_servers = 2\npm.min_spare_servers = 1\npm.max_spare_servers = 3";
+    for lines in ["pm = ondemand", DYNAMIC] {
+        let stage = Stage::start_with(lines);
+        let proxy = stage.daemon(engine);
+        under_load(&proxy, 24, &stage.request(), |_| {
+            eventually("all workers are found", || limit(&proxy) == Some(8));
+            let found = looks(100, || {
+                let open = connections(&proxy);
+                assert!(open <= 9, "{open} connections");
+                limit(&proxy) >= Some(6)
+            });
+            assert!(found > 90, "{found} of 100 looks");
+        });
+    }
 }
 
 fn two_daemons_share_php_fpm(engine: Engine) {

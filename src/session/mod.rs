@@ -202,6 +202,11 @@ impl<'a, D: Driver> Context<'a, D> {
         self.changes.room |= change != Change::None;
     }
 
+    /// Whether a connection of this lease is asked before it has a request, once it is open.
+    fn is_asked_first(&self, lease: &Lease) -> bool {
+        self.pool.asks_first(lease)
+    }
+
     /// Asks whether there is a worker for a new connection.
     fn prove(&mut self, open: pool::Open) {
         let address = open.lease.address();

@@ -105,6 +105,8 @@ pub struct Pool {
     /// Of each endpoint, those that rest, the one that was used last at the end.
     resting: HashMap<Address, VecDeque<UpstreamId>>,
     manners: HashMap<Address, Manner>,
+    /// When servers that kept connections were doubted last.
+    doubted: HashMap<Address, Instant>,
     /// What has changed there, for whoever finds out how many connections there may be.
     footings: Vec<(Address, Footing)>,
     /// Limits that were found and told, and when.
@@ -161,6 +163,7 @@ impl Pool {
             kept: Slab::new(),
             resting: HashMap::new(),
             manners: HashMap::new(),
+            doubted: HashMap::new(),
             footings: Vec::new(),
             told: HashMap::new(),
             unkept: 0,
@@ -522,6 +525,9 @@ impl Pool {
         }
         for id in self.all(|kept| kept.since + self.patience(kept) <= hands.now) {
             let kept = &self.kept[id.0];
+            if matches!(kept.state, KeptState::Resting) && kept.open.lease.is_kept() {
+                continue;
+            }
             if let KeptState::Settling(_) = kept.state {
                 let address = kept.open.lease.address();
                 self.disappointed(address, Failing::Unanswered, hands.now);
@@ -555,6 +561,7 @@ impl Pool {
             .extend(forgotten.map(|address| (*address, Footing::Unknown)));
         self.manners.retain(|address, _| is_current(*address));
         self.told.retain(|address, _| is_current(*address));
+        self.doubted.retain(|address, _| is_current(*address));
         let unkept = self.manners.values().filter(|manner| manner.keeps_none());
         self.unkept = unkept.count() as u64;
         self.counters.fastcgi.doubtful.set(self.unkept);

@@ -19,6 +19,7 @@ use std::num::NonZeroU8;
 use std::time::Instant;
 
 use super::lease::Member;
+use super::permits::Opens;
 use super::{Balancer, Moment};
 
 /// The most classes of a route, the default one included.
@@ -105,7 +106,20 @@ impl Balancer {
     /// Whether a connection that rests there may be given a request of this class.
     pub(super) fn rests_for(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        member.counters.resting.get() > 0 && self.room(member, moment) > 0
+        let resting = member.counters.resting.get();
+        resting > 0 && self.room(member, moment) > 0 && !self.is_renewed(member, moment)
+    }
+
+    /// Whether a request of this class is for the connection that is opened next, in the place of one that was closed for
+    /// that, and not for those that are kept for others.
+    fn is_renewed(&self, member: &Member, moment: Moment) -> bool {
+        let kept = u64::from(member.kept.get());
+        if kept == 0 || member.counters.resting.get() > kept || !member.is_renewing(moment.now) {
+            return false;
+        }
+        let place = moment.class.place();
+        let own = self.shares_of_classes.get(place);
+        own.is_none_or(|own| member.counters.busy[place].get() >= u64::from(own.reserve))
     }
 
     /// Whether a connection may be opened that is nobody's: there is no room for a request of this class, but there
@@ -115,7 +129,7 @@ impl Balancer {
         let busy = member.counters.busy[class.place()].get();
         let own = self.shares_of_classes.get(class.place());
         own.is_some_and(|own| busy < u64::from(own.max))
-            && member.most(true, now) > member.most(false, now)
+            && member.most(Opens::Growth, now) > member.most(Opens::Place, now)
     }
 
     /// The places that a class has taken, and those that it could have now; without classes, all of them. While others
@@ -140,13 +154,14 @@ impl Balancer {
             };
             let own = self.shares_of_classes.get(class.place());
             let moment = Moment::new(class, now);
-            let at_most = own.map_or(member.most(true, now), |own| own.max);
+            let at_most = own.map_or(member.most(Opens::Growth, now), |own| own.max);
             let free = match &self.shared {
                 Some(_) => u64::from(at_most).saturating_sub(taken),
                 None if self.opens_at(member, moment).is_some() => {
                     rest.min(self.room(member, moment))
                 }
-                None => (self.permits(member, true, moment) + rest).min(self.room(member, moment)),
+                None => (self.permits(member, Opens::Growth, moment) + rest)
+                    .min(self.room(member, moment)),
             };
             taken + free
         };
@@ -159,7 +174,7 @@ impl Balancer {
         if self.shares_of_classes.is_empty() {
             return u64::MAX;
         }
-        let most = u64::from(member.most(false, moment.now));
+        let most = u64::from(member.most(Opens::Unasked, moment.now));
         let own = most.saturating_sub(member.load());
         let not_busy = match &self.shared {
             // What others have of it is as busy as what is here.

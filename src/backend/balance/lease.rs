@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::super::opening::{Course, Opening};
 use super::super::reach::Reach;
 use super::super::{Address, Health};
-use super::permits::{Footing, Permits, Trial, Verdict};
+use super::permits::{Footing, Opens, Permits, Trial, Verdict};
 use super::{ClassId, Moment, SharedPermits};
 use crate::config::EndpointMax;
 use crate::counters::EndpointCounters;
@@ -133,15 +133,22 @@ impl Member {
         self.show_limit();
     }
 
-    /// The most connections that there may be now. `grows`: for one of which it can be tried whether there is a worker.
-    pub(super) fn most(&self, grows: bool, now: Instant) -> u32 {
+    /// The most connections that there may be now.
+    pub(super) fn most(&self, opens: Opens, now: Instant) -> u32 {
         if self.finds.get() && self.health.workers() != self.workers.get() {
             self.heed_workers();
         }
         match &*self.permits.borrow() {
-            Some(permits) if self.finds.get() => permits.places(grows, now),
+            Some(permits) if self.finds.get() => permits.places(opens, self.open(), now),
             Some(_) | None => self.max.get(),
         }
+    }
+
+    /// Whether the next connection is to take the place of one that was closed for it.
+    pub(super) fn is_renewing(&self, now: Instant) -> bool {
+        let permits = self.permits.borrow();
+        let permits = permits.as_ref().filter(|_| self.finds.get());
+        permits.is_some_and(|permits| permits.is_renewing(now))
     }
 
     /// Somebody has said how many workers there are: that is where to begin.
@@ -164,7 +171,13 @@ impl Member {
     /// What is known of its server. True: its limit cannot be found out any more.
     pub(super) fn stand_on(&self, footing: Footing) -> bool {
         let open = self.open();
-        let became_unfit = self.with_permits(|permits| permits.stand_on(footing, open));
+        let became_unfit = self.with_permits(|permits| {
+            if permits.footing() == Footing::Unfit {
+                // What is known of workers counts again.
+                self.workers.set(None);
+            }
+            permits.stand_on(footing, open)
+        });
         became_unfit.unwrap_or_default() && self.finds.get()
     }
 
@@ -386,13 +399,27 @@ impl Lease {
     /// waits for a worker.
     #[must_use]
     pub fn renews(&self, now: Instant) -> bool {
-        let open = self.member.open();
-        // What is kept for classes rests.
-        let resting = self.member.resting().saturating_sub(self.member.kept.get());
+        let (open, resting) = (self.member.open(), self.member.resting());
+        let kept = self.member.kept.get();
         let renews = self
             .member
-            .with_permits(|permits| permits.renews(open, resting, now));
+            .with_permits(|permits| permits.renews(open, resting, kept, now));
         renews.unwrap_or_default() && self.member.finds.get()
+    }
+
+    /// Whether its connection rests for requests for which it is kept: where the limit is found out, others would take
+    /// its worker. While nothing else is open, nothing is kept.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        let member = &self.member;
+        member.finds.get() && member.resting() <= member.kept.get() && member.load() > 0
+    }
+
+    /// Whether there is no connection to the endpoint of which it is known that there is a worker for it.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        let trials = self.member.with_permits(|permits| permits.trials());
+        trials.is_none_or(|trials| self.member.open() <= trials)
     }
 
     /// A connect came through. True if the last ones did not: then it is worth asking for what has failed.

@@ -30,6 +30,7 @@ use super::{Address, AddressSet, Published};
 use crate::config::{Balance, EndpointMax};
 use crate::counters::Endpoints;
 use lease::{Member, Rank};
+use permits::Opens;
 use policy::{InTurn, Random};
 
 pub use asking::{Moment, Reuse, Want};
@@ -326,7 +327,7 @@ impl Balancer {
     #[must_use]
     pub fn pace_ends(&self, moment: impl Into<Moment>) -> Option<Instant> {
         let moment = moment.into();
-        let has_permit = |member: &&Rc<Member>| self.permits(member, true, moment) > 0;
+        let has_permit = |member: &&Rc<Member>| self.permits(member, Opens::Growth, moment) > 0;
         let paced = self.members.iter().filter(has_permit);
         paced
             .filter_map(|member| self.opens_at(member, moment))
@@ -341,7 +342,7 @@ impl Balancer {
         let paced = |member: &&Rc<Member>| self.opens_at(member, came).is_some();
         let members = self.members.iter().filter(paced);
         members
-            .map(|member| self.permits(member, true, moment))
+            .map(|member| self.permits(member, Opens::Growth, moment))
             .sum()
     }
 
@@ -480,15 +481,24 @@ impl Balancer {
         moment: Moment,
         qualifies: impl Fn(&Self, usize) -> bool,
     ) -> Found {
-        let with_place = |balancer: &Self, index: usize| {
+        let with_place = |balancer: &Self, index: usize, opens| {
             let has_place = match reuse {
-                Reuse::Yes => balancer.has_place(index, moment),
+                Reuse::Yes => balancer.has_place_with(index, opens, moment),
                 // It has a request at once, so nothing is found out with it.
-                Reuse::No => balancer.has_free_permit(index, false, moment),
+                Reuse::No => balancer.has_free_permit(index, Opens::Unasked, moment),
             };
             has_place && qualifies(balancer, index)
         };
-        if let Some(index) = self.find_in(group.clone(), with_place) {
+        let mut found = self.find_in(group.clone(), |balancer: &Self, index| {
+            with_place(balancer, index, Opens::Place)
+        });
+        // What is there already comes before what may be there.
+        if found.is_none() && matches!(self.per_endpoint_max, Some(EndpointMax::Auto(_))) {
+            found = self.find_in(group.clone(), |balancer: &Self, index| {
+                with_place(balancer, index, Opens::Growth)
+            });
+        }
+        if let Some(index) = found {
             if self.has_better_in_a_moment(index, group, moment, qualifies) {
                 return Found::Full;
             }
@@ -519,7 +529,7 @@ impl Balancer {
     /// Whether it may have another connection, but not yet.
     fn waits_for_pace(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.permits(member, true, moment) > 0 && self.opens_at(member, moment).is_some()
+        self.permits(member, Opens::Growth, moment) > 0 && self.opens_at(member, moment).is_some()
     }
 
     /// When the pace, where there is one, allows another connection. `None`: now.
@@ -528,23 +538,26 @@ impl Balancer {
     }
 
     fn has_place(&self, index: usize, moment: Moment) -> bool {
-        self.rests_for(index, moment) || self.has_free_permit(index, true, moment)
+        self.has_place_with(index, Opens::Growth, moment)
     }
 
-    /// Whether another connection may be opened to it now. `grows`: one of which it can be tried whether there is a
-    /// worker for it.
-    fn has_free_permit(&self, index: usize, grows: bool, moment: Moment) -> bool {
+    fn has_place_with(&self, index: usize, opens: Opens, moment: Moment) -> bool {
+        self.rests_for(index, moment) || self.has_free_permit(index, opens, moment)
+    }
+
+    /// Whether another connection may be opened to it now.
+    fn has_free_permit(&self, index: usize, opens: Opens, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.permits(member, grows, moment) > 0 && self.opens_at(member, moment).is_none()
+        self.permits(member, opens, moment) > 0 && self.opens_at(member, moment).is_none()
     }
 
     /// How many more connections it may have, for requests of this class.
-    fn permits(&self, member: &Member, grows: bool, moment: Moment) -> u64 {
-        let max = u64::from(member.most(grows, moment.now));
+    fn permits(&self, member: &Member, opens: Opens, moment: Moment) -> u64 {
+        let max = u64::from(member.most(opens, moment.now));
         let own = max.saturating_sub(member.counters.in_flight.get());
         let room = self.room(member, moment);
         let own = match room {
-            0 if grows && self.tries_for(member, moment) => own.min(1),
+            0 if opens == Opens::Growth && self.tries_for(member, moment) => own.min(1),
             room => own.min(room),
         };
         match &self.shared {

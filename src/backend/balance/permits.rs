@@ -36,8 +36,9 @@ const LATE_ROUND_TRIPS: u32 = 2;
 const CONNECT_MAX: Duration = Duration::from_millis(500);
 
 /// How long one stays in the backlog that may linger there: longer than from one renewal of whoever shares the pool to
-/// the next, whose proof is late by then. Two that linger at one time wait in vain for one another to renew.
-const LINGER: Duration = Duration::from_millis(700);
+/// the next, whose proof is late by then, and longer than the second after which PHP-FPM with `pm = dynamic` starts another
+/// worker. Two that linger at one time wait in vain for one another to renew.
+const LINGER: Duration = Duration::from_millis(1100);
 
 /// How often a connection is renewed while every place is taken. A renewal costs a worker two round trips.
 const RENEW_EVERY: Duration = Duration::from_millis(500);
@@ -54,11 +55,19 @@ const RENEWAL_VALID: Duration = Duration::from_millis(100);
 const HOLD: Duration = Duration::from_secs(6);
 const HOLD_MAX: Duration = Duration::from_secs(48);
 
-/// Whoever has gained a worker in the backlog looks so soon whether the other one has given up more.
+/// Whoever has gained a worker in the backlog looks so soon whether the other one has given up more, and then after twice
+/// that time, and so on: PHP-FPM with `pm = dynamic` starts another one each second.
 const SOON: Duration = Duration::from_millis(250);
 
 /// How long whoever has lost one leaves to others what it gives up.
 const REGROW_AFTER: Duration = Duration::from_secs(1);
+
+/// So many new connections may be waiting for their proofs at one time at the most. It begins with one, and is twice as
+/// many with each answer: one request does not fill a backlog, and a crowd does not wait for one round trip each.
+const AT_ONCE_MAX: u32 = 8;
+
+/// After so long without an answer it begins with one again.
+const AT_ONCE_AFTER: Duration = Duration::from_secs(1);
 
 /// What is left of a limit after a fall.
 const FALL: (u32, u32) = (3, 4);
@@ -77,6 +86,17 @@ pub enum Footing {
     Proven,
     /// It never does: there is nothing to be found.
     Unfit,
+}
+
+/// What is to be opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Opens {
+    /// One that has a request at once.
+    Unasked,
+    /// One of those that there may be, which is asked first.
+    Place,
+    /// The same, or one more, if that may be tried.
+    Growth,
 }
 
 /// What a new connection is about.
@@ -125,10 +145,18 @@ pub enum Verdict {
 pub(super) struct Permits {
     range: AutoRange,
     footing: Footing,
+    /// It has answered proofs at some time: what was found is worth more than nothing.
+    was_proven: bool,
     limit: u32,
     /// Connections of which it is not known whether there are workers for them.
     trials: u32,
-    /// Those among them that stay however long it takes.
+    /// Those among them of which none is late.
+    fresh: u32,
+    /// So many of those there may be.
+    at_once: u32,
+    /// When one was answered last.
+    answered_at: Option<Instant>,
+    /// Those that stay however long it takes.
     staying: u32,
     /// There is one beyond the limit, of which it is not known yet whether it may stay.
     is_growing: bool,
@@ -140,6 +168,8 @@ pub(super) struct Permits {
     linger_at: Option<Instant>,
     /// How long after the next one that lingers in vain another one does.
     hold: Duration,
+    /// How long after the next proof that is late another connection is opened, if none may linger before.
+    soon: Duration,
     /// When the next connection is renewed.
     renew_at: Option<Instant>,
     /// One was closed for it, and until then the next one that is opened tells.
@@ -153,14 +183,19 @@ impl Permits {
         Self {
             range,
             footing: Footing::Unknown,
+            was_proven: false,
             limit: range.clamp(START),
             trials: 0,
+            fresh: 0,
+            at_once: 1,
+            answered_at: None,
             staying: 0,
             is_growing: false,
             falling_from: 0,
             grow_at: None,
             linger_at: None,
             hold: HOLD,
+            soon: HOLD,
             renew_at: None,
             renewal_until: None,
             random: Random(seed),
@@ -177,9 +212,30 @@ impl Permits {
         self.limit + u32::from(self.is_growing)
     }
 
-    /// How many there may be now. `grows`: for one that can be tried.
-    pub(super) fn places(&self, grows: bool, now: Instant) -> u32 {
-        self.limit + u32::from(grows && self.may_grow(now))
+    /// How many there may be now, of which so many are there.
+    pub(super) fn places(&self, opens: Opens, open: u32, now: Instant) -> u32 {
+        let asks_enough = self.footing == Footing::Proven && self.fresh >= self.at_once;
+        match opens {
+            Opens::Unasked => self.limit,
+            Opens::Place | Opens::Growth if asks_enough => self.limit.min(open),
+            Opens::Place => self.limit,
+            Opens::Growth => self.limit + u32::from(self.may_grow(now)),
+        }
+    }
+
+    /// Connections of which it is not known whether there are workers for them.
+    pub(super) fn trials(&self) -> u32 {
+        self.trials
+    }
+
+    /// What is known of the server.
+    pub(super) fn footing(&self) -> Footing {
+        self.footing
+    }
+
+    /// Whether the next connection that is opened takes the place of one that was closed for it.
+    pub(super) fn is_renewing(&self, now: Instant) -> bool {
+        self.renewal_until.is_some_and(|until| now < until)
     }
 
     fn may_grow(&self, now: Instant) -> bool {
@@ -215,21 +271,30 @@ impl Permits {
         }
     }
 
-    /// What is known of the server has changed. True: nothing can be found here any more.
+    /// What is known of the server has changed. True: nothing can be found here. Where something was found before, that
+    /// is what it goes on with: PHP-FPM that is started anew breaks many connections off at once.
     pub(super) fn stand_on(&mut self, footing: Footing, open: u32) -> bool {
         let before = std::mem::replace(&mut self.footing, footing);
+        let was_proven = self.was_proven;
+        self.was_proven |= footing == Footing::Proven;
         match (before, footing) {
+            _ if was_proven => {}
             (_, Footing::Unfit) => self.set_limit(self.range.most(), open),
             // What it was had nothing to do with workers.
             (Footing::Unfit, _) => self.set_limit(START, open),
             (Footing::Unknown | Footing::Proven, _) => {}
         }
-        before != footing && footing == Footing::Unfit
+        before != footing && footing == Footing::Unfit && !was_proven
     }
 
     /// A connection is opened, beside so many others.
     pub(super) fn opens(&mut self, others: u32, now: Instant) -> Trial {
+        let is_long_ago = |at: Instant| now.saturating_duration_since(at) > AT_ONCE_AFTER;
+        if self.fresh == 0 && self.answered_at.is_none_or(is_long_ago) {
+            self.at_once = 1;
+        }
         self.trials += 1;
+        self.fresh += 1;
         let about = match self.renewal_until.take() {
             Some(until) if now < until => About::Renewal,
             _ if others >= self.limit => {
@@ -254,8 +319,12 @@ impl Permits {
     /// It has answered. `open`: connections there are, this one included.
     pub(super) fn answered(&mut self, trial: Trial, open: u32, now: Instant) {
         self.ended(trial, open);
-        if trial.about == About::Renewal && trial.stage == TrialStage::Asked {
-            return;
+        self.answered_at = Some(now);
+        if trial.stage == TrialStage::Asked {
+            self.at_once = (self.at_once * 2).min(AT_ONCE_MAX);
+            if trial.about == About::Renewal {
+                return;
+            }
         }
         let proven = open - self.trials.min(open);
         self.set_limit(self.limit.max(proven), open);
@@ -263,12 +332,12 @@ impl Permits {
         self.renew_at = Some(now + self.roughly(RENEW_EVERY));
         match (trial.stage, trial.about) {
             (TrialStage::Late | TrialStage::Stays, _) => {
-                self.hold = HOLD;
+                (self.hold, self.soon) = (HOLD, SOON * 2);
                 self.grow_at = Some(now + SOON);
                 self.linger_at = Some(now + self.roughly(HOLD));
             }
             (_, About::Growth) => {
-                self.hold = HOLD;
+                (self.hold, self.soon) = (HOLD, SOON);
                 self.grow_at = None;
             }
             (_, About::Place | About::Renewal) => {}
@@ -282,6 +351,10 @@ impl Permits {
             TrialStage::Late => false,
             TrialStage::Stays => return Verdict::Stay,
         };
+        if first {
+            self.fresh -= 1;
+            self.at_once = 1;
+        }
         trial.stage = TrialStage::Late;
         let proven = open - self.trials.min(open);
         let verdict = match (first, trial.about) {
@@ -291,13 +364,23 @@ impl Permits {
                 self.set_limit(self.limit.min(fallen), open);
                 self.grow_at = Some(now + REGROW_AFTER);
                 self.linger_at = Some(now + self.roughly(HOLD));
+                self.soon = HOLD;
                 Verdict::Close
             }
             (true, About::Place | About::Growth) => {
                 self.set_limit(self.limit.min(proven), open);
                 match self.linger_at {
                     Some(at) if at > now => {
-                        self.grow_at = Some(at);
+                        // Within what there was, it may have been the network: that is no ceiling.
+                        let again = match trial.about {
+                            About::Place => REGROW_AFTER,
+                            About::Growth | About::Renewal => {
+                                let soon = self.soon;
+                                self.soon = (soon * 2).min(HOLD);
+                                soon
+                            }
+                        };
+                        self.grow_at = Some(at.min(now + self.roughly(again)));
                         Verdict::Close
                     }
                     _ => {
@@ -332,6 +415,10 @@ impl Permits {
     /// It is closed, or known. `open`: connections there are.
     pub(super) fn ended(&mut self, trial: Trial, open: u32) {
         self.trials -= 1;
+        self.fresh -= match trial.stage {
+            TrialStage::Opening | TrialStage::Asked => 1,
+            TrialStage::Late | TrialStage::Stays => 0,
+        };
         self.staying -= u32::from(trial.stage == TrialStage::Stays);
         if trial.about == About::Growth {
             self.is_growing = false;
@@ -345,8 +432,11 @@ impl Permits {
     }
 
     /// Whether a connection that has nothing to do is closed, to be opened again: of so many, of which so many rest.
-    pub(super) fn renews(&mut self, open: u32, resting: u32, now: Instant) -> bool {
-        let is_saturated = open >= self.limit && resting * RESTING_PART <= open;
+    /// `kept` of the places are for others than those who wait, whether they rest or are not open.
+    pub(super) fn renews(&mut self, open: u32, resting: u32, kept: u32, now: Instant) -> bool {
+        let kept_resting = resting.min(kept);
+        let taken = open + (kept - kept_resting);
+        let is_saturated = taken >= self.limit && (resting - kept_resting) * RESTING_PART <= open;
         if !is_saturated || self.footing != Footing::Proven || self.limit <= self.range.least() {
             return false;
         }

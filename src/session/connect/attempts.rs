@@ -246,6 +246,14 @@ impl Connecting {
             self.stage = SearchStage::Trying { first, race };
             return SearchStep::Waiting;
         }
+        if want == Want::Any && first.lease.is_trial() && cx.is_asked_first(&first.lease) {
+            // It was to find out whether there is a worker for it: none is waited for that long, and others come to rest.
+            let had_place = !first.lease.is_nobodys();
+            first.lease.is_late(cx.hands.now);
+            cx.abandon(first.sock, first.lease);
+            self.wait_for_proof(had_place, cx);
+            return SearchStep::Waiting;
+        }
         self.tried.insert(&first.lease);
         let race = loop {
             let chosen = cx.balancer.choose_with(

@@ -496,7 +496,7 @@ impl Connecting {
     }
 
     /// Waits until the pause is over. What was tried before it says nothing of what there is after it.
-    fn sit_out<D: Driver>(&mut self, cx: &Context<'_, D>) -> SearchStep {
+    pub(super) fn sit_out<D: Driver>(&mut self, cx: &Context<'_, D>) -> SearchStep {
         self.want = Want::Any;
         self.tried.clear();
         (self.by, self.refused_by) = (None, None);

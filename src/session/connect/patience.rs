@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{ClassId, Want};
+use crate::backend::{Address, ClassId, Moment, Want};
 use crate::driver::Driver;
 use crate::session::{Context, Wish};
 
@@ -69,12 +69,29 @@ impl Connecting {
     }
 
     /// A connection is open, and it is not known whether there is a worker for it. That is nobody's own: whichever comes
-    /// to rest next is for whoever waits for longest.
-    pub(in crate::session) fn wait_for_proof(&mut self) {
+    /// to rest next is for whoever waits for longest. `had_place`: it waits even where the queue is full.
+    pub(in crate::session) fn wait_for_proof<D: Driver>(
+        &mut self,
+        had_place: bool,
+        cx: &Context<'_, D>,
+    ) {
+        if cx.is_paused {
+            self.sit_out(cx);
+            return;
+        }
         self.want = Want::Any;
         (self.by, self.refused_by) = (None, None);
-        self.is_owed_a_place = true;
+        self.is_owed_a_place |= had_place;
         self.stage = SearchStage::Queued(PlaceWait::First);
+    }
+
+    /// Where a connection rests that it may have now, though nobody has told it.
+    pub(in crate::session) fn resting<D: Driver>(&self, cx: &Context<'_, D>) -> Option<Address> {
+        let may_have = !cx.is_paused && cx.has_its_turn(self.class) && !self.wants_new();
+        let moment = Moment::new(self.class, cx.hands.now);
+        may_have
+            .then(|| cx.balancer.resting(&self.tried, moment))
+            .flatten()
     }
 
     /// Its turn may have come and the place was not for it: then nothing has changed.

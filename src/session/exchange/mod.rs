@@ -682,7 +682,8 @@ impl<D: Driver> Exchange<D> {
             unreachable!("only a server's connection is lost")
         };
         if lost != Lost::End {
-            cx.pool.broke_off(serving.open.lease.address());
+            cx.pool
+                .broke_off(serving.open.lease.address(), cx.hands.now);
         }
         if serving.has_begun() {
             return self.break_off(ending, Left::Reset, cx);

@@ -67,7 +67,7 @@ impl Search {
                 }
                 Sought::Waiting
             }
-            SearchStep::Open(sock, lease) => self.opened(Open::new(sock, lease), cx),
+            SearchStep::Open(sock, lease) => self.opened(Open::new(sock, lease), client, cx),
             SearchStep::Failed(failure) => Sought::Failed(Ending::ConnectFailed(failure)),
             SearchStep::BrokenOff(errno) => Sought::Failed(Ending::BackendReset(errno)),
             SearchStep::QueueTimeout => Sought::NoPlace,
@@ -77,8 +77,14 @@ impl Search {
 
     /// A new connection is open. Where it is to be asked first whether there is a worker for it, the request waits for
     /// whichever comes to rest first.
-    fn opened<D: Driver>(&mut self, open: Open, cx: &mut Context<'_, D>) -> Sought {
-        if self.0.wants_new() || !cx.pool.asks_first(&open) {
+    fn opened<D: Driver>(
+        &mut self,
+        open: Open,
+        client: &ClientSide,
+        cx: &mut Context<'_, D>,
+    ) -> Sought {
+        let had_place = !open.lease.is_nobodys();
+        if self.0.wants_new() || !cx.pool.asks_first(&open.lease) {
             open.lease.is_not_asked();
             if !open.lease.is_nobodys() {
                 return Sought::New(open);
@@ -88,8 +94,12 @@ impl Search {
         } else {
             cx.prove(open);
         }
-        self.0.wait_for_proof();
-        Sought::Waiting
+        self.0.wait_for_proof(had_place, cx);
+        // One may have come to rest meanwhile, for which nobody waited.
+        match self.0.resting(cx).and_then(|at| self.take(at, client, cx)) {
+            Some(open) => Sought::Resting(open),
+            None => Sought::Waiting,
+        }
     }
 
     /// When the client is to be watched for leaving, if its request still waits then.

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Footing, Verdict};
+use crate::backend::{Address, Footing, Lease, Verdict};
 use crate::driver::{Close, Driver, Op};
 use crate::fastcgi::{FENCE, Settling};
 use crate::session::{Hands, Owner, RouteKey};
@@ -39,9 +39,9 @@ impl Pool {
     }
 
     /// Whether a new connection is asked first.
-    pub(in crate::session) fn asks_first(&self, open: &Open) -> bool {
-        let address = open.lease.address();
-        open.lease.is_trial() && self.may_rest(address) && self.manner(address).is_proven()
+    pub(in crate::session) fn asks_first(&self, lease: &Lease) -> bool {
+        let address = lease.address();
+        lease.is_trial() && self.may_rest(address) && self.manner(address).is_proven()
     }
 
     /// It was sent the fence and nothing else.
@@ -105,6 +105,7 @@ impl Pool {
             let next = match verdict {
                 Verdict::Until(at) => Some(at),
                 Verdict::Stay if now < doubted_at => Some(doubted_at),
+                Verdict::Stay if !lease.is_alone() => Some(now + DOUBTED_AFTER),
                 Verdict::Stay => {
                     self.learn(address, Manner::UNKNOWN);
                     None

@@ -21,7 +21,10 @@ fn proven(least: u32, most: u32) -> Permits {
 
 /// One connection more, which is answered after `took`.
 fn grow(permits: &mut Permits, open: &mut u32, now: Instant) -> Trial {
-    assert!(permits.places(true, now) > *open, "{permits:?}");
+    assert!(
+        permits.places(Opens::Growth, *open, now) > *open,
+        "{permits:?}"
+    );
     let mut trial = permits.opens(*open, now);
     *open += 1;
     Permits::asks(&mut trial, MS, now);
@@ -32,10 +35,13 @@ fn grow(permits: &mut Permits, open: &mut u32, now: Instant) -> Trial {
 fn nothing_grows_where_nothing_is_proven() {
     let now = Instant::now();
     let mut permits = Permits::new(range(1, 64), 1);
-    assert_eq!((permits.limit(), permits.places(true, now)), (START, START));
+    assert_eq!(
+        (permits.limit(), permits.places(Opens::Growth, 64, now)),
+        (START, START)
+    );
     permits.stand_on(Footing::Proven, 1);
-    assert_eq!(permits.places(true, now), START + 1);
-    assert_eq!(permits.places(false, now), START);
+    assert_eq!(permits.places(Opens::Growth, 64, now), START + 1);
+    assert_eq!(permits.places(Opens::Unasked, 0, now), START);
 }
 
 #[test]
@@ -56,11 +62,53 @@ fn it_grows_by_one_for_each_answer_at_once_and_by_no_more_than_one_at_a_time() {
     let (mut permits, mut open) = (proven(1, 5), START);
     for limit in [3, 4, 5] {
         let trial = grow(&mut permits, &mut open, now);
-        assert_eq!(permits.places(true, now), limit - 1);
+        assert_eq!(permits.places(Opens::Growth, 64, now), limit - 1);
         permits.answered(trial, open, now + MS);
         assert_eq!(permits.limit(), limit);
     }
-    assert_eq!(permits.places(true, now), 5, "it is the most");
+    assert_eq!(permits.places(Opens::Growth, 64, now), 5, "it is the most");
+}
+
+/// All connections of PHP-FPM end with it, and look like those of a server that keeps none.
+#[test]
+fn a_server_that_is_started_anew_has_the_limit_that_was_found() {
+    let mut permits = proven(1, 64);
+    permits.begin(Some(8), 8);
+    for footing in [Footing::Unfit, Footing::Unknown, Footing::Proven] {
+        assert!(!permits.stand_on(footing, 8), "{footing:?}");
+        assert_eq!(permits.limit(), 8, "{footing:?}");
+    }
+}
+
+#[test]
+fn twice_as_many_are_asked_at_once_after_each_answer() {
+    let (mut permits, mut now) = (proven(1, 64), Instant::now());
+    permits.begin(Some(40), 0);
+    let mut open = 0;
+    let mut ask_all = |permits: &mut Permits, now| {
+        let mut trials = Vec::new();
+        while permits.places(Opens::Place, open, now) > open {
+            let mut trial = permits.opens(open, now);
+            Permits::asks(&mut trial, MS, now);
+            open += 1;
+            trials.push(trial);
+        }
+        (trials, open)
+    };
+    for expected in [1, 2, 8, 8] {
+        let (trials, open) = ask_all(&mut permits, now);
+        assert_eq!(trials.len(), expected);
+        now += MS;
+        for trial in trials {
+            permits.answered(trial, open, now);
+        }
+    }
+    // Behind a rest, and behind one that is late, it begins with one.
+    now += AT_ONCE_AFTER * 2;
+    let (mut trials, open) = ask_all(&mut permits, now);
+    assert_eq!(trials.len(), 1);
+    permits.late(&mut trials[0], open, now + LATE_AFTER);
+    assert_eq!(ask_all(&mut permits, now).0.len(), 1);
 }
 
 #[test]
@@ -96,7 +144,7 @@ fn at_the_ceiling_one_lingers_and_the_next_one_only_after_a_while() {
         permits.ended(trial, open);
         permits.left(open);
         permits.audit(open);
-        while permits.places(true, now) == open {
+        while permits.places(Opens::Growth, 64, now) == open {
             now += 10 * MS;
         }
         held.push(now - began);
@@ -110,12 +158,15 @@ fn who_loses_a_worker_to_others_gives_up_a_quarter() {
     let mut now = Instant::now();
     let (mut permits, open) = (proven(1, 64), 8);
     permits.begin(Some(8), open);
-    assert!(!permits.renews(open, 0, now), "the first time is not now");
+    assert!(
+        !permits.renews(open, 0, 0, now),
+        "the first time is not now"
+    );
     now += RENEW_EVERY * 2;
-    assert!(!permits.renews(open, 3, now), "some rest");
-    assert!(!permits.renews(open - 1, 0, now), "a place is free");
-    assert!(permits.renews(open, 0, now));
-    assert!(!permits.renews(open, 0, now), "one at a time");
+    assert!(!permits.renews(open, 3, 0, now), "some rest");
+    assert!(!permits.renews(open - 1, 0, 0, now), "a place is free");
+    assert!(permits.renews(open, 0, 0, now));
+    assert!(!permits.renews(open, 0, 0, now), "one at a time");
     permits.left(open - 1);
     let mut trial = permits.opens(open - 1, now);
     Permits::asks(&mut trial, MS, now);
@@ -124,8 +175,12 @@ fn who_loses_a_worker_to_others_gives_up_a_quarter() {
     assert_eq!(permits.limit(), 6);
     permits.ended(trial, open - 1);
     permits.audit(open - 1);
-    assert_eq!(permits.places(true, now), 6, "others are first");
-    assert!(permits.places(true, now + REGROW_AFTER) > 6);
+    assert_eq!(
+        permits.places(Opens::Growth, 64, now),
+        6,
+        "others are first"
+    );
+    assert!(permits.places(Opens::Growth, 64, now + REGROW_AFTER) > 6);
 }
 
 #[test]
@@ -133,9 +188,9 @@ fn a_renewal_that_is_answered_at_once_changes_nothing() {
     let mut now = Instant::now();
     let (mut permits, open) = (proven(1, 64), 8);
     permits.begin(Some(8), open);
-    permits.renews(open, 0, now);
+    permits.renews(open, 0, 0, now);
     now += RENEW_EVERY * 2;
-    assert!(permits.renews(open, 0, now));
+    assert!(permits.renews(open, 0, 0, now));
     let mut trial = permits.opens(open - 1, now);
     Permits::asks(&mut trial, MS, now);
     permits.answered(trial, open, now + MS);
@@ -205,7 +260,7 @@ impl Daemon {
         let closes = match self.trial {
             Some(_) => surplus.min(1),
             None if surplus > 0 => 1,
-            None => u32::from(self.permits.renews(self.open, 0, now)),
+            None => u32::from(self.permits.renews(self.open, 0, 0, now)),
         };
         if closes > 0 && pool.accepted[me] > 0 {
             pool.accepted[me] -= 1;
@@ -213,7 +268,7 @@ impl Daemon {
             self.permits.left(self.open);
             pool.accept();
         }
-        if self.trial.is_none() && self.open < self.permits.places(true, now) {
+        if self.trial.is_none() && self.open < self.permits.places(Opens::Growth, self.open, now) {
             let mut trial = self.permits.opens(self.open, now);
             self.open += 1;
             let late = Permits::asks(&mut trial, MS, now);
@@ -252,6 +307,16 @@ impl Daemon {
     }
 }
 
+fn daemon(range: AutoRange, seed: u64) -> Daemon {
+    let mut permits = Permits::new(range, seed);
+    permits.stand_on(Footing::Proven, 0);
+    Daemon {
+        permits,
+        open: 0,
+        trial: None,
+    }
+}
+
 /// What each of them has, at each of the samples of the second half of a run. One comes after the other.
 fn samples(workers: u32, ranges: &[AutoRange], seed: u64, seconds: u32) -> Vec<Vec<u32>> {
     let mut now = Instant::now();
@@ -260,15 +325,8 @@ fn samples(workers: u32, ranges: &[AutoRange], seed: u64, seconds: u32) -> Vec<V
         accepted: vec![0; ranges.len()],
         backlog: VecDeque::new(),
     };
-    let daemons = ranges.iter().zip(0..).map(|(range, number)| {
-        let mut permits = Permits::new(*range, seed * 1000 + number);
-        permits.stand_on(Footing::Proven, 0);
-        Daemon {
-            permits,
-            open: 0,
-            trial: None,
-        }
-    });
+    let daemons = ranges.iter().zip(0..);
+    let daemons = daemons.map(|(range, number)| daemon(*range, seed * 1000 + number));
     let mut daemons: Vec<_> = daemons.collect();
     let mut samples = Vec::new();
     let turns = seconds * 200;
@@ -321,6 +379,37 @@ fn two_daemons_share_a_pool_and_neither_starves() {
     }
 }
 
+/// PHP-FPM with `pm = dynamic`: each second in which no worker is idle it starts some, twice as many as the last time.
+#[test]
+fn a_pool_that_grows_is_followed() {
+    for seed in 0..40 {
+        let start = Instant::now();
+        let mut pool = FpmPool {
+            workers: 2,
+            accepted: vec![0],
+            backlog: VecDeque::new(),
+        };
+        let mut daemon = daemon(range(1, 64), seed);
+        let (mut starts, mut now) = (1, start);
+        // Of the pool's seconds, the daemon comes at any time.
+        let mut turn = u32::try_from(seed).unwrap() * 5;
+        while daemon.open < 9 {
+            (turn, now) = (turn + 1, now + 5 * MS);
+            if turn % 200 == 0 && pool.workers < 8 {
+                let is_idle = pool.accepted[0] < pool.workers;
+                (pool.workers, starts) = match is_idle {
+                    true => (pool.workers, 1),
+                    false => ((pool.workers + starts).min(8), starts * 2),
+                };
+                pool.accept();
+            }
+            daemon.act(0, &mut pool, now);
+        }
+        let took = now - start;
+        assert!(took < 8 * 1000 * MS, "seed {seed}: {took:?}");
+    }
+}
+
 #[test]
 fn three_daemons_share_a_pool() {
     for seed in 0..10 {
@@ -338,7 +427,7 @@ fn three_daemons_share_a_pool() {
 #[derive(Clone, Debug)]
 enum Act {
     Pass(u64),
-    Open(bool),
+    Open(Opens),
     Ask,
     Answer,
     Late,
@@ -355,9 +444,14 @@ fn act() -> impl Strategy<Value = Act> {
         Just(Footing::Proven),
         Just(Footing::Unfit)
     ];
+    let opens = prop_oneof![
+        Just(Opens::Unasked),
+        Just(Opens::Place),
+        Just(Opens::Growth)
+    ];
     prop_oneof![
         4 => (0..2_000_u64).prop_map(Act::Pass),
-        8 => any::<bool>().prop_map(Act::Open),
+        8 => opens.prop_map(Act::Open),
         6 => Just(Act::Ask),
         6 => Just(Act::Answer),
         4 => Just(Act::Late),
@@ -380,8 +474,8 @@ proptest! {
         for act in acts {
             match act {
                 Act::Pass(ms) => now += Duration::from_millis(ms),
-                Act::Open(grows) => {
-                    if permits.places(grows, now) > count(&open) {
+                Act::Open(opens) => {
+                    if permits.places(opens, count(&open), now) > count(&open) {
                         let trial = permits.opens(count(&open), now);
                         open.push(Some(trial));
                     }
@@ -415,7 +509,7 @@ proptest! {
                     }
                 }
                 Act::Renew => {
-                    if permits.renews(count(&open), 0, now) {
+                    if permits.renews(count(&open), 0, 0, now) {
                         if let Some(at) = open.iter().position(Option::is_none) {
                             open.remove(at);
                         }

@@ -60,7 +60,7 @@ impl World {
             let FastcgiRules {
                 pool,
                 look_interval,
-                are_pools: _,
+                are_pools,
             } = ledger.rules_of(server.endpoint);
             let planned = &self.scenario.routes[peer.route];
             let oldest = planned.counters[self.at].queue_oldest.age(now);
@@ -90,9 +90,11 @@ impl World {
                     now - since
                 );
             }
+            // Where the limit is found out, what is kept for classes rests for as long as anything is under way.
+            let are_kept = are_pools && planned.classes.iter().any(|share| share.reserve > 0);
             rule!(
                 "idle_is_bounded",
-                now <= idle_since + most * 3 / 2 + SLACK,
+                are_kept || now <= idle_since + most * 3 / 2 + SLACK,
                 "upstream {index} is kept for {:?}",
                 now - idle_since
             );

@@ -113,7 +113,7 @@ fn one_that_does_not_answer_lingers_and_is_closed() {
     let mut desk = Desk::new();
     let (first, old, second, new) = with_one_asked(&mut desk);
     let asked = desk.hands.now;
-    for at in [50, 750] {
+    for at in [50, 1150] {
         assert_eq!(desk.hands.driver.closed(new), None);
         let due = asked + Duration::from_millis(at);
         assert_eq!(desk.pool.look_at(), Some(due));
