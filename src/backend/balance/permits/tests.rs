@@ -108,6 +108,7 @@ fn twice_as_many_are_asked_at_once_after_each_answer() {
     let (mut trials, open) = ask_all(&mut permits, now);
     assert_eq!(trials.len(), 1);
     permits.late(&mut trials[0], open, now + LATE_AFTER);
+    permits.begin(Some(40), open);
     assert_eq!(ask_all(&mut permits, now).0.len(), 1);
 }
 
