@@ -8,6 +8,8 @@
 //! targets replace old ones only once it is known what they stand for: an answer that exchanges all
 //! of them must not leave a moment without any.
 
+mod health;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -19,9 +21,10 @@ use hickory_proto::rr::{Name, RecordType};
 use super::ResolverError;
 use super::last_good::{Latest, Side};
 use super::outcome::{Answer, Failure, Target};
-use super::schedule::{self, Jitter};
+use super::schedule::Jitter;
 use crate::backend::{ADDRESSES_MAX, Address, Endpoint, Suspects};
 use crate::config::{Backend, BackendAddress, RefreshTimes};
+use health::NameHealth;
 
 /// The most targets of one service that are used: each costs two lookups whenever its answer has run
 /// out. Kubernetes names every pod of a headless service, and a slice of its own list holds 100.
@@ -154,13 +157,6 @@ struct Service {
     /// those before.
     adopted: Vec<Target>,
     health: NameHealth,
-}
-
-#[derive(Clone, Copy)]
-enum NameHealth {
-    Unknown,
-    Answering,
-    Failing { since: Instant, warned: Instant },
 }
 
 impl Names {
@@ -563,49 +559,6 @@ impl Service {
 
 fn age(answered_at: Option<Instant>, now: Instant) -> Option<Duration> {
     answered_at.map(|at| now.saturating_duration_since(at))
-}
-
-impl NameHealth {
-    fn failing_since(self) -> Option<Instant> {
-        match self {
-            Self::Failing { since, .. } => Some(since),
-            Self::Unknown | Self::Answering => None,
-        }
-    }
-
-    /// Tells when a name stops resolving, now and then while it does not, and when it does again.
-    fn check(
-        &mut self,
-        failure: Option<Failure>,
-        kept: usize,
-        age: Option<Duration>,
-        now: Instant,
-    ) -> Option<Event> {
-        match (failure, *self) {
-            (Some(_), Self::Failing { warned, .. })
-                if now.saturating_duration_since(warned) < schedule::BACKOFF_MAX =>
-            {
-                None
-            }
-            (Some(failure), health) => {
-                let since = match health {
-                    Self::Failing { since, .. } => since,
-                    Self::Unknown | Self::Answering => now,
-                };
-                *self = Self::Failing { since, warned: now };
-                Some(Event::Failing { failure, kept, age })
-            }
-            (None, Self::Failing { since, .. }) => {
-                *self = Self::Answering;
-                let after = now.saturating_duration_since(since);
-                Some(Event::Recovered { after })
-            }
-            (None, Self::Unknown | Self::Answering) => {
-                *self = Self::Answering;
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]

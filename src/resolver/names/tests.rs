@@ -1,8 +1,8 @@
 //! What names make of answers: hosts, services and what stays.
 
 use super::super::outcome::{Cause, Found, LookupOutcome};
+use super::super::schedule::{BACKOFF_MAX, BACKOFF_MIN, EARLY_INTERVAL};
 use super::*;
-use schedule::{BACKOFF_MAX, BACKOFF_MIN, EARLY_INTERVAL};
 
 const NEGATIVE_HOLD: Duration = RefreshTimes::NEGATIVE_HOLD_DEFAULT;
 const ALL: usize = usize::MAX;
