@@ -528,7 +528,10 @@ impl Service {
         if known.len() < targets.len() {
             let places: BTreeSet<_> = known.iter().map(Target::place).collect();
             let is_gone = |target: &&Target| !places.contains(&target.place());
-            before.extend(self.adopted.iter().filter(is_gone).cloned());
+            // No more of them than there may be new ones: one that is not known in time, in answer after answer with
+            // other targets, would have all of them stay.
+            let gone = self.adopted.iter().filter(is_gone);
+            before.extend(gone.take(TARGETS_MAX).cloned());
         }
         self.adopted = known;
         self.adopted.extend(before);

@@ -526,6 +526,23 @@ fn a_target_that_does_not_resolve_holds_nobody_up() {
     assert_eq!(bench.endpoints(), ["192.0.2.2:1"]);
 }
 
+/// Of a name server that exchanges all targets in each answer, one of which is never known in time.
+#[test]
+fn targets_that_are_exchanged_again_and_again_do_not_pile_up() {
+    let mut bench = Bench::new(&[php_service()]);
+    for answer in 0..10 {
+        let host = |number: usize| format!("p{number}.a{answer}.");
+        let hosts: Vec<_> = (0..TARGETS_MAX).map(host).collect();
+        let targets: Vec<_> = hosts.iter().map(|host| target(1, host, 9000)).collect();
+        bench.targets(&targets);
+        for host in &hosts[1..] {
+            bench.found(v4_of(host), &["192.0.2.1"]);
+        }
+    }
+    assert!(bench.names.endpoints().len() <= 2 * TARGETS_MAX);
+    assert!(bench.names.hosts.len() <= 2 * TARGETS_MAX);
+}
+
 #[test]
 fn targets_that_nobody_uses_are_not_asked_for_any_more() {
     let mut bench = Bench::new(&[php_service(), name("a.", 7)]);
