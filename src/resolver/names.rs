@@ -30,6 +30,10 @@ use health::NameHealth;
 /// out. Kubernetes names every pod of a headless service, and a slice of its own list holds 100.
 pub(super) const TARGETS_MAX: usize = 256;
 
+/// The most addresses of a target, of each family. A name server that gave each of [`TARGETS_MAX`] targets as many as fit
+/// into an answer would have millions of them kept, of which a set takes [`ADDRESSES_MAX`].
+const TARGET_ADDRESSES_MAX: usize = 256;
+
 /// Which addresses of a name are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum RecordFamily {
@@ -441,11 +445,15 @@ pub(super) fn parse(host: &str) -> Result<Name, ResolverError> {
 
 impl Host {
     fn new(label: String, origin: Origin, now: Instant) -> Self {
+        let addresses_max = match origin {
+            Origin::Configured => ADDRESSES_MAX,
+            Origin::Target => TARGET_ADDRESSES_MAX,
+        };
         Self {
             label,
             origin,
-            v4: Side::new(ADDRESSES_MAX, now),
-            v6: Side::new(ADDRESSES_MAX, now),
+            v4: Side::new(addresses_max, now),
+            v6: Side::new(addresses_max, now),
             health: NameHealth::Unknown,
         }
     }
