@@ -1,18 +1,27 @@
 # Builds that do not depend on where and when they are made. To be sourced by bash, at the top of the repository.
 
+# cargo_homes: where cargo has the sources of crates, with links on the way and without: compilers are told both.
+cargo_homes() {
+  printf '%s\n' "${CARGO_HOME:-$HOME/.cargo}"
+  realpath -- "${CARGO_HOME:-$HOME/.cargo}"
+}
+
 # path_flags: flags for rustc, a line each, that replace the paths of this machine in what it builds: those of the
 # sources, of the registry's crates and of the standard library, where its sources are installed. The last one that
 # fits a path counts.
 path_flags() {
-  local home=${CARGO_HOME:-$HOME/.cargo} sysroot directory
+  local sysroot home directory
   sysroot=$(rustc --print sysroot)
-  printf -- '--remap-path-prefix=%s=%s\n' "$home" /cargo "$PWD" /usr/src/spliceway \
+  printf -- '--remap-path-prefix=%s=%s\n' "$PWD" /usr/src/spliceway "$(pwd -P)" /usr/src/spliceway \
     "$sysroot" /rust \
     "$sysroot/lib/rustlib/src/rust" "/rustc/$(rustc -vV | sed -n 's/^commit-hash: //p')"
-  # A registry's directory has the name of wherever its crates came from, which may be a mirror.
-  for directory in "$home"/registry/src/*/; do
-    printf -- '--remap-path-prefix=%s=/cargo/registry\n' "${directory%/}"
-  done
+  while read -r home; do
+    printf -- '--remap-path-prefix=%s=/cargo\n' "$home"
+    # A registry's directory has the name of wherever its crates came from, which may be a mirror.
+    for directory in "$home"/registry/src/*/; do
+      printf -- '--remap-path-prefix=%s=/cargo/registry\n' "${directory%/}"
+    done
+  done < <(cargo_homes)
 }
 
 # reproducibly COMMAND ...: runs cargo, or what runs it, so that the result has no path and no time of this machine in
@@ -35,10 +44,11 @@ reproducibly() {
 
 # paths_left FILE ...: names the files that have a path of this machine in them, and fails if there is one.
 paths_left() {
-  local file path left=0
+  local file path left=0 paths
+  mapfile -t paths < <(cargo_homes; printf '%s\n' "$PWD" "$(pwd -P)" "$(rustc --print sysroot)")
   for file in "$@"; do
-    for path in "$PWD/" "${CARGO_HOME:-$HOME/.cargo}/" "$(rustc --print sysroot)/"; do
-      if grep --text --quiet --fixed-strings -- "$path" "$file"; then
+    for path in "${paths[@]}"; do
+      if grep --text --quiet --fixed-strings -- "$path/" "$file"; then
         echo "$0: $file has the path $path in it" >&2
         left=1
       fi

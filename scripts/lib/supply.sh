@@ -59,9 +59,13 @@ check_build_paths() {
       return 1
     fi
   )
+  ln -s "${CARGO_HOME:-$HOME/.cargo}" "$root/cargo"
   for place in "$root/here" "$root/at/another place"; do
     (
       cd "$place"
+      if [[ $place != "$root/here" ]]; then
+        export CARGO_HOME=$root/cargo
+      fi
       reproducibly cargo build --quiet --locked --offline --profile dist
       paths_left target/dist/small
     )
