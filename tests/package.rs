@@ -21,6 +21,7 @@ use common::programs::start_server;
 use common::proxy::{connect, fresh_dir};
 use common::sys::{ChildSetup, demand_root, lacks_root};
 use common::{Backend, KB, Pattern, Process, SPLICEWAY, eventually};
+use serde_json::Value;
 use tempfile::TempDir;
 
 const PROGRAMS: [&str; 2] = ["spliceway", "spliceway-bench"];
@@ -35,13 +36,13 @@ const SOURCES: &[&str] = &[
 
 /// The bytes of the package.
 fn package() -> &'static [u8] {
-    &packages()[0]
+    &made()[0]
 }
 
-/// Those of the package, and of the one that has its programs' symbols, built once for all tests of this
-/// file. Nothing drops a static, so the directory that they were built in is not kept with them.
-fn packages() -> &'static [Vec<u8>; 2] {
-    static BUILT: OnceLock<[Vec<u8>; 2]> = OnceLock::new();
+/// Those of the package, of the one that has its programs' symbols, and of the bill of materials, made once for all
+/// tests of this file. Nothing drops a static, so the directory that they were made in is not kept with them.
+fn made() -> &'static [Vec<u8>; 3] {
+    static BUILT: OnceLock<[Vec<u8>; 3]> = OnceLock::new();
     BUILT.get_or_init(|| {
         let dir = fresh_dir();
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/package");
@@ -49,11 +50,12 @@ fn packages() -> &'static [Vec<u8>; 2] {
         program_beside(SPLICEWAY, "spliceway-bench", SOURCES);
         command
             .args(["--no-build", "--profile", profile_in_use(), "--output"])
-            .arg(dir.path());
+            .arg(dir.path())
+            .env("SOURCE_DATE_EPOCH", "1000000000");
         let output = succeed(&mut command);
         let paths = String::from_utf8(output.stdout).unwrap();
         let built: Vec<_> = paths.lines().map(|path| fs::read(path).unwrap()).collect();
-        built.try_into().expect("two packages")
+        built.try_into().expect("two packages and a bill")
     })
 }
 
@@ -414,10 +416,60 @@ fn backtraces_have_names_without_the_symbols_and_lines_with_them() {
         let (address, _) = main.split_once(' ').unwrap();
         let place = || system.text(&["addr2line", "--exe", &program, address]);
         assert!(place().starts_with("??"), "{}", place());
-        system.install(&packages()[1]);
+        system.install(&made()[1]);
         assert!(place().contains("/src/main.rs:"), "{}", place());
         system.run(&["dpkg", "--purge", "spliceway-dbgsym"]);
     }
+}
+
+#[test]
+fn the_bill_of_materials_has_what_the_programs_are_made_of_and_no_more() {
+    let bill: Value = serde_json::from_slice(&made()[2]).unwrap();
+    let components = bill["components"].as_array().unwrap();
+    let scope = |name: &str| {
+        let mut found = components.iter().filter(|c| c["name"] == name);
+        found.next().map(|c| c["scope"].as_str().unwrap())
+    };
+    for within in ["spliceway", "spliceway-bench", "io-uring", "plotters"] {
+        assert_eq!(scope(within), Some("required"), "{within}");
+    }
+    assert_eq!(scope("serde_derive"), Some("excluded"), "a macro");
+    // Of the tests alone, and of a feature that nothing switches on.
+    for other in ["proptest", "criterion", "ring"] {
+        assert_eq!(scope(other), None, "{other}");
+    }
+    assert_eq!(bill["metadata"]["timestamp"], "2001-09-09T01:46:40Z");
+
+    let mut names: BTreeSet<_> = components.iter().map(|c| &c["bom-ref"]).map(text).collect();
+    assert_eq!(names.len(), components.len(), "each has a name of its own");
+    names.insert(text(&bill["metadata"]["component"]["bom-ref"]));
+    let dependencies = bill["dependencies"].as_array().unwrap();
+    let needed = dependencies
+        .iter()
+        .flat_map(|d| d["dependsOn"].as_array().unwrap());
+    for name in dependencies.iter().map(|d| &d["ref"]).chain(needed) {
+        assert!(names.contains(text(name)), "{name} is no component");
+    }
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap()
+}
+
+#[test]
+fn the_package_has_the_bill_of_materials_and_the_licences_of_what_is_in_it() {
+    if lacks_root() {
+        return;
+    }
+    let system = System::with_package();
+    let documents = Path::new("/usr/share/doc/spliceway");
+    let bill = system.seen(&documents.join("spliceway.cdx.json"));
+    assert!(fs::read(bill).unwrap() == made()[2]);
+    let licences = system.text(&["zcat", "/usr/share/doc/spliceway/licences.txt.gz"]);
+    for owner in ["\nio-uring 0.7.", "\nplotters 0.", "\nrust 1."] {
+        assert!(licences.contains(owner), "{owner}");
+    }
+    assert!(!licences.contains("(There is no file with the text.)"));
 }
 
 #[test]

@@ -36,6 +36,8 @@ Description: debug symbols for $name
  Lines and inlined functions of its programs: for backtraces, gdb, perf and
  addr2line.
 EOF
+  # The directories, whatever the umask is.
+  chmod -R u=rwX,go=rX "$root"
   local package=$output/${name}-dbgsym_${version}_${architecture}.deb
   # What is compressed already becomes hardly smaller by xz, and takes long.
   dpkg-deb -Zgzip --root-owner-group --build "$root" "$package" >/dev/null

@@ -8,6 +8,8 @@
 //! targets replace old ones only once it is known what they stand for: an answer that exchanges all
 //! of them must not leave a moment without any.
 
+mod health;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -19,13 +21,18 @@ use hickory_proto::rr::{Name, RecordType};
 use super::ResolverError;
 use super::last_good::{Latest, Side};
 use super::outcome::{Answer, Failure, Target};
-use super::schedule::{self, Jitter};
+use super::schedule::Jitter;
 use crate::backend::{ADDRESSES_MAX, Address, Endpoint, Suspects};
 use crate::config::{Backend, BackendAddress, RefreshTimes};
+use health::NameHealth;
 
 /// The most targets of one service that are used: each costs two lookups whenever its answer has run
 /// out. Kubernetes names every pod of a headless service, and a slice of its own list holds 100.
 pub(super) const TARGETS_MAX: usize = 256;
+
+/// The most addresses of a target, of each family. A name server that gave each of [`TARGETS_MAX`] targets as many as fit
+/// into an answer would have millions of them kept, of which a set takes [`ADDRESSES_MAX`].
+const TARGET_ADDRESSES_MAX: usize = 256;
 
 /// Which addresses of a name are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -154,13 +161,6 @@ struct Service {
     /// those before.
     adopted: Vec<Target>,
     health: NameHealth,
-}
-
-#[derive(Clone, Copy)]
-enum NameHealth {
-    Unknown,
-    Answering,
-    Failing { since: Instant, warned: Instant },
 }
 
 impl Names {
@@ -445,11 +445,15 @@ pub(super) fn parse(host: &str) -> Result<Name, ResolverError> {
 
 impl Host {
     fn new(label: String, origin: Origin, now: Instant) -> Self {
+        let addresses_max = match origin {
+            Origin::Configured => ADDRESSES_MAX,
+            Origin::Target => TARGET_ADDRESSES_MAX,
+        };
         Self {
             label,
             origin,
-            v4: Side::new(ADDRESSES_MAX, now),
-            v6: Side::new(ADDRESSES_MAX, now),
+            v4: Side::new(addresses_max, now),
+            v6: Side::new(addresses_max, now),
             health: NameHealth::Unknown,
         }
     }
@@ -532,7 +536,10 @@ impl Service {
         if known.len() < targets.len() {
             let places: BTreeSet<_> = known.iter().map(Target::place).collect();
             let is_gone = |target: &&Target| !places.contains(&target.place());
-            before.extend(self.adopted.iter().filter(is_gone).cloned());
+            // No more of them than there may be new ones: one that is not known in time, in answer after answer with
+            // other targets, would have all of them stay.
+            let gone = self.adopted.iter().filter(is_gone);
+            before.extend(gone.take(TARGETS_MAX).cloned());
         }
         self.adopted = known;
         self.adopted.extend(before);
@@ -563,49 +570,6 @@ impl Service {
 
 fn age(answered_at: Option<Instant>, now: Instant) -> Option<Duration> {
     answered_at.map(|at| now.saturating_duration_since(at))
-}
-
-impl NameHealth {
-    fn failing_since(self) -> Option<Instant> {
-        match self {
-            Self::Failing { since, .. } => Some(since),
-            Self::Unknown | Self::Answering => None,
-        }
-    }
-
-    /// Tells when a name stops resolving, now and then while it does not, and when it does again.
-    fn check(
-        &mut self,
-        failure: Option<Failure>,
-        kept: usize,
-        age: Option<Duration>,
-        now: Instant,
-    ) -> Option<Event> {
-        match (failure, *self) {
-            (Some(_), Self::Failing { warned, .. })
-                if now.saturating_duration_since(warned) < schedule::BACKOFF_MAX =>
-            {
-                None
-            }
-            (Some(failure), health) => {
-                let since = match health {
-                    Self::Failing { since, .. } => since,
-                    Self::Unknown | Self::Answering => now,
-                };
-                *self = Self::Failing { since, warned: now };
-                Some(Event::Failing { failure, kept, age })
-            }
-            (None, Self::Failing { since, .. }) => {
-                *self = Self::Answering;
-                let after = now.saturating_duration_since(since);
-                Some(Event::Recovered { after })
-            }
-            (None, Self::Unknown | Self::Answering) => {
-                *self = Self::Answering;
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What names make of answers: hosts, services and what stays.
 
 use super::super::outcome::{Cause, Found, LookupOutcome};
+use super::super::schedule::{BACKOFF_MAX, BACKOFF_MIN, EARLY_INTERVAL};
 use super::*;
-use schedule::{BACKOFF_MAX, BACKOFF_MIN, EARLY_INTERVAL};
 
 const NEGATIVE_HOLD: Duration = RefreshTimes::NEGATIVE_HOLD_DEFAULT;
 const ALL: usize = usize::MAX;
@@ -524,6 +524,40 @@ fn a_target_that_does_not_resolve_holds_nobody_up() {
     bench.nothing(v4_of("gone."));
     bench.silence(v6_of("gone."));
     assert_eq!(bench.endpoints(), ["192.0.2.2:1"]);
+}
+
+#[test]
+fn a_target_has_at_most_so_many_addresses_of_each_family() {
+    let mut bench = Bench::new(&[php_service(), php(9000)]);
+    bench.targets(&[target(1, "a.", 1)]);
+    let v4s: Vec<_> = (0..2000)
+        .map(|n| format!("10.0.{}.{}", n / 250, n % 250))
+        .collect();
+    let v4s: Vec<_> = v4s.iter().map(String::as_str).collect();
+    bench.found(v4_of("a."), &v4s);
+    assert_eq!(bench.endpoints().len(), TARGET_ADDRESSES_MAX);
+    bench.found(v6_of("a."), &["2001:db8::1"]);
+    assert_eq!(bench.endpoints().len(), TARGET_ADDRESSES_MAX + 1);
+    bench.found(v4(), &v4s);
+    let all = TARGET_ADDRESSES_MAX + 1 + v4s.len();
+    assert_eq!(bench.endpoints().len(), all, "a name that is configured");
+}
+
+/// Of a name server that exchanges all targets in each answer, one of which is never known in time.
+#[test]
+fn targets_that_are_exchanged_again_and_again_do_not_pile_up() {
+    let mut bench = Bench::new(&[php_service()]);
+    for answer in 0..10 {
+        let host = |number: usize| format!("p{number}.a{answer}.");
+        let hosts: Vec<_> = (0..TARGETS_MAX).map(host).collect();
+        let targets: Vec<_> = hosts.iter().map(|host| target(1, host, 9000)).collect();
+        bench.targets(&targets);
+        for host in &hosts[1..] {
+            bench.found(v4_of(host), &["192.0.2.1"]);
+        }
+    }
+    assert!(bench.names.endpoints().len() <= 2 * TARGETS_MAX);
+    assert!(bench.names.hosts.len() <= 2 * TARGETS_MAX);
 }
 
 #[test]
