@@ -194,6 +194,23 @@ fn the_first_pages_are_short_and_begin_with_a_command() {
 }
 
 #[test]
+fn the_maps_have_every_folder() {
+    let maps = ["ARCHITECTURE.md", "docs/design/code-map.md"].map(|page| (page, read(page)));
+    for parent in ["src", "crates"] {
+        for entry in fs::read_dir(root().join(parent)).unwrap() {
+            let entry = entry.unwrap();
+            if !entry.file_type().unwrap().is_dir() {
+                continue;
+            }
+            let folder = format!("`{parent}/{}/`", entry.file_name().to_str().unwrap());
+            for (page, map) in &maps {
+                assert!(map.contains(&folder), "{page} lacks {folder}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_quoted_of_the_log_is_written_by_the_program() {
     let sources: String = files("src", "rs")
         .into_iter()
