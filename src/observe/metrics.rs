@@ -107,7 +107,7 @@ catalogue! {
     ACCEPTED = Counter "spliceway_connections_accepted" ["route"]
         "Clients that were accepted";
     ENDED = Counter "spliceway_sessions_ended" ["route", "reason"]
-        "Sessions (FastCGI: requests) that ended, by reason";
+        "Client connections that ended, by reason";
     ACTIVE = Gauge "spliceway_sessions_active" ["route"]
         "Open sessions, including clients in the queue";
     QUEUE_DEPTH = Gauge "spliceway_queue_depth" ["route"]
