@@ -8,7 +8,6 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
 
 use common::http::{Response, file};
 use common::programs::{fresh_endpoint, start_fpm, start_nginx, temp_paths};
