@@ -36,7 +36,7 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
             (None, Some(found)) => {
                 current = (found == language)
                     .then(String::new)
-                    .or(Some("\0".to_owned()))
+                    .or_else(|| Some("\0".to_owned()))
             }
             (Some(_), Some(_)) => {
                 blocks.extend(current.take().filter(|block| !block.starts_with('\0')))

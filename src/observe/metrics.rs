@@ -701,7 +701,7 @@ mod tests {
                 cell(metric.help)
             )
         };
-        let rows: String = catalogue().map(|metric| row(&metric)).collect();
+        let rows: String = catalogue().map(row).collect();
         let table = format!("| metric | kind | labels | meaning |\n|---|---|---|---|\n{rows}");
         assert_part("docs/metrics.md", "metrics", &table);
     }
