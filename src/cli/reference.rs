@@ -120,7 +120,7 @@ fn the_page_has_the_keys_of_a_file() {
          | `[route.NAME]`, and `[defaults]` except `listen` | all others; `listen` and `backend` are required |\n\
          \n\
          | written as | keys |\n|---|---|\n\
-         | number (`\"off\"` where the table above has it) | {} |\n\
+         | number (or `\"off\"`, `\"auto\"` where the table above has it) | {} |\n\
          | `true` or `false` | {} |\n\
          | string, or array of strings | {} |\n\
          | string | all others; times have a unit: `\"500ms\"`, `\"5s\"`, `\"2m\"` |\n",

@@ -124,7 +124,7 @@ catalogue! {
     QUEUED = Counter "spliceway_connections_queued" ["route"]
         "Clients that had to wait for room at an endpoint";
     QUEUE_WAIT = Histogram "spliceway_queue_wait_seconds" ["route"]
-        "Waits in the queue that ended with a connection";
+        "How long clients waited in the queue, however the wait ended";
     CONNECT_TIME = Histogram "spliceway_connect_time_seconds" ["route"]
         "From accepting a client, or the end of its wait in the queue, to an open backend connection, failed \
          attempts and pauses included; as fine as a worker's turns";
@@ -203,6 +203,8 @@ catalogue! {
         "Connections to the endpoint, including those being opened";
     ENDPOINT_CONNECTIONS_MAX = Gauge "spliceway_endpoint_connections_max" ["route"]
         "Limit on connections to one endpoint (--per-endpoint-max); beyond it clients wait";
+    ENDPOINT_CONNECTIONS_LIMIT = Gauge "spliceway_endpoint_connections_limit" ["route", "endpoint"]
+        "Limit on connections to the endpoint at this moment, where it is found out (--per-endpoint-max auto)";
     ENDPOINT_CONNECTS = Counter "spliceway_endpoint_connects" ["route", "endpoint"]
         "Connections to the endpoint that were opened";
     ENDPOINT_CONNECT_FAILURES = Counter "spliceway_endpoint_connect_failures" ["route", "endpoint"]
@@ -447,6 +449,9 @@ impl Scrape {
         page.gauge(ENDPOINT_CONNECTIONS, each(|e| e.connections))?;
         let max = self.some(|route| route.endpoint_connections_max);
         page.gauge(ENDPOINT_CONNECTIONS_MAX, max)?;
+        let limits = self.each_endpoint();
+        let limits = limits.filter_map(|(labels, e)| Some((labels, e.connections_limit?)));
+        page.gauge(ENDPOINT_CONNECTIONS_LIMIT, limits)?;
         page.counter(ENDPOINT_CONNECTS, each(|e| e.connects))?;
         page.counter(ENDPOINT_CONNECT_FAILURES, each(|e| e.connect_failures))?;
         page.gauge(ENDPOINT_FAILURES_IN_A_ROW, each(|e| e.failures_in_a_row))

@@ -27,7 +27,7 @@ catalogue! {
     QUEUED = Counter "spliceway_class_requests_queued" ["route", "class"]
         "Requests of the class that had to wait for room at an endpoint";
     QUEUE_WAIT = Histogram "spliceway_class_queue_wait_seconds" ["route", "class"]
-        "Waits of requests of the class that ended with a connection";
+        "How long requests of the class waited in the queue, however the wait ended";
 }
 
 impl Scrape {
