@@ -266,12 +266,13 @@ impl Balancer {
             Found::At(index) => {
                 let version = self.set.version();
                 let (member, paced) = (&self.members[index], self.is_paced);
+                // The permit that is about to be taken is the room that there is.
+                let is_its = self.room(member, moment) > 0;
+                let class = is_its.then_some(moment.class);
                 // Another worker may have taken the last one since.
                 if !member.take_permit(self.is_limited()) {
                     return Choice::Full;
                 }
-                let is_its = self.room(member, moment) > 0;
-                let class = is_its.then_some(moment.class);
                 Choice::Chosen(Lease::new(
                     member,
                     (index, version),
