@@ -24,6 +24,8 @@ pub mod fastcgi;
 mod fpm;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
+#[cfg(test)]
+mod generated;
 mod observe;
 mod proxy_protocol;
 mod resolver;

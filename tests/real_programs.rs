@@ -22,6 +22,7 @@ use common::pattern::crc32;
 use common::process::Process;
 use common::programs::{
     FPM_WORKERS, WEB_USER, fresh_endpoint, start_fpm, start_haproxy, start_nginx, start_socat,
+    temp_paths,
 };
 use common::proxy::{connect, fresh_dir};
 use common::sys::is_root;
@@ -523,17 +524,6 @@ fn http_config(dir: &Path, front: &Path, proxy: &Proxy) -> String {
 }
 
 /// Where nginx may write.
-fn temp_paths(dir: &Path) -> String {
-    format!(
-        "client_body_temp_path {dir}/body;
-        fastcgi_temp_path {dir}/fastcgi;
-        proxy_temp_path {dir}/proxy;
-        uwsgi_temp_path {dir}/uwsgi;
-        scgi_temp_path {dir}/scgi;",
-        dir = dir.display(),
-    )
-}
-
 /// A proxy that lets nginx's workers in by the socket's group.
 fn start_for_nginx(engine: Engine, backend: impl Display) -> Proxy {
     let builder = Proxy::builder().engine(engine).backend(backend);

@@ -13,7 +13,7 @@ readonly PLANTED_CLEAN_SEEDS=1000
 # A run that takes longer hangs: 20,000 seeds take five minutes on a busy machine.
 readonly PLANTED_SECONDS=900
 
-# The lines of ARCHITECTURE.md between which the table is.
+# The lines of docs/design/testing.md between which the table is.
 readonly PLANTED_BEGIN='<!-- planted: written by scripts/soak planted -->'
 readonly PLANTED_END='<!-- planted: end -->'
 
@@ -150,6 +150,6 @@ planted_table() {
     $0 == end { inside = 0 }
     !inside { print }
     $0 == begin { inside = 1; print ENVIRON["TABLE"] }
-  ' ARCHITECTURE.md >"$PLANTED_COPY.md"
-  mv "$PLANTED_COPY.md" ARCHITECTURE.md
+  ' docs/design/testing.md >"$PLANTED_COPY.md"
+  mv "$PLANTED_COPY.md" docs/design/testing.md
 }

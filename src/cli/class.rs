@@ -17,7 +17,7 @@ pub(super) struct ClassArguments {
         long,
         value_name = "N",
         value_parser = count(1..=CONNECTIONS_MAX),
-        help = "At most this many connections to each address at one time. [default: --per-endpoint-max]"
+        help = "The most connections of the class to each address. [default: --per-endpoint-max]"
     )]
     max: Option<u32>,
 
@@ -26,7 +26,7 @@ pub(super) struct ClassArguments {
         value_name = "N",
         default_value = "0",
         value_parser = count(0..=CONNECTIONS_MAX),
-        help = "So many connections to each address are kept for this class."
+        help = "Connections to each address that are reserved for the class."
     )]
     reserve: u32,
 
@@ -36,7 +36,7 @@ pub(super) struct ClassArguments {
         default_value = "0",
         value_parser = count(PRIORITIES),
         allow_hyphen_values = true,
-        help = "Of classes that wait, the one with the largest goes first."
+        help = "Among waiting classes, the one with the highest priority goes first."
     )]
     priority: i32,
 
@@ -44,7 +44,7 @@ pub(super) struct ClassArguments {
         long,
         value_name = "N",
         value_parser = count(0..=CONNECTIONS_MAX),
-        help = "At most this many requests wait. [default: --queue-max]"
+        help = "The most requests of the class that wait. [default: --queue-max]"
     )]
     queue_max: Option<u32>,
 
@@ -52,7 +52,7 @@ pub(super) struct ClassArguments {
         long,
         value_name = "DURATION|off",
         value_parser = positive_timeout_or_off,
-        help = "A request waits for this time. [default: --queue-timeout]"
+        help = "How long a request may wait. [default: --queue-timeout]"
     )]
     queue_timeout: Option<Timeout>,
 
@@ -60,7 +60,7 @@ pub(super) struct ClassArguments {
         long,
         value_name = "DURATION|off",
         value_parser = timeout_or_off,
-        help = "A request is served for this time. [default: --request-timeout]"
+        help = "How long a request may take. [default: --request-timeout]"
     )]
     request_timeout: Option<Timeout>,
 }

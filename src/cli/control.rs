@@ -32,7 +32,7 @@ struct ControlSocket {
         long,
         value_name = "PATH",
         default_value = CONTROL_PATH,
-        help = "Tell the daemon whose --control is this socket."
+        help = "Control socket of the daemon."
     )]
     control: PathBuf,
 }
@@ -42,13 +42,13 @@ struct ControlSocket {
 struct EndpointOfRoute {
     #[arg(
         value_name = "ROUTE",
-        help = "The route, by its name; without a configuration file it is called 'default'."
+        help = "Name of the route; without a configuration file it is 'default'."
     )]
     route: RouteName,
 
     #[arg(
         value_name = "ENDPOINT",
-        help = "The endpoint, as 'spliceway status' shows it, such as 192.0.2.1:9000."
+        help = "Address of the endpoint as 'spliceway status' shows it, such as 192.0.2.1:9000."
     )]
     endpoint: EndpointAddress,
 }
@@ -77,8 +77,8 @@ pub(super) struct DrainArguments {
         long,
         value_name = "TIME",
         value_parser = timeout,
-        help = "Return when nothing runs there any more; after this time, such as 5m, with exit code 1. The \
-                endpoint stays drained. [default: return at once]"
+        help = "Return when no connection to it is open any more, or after this time, such as 5m, with exit code 1. \
+                The endpoint stays drained. [default: return at once]"
     )]
     wait: Option<Duration>,
 
@@ -105,7 +105,7 @@ pub(super) struct WeightArguments {
     #[arg(
         value_name = "N",
         value_parser = super::values::count(0..=u16::MAX),
-        help = "Its weight among the endpoints of its priority, from 1 to 65535. To give it nothing, drain it."
+        help = "Weight among the endpoints of its priority, from 1 to 65535. To give it nothing, drain it."
     )]
     weight: u16,
 
@@ -118,7 +118,7 @@ pub(super) struct WeightArguments {
 pub(super) struct PauseArguments {
     #[arg(
         value_name = "ROUTE",
-        help = "The route, by its name; without a configuration file it is called 'default'."
+        help = "Name of the route; without a configuration file it is 'default'."
     )]
     route: RouteName,
 
@@ -126,8 +126,8 @@ pub(super) struct PauseArguments {
         long,
         value_name = "TIME",
         value_parser = timeout,
-        help = "Return when nothing runs any more; after this time, such as 30s, with exit code 1. The route stays \
-                paused. [default: return at once]"
+        help = "Return when no connection to its endpoints is open any more, or after this time, such as 30s, with \
+                exit code 1. The route stays paused. [default: return at once]"
     )]
     wait: Option<Duration>,
 
@@ -135,7 +135,7 @@ pub(super) struct PauseArguments {
         long = "for",
         value_name = "TIME",
         value_parser = positive_timeout,
-        help = "Resume by itself after this time, so that a deploy that dies leaves nothing paused. [default: 60s]"
+        help = "Resume automatically after this time, in case the deploy dies. [default: 60s]"
     )]
     resume_after: Option<Duration>,
 
@@ -148,7 +148,7 @@ pub(super) struct PauseArguments {
 pub(super) struct ResumeArguments {
     #[arg(
         value_name = "ROUTE",
-        help = "The route, by its name; without a configuration file it is called 'default'."
+        help = "Name of the route; without a configuration file it is 'default'."
     )]
     route: RouteName,
 

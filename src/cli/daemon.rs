@@ -23,15 +23,17 @@ pub(super) struct DaemonArguments {
         long,
         value_name = "N",
         value_parser = count(1..=WORKERS_MAX),
-        help = "Serve sessions with this many threads, from 1 to 1024. [default: one for each core \
-                that the process may use]"
+        help = "Worker threads [default: one for each available core]",
+        long_help = "The number of worker threads, from 1 to 1024. The default is one for each core that the \
+                     process may use."
     )]
     workers: Option<usize>,
 
     #[arg(
         long,
-        help = "Pin each worker thread to a core of its own. This helps where nothing else runs on \
-                those cores, and may harm elsewhere."
+        help = "Pin each worker to a core",
+        long_help = "Pin each worker thread to a core of its own. Measure before you use it: it helps where \
+                     nothing else runs on those cores, and can cost throughput where other programs do."
     )]
     pin: bool,
 
@@ -41,9 +43,10 @@ pub(super) struct DaemonArguments {
         default_value = "off",
         value_parser = busy_poll,
         allow_hyphen_values = true,
-        help = "Have each worker look for work for this long before it sleeps, such as 50us, at most 10ms. Answers \
-                come sooner by what a wake-up takes, and each worker keeps a core busy while there is traffic: for \
-                machines with cores to spare, together with --pin. 'off' sleeps at once."
+        help = "Poll for work before sleeping",
+        long_help = "How long a worker polls for work before it sleeps, for example 50us, at most 10ms. This \
+                     saves the latency of a wake-up and keeps a core busy for each worker while there is traffic: for \
+                     machines with spare cores, together with --pin. 'off' sleeps at once."
     )]
     busy_poll: Timeout,
 
@@ -52,7 +55,8 @@ pub(super) struct DaemonArguments {
         value_enum,
         default_value_t = Engine::Auto,
         hide_possible_values = true,
-        help = ENGINE_HELP
+        help = "io_uring, epoll or auto",
+        long_help = ENGINE_HELP
     )]
     engine: Engine,
 
@@ -61,8 +65,9 @@ pub(super) struct DaemonArguments {
         value_name = "N",
         default_value = "8192",
         value_parser = count(1..=CONNECTIONS_MAX),
-        help = "Keep at most this many sessions open at one time, from 1 to 1000000. Further clients \
-                wait in the sockets' backlogs."
+        help = "Most sessions, over all routes",
+        long_help = "The most sessions at one time, over all routes and worker threads, from 1 to 1000000. \
+                     Further clients wait in the sockets' backlogs."
     )]
     connections_max: u32,
 
@@ -71,9 +76,9 @@ pub(super) struct DaemonArguments {
         value_name = "N|off",
         value_parser = number_or_off,
         allow_hyphen_values = true,
-        help = "Keep at most this many sessions of one user open at one time, over all routes; further \
-                ones are closed at once. 'off' sets no limit. [default: 7/8 of --connections-max, once clients of a \
-                second user have come]"
+        help = "Sessions per user [default: 7/8 of --connections-max]",
+        long_help = "The most sessions of one user, over all routes; further connections are closed at once. \
+                     'off' sets no limit. The default applies once clients of a second user have come."
     )]
     user_connections_max: Option<NumberOrOff>,
 
@@ -83,8 +88,9 @@ pub(super) struct DaemonArguments {
         default_value = "30s",
         value_parser = timeout_or_off,
         allow_hyphen_values = true,
-        help = "When told to stop, wait this long for running sessions, then cut them; 'off' waits \
-                for ever, 0s not at all."
+        help = "Time to finish sessions when stopping",
+        long_help = "How long a stopping daemon waits for running sessions before it cuts them. 'off' waits \
+                     for ever, 0s not at all."
     )]
     drain_timeout: Timeout,
 
@@ -94,9 +100,10 @@ pub(super) struct DaemonArguments {
         default_value = "off",
         value_parser = positive_timeout_or_off,
         allow_hyphen_values = true,
-        help = "After this time without a session, counted from the start or from the end of the last \
-                one, drain and end with exit code 0: for sockets that the service manager keeps, which \
-                starts the proxy again for the next client. 'off' never does."
+        help = "Exit after this time without sessions",
+        long_help = "After this time without a session, counted from the start or from the end of the last \
+                     session, drain and exit with code 0: for sockets that the service manager keeps, which starts the \
+                     daemon again for the next client."
     )]
     exit_idle_time: Timeout,
 
@@ -106,8 +113,9 @@ pub(super) struct DaemonArguments {
         value_enum,
         default_value_t = LogFormat::Text,
         hide_possible_values = true,
-        help = "Write the log to standard error as lines of 'text', or as 'json' with one object \
-                for each line."
+        help = "Format of the daemon's log: text or json",
+        long_help = "Write the daemon's log, on standard error, as lines of 'text' or as 'json' with one \
+                     object a line."
     )]
     log_format: LogFormat,
 
@@ -115,8 +123,13 @@ pub(super) struct DaemonArguments {
         long,
         value_name = "LEVEL",
         default_value = "info",
-        help = "Log events of this level and above: off, error, warn, info, debug or trace. Levels \
-                of single modules follow after commas, such as info,spliceway::resolver=debug."
+        help = "Lowest level to log",
+        long_help = "Log events of this level and above: off, error, warn, info, debug or trace. Levels of \
+                     single modules follow after commas, as in info,spliceway::resolver=debug. Single sessions are \
+                     logged \
+                     at debug. Each place in the program may log 100 warnings in 10 s (each place in a library 10); a \
+                     line \
+                     then says how many were suppressed."
     )]
     log_level: LogFilter,
 
@@ -124,8 +137,9 @@ pub(super) struct DaemonArguments {
         long,
         value_name = "PATH",
         value_parser = control,
-        help = "Listen on this Unix socket for 'spliceway status' and for commands such as 'spliceway reload'; \
-                only the user that runs the proxy, and root, may connect. [default: none]"
+        help = "Control socket, for 'spliceway status' and commands [default: none]",
+        long_help = "Listen on this Unix socket for 'spliceway status' and for commands such as 'spliceway \
+                     reload'. Only root and the user that the daemon runs as may connect."
     )]
     control: Option<PathBuf>,
 
@@ -133,24 +147,28 @@ pub(super) struct DaemonArguments {
         long,
         value_name = "IP:PORT",
         value_parser = metrics,
-        help = "Answer HTTP on this address: the status page at /, /metrics for Prometheus, and /healthz and \
-                /readyz for probes. Whoever reaches it may read it. [default: none]"
+        help = "HTTP address for metrics and probes [default: none]",
+        long_help = "Serve HTTP on this address: the status page at /, metrics for Prometheus at /metrics, and \
+                     probes at /healthz and /readyz. Everybody who can reach the address can read them."
     )]
     metrics: Option<SocketAddr>,
 
     #[arg(
         long,
-        help = "Show requests on the status page of the metrics address with their URIs, scripts and clients, and \
-                all events: whoever reaches it may read what clients send. Without it, the control socket's page \
-                does, for root and the user that runs the proxy."
+        help = "Show clients' requests on the metrics address",
+        long_help = "With --metrics: show requests on that status page with their URIs, scripts and clients, \
+                     and show all events. Everybody who can reach the address can then read what clients send. The \
+                     status \
+                     page of the control socket shows all of that without this option."
     )]
     status_details: bool,
 
     #[arg(
         long,
         value_name = "USER[:GROUP]",
-        help = "Run as this user, by name or number, once everything is bound; needs root at the start. Its \
-                groups are those of the system's database, or GROUP alone. [default: who starts the proxy]"
+        help = "Run as this user [default: the user that starts it]",
+        long_help = "Run as this user, a name or a number, once all sockets are bound; needs root at the \
+                     start. The groups are those that the system's database lists for the user, or GROUP alone."
     )]
     user: Option<RunAs>,
 }

@@ -26,8 +26,9 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "SIZE",
         value_parser = size(Fastcgi::PARAMS_MAX_CEILING as u64),
-        help = "With --protocol fastcgi, take at most this much of parameters (CGI variables) in one \
-                request, up to 1MiB; more is answered with 431. [default: 256KiB]"
+        help = "Most bytes of parameters per request [default: 256KiB]",
+        long_help = "The most bytes of parameters (CGI variables) in one request, up to 1MiB; a request with \
+                     more is answered with 431."
     )]
     params_max: Option<u64>,
 
@@ -36,8 +37,9 @@ pub(super) struct FastcgiArguments {
         value_name = "WHEN",
         value_enum,
         hide_possible_values = true,
-        help = "With --protocol fastcgi, use a backend's connection for further requests: 'auto' where \
-                the backend proves that it is ready for them, or 'never'. [default: auto]"
+        help = "Reuse backend connections: auto or never [default: auto]",
+        long_help = "Whether a backend connection serves further requests: 'auto' where the backend proves \
+                     that it is ready for them, or 'never'."
     )]
     upstream_reuse: Option<UpstreamReuse>,
 
@@ -46,10 +48,10 @@ pub(super) struct FastcgiArguments {
         value_name = "DURATION",
         value_parser = positive_timeout,
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, close a connection whose backend takes longer than this after \
-                a request to be ready for the next one. Not where backends have proved that they say \
-                when they are: there a connection keeps its place while the script runs on, for up to \
-                300s. [default: 50ms]"
+        help = "Longest wait for a backend to be ready again [default: 50ms]",
+        long_help = "Close a connection whose backend takes longer than this after a request to be ready for \
+                     the next one. Does not apply to backends that have proved that they announce when they are ready, \
+                     such as PHP-FPM: there a connection keeps its place while the script runs on, for up to 300s."
     )]
     settle_timeout: Option<Duration>,
 
@@ -58,8 +60,9 @@ pub(super) struct FastcgiArguments {
         value_name = "DURATION|off",
         value_parser = timeout_or_off,
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, close a client that takes longer than this for the parameters of \
-                a request, however it sends them; between requests it has --idle-timeout. [default: 60s]"
+        help = "Longest wait for a request's parameters [default: 60s]",
+        long_help = "Close a client that takes longer than this to send the parameters of a request, however \
+                     it sends them. Between requests, --idle-timeout applies. 'off' waits for ever."
     )]
     head_timeout: Option<Timeout>,
 
@@ -68,9 +71,10 @@ pub(super) struct FastcgiArguments {
         value_name = "DURATION|off",
         value_parser = timeout_or_off,
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, end a request that takes longer than this, from when it has a connection until \
-                its answer is complete: with a 504 if nothing of its answer has come. Its place at the endpoint stays taken while \
-                the script may run on. [default: off]"
+        help = "Longest time for one request [default: off]",
+        long_help = "End a request that takes longer than this from getting a connection to the end of its \
+                     answer, whichever side is slow; answer 504 if nothing of the answer has come. Its place at the \
+                     endpoint stays taken while the script may still be running, so that PHP-FPM is not overrun."
     )]
     request_timeout: Option<Timeout>,
 
@@ -79,9 +83,11 @@ pub(super) struct FastcgiArguments {
         value_name = "N|off",
         value_parser = number_or_off,
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, end a request whose client sends its body, or takes its answer, with \
-                less than N bytes a second. Only time in which the client is waited for counts, and not that of the \
-                backend. [default: 500]"
+        help = "Slowest client, in bytes a second [default: 500]",
+        long_help = "End a request whose client sends its body, or reads its answer, at less than N bytes a \
+                     second: a read timeout and a write timeout in one. Only time spent waiting for the client \
+                     counts, not \
+                     time spent waiting for the backend. 'off' waits for any client."
     )]
     min_rate: Option<NumberOrOff>,
 
@@ -90,8 +96,8 @@ pub(super) struct FastcgiArguments {
         value_name = "DURATION",
         value_parser = positive_timeout,
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, how far a client may fall behind --min-rate: so long it may pause. \
-                [default: 60s]"
+        help = "How far a client may fall behind --min-rate [default: 60s]",
+        long_help = "How far a client may fall behind --min-rate: a client may pause for this long."
     )]
     min_rate_lag: Option<Duration>,
 
@@ -100,8 +106,9 @@ pub(super) struct FastcgiArguments {
         value_name = "DURATION",
         value_parser = positive_timeout,
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, close a backend's connection that had no request for this \
-                time: it holds a worker of PHP-FPM. [default: 1s]"
+        help = "Close backend connections idle for this long [default: 1s]",
+        long_help = "Close a backend connection that has had no request for this long. An idle connection \
+                     occupies a worker of PHP-FPM."
     )]
     idle_upstream: Option<Duration>,
 
@@ -109,8 +116,9 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "N",
         value_parser = count(1..=u32::MAX),
-        help = "With --protocol fastcgi, send at most this many requests on one connection, so that others \
-                who use the same backend have their turn. [default: 500]"
+        help = "Most requests on one backend connection [default: 500]",
+        long_help = "The most requests on one backend connection; then it is closed, so that other clients of \
+                     the same PHP-FPM get their turn."
     )]
     requests_per_upstream: Option<u32>,
 
@@ -119,9 +127,9 @@ pub(super) struct FastcgiArguments {
         value_name = "HOW",
         value_enum,
         hide_possible_values = true,
-        help = "With --protocol fastcgi, when no backend has begun to answer a request: 'close' the \
-                client's connection, of which nginx makes a 502 or goes to its next upstream, or \
-                'respond' with a 502. [default: close]"
+        help = "No answer: close, or respond with 502 [default: close]",
+        long_help = "What the client gets when no backend has begun to answer: 'close' closes its connection, \
+                     from which nginx makes a 502 or goes to its next upstream; 'respond' answers 502."
     )]
     on_failure: Option<OnFailure>,
 
@@ -130,8 +138,9 @@ pub(super) struct FastcgiArguments {
         value_name = "FILE|-",
         value_parser = NonEmptyStringValueParser::new(),
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, append a line for each request to this file, which is opened \
-                anew on SIGUSR1; '-' is standard output. [default: none]"
+        help = "Access log, '-' for standard output [default: none]",
+        long_help = "With --protocol fastcgi, append a line for each request to this file; '-' is standard \
+                     output. The file is reopened on SIGUSR1."
     )]
     access_log: Option<String>,
 
@@ -140,8 +149,8 @@ pub(super) struct FastcgiArguments {
         value_name = "FORMAT",
         value_enum,
         hide_possible_values = true,
-        help = "Write lines of --access-log as 'text' (fields as name=value) or 'json' (an object \
-                each). [default: text]"
+        help = "Format of the access log: text or json [default: text]",
+        long_help = "Write the access log as 'text' (name=value fields) or 'json' (one object a line)."
     )]
     access_log_format: Option<RequestLogFormat>,
 
@@ -150,8 +159,11 @@ pub(super) struct FastcgiArguments {
         value_name = "FILE|-",
         value_parser = NonEmptyStringValueParser::new(),
         allow_hyphen_values = true,
-        help = "With --protocol fastcgi, append a line to this file for each request that passes --slow-after, while \
-                it still runs, and one when it is over; '-' is standard output. [default: none]"
+        help = "Slow log, '-' for standard output [default: none]",
+        long_help = "With --protocol fastcgi, append a line to this file for each request that takes longer \
+                     than --slow-after, while it still runs, and another one when it is over; '-' is standard output. \
+                     The \
+                     file is reopened on SIGUSR1."
     )]
     slow_log: Option<String>,
 
@@ -160,8 +172,9 @@ pub(super) struct FastcgiArguments {
         value_name = "DURATION",
         value_parser = positive_timeout,
         allow_hyphen_values = true,
-        help = "From when on a request has lines in --slow-log: so long after its parameters were complete, waits \
-                included. [default: 5s]"
+        help = "When a request counts as slow [default: 5s]",
+        long_help = "How long after its parameters were complete a request counts as slow for --slow-log; time \
+                     in the queue counts."
     )]
     slow_after: Option<Duration>,
 
@@ -170,7 +183,8 @@ pub(super) struct FastcgiArguments {
         value_name = "FORMAT",
         value_enum,
         hide_possible_values = true,
-        help = "Write lines of --slow-log as 'text' or 'json', as --access-log-format. [default: text]"
+        help = "Format of the slow log: text or json [default: text]",
+        long_help = "Write the slow log as 'text' (name=value fields) or 'json' (one object a line)."
     )]
     slow_log_format: Option<RequestLogFormat>,
 
@@ -179,41 +193,45 @@ pub(super) struct FastcgiArguments {
         value_name = "on|off",
         value_enum,
         hide_possible_values = true,
-        help = "With --protocol fastcgi, check the parameters of each request before anything of it is \
-                sent: HTTP_PROXY is left out, and so are all copies but the last of a parameter that decides \
-                about security; PHP_VALUE, PHP_ADMIN_VALUE, REQUEST_BODY_FILE, PHP-FPM's own pages and a NUL are \
-                answered with 403. [default: on]"
+        help = "Check parameters: on or off [default: on]",
+        long_help = "Check the parameters of each request before anything is sent to a backend. HTTP_PROXY is \
+                     removed, and so are all but the last copy of a security-relevant parameter; PHP_VALUE, \
+                     PHP_ADMIN_VALUE, REQUEST_BODY_FILE, PHP-FPM's own pages and NUL bytes are answered with 403."
     )]
     guard: Option<Switch>,
 
     #[arg(
         long,
         value_name = "NAME",
-        help = "Answer a request that has this parameter with 403; repeatable. [default: none]"
+        help = "Answer 403 to this parameter; repeatable [default: none]",
+        long_help = "Answer requests that have this parameter with 403. Repeatable."
     )]
     deny_param: Vec<String>,
 
     #[arg(
         long,
         value_name = "NAME",
-        help = "Leave this parameter out of what backends get; repeatable. [default: none]"
+        help = "Remove this parameter; repeatable [default: none]",
+        long_help = "Remove this parameter from what backends get. Repeatable."
     )]
     strip_param: Vec<String>,
 
     #[arg(
         long,
         value_name = "NAME",
-        help = "Tell backends in this parameter how many microseconds each request has waited, for their \
-                measurements. What clients send under this name is left out. [default: none]"
+        help = "Tell backends how long requests waited [default: none]",
+        long_help = "Tell backends in this parameter how many microseconds each request has waited. Whatever \
+                     clients send under this name is removed."
     )]
     queue_time_param: Option<String>,
 
     #[arg(
         long,
         value_name = "NAME",
-        help = "Tell backends in this parameter when each request came, as 't=' and seconds since the epoch, such as \
-                HTTP_X_REQUEST_START for tools that look there. What clients send under this name is left out. \
-                [default: none]"
+        help = "Tell backends when requests came [default: none]",
+        long_help = "Tell backends in this parameter when each request came, as 't=' and seconds since the \
+                     epoch: HTTP_X_REQUEST_START for monitoring tools that look there. Whatever clients send under this \
+                     name is removed."
     )]
     request_start_param: Option<String>,
 
@@ -221,8 +239,9 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "NAME=VALUE",
         value_parser = name_and_value,
-        help = "Let this parameter pass if it has exactly this value, whatever else is said of it, such \
-                as PHP_VALUE=memory_limit=256M; repeatable. [default: none]"
+        help = "Allow this exact parameter; repeatable [default: none]",
+        long_help = "Let this parameter pass if it has exactly this value, whatever the other rules say, for \
+                     example PHP_VALUE=memory_limit=256M. Repeatable."
     )]
     allow_param: Vec<(String, String)>,
 
@@ -230,16 +249,17 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "NAME,...",
         value_delimiter = ',',
-        help = "Let PHP_VALUE and PHP_ADMIN_VALUE pass if they change no other settings of PHP than these, \
-                such as memory_limit,open_basedir; none that could load or run code can be allowed; \
-                repeatable. [default: none]"
+        help = "Allow these PHP settings; repeatable [default: none]",
+        long_help = "Let PHP_VALUE and PHP_ADMIN_VALUE pass if they change only these PHP settings, such as \
+                     memory_limit,open_basedir. Settings that could load or run code cannot be allowed. Repeatable."
     )]
     allow_php_setting: Vec<String>,
 
     #[arg(
         long,
-        help = "Let REQUEST_BODY_FILE pass, which has PHP read the body from a file: for nginx with \
-                client_body_in_file_only. Without this it is answered with 403"
+        help = "Allow REQUEST_BODY_FILE",
+        long_help = "Let REQUEST_BODY_FILE pass, which makes PHP read the request body from a file: for nginx \
+                     with client_body_in_file_only. Without this option such requests are answered with 403."
     )]
     allow_body_file: bool,
 
@@ -247,8 +267,10 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "PATH,...",
         value_delimiter = ',',
-        help = "Answer requests for PHP-FPM's own pages, its pm.status_path and ping.path, with 403; 'none' \
-                lets all pass. [default: /status,/ping,/fpm-status,/fpm-ping,/php-fpm-status,/php-fpm-ping]"
+        help = "403 for PHP-FPM's pages [default: /status, /ping and variants]",
+        long_help = "Answer requests for PHP-FPM's own pages (pm.status_path, ping.path) with 403. Without the \
+                     option: /status, /ping, and both with /fpm- and /php-fpm- in front. 'none' lets \
+                     all pass, for applications that have such paths in front of pools that have no such pages."
     )]
     fpm_pages: Vec<String>,
 
@@ -257,32 +279,35 @@ pub(super) struct FastcgiArguments {
         value_name = "WHICH",
         value_enum,
         hide_possible_values = true,
-        help = "Of several copies of a parameter that decides about security, pass on the 'last', as PHP \
-                takes it, or 'reject' the request with 403. [default: last]"
+        help = "Duplicate parameters: last or reject [default: last]",
+        long_help = "When a security-relevant parameter comes several times, pass on the 'last' copy, which is \
+                     the one that PHP uses, or 'reject' the request with 403."
     )]
     duplicates: Option<DuplicatesName>,
 
     #[arg(
         long,
         value_name = "DIR",
-        help = "Let only requests pass whose SCRIPT_FILENAME is a path under this directory, or under one \
-                of several; repeatable. Paths are compared as text: a symbolic link under it leads where \
-                it leads. [default: none]"
+        help = "Allow scripts in this directory only [default: none]",
+        long_help = "Let only requests pass whose SCRIPT_FILENAME is under this directory, or under one of \
+                     several. Paths are compared as text: symbolic links are not resolved. Repeatable."
     )]
     script_root: Vec<String>,
 
     #[arg(
         long,
-        help = "Also take what each --script-root leads to for a root, as it is at the start and at each reload: for \
-                $realpath_root of nginx, where a directory is a symbolic link to a release"
+        help = "Also allow what --script-root links to",
+        long_help = "Also accept the directory that each --script-root resolves to, as it is at the start and \
+                     at each reload: for $realpath_root of nginx, where the directory is a symbolic link to a release."
     )]
     resolve_script_root: bool,
 
     #[arg(
         long,
         value_name = "SUFFIX",
-        help = "Let only requests pass whose SCRIPT_FILENAME has a component that ends so, such as .php; what \
-                follows it is PATH_INFO. [default: none]"
+        help = "Allow only scripts with this suffix [default: none]",
+        long_help = "Let only requests pass whose SCRIPT_FILENAME has a component with this suffix, such as \
+                     .php; what follows it is PATH_INFO."
     )]
     script_suffix: Option<String>,
 
@@ -290,7 +315,8 @@ pub(super) struct FastcgiArguments {
         long,
         value_name = "N",
         value_parser = count(1..=1_000_000_usize),
-        help = "Answer a request with more parameters than this with 431. [default: 1024]"
+        help = "Most parameters per request [default: 1024]",
+        long_help = "Answer requests with more parameters than this with 431."
     )]
     max_params: Option<usize>,
 
@@ -300,8 +326,9 @@ pub(super) struct FastcgiArguments {
         value_enum,
         value_delimiter = ',',
         hide_possible_values = true,
-        help = "Answer requests for other FastCGI roles than these with 403: responder, authorizer and \
-                filter. [default: all of them]"
+        help = "Allow only these FastCGI roles [default: all of them]",
+        long_help = "Answer requests for FastCGI roles other than these with 403: responder, authorizer, \
+                     filter."
     )]
     roles: Vec<RoleName>,
 

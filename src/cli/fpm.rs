@@ -11,10 +11,12 @@ pub(super) struct FpmArguments {
     #[arg(
         long,
         value_name = "ADDRESS[PATH]",
-        help = "With --protocol fastcgi, ask PHP-FPM every 5s how its pool fares, for status and metrics: its \
-                pm.status_listen, as IP:PORT, unix:/SOCKET or :PORT, which is that port of each of the route's \
-                addresses, and behind it its pm.status_path (behind a socket as ':/PATH'); repeatable. [default: none; \
-                the path: /status]"
+        help = "Poll this PHP-FPM status page; repeatable [default: none]",
+        long_help = "Ask PHP-FPM every 5s how its pool is doing, for 'spliceway status' and metrics: its \
+                     pm.status_listen as IP:PORT, unix:/SOCKET, or :PORT for that port on each address of the route; \
+                     append its pm.status_path unless that is /status (behind a socket as ':/PATH'). May be given up \
+                     to 16 \
+                     times."
     )]
     fpm_status: Vec<FpmSource>,
 }

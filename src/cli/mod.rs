@@ -10,6 +10,8 @@ pub mod control;
 mod daemon;
 #[cfg(feature = "demo")]
 mod demo;
+#[cfg(test)]
+mod documents;
 mod effective;
 mod fastcgi;
 pub mod file;
@@ -17,6 +19,8 @@ mod fpm;
 mod groups;
 mod options;
 mod reading;
+#[cfg(test)]
+mod reference;
 pub mod requests;
 mod route;
 mod socket_proxyd;
@@ -121,7 +125,7 @@ pub struct CheckCommand {
 /// The definition of the command line, from which manual pages and completions are made.
 #[must_use]
 pub fn command() -> clap::Command {
-    Arguments::command()
+    groups::grouped(Arguments::command())
 }
 
 /// Reads the command line of this process.
@@ -190,9 +194,8 @@ pub(crate) fn parse_with(
 #[command(
     name = "spliceway",
     version,
-    about = "Relays connections from Unix sockets to backends found by name.",
-    after_help = "'spliceway run -h' shows what most need, and 'spliceway run --help' all that the proxy can \
-                  be told."
+    about = "Proxy from Unix sockets to backends found by name, with a FastCGI mode.",
+    after_help = "'spliceway run -h' lists the options of the proxy, and 'spliceway run --help' explains them."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -202,21 +205,20 @@ struct Arguments {
 #[derive(Subcommand)]
 enum ArgumentsOf {
     #[command(
-        about = "Run the proxy until it is told to stop.",
-        long_about = "Run the proxy until SIGTERM or SIGINT: it then stops listening, lets running \
-                      sessions finish for --drain-timeout, and ends.\n\n\
+        about = "Run the proxy.",
+        long_about = "Run the proxy until SIGTERM or SIGINT. It then stops listening, gives running sessions \
+                      --drain-timeout to finish, and exits.\n\n\
                       Example: spliceway run --listen unix:/run/app.sock --backend app.internal:9000\n\n\
-                      A file can describe several routes. Every option has its key there, without \
-                      the hyphens in front; 'spliceway check --config FILE' says what it comes to.",
+                      A configuration file can describe several routes. Every option is a key there, without the \
+                      leading hyphens; 'spliceway check --config FILE' shows the result.",
         override_usage = "spliceway run [OPTIONS] --listen <ADDRESS> --backend <ADDRESS>\n       \
                           spliceway run [OPTIONS] --config <FILE>"
     )]
     Run(Box<StartArguments>),
     #[command(
-        about = "Check a configuration file, and print what it comes to.",
-        long_about = "Check a configuration file (or options of 'run'), print the effective \
-                      configuration as such a file, and what each backend's name resolves to now. \
-                      Nothing is listened on.\n\n\
+        about = "Check a configuration file, and print the effective settings.",
+        long_about = "Check a configuration file (or options of 'run'). Print the effective configuration as such a \
+                      file, and what each backend's name resolves to now. Does not listen on anything.\n\n\
                       The exit code is 0 if all is well, 1 if a name has no address now or a user, \
                       group or source address does not exist, and 2 if the configuration is wrong.",
         override_usage = "spliceway check [OPTIONS] --config <FILE>\n       \
@@ -226,19 +228,17 @@ enum ArgumentsOf {
     #[command(
         version,
         infer_long_args = true,
-        about = "Run as systemd-socket-proxyd does, with its command line.",
-        long_about = "Run as systemd-socket-proxyd does, with its command line: connections to the \
-                      sockets that the service manager passes go to TARGET. The same happens when the \
-                      program is called systemd-socket-proxyd. 'spliceway run' with --listen inherit \
-                      can be told more.\n\n\
+        about = "Replace systemd-socket-proxyd, with its command line.",
+        long_about = "Replace systemd-socket-proxyd, with its command line: connections to the sockets that the \
+                      service manager passes go to TARGET. The same happens when the program is called under the name \
+                      systemd-socket-proxyd. 'spliceway run --listen inherit' has more options.\n\n\
                       Example: ExecStart=/usr/bin/spliceway socket-proxyd --exit-idle-time=5min \
                       app.internal:9000"
     )]
     SocketProxyd(SocketProxydArguments),
     #[command(
-        about = "Show what a running proxy does: sessions, rates, queues, endpoints.",
-        long_about = "Show what a running proxy does: sessions, rates, queues, endpoints. It is asked \
-                      through its control socket, so it has to run with --control.\n\n\
+        about = "Show sessions, rates, queues and endpoints of a daemon.",
+        long_about = "Show sessions, rates, queues and endpoints of a daemon, which must run with --control.\n\n\
                       Example: spliceway status --control /run/spliceway/control.sock --watch"
     )]
     Status(StatusArguments),
@@ -246,68 +246,68 @@ enum ArgumentsOf {
     #[cfg(feature = "top")]
     Top(top::TopArguments),
     #[command(
-        about = "Have a running proxy take its configuration file over as it is now.",
-        long_about = "Have a running proxy take its configuration file over as it is now, and print what has \
-                      changed. Either all of it is taken over, or nothing is and the reason is printed; no \
-                      session is cut. SIGHUP does the same, and the log says what came of it.\n\n\
-                      The exit code is 0 if it was taken over, 1 if something of it cannot be had while the \
-                      proxy runs, and 2 if the configuration is wrong.\n\n\
+        about = "Make a daemon reload its configuration file.",
+        long_about = "Make a daemon reload its configuration file, and print what has changed. Either all of it is \
+                      applied, or nothing and the reason is printed; no session is cut. SIGHUP does the same, with \
+                      the outcome in the log.\n\n\
+                      The exit code is 0 if it was applied, 1 if something in it is not possible while the daemon \
+                      runs, and 2 if the configuration is wrong.\n\n\
                       Example: spliceway reload --control /run/spliceway/control.sock"
     )]
     Reload(ReloadArguments),
     #[command(
-        about = "Have a running proxy replaced by a new process of the program as it is now.",
-        long_about = "Have a running proxy start the program that is at its path now, with the same arguments, and let \
-                      the new process take over: after an update, or for options that take a restart. Sockets and \
-                      the clients in their backlogs go over, so that nobody is refused; sessions that run finish in \
-                      the old process, within --drain-timeout. If the new process does not come to serve, the old \
-                      one goes on as if nothing had been. SIGUSR2 does the same, and the log says what came of it.\n\n\
-                      The exit code is 0 once the new process serves, 1 if none came to, and 2 if the \
-                      configuration is wrong.\n\n\
+        about = "Replace a daemon by a new process, without refusing a client.",
+        long_about = "Make a daemon start the program that is now at its path, with the same arguments, and hand over \
+                      to the new process: after an update, or for options that need a restart. Sockets and the \
+                      clients in their backlogs are handed over, so no client is refused; running sessions finish in \
+                      the old process, within --drain-timeout. If the new process does not get ready, the old one \
+                      carries on unchanged. SIGUSR2 does the same, with the outcome in the log.\n\n\
+                      The exit code is 0 once the new process serves, 1 if it failed to, and 2 if the configuration \
+                      is wrong.\n\n\
                       Example: spliceway upgrade --control /run/spliceway/control.sock"
     )]
     Upgrade(UpgradeArguments),
     #[command(
-        about = "Give an endpoint of a running proxy nothing new.",
-        long_about = "Give an endpoint of a running proxy no new sessions or requests; kept connections to it are \
-                      closed, and what runs there finishes. It stays so through reloads, until 'spliceway undrain' \
-                      or the proxy's end.\n\n\
+        about = "Send nothing new to an endpoint.",
+        long_about = "Send no new sessions or requests to an endpoint; kept connections to it are closed, and what \
+                      runs there finishes. This survives reloads, and lasts until 'spliceway undrain' or the daemon's \
+                      end.\n\n\
                       Example: spliceway drain php 192.0.2.1:9000 --wait 5m"
     )]
     Drain(DrainArguments),
     #[command(
-        about = "Give an endpoint that was drained something again.",
-        long_about = "Give an endpoint that was drained new sessions and requests again.\n\n\
+        about = "Use a drained endpoint again.",
+        long_about = "Send new sessions and requests to a drained endpoint again.\n\n\
                       Example: spliceway undrain php 192.0.2.1:9000"
     )]
     Undrain(UndrainArguments),
     #[command(
-        about = "Give an endpoint of a running proxy another weight.",
-        long_about = "Give an endpoint of a running proxy another weight, and so another part of what is new. It \
-                      stays so through reloads, until the proxy's end.\n\n\
+        about = "Change the weight of an endpoint.",
+        long_about = "Change the weight of an endpoint, and so its share of new sessions and requests. This survives \
+                      reloads, and lasts until the daemon's end.\n\n\
                       Example: spliceway weight php 192.0.2.1:9000 3"
     )]
     Weight(WeightArguments),
     #[command(
-        about = "Let what comes to a route wait, for the time of a deploy.",
-        long_about = "Let what comes to a route of a running proxy wait, first come, first served, while what runs \
-                      finishes: for the time in which a deploy restarts the backends. Nobody gets an error for \
-                      it. 'spliceway resume' ends it, and so does the time of --for.\n\n\
+        about = "Hold new requests of a route during a deploy.",
+        long_about = "Hold new sessions and requests of a route, in order, while running ones finish: for the time in \
+                      which a deploy restarts the backends. No request fails for it. 'spliceway resume' ends it, and \
+                      so does the time of --for.\n\n\
                       Example: spliceway pause php --wait 30s && systemctl reload php8.2-fpm; spliceway resume php"
     )]
     Pause(PauseArguments),
     #[command(
-        about = "Let a route that was paused go on.",
-        long_about = "Let a route that was paused go on: what has waited is served, first come, first served.\n\n\
+        about = "Resume a paused route.",
+        long_about = "Resume a paused route: what has waited is served in order.\n\n\
                       Example: spliceway resume php"
     )]
     Resume(ResumeArguments),
     #[cfg(feature = "demo")]
     #[command(
-        about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
-        long_about = "Run a backend, the proxy and a load on this machine, and compare connections \
-                      made directly with those made through the proxy. Nothing outside this machine \
-                      is contacted and nothing is left behind."
+        about = "Show the proxy at work on this machine, and what it costs.",
+        long_about = "Run a backend, the proxy and a load on this machine for a few seconds, and compare connections \
+                      made directly with those made through the proxy. Uses loopback and a temporary directory only, \
+                      and leaves nothing behind."
     )]
     Demo(DemoArguments),
 }
@@ -321,9 +321,10 @@ struct StartArguments {
         long,
         value_name = "PATH",
         value_parser = daemon::control,
-        help = "Take the place of the proxy whose control socket this is: its sockets with the clients that wait \
-                there, its last good addresses, its limits. It drains once this one serves; if anything fails \
-                before, it goes on as before. Needs the same user, or root. [default: start anew]"
+        help = "Take over from the daemon with this control socket [default: start afresh]",
+        long_help = "Take over from the daemon that has this control socket: its sockets with the clients in \
+                     their backlogs, its last good addresses and its limits. That daemon drains once this one serves; if \
+                     anything fails before, it carries on as before. Needs the same user, or root."
     )]
     take_over: Option<PathBuf>,
 }
@@ -334,9 +335,11 @@ struct RunArguments {
         id = CONFIG,
         long,
         value_name = "FILE",
-        help = "Read routes and settings from this TOML file. Beside it, options of the daemon count \
-                more than the file's (--workers, --pin, --busy-poll, --engine, --connections-max, --user-connections-max, --drain-timeout, \
-                --exit-idle-time, --control, --metrics, --status-details, --user, --log-format, --log-level); those of routes belong in the file."
+        help = "Read routes and settings from this TOML file",
+        long_help = "Read routes and settings from this TOML file. Options of the daemon that are given beside \
+                     it override the file (--workers, --pin, --busy-poll, --engine, --connections-max, \
+                     --user-connections-max, --drain-timeout, --exit-idle-time, --control, --metrics, --status-details, \
+                     --user, --log-format, --log-level); options of routes are refused, because they belong in the file."
     )]
     config: Option<PathBuf>,
     #[command(flatten)]

@@ -10,7 +10,6 @@ use clap::{Arg, ArgAction, ArgMatches, Args, Command};
 
 use super::class::ClassArguments;
 use super::daemon::DaemonArguments;
-use super::fastcgi::FastcgiArguments;
 use super::route::RouteArguments;
 
 /// The option that names the file. With it, nothing is required on the command line; the definitions
@@ -51,11 +50,6 @@ impl Options {
     /// Those of a route.
     pub(super) fn of_route() -> Self {
         Self::new::<RouteArguments>()
-    }
-
-    /// Those of a route that speaks FastCGI only.
-    pub(super) fn of_fastcgi() -> Self {
-        Self::new::<FastcgiArguments>()
     }
 
     /// Those of a class of requests, which only a file has.
@@ -121,7 +115,7 @@ pub(super) fn kind(option: &Arg) -> Kind {
         ArgAction::SetTrue => Kind::Flag,
         _ if several_words => Kind::Words,
         ArgAction::Append => Kind::List,
-        _ if value_name(option).starts_with('N') => Kind::Number,
+        _ if matches!(value_name(option).split('|').next(), Some("N")) => Kind::Number,
         _ => Kind::Text,
     }
 }

@@ -34,35 +34,34 @@ pub struct RequestsCommand {
 /// The command line.
 #[derive(Args)]
 #[command(
-    about = "Show every request that a running proxy has under way or in its queues.",
-    long_about = "Show every request that a running proxy has under way or in its queues: whose it is, what it \
-                  asks for, how far it is, how long that has taken and for whom it waits; raw sessions likewise. \
-                  Not seen are clients that it has not let in yet, and, after an upgrade, what runs on in the old \
-                  process. The proxy is asked through its control socket, so it has to run with --control, and \
-                  goes on serving meanwhile. It tells root and the user that it runs as.\n\n\
+    about = "List the requests that a daemon is working on or has in its queues.",
+    long_about = "List the requests that a daemon is working on or has in its queues, and its raw sessions: client, \
+                  request, state, age, and what it is waiting for. Clients that have not been accepted yet are not \
+                  listed, nor, after an upgrade, what the old process still runs. The daemon must run with --control, \
+                  and answers root and its own user only.\n\n\
                   Example: spliceway requests --control /run/spliceway/control.sock --sort wait"
 )]
 pub(super) struct RequestsArguments {
-    #[arg(value_name = "ROUTE", help = "Show those of this route alone.")]
+    #[arg(value_name = "ROUTE", help = "Only this route.")]
     route: Option<RouteName>,
 
     #[arg(
         long,
         value_name = "PATH",
         default_value = CONTROL_PATH,
-        help = "Ask the daemon whose --control is this socket."
+        help = "Control socket of the daemon."
     )]
     control: PathBuf,
 
     #[arg(
         long,
-        help = "Show FastCGI clients as well that have no request now, but a kept connection."
+        help = "Include FastCGI clients with a kept connection and no request."
     )]
     idle: bool,
 
     #[arg(
         long,
-        help = "Print JSON, one line for each look. Its fields are listed in the documentation."
+        help = "Print JSON, one line each time. docs/requests.md lists the fields."
     )]
     json: bool,
 
@@ -71,8 +70,7 @@ pub(super) struct RequestsArguments {
         value_name = "BY",
         value_enum,
         default_value = "age",
-        help = "Put them in this order: those first that are under way for longest, have waited for longest, or \
-                have the longest answers; or by route, endpoint, client (user and process) or URI."
+        help = "Sort by age, wait or bytes (largest first), or by route, endpoint, client (user and process) or URI."
     )]
     sort: RequestOrder,
 

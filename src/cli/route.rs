@@ -26,10 +26,12 @@ pub(super) struct RouteArguments {
         long,
         value_name = "ADDRESS",
         required_unless_present = CONFIG,
-        help = "Listen on this Unix socket: unix:/PATH, or unix:@NAME for an abstract one. Or on sockets, \
-                Unix or TCP, that the service manager has opened and passes: inherit:NAME for those of \
-                this name (FileDescriptorName= of the socket unit), inherit for all of them. Give the \
-                option again for more sockets. A socket file on which nobody listens is replaced."
+        help = "Listen on this socket; repeatable",
+        long_help = "Listen on this Unix socket: unix:/PATH, or unix:@NAME for an abstract one, which has no \
+                     file and no permissions. Or listen on sockets, Unix or TCP, that the service manager passes: \
+                     inherit:NAME for those with this name (FileDescriptorName= of the socket unit), inherit for all of \
+                     them. Repeat the option for more sockets. A stale socket file is replaced; one on which a program \
+                     still listens is an error."
     )]
     listen: Vec<ListenAddress>,
 
@@ -37,29 +39,31 @@ pub(super) struct RouteArguments {
         long,
         value_name = "ADDRESS",
         required_unless_present = CONFIG,
-        help = "Connect each session to this backend: HOST:PORT, where HOST is a name, an IPv4 \
-                address or an IPv6 address in brackets (tcp:HOST:PORT is the same); \
-                srv:_SERVICE._PROTO.NAME for what SRV records say; or unix:/PATH or unix:@NAME. \
-                Names are looked up again and again while the proxy runs; one with a trailing dot skips the search domains. Give \
-                the option again for more backends: their addresses become one set. 'HOST:PORT weight=3' has \
-                each of its addresses get three times as much as one with the default, 1; SRV records have \
-                weights of their own."
+        help = "Connect to this backend; repeatable",
+        long_help = "Connect sessions to this backend: HOST:PORT, where HOST is a name, an IPv4 address or an \
+                     IPv6 address in brackets (tcp:HOST:PORT means the same); srv:_SERVICE._PROTO.NAME for SRV records; \
+                     unix:/PATH or unix:@NAME for a Unix socket. A name that ends in a dot is not tried with search \
+                     domains. Repeat the option for more backends: all of their addresses form one set. With 'HOST:PORT \
+                     weight=3' each address of HOST gets three times the share of an address with the default weight, 1; \
+                     SRV records have weights of their own."
     )]
     backend: Vec<Backend>,
 
     #[arg(
         long,
         value_name = "ADDRESS[:PORT]",
-        help = "Ask this name server instead of those in /etc/resolv.conf. Give the option again for \
-                more, at most 8: they are asked in this order, the next one on silence or failure. \
-                Names in the hosts file are not asked for. [default: those in /etc/resolv.conf]"
+        help = "DNS server; repeatable [default: those of /etc/resolv.conf]",
+        long_help = "Ask this name server instead of those in /etc/resolv.conf. May be given up to 8 times: \
+                     the servers are asked in this order, the next one after silence or failure. The hosts file is still \
+                     consulted first."
     )]
     nameserver: Vec<NameServer>,
 
     #[arg(
         long,
-        help = "Ask all name servers at once and use the first answer with addresses, instead of the \
-                next one on silence or failure. For name servers that all know the same names"
+        help = "Ask all name servers at once",
+        long_help = "Ask all name servers at once and use the first answer with addresses, instead of asking \
+                     the next server after silence or failure. For name servers that all know the same names."
     )]
     dns_race: bool,
 
@@ -69,9 +73,10 @@ pub(super) struct RouteArguments {
         value_enum,
         default_value_t = ResolveWith::Dns,
         hide_possible_values = true,
-        help = "Look names up with 'dns': the hosts file, then name servers. Or with 'system': the C \
-                library, every 10 seconds, for names that only nsswitch.conf knows; it has no srv: \
-                names."
+        help = "Resolve names with dns or system",
+        long_help = "'dns' looks names up in the hosts file and then asks name servers. 'system' asks the C \
+                     library every 10 seconds, for names that only nsswitch.conf knows; it does not support srv: \
+                     backends."
     )]
     resolve_with: ResolveWith,
 
@@ -81,7 +86,8 @@ pub(super) struct RouteArguments {
         default_value = "1s",
         value_parser = ttl,
         allow_hyphen_values = true,
-        help = "Believe a DNS answer for at least this time, whatever its TTL is; 100ms or more."
+        help = "Shortest time a DNS answer is used",
+        long_help = "Use a DNS answer for at least this long, whatever its TTL; 100ms or more."
     )]
     dns_min_ttl: Duration,
 
@@ -91,8 +97,9 @@ pub(super) struct RouteArguments {
         default_value = "60s",
         value_parser = ttl,
         allow_hyphen_values = true,
-        help = "Believe a DNS answer for at most this time, whatever its TTL is. A connect that fails \
-                brings the next lookup forward, to one a second for each name."
+        help = "Longest time a DNS answer is used",
+        long_help = "Use a DNS answer for at most this long, whatever its TTL. A failed connection brings the \
+                     next lookup forward, to at most one a second for each name."
     )]
     dns_max_ttl: Duration,
 
@@ -102,8 +109,9 @@ pub(super) struct RouteArguments {
         default_value = "60s",
         value_parser = timeout,
         allow_hyphen_values = true,
-        help = "Keep the addresses of a name for this time after name servers began to say that it \
-                does not exist or has none. While they say nothing, addresses stay without limit."
+        help = "Keep addresses after NXDOMAIN",
+        long_help = "How long addresses stay in use after name servers begin to say that the name does not \
+                     exist or has no addresses. While name servers do not answer, addresses stay in use without limit."
     )]
     dns_negative_hold: Duration,
 
@@ -113,8 +121,9 @@ pub(super) struct RouteArguments {
         default_value = "0s",
         value_parser = timeout,
         allow_hyphen_values = true,
-        help = "Keep an address for this time after it has left the answer, for name servers that \
-                answer with another part of the addresses each time."
+        help = "Keep addresses that an answer omits",
+        long_help = "How long an address stays in use after it has disappeared from the answers, for name \
+                     servers that return a different subset of the addresses each time."
     )]
     dns_keep_missing: Duration,
 
@@ -124,9 +133,10 @@ pub(super) struct RouteArguments {
         default_value = "off",
         value_parser = tcp_keepalive,
         allow_hyphen_values = true,
-        help = "Probe a backend connection that has been idle for this time, in whole seconds from 1s \
-                to 9h, then every third of it; three probes without an answer break the connection. \
-                'off' sends none."
+        help = "TCP keepalive for backend connections",
+        long_help = "Send keepalive probes on a backend connection that has been idle for this long, in whole \
+                     seconds from 1s to 9h, and then after every third of that time. Three unanswered probes break the \
+                     connection, so a dead peer is noticed after about twice this time. 'off' sends none."
     )]
     tcp_keepalive: Timeout,
 
@@ -136,16 +146,18 @@ pub(super) struct RouteArguments {
         default_value = "off",
         value_parser = tcp_user_timeout,
         allow_hyphen_values = true,
-        help = "Break a backend connection on which sent bytes, or probes, are not acknowledged for \
-                this time, up to 24days; 'off' leaves it to the kernel, which takes about 15 minutes."
+        help = "Time limit for unacknowledged data",
+        long_help = "Break a backend connection on which sent bytes or probes have not been acknowledged for \
+                     this long, up to 24days. 'off' leaves it to the kernel, which takes about 15 minutes."
     )]
     tcp_user_timeout: Timeout,
 
     #[arg(
         long,
         value_name = "IP",
-        help = "Connect to backends from this address of this machine. Give the option again for the \
-                other family; endpoints of a family without one are not connected to. [default: the kernel's choice]"
+        help = "Connect from this IP [default: chosen by the kernel]",
+        long_help = "Connect to backends from this address of the machine. May be given once for IPv4 and once \
+                     for IPv6; endpoints of a family without one are not used."
     )]
     source_address: Vec<SourceAddress>,
 
@@ -155,20 +167,21 @@ pub(super) struct RouteArguments {
         value_enum,
         default_value_t = ProxyProtocol::Off,
         hide_possible_values = true,
-        help = "Begin each backend connection with a header of the PROXY protocol: 'v1' (PROXY \
-                UNKNOWN for clients of Unix sockets, which it does not have), 'v2' (with the \
-                listener's name for these) or 'off'. TCP clients are told with their addresses. \
-                Backends must expect it."
+        help = "Send a PROXY protocol header: off, v1 or v2",
+        long_help = "Begin each backend connection with a PROXY protocol header. For clients of Unix sockets, \
+                     'v1' sends PROXY UNKNOWN and 'v2' the listener's name; for TCP clients both send their addresses. \
+                     Backends must expect the header."
     )]
     proxy_protocol: ProxyProtocol,
 
     #[arg(
         long,
-        value_names = ["keep|close-after", "DURATION"],
+        value_name = "HOW",
         num_args = 1..=2,
         default_value = "keep",
-        help = "What becomes of a session whose endpoint leaves the addresses: 'keep' lets it go on, \
-                'close-after 30s' ends it after that time unless the endpoint is back."
+        help = "Sessions whose endpoint leaves the set",
+        long_help = "What happens to a session whose endpoint is no longer among the addresses: 'keep' lets it \
+                     finish, 'close-after 30s' ends it after that time unless the endpoint has come back."
     )]
     removed_endpoint: Vec<String>,
 
@@ -178,10 +191,11 @@ pub(super) struct RouteArguments {
         value_enum,
         default_value_t = Check::Off,
         hide_possible_values = true,
-        help = "Check each address again and again by 'tcp' (a connection) or 'fastcgi' (an answer to \
-                FCGI_GET_VALUES; without one in time the server is busy, and stays in use), or 'off'. \
-                One that fails three times in a row is left out until it passes twice, but never the \
-                last one."
+        help = "Active health checks: off, tcp or fastcgi",
+        long_help = "Check every address periodically. 'tcp' connects. 'fastcgi' also sends FCGI_GET_VALUES; a \
+                     server that accepts the connection and does not answer in time counts as busy, and stays in use. An \
+                     address that fails three times in a row is taken out of use until two checks succeed; the last \
+                     address never is."
     )]
     check: Check,
 
@@ -191,7 +205,9 @@ pub(super) struct RouteArguments {
         default_value = "5s",
         value_parser = ttl,
         allow_hyphen_values = true,
-        help = "Check this often; 100ms or more. A check has this time, and 2s at most."
+        help = "Time between two checks",
+        long_help = "Time between two checks of an address, 100ms or more. A check may take as long, but at \
+                     most 2s."
     )]
     check_interval: Duration,
 
@@ -201,9 +217,11 @@ pub(super) struct RouteArguments {
         value_enum,
         default_value_t = WhenDown::Wait,
         hide_possible_values = true,
-        help = "While no endpoint takes connections, let clients 'wait' for one, each for its time, or 'close' them at \
-                once, so that a web server goes to its next server or says so itself, or 'refuse' them: the sockets \
-                are away from their paths, and connects fail. Endpoints are then looked at every 50ms until one is back."
+        help = "With no endpoint up: wait, close, refuse",
+        long_help = "What happens to clients while no endpoint accepts connections. 'wait' lets each wait \
+                     until its own timeout. 'close' closes them at once, so that a web server tries its next server or \
+                     reports the error itself. 'refuse' also moves the socket files out of the way, so that connecting \
+                     fails. With 'close' and 'refuse' the endpoints are tried every 50ms until one is back."
     )]
     when_down: WhenDown,
 
@@ -213,11 +231,15 @@ pub(super) struct RouteArguments {
         value_enum,
         default_value_t = Balance::LeastConnections,
         hide_possible_values = true,
-        help = "Spread sessions over addresses by 'least-connections' of the worker thread (of all up \
-                to 16 addresses, of two that are drawn above), 'round-robin', 'random-two' (the one \
-                of two with fewer connections), or 'first': the first one in the configured order \
-                that works, the others as its backups. All but 'first' honour the weights of srv: \
-                names, and all of them their priorities."
+        help = "How to choose among addresses",
+        long_help = "How an address is chosen for a session: 'least-connections' takes the one with the fewest \
+                     connections of this worker thread (all of up to 16 addresses are compared, two random ones of \
+                     more), \
+                     'round-robin' takes turns, 'random-two' compares two random ones, and 'first' takes the first \
+                     working \
+                     address in the configured order and keeps the others as backups. All but 'first' respect \
+                     weights; all \
+                     of them respect the priorities of SRV records."
     )]
     balance: Balance,
 
@@ -226,9 +248,11 @@ pub(super) struct RouteArguments {
         value_name = "N|off",
         default_value = "5",
         value_parser = eject_after,
-        help = "Leave an address out after this many failures in a row: connects that are refused or \
-                not answered, and connections that are closed without an answer to what was sent. The \
-                last address is never left out. 'off' leaves none out."
+        help = "Failures in a row before ejection",
+        long_help = "Stop using an address after this many failures in a row, for --eject-time. A failure is a \
+                     connection that is refused or not answered, or one that is closed without an answer to what was \
+                     sent. \
+                     The last address is never ejected. 'off' ejects none."
     )]
     eject_after: EjectAfter,
 
@@ -238,8 +262,9 @@ pub(super) struct RouteArguments {
         default_value = "30s",
         value_parser = positive_timeout,
         allow_hyphen_values = true,
-        help = "Leave an address out for this time, twice as long when that happens again, and so on, \
-                up to 300s."
+        help = "Time of the first ejection",
+        long_help = "How long an address is ejected the first time; twice as long the next time, and so on, up \
+                     to 300s."
     )]
     eject_time: Duration,
 
@@ -247,41 +272,44 @@ pub(super) struct RouteArguments {
         long,
         value_name = "OCTAL",
         value_parser = mode,
-        help = "Give socket files this mode: who may write may connect. Abstract sockets have no \
-                mode, so the option is refused with them. [default: 0660]"
+        help = "Permissions of the socket files, octal [default: 0660]",
+        long_help = "Permission bits of the socket files, in octal: whoever may write may connect. Refused for \
+                     abstract sockets, which have no permissions."
     )]
     mode: Option<u32>,
 
     #[arg(
         long,
         value_name = "USER",
-        help = "Give socket files to this user, by name or number. [default: who starts the proxy]"
+        help = "Owner of the socket files [default: the user that starts the daemon]",
+        long_help = "Owner of the socket files, a name or a number."
     )]
     owner: Option<Account>,
 
     #[arg(
         long,
         value_name = "GROUP",
-        help = "Give socket files to this group, by name or number. [default: that of who starts the \
-                proxy; for the proxy itself see --user]"
+        help = "Group of the socket files [default: the group that starts it]",
+        long_help = "Group of the socket files, a name or a number. (For the user that the daemon itself runs \
+                     as, see --user.)"
     )]
     group: Option<Account>,
 
     #[arg(
         long,
         value_name = "USER",
-        help = "Serve clients of this user only, by name or number: those of others are closed at once. \
-                Give the option again for more users; members of --allow-group are served as well. [default: everybody \
-                who may connect]"
+        help = "Serve only this user; repeatable [default: everybody]",
+        long_help = "Serve only clients of this user, a name or a number; connections of other users are \
+                     closed at once. Repeat the option for more users. Members of --allow-group are served as well."
     )]
     allow_user: Vec<Account>,
 
     #[arg(
         long,
         value_name = "GROUP",
-        help = "Serve clients that belong to this group only, by name or number, as their own group or a \
-                supplementary one. Give the option again for more groups; users of --allow-user are served \
-                as well. [default: everybody who may connect]"
+        help = "Serve only this group; repeatable [default: everybody]",
+        long_help = "Serve only clients that belong to this group, a name or a number, as their primary or a \
+                     supplementary group. Repeat the option for more groups. Users of --allow-user are served as well."
     )]
     allow_group: Vec<Account>,
 
@@ -291,8 +319,9 @@ pub(super) struct RouteArguments {
         default_value = "off",
         value_parser = number_or_off,
         allow_hyphen_values = true,
-        help = "Keep at most this many client connections of each user open at one time, from 1 to \
-                1000000: further ones are closed at once. 'off' sets no limit."
+        help = "Most sessions of one user on this route",
+        long_help = "The most client connections of one user on this route, from 1 to 1000000; further ones \
+                     are closed at once. 'off' sets no limit."
     )]
     connections_max_per_user: NumberOrOff,
 
@@ -301,9 +330,9 @@ pub(super) struct RouteArguments {
         value_name = "N|off",
         value_parser = number_or_off,
         allow_hyphen_values = true,
-        help = "Let this route have at most this many of the sessions of --connections-max; further clients wait \
-                in its sockets' backlogs. 'off' sets no limit. [default: 3/4 of --connections-max where \
-                there are several routes]"
+        help = "Sessions per route [default: 3/4 of --connections-max]",
+        long_help = "The most sessions of this route; further clients wait in its sockets' backlogs. 'off' \
+                     sets no limit. The default applies where there are several routes."
     )]
     route_connections_max: Option<NumberOrOff>,
 
@@ -312,9 +341,9 @@ pub(super) struct RouteArguments {
         value_enum,
         default_value_t = ProtocolName::Raw,
         hide_possible_values = true,
-        help = "Relay sessions as this protocol. 'raw': bytes, and the ends of streams, are passed on \
-                as they come. 'fastcgi': each request of a client is sent on a connection of its own \
-                choice, and connections are used again."
+        help = "What clients speak: raw or fastcgi",
+        long_help = "'raw' relays bytes without looking at them. 'fastcgi' relays requests: each one gets a \
+                     connection to a backend, and connections are shared between requests."
     )]
     protocol: ProtocolName,
 
@@ -327,8 +356,9 @@ pub(super) struct RouteArguments {
         default_value = "5s",
         value_parser = positive_timeout,
         allow_hyphen_values = true,
-        help = "End a session that has no connection to a backend after this time, such as 500ms or \
-                5s; looking up the name counts. Until then every address is tried, again and again."
+        help = "Time limit for reaching a backend",
+        long_help = "How long a client may wait for a connection to a backend, name lookup included. Until \
+                     then every address is tried, repeatedly."
     )]
     connect_timeout: Duration,
 
@@ -337,12 +367,13 @@ pub(super) struct RouteArguments {
         value_name = "DURATION",
         value_parser = timeout,
         allow_hyphen_values = true,
-        help = "When every address refuses connects, go on asking for this time after the first refusal \
-                in a row, and for four times as long where the last connect before that came through: \
-                what starts again is back by then. Later requests end with their first refusal. \
-                [default: 250ms with --protocol fastcgi on sockets of spliceway's own; with inherited ones, whose \
-                backend may be starting for the same client, and with --protocol raw as long as \
-                --connect-timeout]"
+        help = "Time to retry when all refuse [default: depends]",
+        long_help = "When every address refuses connections, keep retrying for this long after the first \
+                     refusal in a row, and four times as long if the last connection before that succeeded, because a \
+                     backend that has just worked is probably restarting. Later requests fail at their first refusal. \
+                     The \
+                     default is 250ms with --protocol fastcgi. It is the value of --connect-timeout with --protocol raw, \
+                     and on inherited sockets, whose backend may still be starting for the same client."
     )]
     refused_timeout: Option<Duration>,
 
@@ -352,8 +383,11 @@ pub(super) struct RouteArguments {
         default_value = "off",
         value_parser = positive_timeout_or_off,
         allow_hyphen_values = true,
-        help = "End a session in which no byte has moved for this time, such as 90s or 10m; 'off' \
-                lets it stand for ever."
+        help = "End sessions without traffic",
+        long_help = "End a session in which no byte has moved in either direction for this long. Bytes that a \
+                     peer reads from the kernel's buffers count; a peer that reads less than 64 KiB in this time (over \
+                     TCP: less than a sixteenth of its receive buffer, which may have grown to megabytes) may still be \
+                     taken for idle. A peer that does not read what it is sent gets up to twice the time."
     )]
     idle_timeout: Timeout,
 
@@ -363,9 +397,10 @@ pub(super) struct RouteArguments {
         default_value = "10m",
         value_parser = positive_timeout_or_off,
         allow_hyphen_values = true,
-        help = "End a session of which one side has ended when the other is silent for this time. A client \
-                over TCP that may be gone also makes way, after 2s, while --connections-max is reached. \
-                'off' does neither."
+        help = "End silent half-closed sessions",
+        long_help = "End a session of which one side has closed when the other side is silent for this long. \
+                     While --connections-max is reached, a TCP client that may be gone makes way after 2s. 'off' does \
+                     neither."
     )]
     half_closed_timeout: Timeout,
 
@@ -375,11 +410,13 @@ pub(super) struct RouteArguments {
         default_value = "off",
         value_parser = endpoint_max,
         allow_hyphen_values = true,
-        help = "Keep at most this many connections to each address open at one time, from 1 to \
-                1000000; further clients wait in a queue. One worker thread then serves all of the \
-                route, so that the limit is exact and the queue fair (see --shards). With --protocol \
-                fastcgi, 'auto' finds out how many workers PHP-FPM has for this daemon, from 1 to 64, \
-                and 'auto:MIN-MAX' within these bounds. 'off' sets no limit, and nobody waits."
+        help = "Most connections to each address",
+        long_help = "The most connections to each address at one time, from 1 to 1000000; further clients wait in \
+                     a queue. For PHP-FPM, set it to pm.max_children. One worker thread then serves the whole route, so \
+                     that the limit is exact and the queue fair (see --shards). With --protocol fastcgi, 'auto' finds \
+                     out how many workers PHP-FPM has for this daemon, from 1 to 64, and 'auto:MIN-MAX' within these \
+                     bounds. 'off' sets no limit and has no queue; with --protocol fastcgi that is a warning at the \
+                     start."
     )]
     per_endpoint_max: EndpointMaxOrOff,
 
@@ -389,8 +426,9 @@ pub(super) struct RouteArguments {
         default_value = "1024",
         value_parser = count(0..=CONNECTIONS_MAX),
         allow_hyphen_values = true,
-        help = "Let at most this many clients wait for --per-endpoint-max, from 0 (nobody waits) to \
-                1000000, in the order of --queue-order. A client that finds the queue full is closed."
+        help = "Most clients in the queue",
+        long_help = "The most clients that wait because of --per-endpoint-max, from 0 (none may wait) to \
+                     1000000. A client that finds the queue full is closed; a FastCGI request is answered with 503."
     )]
     queue_max: u32,
 
@@ -400,8 +438,10 @@ pub(super) struct RouteArguments {
         default_value = "10s",
         value_parser = positive_timeout_or_off,
         allow_hyphen_values = true,
-        help = "Close a client that has waited for --per-endpoint-max for this time; 'off' lets it \
-                wait for ever."
+        help = "Longest wait in that queue",
+        long_help = "How long a client waits because of --per-endpoint-max before it is closed (FastCGI: \
+                     answered with 503); 'off' for no limit. With --queue-order adaptive, requests may be turned away \
+                     earlier in an overload."
     )]
     queue_timeout: Timeout,
 
@@ -410,10 +450,12 @@ pub(super) struct RouteArguments {
         value_name = "ORDER",
         value_enum,
         hide_possible_values = true,
-        help = "Serve clients that wait for --per-endpoint-max first come, first served ('fifo'); or so only while they are \
-                served soon ('adaptive', FastCGI only): when all of them have to wait for half a second, newest first, \
-                and requests that have waited for so long are answered with a 503 that says when to come back. \
-                [default: adaptive with --protocol fastcgi, fifo with raw]"
+        help = "fifo or adaptive [default: fifo; FastCGI: adaptive]",
+        long_help = "The order in which clients waiting for --per-endpoint-max are served. 'fifo' is first \
+                     come, first served. 'adaptive' (FastCGI only) is the same while waits are short; once every request \
+                     has to wait for half a second (longer where scripts are slow), the newest is served first, and \
+                     requests that have waited longer are answered with 503 and a Retry-After, until the queue is short \
+                     again."
     )]
     queue_order: Option<QueueOrder>,
 
@@ -423,9 +465,10 @@ pub(super) struct RouteArguments {
         default_value = "1",
         value_parser = count(1..=WORKERS_MAX),
         allow_hyphen_values = true,
-        help = "With --per-endpoint-max, serve the route with this many worker threads, from 1 to \
-                1024, when one is not enough. Each has its part of the connections of every address, \
-                at least one, and a queue of its own."
+        help = "Worker threads that serve a limited route",
+        long_help = "With --per-endpoint-max, the number of worker threads that serve the route, from 1 to \
+                     1024, when one is not enough. Each has its share of the connections to every address, at least one, \
+                     and a queue of its own."
     )]
     shards: usize,
 }

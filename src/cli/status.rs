@@ -43,14 +43,13 @@ pub(super) struct StatusArguments {
         long,
         value_name = "PATH",
         default_value = CONTROL_PATH,
-        help = "Ask the daemon whose --control is this socket."
+        help = "Control socket of the daemon."
     )]
     control: PathBuf,
 
     #[arg(
         long,
-        help = "Print JSON: everything that is known, one line for each status. Its fields are listed \
-                in the documentation."
+        help = "Print JSON, one line for each status. docs/status.md lists the fields."
     )]
     json: bool,
 
@@ -60,8 +59,7 @@ pub(super) struct StatusArguments {
         num_args = 0..=1,
         default_missing_value = "1s",
         value_parser = interval,
-        help = "Print it again and again until Ctrl-C, every second or as often as is said (100ms or \
-                more), in the same place on a terminal."
+        help = "Repeat until Ctrl-C, every second or at this interval (100ms or more), in place on a terminal."
     )]
     watch: Option<Duration>,
 }

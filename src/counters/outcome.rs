@@ -188,6 +188,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_explains_each() {
+        let page = include_str!("../../docs/troubleshooting.md");
+        let (_, table) = page
+            .split_once("## Reasons of sessions that ended")
+            .unwrap();
+        let listed = table
+            .lines()
+            .filter_map(|line| line.strip_prefix("| `")?.split('`').next());
+        let listed: HashSet<_> = listed.collect();
+        let names: HashSet<_> = Outcome::ALL.iter().map(|outcome| outcome.name()).collect();
+        assert_eq!(listed, names);
+    }
+
+    #[test]
     fn each_has_its_number_and_a_name_of_its_own() {
         for (number, outcome) in Outcome::ALL.into_iter().enumerate() {
             assert_eq!(outcome as usize, number, "{outcome:?}");

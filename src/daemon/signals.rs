@@ -1,4 +1,4 @@
-//! What signals mean to the daemon. README.md has the same as a table.
+//! What signals mean to the daemon. docs/running.md has the same as a table.
 
 use std::fmt;
 use std::io;

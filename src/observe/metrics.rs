@@ -1,6 +1,6 @@
 //! The figures as Prometheus reads them: OpenMetrics text.
 //!
-//! Its `catalogue!` is the list of all metrics, and the README has the same list. Labels have few values:
+//! Its `catalogue!` is the list of all metrics, from which docs/metrics.md is generated. Labels have few values:
 //! routes and workers as configured, words of this program, and the addresses of endpoints, which the
 //! address set bounds.
 
@@ -61,7 +61,7 @@ macro_rules! catalogue {
             help: $help,
         };)+
 
-        /// Every metric, in the order of the text: what the README and the text are compared with.
+        /// Every metric, in the order of the text: what docs/metrics.md is made from, and the text is compared with.
         #[cfg(test)]
         pub(super) const CATALOGUE: &[Described] = &[$($constant),+];
     };
@@ -72,144 +72,145 @@ mod fpm;
 
 catalogue! {
     BUILD_INFO = Gauge "spliceway_build_info" ["version", "engine"]
-        "Always 1: which version runs, and whether by io_uring or epoll";
+        "Always 1: the version that runs, and its engine (io_uring or epoll)";
     START_TIME = Gauge "spliceway_process_start_time_seconds" []
-        "When the daemon started, in seconds since 1970: a change is a restart";
+        "When the daemon started, in seconds since 1970; a change is a restart or an upgrade";
     DRAINING = Gauge "spliceway_draining" []
-        "1 while the daemon finishes what runs and takes no new clients";
+        "1 while the daemon drains: running sessions finish, and no new client is accepted";
     CONFIG_INFO = Gauge "spliceway_config_info" ["hash"]
-        "Always 1: which configuration is in use, by its hash, which 'spliceway check' prints for a file";
+        "Always 1: the hash of the configuration in use, as 'spliceway check' prints it for a file";
     CONFIG_RELOADS = Counter "spliceway_config_reloads" ["result"]
-        "Reloads of the configuration: done, or refused because of a mistake, without a change";
+        "Reloads of the configuration: done, or refused because of a mistake and without effect";
     CONFIG_LAST_RELOAD_DONE = Gauge "spliceway_config_last_reload_done" []
-        "1 if the last reload was done, 0 if it was refused; 1 before the first";
+        "1 if the last reload was applied, 0 if it was refused; 1 before the first";
     CONFIG_LAST_SUCCESS = Gauge "spliceway_config_last_reload_success_timestamp_seconds" []
-        "When a configuration was last taken over, by a reload or at the start, in seconds since 1970";
+        "When a configuration was last applied, by a reload or at the start, in seconds since 1970";
     SOCKET_FILES_MISSING = Gauge "spliceway_socket_files_missing" []
-        "Sockets whose files were removed or replaced and which cannot be bound again, so that nobody can connect: the log says why";
+        "Sockets whose file was removed or replaced and cannot be restored, so that no client can connect: the log \
+         says why";
     SESSIONS_MAX = Gauge "spliceway_sessions_max" []
-        "The most sessions at one time (--connections-max): at this number clients wait to be accepted";
+        "Limit on sessions (--connections-max); beyond it clients wait in the backlog";
     ACCEPT_PAUSES = Counter "spliceway_accept_pauses" ["reason"]
-        "Pauses in accepting clients: raise the limit that the reason names";
+        "Pauses in accepting clients, by the limit that was reached";
     LOG_LINES_DROPPED = Counter "spliceway_log_lines_dropped" []
-        "Lines of the log that were lost because nobody read them in time";
+        "Lines of the log that were lost because they were not read in time";
     ACCESS_LOG_WRITE_ERRORS = Counter "spliceway_access_log_write_errors" []
-        "Writes to access logs that failed: their lines are lost";
+        "Failed writes to access logs; their lines are lost";
     WORKER_TURNS = Counter "spliceway_worker_turns" ["worker"]
-        "Turns of a worker's loop: an idle worker makes none";
+        "Iterations of a worker's event loop; an idle worker makes none";
     STALE_EVENTS = Counter "spliceway_stale_events" ["worker"]
-        "Events of the kernel about sockets that a worker had closed, which it ignored: a few are usual";
+        "Kernel events about sockets that a worker had already closed, which are ignored; a few are normal";
     WORKER_BUSY = Counter "spliceway_worker_busy_seconds" ["worker"]
-        "Processor time that a worker has used: near 1 per second, it is at its limit";
+        "Processor time that a worker has used; near 1 per second the worker is saturated";
     WORKER_PIPES = Gauge "spliceway_worker_pipes_in_use" ["worker"]
-        "Pipes that hold bytes which a slow reader has yet to take";
+        "Pipes that hold bytes for a slow reader";
     ACCEPTED = Counter "spliceway_connections_accepted" ["route"]
         "Clients that were accepted";
     ENDED = Counter "spliceway_sessions_ended" ["route", "reason"]
-        "Sessions that are over, by how they came to their end";
+        "Client connections that ended, by reason";
     ACTIVE = Gauge "spliceway_sessions_active" ["route"]
-        "Sessions that are there now, with clients that wait in the queue";
+        "Open sessions, including clients in the queue";
     QUEUE_DEPTH = Gauge "spliceway_queue_depth" ["route"]
-        "Clients that wait until an endpoint has room for them";
+        "Clients that wait for room at an endpoint";
     QUEUE_MAX = Gauge "spliceway_queue_max" ["route"]
-        "The most clients that may wait (--queue-max): more are turned away";
+        "Limit on waiting clients (--queue-max); further ones are turned away";
     QUEUE_OLDEST = Gauge "spliceway_queue_oldest_wait_seconds" ["route"]
-        "How long the first client in the queue has waited; 0 if none does";
+        "How long the first client in the queue has been waiting; 0 if the queue is empty";
     ROUTE_PAUSED = Gauge "spliceway_route_paused" ["route"]
-        "1 while the route gives nothing new to its endpoints because an operator paused it";
+        "1 while an operator has paused the route";
     ROUTE_DOWN = Gauge "spliceway_route_down" ["route"]
-        "1 while clients are sent away at once because no endpoint takes connections (--when-down close or refuse)";
+        "1 while clients are turned away at once because no endpoint accepts connections (--when-down close or \
+         refuse)";
     QUEUED = Counter "spliceway_connections_queued" ["route"]
-        "Clients that had to wait until an endpoint had room for them";
+        "Clients that had to wait for room at an endpoint";
     QUEUE_WAIT = Histogram "spliceway_queue_wait_seconds" ["route"]
-        "How long clients waited in the queue, however their wait ended";
+        "How long clients waited in the queue, however the wait ended";
     CONNECT_TIME = Histogram "spliceway_connect_time_seconds" ["route"]
-        "From a client's acceptance, or the end of its wait in the queue, until a connection to a \
-         backend was open: failed attempts and pauses included, as fine as a worker's turns";
+        "From accepting a client, or the end of its wait in the queue, to an open backend connection, failed \
+         attempts and pauses included; as fine as a worker's turns";
     CONNECT_FAILURES = Counter "spliceway_connect_failures" ["route"]
-        "Attempts to connect to an endpoint that failed; the session may have reached another one";
+        "Failed attempts to connect to an endpoint; the session may have reached another one";
     RELAYED = Counter "spliceway_relayed_bytes" ["route", "direction", "path"]
         "Bytes that the receiving side has taken, through a buffer (copied) or a pipe (spliced)";
     PROMOTIONS = Counter "spliceway_splice_promotions" ["route", "direction"]
-        "Sessions that turned from copying to splicing, because bytes came in bulk";
+        "Switches of a session from copying to splicing, because bytes came in bulk";
     FALLBACKS = Counter "spliceway_splice_fallbacks" ["route", "direction"]
-        "Sessions that would have spliced and copied instead, because every pipe was in use";
+        "Sessions that copied instead of splicing because every pipe was in use";
     DEMOTIONS = Counter "spliceway_splice_demotions" ["route", "direction"]
-        "Sessions that turned from splicing to copying, because little came";
+        "Switches of a session from splicing to copying, because few bytes came";
     REQUESTS = Counter "spliceway_fastcgi_requests" ["route", "status"]
-        "Requests that are over, by the class of their status; none: without an answer";
+        "Finished requests by class of status; none: without an answer";
     REQUEST_TIME = Histogram "spliceway_fastcgi_request_duration_seconds" ["route"]
-        "From a request's head until its end, waits and a slow client's reading included";
+        "From a request's complete parameters to its end, including waits and the client's reading";
     WAIT_TIME = Histogram "spliceway_fastcgi_request_wait_seconds" ["route"]
-        "How long each request waited for a place at an endpoint: those that had one at once count with 0";
+        "Waits of requests for a place at an endpoint; requests that got one at once count as 0";
     SEARCH_TIME = Histogram "spliceway_fastcgi_request_connect_seconds" ["route"]
-        "How long requests that were given a connection looked for it, without those waits: 0 where one rested";
+        "How long requests took to get a connection, without those waits; 0 where one was idle";
     FIRST_BYTE_TIME = Histogram "spliceway_fastcgi_request_first_byte_seconds" ["route"]
-        "From a request's head until the first byte of its answer, waits included";
+        "From a request's complete parameters to the first byte of its answer, waits included";
     SLOW_REQUESTS = Counter "spliceway_fastcgi_slow_requests" ["route"]
         "Requests that took longer than --slow-after, where there is a slow log";
     REQUESTS_SENT = Counter "spliceway_fastcgi_requests_sent" ["route", "upstream"]
-        "Requests that were given a connection to a backend: a new one, or one reused after others";
+        "Requests that got a backend connection: a new one, or one reused after others";
     RETRIES = Counter "spliceway_fastcgi_retries" ["route"]
-        "Requests that were sent a second time, because the kept connection ended without an answer";
+        "Requests that were sent again because the kept connection ended without an answer";
     UPSTREAMS = Gauge "spliceway_fastcgi_upstreams" ["route", "state"]
-        "Connections to backends: busy with a request, settling until the backend says that it is \
-         ready for the next one, resting until a request comes";
+        "Backend connections: busy with a request, settling until the backend is ready for the next one, resting \
+         until a request comes";
     SETTLE_TIME = Histogram "spliceway_fastcgi_settle_time_seconds" ["route"]
-        "From the end of an answer until the backend said that it was ready for the next request";
+        "From the end of an answer until the backend was ready for the next request";
     DOUBTFUL_ENDPOINTS = Gauge "spliceway_fastcgi_doubtful_endpoints" ["route"]
-        "Endpoints that keep no connections or do not say when they are ready: each of their \
-         connections serves one request";
+        "Endpoints that close connections or do not say when they are ready, so that each connection serves one \
+         request";
     GUARD_REJECTIONS = Counter "spliceway_fastcgi_guard_rejections" ["route", "rule"]
-        "Requests that the guard rejected, by the rule that they broke";
+        "Requests that the guard rejected, by rule";
     OVERRIDDEN_PARAMS = Counter "spliceway_fastcgi_overridden_params" ["route", "param"]
-        "Requests in which the web server sent this parameter with different values, of which the \
-         last counts";
+        "Requests in which the web server sent this parameter with different values, of which the last counts";
     PROTOCOL_ERRORS = Counter "spliceway_fastcgi_protocol_errors" ["route", "cause"]
-        "Requests that were ended because the client does not speak FastCGI as it should, or sent too much";
+        "Requests that were ended because the client violated FastCGI or sent too much, by cause";
     OWN_ANSWERS = Counter "spliceway_fastcgi_own_answers" ["route", "status"]
-        "Answers that no backend gave: 403 of the guard, 431 for too many parameters, 502 without a \
-         backend, 503 of the queue or without memory for large parameters, 504 of --request-timeout";
+        "Answers that no backend gave: 403 of the guard, 431 for too many parameters, 502 without a backend, 503 of \
+         the queue or without memory for large parameters, 504 of --request-timeout";
     ACCESS_LOG_LINES_DROPPED = Counter "spliceway_access_log_lines_dropped" ["route"]
-        "Requests without a line in the access log, because it was not written fast enough";
+        "Requests that have no line in the access log because it could not be written fast enough";
     ACCESS_LOG_LINES_LEFT_OUT = Counter "spliceway_access_log_lines_left_out" ["route"]
-        "Requests that reached no backend and have no line in the access log, because there were more \
-         than a hundred of them in a second";
+        "Requests that reached no backend and have no line in the access log, because there were more than a \
+         hundred of them in a second";
     SLOW_LOG_LINES_DROPPED = Counter "spliceway_slow_log_lines_dropped" ["route"]
-        "Lines that the slow log lost, because it was not written fast enough";
+        "Lines of the slow log that were lost because it could not be written fast enough";
     SLOW_LOG_LINES_LEFT_OUT = Counter "spliceway_slow_log_lines_left_out" ["route"]
-        "Lines that the slow log left out, because there were more than a hundred of them in a second";
+        "Lines left out of the slow log because there were more than a hundred in a second";
     LOOKUPS = Counter "spliceway_lookups" ["route", "result"]
-        "Lookups of names: answer has records, denial says that there are none, failure says nothing";
+        "Name lookups: answer has records, denial says that there are none, failure says nothing";
     ANSWER_AGE = Gauge "spliceway_answer_age_seconds" ["route"]
-        "Age of the oldest answer in use: while it grows beyond --dns-max-ttl, lookups fail; absent \
-         without names";
+        "Age of the oldest DNS answer in use; if it grows beyond --dns-max-ttl, lookups are failing; absent without \
+         names";
     SET_VERSION = Gauge "spliceway_address_set_version" ["route"]
-        "How often the route's addresses changed, or what operators want of them";
+        "Changes of the route's addresses so far, those by hand included";
     EJECTIONS = Counter "spliceway_ejections" ["route"]
-        "Endpoints that were left out for a while for their failures";
+        "Ejections of endpoints for failures";
     ENDPOINTS = Gauge "spliceway_endpoints" ["route", "state"]
-        "Endpoints by state: ok, failing (connects or checks fail) but still used, ejected for failures, down \
-         by active checks, removed from the addresses but still with sessions";
+        "Endpoints by state: ok, failing (connects or checks fail) but still used, ejected for failures, down by \
+         active checks, removed from the addresses but still with sessions";
     ENDPOINT_STATE = Gauge "spliceway_endpoint_state" ["route", "endpoint", "state"]
-        "1 for the state that the endpoint is in, 0 for the others";
+        "1 for the endpoint's current state, 0 for the others";
     ENDPOINT_DRAINED = Gauge "spliceway_endpoint_drained" ["route", "endpoint"]
-        "1 while the endpoint gets nothing new because an operator drained it";
+        "1 while the endpoint is drained by an operator";
     ENDPOINT_WEIGHT = Gauge "spliceway_endpoint_weight" ["route", "endpoint"]
-        "The endpoint's part of what is new, compared with others of its priority: by hand, from the \
-         configuration or from SRV records";
+        "The endpoint's share of new sessions and requests compared with others of its priority: set by hand, by \
+         the configuration or by SRV records";
     ENDPOINT_CONNECTIONS = Gauge "spliceway_endpoint_connections" ["route", "endpoint"]
-        "Connections to the endpoint, those that are being made included";
+        "Connections to the endpoint, including those being opened";
     ENDPOINT_CONNECTIONS_MAX = Gauge "spliceway_endpoint_connections_max" ["route"]
-        "The most connections to one endpoint (--per-endpoint-max): more clients wait";
+        "Limit on connections to one endpoint (--per-endpoint-max); beyond it clients wait";
     ENDPOINT_CONNECTIONS_LIMIT = Gauge "spliceway_endpoint_connections_limit" ["route", "endpoint"]
-        "The most connections to the endpoint at this time, where that is found out (--per-endpoint-max auto)";
+        "Limit on connections to the endpoint at this moment, where it is found out (--per-endpoint-max auto)";
     ENDPOINT_CONNECTS = Counter "spliceway_endpoint_connects" ["route", "endpoint"]
-        "Connections to the endpoint that came to be open";
+        "Connections to the endpoint that were opened";
     ENDPOINT_CONNECT_FAILURES = Counter "spliceway_endpoint_connect_failures" ["route", "endpoint"]
-        "Attempts to connect to the endpoint that failed";
+        "Failed attempts to connect to the endpoint";
     ENDPOINT_FAILURES_IN_A_ROW = Gauge "spliceway_endpoint_failures_in_a_row" ["route", "endpoint"]
-        "Failures of the endpoint since it last answered: at --eject-after it is left out";
+        "Failures of the endpoint since it last answered; at --eject-after it is ejected";
 }
 
 /// What goes with the text in `Content-Type`.
@@ -624,6 +625,7 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::generated::{assert_part, cell};
     use crate::observe::status::samples;
 
     /// In the order of the text.
@@ -689,9 +691,7 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_has_the_catalogue_as_its_table() {
-        let readme = include_str!("../../README.md");
-        let listed = readme.lines().filter(|l| l.starts_with("| `spliceway_"));
+    fn the_page_has_the_catalogue_as_its_table() {
         let row = |metric: &Described| {
             let suffix = match metric.kind {
                 MetricKind::Counter => "_total",
@@ -699,15 +699,16 @@ mod tests {
             };
             let labels: Vec<_> = metric.labels.iter().map(|l| format!("`{l}`")).collect();
             format!(
-                "| `{}{suffix}` | {} | {} | {} |",
+                "| `{}{suffix}` | {} | {} | {} |\n",
                 metric.name,
                 format!("{:?}", metric.kind).to_lowercase(),
                 labels.join(", "),
-                metric.help
+                cell(metric.help)
             )
         };
-        let expected: Vec<_> = catalogue().map(row).collect();
-        assert_eq!(listed.collect::<Vec<_>>(), expected);
+        let rows: String = catalogue().map(row).collect();
+        let table = format!("| metric | kind | labels | meaning |\n|---|---|---|---|\n{rows}");
+        assert_part("docs/metrics.md", "metrics", &table);
     }
 
     #[test]

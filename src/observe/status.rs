@@ -675,12 +675,12 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_lists_the_fields_that_there_are() {
+    fn the_page_lists_the_fields_that_there_are() {
         let mut there = BTreeSet::new();
         fields(&serde_json::to_value(samples::busy()).unwrap(), &mut there);
-        let readme = include_str!("../../README.md");
-        let (_, list) = readme.split_once("The fields of the JSON").unwrap();
-        let (list, _) = list.split_once("</details>").unwrap();
+        let page = include_str!("../../docs/status.md");
+        let (_, list) = page.split_once("<!-- fields -->").unwrap();
+        let (list, _) = list.split_once("<!-- end of fields -->").unwrap();
         // What stands between backticks is every second piece.
         let words = list.split('`').skip(1).step_by(2);
         let words = words.map(|word| word.trim_end_matches("[]"));

@@ -180,6 +180,18 @@ pub(crate) fn start_nginx(dir: &Path, config: &str, front: &Path) -> Process {
     nginx
 }
 
+/// Where nginx may put bodies: by default only root may use its places.
+pub(crate) fn temp_paths(dir: &Path) -> String {
+    format!(
+        "client_body_temp_path {dir}/body;
+        fastcgi_temp_path {dir}/fastcgi;
+        proxy_temp_path {dir}/proxy;
+        uwsgi_temp_path {dir}/uwsgi;
+        scgi_temp_path {dir}/scgi;",
+        dir = dir.display(),
+    )
+}
+
 /// Starts Apache with `config`, which has it listen at `endpoint`.
 pub(crate) fn start_apache(dir: &Path, config: &str, (host, port): &(String, u16)) -> Process {
     let modules = [

@@ -154,7 +154,7 @@ impl Balancer {
             };
             let own = self.shares_of_classes.get(class.place());
             let moment = Moment::new(class, now);
-            let at_most = own.map_or(member.most(Opens::Growth, now), |own| own.max);
+            let at_most = own.map_or_else(|| member.most(Opens::Growth, now), |own| own.max);
             let free = match &self.shared {
                 Some(_) => u64::from(at_most).saturating_sub(taken),
                 None if self.opens_at(member, moment).is_some() => {

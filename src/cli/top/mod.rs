@@ -59,7 +59,7 @@ pub struct TopCommand {
 /// The command line.
 #[derive(Args)]
 #[command(
-    about = "Watch a running proxy: routes, endpoints, requests and events in one view.",
+    about = "Watch a daemon: routes, endpoints, requests and events in one view.",
     long_about = "Watch a running proxy in one view that refreshes: its routes with their rates and times, their \
                   endpoints, the requests that are under way or wait, and what happened last. Keys choose a route, the \
                   order, and a moment to stop at; '?' lists them. It is asked for what 'status' and 'requests' show, \
@@ -68,14 +68,14 @@ pub struct TopCommand {
                   Example: spliceway top php --sort wait"
 )]
 pub(super) struct TopArguments {
-    #[arg(value_name = "ROUTE", help = "Show this route alone at first.")]
+    #[arg(value_name = "ROUTE", help = "Start with this route only.")]
     route: Option<RouteName>,
 
     #[arg(
         long,
         value_name = "PATH",
         default_value = CONTROL_PATH,
-        help = "Ask the daemon whose --control is this socket."
+        help = "Control socket of the daemon."
     )]
     control: PathBuf,
 
@@ -84,7 +84,7 @@ pub(super) struct TopArguments {
         value_name = "INTERVAL",
         default_value = "1s",
         value_parser = interval,
-        help = "Look so often (100ms or more)."
+        help = "Time between two refreshes, 100ms or more."
     )]
     interval: Duration,
 
@@ -99,7 +99,7 @@ pub(super) struct TopArguments {
 
     #[arg(
         long,
-        help = "Show FastCGI clients as well that have no request now, but a kept connection."
+        help = "Include FastCGI clients with a kept connection and no request."
     )]
     idle: bool,
 

@@ -8,25 +8,26 @@ use super::{Described, Label, MetricKind, Page, Scrape};
 
 catalogue! {
     REQUESTS = Counter "spliceway_class_requests" ["route", "class", "status"]
-        "Requests of the class that are over, by the class of their status; none: without an answer";
+        "Finished requests of the class by class of status; none: without an answer";
     FAILED = Counter "spliceway_class_requests_failed" ["route", "class", "reason"]
-        "Requests of the class that came to nothing because too much was asked: they found its queue full, or waited or ran for too long";
+        "Requests of the class that failed because of overload: its queue was full, or they waited or ran for too \
+         long";
     BUSY = Gauge "spliceway_class_upstreams_busy" ["route", "class"]
-        "Connections to backends that requests of the class have, or whose backends may still be at work on one";
+        "Backend connections that requests of the class hold, or whose backends may still be working for one";
     MAX = Gauge "spliceway_class_endpoint_connections_max" ["route", "class"]
-        "The most connections to one endpoint that the class may have (max)";
+        "Limit on the class's connections to one endpoint (max)";
     RESERVED = Gauge "spliceway_class_endpoint_connections_reserved" ["route", "class"]
-        "Connections to each endpoint that are kept for the class (reserve)";
+        "Connections to each endpoint that are reserved for the class (reserve)";
     QUEUE_DEPTH = Gauge "spliceway_class_queue_depth" ["route", "class"]
-        "Requests of the class that wait until an endpoint has room for them";
+        "Requests of the class that wait for room at an endpoint";
     QUEUE_MAX = Gauge "spliceway_class_queue_max" ["route", "class"]
-        "The most requests of the class that may wait (queue-max): more are turned away";
+        "Limit on waiting requests of the class (queue-max); further ones are turned away";
     QUEUE_OLDEST = Gauge "spliceway_class_queue_oldest_wait_seconds" ["route", "class"]
-        "How long the first of them has waited; 0 if none does";
+        "How long the first of them has been waiting; 0 if none is";
     QUEUED = Counter "spliceway_class_requests_queued" ["route", "class"]
-        "Requests of the class that had to wait until an endpoint had room for them";
+        "Requests of the class that had to wait for room at an endpoint";
     QUEUE_WAIT = Histogram "spliceway_class_queue_wait_seconds" ["route", "class"]
-        "How long requests of the class waited in the queue, however their wait ended";
+        "How long requests of the class waited in the queue, however the wait ended";
 }
 
 impl Scrape {

@@ -8,21 +8,23 @@ use super::{Described, Label, MetricKind, Page, Scrape};
 
 catalogue! {
     UP = Gauge "spliceway_fpm_up" ["route", "fpm"]
-        "1 if PHP-FPM answered the last poll of --fpm-status, 0 if not: 'spliceway status' says why";
+        "1 if PHP-FPM answered the last poll of --fpm-status, 0 if not; 'spliceway status' says why";
     PROCESSES = Gauge "spliceway_fpm_processes" ["route", "fpm", "state"]
-        "Processes of the pool, idle or active: a kept connection makes one active, with or without a request";
+        "Processes of the pool, idle or active; a kept connection makes one active, with or without a request";
     RUNNING = Gauge "spliceway_fpm_processes_running" ["route", "fpm"]
-        "Processes of the pool that run a script now; absent if they are too many to be counted";
+        "Processes of the pool that run a script now; absent if there are too many to count";
     MAX_CHILDREN = Gauge "spliceway_fpm_max_children" ["route", "fpm"]
-        "The pool's pm.max_children: known of static pools, and of others once they could not grow";
+        "The pool's pm.max_children; known of static pools, and of others once they could not grow";
     LISTEN_QUEUE = Gauge "spliceway_fpm_listen_queue" ["route", "fpm"]
-        "Connections that wait in the pool's backlog; PHP-FPM knows of TCP only";
+        "Connections in the pool's backlog; PHP-FPM knows this for TCP only";
     LISTEN_QUEUE_MAX = Gauge "spliceway_fpm_listen_queue_max" ["route", "fpm"]
-        "How many may wait there (listen.backlog, net.core.somaxconn)";
+        "Size of that backlog (listen.backlog, net.core.somaxconn)";
     ACCEPTED = Counter "spliceway_fpm_accepted_connections" ["route", "fpm"]
-        "Connections that the pool accepted, requests on kept ones and questions included, since PHP-FPM started";
+        "Connections that the pool accepted since PHP-FPM started, counting requests on kept connections and \
+         readiness queries";
     MAX_CHILDREN_REACHED = Counter "spliceway_fpm_max_children_reached" ["route", "fpm"]
-        "How often the pool wanted more processes than pm.max_children, since PHP-FPM started; never if it is static";
+        "How often the pool wanted more processes than pm.max_children, since PHP-FPM started; never for static \
+         pools";
     SLOW_REQUESTS = Counter "spliceway_fpm_slow_requests" ["route", "fpm"]
         "Requests that took longer than request_slowlog_timeout, since PHP-FPM started";
 }
