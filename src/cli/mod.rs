@@ -10,7 +10,7 @@ pub mod control;
 mod daemon;
 #[cfg(feature = "demo")]
 mod demo;
-mod effective;
+pub(crate) mod effective;
 mod fastcgi;
 pub mod file;
 mod fpm;
@@ -306,8 +306,8 @@ enum ArgumentsOf {
     #[command(
         about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
         long_about = "Run a backend, the proxy and a load on this machine, and compare connections \
-                      made directly with those made through the proxy. Nothing outside this machine \
-                      is contacted and nothing is left behind."
+                      made directly with those made through the proxy, in raw and in FastCGI mode. \
+                      Nothing outside this machine is contacted and nothing is left behind."
     )]
     Demo(DemoArguments),
 }
