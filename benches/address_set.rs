@@ -9,7 +9,9 @@ use std::time::{Instant, SystemTime};
 
 use clap::ValueEnum as _;
 use criterion::{BenchmarkId, Criterion};
-use spliceway::backend::{ADDRESSES_MAX, Balancer, Choice, Published, Tried, Want};
+use spliceway::backend::{
+    ADDRESSES_MAX, Balancer, Choice, ClassId, Moment, Published, Tried, Want,
+};
 use spliceway::config::Balance;
 
 /// Endpoints in a set: the usual one, a service's, many, and the most that there can be.
@@ -81,7 +83,7 @@ fn choose(criterion: &mut Criterion) {
         for size in SIZES {
             let published = published(size);
             let mut balancer = Balancer::new(*policy, 0);
-            let now = Instant::now();
+            let now = Moment::new(ClassId::DEFAULT, Instant::now());
             group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
                 bencher.iter(|| {
                     let mut tried = Tried::default();

@@ -6,6 +6,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::{Arc, Condvar, Mutex};
@@ -13,9 +14,11 @@ use std::sync::{Arc, Condvar, Mutex};
 use common::client::assert_waiting;
 use common::fastcgi::{Client, Request};
 use common::http;
+use common::process::Process;
 use common::programs::{fresh_endpoint, start_fpm_pool};
 use common::proxy::fresh_dir;
 use common::{Backend, Engine, GUARD, Proxy, eventually, for_each_engine};
+use tempfile::TempDir;
 
 for_each_engine!(
     each_class_has_its_maximum_and_what_is_kept_for_it_and_no_more,
@@ -26,6 +29,9 @@ for_each_engine!(
     a_class_is_told_by_what_backends_do_not_get,
     classes_are_seen_in_status_metrics_requests_and_the_access_log,
     a_reload_changes_what_a_class_has_at_once,
+    a_reload_with_other_classes_keeps_to_the_places_of_the_route,
+    shards_share_what_a_class_may_have,
+    what_is_kept_is_there_while_the_number_of_workers_is_found_out,
     a_slow_script_leaves_workers_of_php_fpm_to_others,
 );
 
@@ -96,7 +102,7 @@ fn backend() -> (Backend, Arc<Work>) {
 }
 
 /// A route with so many places, and these lines behind its own. Nobody is sent away, however long a test takes.
-fn start(engine: Engine, backend: impl std::fmt::Display, places: u32, lines: &str) -> Proxy {
+fn start(engine: Engine, backend: impl Display, places: impl Display, lines: &str) -> Proxy {
     let builder = Proxy::builder().engine(engine);
     let file = format!(
         "workers = 2\n[route.php]\nlisten = \"unix:{socket}\"\nbackend = \"{backend}\"\nprotocol = \"fastcgi\"\n\
@@ -380,47 +386,153 @@ fn a_reload_changes_what_a_class_has_at_once(engine: Engine) {
     assert_eq!(work.most("/slow"), 3);
 }
 
-fn a_slow_script_leaves_workers_of_php_fpm_to_others(engine: Engine) {
-    const SLOW: &str = "<?php
+/// The route is divided anew, and whatever runs by the old classes counts within the places that there are.
+fn a_reload_with_other_classes_keeps_to_the_places_of_the_route(engine: Engine) {
+    let (backend, work) = backend();
+    let slow = class("slow", "/slow", "max = 3");
+    let proxy = start(engine, &backend, 4, &slow);
+    let old = come(&proxy, "/slow", 3);
+    await_running(&work, "/slow", 3);
+    let file = proxy.dir().join("spliceway.toml");
+    let before = fs::read_to_string(&file).unwrap();
+    let admin = class("admin", "/admin", "reserve = 1");
+    fs::write(&file, before.replace(&slow, &admin)).unwrap();
+    let answer = http::command(&proxy.control(), r#"{"command": "reload"}"#);
+    assert_eq!(answer.code, 200, "{answer:?}");
+    // One place is left, which is the administration's.
+    let others = come(&proxy, "/slow", 2);
+    await_waiting(&proxy, "default", 2);
+    let admins = come(&proxy, "/admin", 1);
+    await_running(&work, "/admin", 1);
+    assert_eq!(work.running("/slow"), 3);
+    work.release("/slow", 1);
+    await_waiting(&proxy, "default", 1);
+    await_running(&work, "/slow", 3);
+    work.release("/slow", 4);
+    work.release("/admin", 1);
+    assert_answered(admins, "/admin");
+    for clients in [old, others] {
+        assert_answered(clients, "/slow");
+    }
+    assert!(work.most("/slow") <= 3, "{}", work.most("/slow"));
+}
+
+/// Each shard has its part, whichever of them clients come to.
+fn shards_share_what_a_class_may_have(engine: Engine) {
+    let (backend, work) = backend();
+    let lines = format!("shards = 2\n{}", class("slow", "/slow", "max = 2"));
+    let proxy = start(engine, &backend, 6, &lines);
+    let mut slow = come(&proxy, "/slow", 2);
+    eventually("both shards have some that run", || {
+        if work.running("/slow") < 2 {
+            slow.extend(come(&proxy, "/slow", 1));
+        }
+        work.running("/slow") == 2
+    });
+    let quick = come(&proxy, "/quick", 2);
+    await_running(&work, "/quick", 2);
+    work.release("/quick", 2);
+    assert_answered(quick, "/quick");
+    work.release("/slow", slow.len());
+    assert_answered(slow, "/slow");
+    assert_eq!(work.most("/slow"), 2);
+}
+
+/// Scripts that do not end leave a worker for those for whom one is kept, however many connections there may be.
+fn what_is_kept_is_there_while_the_number_of_workers_is_found_out(engine: Engine) {
+    let pool = Pool::start(4);
+    let class = "[route.php.class.admin]\nmatch = \"SCRIPT_FILENAME$=/quick.php\"\nreserve = 1\n";
+    let proxy = start(engine, pool.backend(), "\"auto:2-16\"", class);
+    let client = Client::connect(&proxy);
+    for _ in 0..2 {
+        assert_eq!(client.ask(&pool.request("quick.php")).text(), "quick");
+        proxy.process().assert_comes_to_rest();
+    }
+    let slow = pool.come(&proxy, "slow.php", 8);
+    eventually("three run", || pool.at_work() == 3);
+    for _ in 0..50 {
+        assert_eq!(client.ask(&pool.request("quick.php")).text(), "quick");
+        assert_eq!(pool.at_work(), 3);
+    }
+    pool.let_go();
+    for client in slow {
+        assert_eq!(client.answer().text(), "slow");
+    }
+}
+
+/// PHP-FPM, with a script that goes on until it is let go, and one that does not.
+struct Pool {
+    dir: TempDir,
+    endpoint: (String, u16),
+    _fpm: Process,
+}
+
+impl Pool {
+    fn start(workers: usize) -> Self {
+        const SLOW: &str = "<?php
         file_put_contents(__DIR__ . '/slow.' . getmypid(), 'x');
         while (!file_exists(__DIR__ . '/go')) { usleep(10000); clearstatcache(); }
         unlink(__DIR__ . '/slow.' . getmypid());
         echo 'slow';";
-    let dir = fresh_dir();
-    fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
-    let endpoint = fresh_endpoint();
-    for (name, text) in [("slow.php", SLOW), ("quick.php", "<?php echo 'quick';")] {
-        fs::write(dir.path().join(name), text).unwrap();
+        let dir = fresh_dir();
+        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o777)).unwrap();
+        let endpoint = fresh_endpoint();
+        for (name, text) in [("slow.php", SLOW), ("quick.php", "<?php echo 'quick';")] {
+            fs::write(dir.path().join(name), text).unwrap();
+        }
+        let fpm = start_fpm_pool(dir.path(), &endpoint, workers, "", &[]);
+        Self {
+            dir,
+            endpoint,
+            _fpm: fpm,
+        }
     }
-    let _fpm = start_fpm_pool(dir.path(), &endpoint, 4, "", &[]);
-    let classes = "[route.php.class.slow]\nmatch = \"SCRIPT_FILENAME$=/slow.php\"\nmax = 2\n";
-    let proxy = start(engine, format!("{}:{}", endpoint.0, endpoint.1), 4, classes);
-    let ask = |name: &str| {
-        let file = dir.path().join(name);
+
+    fn backend(&self) -> String {
+        format!("{}:{}", self.endpoint.0, self.endpoint.1)
+    }
+
+    fn request(&self, name: &str) -> Request {
+        let file = self.dir.path().join(name);
         Request::get("/").param("SCRIPT_FILENAME", file.to_str().unwrap())
-    };
-    let at_work = || {
-        let files = fs::read_dir(dir.path()).unwrap();
+    }
+
+    fn come(&self, proxy: &Proxy, name: &str, count: usize) -> Vec<Client> {
+        let come = |_| {
+            let client = Client::connect(proxy);
+            client.send(&self.request(name).bytes());
+            client
+        };
+        (0..count).map(come).collect()
+    }
+
+    /// Slow scripts that run.
+    fn at_work(&self) -> usize {
+        let files = fs::read_dir(self.dir.path()).unwrap();
         let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
         names
             .filter(|name| name.starts_with("slow.") && name != "slow.php")
             .count()
-    };
-    let slow: Vec<_> = (0..6)
-        .map(|_| {
-            let client = Client::connect(&proxy);
-            client.send(&ask("slow.php").bytes());
-            client
-        })
-        .collect();
-    eventually("two run", || at_work() == 2);
+    }
+
+    fn let_go(&self) {
+        fs::write(self.dir.path().join("go"), "").unwrap();
+    }
+}
+
+fn a_slow_script_leaves_workers_of_php_fpm_to_others(engine: Engine) {
+    let pool = Pool::start(4);
+    let classes = "[route.php.class.slow]\nmatch = \"SCRIPT_FILENAME$=/slow.php\"\nmax = 2\n";
+    let proxy = start(engine, pool.backend(), 4, classes);
+    let slow = pool.come(&proxy, "slow.php", 6);
+    eventually("two run", || pool.at_work() == 2);
     await_waiting(&proxy, "slow", 4);
     let client = Client::connect(&proxy);
     for _ in 0..50 {
-        assert_eq!(client.ask(&ask("quick.php")).text(), "quick");
-        assert_eq!(at_work(), 2);
+        assert_eq!(client.ask(&pool.request("quick.php")).text(), "quick");
+        assert_eq!(pool.at_work(), 2);
     }
-    fs::write(dir.path().join("go"), "").unwrap();
+    pool.let_go();
     for client in slow {
         assert_eq!(client.answer().text(), "slow");
     }

@@ -1032,26 +1032,30 @@ fn observed_with_everything(names: &NameServer, raw: &Backend, fastcgi: &Backend
     names.a("php.test", &[&fastcgi.ip()]);
     let builder = Proxy::builder();
     let socket = |name: &str| builder.dir().join(format!("{name}.sock"));
-    let (plain, php) = (socket("plain"), socket("php"));
+    let (plain, php, found) = (socket("plain"), socket("php"), socket("found"));
     let config = format!(
         "[route.plain]\nlisten = \"unix:{}\"\nbackend = \"{raw}\"\n\
          [route.php]\nlisten = \"unix:{}\"\nbackend = \"php.test.:{}\"\nprotocol = \"fastcgi\"\n\
          nameserver = \"{}\"\nper-endpoint-max = 5\nqueue-max = 7\nfpm-status = \"{fastcgi}\"\n\
-         [route.php.class.page]\nmatch = \"REQUEST_URI=/page\"\nreserve = 1\n",
+         [route.php.class.page]\nmatch = \"REQUEST_URI=/page\"\nreserve = 1\n\
+         [route.found]\nlisten = \"unix:{}\"\nbackend = \"{fastcgi}\"\nprotocol = \"fastcgi\"\n\
+         per-endpoint-max = \"auto\"\n",
         plain.display(),
         php.display(),
         fastcgi.port(),
-        names.address
+        names.address,
+        found.display()
     );
     let proxy = builder.config(&config).observed().start();
     for round in 0..5 {
         exchange_and_end(&connect(&plain).unwrap(), Pattern::new(round), 10 * KB);
     }
-    let client = Client(connect(&php).unwrap());
-    assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
-    drop(client);
+    for route in [php, found] {
+        let client = Client(connect(&route).unwrap());
+        assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+    }
     scrape_once(&proxy, "all are over, and PHP-FPM was asked", |scrape| {
-        scrape.sum("spliceway_sessions_ended_total", &[]) == 6.0
+        scrape.sum("spliceway_sessions_ended_total", &[]) == 7.0
             && scrape.sum("spliceway_fpm_up", &[]) == 1.0
     });
     proxy

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Of seeds, as in SPLICEWAY_SIM_BACKENDS; of each there are those on the epoll driver.
-const KINDS: [&str; 12] = [
+const KINDS: [&str; 13] = [
     "tcp",
     "inherited",
     "mixed",
@@ -15,6 +15,7 @@ const KINDS: [&str; 12] = [
     "limited",
     "users",
     "fastcgi",
+    "auto",
     "byhand",
     "routes",
     "workers",

@@ -48,6 +48,8 @@ pub struct Health {
     warned_at: AtomicU64,
     /// This row of failures was told, so its end is told too.
     is_told: AtomicBool,
+    /// How many workers there are, as far as somebody has said so; 0: nobody has.
+    workers: AtomicU32,
 }
 
 /// What an ejection came to.
@@ -73,7 +75,20 @@ impl Health {
             unreachable_at: AtomicU64::new(0),
             warned_at: AtomicU64::new(0),
             is_told: AtomicBool::new(false),
+            workers: AtomicU32::new(0),
         }
+    }
+
+    /// How many workers there are, if that is known.
+    #[must_use]
+    pub fn workers(&self) -> Option<u32> {
+        let workers = self.workers.load(Ordering::Relaxed);
+        (workers > 0).then_some(workers)
+    }
+
+    /// There are so many workers.
+    pub fn has_workers(&self, workers: u32) {
+        self.workers.store(workers, Ordering::Relaxed);
     }
 
     /// Whose health it is.

@@ -15,8 +15,8 @@ mod set;
 
 pub use crate::address::Address;
 pub use balance::{
-    Balancer, CLASSES_MAX, Choice, ClassId, ClassShare, Family, Lease, Moment, PermitCounts, Reuse,
-    SharedPermits, Tried, Want,
+    Balancer, CLASSES_MAX, Choice, ClassId, ClassShare, Family, Footing, Lease, Moment,
+    PermitCounts, Reuse, SharedPermits, Tried, Verdict, Want,
 };
 pub use by_hand::{ADJUSTED_MAX, AdjustError, Adjusted, Adjustment};
 pub use health::Health;

@@ -66,6 +66,9 @@ pub(super) enum Course {
     Untracked,
     /// It has shown no life.
     Newcomer(Number),
+    /// The same, and it has no request: it was asked whether there is a worker for it (`balance/permits.rs`). Nothing is
+    /// closed for its sake.
+    Asked(Number),
     /// It has served a request, and did not come to rest so far.
     Alive,
     /// It has come to rest, and was given a request then or not.
@@ -147,6 +150,18 @@ impl Opening {
         Some(hold.until.min(rested + PACE))
     }
 
+    /// The connection is asked before it has a request. Returns as well when it was opened, if that is known.
+    pub(super) fn asked(&mut self, course: Course) -> (Course, Option<Instant>) {
+        let Course::Newcomer(number) = course else {
+            return (course, None);
+        };
+        // It still holds the next one up.
+        let last = self.last;
+        let newcomer = self.remove(number);
+        self.last = last;
+        (Course::Asked(number), newcomer.map(|it| it.since))
+    }
+
     /// The first byte came on a connection that was in this state.
     pub(super) fn answered(&mut self, course: Course, now: Instant) -> Course {
         match course {
@@ -159,6 +174,10 @@ impl Opening {
                     }
                     None => self.hold_again(now),
                 }
+                Course::Alive
+            }
+            Course::Asked(number) => {
+                self.last.take_if(|last| last.number == number);
                 Course::Alive
             }
             Course::Alive => Course::Alive,
@@ -178,7 +197,7 @@ impl Opening {
 
     /// A connection that could have come to rest is closed for another one.
     pub(super) fn gave_way(&mut self, course: Course) -> Course {
-        if let Course::Newcomer(number) = course {
+        if let Course::Newcomer(number) | Course::Asked(number) = course {
             self.remove(number);
         }
         self.unkept = 0;
@@ -196,7 +215,7 @@ impl Opening {
         }
         match course {
             Course::Untracked | Course::Kept { .. } => {}
-            Course::Newcomer(number) => {
+            Course::Newcomer(number) | Course::Asked(number) => {
                 self.remove(number);
             }
             Course::Alive => self.unkept = self.unkept.saturating_add(1),
@@ -431,6 +450,24 @@ mod tests {
         let lived = opened_in_vain(&mut opening, end + MS);
         serve(&mut opening, kept, lived + HOLD - 2 * MS, MS);
         assert_eq!(opening.opens_at(end, lived + HOLD - MS), Some(lived + HOLD));
+    }
+
+    #[test]
+    fn nothing_is_closed_for_one_that_is_asked_and_it_holds_up_the_next_one() {
+        let (mut opening, start) = fresh();
+        let first = opening.opened(start);
+        let (first, opened) = opening.asked(first);
+        assert_eq!(opened, Some(start));
+        assert_eq!(opening.release_at(), None);
+        assert_eq!(opening.opens_at(start, start), Some(start + PACE));
+        let first = opening.answered(first, start + MS);
+        assert_eq!(first, Course::Alive);
+        assert_eq!(opening.opens_at(start, start + MS), None);
+        let second = opening.opened(start + MS);
+        let (second, _) = opening.asked(second);
+        opening.ended(second);
+        assert_eq!(opening.opens_at(start, start + MS), None);
+        assert_eq!(opening.usual, None, "it had no request");
     }
 
     #[test]

@@ -380,6 +380,11 @@ fn request_log(
 }
 
 impl FastcgiArguments {
+    /// Whether a connection may serve more than one request.
+    pub(super) fn keeps_connections(&self) -> bool {
+        self.upstream_reuse != Some(UpstreamReuse::Never) && self.requests_per_upstream != Some(1)
+    }
+
     /// For a route of another protocol: none of them may be given.
     pub(super) fn refuse_any(&self) -> Result<(), Conflict> {
         let given = [

@@ -14,9 +14,9 @@ use super::values::{
     positive_timeout_or_off, timeout, timeout_or_off,
 };
 use crate::config::{
-    Account, Backend, Balance, CONNECTIONS_MAX, CheckKind, DNS_TTL_FLOOR, KEEPALIVE_MAX,
-    KEEPALIVE_MIN, ListenAddress, MODE_MAX, NameServer, ProxyProtocol, QueueOrder, ResolveWith,
-    SourceAddress, USER_TIMEOUT_MAX, WORKERS_MAX, WhenDown,
+    Account, AutoRange, Backend, Balance, CONNECTIONS_MAX, CheckKind, DNS_TTL_FLOOR, EndpointMax,
+    KEEPALIVE_MAX, KEEPALIVE_MIN, ListenAddress, MODE_MAX, NameServer, ProxyProtocol, QueueOrder,
+    ResolveWith, SourceAddress, USER_TIMEOUT_MAX, WORKERS_MAX, WhenDown,
 };
 
 /// What a route can be told.
@@ -371,16 +371,17 @@ pub(super) struct RouteArguments {
 
     #[arg(
         long,
-        value_name = "N|off",
+        value_name = "N|auto|off",
         default_value = "off",
-        value_parser = number_or_off,
+        value_parser = endpoint_max,
         allow_hyphen_values = true,
         help = "Keep at most this many connections to each address open at one time, from 1 to \
                 1000000; further clients wait in a queue. One worker thread then serves all of the \
-                route, so that the limit is exact and the queue fair (see --shards). 'off' sets no \
-                limit, and nobody waits."
+                route, so that the limit is exact and the queue fair (see --shards). With --protocol \
+                fastcgi, 'auto' finds out how many workers PHP-FPM has for this daemon, from 1 to 64, \
+                and 'auto:MIN-MAX' within these bounds. 'off' sets no limit, and nobody waits."
     )]
-    per_endpoint_max: NumberOrOff,
+    per_endpoint_max: EndpointMaxOrOff,
 
     #[arg(
         long,
@@ -468,6 +469,27 @@ fn eject_after(text: &str) -> Result<EjectAfter, ValueError> {
     }
     let number = count(1..=EJECT_AFTER_MAX)(text)?;
     Ok(EjectAfter(NonZeroU32::new(number)))
+}
+
+/// The most connections to an endpoint, or no limit: a type of its own as [`Timeout`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct EndpointMaxOrOff(Option<EndpointMax>);
+
+fn endpoint_max(text: &str) -> Result<EndpointMaxOrOff, ValueError> {
+    let Some(bounds) = text.strip_prefix("auto") else {
+        let NumberOrOff(number) = number_or_off(text)?;
+        return Ok(EndpointMaxOrOff(number.map(EndpointMax::Fixed)));
+    };
+    let range = match bounds.strip_prefix(':') {
+        None if bounds.is_empty() => Some(AutoRange::default()),
+        None => None,
+        Some(bounds) => bounds.split_once('-').and_then(|(least, most)| {
+            let number = count(1..=CONNECTIONS_MAX);
+            AutoRange::new(number(least).ok()?, number(most).ok()?)
+        }),
+    };
+    let range = range.ok_or(ValueError::AutoRange)?;
+    Ok(EndpointMaxOrOff(Some(EndpointMax::Auto(range))))
 }
 
 /// `660`, `0660` or `0o660`

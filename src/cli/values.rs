@@ -11,6 +11,11 @@ use crate::config::{BUSY_POLL_MAX, CONNECTIONS_MAX, DNS_TTL_FLOOR, Part, TIMEOUT
 /// Why the value of an option is refused, and how to write it right.
 #[derive(Debug, thiserror::Error)]
 pub enum ValueError {
+    /// Not the bounds of a number that is found out.
+    #[error(
+        "not bounds (write 'auto', or the least and the most as in 'auto:2-64', from 1 to {CONNECTIONS_MAX})"
+    )]
+    AutoRange,
     /// Not digits from 0 to 7.
     #[error("not an octal mode (write three octal digits, for example 0660)")]
     Mode,

@@ -40,7 +40,8 @@ pub use fastcgi::{
 };
 pub use fpm_source::{FPM_SOURCES_MAX, FpmPlace, FpmSource, FpmSourceError};
 pub use route::{
-    Clients, ConnectionLimits, QueueOrder, ROUTE_NAME_BYTES_MAX, Route, RouteName, RouteNameError,
+    AutoRange, Clients, ConnectionLimits, EndpointMax, QueueOrder, ROUTE_NAME_BYTES_MAX, Route,
+    RouteName, RouteNameError,
 };
 pub use upstream::{
     ActiveChecks, CheckKind, KEEPALIVE_MAX, KEEPALIVE_MIN, ProxyProtocol, SourceAddress,

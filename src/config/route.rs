@@ -132,6 +132,114 @@ impl fmt::Display for RouteName {
     }
 }
 
+/// The most open connections to each endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointMax {
+    /// So many.
+    Fixed(NonZeroU32),
+    /// As many as there are found to be workers for.
+    Auto(AutoRange),
+}
+
+impl EndpointMax {
+    /// There are never more.
+    #[must_use]
+    pub fn most(self) -> NonZeroU32 {
+        match self {
+            Self::Fixed(number) => number,
+            Self::Auto(range) => range.most,
+        }
+    }
+
+    /// There may always be so many.
+    #[must_use]
+    pub fn least(self) -> NonZeroU32 {
+        match self {
+            Self::Fixed(number) => number,
+            Self::Auto(range) => range.least,
+        }
+    }
+
+    /// The number, if it is one.
+    #[must_use]
+    pub fn fixed(self) -> Option<NonZeroU32> {
+        match self {
+            Self::Fixed(number) => Some(number),
+            Self::Auto(_) => None,
+        }
+    }
+}
+
+/// The form of the option's value.
+impl fmt::Display for EndpointMax {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(number) => number.fmt(f),
+            Self::Auto(range) => write!(f, "auto:{}-{}", range.least, range.most),
+        }
+    }
+}
+
+/// The bounds of a number that is found out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AutoRange {
+    least: NonZeroU32,
+    most: NonZeroU32,
+    /// How many there are that find out a part of it each.
+    parts: NonZeroU32,
+}
+
+impl AutoRange {
+    /// From one number to another. `None`: that is none.
+    #[must_use]
+    pub fn new(least: u32, most: u32) -> Option<Self> {
+        let (least, most) = (NonZeroU32::new(least)?, NonZeroU32::new(most)?);
+        let parts = NonZeroU32::MIN;
+        (least <= most).then_some(Self { least, most, parts })
+    }
+
+    /// One of so many parts.
+    #[must_use]
+    pub fn one_of(self, parts: NonZeroU32) -> Self {
+        Self { parts, ..self }
+    }
+
+    /// What there is of so many workers for this part.
+    #[must_use]
+    pub fn part_of(self, workers: u32) -> u32 {
+        workers / self.parts
+    }
+
+    /// The least.
+    #[must_use]
+    pub fn least(self) -> u32 {
+        self.least.get()
+    }
+
+    /// The most.
+    #[must_use]
+    pub fn most(self) -> u32 {
+        self.most.get()
+    }
+
+    /// The nearest number within.
+    #[must_use]
+    pub fn clamp(self, number: u32) -> u32 {
+        number.clamp(self.least(), self.most())
+    }
+}
+
+/// A pool of PHP-FPM mostly has fewer workers than 64, and each one that is found is one that others cannot use.
+impl Default for AutoRange {
+    fn default() -> Self {
+        Self {
+            least: NonZeroU32::MIN,
+            most: NonZeroU32::MIN.saturating_add(63),
+            parts: NonZeroU32::MIN,
+        }
+    }
+}
+
 /// The order in which those who wait are served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum QueueOrder {
@@ -146,7 +254,7 @@ pub enum QueueOrder {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionLimits {
     /// The most open connections to an endpoint. `None`: no limit, and nobody waits.
-    pub per_endpoint_max: Option<NonZeroU32>,
+    pub per_endpoint_max: Option<EndpointMax>,
     /// The most clients that wait at one time. 0: nobody waits.
     pub queue_max: u32,
     /// How long a client waits. `None`: for ever.

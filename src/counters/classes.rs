@@ -21,7 +21,7 @@ pub struct ClassCounters {
     pub queue_depth: Level,
     /// Since when the first of them has waited.
     pub queue_oldest: TimeCell,
-    /// How long those waited that were served then.
+    /// How long clients waited that do not wait any more, however that ended.
     pub queue_wait: Histogram,
 }
 

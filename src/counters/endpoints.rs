@@ -19,6 +19,8 @@ pub struct EndpointCounters {
     /// Those that are neither, nor being closed after they rested: by the places of the classes of their requests. Without
     /// classes, all are of the first one.
     pub busy: [Level; CLASSES_MAX + 1],
+    /// How many of them there may be now, where that is found out; else 0.
+    pub limit: Level,
     /// Connections that came to be open.
     pub connects: Count,
     /// Attempts that failed.

@@ -72,7 +72,7 @@ pub struct RouteCounters {
     pub queue_depth: Level,
     /// Since when the first of them has waited.
     pub queue_oldest: TimeCell,
-    /// How long those waited that were served then.
+    /// How long clients waited that do not wait any more, however that ended.
     pub queue_wait: Histogram,
     /// From a client's acceptance, or the end of its wait, until a connection for it was open.
     pub connect_time: Histogram,

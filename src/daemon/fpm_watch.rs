@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::backend::Published;
-use crate::config;
+use crate::config::{self, EndpointMax};
 use crate::fpm::{self, FpmBoard, Polls};
 
 use super::helpers::Helpers;
@@ -37,9 +37,11 @@ impl FpmWatch {
             self.board = Arc::default();
             return;
         }
+        let max = config.limits.per_endpoint_max;
         let polls = Polls {
             places: places.to_vec(),
-            permits: config.limits.per_endpoint_max.map(NonZeroU32::get),
+            permits: max.and_then(EndpointMax::fixed).map(NonZeroU32::get),
+            are_found: matches!(max, Some(EndpointMax::Auto(_))),
             tcp: upstreams::tcp_options(&config.upstreams),
         };
         let (wanted, is_wanted) = oneshot::channel();

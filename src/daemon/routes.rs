@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::io;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -486,7 +485,7 @@ impl ServedRoute {
             lookups: Arc::clone(&self.lookups),
             speaks_fastcgi: matches!(self.policy.protocol, Protocol::Fastcgi(_)),
             limits: RouteLimits {
-                per_endpoint_max: limits.per_endpoint_max.map(NonZeroU32::get),
+                per_endpoint_max: limits.per_endpoint_max.map(|max| max.most().get()),
                 // Without a limit, nobody waits.
                 queue_max: limits.per_endpoint_max.map(|_| limits.queue_max),
             },

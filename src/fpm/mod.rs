@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tokio::time;
 
-use crate::backend::{Address, AddressSet, Published};
+use crate::backend::{Address, AddressSet, Health, Published};
 use crate::config::{FpmPlace, FpmSource};
 use crate::sys::net::TcpOptions;
 
@@ -50,6 +50,8 @@ pub(crate) struct Polls {
     pub places: Vec<FpmSource>,
     /// What the route may open to one endpoint (`--per-endpoint-max`).
     pub permits: Option<u32>,
+    /// That is found out, and pm.max_children is where to begin.
+    pub are_found: bool,
     /// As the sessions' own.
     pub tcp: TcpOptions,
 }
@@ -196,6 +198,12 @@ impl Rounds<'_> {
             }
             PollNews::None => {}
         }
+        if polls.are_found {
+            if let Some(workers) = history.max_children() {
+                has_workers(*address, workers, &self.published.load_full());
+            }
+            return;
+        }
         let Some(fit) = history.judge(polls.permits) else {
             return;
         };
@@ -210,6 +218,16 @@ impl Rounds<'_> {
 
     fn show(&self) {
         self.board.show(self.pools.clone());
+    }
+}
+
+/// The pool that is asked there has so many workers. Which endpoint it serves is known if its host has only one.
+fn has_workers(asked: Address, workers: u64, set: &AddressSet) {
+    let Some(host) = asked.ip() else { return };
+    let is_there = |health: &&Arc<Health>| health.address().ip() == Some(host);
+    let mut there = set.health().iter().filter(is_there);
+    if let (Some(only), None) = (there.next(), there.next()) {
+        only.has_workers(u32::try_from(workers).unwrap_or(u32::MAX));
     }
 }
 
@@ -311,6 +329,7 @@ mod tests {
         let polls = Polls {
             places: places(&[":9001"]),
             permits: None,
+            are_found: false,
             tcp: TcpOptions::default(),
         };
         rounds.follow(&polls);
@@ -339,6 +358,7 @@ mod tests {
             next.follow(&Polls {
                 places: places(&[path]),
                 permits: Some(4),
+                are_found: false,
                 tcp: TcpOptions::default(),
             });
             assert_eq!(fails(&next), expected, "{path}");

@@ -22,6 +22,7 @@ pub(crate) struct EndpointFigures(Mutex<HashMap<Address, Known>>);
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Figures {
     pub(super) in_flight: u64,
+    pub(super) limit: u64,
     pub(super) connects: u64,
     pub(super) connect_failures: u64,
 }
@@ -69,6 +70,7 @@ impl Known {
         let mut sum = self.forgotten;
         for cells in &self.cells {
             sum.in_flight += cells.in_flight.get();
+            sum.limit += cells.limit.get();
             sum.connects += cells.connects.get();
             sum.connect_failures += cells.connect_failures.get();
         }
@@ -144,6 +146,7 @@ mod tests {
         knows(&shares[0], 1);
         let expected = Figures {
             in_flight: 0,
+            limit: 0,
             connects: 11,
             connect_failures: 0,
         };

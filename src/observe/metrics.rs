@@ -122,7 +122,7 @@ catalogue! {
     QUEUED = Counter "spliceway_connections_queued" ["route"]
         "Clients that had to wait until an endpoint had room for them";
     QUEUE_WAIT = Histogram "spliceway_queue_wait_seconds" ["route"]
-        "How long clients waited in the queue that were served then";
+        "How long clients waited in the queue, however their wait ended";
     CONNECT_TIME = Histogram "spliceway_connect_time_seconds" ["route"]
         "From a client's acceptance, or the end of its wait in the queue, until a connection to a \
          backend was open: failed attempts and pauses included, as fine as a worker's turns";
@@ -202,6 +202,8 @@ catalogue! {
         "Connections to the endpoint, those that are being made included";
     ENDPOINT_CONNECTIONS_MAX = Gauge "spliceway_endpoint_connections_max" ["route"]
         "The most connections to one endpoint (--per-endpoint-max): more clients wait";
+    ENDPOINT_CONNECTIONS_LIMIT = Gauge "spliceway_endpoint_connections_limit" ["route", "endpoint"]
+        "The most connections to the endpoint at this time, where that is found out (--per-endpoint-max auto)";
     ENDPOINT_CONNECTS = Counter "spliceway_endpoint_connects" ["route", "endpoint"]
         "Connections to the endpoint that came to be open";
     ENDPOINT_CONNECT_FAILURES = Counter "spliceway_endpoint_connect_failures" ["route", "endpoint"]
@@ -446,6 +448,9 @@ impl Scrape {
         page.gauge(ENDPOINT_CONNECTIONS, each(|e| e.connections))?;
         let max = self.some(|route| route.endpoint_connections_max);
         page.gauge(ENDPOINT_CONNECTIONS_MAX, max)?;
+        let limits = self.each_endpoint();
+        let limits = limits.filter_map(|(labels, e)| Some((labels, e.connections_limit?)));
+        page.gauge(ENDPOINT_CONNECTIONS_LIMIT, limits)?;
         page.counter(ENDPOINT_CONNECTS, each(|e| e.connects))?;
         page.counter(ENDPOINT_CONNECT_FAILURES, each(|e| e.connect_failures))?;
         page.gauge(ENDPOINT_FAILURES_IN_A_ROW, each(|e| e.failures_in_a_row))

@@ -528,6 +528,7 @@ impl Figures {
             weight: by_hand.weight.map_or(0, |weight| weight.get().into()),
             weight_by_hand: by_hand.weight.is_some(),
             connections: self.in_flight,
+            connections_limit: (self.limit > 0).then_some(self.limit),
             connects: self.connects,
             connect_failures: self.connect_failures,
             failures_in_a_row: 0,

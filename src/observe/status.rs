@@ -193,7 +193,7 @@ pub(crate) struct QueueStatus {
     pub oldest_wait_seconds: Option<f64>,
     /// How many had to, ever.
     pub queued: u64,
-    /// How long those waited that were served then.
+    /// How long clients waited that do not wait any more, however that ended.
     pub wait: HistogramStatus,
 }
 
@@ -360,6 +360,9 @@ pub(crate) struct EndpointStatus {
     pub weight_by_hand: bool,
     /// Connections there: open ones, and those that are being made.
     pub connections: u64,
+    /// The most of them, where that is found out (`--per-endpoint-max auto`): as it is now. An older daemon does not say.
+    #[serde(default)]
+    pub connections_limit: Option<u64>,
     /// Connections that came to be open.
     pub connects: u64,
     /// Attempts that failed.
@@ -430,6 +433,7 @@ pub(crate) mod samples {
             weight: 1 + u64::from(last),
             weight_by_hand: last == 5,
             connections,
+            connections_limit: (last == 1).then_some(8),
             connects: 100,
             connect_failures: 3,
             failures_in_a_row: 1,

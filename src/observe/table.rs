@@ -434,7 +434,10 @@ fn row(endpoint: &EndpointStatus, route: &RouteStatus) -> [String; 6] {
     if endpoint.weight_by_hand {
         push(&mut state, &format!(", weight {}", endpoint.weight));
     }
-    let in_flight = match route.endpoint_connections_max {
+    let max = endpoint
+        .connections_limit
+        .or(route.endpoint_connections_max);
+    let in_flight = match max {
         Some(max) => format!("{}/{max}", endpoint.connections),
         None => endpoint.connections.to_string(),
     };

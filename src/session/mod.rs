@@ -28,7 +28,7 @@ use crate::backend::{Address, Balancer, ClassId, Lease, Moment, Published};
 use crate::counters::{ClassCounters, Outcome, RouteCounters};
 use crate::driver::{Close, Driver, NoBuffer, Sock};
 use crate::fastcgi::{
-    Answer, Cut, Head, HeadRoom, ProtocolError, Rejection, ResponseError, Rule, Settling,
+    Answer, Cut, FENCE, Head, HeadRoom, ProtocolError, Rejection, ResponseError, Rule, Settling,
     Violation, shown_value,
 };
 use crate::sys::Errno;
@@ -200,6 +200,19 @@ impl<'a, D: Driver> Context<'a, D> {
     fn settle(&mut self, open: pool::Open, settling: Settling) {
         let change = self.pool.settle(open, settling, self.route, self.hands);
         self.changes.room |= change != Change::None;
+    }
+
+    /// Asks whether there is a worker for a new connection.
+    fn prove(&mut self, open: pool::Open) {
+        let address = open.lease.address();
+        if self.hands.driver.send_now(open.sock, &FENCE).is_err() {
+            // What has ended it, nobody hears: a receive is not armed.
+            self.pool
+                .disappointed(address, pool::Failing::Ended, self.hands.now);
+            return self.abandon(open.sock, open.lease);
+        }
+        self.counters.to_backend.copied.add(FENCE.len() as u64);
+        self.pool.prove(open, self.route, self.hands);
     }
 
     /// The client of a request has left, and its server may be at work on it.

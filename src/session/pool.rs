@@ -13,8 +13,10 @@
 //!   closed.
 //! - A worker whose client has left is busy until it writes or ends: until then its place is taken as well.
 //! - What a server does with the fence, and with its connections, is found out: see [`Manner`].
+//! - Where the number of connections is found out, a new one is asked first, before it has a request: see `proving`.
 
 mod manner;
+mod proving;
 mod view;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -23,22 +25,14 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::backend::{Address, AddressSet, ClassId, Lease};
+use crate::backend::{Address, AddressSet, ClassId, Footing, Lease};
 use crate::config::RouteName;
 use crate::counters::RouteCounters;
 use crate::driver::{Close, Done, Driver, Lane, Op, Sock};
 use crate::fastcgi::{Settled, Settling};
 
 use super::{Hands, Owner, RouteKey};
-pub(super) use manner::Manner;
-
-/// Connections in a row that a server leaves without an answer to the fence, or closes, before it counts as
-/// one that does so always, or before what was known of it is doubted.
-const STRIKES_MAX: u32 = 3;
-
-/// How long a server that keeps no connections, or does not answer the fence, is taken for one before it is
-/// tried again: another program may listen at its address. One try costs one settle timeout.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+pub(super) use manner::{Failing, Keeping, Manner};
 
 /// How long a worker may be busy after its answer, or after its client has left, before its place is given
 /// away: ten times the longest that PHP scripts run by default (`max_execution_time`, 30 s). Without a
@@ -95,26 +89,11 @@ impl Open {
     pub(super) fn is_reused(&self) -> bool {
         self.requests > 1
     }
-}
 
-/// What a connection failed to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Failing {
-    /// The fence was not answered in time.
-    Unanswered,
-    /// It ended, or had something else to say.
-    Ended,
-}
-
-/// How a request is sent with regard to the next one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Keeping {
-    /// There is no next one on this connection.
-    Not,
-    /// The fence comes when the answer has ended.
-    FenceAfterAnswer,
-    /// The fence comes with the request.
-    FenceWithRequest,
+    /// Whether it was open for a while without a request: its server may have ended it meanwhile.
+    pub(super) fn has_rested(&self) -> bool {
+        self.sent_before > 0
+    }
 }
 
 /// One worker's kept connections of one route.
@@ -126,6 +105,10 @@ pub struct Pool {
     /// Of each endpoint, those that rest, the one that was used last at the end.
     resting: HashMap<Address, VecDeque<UpstreamId>>,
     manners: HashMap<Address, Manner>,
+    /// What has changed there, for whoever finds out how many connections there may be.
+    footings: Vec<(Address, Footing)>,
+    /// Limits that were found and told, and when.
+    told: HashMap<Address, (u32, Instant)>,
     /// How many of these are of servers that keep none.
     unkept: u64,
     /// Endpoints that get nothing new.
@@ -146,6 +129,11 @@ struct Kept {
 
 enum KeptState {
     Settling(Settling),
+    /// It has had no request, and was asked whether there is a worker for it. There is something to do about it then.
+    Proving {
+        settling: Settling,
+        look_at: Instant,
+    },
     Resting,
     /// Its client has left, and its server has not begun to say anything since.
     Abandoned,
@@ -173,6 +161,8 @@ impl Pool {
             kept: Slab::new(),
             resting: HashMap::new(),
             manners: HashMap::new(),
+            footings: Vec::new(),
+            told: HashMap::new(),
             unkept: 0,
             drained: HashSet::new(),
             is_held: false,
@@ -207,6 +197,9 @@ impl Pool {
     /// Keeps connections in another way from now on, and no more of them than there may be now.
     pub fn amend<D: Driver>(&mut self, options: PoolOptions, hands: &mut Hands<D>) {
         self.options = options;
+        // Whoever is to find out limits from now on has not heard of them.
+        let known = self.manners.iter();
+        self.footings = known.map(|(at, manner)| (*at, manner.footing())).collect();
         self.close_needless(hands);
         // Those that are there may stay for longer or shorter than they might.
         self.look_at = self.look_at.and(Some(hands.now));
@@ -240,36 +233,6 @@ impl Pool {
     /// Whether connections to this endpoint are kept for requests that come.
     fn may_rest(&self, address: Address) -> bool {
         self.options.reuse && !self.is_held && !self.drained.contains(&address)
-    }
-
-    /// How the connection's next request is sent.
-    pub(super) fn keeping(&mut self, open: &Open, now: Instant) -> Keeping {
-        if !self.options.reuse || open.requests >= self.options.requests_max {
-            return Keeping::Not;
-        }
-        let address = open.lease.address();
-        match self.manner(address) {
-            Manner::InTurn { .. } => Keeping::FenceWithRequest,
-            Manner::Unknown { .. } | Manner::AnyTime { .. } => Keeping::FenceAfterAnswer,
-            Manner::Silent { ask_at } | Manner::Closes { ask_at } if now < ask_at => Keeping::Not,
-            // One at a time.
-            Manner::Silent { .. } => {
-                let ask_at = now + ASK_AGAIN;
-                self.manners.insert(address, Manner::Silent { ask_at });
-                Keeping::FenceAfterAnswer
-            }
-            Manner::Closes { .. } => {
-                let ask_at = now + ASK_AGAIN;
-                self.manners.insert(address, Manner::Closes { ask_at });
-                Keeping::FenceAfterAnswer
-            }
-        }
-    }
-
-    /// What is known of the server at `address`.
-    pub(super) fn manner(&self, address: Address) -> Manner {
-        let known = self.manners.get(&address).copied();
-        known.unwrap_or(Manner::UNKNOWN)
     }
 
     /// A request is over, and the fence was sent. `settling` has seen what came after END_REQUEST.
@@ -341,77 +304,6 @@ impl Pool {
         self.look_soon(self.options.settle, hands.now);
     }
 
-    /// A kept connection has served another request.
-    pub(super) fn served_again(&mut self, address: Address) {
-        let known = self.manner(address);
-        self.learn(
-            address,
-            match known {
-                Manner::AnyTime { .. } => Manner::AnyTime { strikes: 0 },
-                Manner::Unknown { .. }
-                | Manner::InTurn { .. }
-                | Manner::Silent { .. }
-                | Manner::Closes { .. } => Manner::InTurn { strikes: 0 },
-            },
-        );
-    }
-
-    /// The fence that came with a request was answered before the request was.
-    pub(super) fn answered_early(&mut self, address: Address) {
-        self.learn(address, Manner::AnyTime { strikes: 0 });
-    }
-
-    /// A server that has the fence with its requests broke off in one of them: it may be another one, which
-    /// cannot cope with it.
-    pub(super) fn broke_off(&mut self, address: Address) {
-        if let Manner::InTurn { .. } = self.manner(address) {
-            self.learn(address, Manner::UNKNOWN);
-        }
-    }
-
-    /// A connection did not come to rest, or was of no use when it did.
-    pub(super) fn disappointed(&mut self, address: Address, failing: Failing, now: Instant) {
-        let ask_at = now + ASK_AGAIN;
-        let next = match self.manner(address) {
-            Manner::Unknown { strikes } if strikes + 1 < STRIKES_MAX => Manner::Unknown {
-                strikes: strikes + 1,
-            },
-            Manner::InTurn { strikes } if strikes + 1 < STRIKES_MAX => Manner::InTurn {
-                strikes: strikes + 1,
-            },
-            Manner::AnyTime { strikes } if strikes + 1 < STRIKES_MAX => Manner::AnyTime {
-                strikes: strikes + 1,
-            },
-            Manner::InTurn { .. } | Manner::AnyTime { .. } => Manner::UNKNOWN,
-            known @ (Manner::Silent { .. } | Manner::Closes { .. }) => known,
-            Manner::Unknown { .. } if failing == Failing::Unanswered => {
-                tracing::info!(
-                    route = %self.route,
-                    "endpoint {address}: does not answer FCGI_GET_VALUES within --settle-timeout, so each of \
-                     its connections serves one request; tried again every minute"
-                );
-                Manner::Silent { ask_at }
-            }
-            Manner::Unknown { .. } => {
-                tracing::info!(
-                    route = %self.route,
-                    "endpoint {address}: keeps no connections, so each of them serves one request"
-                );
-                Manner::Closes { ask_at }
-            }
-        };
-        self.learn(address, next);
-    }
-
-    fn learn(&mut self, address: Address, manner: Manner) {
-        let before = self.manners.insert(address, manner);
-        let kept_none = before.is_some_and(Manner::keeps_none);
-        if kept_none != manner.keeps_none() {
-            self.unkept = self.unkept + u64::from(manner.keeps_none()) - u64::from(kept_none);
-            self.counters.fastcgi.doubtful.set(self.unkept);
-        }
-    }
-
     /// A connection of the pool was heard of.
     pub fn complete<D: Driver>(
         &mut self,
@@ -423,7 +315,10 @@ impl Pool {
         assert!(lane == Lane::Read, "everything was sent before it was kept");
         let kept = &mut self.kept[id.0];
         match (done, &mut kept.state) {
-            (Done::Received(buf), KeptState::Settling(settling)) => {
+            (
+                Done::Received(buf),
+                KeptState::Settling(settling) | KeptState::Proving { settling, .. },
+            ) => {
                 let settled = settling.read(&buf);
                 hands.driver.submit(kept.open.sock, Op::Recv);
                 self.judge(id, settled, hands)
@@ -455,10 +350,18 @@ impl Pool {
                 Change::Gone
             }
             Settled::Answered => {
-                let kept = &mut self.kept[id.0];
-                let lasted = hands.now.saturating_duration_since(kept.since);
-                self.counters.fastcgi.settle_time.record(lasted);
-                let address = kept.open.lease.address();
+                let address = self.kept[id.0].open.lease.address();
+                if let KeptState::Proving { .. } = self.kept[id.0].state {
+                    self.proven(id, hands.now);
+                } else {
+                    let lasted = hands.now.saturating_duration_since(self.kept[id.0].since);
+                    self.counters.fastcgi.settle_time.record(lasted);
+                    if self.kept[id.0].open.lease.renews(hands.now) {
+                        self.close(id, Close::Graceful, hands);
+                        return Change::Gone;
+                    }
+                }
+                let kept = &self.kept[id.0];
                 let has_surplus = kept.open.lease.surplus() > 0;
                 if has_surplus || !self.may_rest(address) {
                     self.close(id, Close::Graceful, hands);
@@ -485,7 +388,11 @@ impl Pool {
         let kept = &self.kept[id.0];
         let address = kept.open.lease.address();
         let rested = hands.now.saturating_duration_since(kept.since);
-        if matches!(kept.state, KeptState::Settling(_)) || rested < self.options.settle {
+        let is_waited_for = match kept.state {
+            KeptState::Settling(_) | KeptState::Proving { .. } => true,
+            KeptState::Resting | KeptState::Abandoned => false,
+        };
+        if is_waited_for || rested < self.options.settle {
             self.disappointed(address, Failing::Ended, hands.now);
         }
         self.close(id, Close::Graceful, hands);
@@ -494,7 +401,9 @@ impl Pool {
     fn close<D: Driver>(&mut self, id: UpstreamId, how: Close, hands: &mut Hands<D>) {
         let Kept { open, state, .. } = self.kept.remove(id.0);
         match state {
-            KeptState::Settling(_) => self.counters.fastcgi.settling.lower(),
+            KeptState::Settling(_) | KeptState::Proving { .. } => {
+                self.counters.fastcgi.settling.lower();
+            }
             KeptState::Abandoned => {}
             KeptState::Resting => {
                 open.lease.rests_no_more();
@@ -511,7 +420,9 @@ impl Pool {
     /// How it is closed when its time is up.
     fn way_out(&self, id: UpstreamId) -> Close {
         match self.kept[id.0].state {
-            KeptState::Settling(_) | KeptState::Resting => Close::Graceful,
+            KeptState::Settling(_) | KeptState::Proving { .. } | KeptState::Resting => {
+                Close::Graceful
+            }
             KeptState::Abandoned => Close::Reset,
         }
     }
@@ -576,7 +487,7 @@ impl Pool {
         match (&kept.state, self.manner(kept.open.lease.address())) {
             (KeptState::Settling(_), Manner::InTurn { .. }) => None,
             (KeptState::Settling(_), _) => Some(kept.since + self.options.settle),
-            (KeptState::Resting | KeptState::Abandoned, _) => None,
+            (KeptState::Proving { .. } | KeptState::Resting | KeptState::Abandoned, _) => None,
         }
     }
 
@@ -590,7 +501,8 @@ impl Pool {
     /// fence may serve one connection at a time, and others wait for it that are not seen from here.
     fn patience(&self, kept: &Kept) -> Duration {
         match (&kept.state, self.manner(kept.open.lease.address())) {
-            (KeptState::Settling(_), Manner::InTurn { .. }) | (KeptState::Abandoned, _) => BUSY_MAX,
+            (KeptState::Settling(_), Manner::InTurn { .. })
+            | (KeptState::Proving { .. } | KeptState::Abandoned, _) => BUSY_MAX,
             (KeptState::Settling(_), _) => self.options.settle.min(self.options.idle),
             (KeptState::Resting, _) => self.options.idle,
         }
@@ -617,7 +529,12 @@ impl Pool {
             self.close(id, self.way_out(id), hands);
         }
         self.make_way(hands);
-        self.look_at = self.newcomers_at();
+        self.look_at_proofs(hands);
+        self.look_at = self
+            .newcomers_at()
+            .into_iter()
+            .chain(self.proofs_at())
+            .min();
         let patience = self.kept.iter().map(|(_, kept)| self.patience(kept)).min();
         if let Some(patience) = patience {
             self.look_soon(patience, hands.now);
@@ -633,7 +550,11 @@ impl Pool {
             self.close(id, self.way_out(id), hands);
         }
         self.resting.retain(|address, _| is_current(*address));
+        let forgotten = self.manners.keys().filter(|address| !is_current(**address));
+        self.footings
+            .extend(forgotten.map(|address| (*address, Footing::Unknown)));
         self.manners.retain(|address, _| is_current(*address));
+        self.told.retain(|address, _| is_current(*address));
         let unkept = self.manners.values().filter(|manner| manner.keeps_none());
         self.unkept = unkept.count() as u64;
         self.counters.fastcgi.doubtful.set(self.unkept);

@@ -41,6 +41,7 @@ impl<D: Driver> Worker<D> {
                 served.pool.look_at(),
                 self.pool_looks.of(route)
             );
+            served.balancer.audit();
             exact!(
                 self.queue_looks.waits_for(route) == served.looks_for_places(),
                 "whether anybody waits for a place of {route:?}: {}",

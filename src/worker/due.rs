@@ -30,7 +30,8 @@ impl<D: Driver> Worker<D> {
 
     /// Something was done with a route's sessions or kept connections: files what follows from it.
     pub(super) fn follow_changes(&mut self, route: RouteKey) {
-        let served = &self.routes[route];
+        let served = &mut self.routes[route];
+        served.follow_footings();
         self.pool_looks.set(route, served.pool.look_at());
         if served.is_going() {
             self.going.insert(route);

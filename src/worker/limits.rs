@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use crate::backend::{CLASSES_MAX, ClassShare};
-use crate::config::ConnectionLimits;
+use crate::config::{AutoRange, ConnectionLimits, EndpointMax};
 
 use super::overload::Adaptive;
 
@@ -12,7 +12,7 @@ use super::overload::Adaptive;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Limit {
     /// Open connections to each endpoint; `None`: any number.
-    pub per_endpoint_max: Option<NonZeroU32>,
+    pub per_endpoint_max: Option<EndpointMax>,
     /// Clients that wait for one, where there are no classes.
     pub queue_max: usize,
     /// Whom the next place goes to, and who is sent away, while too many wait. `None`: first come, first served.
@@ -73,9 +73,18 @@ impl Limit {
             let max = u32::try_from(max).expect("a queue has a bound");
             part(max) as usize
         };
-        let permits = |max: NonZeroU32| {
-            let permits = NonZeroU32::new(part(max.get()));
-            permits.expect("no more shards than permits are configured")
+        let number = |max: u32| {
+            let number = NonZeroU32::new(part(max));
+            number.expect("no more shards than permits are configured")
+        };
+        let permits = |max: EndpointMax| match max {
+            EndpointMax::Fixed(max) => EndpointMax::Fixed(number(max.get())),
+            EndpointMax::Auto(range) => {
+                let [least, most] = [range.least(), range.most()].map(|n| number(n).get());
+                let range = AutoRange::new(least, most).expect("as before");
+                let parts = u32::try_from(shards.get()).ok().and_then(NonZeroU32::new);
+                EndpointMax::Auto(range.one_of(parts.expect("workers are few")))
+            }
         };
         let class = |class: &ClassLimit| ClassLimit {
             max: part(class.max),
@@ -157,15 +166,31 @@ mod tests {
 
     fn parts(per_endpoint_max: u32, queue_max: usize, shards: usize) -> Vec<(u32, usize)> {
         let whole = Limit {
-            per_endpoint_max: NonZeroU32::new(per_endpoint_max),
+            per_endpoint_max: NonZeroU32::new(per_endpoint_max).map(EndpointMax::Fixed),
             queue_max,
             order: None,
             classes: ClassLimits::default(),
         };
         let parts = whole.divided(shards);
         parts
-            .map(|part| (part.per_endpoint_max.unwrap().get(), part.queue_max))
+            .map(|part| {
+                let permits = part.per_endpoint_max.and_then(EndpointMax::fixed).unwrap();
+                (permits.get(), part.queue_max)
+            })
             .collect()
+    }
+
+    #[test]
+    fn shards_divide_bounds_as_they_divide_numbers() {
+        let whole = Limit {
+            per_endpoint_max: AutoRange::new(3, 64).map(EndpointMax::Auto),
+            queue_max: 0,
+            order: None,
+            classes: ClassLimits::default(),
+        };
+        let parts = whole.divided(2).map(|part| part.per_endpoint_max.unwrap());
+        let parts: Vec<_> = parts.map(|part| part.to_string()).collect();
+        assert_eq!(parts, ["auto:2-32", "auto:1-32"]);
     }
 
     #[test]
@@ -184,7 +209,7 @@ mod tests {
             queue_max,
         };
         let whole = Limit {
-            per_endpoint_max: NonZeroU32::new(8),
+            per_endpoint_max: NonZeroU32::new(8).map(EndpointMax::Fixed),
             queue_max: 9,
             order: None,
             classes: [class(8, 0, 9), class(3, 1, 1)].into_iter().collect(),

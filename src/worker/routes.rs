@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::num::NonZeroU32;
 use std::ops::{Index, IndexMut};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +13,7 @@ use crate::access_log::RequestLogs;
 use crate::backend::{
     Balancer, ClassId, ClassShare, Moment, Published, PublishedNumber, SharedPermits,
 };
-use crate::config::{Balance, ClassName, RouteName};
+use crate::config::{Balance, ClassName, EndpointMax, RouteName};
 use crate::counters::{ClassCounters, RouteCounters, ShareCounters};
 use crate::driver::Driver;
 use crate::fastcgi::HeadRoom;
@@ -114,7 +113,7 @@ pub(super) struct Served {
 }
 
 /// The most connections to one endpoint.
-fn endpoint_max(limit: Option<&Limit>) -> Option<NonZeroU32> {
+fn endpoint_max(limit: Option<&Limit>) -> Option<EndpointMax> {
     limit.and_then(|limit| limit.per_endpoint_max)
 }
 
@@ -349,6 +348,20 @@ impl Served {
         (self.who, self.logs) = (who, logs);
     }
 
+    /// Tells whoever finds out how many connections there may be what has changed of the endpoints' servers.
+    pub(super) fn follow_footings(&mut self) {
+        for (address, footing) in self.pool.take_footings() {
+            if self.balancer.stand_on(address, footing) {
+                tracing::warn!(
+                    route = %self.route.name,
+                    "endpoint {address}: does not answer FCGI_GET_VALUES on a connection that is kept, so how many \
+                     workers it has cannot be found out, and --per-endpoint-max auto is the most that it may be \
+                     there (give a number)"
+                );
+            }
+        }
+    }
+
     /// Takes the current address set over. Whether it is another one than the last time.
     pub(super) fn follow(&mut self) -> bool {
         self.balancer.refresh(&self.route.published);
@@ -371,7 +384,9 @@ impl Served {
         self.balancer.refresh(&self.route.published);
         let entry = if self.paused_until.is_some() {
             SessionEntry::Queued
-        } else if self.is_out || lines.is_empty() && self.balancer.has_room(now) {
+        } else if self.is_out
+            || lines.is_empty() && self.balancer.has_room(Moment::new(ClassId::DEFAULT, now))
+        {
             SessionEntry::Direct
         } else if way == Way::Accepted && lines.of(ClassId::DEFAULT).is_full() {
             return Admittance::Refuse;
@@ -472,10 +487,7 @@ impl Served {
     /// When one of this class that has just joined can have a place though nothing happens. It may be now, if others
     /// were before it of whose classes it does not wait.
     pub(super) fn place_of_newcomer_at(&self, class: ClassId, now: Instant) -> Option<Instant> {
-        let moment = Moment {
-            class,
-            ..now.into()
-        };
+        let moment = Moment::new(class, now);
         let lines = self.lines.as_ref()?;
         let is_first = lines.of(class).len() == 1 && lines.firsts().len() > 1;
         let waits_for_others = is_first && self.balancer.has_room(moment);
@@ -497,10 +509,7 @@ impl Served {
         let Some(queue) = self.lines.as_ref().map(|lines| lines.of(class)) else {
             return Room::Some;
         };
-        let moment = Moment {
-            class,
-            ..now.into()
-        };
+        let moment = Moment::new(class, now);
         if self.paused_until.is_some() {
             return Room::Unbounded;
         }

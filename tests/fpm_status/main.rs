@@ -354,6 +354,20 @@ fn a_pool_that_fits_is_no_warning_and_fewer_permits_are_told_once() {
 }
 
 #[test]
+fn permits_that_are_found_out_begin_with_the_processes_that_there_may_be() {
+    let stage = Stage::start(6, "");
+    let proxy = stage.proxy(Engine::Epoll, &["--per-endpoint-max", "auto"]);
+    pool_once(&proxy, "it was asked", |pool| pool["max_children"] == 6);
+    let client = Client::connect(&proxy);
+    assert_eq!(client.ask(&stage.request("quick.php")).text(), "quick\n");
+    let status = proxy.status();
+    let endpoint = &status["routes"][0]["endpoints"][0];
+    assert_eq!(endpoint["connections_limit"], 6, "{endpoint}");
+    assert_eq!(pool(&proxy)["warning"], Value::Null);
+    assert_eq!(proxy.process().log().count("pm.max_children"), 0);
+}
+
+#[test]
 fn a_status_on_a_unix_socket_has_its_page_behind_a_colon() {
     let mut stage = Stage::start(2, "");
     stage.fpm = None;

@@ -32,8 +32,10 @@ use hidden::{
 };
 use load::nobody_notices_twenty_upgrades;
 use permits::{
-    a_chain_shares_what_there_is, a_limit_that_comes_counts_those_before_it,
-    slow_requests_keep_their_places, the_line_is_served_in_order, who_comes_has_what_others_leave,
+    a_chain_shares_what_there_is, a_limit_is_found_out_anew,
+    a_limit_that_comes_counts_those_before_it, slow_requests_keep_their_places,
+    the_line_is_served_in_order, what_is_kept_for_a_class_is_kept_from_what_is_left,
+    who_comes_has_what_others_leave,
 };
 use programs::nginx_and_php_fpm_do_not_notice_upgrades;
 use refusals::{
@@ -75,6 +77,8 @@ for_each_engine!(
     a_limit_that_comes_counts_those_before_it,
     a_chain_shares_what_there_is,
     slow_requests_keep_their_places,
+    what_is_kept_for_a_class_is_kept_from_what_is_left,
+    a_limit_is_found_out_anew,
     files_stay_as_they_are,
     files_come_to_be_for_whom_the_new_one_is_configured,
     a_hidden_socket_stays_so_until_an_endpoint_is_back,

@@ -2,10 +2,13 @@
 
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
 
 use crate::common::client::{assert_waiting, receive_to_eof, send};
 use crate::common::fastcgi::{Client, Request};
+use crate::common::wait::SetOnDrop;
 use crate::common::{Backend, Engine, eventually};
 use crate::stage::{Daemon, fastcgi, is_over, route, wait_for_end};
 
@@ -178,4 +181,84 @@ pub(crate) fn slow_requests_keep_their_places(engine: Engine) {
     for client in &clients {
         assert_eq!(client.ask(&Request::get("/again")).text(), "/again");
     }
+}
+
+/// The process that comes has what is kept for a class, while the one that leaves has places and keeps nothing.
+pub(crate) fn what_is_kept_for_a_class_is_kept_from_what_is_left(engine: Engine) {
+    let pages = Backend::scripted(|conversation| {
+        while let Some(heard) = conversation.request()? {
+            if heard.uri() != "/admin" {
+                conversation.wait_for_release()?;
+            }
+            conversation.send(&heard.page())?;
+        }
+        Ok(())
+    });
+    let class = "[route.php.class.admin]\nmatch = \"REQUEST_URI=/admin\"\nreserve = 1";
+    let daemon = Daemon::start(
+        engine,
+        &fastcgi("php", &pages, &format!("{}\n{class}", limited(3))),
+    );
+    let first = daemon.pid();
+    let come = || {
+        let client = daemon.client("php.sock");
+        client.send(&Request::get("/slow").bytes());
+        client
+    };
+    let mut clients: Vec<_> = (0..2).map(|_| come()).collect();
+    pages.wait_until("two are served", |ledger| ledger.open == 2);
+    daemon.upgrade();
+    clients.push(come());
+    eventually("it waits", || daemon.waiting("php") == 1);
+    let admin = daemon.client("php.sock");
+    for _ in 0..20 {
+        assert_eq!(admin.ask(&Request::get("/admin")).text(), "/admin");
+    }
+    assert_waiting(&clients[2].0);
+    pages.release(3);
+    for client in &clients {
+        assert_eq!(client.answer().text(), "/slow");
+    }
+    wait_for_end(first);
+    assert!(pages.ledger().open_most <= 3);
+}
+
+/// Each process finds out anew how many workers there are, while the one before it gives its own back.
+pub(crate) fn a_limit_is_found_out_anew(engine: Engine) {
+    const WORKERS: usize = 4;
+    let free = Arc::new((Mutex::new(WORKERS), Condvar::new()));
+    let pages = Backend::scripted(move |conversation| {
+        let (count, changed) = &*free;
+        let taken = changed.wait_while(count.lock().unwrap(), |free| *free == 0);
+        *taken.unwrap() -= 1;
+        let done = conversation.respond(|heard| heard.page());
+        *count.lock().unwrap() += 1;
+        changed.notify_one();
+        done
+    });
+    let auto = "per-endpoint-max = \"auto:1-20\"\nqueue-timeout = \"off\"\nqueue-order = \"fifo\"";
+    let daemon = Daemon::start(engine, &fastcgi("php", &pages, auto));
+    let (stop, answers) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _stop = SetOnDrop(&stop);
+        for _ in 0..12 {
+            scope.spawn(|| {
+                let client = daemon.client("php.sock");
+                while !stop.load(Ordering::Acquire) {
+                    assert_eq!(client.ask(&Request::get("/page")).text(), "/page");
+                    answers.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..3 {
+            let limit = || daemon.route("php")["endpoints"][0]["connections_limit"].as_u64();
+            eventually("all workers are found", || limit() == Some(WORKERS as u64));
+            let (before, first) = (answers.load(Ordering::Relaxed), daemon.pid());
+            daemon.upgrade();
+            wait_for_end(first);
+            eventually("requests are served", || {
+                answers.load(Ordering::Relaxed) > before + 200
+            });
+        }
+    });
 }

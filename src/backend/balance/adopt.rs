@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::super::AddressSet;
+use super::classes::kept;
 use super::lease::{Member, Rank};
 use super::policy::{InTurn, groups, running_sums, shares};
 use super::{Balancer, Family};
@@ -16,8 +17,12 @@ impl Balancer {
         let all = set.endpoints().iter().zip(set.health());
         for ((endpoint, health), is_drained) in all.zip(set.drained()) {
             let (max, shared) = (self.per_endpoint_max, &self.shared);
+            let kept = kept(&self.shares_of_classes);
+            let seed = self.random.0.wrapping_add(self.known.len() as u64);
             let new = || {
-                let member = Member::new(health, &self.recoveries, max, shared.clone());
+                let member = Member::new(health, &self.recoveries, shared.clone());
+                member.limit(max, seed);
+                member.kept.set(kept);
                 Rc::new(member.of(self.belongs_to))
             };
             let member = self.known.entry(health.address()).or_insert_with(new);

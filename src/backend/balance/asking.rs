@@ -36,13 +36,22 @@ pub struct Moment {
     pub class: ClassId,
 }
 
-/// Of a session that comes at this time, where there are no classes.
-impl From<Instant> for Moment {
-    fn from(now: Instant) -> Self {
+impl Moment {
+    /// Of a session that comes at this time. Where there are no classes, the class is [`ClassId::DEFAULT`].
+    #[must_use]
+    pub fn new(class: ClassId, now: Instant) -> Self {
         Self {
             now,
             waiting_since: now,
-            class: ClassId::DEFAULT,
+            class,
         }
+    }
+}
+
+/// Of the default class: for tests alone, or a place could be asked for without its class being thought of.
+#[cfg(test)]
+impl From<Instant> for Moment {
+    fn from(now: Instant) -> Self {
+        Self::new(ClassId::DEFAULT, now)
     }
 }

@@ -13,13 +13,13 @@ mod adopt;
 mod asking;
 mod classes;
 mod lease;
+mod permits;
 mod policy;
 mod shared;
 mod tried;
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::num::NonZeroU32;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use super::reach;
 use super::{Address, AddressSet, Published};
-use crate::config::Balance;
+use crate::config::{Balance, EndpointMax};
 use crate::counters::Endpoints;
 use lease::{Member, Rank};
 use policy::{InTurn, Random};
@@ -35,6 +35,7 @@ use policy::{InTurn, Random};
 pub use asking::{Moment, Reuse, Want};
 pub use classes::{CLASSES_MAX, ClassId, ClassShare};
 pub use lease::Lease;
+pub use permits::{Footing, Verdict};
 pub use shared::{PermitCounts, SharedPermits};
 pub use tried::Tried;
 
@@ -85,7 +86,7 @@ pub enum Choice {
 pub struct Balancer {
     policy: Balance,
     /// The most leases of one endpoint at one time.
-    per_endpoint_max: u32,
+    per_endpoint_max: Option<EndpointMax>,
     /// What each class may have of them. Empty: there are no classes.
     shares_of_classes: Vec<ClassShare>,
     /// While the route changes hands: what all who have some of it may have together.
@@ -130,7 +131,7 @@ impl Balancer {
     pub fn new(policy: Balance, seed: u64) -> Self {
         Self {
             policy,
-            per_endpoint_max: u32::MAX,
+            per_endpoint_max: None,
             shares_of_classes: Vec::new(),
             shared: None,
             is_paced: false,
@@ -159,9 +160,11 @@ impl Balancer {
     }
 
     /// Gives at most this many leases of one endpoint at one time, instead of any number.
+    #[cfg(test)]
     #[must_use]
     pub fn limited(mut self, per_endpoint_max: u32) -> Self {
-        self.per_endpoint_max = per_endpoint_max;
+        let max = std::num::NonZeroU32::new(per_endpoint_max);
+        self.per_endpoint_max = max.map(EndpointMax::Fixed);
         self
     }
 
@@ -174,13 +177,30 @@ impl Balancer {
 
     /// Goes by another policy and another limit. What was given stays given: a lower limit is come to as leases
     /// end.
-    pub fn amend(&mut self, policy: Balance, per_endpoint_max: Option<NonZeroU32>, is_paced: bool) {
+    pub fn amend(
+        &mut self,
+        policy: Balance,
+        per_endpoint_max: Option<EndpointMax>,
+        is_paced: bool,
+    ) {
         self.policy = policy;
-        self.per_endpoint_max = per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
+        self.per_endpoint_max = per_endpoint_max;
         self.is_paced = is_paced;
-        for member in self.known.values() {
-            member.max.set(self.per_endpoint_max);
+        for (member, number) in self.known.values().zip(0..) {
+            member.limit(per_endpoint_max, self.random.0.wrapping_add(number));
         }
+    }
+
+    /// What is known of the server at an endpoint, where the limit is found out. True: it cannot be any more there.
+    pub fn stand_on(&self, address: Address, footing: Footing) -> bool {
+        let member = self.known.get(&address);
+        member.is_some_and(|member| member.stand_on(footing))
+    }
+
+    /// Compares what is found out with what there is.
+    #[cfg(any(test, fuzzing))]
+    pub fn audit(&self) {
+        self.known.values().for_each(|member| member.audit());
     }
 
     /// Has no more than is left of these, which others have as well. `has_served`: it is one of those that had some
@@ -240,37 +260,39 @@ impl Balancer {
         tried.follow(self.set.version(), self.recoveries.get());
         let moment = moment.into();
         match self.find(tried, want, reuse, moment) {
-            Found::At(index) if reuse == Reuse::Yes && self.rests_at(index) => {
+            Found::At(index) if reuse == Reuse::Yes && self.rests_for(index, moment) => {
                 Choice::Resting(self.members[index].health.address())
             }
             Found::At(index) => {
                 let version = self.set.version();
                 let (member, paced) = (&self.members[index], self.is_paced);
+                // The permit that is about to be taken is the room that there is.
+                let is_its = self.room(member, moment) > 0;
+                let class = is_its.then_some(moment.class);
                 // Another worker may have taken the last one since.
                 if !member.take_permit(self.is_limited()) {
                     return Choice::Full;
                 }
-                Choice::Chosen(Lease::new(member, index, version, paced, moment))
+                Choice::Chosen(Lease::new(
+                    member,
+                    (index, version),
+                    paced,
+                    (moment.now, class),
+                ))
             }
             Found::Full => Choice::Full,
             Found::Nothing => Choice::Exhausted,
         }
     }
 
-    /// An endpoint at which a connection rests, that a session has not tried, and whose place a request of this class
-    /// may have.
+    /// An endpoint at which a connection rests, that a session has not tried, and whose place it may have.
     #[must_use]
-    pub fn resting(&self, tried: &Tried, class: ClassId) -> Option<Address> {
+    pub fn resting(&self, tried: &Tried, moment: impl Into<Moment>) -> Option<Address> {
         let is_new = |index: usize| tried.count == 0 || !tried.has(index);
-        let has_room = |index: usize| self.room(&self.members[index], class) > 0;
+        let moment = moment.into();
         let mut members = 0..self.members.len();
-        let found =
-            members.find(|&index| is_new(index) && self.rests_at(index) && has_room(index))?;
+        let found = members.find(|&index| is_new(index) && self.rests_for(index, moment))?;
         Some(self.members[found].health.address())
-    }
-
-    fn rests_at(&self, index: usize) -> bool {
-        self.members[index].counters.resting.get() > 0
     }
 
     /// Whether a session that has tried nothing would be given a lease now, of the set that was taken
@@ -304,7 +326,7 @@ impl Balancer {
     #[must_use]
     pub fn pace_ends(&self, moment: impl Into<Moment>) -> Option<Instant> {
         let moment = moment.into();
-        let has_permit = |member: &&Rc<Member>| self.has_permit(member, moment.class);
+        let has_permit = |member: &&Rc<Member>| self.permits(member, true, moment) > 0;
         let paced = self.members.iter().filter(has_permit);
         paced
             .filter_map(|member| self.opens_at(member, moment))
@@ -314,10 +336,13 @@ impl Balancer {
     /// Permits that are free for a class and wait for the pace. Whoever waits for one of them waits for nobody else.
     #[must_use]
     pub fn held_back(&self, moment: impl Into<Moment>) -> u64 {
-        let Moment { now, class, .. } = moment.into();
-        let paced = |member: &&Rc<Member>| self.opens_at(member, now.into()).is_some();
+        let moment = moment.into();
+        let came = Moment::new(moment.class, moment.now);
+        let paced = |member: &&Rc<Member>| self.opens_at(member, came).is_some();
         let members = self.members.iter().filter(paced);
-        members.map(|member| self.permits(member, class)).sum()
+        members
+            .map(|member| self.permits(member, true, moment))
+            .sum()
     }
 
     /// Connections to the endpoints, those included that are to be opened.
@@ -342,7 +367,7 @@ impl Balancer {
     /// Whether endpoints have a limited number of places.
     #[must_use]
     pub fn is_limited(&self) -> bool {
-        self.per_endpoint_max != u32::MAX
+        self.per_endpoint_max.is_some()
     }
 
     /// How many endpoints the session has not tried.
@@ -458,7 +483,8 @@ impl Balancer {
         let with_place = |balancer: &Self, index: usize| {
             let has_place = match reuse {
                 Reuse::Yes => balancer.has_place(index, moment),
-                Reuse::No => balancer.has_free_permit(index, moment),
+                // It has a request at once, so nothing is found out with it.
+                Reuse::No => balancer.has_free_permit(index, false, moment),
             };
             has_place && qualifies(balancer, index)
         };
@@ -493,7 +519,7 @@ impl Balancer {
     /// Whether it may have another connection, but not yet.
     fn waits_for_pace(&self, index: usize, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.has_permit(member, moment.class) && self.opens_at(member, moment).is_some()
+        self.permits(member, true, moment) > 0 && self.opens_at(member, moment).is_some()
     }
 
     /// When the pace, where there is one, allows another connection. `None`: now.
@@ -502,25 +528,25 @@ impl Balancer {
     }
 
     fn has_place(&self, index: usize, moment: Moment) -> bool {
-        let rests = self.rests_at(index) && self.room(&self.members[index], moment.class) > 0;
-        rests || self.has_free_permit(index, moment)
+        self.rests_for(index, moment) || self.has_free_permit(index, true, moment)
     }
 
-    /// Whether another connection may be opened to it now.
-    fn has_free_permit(&self, index: usize, moment: Moment) -> bool {
+    /// Whether another connection may be opened to it now. `grows`: one of which it can be tried whether there is a
+    /// worker for it.
+    fn has_free_permit(&self, index: usize, grows: bool, moment: Moment) -> bool {
         let member = &self.members[index];
-        self.has_permit(member, moment.class) && self.opens_at(member, moment).is_none()
+        self.permits(member, grows, moment) > 0 && self.opens_at(member, moment).is_none()
     }
 
-    /// Whether it may have another connection, for a request of this class.
-    fn has_permit(&self, member: &Member, class: ClassId) -> bool {
-        self.permits(member, class) > 0
-    }
-
-    fn permits(&self, member: &Member, class: ClassId) -> u64 {
-        let max = u64::from(self.per_endpoint_max);
+    /// How many more connections it may have, for requests of this class.
+    fn permits(&self, member: &Member, grows: bool, moment: Moment) -> u64 {
+        let max = u64::from(member.most(grows, moment.now));
         let own = max.saturating_sub(member.counters.in_flight.get());
-        let own = own.min(self.room(member, class));
+        let room = self.room(member, moment);
+        let own = match room {
+            0 if grows && self.tries_for(member, moment) => own.min(1),
+            room => own.min(room),
+        };
         match &self.shared {
             // Who was never limited does not know how to wait.
             Some(shared) if self.is_limited() => {

@@ -245,6 +245,7 @@ pub(super) fn running_sums(shares: &[u32], groups: &[Range<usize>]) -> Vec<u64> 
 }
 
 /// `splitmix64`, by Sebastiano Vigna: what is drawn here has to be spread, not secret.
+#[derive(Debug)]
 pub(super) struct Random(pub(super) u64);
 
 impl Random {

@@ -5,6 +5,7 @@ mod turns;
 
 use std::collections::{HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +46,10 @@ fn publish(published: &Published, ranks: &[(u16, u16)]) {
     };
     let endpoints: Vec<_> = ranks.iter().enumerate().map(endpoint).collect();
     published.publish(endpoints, SystemTime::UNIX_EPOCH);
+}
+
+fn fixed(max: u32) -> Option<EndpointMax> {
+    NonZeroU32::new(max).map(EndpointMax::Fixed)
 }
 
 fn equals(count: usize) -> Published {
@@ -118,10 +123,7 @@ fn who_wants_a_new_connection_is_not_given_one_that_rests() {
     let mut balancer = Balancer::new(Balance::LeastConnections, 1).limited(2);
     let resting = choose(&mut balancer, &published, now).unwrap();
     resting.rest(now);
-    assert_eq!(
-        balancer.resting(&Tried::default(), ClassId::DEFAULT),
-        Some(address(0))
-    );
+    assert_eq!(balancer.resting(&Tried::default(), now), Some(address(0)));
     let mut wanted =
         |reuse| balancer.choose_with(&published, &mut Tried::default(), Want::Any, reuse, now);
     assert!(matches!(wanted(Reuse::Yes), Choice::Resting(_)));
@@ -130,7 +132,7 @@ fn who_wants_a_new_connection_is_not_given_one_that_rests() {
     assert!(matches!(wanted(Reuse::Yes), Choice::Resting(_)));
     resting.rouse(ClassId::DEFAULT);
     drop(second);
-    assert_eq!(balancer.resting(&Tried::default(), ClassId::DEFAULT), None);
+    assert_eq!(balancer.resting(&Tried::default(), now), None);
 }
 
 #[test]
@@ -424,7 +426,7 @@ fn a_lowered_limit_is_come_to_as_leases_end_and_a_raised_one_is_given_out_at_onc
     let mut balancer = Balancer::new(Balance::LeastConnections, 7).limited(3);
     let get = |max: Option<u32>, balancer: &mut Balancer| {
         if let Some(max) = max {
-            balancer.amend(Balance::LeastConnections, NonZeroU32::new(max), false);
+            balancer.amend(Balance::LeastConnections, fixed(max), false);
         }
         choose(balancer, &published, now)
     };

@@ -1,7 +1,5 @@
 //! The tables of a route's classes: `[route.NAME.class.CLASS]`.
 
-use std::num::NonZeroU32;
-
 use clap::FromArgMatches;
 use toml::de::DeValue;
 
@@ -13,8 +11,8 @@ use crate::cli::effective::quoted;
 use crate::cli::options::{self, Options};
 use crate::cli::{Conflict, WrittenClass, usage};
 use crate::config::{
-    CLASSES_MAX, Class, ClassName, ClassRules, Classes, ConnectionLimits, Route, RouteName,
-    RouteProtocol,
+    CLASSES_MAX, Class, ClassName, ClassRules, Classes, ConnectionLimits, EndpointMax, Route,
+    RouteName, RouteProtocol,
 };
 use crate::fastcgi::{CONDITIONS_MAX, Condition, Criteria};
 
@@ -220,7 +218,7 @@ pub(super) fn give(
                        many as pm.max_children)";
         return Err(first.complain(&name, (first.line, problem.to_owned())));
     };
-    let of_route = ClassRules::of(permits, &route.limits, fastcgi.request_timeout);
+    let of_route = ClassRules::of(permits.most(), &route.limits, fastcgi.request_timeout);
     let mut classes = Classes {
         default: of_route,
         others: Vec::new(),
@@ -255,7 +253,7 @@ pub(super) fn give(
 /// Whether those so far leave enough for each other, on each shard. What is wrong is the last one's.
 fn check_together(
     classes: &Classes,
-    permits: NonZeroU32,
+    permits: EndpointMax,
     limits: &ConnectionLimits,
 ) -> Result<(), (&'static str, String)> {
     let conditions = classes
@@ -276,17 +274,29 @@ fn check_together(
     for shard in 0..shards.get() {
         let part = |whole: u32| ConnectionLimits::part(whole, shards, shard);
         let reserved: u32 = classes.rules().map(|rules| part(rules.reserve)).sum();
-        if reserved >= part(permits.get()) {
+        if reserved >= part(permits.least().get()) {
             let all: u32 = classes.rules().map(|rules| rules.reserve).sum();
             let of_shards = match shards.get() {
                 1 => String::new(),
                 shards => format!(", which {shards} shards share"),
             };
+            let (of_which, to_raise) = match permits {
+                EndpointMax::Fixed(max) => {
+                    (format!("--per-endpoint-max {max}"), "--per-endpoint-max")
+                }
+                EndpointMax::Auto(range) => (
+                    format!(
+                        "the {} that --per-endpoint-max {permits} always allows",
+                        range.least()
+                    ),
+                    "the first number of --per-endpoint-max",
+                ),
+            };
             return Err((
                 "reserve",
                 format!(
-                    "--reserve: all classes together keep {all} of --per-endpoint-max {permits}{of_shards}, and at least \
-                     one must be left (lower a --reserve, or raise --per-endpoint-max)"
+                    "--reserve: all classes together keep {all} of {of_which}{of_shards}, and at least one must be left \
+                     (lower a --reserve, or raise {to_raise})"
                 ),
             ));
         }

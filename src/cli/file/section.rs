@@ -328,6 +328,9 @@ fn wrong_type(kind: Kind, option: &Arg, value: &DeValue<'_>, quote: &str) -> Str
     let can_be_off = value_name(option).ends_with("|off");
     let expected = match kind {
         Kind::Flag => "true or false",
+        Kind::Number if value_name(option).contains("auto") => {
+            "a whole number, \"auto\" or \"off\""
+        }
         Kind::Number if can_be_off => "a whole number or \"off\"",
         Kind::Number => "a whole number",
         Kind::Text | Kind::Words => "a string",

@@ -12,6 +12,7 @@ use super::*;
 use crate::cli::options::{Kind, kind};
 use crate::cli::testing::run;
 use crate::cli::{CheckCommand, Cli, Command, RunCommand, Stop, parse_with};
+use crate::config::EndpointMax;
 use crate::config::{Backend, Balance, Engine, LogFormat, Route as Configured};
 
 /// A value of its own for each key, in TOML; none is the default.
@@ -310,7 +311,10 @@ fn numbers_may_be_strings_and_have_other_bases() {
     let limits = route("per-endpoint-max = \"off\"").limits;
     assert_eq!(limits.per_endpoint_max, None);
     let limits = route("per-endpoint-max = 4").limits;
-    assert_eq!(limits.per_endpoint_max, NonZeroU32::new(4));
+    assert_eq!(
+        limits.per_endpoint_max,
+        NonZeroU32::new(4).map(EndpointMax::Fixed)
+    );
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::super::testing::{REQUIRED, parse_words, route_with, usage_error};
 use super::*;
-use crate::config::{ConnectionLimits, Ejection};
+use crate::config::{ConnectionLimits, Ejection, EndpointMax};
 
 #[test]
 fn modes_are_octal_however_they_are_written() {
@@ -136,9 +136,53 @@ fn limits_are_off_until_they_are_given() {
     assert_eq!(limits, ConnectionLimits::default());
     let limits =
         route_with("--per-endpoint-max 8 --queue-max 0 --queue-timeout off --shards 8").limits;
-    assert_eq!(limits.per_endpoint_max, NonZeroU32::new(8));
+    assert_eq!(
+        limits.per_endpoint_max,
+        NonZeroU32::new(8).map(EndpointMax::Fixed)
+    );
     assert_eq!((limits.queue_max, limits.queue_timeout), (0, None));
     assert_eq!(limits.shards.get(), 8);
+}
+
+#[test]
+fn permits_that_are_found_out_have_bounds() {
+    for (value, written) in [
+        ("auto", "auto:1-64"),
+        ("auto:2-64", "auto:2-64"),
+        ("auto:8-8", "auto:8-8"),
+        ("12", "12"),
+    ] {
+        let options = format!("--protocol fastcgi --per-endpoint-max {value}");
+        let max = route_with(&options).limits.per_endpoint_max.unwrap();
+        assert_eq!(max.to_string(), written);
+    }
+    let bounds = "not bounds (write 'auto', or the least and the most as in 'auto:2-64'";
+    for (options, problem) in [
+        ("--per-endpoint-max auto:8", bounds),
+        ("--per-endpoint-max auto:0-8", bounds),
+        ("--per-endpoint-max auto:8-2", bounds),
+        ("--per-endpoint-max auto:2-1000001", bounds),
+        ("--per-endpoint-max automatic", bounds),
+        (
+            "--per-endpoint-max auto",
+            "--per-endpoint-max auto:1-64 with --protocol raw: nobody can be asked",
+        ),
+        (
+            "--protocol fastcgi --per-endpoint-max auto --upstream-reuse never",
+            "--per-endpoint-max auto:1-64 without connections that are kept",
+        ),
+        (
+            "--protocol fastcgi --per-endpoint-max auto --requests-per-upstream 1",
+            "--per-endpoint-max auto:1-64 without connections that are kept",
+        ),
+        (
+            "--protocol fastcgi --per-endpoint-max auto:2-64 --shards 3",
+            "--shards 3 with --per-endpoint-max auto:2-64: each shard needs",
+        ),
+    ] {
+        let error = usage_error(&format!("{REQUIRED} {options}"));
+        assert!(error.contains(problem), "{options}: {error}");
+    }
 }
 
 #[test]

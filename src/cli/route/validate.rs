@@ -10,9 +10,9 @@ use super::super::values::{NumberOrOff, timeout};
 use super::{ProtocolName, RouteArguments};
 use crate::config::{
     Access, ActiveChecks, Backend, BackendAddress, Clients, ConnectionLimits, Discovery, Ejection,
-    Fastcgi, ListenAddress, NAME_SERVERS_MAX, ProxyProtocol, QueueOrder, RefreshTimes, ResolveWith,
-    Route, RouteName, RouteProtocol, SourceAddress, SourceAddresses, UnixAddress, Upstreams,
-    WhenDown,
+    EndpointMax, Fastcgi, ListenAddress, NAME_SERVERS_MAX, ProxyProtocol, QueueOrder, RefreshTimes,
+    ResolveWith, Route, RouteName, RouteProtocol, SourceAddress, SourceAddresses, UnixAddress,
+    Upstreams, WhenDown,
 };
 
 impl RouteArguments {
@@ -324,10 +324,32 @@ impl RouteArguments {
                 "--shards {shards} without --per-endpoint-max: all worker threads serve a route \
                  that has no limit (remove --shards or give --per-endpoint-max)"
             )),
-            Some(permits) if shards > permits.get() as usize => refuse(format!(
-                "--shards {shards} with --per-endpoint-max {permits}: each shard needs a connection \
-                 of its own (use at most {permits} shards)"
-            )),
+            Some(max @ EndpointMax::Auto(_)) if self.protocol == ProtocolName::Raw => {
+                Err(Conflict::new(
+                    "per-endpoint-max",
+                    format!(
+                        "--per-endpoint-max {max} with --protocol raw: nobody can be asked how many workers \
+                         there are (give a number, or --protocol fastcgi)"
+                    ),
+                ))
+            }
+            Some(max @ EndpointMax::Auto(_)) if !self.fastcgi.keeps_connections() => {
+                Err(Conflict::new(
+                    "per-endpoint-max",
+                    format!(
+                        "--per-endpoint-max {max} without connections that are kept: how many workers there \
+                         are cannot be found out (give a number, or leave out --upstream-reuse never and \
+                         --requests-per-upstream 1)"
+                    ),
+                ))
+            }
+            Some(max) if shards > max.least().get() as usize => {
+                let least = max.least();
+                refuse(format!(
+                    "--shards {shards} with --per-endpoint-max {max}: each shard needs a connection \
+                     of its own (use at most {least} shards)"
+                ))
+            }
             per_endpoint_max => Ok(ConnectionLimits {
                 per_endpoint_max,
                 queue_max: self.queue_max,

@@ -159,9 +159,10 @@ pub(super) fn retired_route(route: &RetiredRouteStatus) -> [Cell; 15] {
 fn places(route: &RouteStatus) -> Cell {
     let taken: u64 = route.endpoints.iter().map(|e| e.connections).sum();
     let there = route.endpoints.iter().filter(|endpoint| !is_out(endpoint));
-    let there = u64::try_from(there.count()).unwrap_or(u64::MAX);
-    let most = route.endpoint_connections_max;
-    let most = most.map(|each| each.saturating_mul(there));
+    let most = route.endpoint_connections_max.map(|max| {
+        let each = there.map(|endpoint| endpoint.connections_limit.unwrap_or(max));
+        each.fold(0, u64::saturating_add)
+    });
     let is_full = most.is_some_and(|most| most > 0 && taken >= most);
     Cell::new(
         &of_max(taken, most),
@@ -214,7 +215,9 @@ pub(super) fn endpoint(
         Cell::new(&endpoint_state(endpoint), tone),
         Cell::plain(&of_max(
             endpoint.connections,
-            route.endpoint_connections_max,
+            endpoint
+                .connections_limit
+                .or(route.endpoint_connections_max),
         )),
         Cell::plain(&weight(endpoint)),
         rate_of(|endpoint| endpoint.connects, Tone::Plain),

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -211,7 +210,7 @@ impl Service {
         }
         if let Some(permits) = &route.shared {
             let max = route.config.limits.per_endpoint_max;
-            permits.limit(max.map_or(u32::MAX, NonZeroU32::get));
+            permits.limit(max.map_or(u32::MAX, |max| max.most().get()));
         }
         let has_new_sockets = listeners.iter().any(|changes| !changes.is_empty());
         if is_changed || is_crowd_changed || has_new_sockets {
@@ -391,7 +390,7 @@ impl Service {
             return;
         }
         let wake = wake(&self.mailboxes, &self.permits_freed);
-        let permits = Arc::new(SharedPermits::new(max.get(), before.len(), wake));
+        let permits = Arc::new(SharedPermits::new(max.most().get(), before.len(), wake));
         if let Some(elsewhere) = elsewhere {
             permits.leave_to_others(PermitCounts::clone(elsewhere));
         }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -272,7 +271,7 @@ impl Service {
             }
             let max = route.as_ref();
             let max = max.and_then(|route| route.config.limits.per_endpoint_max);
-            let max = max.map_or(u32::MAX, NonZeroU32::get);
+            let max = max.map_or(u32::MAX, |max| max.most().get());
             let wake = wake(&self.mailboxes, &self.permits_freed);
             let permits = Arc::new(SharedPermits::new(max, shares.len(), wake));
             for (worker, number) in shares {

@@ -172,7 +172,8 @@ impl Predecessor {
             }
             let max = route.config.limits.per_endpoint_max;
             route.shared = max.map(|max| {
-                let permits = SharedPermits::new(max.get(), 1, wake(mailboxes, permits_freed));
+                let permits =
+                    SharedPermits::new(max.most().get(), 1, wake(mailboxes, permits_freed));
                 Arc::new(permits)
             });
         }

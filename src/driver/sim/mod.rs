@@ -84,8 +84,8 @@
 //!   taken for one that keeps no connections.
 //! - `answers_belong`: what a client gets for a request is what the server that has it sent for it, up
 //!   to END_REQUEST; or an answer of the proxy's own, and then nothing more.
-//! - `fence_for_the_proven`: before the end of its answer, only a server that has served a second request on
-//!   a connection gets the fence;
+//! - `fence_for_the_proven`: before the end of its answer, and before it has a request, only a server that has served a
+//!   second request on a connection gets the fence;
 //! - `kept_if_certain`: a server is told to keep its connection only if it knows where the request ends;
 //! - `nobody_waits_for_settling`: while somebody waits for a place, none is held for longer than the
 //!   settle timeout by a connection that settles.
@@ -99,6 +99,7 @@
 //!   after it.
 //! - `busy_keeps_its_place`: the connection of a worker that is at work behind END_REQUEST, at a server that answers
 //!   the fence in its turn, is not closed for the sake of who waits.
+//! - `found_limit_is_kept`, `one_waits_in_a_backlog`: see `fastcgi/pools.rs`.
 //! - `break_is_told`: a client that has the headers of an answer and not its end is told before the connection ends.
 //! - `lossless`: a request that the proxy has taken whole, with nothing else to do for its client, gets
 //!   its whole answer, unless a server or the client has spoilt that.

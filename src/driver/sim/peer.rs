@@ -180,6 +180,7 @@ impl Peer {
                     || self.can_say(client.may_send(self.read), now)
                     || self.can_leave(client)
             }
+            Speech::Server(server) if server.in_backlog_since.is_some() => false,
             Speech::Server(server) => {
                 self.can_read()
                     || self.can_say(server.script_len(), now)

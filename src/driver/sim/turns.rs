@@ -142,6 +142,7 @@ impl World {
 
     /// Something happens outside of the worker. True if it needs to hear of it.
     pub(super) fn happen(&mut self) -> bool {
+        self.accept_in_pools();
         for index in 0..self.peers.len() {
             if self.dice.one_in(2) && self.peers[index].can_act(self.now) {
                 self.act(index);
@@ -323,7 +324,7 @@ impl World {
     }
 
     pub(super) fn somebody_can_act(&self) -> bool {
-        self.peers.iter().any(|peer| peer.can_act(self.now))
+        self.peers.iter().any(|peer| peer.can_act(self.now)) || self.next_accepted().is_some()
     }
 
     // --- stale events -------------------------------------------------------------------------

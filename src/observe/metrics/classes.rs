@@ -26,7 +26,7 @@ catalogue! {
     QUEUED = Counter "spliceway_class_requests_queued" ["route", "class"]
         "Requests of the class that had to wait until an endpoint had room for them";
     QUEUE_WAIT = Histogram "spliceway_class_queue_wait_seconds" ["route", "class"]
-        "How long requests of the class waited in the queue that were served then";
+        "How long requests of the class waited in the queue, however their wait ended";
 }
 
 impl Scrape {

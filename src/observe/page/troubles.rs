@@ -171,14 +171,20 @@ fn queue(
 /// Which places are taken.
 fn permits(route: &RouteStatus) -> Option<String> {
     let max = route.endpoint_connections_max?;
-    let is_full = |endpoint: &&EndpointStatus| endpoint.connections >= max;
+    let most = |endpoint: &EndpointStatus| endpoint.connections_limit.unwrap_or(max);
+    let is_full = |endpoint: &&EndpointStatus| endpoint.connections >= most(endpoint);
     let full: Vec<_> = route.endpoints.iter().filter(is_full).collect();
     match full[..] {
         [] => None,
         [only] => {
             let (in_use, address) = (only.connections, word(&only.address));
+            let max = most(only);
             Some(format!("{in_use} of {max} places are taken at {address}"))
         }
+        ref all if all.iter().any(|one| one.connections_limit.is_some()) => Some(format!(
+            "all places are taken at each of {} endpoints",
+            all.len()
+        )),
         ref all => Some(format!(
             "all {max} places are taken at each of {} endpoints",
             all.len()

@@ -4,7 +4,7 @@ use std::mem;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Address, Choice, Family, Lease, Want};
+use crate::backend::{Address, Choice, Family, Lease, Moment, Want};
 use crate::driver::{Close, Driver, Op, Sock};
 use crate::session::{ConnectFailure, Context, End, Owner};
 use crate::sys::Errno;
@@ -253,7 +253,7 @@ impl Connecting {
                 &mut self.tried,
                 want,
                 self.reuse,
-                cx.hands.now,
+                Moment::new(self.class, cx.hands.now),
             );
             let lease = match chosen {
                 // In a new set it does not count as tried yet.

@@ -301,7 +301,7 @@ impl Connecting {
                     // One that rests makes way, and only one: its place is free in a moment.
                     if self.wants_new()
                         && !self.has_made_room
-                        && let Some(address) = cx.balancer.resting(&self.tried, self.class)
+                        && let Some(address) = cx.balancer.resting(&self.tried, moment)
                     {
                         return SearchStep::Resting(address);
                     }

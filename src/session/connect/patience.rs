@@ -68,6 +68,15 @@ impl Connecting {
         self.queue(has_tried, cx.hands.now);
     }
 
+    /// A connection is open, and it is not known whether there is a worker for it. That is nobody's own: whichever comes
+    /// to rest next is for whoever waits for longest.
+    pub(in crate::session) fn wait_for_proof(&mut self) {
+        self.want = Want::Any;
+        (self.by, self.refused_by) = (None, None);
+        self.is_owed_a_place = true;
+        self.stage = SearchStage::Queued(PlaceWait::First);
+    }
+
     /// Its turn may have come and the place was not for it: then nothing has changed.
     pub(super) fn queue(&mut self, has_tried: bool, now: Instant) {
         if let SearchStage::Queued(PlaceWait::Again { .. }) = self.stage {

@@ -67,12 +67,29 @@ impl Search {
                 }
                 Sought::Waiting
             }
-            SearchStep::Open(sock, lease) => Sought::New(Open::new(sock, lease)),
+            SearchStep::Open(sock, lease) => self.opened(Open::new(sock, lease), cx),
             SearchStep::Failed(failure) => Sought::Failed(Ending::ConnectFailed(failure)),
             SearchStep::BrokenOff(errno) => Sought::Failed(Ending::BackendReset(errno)),
             SearchStep::QueueTimeout => Sought::NoPlace,
             SearchStep::Resting(_) => unreachable!("each of those was looked at"),
         }
+    }
+
+    /// A new connection is open. Where it is to be asked first whether there is a worker for it, the request waits for
+    /// whichever comes to rest first.
+    fn opened<D: Driver>(&mut self, open: Open, cx: &mut Context<'_, D>) -> Sought {
+        if self.0.wants_new() || !cx.pool.asks_first(&open) {
+            open.lease.is_not_asked();
+            if !open.lease.is_nobodys() {
+                return Sought::New(open);
+            }
+            // It was opened to be asked, and what is known of its server has changed meanwhile.
+            cx.abandon(open.sock, open.lease);
+        } else {
+            cx.prove(open);
+        }
+        self.0.wait_for_proof();
+        Sought::Waiting
     }
 
     /// When the client is to be watched for leaving, if its request still waits then.

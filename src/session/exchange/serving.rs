@@ -533,17 +533,18 @@ impl<D: Driver> Serving<D> {
         client: &ClientSide,
         cx: &mut Context<'_, D>,
     ) -> bool {
-        let was_reused = self.open.is_reused();
+        let (was_reused, has_rested) = (self.open.is_reused(), self.open.has_rested());
         let address = self.open.lease.address();
         let may_be_repeated =
-            was_reused && client.replay != Replay::Spent && self.response.is_untouched() && {
+            has_rested && client.replay != Replay::Spent && self.response.is_untouched() && {
                 // A server that is not known to keep connections: its end is most likely that of the request
                 // before.
-                let is_expected = !self.was_proven && !cx.pool.manner(address).is_proven();
+                let is_expected =
+                    was_reused && !self.was_proven && !cx.pool.manner(address).is_proven();
                 (is_expected && client.method_is_repeatable())
                     || self.was_never_read(lost, &mut cx.hands.driver)
             };
-        if was_reused {
+        if has_rested {
             cx.pool.disappointed(address, Failing::Ended, cx.hands.now);
         } else {
             // It took the request and gave nothing back.

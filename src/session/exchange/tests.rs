@@ -13,7 +13,7 @@ use super::time::WATCH_AFTER;
 use super::*;
 use crate::access_log::RequestLogs;
 use crate::backend::{Balancer, Endpoint, Published};
-use crate::config::{Balance, QueueTime, RouteName};
+use crate::config::{Balance, EndpointMax, QueueTime, RouteName};
 use crate::counters::RouteCounters;
 use crate::driver::scripted::Scripted;
 use crate::fastcgi::{
@@ -93,6 +93,7 @@ macro_rules! act {
 }
 
 // Behind the macro, which it uses.
+mod asked;
 mod late;
 mod leaving;
 mod slow;
@@ -539,8 +540,11 @@ fn a_client_that_leaves_has_its_connection_closed_with_what_it_asked_for() {
 
 /// A request that waits for a place, and the one that has the only place: its client and its server.
 fn in_line(desk: &mut Desk) -> (Exchange<Scripted>, Sock, Exchange<Scripted>, Sock) {
-    desk.balancer
-        .amend(Balance::default(), NonZeroU32::new(1), false);
+    desk.balancer.amend(
+        Balance::default(),
+        NonZeroU32::new(1).map(EndpointMax::Fixed),
+        false,
+    );
     desk.can_queue = true;
     let (mut first, _client) = desk.client(&get("/first"));
     let server = desk.connect(&mut first);

@@ -16,7 +16,8 @@ impl Pool {
             let state = match kept.state {
                 KeptState::Settling(_) => SessionState::Settling,
                 KeptState::Abandoned => SessionState::Abandoned,
-                KeptState::Resting => return None,
+                // It has had no request.
+                KeptState::Proving { .. } | KeptState::Resting => return None,
             };
             Some(SessionView {
                 since: Some(kept.since),

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
 use crate::backend::{Endpoint, Published};
-use crate::config::{AtLimit, Balance, OnFailure, QueueTime, RouteName};
+use crate::config::{AtLimit, Balance, EndpointMax, OnFailure, QueueTime, RouteName};
 use crate::counters::{ShareCounters, WorkerCounters};
 use crate::driver::epoll::Epoll;
 use crate::driver::uring::Uring;
@@ -168,7 +168,9 @@ fn fastcgi() -> Protocol {
 /// FastCGI routes have a queue, as the daemon has it.
 fn queue_of(per_endpoint_max: Option<u32>) -> Option<Limit> {
     Some(Limit {
-        per_endpoint_max: per_endpoint_max.and_then(NonZeroU32::new),
+        per_endpoint_max: per_endpoint_max
+            .and_then(NonZeroU32::new)
+            .map(EndpointMax::Fixed),
         queue_max: 1000,
         order: None,
         classes: Default::default(),

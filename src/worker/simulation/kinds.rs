@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::backend::Address;
+use crate::config::{AutoRange, EndpointMax};
 use crate::driver::sim::Users;
 use crate::driver::sim::dice::Dice;
 use crate::session::Introduction;
@@ -29,6 +30,8 @@ pub(super) enum Backends {
     Users,
     /// TCP, and peers speak FastCGI; mostly, no endpoint gets more than a few connections.
     Fastcgi,
+    /// The same, and it is found out how many connections each endpoint has workers for.
+    Auto,
     /// One or several of the others, and operators change something by hand.
     ByHand,
     /// Several routes on one worker: bytes and FastCGI, with limits and without.
@@ -49,8 +52,8 @@ const SHORT: Adaptive = Adaptive {
 
 /// The order of a queue of requests for endpoints with so many places. Not one of the dice: seeds that found something
 /// stay what they are.
-pub(super) fn order_with(per_endpoint_max: Option<NonZeroU32>) -> Option<Adaptive> {
-    let is_scarce = per_endpoint_max.is_some_and(|max| max.get() <= 2);
+pub(super) fn order_with(per_endpoint_max: Option<EndpointMax>) -> Option<Adaptive> {
+    let is_scarce = per_endpoint_max.is_some_and(|max| max.most().get() <= 2);
     is_scarce.then_some(SHORT)
 }
 
@@ -60,7 +63,7 @@ const OF_ROUTES: &str = "each of its routes is of one of the other kinds";
 impl Backends {
     /// What `SPLICEWAY_SIM_BACKENDS` calls them.
     #[cfg(test)]
-    pub(super) const NAMES: [(Self, &str); 12] = [
+    pub(super) const NAMES: [(Self, &str); 13] = [
         (Self::Tcp, "tcp"),
         (Self::Inherited, "inherited"),
         (Self::Mixed, "mixed"),
@@ -68,6 +71,7 @@ impl Backends {
         (Self::Limited, "limited"),
         (Self::Users, "users"),
         (Self::Fastcgi, "fastcgi"),
+        (Self::Auto, "auto"),
         (Self::ByHand, "byhand"),
         (Self::Routes, "routes"),
         (Self::Workers, "workers"),
@@ -85,7 +89,12 @@ impl Backends {
         let address = |port| Address::Tcp(SocketAddr::from(([192, 0, 2, 1 + route], port)));
         let mut endpoints: Vec<_> = (1..4).map(address).collect();
         match self {
-            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => {}
+            Self::Tcp
+            | Self::Inherited
+            | Self::Limited
+            | Self::Users
+            | Self::Fastcgi
+            | Self::Auto => {}
             Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                 unreachable!("{OF_ROUTES}")
             }
@@ -103,10 +112,25 @@ impl Backends {
 }
 
 impl Backends {
+    /// Whether peers speak FastCGI.
+    pub(super) fn speak_fastcgi(self) -> bool {
+        matches!(self, Self::Fastcgi | Self::Auto)
+    }
+
     pub(super) fn limit(self, dice: &mut Dice) -> Option<Limit> {
         let is_limited = match self {
             Self::Tcp | Self::Inherited => false,
             Self::Limited => true,
+            Self::Auto => {
+                let (least, most) = dice.pick(&[(1, 8), (1, 3), (2, 5), (1, 1)]);
+                let per_endpoint_max = AutoRange::new(least, most).map(EndpointMax::Auto);
+                return Some(Limit {
+                    per_endpoint_max,
+                    queue_max: dice.pick(&[0, 2, 100]),
+                    order: order_with(per_endpoint_max),
+                    classes: Default::default(),
+                });
+            }
             Self::Mixed | Self::BothFamilies | Self::Users => dice.one_in(2),
             Self::Fastcgi => dice.below(4) > 0,
             Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
@@ -114,7 +138,7 @@ impl Backends {
             }
         };
         let limit = is_limited.then(|| Limit {
-            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])),
+            per_endpoint_max: NonZeroU32::new(dice.pick(&[1, 2, 5])).map(EndpointMax::Fixed),
             queue_max: dice.pick(&[0, 2, 100]),
             order: None,
             classes: Default::default(),
@@ -146,10 +170,16 @@ impl Backends {
             priority,
             queue_max: limit.queue_max,
         };
-        let permits = limit.per_endpoint_max.map(NonZeroU32::get);
+        let permits = limit
+            .per_endpoint_max
+            .map(|max| (max.least().get(), max.most().get()));
         let classes = match (self, permits) {
-            (Self::Fastcgi, Some(2)) => vec![class(2, 0, 0), class(1, 0, 0), class(2, 1, 0)],
-            (Self::Fastcgi, Some(5)) => vec![class(5, 0, 0), class(2, 0, -1), class(4, 2, 1)],
+            (Self::Fastcgi, Some((2, 2))) => vec![class(2, 0, 0), class(1, 0, 0), class(2, 1, 0)],
+            (Self::Fastcgi, Some((5, 5))) => vec![class(5, 0, 0), class(2, 0, -1), class(4, 2, 1)],
+            (Self::Auto, Some((2, most))) => {
+                vec![class(most, 0, 0), class(2, 0, -1), class(most, 1, 1)]
+            }
+            (Self::Auto, Some((1, 3))) => vec![class(3, 0, 0), class(1, 0, 1), class(2, 0, 0)],
             _ => Vec::new(),
         };
         classes.into_iter().collect()
@@ -168,6 +198,8 @@ impl Backends {
     pub(super) fn clients_max(self) -> u64 {
         match self {
             Self::Fastcgi => 10,
+            // So that more come than there are workers for.
+            Self::Auto => 20,
             Self::Tcp
             | Self::Inherited
             | Self::Mixed
@@ -197,7 +229,8 @@ impl Backends {
                 | Self::BothFamilies
                 | Self::Limited
                 | Self::Users
-                | Self::Fastcgi => Backlog::Ours,
+                | Self::Fastcgi
+                | Self::Auto => Backlog::Ours,
                 Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                     unreachable!("{OF_ROUTES}")
                 }
@@ -213,7 +246,12 @@ impl Backends {
 
     pub(super) fn introduction(self) -> &'static [u8] {
         match self {
-            Self::Tcp | Self::Inherited | Self::Limited | Self::Users | Self::Fastcgi => b"",
+            Self::Tcp
+            | Self::Inherited
+            | Self::Limited
+            | Self::Users
+            | Self::Fastcgi
+            | Self::Auto => b"",
             Self::Mixed | Self::BothFamilies => b"PROXY UNKNOWN\r\n",
             Self::ByHand | Self::Routes | Self::Workers | Self::Successions | Self::Reloads => {
                 unreachable!("{OF_ROUTES}")

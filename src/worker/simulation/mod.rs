@@ -28,7 +28,9 @@ use clap::ValueEnum as _;
 
 use crate::access_log::{Queue, RequestLogs, SlowLog};
 use crate::backend::{Address, Published, PublishedNumber};
-use crate::config::{AtLimit, Balance, Ejection, OnFailure, Part, QueueTime, RouteName};
+use crate::config::{
+    AtLimit, Balance, Ejection, EndpointMax, OnFailure, Part, QueueTime, RouteName,
+};
 use crate::counters::{Count, ShareCounters, WorkerCounters};
 use crate::driver::IntoUnix;
 use crate::driver::sim::dice::Dice;
@@ -187,13 +189,13 @@ impl Choices {
             introduction: self.backends.introduction(),
             idle_timeout: policy.timeouts.idle.is_some(),
             removed_are_cut: policy.timeouts.removed.is_some(),
-            per_endpoint_max: self.limit.and_then(|limit| limit.per_endpoint_max),
+            per_endpoint_max: self.limit.and_then(most_places),
             classes: self.limit.map(|limit| limit.shares()).unwrap_or_default(),
             in_effect: limits
                 .iter()
                 .map(|limit| InEffect {
                     generation: 0,
-                    places: limit.and_then(|limit| limit.per_endpoint_max),
+                    places: limit.and_then(most_places),
                     sheds: limit.and_then(|limit| limit.order),
                     pool: self.pool,
                     users: None,
@@ -209,11 +211,17 @@ impl Choices {
             fastcgi: self.pool.map(|pool| FastcgiRules {
                 pool,
                 look_interval: QUEUE_LOOK_INTERVAL,
+                are_pools: self.backends == Backends::Auto,
             }),
             counters: counters.iter().map(|c| Arc::clone(&c.route)).collect(),
             published: Arc::clone(&route.published),
         }
     }
+}
+
+/// The most connections to an endpoint that there ever are.
+fn most_places(limit: Limit) -> Option<NonZeroU32> {
+    limit.per_endpoint_max.map(EndpointMax::most)
 }
 
 /// A route, and how it is served.
@@ -267,7 +275,7 @@ fn run_one(
     let listeners = dice.between(1, 2);
     let seed = dice.below(1 << 16);
     let limit = backends.limit(&mut dice);
-    let calm = backends == Backends::Fastcgi && dice.one_in(2);
+    let calm = backends.speak_fastcgi() && dice.one_in(2);
     let limit = limit.map(|limit| Limit {
         queue_max: if calm { 100 } else { limit.queue_max },
         ..limit
@@ -276,7 +284,9 @@ fn run_one(
         classes: backends.classes(&limit),
         ..limit
     });
-    let pool = (backends == Backends::Fastcgi).then(|| pool_options(&mut dice));
+    let pool = backends
+        .speak_fastcgi()
+        .then(|| pool_options(backends, &mut dice));
     let users = backends.users(&mut dice);
     let shared = Arc::new(shared(
         vec![Arc::clone(&mailbox)],
@@ -499,9 +509,9 @@ fn judge_counters(counters: &ShareCounters) {
     });
 }
 
-fn pool_options(dice: &mut Dice) -> PoolOptions {
+fn pool_options(backends: Backends, dice: &mut Dice) -> PoolOptions {
     PoolOptions {
-        reuse: !dice.one_in(8),
+        reuse: !dice.one_in(8) || backends == Backends::Auto,
         idle: Duration::from_millis(dice.pick(&[100, 1000])),
         settle: Duration::from_millis(dice.pick(&[5, 50])),
         requests_max: dice.pick(&[2, 3, 1000]),

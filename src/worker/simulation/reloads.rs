@@ -178,7 +178,7 @@ fn choices(calm: bool, dice: &mut Dice) -> Choices {
             queue_max: if calm { 100 } else { limit.queue_max },
             ..limit
         }),
-        pool: (backends == Backends::Fastcgi).then(|| pool_options(dice)),
+        pool: (backends == Backends::Fastcgi).then(|| pool_options(backends, dice)),
         users: dice
             .one_in(4)
             .then(|| Backends::Users.users(dice))
@@ -343,7 +343,9 @@ fn shards(workers: usize, limit: Option<Limit>, dice: &mut Dice) -> usize {
     let Some(limit) = limit else {
         return 1;
     };
-    let permits = limit.per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
+    let permits = limit
+        .per_endpoint_max
+        .map_or(u32::MAX, |max| max.least().get());
     let most = workers.min(permits as usize);
     count(dice.between(1, most as u64))
 }
@@ -620,7 +622,7 @@ impl Reloader {
             }));
         }
         let route = &self.routes[number];
-        let whole = route.choices.limit.and_then(|limit| limit.per_endpoint_max);
+        let whole = route.choices.limit.and_then(most_places);
         let timeouts = route.planned.policy.timeouts;
         sim.plan(number, |planned| {
             planned.idle_timeout |= timeouts.idle.is_some();
@@ -633,7 +635,7 @@ impl Reloader {
         let (pool, users) = (route.choices.pool, route.choices.users.clone());
         self.order(number, |in_effect, limit| {
             in_effect.generation = generation;
-            in_effect.places = limit.and_then(|limit| limit.per_endpoint_max);
+            in_effect.places = limit.and_then(most_places);
             in_effect.sheds = limit.and_then(|limit| limit.order);
             in_effect.pool = pool;
             in_effect.users = users.clone();
@@ -714,7 +716,7 @@ impl Reloaded {
             let is_bounded = self.choices.pool.is_none() || dice.below(4) > 0;
             let most = u32::try_from(shards).expect("a few");
             let max = NonZeroU32::new(dice.pick(&[1, 2, 3, 5]).max(most));
-            limit.per_endpoint_max = max.filter(|_| is_bounded);
+            limit.per_endpoint_max = max.filter(|_| is_bounded).map(EndpointMax::Fixed);
         }
         if !calm && dice.one_in(2) {
             limit.queue_max = dice.pick(&[0, 2, 100]);
@@ -732,7 +734,7 @@ impl Reloaded {
         if let Some(pool) = &mut self.choices.pool
             && dice.one_in(2)
         {
-            *pool = pool_options(dice);
+            *pool = pool_options(self.choices.backends, dice);
         }
         let (mut policy, balance) = self.choices.rules(dice);
         mark(&mut policy, self.generation);

@@ -60,8 +60,9 @@ impl Common {
         let mut limit = backends.limit(dice);
         if let (true, Some(limit)) = (self.has_successor, &mut limit) {
             // One for each worker at least, so that both serve the route.
-            let permits = limit.per_endpoint_max;
-            limit.per_endpoint_max = permits.and_then(|max| NonZeroU32::new(max.get().max(2)));
+            let permits = limit.per_endpoint_max.and_then(EndpointMax::fixed);
+            let permits = permits.and_then(|max| NonZeroU32::new(max.get().max(2)));
+            limit.per_endpoint_max = permits.map(EndpointMax::Fixed);
         }
         Choices {
             backends,
@@ -71,7 +72,7 @@ impl Common {
                 queue_max: if self.calm { 100 } else { limit.queue_max },
                 ..limit
             }),
-            pool: (backends == Backends::Fastcgi).then(|| pool_options(dice)),
+            pool: (backends == Backends::Fastcgi).then(|| pool_options(backends, dice)),
             users: self.users.clone(),
             calm: self.calm,
         }
@@ -82,7 +83,9 @@ impl Common {
         let Some(limit) = limit else {
             return 1;
         };
-        let permits = limit.per_endpoint_max.map_or(u32::MAX, NonZeroU32::get);
+        let permits = limit
+            .per_endpoint_max
+            .map_or(u32::MAX, |max| max.least().get());
         let most = self.workers.min(permits as usize);
         if self.has_successor {
             return most;

@@ -87,6 +87,7 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
     let families = fewer.map(|seed| (seed, Backends::BothFamilies));
     let limited = (first..first + seeds.div_ceil(2)).map(|seed| (seed, Backends::Limited));
     let fastcgi = (first..first + seeds.div_ceil(3)).map(|seed| (seed, Backends::Fastcgi));
+    let auto = (first..first + seeds.div_ceil(5)).map(|seed| (seed, Backends::Auto));
     // Each is several of the others at one time.
     let several = first..first + seeds.div_ceil(10);
     let routes = several.clone().map(|seed| (seed, Backends::Routes));
@@ -107,6 +108,7 @@ fn a_worker_keeps_every_rule_whatever_the_kernel_and_the_peers_do() {
         .chain(limited)
         .chain(users)
         .chain(fastcgi)
+        .chain(auto)
         .chain(routes)
         .chain(workers)
         .chain(successions)

@@ -2,6 +2,7 @@
 //! and what is kept for it is there.
 
 use super::*;
+use crate::config::AutoRange;
 
 const ADMIN: usize = 1;
 const CRAWLER: usize = 2;
@@ -57,6 +58,51 @@ fn a_class_has_its_maximum_at_each_endpoint_and_no_more() {
         assert_eq!(take_all(&mut balancer, &published, 0, now).len(), 6);
         drop(crawlers);
         assert!(balancer.has_room(ask(CRAWLER, now)));
+    }
+}
+
+/// Where the number of places is found out, what is kept is kept of those that there are now, and a connection that is
+/// asked whether there is a worker for it is of no class.
+#[test]
+fn classes_share_the_places_that_are_found() {
+    let (published, now) = (equals(1), Instant::now());
+    let mut balancer = Balancer::new(Balance::LeastConnections, 3);
+    let range = AutoRange::new(2, 8).map(EndpointMax::Auto);
+    balancer.amend(Balance::LeastConnections, range, false);
+    balancer.divide(shares(&[(8, 0), (8, 1), (1, 0)]));
+    // Of two, as long as nothing is known.
+    let crawler = take_all(&mut balancer, &published, CRAWLER, now);
+    assert_eq!(crawler.len(), 1);
+    assert!(!balancer.has_room(now) && balancer.has_room(ask(ADMIN, now)));
+    drop(crawler);
+    // A server that answers: one of a class that has as many as it may have is not tried for.
+    balancer.stand_on(address(0), Footing::Proven);
+    let one = chosen(choose_for(&mut balancer, &published, CRAWLER, now)).unwrap();
+    assert!(!one.is_nobodys());
+    one.ask(now);
+    assert!(one.is_nobodys());
+    one.has_answered(now);
+    one.rest(now);
+    one.rouse(ClassId::at(CRAWLER));
+    assert!(!balancer.has_room(ask(CRAWLER, now)));
+    // What is kept is there all the time, while another class tries whether there are workers for more.
+    let mut others = Vec::new();
+    for limit in [2, 3, 4] {
+        let tried = chosen(choose_for(&mut balancer, &published, 0, now)).unwrap();
+        assert!(tried.is_nobodys() && !balancer.has_room(now));
+        tried.ask(now);
+        tried.has_answered(now);
+        assert_eq!(tried.found_limit(), Some(limit));
+        tried.rest(now);
+        others.push(tried);
+        let admin = choose_for(&mut balancer, &published, ADMIN, now);
+        assert!(matches!(admin, Choice::Resting(_)));
+        if limit > 2 {
+            let its = choose_for(&mut balancer, &published, 0, now);
+            assert!(matches!(its, Choice::Resting(_)));
+            others[0].rouse(ClassId::DEFAULT);
+            others.rotate_left(1);
+        }
     }
 }
 
@@ -135,16 +181,13 @@ fn a_connection_that_rests_is_for_who_has_room() {
             Choice::Full
         ));
         // Nor does it make way for one that it would not serve.
-        assert_eq!(balancer.resting(&tried, ClassId::at(class)), None);
+        assert_eq!(balancer.resting(&tried, ask(class, now)), None);
     }
     assert!(matches!(
         choose_for(&mut balancer, &published, ADMIN, now),
         Choice::Resting(_)
     ));
-    assert_eq!(
-        balancer.resting(&tried, ClassId::at(ADMIN)),
-        Some(address(0))
-    );
+    assert_eq!(balancer.resting(&tried, ask(ADMIN, now)), Some(address(0)));
     drop(busy);
     admin.rouse(ClassId::at(CRAWLER));
     assert_eq!(take_all(&mut balancer, &published, 0, now).len(), 1);

@@ -1,6 +1,7 @@
 //! Tables of classes, right and wrong.
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::*;
@@ -151,6 +152,34 @@ const WRONG: &[(&str, &[&str])] = &[
     ("shards = 2\n[route.a.class.b]\nmatch = \"A=b\"\nmax = 1", &["f:10: route a: class b: max 1 with shards 2: each shard needs one (use at least 2, or fewer shards)"]),
     ("shards = 2\n[route.a.class.b]\nmatch = \"A=b\"\nreserve = 2\n[route.a.class.c]\nmatch = \"A=b\"\nreserve = 2", &["f:13: route a: class c: reserve: all classes together keep 4 of per-endpoint-max 4, which 2 shards share, and at least one must be left (lower a reserve, or raise per-endpoint-max)"]),
 ];
+
+/// What is kept for classes has to be there however few connections are found to have workers.
+#[test]
+fn classes_share_what_is_found_out_within_its_bounds() {
+    let of_class = |keys: &str| {
+        let route = ROUTE.replace("= 4", "= \"auto:3-8\"");
+        format!("{route}[route.a.class.b]\nmatch = \"A=b\"\n{keys}")
+    };
+    let run = run("run", &of_class("max = 8\nreserve = 2")).ok();
+    let route = &run.unwrap().config.routes[0];
+    let RouteProtocol::Fastcgi(fastcgi) = &route.protocol else {
+        panic!("it is a FastCGI route");
+    };
+    let rules: Vec<_> = fastcgi.classes.as_ref().unwrap().rules().collect();
+    let shares = rules.iter().map(|rules| (rules.max.get(), rules.reserve));
+    assert_eq!(shares.collect::<Vec<_>>(), [(8, 0), (8, 2)]);
+    assert_eq!(
+        refused(&of_class("reserve = 3")),
+        [
+            "f:9: route a: class b: reserve: all classes together keep 3 of the 3 that per-endpoint-max auto:3-8 always \
+             allows, and at least one must be left (lower a reserve, or raise the first number of per-endpoint-max)"
+        ]
+    );
+    assert_eq!(
+        refused(&of_class("max = 9")),
+        ["f:9: route a: class b: max 9: more than per-endpoint-max 8 of the route (use at most 8)"]
+    );
+}
 
 #[test]
 fn every_mistake_is_told_in_its_line() {

@@ -18,6 +18,7 @@ impl World {
     /// Before each wait, when the worker has done all that it can do.
     pub(in super::super) fn judge_rest(&mut self) {
         self.judge_rest_by_hand();
+        self.judge_backlogs();
         if self.told == Told::Nothing {
             let is_own = |p: &&mut Peer| p.worker == Some(self.at) && !p.dismissed;
             let own = self.peers.iter_mut().filter(is_own);
@@ -59,6 +60,7 @@ impl World {
             let FastcgiRules {
                 pool,
                 look_interval,
+                are_pools: _,
             } = ledger.rules_of(server.endpoint);
             let planned = &self.scenario.routes[peer.route];
             let oldest = planned.counters[self.at].queue_oldest.age(now);

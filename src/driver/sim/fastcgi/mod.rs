@@ -6,6 +6,7 @@
 
 mod client;
 mod judge;
+mod pools;
 mod records;
 mod server;
 
@@ -50,6 +51,8 @@ pub(crate) struct FastcgiRules {
     pub(crate) pool: PoolOptions,
     /// How often, at least, a worker looks for those who wait.
     pub(crate) look_interval: Duration,
+    /// Servers are pools of a few workers (`pools`).
+    pub(crate) are_pools: bool,
 }
 
 /// Who made a request, and which of its requests it is.
@@ -146,6 +149,8 @@ pub(super) struct Ledger {
 /// An endpoint, and what one worker can know of it: no other one tells it.
 struct Endpoint {
     manner: Manner,
+    /// How many connections it accepts at one time. `None`: any number.
+    workers_max: Option<usize>,
     route: usize,
     /// Connections that ended after an answer.
     ends: u32,
@@ -181,6 +186,7 @@ impl Endpoint {
     fn new(manner: Manner, route: usize) -> Self {
         Self {
             manner,
+            workers_max: None,
             route,
             ends: 0,
             is_proven: false,
@@ -228,13 +234,18 @@ impl Ledger {
     pub(super) fn new(routes: &mut [PlannedRoute], workers: usize, dice: &mut Dice) -> Self {
         let mut endpoints = Vec::new();
         for (route, planned) in routes.iter().enumerate() {
-            let are_steady = planned.fastcgi.is_some() && dice.one_in(3);
+            let are_pools = planned.fastcgi.is_some_and(|rules| rules.are_pools);
+            let are_steady = are_pools || planned.fastcgi.is_some() && dice.one_in(3);
             for _ in &planned.endpoints {
                 let manner = match planned.fastcgi {
                     Some(_) if !are_steady => dice.pick(&MANNERS),
                     _ => Manner::Steady,
                 };
-                endpoints.extend((0..workers).map(|_| Endpoint::new(manner, route)));
+                let workers_max = are_pools.then(|| dice.pick(&[1, 2, 3, 6]));
+                endpoints.extend((0..workers).map(|_| Endpoint {
+                    workers_max,
+                    ..Endpoint::new(manner, route)
+                }));
             }
         }
         let kept_by = routes.iter().map(|route| {
@@ -448,6 +459,12 @@ impl Ledger {
         self.endpoints[endpoint].answers_early = true;
     }
 
+    /// Whether the server at this endpoint may be given the fence before it has a request.
+    fn may_be_asked_first(&self, endpoint: usize) -> bool {
+        let endpoint = &self.endpoints[endpoint];
+        endpoint.workers_max.is_some() && endpoint.is_reused
+    }
+
     /// Whether the server at this endpoint may be given the fence with a request.
     fn may_be_asked_early(&self, endpoint: usize) -> bool {
         self.endpoints[endpoint].is_reused
@@ -529,8 +546,16 @@ impl World {
         (worker, made_by): (usize, Option<usize>),
     ) -> Peer {
         let known_as = self.ledger.known_as(worker, endpoint);
-        let Endpoint { manner, route, .. } = self.ledger.endpoints[known_as];
+        let Endpoint {
+            manner,
+            route,
+            workers_max,
+            ..
+        } = self.ledger.endpoints[known_as];
         let mut server = Server::new(known_as, manner);
+        if workers_max.is_some() {
+            server.in_backlog_since = Some(self.now);
+        }
         server.made_by = made_by;
         let plan = Plan {
             total: 0,

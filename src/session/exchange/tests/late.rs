@@ -8,8 +8,11 @@ const MAY_TAKE: Duration = Duration::from_secs(3);
 fn strict() -> Desk {
     let mut desk = Desk::new();
     desk.policy.timeouts.request = Some(MAY_TAKE);
-    desk.balancer
-        .amend(Balance::default(), NonZeroU32::new(1), false);
+    desk.balancer.amend(
+        Balance::default(),
+        NonZeroU32::new(1).map(EndpointMax::Fixed),
+        false,
+    );
     desk.can_queue = true;
     desk
 }

@@ -56,6 +56,7 @@ impl Server {
                     When::Late(delay) => self.agenda.push((now + delay, Task::Answer)),
                     When::Early | When::Never | When::Done => {}
                 },
+                Found::Fence if self.requests == 0 => self.answer_fence(),
                 Found::Fence => {
                     self.is_asked = true;
                     if self.ended_at.is_some() {

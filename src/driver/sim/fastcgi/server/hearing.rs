@@ -83,6 +83,14 @@ impl Server {
                 );
                 self.hear_fence(me, &record.content, behind);
             }
+            (Heard::Nothing, GET_VALUES) if record.id == 0 && record.padding == 0 => {
+                rule!(
+                    "fence_for_the_proven",
+                    ledger.may_be_asked_first(self.endpoint),
+                    "upstream {me} gets the fence before its first request"
+                );
+                self.hear_fence(me, &record.content, behind);
+            }
             // The first one proved nothing.
             (Heard::Fence, GET_VALUES) if self.is_early && has_ended => {
                 (self.is_early, self.settled_at) = (false, None);

@@ -43,6 +43,8 @@ pub(in super::super) struct Server {
     /// As [`Ledger::known_as`] has it.
     pub(super) endpoint: usize,
     manner: Manner,
+    /// No worker has accepted it. Since when.
+    pub(in super::super) in_backlog_since: Option<Instant>,
     /// All that it has to say so far.
     script: Vec<u8>,
     records: Records,
@@ -150,6 +152,7 @@ impl Server {
         Self {
             endpoint,
             manner,
+            in_backlog_since: None,
             script: Vec::new(),
             records: Records::default(),
             heard: Heard::Nothing,
@@ -216,6 +219,9 @@ impl Server {
     /// Whether more is to come, behind so much, of its answer, or the fence's. That is a small one: no server writes it
     /// in parts.
     pub(in super::super) fn owes_more(&self, sent: u64) -> bool {
+        if self.requests == 0 {
+            return false;
+        }
         match self.ended_at {
             Some(end) if self.settled_at.is_none() => sent < end,
             Some(end) => sent <= end,
@@ -228,6 +234,7 @@ impl Server {
         self.records.left() == 0
             && match self.heard {
                 Heard::Nothing => true,
+                Heard::Fence if self.requests == 0 => true,
                 Heard::Params { .. } => false,
                 Heard::Body { .. }
                 | Heard::Data { .. }
