@@ -86,7 +86,7 @@ fn assert_compares(table: &str, engine: &str) {
         assert!((rate / direct - ratio).abs() < 0.006, "{table}");
     }
     assert!(setting.starts_with(&format!("engine: {engine}")), "{table}");
-    assert!(meaning.contains("next, 'scripts/bench"), "{table}");
+    assert!(meaning.contains("Next: 'spliceway run"), "{table}");
 }
 
 #[track_caller]

@@ -14,8 +14,8 @@ const GAP: &str = "  ";
 
 /// What the figures mean, and what comes next: true whatever they are.
 const MEANING: &str = "\
-The way through spliceway costs one more hop, less in FastCGI mode what its kept connections to the \
-backend save; next, 'scripts/bench --quick' compares with HAProxy, nginx and others.
+Going through spliceway costs an extra hop; FastCGI mode wins it back, in part or more, by keeping connections to the \
+backend. Next: 'spliceway run --help' for your own backend, or 'scripts/bench --quick' in the source for HAProxy and nginx.
 ";
 
 /// Renders a row for each path and the lines below them.

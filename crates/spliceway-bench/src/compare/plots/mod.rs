@@ -237,16 +237,19 @@ fn pages_title(results: &Results) -> String {
     };
     let times = |cell: &PhpCell| {
         let (mode, raw) = (ratio(cell, "php-fastcgi")?, ratio(cell, "php-spliceway")?);
-        Some(format!("{mode:.2} (raw {raw:.2}) with {}\u{a0}KB", cell.kb))
+        Some(format!(
+            "{mode:.2}\u{a0}× and raw {raw:.2}\u{a0}× at {}\u{a0}KB",
+            cell.kb
+        ))
     };
     let smallest = cells().min_by_key(|cell| cell.kb).and_then(times);
     let largest = cells().max_by_key(|cell| cell.kb).and_then(times);
     match smallest {
         Some(smallest) => {
             let largest = largest.filter(|largest| *largest != smallest);
-            let largest = largest.map_or_else(String::new, |largest| format!(", {largest}"));
+            let largest = largest.map_or_else(String::new, |largest| format!("; {largest}"));
             format!(
-                "nginx and PHP-FPM: the FastCGI mode's pages per second are those of direct TCP times {smallest}{largest}"
+                "Pages of PHP-FPM per second, against direct TCP: FastCGI mode {smallest}{largest}"
             )
         }
         None => "nginx and PHP-FPM: requests per second by size of the page".to_owned(),
@@ -427,7 +430,7 @@ fn overload_title(results: &Results) -> String {
     });
     match figures {
         Some((load, mode, fpm)) => format!(
-            "At {load} times what PHP-FPM can do, its backlog has {} pages a second ready in time, the FastCGI mode's queue {}",
+            "At {load}\u{a0}× PHP-FPM's capacity, its own backlog delivers {} pages a second in time, the FastCGI mode's queue {}",
             number(fpm),
             number(mode)
         ),
@@ -448,10 +451,7 @@ fn overload(results: &Results) -> Figure {
         let is_drawn = lines.iter().any(|line| !line.is_empty());
         is_drawn.then(|| Graph {
             title: title.to_owned(),
-            x: Axis::counts(
-                "asked for ÷ what can be done",
-                lines.iter().flat_map(Line::xs),
-            ),
+            x: Axis::counts("requests ÷ capacity", lines.iter().flat_map(Line::xs)),
             y: Axis::linear(unit, lines.iter().flat_map(Line::ys)),
             lines,
         })

@@ -135,7 +135,7 @@ fn titles_say_what_the_figures_say() {
         ),
         (
             Plot::Pages,
-            "those of direct TCP times 1.30 (raw 0.90) with 2\u{a0}KB",
+            "FastCGI mode 1.30\u{a0}× and raw 0.90\u{a0}× at 2\u{a0}KB",
         ),
         (
             Plot::Machine,
@@ -143,7 +143,7 @@ fn titles_say_what_the_figures_say() {
         ),
         (
             Plot::Overload,
-            "At 2 times what PHP-FPM can do, its backlog has 0 pages a second ready in time, the FastCGI mode's queue 200",
+            "At 2\u{a0}× PHP-FPM's capacity, its own backlog delivers 0 pages a second in time, the FastCGI mode's queue 200",
         ),
     ] {
         let title = plot.title(&results);

@@ -119,14 +119,14 @@ pub(super) fn short(results: &Results, rows_max: usize, more: &str) -> String {
         table.row(vec![cell, first.ours.clone(), ratios(group)]);
     }
     let rest = match groups.len().saturating_sub(rows_max) {
-        0 => format!("The others are in {more}."),
-        rest => format!("Further {rest} rows with smaller losses, and the others, are in {more}."),
+        0 => format!("All others are in {more}."),
+        rest => format!("{rest} more rows with smaller losses, and all others, are in {more}."),
     };
     let words = format!(
         "Each cell and path of spliceway against the best of the others, in requests per second, p50, p99 and CPU per \
          request; the raw mode against other programs, the FastCGI mode against the direct path, too. Of {} comparisons \
-         it loses {} in every round, {} of them by more than 5 % (here, the slowest first, and those that only take more \
-         CPU at the end), and {} by the median alone. A ratio is spliceway's figure to the other's. {rest}",
+         it loses {} in every round, {} of them by more than 5 % (below, the worst first; those that only cost more CPU come \
+         last), and {} more in the median but not in every round. A ratio is spliceway's figure to the other's. {rest}",
         behind.compared,
         behind.count(How::InEveryRound),
         losses.len(),
@@ -394,6 +394,6 @@ mod tests {
         let cut = short(&results, 1, "targets.md");
         assert_eq!(rows(&cut), rows(&all)[..1], "{cut}");
         let words = cut.replace('\n', " ");
-        assert!(words.contains("Further 2 rows"), "{cut}");
+        assert!(words.contains("2 more rows"), "{cut}");
     }
 }

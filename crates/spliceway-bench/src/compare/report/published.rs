@@ -141,8 +141,7 @@ fn void_rounds_are_marked_and_their_figures_are_shown() {
 }
 
 #[test]
-fn nothing_is_lost_by_a_contest() {
-    // With every path of its cell, and each under a name of its own.
+fn every_contest_has_a_path_of_ours_and_each_path_a_name() {
     for contest in contests::all(&results()) {
         let names: BTreeSet<&str> = contest.lanes.iter().map(|lane| &*lane.name).collect();
         assert_eq!(names.len(), contest.lanes.len(), "{}", contest.id);

@@ -52,7 +52,7 @@ pub(super) fn void(results: &Results) -> String {
     let (count, rounds) = (void.count(), void.rounds);
     format!(
         "A round is **void** in which the load generator or the backend was busy for more than {:.0} % of its \
-         processors' time, or the link to it was late: what was measured is then theirs. Here that is {count} of {rounds} \
+         processors' time, or the link to it was late: what was measured is then their limit, not the path's. Here that is {count} of {rounds} \
          rounds (load generator {}, backend {}, link {}); on a direct path nobody else takes time. No median or ratio \
          has them, and a path of which more than half of the rounds are void has no figure",
         SATURATED * 100.0,

@@ -168,7 +168,7 @@ fn overload(results: &Results) -> Vec<Row> {
         return Vec::new();
     };
     let row = |load: f64| {
-        let workload = format!("overload, {load} × what PHP-FPM can do");
+        let workload = format!("overload, {load} × PHP-FPM's capacity");
         Row::new(workload, "pages in time/s", |key| {
             let wanted = match key {
                 "tcp" => "overload-fpm",
