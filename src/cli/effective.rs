@@ -80,7 +80,7 @@ fn is_integer(text: &str) -> bool {
 }
 
 /// A basic string (TOML 1.0, "String"): what it cannot hold is escaped.
-pub(super) fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {

@@ -12,7 +12,7 @@ mod daemon;
 mod demo;
 #[cfg(test)]
 mod documents;
-mod effective;
+pub(crate) mod effective;
 mod fastcgi;
 pub mod file;
 mod fpm;
@@ -304,10 +304,10 @@ enum ArgumentsOf {
     Resume(ResumeArguments),
     #[cfg(feature = "demo")]
     #[command(
-        about = "Show the proxy at work on this machine, and what it costs.",
+        about = "Run a backend, the proxy and a load on this machine, and compare the paths.",
         long_about = "Run a backend, the proxy and a load on this machine for a few seconds, and compare connections \
-                      made directly with those made through the proxy. Uses loopback and a temporary directory only, \
-                      and leaves nothing behind."
+                      made directly with those made through the proxy, in raw and in FastCGI mode. Uses loopback and a \
+                      temporary directory only, and leaves nothing behind."
     )]
     Demo(DemoArguments),
 }

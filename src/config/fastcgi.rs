@@ -146,8 +146,8 @@ impl Fastcgi {
     pub const REQUESTS_PER_UPSTREAM_DEFAULT: u32 = 500;
 
     /// In an open loop above the capacity, first come, first served leaves every request waiting for as long as its client
-    /// does, and next to none is answered in time; newest first, as many as there are places for (RESULTS.md,
-    /// *Overload*).
+    /// does, and next to none is answered in time; newest first, as many as there are places for
+    /// (docs/results/cells.md, *Overload*).
     pub const QUEUE_ORDER_DEFAULT: QueueOrder = QueueOrder::Adaptive;
 
     /// What PHP-FPM's own slow log is usually set to (`request_slowlog_timeout`, which is off by default): few people

@@ -1,9 +1,9 @@
 //! `spliceway demo`: what the proxy costs, shown on this machine with no other software.
 //!
 //! A built-in FastCGI responder listens on a loopback TCP port, the proxy runs as a child process
-//! in front of it, and the same load takes both ways in turn: straight to the TCP port and through
-//! the proxy. Every byte of every response is checked, so that the demo is a smoke test as well: a
-//! figure is printed only if all responses were right.
+//! in front of it, and the same load takes three paths in turn: straight to the TCP port, through
+//! the proxy's raw mode, and through its FastCGI mode. Every byte of every response is checked, so
+//! that the demo is a smoke test as well: a figure is printed only if all responses were right.
 //!
 //! The proxy is this same program in a process of its own, because that is how it will be used:
 //! its threads, limits and exit code are the real ones. The demo leaves neither a child nor a file
@@ -26,7 +26,7 @@ use crate::config::Engine;
 use crate::sys::process;
 use interrupt::Interrupt;
 use progress::Progress;
-use proxy::Proxy;
+use proxy::{Mode, Proxy};
 use spliceway_load::load::{Failure, Target};
 use spliceway_load::responder::{self, Responder};
 use trial::Trial;
@@ -36,9 +36,12 @@ use trial::Trial;
 pub const CONCURRENCY_MAX: usize = 128;
 
 /// How often each path is measured. The paths take turns, so that a machine that slows down or
-/// speeds up meanwhile does it to both; half a second each (at the default duration) leaves the
-/// start of the threads without weight.
+/// speeds up meanwhile does it to all of them; half a second each (at the default duration) leaves
+/// the start of the threads without weight.
 const ROUNDS: u32 = 6;
+
+/// The paths: direct TCP, raw, FastCGI mode.
+const PATHS: usize = 3;
 
 /// What `spliceway demo` was asked to do.
 #[derive(Clone, Debug)]
@@ -87,6 +90,14 @@ pub enum Error {
         /// The end of what it wrote.
         said: String,
     },
+    /// The proxy serves and does not say what it is.
+    #[error("ask the proxy which engine it runs: {cause}; it said: {said}")]
+    ProxyStatus {
+        /// What its control socket gave instead.
+        cause: String,
+        /// The end of what it wrote.
+        said: String,
+    },
     /// A request that failed or a response that was wrong.
     #[error("{path}: {failure}; the proxy said: {said}")]
     Load {
@@ -118,7 +129,7 @@ pub enum Error {
     Interrupted,
 }
 
-/// Measures both paths and prints the comparison on stdout.
+/// Measures all paths and prints the comparison on stdout.
 ///
 /// # Errors
 ///
@@ -136,17 +147,20 @@ pub fn run(options: &Options) -> Result<(), Error> {
     ))?;
     let mut proxy = Proxy::start(address, options.engine)?;
     proxy.wait_until_it_accepts(&interrupt)?;
+    let engine = proxy.engine()?;
+    let through = |mode| Target::Unix(proxy.socket(mode));
     let mut trials = [
-        Trial::new("straight to TCP", Target::Tcp(address), threads),
+        Trial::new("direct TCP", Target::Tcp(address), threads),
+        Trial::new("spliceway, raw", through(Mode::Raw), threads),
         Trial::new(
-            "through spliceway (raw)",
-            Target::Unix(proxy.socket()),
+            "spliceway, FastCGI mode (kept upstreams)",
+            through(Mode::Fastcgi),
             threads,
         ),
     ];
     measure(&mut trials, options, concurrency, &interrupt, &proxy)?;
     let warnings = proxy.stop()?;
-    print(&trials, &warnings)
+    print(&report::render(&trials, options, &engine), &warnings)
 }
 
 /// Of the load and of the responder each: the proxy is to have the larger part of the cores.
@@ -168,7 +182,7 @@ fn start_responder(threads: NonZeroUsize) -> io::Result<(Responder, SocketAddr)>
 
 /// Runs the rounds: each path in turn.
 fn measure(
-    trials: &mut [Trial; 2],
+    trials: &mut [Trial; PATHS],
     options: &Options,
     concurrency: NonZeroUsize,
     interrupt: &Interrupt,
@@ -178,6 +192,7 @@ fn measure(
     for round in 1..=ROUNDS {
         progress.round(round);
         for trial in &mut *trials {
+            progress.path(round, trial.name());
             trial
                 .run_round(concurrency, options.duration / ROUNDS, interrupt.control())
                 .map_err(|failure| Error::Load {
@@ -192,8 +207,7 @@ fn measure(
     Ok(())
 }
 
-fn print(trials: &[Trial; 2], warnings: &str) -> Result<(), Error> {
-    let report = report::render(trials);
+fn print(report: &str, warnings: &str) -> Result<(), Error> {
     write!(io::stderr().lock(), "{warnings}")
         .and_then(|()| write!(io::stdout().lock(), "{report}"))
         .map_err(setup("print the result", "stdout or stderr was closed"))

@@ -1,4 +1,4 @@
-//! How far the demo is: a moving line on a terminal, plain lines elsewhere. Always on stderr, so
+//! How far the demo is: a progress bar on a terminal, plain lines elsewhere. Always on stderr, so
 //! that stdout holds the table alone.
 
 use std::io::{IsTerminal as _, Write as _, stderr};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::Options;
+use super::{Options, PATHS};
 
 /// Often enough to look alive, rare enough to cost nothing beside the load.
 const TICK: Duration = Duration::from_millis(200);
@@ -29,19 +29,27 @@ impl Progress {
         if !stderr().is_terminal() {
             return Self::Plain;
         }
-        let template = "{spinner} {msg} [{bar:36}] {elapsed}";
+        let template = "{spinner} [{bar:24}] {elapsed} {msg}";
         let style = ProgressStyle::with_template(template).expect("the template is constant");
-        let line = ProgressBar::new(2 * u64::from(rounds)).with_style(style);
+        let steps = PATHS as u64 * u64::from(rounds);
+        let line = ProgressBar::new(steps).with_style(style);
         line.enable_steady_tick(TICK);
         Self::Line(line)
     }
 
     /// A round begins.
     pub(super) fn round(&self, number: u32) {
-        let message = format!("round {number}");
         match self {
-            Self::Line(line) => line.set_message(message),
-            Self::Plain => say(&format!("demo: {message}")),
+            Self::Line(_) => {}
+            Self::Plain => say(&format!("demo: round {number}")),
+        }
+    }
+
+    /// A path begins its part of a round.
+    pub(super) fn path(&self, round: u32, name: &'static str) {
+        match self {
+            Self::Line(line) => line.set_message(format!("round {round}: {name}")),
+            Self::Plain => {}
         }
     }
 

@@ -18,10 +18,13 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum as _;
 use tempfile::TempDir;
+use tokio::runtime;
 
 use super::interrupt::Interrupt;
-use super::{Error, setup};
+use super::{CONCURRENCY_MAX, Error, setup};
+use crate::cli::effective::quoted;
 use crate::config::Engine;
+use crate::observe::client::ask;
 use spliceway_common::sys::child::{spawn_bound, terminate};
 
 /// How long the proxy may take until it accepts: it binds a socket and starts its threads.
@@ -33,8 +36,32 @@ const STOP_MAX: Duration = Duration::from_secs(10);
 /// How often the child is looked at while it starts or ends.
 const POLL: Duration = Duration::from_millis(5);
 
+/// Where the load's script is (SCRIPT_FILENAME): nobody reads it.
+const SCRIPT_ROOT: &str = "/srv/bench";
+
+const TMPDIR_REMEDY: &str = "see the free space and the permissions of TMPDIR";
+
 /// How much of the end of its log is quoted: a few lines.
 const SAID_MAX: u64 = 2048;
+
+/// A route of the proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Mode {
+    Raw,
+    Fastcgi,
+}
+
+impl Mode {
+    const ALL: [Self; 2] = [Self::Raw, Self::Fastcgi];
+
+    /// The protocol, which the route is called by.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Fastcgi => "fastcgi",
+        }
+    }
+}
 
 /// A running proxy. Dropping it kills the process, waits for it, and removes the directory.
 pub(super) struct Proxy {
@@ -51,19 +78,24 @@ impl Proxy {
         let engine = engine
             .to_possible_value()
             .expect("no engine is hidden from the command line");
+        let config = dir.path().join("demo.toml");
+        fs::write(&config, routes(dir.path(), backend))
+            .map_err(setup("write the configuration", TMPDIR_REMEDY))?;
         let mut command = Command::new(program);
         command
             .arg("run")
-            .arg(format!("--listen=unix:{}", socket_in(dir.path()).display()))
-            .arg(format!("--backend={backend}"))
+            .arg("--config")
+            .arg(config)
+            .arg("--control")
+            .arg(control_in(dir.path()))
             .arg(format!("--engine={}", engine.get_name()))
             .arg("--log-level=warn");
         Self::launch(command, dir)
     }
 
     fn launch(mut command: Command, dir: TempDir) -> Result<Self, Error> {
-        let remedy = "see the free space and the permissions of TMPDIR";
-        let log = File::create(log_in(dir.path())).map_err(setup("create the log file", remedy))?;
+        let log = File::create(log_in(dir.path()))
+            .map_err(setup("create the log file", TMPDIR_REMEDY))?;
         let log_too = log
             .try_clone()
             .map_err(setup("share the log file", "see ulimit -n"))?;
@@ -80,15 +112,35 @@ impl Proxy {
     }
 
     /// Where the proxy listens.
-    pub(super) fn socket(&self) -> PathBuf {
-        socket_in(self.dir.path())
+    pub(super) fn socket(&self, mode: Mode) -> PathBuf {
+        socket_in(self.dir.path(), mode)
     }
 
-    /// Waits until the proxy takes a connection. That connection ends without a byte, as a health
-    /// check's would.
+    /// Which engine the proxy runs, by its own word.
+    pub(super) fn engine(&self) -> Result<String, Error> {
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(setup("ask the proxy for its status", "see ulimit -n"))?;
+        let answer = runtime.block_on(ask(&control_in(self.dir.path())));
+        let status = answer.map_err(|cause| Error::ProxyStatus {
+            cause: cause.to_string(),
+            said: self.said(),
+        })?;
+        Ok(status.engine)
+    }
+
+    /// Waits until the proxy takes connections. Each ends without a byte, as a health check's would.
     pub(super) fn wait_until_it_accepts(&mut self, interrupt: &Interrupt) -> Result<(), Error> {
+        for mode in Mode::ALL {
+            self.wait_for(mode, interrupt)?;
+        }
+        Ok(())
+    }
+
+    fn wait_for(&mut self, mode: Mode, interrupt: &Interrupt) -> Result<(), Error> {
         let started = Instant::now();
-        let socket = self.socket();
+        let socket = self.socket(mode);
         loop {
             interrupt.check()?;
             let Err(cause) = UnixStream::connect(&socket) else {
@@ -181,8 +233,32 @@ fn private_dir() -> Result<TempDir, Error> {
         ))
 }
 
-fn socket_in(dir: &Path) -> PathBuf {
-    dir.join("demo.sock")
+fn socket_in(dir: &Path, mode: Mode) -> PathBuf {
+    dir.join(mode.word()).with_extension("sock")
+}
+
+fn control_in(dir: &Path) -> PathBuf {
+    dir.join("control.sock")
+}
+
+/// The configuration: a route for each mode, both to the same backend. The FastCGI mode has the
+/// bounds that it is to have with PHP-FPM, as large as the load needs them.
+fn routes(dir: &Path, backend: SocketAddr) -> String {
+    let route = |mode: Mode| {
+        let word = mode.word();
+        let listen = quoted(&format!("unix:{}", socket_in(dir, mode).display()));
+        let bounds = match mode {
+            Mode::Raw => String::new(),
+            Mode::Fastcgi => format!(
+                "per-endpoint-max = {CONCURRENCY_MAX}\nscript-root = {}\n",
+                quoted(SCRIPT_ROOT)
+            ),
+        };
+        format!(
+            "[route.{word}]\nlisten = {listen}\nbackend = \"{backend}\"\nprotocol = \"{word}\"\n{bounds}"
+        )
+    };
+    Mode::ALL.map(route).concat()
 }
 
 fn log_in(dir: &Path) -> PathBuf {

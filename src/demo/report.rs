@@ -3,6 +3,8 @@
 use indicatif::HumanCount;
 
 use super::trial::Trial;
+use super::{Options, PATHS};
+use crate::config::Engine;
 
 /// The columns' titles; the first is aligned to the left, the others to the right.
 const TITLES: [&str; 6] = ["path", "requests", "req/s", "p50 µs", "p99 µs", "ratio"];
@@ -10,18 +12,30 @@ const TITLES: [&str; 6] = ["path", "requests", "req/s", "p50 µs", "p99 µs", "r
 /// Between two columns.
 const GAP: &str = "  ";
 
-/// What a reader should and should not conclude.
+/// What the figures mean, and what comes next: true whatever they are.
 const MEANING: &str = "\
-Each request is a new connection; ratio is req/s against the first row. A raw proxy adds a hop,
-so a ratio below 1 is expected: it is the price of file permissions and background name lookup.
-Load, proxy and responder share this machine's cores: compare rows, not machines.
+Going through spliceway costs an extra hop; FastCGI mode wins it back, in part or more, by keeping connections to the \
+backend. Next: 'spliceway run --help' for your own backend, or 'scripts/bench --quick' in the source for HAProxy and nginx.
 ";
 
-/// Renders both rows and the lines below them.
-pub(super) fn render(trials: &[Trial; 2]) -> String {
+/// Renders a row for each path and the lines below them.
+pub(super) fn render(trials: &[Trial; PATHS], options: &Options, engine: &str) -> String {
     let base = trials[0].per_second();
     let rows = trials.each_ref().map(|trial| row(trial, base));
-    format!("{}\n{MEANING}", align(&[TITLES.map(str::to_owned)], &rows))
+    let table = align(&[TITLES.map(str::to_owned)], &rows);
+    let (setting, concurrency) = (setting(options.engine, engine), options.concurrency);
+    format!(
+        "{table}\n{setting}; {concurrency} clients, each request on a new connection; ratio: req/s \
+         against direct TCP\n{MEANING}"
+    )
+}
+
+/// Which engine ran, and why if that is not plain.
+fn setting(asked: Engine, engine: &str) -> String {
+    match (asked, engine) {
+        (Engine::Auto, "epoll") => "engine: epoll, as io_uring is not available here".to_owned(),
+        (Engine::Auto | Engine::IoUring | Engine::Epoll, engine) => format!("engine: {engine}"),
+    }
 }
 
 fn row(trial: &Trial, base: u64) -> [String; 6] {
@@ -58,6 +72,13 @@ fn aligned(line: &[String; 6], widths: [usize; 6]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_engine_is_named_and_so_is_why_it_is_not_the_other() {
+        assert_eq!(setting(Engine::Auto, "io_uring"), "engine: io_uring");
+        assert_eq!(setting(Engine::Epoll, "epoll"), "engine: epoll");
+        assert!(setting(Engine::Auto, "epoll").contains("io_uring is not available"));
+    }
 
     #[test]
     fn columns_line_up() {

@@ -46,6 +46,17 @@ fn compare(dir: &Path, more: &[&str]) -> Output {
     command.output().expect("the program starts")
 }
 
+fn written(dir: &Path, file: &str) -> String {
+    fs::read_to_string(dir.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+}
+
+#[track_caller]
+fn assert_has(text: &str, parts: &[&str]) {
+    for part in parts {
+        assert!(text.contains(part), "no '{part}' in:\n{text}");
+    }
+}
+
 #[test]
 fn a_small_comparison_writes_a_report_with_all_parts() {
     let dir = tempfile::tempdir().unwrap();
@@ -53,25 +64,34 @@ fn a_small_comparison_writes_a_report_with_all_parts() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
 
-    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
-    for part in [
-        "spliceway-bench compare --only=new-4k-16",
-        "## In short",
-        "## Where spliceway is behind",
-        "## What was not measured",
-        "### 600 B → 4 KB, new connection per request, 16 at a time (`new-4k-16`)",
-        "| direct, TCP ",
-        "| spliceway raw, io_uring ",
-        "| spliceway raw, epoll ",
-        "(out/throughput.svg)",
-        "HAProxy: not asked for",
-        "net.ipv4.tcp_congestion_control",
-    ] {
-        assert!(report.contains(part), "no '{part}' in:\n{report}");
-    }
-    for plot in ["throughput.svg", "cpu.svg", "latency.svg"] {
-        assert!(dir.path().join("out").join(plot).exists(), "{plot}");
-    }
+    assert_has(
+        &written(dir.path(), "RESULTS.md"),
+        &[
+            "spliceway-bench compare --only=new-4k-16",
+            "## In short",
+            "| here, 4 KB new × 16 ",
+            "(out/machine.svg)",
+            "## Method",
+            "[cells.md](out/cells.md)",
+        ],
+    );
+    assert_has(
+        &written(dir.path(), "out/cells.md"),
+        &[
+            "## What was not measured",
+            "### 600 B → 4 KB, new connection per request, 16 at a time (`new-4k-16`)",
+            "| direct, TCP ",
+            "| spliceway raw, io_uring ",
+            "| spliceway raw, epoll ",
+            "HAProxy: not asked for",
+            "net.ipv4.tcp_congestion_control",
+        ],
+    );
+    assert_has(
+        &written(dir.path(), "out/targets.md"),
+        &["## The raw mode, here", "## Where spliceway is behind"],
+    );
+    assert!(dir.path().join("out/machine.svg").exists());
     let data = fs::read(dir.path().join("out/data.json")).unwrap();
     let data: Value = serde_json::from_slice(&data).unwrap();
     let paths = data["cells"][0]["paths"].as_array().unwrap();
@@ -123,16 +143,17 @@ fn the_fastcgi_mode_has_cells_and_targets_of_its_own() {
             assert!(round["requests"].as_u64().unwrap_or(0) > 0, "{path}");
         }
     }
-    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
-    for part in [
-        "## The FastCGI mode",
-        "What its FastCGI mode is to reach",
-        "| spliceway FastCGI, io_uring ",
-        "| spliceway FastCGI, epoll, guard off ",
-        "| direct, TCP, new connections ",
-    ] {
-        assert!(report.contains(part), "no '{part}' in:\n{report}");
-    }
+    assert_has(
+        &written(dir.path(), "out/cells.md"),
+        &[
+            "## The FastCGI mode",
+            "| spliceway FastCGI, io_uring ",
+            "| spliceway FastCGI, epoll, guard off ",
+            "| direct, TCP, new connections ",
+        ],
+    );
+    let targets = written(dir.path(), "out/targets.md");
+    assert_has(&targets, &["## The FastCGI mode, here"]);
 }
 
 /// Whether a link can be made: as root, where there is the device. Without, the report says why not.
@@ -151,23 +172,26 @@ fn backends_behind_a_link_come_first_and_take_its_round_trip() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
 
-    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    let cells = written(dir.path(), "out/cells.md");
     if !has_link() {
-        assert!(
-            report.contains("- backends behind a link, all: "),
-            "{report}"
-        );
+        assert_has(&cells, &["- backends behind a link, all: "]);
         return;
     }
-    let first = report.lines().find(|line| line.starts_with("## "));
+    let first = cells.lines().find(|line| line.starts_with("## "));
     assert_eq!(first, Some("## Backends behind a link"));
-    for part in [
+    let parts = [
         "| spliceway FastCGI, epoll, kept ",
-        "| 10 ms, 4 KB × 16, raw, new ",
         "<summary>10 ms, 4 KB × 1</summary>",
-    ] {
-        assert!(report.contains(part), "no '{part}' in:\n{report}");
-    }
+    ];
+    assert_has(&cells, &parts);
+    let targets = written(dir.path(), "out/targets.md");
+    assert_has(&targets, &["| 10 ms, 4 KB × 16, raw, new "]);
+    let report = written(dir.path(), "RESULTS.md");
+    let plots: Vec<&str> = report.split("](out/").skip(1).collect();
+    assert!(
+        plots[0].starts_with("cells.md") && plots[1].starts_with("remote.svg"),
+        "{report}"
+    );
     let data = fs::read(dir.path().join("out/data.json")).unwrap();
     let data: Value = serde_json::from_slice(&data).unwrap();
     let cells = data["remote"]["cells"].as_array().unwrap();
@@ -285,20 +309,47 @@ fn pages_of_php_fpm_come_first_with_every_way_and_pool() {
             assert_eq!(path["second_client"].is_object(), has_second, "{path}");
         }
     }
-    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
-    let first = report.lines().find(|line| line.starts_with("## "));
+    let cells = written(dir.path(), "out/cells.md");
+    let first = cells.lines().find(|line| line.starts_with("## "));
     assert_eq!(first, Some("## nginx and PHP-FPM, end to end"));
-    for part in [
-        "(out/pages.svg)",
+    let parts = [
         "| static 2 | ondemand 10 |",
-        "| ondemand, 10 KB ",
-        "≥ 0.95",
         "A second client of the same pool",
         "<summary>ondemand, pages of 10 KB</summary>",
-    ] {
-        assert!(report.contains(part), "no '{part}' in:\n{report}");
-    }
+    ];
+    assert_has(&cells, &parts);
+    let targets = written(dir.path(), "out/targets.md");
+    assert_has(&targets, &["| ondemand, 10 KB ", "≥ 0.95"]);
+    let report = written(dir.path(), "RESULTS.md");
+    assert_has(
+        &report,
+        &["(out/pages.svg)", "| PHP-FPM static, pages of 2 KB "],
+    );
     assert!(dir.path().join("out/pages.svg").exists());
+}
+
+#[test]
+fn fixed_rates_are_asked_of_both_modes() {
+    let dir = tempfile::tempdir().unwrap();
+    let more = ["--only=sweep", "--peers=fastcgi,fastcgi-epoll", "--quick"];
+    let output = compare(dir.path(), &more);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+
+    let data = fs::read(dir.path().join("out/data.json")).unwrap();
+    let data: Value = serde_json::from_slice(&data).unwrap();
+    let names = |sweep: &Value| {
+        let paths = sweep["paths"].as_array().unwrap().iter();
+        let names = paths.map(|path| path["path"].as_str().unwrap().to_owned());
+        names.collect::<Vec<String>>()
+    };
+    let others = ["tcp", "unix", "spliceway", "spliceway-epoll"];
+    let modes = ["fastcgi", "fastcgi-epoll"];
+    assert_eq!(names(&data["sweep"]), [&others[..], &modes].concat());
+    for page in data["page_sweeps"].as_array().unwrap() {
+        assert_eq!(names(&page["sweep"]), others);
+    }
+    assert!(dir.path().join("out/latency-under-load.svg").exists());
 }
 
 #[test]
@@ -334,14 +385,11 @@ fn routes_are_measured_with_and_without_their_neighbour_and_metrics() {
         let longest_ms = engine["longest_ms"][0].as_f64().unwrap();
         assert!(longest_ms > 100.0, "{longest_ms}");
     }
-    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
-    for part in [
-        "## Several routes, and metrics",
-        "| in the same daemon ",
-        "| metrics asked for ten times a second ",
-    ] {
-        assert!(report.contains(part), "no '{part}' in:\n{report}");
-    }
+    let cells = written(dir.path(), "out/cells.md");
+    let parts = ["## Several routes, and metrics", "| in the same daemon "];
+    assert_has(&cells, &parts);
+    let targets = written(dir.path(), "out/targets.md");
+    assert_has(&targets, &["| metrics asked for ten times a second "]);
 }
 
 #[test]
@@ -391,31 +439,38 @@ fn reloads_are_measured_with_every_program_that_can_be_told() {
     }
     // Not all of them: on a busy machine one may take longer than until it is looked at.
     assert!(done > 0, "{paths:?}");
-    let report = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
-    for part in [
-        "## Reloads under load",
-        "| FastCGI, kept connections ",
-        "| spliceway raw, epoll ",
-        "≤ 2",
-    ] {
-        assert!(report.contains(part), "no '{part}' in:\n{report}");
-    }
+    let cells = written(dir.path(), "out/cells.md");
+    assert_has(
+        &cells,
+        &["## Reloads under load", "| spliceway raw, epoll "],
+    );
+    let targets = written(dir.path(), "out/targets.md");
+    assert_has(&targets, &["| FastCGI, kept connections ", "≤ 2"]);
 }
 
 #[test]
 fn a_report_can_be_made_again_from_the_raw_data() {
     let dir = tempfile::tempdir().unwrap();
     assert!(compare(dir.path(), &[]).status.success());
-    let first = fs::read_to_string(dir.path().join("RESULTS.md")).unwrap();
+    let files = [
+        "RESULTS.md",
+        "out/cells.md",
+        "out/targets.md",
+        "out/machine.svg",
+    ];
+    let first = files.map(|file| written(dir.path(), file));
+    for file in files {
+        fs::remove_file(dir.path().join(file)).unwrap();
+    }
     let mut command = Command::new(PROGRAM);
     command.current_dir(dir.path()).args([
         "compare",
         "--render=out/data.json",
         "--output=out",
-        "--results=again.md",
+        "--results=RESULTS.md",
     ]);
     assert!(command.output().unwrap().status.success());
-    let again = fs::read_to_string(dir.path().join("again.md")).unwrap();
+    let again = files.map(|file| written(dir.path(), file));
     assert_eq!(first, again);
 }
 

@@ -109,7 +109,7 @@ impl Key {
         Self::Upload,
     ];
 
-    fn word(self) -> &'static str {
+    pub(super) fn word(self) -> &'static str {
         match self {
             Self::Small => "4k",
             Self::Page10 => "10k",

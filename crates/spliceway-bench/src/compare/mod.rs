@@ -130,7 +130,8 @@ pub(crate) struct CompareArgs {
         long,
         value_name = "DIR",
         default_value = "docs/results",
-        help = "Write the plots to this directory, and the raw data unless --json says otherwise."
+        help = "Write the plots and the pages with every cell and target to this directory, and the raw \
+                data unless --json says otherwise."
     )]
     output: PathBuf,
 
@@ -198,10 +199,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 /// Measures, and writes down what came out.
 pub(crate) fn run(args: &CompareArgs) -> anyhow::Result<()> {
-    let results = match &args.render {
+    let mut results = match &args.render {
         Some(file) => read(file)?,
         None => measure(args)?,
     };
+    results.judge();
     print(&report::summary(&results))?;
     write(args, &results)
 }
@@ -232,17 +234,13 @@ fn write(args: &CompareArgs, results: &Results) -> anyhow::Result<()> {
     for (file, svg) in plots::render(results)? {
         put(&args.output.join(file), &svg)?;
     }
-    put(&args.results, &report::render(results, &companions(args)))
-}
-
-/// What is beside the plots. The report refers to it by the path that was given, as the report is
-/// where it was asked for from.
-fn companions(args: &CompareArgs) -> Companions {
-    Companions {
-        dir: args.output.display().to_string(),
-        growth: fs::read_to_string(args.output.join("growth.md")).ok(),
-        has_experiments: args.output.join("experiments.md").exists(),
-    }
+    // The report refers to them by the path that was given, as it is where that was given from.
+    let companions = Companions::beside(&args.output.display().to_string(), &args.output);
+    let cells = report::render_cells(results, &companions);
+    put(&args.output.join(report::CELLS), &cells)?;
+    let targets = report::render_targets(results);
+    put(&args.output.join(report::TARGETS), &targets)?;
+    put(&args.results, &report::render(results, &companions))
 }
 
 /// The client's threads, and the responder's: half of the cores each, as the work is about equal.
@@ -419,18 +417,41 @@ impl Run<'_> {
     }
 
     fn sweep(&mut self) {
-        self.results.sweep = self.sweep_of(Key::Small, self.schedule.sweep_shares());
+        let paths: Vec<String> = self.paths.clone();
+        let paths = paths
+            .into_iter()
+            .filter(|path| !sweep::LEFT_OUT.contains(&path.as_str()));
+        let paths: Vec<String> = paths.collect();
+        self.results.sweep = self.sweep_with_modes(&paths);
         let shares = self.schedule.page_sweep_shares();
         for key in Key::PAGES {
             if !shares.is_empty()
-                && let Some(sweep) = self.sweep_of(key, shares)
+                && let Some(sweep) = self.sweep_of(key, &paths, shares)
             {
                 self.results.page_sweeps.push(PageSweep { key, sweep });
             }
         }
     }
 
-    fn sweep_of(&mut self, key: Key, shares: &[f64]) -> Option<Sweep> {
+    /// Of the smallest answer, with the FastCGI mode beside the others.
+    fn sweep_with_modes(&mut self, paths: &[String]) -> Option<Sweep> {
+        let mut modes = peers::fastcgi();
+        choose(&mut modes, &self.peers);
+        modes.retain(|mode| sweep::MODES.contains(&mode.key().as_str()));
+        let keys: Vec<String> = modes.iter().map(|mode| mode.key()).collect();
+        for mode in modes {
+            let shape = Shape::plain(Threads::Exactly(1));
+            self.fleet.add(&mode.key(), mode, shape);
+        }
+        let all = [paths, &keys].concat();
+        let swept = self.sweep_of(Key::Small, &all, self.schedule.sweep_shares());
+        for key in keys {
+            self.fleet.remove(&key);
+        }
+        swept
+    }
+
+    fn sweep_of(&mut self, key: Key, paths: &[String], shares: &[f64]) -> Option<Sweep> {
         let effort = self.schedule.effort(Section::Sweep);
         let cell = sweep::cell(key);
         self.progress.part(&cell.title());
@@ -438,7 +459,7 @@ impl Run<'_> {
         let capacity = known.map_or_else(|| sweep::capacity(&mut self.fleet, &cell, effort), Ok);
         match capacity {
             Ok(capacity) => {
-                let (fleet, paths) = (&mut self.fleet, &self.paths);
+                let fleet = &mut self.fleet;
                 let progress = &self.progress;
                 Some(sweep::run(
                     fleet, paths, &cell, shares, capacity, effort, progress,

@@ -2,14 +2,18 @@
 //! from this alone.
 
 mod overload;
+mod php;
 mod reload;
 mod remote;
+mod void;
 
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::overload::{Overload, OverloadPoint, OverloadSample, OverloadWay};
+pub(super) use self::php::{PHP_TCP, Php, PhpCell, PhpPath, PhpSample, Pm, SecondClient};
 pub(super) use self::reload::{Reload, ReloadPath, ReloadRound, ReloadSample};
 pub(super) use self::remote::{LinkUse, Remote, RemoteCell, RemoteWay};
+pub(super) use self::void::{Bottleneck, SATURATED, Void};
 use super::matrix::{Carry, Cell, Key};
 use super::statistics::{Spread, ratio};
 
@@ -82,6 +86,23 @@ impl Results {
     /// What tables call a path.
     pub(super) fn name(&self, key: &str) -> String {
         name_in(&self.paths, key)
+    }
+
+    /// The same, for those of the FastCGI mode as well.
+    pub(super) fn name_of_any(&self, key: &str) -> String {
+        let mode = self.fastcgi.iter().flat_map(|mode| &mode.paths);
+        let mut all = self.paths.iter().chain(mode);
+        let found = all.find(|info| info.key == key);
+        found.map_or_else(|| key.to_owned(), |info| info.name.clone())
+    }
+
+    /// A path in a cell with everything on this machine. What the section of the matrix does not have, that of the
+    /// FastCGI mode may have, which has rounds of its own.
+    pub(super) fn here(&self, cell: &Cell, path: &str) -> Option<&PathResult> {
+        let mode = self.fastcgi.iter().flat_map(|mode| &mode.cells);
+        let all = self.cells.iter().chain(mode);
+        let mut same = all.filter(|result| result.cell == *cell);
+        same.find_map(|result| result.path(path))
     }
 }
 
@@ -167,6 +188,9 @@ pub(super) struct Sample {
     /// What the link to the backend took, where there is one. Older files of raw data have none.
     #[serde(default)]
     pub(super) link: Option<LinkUse>,
+    /// What was the bottleneck instead of the path, by [`Results::judge`].
+    #[serde(skip)]
+    pub(super) void: Option<Bottleneck>,
 }
 
 /// Of one load, in microseconds.
@@ -270,23 +294,35 @@ impl PathResult {
     pub(super) fn failure(&self) -> Option<&str> {
         failure(&self.rounds)
     }
+
+    /// Which rounds say nothing of the path.
+    pub(super) fn void(&self) -> Void {
+        Void::of(&self.rounds)
+    }
 }
 
-/// A figure of each outcome, if it has one.
+/// A figure of each outcome, if it has one that says something of the path.
 pub(super) fn figures(
     outcomes: &[Outcome],
     figure: impl Fn(&Sample) -> Option<f64>,
 ) -> Vec<Option<f64>> {
-    let one = |outcome: &Outcome| figure(outcome.as_ref().ok()?);
-    outcomes.iter().map(one).collect()
+    void::figures(outcomes, figure)
 }
 
-/// A figure over outcomes.
+/// A figure over the outcomes that say something of the path.
 pub(super) fn spread(
     outcomes: &[Outcome],
     figure: impl Fn(&Sample) -> Option<f64>,
 ) -> Option<Spread> {
     Spread::of(figures(outcomes, figure).into_iter().flatten())
+}
+
+/// A figure over all outcomes, whatever the bottleneck was.
+pub(super) fn measured(
+    outcomes: &[Outcome],
+    figure: impl Fn(&Sample) -> Option<f64>,
+) -> Option<Spread> {
+    Spread::of(outcomes.iter().flatten().filter_map(figure))
 }
 
 /// What went wrong first, if something did.
@@ -459,216 +495,4 @@ pub(super) struct RoutesOf {
     /// A load on a single route, while nobody asks for metrics, and while somebody does.
     pub(super) unwatched: Vec<Outcome>,
     pub(super) watched: Vec<Outcome>,
-}
-
-/// nginx, a path, PHP-FPM.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct Php {
-    pub(super) versions: Vec<String>,
-    pub(super) connections: usize,
-    pub(super) workers: usize,
-    #[serde(default)]
-    pub(super) rounds: usize,
-    /// Of a measurement; those of dynamic pools take longer.
-    #[serde(default)]
-    pub(super) seconds: u64,
-    /// Older files of raw data, which had one page and one kind of pool, have none.
-    #[serde(default)]
-    pub(super) cells: Vec<PhpCell>,
-}
-
-/// What decides how many workers PHP-FPM has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Pm {
-    Static,
-    Ondemand,
-    Dynamic,
-}
-
-impl Pm {
-    pub(super) const ALL: [Self; 3] = [Self::Static, Self::Ondemand, Self::Dynamic];
-
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Static => "static",
-            Self::Ondemand => "ondemand",
-            Self::Dynamic => "dynamic",
-        }
-    }
-}
-
-/// One page from one kind of pool, with all paths.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct PhpCell {
-    pub(super) pm: Pm,
-    /// Of the page, each of 1,024 bytes.
-    pub(super) kb: u32,
-    pub(super) paths: Vec<PhpPath>,
-}
-
-/// The key of the path to which those of PHP are compared.
-pub(super) const PHP_TCP: &str = "php-tcp";
-
-impl PhpCell {
-    pub(super) fn path(&self, key: &str) -> Option<&PhpPath> {
-        self.paths.iter().find(|path| path.key == key)
-    }
-
-    /// The ratio of one path's figure to that of direct TCP, round by round.
-    pub(super) fn ratio(
-        &self,
-        key: &str,
-        figure: impl Fn(&PhpSample) -> Option<f64>,
-    ) -> Option<Spread> {
-        let figures = |key| Some(self.path(key)?.figures(&figure));
-        ratio(&figures(key)?, &figures(PHP_TCP)?)
-    }
-}
-
-/// One path behind nginx.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(super) struct PhpPath {
-    pub(super) key: String,
-    pub(super) name: String,
-    pub(super) rounds: Vec<Result<PhpSample, String>>,
-    /// One that asks PHP-FPM itself, where there was one.
-    pub(super) second_client: Option<SecondClient>,
-    /// One that asks the program on the way, if that shares its connections.
-    pub(super) second_beside: Option<SecondClient>,
-}
-
-impl PhpPath {
-    /// A figure of each round, if it has one.
-    pub(super) fn figures(&self, figure: impl Fn(&PhpSample) -> Option<f64>) -> Vec<Option<f64>> {
-        let one = |round: &Result<PhpSample, String>| figure(round.as_ref().ok()?);
-        self.rounds.iter().map(one).collect()
-    }
-
-    /// A figure over the rounds.
-    pub(super) fn spread(&self, figure: impl Fn(&PhpSample) -> Option<f64>) -> Option<Spread> {
-        Spread::of(self.figures(figure).into_iter().flatten())
-    }
-
-    /// What went wrong first, if something did.
-    pub(super) fn failure(&self) -> Option<&str> {
-        let mut failures = self.rounds.iter().filter_map(|round| round.as_ref().err());
-        failures.next().map(String::as_str)
-    }
-}
-
-/// A second client of the same PHP-FPM during the load, one request after the other.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(super) struct SecondClient {
-    pub(super) answered: u64,
-    /// Requests that were not answered in time.
-    pub(super) lost: u64,
-    pub(super) seconds: f64,
-    /// The longest that one which was answered took. Older files of raw data have none.
-    #[serde(default)]
-    pub(super) longest_ms: f64,
-}
-
-impl SecondClient {
-    /// With another time of the same.
-    pub(super) fn and(self, more: Self) -> Self {
-        Self {
-            answered: self.answered + more.answered,
-            lost: self.lost + more.lost,
-            seconds: self.seconds + more.seconds,
-            longest_ms: self.longest_ms.max(more.longest_ms),
-        }
-    }
-
-    /// Of the requests, those that were not answered in time. `None` if there were none at all.
-    pub(super) fn share_lost(&self) -> Option<f64> {
-        let all = self.answered + self.lost;
-        (all > 0).then(|| self.lost as f64 / all as f64)
-    }
-}
-
-/// What wrk saw, and what it cost.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct PhpSample {
-    pub(super) requests: u64,
-    pub(super) seconds: f64,
-    pub(super) per_second: f64,
-    pub(super) p50_us: f64,
-    pub(super) p90_us: f64,
-    pub(super) p99_us: f64,
-    pub(super) max_us: f64,
-    /// Answers other than 2xx and 3xx, and errors of sockets.
-    pub(super) errors: u64,
-    /// Of the program between nginx and PHP-FPM.
-    pub(super) cpu_us: Option<f64>,
-    pub(super) nginx_cpu_us: f64,
-    pub(super) fpm_cpu_us: f64,
-    pub(super) wrk_cpu_us: f64,
-    /// Of all processors together, whatever ran on them.
-    pub(super) busy_us: f64,
-}
-
-/// What held a round back that has nothing to do with the path.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Bottleneck {
-    Wrk,
-    Fpm,
-}
-
-impl PhpSample {
-    /// Of its time, the part for which something works that is the bottleneck. Less than all: a
-    /// thread that does all it can is interrupted now and then.
-    const SATURATED: f64 = 0.9;
-
-    /// Whether wrk's thread or PHP-FPM had no more to give.
-    pub(super) fn bottleneck(&self, workers: usize, cores: usize) -> Option<Bottleneck> {
-        let busy = |cpu_us: f64| cpu_us / 1e6 / self.seconds;
-        let fpm_most = workers.min(cores) as f64;
-        if busy(self.wrk_cpu_us) >= Self::SATURATED {
-            Some(Bottleneck::Wrk)
-        } else if busy(self.fpm_cpu_us) >= Self::SATURATED * fpm_most {
-            Some(Bottleneck::Fpm)
-        } else {
-            None
-        }
-    }
-
-    /// The part of the machine's time that went to none of those who take part.
-    pub(super) fn others_share(&self, cores: usize) -> f64 {
-        let served = self.cpu_us.unwrap_or_default() + self.nginx_cpu_us + self.fpm_cpu_us;
-        let known = served + self.wrk_cpu_us;
-        (self.busy_us - known).max(0.0) / 1e6 / self.seconds / cores as f64
-    }
-
-    /// Of the program between nginx and PHP-FPM.
-    pub(super) fn cpu_us_per_request(&self) -> Option<f64> {
-        Some(self.cpu_us? / self.requests as f64)
-    }
-
-    /// Of all that it takes to serve a page.
-    pub(super) fn served_us_per_request(&self) -> Option<f64> {
-        let served = self.cpu_us.unwrap_or_default() + self.nginx_cpu_us + self.fpm_cpu_us;
-        Some(served / self.requests as f64)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_saturated_thread_of_wrk_or_all_of_php_fpm_is_the_bottleneck() {
-        let sample = |wrk_cpu_us, fpm_cpu_us| PhpSample {
-            seconds: 2.0,
-            wrk_cpu_us,
-            fpm_cpu_us,
-            ..PhpSample::default()
-        };
-        let found = |wrk, fpm| sample(wrk, fpm).bottleneck(8, 2);
-        assert_eq!(found(1e6, 2.5e6), None);
-        assert_eq!(found(1.9e6, 0.0), Some(Bottleneck::Wrk));
-        assert_eq!(found(1e5, 3.7e6), Some(Bottleneck::Fpm));
-        // As many workers as there are, on many cores.
-        assert_eq!(sample(0.0, 3.7e6).bottleneck(2, 64), Some(Bottleneck::Fpm));
-    }
 }

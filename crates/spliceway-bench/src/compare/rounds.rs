@@ -196,6 +196,7 @@ pub(super) fn measure(
         window_seconds: window.seconds,
         memory_kb: fleet.memory_kb(path),
         link: window.link,
+        void: None,
     };
     Ok((sample, measured.latency_ns))
 }

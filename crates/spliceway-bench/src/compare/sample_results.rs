@@ -38,6 +38,7 @@ fn sample(per_second: f64) -> Sample {
         window_seconds: 1_000.0 / per_second,
         memory_kb: Some(4096),
         link: None,
+        void: None,
     }
 }
 
@@ -66,6 +67,7 @@ fn cell() -> CellResult {
 fn fastcgi() -> Fastcgi {
     let rates = [
         (DIRECT_TCP, 20_000.0),
+        ("haproxy", 10_000.0),
         ("fastcgi", 40_000.0),
         ("fastcgi-epoll", 18_000.0),
     ];
@@ -352,6 +354,7 @@ fn overload() -> Overload {
         commit: "0123456789ab".to_owned(),
         date: "2026-11-28 20:00".to_owned(),
         ways: vec![
+            way("overload-fpm", "PHP-FPM's backlog", fifo.clone()),
             way("overload-fifo", "spliceway, fifo", fifo),
             way("overload-adaptive", "spliceway, adaptive", adaptive),
         ],
@@ -360,11 +363,19 @@ fn overload() -> Overload {
 
 /// All sections, in small.
 pub(super) fn results() -> Results {
+    let mut results = measured();
+    results.judge();
+    results
+}
+
+fn measured() -> Results {
     Results {
         machine: Machine {
             command: "spliceway-bench compare --quick".to_owned(),
             kernel: "6.18.0".to_owned(),
             cores: 2,
+            client_threads: 1,
+            responder_threads: 1,
             ..Machine::default()
         },
         network: Network {

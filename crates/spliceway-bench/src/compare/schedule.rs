@@ -12,6 +12,7 @@ use super::reload;
 use super::remote;
 use super::rounds::Effort;
 use super::routes;
+use super::sweep;
 
 /// The parts of a comparison.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -304,7 +305,9 @@ impl Schedule {
                 Section::Defaults => self.at_defaults().len() * paths,
                 Section::Sweep => {
                     let pages = Key::PAGES.len() * self.page_sweep_shares().len();
-                    (self.sweep_shares().len() + pages) * paths
+                    let others = paths.saturating_sub(sweep::LEFT_OUT.len());
+                    let small = self.sweep_shares().len() * (others + sweep::MODES.len());
+                    small + pages * others
                 }
                 Section::Growth => {
                     let points = self.growth_concurrencies().len() + self.growth_pages().len();

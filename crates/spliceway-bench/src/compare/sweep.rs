@@ -14,6 +14,13 @@ use super::rounds::{Effort, measure, one_line, plan};
 /// behind to show it, few enough that none runs out of connections.
 const CONNECTIONS_MAX: NonZeroUsize = NonZeroUsize::new(512).expect("not zero");
 
+/// What has nothing to tell of rates, as a whole run has to end: a process for each connection, and a way to splice, which
+/// answers as large as pages have no use for.
+pub(super) const LEFT_OUT: [&str; 2] = ["socat", "haproxy-splice"];
+
+/// What is swept with the smallest answer, beside the programs of the other sections.
+pub(super) const MODES: [&str; 2] = ["fastcgi", "fastcgi-epoll"];
+
 /// The requests of the sweep, with answers of this kind.
 pub(super) fn cell(key: Key) -> Cell {
     Cell::new(Carry::New, key, 16)

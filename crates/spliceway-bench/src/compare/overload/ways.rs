@@ -21,16 +21,19 @@ pub(super) enum Way {
     NginxFpm,
     /// spliceway, with requests in its queue.
     Spliceway(Order),
+    /// The same as is the default, with the other engine.
+    SplicewayEpoll,
     /// nginx, and behind it spliceway.
     NginxSpliceway,
 }
 
 /// Every one, in the order of the tables.
-pub(super) const ALL: [Way; 5] = [
+pub(super) const ALL: [Way; 6] = [
     Way::Fpm,
     Way::NginxFpm,
     Way::Spliceway(Order::Fifo),
     Way::Spliceway(Order::Adaptive),
+    Way::SplicewayEpoll,
     Way::NginxSpliceway,
 ];
 
@@ -42,6 +45,7 @@ impl Way {
             Self::NginxFpm => "overload-nginx",
             Self::Spliceway(Order::Fifo) => "overload-fifo",
             Self::Spliceway(Order::Adaptive) => "overload-adaptive",
+            Self::SplicewayEpoll => "overload-adaptive-epoll",
             Self::NginxSpliceway => "overload-nginx-adaptive",
         }
     }
@@ -52,6 +56,7 @@ impl Way {
             Self::NginxFpm => "nginx → PHP-FPM",
             Self::Spliceway(Order::Fifo) => "spliceway, fifo",
             Self::Spliceway(Order::Adaptive) => "spliceway, adaptive",
+            Self::SplicewayEpoll => "spliceway, adaptive, epoll",
             Self::NginxSpliceway => "nginx → spliceway, adaptive",
         }
     }
@@ -61,7 +66,7 @@ impl Way {
         match self {
             Self::Fpm | Self::NginxFpm => None,
             Self::Spliceway(order) => Some(order),
-            Self::NginxSpliceway => Some(Order::Adaptive),
+            Self::SplicewayEpoll | Self::NginxSpliceway => Some(Order::Adaptive),
         }
     }
 
@@ -75,7 +80,13 @@ impl Way {
             guard: Guard::On,
             endpoint_max: Some(WORKERS),
         };
-        let peer = Spliceway::fastcgi(Engine::IoUring, route).ordered(self.order()?);
+        let engine = match self {
+            Self::SplicewayEpoll => Engine::Epoll,
+            Self::Fpm | Self::NginxFpm | Self::Spliceway(_) | Self::NginxSpliceway => {
+                Engine::IoUring
+            }
+        };
+        let peer = Spliceway::fastcgi(engine, route).ordered(self.order()?);
         let shape = Shape {
             backends: vec![self.port()],
             ..Shape::plain(Threads::Exactly(1))
@@ -87,7 +98,7 @@ impl Way {
     fn port(self) -> SocketAddr {
         let index = ALL.iter().position(|way| *way == self);
         let index = index.expect("all of them are in ALL");
-        let index = u16::try_from(index).expect("there are five");
+        let index = u16::try_from(index).expect("there are six");
         SocketAddr::new(RESPONDER.ip(), FIRST_PORT + index)
     }
 

@@ -1,4 +1,4 @@
-//! Bars: a panel for each cell, a bar for each path, with its figure and how far the rounds went.
+//! Bars: panels side by side, a bar for each path, with its figure and how far the rounds went.
 
 use anyhow::Result;
 use plotters::element::{PathElement, Rectangle, Text};
@@ -7,12 +7,16 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::super::statistics::Spread;
 use super::super::table::number;
-use super::style::{Area, BLACK, GREY, LIGHT, look, stroke, text};
+use super::style::{
+    Area, BLACK, GREY, LIGHT, MARGIN, WIDTH, draw_text, draw_title, look, pixels, stroke, text,
+    title_height, wrapped,
+};
 
 pub(super) struct Bar {
     pub(super) key: String,
     pub(super) name: String,
-    pub(super) value: Spread,
+    /// A path whose rounds are void has none.
+    pub(super) value: Option<Spread>,
 }
 
 pub(super) struct Panel {
@@ -21,51 +25,62 @@ pub(super) struct Panel {
     pub(super) bars: Vec<Bar>,
 }
 
-const COLUMNS: usize = 2;
-const PANEL_WIDTH: i32 = 520;
-/// For the names of the paths.
-const NAMES_WIDTH: i32 = 180;
-/// For the figures behind the bars.
-const FIGURES_WIDTH: i32 = 70;
-const ROW: i32 = 22;
-const BAR: i32 = 14;
-/// A panel's title and unit.
-const HEAD: i32 = 44;
-const FOOT: i32 = 18;
-/// The plot's own title.
-const TITLE: i32 = 40;
-
-fn panel_height(panels: &[Panel]) -> i32 {
-    let rows = panels
-        .iter()
-        .map(|panel| panel.bars.len())
-        .max()
-        .unwrap_or(0);
-    HEAD + FOOT + ROW * pixels(rows)
+/// Panels with the same paths.
+pub(super) struct Bars {
+    pub(super) title: String,
+    pub(super) panels: Vec<Panel>,
+    /// How to read it.
+    pub(super) note: String,
 }
 
-fn pixels(count: usize) -> i32 {
-    i32::try_from(count).expect("a few paths and panels")
+const COLUMNS: usize = 2;
+const PANEL_WIDTH: i32 = WIDTH / 2;
+/// For the names of the paths.
+const NAMES_WIDTH: i32 = 216;
+/// For the figures behind the bars.
+const FIGURES_WIDTH: i32 = 64;
+const ROW: i32 = 22;
+const BAR: i32 = 14;
+/// Half of the end of a range.
+const CAP: i32 = 3;
+/// A panel's title and unit.
+const HEAD: i32 = 46;
+const FOOT: i32 = 18;
+const NOTE_SIZE: i32 = 12;
+
+impl Bars {
+    fn panel_height(&self) -> i32 {
+        let rows = self.panels.iter().map(|panel| panel.bars.len()).max();
+        HEAD + FOOT + ROW * pixels(rows.unwrap_or(0))
+    }
+
+    fn panels_height(&self) -> i32 {
+        self.panel_height() * pixels(self.panels.len().div_ceil(COLUMNS))
+    }
+
+    fn note_lines(&self) -> Vec<String> {
+        wrapped(&self.note, WIDTH - 2 * MARGIN, NOTE_SIZE)
+    }
 }
 
 /// In pixels.
-pub(super) fn size(panels: &[Panel]) -> (u32, u32) {
-    let columns = panels.len().min(COLUMNS);
-    let rows = panels.len().div_ceil(COLUMNS);
-    let width = PANEL_WIDTH * pixels(columns.max(1));
-    let height = TITLE + panel_height(panels) * pixels(rows);
-    (width.unsigned_abs(), height.unsigned_abs())
+pub(super) fn size(bars: &Bars) -> (u32, u32) {
+    let note = pixels(bars.note_lines().len()) * (NOTE_SIZE + 4);
+    let height = title_height(&bars.title) + bars.panels_height() + note + MARGIN;
+    (WIDTH.unsigned_abs(), height.unsigned_abs())
 }
 
-pub(super) fn draw(area: &Area<'_>, title: &str, panels: &[Panel]) -> Result<()> {
+pub(super) fn draw(area: &Area<'_>, bars: &Bars) -> Result<()> {
     area.fill(&WHITE)?;
-    area.draw(&Text::new(title, (16, 12), text(20, BLACK)))?;
-    let height = panel_height(panels);
-    for (index, panel) in panels.iter().enumerate() {
+    draw_title(area, &bars.title)?;
+    let (first, height) = (title_height(&bars.title), bars.panel_height());
+    for (index, panel) in bars.panels.iter().enumerate() {
         let left = PANEL_WIDTH * pixels(index % COLUMNS);
-        let top = TITLE + height * pixels(index / COLUMNS);
+        let top = first + height * pixels(index / COLUMNS);
         draw_panel(area, panel, left, top)?;
     }
+    let note = (MARGIN, first + bars.panels_height());
+    draw_text(area, &bars.note_lines(), note, NOTE_SIZE, GREY)?;
     area.present()?;
     Ok(())
 }
@@ -73,20 +88,19 @@ pub(super) fn draw(area: &Area<'_>, title: &str, panels: &[Panel]) -> Result<()>
 fn draw_panel(area: &Area<'_>, panel: &Panel, left: i32, top: i32) -> Result<()> {
     let bars_left = left + NAMES_WIDTH;
     let bars_width = PANEL_WIDTH - NAMES_WIDTH - FIGURES_WIDTH;
-    let longest = panel
-        .bars
-        .iter()
-        .map(|bar| bar.value.max)
+    let values = || panel.bars.iter().filter_map(|bar| bar.value);
+    let longest = values()
+        .map(|value| value.max)
         .fold(f64::MIN_POSITIVE, f64::max);
     let at = |value: f64| bars_left + scaled(value / longest, bars_width);
     area.draw(&Text::new(
         panel.title.as_str(),
-        (left + 16, top + 4),
-        text(15, BLACK),
+        (left + MARGIN, top + 4),
+        text(14, BLACK),
     ))?;
     area.draw(&Text::new(
         panel.unit.as_str(),
-        (bars_left, top + 24),
+        (left + MARGIN, top + 24),
         text(12, GREY),
     ))?;
     let first = top + HEAD;
@@ -95,28 +109,32 @@ fn draw_panel(area: &Area<'_>, panel: &Panel, left: i32, top: i32) -> Result<()>
         vec![(bars_left, first - 2), (bars_left, bottom)],
         stroke(LIGHT, 1),
     ))?;
+    let figure = |colour| text(12, colour).pos(Pos::new(HPos::Left, VPos::Center));
     for (index, bar) in panel.bars.iter().enumerate() {
         let middle = first + ROW * pixels(index) + ROW / 2;
-        let look = look(&bar.key);
-        let colour = look.colour.mix(if look.dashed { 0.45 } else { 1.0 });
-        let name = text(13, BLACK).pos(Pos::new(HPos::Right, VPos::Center));
+        let name = text(12, BLACK).pos(Pos::new(HPos::Right, VPos::Center));
         area.draw(&Text::new(bar.name.as_str(), (bars_left - 8, middle), name))?;
+        let Some(Spread { median, min, max }) = bar.value else {
+            area.draw(&Text::new("void", (bars_left + 6, middle), figure(GREY)))?;
+            continue;
+        };
+        let look = look(&bar.key);
+        let colour = look.colour.mix(if look.dashed { 0.55 } else { 1.0 });
         area.draw(&Rectangle::new(
             [
                 (bars_left, middle - BAR / 2),
-                (at(bar.value.median), middle + BAR / 2),
+                (at(median), middle + BAR / 2),
             ],
             colour.filled(),
         ))?;
-        let range = vec![(at(bar.value.min), middle), (at(bar.value.max), middle)];
+        let range = vec![(at(min), middle), (at(max), middle)];
         area.draw(&PathElement::new(range, stroke(GREY, 2)))?;
-        let figure = text(12, BLACK).pos(Pos::new(HPos::Left, VPos::Center));
-        let behind = at(bar.value.max.max(bar.value.median)) + 6;
-        area.draw(&Text::new(
-            number(bar.value.median),
-            (behind, middle),
-            figure,
-        ))?;
+        for end in [at(min), at(max)] {
+            let cap = vec![(end, middle - CAP), (end, middle + CAP)];
+            area.draw(&PathElement::new(cap, stroke(GREY, 1)))?;
+        }
+        let behind = (at(max.max(median)) + 6, middle);
+        area.draw(&Text::new(number(median), behind, figure(BLACK)))?;
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! A table for each cell of the matrix: a row for each path.
+//! A table for each cell of the matrix: a row for each path. Void rounds are shown here, and marked.
 
 use super::super::results::{
-    CellResult, DIRECT_TCP, PathInfo, PathResult, Results, Sample, name_in,
+    CellResult, DIRECT_TCP, PathInfo, PathResult, Results, Sample, measured, name_in,
 };
 use super::super::statistics::Spread;
 use super::super::table::{Table, maybe, number, ratio};
@@ -9,7 +9,7 @@ use super::super::table::{Table, maybe, number, ratio};
 /// What the columns say.
 pub(super) const EXPLANATION: &str = "\
 Every program runs one thread if it can be told (socat forks for each connection). *× TCP*: requests
-per second against the direct TCP path of the same round. Latencies in µs; *max* is the longest of all
+per second against the direct TCP path of the same round, – where one of both is void. Latencies in µs; *max* is the longest of all
 rounds. *CPU* is that of the program in between, user and system; *busy* is what all processors
 together did for a request, client and responder included. *MB* is the program's resident memory
 after the load.
@@ -63,14 +63,18 @@ fn table(paths: &[PathInfo], cell: &CellResult) -> String {
 }
 
 fn row(name: String, cell: &CellResult, path: &PathResult, bulk: bool) -> Vec<String> {
-    let Some(rate) = path.spread(Sample::rate) else {
+    let void = path.void();
+    let figure = |figure: &dyn Fn(&Sample) -> Option<f64>| match void.is_all() {
+        true => measured(&path.rounds, figure),
+        false => path.spread(figure),
+    };
+    let Some(rate) = figure(&Sample::rate) else {
         return vec![name, "failed".to_owned()];
     };
-    let median = |figure: &dyn Fn(&Sample) -> Option<f64>| {
-        maybe(path.spread(figure).map(|spread| spread.median))
-    };
+    let median =
+        |wanted: &dyn Fn(&Sample) -> Option<f64>| maybe(figure(wanted).map(|spread| spread.median));
     let against = cell.ratio(&path.path, DIRECT_TCP, Sample::rate);
-    let max = path.spread(|sample| Some(sample.latency_us.max));
+    let max = figure(&|sample| Some(sample.latency_us.max));
     let cpu = if bulk {
         median(&Sample::cpu_ms_per_gb)
     } else {
@@ -78,7 +82,7 @@ fn row(name: String, cell: &CellResult, path: &PathResult, bulk: bool) -> Vec<St
     };
     vec![
         name,
-        range(rate),
+        range(rate) + &void.mark(),
         ratio(against.map(|ratio| ratio.median)),
         median(&|sample| Some(sample.mb_per_second())),
         median(&|sample| Some(sample.latency_us.p50)),

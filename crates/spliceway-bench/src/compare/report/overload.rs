@@ -2,10 +2,9 @@
 
 use super::super::results::{Overload, OverloadPoint, OverloadSample, Results};
 use super::super::table::{Table, maybe, number, paragraph};
-use super::joined;
 
-/// Behind its plot; nothing if it was not measured.
-pub(super) fn render(results: &Results, plot: &str) -> String {
+/// Nothing if it was not measured.
+pub(super) fn render(results: &Results) -> String {
     let Some(overload) = &results.overload else {
         return String::new();
     };
@@ -16,8 +15,7 @@ pub(super) fn render(results: &Results, plot: &str) -> String {
             overload.commit, overload.date
         )),
     };
-    let text = [paragraph(&introduction(overload)), when, table(overload)];
-    joined(plot, &text.concat())
+    [paragraph(&introduction(overload)), when, table(overload)].concat()
 }
 
 fn introduction(overload: &Overload) -> String {
@@ -96,8 +94,7 @@ mod tests {
 
     #[test]
     fn a_queue_that_answers_nobody_in_time_shows_it() {
-        let text = render(&sample_results::results(), "![plot]\n\n");
-        assert!(text.starts_with("![plot]"), "{text}");
+        let text = render(&sample_results::results());
         assert!(
             text.contains("at commit 0123456789ab (2026-11-28 20:00 UTC)"),
             "{text}"
@@ -118,6 +115,6 @@ mod tests {
 
     #[test]
     fn what_was_not_measured_is_not_told() {
-        assert_eq!(render(&Results::default(), "plot"), "");
+        assert_eq!(render(&Results::default()), "");
     }
 }

@@ -1,31 +1,23 @@
 //! nginx and PHP-FPM with real pages: what the report begins with.
 
 use super::super::php::DYNAMIC_TIMES;
-use super::super::results::{Bottleneck, Php, PhpCell, PhpPath, PhpSample, Results, SecondClient};
+use super::super::results::{Php, PhpCell, PhpPath, PhpSample, Results, SecondClient};
 use super::super::statistics::Spread;
 use super::super::table::{Table, maybe, number, paragraph, ratio};
 use super::sections::ranged;
-use super::targets;
 
-/// Behind a figure of which some rounds were held back by wrk or PHP-FPM.
-pub(super) const HELD_BACK: &str = " ‡";
-
-/// The overview, the targets and what they come from; nothing if it was not measured.
-pub(super) fn render(results: &Results, plot: &str) -> String {
+/// The overview and what they come from; nothing if it was not measured.
+pub(super) fn render(results: &Results) -> String {
     let Some(php) = measured(results) else {
         return String::new();
     };
     [
         paragraph(&introduction(php)),
-        plot.to_owned(),
         paragraph("Requests per second as a ratio to the direct TCP path, by KB of the page:"),
-        overview(php, results.machine.cores),
-        "\n".to_owned(),
-        paragraph("What the FastCGI mode is to reach, and what it has reached here:"),
-        targets::render_php(results),
+        overview(php),
         "\n".to_owned(),
         second_clients(php),
-        details(php, results.machine.cores),
+        details(php),
     ]
     .concat()
 }
@@ -42,20 +34,19 @@ fn introduction(php: &Php) -> String {
          {dynamic} s. nginx makes a new connection for each request \
          unless it says *nginx keeps*, which is `fastcgi_keep_conn on` with `keepalive`. spliceway's \
          FastCGI mode has `--per-endpoint-max {workers}`, and every program one thread. Everything \
-         shares the machine's cores. {mark}: in some round wrk's only thread or PHP-FPM had no more to \
-         give, so that the ratio says little of the way.",
+         shares the machine's cores. A round is void in which wrk's only thread (the client) or PHP-FPM (the \
+         backend) had no more to give.",
         connections = php.connections,
         workers = php.workers,
         rounds = php.rounds,
         seconds = php.seconds,
         dynamic = php.seconds * DYNAMIC_TIMES,
         versions = php.versions.join(", "),
-        mark = HELD_BACK.trim(),
     )
 }
 
 /// A row for each path, a column for each cell.
-fn overview(php: &Php, cores: usize) -> String {
+fn overview(php: &Php) -> String {
     let titles = php
         .cells
         .iter()
@@ -68,10 +59,10 @@ fn overview(php: &Php, cores: usize) -> String {
             };
             match path.failure() {
                 Some(_) => "failed".to_owned(),
+                None if path.void().is_all() => "void".to_owned(),
                 None => {
                     let against = cell.ratio(key, per_second);
-                    let mark = held_back(path, php.workers, cores);
-                    ratio(against.map(|spread| spread.median)) + mark
+                    ratio(against.map(|spread| spread.median))
                 }
             }
         });
@@ -91,38 +82,22 @@ fn paths(php: &Php) -> Vec<(&str, &str)> {
     found
 }
 
-/// A mark, if there is reason for one.
-pub(super) fn held_back(path: &PhpPath, workers: usize, cores: usize) -> &'static str {
-    match bottlenecks(path, workers, cores).is_empty() {
-        true => "",
-        false => HELD_BACK,
-    }
-}
-
-fn bottlenecks(path: &PhpPath, workers: usize, cores: usize) -> Vec<Bottleneck> {
-    let samples = path.rounds.iter().flatten();
-    samples
-        .filter_map(|sample| sample.bottleneck(workers, cores))
-        .collect()
-}
-
 /// A table for each cell.
-fn details(php: &Php, cores: usize) -> String {
+fn details(php: &Php) -> String {
     let words = "*× TCP*: against direct TCP in the same round. wrk's latencies do not count what a stalled \
          connection could not send. *CPU* is that of the program in between, *served* that of nginx and \
-         PHP-FPM as well, in µs per request. *held back by*: the rounds in which wrk's thread or \
-         PHP-FPM was busy for more than nine tenths of what it had.";
+         PHP-FPM as well, in µs per request.";
     let cell = |cell: &PhpCell| {
         let title = format!("{}, pages of {} KB", cell.pm.word(), cell.kb);
         format!(
             "<details><summary>{title}</summary>\n\n{}\n</details>\n\n",
-            table(cell, php.workers, cores)
+            table(cell)
         )
     };
     paragraph(words) + &php.cells.iter().map(cell).collect::<String>()
 }
 
-fn table(cell: &PhpCell, workers: usize, cores: usize) -> String {
+fn table(cell: &PhpCell) -> String {
     let titles = [
         "path",
         "req/s (min–max)",
@@ -134,24 +109,28 @@ fn table(cell: &PhpCell, workers: usize, cores: usize) -> String {
         "CPU",
         "served",
         "errors",
-        "held back by",
+        "void",
     ];
     let mut table = Table::new(titles);
     let mut failures = String::new();
     for path in &cell.paths {
         match path.failure() {
             Some(why) => failures += &format!("{} failed: {why}\n", path.name),
-            None => table.row(row(cell, path, workers, cores)),
+            None => table.row(row(cell, path)),
         }
     }
     let gap = if failures.is_empty() { "" } else { "\n" };
     format!("{}{gap}{failures}", table.render())
 }
 
-fn row(cell: &PhpCell, path: &PhpPath, workers: usize, cores: usize) -> Vec<String> {
-    let median = |figure: fn(&PhpSample) -> Option<f64>| {
-        maybe(path.spread(figure).map(|spread| spread.median))
+fn row(cell: &PhpCell, path: &PhpPath) -> Vec<String> {
+    let void = path.void();
+    let figure = |figure: fn(&PhpSample) -> Option<f64>| match void.is_all() {
+        true => Spread::of(path.rounds.iter().flatten().filter_map(figure)),
+        false => path.spread(figure),
     };
+    let median =
+        |wanted: fn(&PhpSample) -> Option<f64>| maybe(figure(wanted).map(|spread| spread.median));
     let p99 = cell.ratio(&path.key, p99).map(|spread| spread.median);
     let errors: u64 = path
         .rounds
@@ -161,7 +140,7 @@ fn row(cell: &PhpCell, path: &PhpPath, workers: usize, cores: usize) -> Vec<Stri
         .sum();
     vec![
         path.name.clone(),
-        ranged(path.spread(per_second)),
+        ranged(figure(per_second)),
         ranged(cell.ratio(&path.key, per_second)),
         median(|sample| Some(sample.p50_us)),
         median(|sample| Some(sample.p99_us)),
@@ -170,19 +149,8 @@ fn row(cell: &PhpCell, path: &PhpPath, workers: usize, cores: usize) -> Vec<Stri
         median(PhpSample::cpu_us_per_request),
         median(PhpSample::served_us_per_request),
         errors.to_string(),
-        named(&bottlenecks(path, workers, cores)),
+        void.note(),
     ]
-}
-
-/// `wrk 2, FPM 1`, or nothing.
-fn named(found: &[Bottleneck]) -> String {
-    let count = |wanted, name: &str| {
-        let count = found.iter().filter(|one| **one == wanted).count();
-        (count > 0).then(|| format!("{name} {count}"))
-    };
-    let counts = [count(Bottleneck::Wrk, "wrk"), count(Bottleneck::Fpm, "FPM")];
-    let counts: Vec<String> = counts.into_iter().flatten().collect();
-    counts.join(", ")
 }
 
 /// How somebody else fares who asks the same PHP-FPM during the load.
@@ -221,12 +189,9 @@ pub(super) fn p99(sample: &PhpSample) -> Option<f64> {
     Some(sample.p99_us)
 }
 
-/// The median of each page's ratio to direct TCP, for the plot.
-pub(in super::super) fn ratio_points(cells: &[&PhpCell], key: &str) -> Vec<(f64, f64)> {
-    let point = |cell: &&PhpCell| {
-        let Spread { median, .. } = cell.ratio(key, per_second)?;
-        Some((f64::from(cell.kb), median))
-    };
+/// Each page's ratio to direct TCP, for the plot.
+pub(in super::super) fn ratio_points(cells: &[&PhpCell], key: &str) -> Vec<(f64, Spread)> {
+    let point = |cell: &&PhpCell| Some((f64::from(cell.kb), cell.ratio(key, per_second)?));
     cells.iter().filter_map(point).collect()
 }
 
@@ -237,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_overview_has_a_row_for_each_path_and_a_column_for_each_page() {
-        let text = render(&sample_results::results(), "");
+        let text = render(&sample_results::results());
         let line = |start: &str| {
             let mut lines = text.lines().filter(|line| line.starts_with(start));
             lines.next().unwrap_or_default().to_owned()
@@ -255,10 +220,20 @@ mod tests {
     }
 
     #[test]
-    fn a_round_that_wrk_held_back_is_marked() {
-        let text = render(&sample_results::results(), "");
-        let mut marked = text.lines().filter(|line| line.contains("1.10 ‡"));
-        assert!(marked.all(|line| line.starts_with("| HAProxy ")), "{text}");
-        assert!(text.contains("wrk 1"), "{text}");
+    fn a_round_that_wrk_held_back_is_void_and_is_shown() {
+        let text = render(&sample_results::results());
+        let rows: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("| HAProxy "))
+            .collect();
+        // The overview, the second client, and a table for each page.
+        let [overview, _, small, _] = rows[..] else {
+            panic!("not four rows in:\n{text}");
+        };
+        assert_eq!(overview.matches(" void ").count(), 2, "{text}");
+        assert!(small.contains("11,000"), "{text}");
+        assert!(small.contains("void: client 1 of 1"), "{text}");
+        // No ratio to it, either.
+        assert!(!text.contains("1.10"), "{text}");
     }
 }

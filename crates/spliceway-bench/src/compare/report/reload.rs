@@ -3,17 +3,14 @@
 use super::super::results::{Reload, ReloadPath, ReloadRound, Results};
 use super::super::table::{Table, maybe, number, paragraph};
 use super::sections::ranged;
-use super::targets;
 
-/// The targets and what they come from; nothing if it was not measured.
+/// Nothing if it was not measured.
 pub(super) fn render(results: &Results) -> String {
     let Some(reload) = &results.reload else {
         return String::new();
     };
     [
         paragraph(&introduction(reload)),
-        targets::render_reload(results),
-        "\n".to_owned(),
         latencies(reload),
         "\n".to_owned(),
         paragraph(FAILURES),

@@ -1,18 +1,16 @@
 //! Backends behind a link.
 
 use super::super::matrix::Carry;
-use super::super::results::{DIRECT_TCP, Remote, RemoteCell, RemoteWay, Results, Sample, failure};
-use super::super::results::{name_in, spread};
+use super::super::results::{
+    DIRECT_TCP, Remote, RemoteCell, RemoteWay, Results, Sample, Void, failure, measured, name_in,
+    spread,
+};
 use super::super::table::{Table, maybe, number, paragraph, ratio};
 use super::sections::ranged;
-use super::targets;
 
-/// Behind a figure of which the link held some rounds back.
-pub(super) const STRAINED: &str = " ‡";
-
-/// The overview, the targets and what they come from; nothing if it was not measured.
+/// The overview and what they come from; nothing if it was not measured.
 pub(super) fn render(results: &Results) -> String {
-    let Some(remote) = measured(results) else {
+    let Some(remote) = with_cells(results) else {
         return String::new();
     };
     [
@@ -23,15 +21,12 @@ pub(super) fn render(results: &Results) -> String {
         ),
         overview(remote),
         "\n".to_owned(),
-        paragraph("What spliceway is to reach, and what it has reached here:"),
-        targets::render_remote(results),
-        "\n".to_owned(),
         details(remote),
     ]
     .concat()
 }
 
-fn measured(results: &Results) -> Option<&Remote> {
+fn with_cells(results: &Results) -> Option<&Remote> {
     results
         .remote
         .as_ref()
@@ -44,11 +39,10 @@ fn introduction(remote: &Remote) -> String {
          trip each way and loses none (two TUN devices, and a thread that passes on what leaves by the one \
          when its time has come; segmentation offload, an MTU of 1,500). Clients make a new connection for \
          each request, or keep theirs. The FastCGI mode has `--per-endpoint-max {}`, which is more than it \
-         needs, and every program one thread. {}: in some round the link lost something, was late by more \
-         than a twentieth of its round trip on average, or had no processor time left, so that the figure \
-         is the link's.",
+         needs, and every program one thread. A round is void in which the link lost something, was late by \
+         more than a twentieth of its round trip on average, or had no processor time left: its figures are \
+         the link's.",
         remote.endpoint_max,
-        STRAINED.trim(),
     )
 }
 
@@ -76,9 +70,10 @@ fn overview(remote: &Remote) -> String {
             let figure = |cell: &RemoteCell| match cell.way(&info.key, carry) {
                 None => "missing".to_owned(),
                 Some(way) if failure(&way.rounds).is_some() => "failed".to_owned(),
-                Some(way) => {
+                Some(way) if Void::of(&way.rounds).is_all() => "void".to_owned(),
+                Some(_) => {
                     let against = cell.ratio(&info.key, carry, carry);
-                    ratio(against.map(|spread| spread.median)) + mark(cell, way)
+                    ratio(against.map(|spread| spread.median))
                 }
             };
             let name = format!("{}, {}", info.name, carry.word());
@@ -89,18 +84,10 @@ fn overview(remote: &Remote) -> String {
     table.render()
 }
 
-/// A mark, if there is reason for one.
-pub(super) fn mark(cell: &RemoteCell, way: &RemoteWay) -> &'static str {
-    match cell.is_strained(way) {
-        true => STRAINED,
-        false => "",
-    }
-}
-
 /// A table for each cell.
 fn details(remote: &Remote) -> String {
     let words = "*× new*, *× kept*: requests per second against the direct path with new and with kept \
-         connections in the same round. Latencies in ms. *CPU* is that of the program in between, per request. \
+         connections in the same round, – where one of both is void. Latencies in ms. *CPU* is that of the program in between, per request. \
          Of the link: the part of a processor that its thread took, in whose time the kernel also has \
          packets arrive, and by how many µs packets were late on average.";
     let cell = |cell: &RemoteCell| {
@@ -138,21 +125,29 @@ fn table(remote: &Remote, cell: &RemoteCell) -> String {
 }
 
 fn row(name: String, cell: &RemoteCell, way: &RemoteWay) -> Vec<String> {
-    let Some(rate) = spread(&way.rounds, Sample::rate) else {
+    let void = Void::of(&way.rounds);
+    let figure = |figure: fn(&Sample) -> Option<f64>| match void.is_all() {
+        true => measured(&way.rounds, figure),
+        false => spread(&way.rounds, figure),
+    };
+    let Some(rate) = figure(Sample::rate) else {
         return vec![name, "failed".to_owned()];
     };
-    let median = |figure: fn(&Sample) -> Option<f64>| {
-        maybe(spread(&way.rounds, figure).map(|spread| spread.median))
-    };
+    let median =
+        |wanted: fn(&Sample) -> Option<f64>| maybe(figure(wanted).map(|spread| spread.median));
     let to = |carry: Carry| match (way.path.as_str(), way.carry) {
-        (DIRECT_TCP, own) if own == carry => "1".to_owned(),
-        _ => ranged(cell.ratio(&way.path, way.carry, carry)),
+        (DIRECT_TCP, own) if own == carry && !void.is_all() => "1".to_owned(),
+        _ => match cell.ratio(&way.path, way.carry, carry) {
+            None => "–".to_owned(),
+            known => ranged(known),
+        },
     };
-    let link_cpu = |sample: &Sample| Some(sample.link?.cpu_us / 1e6 / sample.window_seconds);
-    let link_cpu = spread(&way.rounds, link_cpu);
+    let link_cpu: fn(&Sample) -> Option<f64> =
+        |sample| Some(sample.link?.cpu_us / 1e6 / sample.window_seconds);
+    let link_cpu = figure(link_cpu);
     vec![
         name,
-        ranged(Some(rate)) + mark(cell, way),
+        ranged(Some(rate)) + &void.mark(),
         to(Carry::New),
         to(Carry::Kept),
         median(|sample| Some(sample.latency_us.p50 / 1e3)),

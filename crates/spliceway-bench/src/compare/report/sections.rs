@@ -1,8 +1,8 @@
 //! The tables besides the matrix.
 
 use super::super::results::{
-    Growth, GrowthPages, GrowthSeries, Outcome, Results, Routes, RoutesOf, Sample, Sweep, failure,
-    figures, spread,
+    Growth, GrowthPages, GrowthSeries, Outcome, Results, Routes, RoutesOf, Sample, Sweep, Void,
+    failure, figures, measured, spread,
 };
 use super::super::statistics::Spread;
 use super::super::table::{Table, maybe, number, paragraph, whole};
@@ -34,9 +34,19 @@ fn one_sweep(results: &Results, answer: &str, sweep: &Sweep) -> String {
             if failure(&point.rounds).is_some() {
                 return "failed".to_owned();
             }
-            let late = if point.kept_up() { "" } else { " ✗" };
+            let is_void = Void::of(&point.rounds).is_all();
+            let late = match (is_void, point.kept_up()) {
+                (true, _) => " (void)",
+                (false, true) => "",
+                (false, false) => " ✗",
+            };
             let median = |figure: fn(&Sample) -> f64| {
-                maybe(spread(&point.rounds, |sample| Some(figure(sample))).map(|us| us.median))
+                let figure = |sample: &Sample| Some(figure(sample));
+                let found = match is_void {
+                    true => measured(&point.rounds, figure),
+                    false => spread(&point.rounds, figure),
+                };
+                maybe(found.map(|us| us.median))
             };
             format!(
                 "{} / {} / {}{late}",
@@ -46,7 +56,7 @@ fn one_sweep(results: &Results, answer: &str, sweep: &Sweep) -> String {
             )
         });
         table.row(
-            [results.name(&path.path)]
+            [results.name_of_any(&path.path)]
                 .into_iter()
                 .chain(cells)
                 .collect(),
@@ -55,8 +65,8 @@ fn one_sweep(results: &Results, answer: &str, sweep: &Sweep) -> String {
     let words = format!(
         "New connections, {answer}, requests sent at fixed rates whatever becomes of the earlier ones; \
          latency counts from the time at which a request was due. The rates are parts of what the \
-         direct TCP path does in a closed loop ({}/s). Each field: p50 / p99 / p99.9 in µs; ✗: the path \
-         could not keep up, and its latency grows for as long as that lasts.",
+         direct TCP path did in a closed loop ({}/s), whatever the bottleneck was. Each field: p50 / p99 / p99.9 in µs; ✗: the path \
+         could not keep up, and its latency grows for as long as that lasts; (void): the load generator could not.",
         number(sweep.capacity),
     );
     paragraph(&words) + &table.render()
@@ -211,11 +221,11 @@ fn cpu(rounds: &[Outcome]) -> String {
     maybe(spread(rounds, Sample::cpu_us_per_request).map(|spread| spread.median))
 }
 
-/// The median CPU of a series, for the plot.
-pub(in super::super) fn cpu_points(series: &GrowthSeries) -> Vec<(f64, f64)> {
+/// The CPU of a series, for the plot.
+pub(in super::super) fn cpu_points(series: &GrowthSeries) -> Vec<(f64, Spread)> {
     let point = |(clients, rounds): &(usize, Vec<Outcome>)| {
         let cpu = spread(rounds, Sample::cpu_us_per_request)?;
-        Some((*clients as f64, cpu.median))
+        Some((*clients as f64, cpu))
     };
     series.points.iter().filter_map(point).collect()
 }

@@ -1,14 +1,13 @@
 //! Where and how it was measured, without which no figure is a result.
 
-use super::super::results::{PathInfo, Results};
+use super::super::results::{PathInfo, Results, SATURATED};
 use super::super::table::{Table, paragraph};
 
 /// For the head of the report.
 pub(super) fn short(results: &Results) -> String {
     let machine = &results.machine;
     let text = paragraph(&format!(
-        "`{}`, {} UTC, commit {}, Linux {}, {} cores of an {}, {} rounds of {} s. Client, proxy and \
-         responder share the cores.",
+        "`{}`, {} UTC, commit {}, Linux {}, {} cores of an {}, {} rounds of {} s.{}",
         machine.command,
         machine.date,
         machine.commit,
@@ -17,6 +16,7 @@ pub(super) fn short(results: &Results) -> String {
         machine.processor,
         results.effort.rounds,
         results.effort.seconds,
+        provenance(results),
     ));
     text + &disturbance(results)
 }
@@ -35,7 +35,64 @@ fn disturbance(results: &Results) -> String {
     ))
 }
 
-/// The rest, at the end.
+/// What was measured apart, and when: it may have been added to an earlier run.
+pub(super) fn provenance(results: &Results) -> String {
+    match &results.overload {
+        Some(overload) if overload.commit != results.machine.commit => format!(
+            " Overload was measured apart, at commit {} ({} UTC).",
+            overload.commit, overload.date
+        ),
+        Some(_) | None => String::new(),
+    }
+}
+
+/// Which rounds say nothing of a path, and how many there are.
+pub(super) fn void(results: &Results) -> String {
+    let void = results.void();
+    let (count, rounds) = (void.count(), void.rounds);
+    format!(
+        "A round is **void** in which the load generator or the backend was busy for more than {:.0} % of its \
+         processors' time, or the link to it was late: what was measured is then their limit, not the path's. Here that is {count} of {rounds} \
+         rounds (load generator {}, backend {}, link {}); on a direct path nobody else takes time. No median or ratio \
+         has them, and a path of which more than half of the rounds are void has no figure",
+        SATURATED * 100.0,
+        void.client,
+        void.backend,
+        void.link,
+    )
+}
+
+/// How it was measured, in short.
+pub(super) fn method(results: &Results, cells: &str) -> String {
+    let point = |words: &str| {
+        let text = paragraph(words);
+        let text = text.trim_end().replace('\n', "\n  ");
+        format!("- {text}\n")
+    };
+    let cores = results.machine.cores;
+    [
+        point(
+            "Paths take turns (A B C A B C …). Figures are medians of the rounds; a ratio is the median of the ratios \
+             within each round. Error bars in plots go from the lowest to the highest round.",
+        ),
+        point(&format!("{}; {cells} has what was measured all the same.", void(results))),
+        point(
+            "Requests are FastCGI by `spliceway-bench load`, every byte of every answer checked; for PHP-FPM they are \
+             wrk's, through nginx. The backend, `spliceway-bench respond`, reads, writes and closes as PHP-FPM does.",
+        ),
+        point(&format!(
+            "Load generator, proxy and backend share the {cores} cores; each program has one thread. The link is two TUN \
+             devices that delay packets and lose none. CPU is a program's user and system time, with threads of io_uring.",
+        )),
+        point(
+            "Reloads, routes, overload and idle connections have low fixed rates, and no void rounds. Not measured: a real \
+             network, more cores, the kernel's memory for sockets, power.",
+        ),
+    ]
+    .concat()
+}
+
+/// The rest, for the page with all cells.
 pub(super) fn long(results: &Results) -> String {
     [
         "## What was not measured\n\n",
@@ -43,7 +100,7 @@ pub(super) fn long(results: &Results) -> String {
         "## How it was measured\n\n",
         &facts(results),
         METHOD,
-        "\n",
+        &format!("- {}; it is shown here, and marked.\n\n", void(results)),
         &sysctls(results),
     ]
     .concat()

@@ -1,18 +1,17 @@
 //! What spliceway is to reach, and what it has reached.
 
+mod pages;
 mod remote;
 mod routes;
 
 use super::super::fleet::DIRECT_TCP_NEW;
 use super::super::matrix::{Carry, Cell, Key};
 use super::super::results::{
-    CellResult, DIRECT_TCP, Outcome, Php, Pm, ReloadPath, Results, Sample, Sweep, SweepPoint,
-    figures,
+    CellResult, DIRECT_TCP, Outcome, Results, Sample, Sweep, SweepPoint, figures,
 };
 use super::super::statistics::{self, Spread};
 use super::super::table::{Table, number};
 use super::hops::Hops;
-use super::php::{self, held_back};
 pub(super) use remote::render_remote;
 
 const RAW: &str = "spliceway";
@@ -53,13 +52,55 @@ impl Bound {
     }
 }
 
+/// What it has come to.
+#[derive(Clone, Copy)]
+enum Reached {
+    Figure(Spread),
+    /// Something else than the path was the bottleneck.
+    Void,
+    NotMeasured,
+}
+
+impl Reached {
+    fn of(figure: Option<Spread>, is_void: bool) -> Self {
+        match figure {
+            Some(figure) => Self::Figure(figure),
+            None if is_void => Self::Void,
+            None => Self::NotMeasured,
+        }
+    }
+
+    /// The ratio of one path's figure to another's in a cell.
+    fn ratio(
+        cell: Option<&CellResult>,
+        of: &str,
+        to: &str,
+        figure: fn(&Sample) -> Option<f64>,
+    ) -> Self {
+        let is_void = |key| {
+            let path = cell.and_then(|cell| cell.path(key));
+            path.is_some_and(|path| path.void().is_all())
+        };
+        let figure = cell.and_then(|cell| cell.ratio(of, to, figure));
+        Self::of(figure, is_void(of) || is_void(to))
+    }
+
+    fn is_measured(self) -> bool {
+        !matches!(self, Self::NotMeasured)
+    }
+}
+
+impl From<Option<Spread>> for Reached {
+    fn from(figure: Option<Spread>) -> Self {
+        Self::of(figure, false)
+    }
+}
+
 struct Target {
     work: String,
     figure: &'static str,
     bound: Bound,
-    reached: Option<Spread>,
-    /// Behind what was reached.
-    mark: &'static str,
+    reached: Reached,
     /// What a relay that costs nothing would reach.
     hops: Option<f64>,
 }
@@ -79,24 +120,25 @@ impl Target {
 
     /// What was reached, and whether that is enough.
     fn judge(&self) -> (String, String) {
-        let Some(Spread { median, min, max }) = self.reached else {
-            return ("not measured".to_owned(), String::new());
+        let Spread { median, min, max } = match self.reached {
+            Reached::Figure(spread) => spread,
+            Reached::Void => return ("void".to_owned(), String::new()),
+            Reached::NotMeasured => return ("not measured".to_owned(), String::new()),
         };
         let (written, min, max) = (self.bound.written(median), number(min), number(max));
-        let verdict = if self.bound.is_met(median) {
-            "met"
-        } else {
-            "**not met**"
-        };
-        let mark = self.mark;
-        (format!("{written} ({min}–{max}){mark}"), verdict.to_owned())
+        let verdict = if self.is_met() { "met" } else { "**not met**" };
+        (format!("{written} ({min}–{max})"), verdict.to_owned())
+    }
+
+    fn is_met(&self) -> bool {
+        matches!(self.reached, Reached::Figure(spread) if self.bound.is_met(spread.median))
     }
 }
 
 /// A row for each; nothing if none of them was measured.
 pub(super) fn render(results: &Results) -> String {
     let targets = all(results);
-    if targets.iter().all(|target| target.reached.is_none()) {
+    if !targets.iter().any(|target| target.reached.is_measured()) {
         return String::new();
     }
     rows(targets)
@@ -105,7 +147,7 @@ pub(super) fn render(results: &Results) -> String {
 /// Only those that were measured.
 pub(super) fn render_measured(results: &Results) -> String {
     let mut targets = all(results);
-    targets.retain(|target| target.reached.is_some());
+    targets.retain(|target| target.reached.is_measured());
     if targets.is_empty() {
         return String::new();
     }
@@ -140,26 +182,47 @@ pub(super) fn render_fastcgi(results: &Results) -> String {
 pub(super) fn render_php(results: &Results) -> String {
     let php = results.php.as_ref();
     by_engine(FASTCGI_PATHS.map(|path| match php {
-        Some(php) => behind_nginx(php, results.machine.cores, path),
+        Some(php) => pages::behind_nginx(php, path),
         None => Vec::new(),
     }))
 }
 
+/// How many of all targets, each with each engine that it is about, have a figure, and how many of those are met.
+pub(super) fn count(results: &Results) -> (usize, usize) {
+    let php = results.php.as_ref();
+    let mode = FASTCGI_PATHS.into_iter().flat_map(|path| {
+        let pages = php.map(|php| pages::behind_nginx(php, path));
+        let pages = pages.into_iter().flatten();
+        fastcgi(results, path).into_iter().chain(pages)
+    });
+    let reloads = RELOADED.into_iter().flatten();
+    let reloads = reloads.flat_map(|path| pages::reload(results, "", path));
+    let targets = all(results).into_iter().chain(mode).chain(reloads);
+    let targets = targets.chain(remote::all(results).into_iter().flatten());
+    let with_figure = targets.filter(|target| matches!(target.reached, Reached::Figure(_)));
+    with_figure.fold((0, 0), |(all, met), target| {
+        (all + 1, met + usize::from(target.is_met()))
+    })
+}
+
+/// The raw and the FastCGI mode with each engine.
+const RELOADED: [[&str; 2]; 2] = [
+    ["spliceway", "fastcgi"],
+    ["spliceway-epoll", "fastcgi-epoll"],
+];
+
 /// What reloads may cost each mode.
 pub(super) fn render_reload(results: &Results) -> String {
-    let paths = [
-        ["spliceway", "fastcgi"],
-        ["spliceway-epoll", "fastcgi-epoll"],
-    ];
-    by_engine(paths.map(|[raw, fastcgi]| {
-        let raw = reload(results, "raw", raw).into_iter();
-        raw.chain(reload(results, "FastCGI", fastcgi)).collect()
+    by_engine(RELOADED.map(|[raw, fastcgi]| {
+        let raw = pages::reload(results, "raw", raw).into_iter();
+        raw.chain(pages::reload(results, "FastCGI", fastcgi))
+            .collect()
     }))
 }
 
 /// The same targets with each of the engines.
 fn by_engine([uring, epoll]: [Vec<Target>; 2]) -> String {
-    let is_measured = |target: &Target| target.reached.is_some();
+    let is_measured = |target: &Target| target.reached.is_measured();
     if !uring.iter().chain(&epoll).any(is_measured) {
         return String::new();
     }
@@ -174,14 +237,13 @@ fn by_engine([uring, epoll]: [Vec<Target>; 2]) -> String {
     table.render()
 }
 
-/// A target without a mark.
-fn target(work: &str, figure: &'static str, bound: Bound, reached: Option<Spread>) -> Target {
+/// A target without a yardstick.
+fn target(work: &str, figure: &'static str, bound: Bound, reached: impl Into<Reached>) -> Target {
     Target {
         work: work.to_owned(),
         figure,
         bound,
-        reached,
-        mark: "",
+        reached: reached.into(),
         hops: None,
     }
 }
@@ -199,9 +261,9 @@ fn all(results: &Results) -> Vec<Target> {
     let bulk = cell(Carry::New, Key::Bulk, 4);
     let image = cell(Carry::New, Key::Image, 8);
     let one = cell(Carry::New, Key::Small, 1);
-    let p50 = |sample: &Sample| Some(sample.latency_us.p50);
-    let against = |cell: Option<&CellResult>, to: &str| cell?.ratio(RAW, to, Sample::rate);
-    let cpu = |cell: Option<&CellResult>| cell?.ratio(RAW, HAPROXY, Sample::cpu_us_per_request);
+    let against = |cell: Option<&CellResult>, to: &str| Reached::ratio(cell, RAW, to, Sample::rate);
+    let cpu =
+        |cell: Option<&CellResult>| Reached::ratio(cell, RAW, HAPROXY, Sample::cpu_us_per_request);
     let hops =
         |carry, key, concurrency| Hops::relayed(carry, key, concurrency).rate(results, carry);
     let relay = vec![
@@ -249,7 +311,7 @@ fn all(results: &Results) -> Vec<Target> {
             BULK,
             "req/s ÷ that of a newer HAProxy with splice-auto",
             AtLeast(1.5),
-            further_haproxy(results).and_then(|key| against(bulk, &key)),
+            further_haproxy(results).map_or(Reached::NotMeasured, |key| against(bulk, &key)),
         ),
         target(
             BULK,
@@ -274,7 +336,7 @@ fn all(results: &Results) -> Vec<Target> {
             "4 KB, new connections, one at a time",
             "p50 ÷ HAProxy's",
             AtMost(0.75),
-            one.and_then(|one| one.ratio(RAW, HAPROXY, p50)),
+            Reached::ratio(one, RAW, HAPROXY, p50),
         ),
         target(
             "4 KB, open loop at half of direct TCP's capacity",
@@ -339,8 +401,8 @@ fn fastcgi(results: &Results, path: FastcgiPath) -> Vec<Target> {
     };
     let new = cell(Carry::New, Key::Small, 16);
     let one = cell(Carry::New, Key::Small, 1);
-    let rate = |cell: Option<&CellResult>, to: &str| cell?.ratio(path.guarded, to, Sample::rate);
-    let p50 = |sample: &Sample| Some(sample.latency_us.p50);
+    let rate =
+        |cell: Option<&CellResult>, to: &str| Reached::ratio(cell, path.guarded, to, Sample::rate);
     let kept = cell(Carry::Kept, Key::Small, 16);
     let page = cell(Carry::New, Key::Page, 16);
     let download = cell(Carry::New, Key::Download, 8);
@@ -373,7 +435,7 @@ fn fastcgi(results: &Results, path: FastcgiPath) -> Vec<Target> {
             "4 KB, new connections, one at a time",
             "p50 ÷ direct TCP's",
             AtMost(1.0),
-            one.and_then(|one| one.ratio(path.guarded, DIRECT_TCP, p50)),
+            Reached::ratio(one, path.guarded, DIRECT_TCP, p50),
         )
         .beside(Hops::pooled(Carry::New, Key::Small, 1).p50(results, Carry::New)),
         target(
@@ -398,81 +460,8 @@ fn fastcgi(results: &Results, path: FastcgiPath) -> Vec<Target> {
     ]
 }
 
-/// The slowest that a page may be, and the smallest page, which gains most.
-const PHP_RATE_MIN: f64 = 0.95;
-const PHP_SMALL_RATE_MIN: f64 = 1.2;
-const PHP_SMALL_KB: u32 = 2;
-
-/// What it is to reach with one engine between nginx and PHP-FPM.
-fn behind_nginx(php: &Php, cores: usize, path: FastcgiPath) -> Vec<Target> {
-    use Bound::{AtLeast, AtMost};
-    const RATE: &str = "req/s ÷ direct TCP's";
-    const P99: &str = "p99 ÷ direct TCP's";
-    let mut targets = Vec::new();
-    for cell in &php.cells {
-        let work = |more: &str| format!("{}, {} KB{more}", cell.pm.word(), cell.kb);
-        let mark = cell.path(path.php_new);
-        let mark = mark.map_or("", |found| held_back(found, php.workers, cores));
-        let is_small = cell.kb == PHP_SMALL_KB;
-        let least = if is_small {
-            PHP_SMALL_RATE_MIN
-        } else {
-            PHP_RATE_MIN
-        };
-        let mut add = |work: String, figure, bound, reached| {
-            let marked = Target {
-                mark,
-                ..target(&work, figure, bound, reached)
-            };
-            targets.push(marked);
-        };
-        let rate = |key| cell.ratio(key, php::per_second);
-        let p99 = |key| cell.ratio(key, php::p99);
-        add(work(""), RATE, AtLeast(least), rate(path.php_new));
-        add(work(""), P99, AtMost(1.0), p99(path.php_new));
-        if is_small && cell.pm == Pm::Static {
-            const KEPT: &str = ", nginx keeps its connections";
-            const SECOND: &str = ", and a second client";
-            add(work(KEPT), RATE, AtLeast(1.35), rate(path.php_kept));
-            add(work(KEPT), P99, AtMost(1.0), p99(path.php_kept));
-            let second = cell.path(path.php_new);
-            let lost = second.and_then(|path| Spread::of(path.second_client?.share_lost()));
-            let beside = second.and_then(|path| Spread::of(path.second_beside?.share_lost()));
-            let (itself, spliceway) = (
-                "lost of those that ask PHP-FPM itself",
-                "lost of those that ask spliceway",
-            );
-            add(work(SECOND), itself, AtMost(0.0), lost);
-            add(work(SECOND), spliceway, AtMost(0.0), beside);
-        }
-    }
-    targets
-}
-
-/// What reloads may cost the requests of one path.
-fn reload(results: &Results, mode: &str, path: &str) -> Vec<Target> {
-    let of = |carry: Carry| {
-        let paths = results.reload.iter().flat_map(|reload| &reload.paths);
-        let mut paths = paths.filter(move |found| found.path == path && found.carry == carry);
-        let found = paths.next();
-        let work = format!("{mode}, {}", carry.title());
-        let failed = |found: &ReloadPath| found.spread(|round| round.with.failed() as f64);
-        [
-            target(
-                &work,
-                "p99 during a reload ÷ without",
-                Bound::AtMost(2.0),
-                found.and_then(ReloadPath::p99_ratio),
-            ),
-            target(
-                &work,
-                "failed requests of a round",
-                Bound::AtMost(0.0),
-                found.and_then(failed),
-            ),
-        ]
-    };
-    Carry::ALL.into_iter().flat_map(of).collect()
+fn p50(sample: &Sample) -> Option<f64> {
+    Some(sample.latency_us.p50)
 }
 
 fn find(results: &Results, cell: Cell) -> Option<&CellResult> {
@@ -521,7 +510,6 @@ fn smallest_advantage(results: &Results) -> Option<Spread> {
         min: 1.0 / spread.max,
         max: 1.0 / spread.min,
     };
-    let p50 = |sample: &Sample| Some(sample.latency_us.p50);
     let one = find(results, Cell::new(Carry::New, Key::Small, 1))
         .and_then(|one| one.ratio(EPOLL, HAPROXY, p50))
         .map(inverse);

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{DIRECT_TCP, Outcome, PathInfo, Sample, figures};
+use super::void::SATURATED;
+use super::{DIRECT_TCP, Outcome, PathInfo, Sample, Void, figures};
 use crate::compare::matrix::{Carry, Key};
 use crate::compare::statistics::{Spread, ratio};
 
@@ -74,27 +75,23 @@ impl RemoteCell {
         ratio(&rates(path, carry)?, &rates(DIRECT_TCP, to)?)
     }
 
-    /// Whether the link itself may have held a way back in some round.
-    pub(in super::super) fn is_strained(&self, way: &RemoteWay) -> bool {
-        let mut samples = way.rounds.iter().flatten();
-        samples.any(|sample| sample.strained_link(self.round_trip_ms))
+    /// Which rounds of a way say nothing of it.
+    pub(in super::super) fn void(&self, path: &str, carry: Carry) -> Void {
+        let way = self.way(path, carry);
+        way.map_or_else(Void::default, |way| Void::of(&way.rounds))
     }
 }
 
 impl Sample {
-    /// Of its time, the part for which a link's thread works that has no more to give: less than all, as it
-    /// is interrupted now and then.
-    const LINK_SATURATED: f64 = 0.9;
-
     /// The part of the round trip by which packets may be late on average, each way.
     const LINK_LATE_MAX: f64 = 0.05;
 
     /// Whether the link was more than a link: it lost something, had no time left, or was late.
-    fn strained_link(&self, round_trip_ms: u32) -> bool {
+    pub(super) fn strained_link(&self, round_trip_ms: u32) -> bool {
         let late_max_us = f64::from(round_trip_ms) * 1e3 * Self::LINK_LATE_MAX;
         self.link.is_some_and(|link| {
             link.dropped > 0
-                || link.cpu_us / 1e6 / self.window_seconds >= Self::LINK_SATURATED
+                || link.cpu_us / 1e6 / self.window_seconds >= SATURATED
                 || link.late_us_each() > late_max_us
         })
     }

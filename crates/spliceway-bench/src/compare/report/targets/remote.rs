@@ -1,22 +1,27 @@
 //! What spliceway is to reach with backends behind a link.
 
 use super::super::remote;
-use super::{Bound, Target, by_engine, target};
+use super::{Bound, Reached, Target, by_engine, target};
 use crate::compare::matrix::Carry;
-use crate::compare::results::{RemoteCell, Results};
+use crate::compare::results::{DIRECT_TCP, RemoteCell, Results};
 
 /// With each of the engines; nothing if it was not measured.
 pub(in super::super) fn render_remote(results: &Results) -> String {
+    by_engine(all(results))
+}
+
+/// Every one, by engine.
+pub(super) fn all(results: &Results) -> [Vec<Target>; 2] {
     let paths = [
         ["spliceway", "fastcgi"],
         ["spliceway-epoll", "fastcgi-epoll"],
     ];
-    by_engine(paths.map(|[raw, fastcgi]| {
+    paths.map(|[raw, fastcgi]| {
         let cells = results.remote.iter().flat_map(|remote| &remote.cells);
         cells
             .flat_map(|cell| behind_link(cell, raw, fastcgi))
             .collect()
-    }))
+    })
 }
 
 /// A relay and a shared connection are not to cost what the next packet's delay would hide.
@@ -24,15 +29,13 @@ const REMOTE_RATE_MIN: f64 = 0.95;
 
 /// What one link, answer and number of clients are to come to with one engine.
 fn behind_link(cell: &RemoteCell, raw: &str, fastcgi: &str) -> [Target; 4] {
-    let one = |mode: &str, path: &str, carry: Carry, least| Target {
-        mark: cell
-            .way(path, carry)
-            .map_or("", |way| remote::mark(cell, way)),
-        ..target(
+    let one = |mode: &str, path: &str, carry: Carry, least| {
+        let is_void = cell.void(path, carry).is_all() || cell.void(DIRECT_TCP, carry).is_all();
+        target(
             &format!("{}, {mode}, {}", remote::title(cell), carry.word()),
             "req/s ÷ direct TCP's",
             Bound::AtLeast(least),
-            cell.ratio(path, carry, carry),
+            Reached::of(cell.ratio(path, carry, carry), is_void),
         )
     };
     [
@@ -57,10 +60,9 @@ mod tests {
         };
         let new = row("64 KB × 16, FastCGI, new");
         assert!(new.contains("2.00") && new.contains(" met "), "{text}");
-        // Where the link lost packets, that is said.
+        // Where the link lost packets, nothing is said of the path.
         let kept = row("64 KB × 16, FastCGI, kept");
-        assert!(kept.contains("0.80 (0.80–0.80) ‡"), "{text}");
-        assert!(kept.contains("**not met**"), "{text}");
+        assert!(kept.contains(" void |") && !kept.contains("0.80"), "{text}");
         assert!(row("raw, kept").contains("not measured"), "{text}");
         assert_eq!(render_remote(&Results::default()), "");
     }
