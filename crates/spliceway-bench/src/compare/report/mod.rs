@@ -106,7 +106,7 @@ pub(super) fn summary(results: &Results) -> String {
     .concat()
 }
 
-/// RESULTS.md. It has at most [`LINES_MAX`] lines.
+/// RESULTS.md. It has at most `LINES_MAX` lines.
 pub(super) fn render(results: &Results, companions: &Companions) -> String {
     let dir = &companions.dir;
     let link = |file: &str| format!("[{file}]({dir}/{file})");
@@ -130,7 +130,7 @@ pub(super) fn render(results: &Results, companions: &Companions) -> String {
 #[cfg(test)]
 const LINES_MAX: usize = 150;
 
-/// What the other sections leave of [`LINES_MAX`].
+/// What the other sections leave of `LINES_MAX`.
 const BEHIND_ROWS_MAX: usize = 30;
 
 const HEAD: &str = "\
