@@ -304,6 +304,7 @@ fn two_daemons_share_php_fpm(engine: Engine) {
     under_load(&first, 24, &request, |of_first| {
         eventually("it has all workers", || connections(&first) >= 8);
         under_load(&second, 24, &request, |of_second| {
+            // Not at one moment: what goes over from one to the other may be seen at both.
             let share = || [connections(&first), connections(&second)];
             eventually("the other one has its part", || {
                 let [one, other] = share();
@@ -315,11 +316,11 @@ fn two_daemons_share_php_fpm(engine: Engine) {
             // Parts go up and down over seconds.
             let within = looks(2000, || {
                 let [one, other] = share();
-                assert!(one + other <= 10, "{one} and {other}");
+                assert!(one + other <= 12, "{one} and {other}");
                 assert!(one >= 1 && other >= 1, "{one} and {other}");
                 one + other <= 9
             });
-            assert!(within >= 1860, "{within} of 2000 looks");
+            assert!(within >= 1800, "{within} of 2000 looks");
             for _ in 0..4 {
                 pause(Duration::from_millis(500));
                 let now = answers();

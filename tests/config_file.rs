@@ -53,7 +53,7 @@ const WRONG_IN_A_ROUTE: &[Wrong<'static>] = &[
     ("balance = [\"first\"]", &["4: route a: balance = [\"first\"]: expected a string, found an array (write one value in quotes)"]),
     ("queue-max = 1.5", &["4: route a: queue-max = 1.5: expected a whole number, found a fraction (write for example 8)"]),
     ("queue-max = [1]", &["4: route a: queue-max = [1]: expected a whole number, found an array (write for example 8)"]),
-    ("per-endpoint-max = false", &["4: route a: per-endpoint-max = false: expected a whole number or \"off\", found a boolean (write \"off\", or a value)"]),
+    ("per-endpoint-max = false", &["4: route a: per-endpoint-max = false: expected a whole number, \"auto\" or \"off\", found a boolean (write \"off\", or a value)"]),
     ("check-interval = 07:32:00", &["4: route a: check-interval = 07:32:00: expected a string, found a date or time (write a number and its unit in quotes, for example \"5s\")"]),
     ("nameserver = []", &["4: route a: nameserver = []: an empty array (write at least one value, or remove the key)"]),
     ("nameserver = [\n  \"::1\",\n  53,\n]", &["6: route a: nameserver = 53: not an address (write ADDRESS or ADDRESS:PORT, for example 192.0.2.53 or [::1]:5353)"]),
