@@ -105,8 +105,6 @@ pub struct Pool {
     /// Of each endpoint, those that rest, the one that was used last at the end.
     resting: HashMap<Address, VecDeque<UpstreamId>>,
     manners: HashMap<Address, Manner>,
-    /// When servers that kept connections were doubted last.
-    doubted: HashMap<Address, Instant>,
     /// What has changed there, for whoever finds out how many connections there may be.
     footings: Vec<(Address, Footing)>,
     /// Limits that were found and told, and when.
@@ -163,7 +161,6 @@ impl Pool {
             kept: Slab::new(),
             resting: HashMap::new(),
             manners: HashMap::new(),
-            doubted: HashMap::new(),
             footings: Vec::new(),
             told: HashMap::new(),
             unkept: 0,
@@ -561,7 +558,6 @@ impl Pool {
             .extend(forgotten.map(|address| (*address, Footing::Unknown)));
         self.manners.retain(|address, _| is_current(*address));
         self.told.retain(|address, _| is_current(*address));
-        self.doubted.retain(|address, _| is_current(*address));
         let unkept = self.manners.values().filter(|manner| manner.keeps_none());
         self.unkept = unkept.count() as u64;
         self.counters.fastcgi.doubtful.set(self.unkept);

@@ -682,8 +682,7 @@ impl<D: Driver> Exchange<D> {
             unreachable!("only a server's connection is lost")
         };
         if lost != Lost::End {
-            cx.pool
-                .broke_off(serving.open.lease.address(), cx.hands.now);
+            cx.pool.broke_off(serving.open.lease.address());
         }
         if serving.has_begun() {
             return self.break_off(ending, Left::Reset, cx);

@@ -280,7 +280,7 @@ impl<D: Driver> Serving<D> {
         }
         client.tally.answer_came(&self.response, cx.hands.now);
         if part.nonsense.is_some() || lost.is_some() {
-            cx.pool.broke_off(self.open.lease.address(), cx.hands.now);
+            cx.pool.broke_off(self.open.lease.address());
         }
         let (passes, has_begun) = (part.passes, self.response.has_begun());
         match (part.nonsense, lost) {

@@ -13,10 +13,6 @@ const STRIKES_MAX: u32 = 3;
 /// tried again: another program may listen at its address. One try costs one settle timeout.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
-/// For so long, ends of connections say nothing of a server that kept them a moment ago: all that were open may end with
-/// it, when it is started anew.
-const DOUBT_FOR: Duration = Duration::from_secs(1);
-
 /// What is known of a server's way with kept connections and with the fence.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::session) enum Manner {
@@ -123,16 +119,10 @@ impl Pool {
 
     /// A server that has the fence with its requests broke off in one of them: it may be another one, which
     /// cannot cope with it.
-    pub(in crate::session) fn broke_off(&mut self, address: Address, now: Instant) {
+    pub(in crate::session) fn broke_off(&mut self, address: Address) {
         if let Manner::InTurn { .. } = self.manner(address) {
-            self.doubt(address, now);
+            self.learn(address, Manner::UNKNOWN);
         }
-    }
-
-    /// It may be another server by now.
-    fn doubt(&mut self, address: Address, now: Instant) {
-        self.doubted.insert(address, now);
-        self.learn(address, Manner::UNKNOWN);
     }
 
     /// A connection did not come to rest, or was of no use when it did.
@@ -143,11 +133,7 @@ impl Pool {
         now: Instant,
     ) {
         let ask_at = now + ASK_AGAIN;
-        let doubted = self.doubted.get(&address);
-        let is_doubted = doubted.is_some_and(|at| now.saturating_duration_since(*at) < DOUBT_FOR);
         let next = match self.manner(address) {
-            // A server that is started anew ends all of its connections, which says nothing of the next ones.
-            Manner::Unknown { .. } if is_doubted && failing == Failing::Ended => return,
             Manner::Unknown { strikes } if strikes + 1 < STRIKES_MAX => Manner::Unknown {
                 strikes: strikes + 1,
             },
@@ -157,7 +143,7 @@ impl Pool {
             Manner::AnyTime { strikes } if strikes + 1 < STRIKES_MAX => Manner::AnyTime {
                 strikes: strikes + 1,
             },
-            Manner::InTurn { .. } | Manner::AnyTime { .. } => return self.doubt(address, now),
+            Manner::InTurn { .. } | Manner::AnyTime { .. } => Manner::UNKNOWN,
             known @ (Manner::Silent { .. } | Manner::Closes { .. }) => known,
             Manner::Unknown { .. } if failing == Failing::Unanswered => {
                 tracing::info!(
