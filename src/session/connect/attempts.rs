@@ -246,8 +246,11 @@ impl Connecting {
             self.stage = SearchStage::Trying { first, race };
             return SearchStep::Waiting;
         }
-        if want == Want::Any && first.lease.is_trial() && cx.is_asked_first(&first.lease) {
-            // It was to find out whether there is a worker for it: none is waited for that long, and others come to rest.
+        let is_trial = first.lease.is_trial() && cx.is_asked_first(&first.lease);
+        if want == Want::Any && is_trial && !self.has_given_up_trial {
+            // It was to find out whether there is a worker for it: none is waited for that long, and others come to rest. The
+            // next one is a connect like any other, or an endpoint that has gone silent would never be held to be so.
+            self.has_given_up_trial = true;
             let had_place = !first.lease.is_nobodys();
             first.lease.is_late(cx.hands.now);
             cx.abandon(first.sock, first.lease);

@@ -86,6 +86,8 @@ pub(super) struct Connecting {
     reuse: Reuse,
     /// Since its turn came last a connection was closed: its own, or one that rested, for its sake.
     has_made_room: bool,
+    /// A connect that was to find out whether there is a worker took too long, and was given up.
+    has_given_up_trial: bool,
     /// A place gets free that was its own, or was taken from a connection for its sake.
     is_owed_a_place: bool,
     /// Since when the route is paused for it.
@@ -178,6 +180,7 @@ impl Connecting {
             pause: PAUSE_MIN,
             reuse: Reuse::Yes,
             has_made_room: false,
+            has_given_up_trial: false,
             is_owed_a_place: false,
             held_since: None,
             stage,
